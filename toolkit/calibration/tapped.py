@@ -106,7 +106,8 @@ class TappedSession:
         prepared = LightModel(proto, dict(own.model.weights), own.model.where)
         self._probes = add_probes(proto, own.scalars, self._careful) if own.scalars else {}
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
-        return session(prepared, [*own.taps, *outputs], own.threads, boundaries=self._boundaries)
+        wanted = [*own.taps, *outputs]
+        return session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)
 
     def compute(self, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
         """Run a batch: the values of its taps, and how often each counts that was computed once for all its samples.

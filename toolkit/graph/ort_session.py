@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone tak
 CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,000 with 16,000 outputs.
 """
 _FATAL_ONLY = 4
+_WRITTEN = {
+    "session.optimized_model_external_initializers_file_name": "weights.bin",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+"""Weights are written beside the message, from where they are mapped."""
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
 """Where in onnxruntime's source a check failed, with the C++ of it."""
@@ -64,13 +70,74 @@ def load_session(
     as_written: bool,
     arena: bool,
     unwanted: Sequence[str],
+    rewritten: Path | None = None,
 ) -> Any:
     """Onnxruntime's own session of a model; see ``toolkit.graph.sessions.session`` for the settings.
+
+    Where a path is given, onnxruntime writes there what it makes of the model, for ``load_rewritten``.
 
     Raises:
         ModelError: onnxruntime refuses the model.
         BackendError: it is not installed, or has not enough memory.
     """
+    options = _options(threads, as_written, arena)
+    if rewritten is not None:
+        options.optimized_model_filepath = str(rewritten)
+        for key, entry in _WRITTEN.items():
+            options.add_session_config_entry(key, entry)
+    fits = fits_message(model.message_bytes)
+    places = _places(model) if fits else {}
+    if places:
+        options.add_session_config_entry(_FOLDER, os.sep)
+        release_pages()
+    inside = {name: np.ascontiguousarray(value) for name, value in model.weights.items() if name not in places}
+    values = {name: to_ort(value) for name, value in inside.items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    if not packed or rewritten is not None:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if not packed:
+        # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
+        for name, value in values.items():
+            options.add_initializer(name, value)
+    if not optimise:
+        _load_as_it_is(options)
+    return _loaded(_content(model, places, fits), options, unwanted, model.where)
+
+
+def load_rewritten(path: Path, threads: int, as_written: bool, arena: bool, where: str) -> Any:
+    """A session of what ``load_session`` has had written.
+
+    Raises:
+        ModelError: onnxruntime refuses it.
+        BackendError: there is not enough memory.
+    """
+    options = _options(threads, as_written, arena)
+    _load_as_it_is(options)
+    return _loaded(nullcontext(str(path)), options, [], where)
+
+
+def _loaded(content: AbstractContextManager[str | bytes], options: Any, unwanted: Sequence[str], where: str) -> Any:
+    import onnxruntime as ort
+
+    try:
+        with content as given:
+            return ort.InferenceSession(
+                given, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
+            )
+    except QtoolError:
+        raise
+    except Exception as error:
+        raise explained(error, "onnxruntime refuses the model", where) from error
+
+
+def _load_as_it_is(options: Any) -> None:
+    import onnxruntime as ort
+
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def _options(threads: int, as_written: bool, arena: bool) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -86,31 +153,7 @@ def load_session(
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = arena
-    fits = fits_message(model.message_bytes)
-    places = _places(model) if fits else {}
-    if places:
-        options.add_session_config_entry(_FOLDER, os.sep)
-        release_pages()
-    inside = {name: np.ascontiguousarray(value) for name, value in model.weights.items() if name not in places}
-    values = {name: to_ort(value) for name, value in inside.items()}
-    if values:
-        options.add_external_initializers(list(values), list(values.values()))
-    if not packed:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
-        for name, value in values.items():
-            options.add_initializer(name, value)
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        with _content(model, places, fits) as content:
-            return ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
-            )
-    except QtoolError:
-        raise
-    except Exception as error:
-        raise explained(error, "onnxruntime refuses the model", model.where) from error
+    return options
 
 
 def _places(model: LightModel) -> dict[str, FilePlace]:

@@ -15,6 +15,7 @@ from toolkit.base.cpu import session_threads
 from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean, no_value
 from toolkit.base.types import Array
 from toolkit.graph import meter
+from toolkit.graph.any_order import in_any_order
 from toolkit.graph.cutting import by_nodes
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import store_otherwise, widen
@@ -23,7 +24,7 @@ from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.nodes import operators_of
 from toolkit.graph.onnx_file import read
-from toolkit.graph.ort_session import explained, load_session, unwanted_rewrites
+from toolkit.graph.ort_session import explained, load_rewritten, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.runnable import NotRun, cut, not_run_in
@@ -179,6 +180,7 @@ def session(
     as_written: bool = True,
     arena: bool = True,
     boundaries: Boundaries | None = None,
+    any_order: bool = False,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
@@ -193,6 +195,8 @@ def session(
         as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
             onnxruntime does what it does by default.
         arena: keep the memory of a run for the next one; with inputs of many sizes what is kept grows.
+        any_order: the values of an output may come in another order, whatever its shape says; see
+            ``toolkit.graph.any_order``.
         boundaries: where sessions of one model with different ``outputs`` keep what they hand from stretch to stretch.
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
@@ -235,7 +239,15 @@ def session(
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it
         alone = len(stretches) == 1
-        return load_session(part, threads, optimise, keeps, as_written, arena and alone, unwanted)
+        settings = (part, threads, optimise, keeps, as_written, arena and alone, unwanted)
+        found = None
+        if any_order and alone and keeps and optimise:
+            found = in_any_order(
+                part,
+                lambda path: load_session(*settings, rewritten=path),
+                lambda path: load_rewritten(path, threads, as_written, arena, part.where),
+            )
+        return load_session(*settings) if found is None else found
 
     inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries, fits)
     return Session(inner, model.where, shared, model.weights, limits, left, threads)

@@ -1,0 +1,99 @@
+"""Sessions whose outputs keep the order that onnxruntime computes them in, for whoever only counts their values.
+
+Its convolutions compute in blocks of 8 or 16 channels, and what leaves them is reordered, which takes more than half as
+long as counting it. That is taken out of the model as onnxruntime has rewritten it: the same kernels give the same
+values, each as often as before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.temporary import temporary_folder
+from toolkit.graph.light import LightModel
+from toolkit.graph.nodes import reads_of
+from toolkit.graph.stretches import Value
+
+_MOST_BYTES = 512 << 20
+"""Bytes of weights up to which the rewritten model is written: that takes a millisecond a megabyte."""
+_BLOCK = 16
+"""A multiple of every block: of other counts of channels the last block has some that are none of the tensor's."""
+
+
+class AnyOrder:
+    """A session of onnxruntime, some of whose outputs it knows by other names.
+
+    Args:
+        inner: the session.
+        names: its names of these outputs.
+    """
+
+    def __init__(self, inner: Any, names: Mapping[str, str]) -> None:
+        self._inner, self._names = inner, names
+
+    def get_inputs(self) -> Sequence[Any]:
+        """What the model takes."""
+        return list(self._inner.get_inputs())
+
+    def get_outputs(self) -> list[Value]:
+        """What the model gives, by the names that were asked for."""
+        asked = {own: name for name, own in self._names.items()}
+        found = map(Value.of, self._inner.get_outputs())
+        return [value._replace(name=asked.get(value.name, value.name)) for value in found]
+
+    def run_with_ort_values(self, names: Sequence[str], feed: Mapping[str, Any], options: Any = None) -> list[Any]:
+        """The outputs that are asked for."""
+        return list(self._inner.run_with_ort_values([self._names.get(name, name) for name in names], feed, options))
+
+
+def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Callable[[Path], Any]) -> AnyOrder | None:
+    """A session whose outputs come as they are computed; None where no output is reordered.
+
+    Args:
+        model: the model with the outputs wanted; not changed.
+        rewrite: has onnxruntime write to a path what it makes of the model.
+        load: loads what is at a path as it is.
+    """
+    convolutions = any(node.op_type == "Conv" for node in model.proto.graph.node)
+    if os.name != "posix" or not convolutions or model.message_bytes + model.weight_bytes > _MOST_BYTES:
+        return None
+    with temporary_folder("session") as folder:
+        path = folder / "model.onnx"
+        try:
+            rewrite(path)
+            proto = onnx.load_model(path, load_external_data=False)
+        except (QtoolError, OSError):
+            # whoever loads the model as it is will say what is wrong with it
+            return None
+        names = _without_reordering(proto)
+        if not names:
+            return None
+        path.write_bytes(proto.SerializeToString())
+        # its weights stay mapped when the files are gone
+        return AnyOrder(load(path), names)
+
+
+def _without_reordering(proto: onnx.ModelProto) -> dict[str, str]:
+    """Take out what only reorders an output; gives what is an output in its place."""
+    graph = proto.graph
+    outputs = {value.name for value in graph.output}
+    readers = Counter(name for node in graph.node for name in reads_of(node))
+    names: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "ReorderOutput" and node.output[0] in outputs and not readers[node.output[0]]:
+            given = {attribute.name: attribute.i for attribute in node.attribute}
+            if given.get("channels", 1) % _BLOCK == 0 and not given.get("channels_last"):
+                names[node.output[0]] = node.input[0]
+    kept = [node for node in graph.node if not names.keys() & set(node.output)]
+    values = [onnx.ValueInfoProto(name=names[v.name]) if v.name in names else v for v in graph.output]
+    del graph.node[:], graph.output[:]
+    graph.node.extend(kept)
+    graph.output.extend(values)
+    return names
