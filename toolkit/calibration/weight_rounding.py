@@ -9,12 +9,13 @@ from toolkit.base.types import Array
 from toolkit.placement.grid import on_grid
 
 _BLOCK = 128
-_DAMPING = 0.01
 _FACTORS = 20
 """How many factors are tried, from 1 to a half."""
 
 
-def round_for_output(weights: Array, scales: Array, moments: Array, precision: Precision) -> Array:
+def round_for_output(
+    weights: Array, scales: Array, moments: Array, precision: Precision, damping: float = 0.01
+) -> Array:
     """The values of a type at which a layer's output is near the float one: every weight is rounded in turn, and those
     that are not rounded yet make up for its error.
 
@@ -26,6 +27,8 @@ def round_for_output(weights: Array, scales: Array, moments: Array, precision: P
         scales: float64 [groups, out, in], or [groups, out, 1].
         moments: floats [groups, in, in]: mean of the products of two inputs.
         precision: the quantized type.
+        damping: how much of the inputs' mean power is added to that of each: the more, the less is made of how the
+            inputs go together, which few samples tell wrongly, and the nearer every weight stays to its nearest level.
 
     Returns:
         float64 [groups, out, in], values of the type, by which the scales are to be multiplied.
@@ -33,7 +36,7 @@ def round_for_output(weights: Array, scales: Array, moments: Array, precision: P
     power = np.einsum("gkk->gk", moments)
     order = np.argsort(-power, axis=1, kind="stable")
     rows = np.arange(len(weights))[:, None]
-    factors = _factors(moments, order)
+    factors = _factors(moments, order, damping)
     # [groups, in, out]: what is done with one input lies together
     left = np.swapaxes(weights, 1, 2).astype(np.float32)[rows, order]
     found = np.empty_like(left)
@@ -54,7 +57,7 @@ def round_for_output(weights: Array, scales: Array, moments: Array, precision: P
     return np.swapaxes(placed, 1, 2).astype(np.float64)
 
 
-def _factors(moments: Array, order: Array) -> Array:
+def _factors(moments: Array, order: Array, damping: float) -> Array:
     """The upper triangular R of inverse(moments) = R^T R in this order of the inputs, float32; an input that is always
     zero apart from the others.
 
@@ -65,7 +68,7 @@ def _factors(moments: Array, order: Array) -> Array:
     # moments = U U^T with U upper triangular, whose inverse is R: a Cholesky factor from behind
     behind, rows = order[:, ::-1], np.arange(len(moments))[:, None, None]
     damped = moments[rows, behind[:, :, None], behind[:, None, :]].astype(np.float64, copy=False)
-    damped[:, np.arange(size), np.arange(size)] += _DAMPING * mean[:, None]
+    damped[:, np.arange(size), np.arange(size)] += damping * mean[:, None]
     factors = np.linalg.cholesky(damped)
     del damped
     _invert(factors[:, ::-1, ::-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 SeenOnSamples = dict[str, "tuple[int, dict[tuple[str, int | None], RoundedWeight], RangeErrors]"]
 """What was found on so many samples of single layers, by ``rounding_key``."""
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
+_SEEN = 0.75
+"""The part of the rows that weights are rounded by while those of other samples decide how."""
+_DAMPINGS = 0.01, 0.1, 1.0
+_OUTPUTS, _PARTS = 64, 16
+"""So many outputs of a layer, and parts of what was held out, are enough to decide that."""
 _MOST = 4608
 """Inputs that one output sums, at most: a matrix of their products is inverted."""
 
@@ -67,8 +73,9 @@ def round_on_samples(
     layer what ranges of its input cost its output.
 
     The scale of a channel or block is the one of 20 whose rounding costs the output least, as SeqMSE chooses it; then
-    the weights are rounded one input after the other, the rest making up for each error (GPTQ). Where the mean of an
-    input is noted (see ``note_input_mean``), what it adds is left to the bias.
+    the weights are rounded one input after the other, the rest making up for each error (GPTQ). Held-out samples say
+    how much of that, and whether any of it, is better than the nearest levels. Where the mean of an input is noted
+    (see ``note_input_mean``), what it adds is left to the bias.
 
     Args:
         model: the float graph.
@@ -115,33 +122,61 @@ def _axis(node: gs.Node, weight: Array, rounder: Rounder) -> int | None:
 
 
 def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounder) -> RoundedWeight | None:
-    turned, precision = _turned(node), rounder.precision
+    """What is better for a layer's output than each weight's nearest level in its range of least error, if anything is.
+
+    What the inputs of few samples have in common by chance would be taken for a rule. So samples that nothing was
+    chosen on decide how far the relations between inputs are believed, and whether the result is kept.
+    """
     flat = _flat(node, weight, len(rows))
+    seen = max(1, int(rows.shape[1] * _SEEN))
+    shown, held = rows[:, :seen], rows[:, seen:]
+    some = slice(None, None, -(-flat.shape[1] // _OUTPUTS))
+
+    def noise(values: Array) -> Array:
+        return _powers(values - flat[:, some], held)
+
+    plain = {method: replace(rounder, method=method, chosen={}) for method in ("mse", "minmax")}
+    nearest = {
+        method: noise(_flat(node, one.rounded(node.inputs[1].name, weight, axis), len(rows))[:, some])
+        for method, one in plain.items()
+    }
+    signal, before = _power(flat[:, some], held), min(nearest.values(), key=np.sum)
+    damping, after = _DAMPINGS[0], np.full(len(before), np.inf)
+    for tried in _DAMPINGS:
+        now = noise(_fitted(flat[:, some], shown, rounder, tried)[1])
+        if now.sum() >= after.sum():
+            break
+        damping, after = tried, now
+    if _surely_less(after, before):
+        scale, made = _fitted(flat, rows, rounder, damping)
+        laid = made.reshape(weight.T.shape if _turned(node) else weight.shape)
+        values = np.ascontiguousarray(laid.T if _turned(node) else laid).astype(weight.dtype)
+        by_block = np.ascontiguousarray(scale[0].T if _turned(node) else scale[0])
+        kept = by_block if rounder.block else scale.reshape(-1)
+        return RoundedWeight(kept, values, _db(signal, before.sum()), _db(signal, after.sum()))
+    if _surely_less(nearest["minmax"], nearest["mse"]):
+        # what the weights' own error would clip matters here
+        full, name = plain["minmax"], node.inputs[1].name
+        levels = _db(signal, nearest["mse"].sum()), _db(signal, nearest["minmax"].sum())
+        return RoundedWeight(full.scale(name, weight, axis), full.rounded(name, weight, axis), *levels)
+    return None
+
+
+def _fitted(flat: Array, rows: Array, rounder: Rounder, damping: float) -> tuple[Array, Array]:
+    """The scales [groups, out, blocks] for rows of inputs, and the weights [groups, out, in] quantized and back."""
     groups, outs, width = flat.shape
-    block = rounder.block or width
+    block, precision = rounder.block or width, rounder.precision
     moments = np.swapaxes(rows, 1, 2) @ rows
     moments /= rows.shape[1]
     # what shares a scale, [groups * blocks, out, block]: the inputs of a block are taken as a layer of their own
     parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
+    power = np.einsum("gkk->gk", moments, dtype=np.float64)
+    power = (power + damping * power.mean(axis=1, keepdims=True)).reshape(-1, block)
     amax = reach(parts, precision)
-    power = np.einsum("gkk->gk", moments, dtype=np.float64).reshape(-1, block)
     factor = scales_for_output(parts, amax, power, precision)
     scale = storable_scale(amax * factor, precision).reshape(groups, -1, outs).swapaxes(1, 2)
     spread = np.repeat(scale.astype(np.float64), block, axis=2)
-    made = (round_for_output(flat, spread, moments, precision) * spread).reshape(
-        weight.T.shape if turned else weight.shape
-    )
-    values = np.ascontiguousarray(made.T if turned else made).astype(weight.dtype)
-    nearest = replace(rounder, method="mse", chosen={}).rounded(node.inputs[1].name, weight, axis)
-
-    def noise(rounded: Array) -> float:
-        back = (rounded.T if turned else rounded).astype(np.float64).reshape(flat.shape)
-        return _power(back - flat, rows)
-
-    signal, before, after = _power(flat, rows), noise(nearest), noise(values)
-    by_block = np.ascontiguousarray(scale[0].T if turned else scale[0])
-    kept = by_block if rounder.block else scale.reshape(-1)
-    return RoundedWeight(kept, values, _db(signal, before), _db(signal, after)) if after < before else None
+    return scale, round_for_output(flat, spread, moments, precision, damping) * spread
 
 
 def _centred(model: Model, node: gs.Node, rows: Array) -> Array:
@@ -164,8 +199,20 @@ def _width(node: gs.Node, weight: Array) -> int:
 
 def _power(weights: Array, rows: Array) -> float:
     """Sum of squares of what weights make of rows of inputs, over all outputs."""
+    return float(_powers(weights, rows).sum())
+
+
+def _powers(weights: Array, rows: Array) -> Array:
+    """The same for parts of the rows, of a sample each where there are no more samples than parts, float64 [parts]."""
     made = rows @ np.swapaxes(weights, 1, 2).astype(np.float32)
-    return float(np.einsum("gro,gro->", made, made, dtype=np.float64))
+    by_row = np.einsum("gro,gro->r", made, made, dtype=np.float64)
+    return np.array([part.sum() for part in np.array_split(by_row, min(_PARTS, len(by_row)))])
+
+
+def _surely_less(noise: Array, other: Array) -> bool:
+    """Whether noise is less than another by more than the standard error of what the parts of the rows say."""
+    gain = other - noise
+    return bool(gain.sum() > 0 and gain.mean() * math.sqrt(len(gain)) > (gain.std(ddof=1) if len(gain) > 1 else 0.0))
 
 
 def _db(signal: float, noise: float) -> float:

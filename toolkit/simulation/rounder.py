@@ -27,8 +27,9 @@ class RoundedWeight:
     Attributes:
         scale: float32 [1], [channels], or in blocks of the weight's rank.
         values: the weight, quantized and back.
-        before_db: SQNR of its layer's output with each value rounded to the nearest; None where nothing was measured.
-        after_db: with these values.
+        before_db: SQNR of its layer's output with each value rounded to the nearest, on samples that nothing was chosen
+            on; None where nothing was measured.
+        after_db: rounded as these values are, by the other samples.
     """
 
     scale: Array

@@ -89,6 +89,37 @@ def test_the_output_is_nearer_to_the_float_one(form):
     assert levels["output"] == pytest.approx(noise["after_db"], abs=2)
 
 
+@pytest.mark.parametrize("count", [20, 40, 200])
+def test_what_few_samples_have_in_common_by_chance_is_no_rule(count):
+    # 64 inputs without relations: on 20 samples every one of them is a sum of others
+    weight = normal(64, 8, seed=1)
+    model = Model.from_proto(build([node("Gemm", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": None}, {"w": weight}))
+    (layer,), data = model.nodes, CalibrationData.open([{"x": row[None]} for row in normal(count, 64, seed=2)], model)
+    plain = Rounder("mse", Precision.INT8)
+    found, _ = output_rounding.round_on_samples(model, [layer], data, plain)
+    fresh = normal(4096, 64, seed=3)
+    nearest = plain.rounded("w", weight, 1)
+    chosen = found["w", 1].values if found else nearest
+    noise = [np.square(fresh @ (values - weight)).sum() for values in (nearest, chosen)]
+    assert noise[1] < 1.02 * noise[0]
+
+
+def test_a_range_that_clips_what_matters_is_given_up(monkeypatch):
+    # nothing that is chosen by samples helps: its ranges are those of the weights' own error
+    monkeypatch.setattr(output_rounding, "_DAMPINGS", (1e9,))
+    # one input is far larger than all others, and its weights are the largest of each output
+    weight, rows = normal(64, 8, seed=1), normal(64, 64, seed=2)
+    weight[0], rows[:, 0] = 12 * np.sign(weight[0]), 100 * rows[:, 0]
+    model = Model.from_proto(build([node("Gemm", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": None}, {"w": weight}))
+    data = CalibrationData.open([{"x": row[None]} for row in rows], model)
+    rounder = Rounder("output", Precision.INT4)
+    found, _ = output_rounding.round_on_samples(model, list(model.nodes), data, rounder)
+    assert (
+        np.square(rows @ (found["w", 1].values - weight)).sum()
+        < 0.5 * np.square(rows @ (rounder.rounded("w", weight, 1) - weight)).sum()
+    )
+
+
 def test_independent_inputs_are_rounded_to_the_nearest():
     weights, scales = normal(1, 4, 8, seed=3).astype(np.float64), np.full((1, 4, 1), 0.05)
     moments = np.diag(np.linspace(1, 2, 8))[None]
