@@ -333,6 +333,20 @@ def test_levels_closely_over_their_floor_say_what_is_to_be_expected_below_it():
     assert tally("regression", wanted, wanted).expected == 0
 
 
+def test_masks_that_are_far_from_their_floor_by_factors_say_what_is_to_be_expected_of_others():
+    # what is lacking to the whole overlap differs by factors: one of 47 masks lacks more than 0.05
+    random, found_share = np.random.default_rng(0), []
+    for _ in range(60):
+        missing = np.rint(1000 * np.exp(random.normal(np.log(0.012), 0.7, 32))).astype(int)
+        wanted = np.tile(np.where(np.arange(2000) < 1000, 1, -1).astype(np.float32), (32, 1, 1, 1))
+        found = np.where(np.arange(2000) < missing[:, None, None, None], -1, wanted).astype(np.float32)
+        made = tally("segmentation", wanted, found, {"threshold": 0.0})
+        found_share.append(made.expected / 32)
+    low, middle, high = np.quantile(found_share, (0.1, 0.5, 0.9))
+    assert low > 0.1 / 47 and 0.4 / 47 < middle < 2.5 / 47 and high < 4 / 47
+    assert tally("segmentation", wanted, wanted, {"threshold": 0.0}).expected == 0
+
+
 @pytest.mark.parametrize("blank", [0, 1, 12, 60])
 def test_samples_without_any_noise_do_not_make_others_uncertain(blank):
     wanted = np.random.default_rng(0).normal(size=(128, 1000)).astype(np.float32)

@@ -113,6 +113,7 @@ class Task(ABC):
         least: the share of answers that must stay, by default.
         floor_name: the budget's name for the level from which on an answer counts as unchanged; empty without one.
         floor: that level.
+        perfect: the level of an answer that is the float model's own; None where levels are dB, which have none.
         figure: see ``AnswerTally``.
     """
 
@@ -120,6 +121,7 @@ class Task(ABC):
     least: ClassVar[float] = 0.99
     floor_name: ClassVar[str] = ""
     floor: ClassVar[float] = 0.0
+    perfect: ClassVar[float | None] = None
     figure: ClassVar[str] = ""
 
     def __init__(self, part: OutputPart) -> None:
@@ -174,8 +176,16 @@ class Task(ABC):
         if samples and all(len(joined.get(name, ())) == samples for name in (GAP, ERROR)):
             return samples * expected_flips(joined[GAP], joined[ERROR])
         if samples and self.floor_name and len(joined.get(LEVEL, ())) == samples:
-            return samples * below_floor(joined[LEVEL], self.level_needed)
+            return samples * below_floor(self._in_db(joined[LEVEL]), float(self._in_db(np.float64(self.level_needed))))
         return None
+
+    def _in_db(self, levels: Any) -> Array:
+        """Levels of any shape as dB of what they lack to a perfect one; those without one are dB already.
+
+        What is lacking differs from sample to sample by factors: of overlaps most lie near 1 and a few far below, and
+        a width that suits both there is in logarithms alone.
+        """
+        return np.asarray(levels) if self.perfect is None else db(np.ones(()), np.asarray(self.perfect - levels))
 
     def level_of(self, levels: Array) -> float | None:
         """The figure of all samples from each one's, float64 [samples]: the mean."""

@@ -29,6 +29,7 @@ class Embedding(Task):
     least: ClassVar[float] = 0.95
     floor_name: ClassVar[str] = "min_cosine"
     floor: ClassVar[float] = 0.99
+    perfect: ClassVar[float | None] = 1.0
     figure: ClassVar[str] = "cosine_p5"
 
     def rule(self) -> Finding:

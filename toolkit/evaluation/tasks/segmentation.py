@@ -61,6 +61,7 @@ class Segmentation(Task):
     name: ClassVar[str] = "segmentation"
     floor_name: ClassVar[str] = "min_iou"
     floor: ClassVar[float] = 0.95
+    perfect: ClassVar[float | None] = 1.0
     figure: ClassVar[str] = "iou"
 
     def rule(self) -> Finding:
