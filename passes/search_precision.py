@@ -307,7 +307,9 @@ class SearchPrecision(InsertQDQ):
 
     def _helped(self, model: Model, context: Context, search: PlanSearch) -> PlanSearch:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
-        if not self.helpers:
+        # they cost as much as many plans, and may leave no minutes for another search
+        first = search.first_plan() if self.helpers else None
+        if not self.helpers or (first is not None and not first.kept):
             return search
         few = search.on_few()
         before = search.standing(few)
@@ -336,7 +338,8 @@ class SearchPrecision(InsertQDQ):
                 now, trial, last, before = tried, changed, apart, after
                 kept.events += [replace(event, by=self.title()) for event in apart.journal.of("changed")]
         context.progress("helpers", len(self.helpers), len(self.helpers))
-        if trial is model:
+        if trial is model or (first is not None and now.spending.over):
+            search.without_helpers()
             return search
         if part is not context.provider:
             last = replace(last, provider=context.provider, known_ranges=None)
@@ -348,8 +351,8 @@ class SearchPrecision(InsertQDQ):
 
     def _with_helper(self, name: str, model: Model, context: Context, provider: Any) -> tuple[Model, Context]:
         """A copy of the model with a helper applied, and its context; what is learnt is learnt by ``provider``."""
-        trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
-        kind = find(name, allow_code=True)
+        trial, kind = model.copy(), find(name, allow_code=True)
+        apart = replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
         # a helper that asks for what type it helps is told
         asked = {"dtype", "block"} & kind.model_fields.keys() - self.idle().keys()
         configure(kind, {key: getattr(self, key) for key in asked})(trial, apart)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from toolkit.base.files import write_json
@@ -50,6 +51,7 @@ class Evaluations:
         progress: called with what is being done, how much is done, and of how much.
         spending: what may be spent, and what was before; no limit where None.
         missed: by what plans that meet the budget here are known to miss it otherwise, by ``plan_key`` and limit.
+        known: a plan that ran on all samples before.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class Evaluations:
         progress: Progress | None = None,
         spending: Spending | None = None,
         missed: Mapping[str, Mapping[str, float]] | None = None,
+        known: SearchedPlan | None = None,
     ) -> None:
         self.simulation, self.budget, self.cost = simulation, budget, cost
-        self._missed = missed or {}
+        self._missed, self._recalled = missed or {}, known
         self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16
         self.try_ranges, self.prefer = try_ranges, prefer
         self.spending = spending or Spending()
@@ -97,6 +100,18 @@ class Evaluations:
         self._whole_price = runner.price(self.simulation.config(()))
         self.spending.know(runner.macs)
         self.spending.pay(0.0 if ran else FLOAT_PRICE)
+        if self._recalled is not None:
+            self._recall(self._recalled)
+
+    def _recall(self, plan: SearchedPlan) -> None:
+        """Take in a plan that ran on all samples before, as it stands against this budget."""
+        key, seconds = plan_key(plan.kept, plan.amax), self.cost.time(plan.kept)
+        lacks = self.budget.lacks(plan.outcome, self.simulation.runner.float_outcome, seconds)
+        plan = replace(plan, lacks={**lacks, **self._missed.get(key, {})}, seconds=seconds)
+        self._known[key] = plan
+        self.plans.append(plan)
+        self.first = self.spending.priced if plan.meets else None
+        self._hold(plan)
 
     # ---------------------------------------------------------------- one plan
 

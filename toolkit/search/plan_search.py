@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import find_gpu
-from toolkit.base.log import Log
 from toolkit.base.precision import Precision
-from toolkit.base.reads import needs_now
 from toolkit.base.settings import byte_size
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
@@ -25,22 +23,21 @@ from toolkit.placement.ops import TARGETS
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
 from toolkit.search.gpus import GpuSpec, known_as
-from toolkit.search.helper_effect import HelperEffect
+from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
-from toolkit.search.racing import meets, plan_key
-from toolkit.search.range_methods import Standing, standing
+from toolkit.search.racing import plan_key
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
-from toolkit.search.spending import CALIBRATION_PRICE, FLOAT_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
+from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
-_ATTEMPTS, _FEW, _LEAST_FEW = 3, 8, 8
+_ATTEMPTS = 3
 _WORTH = 0.5
 """A plan with less than this share of what all layers quantized would have is hardly worth having."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
@@ -49,7 +46,7 @@ Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
 """Gives a model the types that it will run in."""
 
 
-class PlanSearch:
+class PlanSearch(HelperTrials):
     """One search over the layers of one model.
 
     Args:
@@ -111,43 +108,6 @@ class PlanSearch:
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget = self.budget
         return made
-
-    def on_few(self) -> Simulation:
-        """The simulation on an eighth of the samples."""
-        total = sum(feed.count for feed in self.simulation.feeds)
-        if 2 * (few := max(_LEAST_FEW, -(-total // _FEW))) > total:
-            return self.simulation
-        return self.simulation.on(replace(self.simulation.settings, samples=few))
-
-    def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
-        """How all layers quantized do on ``few`` of the samples, with the method that suits them best.
-
-        Args:
-            few: this search's simulation on some of its samples.
-            like: only its method is tried, besides the recipe's.
-        """
-        part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
-        self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
-        return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
-
-    def helps(self, name: str, before: Standing, after: Standing, changed: Collection[str]) -> bool:
-        """Whether a helper makes quantization clearly better; the journal gets what it does, in dB and in the metric.
-
-        Args:
-            name: the helper's.
-            before: how all layers quantized do without it.
-            after: and with it.
-            changed: names of the nodes that it changed.
-        """
-        part = after.samples / sum(feed.count for feed in self.simulation.feeds)
-        effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
-        behind = self.simulation.behind(after.outcome.output)
-        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, self.simulation.settings.metric, behind))
-        return effect.helps
-
-    def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
-        """Whether everything quantized with these ranges meets the budget on all samples."""
-        return meets(self.budget, self.simulation, amax, self.spending)
 
     def adopt(self, model: Model, context: Context, budget: Budget) -> PlanSearch:
         """This search, for a model of the same graph and its context, with limits that are known already."""
@@ -215,13 +175,14 @@ class PlanSearch:
             with self.spending.waiting():
                 engines.teach(cost)
         best = folder / f"{self.name}_best.json" if folder is not None else None
-        log = Log(folder / f"{self.name}.jsonl" if folder is not None else None, simulation.fingerprint(), needs_now)
+        log = self.log()
         otherwise: dict[str, dict[str, float]] = {}
 
         def run(demand: Budget) -> tuple[Search, SearchResult]:
             search = Search(
                 simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges,
                 log=log, best=best, progress=context.progress, spending=self.spending, missed=otherwise,
+                known=self.first,
             )  # fmt: skip
             found = search.run()
             if engines is not None and times.seconds and prefer == "time":
@@ -378,6 +339,7 @@ class PlanSearch:
         spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
         samples = sum(feed.count for feed in simulation.feeds)
         few = self._too_few(found)
+        found.first = self.spending.first if self.spending.first is not None else found.first
         found.inferences, found.computed = self.spending.priced, self.spending.counted(simulation.runner.float_seconds)
         content = record(found, cost, self.budget, prefer, samples, spots, [few] if few is not None else [])
         if context.folder is not None:

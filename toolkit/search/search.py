@@ -87,11 +87,15 @@ class Search(ChoosingRanges):
     The arguments are those of ``Evaluations``.
     """
 
-    def run(self) -> SearchResult:
+    def run(self, first: bool = False) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget.
 
         Where work runs elsewhere, every plan's batches are shared out; no decision depends on which is done first.
+
+        Args:
+            first: whether the first plan within the budget is enough.
         """
+        self._first_alone = first
         with ExitStack() as self._shared:
             return self._searched()
 
@@ -116,11 +120,12 @@ class Search(ChoosingRanges):
             sensitivity = self._sense()
             measure = self._measure(sensitivity.full)
             harm = {group.name: group.harm(sensitivity.full, measure) for group in sensitivity.groups}
-            if self.try_ranges:
+            if self.try_ranges and not self._first_alone:
                 plan = self._better_ranges(plan, sensitivity, harm, measure)
             if not plan.meets:
                 self._measured_with = dict(self.amax)
-                other = self.spending.limited and self.try_ranges and self._for_the_others(harm, sensitivity, measure)
+                others = self.spending.limited and self.try_ranges and not self._first_alone
+                other = others and self._for_the_others(harm, sensitivity, measure)
                 if other:
                     self._measured_with = dict(self.amax)
                 self._layers(harm, measure, sensitivity, other)
@@ -218,6 +223,8 @@ class Search(ChoosingRanges):
         if self.first is None and self.best.amax == self.amax:
             # whoever stops the search from here on has a plan
             self._evaluate(self.best.kept)
+        if self._first_alone:
+            return
         other = (self.try_ranges and self._rich and self._with_best_ranges(self.best.kept)) or other
         left_out = self._leave_out(sensitivity) if self._left() > 0 else []
         if not other:

@@ -56,6 +56,7 @@ class Spending:
         minutes: how long it may take in all; None without a limit.
         priced: what was spent, by prices.
         bought: what was paid for and is known: nobody pays twice.
+        first: what had been spent when a first plan within the budget was known; None where none was looked for.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Spending:
         self._before = computed()
         self.priced = 0.0
         self.bought: set[tuple[str, int]] = set()
+        self.first: float | None = None
 
     @classmethod
     def of_search(cls, inferences: float | None, minutes: float | None) -> Spending:

@@ -1,0 +1,127 @@
+"""What a search asks of its model before it searches: a first plan, and which helper passes make INT8 better."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from toolkit.base.log import Log
+from toolkit.base.reads import needs_now
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
+from toolkit.evaluation.budget import Budget
+from toolkit.search.cost import CostModel
+from toolkit.search.helper_effect import HelperEffect
+from toolkit.search.quantizer import Quantizer
+from toolkit.search.racing import meets
+from toolkit.search.range_methods import Standing, standing
+from toolkit.search.search import Search
+from toolkit.search.search_settings import SearchSettings
+from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.spending import FLOAT_PRICE, Spending
+from toolkit.search.times import gpu_for
+from toolkit.simulation.simulation import Simulation
+
+_FEW, _LEAST_FEW = 8, 8
+
+
+class HelperTrials:
+    """The part of a search that comes before its plans are weighed.
+
+    Attributes:
+        first: what ``first_plan`` found.
+    """
+
+    quantizer: Quantizer
+    settings: SearchSettings
+    context: Context
+    simulation: Simulation
+    spending: Spending
+    name: str
+    first: SearchedPlan | None = None
+    _log: Log | None = None
+
+    if TYPE_CHECKING:
+
+        @property
+        def budget(self) -> Budget:
+            """See ``PlanSearch``."""
+
+    def log(self) -> Log:
+        """What was measured of plans, so that nothing is measured twice."""
+        if self._log is None:
+            self._log = self._opened(self.name)
+        return self._log
+
+    def first_plan(self) -> SearchedPlan | None:
+        """The first plan within the budget, before anything else is tried; None where none was found.
+
+        Whoever has no minutes left, or stops the search while helpers are tried, has that. What it measured is known to
+        the search that follows. The model as helpers change it has a log of its own.
+        """
+        folder, budget, own = self.context.log_folder, self.budget, self.settings
+        self._log = self._opened(f"{self.name}_first")
+        cost = CostModel(
+            self.simulation.switches, self.simulation.facts, gpu_for(own.gpu, self.context), self.context.rest,
+            work=self.simulation.work,
+        )  # fmt: skip
+        search = Search(
+            self.simulation, replace(budget, max_ms=None), cost, evaluations=own.evaluations,
+            try_ranges=own.try_ranges, log=self._log, progress=self.context.progress, spending=self.spending,
+            best=folder / f"{self.name}_best.json" if folder is not None else None,
+        )  # fmt: skip
+        best = search.run(first=True).best
+        self.spending.first = search.first
+        self.first = best if best.meets and best.whole and len(best.kept) < len(self.simulation.names) else None
+        return self.first
+
+    def without_helpers(self) -> None:
+        """Say of the helpers that were found to help that they are not applied."""
+        events = self.context.journal.events
+        for place, event in enumerate(events):
+            if event.why is not None and event.why.code is Code.SEARCH_HELPER and event.why.values["applied"]:
+                told = Code.SEARCH_HELPER(**{**event.why.values, "applied": False})
+                events[place] = replace(event, why=told)
+
+    def _opened(self, name: str) -> Log:
+        folder = self.context.log_folder
+        path = folder / f"{name}.jsonl" if folder is not None else None
+        return Log(path, self.simulation.fingerprint(), needs_now)
+
+    def on_few(self) -> Simulation:
+        """The simulation on an eighth of the samples."""
+        total = sum(feed.count for feed in self.simulation.feeds)
+        if 2 * (few := max(_LEAST_FEW, -(-total // _FEW))) > total:
+            return self.simulation
+        return self.simulation.on(replace(self.simulation.settings, samples=few))
+
+    def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
+        """How all layers quantized do on ``few`` of the samples, with the method that suits them best.
+
+        Args:
+            few: this search's simulation on some of its samples.
+            like: only its method is tried, besides the recipe's.
+        """
+        part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
+        self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
+        return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
+
+    def helps(self, name: str, before: Standing, after: Standing, changed: Collection[str]) -> bool:
+        """Whether a helper makes quantization clearly better; the journal gets what it does, in dB and in the metric.
+
+        Args:
+            name: the helper's.
+            before: how all layers quantized do without it.
+            after: and with it.
+            changed: names of the nodes that it changed.
+        """
+        part = after.samples / sum(feed.count for feed in self.simulation.feeds)
+        effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
+        behind = self.simulation.behind(after.outcome.output)
+        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, self.simulation.settings.metric, behind))
+        return effect.helps
+
+    def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
+        """Whether everything quantized with these ranges meets the budget on all samples."""
+        return meets(self.budget, self.simulation, amax, self.spending)
