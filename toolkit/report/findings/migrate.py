@@ -85,12 +85,12 @@ MIGRATE: Table = {
     MigrateCode.UNKNOWN_FLAG: "no flag '{flag}' is known",
     MigrateCode.STRAY_WORD: lambda word: (
         f"what '{word}' holds is not known: it has no value in the script, or several"
-        if word.startswith(("$", "%"))
+        if word.startswith(("$", "%", "{"))
         else f"'{word}' belongs to no flag"
     ),
     MigrateCode.VALUE_UNREADABLE: lambda said: (
         "its value holds a variable whose value is not known"
-        if "$" in said
+        if "$" in said or "{" in said
         else "its value cannot be read, or is none that TensorRT takes"
     ),
     MigrateCode.NO_SUCH_LAYER: lambda layers: f"the model has no node {quoted(layers)}",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -19,6 +21,24 @@ RTX = "POLYGRAPHY_USE_TENSORRT_RTX"
 """The environment variable that makes Polygraphy use TensorRT-RTX, where it is not 0."""
 _SHAPE_TERMS = (Term.MIN, Term.OPT, Term.MAX)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_BUILDING = ("convert", "run")
+"""Polygraphy's commands that build an engine."""
+_OTHERS = ("check", "data", "debug", "inspect", "multi-device", "plugin", "surgeon", "template")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the tools in a script.
+
+    Attributes:
+        line: its line there.
+        words: its words, variables of the environment in front.
+        why: what the script decides about it: that it is not reached, or that this is not known.
+    """
+
+    line: int
+    words: Sequence[str]
+    why: Finding | None = None
 
 
 def tool_of(word: str) -> str:
@@ -37,7 +57,7 @@ def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
     tool = tool_of(words[0]) if words else ""
     if tool == "trtexec":
         return list(_numbered(_trtexec(words[1:], line)))
-    if tool == "polygraphy" and words[1:2] and words[1] in ("convert", "run"):
+    if tool == "polygraphy" and words[1:2] and words[1] in _BUILDING:
         given = [Order(Term.BACKEND, "tensorrt_rtx", word, line) for word in variables if of_rtx(word)]
         return [*given, *_numbered(_polygraphy(words[2:], line))]
     shown = " ".join(words[:2])
@@ -45,6 +65,37 @@ def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
         f"'{shown}' is no command that can be migrated",
         remedy="give a command of trtexec, 'polygraphy convert' or 'polygraphy run'",
     )
+
+
+def is_command(words: Sequence[str]) -> bool:
+    """Whether words that begin with a tool's name run it: ``pip install polygraphy onnx`` does not."""
+    first = words[1] if words[1:] else ""
+    return first.startswith(("-", "$")) or (tool_of(words[0]) == "polygraphy" and first in (*_BUILDING, *_OTHERS))
+
+
+def orders_of_commands(commands: Sequence[Command]) -> list[Order]:
+    """What the commands of a script say: those of the first that builds from ONNX, and that there are others.
+
+    Raises:
+        QtoolError: there are some, and none that can be migrated.
+    """
+    reached = [one for one in commands if one.why is None or one.why.code is not MigrateCode.NOT_TAKEN] or commands
+    able = [one for one in reached if _migratable(one.words)] or reached
+    chosen = next((one for one in able if any("onnx" in word for word in one.words)), able[0] if able else None)
+    orders: list[Order] = []
+    for one in commands:
+        if one is not chosen:
+            orders.append(Order(None, None, shlex.join(one.words), one.line, one.why or another_command(one)))
+            continue
+        for order in orders_of_command(one.words, one.line):
+            taken = one.why is None or one.why.code is not MigrateCode.NOT_TAKEN
+            orders.append(replace(order, value=order.value if taken else None, why=order.why or one.why))
+    return orders
+
+
+def _migratable(words: Sequence[str]) -> bool:
+    plain = without_variables(words)
+    return tool_of(plain[0]) == "trtexec" or (len(plain) > 1 and plain[1] in _BUILDING)
 
 
 def without_variables(words: Sequence[str]) -> Sequence[str]:
@@ -130,6 +181,6 @@ def _read(flag: Flag, said: str, line: int, value: Any) -> Order:
         return Order(flag.term, None, said, line, MigrateCode.VALUE_UNREADABLE(said=said))
 
 
-def another_command(line: int, words: Sequence[str]) -> Finding:
+def another_command(command: Command) -> Finding:
     """That a script holds a further command, which is not migrated."""
-    return MigrateCode.OTHER_COMMAND(line=line, command=" ".join(words[:3]))
+    return MigrateCode.OTHER_COMMAND(line=command.line, command=" ".join(command.words[:3]))

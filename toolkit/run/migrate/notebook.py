@@ -1,21 +1,31 @@
-"""Jupyter notebooks: their Python, and the commands of the shell in it."""
+"""Jupyter notebooks as Python: what IPython adds to the language becomes the calls that it makes of it."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.reading import FileKind, parse_json
 
+SYSTEM, OUTPUT = "get_ipython().system", "get_ipython().getoutput"
+"""What IPython calls for ``!command`` and ``said = !command``."""
 _KIND = FileKind("this is not a notebook of Jupyter", QtoolError, "export it as a script")
-_CELL = ("%%bash", "%%sh", "%%cmd")
+_SHELL = re.compile(r"%%(?:bash|sh|cmd|script\s+(?:ba)?sh|writefile\s.*\.(?:sh|bat))\b")
 """What makes a whole cell one of the shell."""
-_ONE = re.compile(r"\s*(?:\w+\s*=\s*)?!")
-"""What makes a line one, whether its output is kept or not."""
+_PYTHON = re.compile(r"%%(?:time|timeit|capture|prun|python3?|pypy|writefile\s.*\.py)\b")
+"""What leaves a whole cell one of Python."""
+_ONE = re.compile(r"(\s*)(?:(\w+)\s*=\s*)?(?:!!?|%(?:system|sx)\s)(.*)", re.DOTALL)
+"""What makes a line one of the shell, whether its output is kept or not."""
+_MAGIC = re.compile(r"\s*(?:[\w.\[\]]+\s*=\s*)?%{1,2}[A-Za-z]|\s*\?{0,2}[\w.*]+\?{1,2}\s*$|\s*\?{1,2}[\w.*]+\s*$")
+"""Another line that is IPython's own: a magic, or a question for help."""
+_FILLED = re.compile(r"\{([^{}]*)\}|\$([A-Za-z_]\w*)")
+_GIVEN = re.compile(r"^\s*([A-Za-z_]\w*)\s*(?::[^=]+)?=(?!=)", re.MULTILINE)
 
 
-def notebook_code(text: str, where: str) -> tuple[str, str]:
-    """The Python of a notebook's cells and its commands of the shell, each on the line that it has among all cells.
+def notebook_code(text: str, where: str) -> str:
+    """The Python of a notebook's cells, each line with its number among those of all cells.
 
     Args:
         text: the file.
@@ -28,23 +38,56 @@ def notebook_code(text: str, where: str) -> tuple[str, str]:
     cells = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(cells, list):
         raise _KIND.fault(where, "it has no cells")
-    python: list[str] = []
-    shell: list[str] = []
-    for cell in cells:
-        source = cell.get("source", "") if isinstance(cell, dict) and cell.get("cell_type") == "code" else ""
-        lines = ("".join(map(str, source)) if isinstance(source, list) else str(source)).splitlines()
-        whole, goes_on = bool(lines) and lines[0].startswith(_CELL), False
-        for line in lines:
-            of_shell = goes_on or whole or _ONE.match(line) is not None
-            goes_on = of_shell and line.rstrip().endswith("\\")
-            magic = of_shell or line.lstrip().startswith("%")
-            # a line that is left out keeps its number, and a block that has no other its body
-            python.append(line[: len(line) - len(line.lstrip())] + "pass" if magic else line)
-            shell.append(_own(line) if of_shell and not line.startswith("%%") else "")
-    return "\n".join(python), "\n".join(shell)
+    sources = [
+        "".join(map(str, source)) if isinstance(source := cell.get("source", ""), list) else str(source)
+        for cell in cells
+        if isinstance(cell, dict) and cell.get("cell_type") == "code"
+    ]
+    given = {name for source in sources for name in _GIVEN.findall(source)}
+    return "\n".join(line for source in sources for line in _python(source.splitlines(), given))
 
 
-def _own(line: str) -> str:
-    """A line of the shell without what stands in front of it in a notebook."""
-    mark = _ONE.match(line)
-    return line[mark.end() :] if mark is not None else line.lstrip()
+def _python(lines: list[str], given: set[str]) -> Iterator[str]:
+    """A cell's lines in Python; a line that is left out keeps its number, and a block that has no other its body."""
+    first = lines[0].strip() if lines else ""
+    if _SHELL.match(first):
+        script = "\n".join(["", *lines[1:]])
+        yield f"{SYSTEM}({script!r})"
+        yield from ["pass"] * (len(lines) - 1)
+        return
+    if first.startswith("%%") and not _PYTHON.match(first):
+        yield from ["pass"] * len(lines)
+        return
+    rest = list(lines)
+    while rest:
+        line, begin = rest.pop(0), len(rest)
+        one = _ONE.fullmatch(line)
+        while one is not None and line.endswith("\\") and rest:
+            line = f"{line}\n{rest.pop(0)}"
+        indent = line[: len(line) - len(line.lstrip())]
+        if one is not None:
+            command = f"{OUTPUT if one[2] else SYSTEM}({_text(line[one.start(3) :], given)})"
+            yield f"{indent}{one[2]} = {command}" if one[2] else f"{indent}{command}"
+        else:
+            yield f"{indent}pass" if _MAGIC.match(line) else line
+        yield from [f"{indent}pass"] * (begin - len(rest))
+
+
+def _text(command: str, given: set[str]) -> str:
+    """A command as an expression of Python's, with the values that IPython fills in: ``{name}`` and ``$name``."""
+    parts, at = [], 0
+    for found in _FILLED.finditer(command):
+        if not _names(found[1] or found[2]) & given:
+            continue
+        parts += [repr(command[at : found.start()]), f"str({found[1] or found[2]})"]
+        at = found.end()
+    return " + ".join([*parts, repr(command[at:])])
+
+
+def _names(text: str) -> set[str]:
+    """The names in an expression; none where it is no expression."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

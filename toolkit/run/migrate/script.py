@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from toolkit.base.errors import QtoolError
 from toolkit.contract.findings import Finding
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.calls import ASSIGNED, BUILDER_FLAGS, CALLED
-from toolkit.run.migrate.command import orders_of_command, tool_of
+from toolkit.run.migrate.command import TOOLS, Command, orders_of_commands, tool_of
+from toolkit.run.migrate.notebook import OUTPUT, SYSTEM
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.polygraphy_script import polygraphy_calls
 from toolkit.run.migrate.reached import Reached
@@ -33,24 +35,25 @@ _QUIET_CALLS = frozenset(
         "mark_output",
     }
 )
-_RUNS = ("os.system", "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.Popen",
-         "subprocess.check_output")  # fmt: skip
+_RUNS = ("os.system", "os.popen", "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.Popen",
+         "subprocess.check_output", "subprocess.getoutput", "subprocess.getstatusoutput", SYSTEM, OUTPUT)  # fmt: skip
 _HOLDERS = {"create_builder_config": "config", "create_network": "network", "Builder": "builder"}
 
 
-def orders_of_script(text: str, where: str, arguments: Sequence[str] = ()) -> list[Order]:
+def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line: int = 1) -> list[Order]:
     """What a script's calls say, in the order of its lines.
 
     Args:
         text: the script.
         where: its name, for messages.
         arguments: what it is run with.
+        line: the line of the file on which it begins.
 
     Raises:
         QtoolError: it does not parse; the message names the line.
     """
     try:
-        tree = ast.parse(text)
+        tree = ast.parse("\n" * (line - 1) + text)
     except SyntaxError as error:
         raise QtoolError(
             f"the script does not parse: {error.msg}",
@@ -68,7 +71,14 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = ()) -> li
         raise QtoolError(
             "the script is nested too deeply to be read", where=where, remedy="give what it says by a command line"
         ) from error
-    return sorted(reader.orders, key=lambda order: order.line)
+    return joined_orders(reader.orders, orders_of_commands(reader.commands))
+
+
+def joined_orders(calls: Sequence[Order], commands: Sequence[Order]) -> list[Order]:
+    """What a script's calls and the commands that it runs say, by line; a command that names its model decides."""
+    named = any(order.term is Term.MODEL and order.why is None for order in commands)
+    kept = [order for order in calls if not (named and order.term is Term.MODEL)]
+    return sorted([*kept, *commands], key=lambda order: order.line)
 
 
 def _made(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.Call]]:
@@ -84,7 +94,7 @@ class _ScriptReader(ast.NodeVisitor):
     """Collects orders; knows under which conditions and in which loops it is."""
 
     def __init__(self, static: Static, tree: ast.Module) -> None:
-        self.static, self.orders = static, list[Order]()
+        self.static, self.orders, self.commands = static, list[Order](), list[Command]()
         self.where, self.reached = Whereabouts(static), Reached(tree, static)
         self.classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         self.profiles: dict[str, int] = {}
@@ -265,19 +275,20 @@ class _ScriptReader(ast.NodeVisitor):
             self._look(node)
 
     def _command(self, node: ast.Call) -> None:
-        value = self.static.value(node.args[0])
-        if isinstance(value, str) and any(tool_of(word) for word in value.split()):
-            commands = [words for _, words in commands_in(value)]
-        elif isinstance(value, list) and value and all(isinstance(one, str) for one in value) and tool_of(value[0]):
-            commands = [value]
+        value = self.static.spelled(node.args[0])
+        if isinstance(value, str) and any(tool in value for tool in TOOLS):
+            commands = commands_in(value)
+        elif isinstance(value, list) and value and tool_of(str(value[0])):
+            commands = [(1, [str(one) for one in value])]
+        elif isinstance(value, list):
+            commands = commands_in(shlex.join(map(str, value)))
         else:
-            if any(tool in ast.unparse(node) for tool in ("trtexec", "polygraphy")):
+            if any(tool in ast.unparse(node) for tool in TOOLS):
                 self._look(node)
             return
-        for words in commands:
-            for order in orders_of_command(words):
-                self._say(order.term, order.value, node, order.why)
-                self.orders[-1] = Order(order.term, order.value, order.said, node.lineno, self.orders[-1].why)
+        for line, words in commands:
+            self._say(None, None, node)
+            self.commands.append(Command(node.lineno + line - 1, words, self.orders.pop().why))
 
     def _model(self, path: ast.expr, node: ast.AST, sure: bool = False) -> None:
         value = self.static.value(path)

@@ -8,12 +8,12 @@ from typing import Any
 
 from toolkit.base.errors import QtoolError, nearest
 from toolkit.base.precision import Precision
-from toolkit.contract.findings import Finding
+from toolkit.contract.findings import BaseCode, Finding
 from toolkit.graph.model import Model
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.gpu_types import types_of_pairs
 from toolkit.run.migrate.layers import LayerTypes
-from toolkit.run.migrate.order import Order, Outturn
+from toolkit.run.migrate.order import Fate, Order, Outturn
 from toolkit.run.migrate.terms import OUTCOMES, Term
 
 _ENGINE: dict[Term, str] = {
@@ -27,6 +27,12 @@ _ENGINE: dict[Term, str] = {
 }
 """Terms whose value is a setting of [engine] as it stands."""
 _LIBRARIES = ("cublas", "cublas_lt", "cudnn")
+_FATES: Mapping[BaseCode, Fate] = {
+    MigrateCode.LOOK_AT: "look",
+    MigrateCode.OTHER_COMMAND: "look",
+    MigrateCode.NOT_TAKEN: "overruled",
+}
+"""What becomes of an order by what keeps it from being taken; of others nothing does."""
 _SWITCHES = (Term.REFIT, Term.VERSIONS)
 _METHODS = {
     "IInt8EntropyCalibrator2": "entropy",
@@ -124,8 +130,7 @@ class _Settler:
         """What becomes of an order, which is written down where it has a place."""
         if order.why is not None and _lost(order):
             code = order.why.code
-            fate = "look" if code is MigrateCode.LOOK_AT else "overruled" if code is MigrateCode.NOT_TAKEN else "lost"
-            return Outturn(order, fate, why=order.why)  # type: ignore[arg-type]
+            return Outturn(order, _FATES.get(code, "lost"), why=order.why)
         assert order.term is not None
         outcome = OUTCOMES[order.term]
         if order.term is Term.INT4 and self.own & {Precision.INT4, Precision.NVFP4}:

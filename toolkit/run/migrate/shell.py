@@ -6,26 +6,29 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
 
 from toolkit.base.errors import QtoolError
-from toolkit.run.migrate.command import RTX, TOOLS, of_rtx, tool_of
+from toolkit.run.migrate.command import RTX, TOOLS, is_command, of_rtx, tool_of
+from toolkit.run.migrate.exec_form import ExecForms
+from toolkit.run.migrate.shell_text import Document, Line, lines_of
+from toolkit.run.migrate.shell_values import OF_THE_SCRIPT, VARIABLE, filled, printed
 
-_LONGEST = 1 << 16
+_DEEPEST, _MOST = 20, 10_000
+"""How far texts in texts are read, and how many in all."""
 _ENDS = re.compile(r"[;&|<>()]+")
 _COMMENT = re.compile(r"\s*(?:@?rem\b|::)", re.IGNORECASE)
 _WINDOWS = re.compile(r"\b[A-Za-z]:\\|%\w+%|\.exe\b|\$env:", re.IGNORECASE)
 _ARRAY = re.compile(r"(?:^|(?<=[\s;]))([A-Za-z_]\w*\+?=)\(([^()]*)\)")
-_OPEN_ARRAY = re.compile(r"(?:^|[\s;])[A-Za-z_]\w*\+?=\([^()]*$")
 _SUBSHELL = re.compile(r"(^|[\s;&|])\(([^()]*)\)(?=\s*(?:$|[;&|<>]))")
 _QUIET = re.compile(r"^\s*(?:@-?|-@?)(?=[\w$./])")
 """What a line of a Makefile begins with that is not to be shown, or may fail."""
 _ASSIGNMENT = re.compile(r"(?:\$env:)?([A-Za-z_]\w*)([+?]?)=(.*)", re.DOTALL)
-_VARIABLE = re.compile(
-    r"\$(?:\{([A-Za-z_]\w*)(?:\[[@*]\])?\}|\(([A-Za-z_]\w*)\)|(?:env:)?([A-Za-z_]\w*))|%([A-Za-z_]\w*)%"
-)
 _LEADING = frozenset(
-    {"then", "do", "else", "{", "!", "export", "local", "readonly", "declare", "set", "function", "RUN", "ENV", "ARG"}
-)
+    {"then", "do", "else", "{", "!", "export", "local", "readonly", "declare", "set", "function", "RUN", "ENV", "ARG",
+     "CMD", "ENTRYPOINT"}
+)  # fmt: skip
 """What may stand in front of an assignment or a command."""
 _BEGINS, _FINISHES = (
     frozenset({"if", "for", "while", "until", "case", "select", "{"}),
@@ -36,26 +39,73 @@ _SPACED = re.compile(r"\$?(?:env:)?([A-Za-z_]\w*)")
 _CLOSE = re.compile(r"^([A-Za-z_]\w*)(::?=|\?=)")
 _MAKES = {"=": "=", ":=": "=", "::=": "=", "?=": "?=", "+=": "+= "}
 """By what stands between a name and its value, alone, in a Makefile or PowerShell, what does in a shell."""
+_SHELL = re.compile(r"(?:ba|da|a|k|z)?sh|cmd|powershell|pwsh|su|runuser")
+_SCRIPT_FLAG = re.compile(r"-[A-Za-z]*c|/[cCkK]|-[cC]ommand")
+"""What stands in front of a shell's script on its command line."""
+_PYTHON = re.compile(r"python[0-9.]*")
+_READS_AGAIN = frozenset({"eval", "ssh"})
+"""Programs that join their words to a text for a shell."""
+_PRINTS = frozenset({"echo", "printf", "print", "Write-Host", "Write-Output", "logger"})
+"""Programs that show their words."""
+_KEEPS = frozenset({"cat", "tee", "COPY", "ADD", "read"})
+"""Programs that store what they read."""
 
 
-def commands_in(text: str) -> list[tuple[int, list[str]]]:
-    """The commands of the tools in a script or on a command line, each with its line, variables filled in.
+@dataclass
+class Found:
+    """What a script runs.
 
-    Lines that end in a backslash go on; variables and arrays of the script itself are known, unless it decides at some
-    place whether they get another value; nothing else is run or looked up.
+    Attributes:
+        commands: the commands of the tools, each with its line, variables filled in.
+        python: the texts that it gives to Python, each with the line on which it begins.
+    """
+
+    commands: list[tuple[int, list[str]]] = field(default_factory=list)
+    python: list[tuple[int, str]] = field(default_factory=list)
+    nested: int = 0
+    """How many scripts within it were read."""
+
+
+def read_shell(text: str, arguments: Sequence[str] = ()) -> Found:
+    """What a script or a command line runs of the tools, and of Python within itself.
+
+    Lines go on behind a backslash and until their quotations and brackets are closed; variables and arrays of the
+    script itself are known, unless it decides at some place whether they get another value. Scripts within the script
+    are read too: in substitutions, behind ``bash -c``, in here-documents and Docker's lists. Nothing is run or looked up.
+
+    Args:
+        text: the script.
+        arguments: what it is run with; without any, what it takes in place of one that is missing.
 
     Raises:
         QtoolError: the script does not parse; the message names the line.
     """
-    reader = _Shell()
-    for number, line in _logical_lines(text):
-        reader.read(number, line)
+    known = dict(OF_THE_SCRIPT)
+    if arguments:
+        known |= {str(number): word for number, word in enumerate(arguments, start=1)}
+        known["@"] = known["*"] = shlex.join(arguments)
+    reader = _Shell(Found(), known)
+    reader.read_text(text)
     return reader.found
+
+
+def commands_in(text: str) -> list[tuple[int, list[str]]]:
+    """The commands alone, see ``read_shell``."""
+    return read_shell(text).commands
 
 
 def _is_pattern(word: str) -> bool:
     """Whether it is one of a ``case``, or the name of a function that is defined."""
     return word.endswith(")") and not word.startswith(("$", "("))
+
+
+def _program(word: str) -> str:
+    """A command's name without its path and ending."""
+    return PurePosixPath(PureWindowsPath(word).name).name.lower().removesuffix(".exe")
+
+
+def _prints_path(word: str) -> bool:
+    return printed([[word]]) is not None
 
 
 def _array(found: re.Match[str]) -> str:
@@ -65,48 +115,158 @@ def _array(found: re.Match[str]) -> str:
 
 
 class _Shell:
-    def __init__(self) -> None:
-        self.found: list[tuple[int, list[str]]] = []
-        self.known: dict[str, str] = {}
+    def __init__(self, found: Found, known: dict[str, str], within: int = 0) -> None:
+        self.found, self.known, self.within = found, known, within
         self.depth = 0
+        self.functions: list[int] = []
+        """The depths at which functions begin whose bodies are being read: their parameters are not the script's."""
+        self.waiting: dict[str, tuple[str, str, str, int]] = {}
+        """By the variable in its place: a substitution that is still to be read."""
+        self.ran: list[list[str]] = []
+        self.opaque: set[str] = set()
+        """Substitutions of which only a run tells what they print."""
+        self.listed = ExecForms()
 
-    def read(self, number: int, line: str) -> None:
+    def read_text(self, text: str, number: int = 1) -> None:
+        """Take in a script that begins on a line."""
+        for line in lines_of(text, _WINDOWS.search(text) is None):
+            line.number += number - 1
+            listed, done = self.listed.read(line.number, line.text)
+            for at, words in done:
+                self._command(at, words, False)
+            if not listed:
+                self.read(line)
+        for at, words in self.listed.ended():
+            self._command(at, words, False)
+
+    def read(self, line: Line) -> None:
         """Take in one line: what it assigns, and the commands of the tools in it."""
-        if _COMMENT.match(line):
+        if _COMMENT.match(line.text):
             return
-        line = _ARRAY.sub(_array, _CLOSE.sub(r"\1 \2 ", _QUIET.sub("", line)))
-        words = _words(_SUBSHELL.sub(r"\1\2", line), number)
+        text = _ARRAY.sub(_array, _CLOSE.sub(r"\1 \2 ", _QUIET.sub("", self._without_inner(line))))
+        words = _words(_SUBSHELL.sub(r"\1\2", text), line.number)
+        for document in line.documents:
+            self._document(words, document)
         if words[1:2] and words[1] in _MAKES and (name := _SPACED.fullmatch(words[0])):
             words = [f"{name[1]}{_MAKES[words[1]]}{' '.join(words[2:])}"]
         for command, decided in _commands(words):
-            self._command(number, command, decided or self.depth > 0)
+            self._command(line.number, command, decided or self.depth > 0)
+
+    # ---------------------------------------------------------------- scripts within the script
+
+    def _nested(self, text: str, number: int, arguments: Sequence[str] = ()) -> list[list[str]]:
+        """Take in a script within this one, whose variables are its own; the commands that it runs are returned."""
+        given = {str(place): word for place, word in enumerate(arguments)}
+        reader = _Shell(self.found, {**self._visible(), **given}, self.within + 1)
+        self.found.nested += 1
+        if self.within < _DEEPEST and self.found.nested <= _MOST:
+            reader.read_text(text, number)
+        return reader.ran
+
+    def _without_inner(self, line: Line) -> str:
+        """A line with variables in place of the texts whose commands are run first."""
+        made, at = "", 0
+        for inner in line.inner:
+            if inner.text.isidentifier() and not _prints_path(inner.text):
+                # a variable of a Makefile's
+                continue
+            name = f"__{len(self.known)}_{len(self.waiting)}"
+            shown = line.text[inner.begin : inner.end]
+            number = line.number + line.text.count("\n", 0, inner.begin)
+            self.waiting[f"${{{name}}}"] = (name, inner.text, shown, number)
+            made += f"{line.text[at : inner.begin]}${{{name}}}"
+            at = inner.end
+        return made + line.text[at:]
+
+    def _substitute(self, words: Sequence[str]) -> None:
+        """Run what a command's substitutions hold, before the command itself."""
+        for mark in [mark for mark in self.waiting if any(mark in word for word in words)]:
+            name, text, shown, number = self.waiting.pop(mark)
+            ran = self._nested(text, number)
+            said = None if any("$" in word for command in ran for word in command) else printed(ran)
+            self.known[name] = shown if said is None else said
+            self.opaque |= {mark} if said is None else set()
+
+    def _document(self, words: list[str], document: Document) -> None:
+        """What a here-document is to the programs that read it: a script, Python, or a text."""
+        names = {_program(word): word for word in words}
+        if _KEEPS & set(words) and not any(_SHELL.fullmatch(name) for name in names):
+            first, ends = document.text.partition("\n")[0], {PurePosixPath(word).suffix for word in words}
+            python = ".py" in ends or (first.startswith("#!") and "python" in first)
+            kept = python or first.startswith("#!") or ends & {".sh", ".bash", ".bat", ".cmd"}
+        else:
+            python, kept = any(_PYTHON.fullmatch(name) for name in names), True
+        if python:
+            self.found.python.append((document.number, document.text))
+        elif kept:
+            self._nested(document.text, document.number)
+
+    def _within_words(self, number: int, words: list[str]) -> bool:
+        """Take in the script that a command line gives to a shell or to Python, if it does."""
+        programs = [_program(self._filled(word)) for word in words]
+        at = next((i for i, name in enumerate(programs) if _SHELL.fullmatch(name) or _PYTHON.fullmatch(name)), None)
+        if at is not None:
+            flag = next((i for i in range(at + 1, len(words)) if _SCRIPT_FLAG.fullmatch(words[i])), None)
+            if flag is not None and words[flag + 1 :] and not any(tool_of(word) for word in words[at:flag]):
+                script, *arguments = words[flag + 1 :]
+                if _PYTHON.fullmatch(programs[at]):
+                    self.found.python.append((number, script))
+                elif words[flag].startswith("/") or "ommand" in words[flag]:
+                    self._nested(" ".join([script, *arguments]), number)
+                else:
+                    self._nested(script, number, arguments)
+                return True
+        at = next((i for i, word in enumerate(words) if word in _READS_AGAIN), None)
+        if at is not None:
+            self._nested(" ".join(map(self._filled, words[at + 1 :])), number)
+        return at is not None
+
+    # ---------------------------------------------------------------- commands and variables
 
     def _command(self, number: int, words: list[str], decided: bool) -> None:
+        defined = False
         while words and (words[0] in _LEADING | _BEGINS | _FINISHES or _is_pattern(words[0])):
+            defined = defined or words[0] == "function" or words[0].endswith("()")
             if words[0] in _NAMED:
                 # what it is called, or looks at, follows
                 del words[1 : 1 + _NAMED[words[0]]]
+            if words[0] == "{" and defined:
+                self.functions.append(self.depth)
             self.depth = max(0, self.depth + (words[0] in _BEGINS) - (words[0] in _FINISHES))
+            self.functions = [begin for begin in self.functions if begin < self.depth]
             decided = decided or self.depth > 0
             words.pop(0)
             while words and words[0].startswith("-"):
                 # declare -a, local -r
                 words.pop(0)
+        self._substitute(words)
         given: list[str] = []
         while words and (match := _ASSIGNMENT.fullmatch(words[0])):
             given.append(words.pop(0))
             self._assign(match[1], match[3], match[2], decided)
-        filled = [part for word in words for part in self._expanded(word)]
-        start = next((i for i, word in enumerate(filled) if tool_of(word)), None)
-        if start is not None:
-            rtx = [word for word in (f"{RTX}={self.known.get(RTX, 0)}", *given, *filled[:start]) if of_rtx(word)]
-            self.found.append((number, [*rtx, *filled[start:]]))
+        parts = [(word, self._expanded(word)) for word in words]
+        whole = [part for _, made in parts for part in made]
+        self.ran += [whole] if whole else []
+        # a script fills in its own parameters
+        if (
+            not whole
+            or whole[0] in _PRINTS
+            or self._within_words(
+                number, [part for word, made in parts for part in ([word] if len(made) == 1 else made)]
+            )
+        ):
+            return
+        start = next((i for i, word in enumerate(whole) if tool_of(word)), None)
+        if start is not None and is_command(whole[start:]):
+            rtx = [word for word in (f"{RTX}={self.known.get(RTX, 0)}", *given, *whole[:start]) if of_rtx(word)]
+            self.found.commands.append((number, [*rtx, *whole[start:]]))
 
     def _assign(self, name: str, value: str, how: str, decided: bool) -> None:
         """What a script decides about when it runs is not known, unless it is the same either way."""
         if how == "?" and name in self.known:
             return
-        value = self._filled(value)
+        told = not any(mark in value for mark in self.opaque)
+        value = self._filled(value) if told else f"${name}"
         if how == "+":
             value = f"{self.known.get(name, '')}{value}".strip()
         same = self.known.get(name, value) == value
@@ -114,41 +274,28 @@ class _Shell:
 
     def _expanded(self, word: str) -> list[str]:
         """A word with its variables filled in; a variable alone may hold several words."""
-        filled = self._filled(word)
-        if filled == word or not _VARIABLE.fullmatch(word):
-            return [filled]
+        made = self._filled(word)
+        if made == word or word in self.opaque or not VARIABLE.fullmatch(word):
+            return [made]
         with suppress(ValueError):
-            return shlex.split(filled)
+            return shlex.split(made)
         # a quotation mark that is not closed
-        return [filled]
+        return [made]
+
+    def _visible(self) -> dict[str, str]:
+        """What is known here: inside a function its own parameters hide the script's."""
+        if not self.functions:
+            return self.known
+        return {**self.known, **{name: f"${name}" for name in map(str, (*range(1, 10), "@", "*"))}}
 
     def _filled(self, word: str) -> str:
-        filled = _VARIABLE.sub(lambda found: self.known.get(next(filter(None, found.groups())), found[0]), word)
-        # variables of variables may double with every line
-        return filled if len(filled) <= _LONGEST else word
-
-
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    pending, begin = "", 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        begin = begin or number
-        if line.rstrip().endswith(("\\", "^")) or (line.rstrip().endswith("`") and line.count("`") % 2):
-            pending += line.rstrip()[:-1] + " "
-            continue
-        if _OPEN_ARRAY.search(pending + line):
-            # an array goes on until its bracket is closed
-            pending += line.partition(" #")[0] + " "
-            continue
-        yield begin, pending + line
-        pending, begin = "", 0
-    if pending:
-        yield begin, pending
+        return filled(word, self._visible())
 
 
 def _words(line: str, number: int) -> list[str]:
     reader = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
     reader.whitespace_split = True
-    reader.commenters = "#"
+    reader.commenters = ""
     if _WINDOWS.search(line):
         # a backslash is a folder's there
         reader.escape = ""

@@ -17,15 +17,16 @@ from toolkit.contract.ranges import Ranges
 from toolkit.run.guard import refuse_missing
 from toolkit.run.migrate.command import (
     TOOLS,
-    another_command,
+    Command,
     orders_of_command,
+    orders_of_commands,
     tool_of,
     without_variables,
 )
 from toolkit.run.migrate.notebook import notebook_code
 from toolkit.run.migrate.order import Order
-from toolkit.run.migrate.script import orders_of_script
-from toolkit.run.migrate.shell import commands_in
+from toolkit.run.migrate.script import joined_orders, orders_of_script
+from toolkit.run.migrate.shell import read_shell
 from toolkit.run.migrate.terms import Term
 
 Kind = Literal["command", "script", "cache", "model"]
@@ -119,9 +120,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     folders = [path.parent, Path()] if 'cd "$(dirname' in text else [Path(), path.parent]
     suffix = path.suffix.lower()
     if suffix == ".ipynb":
-        text, commands = notebook_code(text, str(path))
-        if any(tool in commands for tool in TOOLS):
-            return _of_shell(commands, str(path), folders)
+        text = notebook_code(text, str(path))
     if suffix in (".py", ".ipynb"):
         orders = orders_of_script(text, str(path), plain[1:])
         if not orders:
@@ -132,7 +131,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
             )
         return MigrationSource("script", str(path), orders, folders)
     if any(tool in text for tool in TOOLS) and not text.lstrip().startswith(("TRT-", "{")):
-        return _of_shell(text, str(path), folders)
+        return _of_shell(text, str(path), folders, plain[1:])
     cached_ranges(path, "give a script, a command line, a calibration cache or a model")
     return _alone("cache", path, plain[1:], Order(Term.CACHE, str(path.absolute()), str(path)))
 
@@ -147,22 +146,21 @@ def _alone(kind: Kind, path: Path, more: Sequence[str], order: Order) -> Migrati
     return MigrationSource(kind, str(path), [order, Order(Term.INT8, None, str(path))], model=model)
 
 
-def _of_shell(text: str, name: str, folders: list[Path]) -> MigrationSource:
+def _of_shell(text: str, name: str, folders: list[Path], arguments: Sequence[str] = ()) -> MigrationSource:
     try:
-        found = commands_in(text)
+        found = read_shell(text, arguments)
     except QtoolError as error:
         raise QtoolError(error.what, where=f"{name}, {error.where}", remedy=error.remedy) from error
-    if not found:
+    commands = [Command(line, words) for line, words in found.commands]
+    try:
+        orders = orders_of_commands(commands)
+    except QtoolError as error:
+        error.at(f"{name}, line {commands[0].line}")
+        raise
+    for line, code in found.python:
+        orders = joined_orders(orders_of_script(code, name, (), line), orders)
+    if not orders:
         raise QtoolError(
             f"no command of {' or '.join(TOOLS)} is in it", where=name, remedy="give the command line itself"
         )
-    building = [one for one in found if any("onnx" in word for word in one[1])] or found
-    line, words = building[0]
-    try:
-        orders = orders_of_command(words, line)
-    except QtoolError as error:
-        error.at(f"{name}, line {line}")
-        raise
-    others = [one for one in found if one is not building[0]]
-    orders += [Order(None, None, shlex.join(other), number, another_command(number, other)) for number, other in others]
     return MigrationSource("command", name, orders, folders)

@@ -107,6 +107,31 @@ class Static:
         except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError):
             return UNKNOWN
 
+    def spelled(self, node: ast.expr) -> Any:
+        """The worth of a text or a list; parts of it that are not known stand there as they are written, in braces."""
+        value = self.value(node)
+        if value is not UNKNOWN:
+            return value
+        if isinstance(node, ast.Name) and (made := self.given(node.id)) is not None and node.id not in self._busy:
+            self._busy.add(node.id)
+            try:
+                return self.spelled(made)
+            finally:
+                self._busy.discard(node.id)
+        if isinstance(node, ast.JoinedStr):
+            parts = [one.value if isinstance(one, ast.FormattedValue) else one for one in node.values]
+            return "".join(str(self._part(one)) for one in parts)
+        if isinstance(node, (ast.List, ast.Tuple)):
+            return [self._part(one) for one in node.elts]
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left, right = self._part(node.left), self._part(node.right)
+            return left + right if type(left) is type(right) and isinstance(left, (str, list)) else UNKNOWN
+        return UNKNOWN
+
+    def _part(self, node: ast.expr) -> Any:
+        value = self.spelled(node)
+        return f"{{{ast.unparse(node)}}}" if value is UNKNOWN else value
+
     def given(self, name: str) -> ast.expr | None:
         """The expression that a name or attribute is given, where it is given one alone."""
         values = self._given.get(name, [])

@@ -161,9 +161,29 @@ os.system("trtexec --onnx=%s" % name)
 """
     assert taken(text) == [
         (Term.FP16, None), (Term.OBEY, "obey"), (Term.MODEL, "m.onnx"), (Term.INT8, ""), (Term.CACHE, "c.cache"),
-        (Term.MODEL, "m.onnx"), (Term.BEST, ""),
     ]  # fmt: skip
-    assert left(text) == {9: MigrateCode.LOOK_AT}
+    # flags of another build are no flags of this one
+    assert left(text) == {8: MigrateCode.OTHER_COMMAND, 9: MigrateCode.LOOK_AT}
+
+
+def test_commands_of_which_a_part_is_not_known():
+    """What can be read is read, and the flag that cannot is named."""
+    text = """
+import os, subprocess
+subprocess.check_output(["polygraphy", "inspect", "model", "m.onnx"])
+command = f"trtexec --onnx=m.onnx --int8 --memPoolSize=workspace:{size}M " + extra
+if not os.path.exists("m.plan"):
+    subprocess.run(command, shell=True)
+"""
+    assert (Term.INT8, "") in [(one.term, one.value) for one in orders_of_script(text, "b.py")]
+    found = {one.said: one.why.code for one in orders_of_script(text, "b.py") if one.why is not None}
+    assert found == {
+        "polygraphy inspect model m.onnx": MigrateCode.OTHER_COMMAND, "--onnx=m.onnx": MigrateCode.ONLY_WHERE,
+        "--int8": MigrateCode.ONLY_WHERE, "--memPoolSize=workspace:{size}M": MigrateCode.VALUE_UNREADABLE,
+        "{extra}": MigrateCode.STRAY_WORD,
+    }  # fmt: skip
+    text = "import subprocess\nargs = ['--fp16', flag]\nsubprocess.run(['docker', 'exec', 'trt', 'trtexec', '--onnx=m.onnx'] + args)"
+    assert taken(text) == [(Term.MODEL, "m.onnx"), (Term.FP16, "")]
 
 
 def test_what_polygraphy_generates(tmp_path):

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from toolkit.base.errors import QtoolError
 from toolkit.report.findings import sentence
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.command import orders_of_command
-from toolkit.run.migrate.notebook import notebook_code
 from toolkit.run.migrate.shell import commands_in
-from toolkit.run.migrate.source import read_source
-from toolkit.run.migrate.terms import Term
 
 WANTED = ["trtexec", "--onnx=m.onnx", "--fp16"]
 
@@ -75,32 +69,6 @@ def test_what_the_script_decides_about_when_it_runs_is_not_known(text):
     faults = [order.why for order in orders_of_command(words) if order.why is not None]
     assert [one.code for one in faults] == [MigrateCode.STRAY_WORD]
     assert sentence(faults[0]) != sentence(MigrateCode.STRAY_WORD(word="stray"))
-
-
-def notebook(*cells):
-    return json.dumps({"cells": [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells]})
-
-
-def test_a_notebook_that_calls_trtexec():
-    python, shell = notebook_code(
-        notebook("%matplotlib inline\nimport os", "!trtexec --onnx=m.onnx \\\n  --fp16\nprint(1)"), "n"
-    )
-    assert commands_in(shell) == [(3, WANTED)]
-    assert python.splitlines() == ["pass", "import os", "pass", "  pass", "print(1)"]
-    python, shell = notebook_code(notebook("said = !trtexec --onnx=m.onnx --fp16\nif said != []: pass"), "n")
-    assert commands_in(shell) == [(1, WANTED)] and python.splitlines()[0] == "pass"
-    _, shell = notebook_code(notebook("%%bash\ntrtexec --onnx=m.onnx --fp16"), "n")
-    assert commands_in(shell) == [(2, WANTED)]
-
-
-def test_a_notebook_that_builds(tmp_path):
-    cells = "import tensorrt as trt", "if True:\n    !nvidia-smi", "config.set_flag(trt.BuilderFlag.FP16)"
-    (tmp_path / "n.ipynb").write_text(notebook(*cells))
-    assert [order.term for order in read_source([str(tmp_path / "n.ipynb")]).orders] == [Term.FP16]
-    for text in ("{", "[]", '{"cells": 3}', '{"cells": [{"cell_type": "code", "source": [1]}]}'):
-        (tmp_path / "n.ipynb").write_text(text)
-        with pytest.raises(QtoolError):
-            read_source([str(tmp_path / "n.ipynb")])
 
 
 def test_a_variable_inside_a_value_is_named():
