@@ -71,7 +71,7 @@ def read_shell(text: str, arguments: Sequence[str] = ()) -> Found:
 
     Lines go on behind a backslash and until their quotations and brackets are closed; variables and arrays of the
     script itself are known, unless it decides at some place whether they get another value. Scripts within the script
-    are read too: in substitutions, behind ``bash -c``, in here-documents and Docker's lists. Nothing is run or looked up.
+    are read too: in substitutions, behind ``bash -c``, in here-documents and Docker's lists. Nothing is run.
 
     Args:
         text: the script.
