@@ -51,6 +51,12 @@ class PairedGraph:
         self.precision = switches.precision
         model = switches.model
         model.tidy()
+        # by no profile: what holds here holds for all sizes of the inputs
+        self._lengths = {
+            name: shapes[0][0]
+            for name, shapes in model.facts().shapes.items()
+            if len(shapes[0]) == 1 and shapes[0][0] >= 0
+        }
         light = model.to_light()
         self.shares = shared_weights(light)
         self.weights = light.weights if self.shares else {}
@@ -189,5 +195,8 @@ class PairedGraph:
         corners = self.facts.shapes.get(name)
         if not shaped or not corners or len({len(shape) for shape in corners}) != 1:
             return helper.make_tensor_value_info(name, kind, None)
+        if len(corners[0]) == 1 and name in self._lengths:
+            # ONNX's inference takes a shape that is cast, of unknown length, for that of a scalar (Resize fails then)
+            return helper.make_tensor_value_info(name, kind, [self._lengths[name]])
         # sizes are left open: the facts may be of one profile only
         return helper.make_tensor_value_info(name, kind, [None] * len(corners[0]))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS, build, node, normal, residual_proto
@@ -161,3 +161,27 @@ def test_little_memory_gives_the_same_numbers():
     kept = much.names[3:]
     assert much.without(kept).noise == pytest.approx(little.without(kept).noise, rel=1e-4)
     assert len(little.runner._loaded) < len(much.runner._loaded)
+
+
+def test_a_shape_that_crosses_a_cut_keeps_its_length():
+    """torch's ``interpolate(size=other.shape[2:])``: sizes are cast, joined and read behind the layers in between."""
+    pads, ints = {"pads": [1, 1, 1, 1]}, {"lo": [2], "hi": [4], "zero": [0], "two": [2]}
+    proto = build(
+        [
+            node("Shape", ["x"], ["of x"]), node("Slice", ["of x", "lo", "hi", "zero"], ["area"]),
+            node("Conv", ["x", "w0"], ["c0"], "c0", strides=[2, 2], **pads), node("Relu", ["c0"], ["r0"]),
+            node("Conv", ["r0", "w1"], ["c1"], "c1", **pads), node("Relu", ["c1"], ["r1"]),
+            node("Conv", ["r1", "w1"], ["c2"], "c2", **pads), node("Cast", ["area"], ["cast"], to=TensorProto.INT64),
+            node("Shape", ["c2"], ["of c"]), node("Slice", ["of c", "zero", "two", "zero"], ["first"]),
+            node("Concat", ["first", "cast"], ["sizes"], axis=0), node("Resize", ["c2", "", "", "sizes"], ["up"]),
+            node("Conv", ["up", "w1"], ["y"], "c3", **pads),
+        ],
+        {"x": ["n", 3, "h", "w"]}, {"y": ["n", 8, "h", "w"]},
+        {"w0": normal(8, 3, 3, 3), "w1": normal(8, 8, 3, 3, seed=1, scale=0.2),
+         **{name: np.asarray(value, np.int64) for name, value in ints.items()}},
+    )  # fmt: skip
+    samples = [{"x": normal(1, 3, 8, 8 + 2 * (seed % 2), seed=seed)} for seed in range(8)]
+    model = Model.from_proto(proto)
+    sim = simulation(model, samples, stages=4)
+    for kept in ([], ["c1"], ["c0", "c2"]):
+        assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
