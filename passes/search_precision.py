@@ -290,10 +290,14 @@ class SearchPrecision(InsertQDQ):
             if attention_pays(self.plain(), both, model, context):
                 self._measured, self._quantizer = {"activation_matmul": True}, None
 
+    def accuracy_limits(self) -> dict[str, float | None]:
+        """Those of its budget that it has settings of its own for."""
+        return {key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")}
+
     def _settings(self) -> SearchSettings:
         same = set(SearchSettings.__dataclass_fields__) & set(type(self).model_fields) - {"times"}
         return SearchSettings(
-            limits={key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")},
+            limits=self.accuracy_limits(),
             times=[self.times] if isinstance(self.times, str) else self.times,
             insist="measure" in self.model_fields_set,
             int8_alone=self.also is not None,

@@ -18,7 +18,7 @@ from toolkit.graph import assemble
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
+from toolkit.graph.tensors import make_constant, make_node, np_dtype, onnx_type, reroute, values_of
 from toolkit.placement.dequantized import pair_type, stored_type
 from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -83,6 +83,7 @@ class Rewriter:
                 self.made[tensor.name] = self._own(tensor)
         self._store_weights()
         self._split_dequantizers()
+        self._join_scales()
         for node in self.model.nodes:
             if node.op != QUANTIZE:
                 for tensor in node.outputs:
@@ -179,6 +180,30 @@ class Rewriter:
         node.outputs[0].dtype = dtype_of(precision)
         self.types.node[node.name] = precision
         self.made[node.outputs[0].name] = precision
+
+    def _join_scales(self) -> None:
+        """Give all halves of a pair the number that the narrowest float type among them makes of the scale.
+
+        The scales of pairs of others may be no numbers of 16 bits; halves in two types would then differ by a factor.
+        """
+        for node in self.model.nodes:
+            if node.op != QUANTIZE:
+                continue
+            halves = [one for one in node.outputs[0].outputs if one.op == DEQUANTIZE]
+            kinds = {self.types.node[one.name] for one in halves if not pair_precision(one).block}
+            kind = next((one for one in (Precision.BF16, Precision.FP16) if one in kinds), None)
+            scale = self.model.constant(node.inputs[1])
+            if kind is None or scale is None or onnx_type(scale.dtype) != TensorProto.FLOAT:
+                continue
+            number = scale.astype(np_dtype(kind.onnx_type)).astype(np.float32)
+            if np.array_equal(number, scale):
+                continue
+            for one in (node, *halves):
+                own = self.model.constant(one.inputs[1])
+                wide = self.types.node.get(one.name, Precision.FP32) if one is not node else Precision.FP32
+                if own is not None and wide is Precision.FP32 and np.array_equal(own.astype(np.float32), scale):
+                    name = self.names.take(f"{one.inputs[1].name}_rounded")
+                    one.inputs[1] = make_constant(name, number, TensorProto.FLOAT)
 
     # ---------------------------------------------------------------- inputs and outputs of nodes
 

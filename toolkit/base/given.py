@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.base.modules import module_file, module_fingerprint
 
 PREFIX = "@given:"
+_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Given(str):
@@ -45,6 +47,11 @@ class Given(str):
 def is_given(name: str) -> bool:
     """Whether a name stands for an object of the caller's."""
     return name.startswith(PREFIX)
+
+
+def names_code(name: str) -> bool:
+    """Whether a name has the form of code, ``module:Name``; a path with a drive's letter has not."""
+    return is_given(name) or _CODE.fullmatch(name) is not None
 
 
 def taken(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import nullcontext
 from pathlib import Path
@@ -95,6 +95,10 @@ class Pass(BaseModel):
     def predicts_times(self) -> bool:
         """Whether ``apply`` predicts times for the GPU that is here."""
         return False
+
+    def accuracy_limits(self) -> Mapping[str, float | None]:
+        """The limits of an accuracy budget that the settings say, by their names in ``[evaluation] budget``."""
+        return {}
 
     def input_files(self, base: Path) -> list[Path]:
         """The files that the settings name, relative to ``base``: its result is stale where they change."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from toolkit.base.errors import FAILURES, DataError
-from toolkit.base.given import is_given, taken
+from toolkit.base.given import is_given, names_code, taken
 from toolkit.base.profiles import Profiles
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
@@ -23,7 +22,6 @@ from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, axes_of
 from toolkit.data.saved_inputs import read_saved_inputs
 
 _END = object()
-_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Source(Protocol):
@@ -351,7 +349,7 @@ def open_source(
         return source.name, Feeds(repeatable(source.loader, source.name), specs, source.name, source.digests)
     if isinstance(source, str) and is_given(source):
         source = taken(source)
-    if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
+    if isinstance(source, str) and names_code(source) and not (base / source).exists():
         from toolkit.base.code import load_object
 
         with aside():

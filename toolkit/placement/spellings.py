@@ -55,10 +55,10 @@ def write_as_onnx(model: Model) -> int:
         ModelError: it has operators of TensorRT's, and others that have no conversion to that set.
     """
     outputs = _all_outputs(model)
-    found = [node for node, _ in model.walk() if _foreign(node, outputs)]
+    found = [node for node, _ in model.walk() if _foreign(model, node, outputs)]
     if not found:
         return 0
-    wanted = {node.name: _opset(node, outputs) for node in found}
+    wanted = {node.name: _opset(model, node, outputs) for node in found}
     model.raise_opset(max((wanted[node.name] for node in found if _tensorrts(node)), default=0))
     with suppress(ModelError):
         # the others are understood as they are, if less well
@@ -91,21 +91,32 @@ def _all_outputs(model: Model) -> dict[int, gs.Tensor]:
     return {id(tensor): tensor for graph in graphs for tensor in graph.outputs}
 
 
-def _foreign(node: gs.Node, outputs: Container[int]) -> bool:
+def _foreign(model: Model, node: gs.Node, outputs: Container[int]) -> bool:
     own = node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS
-    return own or _tensorrts(node) or _unfolded(node) or _idle_cast(node, outputs) or _cast_behind(node, outputs)
+    return own or _tensorrts(node) or _unfolded(node) or _idle_cast(node, outputs) or _cast_behind(model, node, outputs)
 
 
 def _tensorrts(node: gs.Node) -> bool:
     return node.op in _HALVES or node.op in _BLOCKS
 
 
-def _cast_behind(node: gs.Node, outputs: Container[int]) -> bool:
-    """Whether nothing but Casts to one type of 16 bits reads a DequantizeLinear: the type that its readers want.
+def _cast_behind(model: Model, node: gs.Node, outputs: Container[int]) -> bool:
+    """Whether nothing but Casts to one type of 16 bits, which holds the scale, reads a DequantizeLinear.
 
     Transformer Engine and ModelOpt's PyTorch export keep pairs in float32 between tensors of float16.
     """
-    return node.op == DEQUANTIZE and _cast_to(node, outputs) in SHORT_FLOATS
+    kind = _cast_to(node, outputs) if node.op == DEQUANTIZE else 0
+    return kind in SHORT_FLOATS and ("output_dtype" in node.attrs or _scale_in(model, node, kind) is not None)
+
+
+def _scale_in(model: Model, node: gs.Node, kind: int) -> Array | None:
+    """The scale of a half in another float type; None where that does not hold it, or the scale is not known."""
+    scale = constant_value(model, node.inputs[1])
+    if scale is None:
+        return None
+    with np.errstate(over="ignore"):
+        made = scale.astype(np_dtype(kind))
+    return made if np.allclose(made.astype(np.float64), scale.astype(np.float64), rtol=_SAME, atol=0) else None
 
 
 def _cast_to(node: gs.Node, outputs: Container[int]) -> int:
@@ -137,12 +148,12 @@ def _two_scales(node: gs.Node) -> bool:
     return stored and made[0].op == DEQUANTIZE and onnx_type(node.inputs[0].dtype) == Precision.NVFP4.onnx_type
 
 
-def _opset(node: gs.Node, outputs: Container[int]) -> int:
+def _opset(model: Model, node: gs.Node, outputs: Container[int]) -> int:
     """The operator set that has what a node becomes."""
     if node.op == "Cast":
         return 0
     if node.op in (QUANTIZE, DEQUANTIZE) and node.domain not in _DOMAINS and not _two_scales(node):
-        return 19 if _cast_behind(node, outputs) else 0
+        return 19 if _cast_behind(model, node, outputs) else 0
     if node.op in _HALVES:
         return _HALVES[node.op][1].opset
     if node.op in _BLOCKS or _two_scales(node):
@@ -184,7 +195,7 @@ class _PairWriter:
             self.written.add(node.name)
         if node.op in (QUANTIZE, DEQUANTIZE):
             self._fold(node)
-        if _cast_behind(node, self.outputs):
+        if _cast_behind(self.model, node, self.outputs):
             self._without_casts(node)
 
     def _fold(self, node: gs.Node) -> None:
@@ -336,17 +347,29 @@ class _PairWriter:
         if "output_dtype" in node.attrs:
             node.attrs["output_dtype"] = kind
         else:
-            scale = constant_value(self.model, node.inputs[1])
-            with np.errstate(over="ignore"):
-                narrow = None if scale is None else scale.astype(np_dtype(kind))
-            if scale is None or narrow is None or not np.allclose(narrow.astype(np.float64), scale, rtol=_SAME, atol=0):
+            scale = _scale_in(self.model, node, kind)
+            if scale is None:
                 return
-            node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_cast"), narrow, kind)
+            self._rescale(node, scale, kind)
         result.dtype = np_dtype(kind)
         self.written.add(node.name)
         for one in list(result.outputs):
             reroute(one.outputs[0], result)
             one.outputs.clear()
+
+
+    def _rescale(self, node: gs.Node, scale: Array, kind: int) -> None:
+        """Give a DequantizeLinear a scale of another type, and the other halves of its pair the same number."""
+        old = node.inputs[1]
+        before, wide = constant_value(self.model, old), onnx_type(old.dtype) or int(TensorProto.FLOAT)
+        node.inputs[1] = make_constant(self.tensors.take(f"{old.name}_cast"), scale, kind)
+        maker = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+        if before is None or maker is None or maker.op != QUANTIZE:
+            return
+        for one in (maker, *(reader for reader in maker.outputs[0].outputs if reader.op == DEQUANTIZE)):
+            own = constant_value(self.model, one.inputs[1])
+            if own is not None and one is not node and np.array_equal(own, before):
+                one.inputs[1] = make_constant(self.tensors.take(f"{one.inputs[1].name}_rounded"), scale, wide)
 
 
 def _given(node: gs.Node) -> dict[str, Any]:

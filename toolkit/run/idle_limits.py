@@ -5,22 +5,29 @@ from __future__ import annotations
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.run.recipe import Recipe
+from toolkit.run.recipe_passes import named_passes
 from toolkit.run.sections import SHARES
 
 _LOWEST = {"min_agreement": 0.0, "min_unchanged": 0.0, "min_iou": 0.0, "min_cosine": -1.0}
 _OF_METRIC = ("max_drop", "max_relative_drop", "min_value")
 
 
-def idle_limits(recipe: Recipe, float_value: float | None) -> list[Finding]:
+def idle_limits(recipe: Recipe, float_value: float | None, allow_code: bool = False) -> list[Finding]:
     """The limits of the recipe's budget, and of its passes, that hold whatever is quantized, or are on no metric.
 
     Args:
         recipe: the recipe.
         float_value: the float model's metric; None where it is not known.
+        allow_code: whether the recipe may name code.
+
+    Raises:
+        RecipeError: an unknown pass or setting.
+        NotAllowedError: a pass is code, which is not allowed.
     """
     section, found = recipe.evaluation, []
     metric = section.metric if section.metric in SHARES else None
-    for where, limits in (("", dict(section.budget)), *((entry["use"], entry) for entry in recipe.passes)):
+    of_passes = [(name, one.accuracy_limits()) for name, one in named_passes(recipe, allow_code)]
+    for where, limits in (("", dict(section.budget)), *of_passes):
         known = {name: float(one) for name, one in limits.items() if isinstance(one, (int, float))}
         if section.metric is None:
             found += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from toolkit.base.given import is_given
+from toolkit.base.given import names_code
 from toolkit.contract.installed import installed
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
@@ -83,4 +83,4 @@ def _may_search(passes: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _may_be_folder(data: str | None) -> bool:
-    return data is not None and not (is_given(data) or ":" in data or data.lower().endswith(_FILES))
+    return data is not None and not (names_code(data) or data.lower().endswith(_FILES))

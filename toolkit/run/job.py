@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.base.given import is_given
+from toolkit.base.given import is_given, names_code
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
@@ -80,4 +79,4 @@ class Job:
         """Whether a setting names code, ``module:Name``, rather than a file that is called so."""
         if is_given(data):
             return True
-        return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", data) is not None and not self.place(data).exists()
+        return names_code(data) and not self.place(data).exists()

@@ -157,7 +157,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
         record.float_value, record.suspicion = check.value(), check.suspicion()
     if section.metric is None and looked.seen is not None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked.seen)]
-    record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value)]
+    record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value, inputs.job.allow_code)]
     # the first outputs and the session go: what comes later needs the memory
     looked.batches, looked.seen = iter(()), None
     return record

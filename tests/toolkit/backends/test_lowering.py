@@ -345,3 +345,21 @@ def test_widening_and_narrowing_again_leaves_no_cast():
     assert all(a != b for a, b in types)
     assert len(casts(lowered)) <= 1
     run(lowered, {"x": normal(2, 4).astype(np.float16)})
+
+
+@pytest.mark.parametrize("rest", [Precision.FP16, Precision.BF16])
+def test_halves_in_two_types_have_one_scale(rest):
+    """Pairs of others: a scale that no type of 16 bits holds, from a float32 input to a layer of 16 bits."""
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+             node("MatMul", ["d", "w"], ["y"], "mm"), node("Erf", ["d"], ["e"], "wide")]  # fmt: skip
+    scale = np.float32(0.0371)
+    proto = build(nodes, {"x": ["n", 16]}, {"y": ["n", 4], "e": ["n", 16]},
+                  {"s": scale, "z": np.int8(0), "w": normal(16, 4)}, opset=19)  # fmt: skip
+    plan = PrecisionPlan()
+    plan.ask("wide", Precision.FP32, "it is asked for")
+    lowered = lower(Model.from_proto(proto), plan, rest=rest).model
+    lowered.check()
+    assert ops(lowered)["DequantizeLinear"] == 2 and ops(lowered)["QuantizeLinear"] == 1
+    found = {float(lowered.constant(n.inputs[1]).astype(np.float32)) for n in lowered.nodes if "antize" in n.op}
+    wanted = float(scale.astype(helper.tensor_dtype_to_np_dtype(rest.onnx_type)))
+    assert found == {wanted} and wanted != float(scale)

@@ -194,6 +194,27 @@ def test_a_cast_stays_where_its_type_does_not_hold_the_scale(scale, kind, casts)
     weights = {"s": np.array(scale, np.float32), "z": np.array(0, np.int8)}
     found = Model.from_proto(build(nodes, {"x": [4]}, {"y": [4]}, weights, types={"y": kind}))
     assert write_as_onnx(found) == 1 - casts and ops(found).get("Cast", 0) == casts
+    # the operator set that has pairs of 16 bits is wanted only where one is made
+    assert found.opset == (17 if casts else 19)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+@pytest.mark.parametrize("apart", [False, True])
+def test_both_halves_have_one_scale_where_a_cast_is_taken_in(kind, apart):
+    """Also where the exporter stored the scale twice, and where another reader stays in float32."""
+    scale = np.array(0.1, np.float32)
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+             node("DequantizeLinear", ["q", "t" if apart else "s", "z"], ["d"]),
+             node("DequantizeLinear", ["q", "s", "z"], ["wide"]),
+             node("Cast", ["d"], ["h"], to=kind), node("Relu", ["h"], ["y"]), node("Relu", ["wide"], ["z0"])]  # fmt: skip
+    weights = {"s": scale, "z": np.array(0, np.int8), **({"t": scale} if apart else {})}
+    proto = build(nodes, {"x": [4]}, {"y": [4], "z0": [4]}, weights, types={"y": kind})
+    found = Model.from_proto(proto)
+    assert write_as_onnx(found) == 1 and "Cast" not in ops(found)
+    found.check()
+    scales = [found.constant(one.inputs[1]).astype(np.float64) for one in found.nodes if "antize" in one.op]
+    rounded = float(scale.astype(helper.tensor_dtype_to_np_dtype(kind)))
+    assert len(scales) == 3 and all(float(one) == rounded for one in scales) and rounded != float(scale)
 
 
 def test_what_gives_the_output_of_a_body_stays():

@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import build, node, normal
 from toolkit.cli.main import invoke
 from toolkit.contract.findings import Code
+from toolkit.contract.passes import Pass
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.unvaried import unvaried
 from toolkit.evaluation.codes import EvaluationCode
@@ -48,6 +49,29 @@ def test_a_limit_on_a_metric_needs_one(metric):
         EvaluationCode.LIMIT_WITHOUT_METRIC(limit="min_value", value=0.9, by=""),
         EvaluationCode.LIMIT_WITHOUT_METRIC(limit="max_drop", value=0.02, by="search_precision"),
     ])  # fmt: skip
+
+
+class Widened(Pass):
+    """A pass of the user's whose setting is called like a limit."""
+
+    max_drop: float = 1.0
+
+    def apply(self, model, context):
+        """Nothing."""
+
+
+class Bounded(Widened):
+    """One that says that it is a limit."""
+
+    def accuracy_limits(self):
+        """Its budget."""
+        return {"max_drop": self.max_drop}
+
+
+@pytest.mark.parametrize(("kind", "limits"), [(Widened, []), (Bounded, ["max_drop"])])
+def test_what_a_pass_calls_a_limit_is_one(kind, limits):
+    made = Recipe.build("r", model={"path": "m.onnx"}, passes=[kind()], evaluation={"metric": "top1"})
+    assert [one.values["limit"] for one in idle_limits(made, 0.8)] == limits
 
 
 def test_of_a_metric_in_other_units_no_limit_is_idle():

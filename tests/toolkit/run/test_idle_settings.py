@@ -63,6 +63,8 @@ def test_a_recipe_names_the_line(name, section):
         '[calibration]\npercentile = 99.9\n[[pass]]\nuse = "mine:Pass"\n',
         '[calibration]\nmethods = { "*" = "percentile" }\npercentile = 99.9\n',
         '[calibration]\ndata = "c.npz"\nimages = { size = [8, 8] }\n[evaluation]\ndata = "pictures"\n',
+        "[calibration]\ndata = 'D:\\pictures'\nimages = { size = [8, 8] }\n",
+        '[calibration]\ndata = "D:/pictures"\nimages = { size = [8, 8] }\n',
     ],
 )
 def test_what_may_have_an_effect_is_not_refused(text):
