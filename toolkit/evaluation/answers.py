@@ -28,6 +28,13 @@ class Answers:
     def __repr__(self) -> str:
         return f"Answers({json.dumps([part.to_json() for part in self.parts], sort_keys=True)})"
 
+    def batch(self, most: int) -> int:
+        """How many samples to run at once, at most ``most``.
+
+        One, where an output that is read has no axis of samples: a batch of many would be one answer.
+        """
+        return 1 if any(part.settings.get("batch_axis", 0) is None for part in self.parts) else most
+
     def within(self, names: Sequence[str]) -> Answers | None:
         """What can be read where only these outputs are there; None where nothing can."""
         parts = [part for part in self.parts if set(part.outputs) <= set(names)]

@@ -44,10 +44,16 @@ def detections(values: Sequence[Array], settings: Mapping[str, Any], least: floa
             scores have no axis of classes) or ``rows`` (one output of suppressed rows: box, score, class).
             ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
             ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class that is none.
+            ``selected``: where the last output is NonMaxSuppression's of boxes and scores: rows of the sample's number,
+            the class and the box, of the whole batch.
         least: the smallest score.
     """
     if settings["layout"] == "rows":
         return [_row_detections(rows, least) for rows in _rows(values[0], settings)]
+    if settings.get("selected"):
+        boxes, scores, _ = _apart(values[:2], settings)
+        chosen = np.asarray(values[2]).reshape(-1, 3).astype(np.int64)
+        return [_selected(boxes[i], scores[i], chosen[chosen[:, 0] == i], least) for i in range(len(boxes))]
     boxes, scores, classes = _apart(values, settings)
     found = []
     for number in range(len(boxes)):
@@ -60,7 +66,7 @@ def best_scores(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
     """The best class's score of every anchor or row, float64 [batch, anchors]."""
     if settings["layout"] == "rows":
         return _rows(values[0], settings)[..., 4]
-    _, scores, _ = _apart(values, settings)
+    _, scores, _ = _apart(values[:2] if settings.get("selected") else values, settings)
     return np.asarray(_without_background(scores, settings).max(axis=-1))
 
 
@@ -213,6 +219,14 @@ def _rows(value: Array, settings: Mapping[str, Any]) -> Array:
     rows = np.asarray(value, np.float64)
     rows = rows.reshape(len(rows), -1, rows.shape[-1])
     return rows[..., list(settings["columns"])] if "columns" in settings else rows
+
+
+def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detections:
+    """One sample's detections that the model itself has chosen."""
+    values = np.nan_to_num(scores[rows[:, 2], rows[:, 1]], nan=-np.inf)
+    order = np.argsort(-values, kind="stable")
+    rows = rows[order[values[order] >= least]]
+    return Detections(boxes[rows[:, 2]], scores[rows[:, 2], rows[:, 1]], rows[:, 1])
 
 
 def _row_detections(rows: Array, least: float) -> Detections:

@@ -96,6 +96,7 @@ def evaluate(
         kept: what an evaluation that was killed had computed, and where this one keeps it; None for nowhere.
     """
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
+    batch = answers.batch(batch) if answers is not None else batch
     paired, plain = prepared() if prepared is not None else subject, None
     if prepared is not None:
         # before sessions are opened: of a large graph it takes a copy, most of which is given back

@@ -31,12 +31,30 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
     for boxes in outputs:
         found = _apart(boxes, outputs, seen)
         if found is not None:
-            return _part(*found)
+            return _part(*_with_selected(*found, outputs))
     for output in outputs:
         joint = _joint(output, seen)
         if joint is not None:
             return _part((output,), joint)
     return None
+
+
+def _with_selected(
+    chosen: tuple[SeenOutput, ...], settings: dict[str, Any], outputs: Sequence[SeenOutput]
+) -> tuple[tuple[SeenOutput, ...], dict[str, Any]]:
+    """With the output that says which boxes NonMaxSuppression chose, where there is one: by sample, class and box."""
+    if len(chosen) != 2 or "axis" not in settings or settings.get("activation"):
+        return chosen, settings
+    boxes, scores = chosen
+    most = (scores.shape[settings["axis"]], boxes.shape[-3 - settings["box_axis"]])
+    for one in outputs:
+        rows = [value for value in one.samples if value.ndim == 2 and value.shape[1] == 3]
+        if not one.discrete or "NonMaxSuppression" not in one.ops or len(rows) != len(one.samples):
+            continue
+        whole = np.concatenate(rows)
+        if not len(whole) or (whole.min() >= 0 and (whole[:, 1:].max(axis=0) < most).all()):
+            return (boxes, scores, one), {**settings, "selected": True}
+    return chosen, settings
 
 
 def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputPart:

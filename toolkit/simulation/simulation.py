@@ -339,7 +339,8 @@ def feeds_of(data: CalibrationData, settings: Settings) -> list[Batch]:
         DataError: there are no samples.
     """
     data = chosen(data, settings)
-    feeds = list(data.batches(settings.batch))
+    batch = settings.batch if settings.answers is None else settings.answers.batch(settings.batch)
+    feeds = list(data.batches(batch))
     if not feeds:
         raise DataError("there is no sample to run", where=data.name, remedy="give at least one sample")
     return feeds

@@ -1,0 +1,45 @@
+"""Outputs that have no axis of samples: what NonMaxSuppression chose of a batch, and lists of any length."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.toolkit.evaluation.test_guess import RNG, boxes, few, normal, out, seen
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.observed import SeenOutput
+
+
+def chosen(values, scores):
+    """What NonMaxSuppression gives of a batch: the sample, the class and the box of each, the best first."""
+    rows = [[n, c, a] for n, each in enumerate(scores) for a, c in zip(*np.nonzero(each >= 0.5))]
+    return np.asarray(sorted(rows, key=lambda row: -scores[row[0], row[2], row[1]]), np.int64).reshape(-1, 3)
+
+
+def test_the_boxes_that_the_model_itself_has_chosen_are_the_detections():
+    """Rows of a whole batch, whose order moves with every score, are no sequence of labels."""
+    values, scores = boxes(), few()
+    values[..., 2:] += values[..., :2]
+    rows = [chosen(values[n : n + 1], scores[n : n + 1]) for n in range(len(scores))]
+    picked = SeenOutput("selected_indices", ("k", 3), rows, None, frozenset({"NonMaxSuppression"}))
+    found = guess(seen(out("boxes", values), out("scores", scores, "Sigmoid"), picked))
+    (part,) = found.parts
+    assert found.task == "detection" and part.outputs == ("boxes", "scores", "selected_indices")
+    answers = Answers(found.parts)
+    # all of a batch at once: which sample a row is of it says itself
+    wanted = {"boxes": values, "scores": scores, "selected_indices": chosen(values, scores)}
+    other = scores + np.where(scores > 0.5, RNG.uniform(-0.01, 0.01, scores.shape), 0)
+    same = {"boxes": values + 0.01, "scores": other, "selected_indices": chosen(values, other)}
+    assert not np.array_equal(same["selected_indices"], wanted["selected_indices"])
+    (tally,) = answers.tallies([answers.rows(wanted, same)])
+    assert (tally.kept, tally.answers, tally.level) == (8, 8, 1.0) and answers.batch(32) == 32
+    lost = {**same, "selected_indices": same["selected_indices"][1:]}
+    (tally,) = answers.tallies([answers.rows(wanted, lost)])
+    assert (tally.kept, tally.answers) == (7, 8)
+
+
+def test_an_output_without_an_axis_of_samples_has_one_answer_a_run():
+    alone = SeenOutput("labels", ("k",), [RNG.integers(0, 9, 5 + n) for n in range(8)], None, frozenset())
+    answers = Answers(guess(seen(out("logits", normal(8, 10), "Gemm"), alone)).parts)
+    assert {name for part in answers.parts for name in part.outputs} == {"logits", "labels"} and answers.batch(32) == 1
+    assert Answers(guess(seen(out("logits", normal(8, 10), "Gemm"))).parts).batch(32) == 32
