@@ -21,17 +21,19 @@ def unvaried(data: CalibrationData, of: str) -> list[Finding]:
     first = next(samples, None)
     if first is None:
         return []
-    alike, number = dict(first.inputs), 1
+    # an empty past holds nothing that could differ
+    held = {name: value for name, value in first.inputs.items() if value.size}
+    alike, number = dict(held), 1
     for sample in samples:
         number += 1
         alike = {name: value for name, value in alike.items() if np.array_equal(value, sample.inputs[name], True)}
-        if not any(value.dtype.kind == "f" for value in alike.values()):
+        if len(alike) < len(held) and not any(value.dtype.kind == "f" for value in alike.values()):
             return []
     if number == 1:
         return []
     found = []
     for name, value in alike.items():
-        if len(alike) == len(first.inputs) or value.dtype.kind == "f":
+        if len(alike) == len(held) or value.dtype.kind == "f":
             single = value.size > 1 and bool((value == value.flat[0]).all())
             known = {"value": float(value.flat[0])} if single and value.dtype.kind == "f" else {}
             found.append(Code.UNVARIED_SAMPLES(input=name, samples=number, of=of, **known))

@@ -81,6 +81,10 @@ def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = Fal
 
 
 def too_few(limits: Iterable[ShareLimit]) -> Finding | None:
-    """The finding of the limit that needs most answers, where one is not proven; None where all are met or missed."""
+    """The finding of a limit that is not proven; None where all are met or missed.
+
+    Of several it is one beyond which more are lost than may be, before one that needs more answers.
+    """
     found = [one for one in limits if one.standing is LimitStanding.UNPROVEN]
-    return max(found, key=lambda one: enough(one.limit) / one.answers).finding() if found else None
+    worst = max(found, key=lambda one: (one.lost > one.limit, enough(one.limit) / one.answers, one.lost), default=None)
+    return worst.finding() if worst is not None else None

@@ -58,6 +58,9 @@ def test_the_limit_that_needs_most_is_named():
     found = too_few([ShareLimit("max_drop", 0.0, 96, 0.01), ShareLimit("min_agreement", 0.0, 20, 0.05),
                      ShareLimit("min_unchanged", 0.0, 9000, 0.01)])  # fmt: skip
     assert (found.values["limit"], found.values["answers"], found.values["enough"]) == ("max_drop", 96, 300)
+    # one that is not decided is worse than one that is only unproven
+    found = too_few([ShareLimit("min_unchanged", 0.0, 8, 0.01), ShareLimit("min_unchanged", 0.125, 8, 0.01)])
+    assert found.values["lost"] == 0.125
     assert too_few([ShareLimit("max_drop", 0.0, 9000, 0.01)]) is None
     assert too_few([ShareLimit("max_drop", 0.5, 96, 0.01)]) is None
 

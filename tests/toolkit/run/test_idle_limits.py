@@ -94,6 +94,22 @@ def test_samples_that_are_all_alike(tmp_path, x, found):
     assert [one.values for one in unvaried(data, "calibration")] == found
 
 
+@pytest.mark.parametrize(
+    ("ids", "past", "found"),
+    [(np.arange(8), np.zeros((8, 0, 4)), []), (np.zeros(8), np.zeros((8, 0, 4)), ["ids"]),
+     (np.arange(8), np.ones((8, 2, 4)), ["past"]), (np.zeros(8), np.ones((8, 2, 4)), ["ids", "past"])],
+)  # fmt: skip
+def test_a_past_that_is_empty_has_nothing_to_vary(tmp_path, ids, past, found):
+    proto = build(
+        [node("Gather", ["table", "ids"], ["e"]), node("Concat", ["past", "e"], ["y"], axis=1)],
+        {"ids": ["n", 1], "past": ["n", "p", 4]}, {"y": ["n", "t", 4]}, {"table": normal(8, 4)},
+        types={"ids": onnx.TensorProto.INT64},
+    )  # fmt: skip
+    np.savez(tmp_path / "data.npz", ids=ids.reshape(-1, 1).astype(np.int64), past=past.astype(np.float32))
+    data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(proto))
+    assert [one.values["input"] for one in unvaried(data, "calibration")] == found
+
+
 def test_check_says_both(tmp_path, capsys):
     onnx.save(network(), str(tmp_path / "model.onnx"))
     x = np.repeat(normal(1, 6), 20, 0)
