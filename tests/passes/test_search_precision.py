@@ -18,6 +18,7 @@ from toolkit.backends.lowering import lower
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.tensors import make_constant, make_node, onnx_type
@@ -289,6 +290,10 @@ def test_a_helper_that_changes_the_float_model_is_not_applied(monkeypatch):
 
 def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monkeypatch, tmp_path):
     monkeypatch.setattr(PlanSearch, "_check_in_types", lambda self, found: found.lacks_in_types.update(min_sqnr_db=0.1))
+    few = EvaluationCode.WITHIN_ON_FEW(
+        limit="min_unchanged", answers=8, samples=True, share=0.01, enough=300, lost=0.0, low=0.0, high=0.3
+    )
+    monkeypatch.setattr(Budget, "unproven", lambda *given: few)
     model = chain()
     context = context_for(model, feeds(), tmp_path)
     SearchPrecision(min_sqnr_db=10)(model, context)
@@ -297,6 +302,8 @@ def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monke
     assert [one["last"] for one in found] == [False, False, True]
     info = read_search(tmp_path / "search.json")[0]
     assert (info.met, info.in_types, info.lacks, info.rest_lacks) == (False, True, {"min_sqnr_db": 0.1}, {})
+    # what misses the budget is not within it, on however few samples
+    assert not said(context.journal, Code.SEARCH_UNPROVEN)
 
 
 def test_a_layer_that_int8_damages_runs_in_fp8_where_that_is_asked(tmp_path):

@@ -64,7 +64,7 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
         return plan.predicted_ms if timed else 100 * (1 - plan.quantized_share)
 
     float_cost = info.float_ms if timed else 100.0
-    x_low, x_high, x_gap = axis([cost(plan) for plan, _ in shown] + [float_cost])
+    x_low, x_high, x_gap = axis([cost(plan) for plan, _ in shown] + [float_cost], None if timed else 100.0)
     y_low, y_high, y_gap = axis(known)
     if exact is None:
         # the float model has no finite SQNR: its place is the upper edge
@@ -106,8 +106,13 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
     )  # fmt: skip
 
 
-def axis(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower end, upper end and step of an axis with round numbers that holds ``values``, with some room around."""
+def axis(values: Sequence[float], most: float | None = None) -> tuple[float, float, float]:
+    """Lower end, upper end and step of an axis with round numbers that holds ``values``, with some room around.
+
+    Args:
+        values: what it shows.
+        most: a round number that no value can exceed: there is no room beyond.
+    """
     low, high = min(values), max(values)
     room = (high - low) * _MARGIN or abs(high) * _MARGIN or 1.0
     raw = (high - low + 2 * room) / 5
@@ -116,7 +121,8 @@ def axis(values: Sequence[float]) -> tuple[float, float, float]:
     bottom = math.floor((low - room) / gap) * gap
     # no time and no share is below zero
     bottom = max(bottom, 0.0) if low >= 0 else bottom
-    return bottom, max(math.ceil((high + room) / gap) * gap, bottom + gap), gap
+    top = max(math.ceil((high + room) / gap) * gap, bottom + gap)
+    return bottom, top if most is None else min(top, most), gap
 
 
 def _ticks(low: float, high: float, gap: float) -> list[float]:

@@ -262,8 +262,8 @@ class PlanSearch(HelperTrials):
             note(Code.SEARCH_ORDERING(ops=ordering))
 
     def _too_few(self, found: SearchResult) -> Finding | None:
-        """That the samples decide the budget only as far as they go; None where they are enough."""
-        few = self.budget.unproven(found.best.outcome, found.reference)
+        """That the samples decide the budget only so far; None where they are enough, or the plan misses it."""
+        few = None if found.lacks_in_types else self.budget.unproven(found.best.outcome, found.reference)
         return Code.SEARCH_UNPROVEN(why=few) if few is not None else None
 
     def _check_in_types(self, found: SearchResult) -> None:

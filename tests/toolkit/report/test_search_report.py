@@ -137,6 +137,12 @@ def test_axes_hold_their_values_with_round_steps(values):
     assert f"{gap:e}"[0] in "125" or f"{gap:e}".startswith("1.0")
 
 
+def test_no_share_is_above_100():
+    assert axis([0.0, 52.0, 100.0], 100.0) == (0.0, 100.0, 50.0)
+    plans = [PlanPoint(predicted_ms=1, quantized_share=share, kept=0, meets=True, sqnr_db=30.0) for share in (0.4, 1.0)]
+    assert search_chart(info(plans, gpu="")).x_ticks[-1][1] == "100"
+
+
 def test_the_page_shows_chart_table_and_causes(searched):
     read, spots = read_search(searched[0])
     report = sample()

@@ -96,7 +96,9 @@ ADVICE: Table = {
         "where nothing is quantized and types stay: export the model without it, for the one case that is needed or "
         "unrolled."
     ),
-    ReportCode.BUILD_AN_ENGINE: "Build an engine to see what runs: pip install 'qtool[rtx]' needs no GPU.",
+    ReportCode.BUILD_AN_ENGINE: (
+        "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."
+    ),
     ReportCode.WIDEN_MARGIN: lambda samples: (
         f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it: set a larger "
         "margin, or search on more samples."
