@@ -190,7 +190,7 @@ class Rewriter:
             if node.op != QUANTIZE:
                 continue
             halves = [one for one in node.outputs[0].outputs if one.op == DEQUANTIZE]
-            kinds = {self.types.node[one.name] for one in halves if not pair_precision(one).block}
+            kinds = {self.types.node.get(one.name) for one in halves if not pair_precision(one).block}
             kind = next((one for one in (Precision.BF16, Precision.FP16) if one in kinds), None)
             scale = self.model.constant(node.inputs[1])
             if kind is None or scale is None or onnx_type(scale.dtype) != TensorProto.FLOAT:
