@@ -18,7 +18,7 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type
+from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type, values_of
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
@@ -172,11 +172,14 @@ def _values(
     for index, tensor in enumerate(node.inputs):
         if not facts.is_float(tensor.name) or (node.op == "Clip" and index > 0):
             continue
-        values = model.constant(tensor)
+        values = _held(model, tensor)
         if values is not None and values.size:
             largest = _largest(values)
             if largest > limit:
                 return _beyond(tensor, largest, wanted, constant=True)
+    filled = _filling(node)
+    if filled is not None and (largest := _largest(filled)) > limit:
+        return _beyond(node.outputs[0], largest, wanted, constant=True)
     for tensor in (*node.inputs, *node.outputs):
         if tensor.name in observed and facts.is_float(tensor.name):
             largest = max(abs(v) for v in observed[tensor.name])
@@ -189,6 +192,18 @@ def _values(
         if largest > EXACT_INTEGERS.get(wanted, np.inf):
             return Code.INEXACT_INTEGERS(value=largest, precision=wanted, exact=EXACT_INTEGERS[wanted])
     return None
+
+
+def _held(model: Model, tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
+    """The values of a constant, also of one whose shape is known only when the model runs."""
+    values = model.constant(tensor)
+    return _filling(tensor.inputs[0]) if values is None and tensor.inputs else values
+
+
+def _filling(node: gs.Node) -> np.ndarray[Any, Any] | None:
+    """The number that a ConstantOfShape fills its output with; None of other nodes."""
+    value = node.attrs.get("value") if node.op == "ConstantOfShape" else None
+    return values_of(value) if isinstance(value, gs.Constant) else None
 
 
 def _beyond(tensor: gs.Tensor, largest: float, wanted: Precision, constant: bool) -> Finding:

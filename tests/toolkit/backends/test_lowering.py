@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
@@ -119,6 +119,25 @@ def test_weights_beyond_float16_stay_fp32():
     result = lower(model, PrecisionPlan())
     assert result.types.node["m"] is Precision.FP32 and result.types.reason["m"].values["value"] == 1e6
     assert result.types.node["y"] is Precision.FP16
+
+
+def test_a_filling_beyond_float16_stays_fp32_with_its_reader():
+    """A causal mask as torch exports it: a size known only when the model runs, filled with a large number."""
+    fill = numpy_helper.from_array(np.array([1e9], np.float32))
+    proto = build(
+        [node("Shape", ["x"], ["size"]), node("ConstantOfShape", ["size"], ["big"], "fill", value=fill),
+         node("Mul", ["big", "mask"], ["far"], "mul"), node("Sub", ["x", "far"], ["d"], "sub"), node("Relu", ["d"], ["y"], "relu")],
+        {"x": ["n", 4]}, {"y": ["n", 4]}, {"mask": np.array([0, 0, 1, 1], np.float32)},
+    )  # fmt: skip
+    x = {"x": normal(3, 4)}
+    result = lower(Model.from_proto(proto), PrecisionPlan())
+    assert set(result.types.reason) == {"fill", "mul"}
+    assert result.types.reason["fill"] == Code.BEYOND_TYPE(
+        tensor="big", value=1e9, precision="fp16", limit=65504.0, constant=True
+    )
+    result.model.check()
+    wanted, found = run(proto, x)[0], run(result.model, x)[0]
+    assert np.isfinite(found).all() and np.allclose(found, wanted, atol=2e-3)
 
 
 def test_a_clip_bound_beyond_float16_is_no_reason():

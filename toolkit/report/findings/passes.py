@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from toolkit.base.text import count
@@ -53,7 +54,10 @@ def _risk(words: str, by: str, requested: str) -> str:
 def _reach(value: float | str, limit: float, precision: str) -> str:
     """How far values go, and how far the type does; a value that is not finite is a word."""
     reached = float(value)
-    return f"{reached:.4g}; {precision} ends at {limit:.5g} ({limit / reached:.2g} times that)"
+    times = reached / limit
+    shown = f"{times:,.0f}" if 100 <= times < 1e6 else f"{times:.3g}"
+    beyond = f" ({shown} times {precision}'s largest number, {limit:.5g})" if math.isfinite(times) else ""
+    return f"{reached:.4g}{beyond}"
 
 
 def _overflow(
