@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from passes.guard_fp16 import GuardFP16
 from tests.conftest import build, node, normal
-from toolkit import Code, Context, Model, Precision, Ranges
+from toolkit import Code, Context, Model, Precision, PrecisionPlan, Ranges, lower
 
 
 def guarded(proto: onnx.ModelProto, observed: dict[str, tuple[float, float]], **settings: object) -> Context:
@@ -126,3 +126,24 @@ def test_margin_and_bf16():
     assert asked(guarded(proto, {"x": (0, 200), "y": (0, 40_000)}, margin=1.0)) == set()
     context = guarded(proto, {"x": (0, 200), "y": (0, 40_000)}, precision="bf16")
     assert context.plan.get("y").precision is Precision.BF16
+
+
+def test_what_is_moved_goes_as_far_as_what_it_was():
+    """Calibration looks at no tensor twice: of a mask that is unsqueezed twice and expanded it knows the first alone."""
+    ints = {"zero": [0], "one": [1], "shape": [2, 1, 4, 4]}
+    proto = build(
+        [node("Mul", ["x", "big"], ["m"], "m"), node("Gather", ["table", "zero"], ["g"], "g"),
+         node("Unsqueeze", ["m", "zero"], ["a"], "a"), node("Squeeze", ["g", "zero"], ["h"], "h"),
+         node("Unsqueeze", ["a", "one"], ["b"], "b"), node("Expand", ["b", "shape"], ["c"], "c"),
+         node("Pad", ["c", "pads", "fill"], ["p"], "p"), node("Add", ["p", "x"], ["s"], "s"),
+         node("Add", ["s", "h"], ["t"], "t"), node("Softmax", ["t"], ["y"], "y")],
+        {"x": [4, 4]}, {"y": [2, 1, 4, 4]},
+        {"big": np.float32(-10.0), "fill": np.float32(-1e9), "table": np.full((2, 1, 4), -1e6, np.float32),
+         "pads": np.zeros(8, np.int64), **{name: np.asarray(value, np.int64) for name, value in ints.items()}},
+    )  # fmt: skip
+    calm = {"x": (0, 1), "m": (-10, 0), "s": (-10, 1), "t": (-10, 1), "y": (0, 1)}
+    # of the table, which is constant, its values are known, and so is what the Pad fills in
+    assert asked(guarded(proto, calm)) == {"g", "h", "t", "p", "s"}
+    assert asked(guarded(proto, {**calm, "m": (-1e9, 0)})) == {"m", "a", "b", "c", "p", "s", "g", "h", "t"}
+    lowered = lower(Model.from_proto(proto), PrecisionPlan(), observed={**calm, "m": (-1e9, 0)})
+    assert {"a", "b", "c", "p", "g", "h"} <= set(lowered.types.reason)

@@ -20,6 +20,7 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.default_rewrites import biases_as_rows
+from toolkit.placement.moved import with_moved
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_constants
 
@@ -62,7 +63,7 @@ def lower(
     state_kernel_shapes(lowered, journal)
     with lowered.settled():
         facts, sound = lowered.facts(), _types_agree(lowered.skeleton())
-    types = decide(lowered, facts, plan, rest, observed or {})
+    types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {})
     if types.unchecked and _has_short(plan, rest):
         journal.noted(Code.UNCHECKED())
     for node, reason in types.reason.items():

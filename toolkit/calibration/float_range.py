@@ -15,6 +15,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.macs import shape_of
 from toolkit.graph.model import Model
+from toolkit.placement.moved import with_moved
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 NORMS = frozenset(
@@ -55,7 +56,7 @@ def risks(
         precision: FP16 or BF16.
         margin: how far above the observed values inputs to come may lie: a value counts as ``margin`` times itself.
     """
-    found = []
+    observed, found = with_moved(model, observed), []
     for node in model.nodes:
         if node.op in (QUANTIZE, DEQUANTIZE, "Constant") or not _computes_floats(node, facts):
             continue

@@ -5,13 +5,16 @@ With the pair's grid they mean the same on float values as on quantized ones, si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
+from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
+from toolkit.placement.ops import MOVERS
 
 _FIRST = (
     "Compress", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
@@ -49,6 +52,46 @@ def _moves(node: gs.Node) -> bool:
         return _text(node.attrs.get("reduction", "none")) in ("none", "max", "min")
     # before opset 11 the filling is an attribute, and no integers were allowed
     return not (node.op == "Pad" and "pads" in node.attrs)
+
+
+def with_moved(model: Model, observed: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest values with those of what nodes only move, which calibration does not look at again.
+
+    Args:
+        model: the graph, its nodes in order.
+        observed: smallest and largest value by tensor; what is there stays.
+    """
+    found = dict(observed)
+    for node in model.nodes:
+        if node.op not in MOVERS or not node.inputs or all(t.name in found for t in node.outputs):
+            continue
+        ends = [_ends(model, node.inputs[index], found) for index in data_inputs(node)[:1]]
+        if not ends or ends[0] is None:
+            continue
+        low, high = ends[0]
+        if node.op == "Pad":
+            filled = _filled(model, node)
+            low, high = min(low, filled), max(high, filled)
+        for tensor in node.outputs:
+            found.setdefault(tensor.name, (low, high))
+    return found
+
+
+def _filled(model: Model, node: gs.Node) -> float:
+    """What a Pad puts around its input; 0 where it is not known."""
+    given = model.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    return float(given.reshape(-1)[0]) if given is not None and given.size else float(node.attrs.get("value", 0.0))
+
+
+def _ends(model: Model, tensor: gs.Tensor, observed: Mapping[str, tuple[float, float]]) -> tuple[float, float] | None:
+    if tensor.name in observed:
+        return observed[tensor.name]
+    values = model.constant(tensor)
+    if values is None or not values.size or values.dtype.kind not in "fV" or onnx_type(values.dtype) not in FLOAT_TYPES:
+        return None
+    wide = values.astype(np.float32)
+    wide = wide[np.isfinite(wide)]
+    return (float(wide.min()), float(wide.max())) if wide.size else None
 
 
 def picks(node: gs.Node) -> bool:
