@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from toolkit.base.text import plain
 from toolkit.report.findings import sentence
 from toolkit.report.findings.overview import costs_words, floats_words, no_time_words, predicted_words, reason_words
 from toolkit.report.part import Part
-from toolkit.report.schema import LayerInfo, Report
+from toolkit.report.schema import Declined, LayerInfo, Report
 from toolkit.report.speed import slower, speed
 from toolkit.report.verdict import culprits
 
@@ -73,9 +73,15 @@ def _floats(report: Report, layers: list[LayerInfo]) -> list[FloatGroup]:
         # what no rule left alone has the same reason where it has the same operator
         groups[(f"{entry.by}, rule {entry.rule}", "") if entry is not None else (by, layer.op)].append(layer)
     return [
-        FloatGroup(rule=rule, nodes=[one.node for one in of_rule], reason=of_rule[0].why)
+        FloatGroup(rule=rule, nodes=[one.node for one in of_rule], reason=_reason(of_rule[0], rules))
         for (rule, _), of_rule in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def _reason(layer: LayerInfo, rules: Mapping[str, Declined]) -> str:
+    """Why a layer runs in float: by the rule that left it alone, where one did; a request for float is none of it."""
+    entry = rules.get(layer.node)
+    return entry.reason if entry is not None and entry.reason else layer.why
 
 
 def _speed(report: Report) -> Iterator[str]:

@@ -7,6 +7,7 @@ from toolkit.cli.main import invoke
 from toolkit.report.analysis_parts import SensitivityInfo
 from toolkit.report.overview import overview
 from toolkit.report.prediction import PredictionInfo
+from toolkit.report.schema import Declined
 from toolkit.report.search_parts import LayerHarm
 
 
@@ -24,6 +25,16 @@ def test_every_layer_in_float_is_in_one_group_with_a_reason():
     for group in found.floats:
         rules = {declined.get(node) for node in group.nodes}
         assert len(rules) == 1 and (rules == {None} or rules.pop() in group.rule)
+
+
+def test_the_rule_that_left_a_layer_alone_gives_the_reason():
+    """A layer may be asked for in float16, and stay in float32 for another reason."""
+    report = sample()
+    layer = next(one for one in report.computing if not (one.actual.precision or one.asked_precision).quantized)
+    left = Declined(node=layer.node, op=layer.op, rule="stays-fp32", reason="its constant vanishes", by="lowering")
+    found = overview(report.model_copy(update={"declined": [left]}))
+    (group,) = (one for one in found.floats if layer.node in one.nodes)
+    assert group.reason == "its constant vanishes" and "by lowering, rule stays-fp32" in found.text
 
 
 def test_a_prediction_is_called_one_and_without_any_time_the_commands_are_named():
