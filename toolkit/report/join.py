@@ -27,7 +27,7 @@ from toolkit.report.other_floats import other_floats
 from toolkit.report.overridden import cause_of, remedy_of
 from toolkit.report.payoff import payoff_of
 from toolkit.report.prediction import predicted_time
-from toolkit.report.rest_reasons import RestReasons
+from toolkit.report.rest_reasons import BY_REST, RestReasons
 from toolkit.report.schema import (
     ActualInfo,
     Asked,
@@ -196,7 +196,7 @@ def _layer(
     if ask is not None:
         asked = Asked(precision=ask.precision, reason=sentence(ask.reason), by=ask.by)
     elif role == "compute":
-        asked = Asked(precision=rest, reason=sentence(reasons.reason(node.name)), by="rest")
+        asked = Asked(precision=rest, reason=sentence(reasons.reason(node.name)), by=BY_REST)
     else:
         why = ReportCode.CONVERTS_TYPES() if role == "convert" else ReportCode.NO_FLOAT_COMPUTATION()
         asked = Asked(precision=None, reason=sentence(why), by="qtool")

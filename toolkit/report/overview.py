@@ -11,6 +11,7 @@ from toolkit.base.text import plain
 from toolkit.report.findings import sentence
 from toolkit.report.findings.overview import costs_words, floats_words, no_time_words, predicted_words, reason_words
 from toolkit.report.part import Part
+from toolkit.report.rest_reasons import BY_REST
 from toolkit.report.schema import Declined, LayerInfo, Report
 from toolkit.report.speed import slower, speed
 from toolkit.report.verdict import culprits
@@ -70,8 +71,9 @@ def _floats(report: Report, layers: list[LayerInfo]) -> list[FloatGroup]:
     for layer in layers:
         entry = rules.get(layer.node)
         by = layer.asked.by if layer.asked is not None else ""
-        # what no rule left alone has the same reason where it has the same operator
-        groups[(f"{entry.by}, rule {entry.rule}", "") if entry is not None else (by, layer.op)].append(layer)
+        # what nobody asked about has the same reason where it has the same operator
+        of_op = (by, layer.op if by in ("", BY_REST) else "")
+        groups[(f"{entry.by}, rule {entry.rule}", "") if entry is not None else of_op].append(layer)
     return [
         FloatGroup(rule=rule, nodes=[one.node for one in of_rule], reason=_reason(of_rule[0], rules))
         for (rule, _), of_rule in sorted(groups.items(), key=lambda item: -len(item[1]))

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
+BY_REST = "rest"
+"""Who asks for the float type of a node that no pass asked about."""
+
+
 class RestReasons:
     """Reasons for the nodes of one graph.
 

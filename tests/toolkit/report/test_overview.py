@@ -3,11 +3,12 @@
 import json
 
 from tests.toolkit.report.samples import sample
+from toolkit.base.precision import Precision
 from toolkit.cli.main import invoke
 from toolkit.report.analysis_parts import SensitivityInfo
 from toolkit.report.overview import overview
 from toolkit.report.prediction import PredictionInfo
-from toolkit.report.schema import Declined
+from toolkit.report.schema import Asked, Declined
 from toolkit.report.search_parts import LayerHarm
 
 
@@ -35,6 +36,16 @@ def test_the_rule_that_left_a_layer_alone_gives_the_reason():
     found = overview(report.model_copy(update={"declined": [left]}))
     (group,) = (one for one in found.floats if layer.node in one.nodes)
     assert group.reason == "its constant vanishes" and "by lowering, rule stays-fp32" in found.text
+
+
+def test_requests_of_one_pass_are_one_group():
+    report = sample()
+    floats = [one for one in report.computing if not (one.actual.precision or one.asked_precision).quantized]
+    asked = Asked(precision=Precision.FP32, reason="it overflows", by="guard_fp16")
+    layers = [one.model_copy(update={"asked": asked}) if one in floats else one for one in report.layers]
+    found = overview(report.model_copy(update={"layers": layers, "declined": []}))
+    assert [(group.rule, len(group.nodes)) for group in found.floats] == [("guard_fp16", len(floats))]
+    assert len({one.op for one in floats}) > 1
 
 
 def test_a_prediction_is_called_one_and_without_any_time_the_commands_are_named():
