@@ -201,7 +201,10 @@ class _Stripper:
         """Let all that reads a pair read the float tensor, which is returned."""
         node, result = pair.dequantize, pair.dequantize.outputs[0]
         graph = self.path.graphs[id(node)]
-        source = self._in_given_type(pair, self.path.of(pair))
+        before = len(self.path.casts)
+        source = self.path.given(pair)
+        for name, tensor in list(self.path.casts.items())[before:]:
+            self.context.journal.changed(name, Code.INSERTED(), Code.CAST_RESTORED(tensor=tensor))
         readers = list({id(reader): reader for reader in result.outputs}.values())
         node.outputs.clear()
         if self.path.take_over(result, source):
@@ -325,20 +328,3 @@ class _Stripper:
             made.domain = quantize.domain
             graph.nodes.append(made)
         return steps[1]
-
-    def _in_given_type(self, pair: ExistingPair, source: gs.Tensor) -> gs.Tensor:
-        """The float tensor in the type that a pair gives: from opset 19 on a pair may read float32 and give float16.
-
-        Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
-        """
-        if pair.quantize is None:
-            return source
-        read, given = (onnx_type(node.inputs[1].dtype) for node in (pair.quantize, pair.dequantize))
-        if read == given or not {read, given} <= FLOAT_TYPES:
-            return source
-        dtype = pair.dequantize.inputs[1].dtype
-        cast = gs.Variable(self.names.take(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
-        name = self.names.take(f"{pair.dequantize.name}_Cast")
-        self.path.graphs[id(pair.dequantize)].nodes.append(make_node("Cast", name, [source], [cast], to=given))
-        self.context.journal.changed(name, Code.INSERTED(), Code.CAST_RESTORED(tensor=source.name))
-        return cast

@@ -159,7 +159,7 @@ def _take_out(model: Model) -> int:
     pairs = [pair for pair in pairs_of(model) if pair.quantizers]
     path, names = FloatPath(model), Names(model.node_names())
     for pair in pairs:
-        result, source = pair.dequantize.outputs[0], path.of(pair)
+        result, source = pair.dequantize.outputs[0], path.given(pair)
         reroute(result, source)
         if model.is_output(result):
             pair.dequantize.outputs.clear()

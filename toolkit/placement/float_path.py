@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, reroute
+from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, limiter
 from toolkit.placement.moved import axis_before, data_inputs
@@ -35,6 +35,8 @@ class FloatPath:
         self.graphs = {id(node): graph for node, graph in model.walk()}
         self.names = Names(node.name for node, _ in model.walk())
         self.names.update(t.name for node, _ in model.walk() for t in (*node.inputs, *node.outputs))
+        self.casts: dict[str, str] = {}
+        """The Casts that were made, each with the tensor that it reads."""
         self._made: dict[tuple[int, Hashable, int | None], gs.Tensor] = {}
         self._twins: list[tuple[gs.Node, str]] = []
         self._fresh: dict[int, gs.Tensor] = {}
@@ -59,6 +61,30 @@ class FloatPath:
         if axis is not None and axis < 0 and stored.shape is not None:
             axis += len(stored.shape)
         return self._float(stored, grid, axis)
+
+    def given(self, pair: ExistingPair) -> gs.Tensor:
+        """As ``of``, in the type that the pair gives: from opset 19 on one may read float32 and give float16.
+
+        Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
+        """
+        return self.in_type(self.of(pair), pair.quantize, pair.dequantize)
+
+    def in_type(self, source: gs.Tensor, quantize: gs.Node | None, dequantize: gs.Node) -> gs.Tensor:
+        """What is read in place of a pair, by a Cast where the pair was one too; see ``given``."""
+        if quantize is None:
+            return source
+        read, made = (onnx_type(node.inputs[1].dtype) for node in (quantize, dequantize))
+        if read == made or not {read, made} <= FLOAT_TYPES:
+            return source
+        key = (id(source), ("cast", made), None)
+        if key not in self._made:
+            dtype = dequantize.inputs[1].dtype
+            cast = gs.Variable(self.names.take(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
+            name = self.names.take(f"{dequantize.name}_Cast")
+            self.graphs[id(dequantize)].nodes.append(make_node("Cast", name, [source], [cast], to=made))
+            self.casts[name] = source.name
+            self._made[key] = cast
+        return self._made[key]
 
     def take_over(self, new: gs.Tensor, old: gs.Tensor) -> bool:
         """Let the twin that makes ``old`` make ``new`` in its place, so that its name stays; once for each.

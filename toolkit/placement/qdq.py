@@ -181,15 +181,22 @@ def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
             continue
         quantize = maker.inputs[0].inputs[0] if maker.inputs[0].inputs else None
         if quantize is not None and quantize.op == QUANTIZE:
-            node.inputs[index] = quantize.inputs[0]
+            path = path or (FloatPath(model) if model is not None and _casts(quantize, maker) else None)
+            source = quantize.inputs[0]
+            node.inputs[index] = path.in_type(source, quantize, maker) if path is not None else source
         else:
             pair = pair_at(model, maker) if model is not None and quantize is not None else None
             if model is None or not isinstance(pair, ExistingPair) or not pair.quantizers:
                 continue
             path = path or FloatPath(model)
-            node.inputs[index] = path.of(pair)
+            node.inputs[index] = path.given(pair)
         freed.append(node.inputs[index].name)
     return freed
+
+
+def _casts(quantize: gs.Node, dequantize: gs.Node) -> bool:
+    """Whether a pair gives another float type than it reads."""
+    return onnx_type(quantize.inputs[1].dtype) != onnx_type(dequantize.inputs[1].dtype)
 
 
 def without_pairs(model: Model) -> Model:
@@ -198,7 +205,7 @@ def without_pairs(model: Model) -> Model:
     path = FloatPath(twin)
     for pair in list(pairs_of(twin)):
         if pair.quantizers:
-            reroute(pair.dequantize.outputs[0], path.of(pair))
+            reroute(pair.dequantize.outputs[0], path.given(pair))
     path.finish()
     return twin
 

@@ -150,10 +150,14 @@ def _two_scales(node: gs.Node) -> bool:
 
 def _opset(model: Model, node: gs.Node, outputs: Container[int]) -> int:
     """The operator set that has what a node becomes."""
+    return max(_own_opset(node), 19 if _cast_behind(model, node, outputs) else 0)
+
+
+def _own_opset(node: gs.Node) -> int:
     if node.op == "Cast":
         return 0
     if node.op in (QUANTIZE, DEQUANTIZE) and node.domain not in _DOMAINS and not _two_scales(node):
-        return 19 if _cast_behind(model, node, outputs) else 0
+        return 0
     if node.op in _HALVES:
         return _HALVES[node.op][1].opset
     if node.op in _BLOCKS or _two_scales(node):

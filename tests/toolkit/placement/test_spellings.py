@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run
-from toolkit import Model, Precision
+from toolkit import Code, Context, Model, Precision, keep_float, without_pairs
 from toolkit.backends.lowering import lower
 from toolkit.graph.sessions import session
 from toolkit.placement.quantized import pair_count
@@ -198,6 +198,18 @@ def test_a_cast_stays_where_its_type_does_not_hold_the_scale(scale, kind, casts)
     assert found.opset == (17 if casts else 19)
 
 
+def test_a_cast_behind_onnxruntimes_pair_raises_the_opset():
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft"),
+             node("DequantizeLinear", ["q", "s", "z"], ["d"], domain="com.microsoft"),
+             node("Cast", ["d"], ["h"], to=10), node("Relu", ["h"], ["y"])]  # fmt: skip
+    weights = {"s": np.array(0.25, np.float32), "z": np.array(0, np.int8)}
+    found = Model.from_proto(foreign(nodes, {"x": [4]}, weights, opset=13, types={"y": TensorProto.FLOAT16}))
+    before = run(found, {"x": X["x"][0, :4]})[0]
+    assert write_as_onnx(found) == 2 and found.opset == 19 and "Cast" not in ops(found)
+    found.check()
+    assert np.array_equal(run(found, {"x": X["x"][0, :4]})[0], before)
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 @pytest.mark.parametrize("apart", [False, True])
 def test_both_halves_have_one_scale_where_a_cast_is_taken_in(kind, apart):
@@ -215,6 +227,32 @@ def test_both_halves_have_one_scale_where_a_cast_is_taken_in(kind, apart):
     scales = [found.constant(one.inputs[1]).astype(np.float64) for one in found.nodes if "antize" in one.op]
     rounded = float(scale.astype(helper.tensor_dtype_to_np_dtype(kind)))
     assert len(scales) == 3 and all(float(one) == rounded for one in scales) and rounded != float(scale)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_pair_that_casts_leaves_a_cast_where_it_is_taken_out(moved):
+    """float32 in front of the pair, float16 behind it: for the float form, and for a node that is kept in float."""
+    between = [node("Transpose", ["q"], ["m"], perm=[1, 0])] if moved else []
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), *between,
+             node("DequantizeLinear", ["m" if moved else "q", "s", "z"], ["d"]), node("Cast", ["d"], ["h"], to=10),
+             node("Relu", ["h"], ["y"], "relu"), node("Neg", ["h"], ["n"], "neg")]  # fmt: skip
+    weights = {"s": np.array(0.25, np.float32), "z": np.array(0, np.int8)}
+    half = dict.fromkeys("yn", TensorProto.FLOAT16)
+    found = Model.from_proto(build(nodes, {"x": [4, 64]}, {"y": None, "n": None}, weights, types=half))
+    wanted = X["x"][:4].astype(np.float16)
+    wanted = wanted.T if moved else wanted
+    assert write_as_onnx(found) and "Cast" not in ops(found)
+    plain = without_pairs(found)
+    plain.check()
+    assert ops(plain)["Cast"] == 1 and "QuantizeLinear" not in ops(plain)
+    assert np.array_equal(run(plain, {"x": X["x"][:4]})[1], -wanted)
+    context = Context()
+    context.model = found
+    keep_float(context, found.node("neg"), "fp16", Code.TRIAL())
+    found.tidy()
+    found.check()
+    assert ops(found)["Cast"] == 1 and ops(found)["QuantizeLinear"] == 1
+    assert np.array_equal(run(found, {"x": X["x"][:4]})[1], -wanted)
 
 
 def test_what_gives_the_output_of_a_body_stays():
