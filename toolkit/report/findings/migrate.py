@@ -32,10 +32,11 @@ def _no_such_input(inputs: Sequence[str], near: Sequence[str]) -> str:
     return f"the model has no input {quoted(inputs)}{hint}"
 
 
-def _made_anew(scale: float, before: float | None, symmetric: bool) -> str:
+def _made_anew(scale: float, before: float | None, symmetric: bool, bits: int = 8) -> str:
     if before is None:
         return f"one scale for the whole tensor, {scale:.4g}; there was one a channel, or a computed one"
     why = "" if symmetric else ", since TensorRT takes no zero point"
+    why = f", since TensorRT has no integers of {bits} bits" if bits > 8 else why
     return f"the scale {before:.4g} became {scale:.4g}{why}"
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
-from toolkit.placement.dequantized import pair_type
+from toolkit.placement.dequantized import pair_type, stored_type
 from toolkit.placement.existing import ExistingPair, pairs_of
 from toolkit.placement.grid import block_type
 from toolkit.placement.moved import data_inputs
@@ -19,6 +20,8 @@ from toolkit.placement.ops import DEQUANTIZE, TARGETS
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_on, scales_of
 from toolkit.run.new import mixed_layers
+
+_SIXTEEN = frozenset({TensorProto.INT16, TensorProto.UINT16})
 
 
 def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
@@ -105,7 +108,8 @@ def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[
         elif even and before is not None and abs(after[name] - before) <= 1e-3 * before:
             why = MigrateCode.PAIR_KEPT(scale=after[name])
         else:
-            why = MigrateCode.PAIR_MADE_ANEW(scale=after[name], before=before, symmetric=even)
+            wide = {"bits": 16} if stored_type(pair.dequantize) in _SIXTEEN else {}
+            why = MigrateCode.PAIR_MADE_ANEW(scale=after[name], before=before, symmetric=even, **wide)
         turns[name] = TensorTurn(name, amax, why)
     return list(turns.values())
 

@@ -199,3 +199,16 @@ def test_numbers_without_dimensions_become_float():
         lowered = lower(model, placeholder_context().plan, rest=Precision.FP32).model
         assert [one.op for one in lowered.nodes] == ["Div"]
         assert lowered.constant(lowered.nodes[0].inputs[1]) == pytest.approx(5.0)
+
+
+def test_pairs_of_16_bits_are_made_anew_for_that(here):
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+             node("QuantizeLinear", ["w", "t", "v"], ["wq"]), node("DequantizeLinear", ["wq", "t", "v"], ["wd"]),
+             node("MatMul", ["d", "wd"], ["y"], name="fc")]  # fmt: skip
+    weights = {"s": np.float32(4 / 32767), "z": np.int16(0), "t": np.float32(0.02), "v": np.int8(0), "w": normal(64, 8, scale=0.5)}
+    onnx.save(build(nodes, {"x": ["n", 64]}, {"y": ["n", 8]}, weights, opset=21), "net.onnx")
+    found, _, model = migrated("net.onnx")
+    (one,) = (turn for turn in found["tensors"] if turn["tensor"] == "x")
+    assert one["why"]["code"] == str(MigrateCode.PAIR_MADE_ANEW) and one["why"]["values"]["bits"] == 16
+    assert "16 bits" in one["why"]["text"] and "zero point" not in one["why"]["text"]
+    assert dict(scales_of(model))["x"] == pytest.approx(4 / 127, rel=2e-3)
