@@ -336,9 +336,8 @@ class SearchPrecision(InsertQDQ):
             tried = search.on(changed, apart, 1.0 if part is context.provider else 0.25)
             fewer = tried.on_few()
             after = tried.standing(fewer, before)
-            better = search.helps(name, before, after, {event.node for event in apart.journal.of("changed")})
             fewer.rest()
-            if better:
+            if search.helps(name, before, after, {event.node for event in apart.journal.of("changed")}):
                 now, trial, last, before = tried, changed, apart, after
                 kept.events += [replace(event, by=self.title()) for event in apart.journal.of("changed")]
         context.progress("helpers", len(self.helpers), len(self.helpers))
@@ -387,8 +386,7 @@ class SearchPrecision(InsertQDQ):
         for name, ask in before.items():
             if context.plan.get(name) is None:
                 context.plan.ask(name, ask.precision, ask.reason)
-        precision = Precision(self.also)
-        taken = [name for name in before if (now := context.plan.get(name)) is not None and now.precision is precision]
+        taken = [name for name in before if (now := context.plan.get(name)) is not None and now.precision == self.also]
         found = Code.SEARCH_SECOND_TYPE(taken=taken, total=len(before), dtype=self.dtype, also=self.also)
         context.journal.noted(found)
         return found
@@ -396,9 +394,7 @@ class SearchPrecision(InsertQDQ):
 
 def _in_types(context: Context) -> Lower:
     """Lowers a trial to the float type of the layers that nobody quantizes."""
-
     def lowered(trial: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Model:
         observed = ranges.observed if ranges is not None else None
         return lower(trial, plan, rest=context.rest, observed=observed, journal=Journal()).model
-
     return lowered

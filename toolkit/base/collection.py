@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 _SELDOM = (1_000_000, 10, 5)
 """New objects before the youngest are looked through, and how often that is done before older ones are."""
-_MANY = 100_000
+MANY_NEW = 100_000
 """New objects from which on looking through them takes longer than it is worth: a large graph has millions."""
-_LIVING = 8_000_000
+MOST_LIVING = 8_000_000
 """Objects that live, about 800 MB, before all are looked through; twice as many as are left, where these are more."""
 
 
 @dataclass
-class _Count:
+class LivingLimit:
     """How many objects may live before they are all looked through."""
 
-    most: int = _LIVING
+    most: int = MOST_LIVING
 
 
-_count = _Count()
+living_limit = LivingLimit()
 
 
 @contextmanager
@@ -47,14 +47,14 @@ def collector_paused() -> Iterator[None]:
 def _made_old() -> None:
     """Make all objects old, where many are new, without looking through them: two lists are joined."""
     # somebody may have frozen what lived before
-    if gc.get_count()[0] < _MANY or gc.get_freeze_count():
+    if gc.get_count()[0] < MANY_NEW or gc.get_freeze_count():
         return
     gc.freeze()
     living = gc.get_freeze_count()
     gc.unfreeze()
-    if living > _count.most:
+    if living > living_limit.most:
         gc.collect()
-        _count.most = max(_LIVING, 2 * len(gc.get_objects()))
+        living_limit.most = max(MOST_LIVING, 2 * len(gc.get_objects()))
 
 
 @contextmanager

@@ -177,7 +177,7 @@ def test_what_a_paused_block_makes_is_old_and_is_looked_through_once_there_is_mu
     def rings() -> list[weakref.ref[Any]]:
         with collector_paused():
             made = [type("Ring", (), {})() for _ in range(5)]
-            kept = [[] for _ in range(2 * collection._MANY)]
+            kept = [[] for _ in range(2 * collection.MANY_NEW)]
             for one in made:
                 one.own = one
             refs = [weakref.ref(one) for one in made]
@@ -190,10 +190,10 @@ def test_what_a_paused_block_makes_is_old_and_is_looked_through_once_there_is_mu
     try:
         before = rings()
         assert all(ref() is not None for ref in before) and not gc.get_freeze_count()
-        monkeypatch.setattr(collection._count, "most", 0)
+        monkeypatch.setattr(collection.living_limit, "most", 0)
         after = rings()
         assert all(ref() is None for ref in before)
-        assert collection._count.most >= collection._LIVING and all(ref() is not None for ref in after)
+        assert collection.living_limit.most >= collection.MOST_LIVING and all(ref() is not None for ref in after)
     finally:
         if frozen:
             gc.freeze()
