@@ -11,6 +11,8 @@ from toolkit.placement.grid import on_grid
 
 METHODS = ("minmax", "mse", "output")
 _STEPS_PER_OCTAVE, _STEPS = 32, 64
+_AT_ONCE = 8 << 20
+"""Bytes of a weight whose channels are looked at at a time."""
 
 
 def weight_amax(
@@ -47,6 +49,10 @@ def weight_amax(
         blocked = in_blocks(wide, axis, block)
         kept = weight_amax(blocked.reshape(-1, block), 0, method, precision).reshape(blocked.shape[:-1])
         return np.ascontiguousarray(np.moveaxis(kept, -1, axis))
+    if axis is not None and (parts := min(-(-wide.nbytes // _AT_ONCE), wide.shape[axis])) > 1:
+        # one channel has nothing to do with another, and in rows they are a copy
+        found = [weight_amax(part, axis, method, precision) for part in np.array_split(wide, parts, axis)]
+        return np.concatenate(found)
     rows = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
     if not rows.size:
         return np.zeros(len(rows), np.float32)

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.block_operators import domain_of
+from toolkit.base.mapped import looked_at
 from toolkit.base.types import Array
 from toolkit.graph.bias import correction
 from toolkit.graph.facts import Facts
@@ -182,7 +183,7 @@ class PairedGraph:
         return name, found
 
     def _fake_quantized(self, tensor: str, axis: int | None) -> Array:
-        return self.rounder.rounded(tensor, self.values(tensor), axis)
+        return self.rounder.rounded(tensor, looked_at(self.values(tensor)), axis)
 
     def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:
         """A tensor as an input or, not ``shaped``, as an output of a piece; untyped where nobody knows its type."""

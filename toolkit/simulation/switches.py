@@ -27,6 +27,8 @@ from toolkit.placement.qdq import storable_scale
 from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 
+_AT_ONCE = 4 << 20
+"""Bytes of a weight that are rounded at a time: the steps in between take four times as much."""
 _CANDIDATE = Code.TRIAL()
 _PLACEMENTS = 256
 """How many are kept: one takes a kilobyte a layer, and sensitivity alone asks for two a layer."""
@@ -205,5 +207,12 @@ def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Pre
         precision: the quantized type; see ``on_grid``.
         block: how many values along ``axis`` share a scale; 0: one a channel.
     """
-    wide = spread(scale.astype(np.float32), values, axis, block)
-    return np.asarray((on_grid(values.astype(np.float32) / wide, precision) * wide).astype(values.dtype))
+    if not values.ndim:
+        return fake_quantized(values.reshape(1), scale, None, precision).reshape(())
+    wide, made = spread(scale.astype(np.float32), values, axis, block), np.empty_like(values)
+    rows = max(1, len(values) * _AT_ONCE // max(values.nbytes, 1))
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        own = wide[part] if wide.ndim and len(wide) > 1 else wide
+        made[part] = on_grid(values[part].astype(np.float32) / own, precision) * own
+    return made

@@ -12,6 +12,7 @@ from onnx import helper
 
 from tests.conftest import build, node, run
 from toolkit import Model, Precision
+from toolkit.calibration.weights import weight_amax
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.qdq import storable_scale
@@ -50,6 +51,19 @@ def test_blocks_round_as_onnxruntime_rounds(values, block):
     (found,) = run(pair(Precision.INT4, scale, block), {"x": values})
     np.testing.assert_array_equal(fake_quantized(values, scale, 0, Precision.INT4, block), found)
     assert np.all(np.abs(found - values) <= spread(scale, values, 0, block) * 0.5001)
+
+
+@pytest.mark.parametrize(("axis", "block"), [(None, 0), (0, 0), (1, 0), (0, 2), (1, 3)])
+def test_a_weight_is_rounded_part_by_part_as_at_once(monkeypatch, axis, block):
+    values = np.random.default_rng(0).standard_normal((8, 6, 5), np.float32)
+    amax = weight_amax(values, axis, "mse", Precision.INT4, block)
+    scale = storable_scale(amax, Precision.INT4)
+    whole = fake_quantized(values, scale, axis, Precision.INT4, block)
+    monkeypatch.setattr("toolkit.calibration.weights._AT_ONCE", 100)
+    monkeypatch.setattr("toolkit.simulation.switches._AT_ONCE", 250)
+    np.testing.assert_array_equal(weight_amax(values, axis, "mse", Precision.INT4, block), amax)
+    np.testing.assert_array_equal(fake_quantized(values, scale, axis, Precision.INT4, block), whole)
+    assert fake_quantized(values[0, 0, 0], scale.reshape(-1)[:1], None, Precision.INT4).shape == ()
 
 
 @settings(max_examples=100, deadline=None)
