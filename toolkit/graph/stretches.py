@@ -157,6 +157,8 @@ class Stretched:
                     with self._opened(number) as inner:
                         taken = {value.name: _ort(state[value.name]) for value in inner.get_inputs()}
                         made = inner.run_with_ort_values(gives, taken, options)
+                    # the next one may need its room
+                    del inner
                     # what waits for the other samples is spilled where it is much
                     state.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
                 held[index] = {name: value for name, value in state.items() if name in wanted or name in later}
@@ -176,6 +178,7 @@ class Stretched:
             if not found.keys() >= {*one.gives, *own.intersection(one.reads)}:
                 with self._opened(number) as inner:
                     found.update((value.name, Value.of(value)) for value in (*inner.get_outputs(), *inner.get_inputs()))
+                del inner
             for value in (found[name] for name in one.gives):
                 self._given.append(value)
                 if value.type not in ORT_TYPES:

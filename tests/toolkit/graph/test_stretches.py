@@ -15,7 +15,7 @@ from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import DataError, ModelError
 from toolkit.graph import on_disk, ort_session, sessions
 from toolkit.graph.endless import LoopLimits
-from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
+from toolkit.graph.memory import Loaded, least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 from toolkit.graph.stretches import Boundaries, Stretched, by_stretch, resident_bytes, stretches_of
@@ -140,38 +140,46 @@ def test_a_loops_limits_are_those_of_one_sample(blocks, monkeypatch):
     assert begun == ["loop"] * 3
 
 
-def opened(owner, part, size, most=None):
+@pytest.fixture
+def own():
+    """What is loaded of nobody else, under a limit of 100 bytes."""
+    made = Loaded()
+    made.limit = least_limit(100)
+    return made
+
+
+def opened(loaded, owner, part, size, most=None):
     with loaded.use(owner, part, lambda: (size, lambda: part), most) as found:
         return found
 
 
-def parts():
+def parts(loaded):
     return "".join(part for _, part in loaded._known)
 
 
-def test_parts_make_room_for_each_other_and_go_with_their_owner():
+def test_parts_make_room_for_each_other_and_go_with_their_owner(own):
     class Owner:
         pass
 
     first, second = Owner(), Owner()
-    one, other = loaded.join(first), loaded.join(second)
-    with memory_limit(least_limit(100)):
-        assert [opened(one, part, 30, most=60) for part in "abc"] == ["a", "b", "c"]
-        assert parts() == "bc" and loaded.count(one) == 2
-        opened(one, "b", 30, most=60)
-        opened(other, "d", 60)
-        # what was used last stays
-        assert parts() == "bd"
-        opened(one, "b", 30)
-        loaded.beside(other, 50)
-        opened(one, "e", 10)
-        assert parts() == "be" and (loaded.count(one), loaded.count(other)) == (2, 0)
-        loaded.drop(other)
-        opened(other, "f", 60)
-        assert parts() == "bef"
-        del first
-        assert parts() == "f"
-    assert not loaded._known
+    one, other = own.join(first), own.join(second)
+    assert [opened(own, one, part, 30, most=60) for part in "abc"] == ["a", "b", "c"]
+    assert parts(own) == "bc" and own.count(one) == 2
+    opened(own, one, "b", 30, most=60)
+    opened(own, other, "d", 60)
+    # what was used last stays
+    assert parts(own) == "bd"
+    opened(own, one, "b", 30)
+    own.beside(other, 50)
+    opened(own, one, "e", 10)
+    assert parts(own) == "be" and (own.count(one), own.count(other)) == (2, 0)
+    own.drop(other)
+    opened(own, other, "f", 60)
+    assert parts(own) == "bef"
+    del first
+    assert parts(own) == "f"
+    own.clear()
+    assert not own._known
 
 
 def test_a_session_that_is_run_in_stretches_holds_no_weights_by_itself(blocks):
@@ -182,12 +190,12 @@ def test_a_session_that_is_run_in_stretches_holds_no_weights_by_itself(blocks):
         assert resident_bytes(light, packed=True) == 0
 
 
-def test_what_a_thread_computes_with_is_counted_until_it_is_done():
+def test_what_a_thread_computes_with_is_counted_until_it_is_done(own):
     class Owner:
         pass
 
     first, second = Owner(), Owner()
-    one, other = loaded.join(first), loaded.join(second)
+    one, other = own.join(first), own.join(second)
     using, in_use = [], []
 
     def load():
@@ -195,23 +203,22 @@ def test_what_a_thread_computes_with_is_counted_until_it_is_done():
         return "b"
 
     def another():
-        with loaded.use(other, "b", lambda: (80, load)):
-            in_use.append(parts())
+        with own.use(other, "b", lambda: (80, load)):
+            in_use.append(parts(own))
 
     thread = Thread(target=another)
-    with memory_limit(least_limit(100)):
-        with loaded.use(one, "a", lambda: (60, lambda: "a")):
-            using.append("a")
-            # nobody else would make room for this, so that it does not wait
-            assert opened(one, "c", 60) == "c" and parts() == "ac"
-            thread.start()
-            thread.join(0.2)
-            using.clear()
-        thread.join(20)
+    with own.use(one, "a", lambda: (60, lambda: "a")):
+        using.append("a")
+        # nobody else would make room for this, so that it does not wait
+        assert opened(own, one, "c", 60) == "c" and parts(own) == "ac"
+        thread.start()
+        thread.join(0.2)
+        using.clear()
+    thread.join(20)
     assert in_use == [[], "b"]
 
 
-def test_who_collects_an_owner_does_not_wait_for_a_load():
+def test_who_collects_an_owner_does_not_wait_for_a_load(own):
     class Owner:
         pass
 
@@ -222,20 +229,20 @@ def test_who_collects_an_owner_does_not_wait_for_a_load():
         waited.append(free.wait(20))
 
     def begin(owner):
-        with loaded.use(owner, "b", lambda: (1, load)):
+        with own.use(owner, "b", lambda: (1, load)):
             pass
 
-    opened(loaded.join(other), "a", 1)
+    opened(own, own.join(other), "a", 1)
     one = Owner()
-    thread = Thread(target=begin, args=(loaded.join(one),))
+    thread = Thread(target=begin, args=(own.join(one),))
     thread.start()
     begun.wait(20)
     del other
     free.set()
     thread.join()
-    assert waited == [True] and [part for _, part in loaded._known] == ["b"]
+    assert waited == [True] and [part for _, part in own._known] == ["b"]
     del one
-    assert not loaded._known
+    assert not own._known
 
 
 def test_a_limit_leaves_the_program_its_part():
