@@ -25,6 +25,7 @@ from toolkit.graph.tensors import make_constant, make_node, onnx_type
 from toolkit.placement.qdq import without_pairs
 from toolkit.report.search_section import read_search
 from toolkit.search.plan_search import PlanSearch
+from toolkit.search.spending import Spending
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.simulation import Simulation
 
@@ -65,6 +66,20 @@ def test_a_helper_that_cures_it_comes_first():
     applied = [one for one in said(context.journal, Code.SEARCH_HELPER) if one["applied"]]
     assert applied and all(one["after_db"] > one["before_db"] for one in applied)
     assert sqnr_against(reference, model, context.provider.data) > 20
+
+
+def test_a_first_plan_comes_before_the_helpers_and_stays_where_they_leave_no_minutes(monkeypatch, tmp_path):
+    model, ended = trained("digits_uneven"), []
+    context = context_for(model, str(MODELS / "digits_calibration.npz"), tmp_path)
+    helps = PlanSearch.helps
+    monkeypatch.setattr(PlanSearch, "helps", lambda self, *given: ended.append(self) or helps(self, *given))
+    monkeypatch.setattr(Spending, "over", property(lambda self: bool(ended)))
+    SearchPrecision(min_sqnr_db=7, helpers=["equalize", "smooth"])(model, context)
+    (tried,) = said(context.journal, Code.SEARCH_HELPER)
+    assert not tried["applied"] and tried["after_db"] > tried["before_db"] + 1
+    found = json.loads((tmp_path / "search.json").read_text())
+    assert found["met"] and kept(context) == set(found["best"]["kept"]) and 0.1 < found["best"]["quantized_macs"] < 0.9
+    assert found["first_within_budget"] < 7 < found["inferences"]
 
 
 def test_within_budget_it_is_insert_qdq():

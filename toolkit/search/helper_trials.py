@@ -30,6 +30,7 @@ class HelperTrials:
     """The part of a search that comes before its plans are weighed.
 
     Attributes:
+        decided_on: how many samples the account's inferences are of; a trial on a part of them has fewer.
         first: what ``first_plan`` found.
     """
 
@@ -39,6 +40,7 @@ class HelperTrials:
     simulation: Simulation
     spending: Spending
     name: str
+    decided_on: int
     first: SearchedPlan | None = None
     _log: Log | None = None
 
@@ -103,7 +105,7 @@ class HelperTrials:
             few: this search's simulation on some of its samples.
             like: only its method is tried, besides the recipe's.
         """
-        part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
+        part = sum(feed.count for feed in few.feeds) / self.decided_on
         self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
         return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
 
@@ -116,7 +118,7 @@ class HelperTrials:
             after: and with it.
             changed: names of the nodes that it changed.
         """
-        part = after.samples / sum(feed.count for feed in self.simulation.feeds)
+        part = after.samples / self.decided_on
         effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
         behind = self.simulation.behind(after.outcome.output)
         self.context.journal.noted(effect.finding(name, self.quantizer.dtype, self.simulation.settings.metric, behind))

@@ -81,6 +81,7 @@ class PlanSearch(HelperTrials):
         self.quantizer, self.settings, self.model, self.context = quantizer, settings, model, context
         self.lower, self.reference, self.name, self.by = lower, reference, name, by
         self.simulation = self._simulation()
+        self.decided_on = sum(feed.count for feed in self.simulation.feeds)
 
     @staticmethod
     def refuse_beforehand(quantizer: Quantizer, settings: SearchSettings, model: Model, context: Context) -> None:
@@ -106,7 +107,7 @@ class PlanSearch(HelperTrials):
         self.spending.pay(CALIBRATION_PRICE * share)
         same = self.lower, self.reference, self.name, self.by, self.spending
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
-        made.budget = self.budget
+        made.budget, made.decided_on = self.budget, self.decided_on
         return made
 
     def adopt(self, model: Model, context: Context, budget: Budget) -> PlanSearch:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import MODELS
+from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
+from toolkit import Context
+from toolkit.calibration.provider import Calibrator
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.budget import Budget
+from toolkit.search.cost import CostModel
+from toolkit.search.gpus import gpu_spec
+from toolkit.search.plan_search import PlanSearch
+from toolkit.search.search import Search
+from toolkit.search.search_settings import SearchSettings
+from toolkit.search.spending import Spending
+
+
+def search_of(model, samples, least=20.0):
+    context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
+    settings = SearchSettings(limits={"max_drop": None, "min_sqnr_db": least, "min_agreement": None})
+    return PlanSearch(InsertQDQ(), settings, model, context, lambda *given: given[0])
+
+
+def test_a_trial_on_few_samples_is_paid_in_inferences_of_all_that_are_decided_on():
+    model = chain()
+    search = search_of(model, feeds(64))
+    part = replace(search.context, provider=search.context.provider.on_part(), known_ranges=None)
+    trial = search.on(model.copy(), part, 0.25)
+    assert sum(feed.count for feed in trial.simulation.feeds) == 16 and search.decided_on == trial.decided_on == 64
+    before = search.spending.priced
+    few = trial.on_few()
+    trial.standing(few)
+    # the float model and a few methods on 8 of 64 samples
+    assert 1.3 * 8 / 64 < search.spending.priced - before < 10 * 8 / 64
+
+
+def test_the_search_that_follows_a_first_plan_measures_and_pays_nothing_twice():
+    apart, both = (search_of(trained("digits_uneven"), str(MODELS / "digits_calibration.npz")) for _ in range(2))
+    first = both.first_plan()
+    assert first is not None and first.meets and both.spending.first == both.spending.priced < 6
+    found, alone = both.run(), apart.run()
+    assert found.best.kept == alone.best.kept and found.first == both.spending.first
+    assert both.spending.priced < 1.3 * apart.spending.priced
+
+
+def test_a_plan_that_is_known_counts_as_it_stands_against_this_budget():
+    model = chain(8)
+    damage(model, "layer3")
+    sim = simulation(model, feeds())
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
+    known = Search(sim, Budget(min_sqnr_db=28), cost, try_ranges=False).run().best
+    assert known.meets
+    nothing = Spending(inferences=0.1)
+    again = Search(sim.on(sim.settings), Budget(min_sqnr_db=28), cost, try_ranges=False, spending=nothing, known=known)
+    assert again.run().best.kept == known.kept
+    strict = Budget(min_sqnr_db=known.outcome.sqnr_db + 1)
+    search = Search(sim.on(sim.settings), strict, cost, try_ranges=False, known=known)
+    assert search.run().best.kept != known.kept
+    assert next(plan.lacks for plan in search.plans if plan.kept == known.kept)
