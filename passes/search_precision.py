@@ -311,10 +311,10 @@ class SearchPrecision(InsertQDQ):
 
     def _helped(self, model: Model, context: Context, search: PlanSearch) -> PlanSearch:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
-        # they cost as much as many plans, and may leave no minutes for another search
-        first = search.first_plan() if self.helpers else None
-        if not self.helpers or (first is not None and not first.kept):
+        if not self.helpers:
             return search
+        # they cost as much as many plans, and may leave no minutes for another search
+        first = search.first_plan()
         few = search.on_few()
         before = search.standing(few)
         part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
