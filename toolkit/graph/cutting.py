@@ -44,12 +44,14 @@ class Stretch:
         weights: the large weights that they read.
         reads: the other tensors that they take from before, and inputs of the model.
         gives: what later stretches read, and outputs of the model.
+        constants: the initializers that they read, large ones among them, in the model's order.
     """
 
     nodes: Sequence[int]
     weights: Sequence[str]
     reads: Sequence[str]
     gives: Sequence[str]
+    constants: Sequence[str] = ()
 
     @classmethod
     def whole(cls, model: LightModel) -> Stretch:
@@ -63,12 +65,12 @@ def by_nodes(model: LightModel, most: int) -> list[Stretch]:
     if len(graph.node) <= most:
         return [Stretch.whole(model)]
     kinds = [value.type.tensor_type.elem_type for value in graph.input] + [one.data_type for one in graph.initializer]
-    made = {name for node in graph.node for name in node.output}
     # what else may be handed on is not known beforehand
     tensors = all(kinds) and not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
     if not tensors or TensorProto.FLOAT16 in kinds or graph.sparse_initializer:
         return [Stretch.whole(model)]
-    return Cut(model, most).stretches() if all(one.name in made for one in graph.output) else [Stretch.whole(model)]
+    cut = Cut(model, most)
+    return cut.stretches() if cut.makes_outputs() else [Stretch.whole(model)]
 
 
 class Cut:
@@ -85,14 +87,16 @@ class Cut:
         graph = model.proto.graph
         self._where, self._weights, self._limit, self._sizes = model.where, model.weights, limit, sizes
         self._nodes = list(graph.node)
+        self._ops = [node.op_type for node in self._nodes]
+        self._makes = [list(node.output) for node in self._nodes]
         self._outputs = {value.name for value in graph.output}
         self._reads = [reads_of(node) for node in self._nodes]
         self._half = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
-        self._constants = {tensor.name for tensor in graph.initializer}
+        self._constants = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
         self._behind = self._constant_nodes()
         self._begins = [
-            node.op_type in _WITH_WEIGHTS if sizes is None else not reads.isdisjoint(sizes)
-            for node, reads in zip(self._nodes, self._reads)
+            op in _WITH_WEIGHTS if sizes is None else not reads.isdisjoint(sizes)
+            for op, reads in zip(self._ops, self._reads)
         ]
         self._order = self._ordered()
         self._own = [self._with_constants(index) for index in self._order]
@@ -101,38 +105,45 @@ class Cut:
             self._holds = [{name for i in own for name in self._reads[i] if name in sizes} for own in self._own]
         self._live = self._alive()
 
+    def makes_outputs(self) -> bool:
+        """Whether a node makes each of the graph's outputs."""
+        return self._outputs <= {name for made in self._makes for name in made}
+
     def stretches(self) -> list[Stretch]:
         """The graph in stretches that fit."""
         places = [0, *self._places(), len(self._order)]
         found, made_before = list[tuple[list[int], set[str], set[str]]](), set[str]()
         for first, last in pairwise(places):
             nodes = sorted({index for own in self._own[first:last] for index in own})
-            made = {name for index in nodes for name in self._nodes[index].output if name}
-            reads = {name for index in nodes for name in self._reads[index]} - made - self._constants
+            made = {name for index in nodes for name in self._makes[index] if name}
+            reads = {name for index in nodes for name in self._reads[index]} - made - self._constants.keys()
             found.append((nodes, reads, made))
         result: list[Stretch] = []
         for number, (nodes, reads, made) in enumerate(found):
             later = {name for _, other, _ in found[number + 1 :] for name in other} | self._outputs
             gives = sorted((made & later) - made_before)
             made_before |= set(gives)
-            weights = sorted({name for index in nodes for name in self._reads[index] if name in self._weights})
-            result.append(Stretch(nodes, weights, sorted(reads), gives))
+            stored = {name for index in nodes for name in self._reads[index] if name in self._constants}
+            weights = sorted(name for name in stored if name in self._weights)
+            constants = sorted(stored, key=lambda name: self._constants[name])
+            result.append(Stretch(nodes, weights, sorted(reads), gives, constants))
         return result
 
     def _constant_nodes(self) -> dict[int, set[int]]:
         """Nodes that make constants of constants, each with those that it needs: they go where they are read."""
         makers: dict[str, int] = {}
         found: dict[int, set[int]] = {}
-        for index, (node, reads) in enumerate(zip(self._nodes, self._reads)):
-            known = all(name in self._constants or name in makers for name in reads)
+        known = set(self._constants)
+        for index, (op, reads) in enumerate(zip(self._ops, self._reads)):
             if (
-                known
-                and not node.op_type.startswith(("Random", "Multinomial"))
-                and self._outputs.isdisjoint(node.output)
+                reads <= known
+                and not op.startswith(("Random", "Multinomial"))
+                and self._outputs.isdisjoint(self._makes[index])
             ):
                 needed = {makers[name] for name in reads if name in makers}
                 found[index] = needed.union(*(found[other] for other in needed))
-                makers.update((name, index) for name in node.output if name)
+                makers.update((name, index) for name in self._makes[index] if name)
+                known.update(filter(None, self._makes[index]))
         self._makers = makers
         return found
 
@@ -142,37 +153,44 @@ class Cut:
         inner: set[str] = set()
         early: set[int] = set()
         for index in reversed(order):
-            if inner.isdisjoint(self._nodes[index].output) and not self._begins[index]:
+            if inner.isdisjoint(self._makes[index]) and not self._begins[index]:
                 early.add(index)
             else:
                 inner |= self._reads[index]
         ready: dict[str, int] = {}
         keys: dict[int, int] = {}
         for index in order:
-            after = max((ready.get(name, -1) for name in self._reads[index]), default=-1)
-            keys[index] = after if index in early else index
-            ready.update((name, keys[index]) for name in self._nodes[index].output)
+            keys[index] = key = (
+                max((ready.get(name, -1) for name in self._reads[index]), default=-1) if index in early else index
+            )
+            for name in self._makes[index]:
+                ready[name] = key
         return sorted(order, key=lambda index: (keys[index], index))
 
     def _with_constants(self, index: int) -> set[int]:
         needed = {self._makers[name] for name in self._reads[index] if name in self._makers}
+        if not needed:
+            return {index}
         return {index, *needed, *(one for other in needed for one in self._behind[other])}
 
     def _alive(self) -> list[set[str]]:
         """For every place in front of a node the tensors that are made before it and read from there on."""
         last: dict[str, int] = {}
         for place, index in enumerate(self._order):
-            last.update((name, place) for name in self._reads[index])
+            for name in self._reads[index]:
+                last[name] = place
         alive, found = set[str](), list[set[str]]()
         for place, index in enumerate(self._order):
             alive = {name for name in alive if last[name] >= place}
             found.append(set(alive))
-            alive |= {name for name in self._nodes[index].output if last.get(name, -1) > place}
+            for name in self._makes[index]:
+                if last.get(name, -1) > place:
+                    alive.add(name)
         return found
 
     def _places(self) -> list[int]:
         """In front of which nodes the graph is cut."""
-        makers = {name: self._nodes[index].op_type for index in self._order for name in self._nodes[index].output}
+        makers = {name: self._ops[index] for index in self._order for name in self._makes[index]}
         clean, possible = self._clean(makers), list[int]()
         if self._sizes is not None:
             # a place in the middle of what onnxruntime fuses is the last resort

@@ -12,17 +12,16 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from toolkit.graph.block_functions import declare, round_by_function
+from toolkit.graph.block_functions import declare, is_written_out, round_by_function
 from toolkit.graph.light import LightModel, is_away
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.stored import stored_tensors
+from toolkit.graph.survey import TYPE_ATTRIBUTES, Survey
 from toolkit.graph.tensors import np_dtype
 
 _WIDER = {TensorProto.BFLOAT16: TensorProto.FLOAT}
 _STORABLE = {TensorProto.FLOAT4E2M1: TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E8M0: TensorProto.FLOAT}
-_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"})
-"""The attributes by which ONNX's operators name the type of a result or of what lies within."""
 
 
 def widen(model: LightModel) -> bool:
@@ -49,6 +48,12 @@ def store_otherwise(model: LightModel) -> None:
         _retype(model, _STORABLE)
 
 
+def has_other_types(survey: Survey) -> bool:
+    """Whether ``store_otherwise`` would find something in a model, or ``widen`` might."""
+    types = survey.types & (_STORABLE.keys() | _WIDER.keys())
+    return bool(types) or any(is_written_out(domain, op) for domain, op in survey.operators)
+
+
 def _retype(model: LightModel, types: Mapping[int, int]) -> None:
     """Put other element types in the place of some: in tensors, types, attributes, subgraphs and functions."""
     proto = model.proto
@@ -71,7 +76,7 @@ def _retype(model: LightModel, types: Mapping[int, int]) -> None:
             _retype_value(value.type, types)
     for node in _nodes(proto):
         for attribute in node.attribute:
-            if attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES:
+            if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES:
                 attribute.i = types.get(attribute.i, attribute.i)
             elif attribute.type == AttributeProto.TYPE_PROTO:
                 _retype_value(attribute.tp, types)
@@ -87,7 +92,7 @@ def computes_in_bfloat16(proto: onnx.ModelProto) -> bool:
     made: set[str] = set()
     for node in _nodes(proto):
         for attribute in node.attribute:
-            if attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES:
+            if attribute.type == AttributeProto.INT and attribute.name in TYPE_ATTRIBUTES:
                 if attribute.i != TensorProto.BFLOAT16:
                     continue
                 if node.op_type != "Cast":

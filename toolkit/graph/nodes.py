@@ -42,8 +42,9 @@ def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def reads_of(node: onnx.NodeProto) -> set[str]:
     """Names a node reads, those that its subgraphs take from outside included."""
-    found = {name for name in node.input if name}
-    for graph in held_by(node):
+    found = set(node.input)
+    found.discard("")
+    for graph in held_by(node) if len(node.attribute) else ():
         own = {name for inner in graph.node for name in inner.output}
         own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         found |= {name for inner in graph.node for name in reads_of(inner)} - own

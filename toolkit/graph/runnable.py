@@ -10,7 +10,7 @@ import onnx
 
 from toolkit.graph.assemble import bodies
 from toolkit.graph.kernels import runs
-from toolkit.graph.nodes import all_nodes, reads_of
+from toolkit.graph.nodes import all_nodes, operators_of, reads_of
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -50,11 +50,14 @@ class _Node:
     makes: Sequence[str]
 
 
-def not_run_in(proto: onnx.ModelProto) -> NotRun:
-    """What onnxruntime's CPU provider cannot run of a message; a node without a name gets one here."""
+def not_run_in(proto: onnx.ModelProto, operators: frozenset[tuple[str, str]] | None = None) -> NotRun:
+    """What onnxruntime's CPU provider cannot run of a message; a node without a name gets one here.
+
+    ``operators`` are those of the message, by domain and name, where they are known.
+    """
     own = {(function.domain, function.name) for function in proto.functions}
     version = next((one.version for one in proto.opset_import if one.domain in _ONNX), None)
-    if not _plugin({(one.domain, one.op_type) for one in all_nodes(proto.graph.node)} - own, version):
+    if not _plugin((operators if operators is not None else operators_of(proto)) - own, version):
         return NotRun()
     nodes = []
     for number, node in enumerate(proto.graph.node):

@@ -18,17 +18,17 @@ from toolkit.graph import meter
 from toolkit.graph.any_order import in_any_order
 from toolkit.graph.cutting import by_nodes
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
-from toolkit.graph.float32_twin import store_otherwise, widen
+from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
-from toolkit.graph.nodes import operators_of
 from toolkit.graph.onnx_file import read
 from toolkit.graph.ort_session import explained, load_rewritten, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
+from toolkit.graph.survey import Survey
 from toolkit.graph.tensors import np_dtype
 
 _AT_ONCE = 16
@@ -211,20 +211,26 @@ def session(
     """
     threads = threads or session_threads()
     model = _light(source)
-    widen(model)
-    left = not_run_in(model.proto)
+    survey = Survey.of(model.proto)
+    others = has_other_types(survey)
+    if others:
+        widen(model)
+    left = not_run_in(model.proto, survey.operators)
     if left:
         unknown = next((name for name in outputs or () if name in left.tensors), None)
         if unknown is not None:
             raise _not_computed(unknown, left, model.where)
         cut(model.proto, left)
-    store_otherwise(model)
-    model.proto = written_out(model.proto)
+    if others:
+        store_otherwise(model)
+    written = written_out(model.proto)
+    if left or others or written is not model.proto:
+        model.proto = written
+        survey = Survey.of(written)
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
-    operators = operators_of(model.proto)
-    limits = loop_limits(model.proto, operators, model.weight_bytes)
+    limits = loop_limits(model.proto, survey.operators, model.weight_bytes)
     keeps = not model.shares if packed is None else packed
     if not keeps:
         quantize_weights(model)
@@ -234,7 +240,7 @@ def session(
     if fits and as_written:
         stretches, boundaries = by_nodes(model, MOST_NODES), None
     # a stretch is rewritten as the whole would be
-    unwanted = unwanted_rewrites(model.proto, operators, keeps, as_written)
+    unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
 
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it

@@ -25,7 +25,6 @@ from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch
 from toolkit.graph.light import LightModel, bytes_of
 from toolkit.graph.memory import loaded, weights_room
-from toolkit.graph.nodes import reads_of
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 
@@ -117,11 +116,13 @@ class Stretched:
         self._kept: dict[int, Any] | None = {} if all_fit else None
         self._owner = loaded.join(self)
         self._known = {value.name: value for value in model.proto.graph.input}
+        self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self._given: list[Value] = []
         self._takes = {value.name: value for value in self._inputs()}
         if all_fit:
             self._model = LightModel(onnx.ModelProto(), {}, model.where)
             self._known.clear()
+            self._stored.clear()
 
     def get_inputs(self) -> list[Value]:
         """What the model takes."""
@@ -211,7 +212,6 @@ class Stretched:
     def _piece(self, one: Stretch) -> LightModel:
         whole = self._model.proto
         nodes = [whole.graph.node[index] for index in one.nodes]
-        read = {name for node in nodes for name in reads_of(node)}
         declared = {value.name: value for value in whole.graph.output}
         proto = onnx.ModelProto()
         proto.ir_version = whole.ir_version
@@ -220,11 +220,12 @@ class Stretched:
         graph = proto.graph
         graph.name = whole.graph.name
         graph.node.extend(nodes)
-        graph.initializer.extend(t for t in whole.graph.initializer if t.name in read)
+        graph.initializer.extend(self._stored[name] for name in one.constants)
         graph.input.extend(self._known[name] for name in one.reads)
         graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in one.gives)
-        made = {name for node in nodes for name in node.output}
-        graph.value_info.extend(value for value in whole.graph.value_info if value.name in made - set(one.gives))
+        if len(whole.graph.value_info):
+            made = {name for node in nodes for name in node.output} - set(one.gives)
+            graph.value_info.extend(value for value in whole.graph.value_info if value.name in made)
         return LightModel(proto, {name: self._model.weights[name] for name in one.weights}, self._model.where)
 
 
