@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
 from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
@@ -101,10 +100,9 @@ class TappedSession:
 
     def _open(self) -> Session:
         own = self._tapped
-        proto = onnx.ModelProto()
-        proto.CopyFrom(own.model.proto)
-        prepared = LightModel(proto, dict(own.model.weights), own.model.where)
-        self._probes = add_probes(proto, own.scalars, self._careful) if own.scalars else {}
+        # nobody else holds its message: a session of many nodes drops it
+        prepared = own.model.copy()
+        self._probes = add_probes(prepared.proto, own.scalars, self._careful) if own.scalars else {}
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
         wanted = [*own.taps, *outputs]
         return session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -276,8 +277,10 @@ class Model:
 
     def weight_bytes(self) -> int:
         """Bytes of all constants of the main graph as a file has them, types of less than a byte packed."""
-        constants = [t for t in self.graph.tensors().values() if isinstance(t, gs.Constant)]
-        return sum(-(-int(np.prod(t.shape)) * BITS.get(onnx_type(t.dtype), 32) // 8) for t in constants)
+        constants = {t.name: t for n in self.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
+        outputs = {t.name: t for t in self.graph.outputs if isinstance(t, gs.Constant)}
+        sizes = ((math.prod(t.shape), BITS.get(onnx_type(t.dtype), 32)) for t in (constants | outputs).values())
+        return sum(-(-count * bits // 8) for count, bits in sizes)
 
     @collector_paused()
     def facts(self, profiles: Profiles | None = None) -> Facts:

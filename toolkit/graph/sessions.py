@@ -227,6 +227,7 @@ def session(
     if left or others or written is not model.proto:
         model.proto = written
         survey = Survey.of(written)
+    del written
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)

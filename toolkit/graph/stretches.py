@@ -98,7 +98,8 @@ class Stretched:
         load: makes a session of a model.
         packed: see ``stretches_of``.
         boundaries: where what is handed from stretch to stretch is kept; None for nowhere.
-        all_fit: whether all stretches stay loaded; the model's message is not kept then.
+        all_fit: whether all stretches stay loaded; the model gives its message away then, which takes as much memory
+            as the sessions of it.
     """
 
     def __init__(
@@ -115,14 +116,21 @@ class Stretched:
         self._outputs = [value.name for value in model.proto.graph.output]
         self._kept: dict[int, Any] | None = {} if all_fit else None
         self._owner = loaded.join(self)
-        self._known = {value.name: value for value in model.proto.graph.input}
+        # copies: a part of a message holds all of it
+        self._known = {value.name: _copy(value) for value in model.proto.graph.input}
         self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+        self._declared = {value.name: value for value in model.proto.graph.output}
+        self._pieces: dict[int, bytes] = {}
+        if all_fit:
+            self._pieces = {n: self._cut_out(one).SerializeToString() for n, one in enumerate(stretches)}
+            self._stored.clear()
+            self._declared.clear()
+            model.proto = onnx.ModelProto()
         self._given: list[Value] = []
         self._takes = {value.name: value for value in self._inputs()}
         if all_fit:
             self._model = LightModel(onnx.ModelProto(), {}, model.where)
             self._known.clear()
-            self._stored.clear()
 
     def get_inputs(self) -> list[Value]:
         """What the model takes."""
@@ -173,7 +181,7 @@ class Stretched:
 
         Those whose types another session of the model has found are not loaded.
         """
-        own = {value.name for value in self._model.proto.graph.input}
+        own = set(self._known)
         found = self._boundaries.types if self._boundaries is not None else {}
         for number, one in enumerate(self._stretches):
             if not found.keys() >= {*one.gives, *own.intersection(one.reads)}:
@@ -203,16 +211,22 @@ class Stretched:
         one = self._stretches[number]
         if self._kept is not None:
             if number not in self._kept:
-                self._kept[number] = self._load(self._piece(one))
+                self._kept[number] = self._load(self._piece(one, self._pieces.pop(number)))
             return nullcontext(self._kept[number])
         size = sum(computed_bytes(self._model.weights[name]) for name in one.weights)
         kept = size * (_PACKED if self._packed else 1)
         return loaded.use(self._owner, number, lambda: (kept, lambda: self._load(self._piece(one))))
 
-    def _piece(self, one: Stretch) -> LightModel:
+    def _piece(self, one: Stretch, content: bytes | None = None) -> LightModel:
+        """The model of a stretch; ``content`` is what was cut out for it."""
+        proto = self._cut_out(one) if content is None else onnx.ModelProto.FromString(content)
+        proto.graph.input.extend(self._known[name] for name in one.reads)
+        return LightModel(proto, {name: self._model.weights[name] for name in one.weights}, self._model.where)
+
+    def _cut_out(self, one: Stretch) -> onnx.ModelProto:
+        """A stretch by itself, without its inputs, whose types are found one stretch after the other."""
         whole = self._model.proto
         nodes = [whole.graph.node[index] for index in one.nodes]
-        declared = {value.name: value for value in whole.graph.output}
         proto = onnx.ModelProto()
         proto.ir_version = whole.ir_version
         proto.opset_import.extend(whole.opset_import)
@@ -221,12 +235,15 @@ class Stretched:
         graph.name = whole.graph.name
         graph.node.extend(nodes)
         graph.initializer.extend(self._stored[name] for name in one.constants)
-        graph.input.extend(self._known[name] for name in one.reads)
-        graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in one.gives)
+        graph.output.extend(self._declared.get(name) or onnx.ValueInfoProto(name=name) for name in one.gives)
         if len(whole.graph.value_info):
             made = {name for node in nodes for name in node.output} - set(one.gives)
             graph.value_info.extend(value for value in whole.graph.value_info if value.name in made)
-        return LightModel(proto, {name: self._model.weights[name] for name in one.weights}, self._model.where)
+        return proto
+
+
+def _copy(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    return onnx.ValueInfoProto.FromString(value.SerializeToString())
 
 
 def _waiting(value: Any) -> Any:
