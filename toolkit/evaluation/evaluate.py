@@ -26,7 +26,7 @@ from toolkit.evaluation.other_arithmetic import OtherArithmetic
 from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
 from toolkit.evaluation.rounding import with_rounding
-from toolkit.graph.light import LightModel
+from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, own_session, session
@@ -104,7 +104,8 @@ def evaluate(
     float_session = own_session(reference)
     rounded, unrounded = _rounded(subject)
     besides = wanted_besides(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
-    lowered = MeasuredForm(subject, rounded, besides=besides)
+    lowered = MeasuredForm(subject, SerializedModel.of(rounded) if rounded is not None else None, besides=besides)
+    del rounded
     form, other_session, notes = _runnable(reference, float_session, lowered, data, prepared)
     named = counterparts(reference, form.model, float_session.outputs)
     runs: list[Run] = [float_session.run, partial(run_on, other_session, named=named)]

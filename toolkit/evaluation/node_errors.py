@@ -24,7 +24,7 @@ from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.counterparts import run_on
 from toolkit.evaluation.difference import Difference, TensorError
 from toolkit.graph.facts import Facts
-from toolkit.graph.light import LightModel
+from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import MOST_NODES, Session, session
@@ -63,7 +63,7 @@ class MeasuredForm:
     """
 
     model: Model
-    rounded: LightModel | None = None
+    rounded: SerializedModel | None = None
     name: str = "lowered"
     besides: frozenset[str] = frozenset()
     _opened: list[Session] = field(default_factory=list)
@@ -73,7 +73,7 @@ class MeasuredForm:
         for one in self._opened:
             if set(outputs) <= set(one.outputs):
                 return one
-        source = self.model if self.rounded is None else self.rounded.copy()
+        source = self.model if self.rounded is None else self.rounded.light()
         found = session(source, outputs=[*outputs, *sorted(self.besides)], boundaries=boundaries)
         if self.besides:
             self._opened.append(found)

@@ -26,7 +26,7 @@ from toolkit.graph.dimensions import dim_of
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.facts import Facts
 from toolkit.graph.importing import import_light
-from toolkit.graph.light import LightModel, fits_message, weights_as_inputs
+from toolkit.graph.light import LightModel, SerializedModel, fits_message, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
@@ -370,10 +370,9 @@ class Model:
         if self._found is None or "exported" not in self._found:
             made = export(self.graph, str(self.source or "the model"), self._known)
             if self._found is not None:
-                self._found["exported"] = (made.proto.SerializeToString(), made.weights, made.where)
+                self._found["exported"] = SerializedModel.of(made)
             return made
-        content, weights, where = self._found["exported"]
-        return LightModel(onnx.ModelProto.FromString(content), dict(weights), where)
+        return cast("SerializedModel", self._found["exported"]).light()
 
     def _skeleton_now(self) -> _Skeleton:
         return self.once("skeleton", self._made_skeleton)
