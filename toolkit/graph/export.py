@@ -38,7 +38,8 @@ def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None
         where: the model's file, for errors.
         known: messages of nodes that were written before, which are not made again where nothing changed.
     """
-    main = [tensor for tensor in _tensors(graph).values() if _is_large(tensor)]
+    tensors = _tensors(graph)
+    main = [tensor for tensor in tensors.values() if _is_large(tensor)]
     seen = {id(tensor) for tensor in main}
     inner = [tensor for tensor in _inner_constants(graph) if id(tensor) not in seen and _is_large(tensor)]
     hoisted = [] if fits_message(2 * sum(map(_size, inner))) else inner
@@ -48,7 +49,7 @@ def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None
             _name_apart(graph, hoisted)
         weights = {tensor.name: values_of(tensor) for tensor in (*main, *hoisted)}
         writer = _Writer(known or NodeMessages(), {id(t): weights[t.name] for t in main}, {id(t) for t in hoisted})
-        proto = writer.model(graph)
+        proto = writer.model(graph, tensors)
         proto.graph.initializer.extend(_header(name, weights[name]) for name in sorted({t.name for t in hoisted}))
     finally:
         for tensor, name in zip(hoisted, names):
@@ -164,13 +165,14 @@ class _Writer:
         self.known, self.away, self.moved = known, away, moved
         self.domains: set[str | None] = set()
 
-    def model(self, graph: gs.Graph) -> onnx.ModelProto:
+    def model(self, graph: gs.Graph, tensors: dict[str, gs.Tensor]) -> onnx.ModelProto:
+        """Write the main graph, whose tensors are given by name, see ``_tensors``."""
         proto = onnx.ModelProto(
             ir_version=onnx.IR_VERSION if graph.ir_version is None else graph.ir_version,
             producer_name=graph.producer_name,
             producer_version=graph.producer_version,
         )
-        self._fill(proto.graph, graph, ())
+        self._fill(proto.graph, graph, (), tensors)
         proto.functions.extend(OnnxExporter.export_function(function) for function in graph.functions)
         if graph.import_domains is None:
             graph.import_domains = [onnx.helper.make_opsetid("", graph.opset)]
@@ -179,9 +181,10 @@ class _Writer:
         proto.opset_import.extend(graph.import_domains)
         return proto
 
-    def _fill(self, proto: onnx.GraphProto, graph: gs.Graph, around: tuple[set[str], ...]) -> None:
-        """Write a graph; ``around`` are the names that those it lies in give values to."""
-        tensors = _tensors(graph)
+    def _fill(
+        self, proto: onnx.GraphProto, graph: gs.Graph, around: tuple[set[str], ...], tensors: dict[str, gs.Tensor]
+    ) -> None:
+        """Write a graph of these tensors; ``around`` are the names that those it lies in give values to."""
         constants = [t for t in tensors.values() if isinstance(t, gs.Constant)]
         if around:
             constants = [t for t in constants if id(t) not in self.moved and not any(t.name in one for one in around)]
@@ -208,12 +211,12 @@ class _Writer:
                 proto.sparse_initializer.append(tensor._values.tensor)
             else:
                 self._constant(proto, tensor)
-        for tensor in (*graph.inputs, *graph.outputs):
-            tensors.pop(tensor.name, None)
+        ends = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
         inner = (
             tensor
-            for tensor in tensors.values()
-            if isinstance(tensor, gs.Variable)
+            for name, tensor in tensors.items()
+            if name not in ends
+            and isinstance(tensor, gs.Variable)
             and (tensor.dtype is not None or tensor.shape is not None)
             and not any(tensor.name in one for one in around)
         )
@@ -227,7 +230,9 @@ class _Writer:
         proto.output.extend(tensor.name for tensor in node.outputs)
         for name, value in node.attrs.items():
             if isinstance(value, gs.Graph):
-                self._fill(proto.attribute.add(name=name, type=onnx.AttributeProto.GRAPH).g, value, around)
+                self._fill(
+                    proto.attribute.add(name=name, type=onnx.AttributeProto.GRAPH).g, value, around, _tensors(value)
+                )
             else:
                 proto.attribute.extend(OnnxExporter.export_attributes({name: value}))
 
