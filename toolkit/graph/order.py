@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import onnx_graphsurgeon as gs
 
@@ -37,7 +38,9 @@ def sort(graph: gs.Graph, recurse: bool = True) -> None:
         elif id(node) not in levels:
             inside = inside if inside is not None else {id(one) for one in graph.nodes}
             _level(node, inside, levels, ordered)
-    ordered.sort(key=lambda node: levels[id(node)])
+    keys = [levels[id(node)] for node in ordered]
+    if any(before > after for before, after in pairwise(keys)):
+        ordered = [ordered[place] for place in sorted(range(len(keys)), key=keys.__getitem__)]
     graph.nodes = ordered
 
 
