@@ -251,8 +251,7 @@ class SearchPrecision(InsertQDQ):
         """
         self.without_dead_nodes(model, context)
         self.require_profiles(context)
-        kept: tuple[str, ...] = ()
-        plain = model
+        kept, plain = tuple[str, ...](), model
         search: PlanSearch | None = None
         # what cannot be measured or predicted is refused before the search, not after it
         if self.only_if_faster:
@@ -311,7 +310,7 @@ class SearchPrecision(InsertQDQ):
 
     def _helped(self, model: Model, context: Context, search: PlanSearch) -> PlanSearch:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
-        if not self.helpers:
+        if not self.helpers or search.nothing_pays():
             return search
         # they cost as much as many plans, and may leave no minutes for another search
         first = search.first_plan()

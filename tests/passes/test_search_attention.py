@@ -13,6 +13,7 @@ from toolkit.backends.bench import EngineBench
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.search.codes import AttentionCode, TrialCode
+from toolkit.search.plan_search import PlanSearch
 
 WEIGHTED, PRODUCTS = ["q", "k", "v", "o"], ["s", "c"]
 FLOAT = dict.fromkeys(WEIGHTED + PRODUCTS, 1.0)
@@ -53,6 +54,20 @@ def test_engines_that_take_long_to_build_are_compared_as_trials(attention, tmp_p
     context, quantized = searched(attention, backend, tmp_path, engine=EngineSettings())
     assert quantized == {*WEIGHTED, *PRODUCTS} and said(context.journal, TrialCode.COMPARED) == [{"seconds": 100.0}]
     assert backend.levels == [2, 2, 2] and [len(inside) for inside in backend.built] == [4, 6, 0]
+
+
+@pytest.mark.parametrize("each", [1.2, 0.5])
+def test_helpers_are_tried_where_some_plan_of_a_transformer_is_faster_than_float(
+    attention, tmp_path, monkeypatch, each
+):
+    tried = []
+    monkeypatch.setattr(PlanSearch, "first_plan", lambda search: tried.append(search))
+    slow = dict.fromkeys(PRODUCTS, 3.0)
+    backend = StandIn(FLOAT, dict.fromkeys(WEIGHTED, each) | slow, noisy=False)
+    step = SearchPrecision(min_sqnr_db=60, helpers=["equalize", "shift", "smooth"])
+    _, quantized = searched(attention, backend, tmp_path, step)
+    assert bool(tried) == (each < 1) and (each < 1 or not quantized)
+    assert backend.built[:3] == [frozenset(WEIGHTED), frozenset(FLOAT), frozenset()]
 
 
 @pytest.mark.parametrize(

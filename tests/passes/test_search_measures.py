@@ -20,6 +20,7 @@ from toolkit.backends.bench import EngineBench
 from toolkit.backends.layer import Layer, Port
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import Gpu
+from toolkit.base.precision import Precision
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.search.codes import TrialCode
@@ -120,6 +121,27 @@ def test_where_building_takes_long_engines_are_compared_as_trials(tmp_path, seco
     # TensorRT refuses the kernel times of another level
     names = {level: f"engines{f'-level{level}' if level else ''}.timing" for level in levels}
     assert [cache.name for cache in backend.caches] == [names[level] for level in levels]
+
+
+def test_where_no_plan_is_faster_than_float_no_accuracy_is_looked_at(tmp_path):
+    backend = stand_in(quantized=dict.fromkeys(NAMES, 1.2))
+    context, found = searched(tmp_path, backend)
+    assert [len(inside) for inside in backend.built] == [6, 0]
+    assert found["best"]["kept"] == NAMES and len(found["plans"]) == 1 and found["inferences"] <= 3
+    assert said(context.journal, Code.SEARCH_ALL_FLOAT) == [{"by_time": True, "faster": 0}]
+    assert {name: context.plan.get(name).precision for name in NAMES} == dict.fromkeys(NAMES, Precision.FP16)
+    # one layer that is faster is worth a search
+    mixed = stand_in(quantized={**dict.fromkeys(NAMES, 1.2), "layer1": 0.3})
+    _, found = searched(tmp_path / "mixed", mixed)
+    assert found["best"]["kept"] == [name for name in NAMES if name != "layer1"] and len(found["plans"]) > 1
+
+
+def test_engines_are_built_once_of_the_model_that_helpers_leave(tmp_path):
+    backend = stand_in()
+    context, _ = searched(tmp_path, backend, helpers=["equalize", "smooth"])
+    assert True in [one["applied"] for one in said(context.journal, Code.SEARCH_HELPER)]
+    assert [len(inside) for inside in backend.built] == [6, 0]
+    assert len(said(context.journal, Code.TIMES_MEASURED)) == 1
 
 
 def test_what_later_passes_do_is_not_measured_and_the_journal_says_so(tmp_path):

@@ -38,6 +38,10 @@ Small = Callable[[str], bool]
 """Whether a tensor is quantized and written in eight bits by the layer before it."""
 
 
+_FLIPPED = 4
+"""How often all groups are flipped, one by one, in search of the fastest plan."""
+
+
 class _Placed:
     """What the cost asks of a placement."""
 
@@ -150,6 +154,26 @@ class CostModel:
         """Those of the groups kept float whose quantized form would make the plan no faster."""
         time = self.time(kept)
         return {name for name in kept if self.time(other for other in kept if other != name) >= time}
+
+    def fastest(self) -> tuple[frozenset[str], float]:
+        """The groups kept float in the fastest plan that flips of single groups lead to, and its seconds.
+
+        It is looked for from both ends, everything quantized and nothing, flip by flip for as long as that helps.
+        """
+        names = self.switches.names
+        found: list[tuple[frozenset[str], float]] = []
+        for kept in (frozenset[str](), frozenset(names)):
+            seconds, better = self.time(kept), True
+            for _ in range(_FLIPPED):
+                if not better:
+                    break
+                better = False
+                for name in names:
+                    flipped = kept ^ {name}
+                    if (time := self.time(flipped)) < seconds:
+                        kept, seconds, better = flipped, time, True
+            found.append((kept, seconds))
+        return min(found, key=lambda one: one[1])
 
     def measured_share(self, kept: Iterable[str] = ()) -> float:
         """Share of the plan's time that was measured rather than predicted, 0 to 1."""

@@ -19,6 +19,7 @@ from toolkit.evaluation.budget import ON_NOISE, Budget
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.graph.macs import macs
 from toolkit.graph.model import Model
+from toolkit.placement.attention import attentions
 from toolkit.placement.ops import TARGETS
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
@@ -28,12 +29,12 @@ from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import plan_key
-from toolkit.search.search import Search, SearchResult
+from toolkit.search.search import Search, SearchResult, all_float
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
-from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
+from toolkit.search.times import CLEARLY, EngineTimes, Timing, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
@@ -108,6 +109,9 @@ class PlanSearch(HelperTrials):
         same = self.lower, self.reference, self.name, self.by, self.spending
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget, made.decided_on = self.budget, self.decided_on
+        if "timing" in vars(self):
+            # a helper changes values, and hardly what kernels take
+            made.timing = self.timing
         return made
 
     def adopt(self, model: Model, context: Context, budget: Budget) -> PlanSearch:
@@ -155,48 +159,63 @@ class PlanSearch(HelperTrials):
         )  # fmt: skip
         return budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
 
+    @cached_property
+    def timing(self) -> Timing:
+        """Layer times, measured on engines that are built for it where times decide, or of earlier runs."""
+        gpu = gpu_for(self.settings.gpu, self.context)
+        engines = self._engines(gpu)
+        with self.spending.waiting():
+            found = Timing(engines.layers() if engines is not None else self._earlier(gpu))
+            if engines is not None and found.layers.seconds:
+                found.ends = engines.ends()
+        if found.ends and self._prefers(found) == "time":
+            cost = self._cost(found, gpu)
+            found.nothing_pays = cost.fastest()[1] * CLEARLY >= cost.time(self.simulation.names)
+        return found
+
+    def nothing_pays(self) -> bool:
+        """Whether no plan is predicted to be faster than float: to be asked before helpers are tried.
+
+        False where the model has no attention, beside which pairs often cost more time than they save: there engines
+        are built but once, of the model as helpers change it.
+        """
+        return any(True for _ in attentions(self.model)) and self.timing.nothing_pays
+
     # ---------------------------------------------------------------- the search
 
     def run(self) -> SearchResult:
         """Search, and write the record; the plan is not applied yet."""
         simulation, context, own = self.simulation, self.context, self.settings
         folder, gpu, demand = context.log_folder, gpu_for(own.gpu, context), self.budget
-        engines = self._engines(gpu)
-        with self.spending.waiting():
-            times = engines.layers() if engines is not None else self._earlier(gpu)
-        others = {name for name, ask in context.plan.items() if ask.precision is self.quantizer.precision}
-        cost = CostModel(
-            simulation.switches, simulation.facts, gpu, context.rest, times, simulation.work, others,
-            named=bool(own.gpu) or own.max_ms is not None or own.prefer == "time",
-        )  # fmt: skip
-        prefer = own.prefer if own.prefer != "auto" else "time" if times.seconds and self._may_prefer_time() else "int8"
+        timing = self.timing
+        engines = self._engines(gpu) if timing.ends else None
+        cost, prefer = self._cost(timing, gpu), self._prefers(timing)
         if own.prefer == "auto" and prefer == "time":
             context.journal.noted(Code.SEARCH_FOR_TIME(dtype=self.quantizer.dtype))
-        if engines is not None and times.seconds:
-            with self.spending.waiting():
-                engines.teach(cost)
         best = folder / f"{self.name}_best.json" if folder is not None else None
         log = self.log()
         otherwise: dict[str, dict[str, float]] = {}
 
-        def run(demand: Budget) -> tuple[Search, SearchResult]:
+        def run(demand: Budget) -> tuple[Simulation, SearchResult]:
+            if timing.nothing_pays:
+                return simulation, all_float(simulation, cost, demand, self.spending)
             search = Search(
                 simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges,
                 log=log, best=best, progress=context.progress, spending=self.spending, missed=otherwise,
                 known=self.first,
             )  # fmt: skip
             found = search.run()
-            if engines is not None and times.seconds and prefer == "time":
+            if engines is not None and prefer == "time":
                 with self.spending.waiting():
                     found = confirmed(found, cost, engines, demand)
-            return search, found
+            return search.simulation, found
 
         for attempt in range(1, _ATTEMPTS + 1):
-            search, found = run(demand)
+            judged, found = run(demand)
             little = prefer == "int8" and found.best.quantized < _WORTH * simulation.quantized_share()
             if little and self.spending.more():
                 context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
-                search, found = run(demand)
+                judged, found = run(demand)
             self._check_in_types(found)
             lacks = dict(found.lacks_in_types)
             if not lacks or found.rest_lacks:
@@ -220,7 +239,7 @@ class PlanSearch(HelperTrials):
         found.idle = cost.idle(found.best.kept) if prefer == "time" else ()
         self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with
-        self._record(found, search.simulation, cost, prefer)
+        self._record(found, judged, cost, prefer)
         return found
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:
@@ -304,6 +323,24 @@ class PlanSearch(HelperTrials):
             return LayerTimes()
         names = self.simulation.names
         return earlier_times(self.settings.times, names, self.quantizer.precision, self.context, gpu.name)
+
+    def _cost(self, timing: Timing, gpu: GpuSpec) -> CostModel:
+        """Predicts what a plan takes, by what was measured as far as that goes."""
+        simulation, own = self.simulation, self.settings
+        others = {name for name, ask in self.context.plan.items() if ask.precision is self.quantizer.precision}
+        cost = CostModel(
+            simulation.switches, simulation.facts, gpu, self.context.rest, timing.layers, simulation.work, others,
+            named=bool(own.gpu) or own.max_ms is not None or own.prefer == "time",
+        )  # fmt: skip
+        for end, seconds in timing.ends.items():
+            cost.learn(end, seconds)
+        return cost
+
+    def _prefers(self, timing: Timing) -> str:
+        """What is looked for: ``int8`` or ``time``."""
+        if self.settings.prefer != "auto":
+            return self.settings.prefer
+        return "time" if timing.layers.seconds and self._may_prefer_time() else "int8"
 
     def _may_prefer_time(self) -> bool:
         """Whether a plan's time may count more than its share of the work, where nobody said which."""

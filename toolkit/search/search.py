@@ -8,11 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from toolkit.contract.findings import Code, Finding
+from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.choosing_ranges import ChoosingRanges
+from toolkit.search.cost import CostModel
 from toolkit.search.range_methods import methods_of
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity, exact, reliability
+from toolkit.search.spending import Spending
+from toolkit.simulation.simulation import Simulation
 
 _EXPONENTS = (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
@@ -293,3 +297,15 @@ class Search(ChoosingRanges):
                     position += size
             size //= 2
         return order
+
+
+def all_float(simulation: Simulation, cost: CostModel, budget: Budget, spending: Spending) -> SearchResult:
+    """What a search finds where no plan is predicted to be faster than float: nothing is quantized, and no layer's
+    accuracy is looked at.
+    """
+    names, reference = tuple(sorted(simulation.names)), simulation.runner.float_outcome
+    seconds = cost.time(names)
+    best = SearchedPlan(names, {}, reference, budget.lacks(reference, reference, seconds), seconds, 0.0)
+    computed = spending.counted(simulation.runner.float_seconds)
+    notes: list[Finding] = [Code.SEARCH_ALL_FLOAT(by_time=True, faster=0)]
+    return SearchResult(best, [best], 1, None, reference, notes=notes, inferences=spending.priced, computed=computed)

@@ -65,7 +65,7 @@ def gpu_for(asked: str, context: Context) -> GpuSpec:
 
 
 _GPU = "A10"
-_CLEARLY = 1.01
+CLEARLY = 1.01
 """A plan in between must be this much faster than both ends: engines of the same kernels differ by 1 to 2 percent."""
 
 
@@ -90,6 +90,21 @@ class _EngineTime:
         """The measurement at one profile."""
         ms = {name: times[profile] for name, times in found.ms.items() if profile in times}
         return cls(found.latency[profile].ms, ms, found.rest.get(profile, 0.0), found.ties.get(profile, []))
+
+
+@dataclass
+class Timing:
+    """What a search knows of times before it looks at accuracy.
+
+    Attributes:
+        layers: measured layer times; none where none was measured.
+        ends: seconds of the engines with these groups kept float: none, and all.
+        nothing_pays: whether time is what the search looks for, and no plan is predicted to be faster than float.
+    """
+
+    layers: LayerTimes
+    ends: dict[tuple[str, ...], float] = field(default_factory=dict)
+    nothing_pays: bool = False
 
 
 class EngineTimes:
@@ -171,11 +186,10 @@ class EngineTimes:
             self.note(Code.PLAN_NOT_TIMED(error=str(error)))
             return None
 
-    def teach(self, cost: CostModel) -> None:
-        """Have the cost model know what the engines with every layer quantized and with none take."""
-        for end in ((), self.searched):
-            if (seconds := self.whole(end)) is not None:
-                cost.learn(end, seconds)
+    def ends(self) -> dict[tuple[str, ...], float]:
+        """Seconds of the engines with every layer quantized and with none, by what is kept float."""
+        found = {end: self.whole(end) for end in ((), tuple(self.searched))}
+        return {end: seconds for end, seconds in found.items() if seconds is not None}
 
     def note(self, what: Finding) -> None:
         """Tell the journal."""
@@ -232,7 +246,7 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
             SearchedPlan(names, {}, found.reference, budget.lacks(found.reference, found.reference, time), time, 0.0)
         )
     best = min(ends, key=lambda plan: plan.seconds)
-    if best.meets and (best.seconds < seconds * _CLEARLY or not found.best.meets):
+    if best.meets and (best.seconds < seconds * CLEARLY or not found.best.meets):
         found.best = best
         found.plans[:] = [*(plan for plan in found.plans if plan is not best), best]
         timed["taken_ms"] = best.seconds * 1e3
