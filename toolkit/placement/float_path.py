@@ -76,12 +76,14 @@ class FloatPath:
         read, made = (onnx_type(node.inputs[1].dtype) for node in (quantize, dequantize))
         if read == made or not {read, made} <= FLOAT_TYPES:
             return source
-        key = (id(source), ("cast", made), None)
+        graph = self.graphs[id(dequantize)]
+        # what one branch of an If makes is not there in the other
+        key = (id(source), ("cast", made, id(graph)), None)
         if key not in self._made:
             dtype = dequantize.inputs[1].dtype
             cast = gs.Variable(self.names.take(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
             name = self.names.take(f"{dequantize.name}_Cast")
-            self.graphs[id(dequantize)].nodes.append(make_node("Cast", name, [source], [cast], to=made))
+            graph.nodes.append(make_node("Cast", name, [source], [cast], to=made))
             self.casts[name] = source.name
             self._made[key] = cast
         return self._made[key]

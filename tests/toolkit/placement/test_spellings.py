@@ -255,6 +255,27 @@ def test_a_pair_that_casts_leaves_a_cast_where_it_is_taken_out(moved):
     assert np.array_equal(run(found, {"x": X["x"][:4]})[1], -wanted)
 
 
+def test_branches_that_read_one_pair_have_a_cast_each():
+    """A pair that casts, its halves in different graphs: what one branch of an If makes, the other cannot read."""
+    branches = {
+        name: helper.make_graph(
+            [node("DequantizeLinear", ["q", "h", "z"], [f"{op}_d"]), node(op, [f"{op}_d"], [f"{op}_y"])], op, [],
+            [helper.make_tensor_value_info(f"{op}_y", TensorProto.FLOAT16, [4])],
+        )
+        for name, op in (("then_branch", "Relu"), ("else_branch", "Neg"))
+    }  # fmt: skip
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("If", ["yes"], ["y"], **branches)]
+    weights = {"s": np.array(0.25, np.float32), "h": np.array(0.25, np.float16), "z": np.array(0, np.int8)}
+    for yes in (True, False):
+        given = weights | {"yes": np.array(yes)}
+        found = Model.from_proto(build(nodes, {"x": [4]}, {"y": [4]}, given, 19, types={"y": TensorProto.FLOAT16}))
+        plain = without_pairs(found)
+        plain.check()
+        wanted = X["x"][0, :4].astype(np.float16)
+        wanted = np.maximum(wanted, 0) if yes else -wanted
+        assert np.array_equal(run(plain, {"x": X["x"][0, :4]})[0], wanted)
+
+
 def test_what_gives_the_output_of_a_body_stays():
     nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
              node("Cast", ["d"], ["h"], to=10)]  # fmt: skip
