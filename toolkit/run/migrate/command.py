@@ -73,8 +73,12 @@ def is_command(words: Sequence[str]) -> bool:
     return first.startswith(("-", "$")) or (tool_of(words[0]) == "polygraphy" and first in (*_BUILDING, *_OTHERS))
 
 
-def orders_of_commands(commands: Sequence[Command]) -> list[Order]:
+def orders_of_commands(commands: Sequence[Command], where: str) -> list[Order]:
     """What the commands of a script say: those of the first that builds from ONNX, and that there are others.
+
+    Args:
+        commands: the commands.
+        where: the script's name, for messages.
 
     Raises:
         QtoolError: there are some, and none that can be migrated.
@@ -87,7 +91,12 @@ def orders_of_commands(commands: Sequence[Command]) -> list[Order]:
         if one is not chosen:
             orders.append(Order(None, None, shlex.join(one.words), one.line, one.why or another_command(one)))
             continue
-        for order in orders_of_command(one.words, one.line):
+        try:
+            own = orders_of_command(one.words, one.line)
+        except QtoolError as error:
+            error.at(f"{where}, line {one.line}")
+            raise
+        for order in own:
             taken = one.why is None or one.why.code is not MigrateCode.NOT_TAKEN
             orders.append(replace(order, value=order.value if taken else None, why=order.why or one.why))
     return orders

@@ -8,6 +8,8 @@ import re
 _LISTED = re.compile(
     r"\s*(?:-\s+)?(?:(ENTRYPOINT|CMD|RUN)\s|(entrypoint|command|args)\s*:)\s*\[(.*)\]\s*(?:#.*)?", re.DOTALL
 )
+_WORD = re.compile(r"""\s*(?:'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"][^,]*))\s*(?:,|$)""")
+"""A word of a list of YAML's: in quotation marks of either kind, or in none."""
 _BEGINS = re.compile(r"\s*(?:-\s+)?(?:FROM\s|(?:image|name)\s*:)", re.IGNORECASE)
 _ORDER = ("entrypoint", "command", "cmd", "args")
 """What a container runs, in the order in which its parts are joined."""
@@ -49,5 +51,5 @@ def _listed(text: str) -> list[str]:
     try:
         found = json.loads(f"[{text}]")
     except ValueError:
-        found = [one.strip().strip("'\"") for one in text.split(",")]
+        found = [(one[1] or "").replace("''", "'") or one[2] or (one[3] or "").rstrip() for one in _WORD.finditer(text)]
     return [str(one) for one in found]

@@ -71,7 +71,7 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line:
         raise QtoolError(
             "the script is nested too deeply to be read", where=where, remedy="give what it says by a command line"
         ) from error
-    return joined_orders(reader.orders, orders_of_commands(reader.commands))
+    return joined_orders(reader.orders, orders_of_commands(reader.commands, where))
 
 
 def joined_orders(calls: Sequence[Order], commands: Sequence[Order]) -> list[Order]:

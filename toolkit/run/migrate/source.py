@@ -152,11 +152,7 @@ def _of_shell(text: str, name: str, folders: list[Path], arguments: Sequence[str
     except QtoolError as error:
         raise QtoolError(error.what, where=f"{name}, {error.where}", remedy=error.remedy) from error
     commands = [Command(line, words) for line, words in found.commands]
-    try:
-        orders = orders_of_commands(commands)
-    except QtoolError as error:
-        error.at(f"{name}, line {commands[0].line}")
-        raise
+    orders = orders_of_commands(commands, name)
     for line, code in found.python:
         orders = joined_orders(orders_of_script(code, name, (), line), orders)
     if not orders:

@@ -54,6 +54,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
     ast.In: lambda one, many: one in many, ast.NotIn: lambda one, many: one not in many,
 }  # fmt: skip
+_CONVERSIONS: dict[int, Callable[[Any], Any]] = {ord("r"): repr, ord("s"): str, ord("a"): ascii}
 _PATHS = ("realpath", "abspath", "expanduser", "expandvars", "normpath")
 """Functions of ``os.path`` that name the same file."""
 _CALLS: dict[str, Callable[..., Any]] = {
@@ -82,6 +83,7 @@ class Static:
         self._worth: dict[str, Any] = {}
         self.imported: dict[str, str] = {}
         self.options: dict[str, Any] = {}
+        self._arguments = list(arguments)
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign):
                 for target in node.targets:
@@ -119,8 +121,7 @@ class Static:
             finally:
                 self._busy.discard(node.id)
         if isinstance(node, ast.JoinedStr):
-            parts = [one.value if isinstance(one, ast.FormattedValue) else one for one in node.values]
-            return "".join(str(self._part(one)) for one in parts)
+            return "".join(str(self._part(one)) for one in node.values)
         if isinstance(node, (ast.List, ast.Tuple)):
             return [self._part(one) for one in node.elts]
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -130,7 +131,8 @@ class Static:
 
     def _part(self, node: ast.expr) -> Any:
         value = self.spelled(node)
-        return f"{{{ast.unparse(node)}}}" if value is UNKNOWN else value
+        filled = node.value if isinstance(node, ast.FormattedValue) else node
+        return f"{{{ast.unparse(filled)}}}" if value is UNKNOWN else value
 
     def given(self, name: str) -> ast.expr | None:
         """The expression that a name or attribute is given, where it is given one alone."""
@@ -169,11 +171,16 @@ class Static:
             test = self._value(node.test)
             return UNKNOWN if test is UNKNOWN else self._value(node.body if test else node.orelse)
         if isinstance(node, ast.JoinedStr):
-            parts = [self._value(one.value if isinstance(one, ast.FormattedValue) else one) for one in node.values]
-            text = "" if UNKNOWN in parts else "".join(map(str, parts))
+            parts = [self._value(one) for one in node.values]
+            text = "" if UNKNOWN in parts else "".join(parts)
             return UNKNOWN if UNKNOWN in parts or len(text) > _LONGEST else text
+        if isinstance(node, ast.FormattedValue):
+            return self._formatted(node)
         if isinstance(node, ast.Subscript):
             holder, key = self._value(node.value), self._value(node.slice)
+            if isinstance(holder, Dotted):
+                number = key if holder == "sys.argv" and isinstance(key, int) else 0
+                return self._arguments[number - 1] if 0 < number <= len(self._arguments) else UNKNOWN
             return UNKNOWN if UNKNOWN in (holder, key) else holder[key]
         if isinstance(node, ast.Call) and not node.keywords:
             return self._called(node)
@@ -190,6 +197,14 @@ class Static:
                 return text
             called = getattr(text, node.func.attr) if node.func.attr in _TEXT and _short(text, *parts) else None
         return UNKNOWN if called is None or UNKNOWN in parts else called(*parts)
+
+    def _formatted(self, node: ast.FormattedValue) -> Any:
+        """The text that a value becomes in an f-string."""
+        value = self._value(node.value)
+        form = self._value(node.format_spec) if node.format_spec is not None else ""
+        if UNKNOWN in (value, form) or isinstance(value, Dotted) or _WIDE.search(form):
+            return UNKNOWN
+        return format(_CONVERSIONS.get(node.conversion, lambda one: one)(value), form)
 
     @staticmethod
     def _known(values: list[Any]) -> Any:

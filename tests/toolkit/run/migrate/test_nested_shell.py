@@ -56,6 +56,20 @@ def test_a_command_in_a_script_within_the_script(text, line):
     assert words == WANTED and at == (line or 1)
 
 
+def test_a_listed_word_may_hold_commas():
+    text = "    command: ['trtexec', '--onnx=it''s.onnx', '--minShapes=a:1x3,b:1x3', \"--fp16\", --best ]"
+    wanted = ["trtexec", "--onnx=it's.onnx", "--minShapes=a:1x3,b:1x3", "--fp16", "--best"]
+    assert commands_in(text) == [(1, wanted)]
+
+
+def test_what_cannot_be_migrated_is_refused_by_its_own_line(tmp_path):
+    path = tmp_path / "build.sh"
+    path.write_text("polygraphy inspect model x.plan\n\npolygraphy surgeon sanitize m.onnx -o y.onnx\n")
+    with pytest.raises(QtoolError, match="'polygraphy surgeon' is no command") as caught:
+        read_source([str(path)])
+    assert caught.value.where == f"{path}, line 3"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -166,6 +166,20 @@ os.system("trtexec --onnx=%s" % name)
     assert left(text) == {8: MigrateCode.OTHER_COMMAND, 9: MigrateCode.LOOK_AT}
 
 
+def test_numbers_in_a_command_are_written_as_its_f_string_says():
+    text = """
+import os, sys
+gib, known = 4.0, "b"
+os.system(f"trtexec --onnx={sys.argv[1]} --workspace={gib:.0f} --shapes={known!s}:{8:d}x3")
+"""
+    known = [(one.term, one.said) for one in orders_of_script(text, "b.py", ["m.onnx"])]
+    assert known == [
+        (Term.MODEL, "--onnx=m.onnx"), (Term.WORKSPACE, "--workspace=4"), (Term.SHAPES, "--shapes=b:8x3"),
+    ]  # fmt: skip
+    unknown = orders_of_script(text, "b.py")
+    assert [one.said for one in unknown] == ["--onnx={sys.argv[1]}", "--workspace=4", "--shapes=b:8x3"]
+
+
 def test_commands_of_which_a_part_is_not_known():
     """What can be read is read, and the flag that cannot is named."""
     text = """
