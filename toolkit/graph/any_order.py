@@ -54,7 +54,7 @@ class AnyOrder:
 
 
 def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Callable[[Path], Any]) -> AnyOrder | None:
-    """A session whose outputs come as they are computed; None where no output is reordered.
+    """A session whose outputs come as they are computed; None where no output is reordered or it cannot be loaded.
 
     Args:
         model: the model with the outputs wanted; not changed.
@@ -69,15 +69,16 @@ def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Cal
         try:
             rewrite(path)
             proto = onnx.load_model(path, load_external_data=False)
+            names = _without_reordering(proto)
+            if not names:
+                return None
+            path.write_bytes(proto.SerializeToString())
+            # its weights stay mapped when the files are gone
+            return AnyOrder(load(path), names)
         except (QtoolError, OSError):
-            # whoever loads the model as it is will say what is wrong with it
+            # whoever loads the model as it is will say what is wrong with it; and onnxruntime does not read all that it
+            # writes, as it makes the same names within a branch of an If and outside
             return None
-        names = _without_reordering(proto)
-        if not names:
-            return None
-        path.write_bytes(proto.SerializeToString())
-        # its weights stay mapped when the files are gone
-        return AnyOrder(load(path), names)
 
 
 def _without_reordering(proto: onnx.ModelProto) -> dict[str, str]:

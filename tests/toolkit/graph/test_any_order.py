@@ -75,3 +75,28 @@ def test_where_there_is_nothing_to_gain_the_session_is_the_usual_one(proto, monk
         opened = session(proto, names, threads=1, any_order=True)
         assert not isinstance(opened._inner, AnyOrder)
         assert all(np.array_equal(value, wanted[name]) for name, value in opened.run({"x": x}).items())
+
+
+def test_what_onnxruntime_does_not_read_again_is_run_in_order():
+    """It names what it makes within a branch of an If as what it makes outside, and refuses that model."""
+    random, pads = np.random.default_rng(0), {"pads": [1, 1, 1, 1]}
+    kernels = {"w0": (32, 16, 3, 3), "w1": (32, 32, 3, 3), "w2": (32, 32, 3, 3)}
+    first, inner, last = (
+        numpy_helper.from_array(random.standard_normal(shape, np.float32), name) for name, shape in kernels.items()
+    )
+    shapes = {"x": ["n", 16, 8, 8], "t": ["n", 32, 8, 8], "e": ["n", 32, 8, 8], "y": ["n", 32, 8, 8]}
+    info = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()}
+    then = helper.make_graph([helper.make_node("Conv", ["a", "w1"], ["t"], **pads)], "then", [], [info["t"]], [inner])
+    other = helper.make_graph([helper.make_node("Relu", ["a"], ["e"])], "other", [], [info["e"]])
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], **pads),
+        helper.make_node("If", ["yes"], ["b"], then_branch=then, else_branch=other),
+        helper.make_node("Conv", ["b", "w2"], ["y"], **pads),
+    ]
+    inputs = [info["x"], helper.make_tensor_value_info("yes", TensorProto.BOOL, [])]
+    graph = helper.make_graph(nodes, "g", inputs, [info["y"]], [first, last])
+    found = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = {"x": random.standard_normal((2, 16, 8, 8), np.float32), "yes": np.array(True)}
+    ordered = session(found, ["a", "y"], threads=1).run(x)
+    made = session(found, ["a", "y"], threads=1, any_order=True).run(x)
+    assert all(np.sort(made[n], axis=None).tobytes() == np.sort(ordered[n], axis=None).tobytes() for n in ("a", "y"))
