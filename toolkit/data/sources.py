@@ -72,9 +72,9 @@ class Feeds:
         make: gives them from the start.
         specs: the model's inputs.
         where: what messages call them.
-        digests: of samples that are known already, where ``make`` may give others each time; each pass has to give
-            these again, or the samples held out would be some of those that were calibrated with. None where the
-            samples are in memory.
+        digests: of all samples where they are known already, empty where they are not, and ``make`` may give others
+            each time; each pass has to give the same, or the samples held out would be some of those that were
+            calibrated with. None where the samples are in memory.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Feeds:
     ) -> None:
         self._make, self._specs, self._where = make, specs, where
         self._digests = list(digests) if digests is not None else None
+        self._complete = bool(digests)
         self._count: int | None = None
         self.cut = 0
 
@@ -116,9 +117,12 @@ class Feeds:
         self._count = index + 1
         if self._digests is not None and self._count < len(self._digests):
             raise _other_samples(f"it gives {self._count} samples, and gave {len(self._digests)} before", self._where)
+        self._complete = True
 
     def _require_same(self, known: list[bytes], index: int, feed: Mapping[str, Any], where: str) -> None:
         found = sample_digest({name: _array(value, f"{where}, '{name}'") for name, value in feed.items()})
+        if index == len(known) and self._complete:
+            raise _other_samples(f"it gives more than the {len(known)} samples that it gave before", where)
         if index == len(known):
             known.append(found)
         elif found != known[index]:

@@ -117,6 +117,10 @@ def test_samples_that_come_in_another_order_are_not_mixed() -> None:
     stacked(shorter)
     with pytest.raises(DataError, match="it gives 4 samples, and gave 6 before"):
         stacked(shorter)
+    longer = CalibrationData.open(Shuffled(straight[:4], straight), chain())
+    stacked(longer)
+    with pytest.raises(DataError, match="it gives more than the 4 samples that it gave before"):
+        stacked(longer)
     # somebody may look at the first ones only
     data = CalibrationData.open(Shuffled(straight, straight, straight), chain())
     assert next(data.samples()).index == 0
