@@ -382,7 +382,7 @@ def _reach(paths: list[str]) -> None:
     """Find modules where the asking process finds them, and read those anew that the user may have changed."""
     missing = [path for path in paths if path not in sys.path and Path(path).is_dir()]
     sys.path += missing
-    kept = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"))
+    kept = tuple(f"{place}{os.sep}" for place in (Path(__file__).parents[2], sysconfig.get_path("stdlib")))
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
         own = any(file.startswith(path + os.sep) for path in paths)

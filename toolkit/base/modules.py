@@ -8,6 +8,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,19 +36,23 @@ class Sources:
     foreign: frozenset[str] = frozenset()
 
 
-@functools.lru_cache(maxsize=1024)
-def installs(folder: str) -> bool:
-    """Whether packages are installed in a folder, which have versions: by its name, or by what pip notes beside them.
+def installs(folder: str, name: str) -> bool:
+    """Whether what has a name in a folder is an installed package's, which has a version.
 
-    ``pip install --target`` puts them anywhere.
+    That is so of all in a folder by whose name it is known, and of what pip has noted beside it: ``pip install
+    --target`` puts packages anywhere, among the user's own modules too.
     """
-    place = Path(folder)
-    if place.name in _INSTALLED:
-        return True
+    return Path(folder).name in _INSTALLED or name in _noted(folder)
+
+
+@functools.lru_cache(maxsize=1024)
+def _noted(folder: str) -> frozenset[str]:
+    """The files and folders in a folder that belong to packages (a RECORD holds a path, its hash and size a line)."""
     try:
-        return any(one.suffix == ".dist-info" for one in place.iterdir())
+        records = [one.read_text("utf-8", "replace") for one in Path(folder).glob("*.dist-info/RECORD")]
     except OSError:
-        return False
+        return frozenset()
+    return frozenset(re.split("[/,]", line.lstrip('"'), maxsplit=1)[0] for one in records for line in one.splitlines())
 
 
 def installed_at(file: str) -> str:
@@ -62,8 +67,9 @@ def installed_at(file: str) -> str:
             return inside
     for entry in sys.path:
         folder = os.path.realpath(entry)
-        if file.startswith(folder + os.sep) and installs(folder):
-            return file[len(folder) + 1 :]
+        inside = file[len(folder) + 1 :] if file.startswith(folder + os.sep) else ""
+        if inside and installs(folder, inside.partition(os.sep)[0]):
+            return inside
     return ""
 
 
@@ -78,8 +84,8 @@ def sources_of(name: str) -> Sources:
     if own is None or package in OWN_PACKAGES:
         return Sources()
     top = module_file(package)
-    root = (top.parent.parent if top.name == "__init__.py" else top.parent) if top is not None else own.parent
-    installed = installs(str(root))
+    entry = top.parent if top is not None and top.name == "__init__.py" else top or own
+    root, installed = entry.parent, installs(str(entry.parent), entry.name)
     files: dict[str, Path] = {}
     seen: set[str] = set()
     foreign: set[str] = set()
