@@ -58,7 +58,8 @@ def quota(groups: Path, root: Path) -> float:
         root: where control groups are mounted.
     """
     try:
-        lines = [line.split(":", 2) for line in groups.read_text(encoding="utf-8").splitlines()]
+        # names of groups are bytes, as those of files are
+        lines = [line.split(":", 2) for line in os.fsdecode(groups.read_bytes()).splitlines()]
     except OSError:
         return math.inf
     least = math.inf

@@ -361,7 +361,6 @@ class _PairWriter:
             reroute(one.outputs[0], result)
             one.outputs.clear()
 
-
     def _rescale(self, node: gs.Node, scale: Array, kind: int) -> None:
         """Give a DequantizeLinear a scale of another type, and the other halves of its pair the same number."""
         old = node.inputs[1]

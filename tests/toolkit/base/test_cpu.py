@@ -53,6 +53,13 @@ def test_the_quota_of_a_control_group_of_version_1(tmp_path, time, paid):
     assert cpu.quota(own(tmp_path, *lines), root) == paid
 
 
+def test_the_name_of_a_control_group_may_be_no_text(tmp_path):
+    root, path = tmp_path / "mounted", tmp_path / "cgroup"
+    group(root, cpu__max="200000 100000")
+    path.write_bytes(b"0::/caf\xe9\n")
+    assert cpu.quota(path, root) == 2.0
+
+
 def test_without_control_groups_there_is_no_quota(tmp_path):
     assert cpu.quota(tmp_path / "missing", tmp_path) == math.inf
 
