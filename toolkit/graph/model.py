@@ -276,11 +276,14 @@ class Model:
         return {t.name: [dim_of(d) for d in t.shape] if t.shape is not None else [] for t in self.graph.inputs}
 
     def weight_bytes(self) -> int:
-        """Bytes of all constants of the main graph as a file has them, types of less than a byte packed."""
-        constants = {t.name: t for n in self.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
-        outputs = {t.name: t for t in self.graph.outputs if isinstance(t, gs.Constant)}
-        sizes = ((math.prod(t.shape), BITS.get(onnx_type(t.dtype), 32)) for t in (constants | outputs).values())
-        return sum(-(-count * bits // 8) for count, bits in sizes)
+        """Bytes of all constants, bodies' among them, as a file has them, types of less than a byte packed."""
+        held: list[Any] = [*self.graph.outputs]
+        for node, _ in self.walk():
+            held += node.inputs
+            if node.op == "Constant":
+                held.append(node.attrs.get("value"))
+        constants = {id(t): t for t in held if isinstance(t, gs.Constant)}
+        return sum(-(-math.prod(t.shape) * BITS.get(onnx_type(t.dtype), 32) // 8) for t in constants.values())
 
     @collector_paused()
     def facts(self, profiles: Profiles | None = None) -> Facts:

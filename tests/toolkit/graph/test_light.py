@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import build, node, normal, run
+from tests.control_flow import subgraph, switch
 from tests.large_models import hold_to_limit, residual_blocks
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
@@ -94,3 +95,15 @@ def test_a_light_model_is_whole_again():
     light = LightModel.of(proto)
     assert list(light.weights) == ["w"] and light.proto.ByteSize() < 1000 and light.weight_bytes == 4 * 64 * 64
     assert light.whole().SerializeToString() == before
+
+
+def test_weights_of_bodies_and_constant_nodes_are_counted_once():
+    stored = numpy_helper.from_array(normal(4, 4), "value")
+    inner = [node("Constant", [], ["k"], value=stored), node("MatMul", ["x", "k"], ["a"]), node("MatMul", ["a", "w"], ["b"])]
+    other = [node("MatMul", ["x", "own"], ["c"]), node("MatMul", ["c", "w"], ["d"])]
+    proto = build(
+        [switch("if", "flag", ["y"], subgraph(inner, {"b": None}), subgraph(other, {"d": None}, weights={"own": normal(4, 4)})),
+         node("MatMul", ["y", "w"], ["z"])],
+        {"x": ["n", 4], "flag": []}, {"z": ["n", 4]}, {"w": normal(4, 4)}, types={"flag": TensorProto.BOOL},
+    )  # fmt: skip
+    assert Model.from_proto(proto).weight_bytes() == 3 * 64
