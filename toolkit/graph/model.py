@@ -33,8 +33,7 @@ from toolkit.graph.onnx_file import ONNX, normalise, read, write
 from toolkit.graph.opset import convert_opset, renumbered
 from toolkit.graph.order import drop_unused, sort
 from toolkit.graph.shapes import Inferred
-from toolkit.graph.stored import BITS
-from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, values_of
+from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, stored_bytes, values_of
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
@@ -277,13 +276,8 @@ class Model:
 
     def weight_bytes(self) -> int:
         """Bytes of all constants, bodies' among them, as a file has them, types of less than a byte packed."""
-        held: list[Any] = [*self.graph.outputs]
-        for node, _ in self.walk():
-            held += node.inputs
-            if node.op == "Constant":
-                held.append(node.attrs.get("value"))
-        constants = {id(t): t for t in held if isinstance(t, gs.Constant)}
-        return sum(-(-math.prod(t.shape) * BITS.get(onnx_type(t.dtype), 32) // 8) for t in constants.values())
+        held = (t for node, _ in self.walk() for t in (*node.inputs, node.attrs.get("value")))
+        return stored_bytes((*self.graph.outputs, *held))
 
     @collector_paused()
     def facts(self, profiles: Profiles | None = None) -> Facts:
@@ -309,6 +303,13 @@ class Model:
         self._forget()
         drop_unused(self.graph)
         sort(self.graph)
+
+    def drop_unused(self) -> int:
+        """Drop the nodes that no output needs, and say how many; the others keep their order."""
+        before = len(self.node_names())
+        self._forget()
+        drop_unused(self.graph)
+        return before - len(self.node_names())
 
     def raise_opset(self, minimum: int) -> list[str]:
         """Bring the operator set up to ``minimum``; nodes that live on keep their names.

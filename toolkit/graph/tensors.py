@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from toolkit.base.mapped import looked_at
 from toolkit.graph import assemble
 from toolkit.graph.light import bytes_of
 from toolkit.graph.on_disk import spilled
+from toolkit.graph.stored import BITS
 
 SHORT_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 FLOAT_TYPES = SHORT_FLOATS | {TensorProto.FLOAT}
@@ -146,6 +147,12 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
         # ascontiguousarray would make a scalar a vector of one
         held = np.asarray(held, order="C")
     return assemble.constant(name, held)
+
+
+def stored_bytes(tensors: Iterable[Any]) -> int:
+    """Bytes of the constants among tensors, each counted once, as a file has them: narrow types packed."""
+    constants = {id(one): one for one in tensors if isinstance(one, gs.Constant)}
+    return sum(-(-math.prod(one.shape) * BITS.get(onnx_type(one.dtype), 32) // 8) for one in constants.values())
 
 
 def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:

@@ -73,7 +73,7 @@ def write_as_onnx(model: Model) -> int:
 
 
 def load_source(path: str | os.PathLike[str]) -> Model:
-    """A model as a run starts from it: with its pairs written as ONNX's.
+    """A model as a run starts from it: with its pairs written as ONNX's, and without nodes that no output needs.
 
     Raises:
         ModelError: see ``Model.load`` and ``write_as_onnx``.
@@ -82,6 +82,10 @@ def load_source(path: str | os.PathLike[str]) -> Model:
     written = write_as_onnx(model)
     if written:
         model.changed["pairs"] = written
+    unused = model.drop_unused()
+    if unused:
+        # a pass that is asked for one would not find it, since the first that tidies the graph drops it
+        model.changed["unused"] = unused
     return model
 
 

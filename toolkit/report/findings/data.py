@@ -15,6 +15,7 @@ _CHANGED = {
     "pairs": ("quantizing node", "of another spelling than ONNX's read as its own QuantizeLinear and DequantizeLinear"),
     "unnamed": ("unnamed node", "named after operator and first output"),
     "doubled": ("node", "renamed since another has the same name"),
+    "unused": ("node", "that no output needs left out"),
     "shadowing": ("tensor", "of If, Loop and Scan bodies renamed since one outside has the same name"),
 }
 

@@ -221,8 +221,6 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     source.orders[:] = _completed(source, asked)
     model_path = _model_path(source, asked)
     model = load_source(model_path)
-    # what no output needs is gone when a pass is asked for it
-    model.tidy()
     refuse_integer_operators(_ops(model), str(model_path))
     if source.kind == "model" and not pair_count(model) and asked.cache is None and asked.data is None:
         raise QtoolError(
