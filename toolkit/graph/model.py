@@ -304,12 +304,10 @@ class Model:
         drop_unused(self.graph)
         sort(self.graph)
 
-    def drop_unused(self) -> int:
-        """Drop the nodes that no output needs, and say how many; the others keep their order."""
-        before = len(self.node_names())
+    def drop_unused(self) -> None:
+        """Drop the nodes that no output needs; the others keep their order."""
         self._forget()
         drop_unused(self.graph)
-        return before - len(self.node_names())
 
     def raise_opset(self, minimum: int) -> list[str]:
         """Bring the operator set up to ``minimum``; nodes that live on keep their names.

@@ -82,8 +82,9 @@ def load_source(path: str | os.PathLike[str]) -> Model:
     written = write_as_onnx(model)
     if written:
         model.changed["pairs"] = written
-    unused = model.drop_unused()
-    if unused:
+    before = len(model.node_names())
+    model.drop_unused()
+    if unused := before - len(model.node_names()):
         # a pass that is asked for one would not find it, since the first that tidies the graph drops it
         model.changed["unused"] = unused
     return model
