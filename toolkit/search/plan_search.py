@@ -34,7 +34,7 @@ from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
-from toolkit.search.times import CLEARLY, EngineTimes, Timing, confirmed, earlier_times, gpu_for
+from toolkit.search.times import CLEARLY, EngineTimes, KnownTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
@@ -160,12 +160,12 @@ class PlanSearch(HelperTrials):
         return budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
 
     @cached_property
-    def timing(self) -> Timing:
+    def timing(self) -> KnownTimes:
         """Layer times, measured on engines that are built for it where times decide, or of earlier runs."""
         gpu = gpu_for(self.settings.gpu, self.context)
         engines = self._engines(gpu)
         with self.spending.waiting():
-            found = Timing(engines.layers() if engines is not None else self._earlier(gpu))
+            found = KnownTimes(engines.layers() if engines is not None else self._earlier(gpu))
             if engines is not None and found.layers.seconds:
                 found.ends = engines.ends()
         if found.ends and self._prefers(found) == "time":
@@ -324,7 +324,7 @@ class PlanSearch(HelperTrials):
         names = self.simulation.names
         return earlier_times(self.settings.times, names, self.quantizer.precision, self.context, gpu.name)
 
-    def _cost(self, timing: Timing, gpu: GpuSpec) -> CostModel:
+    def _cost(self, timing: KnownTimes, gpu: GpuSpec) -> CostModel:
         """Predicts what a plan takes, by what was measured as far as that goes."""
         simulation, own = self.simulation, self.settings
         others = {name for name, ask in self.context.plan.items() if ask.precision is self.quantizer.precision}
@@ -336,7 +336,7 @@ class PlanSearch(HelperTrials):
             cost.learn(end, seconds)
         return cost
 
-    def _prefers(self, timing: Timing) -> str:
+    def _prefers(self, timing: KnownTimes) -> str:
         """What is looked for: ``int8`` or ``time``."""
         if self.settings.prefer != "auto":
             return self.settings.prefer

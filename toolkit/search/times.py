@@ -93,7 +93,7 @@ class _EngineTime:
 
 
 @dataclass
-class Timing:
+class KnownTimes:
     """What a search knows of times before it looks at accuracy.
 
     Attributes:
