@@ -117,7 +117,7 @@ class Bench(Protocol):
 
     @property
     def trial_seconds(self) -> float | None:
-        """The longest that an engine built in less time took, of those measured so far; None where there is none."""
+        """How long the first engine took that was built in less time; None where none was."""
         ...
 
     def several(self) -> AbstractContextManager[None]:

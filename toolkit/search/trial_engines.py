@@ -17,12 +17,12 @@ to build in float16 at level 3 and 111 at level 2, its engine of level 2 runs 3.
 
 
 def trials_pay(bench: Bench) -> bool:
-    """Whether to compare engines that are built in less time: until one of them shows that building is quick."""
+    """Whether to compare engines that are built in less time: not where the first showed that building is quick."""
     return bench.has_rough and (bench.trial_seconds is None or bench.trial_seconds > LONG)
 
 
 def build_takes_long(bench: Bench) -> bool:
-    """Whether trials that were built before show that building takes long."""
+    """Whether a trial that was built before shows that building takes long."""
     return bench.has_rough and (bench.trial_seconds or 0.0) > LONG
 
 
