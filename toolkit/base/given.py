@@ -50,7 +50,7 @@ def is_given(name: str) -> bool:
 
 
 def names_code(name: str) -> bool:
-    """Whether a name has the form of code, ``module:Name``; a path with a drive's letter has not."""
+    """Whether a name has the form of code, ``module:Name``; a path with a drive's letter and a slash has not."""
     return is_given(name) or _CODE.fullmatch(name) is not None
 
 
