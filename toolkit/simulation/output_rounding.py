@@ -142,13 +142,16 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounde
     }
     signal, before = _power(flat[:, some], held), min(nearest.values(), key=np.sum)
     damping, after = _DAMPINGS[0], np.full(len(before), np.inf)
+    moments = _moments(shown)
     for tried in _DAMPINGS:
-        now = noise(_fitted(flat[:, some], shown, rounder, tried)[1])
+        now = noise(_fitted(flat[:, some], moments, rounder, tried)[1])
         if now.sum() >= after.sum():
             break
         damping, after = tried, now
+    # megabytes for a layer that sums thousands of inputs
+    del moments
     if _surely_less(after, before):
-        scale, made = _fitted(flat, rows, rounder, damping)
+        scale, made = _fitted(flat, _moments(rows), rounder, damping)
         laid = made.reshape(weight.T.shape if _turned(node) else weight.shape)
         values = np.ascontiguousarray(laid.T if _turned(node) else laid).astype(weight.dtype)
         by_block = np.ascontiguousarray(scale[0].T if _turned(node) else scale[0])
@@ -162,12 +165,17 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounde
     return None
 
 
-def _fitted(flat: Array, rows: Array, rounder: Rounder, damping: float) -> tuple[Array, Array]:
-    """The scales [groups, out, blocks] for rows of inputs, and the weights [groups, out, in] quantized and back."""
+def _moments(rows: Array) -> Array:
+    """Mean of the products of two inputs, [groups, in, in]."""
+    found = np.swapaxes(rows, 1, 2) @ rows
+    found /= rows.shape[1]
+    return np.asarray(found)
+
+
+def _fitted(flat: Array, moments: Array, rounder: Rounder, damping: float) -> tuple[Array, Array]:
+    """The scales [groups, out, blocks] by these ``moments``, and the weights [groups, out, in] quantized and back."""
     groups, outs, width = flat.shape
     block, precision = rounder.block or width, rounder.precision
-    moments = np.swapaxes(rows, 1, 2) @ rows
-    moments /= rows.shape[1]
     # what shares a scale, [groups * blocks, out, block]: the inputs of a block are taken as a layer of their own
     parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
     power = np.einsum("gkk->gk", moments, dtype=np.float64)
