@@ -1,4 +1,4 @@
-"""Opening any source of samples; those that are no files: iterables, Polygraphy's inputs, random numbers."""
+"""Opening any source of samples; those that are no files: iterables and Polygraphy's inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
-from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, axes_of, check_names
+from toolkit.data.random_feeds import random_feeds
+from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_names
 from toolkit.data.saved_inputs import read_saved_inputs
 
 _END = object()
@@ -126,7 +127,8 @@ class Feeds:
         if index == len(known):
             known.append(found)
         elif found != known[index]:
-            raise _other_samples("it is another sample than the one given before at this place", where)
+            how = f"it came as sample {known.index(found)} then" if found in known else "its values were not among them"
+            raise _other_samples(f"it is another sample than the one given before at this place: {how}", where)
 
     def _value(self, name: str, value: Any, where: str) -> Array:
         if type(value) in (bool, int, float) and name in self._specs:
@@ -162,9 +164,10 @@ def _mapping(feed: Any, where: str) -> Mapping[str, Any]:
 
 def _other_samples(what: str, where: str) -> DataError:
     return DataError(
-        f"{what}: calibration would see samples that are held out to judge it",
+        f"{what}; a run reads its samples several times, and would mix held-out ones with those calibrated with",
         where=where,
-        remedy="yield the same samples in the same order each time: no shuffling, a fixed seed for what is random",
+        remedy="yield the same samples in the same order in every pass: do not shuffle, and seed random augmentation "
+        "anew at the start of each pass; or store the samples once with numpy.savez",
     )
 
 
@@ -203,6 +206,9 @@ def _theirs(where: str, doing: str) -> Iterator[None]:
         # what it reads is known by the samples that it gives
         with aside():
             yield
+    except DataError:
+        # what is wrong with the samples is said already, see ``_rows``
+        raise
     except FAILURES as error:
         raise DataError(
             f"{where} failed {doing}: {type(error).__name__}: {error}",
@@ -214,12 +220,13 @@ def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
     """A function that gives the samples from the start each time.
 
     A function or class is called each time; an iterator, which can be read only once, is read into memory. A loader
-    that collates samples into batches of dictionaries, as torch's DataLoader does, gives their rows one by one.
+    that collates samples into batches of dictionaries, as torch's DataLoader does, gives their rows one by one, also
+    where it is what a function returns.
 
     Raises:
         DataError: it cannot be iterated.
     """
-    if getattr(source, "dataset", None) is not None and getattr(source, "batch_size", None) is not None:
+    if _collates(source):
         if type(getattr(source, "sampler", None)).__name__ == "RandomSampler":
             raise DataError(
                 "the loader shuffles, so each pass over it yields other samples",
@@ -270,7 +277,13 @@ def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
 def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
     with _theirs(where, "when called"):
         made = make()
-    return _iterable(made, where)
+    return _rows(made, where) if _collates(made) else _iterable(made, where)
+
+
+def _collates(source: Any) -> bool:
+    """Whether it is a loader whose items are batches of samples, as torch's DataLoader is; its class is none yet."""
+    held = (getattr(source, "dataset", None), getattr(source, "batch_size", None))
+    return not isinstance(source, type) and all(value is not None for value in held)
 
 
 def _iterable(value: Any, where: str) -> Iterable[Any]:
@@ -281,54 +294,6 @@ def _iterable(value: Any, where: str) -> Iterable[Any]:
             remedy="give a list, a generator function, or an object with __iter__",
         )
     return value
-
-
-class RandomFeeds:
-    """Seeded random samples whose shapes go through min, opt and max of every profile in turn, one row each.
-
-    Floats are drawn from the standard normal distribution, integers from 0 and 1, so that they index any table.
-    """
-
-    def __init__(self, specs: Specs, profiles: Profiles, seed: int, samples: int) -> None:
-        self._specs, self._seed, self._samples = specs, seed, samples
-        self.cut = 0
-        corners = [profile.corners()[which] for which in ("opt", "min", "max") for profile in profiles] or [{}]
-        axes = axes_of(specs)
-        self._shapes = [
-            {name: self._shape(spec, corner, axes.get(name)) for name, spec in specs.items()} for corner in corners
-        ]
-
-    @staticmethod
-    def _shape(spec: InputSpec, corner: Mapping[str, tuple[int, ...]], batch_axis: int | None) -> tuple[int, ...]:
-        shape: list[Any] = list(corner.get(spec.name, spec.dims or ()))
-        if batch_axis is not None:
-            shape[batch_axis] = 1
-        for axis, size in enumerate(shape):
-            if not isinstance(size, int):
-                raise DataError(
-                    f"dimension {axis} of input '{spec.name}' is dynamic and no profile gives its size",
-                    where="random data",
-                    remedy="add a [[profile]] with shapes for this input",
-                )
-        return tuple(max(1, size) for size in shape)
-
-    def __len__(self) -> int:
-        """The number of samples asked for."""
-        return self._samples
-
-    def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
-        """See ``Source``."""
-        for index in filter(keep, range(self._samples)):
-            rng = np.random.default_rng([self._seed, index])
-            shapes = self._shapes[index % len(self._shapes)]
-            inputs = {name: _random(rng, self._specs[name].dtype, shape) for name, shape in shapes.items()}
-            yield index, f"random data, sample {index}", (inputs, {})
-
-
-def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if dtype.kind in "iub":
-        return rng.integers(0, 2, shape).astype(dtype)
-    return rng.standard_normal(shape, np.float32).astype(dtype)
 
 
 def open_source(
@@ -344,7 +309,7 @@ def open_source(
     if random is not None:
         if source is not None:
             raise DataError("both a source and random data are given", remedy="keep one of them")
-        return "random data", _random_feeds(random, specs, profiles)
+        return "random data", random_feeds(random, specs, profiles)
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
     if isinstance(source, HeldSamples):
@@ -386,13 +351,3 @@ def _given(source: Any, specs: Specs, where: str) -> Feeds:
     """What code gives; of a sequence or an iterator the samples are in memory, and the same each time."""
     digests = None if isinstance(source, (list, tuple, Iterator)) else ()
     return Feeds(repeatable(source, where), specs, where, digests)
-
-
-def _random_feeds(settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles) -> RandomFeeds:
-    seed, samples = settings.get("seed"), settings.get("samples", 32)
-    unknown = sorted(set(settings) - {"seed", "samples"})
-    if unknown or not isinstance(seed, int) or seed < 0 or not isinstance(samples, int) or samples < 1:
-        raise DataError(
-            f"random is {dict(settings)!r}", remedy="write random = { seed = 0, samples = 32 }, both whole numbers"
-        )
-    return RandomFeeds(specs, profiles, seed, samples)

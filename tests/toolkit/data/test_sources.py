@@ -106,12 +106,58 @@ class Shuffled:
             yield {"x": row[None]}
 
 
+class Augmented:
+    """Values that are a little different in each pass."""
+
+    def __init__(self) -> None:
+        self._passes = 0
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        self._passes += 1
+        for row in VALUES:
+            yield {"x": row[None] + np.float32(0.001 * self._passes)}
+
+
+class Collating:
+    """What torch's DataLoader is to us: batches of two rows."""
+
+    dataset, batch_size = VALUES, 2
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for start in range(0, len(VALUES), 2):
+            yield {"x": VALUES[start : start + 2]}
+
+
+def test_a_loader_of_batches_gives_its_rows_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(Collating())
+    check(lambda: Collating())
+    check(Collating)
+    monkeypatch.setattr(sys.modules[__name__], "made", lambda: Collating(), raising=False)
+    check(f"{__name__}:made", allow_code=True)
+
+
+class CollatingPairs(Collating):
+    """Its data set gives pairs of a sample and a label, as most of torchvision's do."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield [VALUES[:2], np.zeros(2)]
+
+
+def test_batches_that_are_no_dictionaries_are_refused_once() -> None:
+    with pytest.raises(DataError) as error:
+        stacked(CalibrationData.open(CollatingPairs(), chain()))
+    assert str(error.value).startswith("the iterable: a batch is a list. Let the data set give dictionaries")
+    assert "failed" not in str(error.value)
+
+
 def test_samples_that_come_in_another_order_are_not_mixed() -> None:
     straight = range(len(VALUES))
     data = CalibrationData.open(Shuffled(straight, straight, straight[::-1]), chain())
     calibration, held_out = data.split(0.5)
     assert len(stacked(calibration)) == 3
-    with pytest.raises(DataError, match="another sample than the one given before"):
+    with pytest.raises(
+        DataError, match=r"sample 0: .*than the one given before at this place: it came as sample 5 then"
+    ):
         stacked(held_out)
     shorter = CalibrationData.open(Shuffled(straight, straight[:4]), chain())
     stacked(shorter)
@@ -121,6 +167,10 @@ def test_samples_that_come_in_another_order_are_not_mixed() -> None:
     stacked(longer)
     with pytest.raises(DataError, match="it gives more than the 4 samples that it gave before"):
         stacked(longer)
+    augmented = CalibrationData.open(Augmented(), chain())
+    stacked(augmented)
+    with pytest.raises(DataError, match=r"its values were not among them; a run reads .* seed random augmentation anew"):
+        stacked(augmented)
     # somebody may look at the first ones only
     data = CalibrationData.open(Shuffled(straight, straight, straight), chain())
     assert next(data.samples()).index == 0
