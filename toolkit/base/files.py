@@ -119,14 +119,15 @@ def _indented(content: Any, encoder: json.JSONEncoder, line: str, levels: int) -
     inner, ends = line + " ", "[]"
     if isinstance(content, dict):
         ends = "{}"
-        # the encoder writes keys that are no text
-        entries = [
-            encoder.encode({key: 0})[1:-2] + _indented(value, encoder, inner, levels - 1)
-            for key, value in content.items()
-        ]
+        entries = [_key(key, encoder) + _indented(value, encoder, inner, levels - 1) for key, value in content.items()]
     else:
         entries = [_indented(value, encoder, inner, levels - 1) for value in content]
     return ends[0] + inner + f",{inner}".join(entries) + line + ends[1]
+
+
+def _key(key: Any, encoder: json.JSONEncoder) -> str:
+    """A key with what stands behind it; the encoder knows how to write those that are no text."""
+    return f"{encoder.encode(key)}: " if isinstance(key, str) else encoder.encode({key: 0})[1:-2]
 
 
 def sha256_file(path: Path) -> str:

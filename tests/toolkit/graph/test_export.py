@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import weakref
 from typing import Any
 
@@ -190,13 +191,26 @@ def test_what_a_paused_block_makes_is_old_and_is_looked_through_once_there_is_mu
     try:
         before = rings()
         assert all(ref() is not None for ref in before) and not gc.get_freeze_count()
-        monkeypatch.setattr(collection.living_limit, "most", 0)
+        monkeypatch.setattr(collection, "living_limit", collection.LivingLimit(0))
         after = rings()
         assert all(ref() is None for ref in before)
         assert collection.living_limit.most >= collection.MOST_LIVING and all(ref() is not None for ref in after)
     finally:
         if frozen:
             gc.freeze()
+
+
+def test_what_lives_is_counted_only_where_blocks_of_memory_have_grown(monkeypatch: pytest.MonkeyPatch):
+    limit = collection.LivingLimit(1000)
+
+    def reached(blocks: int) -> bool:
+        monkeypatch.setattr(sys, "getallocatedblocks", lambda: blocks)
+        found = limit.reached()
+        if found:
+            limit.counted()
+        return found
+
+    assert [reached(blocks) for blocks in (1000, 1001, 1126, 1127, 900)] == [False, True, False, True, False]
 
 
 def test_a_graph_that_nobody_uses_gives_its_memory_back_at_once():
