@@ -19,8 +19,8 @@ _PICTURE = 32
 _FEW_SAMPLES = 8
 
 
-def diagnose(histogram: Histogram, amax: float, precision: Precision, percent: float) -> dict[str, Any]:
-    """How well ``amax`` serves the values of a histogram.
+def diagnose(histogram: Histogram, amax: float, precision: Precision, by_method: Mapping[str, float]) -> dict[str, Any]:
+    """How well ``amax`` serves the values of a histogram, of which each method gives the amax in ``by_method``.
 
     Returns:
         ``amax``: what each method gives. ``clipped``: the fraction of values beyond amax. ``sqnr_db``: expected
@@ -37,7 +37,7 @@ def diagnose(histogram: Histogram, amax: float, precision: Precision, percent: f
     if histogram.nonfinite:
         notes.append("infinite")
     return {
-        "amax": {name: methods.amax_by(name, histogram, precision, percent) for name in methods.NAMES},
+        "amax": dict(by_method),
         "clipped": methods.clipped(histogram, amax),
         "sqnr_db": methods.sqnr(histogram, amax, precision),
         "outlier_ratio": outlier_ratio(histogram),

@@ -49,7 +49,10 @@ def make_ranges(
 
     def one(name: str) -> Range:
         total = collection.total(name, weights=weights)
-        amax = amax_by(chosen[name], total, precision, percentile)
+        by_method = {word: amax_by(word, total, precision, percentile) for word in NAMES}
+        word = chosen[name]
+        # a percentile may be one of its own
+        amax = by_method[word] if word in by_method else amax_by(word, total, precision, percentile)
         per_profile = dict.fromkeys(profiles, amax)
         if len(collection.samples) > 1:
             per_profile = {
@@ -63,7 +66,7 @@ def make_ranges(
             observed,
             per_profile,
             sum(collection.samples.values()),
-            diagnose(total, amax, precision, percentile),
+            diagnose(total, amax, precision, by_method),
             str(precision),
         )
 
