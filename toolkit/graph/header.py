@@ -56,5 +56,11 @@ def read_header(path: Path) -> Header | None:
 
 def model_files(path: Path) -> list[Path]:
     """A model file and the files of its weights: what has to be kept, and hashed, together."""
-    header = read_header(path)
-    return [path, *(header.external if header is not None else ())]
+    from toolkit.graph.external import external_files
+    from toolkit.graph.onnx_file import parse
+
+    try:
+        return [path, *external_files(parse(path), path)]
+    except (QtoolError, UnicodeError):
+        # loading it will say what is wrong
+        return [path]

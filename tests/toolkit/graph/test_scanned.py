@@ -86,3 +86,9 @@ def test_what_is_cut_off_or_no_message_is_told_as_ever(data):
     # nothing was left out that protobuf itself would refuse
     whole = onnx.load_model_from_string(broken)
     assert [tensor.name for tensor in parsed.graph.initializer] == [one.name for one in whole.graph.initializer]
+
+
+def test_the_files_of_a_model_that_cannot_be_parsed_are_its_own(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"\xff" * 20)
+    assert model_files(tmp_path / "m.onnx") == [tmp_path / "m.onnx"]
+    assert model_files(tmp_path / "none.onnx") == [tmp_path / "none.onnx"]
