@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 _SELDOM = (1_000_000, 10, 5)
 """New objects before the youngest are looked through, and how often that is done before older ones are."""
@@ -92,3 +94,37 @@ def collector_seldom() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*was)
+
+
+@dataclass
+class GrownMemory:
+    """Gives back what was dropped in cycles while the collector looks seldom.
+
+    A few objects may hold much: a simulation that nobody asks any more has weights, sessions and states in it.
+
+    Attributes:
+        most: bytes that the process may have grown by before all objects are looked through.
+        held: bytes that it held after that was done last.
+    """
+
+    most: int = 256 << 20
+    held: int = 0
+
+    def give_back(self) -> None:
+        """Look through all objects where the process has grown by that much, as far as the system tells."""
+        now = resident()
+        if now > self.held + self.most:
+            gc.collect()
+            now = self.held = resident()
+        self.held = min(self.held, now)
+
+
+grown_memory = GrownMemory()
+
+
+def resident() -> int:
+    """Bytes of memory that the process holds; 0 where the system does not say so."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

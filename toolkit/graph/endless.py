@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import TensorProto
 
+from toolkit.base.collection import resident
 from toolkit.base.errors import ModelError
 from toolkit.graph.stored import constants_of
 
@@ -117,20 +116,12 @@ def limited(limits: LoopLimits, options: Any, where: str) -> Iterator[None]:
 
 
 def _watch(limits: LoopLimits, options: Any, over: threading.Event, why: list[str]) -> None:
-    started, before = time.monotonic(), _resident()
+    started, before = time.monotonic(), resident()
     while not over.wait(_INTERVAL):
-        seconds, grown = time.monotonic() - started, _resident() - before
+        seconds, grown = time.monotonic() - started, resident() - before
         if seconds > limits.seconds or grown > limits.memory:
             why.append(
                 f"after {seconds:.0f} s" if grown <= limits.memory else f"when it had taken {grown / 1e9:.1f} GB"
             )
             options.terminate = True
             return
-
-
-def _resident() -> int:
-    """Bytes of memory that the process holds; 0 where the system does not say so."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from toolkit.base.collection import grown_memory
 from toolkit.base.files import write_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Activity, Progress, silent
@@ -126,6 +127,7 @@ class Evaluations:
             sure: whether a plan that clearly meets the budget is run on all samples all the same.
             race: whether it is run so far whatever it shows, to be compared with others.
         """
+        grown_memory.give_back()
         key = plan_key(kept, self.amax)
         before, runner = self._known.get(key), self.simulation.runner
         plan, config = before, self.simulation.config(kept, {**self._own, **self.amax})

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.code import code_of
+from toolkit.base.collection import grown_memory
 from toolkit.base.errors import DataError, PassError
 from toolkit.base.files import sha256_json
 from toolkit.base.places import Workers, elsewhere
@@ -164,6 +165,8 @@ class Simulation:
         placer: PlacementRule = place,
         rounder: Rounder | None = None,
     ) -> None:
+        # of those made before, only what is still asked is to stay
+        grown_memory.give_back()
         self.settings = settings or Settings()
         self._reference = reference
         profiles = profiles if profiles is not None else Profiles()

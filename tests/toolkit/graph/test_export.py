@@ -223,3 +223,27 @@ def test_a_graph_that_nobody_uses_gives_its_memory_back_at_once():
         assert node() is None and tensor() is None and not model.nodes
     finally:
         gc.enable()
+
+
+def test_what_was_dropped_in_a_cycle_goes_where_the_process_has_grown(monkeypatch: pytest.MonkeyPatch):
+    held = [1000]
+    monkeypatch.setattr(collection, "resident", lambda: held[0])
+    memory = collection.GrownMemory(most=100, held=1000)
+
+    def ring() -> weakref.ref[Any]:
+        one = type("Ring", (), {})()
+        one.own = one
+        return weakref.ref(one)
+
+    with collector_paused():
+        for grown, gone in ((100, False), (101, True)):
+            held[0], dropped = 1000 + grown, ring()
+            memory.give_back()
+            assert (dropped() is None) == gone
+        assert memory.held == 1101
+        # what the process has given back counts as growth when it comes again
+        held[0] = 300
+        memory.give_back()
+        held[0], dropped = 401, ring()
+        memory.give_back()
+        assert dropped() is None and memory.held == 401
