@@ -302,6 +302,7 @@ def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, setting
     monkeypatch.setattr("toolkit.search.plan_search.find_gpu", lambda: Gpu(here, "8.6"))
     context, found = searched(tmp_path, stand_in(), **settings)
     first = notes(context, *TIMES)[0]
+    assert len(notes(context, code)) == 1
     assert first.code is code and first.values.get("gpu", here) == here
     assert (found["measured_share"] > 0) == (code is not Code.TIMES_PREDICTED)
     # times that nobody asked for and that were not measured are of no GPU

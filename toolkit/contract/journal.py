@@ -101,6 +101,11 @@ class Journal:
         """Something the user should be able to find later: a fallback, data that was cut, a choice made."""
         self.events.append(Event(NOTED, self.by, _name(node), finding(why)))
 
+    def noted_once(self, why: Finding) -> None:
+        """Something the user should be able to find later, where the journal does not say it yet."""
+        if not any(event.why == why for event in self.of(NOTED)):
+            self.noted(why)
+
     def of(self, kind: str, by: str | None = None, node: str | None = None) -> list[Event]:
         """Events of a kind, optionally of one writer or one node, in the order they happened."""
         return [

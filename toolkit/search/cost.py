@@ -155,13 +155,14 @@ class CostModel:
         time = self.time(kept)
         return {name for name in kept if self.time(other for other in kept if other != name) >= time}
 
-    def fastest(self) -> tuple[frozenset[str], float]:
-        """The groups kept float in the fastest plan that flips of single groups lead to, and its seconds.
+    def least_time(self) -> float | None:
+        """Seconds of the fastest plan that flips of single groups lead to, from everything quantized and from nothing.
 
-        It is looked for from both ends, everything quantized and nothing, flip by flip for as long as that helps.
+        None where all pairs would have to be placed anew for every flip.
         """
-        names = self.switches.names
-        found: list[tuple[frozenset[str], float]] = []
+        if self._terms is None:
+            return None
+        names, found = self.switches.names, []
         for kept in (frozenset[str](), frozenset(names)):
             seconds, better = self.time(kept), True
             for _ in range(_FLIPPED):
@@ -172,8 +173,8 @@ class CostModel:
                     flipped = kept ^ {name}
                     if (time := self.time(flipped)) < seconds:
                         kept, seconds, better = flipped, time, True
-            found.append((kept, seconds))
-        return min(found, key=lambda one: one[1])
+            found.append(seconds)
+        return min(found)
 
     def measured_share(self, kept: Iterable[str] = ()) -> float:
         """Share of the plan's time that was measured rather than predicted, 0 to 1."""

@@ -170,14 +170,14 @@ class PlanSearch(HelperTrials):
                 found.ends = engines.ends()
         if found.ends and self._prefers(found) == "time":
             cost = self._cost(found, gpu)
-            found.nothing_pays = cost.fastest()[1] * CLEARLY >= cost.time(self.simulation.names)
+            least = cost.least_time()
+            found.nothing_pays = least is not None and least * CLEARLY >= cost.time(self.simulation.names)
         return found
 
     def nothing_pays(self) -> bool:
         """Whether no plan is predicted to be faster than float: to be asked before helpers are tried.
 
-        False where the model has no attention, beside which pairs often cost more time than they save: there engines
-        are built but once, of the model as helpers change it.
+        False of a model without attention: its engines are built but once, as helpers leave it.
         """
         return any(True for _ in attentions(self.model)) and self.timing.nothing_pays
 

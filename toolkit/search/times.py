@@ -60,7 +60,7 @@ def gpu_for(asked: str, context: Context) -> GpuSpec:
     here = None if asked else find_gpu()
     found = known_as(here.name) if here is not None else None
     if here is not None and found is None:
-        context.journal.noted(Code.GPU_UNKNOWN(gpu=here.name, predicted_for=_GPU))
+        context.journal.noted_once(Code.GPU_UNKNOWN(gpu=here.name, predicted_for=_GPU))
     return found or gpu_spec(asked or _GPU)
 
 

@@ -65,5 +65,4 @@ def compared(
 
 def tell_of_trials(bench: Bench, journal: Journal) -> None:
     """Note, once in a journal, that engines are compared as trials, and why."""
-    if not any(event.why is not None and event.why.code is TrialCode.COMPARED for event in journal.events):
-        journal.noted(TrialCode.COMPARED(seconds=bench.trial_seconds))
+    journal.noted_once(TrialCode.COMPARED(seconds=bench.trial_seconds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from toolkit.contract.journal import Journal
+from toolkit.search.codes import TrialCode
 
 
 def test_a_node_stands_for_its_name():
@@ -14,3 +15,10 @@ def test_a_node_stands_for_its_name():
     journal.noted("why", node)
     assert [event.node for event in journal.events] == ["r", "r", "r"]
     assert [event.node for event in Journal.from_jsonl(journal.to_jsonl(str))] == ["r", "r", "r"]
+
+
+def test_a_note_is_made_once_where_that_is_asked():
+    journal = Journal()
+    for seconds in (70.0, 70.0, 80.0):
+        journal.noted_once(TrialCode.COMPARED(seconds=seconds))
+    assert [event.why.values["seconds"] for event in journal.of("noted")] == [70.0, 80.0]

@@ -78,3 +78,12 @@ def test_a_rule_that_changes_what_place_decides_is_asked_for_every_plan():
     names = ["c0", "c1"]
     asked = model, facts, lambda node: None, names, lambda tensor: None
     assert Flips.of(place, *asked) is not None and Flips.of(without_sums, *asked) is None
+
+
+def test_the_least_time_is_no_more_than_that_of_any_plan_a_flip_from_an_end(costs):
+    quick, full = costs
+    names, least = quick.switches.names, quick.least_time()
+    near = [{*end} ^ flip for end in ((), names) for flip in (set(), *({name} for name in names))]
+    assert least is not None and least <= min(full.time(kept) for kept in near)
+    # where every flip places all pairs anew it is not looked for
+    assert full.least_time() is None
