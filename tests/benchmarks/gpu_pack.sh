@@ -5,7 +5,7 @@
 set -euo pipefail
 packer=${1:-../shared/gpu-host/pack.sh}
 "$packer" .gpu/packed numpy onnx onnxruntime polygraphy onnx-graphsurgeon typer pydantic rich jinja2 numba cuda-python tomli \
-  tomli-w pytest hypothesis
+  tomli-w threadpoolctl pytest hypothesis
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 for kind in trt py; do
   for part in $(ls -d .gpu/packed/$kind-* | sort -V); do cat "$part/$kind.${part##*-}"; done > "$work/$kind"

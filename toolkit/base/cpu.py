@@ -8,6 +8,8 @@ import math
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -48,6 +50,24 @@ def cores() -> int:
 def session_threads() -> int:
     """How many threads a session of onnxruntime uses within one operator."""
     return min(cores(), SESSION_THREADS)
+
+
+@contextmanager
+def blas_threads() -> Iterator[None]:
+    """Within it, numpy's linear algebra uses no more threads than a session does.
+
+    OpenBLAS starts a thread for every CPU that it sees, and they wait busily for each other: with 64 of them the
+    inverse of 512 x 512 values takes a hundred times as long as with one.
+    """
+    # a thread-pool library is looked for among those that are loaded, and numpy's is loaded with it
+    import numpy  # noqa: F401
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    most = session_threads()
+    wide = any(pool["user_api"] == "blas" and pool["num_threads"] > most for pool in threadpool_info())
+    # a limit that the user set lower stays
+    with threadpool_limits(limits=most if wide else None, user_api="blas"):
+        yield
 
 
 def quota(groups: Path, root: Path) -> float:

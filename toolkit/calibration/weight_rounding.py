@@ -69,10 +69,11 @@ def _factors(moments: Array, order: Array, damping: float) -> Array:
     behind, rows = order[:, ::-1], np.arange(len(moments))[:, None, None]
     damped = moments[rows, behind[:, :, None], behind[:, None, :]].astype(np.float64, copy=False)
     damped[:, np.arange(size), np.arange(size)] += damping * mean[:, None]
-    factors = np.linalg.cholesky(damped)
+    # turned as a copy: numpy before 2.3 multiplies what steps backwards without BLAS, tens of times slower
+    factors = np.ascontiguousarray(np.linalg.cholesky(damped)[:, ::-1, ::-1])
     del damped
-    _invert(factors[:, ::-1, ::-1])
-    return factors[:, ::-1, ::-1].astype(np.float32)
+    _invert(factors)
+    return factors.astype(np.float32)
 
 
 def _invert(upper: Array) -> None:

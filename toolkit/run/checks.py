@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toolkit.base.code import import_path
 from toolkit.base.collection import collector_seldom
+from toolkit.base.cpu import blas_threads
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.given import is_given
 from toolkit.base.temporary import clear_left_folders
@@ -50,7 +51,8 @@ def reachable(job: Job) -> Iterator[None]:
     from toolkit.graph.memory import memory_limit
 
     limit = memory_limit(job.recipe.run.memory_bytes)
-    with import_path(job.recipe.folder if job.allow_code else None), followed(job), limit, collector_seldom():
+    code = import_path(job.recipe.folder if job.allow_code else None)
+    with code, followed(job), limit, blas_threads(), collector_seldom():
         # the recipe's own passes can be asked only now
         own = pass_files(job, code=True)
         _files_exist(job, own)

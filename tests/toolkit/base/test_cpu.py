@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 import os
 
+import onnx
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tests.conftest import build, node
+from toolkit import Recipe
 from toolkit.base import cpu
 from toolkit.graph.sessions import session
+from toolkit.run.checks import reachable
+from toolkit.run.folder import RunFolder
+from toolkit.run.job import Job
 
 
 def group(folder, **files):
@@ -75,3 +81,28 @@ def test_threads_are_no_more_than_cpus_that_are_paid_for(monkeypatch, allowed, p
     opened = {given: session(model, threads=given)._inner.get_session_options() for given in (None, 2)}
     assert {given: one.intra_op_num_threads for given, one in opened.items()} == {None: threads, 2: 2}
     assert opened[None].get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def blas_now():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize(("own", "inside"), [(3, 2), (1, 1)])
+def test_linear_algebra_waits_for_no_more_threads_than_a_session_and_a_lower_limit_stays(monkeypatch, own, inside):
+    monkeypatch.setattr(cpu, "session_threads", lambda: 2)
+    with threadpool_limits(own, user_api="blas"):
+        if blas_now() != {own}:
+            pytest.skip(f"the BLAS here does not take {own} threads: {threadpool_info()}")
+        with cpu.blas_threads():
+            assert blas_now() == {inside}
+        assert blas_now() == {own}
+
+
+def test_a_run_limits_the_threads_of_linear_algebra(monkeypatch, tmp_path):
+    onnx.save(build([node("Relu", ["x"], ["y"])], {"x": (1, 4)}, {"y": (1, 4)}), tmp_path / "model.onnx")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[model]\npath = "model.onnx"\n')
+    monkeypatch.setattr(cpu, "session_threads", lambda: 1)
+    job = Job(Recipe.load(recipe), RunFolder(tmp_path / "run"))
+    with threadpool_limits(2, user_api="blas"), reachable(job):
+        assert blas_now() == {1}
