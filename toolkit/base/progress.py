@@ -24,19 +24,21 @@ def silent(*_: object) -> None:
 
 
 class Activity(str):
-    """What is being done, with the best that it has found so far.
+    """What is being done, with the part of it that is at work and the best that it has found so far.
 
     Args:
         what: its name.
         best: what it has found, a finding or a text; None where there is nothing yet.
+        part: the name of the part that is at work; empty where parts are only counted.
     """
 
     best: object
+    part: str
 
-    def __new__(cls, what: str, best: object = None) -> Activity:
-        """The name as a text that ``best`` goes with."""
+    def __new__(cls, what: str, best: object = None, part: str = "") -> Activity:
+        """The name as a text that ``best`` and ``part`` go with."""
         made = super().__new__(cls, what)
-        made.best = best
+        made.best, made.part = best, part
         return made
 
 
@@ -80,6 +82,7 @@ class _Moment:
     done: int
     total: int
     best: str
+    part: str = ""
 
 
 class Lines:
@@ -109,7 +112,8 @@ class Lines:
             if done < total:
                 best = getattr(what, "best", None)
                 words = self._words(best) if best is not None else ""
-                self._open[str(what)] = _Moment(before.since if before else self._clock(), done, total, words)
+                since, part = before.since if before else self._clock(), getattr(what, "part", "")
+                self._open[str(what)] = _Moment(since, done, total, words, part)
         self.tick()
 
     def step(self) -> None:
@@ -134,8 +138,9 @@ class Lines:
             self._last = now = self._clock()
             what, state = next(reversed(self._open.items()), ("at work", _Moment(self._begun, 0, 1, "")))
             count = f" {state.done}/{state.total}" if state.total > 1 else ""
+            part = f" ({state.part})" if state.part else ""
             best = f"; best so far: {state.best}" if state.best else ""
-            self._say(f"  {what}{count}, {now - state.since:.0f} s{best}")
+            self._say(f"  {what}{count}{part}, {now - state.since:.0f} s{best}")
 
 
 class Terminal:
@@ -186,8 +191,9 @@ class Terminal:
         if self._bars is None:
             self._lines.progress(what, done, total)
             return
-        best = getattr(what, "best", None)
-        shown = f"{what} ({self._words(best)})" if best is not None else what
+        best, part = getattr(what, "best", None), getattr(what, "part", "")
+        inner = self._words(best) if best is not None else part
+        shown = f"{what} ({inner})" if inner else what
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task("", total=total)
         text = plain(shown).replace("[", r"\[")

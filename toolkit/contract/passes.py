@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import FAILURES, PassError, QtoolError, RecipeError, did_you_mean
+from toolkit.base.progress import Activity
 from toolkit.base.schema import explain, value_words
 from toolkit.base.settings import without_effect
 from toolkit.contract.context import Context
@@ -230,7 +231,7 @@ class Sequence(Pass):
         try:
             for number, step in enumerate(self.passes):
                 context.following = (*titles[number + 1 :], *behind)
-                context.progress("passes", number, len(titles))
+                context.progress(Activity("passes", part=titles[number]), number, len(titles))
                 try:
                     step(model, context)
                 except PassError as error:

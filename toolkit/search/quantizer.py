@@ -279,7 +279,7 @@ class Quantizer(Pass):
         placement = placement if placement is not None else self.placement(model, context)
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
-        return rounder_on_samples(model, nodes, data, plain, context.roundings)
+        return rounder_on_samples(model, nodes, data, plain, context.roundings, context.progress)
 
     def _take(
         self, back: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.progress import Progress, silent
 from toolkit.base.types import Array
 from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
 from toolkit.calibration.weights import reach
@@ -38,7 +39,12 @@ _MOST = 4608
 
 
 def rounder_on_samples(
-    model: Model, nodes: Sequence[gs.Node], data: CalibrationData, plain: Rounder, known: SeenOnSamples
+    model: Model,
+    nodes: Sequence[gs.Node],
+    data: CalibrationData,
+    plain: Rounder,
+    known: SeenOnSamples,
+    progress: Progress = silent,
 ) -> Rounder:
     """How the weights of layers are rounded, with what is seen on samples.
 
@@ -51,13 +57,14 @@ def rounder_on_samples(
         data: the samples.
         plain: how they are rounded without any.
         known: what was found before; what is found now is added.
+        progress: called with what is being done, how much is done, and of how much.
     """
     keys = {node.name: rounding_key(model, node, plain) for node in nodes}
     # layers that read one weight round it together
     fresh = {n.inputs[1].name for n in nodes if keys[n.name] not in known or known[keys[n.name]][0] < len(data)}
     nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
     if nodes_fresh:
-        found, errors = round_on_samples(model, nodes_fresh, data, plain)
+        found, errors = round_on_samples(model, nodes_fresh, data, plain, progress)
         for node in nodes_fresh:
             own = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
             known[keys[node.name]] = len(data), own, errors.get(node.name, RangeErrors())
@@ -67,7 +74,7 @@ def rounder_on_samples(
 
 
 def round_on_samples(
-    model: Model, nodes: Iterable[gs.Node], data: CalibrationData, rounder: Rounder
+    model: Model, nodes: Iterable[gs.Node], data: CalibrationData, rounder: Rounder, progress: Progress = silent
 ) -> tuple[dict[tuple[str, int | None], RoundedWeight], dict[str, RangeErrors]]:
     """Weights that are better than those rounded to the nearest, by tensor and axis of the channels or blocks, and by
     layer what ranges of its input cost its output.
@@ -82,6 +89,7 @@ def round_on_samples(
         nodes: its layers with constant weights; transposed convolutions and very wide layers are left out.
         data: the samples, of which 64 are looked at.
         rounder: says the type, and how many weights share a scale.
+        progress: called with what is being done, how much is done, and of how much.
     """
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}
     for node in nodes:
@@ -93,7 +101,8 @@ def round_on_samples(
     rows = collect_rows(model, [node for some in layers.values() for node in some], shapes, data, _SAMPLES, _ROWS)
     found: dict[tuple[str, int | None], RoundedWeight] = {}
     errors: dict[str, RangeErrors] = {}
-    for (tensor, axis), some in layers.items():
+    for number, ((tensor, axis), some) in enumerate(layers.items()):
+        progress("rounding weights", number, len(layers))
         for node in some:
             if node.name in rows and not rounder.block:
                 flat = _flat(node, model.constant(node.inputs[1]), len(rows[node.name]))
@@ -107,6 +116,7 @@ def round_on_samples(
             rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1), rounder)
             if rounded is not None:
                 found[tensor, axis] = rounded
+    progress("rounding weights", len(layers), len(layers))
     return found, errors
 
 

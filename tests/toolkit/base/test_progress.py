@@ -56,6 +56,12 @@ def test_a_search_says_what_is_best_so_far(lines, clock, said):
     assert Activity("search", best=1) == "search"
 
 
+def test_the_part_that_is_at_work_is_named(lines, clock, said):
+    lines.progress(Activity("passes", part="equalize"), 1, 4)
+    after(lines, clock, 10)
+    assert said[-1].strip().startswith("passes 1/4 (equalize), ")
+
+
 def test_what_is_done_is_not_at_work_any_more(lines, clock, said):
     lines.progress("passes", 1, 4)
     lines.progress("calibrating", 8, 64)
