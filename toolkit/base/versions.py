@@ -14,8 +14,8 @@ from toolkit.base.modules import OWN_PACKAGES
 
 TOOLS = (
     "qtool", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "polygraphy", "numpy", "numba", "llvmlite",
-    "ml_dtypes", "pillow", "protobuf", "pydantic", "typer", "rich", "jinja2", "tomli", "tomli-w", "tensorrt",
-    "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "cuda-python", "cuda-bindings",
+    "ml_dtypes", "pillow", "protobuf", "pydantic", "typer", "rich", "jinja2", "tomli", "tomli-w", "threadpoolctl",
+    "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "cuda-python", "cuda-bindings",
 )  # fmt: skip
 """The distributions that results depend on."""
 _ENDINGS = {".py", ".jinja", ".js", ".css"}
