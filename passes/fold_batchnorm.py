@@ -7,7 +7,9 @@ import onnx_graphsurgeon as gs
 
 from toolkit import Array, Code, Context, Facts, Finding, Model, Names, Pass, Role, bias_of, make_constant
 
-_BY_RANK = frozenset({"MatMul", "Mul", "Add", "Sub", "Div"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_SCALINGS = frozenset({"Mul", "Add", "Sub", "Div"})
+_WHY = Code.SCALES_CHANNELS()
 
 
 class FoldBatchNorm(Pass):
@@ -31,7 +33,7 @@ class FoldBatchNorm(Pass):
         facts = model.facts(context.profiles) if any(_needs_rank(model, node) for node in model.nodes) else Facts()
         names, inner = model.tensor_names(), model.subgraph_tensors()
         for node in model.nodes:
-            if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            if node.op not in _LAYERS:
                 continue
             rank = facts.rank(node.outputs[0].name)
             if node.op == "MatMul" and not _like_gemm(model, node, rank):
@@ -74,9 +76,11 @@ class FoldBatchNorm(Pass):
         gain, offset = _each(gain, channels), _each(offset, channels)
         bias = model.constant(holder.inputs[place[1]]) if place is not None else None
         beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
-        old_bias = np.zeros(channels) if bias is None else _each(bias.astype(np.float64).reshape(-1), channels)
         new_weight = _scaled(layer, weight, gain).astype(weight.dtype)
-        new_bias = (old_bias * beta * gain + offset) / (beta if beta else 1.0)
+        new_bias = offset
+        if bias is not None:
+            new_bias = _each(bias.astype(np.float64).reshape(-1), channels) * beta * gain + offset
+        new_bias = new_bias / beta if beta else new_bias
         layer.inputs[1] = make_constant(names.take(f"{layer.inputs[1].name}_folded"), new_weight)
         bias_tensor = make_constant(names.take(f"{layer.name}_bias_folded"), new_bias.astype(weight.dtype))
         folded = Code.FOLDED_IN(op=after.op, node=after.name)
@@ -96,7 +100,7 @@ class FoldBatchNorm(Pass):
             # its inputs go with it, when nothing reads it any more: constants may have thousands of readers
             after.outputs.clear()
             holder.outputs[0] = result
-        context.journal.changed(layer.name, folded, Code.SCALES_CHANNELS())
+        context.journal.changed(layer.name, folded, _WHY)
         if after.outputs:
             return True
         context.plan.rename(after.name, layer.name) if layer.name not in context.plan else context.plan.withdraw(
@@ -106,8 +110,19 @@ class FoldBatchNorm(Pass):
 
 
 def _needs_rank(model: Model, node: gs.Node) -> bool:
-    """Whether a node may be a layer or a scaling according to the rank of what it computes with a constant."""
-    return node.op in _BY_RANK and any(model.constant(tensor) is not None for tensor in node.inputs)
+    """Whether it depends on the rank of a layer's output if what follows can be folded into it."""
+    if node.op not in _LAYERS:
+        return False
+    readers = node.outputs[0].outputs
+    if node.op == "MatMul" and any(reader.op == "BatchNormalization" for reader in readers):
+        return True
+    after = readers[0] if len(readers) == 1 else None
+    if after is not None and after.op == "BatchNormalization":
+        behind = after.outputs[0].outputs
+        after = behind[0] if len(behind) == 1 else None
+    if after is None or after.op == "BatchNormalization":
+        return after is not None
+    return after.op in _SCALINGS and any(model.constant(tensor) is not None for tensor in after.inputs)
 
 
 def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:
@@ -128,7 +143,7 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
         gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
         return gain, shift - mean * gain
     if (
-        node.op not in ("Mul", "Add", "Sub", "Div")
+        node.op not in _SCALINGS
         or rank is None
         or (node.op == "Div" and node.inputs[0] is not source)
     ):

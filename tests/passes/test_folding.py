@@ -145,6 +145,32 @@ def test_shared_weights_and_shared_outputs_are_respected():
     assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
 
 
+def test_a_shared_result_of_a_matmul_is_named_as_the_reason():
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]), node("BatchNormalization", ["m", "gamma", "beta", "mean", "var"], ["n"]),
+        node("Add", ["m", "n"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": normal(4, 6), **batchnorm_weights(6)}
+    context = Context()
+    FoldBatchNorm()(Model.from_proto(build(nodes, {"x": [2, 4]}, {"y": None}, weights)), context)
+    assert {e.node: e.rule for e in context.journal.of("declined")} == {"n": "shared-output"}
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_scaling_behind_a_folded_batchnorm_folds_too(normalized):
+    nodes = [node("Conv", ["x", "w"], ["c"])]
+    if normalized:
+        nodes.append(node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["n"]))
+    nodes.append(node("Mul", [nodes[-1].output[0], "s"], ["y"]))
+    weights = {"w": normal(6, 3, 3, 3), "s": normal(1, 6, 1, 1), **(batchnorm_weights(6) if normalized else {})}
+    model = Model.from_proto(build(nodes, {"x": [2, 3, 5, 5]}, {"y": None}, weights))
+    x = normal(2, 3, 5, 5, seed=9)
+    before = run(model, {"x": x})[0]
+    FoldBatchNorm()(model)
+    assert ops(model) == {"Conv": 1}
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
+
+
 def test_the_scale_and_shift_of_caffe_exports_fold_too():
     model = Model.from_proto(build(
         [node("Conv", ["x", "w"], ["c"]), node("Mul", ["c", "s"], ["m"]), node("Add", ["t", "m"], ["y"])],

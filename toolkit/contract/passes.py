@@ -163,9 +163,10 @@ class Pass(BaseModel):
             self._check(model)
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
-        names = set(model.node_names())
         # of a sequence, what a pass in it asked for a later one may have folded away
-        lost = [name for name, ask in context.plan.history[asked:] if ask.by == title and name not in names]
+        own = [name for name, ask in context.plan.history[asked:] if ask.by == title]
+        names = set(model.node_names()) if own else set()
+        lost = [name for name in own if name not in names]
         if lost:
             raise PassError(
                 f"pass '{title}' asked for '{lost[0]}', and no node is called so", remedy=did_you_mean(lost[0], names)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 
 from toolkit.base.errors import PassError
 from toolkit.graph.opset import name_foreign
 
 
-def accepted(skeleton: bytes) -> None:
-    """Check a graph's skeleton, serialized, by ONNX's checker.
+def accepted(skeleton: bytes, operators: Collection[tuple[str, str]]) -> None:
+    """Check a graph's skeleton, serialized, by ONNX's checker; ``operators`` are its nodes' domains and names.
 
     Raises:
         PassError: it refuses the graph.
@@ -20,7 +22,7 @@ def accepted(skeleton: bytes) -> None:
             # a tensor of unknown rank is common in real exports; only the checker minds
             value.type.tensor_type.shape.SetInParent()
             changed = True
-    changed |= name_foreign(seen, withdrawn=True)
+    changed |= name_foreign(seen, withdrawn=True, operators=operators)
     try:
         onnx.checker.check_model(seen if changed else skeleton)
     except Exception as error:

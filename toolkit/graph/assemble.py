@@ -131,7 +131,7 @@ def walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
 
 def bodies(node: gs.Node, recursive: bool = False) -> list[gs.Graph]:
     """The subgraphs of a node; what lies in these too where ``recursive``."""
-    own = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+    own = [value for value in node.attrs.values() if isinstance(value, gs.Graph)] if node.attrs else []
     return [*own, *(inner for one in own for inner in subgraphs(one))] if recursive and own else own
 
 

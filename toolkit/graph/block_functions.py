@@ -176,17 +176,23 @@ def is_written_out(domain: str, op: str) -> bool:
     return (domain, op) in _BODIES
 
 
-def declare(proto: onnx.ModelProto) -> bool:
+def declare(proto: onnx.ModelProto, imports_all: bool = False) -> bool:
     """Give a message the functions of the operators here that it uses, in place.
 
     TensorRT would take these functions for its own operators: no file for it may have them.
 
+    Args:
+        proto: the message.
+        imports_all: it is known to import every domain that it uses: nodes are looked at where one of these is.
+
     Returns:
         Whether it uses any.
     """
+    imported = {one.domain for one in proto.opset_import}
+    if imports_all and not any(domain in imported for domain, _ in _BODIES):
+        return False
     used = {(node.domain, node.op_type) for node in all_nodes(proto.graph.node)} & _BODIES.keys()
     known = {(one.domain, one.name) for one in proto.functions}
-    imported = {one.domain for one in proto.opset_import}
     version = next((one.version for one in proto.opset_import if one.domain in _ONNX), 0)
     for domain, op in sorted(used - known):
         proto.functions.append(_function(domain, op, version))

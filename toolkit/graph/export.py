@@ -70,10 +70,11 @@ class NodeMessages:
     def of(self, node: gs.Node) -> bytes:
         """The message of a node without subgraphs, serialized."""
         attrs = node.attrs
-        if attrs and not all(map(_is_plain, attrs.values())):
-            return _serialized(OnnxExporter.export_node(node))
+        for value in attrs.values() if attrs else ():
+            if type(value) not in _PLAIN and not (type(value) is list and _PLAIN.issuperset(map(type, value))):
+                return _serialized(OnnxExporter.export_node(node))
         read, gives = [t.name for t in node.inputs], [t.name for t in node.outputs]
-        key = marshal.dumps((node.op, node.name, node.domain, read, gives, dict(attrs)), _NO_REFERENCES)
+        key = marshal.dumps((node.op, node.name, node.domain, read, gives, *attrs.items()), _NO_REFERENCES)
         found = self._known.get(key)
         if found is None:
             if len(self._known) > _MOST_KNOWN:
@@ -147,11 +148,6 @@ def _plain(node: gs.Node, read: list[str], gives: list[str]) -> onnx.NodeProto:
     return made
 
 
-def _is_plain(value: Any) -> bool:
-    kind = type(value)
-    return kind in _PLAIN or (kind is list and all(type(one) in _PLAIN for one in value))
-
-
 class _Writer:
     """Writes a graph and its subgraphs as onnx-graphsurgeon's exporter does, without what the graphs around hold.
 
@@ -192,7 +188,7 @@ class _Writer:
         pending: list[bytes] = []
         for node in graph.nodes:
             self.domains.add(node.domain)
-            if gs.Graph not in map(type, node.attrs.values()):
+            if not node.attrs or gs.Graph not in map(type, node.attrs.values()):
                 pending.append(self.known.of(node))
                 continue
             if own is None:

@@ -348,17 +348,18 @@ class Model:
         Raises:
             PassError: one of these does not hold; the message names the node.
         """
-        seen: set[str] = set()
+        seen, operators = set[str](), set[tuple[str, str]]()
         for node, _ in self.walk():
             if not node.name or node.name in seen:
                 raise PassError(f"two nodes are named '{node.name}'" if node.name else f"a {node.op} node has no name")
             seen.add(node.name)
+            operators.add((node.domain or "", node.op))
         self._forget()
         sort(self.graph, recurse=False)
         content = self._skeleton_now().content
         digest = hashlib.sha256(content).digest()
         if digest != self._checked:
-            accepted(content)
+            accepted(content, operators)
             self._checked = digest
         return onnx.ModelProto.FromString(content)
 
@@ -385,7 +386,7 @@ class Model:
         light.proto.ClearField("producer_name")
         light.proto.ClearField("producer_version")
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
-        declare(light.proto)
+        declare(light.proto, imports_all=True)
         skeleton = weights_as_inputs(light.proto, light.weights)
         return _Skeleton(skeleton.SerializeToString(deterministic=True), light.weights)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache, lru_cache
 
 import onnx
@@ -12,7 +13,7 @@ from toolkit.graph import assemble
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
-from toolkit.graph.nodes import all_nodes
+from toolkit.graph.nodes import all_nodes, operators_of
 from toolkit.graph.onnx_file import normalise
 from toolkit.graph.tensors import onnx_type
 
@@ -29,7 +30,9 @@ _PER_CHANNEL = 21
 """The opset from which on GroupNormalization means something else (ONNX's Changelog.md, GroupNormalization-21)."""
 
 
-def name_foreign(proto: onnx.ModelProto, withdrawn: bool = False) -> bool:
+def name_foreign(
+    proto: onnx.ModelProto, withdrawn: bool = False, operators: Collection[tuple[str, str]] | None = None
+) -> bool:
     """Give operators that ONNX has in no version a domain of their own, in place.
 
     Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
@@ -38,22 +41,24 @@ def name_foreign(proto: onnx.ModelProto, withdrawn: bool = False) -> bool:
         proto: the model.
         withdrawn: whether those too that ONNX took back in the model's opset, as GroupNormalization of 18 to 20, which
             runtimes compute all the same.
+        operators: domain and name of all operators that it has, where these are known.
 
     Returns:
         Whether there were any.
     """
     version = next((entry.version for entry in proto.opset_import if entry.domain in _ONNX), 1)
-    foreign = [
-        node
-        for node in all_nodes(proto.graph.node)
-        if node.domain in _ONNX
-        and (not onnx.defs.has(node.op_type) or (withdrawn and _withdrawn(node.op_type, version)))
-    ]
-    for node in foreign:
-        node.domain = _FOREIGN
-    if foreign:
-        proto.opset_import.add(domain=_FOREIGN, version=1)
-    return bool(foreign)
+    foreign = {
+        (domain, op)
+        for domain, op in (operators if operators is not None else operators_of(proto))
+        if domain in _ONNX and (not onnx.defs.has(op) or (withdrawn and _withdrawn(op, version)))
+    }
+    if not foreign:
+        return False
+    for node in all_nodes(proto.graph.node):
+        if (node.domain, node.op_type) in foreign:
+            node.domain = _FOREIGN
+    proto.opset_import.add(domain=_FOREIGN, version=1)
+    return True
 
 
 @lru_cache(maxsize=1024)

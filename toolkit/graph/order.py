@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 
 import onnx_graphsurgeon as gs
 
@@ -24,24 +23,39 @@ def sort(graph: gs.Graph, recurse: bool = True) -> None:
     levels: dict[int, int] = {}
     ordered: list[gs.Node] = []
     inside: set[int] | None = None
+    last, rising = 0, True
     for node in graph.nodes:
-        highest: int | None = -1
-        for tensor in node.inputs:
-            for maker in tensor.inputs:
-                level = levels.get(id(maker))
-                highest = None if level is None or highest is None else max(highest, level)
-        if highest is not None and gs.Graph not in map(type, node.attrs.values()):
-            # nearly all nodes stand behind what they read
-            if id(node) not in levels:
-                levels[id(node)] = highest + 1
-                ordered.append(node)
-        elif id(node) not in levels:
+        if id(node) in levels:
+            continue
+        level = _level_at_once(node, levels)
+        if level is not None:
+            levels[id(node)] = level
+            ordered.append(node)
+            rising, last = rising and level >= last, level
+        else:
             inside = inside if inside is not None else {id(one) for one in graph.nodes}
             _level(node, inside, levels, ordered)
-    keys = [levels[id(node)] for node in ordered]
-    if any(before > after for before, after in pairwise(keys)):
+            rising = False
+    if not rising:
+        keys = [levels[id(node)] for node in ordered]
         ordered = [ordered[place] for place in sorted(range(len(keys)), key=keys.__getitem__)]
     graph.nodes = ordered
+
+
+def _level_at_once(node: gs.Node, levels: Mapping[int, int]) -> int | None:
+    """The level of a node behind all that it reads, as nearly all nodes stand; None where more must be looked at."""
+    if node.attrs and gs.Graph in map(type, node.attrs.values()):
+        return None
+    highest = -1
+    try:
+        for tensor in node.inputs:
+            for maker in tensor.inputs:
+                level = levels[id(maker)]
+                if level > highest:
+                    highest = level
+    except KeyError:
+        return None
+    return highest + 1
 
 
 def _level(first: gs.Node, inside: set[int], levels: dict[int, int], ordered: list[gs.Node]) -> None:
@@ -76,6 +90,29 @@ def drop_unused(graph: gs.Graph) -> None:
         drop_unused(sub)
     for tensor in graph.inputs:
         tensor.inputs.clear()
+    unread = _unread(graph)
+    if unread:
+        detach(unread)
+        gone = {id(node) for node in unread}
+        graph.nodes = [node for node in graph.nodes if id(node) not in gone]
+
+
+def _unread(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes of a graph that no output needs."""
+    needed = {id(tensor) for tensor in graph.outputs}
+    unread = []
+    for node in reversed(graph.nodes):
+        for tensor in node.outputs:
+            if id(tensor) in needed:
+                needed.update(map(id, node.inputs))
+                if node.attrs:
+                    needed.update(map(id, _read_inside(node)))
+                break
+        else:
+            unread.append(node)
+    if not any(id(tensor) in needed for node in unread for tensor in node.outputs):
+        return unread
+    # a node stands behind one that reads it: go from node to node instead
     inside = {id(node) for node in graph.nodes}
     pending = [maker for tensor in graph.outputs for maker in tensor.inputs if id(maker) in inside]
     used = {id(node) for node in pending}
@@ -84,28 +121,27 @@ def drop_unused(graph: gs.Graph) -> None:
             if id(maker) not in used:
                 used.add(id(maker))
                 pending.append(maker)
-    if len(used) < len(inside):
-        detach(node for node in graph.nodes if id(node) not in used)
-        graph.nodes = [node for node in graph.nodes if id(node) in used]
+    return [node for node in unread if id(node) not in used]
 
 
 def _makers(node: gs.Node, inside: set[int]) -> list[gs.Node]:
     """The nodes of a graph whose results a node reads, itself or by its subgraphs."""
-    found = []
-    for tensor in node.inputs:
-        for maker in tensor.inputs:
-            if id(maker) in inside:
-                found.append(maker)
+    read = (*node.inputs, *_read_inside(node))
+    return [maker for tensor in read for maker in tensor.inputs if id(maker) in inside]
+
+
+def _read_inside(node: gs.Node) -> Iterator[gs.Tensor]:
+    """What the subgraphs of a node read and give."""
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             for sub in (value, *subgraphs(value)):
-                read = (*sub.outputs, *(tensor for inner in sub.nodes for tensor in inner.inputs))
-                found += [maker for tensor in read for maker in tensor.inputs if id(maker) in inside]
-    return found
+                yield from sub.outputs
+                for inner in sub.nodes:
+                    yield from inner.inputs
 
 
 def _directly_in(graph: gs.Graph) -> Iterator[gs.Graph]:
     for node in graph.nodes:
-        for value in node.attrs.values():
+        for value in node.attrs.values() if node.attrs else ():
             if isinstance(value, gs.Graph):
                 yield value

@@ -47,7 +47,7 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> F
     for corner in corners:
         at_corner = onnx.ModelProto.FromString(skeleton)
         stored = {one.name: (one.data_type, tuple(one.dims)) for one in at_corner.graph.initializer}
-        _show_constants(at_corner.graph, ())
+        nested = _show_constants(at_corner.graph, ())
         for value in at_corner.graph.input:
             if value.name in corner:
                 _fix(value, corner[value.name])
@@ -61,7 +61,7 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> F
             if known is None:
                 break
             at_corner, found = known, _inferred(known)
-        _read(found.graph, facts)
+        _read(found.graph, facts, {}, nested)
         for tensor in at_corner.graph.initializer:
             if tensor.name not in stored:
                 facts.types[tensor.name] = tensor.data_type
@@ -71,8 +71,12 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> F
     return facts
 
 
-def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.TensorProto], ...]) -> None:
-    """Give subgraphs copies of the constants around them that they read: shape inference sees no others' values."""
+def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.TensorProto], ...]) -> bool:
+    """Give subgraphs copies of the constants around them that they read: shape inference sees no others' values.
+
+    Returns:
+        Whether there are subgraphs.
+    """
     known: dict[str, onnx.TensorProto] | None = None
     for node in graph.node:
         for attribute in node.attribute:
@@ -84,6 +88,7 @@ def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.Tens
                     if tensor is not None:
                         sub.initializer.append(tensor)
                 _show_constants(sub, (known, *around))
+    return known is not None
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -112,18 +117,30 @@ def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
         dim.dim_value = size
 
 
-def _read(graph: onnx.GraphProto, facts: Facts) -> None:
+def _read(
+    graph: onnx.GraphProto, facts: Facts, known: dict[bytes, tuple[int, tuple[int, ...] | None]], nested: bool
+) -> None:
+    """Take in what was inferred; ``known`` are types that were read before, and there are subgraphs where ``nested``.
+
+    A large graph has few types, and their parts are slow to ask for.
+    """
+    types, shapes = facts.types, facts.shapes
     for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor, name = value.type.tensor_type, value.name
-        if tensor.elem_type:
-            facts.types[name] = tensor.elem_type
-        if tensor.HasField("shape"):
-            shape = tuple([d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim])
-            facts.shapes.setdefault(name, []).append(shape)
-    for node in graph.node:
+        name, content = value.name, value.type.SerializeToString()
+        read = known.get(content)
+        if read is None:
+            tensor = value.type.tensor_type
+            sizes = tuple([d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim])
+            read = known[content] = tensor.elem_type, sizes if tensor.HasField("shape") else None
+        kind, shape = read
+        if kind:
+            types[name] = kind
+        if shape is not None:
+            shapes.setdefault(name, []).append(shape)
+    for node in graph.node if nested else ():
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                _read(sub, facts)
+                _read(sub, facts, known, nested)
                 for tensor in sub.initializer:
-                    facts.types[tensor.name] = tensor.data_type
-                    facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))
+                    types[tensor.name] = tensor.data_type
+                    shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -66,7 +67,11 @@ class StoredValues(LazyValues):
     @cached_property
     def array(self) -> np.ndarray[Any, Any]:
         """The values; read-only, since all copies of a model have them."""
-        found = np.asarray(onnx.numpy_helper.to_array(self._header))
+        header, dtype = self._header, np_dtype(self._header.data_type)
+        if dtype.isbuiltin == 1 and sys.byteorder == "little" and header.HasField("raw_data"):
+            # as ``to_array`` does in many more steps; of nearly all small constants
+            return np.frombuffer(header.raw_data, dtype).reshape(header.dims)
+        found = np.asarray(onnx.numpy_helper.to_array(header))
         found.flags.writeable = False
         return found
 

@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 import weakref
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,8 @@ def test_nodes_are_sorted_and_dropped_as_onnx_graphsurgeon_does(seed):
         names.append(f"t{i}")
     last = dice.choice(names[1:])
     ours = Model.from_proto(build(nodes, {"x": [1]}, {last: [1]})).graph
-    dice.shuffle(ours.nodes)
+    if dice.random() < 0.7:
+        dice.shuffle(ours.nodes)
     theirs = ours.copy()
     drop_unused(ours)
     sort(ours)
@@ -136,6 +138,22 @@ def test_nodes_are_sorted_and_dropped_as_onnx_graphsurgeon_does(seed):
     assert [sorted(r.name for r in t.outputs) for n in ours.nodes for t in n.outputs] == [
         sorted(r.name for r in t.outputs) for n in theirs.nodes for t in n.outputs
     ]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_what_subgraphs_alone_read_is_kept_in_any_order(order):
+    inner = helper.make_graph(
+        [node("Relu", ["a"], ["i"])], "inner", [], [helper.make_tensor_value_info("i", TensorProto.FLOAT, None)]
+    )
+    nodes = [
+        node("Neg", ["x"], ["a"], "read"), node("Abs", ["x"], ["b"], "unread"),
+        node("If", ["yes"], ["y"], "if", then_branch=inner, else_branch=inner),
+    ]  # fmt: skip
+    graph = Model.from_proto(build(nodes, {"x": [1], "yes": []}, {"y": None}, types={"yes": TensorProto.BOOL})).graph
+    graph.nodes[:] = [graph.nodes[place] for place in order]
+    drop_unused(graph)
+    sort(graph)
+    assert [node.name for node in graph.nodes] == ["read", "if"]
 
 
 def test_a_cycle_is_refused():
