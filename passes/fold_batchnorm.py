@@ -9,6 +9,7 @@ from toolkit import Array, Code, Context, Facts, Finding, Model, Names, Pass, Ro
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALINGS = frozenset({"Mul", "Add", "Sub", "Div"})
+_FOLDED = _SCALINGS | {"BatchNormalization"}
 _WHY = Code.SCALES_CHANNELS()
 
 
@@ -50,6 +51,9 @@ class FoldBatchNorm(Pass):
         self, model: Model, layer: gs.Node, rank: int | None, names: Names, inner: set[str], context: Context
     ) -> bool:
         """Fold what follows the layer into it; whether something could be. ``inner`` are the tensors of subgraphs."""
+        readers = layer.outputs[0].outputs
+        if len(readers) == 1 and readers[0].op not in _FOLDED:
+            return False
         place = bias_of(model, layer)
         holder = place[0] if place is not None else layer
         out = holder.outputs[0]
@@ -114,15 +118,16 @@ def _needs_rank(model: Model, node: gs.Node) -> bool:
     if node.op not in _LAYERS:
         return False
     readers = node.outputs[0].outputs
-    if node.op == "MatMul" and any(reader.op == "BatchNormalization" for reader in readers):
-        return True
     after = readers[0] if len(readers) == 1 else None
     if after is not None and after.op == "BatchNormalization":
         behind = after.outputs[0].outputs
         after = behind[0] if len(behind) == 1 else None
-    if after is None or after.op == "BatchNormalization":
-        return after is not None
-    return after.op in _SCALINGS and any(model.constant(tensor) is not None for tensor in after.inputs)
+    scales = after is not None and after.op in _SCALINGS and any(model.constant(t) is not None for t in after.inputs)
+    normalizes = after is not None and after.op == "BatchNormalization"
+    if node.op == "MatMul":
+        # what is said of one that may not be folded depends on it too
+        normalizes = any(reader.op == "BatchNormalization" for reader in readers)
+    return (scales or normalizes) and model.constant(node.inputs[1]) is not None
 
 
 def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:
@@ -142,11 +147,7 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
         gamma, shift, mean, variance = (v.astype(np.float64) for v in values if v is not None)
         gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
         return gain, shift - mean * gain
-    if (
-        node.op not in _SCALINGS
-        or rank is None
-        or (node.op == "Div" and node.inputs[0] is not source)
-    ):
+    if node.op not in _SCALINGS or rank is None or (node.op == "Div" and node.inputs[0] is not source):
         return None
     other = node.inputs[1] if node.inputs[0] is source else node.inputs[0]
     value = model.constant(other)
