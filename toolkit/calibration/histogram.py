@@ -17,12 +17,12 @@ _FEW = 8192
 """Values in all up to which counts take two bytes: of a large graph's small tensors histograms are most of a run."""
 _MOST = 2.0**62
 _PIECE = 4 * 65535
-"""Values that are looked at for their extremes and counted while they are in the second cache."""
+"""Values that are looked at for their extremes and then counted while they are in the second cache."""
 _MOST_SLOTS = 1 << 15
 """Bins up to which a place among them takes two bytes."""
 _MAGNITUDE, _INFINITE = 0x7FFFFFFF, 0x7F800000
 """The bits of a float32's magnitude, and of an infinity, above those of every finite magnitude."""
-_SLOTS = 1024
+_SLOTS = 256
 _scratch = threading.local()
 
 
@@ -124,14 +124,21 @@ class Histogram:
         if flat.dtype != np.float32:
             with np.errstate(over="ignore"):
                 flat = flat.astype(np.float32)
-        for start in range(0, flat.size, _PIECE):
-            self._add(flat[start : start + _PIECE], weight)
+        done = 0
+        while done < flat.size:
+            rest = flat[done:]
+            # most often the bins reach far enough, which counting finds out
+            if self.exponent > _LOWEST and self._is_long(rest):
+                done += self._count(rest, weight)
+            piece = flat[done : done + _PIECE]
+            if piece.size:
+                self._add(piece, weight)
+            done += piece.size
+
+    def _is_long(self, flat: Array) -> bool:
+        return flat.size >= _FEW and self.bins <= _MOST_SLOTS
 
     def _add(self, flat: Array, weight: int) -> None:
-        long = flat.size >= _FEW and self.bins <= _MOST_SLOTS
-        # most often the bins reach far enough, which counting finds out
-        if long and self.exponent > _LOWEST and self._count(flat, weight, long):
-            return
         low, high = flat.min(), flat.max()
         if not (np.isfinite(low) and np.isfinite(high)):
             finite = flat[np.isfinite(flat)]
@@ -141,24 +148,23 @@ class Histogram:
             return
         self._observe(float(low), float(high))
         self._widen(_exponent(self.absmax))
-        self._count(flat, weight, long)
+        self._count(flat, weight)
 
-    def _count(self, flat: Array, weight: int, long: bool) -> bool:
-        """Count values, of many the extremes too; False where one is beyond the bins and nothing is done."""
+    def _count(self, flat: Array, weight: int) -> int:
+        """Count values, of many the extremes too, up to one that is beyond the bins; how many were counted."""
         self._make_room(flat.size * weight)
         counts = self.counts if weight == 1 else np.zeros_like(self.counts)
         scale = np.float32(math.ldexp(float(self.bins), -self.exponent))
-        if long:
-            zeros, low, high = _count_long(flat, scale, self.exponent, counts)
-            if zeros < 0:
-                return False
-            self._observe(low, high)
+        if self._is_long(flat):
+            done, zeros, low, high = _count_long(flat, scale, self.exponent, counts)
+            if done:
+                self._observe(low, high)
         else:
-            zeros = _count_few(flat, scale, counts)
+            done, zeros = flat.size, _count_few(flat, scale, counts)
         self.zeros += zeros * weight
         if weight != 1:
             self.counts += counts * weight
-        return True
+        return done
 
     def _observe(self, low: float, high: float) -> None:
         # adding 0.0 makes -0.0 the same as 0.0, so that the order of the two does not show
@@ -227,16 +233,17 @@ def _count_few(flat: Array, scale: Any, counts: Array) -> int:
     return int(count_few(flat, scale, counts))
 
 
-def _count_long(flat: Array, scale: Any, exponent: int, counts: Array) -> tuple[int, float, float]:
-    """How many values are zero, -1 where one is beyond the bins and nothing was counted; the extremes."""
-    from toolkit.calibration.kernels import count_into
+def _count_long(flat: Array, scale: Any, exponent: int, counts: Array) -> tuple[int, int, float, float]:
+    """How many values were counted, all or those in front of a piece with one beyond the bins; zeros and extremes."""
+    from toolkit.calibration.kernels import ZERO_SLOTS, count_into
 
+    room = 4 * (len(counts) + ZERO_SLOTS + 1)
     lanes = getattr(_scratch, "lanes", None)
-    if lanes is None or len(lanes) != 4 * (len(counts) + 2):
-        lanes = _scratch.lanes = np.empty(4 * (len(counts) + 2), np.uint16)
+    if lanes is None or len(lanes) != room:
+        lanes = _scratch.lanes = np.empty(room, np.uint16)
         _scratch.slots = np.empty(_SLOTS, np.uint16)
     slots = _scratch.slots
     most = _INFINITE if exponent >= _HIGHEST else int(np.float32(math.ldexp(1.0, exponent)).view(np.int32))
-    zeros, *keys = count_into(flat, flat.view(np.int32), scale, most, lanes, slots, slots.view(np.uint64), counts)
+    done, zeros, *keys = count_into(flat, flat.view(np.int32), scale, most, lanes, slots, slots.view(np.uint64), counts)
     low, high = (float(np.int32(key if key >= 0 else key ^ _MAGNITUDE).view(np.float32)) for key in keys)
-    return zeros, low, high
+    return done, zeros, low, high

@@ -9,6 +9,10 @@ import numba
 import numpy as np
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+PIECE = 4 * 65535
+"""Values that are counted before the lanes, of which there are four, could overflow."""
+ZERO_SLOTS = 4
+"""A power of two."""
 
 
 def compiled(function: _F) -> _F:
@@ -43,59 +47,65 @@ def count_few(values: Any, scale: Any, counts: Any) -> int:
 @compiled
 def count_into(
     values: Any, bits: Any, scale: Any, most: int, lanes: Any, slots: Any, words: Any, counts: Any
-) -> tuple[int, int, int]:
-    """Find the smallest and largest value, and count as ``count_few`` does where the bins reach so far.
+) -> tuple[int, int, int, int]:
+    """Find the smallest and largest value, and count as ``count_few`` does as long as the bins reach so far.
 
     One pass over memory does all, since reading it takes as long as the rest. As an integer, with all other bits
     inverted where the sign is set, a float32 orders as the float does, NaN outside the infinities, and compilers make
     vector instructions of the smallest and largest integer.
 
     Args:
-        values: float32 [N], N at most 4 * 65535.
+        values: float32 [N].
         bits: the same memory as int32.
         scale: float32, a power of two.
         most: the bits of the smallest magnitude that is beyond the last bin.
-        lanes: uint16 [4 * (bins + 2)], scratch. Neighbouring values go to different lanes, since adding twice to one
-            address makes the second wait for the first, and activations repeat (a ReLU gives half zeros). Sixteen
-            bits keep them in the first cache.
+        lanes: uint16 [4 * (bins + ``ZERO_SLOTS`` + 1)], scratch. Neighbouring values go to different lanes, since
+            adding twice to one address makes the second wait for the first. Sixteen bits keep them in the first cache.
         slots: uint16 [a multiple of 4], scratch: where values go is found for so many at once, in vector registers,
-            which adding to the lanes in the same loop would prevent.
+            which adding to the lanes in the same loop would prevent. With more than some hundreds memory is waited for.
         words: the same memory as uint64: reading four slots at a time takes a third off the time.
         counts: int64 [bins], added to.
 
     Returns:
-        How many values are zero, -1 where a value is beyond the bins and nothing was counted; the smallest and largest
-        integer.
+        How many values were counted: all, or those in front of a piece of ``PIECE`` that holds one beyond the bins; how
+        many of them are zero; the smallest and largest integer among them.
     """
     zero, one, low_bits = np.float32(0), np.uint16(1), np.int32(0x7FFFFFFF)
-    low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
-    bins, block = len(counts), len(slots)
-    # slot 0 is for zeros, so that they need no pass of their own; the last one for what is beyond the bins
-    end = np.float32(bins)
-    second, third, fourth = np.uint64(bins + 2), np.uint64(2 * (bins + 2)), np.uint64(3 * (bins + 2))
-    lowest = np.uint64(0xFFFF)
-    lanes[:] = 0
-    for at in range(0, len(values), block):
-        part, integers = values[at : at + block], bits[at : at + block]
-        for i in range(len(part)):
-            key = np.int32(integers[i] ^ np.int32(np.int32(integers[i] >> 31) & low_bits))
-            low, high = min(low, key), max(high, key)
-            place = abs(part[i]) * scale
-            slots[i] = np.uint16(np.int32(place if place < end else end) + np.int32(part[i] != zero))
-        used = (len(part) + 3) // 4
-        slots[len(part) : 4 * used] = np.uint16(bins + 1)
-        # unsigned, since numba would otherwise look whether an index counts from the end
-        for i in range(used):
-            word = words[i]
-            lanes[word & lowest] += one
-            lanes[(word >> np.uint64(16) & lowest) + second] += one
-            lanes[(word >> np.uint64(32) & lowest) + third] += one
-            lanes[(word >> np.uint64(48)) + fourth] += one
-    if max(high, -1 - low) >= most:
-        return -1, int(low), int(high)
+    lowest, highest = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+    bins, block, width = len(counts), len(slots), len(lanes) // 4
+    # in front are slots for zeros, so that they need no pass of their own: several, since a ReLU makes half of the
+    # values zero; the last one is for what is beyond the bins
+    end, first, turn = np.float32(bins), np.int32(ZERO_SLOTS), np.int32(ZERO_SLOTS - 1)
+    second, third, fourth = np.uint64(width), np.uint64(2 * width), np.uint64(3 * width)
+    low_word = np.uint64(0xFFFF)
     zeros = 0
-    for lane in range(0, len(lanes), bins + 2):
-        zeros += int(lanes[lane])
-        for i in range(bins):
-            counts[i] += lanes[lane + 1 + i]
-    return zeros, int(low), int(high)
+    for begin in range(0, len(values), PIECE):
+        low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        stop = min(begin + PIECE, len(values))
+        lanes[:] = 0
+        for at in range(begin, stop, block):
+            part, integers = values[at : min(at + block, stop)], bits[at : min(at + block, stop)]
+            for i in range(len(part)):
+                key = np.int32(integers[i] ^ np.int32(np.int32(integers[i] >> 31) & low_bits))
+                low, high = min(low, key), max(high, key)
+                place = abs(part[i]) * scale
+                slot = np.int32(place if place < end else end) + first
+                slots[i] = np.uint16(slot if part[i] != zero else np.int32(i >> 2) & turn)
+            used = (len(part) + 3) // 4
+            slots[len(part) : 4 * used] = np.uint16(width - 1)
+            # unsigned, since numba would otherwise look whether an index counts from the end
+            for i in range(used):
+                word = words[i]
+                lanes[word & low_word] += one
+                lanes[(word >> np.uint64(16) & low_word) + second] += one
+                lanes[(word >> np.uint64(32) & low_word) + third] += one
+                lanes[(word >> np.uint64(48)) + fourth] += one
+        if max(high, -1 - low) >= most:
+            return begin, zeros, int(lowest), int(highest)
+        lowest, highest = min(lowest, low), max(highest, high)
+        for lane in range(0, len(lanes), width):
+            for i in range(ZERO_SLOTS):
+                zeros += int(lanes[lane + i])
+            for i in range(bins):
+                counts[i] += lanes[lane + ZERO_SLOTS + i]
+    return len(values), zeros, int(lowest), int(highest)

@@ -58,6 +58,28 @@ def test_the_fast_way_for_long_arrays_is_the_same(scale: float) -> None:
     assert 2048 < histogram.used <= 4096
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 599_999), FLOATS), max_size=6), st.integers(300_000, 600_000), st.integers(1, 3)
+)
+def test_many_values_of_which_some_are_beyond_the_bins(odd: list[tuple[int, float]], count: int, weight: int) -> None:
+    values = np.maximum(np.random.default_rng(0).standard_normal(600_000, np.float32), -0.5)
+    values[::3] = 0
+    for place, value in odd:
+        values[place] = value
+    values = values[:count]
+    whole, parts = Histogram(), Histogram()
+    whole.add(values, weight)
+    for part in np.array_split(values[::-1], 200):
+        parts.add(part, weight)
+    assert whole == parts
+    finite = values[np.isfinite(values)].astype(np.float64)
+    assert whole.nonfinite == (len(values) - len(finite)) * weight
+    assert (whole.low, whole.high) == (finite.min(), finite.max())
+    slots = np.floor(np.abs(finite[finite != 0]) * 4096 / 2.0**whole.exponent).astype(int)
+    assert np.array_equal(whole.counts, weight * np.bincount(slots, minlength=4096))
+
+
 def test_few_values_take_a_quarter_of_the_memory() -> None:
     histogram, other = Histogram(), Histogram()
     few = np.full(8_000, 0.75, np.float32)
