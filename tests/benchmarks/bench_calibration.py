@@ -121,11 +121,11 @@ def qtool(name: str, data: Path, method: str = "entropy") -> Callable[[], object
     return work
 
 
-def interleaved(name: str, data: Path, rounds: int = 3) -> Callable[[], object]:
+def interleaved(name: str, data: Path, method: str = "entropy", rounds: int = 3) -> Callable[[], object]:
     """Plain inference and calibration by turns; what the plain pass from memory takes is left out."""
     more = data.with_name(f"more-{data.name}")
     (texts if name == "bert" else images)(3 * COUNTS[name == "bert"], more)
-    works = [make(name, source) for source in (data, more) for make in (partial(plain, once=True), qtool)]
+    works = [make(name, source) for source in (data, more) for make in (partial(plain, once=True), partial(qtool, method=method))]
 
     def work() -> str:
         seconds = [[_timed(one) for one in works] for _ in range(rounds + 1)][1:]
@@ -178,6 +178,7 @@ def child(kind: str, name: str, data: Path) -> None:
     make: dict[str, Callable[[], Callable[[], object]]] = {
         "plain": lambda: plain(name, data),
         "interleaved": lambda: interleaved(name, data),
+        "interleaved minmax": lambda: interleaved(name, data, "minmax"),
         "qtool minmax": lambda: qtool(name, data, "minmax"),
         "qtool entropy": lambda: qtool(name, data, "entropy"),
         "ort minmax": lambda: ort_static(name, data, "minmax"),
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--kinds",
         nargs="*",
-        default=["plain", "interleaved", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"],
+        default=["plain", "interleaved", "interleaved minmax", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"],
     )
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--many", action="store_true", help="also 320 images through ResNet-50, for the memory")
@@ -247,7 +248,7 @@ def main() -> None:
     subprocess.run([sys.executable, str(Path(__file__).with_name("models.py")), str(FOLDER), *given.only], check=True)
     few = images(COUNTS[0], FOLDER / "images32.npz")
     words = texts(COUNTS[1], FOLDER / "texts64.npz")
-    print(f"{'model':<14}{'what':<18}{'seconds':>9}{'ratio':>8}{'peak MB':>10}")
+    print(f"{'model':<14}{'what':<20}{'seconds':>9}{'ratio':>8}{'peak MB':>10}")
     for name in given.only:
         data = words if name == "bert" else few
         base = 0.0
@@ -264,11 +265,11 @@ def main() -> None:
 
 def show(name: str, kind: str, found: dict[str, Any], base: float) -> None:
     if "failed" in found:
-        print(f"{name:<14}{kind:<18} failed: {found['failed']}", flush=True)
+        print(f"{name:<14}{kind:<20} failed: {found['failed']}", flush=True)
         return
     ratio = f"{found['seconds'] / base:8.2f}" if base else " " * 8
     detail = found.get("detail", "")
-    print(f"{name:<14}{kind:<18}{found['seconds']:>9.2f}{ratio}{found['peak_mb']:>10.0f}  {detail}", flush=True)
+    print(f"{name:<14}{kind:<20}{found['seconds']:>9.2f}{ratio}{found['peak_mb']:>10.0f}  {detail}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
 from toolkit.graph.stretches import Boundaries, by_stretch
 
-_MEMORY = 384 << 20
+_MEMORY = 192 << 20
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20
 _LIKE = math.log(1.25)
@@ -63,7 +63,7 @@ def collect(
         scalars: float tensors of which smallest and largest value are enough; these are found inside the graph.
         batch: samples of equal shape run together, at most.
         bins: bins of a histogram, a power of two; 4,096 leave 2,048 or more up to any largest value.
-        memory: bytes of tapped tensors that may be held at a time (default 384 MiB). Batches get smaller, then the
+        memory: bytes of tapped tensors that may be held at a time (default 192 MiB). Batches get smaller, then the
             taps are split into groups with one pass over the data each, so as not to exceed it.
         threads: threads of onnxruntime within one operator, and of counting.
         progress: called with what is being done, samples done, and of how many.
@@ -99,7 +99,7 @@ def collect(
         "tool": __version__,
         "shards": [[part, of]],
     }
-    limit = (memory or _MEMORY) // 2
+    limit = memory or _MEMORY
     sizes = bytes_per_sample(facts, counted)
     # workers elsewhere do not see what others hand from stretch to stretch
     parts = by_stretch(model, [*counted, *scalars]) if elsewhere() is None else [[*counted, *scalars]]
@@ -192,21 +192,20 @@ class CollectionRun:
             yield batch
 
     def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """While one batch is counted the next is computed; two are held at most."""
+        """All threads count a batch once it is computed: next to the computing they would take its cores and caches."""
         run = TappedSession(self._tapped, self._stretch[0] if self._stretch is not None else None)
         workers = self._tapped.threads or cores()
-        under_way: tuple[Batch, list[Future[None]]] | None = None
-        with ThreadPoolExecutor(workers, "histogram") as pool:
+        with ThreadPoolExecutor(max(1, workers - 1), "histogram") as pool:
             for batch in batches:
                 values, weights = run.compute(batch, self._collection)
                 self._learn(batch, partial(self._size, batch, values))
-                if under_way is not None:
-                    yield _finished(*under_way)
                 todo = self._tapped.to_count(batch, values, weights, self._collection)
                 del values
-                under_way = batch, [pool.submit(count, todo) for _ in range(workers)]
-            if under_way is not None:
-                yield _finished(*under_way)
+                others = [pool.submit(count, todo) for _ in range(workers - 1)]
+                count(todo)
+                for other in others:
+                    other.result()
+                yield batch
 
     def _shared_out(self, place: Workplace, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches are those that are run here, and so is what is learnt of their sizes."""
@@ -261,12 +260,6 @@ class CollectionRun:
         # attention grows with the square of the length
         expected = math.ceil(self._seen[near] * (ratio * ratio if ratio > 1 else ratio))
         return min(expected, self._largest) if self._largest and ratio != 1 else expected
-
-
-def _finished(batch: Batch, jobs: list[Future[None]]) -> Batch:
-    for job in jobs:
-        job.result()
-    return batch
 
 
 def _volume(shapes: Mapping[str, Shape]) -> int:

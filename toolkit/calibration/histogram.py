@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import lru_cache
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ _MOST_SLOTS = 1 << 15
 _MAGNITUDE, _INFINITE = 0x7FFFFFFF, 0x7F800000
 """The bits of a float32's magnitude, and of an infinity, above those of every finite magnitude."""
 _SLOTS = 256
-_scratch = threading.local()
+_INTEGERS, _KEYS = Struct("2i"), Struct("2f")
+_thread = threading.local()
 
 
 class Histogram:
@@ -154,13 +157,12 @@ class Histogram:
         """Count values, of many the extremes too, up to one that is beyond the bins; how many were counted."""
         self._make_room(flat.size * weight)
         counts = self.counts if weight == 1 else np.zeros_like(self.counts)
-        scale = np.float32(math.ldexp(float(self.bins), -self.exponent))
         if self._is_long(flat):
-            done, zeros, low, high = _count_long(flat, scale, self.exponent, counts)
+            done, zeros, low, high = _count_long(flat, self.exponent, counts)
             if done:
                 self._observe(low, high)
         else:
-            done, zeros = flat.size, _count_few(flat, scale, counts)
+            done, zeros = flat.size, _count_few(flat, _limits(self.bins, self.exponent)[0], counts)
         self.zeros += zeros * weight
         if weight != 1:
             self.counts += counts * weight
@@ -233,17 +235,34 @@ def _count_few(flat: Array, scale: Any, counts: Array) -> int:
     return int(count_few(flat, scale, counts))
 
 
-def _count_long(flat: Array, scale: Any, exponent: int, counts: Array) -> tuple[int, int, float, float]:
+def _count_long(flat: Array, exponent: int, counts: Array) -> tuple[int, int, float, float]:
     """How many values were counted, all or those in front of a piece with one beyond the bins; zeros and extremes."""
-    from toolkit.calibration.kernels import ZERO_SLOTS, count_into
-
-    room = 4 * (len(counts) + ZERO_SLOTS + 1)
-    lanes = getattr(_scratch, "lanes", None)
-    if lanes is None or len(lanes) != room:
-        lanes = _scratch.lanes = np.empty(room, np.uint16)
-        _scratch.slots = np.empty(_SLOTS, np.uint16)
-    slots = _scratch.slots
-    most = _INFINITE if exponent >= _HIGHEST else int(np.float32(math.ldexp(1.0, exponent)).view(np.int32))
-    done, zeros, *keys = count_into(flat, flat.view(np.int32), scale, most, lanes, slots, slots.view(np.uint64), counts)
-    low, high = (float(np.int32(key if key >= 0 else key ^ _MAGNITUDE).view(np.float32)) for key in keys)
+    scratch = getattr(_thread, "scratch", None)
+    if scratch is None or scratch.bins != len(counts):
+        scratch = _thread.scratch = _Scratch(len(counts))
+    scale, most = _limits(len(counts), exponent)
+    bits = flat.view(np.int32)
+    done, zeros, *keys = scratch.count_into(
+        flat, bits, scale, most, scratch.lanes, scratch.slots, scratch.words, counts
+    )
+    low, high = _KEYS.unpack(_INTEGERS.pack(*(key if key >= 0 else key ^ _MAGNITUDE for key in keys)))
     return done, zeros, low, high
+
+
+class _Scratch:
+    """What a thread counts with, see ``count_into``."""
+
+    def __init__(self, bins: int) -> None:
+        from toolkit.calibration.kernels import ZERO_SLOTS, count_into
+
+        self.bins, self.count_into = bins, count_into
+        self.lanes = np.empty(4 * (bins + ZERO_SLOTS + 1), np.uint16)
+        self.slots = np.empty(_SLOTS, np.uint16)
+        self.words = self.slots.view(np.uint64)
+
+
+@lru_cache(maxsize=512)
+def _limits(bins: int, exponent: int) -> tuple[Any, int]:
+    """What values are multiplied by to get their bin, and the bits of the smallest magnitude beyond the bins."""
+    scale = np.float32(math.ldexp(float(bins), -exponent))
+    return scale, _INFINITE if exponent >= _HIGHEST else int(np.float32(math.ldexp(1.0, exponent)).view(np.int32))

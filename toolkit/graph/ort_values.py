@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from typing import Any
 
@@ -44,6 +43,17 @@ def as_array(value: Any) -> Array:
         return np.asarray(value.numpy())
     if size == 0:
         return np.zeros(shape, dtype)
-    memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(value.data_ptr())
-    memory.owner = value
-    return np.frombuffer(memory, dtype=dtype, count=size).reshape(shape)
+    return np.asarray(_Memory(value, size * dtype.itemsize)).view(dtype).reshape(shape)
+
+
+class _Memory:
+    """Bytes of a value as numpy's array interface describes memory; it keeps the value alive.
+
+    An array of ctypes takes a class for every size.
+    """
+
+    __slots__ = ("__array_interface__", "_owner")
+
+    def __init__(self, owner: Any, size: int) -> None:
+        self._owner = owner
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (owner.data_ptr(), False)}

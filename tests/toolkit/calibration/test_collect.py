@@ -112,7 +112,7 @@ def test_split_taps_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None
 
     real = module.session
     monkeypatch.setattr(module, "session", lambda m, outputs, *_, **__: opened.append(outputs) or real(m, outputs))
-    collect(CHAIN, TAPS, data_of(feeds([9] * 3)), memory=2 * 4 * 27 * 2)
+    collect(CHAIN, TAPS, data_of(feeds([9] * 3)), memory=4 * 27 * 2)
     assert opened == [TAPS[:2], TAPS[2:4], TAPS[4:]]
 
 
