@@ -125,7 +125,11 @@ def interleaved(name: str, data: Path, method: str = "entropy", rounds: int = 3)
     """Plain inference and calibration by turns; what the plain pass from memory takes is left out."""
     more = data.with_name(f"more-{data.name}")
     (texts if name == "bert" else images)(3 * COUNTS[name == "bert"], more)
-    works = [make(name, source) for source in (data, more) for make in (partial(plain, once=True), partial(qtool, method=method))]
+    works = [
+        make(name, source)
+        for source in (data, more)
+        for make in (partial(plain, once=True), partial(qtool, method=method))
+    ]
 
     def work() -> str:
         seconds = [[_timed(one) for one in works] for _ in range(rounds + 1)][1:]
@@ -234,7 +238,15 @@ def main() -> None:
     parser.add_argument(
         "--kinds",
         nargs="*",
-        default=["plain", "interleaved", "interleaved minmax", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"],
+        default=[
+            "plain",
+            "interleaved",
+            "interleaved minmax",
+            "qtool minmax",
+            "qtool entropy",
+            "ort minmax",
+            "ort entropy",
+        ],
     )
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--many", action="store_true", help="also 320 images through ResNet-50, for the memory")
