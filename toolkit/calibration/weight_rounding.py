@@ -6,26 +6,28 @@ import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.calibration.related_inputs import BLOCK, RelatedInputs
 from toolkit.placement.grid import on_grid
 
-_BLOCK = 128
 _FACTORS = 20
 """How many factors are tried, from 1 to a half."""
 
 
 def round_for_output(
-    weights: Array, scales: Array, moments: Array, precision: Precision, damping: float = 0.01
+    weights: Array, scales: Array, inputs: RelatedInputs, precision: Precision, damping: float = 0.01
 ) -> Array:
     """The values of a type at which a layer's output is near the float one: every weight is rounded in turn, and those
     that are not rounded yet make up for its error.
 
     Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023,
-    algorithm 1, with the columns in the order of their inputs' mean squares (its «act-order»).
+    algorithm 1, with the columns in the order of their inputs' mean squares (its «act-order»), and without inverting
+    the inputs' moments: with moments = U U^T an input's error is least where (U^T errors) is 0 there (Babai's nearest
+    plane; Chen et al., "The geometry of LLM quantization: GPTQ as Babai's nearest plane algorithm", 2025).
 
     Args:
         weights: float64 [groups, out, in]: each row is multiplied with the input.
         scales: float64 [groups, out, in], or [groups, out, 1].
-        moments: floats [groups, in, in]: mean of the products of two inputs.
+        inputs: samples of the input, [groups, rows, in].
         precision: the quantized type.
         damping: how much of the inputs' mean power is added to that of each: the more, the less is made of how the
             inputs go together, which few samples tell wrongly, and the nearer every weight stays to its nearest level.
@@ -33,60 +35,25 @@ def round_for_output(
     Returns:
         float64 [groups, out, in], values of the type, by which the scales are to be multiplied.
     """
-    power = np.einsum("gkk->gk", moments)
-    order = np.argsort(-power, axis=1, kind="stable")
-    rows = np.arange(len(weights))[:, None]
-    factors = _factors(moments, order, damping)
+    rows, factor = np.arange(len(weights))[:, None], inputs.factor(damping, weights.shape[1])
     # [groups, in, out]: what is done with one input lies together
-    left = np.swapaxes(weights, 1, 2).astype(np.float32)[rows, order]
-    found = np.empty_like(left)
-    steps = np.swapaxes(np.broadcast_to(scales, weights.shape), 1, 2).astype(np.float32)[rows, order]
-    width = left.shape[1]
-    for begin in range(0, width, _BLOCK):
-        end = min(begin + _BLOCK, width)
-        errors = np.empty((len(left), end - begin, left.shape[2]), np.float32)
-        for column in range(begin, end):
-            stored = on_grid(left[:, column] / steps[:, column], precision)
-            found[:, column] = stored
-            error = (left[:, column] - stored * steps[:, column]) / factors[:, column, column][:, None]
-            left[:, column + 1 : end] -= factors[:, column, column + 1 : end, None] * error[:, None]
-            errors[:, column - begin] = error
-        left[:, end:] -= np.swapaxes(factors[:, begin:end, end:], 1, 2) @ errors
+    whole = np.swapaxes(weights, 1, 2).astype(np.float32)[rows, inputs.order]
+    found = np.empty_like(whole)
+    steps = np.swapaxes(np.broadcast_to(scales, weights.shape), 1, 2).astype(np.float32)[rows, inputs.order]
+    width = whole.shape[1]
+    for begin in range(0, width, BLOCK):
+        end = min(begin + BLOCK, width)
+        upper, carried = factor.diagonal(begin, end), factor.carried(begin, end).copy()
+        errors = np.empty_like(carried)
+        for at, column in enumerate(range(begin, end)):
+            wanted = whole[:, column] + carried[:, at] / upper[:, at, at, None]
+            found[:, column] = on_grid(wanted / steps[:, column], precision)
+            errors[:, at] = whole[:, column] - found[:, column] * steps[:, column]
+            carried[:, at + 1 :] += upper[:, at, at + 1 :, None] * errors[:, None, at]
+        factor.take(begin, end, errors)
     placed = np.empty_like(found)
-    placed[rows, order] = found
+    placed[rows, inputs.order] = found
     return np.swapaxes(placed, 1, 2).astype(np.float64)
-
-
-def _factors(moments: Array, order: Array, damping: float) -> Array:
-    """The upper triangular R of inverse(moments) = R^T R in this order of the inputs, float32; an input that is always
-    zero apart from the others.
-
-    A layer that sums thousands of inputs has hundreds of megabytes of these products: no more copies than it takes.
-    """
-    size = moments.shape[1]
-    mean = np.maximum(np.einsum("gkk->g", moments, dtype=np.float64) / size, 1e-12)
-    # moments = U U^T with U upper triangular, whose inverse is R: a Cholesky factor from behind
-    behind, rows = order[:, ::-1], np.arange(len(moments))[:, None, None]
-    damped = moments[rows, behind[:, :, None], behind[:, None, :]].astype(np.float64, copy=False)
-    damped[:, np.arange(size), np.arange(size)] += damping * mean[:, None]
-    # turned as a copy: numpy before 2.3 multiplies what steps backwards without BLAS, tens of times slower
-    factors = np.ascontiguousarray(np.linalg.cholesky(damped)[:, ::-1, ::-1])
-    del damped
-    _invert(factors)
-    return factors.astype(np.float32)
-
-
-def _invert(upper: Array) -> None:
-    """Invert upper triangular matrices in place, by halves: a sixth of what the inverse of any matrix costs."""
-    size = upper.shape[1]
-    if size <= _BLOCK:
-        upper[:] = np.linalg.inv(upper)
-        return
-    half = size // 2
-    first, last, both = upper[:, :half, :half], upper[:, half:, half:], upper[:, :half, half:]
-    _invert(first)
-    _invert(last)
-    both[:] = -first @ both @ last
 
 
 def scales_for_output(weights: Array, amax: Array, power: Array, precision: Precision) -> Array:

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.progress import Progress, silent
 from toolkit.base.types import Array
+from toolkit.calibration.related_inputs import RelatedInputs
 from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
 from toolkit.calibration.weights import reach
 from toolkit.graph.input_mean import input_mean
@@ -152,16 +153,16 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounde
     }
     signal, before = _power(flat[:, some], held), min(nearest.values(), key=np.sum)
     damping, after = _DAMPINGS[0], np.full(len(before), np.inf)
-    moments = _moments(shown)
+    inputs = RelatedInputs(shown)
     for tried in _DAMPINGS:
-        now = noise(_fitted(flat[:, some], moments, rounder, tried)[1])
+        now = noise(_fitted(flat[:, some], inputs, rounder, tried)[1])
         if now.sum() >= after.sum():
             break
         damping, after = tried, now
     # megabytes for a layer that sums thousands of inputs
-    del moments
+    del inputs
     if _surely_less(after, before):
-        scale, made = _fitted(flat, _moments(rows), rounder, damping)
+        scale, made = _fitted(flat, RelatedInputs(rows), rounder, damping)
         laid = made.reshape(weight.T.shape if _turned(node) else weight.shape)
         values = np.ascontiguousarray(laid.T if _turned(node) else laid).astype(weight.dtype)
         by_block = np.ascontiguousarray(scale[0].T if _turned(node) else scale[0])
@@ -175,26 +176,18 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounde
     return None
 
 
-def _moments(rows: Array) -> Array:
-    """Mean of the products of two inputs, [groups, in, in]."""
-    found = np.swapaxes(rows, 1, 2) @ rows
-    found /= rows.shape[1]
-    return np.asarray(found)
-
-
-def _fitted(flat: Array, moments: Array, rounder: Rounder, damping: float) -> tuple[Array, Array]:
-    """The scales [groups, out, blocks] by these ``moments``, and the weights [groups, out, in] quantized and back."""
+def _fitted(flat: Array, inputs: RelatedInputs, rounder: Rounder, damping: float) -> tuple[Array, Array]:
+    """The scales [groups, out, blocks] by these ``inputs``, and the weights [groups, out, in] quantized and back."""
     groups, outs, width = flat.shape
     block, precision = rounder.block or width, rounder.precision
     # what shares a scale, [groups * blocks, out, block]: the inputs of a block are taken as a layer of their own
     parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
-    power = np.einsum("gkk->gk", moments, dtype=np.float64)
-    power = (power + damping * power.mean(axis=1, keepdims=True)).reshape(-1, block)
+    power = (inputs.power + damping * inputs.power.mean(axis=1, keepdims=True)).reshape(-1, block)
     amax = reach(parts, precision)
     factor = scales_for_output(parts, amax, power, precision)
     scale = storable_scale(amax * factor, precision).reshape(groups, -1, outs).swapaxes(1, 2)
     spread = np.repeat(scale.astype(np.float64), block, axis=2)
-    return scale, round_for_output(flat, spread, moments, precision, damping) * spread
+    return scale, round_for_output(flat, spread, inputs, precision, damping) * spread
 
 
 def _centred(model: Model, node: gs.Node, rows: Array) -> Array:

@@ -8,6 +8,7 @@ from passes.shift import Shift
 from tests.conftest import build, node, normal, run, said
 from toolkit import Code, Context, Model, Precision, note_input_mean
 from toolkit.calibration.provider import Calibrator
+from toolkit.calibration.related_inputs import RelatedInputs
 from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
@@ -122,13 +123,49 @@ def test_a_range_that_clips_what_matters_is_given_up(monkeypatch):
 
 def test_independent_inputs_are_rounded_to_the_nearest():
     weights, scales = normal(1, 4, 8, seed=3).astype(np.float64), np.full((1, 4, 1), 0.05)
-    moments = np.diag(np.linspace(1, 2, 8))[None]
-    np.testing.assert_array_equal(round_for_output(weights, scales, moments, Precision.INT8), np.rint(weights / 0.05))
-    # nothing leaves the type
-    assert round_for_output(weights * 100, scales, moments, Precision.INT8).max() == 127
+    rows = np.diag(np.linspace(1, 2, 8))[None].astype(np.float32)
+    for some in (rows, np.concatenate([rows, -rows], axis=1)):
+        inputs = RelatedInputs(some)
+        np.testing.assert_array_equal(
+            round_for_output(weights, scales, inputs, Precision.INT8), np.rint(weights / 0.05)
+        )
+        # nothing leaves the type
+        assert round_for_output(weights * 100, scales, inputs, Precision.INT8).max() == 127
     # an input that is always zero is no obstacle
-    moments[0, 3, 3] = 0
-    assert np.isfinite(round_for_output(weights, scales, moments, Precision.INT8)).all()
+    rows[0, 3, 3] = 0
+    assert np.isfinite(round_for_output(weights, scales, RelatedInputs(rows), Precision.INT8)).all()
+
+
+def by_inverse(weights: np.ndarray, scale: float, rows: np.ndarray, damping: float) -> np.ndarray:
+    """GPTQ's algorithm 1 as it is published, in float64, for INT8 and one group."""
+    moments = rows.T @ rows / len(rows)
+    order = np.argsort(-np.diag(moments), kind="stable")
+    damped = moments[np.ix_(order, order)] + damping * np.diag(moments).mean() * np.eye(len(moments))
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left, found = weights[:, order].copy(), np.empty_like(weights)
+    for column in range(len(order)):
+        stored = np.clip(np.rint(left[:, column] / scale), -128, 127)
+        found[:, order[column]] = stored
+        error = (left[:, column] - stored * scale) / factor[column, column]
+        left[:, column:] -= np.outer(error, factor[column, column:])
+    return found
+
+
+@pytest.mark.parametrize("count", [24, 120, 2000])
+@pytest.mark.parametrize("damping", [0.01, 1.0])
+def test_weights_are_rounded_as_by_the_inverse(count, damping):
+    # fewer rows than inputs, about as many, and many more; more inputs than are dealt with at a time
+    rows = normal(count, 40, seed=5) @ normal(40, 300, seed=6) + normal(count, 300, seed=7)
+    rows *= np.linspace(0.2, 3, 300, dtype=np.float32)
+    weights = normal(1, 6, 300, seed=8).astype(np.float64)
+    found = round_for_output(weights, np.full((1, 6, 1), 0.03), RelatedInputs(rows[None]), Precision.INT8, damping)
+    wanted = by_inverse(weights[0], 0.03, rows.astype(np.float64), damping)
+    # a value between two levels may go either way, and takes those behind it with it
+    assert (found[0] == wanted).mean() > 0.97
+    errors = [
+        np.square(rows @ (0.03 * one - weights[0]).T).sum() for one in (found[0], wanted, np.rint(weights[0] / 0.03))
+    ]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05) and errors[0] < 0.6 * errors[2]
 
 
 def test_a_search_sees_the_same_weights():

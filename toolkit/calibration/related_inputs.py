@@ -1,0 +1,131 @@
+"""How the inputs that a layer sums go together, as a triangular factor of the mean of their products."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from toolkit.base.types import Array
+
+BLOCK = 128
+"""Inputs that are dealt with at a time."""
+_MORE_INPUTS = 3
+"""From so many times as many inputs as rows on, products of rows cost less than products of inputs."""
+
+
+class Factor(Protocol):
+    """The upper triangular U of moments = U U^T, and what errors of some inputs ask of those behind them."""
+
+    def diagonal(self, begin: int, end: int) -> Array:
+        """The part of U for these inputs alone, float32 [groups, end - begin, end - begin]."""
+        ...
+
+    def carried(self, begin: int, end: int) -> Array:
+        """U^T times the errors so far, for these inputs, float32 [groups, end - begin, out]."""
+        ...
+
+    def take(self, begin: int, end: int, errors: Array) -> None:
+        """Take in the errors of these inputs' weights, float32 [groups, end - begin, out]."""
+        ...
+
+
+class RelatedInputs:
+    """Samples of what a layer reads, its inputs in the order of their mean squares.
+
+    Args:
+        rows: float32 [groups, rows, in].
+
+    Attributes:
+        order: numbers of the inputs, the loudest first, [groups, in].
+        power: mean square of each input, as they came, float64 [groups, in].
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self.power = np.einsum("grk,grk->gk", rows, rows, dtype=np.float64) / max(rows.shape[1], 1)
+        self.order = np.argsort(-self.power, axis=1, kind="stable")
+        self._rows = np.take_along_axis(rows, self.order[:, None, :], axis=2)
+
+    def factor(self, damping: float, outs: int) -> Factor:
+        """The factor of the damped moments, for ``outs`` outputs.
+
+        Args:
+            damping: how much of the inputs' mean power is added to that of each.
+            outs: how many outputs have errors.
+        """
+        added = damping * np.maximum(self.power.mean(axis=1), 1e-12)
+        count, width = self._rows.shape[1:]
+        if width > _MORE_INPUTS * count:
+            return _FewRows(self._rows, added, outs)
+        damped = self._behind.astype(np.float64)
+        damped[:, np.arange(width), np.arange(width)] += added[:, None]
+        return _Products(damped, outs)
+
+    @cached_property
+    def _behind(self) -> Array:
+        """The moments with the quietest input first, float32 [groups, in, in]."""
+        behind = np.ascontiguousarray(self._rows[:, :, ::-1])
+        found = np.swapaxes(behind, 1, 2) @ behind
+        found /= max(behind.shape[1], 1)
+        return np.asarray(found)
+
+
+class _Products:
+    """By Cholesky's factor of the moments; ``behind``: damped, float64, with the last input first."""
+
+    def __init__(self, behind: Array, outs: int) -> None:
+        self._upper = _turned(np.linalg.cholesky(behind)).astype(np.float32)
+        self._sums = np.zeros((*behind.shape[:2], outs), np.float32)
+
+    def diagonal(self, begin: int, end: int) -> Array:
+        return np.asarray(self._upper[:, begin:end, begin:end])
+
+    def carried(self, begin: int, end: int) -> Array:
+        return np.asarray(self._sums[:, begin:end])
+
+    def take(self, begin: int, end: int, errors: Array) -> None:
+        self._sums[:, end:] += np.swapaxes(self._upper[:, begin:end, end:], 1, 2) @ errors
+
+
+class _FewRows:
+    """Without the moments, by products of rows: they are a multiple of the identity and a matrix of few rows' rank.
+
+    With X_F the inputs behind a block B, Q_F = a (a I + X_F X_F^T)^-1 and the Schur complement of what is behind the
+    block, a I + X_B^T Q_F X_B = U_B U_B^T (Woodbury), the block's columns of U are X_A^T Y_B for the inputs A before
+    it, with Y_B = Q_F X_B U_B^-T; and Q becomes Q_F - Y_B Y_B^T for the next block before it.
+    """
+
+    def __init__(self, rows: Array, added: Array, outs: int) -> None:
+        count, width = rows.shape[1:]
+        self._rows = rows / np.float32(np.sqrt(count))
+        self._blocks: dict[int, tuple[Array, Array]] = {}
+        left = np.broadcast_to(np.eye(count), (len(rows), count, count)).copy()
+        for begin in range(0, width, BLOCK)[::-1]:
+            block = self._rows[:, :, begin : begin + BLOCK].astype(np.float64)
+            reached = left @ block
+            among = np.swapaxes(block, 1, 2) @ reached
+            size = among.shape[1]
+            among[:, np.arange(size), np.arange(size)] += added[:, None]
+            upper = _turned(np.linalg.cholesky(_turned(among)))
+            over = reached @ np.swapaxes(np.linalg.inv(upper), 1, 2)
+            left -= over @ np.swapaxes(over, 1, 2)
+            self._blocks[begin] = upper.astype(np.float32), over.astype(np.float32)
+        self._summed = np.zeros((len(rows), count, outs), np.float32)
+
+    def diagonal(self, begin: int, end: int) -> Array:
+        return self._blocks[begin][0]
+
+    def carried(self, begin: int, end: int) -> Array:
+        return np.asarray(np.swapaxes(self._blocks[begin][1], 1, 2) @ self._summed)
+
+    def take(self, begin: int, end: int, errors: Array) -> None:
+        self._summed += self._rows[:, :, begin:end] @ errors
+
+
+def _turned(matrices: Array) -> Array:
+    """Matrices with their last row and column first, as a copy.
+
+    Before 2.3 numpy multiplies what steps backwards in memory without BLAS, tens of times slower.
+    """
+    return np.ascontiguousarray(matrices[:, ::-1, ::-1])
