@@ -299,7 +299,7 @@ def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypa
 )
 def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, settings, code):
     monkeypatch.setattr("toolkit.search.times.find_gpu", lambda: Gpu(here, "8.6"))
-    monkeypatch.setattr("toolkit.search.plan_search.find_gpu", lambda: Gpu(here, "8.6"))
+    monkeypatch.setattr("toolkit.search.timed_search.find_gpu", lambda: Gpu(here, "8.6"))
     context, found = searched(tmp_path, stand_in(), **settings)
     first = notes(context, *TIMES)[0]
     assert len(notes(context, code)) == 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from toolkit.base.files import sha256_json
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.proposing import Proposing
-from toolkit.search.range_methods import alternatives, whole_model
+from toolkit.search.range_methods import NEARER, alternatives, whole_model
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity
 
@@ -39,7 +39,33 @@ class ChoosingRanges(Proposing):
     def _best_method(self) -> SearchedPlan:
         """Everything quantized with the ranges of each method; the best one's are used from here on."""
         self._methods = [amax for _, amax in whole_model(self.simulation)]
+        if self._first_alone:
+            return self._clearly_best()
         return self._race((), [{}, *self._methods])
+
+    def _clearly_best(self) -> SearchedPlan:
+        """As ``_best_method`` by what the fewest samples show: other ranges than the recipe's must be better by 1 dB.
+
+        A first plan is wanted soon, and plans with the recipe's own ranges are run by sessions that are there.
+        """
+        plans = []
+        for amax in self._unlike((), [{}, *self._methods]):
+            self.amax = amax
+            plans.append(self._evaluate((), until=1, race=True))
+        noises = self._noises(plans, self._rounds[0])
+        noise, place = min((noise, place) for place, noise in enumerate(noises))
+        self.amax = dict(plans[place].amax) if noise < NEARER * noises[0] else {}
+        return self._everything()
+
+    def _everything(self) -> SearchedPlan:
+        """All layers quantized, on more and more of the samples as long as these do not miss the budget.
+
+        Where they do, what else is to be learnt comes first: others are wanted that meet it, whatever more samples say.
+        """
+        plan = self._evaluate((), until=1, sure=True)
+        while not plan.whole and not plan.lacks:
+            plan = self._evaluate((), until=1 + sum(count <= plan.batches for count in self._rounds), sure=True)
+        return plan
 
     def _with_best_ranges(self, kept: Sequence[str]) -> bool:
         """Use the method's ranges that suit the layers left quantized best; whether they are others than before.

@@ -11,7 +11,7 @@ from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 from toolkit.simulation.simulation import Settings, Simulation, with_labels
 
-_PARTS, _LEAST = 8, 32
+_PARTS, _LAYERS_A_PART, _LEAST = 8, 3, 32
 _MOST_MACS = 3e11
 """Of a float inference of all samples: some 12 seconds, and a search takes twenty of them."""
 
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
-def in_parts(settings: Settings, samples: int) -> Settings:
-    """The settings for so many samples: a plan that is looked at on a part of them needs parts."""
-    return replace(settings, samples=samples, batch=max(1, min(settings.batch, samples // _PARTS)))
+def in_parts(settings: Settings, samples: int, layers: int) -> Settings:
+    """The settings for so many samples: a plan that is looked at on a part of them needs parts.
+
+    The more layers there are the smaller these: each is run alone on one of them at least.
+    """
+    parts = max(_PARTS, layers // _LAYERS_A_PART)
+    return replace(settings, samples=samples, batch=max(1, min(settings.batch, samples // parts)))
 
 
 def fewer_where_slow(simulation: Simulation) -> Simulation:
     """The simulation on as many of its samples as a float inference may take, and on 32 at least."""
     count = sum(feed.count for feed in simulation.feeds)
     few = max(int(count * _MOST_MACS / max(simulation.macs, 1.0)), _LEAST)
-    return simulation.on(in_parts(simulation.settings, few)) if few < count else simulation
+    return simulation.on(in_parts(simulation.settings, few, len(simulation.names))) if few < count else simulation
 
 
 def refuse_without_samples(which: Literal["calibration", "evaluation"], context: Context) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 
 from toolkit.base.errors import ModelError, RecipeError
-from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
 from toolkit.base.settings import byte_size
 from toolkit.contract.context import Context
@@ -17,16 +16,12 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.evaluation.budget import ON_NOISE, Budget
 from toolkit.evaluation.metric_base import MetricOptions
-from toolkit.graph.macs import macs
 from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
-from toolkit.placement.ops import TARGETS
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
-from toolkit.search.gpus import GpuSpec, known_as
 from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.kept_reason import kept_reason
-from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import plan_key
 from toolkit.search.search import Search, SearchResult, all_float
@@ -34,7 +29,8 @@ from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
-from toolkit.search.times import CLEARLY, EngineTimes, KnownTimes, confirmed, earlier_times, gpu_for
+from toolkit.search.timed_search import TimedSearch
+from toolkit.search.times import confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
@@ -47,7 +43,7 @@ Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
 """Gives a model the types that it will run in."""
 
 
-class PlanSearch(HelperTrials):
+class PlanSearch(HelperTrials, TimedSearch):
     """One search over the layers of one model.
 
     Args:
@@ -135,7 +131,8 @@ class PlanSearch(HelperTrials):
             answers=evaluation.answers if evaluation is not None else None,
             options=(evaluation.options if evaluation is not None else None) or MetricOptions(),
         )  # fmt: skip
-        settings = in_parts(settings, min(len(data), own.samples or len(data)))
+        layers = self.quantizer.placement(self.model, context).layers
+        settings = in_parts(settings, min(len(data), own.samples or len(data)), len(layers))
         simulation = Simulation(
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place,
             self.quantizer.rounder(self.model, context),
@@ -158,21 +155,6 @@ class PlanSearch(HelperTrials):
             evaluation.metric if evaluation is not None else None,
         )  # fmt: skip
         return budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
-
-    @cached_property
-    def timing(self) -> KnownTimes:
-        """Layer times, measured on engines that are built for it where times decide, or of earlier runs."""
-        gpu = gpu_for(self.settings.gpu, self.context)
-        engines = self._engines(gpu)
-        with self.spending.waiting():
-            found = KnownTimes(engines.layers() if engines is not None else self._earlier(gpu))
-            if engines is not None and found.layers.seconds:
-                found.ends = engines.ends()
-        if found.ends and self._prefers(found) == "time":
-            cost = self._cost(found, gpu)
-            least = cost.least_time()
-            found.nothing_pays = least is not None and least * CLEARLY >= cost.time(self.simulation.names)
-        return found
 
     def nothing_pays(self) -> bool:
         """Whether no plan is predicted to be faster than float: to be asked before helpers are tried.
@@ -316,59 +298,6 @@ class PlanSearch(HelperTrials):
             self.take(found, trial, apart)
             self.quantizer.insert(trial, apart)
         return self.lower(trial, apart.plan, apart.known_ranges)
-
-    def _earlier(self, gpu: GpuSpec) -> LayerTimes:
-        """The layer times of the runs that ``times`` names; none where it names none."""
-        if not self.settings.times:
-            return LayerTimes()
-        names = self.simulation.names
-        return earlier_times(self.settings.times, names, self.quantizer.precision, self.context, gpu.name)
-
-    def _cost(self, timing: KnownTimes, gpu: GpuSpec) -> CostModel:
-        """Predicts what a plan takes, by what was measured as far as that goes."""
-        simulation, own = self.simulation, self.settings
-        others = {name for name, ask in self.context.plan.items() if ask.precision is self.quantizer.precision}
-        cost = CostModel(
-            simulation.switches, simulation.facts, gpu, self.context.rest, timing.layers, simulation.work, others,
-            named=bool(own.gpu) or own.max_ms is not None or own.prefer == "time",
-        )  # fmt: skip
-        for end, seconds in timing.ends.items():
-            cost.learn(end, seconds)
-        return cost
-
-    def _prefers(self, timing: KnownTimes) -> str:
-        """What is looked for: ``int8`` or ``time``."""
-        if self.settings.prefer != "auto":
-            return self.settings.prefer
-        return "time" if timing.layers.seconds and self._may_prefer_time() else "int8"
-
-    def _may_prefer_time(self) -> bool:
-        """Whether a plan's time may count more than its share of the work, where nobody said which."""
-        bench = self.context.bench
-        return not self.settings.int8_alone and (bench is None or bench.prefers_speed)
-
-    def _engines(self, gpu: GpuSpec) -> EngineTimes | None:
-        """Where engines are measured for the search; None where they are not, with a note where one may expect it."""
-        own, context = self.settings, self.context
-        decides = own.prefer == "time" or own.max_ms is not None or (own.prefer == "auto" and self._may_prefer_time())
-        if own.times or not own.measure or not decides or self.reference is not None:
-            return None
-        bench, here = context.bench, find_gpu()
-        why = bench.cannot_measure() if bench is not None else "the context has no bench to build engines on"
-        if not why and own.gpu and (here is None or known_as(here.name) is not gpu):
-            why = f"gpu = {own.gpu!r} is not the GPU here"
-        elif not why and own.keep not in (None, str(context.rest)):
-            why = f"layers kept float run in {own.keep}, and the engine without pairs in {context.rest}"
-        if bench is None or why:
-            if here is not None or own.insist:
-                context.journal.noted(Code.TIMES_PREDICTED(why=why))
-            return None
-        heavy = [node for node in self.model.nodes if node.op in TARGETS]
-        work = {node.name: known for node in heavy if (known := macs(node, self.simulation.facts)) is not None}
-        return EngineTimes(
-            self.quantizer.candidate(self.model, context), self.simulation.names, work, bench, context.known_ranges,
-            context, self.quantizer.precision, self.by,
-        )  # fmt: skip
 
     def _record(self, found: SearchResult, simulation: Simulation, cost: CostModel, prefer: str) -> None:
         """Write search.json and tell the journal."""

@@ -26,10 +26,11 @@ class Proposals:
         noise: what is known of plans' noise.
         limit: what is known of the limit on it.
         price: by layer what keeping it float costs.
+        caution: the power of the chance that plans are compared by; above 1 those come first that are likely to do.
     """
 
-    def __init__(self, noise: PlanNoise, limit: NoiseLimit, price: Mapping[str, float]) -> None:
-        self._noise, self._limit = noise, limit
+    def __init__(self, noise: PlanNoise, limit: NoiseLimit, price: Mapping[str, float], caution: float = 1.0) -> None:
+        self._noise, self._limit, self._caution = noise, limit, caution
         self._price = np.asarray([price[name] for name in noise.names], np.float64)
 
     def best(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> list[list[str]]:
@@ -73,9 +74,10 @@ class Proposals:
     def _worth(self, plans: Array, spare: float) -> Array:
         total = self._price.sum()
         gain = spare - (~plans) @ self._price
-        worth = np.where(gain > _LEAST_GAIN * total, gain, 0.0) * self._limit.chance(*self._noise.of(plans))
+        chance = self._limit.chance(*self._noise.of(plans))
+        worth = np.where(gain > _LEAST_GAIN * total, gain, 0.0) * chance
         least = min(_LEAST_WORTH * total, max(_LEAST_MORE * (total - spare), _LEAST_GAIN * total))
-        return np.asarray(np.where(worth > least, worth, 0.0))
+        return np.asarray(np.where(worth > least, worth * chance ** (self._caution - 1), 0.0))
 
     def _harm(self, base: Array) -> Array:
         """What each layer adds near a plan."""

@@ -16,6 +16,8 @@ from toolkit.search.searched_plan import SearchedPlan
 _UNKNOWN = 0.3
 """How far the noise of one batch may be from that of all, as a share, where nothing says more."""
 
+_CAUTION = 3.0
+"""How much more the chance to meet the budget counts than what a plan gains, as a power, where the first is wanted."""
 _DOUBT = 4.0
 """How much less harms are believed that were measured with other ranges."""
 
@@ -30,6 +32,7 @@ class Proposing(Evaluations):
     """
 
     _measured_with: Mapping[str, float] = {}
+    _first_alone = False
 
     def _propose(
         self,
@@ -56,7 +59,9 @@ class Proposing(Evaluations):
             spare = self._given_up(kept)
             own = [plan for plan in self.plans if plan.amax == self.amax]
             done = {frozenset(plan.kept) for plan in own if plan.whole or plan.clear is not None}
-            proposed = Proposals(noise, limit, price).best(kept, spare, done | left)
+            proposed = Proposals(noise, limit, price, _CAUTION if self._first_alone else 1.0).best(
+                kept, spare, done | left
+            )
             # what keeping a layer costs hangs on its neighbours where times decide
             proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
             if proposed:

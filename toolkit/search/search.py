@@ -22,7 +22,7 @@ _EXPONENTS = (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
 _FEW = 2
 _WORST_GROUPS = 8
-_SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.5, 0.25, 0.6
+_SENSE_PRICE, _FIRST_SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.5, 1.0, 0.25, 0.6
 
 
 @dataclass
@@ -150,16 +150,6 @@ class Search(ChoosingRanges):
             behind=self.simulation.behind(self.best.outcome.output),
         )  # fmt: skip
 
-    def _everything(self) -> SearchedPlan:
-        """All layers quantized, on more and more of the samples as long as these do not miss the budget.
-
-        Where they do, what else is to be learnt comes first: others are wanted that meet it, whatever more samples say.
-        """
-        plan = self._evaluate((), until=1, sure=True)
-        while not plan.whole and not plan.lacks:
-            plan = self._evaluate((), until=1 + sum(count <= plan.batches for count in self._rounds), sure=True)
-        return plan
-
     # ---------------------------------------------------------------- what each group costs
 
     def _sense(self) -> Sensitivity:
@@ -169,10 +159,13 @@ class Search(ChoosingRanges):
             return exact(simulation, log=log, progress=progress)
         runner, switches = simulation.runner, simulation.switches
         total = sum(runner.price(switches.alone(name)) for name in simulation.names)
-        count, allowed = len(runner.feeds), min(_SENSE_PRICE, _SENSE_SHARE * self.spending.remaining)
-        self._batches = min(max(int(count * allowed / max(total, 1e-9)), 1), count)
-        paid = (simulation.fingerprint(), self._batches)
-        if paid not in self.spending.bought:
+        count, simulated = len(runner.feeds), simulation.fingerprint()
+        allowed = min(_FIRST_SENSE_PRICE if self._first_alone else _SENSE_PRICE, _SENSE_SHARE * self.spending.remaining)
+        known = max((batches for key, batches in self.spending.bought if key == simulated), default=0)
+        # what a first plan was found by is enough for those after it, which have that plan to learn from besides
+        self._batches = known or min(max(int(count * allowed / max(total, 1e-9)), 1), count)
+        paid = (simulated, self._batches)
+        if not known:
             self.spending.pay((total + self._whole_price) * self._batches / count)
         self.spending.bought.add(paid)
         found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self._batches)
