@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,6 @@ from pydantic import Field, PrivateAttr, field_validator
 from passes.insert_qdq import InsertQDQ
 from toolkit import (
     ByteSize,
-    Calibrator,
     Code,
     Context,
     Facts,
@@ -21,6 +19,7 @@ from toolkit import (
     Judge,
     Lower,
     Model,
+    Pass,
     Placement,
     PlanSearch,
     Precision,
@@ -35,12 +34,12 @@ from toolkit import (
     did_you_mean,
     find,
     gpu_spec,
+    helped,
     literal_glob,
     lower,
     measuring,
     playing,
     refuse_without_samples,
-    session,
 )
 
 _PLACING = (
@@ -48,8 +47,6 @@ _PLACING = (
     "block", "also",
 )  # fmt: skip
 """Settings that say where insert_qdq puts pairs."""
-_SAME_DB = 40.0
-"""A helper moves factors about: what float16 rounds differently stays above this."""
 
 
 class _HelperName:
@@ -271,7 +268,7 @@ class SearchPrecision(InsertQDQ):
             # what has no range stays float from here on
             context.ranges(model, self.wanted(model, context), self.precision)
         if not context.dry_run and self.placement(model, context).pairs:
-            search = self._helped(model, context, self._search(model, context))
+            search = helped(self._search(model, context), self._helpers(), model, context)
             found = search.run()
             search.take(found, model, context)
             if self.also is not None and found.best.kept:
@@ -308,57 +305,14 @@ class SearchPrecision(InsertQDQ):
         same = self._settings(), model, context, _in_types(context), self._reference, name, self.title()
         return PlanSearch(self.plain(), *same)
 
-    def _helped(self, model: Model, context: Context, search: PlanSearch) -> PlanSearch:
-        """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
-        if not self.helpers or search.nothing_pays():
-            return search
-        # they cost as much as many plans, and may leave no minutes for another search
-        first = search.first_plan()
-        few = search.on_few()
-        before = search.standing(few)
-        part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
-        now, trial, last, kept = search, model, context, Journal()
-        for place, name in enumerate(self.helpers):
-            context.progress(f"helper {name}", place, len(self.helpers))
-            if now.spending.over or (not before.distance and now.all_quantized_meets(before.amax)):
-                break
-            # whether it stays is decided here, by the plan's own budget
-            now.simulation.rest()
-            changed, apart = self._with_helper(name, trial, last, part)
-            if not apart.journal.of("changed") or context.provider is None:
-                continue
-            exact = few.runner.outcome_of(session(changed, few.outputs, threads=1).run)
-            few.rest()
-            if exact.sqnr_db < _SAME_DB:
-                context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
-                continue
-            tried = search.on(changed, apart, 1.0 if part is context.provider else 0.25)
-            fewer = tried.on_few()
-            after = tried.standing(fewer, before)
-            fewer.rest()
-            if search.helps(name, before, after, {event.node for event in apart.journal.of("changed")}):
-                now, trial, last, before = tried, changed, apart, after
-                kept.events += [replace(event, by=self.title()) for event in apart.journal.of("changed")]
-        context.progress("helpers", len(self.helpers), len(self.helpers))
-        if trial is model or (first is not None and now.spending.over):
-            search.without_helpers()
-            return search
-        if part is not context.provider:
-            last = replace(last, provider=context.provider, known_ranges=None)
-            now = search.on(trial, last)
-        model.become(trial)
-        context.known_ranges = last.known_ranges
-        context.journal.events += kept.events
-        return now.adopt(model, context, search.budget)
-
-    def _with_helper(self, name: str, model: Model, context: Context, provider: Any) -> tuple[Model, Context]:
-        """A copy of the model with a helper applied, and its context; what is learnt is learnt by ``provider``."""
-        trial, kind = model.copy(), find(name, allow_code=True)
-        apart = replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
-        # a helper that asks for what type it helps is told
-        asked = {"dtype", "block"} & kind.model_fields.keys() - self.idle().keys()
-        configure(kind, {key: getattr(self, key) for key in asked})(trial, apart)
-        return trial, apart
+    def _helpers(self) -> dict[str, Pass]:
+        """The helper passes by name; one that asks for what type it helps is told."""
+        made = {}
+        for name in self.helpers:
+            kind = find(name, allow_code=True)
+            asked = {"dtype", "block"} & kind.model_fields.keys() - self.idle().keys()
+            made[name] = configure(kind, {key: getattr(self, key) for key in asked})
+        return made
 
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:
         """Quantize to ``also`` as many of the layers kept float as the budget allows, in place; what came of it.
@@ -393,7 +347,9 @@ class SearchPrecision(InsertQDQ):
 
 def _in_types(context: Context) -> Lower:
     """Lowers a trial to the float type of the layers that nobody quantizes."""
+
     def lowered(trial: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Model:
         observed = ranges.observed if ranges is not None else None
         return lower(trial, plan, rest=context.rest, observed=observed, journal=Journal()).model
+
     return lowered

@@ -121,6 +121,7 @@ if TYPE_CHECKING:
     from toolkit.search.data import refuse_without_samples as refuse_without_samples
     from toolkit.search.faster import measuring as measuring
     from toolkit.search.gpus import gpu_spec as gpu_spec
+    from toolkit.search.helped import helped as helped
     from toolkit.search.plan_search import Lower as Lower
     from toolkit.search.plan_search import PlanSearch as PlanSearch
     from toolkit.search.quantizer import Quantizer as Quantizer
@@ -196,6 +197,7 @@ _HOMES = {
     "search.attention_pairs": "attention_pays",
     "search.faster": "measuring",
     "search.gpus": "gpu_spec",
+    "search.helped": "helped",
     "search.plan_search": "Lower PlanSearch",
     "search.search_settings": "SearchSettings",
     "search.quantizer": "Quantizer",

@@ -1,0 +1,83 @@
+"""Helper passes tried one after the other on a search's model; those that make INT8 clearly better stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from toolkit.calibration.provider import Calibrator
+from toolkit.contract.context import Context, RangesProvider
+from toolkit.contract.findings import Code
+from toolkit.contract.journal import Journal
+from toolkit.contract.passes import Pass
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import session
+from toolkit.search.plan_search import PlanSearch
+
+_SAME_DB = 40.0
+"""A helper moves factors about: what float16 rounds differently stays above this."""
+_PART = 0.25
+"""What a trial costs that is calibrated on a part of the samples."""
+
+
+def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, context: Context) -> PlanSearch:
+    """Apply the helper passes that make plain quantization clearly better, where it misses the budget.
+
+    Args:
+        search: the search on the model as it is.
+        helpers: the passes by name, in the order in which they are tried.
+        model: the float graph; helpers that stay are applied to it.
+        context: its context, whose journal is told what each does, and what those that stay changed.
+
+    Returns:
+        The search on the model as the helpers leave it.
+    """
+    if not helpers or search.nothing_pays():
+        return search
+    # they cost as much as many plans, and may leave no minutes for another search
+    first = search.first_plan()
+    few = search.on_few()
+    before = search.standing(few)
+    part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
+    now, trial, last, kept = search, model, context, Journal()
+    for place, (name, kind) in enumerate(helpers.items()):
+        context.progress(f"helper {name}", place, len(helpers))
+        if now.spending.over or (not before.distance and now.all_quantized_meets(before.amax)):
+            break
+        # whether it stays is decided here, by the plan's own budget
+        now.simulation.rest()
+        changed, apart = _with_helper(kind, trial, last, part)
+        if not apart.journal.of("changed") or context.provider is None:
+            continue
+        exact = few.runner.outcome_of(session(changed, few.outputs, threads=1).run)
+        few.rest()
+        if exact.sqnr_db < _SAME_DB:
+            context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
+            continue
+        tried = search.on(changed, apart, 1.0 if part is context.provider else _PART)
+        fewer = tried.on_few()
+        after = tried.standing(fewer, before)
+        fewer.rest()
+        if search.helps(name, before, after, {event.node for event in apart.journal.of("changed")}):
+            now, trial, last, before = tried, changed, apart, after
+            kept.events += [replace(event, by=search.by) for event in apart.journal.of("changed")]
+    context.progress("helpers", len(helpers), len(helpers))
+    if trial is model or (first is not None and now.spending.over):
+        search.without_helpers()
+        return search
+    if part is not context.provider:
+        last = replace(last, provider=context.provider, known_ranges=None)
+        now = search.on(trial, last)
+    model.become(trial)
+    context.known_ranges = last.known_ranges
+    context.journal.events += kept.events
+    return now.adopt(model, context, search.budget)
+
+
+def _with_helper(
+    helper: Pass, model: Model, context: Context, provider: RangesProvider | None
+) -> tuple[Model, Context]:
+    """A copy of the model with a helper applied, and its context; what is learnt is learnt by ``provider``."""
+    trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
+    helper(trial, apart)
+    return trial, apart
