@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.types import Array
-from toolkit.contract.findings import Code
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
+from toolkit.data.batch import Batch
 from toolkit.data.mask import MaskPadder
+from toolkit.data.rows import RowsApart, by_rows
 from toolkit.data.sample import (
     EVERYTHING,
     Fitter,
@@ -27,50 +30,15 @@ from toolkit.data.sample import (
     check_shared_dims,
     fit_to_spec,
     input_specs,
-    rows_of,
 )
 from toolkit.data.sources import Source, open_source
+from toolkit.graph.batch_probe import rows_apart
 from toolkit.graph.model import Model
 
 OUTSIDE = ("error", "skip", "pad", "crop")
 _WINDOW_BYTES = 64 << 20
 _WINDOW_SAMPLES = 1024
 BatchSize = int | Callable[[Mapping[str, Shape]], int]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples of equal shapes, joined along the axis that counts them.
-
-    Attributes:
-        inputs: one array an input.
-        count: how many samples it joins.
-        profiles: the profiles that all of them count for.
-        origins: where each came from, in words.
-        indices: each one's place in the source.
-        labels: the samples' labels joined along axis 0, or None where they were not asked for.
-        axes: by input the axis along which it is joined; an input that has none serves all samples.
-    """
-
-    inputs: dict[str, Array]
-    count: int
-    profiles: tuple[str, ...]
-    origins: list[str]
-    indices: tuple[int, ...]
-    labels: dict[str, Array] | None
-    axes: Mapping[str, int] = field(default_factory=dict)
-
-    def rows(self, rows: Any) -> dict[str, Array]:
-        """The inputs of some of its samples: a slice or indices."""
-        return rows_of(self.inputs, self.axes, rows)
-
-    def each(self, name: str) -> Iterator[Array]:
-        """An input's values by sample, one where it serves all of them."""
-        value, axis = self.inputs[name], self.axes.get(name)
-        if self.count == 1 or axis is None:
-            yield value
-        else:
-            yield from np.split(value, self.count, axis)
 
 
 @dataclass
@@ -166,7 +134,9 @@ class CalibrationData:
         if not specs:
             raise DataError("the model has no inputs, so there is nothing to calibrate", where=str(model.source or ""))
         name, opened = open_source(source, specs, profiles, Path(base), allow_code, images, random)
-        if random is not None and journal is not None:
+        if random is None:
+            opened = by_rows(opened, specs, partial(rows_apart, model), name)
+        elif journal is not None:
             journal.noted(Code.RANDOM_DATA(seed=random["seed"]))
         return cls(
             opened, specs, profiles, outside=outside, labels=labels, mask=mask, journal=journal,
@@ -298,6 +268,10 @@ class CalibrationData:
         assert self._counts is not None
         return self._counts
 
+    def rows_apart(self) -> Finding | None:
+        """That each row counts as a sample where the source gives several at once; None where it does not."""
+        return self._source.apart() if isinstance(self._source, RowsApart) else None
+
     def count(self, keep: Keep | None = None) -> int:
         """How many samples ``keep`` accepts, before any is skipped."""
         if keep is None and not self._keep:
@@ -329,6 +303,8 @@ class CalibrationData:
             note(Code.PADDED(samples=counts.padded, data=self.name))
         if counts.cropped:
             note(Code.CROPPED(samples=counts.cropped, data=self.name))
+        if apart := self.rows_apart():
+            note(apart)
         if counts.cut:
             note(Code.CUT(rows=counts.cut, data=self.name))
         for profile, number in counts.per_profile.items():

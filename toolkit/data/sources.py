@@ -26,13 +26,12 @@ _END = object()
 
 
 class Source(Protocol):
-    """Samples in a fixed order.
+    """Samples in a fixed order."""
 
-    Attributes:
-        cut: rows that were left over because they do not fill a sample of a fixed batch; known after reading.
-    """
-
-    cut: int
+    @property
+    def cut(self) -> int:
+        """Rows that were left over because they do not fill a sample of a fixed batch; known after reading."""
+        ...
 
     def __len__(self) -> int:
         """How many samples there are; reads no more than it must."""
@@ -89,6 +88,8 @@ class Feeds:
 
     def __len__(self) -> int:
         """The number of samples: the iterable's own length where it has one, else by going through it once."""
+        if self._count is None and self._digests and self._complete:
+            self._count = len(self._digests)
         if self._count is None:
             feeds = self._make()
             with _theirs(self._where, "in len()"):

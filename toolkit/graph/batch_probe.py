@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from toolkit.base.errors import ModelError
+from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.graph.constants import is_random
@@ -21,7 +22,7 @@ from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.runnable import cut, not_run_in
-from toolkit.graph.sessions import Session, session
+from toolkit.graph.sessions import Session, own_session, session
 
 _NEAR = 1e-3
 _AT_ONCE = 32
@@ -87,6 +88,41 @@ def batch_fault(
         if wrong := _mixed(*search.unrounded()) if search.rounds else wrong:
             return replace(search.mixing(wrong), samples=len(samples))
     return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
+
+
+def rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
+    """Whether every output of a batch is made up of its samples' own, so that to run them apart changes nothing.
+
+    Stricter than ``batch_fault``, for which a mean over the batch is no fault. False where it cannot be told: the model
+    does not run, or draws random numbers. Of a settled model it is asked once.
+
+    Args:
+        model: the model.
+        axes: see ``batch_fault``.
+        samples: see ``batch_fault``; rows that differ.
+    """
+    return model.once("rows apart", partial(_rows_apart, model, axes, samples))
+
+
+def _rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
+    if any(is_random(node) for node, _ in model.walk()):
+        return False
+    joined = join(samples, axes)
+    try:
+        loaded = own_session(model)
+        if _all_apart([loaded.run(sample) for sample in samples], loaded.run(joined)):
+            return not loaded.left or fault_by_shapes(model, axes, samples[0], len(samples)) is None
+        search = _BlameSearch(model, samples, joined)
+        return search.rounds and _all_apart(*search.unrounded())
+    except QtoolError:
+        return False
+
+
+def _all_apart(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> bool:
+    """Whether all outputs of a batch hold what its samples give, and one at least has more of it than a sample."""
+    found = {name: [one[name] for one in apart] for name in together}
+    grown = any(value.size > found[name][0].size for name, value in together.items())
+    return grown and all(_side_by_side(found[name], value) for name, value in together.items())
 
 
 def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> list[str]:

@@ -13,6 +13,8 @@ Dims = Sequence[int | str | None]
 _BATCH = re.compile(r"n|b|bs|bsz|nb|num_samples|[a-z0-9_.]*batch(_?(size|dim|axis))?[a-z0-9_.]*", re.IGNORECASE)
 _NO_NAMES = frozenset({"?", "*", "-1", "None", "none"})
 """What exporters write where they know no name."""
+_MADE_UP = re.compile(r"s\d+|unk__?\d+|.*_dim_\d+|.*_dynamic_axes_\d+")
+"""What exporters call a dimension that nobody named."""
 
 
 def dim_of(value: Any) -> int | str | None:
@@ -25,6 +27,11 @@ def dim_of(value: Any) -> int | str | None:
 def is_batch_name(name: int | str | None) -> bool:
     """Whether a dimension is called what exporters call the number of samples: batch, batch_size, N, bs."""
     return isinstance(name, str) and _BATCH.fullmatch(name) is not None
+
+
+def may_be_batch(name: int | str | None) -> bool:
+    """Whether a dynamic dimension is called after the number of samples, or has no name of its own that says else."""
+    return name is None or is_batch_name(name) or (isinstance(name, str) and _MADE_UP.fullmatch(name) is not None)
 
 
 def places(shapes: Mapping[str, Dims]) -> dict[str, list[tuple[str, int]]]:

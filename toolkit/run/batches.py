@@ -121,6 +121,8 @@ def _first(data: CalibrationData) -> Sample | None:
 
 def _alike(data: CalibrationData, first: Mapping[str, Array], count: int) -> list[Mapping[str, Array]]:
     """Samples of the first one's shapes: the data's own, and where they do not suffice the first with values moved."""
+    from toolkit.data.rows import moved
+
     found: list[Mapping[str, Array]] = []
     for sample in islice(data.samples(), _LOOKED_AT):
         shared = (np.array_equal(first[name], sample.inputs[name]) for name in first if name not in data.axes)
@@ -129,6 +131,5 @@ def _alike(data: CalibrationData, first: Mapping[str, Array], count: int) -> lis
         if len(found) == count:
             return found
     while len(found) < count:
-        found.append({n: np.roll(v.reshape(-1), len(found)).reshape(v.shape) if n in data.axes else v
-                      for n, v in first.items()})  # fmt: skip
+        found.append(moved(first, data.axes, len(found)))
     return found

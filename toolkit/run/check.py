@@ -191,7 +191,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         declined=[
             {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
         ],
-        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)]
+        # calibration and evaluation may say the same of one source
+        notes=list(dict.fromkeys(sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)))
         + [sentence(why) for why in _why_nothing(found.context, steps)],
         warnings=[
             *(sentence(e.why) for e in journal.of("noted") if e.why.code in _LOUD),

@@ -9,11 +9,15 @@ from typing import Any
 
 from toolkit.base.code import load_object
 from toolkit.base.errors import DataError
+from toolkit.base.given import is_given
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.base.versions import path_fingerprint
+from toolkit.contract.findings import Finding
+from toolkit.data.codes import DataCode
 from toolkit.data.sources import HeldSamples, LoadedSamples, feeds_of_loader, sample_digest
 from toolkit.run.job import Job
+from toolkit.run.state import RunState
 
 _HELD_BYTES = 256 << 20
 
@@ -59,6 +63,22 @@ class Fingerprints:
         if data is None:
             return ""
         return self._read(data)[0] if self.job.names_code(data) else self.of_file(data)
+
+    def from_code(self) -> dict[str, str]:
+        """``of_data`` of what code gives, by its use and its name in the recipe."""
+        recipe = self.job.recipe
+        named = {"calibration": recipe.calibration.data, "evaluation": recipe.evaluation.data}
+        return {
+            f"{use} {data}": self.of_data(data)
+            for use, data in named.items()
+            if data is not None and self.job.names_code(data)
+        }
+
+    def other_samples(self) -> list[Finding]:
+        """Of which use code gave other samples than for the results that are in the run folder."""
+        before = RunState.load(self.job.folder.path).samples
+        changed = [name.split(" ", 1) for name, found in self.from_code().items() if before.get(name, found) != found]
+        return [DataCode.OTHER_SAMPLES(use=use, data=_spoken(data)) for use, data in changed]
 
     def given(self, data: str) -> HeldSamples | LoadedSamples:
         """The samples that code gives, where they are few enough to be held; else it is asked again for the same.
@@ -110,7 +130,7 @@ def _looks(path: Path) -> list[tuple[str, int, int, int]]:
 
 def _spoken(data: str) -> str:
     """What messages call the data."""
-    return data if type(data) is str else "the iterable"
+    return "the iterable" if is_given(data) else data
 
 
 def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | LoadedSamples]:

@@ -95,7 +95,7 @@ class Pipeline:
     def run(self) -> Result:
         """Do every step whose key changed, reuse the others, and join the report."""
         joined = self.follow(self.checked())
-        self.folder.update(unfinished=None, before="")
+        self.folder.update(unfinished=None, before="", samples=self.inputs.prints.from_code())
         return Result(self.folder.path, joined.report(), self.steps)
 
     def follow(self, not_on_device: Finding | None) -> ReportRecord:

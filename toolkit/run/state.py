@@ -40,12 +40,14 @@ class RunState(FileSchema):
         model: the file of its model.
         before: the recipe whose results were here when this one came; empty once its own report is there.
         unfinished: the run under way, or the one that failed or was killed.
+        samples: SHA-256 of what code gave for the results that are here, by its use and its name in the recipe.
     """
 
     recipe: str = ""
     model: str = ""
     before: str = ""
     unfinished: Unfinished | None = None
+    samples: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> RunState:

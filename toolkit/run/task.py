@@ -164,13 +164,17 @@ def task_of(inputs: Inputs) -> TaskRecord:
 
 
 def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]]) -> list[Finding]:
-    """That a sample holds a whole batch, as a loader gives it; nothing of dimensions that are not called after one.
+    """That a sample holds a whole batch, as a loader gives it, or that its rows are counted as samples.
+
+    Nothing of dimensions that are not called after a batch.
 
     Args:
         data: where the samples are from.
         samples: some of them, inputs by name.
     """
     named = {name: (axis, dims[axis]) for name, axis in data.axes.items() if (dims := data.specs[name].dims)}
+    if apart := data.rows_apart():
+        return [apart]
     for sample in samples:
         for name, (axis, dimension) in named.items():
             if (rows := sample[name].shape[axis]) > 1 and is_batch_name(dimension):

@@ -310,7 +310,7 @@ def test_a_sample_runs_in_every_profile_it_counts_for():
 
 
 def test_rows_that_belong_together_are_left_out_where_they_do_not_fit():
-    proto = build([node("Relu", ["x"], ["y"])], {"x": ["n", 3]}, {"y": ["n", 3]})
+    proto = build([node("Softmax", ["x"], ["y"], axis=0)], {"x": ["n", 3]}, {"y": ["n", 3]})
     profiles = Profiles((ShapeProfile("p", {"x": Extent((1, 3), (2, 3), (4, 3))}),))
     data = CalibrationData.open([{"x": normal(6, 3)}, {"x": normal(3, 3)}], Model.from_proto(proto), profiles)
     tally = Tally()

@@ -226,6 +226,33 @@ def test_samples_that_are_too_many_to_hold_come_in_the_same_order(tmp_path, monk
         run(other, tmp_path / "other")
 
 
+class Augmented(Loader):
+    """Its values are moved a little, differently in each pass."""
+
+    made, noise = np.random.default_rng(0), 0.01
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            moved = self.made.normal(0, self.noise, batch["image"].shape).astype("f4")
+            yield {**batch, "image": batch["image"] + moved}
+
+
+def test_samples_that_are_others_in_each_run_are_said_to_be_why_nothing_is_found_again(tmp_path):
+    def said(noise):
+        data = Augmented(48, labels=False)
+        data.noise = noise
+        result = run(recipe(calibration={"data": data, "method": "minmax"}), tmp_path)
+        return [line for line in result.report.summary.warnings if "other samples than in the last run" in line]
+
+    assert said(0.01) == []
+    (line,) = said(0.01)
+    assert line.startswith("For calibration the iterable gave other samples")
+    # and no longer where they stay the same
+    assert len(said(0.0)) == 1
+    assert said(0.0) == []
+    assert said(0.0) == []
+
+
 def test_a_result_opens_what_was_made(ran):
     result = run(recipe(), ran)
     batch = {"image": STORED["image"][:4]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
+from toolkit.data.codes import DataCode
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import joined, quoted
 
@@ -61,6 +62,14 @@ DATA: Table = {
     Code.PADDED: lambda samples, data: f"{count(samples, 'sample')} of {data} padded with zeros to fit a profile.",
     Code.CROPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} cropped to fit a profile.",
     Code.CUT: lambda rows, data: f"{count(rows, 'row')} of {data} left out: too few to fill a batch.",
+    DataCode.OTHER_SAMPLES: (
+        "For {use} {data} gave other samples than in the last run, so nothing that depends on them was found again. "
+        "Unless that is meant, seed random augmentation at the start of each pass and do not shuffle, or store the "
+        "samples once with numpy.savez."
+    ),
+    DataCode.ROWS_APART: lambda items, rows, data: (
+        f"{data} gives {count(rows, 'row')} in {items} batch{'es' if items > 1 else ''}: each row counts as a sample."
+    ),
     Code.LIMITED: "{left_out} of {total} calibration samples left out because of samples = {limit}.",
     Code.EMPTY_PROFILE: "No sample of {data} fits profile '{profile}'.",
     Code.FEW_SAMPLES: lambda profile, samples: (

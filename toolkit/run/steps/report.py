@@ -111,6 +111,7 @@ class ReportStep(Step[ReportRecord]):
             "evaluation data": prints.of_data(recipe.evaluation.data),
             "given ranges": prints.of_file(recipe.calibration.ranges),
             "given collection": prints.of_file(recipe.calibration.collection),
+            "other samples": [one.to_json() for one in prints.other_samples()],
             "analyses": hashes(path_of(self.folder)),
             "profiles": repr(self.job.profiles),
             "versions": versions(),
@@ -228,6 +229,7 @@ class ReportStep(Step[ReportRecord]):
 
     def _warnings(self, journal: Journal) -> list[Finding]:
         found = [*([self.job.fallback] if self.job.fallback is not None else []), *self.found.task.notes]
+        found += self.inputs.prints.other_samples()
         evaluation = self.found.evaluation.found
         if self.recipe.calibration.random is not None:
             found.append(ReportCode.RANDOM_CALIBRATION())

@@ -1,0 +1,138 @@
+"""Loaders that give batches: each row is a sample where the model computes it by itself, and else the batch is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import said
+from tests.toolkit.calibration.networks import model
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
+from toolkit.contract.journal import Journal
+from toolkit.data.codes import DataCode
+from toolkit.data.dataset import CalibrationData
+from toolkit.graph.batch_probe import rows_apart
+from toolkit.graph.model import Model
+
+VALUES = np.random.default_rng(0).standard_normal((20, 4), np.float32)
+LABELS = np.arange(20)
+
+
+def network(dimension: str = "batch", body: str = "y = Relu(x)", output: str = "") -> Model:
+    return model(f"g (float[{dimension}, 4] x) => (float[{output or dimension}, 4] y) {{ {body} }}")
+
+
+def batches(*sizes: int, label: Callable[[int, int], Array] | None = None) -> Iterator[dict[str, Array]]:
+    start = 0
+    for size in sizes:
+        end = start + size
+        labels = {"label": label(start, end)} if label is not None else {}
+        yield {"x": VALUES[start:end], **labels}
+        start = end
+
+
+@pytest.mark.parametrize("dimension", ["batch", "N", "batch_size", "?", "s0", "unk__12", "x_dynamic_axes_1"])
+@pytest.mark.parametrize("sizes", [(8, 8, 4), (8, 1, 8, 3), (20,)])
+def test_rows_of_batches_are_samples(dimension: str, sizes: Sequence[int]) -> None:
+    journal = Journal()
+    rows = lambda start, end: LABELS[start:end]  # noqa: E731
+    source = lambda: batches(*sizes, label=rows)  # noqa: E731
+    data = CalibrationData.open(source, network(dimension), labels=True, journal=journal)
+    assert len(data) == 20
+    found = list(data.samples())
+    assert np.array_equal(np.concatenate([one.inputs["x"] for one in found]), VALUES)
+    assert [one.labels["label"].tolist() for one in found] == [[i] for i in range(20)]
+    assert [one.index for one in found] == list(range(20))
+    assert said(journal, DataCode.ROWS_APART) == [{"items": len(sizes), "rows": 20, "data": "the iterable"}]
+
+
+def test_parts_of_batches_are_disjoint_and_read_in_part() -> None:
+    data = CalibrationData.open(lambda: batches(8, 8, 4), network())
+    calibration, held_out = data.split(0.2)
+    indices = [[one.index for one in part.samples()] for part in (calibration, held_out)]
+    assert len(indices[1]) == 4 and sorted([*indices[0], *indices[1]]) == list(range(20))
+    assert [one.index for one in data.first(9).samples()] == list(range(9))
+    assert len(list(data.batches(5))) == 4
+
+
+@pytest.mark.parametrize(
+    ("dimension", "body", "output", "why"),
+    [
+        ("points", "y = Relu(x)", "", "the dimension is called after something else"),
+        ("batch", "y = Softmax<axis = 0>(x)", "", "rows are weighed against each other"),
+        ("N", "y = ReduceMax<axes = [0], keepdims = 1>(x)", "1", "all rows give one answer"),
+        ("batch", "turned = Transpose<perm = [1, 0]>(x) y = MatMul(x, turned)", "", "each row against each other"),
+    ],
+)
+def test_rows_that_are_not_certain_to_be_samples_stay_together(
+    dimension: str, body: str, output: str, why: str
+) -> None:
+    text = network(dimension, body, output) if "MatMul" not in body else model(
+        f"g (float[{dimension}, 4] x) => (float[{dimension}, {dimension}] y) {{ {body} }}"
+    )  # fmt: skip
+    journal = Journal()
+    data = CalibrationData.open(lambda: batches(8, 8, 4), text, journal=journal)
+    assert [len(one.inputs["x"]) for one in data.samples()] == [8, 8, 4], why
+    assert len(data) == 3 and not said(journal, DataCode.ROWS_APART)
+
+
+def test_an_output_of_all_rows_beside_one_of_each_keeps_them_together() -> None:
+    two = model(
+        "g (float[N, 4] x) => (float[N, 4] y, float[1, 4] z) { y = Relu(x) z = ReduceMean<axes = [0], keepdims = 1>(x) }"
+    )
+    assert len(CalibrationData.open(lambda: batches(8, 8, 4), two)) == 3
+
+
+def test_labels_that_are_not_one_a_row_keep_a_batch_together() -> None:
+    boxes = lambda start, end: np.zeros((3, 5))  # noqa: E731
+    assert len(CalibrationData.open(lambda: batches(8, 8, 4, label=boxes), network(), labels=True)) == 3
+
+
+def test_equal_rows_do_not_hide_that_a_model_mixes_them() -> None:
+    mean = network(body="m = ReduceMean<axes = [0], keepdims = 1>(x) y = Add(x, m)")
+    same = [{"x": np.repeat(VALUES[:1], 8, axis=0)}] * 3
+    assert [len(one.inputs["x"]) for one in CalibrationData.open(same, mean).samples()] == [8, 8, 8]
+
+
+def test_rows_lie_along_the_axis_that_the_model_names(tmp_path: Path) -> None:
+    two = model(
+        "g (float[batch, 4] x, float[2, batch, 3] state) => (float[batch, 4] y, float[2, batch, 3] next)"
+        " { y = Relu(x) next = Tanh(state) }"
+    )
+    states = np.random.default_rng(1).standard_normal((2, 20, 3), np.float32)
+    # files of numbered batches are no different
+    np.savez(tmp_path / "a.npz", **{f"x/{i}": VALUES[10 * i : 10 * i + 10] for i in range(2)},
+             **{f"state/{i}": states[:, 10 * i : 10 * i + 10] for i in range(2)})  # fmt: skip
+    found = list(CalibrationData.open(tmp_path / "a.npz", two).samples())
+    assert np.array_equal(np.concatenate([one.inputs["state"] for one in found], axis=1), states)
+
+
+def test_a_fixed_batch_stays_a_sample() -> None:
+    assert len(CalibrationData.open(lambda: batches(8, 8), network("8"))) == 2
+
+
+def test_profiles_fit_rows_whatever_batch_they_want() -> None:
+    profiles = Profiles((ShapeProfile("eights", {"x": Extent((8, 4), (8, 4), (16, 4))}),))
+    data = CalibrationData.open(lambda: batches(8, 8, 4), network(), profiles)
+    assert [batch.count for batch in data.batches(8)] == [8, 8, 4]
+
+
+def test_the_model_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "toolkit.graph.batch_probe._all_apart", lambda apart, together: asked.append(len(apart)) or True
+    )
+    settled = network().settle()
+    for _ in range(3):
+        assert len(CalibrationData.open(lambda: batches(8, 8, 4), settled)) == 20
+    assert asked == [2]
+
+
+def test_what_does_not_run_is_not_certain() -> None:
+    broken = model("g (float[batch, 4] x) => (float[batch, 5] y) <float[3, 5] w> { y = MatMul(x, w) }")
+    assert not rows_apart(broken, {"x": 0}, [{"x": VALUES[:1]}, {"x": VALUES[1:2]}])

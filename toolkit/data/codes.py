@@ -1,0 +1,12 @@
+"""What is said of samples beside what the calibration says of them."""
+
+from __future__ import annotations
+
+from toolkit.contract.findings import BaseCode
+
+
+class DataCode(BaseCode):
+    """What became of a source's samples."""
+
+    ROWS_APART = "rows-apart"
+    OTHER_SAMPLES = "other-samples"

@@ -1,0 +1,118 @@
+"""Samples that come several at once, as a loader's batches do: taken apart where the model computes each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.data.codes import DataCode
+from toolkit.data.sample import InputsAndLabels, Keep, Specs, axes_of, fit_to_spec, rows_of
+from toolkit.data.sources import Source
+from toolkit.graph.dimensions import may_be_batch
+
+Apart = Callable[[Mapping[str, int], Sequence[Mapping[str, Array]]], bool]
+"""Takes by input the axis of samples, and two samples of one row; see ``toolkit.graph.batch_probe.rows_apart``."""
+
+
+def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
+    """The source, with items of several rows taken apart where their rows are samples.
+
+    The dimension has to be called after samples or after nothing, and the model to compute the rows of the first item
+    that ``apart`` is shown as it computes them together. ``name`` is what messages call the source.
+    """
+    axes = axes_of(specs)
+    called = [dims[axis] for name, axis in axes.items() if (dims := specs[name].dims)]
+    return RowsApart(source, specs, axes, apart, name) if axes and all(map(may_be_batch, called)) else source
+
+
+class RowsApart:
+    """Another source's samples, each row one where items hold several; the first item decides for all.
+
+    Args:
+        source: the source.
+        specs: the model's inputs.
+        axes: by input the axis along which samples are joined.
+        apart: whether the model computes samples of one row as it computes them together.
+        name: what messages call the source.
+    """
+
+    def __init__(self, source: Source, specs: Specs, axes: Mapping[str, int], apart: Apart, name: str) -> None:
+        self._source, self._specs, self._axes, self._decide, self._name = source, specs, axes, apart, name
+        self._splits: bool | None = None
+        # the first row of each item that has been read, and of the next one
+        self._starts = [0]
+        self._complete = False
+
+    @property
+    def cut(self) -> int:
+        """See ``Source``."""
+        return self._source.cut
+
+    def apart(self) -> Finding | None:
+        """How many items of how many rows were taken apart, for which all are read once; None where none is."""
+        rows = len(self)
+        return DataCode.ROWS_APART(items=len(self._starts) - 1, rows=rows, data=self._name) if self._splits else None
+
+    def __len__(self) -> int:
+        """How many samples there are; where items hold several, all are read for it once."""
+        if self._splits is None:
+            next(self.read(lambda row: row == 0), None)
+        if self._splits and not self._complete:
+            # nothing is kept, and all is read
+            next(self.read(lambda row: False), None)
+        return self._starts[-1] if self._splits else len(self._source)
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
+        """See ``Source``."""
+
+        def wanted(item: int) -> bool:
+            if self._splits is False:
+                return keep(item)
+            # an item that has not been read holds nobody knows how many
+            known = item + 1 < len(self._starts)
+            return not known or any(map(keep, range(self._starts[item], self._starts[item + 1])))
+
+        for item, origin, (inputs, labels) in self._source.read(wanted):
+            count = self._count(inputs, labels)
+            if self._splits is None:
+                self._splits = count > 1 and self._decide(self._axes, self._two(inputs, origin))
+            if not self._splits:
+                if keep(item):
+                    yield item, origin, (inputs, labels)
+                continue
+            if item + 1 == len(self._starts):
+                self._starts.append(self._starts[item] + count)
+            for row, index in enumerate(range(self._starts[item], self._starts[item + 1])):
+                if keep(index):
+                    yield index, origin, (inputs, labels) if count == 1 else self._row(inputs, labels, row)
+        self._complete = bool(self._splits)
+
+    def _count(self, inputs: Mapping[str, Array], labels: Mapping[str, Array]) -> int:
+        """How many samples an item may hold: its rows, where all that has an axis of samples has as many; else 1."""
+        ranks = {name: len(self._specs[name].dims or ()) for name in self._axes}
+        if any(inputs[name].ndim != rank for name, rank in ranks.items()):
+            return 1
+        found = {inputs[name].shape[axis] for name, axis in self._axes.items()} | {len(one) for one in labels.values()}
+        return max(1, *found) if len(found) == 1 else 1
+
+    def _row(self, inputs: dict[str, Array], labels: dict[str, Array], row: int) -> InputsAndLabels:
+        one = slice(row, row + 1)
+        return rows_of(inputs, self._axes, one), {name: value[one] for name, value in labels.items()}
+
+    def _two(self, inputs: Mapping[str, Array], origin: str) -> list[dict[str, Array]]:
+        """Two rows of an item that differ, as the model takes them; of equal rows one with its values moved."""
+        whole = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self._specs.items()}
+        first, *others = (rows_of(whole, self._axes, slice(i, i + 1)) for i in range(self._count(whole, {})))
+        unlike = (one for one in others if any(not np.array_equal(first[name], one[name]) for name in self._axes))
+        return [first, next(unlike, None) or moved(first, self._axes, 1)]
+
+
+def moved(sample: Mapping[str, Array], axes: Mapping[str, int], steps: int) -> dict[str, Array]:
+    """Another sample of the same shapes and values, each moved by so many places; what serves all samples stays."""
+    return {
+        name: np.roll(value.reshape(-1), steps).reshape(value.shape) if name in axes else value
+        for name, value in sample.items()
+    }
