@@ -252,7 +252,7 @@ class Quantizer(Pass):
         model.tidy()
         weighted = [pair for pair in placement.pairs.values() if pair.weight]
         plain = [use.node for pair in weighted if (pair.tensor, pair.axis) not in rounder.chosen for use in pair.uses]
-        if rounder.chosen and plain:
+        if rounder.errors and plain:
             context.journal.noted(Code.ROUNDED_TO_NEAREST(nodes=list(dict.fromkeys(plain))))
         for node, reason in placement.layers.items():
             context.plan.ask(node, self.precision, reason)

@@ -42,6 +42,15 @@ def collect_rows(
         samples: look at this many at most.
         rows: take this many a layer at most, evenly from all samples; fewer where each group reads few inputs.
     """
+    found = collect_rows_by_sample(model, nodes, shapes, data, samples, rows)
+    return {name: np.concatenate(list(parts.values()), axis=1) for name, parts in found.items()}
+
+
+def collect_rows_by_sample(
+    model: Model, nodes: Iterable[gs.Node], shapes: dict[str, tuple[int, ...]], data: CalibrationData, samples: int,
+    rows: int,
+) -> dict[str, dict[int, Array]]:  # fmt: skip
+    """The same by layer and sample, counted from 0; a sample of which a layer reads nothing is missing there."""
     left = not_run(model).tensors
     nodes = [node for node in nodes if node.inputs[0].name not in left]
     if not nodes:
@@ -50,7 +59,7 @@ def collect_rows(
     total = max(1, min(samples, len(data)))
     number = {node.name: max(1, _rows(node, shapes[node.name], rows) // total) for node in nodes}
     random = np.random.default_rng(0)
-    parts: dict[str, list[Array]] = {}
+    parts: dict[str, dict[int, Array]] = {}
     seen = 0
     for batch in data.batches(_BATCH):
         values = loaded.run(batch.inputs)
@@ -58,13 +67,12 @@ def collect_rows(
             value = np.asarray(values[node.inputs[0].name], np.float32)
             if value.size:
                 taken = _patches if node.op == "Conv" else _vectors
-                parts.setdefault(node.name, []).append(
-                    taken(value, node, shapes[node.name], number[node.name] * batch.count, random)
-                )
+                wanted = number[node.name] * batch.count
+                parts.setdefault(node.name, {})[seen] = taken(value, node, shapes[node.name], wanted, random)
         seen += batch.count
         if seen >= samples:
             break
-    return {name: np.concatenate(found, axis=1) for name, found in parts.items()}
+    return parts
 
 
 def _rows(node: gs.Node, shape: tuple[int, ...], rows: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.blocks import summed_axis
 from toolkit.placement.ops import weight_axis
 from toolkit.placement.qdq import storable_scale
-from toolkit.simulation.layer_inputs import collect_rows, readable
+from toolkit.simulation.layer_inputs import collect_rows_by_sample, readable
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 SeenOnSamples = dict[str, "tuple[int, dict[tuple[str, int | None], RoundedWeight], RangeErrors]"]
 """What was found on so many samples of single layers, by ``rounding_key``."""
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
-_SEEN = 0.75
-"""The part of the rows that weights are rounded by while those of other samples decide how."""
+_HELD, _LEAST_HELD = 0.25, 2
+"""The part of the samples that decide how weights are rounded by the others, and so many at least: one does not tell
+how far samples differ."""
 _DAMPINGS = 0.01, 0.1, 1.0
 _OUTPUTS, _PARTS = 64, 16
 """So many outputs of a layer, and parts of what was held out, are enough to decide that."""
@@ -99,7 +100,10 @@ def round_on_samples(
         if weight is not None and axis is not None and _width(node, weight) <= _MOST:
             layers.setdefault((node.inputs[1].name, axis), []).append(node)
     shapes = {node.name: node.inputs[1].shape for some in layers.values() for node in some}
-    rows = collect_rows(model, [node for some in layers.values() for node in some], shapes, data, _SAMPLES, _ROWS)
+    seen = collect_rows_by_sample(
+        model, [node for some in layers.values() for node in some], shapes, data, _SAMPLES, _ROWS
+    )
+    rows = {name: np.concatenate(list(parts.values()), axis=1) for name, parts in seen.items()}
     found: dict[tuple[str, int | None], RoundedWeight] = {}
     errors: dict[str, RangeErrors] = {}
     for number, ((tensor, axis), some) in enumerate(layers.items()):
@@ -108,17 +112,25 @@ def round_on_samples(
             if node.name in rows and not rounder.block:
                 flat = _flat(node, model.constant(node.inputs[1]), len(rows[node.name]))
                 errors[node.name] = RangeErrors.of(rows[node.name], flat, rounder.precision)
-        read = [_centred(model, node, rows[node.name]) for node in some if node.name in rows]
         # a tensor that several layers read is one constant
-        alike = read and len(read) == len(some) and len({one.shape[::2] for one in read}) == 1
-        if alike and sum(one.shape[1] for one in read) >= _LEAST_ROWS:
+        alike = all(n.name in rows for n in some) and len({rows[n.name].shape[::2] for n in some}) == 1
+        if alike and sum(rows[node.name].shape[1] for node in some) >= _LEAST_ROWS:
             weight = model.constant(some[0].inputs[1])
             assert weight is not None and axis is not None
-            rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1), rounder)
+            rounded = _round(some[0], weight, axis, _by_sample(model, some, seen), rounder)
             if rounded is not None:
                 found[tensor, axis] = rounded
     progress("rounding weights", len(layers), len(layers))
     return found, errors
+
+
+def _by_sample(model: Model, nodes: Sequence[gs.Node], seen: Mapping[str, Mapping[int, Array]]) -> list[Array]:
+    """What layers of one weight read of each sample, float32 [groups, rows, in]."""
+    found: dict[int, list[Array]] = {}
+    for node in nodes:
+        for sample, rows in seen[node.name].items():
+            found.setdefault(sample, []).append(_centred(model, node, rows))
+    return [np.concatenate(found[sample], axis=1) for sample in sorted(found)]
 
 
 def _flat(node: gs.Node, weight: Array | None, groups: int) -> Array:
@@ -132,19 +144,24 @@ def _axis(node: gs.Node, weight: Array, rounder: Rounder) -> int | None:
     return summed_axis(node) if rounder.block else weight_axis(node.op, 1, weight.ndim, node.attrs)
 
 
-def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounder) -> RoundedWeight | None:
+def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], rounder: Rounder) -> RoundedWeight | None:
     """What is better for a layer's output than each weight's nearest level in its range of least error, if anything is.
 
     What the inputs of few samples have in common by chance would be taken for a rule. So samples that nothing was
-    chosen on decide how far the relations between inputs are believed, and whether the result is kept.
+    chosen on decide how far the relations between inputs are believed, and whether the result is kept; of fewer than
+    three samples nothing is.
     """
+    first_held = len(samples) - max(_LEAST_HELD, int(len(samples) * _HELD))
+    if first_held < 1:
+        return None
+    rows, held_out = np.concatenate(samples, axis=1), samples[first_held:]
+    shown, held = rows[:, : -sum(one.shape[1] for one in held_out)], np.concatenate(held_out, axis=1)
+    ends = np.cumsum([one.shape[1] for one in held_out])
     flat = _flat(node, weight, len(rows))
-    seen = max(1, int(rows.shape[1] * _SEEN))
-    shown, held = rows[:, :seen], rows[:, seen:]
     some = slice(None, None, -(-flat.shape[1] // _OUTPUTS))
 
     def noise(values: Array) -> Array:
-        return _powers(values - flat[:, some], held)
+        return _powers(values - flat[:, some], held, ends)
 
     plain = {method: replace(rounder, method=method, chosen={}) for method in ("mse", "minmax")}
     nearest = {
@@ -210,14 +227,24 @@ def _width(node: gs.Node, weight: Array) -> int:
 
 def _power(weights: Array, rows: Array) -> float:
     """Sum of squares of what weights make of rows of inputs, over all outputs."""
-    return float(_powers(weights, rows).sum())
+    return float(_by_row(weights, rows).sum())
 
 
-def _powers(weights: Array, rows: Array) -> Array:
-    """The same for parts of the rows, of a sample each where there are no more samples than parts, float64 [parts]."""
+def _powers(weights: Array, rows: Array, ends: Array) -> Array:
+    """The same for parts of the rows, each of one sample or several, float64 [parts].
+
+    Args:
+        weights: [groups, out, in].
+        rows: [groups, rows, in].
+        ends: of each sample the row behind its last.
+    """
+    by_sample = np.diff(np.cumsum(_by_row(weights, rows))[ends - 1], prepend=0.0)
+    return np.array([part.sum() for part in np.array_split(by_sample, min(_PARTS, len(by_sample)))])
+
+
+def _by_row(weights: Array, rows: Array) -> Array:
     made = rows @ np.swapaxes(weights, 1, 2).astype(np.float32)
-    by_row = np.einsum("gro,gro->r", made, made, dtype=np.float64)
-    return np.array([part.sum() for part in np.array_split(by_row, min(_PARTS, len(by_row)))])
+    return np.asarray(np.einsum("gro,gro->r", made, made, dtype=np.float64))
 
 
 def _surely_less(noise: Array, other: Array) -> bool:

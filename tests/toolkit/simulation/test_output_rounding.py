@@ -105,6 +105,37 @@ def test_what_few_samples_have_in_common_by_chance_is_no_rule(count):
     assert noise[1] < 1.02 * noise[0]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_rows_of_one_sample_do_not_decide_on_its_others(count):
+    # of each sample the rows lie in directions of its own, which say nothing of the next one's
+    weight, free = normal(32, 8, seed=1), np.random.default_rng(3)
+    samples = [normal(400, 4, seed=10 + i) @ free.standard_normal((4, 32)).astype("f4") for i in range(count + 40)]
+    model = Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 400, 32]}, {"y": None}, {"w": weight}))
+    data = CalibrationData.open([{"x": rows[None]} for rows in samples[:count]], model)
+    plain = Rounder("mse", Precision.INT8)
+    found, _ = output_rounding.round_on_samples(model, list(model.nodes), data, plain)
+    assert (("w", 1) in found) <= (count > 2)
+    chosen = found["w", 1].values if found else plain.rounded("w", weight, 1)
+    fresh = np.concatenate(samples[count:])
+    noise = [np.square(fresh @ (values - weight)).sum() for values in (plain.rounded("w", weight, 1), chosen)]
+    assert noise[1] < 1.02 * noise[0]
+
+
+def test_held_out_samples_are_whole():
+    rows, ends = np.arange(12.0, dtype=np.float32).reshape(1, 6, 2), np.array([1, 3, 6])
+    powers = output_rounding._powers(np.ones((1, 1, 2)), rows, ends)
+    sums = np.square(rows[0].sum(axis=1))
+    np.testing.assert_allclose(powers, [sums[0], sums[1:3].sum(), sums[3:].sum()])
+
+
+def test_without_two_samples_to_hold_out_the_rounding_is_said_to_be_the_nearest():
+    model, data = made("matmul")
+    context = Context(provider=Calibrator(data.first(2), method="minmax"))
+    InsertQDQ(weights="output")(model, context)
+    assert len(said(context.journal, Code.ROUNDED_TO_NEAREST)) == 1
+    assert not said(context.journal, Code.ROUNDING_NOISE)
+
+
 def test_a_range_that_clips_what_matters_is_given_up(monkeypatch):
     # nothing that is chosen by samples helps: its ranges are those of the weights' own error
     monkeypatch.setattr(output_rounding, "_DAMPINGS", (1e9,))

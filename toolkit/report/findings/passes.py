@@ -127,8 +127,9 @@ PASSES: Table = {
         'weights = "output" needs calibration samples; without them each weight is rounded to the nearest level.'
     ),
     Code.ROUNDED_TO_NEAREST: lambda nodes: (
-        f"The weights of {quoted(nodes)} are rounded to the nearest: no rounding for the output was better, or the "
-        "layer is transposed, reads too few values, or sums more inputs than can be solved for."
+        f"The weights of {quoted(nodes)} are rounded to the nearest: on samples that had no part in it (which takes "
+        "three or more) no rounding for the output was better, or the layer is transposed, reads too few values, or "
+        "sums more inputs than can be solved for."
     ),
     Code.ROUNDED_FOR_OUTPUT: "its weights rounded for the least error of its output",
     Code.ROUNDING_NOISE: lambda before_db, after_db: (
