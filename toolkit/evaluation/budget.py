@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from toolkit.base.errors import RecipeError
+from toolkit.base.errors import DataError, RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.intervals import LimitStanding, enough, wilson
@@ -83,11 +83,11 @@ class Budget:
 
         Raises:
             RecipeError: the budget limits a metric, and none was measured; or agreement, and no output has classes.
+            DataError: a drop is limited, and the float model's own metric is no finite number.
         """
         found = {name: self._share_lack(one, outcome) for name, one in self._by_name(outcome, reference).items()}
-        sign = 1.0 if self.higher_is_better else -1.0
         if self.min_value is not None:
-            found["min_value"] = sign * (self.min_value - _measured(outcome))
+            found["min_value"] = (self.min_value if self.higher_is_better else -self.min_value) - self._quality(outcome)
         if self.min_sqnr_db is not None:
             found["min_sqnr_db"] = self.min_sqnr_db + self.spare_db(outcome) - outcome.sqnr_db
         if outcome.metric is None:
@@ -96,7 +96,8 @@ class Budget:
                 found["variation_db"] = self.margin - outcome.variation_db
         if self.max_ms is not None and seconds is not None:
             found["max_ms"] = seconds * 1e3 - self.max_ms
-        return {name: lack for name, lack in found.items() if lack > 1e-9}
+        # what is no number is no limit that holds
+        return {name: lack for name, lack in found.items() if not lack <= 1e-9}
 
     def spare_db(self, outcome: Outcome) -> float:
         """By how many dB an outcome must be better than a limit on the SQNR, since other samples will differ.
@@ -138,8 +139,13 @@ class Budget:
         """Every limit on a share of answers, a limit on the metric's drop among them."""
         found = []
         if self.max_drop is not None or self.max_relative_drop is not None:
-            before = _measured(reference)
-            drop = (1.0 if self.higher_is_better else -1.0) * (before - _measured(outcome))
+            before = self._quality(reference)
+            if not math.isfinite(before):
+                raise DataError(
+                    f"the float model's metric is {reference.metric:g} on these samples: no drop can be told from it",
+                    remedy="give samples for which it is a number, or limit something else",
+                )
+            drop = before - self._quality(outcome)
             for name, limit in (("max_drop", self.max_drop), ("max_relative_drop", self.max_relative_drop)):
                 if limit is not None:
                     limit *= max(abs(before), 1e-12) if name == "max_relative_drop" else 1.0
@@ -176,6 +182,17 @@ class Budget:
             spread = math.sqrt(max(one.lost * (1 - one.lost), 0.0) / max(one.independent or 0.0, 1.0))
             return max(one.lost + self.margin * spread - one.limit, likely)
         return max(one.lost + self.margin * _standard_error(outcome), self._flips(outcome)) - one.limit
+
+    def _quality(self, outcome: Outcome) -> float:
+        """The metric so that more is better; -inf where it is no number.
+
+        Raises:
+            RecipeError: none was measured.
+        """
+        if outcome.metric is None:
+            raise RecipeError("the budget limits a metric, and none was measured", remedy="set [evaluation] metric")
+        value = outcome.metric if self.higher_is_better else -outcome.metric
+        return -math.inf if math.isnan(value) else value
 
     def safely(self, outcome: Outcome, reference: Outcome) -> bool:
         """Whether the accuracy limits hold with twice the margin, so that nothing is gained by looking further."""
@@ -239,12 +256,6 @@ def judged_by_task(limits: Mapping[str, float | None], answers: Answers | None, 
     # an argmax a sample is its answer; of positions, boxes and vectors it is not
     single = all(part.task == "classification" for part in answers.parts)
     return not (single and limits.get("min_agreement") is not None)
-
-
-def _measured(outcome: Outcome) -> float:
-    if outcome.metric is None:
-        raise RecipeError("the budget limits a metric, and none was measured", remedy="set [evaluation] metric")
-    return outcome.metric
 
 
 def _standard_error(outcome: Outcome) -> float:

@@ -43,6 +43,7 @@ class EvaluationCode(BaseCode):
     LABELS_UNUSED = "evaluation-labels-unused"
     LABEL_OUT_OF_RANGE = "evaluation-label-out-of-range"
     LIMIT_NEVER_MISSED = "evaluation-limit-never-missed"
+    FLOAT_OUTPUT_NAN = "evaluation-float-output-nan"
     SAMPLES_OF_ROWS = "evaluation-samples-of-rows"
     LIMIT_WITHOUT_METRIC = "evaluation-limit-without-metric"
     LABELS_SHIFTED = "evaluation-labels-shifted"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from toolkit.base.types import Array
-from toolkit.evaluation.outputs import is_float
+from toolkit.evaluation.difference import is_float
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -190,6 +191,11 @@ class Difference:
         )
 
 
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether an array holds floats; numpy itself does not know that bfloat16 and float8 are some."""
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name.startswith(("bfloat", "float")))
+
+
 def same_argmax(reference: Array, value: Array) -> Array:
     """Where the argmax over the last axis is the float model's, bool [...]; ties of the float scores count as the same.
 
@@ -199,8 +205,10 @@ def same_argmax(reference: Array, value: Array) -> Array:
     """
     chosen = np.take_along_axis(reference, value.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     best = reference.max(axis=-1)
-    slack = 1e-6 * np.maximum(np.abs(best), 1e-30)
-    return np.asarray(chosen >= best - slack)
+    # infinity is no more than its like, and less itself no number
+    level = np.where(np.isfinite(best), best, 0)
+    slack = 1e-6 * np.maximum(np.abs(level), 1e-30)
+    return np.asarray(np.where(np.isfinite(best), chosen >= level - slack, chosen == best))
 
 
 def _dot(a: Array, b: Array) -> float:

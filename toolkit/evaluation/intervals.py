@@ -62,7 +62,7 @@ def standing(lost: float, answers: float, limit: float, independent: float | Non
         limit: the largest share that may be lost, 0 to 1.
         independent: how many answers count as independent, for the interval; all where None.
     """
-    if answers <= 0:
+    if answers <= 0 or not math.isfinite(lost):
         return LimitStanding.MISSED
     if limit <= 0 or answers >= enough(limit):
         return LimitStanding.MET if lost <= limit * answers + _ROUNDING else LimitStanding.MISSED

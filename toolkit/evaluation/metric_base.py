@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.base.errors import DataError, RecipeError, did_you_mean
+from toolkit.base.errors import FAILURES, DataError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.types import Array
 
 
@@ -49,6 +50,37 @@ class MetricOptions:
 def answers_of(metric: Metric) -> int:
     """How many answers a metric's value is a share of; 0 where it is no share, or its class does not say."""
     return int(getattr(metric, "answers", 0))
+
+
+@contextmanager
+def metric_code(metric: str | None, doing: str) -> Iterator[None]:
+    """The block runs the code of a metric: what fails in it is said to be the metric's.
+
+    Raises:
+        DataError: something failed.
+    """
+    try:
+        yield
+    except QtoolError:
+        raise
+    except FAILURES as error:
+        raise DataError(
+            f"the metric '{metric}' failed {doing}: {type(error).__name__}: {error}",
+            remedy="fix the metric, or the labels that it reads; --debug shows the line",
+        ) from error
+
+
+def value_of(metric: Metric, name: str | None) -> float:
+    """A metric's value; it may be no finite number.
+
+    Raises:
+        DataError: it failed, or gives something else than a number.
+    """
+    with metric_code(name, "in value"):
+        value: Any = metric.value()
+        if isinstance(value, str) or np.size(value) != 1:
+            raise TypeError(f"it gives {value!r}, which is no number")
+        return float(np.reshape(value, ())[()])
 
 
 def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -11,8 +11,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.difference import Difference, same_argmax
-from toolkit.evaluation.outputs import is_float
+from toolkit.evaluation.difference import Difference, is_float, same_argmax
 from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, Rows
 from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_errors
 

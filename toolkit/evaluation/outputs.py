@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
-from toolkit.base.errors import FAILURES, DataError, QtoolError
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.difference import Difference, OutputFigures, TensorError
+from toolkit.evaluation.difference import Difference, OutputFigures, TensorError, is_float
+from toolkit.evaluation.metric_base import metric_code, value_of
 from toolkit.evaluation.metrics import Metric, MetricOptions, answers_of, make_metric
 from toolkit.evaluation.tasks import AnswerTally, Rows
 from toolkit.graph.model import Model
@@ -131,6 +131,7 @@ class OutputComparison:
         self._shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._unlike: dict[str, int] = {}
         self._discrete: set[str] = set()
+        self._unknown: Counter[str] = Counter()
         self.samples = 0
 
     def add(
@@ -152,6 +153,7 @@ class OutputComparison:
             elif is_float(a.dtype):
                 self._outputs[name].add(a, b, name in self._class_like and a.size > 0)
                 self._outputs[name].follow(a)
+                self._unknown[name] += _with_nan(a, count)
             else:
                 self._outputs[name].add_equal(a, b)
                 self._discrete.add(name)
@@ -159,7 +161,7 @@ class OutputComparison:
             self._rows.append(self._answers.rows(wanted, found))
         for score, values in zip(self._metrics, (wanted, found)):
             if score is not None:
-                with _theirs(self._metric, "in update"):
+                with metric_code(self._metric, "in update"):
                     score.update({n: widened(values[n]) for n in self._names}, labels or {})
         self.samples += count
 
@@ -176,6 +178,11 @@ class OutputComparison:
         for name, difference in self._outputs.items():
             if difference.steady:
                 found.notes.append(EvaluationCode.OUTPUT_STEADY(output=name))
+        found.notes += [
+            EvaluationCode.FLOAT_OUTPUT_NAN(output=name, count=count, samples=self.samples)
+            for name, count in self._unknown.items()
+            if count
+        ]
         for name, count in self._unlike.items():
             wanted, given = self._shapes[name]
             found.notes.append(
@@ -190,8 +197,7 @@ class OutputComparison:
         mine, theirs = self._metrics
         if mine is None or theirs is None or not self.samples:
             return
-        with _theirs(self._metric, "in value"):
-            before, after = (_number(one.value()) for one in (mine, theirs))
+        before, after = (value_of(one, self._metric) for one in (mine, theirs))
         sign = 1.0 if mine.higher_is_better else -1.0
         found.float_value, found.value = _finite(before), _finite(after)
         found.metric_answers, found.rising = answers_of(theirs), theirs.higher_is_better
@@ -200,43 +206,17 @@ class OutputComparison:
             found.notes.append(EvaluationCode.METRIC_NOT_FINITE(before=before, after=after))
 
 
+def _with_nan(value: Array, count: int) -> int:
+    """How many of ``count`` samples have NaN in a batch of an output."""
+    unknown = np.isnan(np.asarray(value, np.float32))
+    if not unknown.any():
+        return 0
+    return int(unknown.reshape(count, -1).any(axis=1).sum()) if value.shape[:1] == (count,) else count
+
+
 def metric_computable(output: str | None, lacking: Sequence[str]) -> bool:
     """Whether a metric that looks at ``output`` (the one it likes where None) can be had without some outputs."""
     return not lacking if output is None else output not in lacking
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether an array holds floats; numpy itself does not know that bfloat16 and float8 are some."""
-    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name.startswith(("bfloat", "float")))
-
-
-@contextmanager
-def _theirs(metric: str | None, doing: str) -> Iterator[None]:
-    """The block runs the code of a metric: what fails in it is said to be the metric's.
-
-    Raises:
-        DataError: something failed.
-    """
-    try:
-        yield
-    except QtoolError:
-        raise
-    except FAILURES as error:
-        raise DataError(
-            f"the metric '{metric}' failed {doing}: {type(error).__name__}: {error}",
-            remedy="fix the metric, or the labels that it reads; --debug shows the line",
-        ) from error
-
-
-def _number(value: Any) -> float:
-    """A metric's value.
-
-    Raises:
-        TypeError: it is no number.
-    """
-    if isinstance(value, str) or np.size(value) != 1:
-        raise TypeError(f"it gives {value!r}, which is no number")
-    return float(np.reshape(value, ())[()])
 
 
 def _finite(value: float) -> float | None:

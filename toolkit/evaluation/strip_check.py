@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.types import Array
 from toolkit.evaluation.counterparts import counterparts
-from toolkit.evaluation.difference import Difference
+from toolkit.evaluation.difference import Difference, is_float
 from toolkit.evaluation.evaluate import first_samples
-from toolkit.evaluation.outputs import is_float
 from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session

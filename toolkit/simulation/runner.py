@@ -15,6 +15,7 @@ from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.metric_base import metric_code, value_of
 from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.outputs import widened
@@ -391,6 +392,6 @@ class Runner:
             return None, 0
         metric = self.metric()
         for index, values in zip(indices, outputs):
-            with at_fault(self.feeds[index]) as feed:
+            with at_fault(self.feeds[index]) as feed, metric_code(type(metric).__name__, "in update"):
                 metric.update({n: widened(v) for n, v in values.items()}, feed.labels or {})
-        return metric.value(), answers_of(metric)
+        return value_of(metric, type(metric).__name__), answers_of(metric)

@@ -13,6 +13,7 @@ from tests.toolkit.conftest import complain
 from toolkit import CalibrationData, Model
 from toolkit.base.errors import DataError, RecipeError
 from toolkit.cli.main import invoke
+from toolkit.data.codes import DataCode
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outputs import OutputComparison
@@ -115,10 +116,18 @@ def test_a_metric_of_the_users_that_gives_no_number(tmp_path, value, words, monk
 
 @pytest.mark.parametrize(("dimension", "rows", "said"), [("N", 5, True), ("N", 1, False), ("points", 5, False)])
 def test_a_sample_that_is_a_whole_batch_is_said(dimension, rows, said):
-    model = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": [dimension, 4]}, {"y": [dimension, 4]}))
+    # its rows are weighed against each other, so that they are no samples by themselves
+    proto = build([node("Softmax", ["x"], ["y"], axis=0)], {"x": [dimension, 4]}, {"y": [dimension, 4]})
     feeds = [{"x": normal(rows, 4)}] * 3
-    found = rows_together(CalibrationData.open(feeds, model), feeds)
+    found = rows_together(CalibrationData.open(feeds, Model.from_proto(proto)), feeds)
     assert found == ([EvaluationCode.SAMPLES_OF_ROWS(input="x", rows=rows, dimension=dimension)] if said else [])
+
+
+def test_rows_that_count_as_samples_are_said():
+    proto = build([node("Relu", ["x"], ["y"])], {"x": ["N", 4]}, {"y": ["N", 4]})
+    feeds = [{"x": normal(5, 4, seed=i)} for i in range(3)]
+    found = rows_together(CalibrationData.open(feeds, Model.from_proto(proto)), feeds)
+    assert found == [DataCode.ROWS_APART(items=3, rows=15, data="the iterable")]
 
 
 def test_a_metric_that_needs_several_samples_gets_them(place):

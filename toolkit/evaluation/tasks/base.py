@@ -12,6 +12,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.difference import is_float, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.tasks.chance import MASKED, below_floor, expected_flips, gaps_and_errors
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
@@ -138,15 +139,23 @@ class Task(ABC):
         An output whose shape differs has lost all its answers.
         """
         pairs = [(self._cut(wanted[name]), self._cut(found[name])) for name in self.part.outputs]
-        if any(a.shape != b.shape for a, b in pairs) and not self.any_shape:
+        unlike = any(a.shape != b.shape for a, b in pairs)
+        if unlike and not self.any_shape:
             lost = len(self._samples(pairs[0][0]))
             return {RIGHT: np.zeros(lost), COUNT: np.ones(lost), LEVEL: np.full(lost, np.nan)}
+        if not unlike and all(a.size == 0 for a, _ in pairs):
+            # an answer that holds nothing has nothing to lose
+            return one_each(np.ones(len(self._samples(pairs[0][0]))))
+        if not unlike:
+            pairs = [_judged(a, b, self.nothing) for a, b in pairs]
         return self.compare([self._samples(a) for a, _ in pairs], [self._samples(b) for _, b in pairs])
 
     def samples(self, outputs: Mapping[str, Array]) -> list[Array]:
         """The part's outputs of one batch, each with its samples along the first axis."""
         return [self._samples(self._cut(outputs[name])) for name in self.part.outputs]
 
+    nothing: ClassVar[float] = 0.0
+    """What stands in both models' outputs where the float model gives none that could stay: of scores the least."""
     any_shape: ClassVar[bool] = False
     """Whether outputs of unlike shapes can be compared, as with a number of detections that varies."""
 
@@ -176,6 +185,7 @@ class Task(ABC):
         if samples and all(len(joined.get(name, ())) == samples for name in (GAP, ERROR)):
             return samples * expected_flips(joined[GAP], joined[ERROR])
         if samples and self.floor_name and len(joined.get(LEVEL, ())) == samples:
+            # levels that are no numbers are lost, however far the others are from the floor
             return samples * below_floor(self._in_db(joined[LEVEL]), float(self._in_db(np.float64(self.level_needed))))
         return None
 
@@ -185,7 +195,9 @@ class Task(ABC):
         What is lacking differs from sample to sample by factors: of overlaps most lie near 1 and a few far below, and
         a width that suits both there is in logarithms alone.
         """
-        return np.asarray(levels) if self.perfect is None else db(np.ones(()), np.asarray(self.perfect - levels))
+        if self.perfect is None:
+            return np.asarray(levels)
+        return np.where(np.isnan(levels), np.nan, db(np.ones(()), np.asarray(self.perfect - levels)))
 
     def level_of(self, levels: Array) -> float | None:
         """The figure of all samples from each one's, float64 [samples]: the mean."""
@@ -252,7 +264,29 @@ def scores(value: Array, axis: int = -1) -> Array:
     Masked classes of -inf stay what they are: the least.
     """
     last = np.moveaxis(np.asarray(value, np.float32), axis, -1)
-    return last.reshape(len(last), -1, last.shape[-1])
+    return flat(last, 1)
+
+
+def flat(value: Array, last: int = 0) -> Array:
+    """The array with all axes behind the first, but for so many last ones, made one; of any extent, 0 too."""
+    end = value.ndim - last
+    return value.reshape(*value.shape[:1], math.prod(value.shape[1:end]), *value.shape[end:])
+
+
+def _judged(wanted: Array, found: Array, nothing: float) -> tuple[Array, Array]:
+    """Two tensors of one shape with ``nothing`` in both where the float model gives no answer that could be lost.
+
+    That is NaN, and of values an infinity that the other model gives too.
+    """
+    if not is_float(wanted.dtype) or not is_float(found.dtype):
+        return wanted, found
+    a, b = (values if values.dtype.kind == "f" else values.astype(np.float32) for values in (wanted, found))
+    unknown = np.isnan(a)
+    if math.isfinite(nothing):
+        unknown |= np.isinf(a) & (a == b)
+    if not unknown.any():
+        return wanted, found
+    return np.where(unknown, a.dtype.type(nothing), a), np.where(unknown, b.dtype.type(nothing), b)
 
 
 def same_choice(wanted: Array, found: Array) -> Array:
@@ -262,10 +296,8 @@ def same_choice(wanted: Array, found: Array) -> Array:
         wanted: scores, or integers that are the choice already.
         found: likewise, of the same shape.
     """
-    from toolkit.evaluation.difference import same_argmax
-
     if wanted.dtype.kind in "iub":
-        return np.asarray((wanted == found).reshape(len(wanted), -1))
+        return np.asarray(flat(wanted == found))
     return np.asarray(same_argmax(wanted, found) & ~np.isnan(found).any(axis=-1))
 
 

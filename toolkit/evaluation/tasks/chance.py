@@ -27,8 +27,9 @@ def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
     Returns:
         The float model's best score less its second, and the variance of the scores' errors over the classes; [...].
     """
-    best = np.partition(wanted, -2, axis=-1)[..., -2:]
-    return best[..., 1] - best[..., 0], (found - wanted).var(axis=-1, ddof=1)
+    best = np.partition(wanted, -2, axis=-1)[..., -2:].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return best[..., 1] - best[..., 0], (found - wanted).var(axis=-1, ddof=1)
 
 
 def expected_flips(gaps: Array, errors: Array) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, one_each, same_choice, scores
+from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_each, same_choice, scores
 
 
 class Classification(Task):
@@ -20,6 +21,7 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "classification"
+    nothing: ClassVar[float] = -math.inf
 
     def rule(self) -> Finding | None:
         """See ``Task.rule``."""
@@ -31,11 +33,11 @@ class Classification(Task):
         """One batch."""
         (a,), (b,) = wanted, found
         if a.dtype.kind in "iub":
-            return one_each((a == b).reshape(len(a), -1).all(axis=1))
+            return one_each(flat(a == b).all(axis=1))
         if "threshold" in self.settings:
             limit = float(self.settings["threshold"])
-            sets = [np.asarray(x, np.float32).reshape(len(x), -1) > limit for x in (a, b)]
-            whole = ~np.isnan(np.asarray(b, np.float32)).reshape(len(b), -1).any(axis=1)
+            sets = [flat(np.asarray(x, np.float32)) > limit for x in (a, b)]
+            whole = ~np.isnan(flat(np.asarray(b, np.float32))).any(axis=1)
             return one_each((sets[0] == sets[1]).all(axis=1) & whole)
         axis = int(self.settings.get("axis", -1))
         a, b = scores(a, axis), scores(b, axis)

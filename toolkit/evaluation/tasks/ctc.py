@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, one_each, scores
+from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_each, scores
 
 
 def best_path(chosen: Array, blank: int) -> tuple[int, ...]:
@@ -27,7 +28,7 @@ def best_path(chosen: Array, blank: int) -> tuple[int, ...]:
 
 def readings(value: Array, axis: int, blank: int) -> list[tuple[int, ...]]:
     """The readings of a batch, from scores with the classes along ``axis`` or from the classes' numbers."""
-    chosen = value.reshape(len(value), -1) if value.dtype.kind in "iub" else scores(value, axis).argmax(axis=-1)
+    chosen = flat(value) if value.dtype.kind in "iub" else scores(value, axis).argmax(axis=-1)
     return [best_path(line, blank) for line in chosen]
 
 
@@ -35,6 +36,7 @@ class Ctc(Task):
     """One answer a sample: its reading. Outputs are scores [batch, positions, classes]."""
 
     name: ClassVar[str] = "ctc"
+    nothing: ClassVar[float] = -math.inf
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
@@ -44,8 +46,8 @@ class Ctc(Task):
         """One batch."""
         axis, blank = int(self.settings.get("axis", -1)), int(self.settings.get("blank", 0))
         a, b = (readings(values[0], axis, blank) for values in (wanted, found))
-        broken = np.isnan(np.asarray(found[0], np.float32)).reshape(len(b), -1).any(axis=1)
-        right = np.asarray([x == y for x, y in zip(a, b)]) & ~broken
+        broken = np.isnan(flat(np.asarray(found[0], np.float32))).any(axis=1)
+        right = np.asarray([x == y for x, y in zip(a, b)], bool) & ~broken
         if wanted[0].dtype.kind in "iub":
             return one_each(right)
         return chosen_each(right, scores(wanted[0], axis), scores(found[0], axis))

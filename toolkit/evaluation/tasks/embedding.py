@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.tasks.base import LEVEL, AnswerTally, Rows, Task, one_each
+from toolkit.evaluation.tasks.base import LEVEL, AnswerTally, Rows, Task, flat, one_each
 
 _BLOCK = 512
 _NEAR = 0.1
@@ -91,9 +91,10 @@ def kept_neighbours(wanted: Array, found: Array) -> Array:
 
 def _positions(value: Array, axis: int) -> Array:
     last = np.moveaxis(np.asarray(value, np.float64), axis, -1)
-    return last.reshape(len(last), -1, last.shape[-1])
+    return flat(last, 1)
 
 
 def _unit(values: Array) -> Array:
     norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.nan_to_num(values / np.where(norms > 0, norms, 1.0))
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(values / np.where(norms > 0, norms, 1.0))

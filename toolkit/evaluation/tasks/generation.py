@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ class Generation(Task):
     """An answer a position, given the tokens before it. Outputs are logits [batch, positions, vocabulary]."""
 
     name: ClassVar[str] = "generation"
+    nothing: ClassVar[float] = -math.inf
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""

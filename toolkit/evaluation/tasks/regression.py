@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.tasks.base import OutputPart, Rows, Task, db, one_each
+from toolkit.evaluation.tasks.base import OutputPart, Rows, Task, db, flat, one_each
 
 _QUIET = 0.01
 """A sample quieter than this share of what is usual is held against that: silence has no SNR."""
@@ -35,9 +35,11 @@ class Regression(Task):
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch. ``mean`` and ``variance`` of the settings are the float model's; without them the batch's."""
-        a, b = (np.asarray(values[0], np.float64).reshape(len(values[0]), -1) for values in (wanted, found))
-        noise = np.square(a - b).mean(axis=1) if a.shape[1] else np.zeros(len(a))
-        level = db(self._signal(a), np.where(np.isfinite(noise), noise, np.inf))
+        a, b = (flat(np.asarray(values[0], np.float64)) for values in (wanted, found))
+        with np.errstate(invalid="ignore", over="ignore"):
+            noise = np.square(a - b).mean(axis=1) if a.shape[1] else np.zeros(len(a))
+        # what is no number is lost, and has no level either
+        level = np.where(np.isfinite(noise), db(self._signal(np.where(np.isfinite(a), a, 0.0)), noise), np.nan)
         return one_each(level >= self.level_needed, level)
 
     def _signal(self, wanted: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.tasks.base import Rows, Task, one_each
+from toolkit.evaluation.tasks.base import Rows, Task, flat, one_each
 
 SMALL = 0.002
 """Classes with a smaller share of a sample's pixels in both masks are left out: a few pixels decide their value."""
@@ -30,7 +31,7 @@ def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
         chosen = np.asarray(value, np.float32) > threshold
     else:
         chosen = np.moveaxis(np.asarray(value, np.float32), axis, -1).argmax(axis=-1)
-    return np.asarray(chosen, np.int64).reshape(len(value), -1)
+    return flat(np.asarray(chosen, np.int64))
 
 
 def mean_iou(wanted: Array, found: Array, outside: int | None = None) -> float:
@@ -59,6 +60,7 @@ class Segmentation(Task):
     """
 
     name: ClassVar[str] = "segmentation"
+    nothing: ClassVar[float] = -math.inf
     floor_name: ClassVar[str] = "min_iou"
     floor: ClassVar[float] = 0.95
     perfect: ClassVar[float | None] = 1.0
@@ -75,6 +77,6 @@ class Segmentation(Task):
         # all that is not in a mask of one class is like itself, however little of the mask stays
         outside = 0 if threshold is not None and wanted[0].dtype.kind not in "iub" else None
         level = np.asarray([mean_iou(x, y, outside) for x, y in zip(a, b)])
-        broken = np.isnan(np.asarray(found[0], np.float32)).reshape(len(b), -1).any(axis=1)
+        broken = np.isnan(flat(np.asarray(found[0], np.float32))).any(axis=1)
         level = np.where(broken, 0.0, level)
         return one_each(level >= self.level_needed, level)

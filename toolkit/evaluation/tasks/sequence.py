@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ class SequenceLabels(Task):
     """
 
     name: ClassVar[str] = "sequence"
+    nothing: ClassVar[float] = -math.inf
     figure: ClassVar[str] = "positions"
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:

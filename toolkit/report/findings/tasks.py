@@ -256,6 +256,9 @@ TASKS: Table = {
     ),
     EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
     EvaluationCode.LIMIT_NEVER_MISSED: _never_missed,
+    EvaluationCode.FLOAT_OUTPUT_NAN: lambda output, count, samples: (
+        f"The float model gives NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
+    ),
     EvaluationCode.SAMPLES_OF_ROWS: lambda input, rows, dimension: (
         f"A sample has {rows} rows along dimension '{dimension}' of input '{input}', and is judged as one answer: if "
         "these are samples, give each by itself, with 1 there."
