@@ -229,6 +229,33 @@ def test_both_halves_have_one_scale_where_a_cast_is_taken_in(kind, apart):
     assert len(scales) == 3 and all(float(one) == rounded for one in scales) and rounded != float(scale)
 
 
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_a_scale_of_16_bits_takes_the_output_no_further_from_the_float_one(kind):
+    """It turns other values at the border of two levels, so that the file's numbers differ, and of bfloat16 adds its own rounding."""
+    width, rows = 64, normal(256, 64, seed=3)
+    nodes, weights, name, seen = [], {}, "x", rows
+    for i in range(3):
+        wide = normal(width, width, seed=10 + i) * np.float32(0.18)
+        scale, scales = np.float32(np.abs(seen).max() / 127), np.abs(wide).max(axis=0) / 127
+        stored = np.rint(wide / scales).astype(np.int8)
+        weights |= {f"s{i}": scale, "z": np.array(0, np.int8), f"t{i}": scales, f"w{i}": stored, "c": np.zeros(width, np.int8)}
+        nodes += [
+            node("Cast", [name], [f"f{i}"], to=1), node("QuantizeLinear", [f"f{i}", f"s{i}", "z"], [f"q{i}"]),
+            node("DequantizeLinear", [f"q{i}", f"s{i}", "z"], [f"d{i}"]), node("Cast", [f"d{i}"], [f"h{i}"], to=kind),
+            node("DequantizeLinear", [f"w{i}", f"t{i}", "c"], [f"e{i}"], axis=1), node("Cast", [f"e{i}"], [f"g{i}"], to=kind),
+            node("MatMul", [f"h{i}", f"g{i}"], [f"m{i}"]), node("Relu", [f"m{i}"], [f"r{i}"]),
+        ]  # fmt: skip
+        name, seen = f"r{i}", np.maximum(seen @ wide, 0)
+    nodes.append(node("Cast", [name], ["y"], to=1))
+    found = Model.from_proto(build(nodes, {"x": ["n", width]}, {"y": ["n", width]}, weights, opset=19, types={"x": kind}))
+    feed = {"x": rows.astype(helper.tensor_dtype_to_np_dtype(kind))}
+    file = session(found, optimise=False).run(feed)["y"]
+    assert write_as_onnx(found) == 6
+    levels = [10 * np.log10(np.square(seen).sum() / np.square(seen - values).sum())
+              for values in (file, session(found, optimise=False).run(feed)["y"])]  # fmt: skip
+    assert levels[0] > 25 and abs(levels[1] - levels[0]) < (0.1 if kind == TensorProto.FLOAT16 else 0.5)
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_pair_that_casts_leaves_a_cast_where_it_is_taken_out(moved):
     """float32 in front of the pair, float16 behind it: for the float form, and for a node that is kept in float."""
