@@ -78,7 +78,10 @@ def _has_effect(
 
 
 def _named(seen: SeenModel, task: str, output: str | None) -> Guess:
-    """Every output that can be read so is; the others as they are guessed to be."""
+    """The outputs that are guessed to be of the task, where none is all that can be read so; the others as guessed.
+
+    A guess that is written out is the same as one that is not.
+    """
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
     chosen = [one for one in chosen if one.name not in seen.states] or chosen
     parts: list[OutputPart] = []
@@ -86,6 +89,8 @@ def _named(seen: SeenModel, task: str, output: str | None) -> Guess:
         found = detection_part(seen)
         parts = [found] if found is not None else []
     else:
+        alike = {name for part in guess(seen).parts if part.task == task for name in part.outputs}
+        chosen = [one for one in chosen if one.name in alike] or chosen
         parts = [part for one in chosen if task in fitting(one) for part in parts_for(task, one, seen)]
     if not parts:
         shapes = ", ".join(f"'{one.name}' {list(one.shape)}" for one in chosen) or "no output"

@@ -35,11 +35,14 @@ class Inputs:
         job: the recipe at work.
         prints: fingerprints of what is read.
         looked: how the model's outputs are read, once ``task.look`` has told it.
+
+    Args:
+        source: the model as ``load_source`` gives it, where somebody has loaded it.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, source: Model | None = None) -> None:
         self.job, self.prints = job, Fingerprints(job)
-        self._source: Model | None = None
+        self._source = source.settle() if source is not None else None
         self._reference: Model | None = None
         self._source_notes: Sequence[Finding] = ()
         self._left: Sequence[Finding] | None = None

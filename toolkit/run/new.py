@@ -133,7 +133,7 @@ def recipe_for(
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
         named = relative(test, target) if test is not None else ""
-        evaluation = new_evaluation(model, data, test, metric, named)
+        evaluation = new_evaluation(model, data, test, metric, named, "\n".join(lines), target)
     text = "\n".join([*lines, *evaluation.lines]) + "\n"
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
     return NewRecipe(text, [*decided, *evaluation.said], [*lacking, *evaluation.warnings])

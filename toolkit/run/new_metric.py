@@ -21,7 +21,7 @@ from toolkit.evaluation.guess import Guess, guess
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.evaluation.metric_table import METRICS, is_share, task_of
 from toolkit.evaluation.metrics import label_of
-from toolkit.evaluation.observed import SeenModel, observe
+from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs, widened
 from toolkit.evaluation.tasks import reader
@@ -31,8 +31,12 @@ from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
 from toolkit.run.labels import refuse_stray, unfit
-from toolkit.run.task import SEEN
+from toolkit.run.recipe import Recipe
+from toolkit.run.task import first_seen
 
 _MEASURED = 64
 """Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
@@ -79,7 +83,9 @@ class NewEvaluation:
         self.lines += lines
 
 
-def new_evaluation(model: Model, data: Path | None, test: Path | None, metric: str | None, named: str) -> NewEvaluation:
+def new_evaluation(
+    model: Model, data: Path | None, test: Path | None, metric: str | None, named: str, before: str, target: Path | None
+) -> NewEvaluation:
     """The table ``[evaluation]``.
 
     Args:
@@ -88,6 +94,8 @@ def new_evaluation(model: Model, data: Path | None, test: Path | None, metric: s
         test: test data.
         metric: what the user asks for; None for the one that the labels fit.
         named: the test data as the recipe names it.
+        before: the text of the recipe up to the lines that are made here.
+        target: where the recipe will be written.
 
     Raises:
         DataError: the metric does not fit the labels, or there are none for it.
@@ -105,7 +113,7 @@ def new_evaluation(model: Model, data: Path | None, test: Path | None, metric: s
                 ReportCode.NEW_WITHOUT_SAMPLES(), "# The task is told from samples, and a task has its own limit."
             )
         return made
-    watched = seen_model(model, own)
+    watched = seen_model(model, Recipe.parse("\n".join([before, *made.lines]), target))
     if isinstance(watched, Finding):
         made.warnings.append(watched)
         watched = None
@@ -155,25 +163,25 @@ def _task(made: NewEvaluation, found: Guess) -> None:
     made.decided(why, f"# {plain(sentence(why))}", named if found.sure else f"# {named}")
 
 
-def seen_model(model: Model, source: Path) -> SeenModel | Finding | None:
-    """The model with what it gives on the first samples; why onnxruntime cannot run it, where it cannot.
+def seen_model(model: Model, recipe: Recipe) -> SeenModel | Finding | None:
+    """The model with what it gives on the samples from which a run will tell its task; why it cannot be run, if so.
 
-    None for images, which become samples as the recipe says that is being written.
+    None without samples, and for images: how these are scaled is left to the user.
+
+    Args:
+        model: the model of the recipe.
+        recipe: the recipe, whose ``[evaluation]`` says no more yet than where its samples are.
     """
-    if holds_images(source):
+    sources = [recipe.resolve(data) for data in (recipe.calibration.data, recipe.evaluation.data) if data is not None]
+    if any(map(holds_images, sources)):
         return None
     try:
-        loaded = session(model)
-        data = CalibrationData.open(str(source.resolve()), model)
-        seen = [
-            (batch.inputs, {n: widened(v).copy() for n, v in loaded.run(batch.inputs).items()}, batch.count)
-            for batch in islice(data.batches(1), SEEN)
-        ]
+        found = first_seen(Inputs(Job(recipe, RunFolder.of(recipe.name, None)), model))
     except EndlessLoopError:
         raise
     except ModelError as error:
         return ReportCode.NEW_NOT_RUN(why=error.what)
-    return observe(model, seen) if seen else None
+    return found.model if found is not None else None
 
 
 def _labelled(model: Model, source: Path) -> CalibrationData | None:
@@ -315,7 +323,12 @@ def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
     else:
         found = guess(seen)
         _task(made, found)
-        name, value = "min_unchanged", min((reader(part).least for part in found.parts), default=0.99)
+        limits = {part.task: reader(part).least for part in found.parts}
+        if len(set(limits.values())) > 1:
+            told = ", ".join(f"{least:g} of {task}" for task, least in limits.items())
+            made.lines.append(f"# Each task has a limit of its own, unless one is set for all: min_unchanged = {told}.")
+            return
+        name, value = "min_unchanged", min(limits.values(), default=0.99)
     made.decided(ReportCode.NEW_LIMIT(limit=name, value=value), f"budget = {{ {name} = {value} }}")
 
 

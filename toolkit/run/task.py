@@ -93,17 +93,39 @@ def look(inputs: Inputs) -> Looked:
     return found
 
 
-def _look(inputs: Inputs) -> Looked:
-    from toolkit.evaluation.judged import judged_by
+@dataclass
+class FirstSeen:
+    """What the task is told from, whoever tells it.
+
+    Attributes:
+        model: with what it gave on the first samples.
+        first: these samples.
+        batches: the evaluation's samples with the float model's outputs, from the first on; to be read once.
+        data: the samples.
+        outputs: those that onnxruntime computes.
+    """
+
+    model: SeenModel
+    first: list[Batch]
+    batches: Iterator[tuple[Batch, dict[str, Array]]]
+    data: CalibrationData
+    outputs: tuple[str, ...]
+
+
+def first_seen(inputs: Inputs) -> FirstSeen | None:
+    """The model that results are compared with, run on the first samples of the evaluation; None without samples.
+
+    Raises:
+        QtoolError: the samples or the model cannot be used.
+    """
     from toolkit.evaluation.observed import observe
     from toolkit.evaluation.outputs import widened
     from toolkit.graph.sessions import own_session
 
-    job, source = inputs.job, inputs.reference()
-    section = job.recipe.evaluation
+    source = inputs.reference()
     data, _ = inputs.evaluation_data(source)
     if data is None:
-        return Looked(TaskRecord(), iter(()), [])
+        return None
     loaded = own_session(source)
     batches, ahead = tee(data.batches(1))
     outputs = loaded.run_each(batch.inputs for batch in ahead)
@@ -115,8 +137,19 @@ def _look(inputs: Inputs) -> Looked:
         if size > _SEEN_BYTES:
             break
     if not seen:
-        return Looked(TaskRecord(), iter(()), [])
+        return None
     watched = observe(source, [(batch.inputs, found, batch.count) for batch, found in seen])
+    return FirstSeen(watched, [batch for batch, _ in seen], chain(seen, given), data, loaded.outputs)
+
+
+def _look(inputs: Inputs) -> Looked:
+    from toolkit.evaluation.judged import judged_by
+
+    job, section = inputs.job, inputs.job.recipe.evaluation
+    found = first_seen(inputs)
+    if found is None:
+        return Looked(TaskRecord(), iter(()), [])
+    watched = found.model
     try:
         judged, why = judged_by(
             watched, section.task, section.metric, section.output, section.budget.floors,
@@ -127,12 +160,12 @@ def _look(inputs: Inputs) -> Looked:
         error.at(job.recipe.locate("evaluation", *(error.value or "task").split(".")))
         raise
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
-    notes += rows_together(data, [batch.inputs for batch, _ in seen])
+    notes += rows_together(found.data, [batch.inputs for batch in found.first])
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes
     )
-    lacking = [t.name for t in source.graph.outputs if t.name not in loaded.outputs]
-    return Looked(record, chain(seen, given), lacking, watched)
+    lacking = [t.name for t in inputs.reference().graph.outputs if t.name not in found.outputs]
+    return Looked(record, found.batches, lacking, watched)
 
 
 def task_of(inputs: Inputs) -> TaskRecord:

@@ -397,3 +397,21 @@ def test_values_that_vary_little_beside_their_size_are_held_against_that_variati
     reader = Answers(named.parts)
     (lost,) = reader.tallies([reader.rows({"y": values}, {"y": values + np.float32(0.5)})])
     assert lost.share < 0.1 and lost.level < 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_sure_guess_that_is_written_out_is_judged_as_the_guess_is(name):
+    model = CASES[name][0]
+    found = guess(model)
+    if found.sure:
+        named, _ = judged_by(model, found.task, None, None, {}, {})
+        assert (named.task, sorted(map(str, named.parts))) == (found.task, sorted(map(str, found.parts)))
+
+
+def test_a_task_that_nothing_was_guessed_to_be_is_taken_for_all_that_can_be_read_so():
+    values = np.random.default_rng(0).standard_normal((16, 1, 12)).astype(np.float32)
+    model = seen(out("first", values), out("second", values[::-1]))
+    task = next(one for one in ("embedding", "regression", "classification") if one != guess(model).task
+                and not any(part.task == one for part in guess(model).parts))  # fmt: skip
+    named, _ = judged_by(model, task, None, None, {}, {})
+    assert {part.outputs for part in named.parts if part.task == task} == {("first",), ("second",)}

@@ -20,9 +20,13 @@ from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
 from toolkit.run.labels import unfit
 from toolkit.run.new_metric import new_evaluation
 from toolkit.run.recipe import Recipe
+from toolkit.run.task import task_of
 
 CLASSES, COUNT = 5, 40
 UNLABELLED = """
@@ -369,5 +373,30 @@ def test_a_model_that_cannot_be_run_is_called_that(tmp_path):
     nodes = [node("Reshape", ["x", "three"], ["r"]), node("Relu", ["r"], ["y"])]
     model = Model.from_proto(build(nodes, {"x": ["n", 4]}, {"y": [3, 3]}, {"three": np.array([3, 3])}))
     np.savez(tmp_path / "data.npz", x=np.zeros((2, 4), np.float32))
-    made = new_evaluation(model, tmp_path / "data.npz", None, None, "")
+    before = '[model]\npath = "none.onnx"\n[calibration]\ndata = "data.npz"\n[[pass]]\nuse = "insert_qdq"\n[evaluation]'
+    made = new_evaluation(model, tmp_path / "data.npz", None, None, "", before, tmp_path / "made.toml")
     assert [note.code for note in made.warnings] == [ReportCode.NEW_NOT_RUN]
+
+
+def test_new_and_a_run_give_one_answer(tmp_path, capsys):
+    shape = {"x": ["N", 12]}
+    proto = build([node("Relu", ["x"], ["r"]), node("MatMul", ["r", "w"], ["vector"]), node("Softmax", ["r"], ["probs"])],
+                  shape, {"vector": ["N", 64], "probs": ["N", 12]}, {"w": normal(12, 64)})  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(100, 12, seed=3))
+    words = ["new", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "r.toml")]
+    assert invoke([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["decisions"]
+    (guessed,) = [one for one in told if one["code"] == EvaluationCode.TASK_GUESSED.value]
+    recipe = Recipe.load(tmp_path / "r.toml")
+    named = task_of(Inputs(Job(recipe, RunFolder(tmp_path / "named"))))
+    plain = Recipe.parse(
+        "\n".join(line for line in (tmp_path / "r.toml").read_text().splitlines() if not line.startswith("task")),
+        tmp_path / "r.toml",
+    )
+    free = task_of(Inputs(Job(plain, RunFolder(tmp_path / "free"))))
+    assert named.task == free.task == guessed["values"]["task"]
+    assert sorted(map(str, named.parts)) == sorted(map(str, free.parts))
+    # two tasks have two limits, and none is set for both
+    assert {part["task"] for part in named.parts} == {"classification", "embedding"}
+    assert recipe.evaluation.budget.min_unchanged is None

@@ -64,7 +64,8 @@ def recipe_text(
     if data is None and test is None:
         lines += EVALUATION
     else:
-        lines += new_evaluation(model, data, test, None, relative(test, target) if test is not None else "").lines
+        named_test = relative(test, target) if test is not None else ""
+        lines += new_evaluation(model, data, test, None, named_test, "\n".join(lines), target).lines
     return "\n".join(lines).strip() + "\n"
 
 
