@@ -103,18 +103,19 @@ def round_on_samples(
     seen = collect_rows_by_sample(
         model, [node for some in layers.values() for node in some], shapes, data, _SAMPLES, _ROWS
     )
-    rows = {name: np.concatenate(list(parts.values()), axis=1) for name, parts in seen.items()}
     found: dict[tuple[str, int | None], RoundedWeight] = {}
     errors: dict[str, RangeErrors] = {}
     for number, ((tensor, axis), some) in enumerate(layers.items()):
         progress("rounding weights", number, len(layers))
         for node in some:
-            if node.name in rows and not rounder.block:
-                flat = _flat(node, model.constant(node.inputs[1]), len(rows[node.name]))
-                errors[node.name] = RangeErrors.of(rows[node.name], flat, rounder.precision)
+            if node.name in seen and not rounder.block:
+                rows = np.concatenate(list(seen[node.name].values()), axis=1)
+                flat = _flat(node, model.constant(node.inputs[1]), len(rows))
+                errors[node.name] = RangeErrors.of(rows, flat, rounder.precision)
         # a tensor that several layers read is one constant
-        alike = all(n.name in rows for n in some) and len({rows[n.name].shape[::2] for n in some}) == 1
-        if alike and sum(rows[node.name].shape[1] for node in some) >= _LEAST_ROWS:
+        read = [part for node in some for part in seen.get(node.name, {}).values()]
+        alike = all(node.name in seen for node in some) and len({part.shape[::2] for part in read}) == 1
+        if alike and sum(part.shape[1] for part in read) >= _LEAST_ROWS:
             weight = model.constant(some[0].inputs[1])
             assert weight is not None and axis is not None
             rounded = _round(some[0], weight, axis, _by_sample(model, some, seen), rounder)
