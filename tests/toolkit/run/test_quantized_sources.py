@@ -81,7 +81,9 @@ def test_a_model_with_a_quantized_table_is_called_quantized_and_stripped(name, t
     assert invoke(["inspect", str(tmp_path / "model.onnx"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pairs"] == 1
     _, report, journal = made(tmp_path, capsys)
-    assert quantized(report) == {"/l1/MatMul", "/l2/MatMul"}
+    # the search may keep one float for the budget; none is left out for what the table was stored in
+    kept = {entry["node"] for entry in report["declined"] if entry["rule"] == "kept"}
+    assert quantized(report) | kept == {"/l1/MatMul", "/l2/MatMul"}
     assert not [entry for entry in report["declined"] if entry["rule"] in ("foreign-pair", "no-pair")]
     assert [e["values"]["sqnr_db"] for e in journal if e.get("rule") == "strip-measured"] == ["inf"]
     # without strip_qdq it is no float model
