@@ -17,6 +17,7 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph import assemble
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node
@@ -59,7 +60,7 @@ class _FormWriter:
     def quantize(self, node: gs.Node, kind: Precision) -> None:
         """An activation's quantizer, which gives the scales of its blocks beside the values."""
         stored = node.outputs[0]
-        scales = gs.Variable(self.tensors.take(f"{stored.name}_scales"))
+        scales = assemble.variable(self.tensors.take(f"{stored.name}_scales"))
         node.domain, node.attrs = TENSORRT, {"axis": -1, "block_size": kind.block}
         if kind is Precision.NVFP4:
             node.op, node.attrs["scale_type"] = FP4_QUANTIZE, int(TensorProto.FLOAT8E4M3FN)
@@ -126,7 +127,7 @@ class _FormWriter:
     def _multiplied(self, node: gs.Node, parts: list[gs.Tensor]) -> gs.Tensor:
         """The scales of blocks in float32."""
         name = self.nodes.take(f"{node.name}_scales")
-        result = gs.Variable(self.tensors.take(f"{node.outputs[0].name}_scales"), dtype=np.dtype(np.float32))
+        result = assemble.variable(self.tensors.take(f"{node.outputs[0].name}_scales"), dtype=np.dtype(np.float32))
         self.model.graph.nodes.append(make_node(DEQUANTIZE, name, parts, [result]))
         self.plan.ask(name, Precision.FP8, Code.SCALES_OF_BLOCKS(node=node.name))
         return result
@@ -140,7 +141,7 @@ class _FormWriter:
         if precision is None or precision is Precision.FP32:
             return
         out = node.outputs[0]
-        wide = gs.Variable(self.tensors.take(f"{out.name}_fp32"), dtype=np.dtype(np.float32), shape=out.shape)
+        wide = assemble.variable(self.tensors.take(f"{out.name}_fp32"), dtype=np.dtype(np.float32), shape=out.shape)
         node.outputs[0] = wide
         name = self.nodes.take(f"{wide.name}_to_{precision}")
         self.model.graph.nodes.append(make_node("Cast", name, [wide], [out], to=kind))

@@ -57,12 +57,15 @@ def lower(
     journal = journal if journal is not None else Journal()
     plan = plan.copy()
     plan.by = "lowering"
-    lowered = model if own else model.copy()
+    lowered, opset = model.changing() if own else model.copy(), model.opset
     admit(lowered, plan, rest=rest, io=io or {}, journal=journal, newest=newest)
-    float_constants(lowered, journal)
+    changed = float_constants(lowered, journal) > 0 or lowered.opset != opset
+    # what is known of a graph as it came need not be found out of its copy
+    seen = lowered if changed else model
+    with seen.settled():
+        facts, sound = seen.facts(), _types_agree(seen.skeleton())
+    # says no more of any type or shape
     state_kernel_shapes(lowered, journal)
-    with lowered.settled():
-        facts, sound = lowered.facts(), _types_agree(lowered.skeleton())
     types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {})
     if types.unchecked and _has_short(plan, rest):
         journal.noted(Code.UNCHECKED())

@@ -165,7 +165,7 @@ class Rewriter:
         return self.types.node.get(reader.name, self.rest)
 
     def _clone(self, node: gs.Node, precision: Precision) -> gs.Node:
-        result = gs.Variable(self.names.take(f"{node.outputs[0].name}_{precision}"), shape=node.outputs[0].shape)
+        result = assemble.variable(self.names.take(f"{node.outputs[0].name}_{precision}"), shape=node.outputs[0].shape)
         name = self.names.take(f"{node.name}_{precision}")
         twin = assemble.node(DEQUANTIZE, name, dict(node.attrs), list(node.inputs), [result], node.domain)
         self.model.graph.nodes.append(twin)
@@ -271,7 +271,7 @@ class Rewriter:
                 return before
         key = (tensor.name, kind)
         if key not in self.converted:
-            result = gs.Variable(self.names.take(f"{tensor.name}_{kind}"), dtype=dtype_of(kind), shape=tensor.shape)
+            result = assemble.variable(self.names.take(f"{tensor.name}_{kind}"), dtype_of(kind), tensor.shape)
             name = self.names.take(f"{tensor.name}_to_{kind}")
             self.model.graph.nodes.append(make_node("Cast", name, [tensor], [result], to=kind.onnx_type))
             made = self.made[tensor.name]
@@ -294,8 +294,8 @@ class Rewriter:
                 out.dtype = dtype_of(kind)
                 continue
             producer = out.inputs[0]
-            inner = gs.Variable(self.names.take(f"{out.name}_{made}"), dtype=dtype_of(made), shape=out.shape)
-            result = gs.Variable(out.name, dtype=dtype_of(kind), shape=out.shape)
+            inner = assemble.variable(self.names.take(f"{out.name}_{made}"), dtype=dtype_of(made), shape=out.shape)
+            result = assemble.variable(out.name, dtype=dtype_of(kind), shape=out.shape)
             reroute(out, inner)
             producer.outputs[[t is out for t in producer.outputs].index(True)] = inner
             name = self.names.take(f"{out.name}_to_{kind}")

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.graph import assemble
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node, reroute
@@ -79,7 +80,7 @@ def float_weights(model: Model, journal: Journal) -> int:
         )
         weights = make_constant(tensors.take(f"{source.name}_float"), values.astype(np.float32), 1)
         name = nodes.take(f"{pair.dequantize.name}_{QUANTIZE}")
-        integers = gs.Variable(tensors.take(f"{source.name}_quantized"), dtype=np.dtype(np.int8))
+        integers = assemble.variable(tensors.take(f"{source.name}_quantized"), dtype=np.dtype(np.int8))
         if pair.zero is None:
             zero = make_constant(tensors.take(f"{source.name}_zero_point"), np.zeros(pair.scale.shape, np.int8))
             while len(pair.dequantize.inputs) > 2:
@@ -147,7 +148,7 @@ def convolve_pooled(model: Model, journal: Journal) -> int:
         reroute(flatten.outputs[0], pooled)
         for one in between:
             one.outputs[0].shape = pooled.shape
-        made = gs.Variable(names.take(f"{result.name}_map"), dtype=result.dtype)
+        made = assemble.variable(names.take(f"{result.name}_map"), dtype=result.dtype)
         node.op, node.attrs, node.outputs = "Conv", {"kernel_shape": [1, 1]}, [made]
         flatten.op, flatten.attrs, flatten.inputs, flatten.outputs = "Flatten", {"axis": 1}, [made], [result]
         journal.changed(node.name, Code.CONVOLVED(), Code.WRITES_OUTPUT())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from pydantic import ConfigDict, Field, Strict
@@ -251,8 +252,11 @@ class Collection:
             "made_from": self.made_from,
             "same": self.same,
         }
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(stream, head=np.array(json.dumps(head)), **arrays)
+        # histograms are zeros for the most part: packing them harder takes six times as long and saves a tenth
+        with atomic_path(path) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, values in {"head": np.array(json.dumps(head)), **arrays}.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                    np.lib.format.write_array(stream, values, allow_pickle=False)
 
     @classmethod
     def load(cls, path: Path) -> Collection:

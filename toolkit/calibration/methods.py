@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit.base.cpu import cores
 from toolkit.base.errors import RangesError, did_you_mean, did_you_mean_pattern
+from toolkit.base.in_threads import in_threads
 from toolkit.base.precision import Precision
 from toolkit.base.text import matching
 from toolkit.calibration.amax import DEFAULT, NAMES, amax_by
@@ -71,7 +72,7 @@ def make_ranges(
         )
 
     with ThreadPoolExecutor(cores()) as pool:
-        tensors = dict(zip(names, pool.map(one, names)))
+        tensors = dict(zip(names, in_threads(pool, cores(), one, names)))
     settings: dict[str, Any] = {"method": method, "percentile": percentile, "precision": str(precision)}
     settings.update(methods=dict(by_pattern or {}), weights=dict(profile_weights or {}))
     return Ranges(

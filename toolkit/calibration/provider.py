@@ -21,6 +21,7 @@ from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
+from toolkit.placement.pairs import close
 from toolkit.placement.place import place
 
 if TYPE_CHECKING:
@@ -245,7 +246,9 @@ class Calibrator:
         """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""
         facts = model.facts(self.data.profiles if self.data is not None else self.profiles)
         left = not_run(model)
-        wanted = set(place(model, facts, activation_matmul=True).activations) | set(tensors or ())
+        placement = place(model, facts, activation_matmul=True)
+        close(placement)
+        wanted = set(placement.activations) | set(tensors or ())
         made = [t.name for t in model.graph.inputs]
         made += [t.name for node in model.nodes for t in node.outputs if t.name not in left.tensors]
         taps = [name for name in made if name in wanted]

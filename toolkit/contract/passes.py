@@ -138,7 +138,7 @@ class Pass(BaseModel):
         """
         context = context if context is not None else Context()
         title = self.title()
-        before = model.signature()
+        before = model.changing().signature()
         previous = context.journal.by, context.plan.by, context.model
         context.journal.by = context.plan.by = title
         context.model = model

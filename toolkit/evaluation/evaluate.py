@@ -29,7 +29,7 @@ from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import Session, own_session, session
+from toolkit.graph.sessions import Session, drop_large_session, own_session, session
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import QUANTIZE
@@ -155,6 +155,7 @@ def evaluate(
         exact, rescaled, told = node_reference(reference, plain, float_session, data, few)
         result.notes += told
     del float_session
+    drop_large_session(reference)
     pairs = [pair for pair in comparable(exact, form.model) if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(

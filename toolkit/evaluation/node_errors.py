@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.cpu import cores
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
+from toolkit.base.in_threads import in_threads
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.progress import Progress
 from toolkit.base.types import Array
@@ -149,8 +150,7 @@ def node_errors(
                 like = [(node, ref, sub) for node, ref, sub in within if a[ref].shape == b[sub].shape]
                 jobs = [partial(found[node].add, a[ref], b[sub]) for node, ref, sub in like]
                 jobs += [partial(watched[name].add, a[name]) for name in group if name in watched]
-                for done in [pool.submit(job) for job in jobs]:
-                    done.result()
+                in_threads(pool, cores(), lambda job: job(), jobs)
                 state.took(part.count, [node for node, _, _ in like])
                 kept.summed(state, found, watched)
                 progress("layer errors", state.groups * wanted + state.samples, len(taps.groups) * wanted)

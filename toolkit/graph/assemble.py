@@ -1,12 +1,12 @@
 """Making onnx-graphsurgeon's nodes and tensors many at a time: the same objects as by its constructors.
 
 Those put every tensor of a node into lists that watch each other one by one, which takes most of the time that reading
-and copying a large graph does.
+and copying a large graph does. What is set here never asks for an object's ``__dict__``: Python keeps the attributes
+within the object until somebody does, in a third of the memory.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,14 +14,26 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.util.misc import SynchronizedList
 
+_TENSOR = "tensor_type"
+_set = object.__setattr__
+"""Past onnx-graphsurgeon's own, which looks for the lists of nodes and tensors at every attribute."""
 
-def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = "tensor_type") -> gs.Variable:
+
+def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = _TENSOR) -> gs.Variable:
     """A tensor that is computed; nothing makes or reads it yet."""
     made: gs.Variable = gs.Variable.__new__(gs.Variable)
-    held = made.__dict__
-    held["name"], held["dtype"], held["shape"], held["type"] = name, dtype, shape, kind
-    held["inputs"], held["outputs"] = _watching(made, "outputs"), _watching(made, "inputs")
+    _set(made, "name", name)
+    _set(made, "inputs", _watching(made, "outputs"))
+    _set(made, "outputs", _watching(made, "inputs"))
+    _set(made, "dtype", dtype)
+    _set(made, "shape", shape)
+    _set(made, "type", kind)
     return made
+
+
+def kind_of(tensor: gs.Variable) -> str:
+    """The kind of a computed tensor's type; one that was a constant before says nothing of it."""
+    return getattr(tensor, "type", _TENSOR)
 
 
 def constant(
@@ -29,11 +41,12 @@ def constant(
 ) -> gs.Constant:
     """A tensor of known values, which are shared; nothing reads it yet."""
     made: gs.Constant = gs.Constant.__new__(gs.Constant)
-    held = made.__dict__
-    held["name"], held["_values"], held["data_location"], held["_export_dtype"] = (
-        name, values, data_location, export_dtype,
-    )  # fmt: skip
-    held["inputs"], held["outputs"] = _watching(made, "outputs"), _watching(made, "inputs")
+    _set(made, "name", name)
+    _set(made, "inputs", _watching(made, "outputs"))
+    _set(made, "outputs", _watching(made, "inputs"))
+    _set(made, "_values", values)
+    _set(made, "data_location", data_location)
+    _set(made, "_export_dtype", export_dtype)
     return made
 
 
@@ -47,14 +60,18 @@ def node(
 ) -> gs.Node:
     """A node that reads and makes these tensors, which know it from now on."""
     made: gs.Node = gs.Node.__new__(gs.Node)
-    held = made.__dict__
-    held["op"], held["name"], held["attrs"], held["domain"] = op, name, attrs, domain
-    held["inputs"], held["outputs"] = _watching(made, "outputs"), _watching(made, "inputs")
-    list.extend(held["inputs"], inputs)
-    list.extend(held["outputs"], outputs)
-    for tensor in held["inputs"]:
+    read, gives = _watching(made, "outputs"), _watching(made, "inputs")
+    _set(made, "op", op)
+    _set(made, "name", name)
+    _set(made, "attrs", attrs)
+    _set(made, "inputs", read)
+    _set(made, "outputs", gives)
+    _set(made, "domain", domain)
+    list.extend(read, inputs)
+    list.extend(gives, outputs)
+    for tensor in read:
         list.append(tensor.outputs, made)
-    for tensor in held["outputs"]:
+    for tensor in gives:
         list.append(tensor.inputs, made)
     return made
 
@@ -75,17 +92,14 @@ def detach(nodes: Iterable[gs.Node]) -> None:
 
 def dismantle(graph: gs.Graph) -> None:
     """Give back the memory of a graph that nobody uses any more: its nodes and tensors hold one another."""
-    held: list[Any] = list(_parts(graph))
-    for sub in subgraphs(graph):
-        held += _parts(sub)
+    held: dict[int, gs.Node | gs.Tensor] = {}
+    for one in (graph, *subgraphs(graph)):
+        for node in one.nodes:
+            held.update((id(part), part) for part in (node, *node.inputs, *node.outputs))
     graph.nodes = []
-    for one in held:
-        one.__dict__.clear()
-
-
-def _parts(graph: gs.Graph) -> Iterator[gs.Node | gs.Tensor]:
-    yield from graph.nodes
-    yield from {id(t): t for one in graph.nodes for t in (*one.inputs, *one.outputs)}.values()
+    for part in held.values():
+        object.__delattr__(part, "inputs")
+        object.__delattr__(part, "outputs")
 
 
 def copied(graph: gs.Graph) -> gs.Graph:
@@ -97,11 +111,10 @@ def _copied(graph: gs.Graph, tensors: dict[int, gs.Tensor], functions: list[gs.F
     def twin(tensor: gs.Tensor) -> gs.Tensor:
         found = tensors.get(id(tensor))
         if found is None:
-            held = tensor.__dict__
             if isinstance(tensor, gs.Constant):
-                found = constant(held["name"], held["_values"], None, held["_export_dtype"])
+                found = constant(tensor.name, tensor._values, None, tensor._export_dtype)
             else:
-                found = variable(held["name"], held["dtype"], held["shape"], held["type"])
+                found = variable(tensor.name, tensor.dtype, tensor.shape, kind_of(tensor))
             tensors[id(tensor)] = found
         return found
 
@@ -109,7 +122,7 @@ def _copied(graph: gs.Graph, tensors: dict[int, gs.Tensor], functions: list[gs.F
     nodes = []
     for one in graph.nodes:
         read, gives = [twin(tensor) for tensor in one.inputs], [twin(tensor) for tensor in one.outputs]
-        attrs = OrderedDict(one.attrs)
+        attrs = dict(one.attrs)
         for name, value in attrs.items():
             if isinstance(value, gs.Graph):
                 attrs[name] = _copied(value, tensors, functions)
@@ -142,6 +155,13 @@ def reads(node: gs.Node) -> Iterator[str]:
         own = {tensor.name for inner in sub.nodes for tensor in inner.outputs}
         used = [name for inner in sub.nodes for name in reads(inner)]
         yield from (name for name in (*used, *(t.name for t in sub.outputs)) if name not in own)
+
+
+def outer(graph: gs.Graph) -> Iterator[str]:
+    """Names of the tensors that a subgraph takes from outside; its own subgraphs are not looked into."""
+    own = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
+    read = (*graph.outputs, *(t for node in graph.nodes for t in node.inputs))
+    yield from (t.name for t in read if t.name not in own)
 
 
 def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:

@@ -13,7 +13,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from toolkit.base.types import Array
-from toolkit.graph.assemble import subgraphs
+from toolkit.graph.assemble import kind_of, subgraphs
 from toolkit.graph.light import APART, LARGE, LightModel, fits_message, large_header
 from toolkit.graph.names import Names
 from toolkit.graph.stored import BITS
@@ -84,7 +84,7 @@ class NodeMessages:
 
     def typed(self, tensor: gs.Tensor) -> bytes:
         """The message of a tensor's name, type and shape, serialized."""
-        shape, kind = tensor.shape, tensor.__dict__.get("type", _TENSOR)
+        shape, kind = tensor.shape, kind_of(tensor)
         key = tensor.name, tensor.dtype, kind, None if shape is None else tuple(shape)
         found = self._types.get(key)
         if found is None:

@@ -12,7 +12,8 @@ class Facts:
     """What shape inference found: element types, and every tensor's shape at every corner of every profile.
 
     ``shapes[tensor]`` lists one shape a corner (one in all where there are no profiles); an unknown dimension is -1.
-    A tensor whose rank is unknown at any corner is missing.
+    A tensor whose rank is unknown at any corner is missing. Tensors of the same shapes share a list: put another in its
+    place to change one.
     """
 
     types: dict[str, int] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -77,7 +76,7 @@ class _Importer:
 
     def _node(self, proto: onnx.NodeProto, own: _Scope, around: tuple[_Scope, ...]) -> gs.Node:
         # what the subgraphs read and nobody has made yet is theirs, as onnx-graphsurgeon has it
-        attrs: dict[str, Any] = OrderedDict()
+        attrs: dict[str, Any] = {}
         for attribute in proto.attribute:
             self._attribute(attribute, attrs, own, around)
         inputs = []

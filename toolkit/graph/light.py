@@ -106,6 +106,15 @@ class SerializedModel:
         return LightModel(onnx.ModelProto.FromString(self.content), dict(self.weights), self.where)
 
 
+@dataclass
+class Skeleton:
+    """A graph's skeleton, serialized, the large weights that are not in it, and its fingerprint once asked for."""
+
+    content: bytes
+    weights: Mapping[str, Array]
+    fingerprint: str = ""
+
+
 def fits_message(size: int) -> bool:
     """Whether constants of so many bytes fit into one message."""
     return size <= PROTOBUF_LIMIT

@@ -17,7 +17,6 @@ import onnx_graphsurgeon as gs
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
-from toolkit.base.types import Array
 from toolkit.graph import assemble
 from toolkit.graph.accepted import accepted
 from toolkit.graph.block_functions import declare
@@ -25,7 +24,7 @@ from toolkit.graph.dimensions import dim_of
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.facts import Facts
 from toolkit.graph.importing import import_light
-from toolkit.graph.light import LightModel, SerializedModel, fits_message, weights_as_inputs
+from toolkit.graph.light import LightModel, SerializedModel, Skeleton, fits_message, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
@@ -76,6 +75,7 @@ class Model:
         self._known, self._inferred = NodeMessages(), Inferred()
         self._checked = b""
         self._found: dict[str, Any] | None = None
+        self._as_checked: dict[str, Any] | None = None
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -172,9 +172,17 @@ class Model:
         self.graph, self.metadata, self.props = other.graph, other.metadata, other.props
         self._forget()
 
-    def settle(self) -> Model:
-        """Say that nobody changes the graph any more, and give it back: what is found out of it is found out once."""
-        self._found = self._found if self._found is not None else {}
+    def settle(self, checked: bool = False) -> Model:
+        """Say that nobody changes the graph any more, nor did since it was ``checked``, and give it back.
+
+        What is found out of it is found out once.
+        """
+        self._found = self._found if self._found is not None else ((checked and self._as_checked) or {})
+        return self.changing()
+
+    def changing(self) -> Model:
+        """Drop what was found out when the graph was checked, since it will be changed; gives it back."""
+        self._as_checked = None
         return self
 
     @contextmanager
@@ -195,8 +203,12 @@ class Model:
             self._found[what] = found()
         return cast("T", self._found[what])
 
+    def drop(self, what: str) -> None:
+        """Give back what ``once`` keeps by a name."""
+        (self._found or {}).pop(what, None)
+
     def _forget(self) -> None:
-        (self._found or {}).clear()
+        (self.changing()._found or {}).clear()
 
     # ---------------------------------------------------------------- looking
 
@@ -254,13 +266,7 @@ class Model:
 
     def subgraph_tensors(self) -> set[str]:
         """Names of main-graph tensors that nodes inside subgraphs read."""
-        used: set[str] = set()
-        for node in self.graph.nodes:
-            for sub in assemble.bodies(node, recursive=True):
-                own = {t.name for n in sub.nodes for t in n.outputs} | {t.name for t in sub.inputs}
-                used |= {t.name for n in sub.nodes for t in n.inputs if t.name not in own}
-                used |= {t.name for t in sub.outputs if t.name not in own}
-        return used
+        return {name for n in self.graph.nodes for sub in assemble.bodies(n, True) for name in assemble.outer(sub)}
 
     def signature(self) -> Signature:
         """Names and types of inputs and outputs."""
@@ -356,11 +362,13 @@ class Model:
             operators.add((node.domain or "", node.op))
         self._forget()
         sort(self.graph, recurse=False)
-        content = self._skeleton_now().content
+        with self.settled():
+            content, found = self._skeleton_now().content, self._found
         digest = hashlib.sha256(content).digest()
         if digest != self._checked:
             accepted(content, operators)
             self._checked = digest
+        self._as_checked = found
         return onnx.ModelProto.FromString(content)
 
     def skeleton(self) -> onnx.ModelProto:
@@ -376,11 +384,11 @@ class Model:
             return made
         return cast("SerializedModel", self._found["exported"]).light()
 
-    def _skeleton_now(self) -> _Skeleton:
+    def _skeleton_now(self) -> Skeleton:
         return self.once("skeleton", self._made_skeleton)
 
     @collector_paused()
-    def _made_skeleton(self) -> _Skeleton:
+    def _made_skeleton(self) -> Skeleton:
         light = self._exported()
         # who made a file is no part of the graph
         light.proto.ClearField("producer_name")
@@ -388,13 +396,4 @@ class Model:
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
         declare(light.proto, imports_all=True)
         skeleton = weights_as_inputs(light.proto, light.weights)
-        return _Skeleton(skeleton.SerializeToString(deterministic=True), light.weights)
-
-
-@dataclass
-class _Skeleton:
-    """A graph's skeleton, serialized, the large weights that are not in it, and its fingerprint once asked for."""
-
-    content: bytes
-    weights: Mapping[str, Array]
-    fingerprint: str = ""
+        return Skeleton(skeleton.SerializeToString(deterministic=True), light.weights)

@@ -35,8 +35,11 @@ _AT_ONCE = 16
 """Inputs that go through the stretches of a model together: what they hand on is kept meanwhile."""
 MOST_NODES = 20_000
 """Nodes of a session; a model of more is run in stretches, cut where onnxruntime fuses nothing."""
+_STRETCH_NODES = 5_000
+"""Nodes of these stretches: one of 20,000 takes a quarter longer a node to load, and is no faster in a run."""
 _KEPT_BYTES = 32 << 20
 """Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
+_OWN = "session"
 _SHOWN = 4
 """Inputs whose shapes an error names: of a decoder's dozens the first say enough."""
 
@@ -238,8 +241,8 @@ def session(
 
     stretches = stretches_of(model, keeps)
     fits = len(stretches) == 1
-    if fits and as_written:
-        stretches, boundaries = by_nodes(model, MOST_NODES), None
+    if fits and as_written and len(model.proto.graph.node) > MOST_NODES:
+        stretches, boundaries = by_nodes(model, _STRETCH_NODES), None
     # a stretch is rewritten as the whole would be
     unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
 
@@ -266,7 +269,13 @@ def own_session(model: Model) -> Session:
     def load() -> Session:
         return session(model)
 
-    return model.once("session", load) if model.weight_bytes() <= _KEPT_BYTES else load()
+    return model.once(_OWN, load) if model.weight_bytes() <= _KEPT_BYTES else load()
+
+
+def drop_large_session(model: Model) -> None:
+    """Give back the session that ``own_session`` keeps of a model of very many nodes: it takes 8 kB a node."""
+    if len(model.graph.nodes) > MOST_NODES:
+        model.drop(_OWN)
 
 
 def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:

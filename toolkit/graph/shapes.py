@@ -68,6 +68,9 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> F
                 facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))
     for name, (kind, shape) in stored.items():
         facts.types[name], facts.shapes[name] = kind, [shape]
+    # thousands of tensors have one shape, and the facts of a few graphs are kept
+    same: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
+    facts.shapes = {name: same.setdefault(tuple(shapes), shapes) for name, shapes in facts.shapes.items()}
     return facts
 
 

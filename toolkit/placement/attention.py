@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from toolkit.graph import assemble
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -46,7 +47,7 @@ def scale_queries(model: Model, layers: Container[str]) -> dict[str, str]:
         if not free or not _softmax_behind(node.outputs[0]):
             continue
         query, result = matmul.inputs[0], node.outputs[0]
-        scaled = gs.Variable(names.take(f"{query.name}_scaled"), dtype=query.dtype, shape=query.shape)
+        scaled = assemble.variable(names.take(f"{query.name}_scaled"), dtype=query.dtype, shape=query.shape)
         node.inputs[1 - index], node.outputs[0] = query, scaled
         matmul.inputs[0], matmul.outputs[0] = scaled, result
         moved[node.name] = matmul.name

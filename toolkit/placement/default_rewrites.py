@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.base.types import Array
+from toolkit.graph import assemble
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
@@ -85,7 +86,7 @@ def biases_apart(model: Model) -> list[str]:
             continue
         values = np.asarray(model.constant(tensor)).reshape(-1, *[1] * (rank - 2))
         shaped = make_constant(names.take(f"{tensor.name}_apart"), values, onnx_type(tensor.dtype))
-        inner = gs.Variable(names.take(f"{result.name}_no_bias"), dtype=result.dtype, shape=result.shape)
+        inner = assemble.variable(names.take(f"{result.name}_no_bias"), dtype=result.dtype, shape=result.shape)
         del node.inputs[2]
         node.outputs[0] = inner
         added = make_node("Add", nodes.take(f"{node.name}_bias"), [inner, shaped], [result])

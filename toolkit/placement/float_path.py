@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.graph import assemble
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
@@ -81,7 +82,7 @@ class FloatPath:
         key = (id(source), ("cast", made, id(graph)), None)
         if key not in self._made:
             dtype = dequantize.inputs[1].dtype
-            cast = gs.Variable(self.names.take(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
+            cast = assemble.variable(self.names.take(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
             name = self.names.take(f"{dequantize.name}_Cast")
             graph.nodes.append(make_node("Cast", name, [source], [cast], to=made))
             self.casts[name] = source.name
@@ -149,7 +150,7 @@ class FloatPath:
             elif op == "Pad" and _fills(node):
                 inputs = [*inputs[:2], inputs[2] if 2 in data else self._zero(node, grid), *inputs[3:]]
         outputs = [
-            gs.Variable(self.names.take(f"{t.name}_float"), dtype=dtype, shape=t.shape)
+            assemble.variable(self.names.take(f"{t.name}_float"), dtype=dtype, shape=t.shape)
             for t in (node.outputs if op == "Split" else node.outputs[:1])
         ]
         twin = make_node(op, self.names.take(f"{node.name}_float"), inputs, outputs, **dict(node.attrs))

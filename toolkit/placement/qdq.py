@@ -101,7 +101,7 @@ class Inserter:
             values = np.maximum(values, np.float32(_SMALLEST_HALF))
         scale_tensor = make_constant(self.names.take(f"{tensor.name}_scale"), values, kind)
         zero = self._zero(values.shape)
-        stored = gs.Variable(self.names.take(f"{tensor.name}_quantized"), dtype=zero.dtype)
+        stored = assemble.variable(self.names.take(f"{tensor.name}_quantized"), dtype=zero.dtype)
         grid, attrs = [scale_tensor, zero], {} if pair.axis is None else {"axis": pair.axis}
         if pair.block:
             attrs["block_size"] = pair.block
@@ -124,7 +124,7 @@ class Inserter:
                 wide = self.model.constant(tensor)
                 assert wide is not None
                 read = make_constant(self.names.take(f"{tensor.name}_fp32"), wide, TensorProto.FLOAT)
-        stored = gs.Variable(self.names.take(f"{tensor.name}_quantized"), dtype=grid[-1].dtype)
+        stored = assemble.variable(self.names.take(f"{tensor.name}_quantized"), dtype=grid[-1].dtype)
         self._half(QUANTIZE, tensor, [read, *grid], stored, attrs, domain)
         return self._dequantize(tensor, stored, grid, {**attrs, "output_dtype": kind}, domain)
 
@@ -136,7 +136,7 @@ class Inserter:
         attrs: Mapping[str, int],
         domain: str | None = None,
     ) -> gs.Node:
-        result = gs.Variable(self.names.take(f"{tensor.name}_dequantized"), dtype=tensor.dtype, shape=tensor.shape)
+        result = assemble.variable(self.names.take(f"{tensor.name}_dequantized"), tensor.dtype, tensor.shape)
         return self._half(DEQUANTIZE, tensor, [stored, *grid], result, attrs, domain)
 
     def _half(

@@ -324,7 +324,7 @@ class _PairWriter:
             make_constant(self.tensors.take(f"{name}_zero_point"), np.zeros_like(scales), Precision.NVFP4.onnx_type),
         ]
         wide = make_constant(self.tensors.take(f"{name}_fp32"), weight, TensorProto.FLOAT)
-        stored = gs.Variable(self.tensors.take(f"{name}_quantized"), dtype=Precision.NVFP4.onnx_type)
+        stored = assemble.variable(self.tensors.take(f"{name}_quantized"), dtype=Precision.NVFP4.onnx_type)
         attrs = {"axis": -1, "block_size": block}
         self.model.graph.nodes.append(
             make_node(QUANTIZE, self.nodes.take(f"{node.name}_{QUANTIZE}"), [wide, *grid], [stored], **attrs)

@@ -122,7 +122,9 @@ class Quantizer(Pass):
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that get pairs; the model is prepared for them."""
-        return self.prepare(model, context).activations or None
+        placement = self.prepare(model, context)
+        close(placement)
+        return placement.activations or None
 
     # ---------------------------------------------------------------- the pass
 
@@ -184,9 +186,12 @@ class Quantizer(Pass):
 
     def _not_faster(self, model: Model, context: Context, bench: Bench, builds: int | None) -> dict[str, Finding]:
         """The nodes whose pairs do not pay, each with the reason; see ``not_faster``."""
-        if not units_of(model, self.placement(model, context)):
+        placement = self.placement(model, context)
+        close(placement)
+        if not units_of(model, placement):
             return {}
         placement = self.prepare(model, context)
+        close(placement)
         # here, so that all trials and the run itself share them
         ranges = self.ranges(model, placement, context)
         return not_faster(

@@ -228,7 +228,7 @@ class _Twins:
         if quantize.op != QUANTIZE:
             return plain
         # constants are nodes' own in each graph
-        grid = [gs.Constant(self.tensors.take(f"{t.name} twin"), t._values) for t in quantize.inputs[1:]]
+        grid = [assemble.constant(self.tensors.take(f"{t.name} twin"), t._values) for t in quantize.inputs[1:]]
         stored = self._like(quantize, [plain, *grid])
         return self._like(back, [stored, *grid])
 
@@ -240,7 +240,7 @@ class _Twins:
 
     def _like(self, node: gs.Node, inputs: list[gs.Tensor]) -> gs.Tensor:
         """What a node of the same operator makes of these inputs."""
-        out = gs.Variable(self.tensors.take(f"probe {node.op}"))
+        out = assemble.variable(self.tensors.take(f"probe {node.op}"))
         name = self.nodes.take(f"probe {node.op}")
         self.model.graph.nodes.append(assemble.node(node.op, name, dict(node.attrs), inputs, [out], node.domain))
         return out

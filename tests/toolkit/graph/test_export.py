@@ -265,3 +265,21 @@ def test_what_was_dropped_in_a_cycle_goes_where_the_process_has_grown(monkeypatc
         held[0], dropped = 401, ring()
         memory.give_back()
         assert dropped() is None and memory.held == 401
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="before, Python gave every object a dictionary at once")
+def test_what_is_read_and_copied_has_no_dictionaries_of_its_own(light):
+    graph = import_light(light)
+    for one in (graph, assemble.copied(graph)):
+        export(one)
+        held = [part for node, _ in assemble.walk(one) for part in (node, *node.inputs, *node.outputs)]
+        # attributes lie within the object as long as nobody asks for its dictionary
+        assert not any(isinstance(o, dict) and "inputs" in o for part in held for o in gc.get_referents(part))
+
+
+def test_a_constant_that_became_a_variable_is_copied_and_written():
+    graph = import_light(LightModel(normalise(residual_proto(), "the model")[0]))
+    weight = next(t for node in graph.nodes for t in node.inputs if isinstance(t, gs.Constant))
+    graph.inputs.append(weight.to_variable(np.float32, [1]))
+    twin = assemble.copied(graph)
+    assert content(export(twin).proto) == content(export(graph).proto)

@@ -22,7 +22,7 @@ from tests.conftest import (
     residual_proto,
     run,
 )
-from toolkit import Extent, Model, Profiles, ShapeProfile
+from toolkit import Context, Extent, Model, Profiles, ShapeProfile
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import ModelError, PassError
 from toolkit.graph import model as graph_model
@@ -431,3 +431,28 @@ def test_a_settled_graph_is_checked_in_the_order_that_checking_gives_it():
     with model.settled():
         model.skeleton()
         assert [node.name for node in model.check().graph.node] == model.node_names()
+
+
+def test_what_checking_found_holds_until_the_graph_is_changed(monkeypatch):
+    exported = []
+    whole = graph_model.export
+    monkeypatch.setattr(graph_model, "export", lambda *given: exported.append(given) or whole(*given))
+    model = Model.from_proto(residual_proto())
+    model.check()
+    before = model.settle(checked=True).to_bytes()
+    assert len(exported) == 1 and before == Model.from_proto(residual_proto()).settle().to_bytes()
+    # a settled graph is not said to be as it was checked, nor is one that a pass or the model itself changed since
+    for changes in (Model.tidy, Model.changing, lambda one: FoldConstants().apply(one, Context())):
+        other = Model.from_proto(residual_proto())
+        other.check()
+        changes(other)
+        other.nodes[0].name = "renamed"
+        exported.clear()
+        assert "renamed" in [node.name for node in other.settle(checked=True).skeleton().graph.node]
+        assert len(exported) == 1
+
+
+def test_types_and_shapes_of_one_kind_are_held_once(residual):
+    found = residual.facts()
+    lists = {id(shapes): tuple(shapes) for shapes in found.shapes.values()}
+    assert len(set(lists.values())) == len(lists) < len(found.shapes)

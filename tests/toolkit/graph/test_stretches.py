@@ -283,6 +283,7 @@ def test_a_graph_of_many_nodes_is_cut_in_front_of_layers_and_computes_the_same(b
     wanted = ["x2", "relu0", "y", "back3", "x0"]
     whole = session(model, wanted, threads=1).run({"x0": x})
     monkeypatch.setattr(sessions, "MOST_NODES", 9)
+    monkeypatch.setattr(sessions, "_STRETCH_NODES", 9)
     light = model.to_light()
     opened = session(light, wanted, threads=1)
     # the sessions take the place of the message

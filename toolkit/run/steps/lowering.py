@@ -71,6 +71,6 @@ class LoweringStep(Step[LoweringRecord]):
         )
         path = self.folder.path / _MODEL
         lowered.say(sentence)
-        save_for(backend, settings, lowered.model.settle(), path)
+        save_for(backend, settings, lowered.model.settle(checked=True), path)
         files = relative(self.folder, *model_files(path))
         return LoweringRecord(plan=lowered.plan, journal=journal, files=files).holding(lowered.model)

@@ -129,7 +129,7 @@ class PassesStep(Step[PassesRecord]):
                 raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
             raise
         model.source = None
-        model.settle()
+        model.settle(checked=True)
         ranges = self._observed(model, context)
         if ranges is not None:
             self._diagnose(ranges, journal, model)
