@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,8 @@ def outlier_ratio(histogram: Histogram) -> float | None:
 
 
 def _without_zeros(histogram: Histogram) -> Histogram:
-    twin = histogram.scaled(1)
+    # its counts are shared: nobody adds to either
+    twin = copy(histogram)
     twin.zeros = 0
     return twin
 
@@ -69,7 +71,7 @@ def picture(histogram: Histogram) -> list[float]:
         return [0.0] * _PICTURE
     cumulated = np.concatenate([[0], np.cumsum(histogram.counts[:used])])
     at = np.interp(np.linspace(0, used, _PICTURE + 1), np.arange(used + 1), cumulated)
-    return [round(float(share), 5) for share in np.diff(at) / total]
+    return [round(share, 5) if share else 0.0 for share in (np.diff(at) / total).tolist()]
 
 
 @dataclass(frozen=True)

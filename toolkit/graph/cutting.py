@@ -120,9 +120,11 @@ class Cut:
             found.append((nodes, reads, made))
         result: list[Stretch] = []
         for number, (nodes, reads, made) in enumerate(found):
-            later = {name for _, other, _ in found[number + 1 :] for name in other} | self._outputs
-            gives = sorted((made & later) - made_before)
-            made_before |= set(gives)
+            later = {name for _, other, _ in found[number + 1 :] for name in other}
+            # what constants' nodes make is made in several stretches, and given by the first
+            given = (made & later | made & self._outputs) - made_before
+            made_before |= given
+            gives = sorted(given)
             stored = {name for index in nodes for name in self._reads[index] if name in self._constants}
             weights = sorted(name for name in stored if name in self._weights)
             constants = sorted(stored, key=lambda name: self._constants[name])

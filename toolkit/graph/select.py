@@ -6,6 +6,7 @@ Nodes in the bodies of If, Loop and Scan are never quantized and keep their type
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from toolkit.base.errors import RecipeError, did_you_mean, did_you_mean_pattern
 from toolkit.base.text import matching
@@ -134,7 +135,11 @@ def choose(
     setting: str = "nodes",
 ) -> dict[str, str]:
     """Nodes that any of the three ways chooses, each with what chose it."""
-    found = by_stretch(model, stretches, f"{setting} between")
-    found.update(by_op(model, ops, f"{setting} op"))
-    found.update(by_name(model, names, setting))
+    found: dict[str, str] = {}
+    # each walks the whole graph before it looks for anything
+    for way, given, word in (
+        (by_stretch, stretches, f"{setting} between"), (by_op, ops, f"{setting} op"), (by_name, names, setting),
+    ):  # fmt: skip
+        wanted: list[Any] = list(given)
+        found.update(way(model, wanted, word) if wanted else {})
     return found

@@ -170,7 +170,9 @@ class Stretched:
                     del inner
                     # what waits for the other samples is spilled where it is much
                     state.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
-                held[index] = {name: value for name, value in state.items() if name in wanted or name in later}
+                # what is alive has a reader that comes, or is wanted: looking through all of it would be square
+                for name in {*one.reads, *gives} - later - wanted:
+                    state.pop(name, None)
                 if kept is not None:
                     passed = {name: held[index][name] for name in later if name in held[index]}
                     kept.keep(keys[index], number + 1, {n: v for n, v in passed.items() if n not in feeds[index]})

@@ -136,13 +136,16 @@ class _Reader:
             )
         weights = self._weights(node)
         if weights is not None:
-            even = self.helpers.passes(layer.node).get(Harm.UNEVEN_WEIGHTS, "")
-            found += weight_causes(weights, node.inputs[1].name, precision, even)
+            found += weight_causes(weights, node.inputs[1].name, precision, lambda: self._evening(layer))
         sides = self._sides(node, read, precision)
         if sides:
             found.append(self._rounding(sides, read, share))
         small = cheap(share, weights) if layer.macs else None
         return [*found, small] if small is not None else found
+
+    def _evening(self, layer: LayerInfo) -> str:
+        """The helper pass that evens out a layer's weights; empty where there is none."""
+        return self.helpers.passes(layer.node).get(Harm.UNEVEN_WEIGHTS, "")
 
     def _passes(self, layer: LayerInfo, known: Range) -> list[str]:
         """Helper passes, where the tensor's values leave most of the levels unused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -181,13 +181,19 @@ def other_method(tensor: str, known: Range) -> MethodSetting | None:
     return MethodSetting("mse", tensor)
 
 
-def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, helper: str) -> list[Cause]:
-    """Whether one input channel's weights take the levels from all others; ``helper`` is a pass that evens them out."""
+def weight_causes(
+    layer: LayerWeights, tensor: str, precision: Precision, evening: Callable[[], str]
+) -> list[Cause]:
+    """Whether one input channel's weights take the levels from all others.
+
+    ``evening`` names a pass that evens them out, empty where none does: to find one takes walks over the whole graph.
+    """
     reach = layer.in_range()
     typical = float(np.median(reach[reach > 0])) if (reach > 0).any() else 0.0
     uneven = float(reach.max()) / typical if typical else 1.0
     if uneven < UNEVEN or precision is not Precision.INT8:
         return []
+    helper = evening()
     remedy = CauseCode.APPLY_PASS(passes=(helper,)) if helper else CauseCode.KEEP_FLOAT()
     return [Cause(CauseKind.UNEVEN_WEIGHTS, tensor, uneven, CauseCode.UNEVEN_WEIGHTS(ratio=uneven), remedy)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from toolkit.calibration.diagnosis import unlike_profiles
@@ -129,6 +130,10 @@ class _Doctor:
         # without profiles the samples know sizes that the model does not declare
         self.work = work_of(simulation.model, simulation.facts)
 
+    def _evening(self, layer: str) -> str:
+        """The helper pass that evens out a layer's weights; empty where there is none."""
+        return self.helpers.passes(layer).get(Harm.UNEVEN_WEIGHTS, "")
+
     def causes(self, group: GroupResult) -> list[Cause]:
         """Why this layer is bad: its tensors, its rounding, what hangs on it, what keeping it costs."""
         node = self.switches.nodes[group.name]
@@ -136,8 +141,8 @@ class _Doctor:
         found = self._tensors(group.name, local)
         layer = self._weights(group.name)
         if layer is not None:
-            helper = self.helpers.passes(group.name).get(Harm.UNEVEN_WEIGHTS, "")
-            found += weight_causes(layer, node.inputs[1].name, self.switches.precision, helper)
+            evening = partial(self._evening, group.name)
+            found += weight_causes(layer, node.inputs[1].name, self.switches.precision, evening)
         unlike = self._unlike(local) if local is not None else []
         if unlike:
             found = [*unlike, *found]

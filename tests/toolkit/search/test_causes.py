@@ -83,16 +83,16 @@ def test_weights_by_input_channel_and_their_own_sqnr():
     model = chain(2, 32)
     weight = np.array(model.constant(model.node("layer0").inputs[1]))
     even = LayerWeights(model, model.node("layer0"))
-    assert weight_causes(even, "w", Precision.INT8, "equalize") == []
+    assert weight_causes(even, "w", Precision.INT8, lambda: "equalize") == []
     weight[5] *= 100
     model.node("layer0").inputs[1] = make_constant("uneven", weight)
     layer = LayerWeights(model, model.node("layer0"))
-    (cause,) = weight_causes(layer, "uneven", Precision.INT8, "")
+    (cause,) = weight_causes(layer, "uneven", Precision.INT8, str)
     assert cause.value > 50 and cause.remedy == KEEP
-    assert weight_causes(layer, "uneven", Precision.INT8, "equalize")[0].remedy == CauseCode.APPLY_PASS(
+    assert weight_causes(layer, "uneven", Precision.INT8, lambda: "equalize")[0].remedy == CauseCode.APPLY_PASS(
         passes=["equalize"]
     )
-    assert weight_causes(layer, "uneven", Precision.FP8, "equalize") == []
+    assert weight_causes(layer, "uneven", Precision.FP8, lambda: "equalize") == []
     # a step of amax / 127, errors uniform within it
     flat = np.linspace(-1, 1, 20_001, dtype=np.float32).reshape(-1, 1)
     expected = 10 * np.log10(np.mean(flat.astype(np.float64) ** 2) / ((1 / 127) ** 2 / 12))
