@@ -42,6 +42,9 @@ _WRITTEN = {
 }
 """Weights are written beside the message, from where they are mapped."""
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
+_BUSY_US, _WAITS_BRIEFLY = "10", (1, 27)
+"""Microseconds that a thread waits busily for more work, and the first version that can be told: about what waking it
+takes, in which most operators hand on to the next."""
 _SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
 """Where in onnxruntime's source a check failed, with the C++ of it."""
 _TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
@@ -149,7 +152,10 @@ def _options(threads: int, as_written: bool, arena: bool) -> Any:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.intra_op_num_threads = threads
     # idle threads that wait busily take the cores from what runs in between: other sessions, numpy, the user's code
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if _version() >= _WAITS_BRIEFLY:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _BUSY_US)
+    else:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = arena
@@ -158,13 +164,16 @@ def _options(threads: int, as_written: bool, arena: bool) -> Any:
 
 def _places(model: LightModel) -> dict[str, FilePlace]:
     """The weights that onnxruntime maps from their files itself: of what it is given in memory it makes a copy."""
-    import onnxruntime as ort
-
-    version = tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
-    if os.name != "posix" or version < _MAPS_FILES:
+    if os.name != "posix" or _version() < _MAPS_FILES:
         return {}
     found = {name: place_of(value) for name, value in model.weights.items()}
     return {name: place for name, place in found.items() if place is not None}
+
+
+def _version() -> tuple[int, ...]:
+    import onnxruntime as ort
+
+    return tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
 
 
 @contextmanager

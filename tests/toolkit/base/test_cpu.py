@@ -70,7 +70,9 @@ def test_without_control_groups_there_is_no_quota(tmp_path):
     assert cpu.quota(tmp_path / "missing", tmp_path) == math.inf
 
 
-@pytest.mark.parametrize(("allowed", "paid", "found", "threads"), [(4, 2.5, 3, 3), (4, 0.5, 1, 1), (64, math.inf, 64, 16)])
+@pytest.mark.parametrize(
+    ("allowed", "paid", "found", "threads"), [(4, 2.5, 3, 3), (4, 0.5, 1, 1), (64, math.inf, 64, 16)]
+)
 def test_threads_are_no_more_than_cpus_that_are_paid_for(monkeypatch, allowed, paid, found, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False)
     monkeypatch.setattr(cpu, "quota", lambda groups, root: paid)
@@ -80,7 +82,16 @@ def test_threads_are_no_more_than_cpus_that_are_paid_for(monkeypatch, allowed, p
     model = build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]}, {})
     opened = {given: session(model, threads=given)._inner.get_session_options() for given in (None, 2)}
     assert {given: one.intra_op_num_threads for given, one in opened.items()} == {None: threads, 2: 2}
-    assert opened[None].get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize(
+    ("version", "setting", "value"), [("1.26.0", "allow_spinning", "0"), ("1.27.0", "spin_duration_us", "10")]
+)
+def test_threads_of_sessions_hardly_wait_busily(monkeypatch, version, setting, value):
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    model = build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]}, {})
+    options = session(model)._inner.get_session_options()
+    assert options.get_session_config_entry(f"session.intra_op.{setting}") == value
 
 
 def blas_now():
