@@ -9,6 +9,7 @@ from toolkit import Array, Code, Context, Facts, Finding, Model, Names, Pass, Ro
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALINGS = frozenset({"Mul", "Add", "Sub", "Div"})
+_BY_RANK = _SCALINGS | {"MatMul"}
 _FOLDED = _SCALINGS | {"BatchNormalization"}
 _WHY = Code.SCALES_CHANNELS()
 
@@ -31,7 +32,9 @@ class FoldBatchNorm(Pass):
     def apply(self, model: Model, context: Context) -> None:
         """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
         # most graphs need no ranks, and inferring them costs more than all the folding
-        facts = model.facts(context.profiles) if any(_needs_rank(model, node) for node in model.nodes) else Facts()
+        nodes = model.nodes
+        by_rank = any(node.op in _BY_RANK for node in nodes) and any(_needs_rank(model, node) for node in nodes)
+        facts = model.facts(context.profiles) if by_rank else Facts()
         names, inner = model.tensor_names(), model.subgraph_tensors()
         for node in model.nodes:
             if node.op not in _LAYERS:
@@ -139,7 +142,8 @@ def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:
 def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) -> tuple[Array, Array] | None:
     """Gain and offset by channel of a node that scales and shifts ``source``, or None where it does not."""
     if node.op == "BatchNormalization":
-        if len([t for t in node.outputs if not t.is_empty()]) > 1 or node.attrs.get("training_mode", 0):
+        several = len(node.outputs) > 1 and len([t for t in node.outputs if not t.is_empty()]) > 1
+        if several or node.attrs.get("training_mode", 0):
             return None
         values = [model.constant(t) for t in node.inputs[1:5]]
         if any(v is None for v in values):
