@@ -53,6 +53,7 @@ class Calibrator:
         tactic_sources: the kernel libraries that engine may use; TensorRT's default where None.
         collected: statistics collected before, which are taken instead of running the model.
         profiles: the shape profiles, where there is no data that knows them.
+        extremes: whether the extremes of tensors that need no histogram are collected too, for float16's limits.
     """
 
     data: CalibrationData | None
@@ -72,6 +73,7 @@ class Calibrator:
     device: str = "cpu"
     tactic_sources: Sequence[str] | None = None
     profiles: Profiles | None = None
+    extremes: bool = True
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
     _told: set[Finding] = field(default_factory=set)
@@ -119,7 +121,7 @@ class Calibrator:
         return ranges
 
     def on_part(self) -> Calibrator:
-        """The same calibration on a quarter of the samples, evenly spread, kept in memory alone.
+        """The same calibration on a quarter of the samples, evenly spread, kept in memory alone: ranges, for a trial.
 
         Itself where these are few, or where one profile may be left without any.
         """
@@ -128,8 +130,9 @@ class Calibrator:
         if data is None or self.collected is not None or several or len(data) < _PARTS * _LEAST_PART:
             return self
         return replace(
-            self, data=data.split(1 - 1 / _PARTS)[0], keep=None, journal=None, progress=None, _made={}, _told=set()
-        )
+            self, data=data.split(1 - 1 / _PARTS)[0], keep=None, journal=None, progress=None, extremes=False, _made={},
+            _told=set(),
+        )  # fmt: skip
 
     def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:
         """Refuse what the model shows before it is run.
@@ -254,7 +257,7 @@ class Calibrator:
         taps = [name for name in made if name in wanted]
         scalars = []
         forms = Forms(model, facts)
-        for node in model.nodes:
+        for node in model.nodes if self.extremes else ():
             if node.op in (QUANTIZE, DEQUANTIZE, "Constant") or node.op in MOVERS:
                 continue
             for tensor in node.outputs:

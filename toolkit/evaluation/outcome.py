@@ -15,6 +15,9 @@ from toolkit.evaluation.difference import Difference, is_float, same_argmax
 from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, Rows
 from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_errors
 
+_AT_ONCE = 1 << 16
+"""Scores that are looked at at a time: what is made of them stays in a core's cache."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -165,10 +168,14 @@ def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array) -> None:
     if not usable.all():
         # a class that is masked by -inf is none; infinity less itself would be NaN
         wanted, found = np.where(usable, wanted, MASKED), np.where(usable, found, MASKED)
-    part.kl += _divergence(wanted, found)
     part.positions += wanted.size // wanted.shape[-1]
-    gaps, errors = gaps_and_errors(wanted, found)
-    part.gaps[name], part.errors[name] = gaps.reshape(-1), errors.reshape(-1)
+    rows, others = (values.reshape(-1, values.shape[-1]) for values in (wanted, found))
+    at_once, told = max(1, _AT_ONCE // rows.shape[1]), []
+    for begin in range(0, len(rows), at_once):
+        some, other = rows[begin : begin + at_once], others[begin : begin + at_once]
+        part.kl += _divergence(some, other)
+        told.append(gaps_and_errors(some, other))
+    part.gaps[name], part.errors[name] = (np.concatenate(one) for one in zip(*told))
     _share(part, name, same_argmax(wanted, found))
 
 
@@ -178,14 +185,18 @@ def _share(part: BatchOutcome, name: str, same: Array) -> None:
 
 
 def _divergence(wanted: Array, found: Array) -> float:
-    p, q = _log_softmax(wanted), _log_softmax(found)
-    return float(np.sum(np.exp(p) * (p - q)))
+    """Kullback and Leibler's, of softmax over the classes, in nats; summed over the rows of [positions, classes]."""
+    a, b = _below_most(wanted), _below_most(found)
+    apart = a - b
+    weights, others = np.exp(a, out=a), np.exp(b, out=b)
+    sums = weights.sum(axis=1)
+    return float((np.einsum("rc,rc->r", weights, apart) / sums + np.log(others.sum(axis=1) / sums)).sum())
 
 
-def _log_softmax(scores: Array) -> Array:
+def _below_most(scores: Array) -> Array:
     wide = scores.astype(np.float64)
-    wide = wide - wide.max(axis=-1, keepdims=True)
-    return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
+    wide -= wide.max(axis=1, keepdims=True)
+    return np.asarray(wide)
 
 
 def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float]:

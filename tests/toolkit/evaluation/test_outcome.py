@@ -18,6 +18,19 @@ def scores(samples, positions=1, classes=5, scale=1.0):
     return (RNG.standard_normal((samples, positions, classes)) * scale).astype(np.float32)
 
 
+def test_what_scores_tell_does_not_depend_on_how_many_there_are():
+    # more positions than are looked at at a time
+    wanted, found = scores(40, 9, 500, 3.0), scores(40, 9, 500, 0.1)
+    found += wanted
+    outcome = summed([compare({"y": wanted}, {"y": found}, ["y"])])
+    p, q = (np.exp(x.astype(np.float64)) / np.exp(x.astype(np.float64)).sum(-1, keepdims=True) for x in (wanted, found))
+    assert outcome.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-9)
+    best = np.sort(wanted, axis=-1).reshape(-1, 500)
+    part = compare({"y": wanted}, {"y": found}, ["y"])
+    np.testing.assert_array_equal(part.gaps["y"], best[:, -1] - best[:, -2])
+    np.testing.assert_allclose(part.errors["y"], (found - wanted).var(axis=-1, ddof=1).reshape(-1), rtol=1e-5)
+
+
 def test_expected_flips_of_even_errors_is_what_happens_on_average():
     wanted = RNG.standard_normal((4000, 2)).astype(np.float32)
     best = np.sort(wanted, axis=1)

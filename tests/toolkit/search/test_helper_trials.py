@@ -28,6 +28,9 @@ def test_a_trial_on_few_samples_is_paid_in_inferences_of_all_that_are_decided_on
     search = search_of(model, feeds(64))
     part = replace(search.context, provider=search.context.provider.on_part(), known_ranges=None)
     trial = search.on(model.copy(), part, 0.25)
+    # a trial needs ranges, and what float16 holds is asked of the model that is taken
+    seen, all_seen = part.known_ranges, search.context.known_ranges
+    assert set(seen.observed) == set(seen.tensors) < set(all_seen.observed)
     assert sum(feed.count for feed in trial.simulation.feeds) == 16 and search.decided_on == trial.decided_on == 64
     before = search.spending.priced
     few = trial.on_few()
