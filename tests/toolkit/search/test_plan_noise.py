@@ -43,6 +43,14 @@ def test_two_layers_that_are_only_good_together_stay_together():
     assert proposals.best("abc", 3.0, [frozenset()])[0] == ["c"]
 
 
+def test_who_wants_a_plan_soon_is_offered_one_that_is_likely_to_do():
+    harm = {f"layer{n}": 1.0 for n in range(12)}
+    noise, limit, price = PlanNoise(harm), NoiseLimit(12.0, 5.0, False), dict.fromkeys(harm, 1.0)
+    bold, careful = (Proposals(noise, limit, price, caution) for caution in (1.0, 3.0))
+    first, sure = (one.best(list(harm), 12.0, [])[0] for one in (bold, careful))
+    assert len(sure) > len(first) and bold.chance(sure) > max(bold.chance(first), 0.8)
+
+
 def test_the_limit_lies_between_what_met_the_budget_and_what_did_not():
     limit = NoiseLimit(1.0, None, True)
     at = np.log([0.5, 0.05, 0.0005])
