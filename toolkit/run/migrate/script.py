@@ -14,6 +14,7 @@ from toolkit.run.migrate.calls import ASSIGNED, BUILDER_FLAGS, CALLED
 from toolkit.run.migrate.command import TOOLS, Command, orders_of_commands, tool_of
 from toolkit.run.migrate.notebook import OUTPUT, SYSTEM
 from toolkit.run.migrate.order import Order
+from toolkit.run.migrate.pieces import Pieces
 from toolkit.run.migrate.polygraphy_script import polygraphy_calls
 from toolkit.run.migrate.reached import Reached
 from toolkit.run.migrate.selection import selection_of
@@ -95,7 +96,7 @@ class _ScriptReader(ast.NodeVisitor):
 
     def __init__(self, static: Static, tree: ast.Module) -> None:
         self.static, self.orders, self.commands = static, list[Order](), list[Command]()
-        self.where, self.reached = Whereabouts(static), Reached(tree, static)
+        self.where, self.reached, self.pieces = Whereabouts(static), Reached(tree, static), Pieces(static)
         self.classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         self.profiles: dict[str, int] = {}
         for target, made in _made(tree):
@@ -119,8 +120,9 @@ class _ScriptReader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """A function's body, under what has to hold where it is called."""
         outer, self.where.tests = self.where.tests, [*self.where.tests, *self.reached.conditions(node)]
+        held, self.pieces.held = self.pieces.held, dict(self.pieces.held)
         self.generic_visit(node)
-        self.where.tests = outer
+        self.where.tests, self.pieces.held = outer, held
 
     def visit_For(self, node: ast.For) -> None:
         """A loop, perhaps over layers."""
@@ -163,6 +165,7 @@ class _ScriptReader(ast.NodeVisitor):
         """``config.max_workspace_size = ...``, ``layer.precision = ...`` and their like."""
         self.visit(node.value)
         for target in node.targets:
+            self.pieces.assigned(target, node.value, self.where.tests)
             if isinstance(target, ast.Attribute):
                 self._attribute(target, node.value, node)
 
@@ -170,6 +173,8 @@ class _ScriptReader(ast.NodeVisitor):
         """``config.flags |= 1 << int(trt.BuilderFlag.FP16)``."""
         if isinstance(node.target, ast.Attribute) and node.target.attr == "flags":
             self._builder_flags(node.value, node)
+        elif isinstance(node.op, ast.Add):
+            self.pieces.added(node.target, node.value, self.where.tests)
         self.visit(node.value)
 
     def _attribute(self, target: ast.Attribute, value: ast.expr, node: ast.Assign) -> None:
@@ -230,6 +235,7 @@ class _ScriptReader(ast.NodeVisitor):
         for said in polygraphy_calls(node, self.static):
             self._say(said.term, said.value, node, said.why)
         name = self.static.name(node.func)
+        self.pieces.called(node, self.where.tests)
         if name in _RUNS and node.args:
             self._command(node)
         elif isinstance(node.func, ast.Attribute):
@@ -275,7 +281,11 @@ class _ScriptReader(ast.NodeVisitor):
             self._look(node)
 
     def _command(self, node: ast.Call) -> None:
-        value = self.static.spelled(node.args[0])
+        made = self.pieces.command(node.args[0], self.where.tests)
+        value = made.value if made is not None else UNKNOWN
+        for piece, test in made.left_out if made is not None else ():
+            said, line = ast.unparse(piece.node), getattr(piece.node, "lineno", 0)
+            self.orders.append(Order(None, None, said, line, MigrateCode.NOT_TAKEN(test=ast.unparse(test))))
         if isinstance(value, str) and any(tool in value for tool in TOOLS):
             commands = commands_in(value)
         elif isinstance(value, list) and value and tool_of(str(value[0])):
@@ -288,7 +298,8 @@ class _ScriptReader(ast.NodeVisitor):
             return
         for line, words in commands:
             self._say(None, None, node)
-            self.commands.append(Command(node.lineno + line - 1, words, self.orders.pop().why))
+            only = made.only if made is not None else {}
+            self.commands.append(Command(node.lineno + line - 1, words, self.orders.pop().why, only))
 
     def _model(self, path: ast.expr, node: ast.AST, sure: bool = False) -> None:
         value = self.static.value(path)
