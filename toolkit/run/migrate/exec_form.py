@@ -10,6 +10,12 @@ _LISTED = re.compile(
 )
 _WORD = re.compile(r"""\s*(?:'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"][^,]*))\s*(?:,|$)""")
 """A word of a list of YAML's: in quotation marks of either kind, or in none."""
+_OPENS = re.compile(r"(\s*(?:-\s+)?)(entrypoint|command|args)\s*:\s*")
+"""What a list with a word a line stands below."""
+_ITEM = re.compile(r"(\s*)-\s+(.*?)\s*", re.DOTALL)
+_QUOTED = re.compile(r"""'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
+_BLOCK = re.compile(r"[|>][+-]?\d*")
+"""What begins a text of several lines."""
 _BEGINS = re.compile(r"\s*(?:-\s+)?(?:FROM\s|(?:image|name)\s*:)", re.IGNORECASE)
 _ORDER = ("entrypoint", "command", "cmd", "args")
 """What a container runs, in the order in which its parts are joined."""
@@ -20,6 +26,10 @@ class ExecForms:
 
     def __init__(self) -> None:
         self._parts: dict[str, tuple[int, list[str]]] = {}
+        self._below: tuple[str, int] | None = None
+        """The part whose words follow, one a line, and how far its name is indented."""
+        self._text: int | None = None
+        """How far the dash is indented whose text of several lines follows."""
 
     def read(self, number: int, line: str) -> tuple[bool, list[tuple[int, list[str]]]]:
         """Take in a line.
@@ -27,7 +37,14 @@ class ExecForms:
         Returns:
             Whether the line is a part, and the commands that it ends, each with its line.
         """
-        found = _LISTED.fullmatch(line)
+        if self._item(line):
+            return True, []
+        found, opens = _LISTED.fullmatch(line), _OPENS.fullmatch(line)
+        if opens is not None:
+            done = self.ended() if opens[2] in self._parts else []
+            self._below = (opens[2], len(opens[1]))
+            self._parts[opens[2]] = (number, [])
+            return True, done
         if found is None:
             return False, self.ended() if _BEGINS.match(line) else []
         words = _listed(found[3])
@@ -39,11 +56,45 @@ class ExecForms:
         self._parts[part] = (number, words)
         return True, done
 
+    def _item(self, line: str) -> bool:
+        """Take in a line as a word of the list that is open, or as a part of its last one; whether it is that."""
+        if self._below is None:
+            return False
+        part, indent = self._below
+        words = self._parts[part][1]
+        depth = len(line) - len(line.lstrip())
+        if self._text is not None and (not line.strip() or depth > self._text):
+            words[-1] += f"{line.strip()}\n"
+            return True
+        self._text = None
+        found = _ITEM.fullmatch(line)
+        if not line.strip() or line.lstrip().startswith("#"):
+            return True
+        if found is None or depth < indent or _BEGINS.match(line):
+            self._below = None
+            return False
+        word = found[2]
+        if _BLOCK.fullmatch(word):
+            self._text = depth
+            words.append("")
+        else:
+            words.append(_scalar(word))
+        return True
+
     def ended(self) -> list[tuple[int, list[str]]]:
         """The command of the container that ends here."""
         parts = [self._parts[name] for name in _ORDER if name in self._parts]
-        self._parts = {}
+        self._parts, self._below, self._text = {}, None, None
+        parts = [(at, words) for at, words in parts if words]
         return [(parts[0][0], [word for _, words in parts for word in words])] if parts else []
+
+
+def _scalar(text: str) -> str:
+    """A word as YAML writes it."""
+    quoted = _QUOTED.fullmatch(text)
+    if quoted is None:
+        return text
+    return quoted[1].replace("''", "'") if quoted[1] is not None else re.sub(r"\\(.)", r"\1", quoted[2])
 
 
 def _listed(text: str) -> list[str]:

@@ -154,3 +154,47 @@ def test_marks_that_nothing_closes(text):
         read_shell(text)
     except QtoolError as error:
         assert "does not parse" in error.what
+
+
+def test_lists_with_a_word_a_line():
+    """As compose files and pods have them; quotations, comments, texts of several lines and lists on one line beside."""
+    compose = """
+services:
+  build:
+    image: trt
+    command:
+      - trtexec
+      - --onnx=a.onnx
+      # which precision
+      - "--fp16"
+      - '--shapes=x:1x3'
+    volumes:
+      - a:b
+  other:
+    image: trt
+    entrypoint:
+    - trtexec
+    command: ["--onnx=b.onnx"]
+"""
+    assert [words for _, words in commands_in(compose)] == [
+        ["trtexec", "--onnx=a.onnx", "--fp16", "--shapes=x:1x3"], ["trtexec", "--onnx=b.onnx"],
+    ]  # fmt: skip
+    pod = """
+spec:
+  containers:
+  - name: first
+    command:
+    - /bin/sh
+    - -c
+    args:
+    - |
+      set -e
+      trtexec --onnx=c.onnx --int8
+  - name: second
+    command: ["trtexec"]
+    args:
+    - --onnx=d.onnx
+"""
+    assert [words for _, words in commands_in(pod)] == [
+        ["trtexec", "--onnx=c.onnx", "--int8"], ["trtexec", "--onnx=d.onnx"],
+    ]  # fmt: skip
