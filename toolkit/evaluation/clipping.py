@@ -36,7 +36,7 @@ class Clipping:
     Attributes:
         amax: the largest magnitude that the tensor's pair keeps; None where it has no pair, and nothing is cut off.
         largest: the largest magnitude seen.
-        values: how many were seen; NaN, infinities and masks (magnitudes from 1e9 on) are left out.
+        values: how many were seen; NaN, infinities and masks (of -1e9 and the like) are left out.
         clipped: how many were beyond ``amax``.
         signal: the sum of their squares.
         noise: the sum of squares of what lies beyond ``amax``.

@@ -10,7 +10,8 @@ import numpy as np
 
 from toolkit.base.types import Array
 
-MASK, _FEW_SAMPLES = 1e9, 8
+MASK, _FEW_SAMPLES = 9e8, 8
+"""What is as large stands for no value: masks of -1e9 come with the score that they were added to."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Difference:
         if broken.any():
             self.broken += int(broken.sum())
         keep = usable & ~broken
-        # masks of -1e9 and beyond are no values: their difference would drown everything else
+        # the difference of masks would drown everything else
         keep &= np.abs(a) < MASK
         if not keep.all():
             a, b = np.where(keep, a, 0), np.where(keep, b, 0)
@@ -124,6 +125,7 @@ class Difference:
         if reference.ndim == 0 or not len(reference) or not np.isfinite(reference).all():
             return
         rows = np.asarray(reference, np.float64)
+        rows = np.where(np.abs(rows) < MASK, rows, 0.0)
         count, total = self.sums.get(rows.shape[1:], (0, np.zeros(rows.shape[1:])))
         self.sums[rows.shape[1:]] = count + len(rows), total + rows.sum(axis=0)
 

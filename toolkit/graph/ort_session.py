@@ -59,7 +59,7 @@ def unwanted_rewrites(
     return [
         *(_WRONG_REWRITES if as_written else ()),
         *(() if packed else _COPYING_REWRITES),
-        *(wrong_rewrites(proto) if any(op == "Transpose" for _, op in operators) else ()),
+        *(wrong_rewrites(proto) if any(op in ("Transpose", "ReduceMean") for _, op in operators) else ()),
         *idle_rewrites(operators),
         *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
     ]

@@ -65,12 +65,35 @@ _TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "
 """Operators that onnxruntime takes out, or into a MatMul as its factor, before it looks for a Transpose."""
 
 
+_WIDE_NORMS = ("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion")
+
+
 def wrong_rewrites(proto: onnx.ModelProto) -> list[str]:
     """The rewrites to leave out.
 
     ``MatmulTransposeFusion`` takes a Transpose into the MatMul whose first operand it gives; where the second one is a
     vector, onnxruntime 1.32 then multiplies it with rows in place of columns.
+    ``LayerNormFusion`` takes a Cast in front into the normalization: it has no kernel for one that reads float64.
     """
+    return [*_wrong_products(proto), *(_WIDE_NORMS if _normalizes(proto) and _is_wide(proto) else ())]
+
+
+def _normalizes(proto: onnx.ModelProto) -> bool:
+    ops = {node.op_type for node in all_nodes(proto.graph.node)}
+    return {"Cast", "ReduceMean"} <= ops
+
+
+def _is_wide(proto: onnx.ModelProto) -> bool:
+    """Whether something is computed in float64."""
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    kinds |= {value.type.tensor_type.elem_type for value in proto.graph.input}
+    for node in all_nodes(proto.graph.node):
+        if node.op_type in ("Cast", "Constant"):
+            kinds |= {one.i if one.name == "to" else one.t.data_type for one in node.attribute}
+    return onnx.TensorProto.DOUBLE in kinds
+
+
+def _wrong_products(proto: onnx.ModelProto) -> list[str]:
     ranks = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
     moved: set[str] = set()
     turned: set[str] = set()

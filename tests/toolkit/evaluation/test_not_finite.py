@@ -13,7 +13,7 @@ from toolkit import Model
 from toolkit.base.errors import DataError
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.difference import same_argmax
+from toolkit.evaluation.difference import Difference, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import OutputComparison
@@ -133,3 +133,20 @@ def test_samples_without_a_float_answer_are_said():
     compared.add({"y": wanted}, {"y": wanted}, None, 8)
     (note,) = [one for one in compared.result().notes if one.code is EvaluationCode.FLOAT_OUTPUT_NAN]
     assert note == EvaluationCode.FLOAT_OUTPUT_NAN(output="y", count=2, samples=8)
+
+
+def test_masks_are_no_values_whatever_they_were_added_to():
+    # -1e9 and a score is a little more than -1e9 in float32
+    wanted, found = (values((16, 4, 4), seed) * 100 for seed in (1, 2))
+    found = wanted + 0.1 * found
+    plain = Difference()
+    plain.add(wanted[:, :, 1:], found[:, :, 1:])
+    wanted[:, :, 0] -= np.float32(1e9)
+    found[:, :, 0] -= np.float32(1e9)
+    masked = Difference()
+    masked.add(wanted, found)
+    masked.follow(wanted)
+    assert abs(wanted[:, :, 0]).min() < 1e9 and masked.sqnr_db == pytest.approx(plain.sqnr_db)
+    assert not masked.steady
+    tally = judged("signal", wanted.reshape(16, -1), found.reshape(16, -1))
+    assert tally.level < 30

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import helper, parser
+from onnx import TensorProto, helper, parser
 
 from tests.benchmarks.bench_graph import SHAPES
+from tests.conftest import build, node, normal
 from toolkit.graph.model import Model
 from toolkit.graph.nodes import operators_of
 from toolkit.graph.rewrites import idle_rewrites, wrong_rewrites
@@ -79,12 +80,12 @@ def _optimised(proto: onnx.ModelProto, left_out: list[str], folder: Path) -> lis
     graph = onnx.load(path).graph
     known = {value.name: value.name for value in graph.input}
     known |= {one.name: repr(onnx.numpy_helper.to_array(one).tolist()) for one in graph.initializer}
-    for node in graph.node:
-        settings = sorted(one.SerializeToString(deterministic=True) for one in node.attribute)
-        made = repr((node.domain, node.op_type, [known.get(name, name) for name in node.input], settings))
+    for made_by in graph.node:
+        settings = sorted(one.SerializeToString(deterministic=True) for one in made_by.attribute)
+        made = repr((made_by.domain, made_by.op_type, [known.get(name, name) for name in made_by.input], settings))
         digest = hashlib.sha256(made.encode()).hexdigest()
-        known.update((name, f"{digest} {place}") for place, name in enumerate(node.output))
-    return sorted(known[name] for node in graph.node for name in node.output)
+        known.update((name, f"{digest} {place}") for place, name in enumerate(made_by.output))
+    return sorted(known[name] for made_by in graph.node for name in made_by.output)
 
 
 _FUSED = {
@@ -116,3 +117,23 @@ def test_no_rewrite_is_left_out_beside_what_is_written_out_as_a_function() -> No
     assert idle_rewrites({("", "Add"), ("mine", "Block")}) == []
     assert "MatMulAddFusion" in idle_rewrites({("", "Add")})
     assert "MatMulAddFusion" not in idle_rewrites({("", "Add"), ("", "MatMul")})
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_normalization_behind_float64_is_computed(wide):
+    """onnxruntime makes one node of the Cast and the normalization, for which it has no kernel."""
+    kind = TensorProto.DOUBLE if wide else TensorProto.FLOAT16
+    nodes = [
+        node("Cast", ["x"], ["d"], to=kind), node("Add", ["d", "half"], ["e"]), node("Cast", ["e"], ["f"], to=1),
+        node("ReduceMean", ["f"], ["m"], axes=[-1]), node("Sub", ["f", "m"], ["c"]), node("Pow", ["c", "two"], ["p"]),
+        node("ReduceMean", ["p"], ["v"], axes=[-1]), node("Add", ["v", "eps"], ["w"]), node("Sqrt", ["w"], ["s"]),
+        node("Div", ["c", "s"], ["n"]), node("Mul", ["n", "scale"], ["g"]), node("Add", ["g", "bias"], ["y"]),
+    ]  # fmt: skip
+    weights = {"two": np.float32(2), "eps": np.float32(1e-5), "scale": np.ones(8, np.float32),
+               "half": np.array(0.5, np.float64 if wide else np.float16), "bias": np.zeros(8, np.float32)}  # fmt: skip
+    proto = build(nodes, {"x": ["n", 4, 8]}, {"y": ["n", 4, 8]}, weights, opset=12)
+    x = normal(3, 4, 8)
+    c = x - x.mean(axis=-1, keepdims=True)
+    found = session(proto).run({"x": x})["y"]
+    np.testing.assert_allclose(found, c / np.sqrt(np.square(c).mean(axis=-1, keepdims=True) + 1e-5), atol=1e-5 if wide else 1e-2)
+    assert ("LayerNormFusionL1" in wrong_rewrites(proto)) is wide

@@ -12,7 +12,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.difference import is_float, same_argmax
+from toolkit.evaluation.difference import MASK, is_float, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.tasks.chance import MASKED, below_floor, expected_flips, gaps_and_errors
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
@@ -276,14 +276,14 @@ def flat(value: Array, last: int = 0) -> Array:
 def _judged(wanted: Array, found: Array, nothing: float) -> tuple[Array, Array]:
     """Two tensors of one shape with ``nothing`` in both where the float model gives no answer that could be lost.
 
-    That is NaN, and of values an infinity that the other model gives too.
+    That is NaN, and of values a mask or an infinity that the other model gives too.
     """
     if not is_float(wanted.dtype) or not is_float(found.dtype):
         return wanted, found
     a, b = (values if values.dtype.kind == "f" else values.astype(np.float32) for values in (wanted, found))
     unknown = np.isnan(a)
     if math.isfinite(nothing):
-        unknown |= np.isinf(a) & (a == b)
+        unknown |= (np.abs(a) >= MASK) & (np.abs(b) >= MASK) & ((a > 0) == (b > 0))
     if not unknown.any():
         return wanted, found
     return np.where(unknown, a.dtype.type(nothing), a), np.where(unknown, b.dtype.type(nothing), b)
