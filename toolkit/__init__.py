@@ -122,9 +122,9 @@ if TYPE_CHECKING:
     from toolkit.search.faster import measuring as measuring
     from toolkit.search.gpus import gpu_spec as gpu_spec
     from toolkit.search.helped import helped as helped
-    from toolkit.search.plan_search import Lower as Lower
     from toolkit.search.plan_search import PlanSearch as PlanSearch
     from toolkit.search.quantizer import Quantizer as Quantizer
+    from toolkit.search.real_types import Lower as Lower
     from toolkit.search.search_settings import SearchSettings as SearchSettings
     from toolkit.simulation.channels import collect_channels as collect_channels
     from toolkit.simulation.channels import forget_ranges as forget_ranges
@@ -198,7 +198,8 @@ _HOMES = {
     "search.faster": "measuring",
     "search.gpus": "gpu_spec",
     "search.helped": "helped",
-    "search.plan_search": "Lower PlanSearch",
+    "search.plan_search": "PlanSearch",
+    "search.real_types": "Lower",
     "search.search_settings": "SearchSettings",
     "search.quantizer": "Quantizer",
     "simulation.channels": "collect_channels forget_ranges sqnr_against",

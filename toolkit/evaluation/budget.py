@@ -13,6 +13,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.intervals import LimitStanding, enough, wilson
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
+from toolkit.evaluation.type_noise import TypeNoise
 
 ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 """The limits on noise, as ``Budget.lacks`` names them."""
@@ -50,6 +51,7 @@ class Budget:
         stands_in: whether ``min_unchanged`` stands for a drop of the metric that no labels tell: an answer that changes
             counts as much as it is likely to cost, and with a margin no more may be lost than the limit says, however
             few the answers are.
+        types: what the types that a plan runs in add to its simulation, which every plan has to leave room for.
     """
 
     max_drop: float | None = None
@@ -63,6 +65,7 @@ class Budget:
     min_unchanged: float | None = None
     by_task: bool = False
     stands_in: bool = False
+    types: TypeNoise | None = None
 
     def __post_init__(self) -> None:
         if all(limit is None for limit in (self.min_sqnr_db, *self.on_answers)) and not self.by_task:
@@ -85,6 +88,7 @@ class Budget:
             RecipeError: the budget limits a metric, and none was measured; or agreement, and no output has classes.
             DataError: a drop is limited, and the float model's own metric is no finite number.
         """
+        outcome = outcome if self.types is None else self.types.beside(outcome)
         found = {name: self._share_lack(one, outcome) for name, one in self._by_name(outcome, reference).items()}
         if self.min_value is not None:
             found["min_value"] = (self.min_value if self.higher_is_better else -self.min_value) - self._quality(outcome)
@@ -129,6 +133,22 @@ class Budget:
             return one.limit
         count = max(enough(one.limit), one.answers, 1)
         return wilson(one.limit * count, count, _ONE_SIDED * max(self.margin, 0.0))[0]
+
+    def left_of(self, one: ShareLimit) -> float:
+        """As ``allowed``, of what a plan may be expected to lose by its simulation alone: ``types`` add to it."""
+        allowed = self.allowed(one)
+        return allowed if self.types is None else self.types.left(allowed)
+
+    def most_noise(self, outcome: Outcome) -> float | None:
+        """The noise over signal that the limit on the SQNR leaves a plan by its simulation alone; None without one.
+
+        Args:
+            outcome: one like it: what must be spared depends on how far batches differ.
+        """
+        if self.min_sqnr_db is None:
+            return None
+        noise = 10 ** (-(self.min_sqnr_db + self.spare_db(outcome)) / 10)
+        return noise if self.types is None else max(noise - self.types.noise, 0.0)
 
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
         """Of the limits that allow a share of counted answers to be lost the one that is furthest missed."""
@@ -205,22 +225,6 @@ class Budget:
                   None if self.min_unchanged is None else 1.0 - self.min_unchanged]  # fmt: skip
         asked = [share for share in shares if share]
         return enough(min(asked)) if asked else 0
-
-    def tightened(self, lacks: Mapping[str, float]) -> Budget:
-        """The budget with every limit that was missed tightened by as much."""
-        margin = self.margin + max(lacks.get("sqnr_db", 0.0), lacks.get("variation_db", 0.0))
-        moved = {
-            name: (limit, lack) for name, lack in lacks.items() if (limit := getattr(self, name, None)) is not None
-        }
-        down = {name: max(limit - lack, 0.0) for name, (limit, lack) in moved.items()
-                if name in ("max_drop", "max_relative_drop")}  # fmt: skip
-        sign = 1.0 if self.higher_is_better else -1.0
-        up = {name: limit + (sign if name == "min_value" else 1.0) * lack
-              for name, (limit, lack) in moved.items() if name.startswith("min_")}  # fmt: skip
-        for name in ("min_agreement", "min_unchanged"):
-            if name in up:
-                up[name] = min(up[name], 1.0)
-        return replace(self, margin=margin, **down, **up)
 
     def _flips(self, outcome: Outcome) -> float:
         """The share of argmax changes to expect on other samples, from those seen and those that nearly happened."""

@@ -58,7 +58,8 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
         fewer = tried.on_few()
         after = tried.standing(fewer, before)
         fewer.rest()
-        if search.helps(name, before, after, {event.node for event in apart.journal.of("changed")}):
+        nodes = {event.node for event in apart.journal.of("changed")}
+        if search.helps(name, before, after, nodes, (few, trial, changed)):
             now, trial, last, before = tried, changed, apart, after
             kept.events += [replace(event, by=search.by) for event in apart.journal.of("changed")]
     context.progress("helpers", len(helpers), len(helpers))

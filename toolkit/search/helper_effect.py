@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.range_methods import NEARER, Standing
@@ -20,11 +21,13 @@ class HelperEffect:
         after: and with it.
         alone: how many layers it changed, and what these do by themselves without it and with it, all others float: the
             layers that a plan leaves out first hide what the others gain. None where that was not looked at.
+        in_types: what the float layers' type alone does without it and with it, where that speaks against it.
     """
 
     before: Standing
     after: Standing
     alone: tuple[int, Outcome, Outcome] | None = None
+    in_types: tuple[Outcome, Outcome] | None = None
 
     @classmethod
     def of(
@@ -47,14 +50,18 @@ class HelperEffect:
 
     @property
     def helps(self) -> bool:
-        """Whether it is worth a changed graph: all do clearly better, or what it changed loses 1 dB of noise."""
+        """Whether it is worth a changed graph: all do clearly better, or what it changed loses 1 dB of noise; and the
+        layers that stay float pay no more for it than they can.
+        """
+        if self.in_types is not None:
+            return False
         if self.alone is not None:
             return self.alone[2].noise < NEARER * self.alone[1].noise
         # by the number that is shown too
         better = self.after.outcome.sqnr_db > self.before.outcome.sqnr_db
         return better and self.after.clearly_better(self.before)
 
-    def finding(self, helper: str, dtype: str, metric: str | None, behind: str) -> Finding:
+    def finding(self, helper: str, dtype: str, metric: str | None, behind: str, rest: Precision) -> Finding:
         """The effect in dB, and in the task's measure where there is one."""
         before, after = self.before, self.after
         values: dict[str, Any] = {
@@ -66,4 +73,7 @@ class HelperEffect:
         if self.alone is not None:
             count, was, now = self.alone
             values |= {"layers": count, "alone_before_db": was.sqnr_db, "alone_db": now.sqnr_db}
+        if self.in_types is not None:
+            was, now = self.in_types
+            values |= {"rest": rest, "rest_before_db": was.sqnr_db, "rest_db": now.sqnr_db}
         return Code.SEARCH_HELPER(helper=helper, applied=self.helps, dtype=dtype, **values)

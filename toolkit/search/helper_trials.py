@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from toolkit.base.log import Log
 from toolkit.base.reads import needs_now
-from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
-from toolkit.evaluation.budget import Budget
+from toolkit.graph.model import Model
 from toolkit.search.cost import CostModel
 from toolkit.search.helper_effect import HelperEffect
-from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import meets
 from toolkit.search.range_methods import Standing, standing
+from toolkit.search.real_types import RealTypes
 from toolkit.search.search import Search
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.searched_plan import SearchedPlan
-from toolkit.search.spending import FLOAT_PRICE, Spending
+from toolkit.search.spending import FLOAT_PRICE
 from toolkit.search.times import gpu_for
 from toolkit.simulation.simulation import Simulation
 
 _FEW, _LEAST_FEW = 8, 8
 
 
-class HelperTrials:
+class HelperTrials(RealTypes):
     """The part of a search that comes before its plans are weighed.
 
     Attributes:
@@ -34,21 +32,11 @@ class HelperTrials:
         first: what ``first_plan`` found.
     """
 
-    quantizer: Quantizer
     settings: SearchSettings
-    context: Context
-    simulation: Simulation
-    spending: Spending
     name: str
     decided_on: int
     first: SearchedPlan | None = None
     _log: Log | None = None
-
-    if TYPE_CHECKING:
-
-        @property
-        def budget(self) -> Budget:
-            """See ``PlanSearch``."""
 
     def log(self) -> Log:
         """What was measured of plans, so that nothing is measured twice."""
@@ -109,7 +97,10 @@ class HelperTrials:
         self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
         return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
 
-    def helps(self, name: str, before: Standing, after: Standing, changed: Collection[str]) -> bool:
+    def helps(
+        self, name: str, before: Standing, after: Standing, changed: Collection[str],
+        forms: tuple[Simulation, Model, Model],
+    ) -> bool:  # fmt: skip
         """Whether a helper makes quantization clearly better; the journal gets what it does, in dB and in the metric.
 
         Args:
@@ -117,11 +108,16 @@ class HelperTrials:
             before: how all layers quantized do without it.
             after: and with it.
             changed: names of the nodes that it changed.
+            forms: this search's simulation on few samples, and the float model without the helper and with it.
         """
         part = after.samples / self.decided_on
         effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
+        if effect.helps and after.distance:
+            # what it costs the layers that stay float counts where some will
+            effect = replace(effect, in_types=self.louder_in_types(*forms))
         behind = self.simulation.behind(after.outcome.output)
-        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, self.simulation.settings.metric, behind))
+        metric, rest = self.simulation.settings.metric, self.context.rest
+        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, metric, behind, rest))
         return effect.helps
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:

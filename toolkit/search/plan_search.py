@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
-from toolkit.base.errors import ModelError, RecipeError
+from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
 from toolkit.base.settings import byte_size
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.contract.plan import PrecisionPlan
-from toolkit.contract.ranges import Ranges
-from toolkit.evaluation.budget import ON_NOISE, Budget
+from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
@@ -24,23 +21,23 @@ from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import plan_key
+from toolkit.search.real_types import Lower, best_known
 from toolkit.search.search import Search, SearchResult, all_float
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
-from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
+from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.timed_search import TimedSearch
 from toolkit.search.times import confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
 _ATTEMPTS = 3
+_PLAN_PRICE = 1.0
+"""In float inferences, about what a plan costs on all samples."""
 _WORTH = 0.5
 """A plan with less than this share of what all layers quantized would have is hardly worth having."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
-
-Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
-"""Gives a model the types that it will run in."""
 
 
 class PlanSearch(HelperTrials, TimedSearch):
@@ -177,6 +174,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         best = folder / f"{self.name}_best.json" if folder is not None else None
         log = self.log()
         otherwise: dict[str, dict[str, float]] = {}
+        known = self.first
 
         def run(demand: Budget) -> tuple[Simulation, SearchResult]:
             if timing.nothing_pays:
@@ -184,7 +182,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             search = Search(
                 simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges,
                 log=log, best=best, progress=context.progress, spending=self.spending, missed=otherwise,
-                known=self.first,
+                known=known,
             )  # fmt: skip
             found = search.run()
             if engines is not None and prefer == "time":
@@ -198,24 +196,21 @@ class PlanSearch(HelperTrials, TimedSearch):
             if little and self.spending.more():
                 context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
                 judged, found = run(demand)
-            self._check_in_types(found)
+            self.check_in_types(found)
             lacks = dict(found.lacks_in_types)
             if not lacks or found.rest_lacks:
                 break
-            last = attempt == _ATTEMPTS or self.spending.over
+            otherwise[plan_key(found.best.kept, found.best.amax)] = lacks
+            if found.types is not None:
+                demand = replace(demand, types=found.types.largest(demand.types))
+            known = best_known(found.plans, otherwise, demand, found.reference, prefer == "time")
+            # what only lacks some of its margin is worth more than nothing quantized
+            ended = known is None and found.limits_in_types and not self.spending.left(_PLAN_PRICE)
+            last = attempt == _ATTEMPTS or ended or (self.spending.over and known is None)
             missed = {"limits": list(lacks), "by": list(lacks.values())}
             context.journal.noted(Code.SEARCH_IN_TYPES(rest=context.rest, **missed, searches=attempt, last=last))
             if last:
                 break
-            if demand.min_sqnr_db is not None and "min_sqnr_db" in lacks:
-                # by less the plan that is known to miss it would be found again
-                had = found.best.outcome
-                lacks["min_sqnr_db"] += max(had.sqnr_db - demand.min_sqnr_db - demand.spare_db(had), 0.0)
-            noisy = {name: lack for name, lack in lacks.items() if name in ON_NOISE}
-            if len(noisy) < len(lacks):
-                # which of few answers change is chance: a tighter limit on them would be one on luck
-                otherwise[plan_key(found.best.kept, found.best.amax)] = lacks
-            demand = demand.tightened(noisy)
         if self.spending.over:
             context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
         found.idle = cost.idle(found.best.kept) if prefer == "time" else ()
@@ -268,36 +263,6 @@ class PlanSearch(HelperTrials, TimedSearch):
         few = None if found.lacks_in_types else self.budget.unproven(found.best.outcome, found.reference)
         return Code.SEARCH_UNPROVEN(why=few) if few is not None else None
 
-    def _check_in_types(self, found: SearchResult) -> None:
-        """Note how far a plan that meets the budget in float32 misses it in its real types; layers kept float run in
-        ``rest`` then.
-
-        The margin is not asked for again. Where the unquantized model in ``rest`` misses the budget too, the journal
-        says so, and no layer is blamed.
-        """
-        context, simulation = self.context, self.simulation
-        if not found.best.meets or context.rest is Precision.FP32 or self.reference is not None:
-            return
-        self.spending.pay(TYPES_PRICE)
-        reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
-        try:
-            found.lacks_in_types = plain.lacks(simulation.outcome_of(self._in_types(found)), reference)
-            if found.lacks_in_types:
-                found.rest_lacks = plain.lacks(simulation.outcome_of(self._in_types(None)), reference)
-        except ModelError as error:
-            found.lacks_in_types = {}
-            context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=error.what[:200]))
-        if alone := found.rest_lacks:
-            missed = Code.TYPE_MISSES(rest=context.rest, limits=list(alone), by=list(alone.values()))
-            context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
-
-    def _in_types(self, found: SearchResult | None) -> Model:
-        """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``."""
-        apart, trial = self.context.fork(), self.model.copy()
-        if found is not None:
-            self.take(found, trial, apart)
-            self.quantizer.insert(trial, apart)
-        return self.lower(trial, apart.plan, apart.known_ranges)
 
     def _record(self, found: SearchResult, simulation: Simulation, cost: CostModel, prefer: str) -> None:
         """Write search.json and tell the journal."""

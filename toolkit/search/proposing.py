@@ -110,13 +110,12 @@ class Proposing(Evaluations):
         everything = next((measure(plan.outcome) for plan in own if not plan.kept), sum(noise.harm))
         budget = self.budget
         near = min(own, key=lambda plan: (not plan.whole, self._rank(plan)), default=None)
-        spare = budget.spare_db(near.outcome) if near is not None else budget.margin
-        exact = 10 ** (-(budget.min_sqnr_db + spare) / 10) if budget.min_sqnr_db is not None else None
+        exact = budget.most_noise(near.outcome if near is not None else Outcome(0.0))
         limit = NoiseLimit(everything, exact, self._on_answers)
         for plan in own:
             worst = budget.worst_share(plan.outcome, self.simulation.runner.float_on(plan.batches))
             if worst is not None and worst.expected is not None and worst.expected >= worst.lost:
-                limit.saw_expected(measure(plan.outcome), worst.expected, budget.allowed(worst))
+                limit.saw_expected(measure(plan.outcome), worst.expected, budget.left_of(worst))
             elif worst is not None:
                 limit.saw_lost(
                     measure(plan.outcome), worst.likely, worst.answers, worst.limit / (1 + budget.margin / 2)

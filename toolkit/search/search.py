@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
+from toolkit.evaluation.type_noise import TypeNoise
 from toolkit.search.choosing_ranges import ChoosingRanges
 from toolkit.search.cost import CostModel
 from toolkit.search.range_methods import methods_of
@@ -43,7 +44,9 @@ class SearchResult:
         idle: groups of the best plan that would gain no time, where it was looked for the fastest.
         lacks_in_types: how far the best plan misses the budget in the types that it runs in, where its simulation in
             float32 meets it; empty where it meets it in these too, or cannot be run in them.
+        limits_in_types: whether it meets the budget's limits in these, and lacks some of its margin alone.
         rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
+        types: what the types that it runs in add to the best plan, where it misses the budget in them; else None.
         behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
     """
 
@@ -60,6 +63,8 @@ class SearchResult:
     idle: Collection[str] = ()
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
+    limits_in_types: bool = False
+    types: TypeNoise | None = None
     behind: str = ""
 
     def front(self) -> list[SearchedPlan]:

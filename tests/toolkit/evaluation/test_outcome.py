@@ -104,14 +104,6 @@ def test_noise_louder_than_what_varies_misses_any_budget_without_a_metric():
     assert Outcome.from_json(outcome.to_json()) == outcome
 
 
-def test_a_budget_is_tightened_by_what_lacked():
-    budget = Budget(max_drop=0.01, min_sqnr_db=20, min_agreement=0.9, margin=1.0)
-    tight = budget.tightened({"max_drop": 0.004, "min_sqnr_db": 2.0, "min_agreement": 0.03, "variation_db": 0.5})
-    assert (tight.max_drop, tight.min_sqnr_db, tight.min_agreement) == (pytest.approx(0.006), 22.0, pytest.approx(0.93))
-    assert tight.margin == 1.5
-    assert Budget(max_drop=0.001).tightened({"max_drop": 0.01}).max_drop == 0.0
-
-
 def test_how_many_samples_a_share_takes():
     assert Budget(min_agreement=0.95).enough() == 60
     assert Budget(min_agreement=0.95, max_drop=0.01).enough() == 300
@@ -169,10 +161,6 @@ def test_agreement_that_nothing_can_be_judged_by_is_no_budget():
     outcome = summed([compare({"y": scores(4)}, {"y": scores(4)}, [])])
     with pytest.raises(RecipeError, match="min_agreement cannot be judged"):
         Budget(min_agreement=0.9).lacks(outcome, outcome)
-
-
-def test_a_tightened_agreement_can_be_met():
-    assert Budget(min_agreement=0.98).tightened({"min_agreement": 0.05}).min_agreement == 1.0
 
 
 def test_an_embedding_is_not_judged_by_its_argmax():

@@ -75,6 +75,7 @@ def _helper(
     helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str, samples: int, output: str,
     behind: str = "", metric: str = "", before_share: float | None = None, after_share: float | None = None,
     layers: int = 0, alone_before_db: float | str = 0.0, alone_db: float | str = 0.0,
+    rest: str = "", rest_before_db: float | str = 0.0, rest_db: float | str = 0.0,
 ) -> str:  # fmt: skip
     text = f"{helper}: SQNR of {output_words(output, behind)} with all layers in {dtype.upper()} is {db(after_db)}"
     text += f" ({db(before_db)} before)"
@@ -87,6 +88,12 @@ def _helper(
             f"; with the {count(layers, 'layer')} alone that it changes {db(alone_db)} ({db(alone_before_db)} before)"
         )
     text += f", on {count(samples, 'sample')}"
+    if rest:
+        text += (
+            f"; not applied, since {rest.upper()} alone, with nothing quantized, has {db(rest_db)} with it "
+            f"({db(rest_before_db)} before), over half of the noise that the budget allows"
+        )
+        return f"{text}."
     return f"{text}." if applied else f"{text}; not applied."
 
 

@@ -1,0 +1,142 @@
+"""A search's plans in the types that they run in: the simulation computes in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from toolkit.base.errors import ModelError
+from toolkit.base.precision import Precision
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Ranges
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
+from toolkit.evaluation.type_noise import TypeNoise
+from toolkit.graph.model import Model
+from toolkit.search.quantizer import Quantizer
+from toolkit.search.racing import plan_key
+from toolkit.search.range_methods import NEARER
+from toolkit.search.search import SearchResult
+from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.spending import FLOAT_PRICE, TYPES_PRICE, Spending
+from toolkit.simulation.simulation import Simulation
+
+_ASKED = 0.9
+"""How much of its margin a plan must still have in its types: plans are chosen at its edge, and what the types add is
+known of other plans to some percent."""
+
+Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
+"""Gives a model the types that it will run in."""
+
+
+class RealTypes:
+    """The part of a search that runs a plan, or the unquantized model, in the types that they will run in."""
+
+    model: Model
+    quantizer: Quantizer
+    context: Context
+    simulation: Simulation
+    spending: Spending
+    lower: Lower
+    reference: Model | None
+
+    if TYPE_CHECKING:
+
+        @property
+        def budget(self) -> Budget:
+            """See ``PlanSearch``."""
+
+        def take(self, found: SearchResult, model: Model, context: Context) -> None:
+            """See ``PlanSearch``."""
+
+    def check_in_types(self, found: SearchResult) -> None:
+        """Note how far a plan that meets the budget in float32 misses it in its real types, and what these add to it;
+        layers kept float run in ``rest`` then.
+
+        Its margin is asked for too, nearly in full: what float16 changes or nearly changes, it does to other samples as
+        well. Where the unquantized model in ``rest`` leaves none of it, the limits alone are asked for; where it misses
+        these, the journal says so, and no layer is blamed.
+        """
+        context, simulation = self.context, self.simulation
+        if not found.best.meets or self.in_float32:
+            return
+        self.spending.pay(TYPES_PRICE)
+        reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
+        asked = replace(plain, margin=_ASKED * self.budget.margin)
+        try:
+            real = simulation.outcome_of(self._in_types(found))
+            found.lacks_in_types = asked.lacks(real, reference)
+            if found.lacks_in_types:
+                found.types = TypeNoise.between(real, found.best.outcome)
+                within = plain.lacks(real, reference)
+                found.limits_in_types = not within
+                alone = simulation.outcome_of(self._in_types(None))
+                found.rest_lacks = plain.lacks(alone, reference)
+                if asked.lacks(alone, reference):
+                    found.lacks_in_types = within
+        except ModelError as error:
+            found.lacks_in_types = {}
+            context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=error.what[:200]))
+        if lacks := found.rest_lacks:
+            missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
+            context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
+
+    @property
+    def in_float32(self) -> bool:
+        """Whether the simulation computes in the types that plans run in, or outputs are compared with another's."""
+        return self.context.rest is Precision.FP32 or self.reference is not None
+
+    def _in_types(self, found: SearchResult | None) -> Model:
+        """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``."""
+        apart, trial = self.context.fork(), self.model.copy()
+        if found is not None:
+            self.take(found, trial, apart)
+            self.quantizer.insert(trial, apart)
+        return self.lower(trial, apart.plan, apart.known_ranges)
+
+    def louder_in_types(self, few: Simulation, before: Model, after: Model) -> tuple[Outcome, Outcome] | None:
+        """What ``rest`` alone does to two forms of the float model, where the second is 1 dB noisier in it and leaves
+        quantizing less than half of the noise that the budget allows; None where that is not so.
+
+        Args:
+            few: the simulation on the samples to look at.
+            before: one form.
+            after: the other.
+        """
+        if self.in_float32:
+            return None
+        part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
+        reference, found = few.runner.float_outcome, list[Outcome]()
+        try:
+            for form in (after, before):
+                self.spending.pay(FLOAT_PRICE * part)
+                found.append(few.outcome_of(self.lower(form.copy(), self.context.fork().plan, None)))
+                with_as_much = replace(self.budget, max_ms=None, types=TypeNoise.of(found[0]))
+                if not with_as_much.lacks(found[0], reference):
+                    return None
+        except ModelError:
+            # what a plan does in its types is not known then either, and said
+            return None
+        return (found[1], found[0]) if found[1].noise < NEARER * found[0].noise else None
+
+
+def best_known(plans: Collection[SearchedPlan], missed: Collection[str], budget: Budget, reference: Outcome,
+               by_time: bool) -> SearchedPlan | None:  # fmt: skip
+    """Of the plans that ran on all samples the best that meets a budget; None where none does.
+
+    Args:
+        plans: what is known.
+        missed: by ``plan_key``, the plans that are known to miss it otherwise.
+        budget: what must hold now.
+        reference: the float model's outcome.
+        by_time: whether the fastest is the best, and not that with most of the work quantized.
+    """
+    met = [
+        plan for plan in plans
+        if plan.whole and plan_key(plan.kept, plan.amax) not in missed
+        and not budget.lacks(plan.outcome, reference, plan.seconds)
+    ]  # fmt: skip
+    return min(met, key=lambda one: one.seconds if by_time else -one.quantized, default=None)
