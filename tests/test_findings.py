@@ -20,7 +20,7 @@ from toolkit.report import findings
 from toolkit.report.findings.table import written
 
 SENTENCES = {"headline", "reason", "text", "remedy", "why"}
-LISTS = {"warnings", "notes", "misses", "doubts", "helpers", "next"}
+LISTS = {"warnings", "notes", "misses", "doubts", "helpers", "next", "bound"}
 """Lists of sentences, of which the length counts."""
 CHANGING = {"seconds", "build_seconds", "path", "time_ms", "inferences"}
 SEARCHING = f"""

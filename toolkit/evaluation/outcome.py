@@ -68,6 +68,12 @@ class Outcome:
         return min((tally.share for tally in self.tallies), default=None)
 
     @property
+    def expected(self) -> float | None:
+        """The largest share of a part's answers to be expected to change; None where only a count tells."""
+        shares = [one.expected / one.answers for one in self.tallies if one.expected is not None and one.answers]
+        return max(shares, default=None)
+
+    @property
     def sqnr_db(self) -> float:
         """10 log10(signal / noise) of the worst output; infinite where nothing differs."""
         if self.noise == 0:

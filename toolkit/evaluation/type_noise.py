@@ -43,7 +43,7 @@ class TypeNoise:
         return cls(
             max(real.noise - simulated.noise, 0.0),
             _apart(real.flips or 0.0, simulated.flips or 0.0),
-            _apart(_expected(real), _expected(simulated)),
+            _apart(real.expected or 0.0, simulated.expected or 0.0),
         )
 
     def largest(self, other: TypeNoise | None) -> TypeNoise:
@@ -74,7 +74,3 @@ class TypeNoise:
 
 def _apart(both: float, one: float) -> float:
     return math.sqrt(max(both * both - one * one, 0.0))
-
-
-def _expected(outcome: Outcome) -> float:
-    return max((one.expected / one.answers for one in outcome.tallies if one.expected and one.answers), default=0.0)

@@ -19,7 +19,7 @@ from toolkit.report.findings.explanation import decibels
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.prediction import prediction_words, uncounted_words
-from toolkit.report.findings.search import budget_words, plan_standing, standing
+from toolkit.report.findings.search import bound_words, budget_words, plan_standing, standing
 from toolkit.report.findings.tasks import few_details, part_name, part_words
 from toolkit.report.findings.words import capital, percent, share_percent
 from toolkit.report.harms_chart import harms_chart
@@ -161,6 +161,7 @@ def environment() -> Environment:
         few_details=few_details,
         pair_words=pair_words,
         change_words=change,
+        bound_words=bound_words,
         budget_words=budget_words,
         plan_standing=plan_standing,
         standing=standing,

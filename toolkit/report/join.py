@@ -14,6 +14,7 @@ from toolkit.graph import work
 from toolkit.graph.assemble import reads
 from toolkit.graph.measured import squashed_by
 from toolkit.report.advice import advice, quantizers
+from toolkit.report.bound import bound, bound_advice
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import profile_infos, range_infos, tensor_infos
 from toolkit.report.device import device_warnings, on_device
@@ -145,6 +146,7 @@ def join(
     tried = [*advised, *payoff_advice(payoff, layers, bool(latency), recipe.passes)]
     if search is not None:
         tried += search_advice(search, result, culprits(layers), on_device(device) or accuracy, recipe.passes)
+        tried += bound_advice(search, recipe.passes)
     one_by_one = search is not None and bool(search.layers)
     tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes)
     return Report(
@@ -170,6 +172,7 @@ def join(
             warnings=list(dict.fromkeys(sentence(one) for one in found_warnings)),
             floats=[sentence(one) for one in other_floats(layers, recipe.rest, declined)],
             helpers=[sentence(one) for one in helpers_used(journal, recipe.passes)],
+            bound=[sentence(one) for one in bound(search, journal, layers)] if search is not None else [],
             next=[Suggestion(text=sentence(one.finding), fragment=one.fragment) for one in tried],
             **counts(layers),
         ),

@@ -119,6 +119,10 @@ class Summary(Part):
     helpers: list[str] = Field(
         default_factory=list, description="which helper passes changed the model, and what they gained"
     )
+    bound: list[str] = Field(
+        default_factory=list,
+        description="where a search's budget left less than 85 % of the work quantized: its figures that show why",
+    )
     floats: list[str] = Field(default_factory=list, description="layers in another float type than the rest, and why")
     next: list[Suggestion] = Field(default_factory=list)
 

@@ -25,6 +25,11 @@ class PlanPoint(Part):
     lacks: dict[str, Finite] = Field(
         default_factory=dict, description="how far it misses each limit, margin and expected changes counted"
     )
+    unchanged: Finite = Field(default=None, description="share of answers that stay, 0 to 1; null without a task")
+    expected: Finite = Field(
+        default=None, description="share of answers to be expected to change on other samples, near ties counted"
+    )
+    samples: int = Field(default=0, description="on how many samples it was run")
     front: bool = Field(default=False, description="whether no other plan is as exact and as fast")
     chosen: bool = False
 
@@ -56,6 +61,12 @@ class SearchInfo(Part):
     rest_lacks: dict[str, Finite] = Field(
         default_factory=dict, description="how far the unquantized model misses each with its layers in ``rest``"
     )
+    allowed: Finite = Field(
+        default=None, description="share of answers that may be expected to change, the budget's margin counted"
+    )
+    types_db: Finite = Field(default=None, description="SQNR of the chosen plan in the types that it runs in")
+    types_expected: Finite = Field(default=None, description="as ``expected`` of a plan, of the chosen one in these")
+    full_db: Finite = Field(default=None, description="SQNR with all layers quantized, as ``layers`` were measured")
     evaluations: int
     inferences: float = Field(default=0.0, description="what it cost, in float inferences of its samples")
     samples: int = 0

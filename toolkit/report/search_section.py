@@ -38,12 +38,15 @@ def search_info(record: SearchRecord) -> SearchInfo:
     return SearchInfo(
         precision=record.precision, rest=record.rest, gpu=record.gpu, prefer=record.prefer, budget=record.budget,
         met=record.best.meets and not record.lacks_in_types, lacks=record.lacks_in_types or dict(record.best.lacks),
-        in_types=bool(record.lacks_in_types), rest_lacks=dict(record.rest_lacks),
+        in_types=bool(record.lacks_in_types), rest_lacks=dict(record.rest_lacks), allowed=record.allowed,
+        types_db=_db(record.real.noise) if record.real is not None else None,
+        types_expected=record.real.expected if record.real is not None else None,
+        full_db=_db(record.sensitivity.full.noise) if record.sensitivity is not None else None,
         evaluations=len(record.plans), samples=record.samples,
         output=record.best.outcome.output, behind=record.behind, inferences=round(record.inferences, 2),
         metric=record.metric, float_metric=record.reference.metric, higher_is_better=record.higher_is_better,
         float_ms=record.float_ms, measured_share=record.measured_share, share_of=record.share_of,
-        plans=[_point(plan, front, record.best) for plan in record.plans], layers=layers,
+        plans=[_point(plan, front, record) for plan in record.plans], layers=layers,
         warnings=_sentences(record.warnings), notes=_sentences(record.notes),
     )  # fmt: skip
 
@@ -76,15 +79,16 @@ def _key(plan: SearchedPlan) -> _Key:
     return sorted(plan.kept), dict(plan.amax)
 
 
-def _point(plan: SearchedPlan, front: Sequence[_Key], best: SearchedPlan) -> PlanPoint:
+def _point(plan: SearchedPlan, front: Sequence[_Key], record: SearchRecord) -> PlanPoint:
     noise = plan.outcome.noise
-    on_front, chosen = _key(plan) in front, _key(plan) == _key(best)
+    on_front, chosen = _key(plan) in front, _key(plan) == _key(record.best)
     return PlanPoint(
         predicted_ms=plan.seconds * 1e3, noise=noise, sqnr_db=_db(noise), metric=plan.outcome.metric,
         agreement=plan.outcome.agreement if plan.outcome.of_classes else None,
         quantized_share=plan.quantized, kept=len(plan.kept),
         names=sorted(plan.kept) if on_front or chosen else [], meets=plan.meets, front=on_front, chosen=chosen,
-        lacks=dict(plan.lacks),
+        lacks=dict(plan.lacks), unchanged=plan.outcome.kept, expected=plan.outcome.expected,
+        samples=round(record.samples * plan.batches / plan.of),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from toolkit.report.findings.accuracy import (
 )
 from toolkit.report.findings.explanation import decibels
 from toolkit.report.findings.headline import evidence, opened_words
-from toolkit.report.findings.search import search_line
+from toolkit.report.findings.search import bound_words, search_line
 from toolkit.report.findings.tasks import part_words
 from toolkit.report.findings.words import percent
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
@@ -74,6 +74,10 @@ def print_report(report: Report, console: Console | None = None, *, files: Seque
         console.print(plain_text(words))
     if report.search is not None:
         console.print(plain_text(search_line(report.search)))
+    if summary.bound and report.search is not None:
+        console.print(plain_text(f"{bound_words(report.search)}:"))
+    for line in summary.bound:
+        console.print(plain_text(f"- {line}"))
     for line in summary.helpers:
         console.print(plain_text(line))
     for warning in summary.warnings:

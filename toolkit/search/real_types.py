@@ -67,7 +67,7 @@ class RealTypes:
         reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
         asked = replace(plain, margin=_ASKED * self.budget.margin)
         try:
-            real = simulation.outcome_of(self._in_types(found))
+            found.real = real = simulation.outcome_of(self._in_types(found))
             found.lacks_in_types = asked.lacks(real, reference)
             if found.lacks_in_types:
                 found.types = TypeNoise.between(real, found.best.outcome)

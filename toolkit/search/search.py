@@ -46,6 +46,7 @@ class SearchResult:
             float32 meets it; empty where it meets it in these too, or cannot be run in them.
         limits_in_types: whether it meets the budget's limits in these, and lacks some of its margin alone.
         rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
+        real: what the best plan does in the types that it runs in; None where that was not looked at.
         types: what the types that it runs in add to the best plan, where it misses the budget in them; else None.
         behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
     """
@@ -64,6 +65,7 @@ class SearchResult:
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
     limits_in_types: bool = False
+    real: Outcome | None = None
     types: TypeNoise | None = None
     behind: str = ""
 

@@ -54,6 +54,8 @@ class SearchRecord:
         lacks_in_types: how far the best plan misses the budget in the types that it runs in; see ``SearchResult``.
         rest_lacks: how far the unquantized model does with its layers in ``rest``.
         behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
+        allowed: the share of answers that may be expected to change, with the margin; None where only a count tells.
+        real: what the best plan does in the types that it runs in; None where that was not looked at.
     """
 
     best: SearchedPlan
@@ -81,6 +83,8 @@ class SearchRecord:
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
     behind: str = ""
+    allowed: float | None = None
+    real: Outcome | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -97,7 +101,8 @@ class SearchRecord:
             "warnings": [warning.to_json() for warning in self.warnings],
             "weak_spots": [spot.to_json() for spot in self.weak_spots],
             "lacks_in_types": lacks_json(self.lacks_in_types), "rest_lacks": lacks_json(self.rest_lacks),
-            "behind": self.behind,
+            "behind": self.behind, "allowed": self.allowed,
+            "in_types": self.real.to_json() if self.real is not None else None,
         }  # fmt: skip
 
     @classmethod
@@ -137,6 +142,8 @@ class SearchRecord:
             lacks_in_types=lacks_of(content["lacks_in_types"]),
             rest_lacks=lacks_of(content["rest_lacks"]),
             behind=str(content["behind"]),
+            allowed=float(content["allowed"]) if content["allowed"] is not None else None,
+            real=Outcome.from_json(content["in_types"]) if content["in_types"] is not None else None,
         )
 
     def save(self, path: Path) -> None:
@@ -183,13 +190,15 @@ def record(
     limits = {k: v for k, v in asdict(budget).items() if v is not None and k not in words}
     if budget.by_task and budget.min_unchanged is None:
         limits |= {"min_unchanged": max((tally.least for tally in found.best.outcome.tallies), default=1.0)}
+    worst = budget.worst_share(found.best.outcome, found.reference)
+    allowed = budget.allowed(worst) if worst is not None and worst.expected is not None else None
     return SearchRecord(
         found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
         found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
         budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
         cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
         [*doubts, *found.notes], list(spots), found.inferences, found.first,
-        found.lacks_in_types, found.rest_lacks, found.behind,
+        found.lacks_in_types, found.rest_lacks, found.behind, allowed, found.real,
     )  # fmt: skip
 
 

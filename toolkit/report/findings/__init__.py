@@ -11,6 +11,7 @@ from toolkit.report.findings.accuracy import ACCURACY
 from toolkit.report.findings.advice import ADVICE
 from toolkit.report.findings.attribution import FROM_ENGINE, FROM_PAIRS
 from toolkit.report.findings.backends import BACKENDS
+from toolkit.report.findings.bound import BOUND
 from toolkit.report.findings.comparison import COMPARISON
 from toolkit.report.findings.data import DATA
 from toolkit.report.findings.device import DEVICE
@@ -48,6 +49,7 @@ TABLES: tuple[Table, ...] = (
     LOWERING,
     DATA,
     SEARCH,
+    BOUND,
     TIMING,
     OPENING,
     BACKENDS,

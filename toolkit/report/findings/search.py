@@ -27,6 +27,12 @@ def search_line(info: SearchInfo) -> str:
     )
 
 
+def bound_words(info: SearchInfo) -> str:
+    """What ``Summary.bound`` is about, without a colon."""
+    share = work_share(1.0 - info.chosen.quantized_share, info.share_of)
+    return f"What keeps {share} out of {str(info.precision).upper()}"
+
+
 def standing(info: SearchInfo) -> str:
     """Whether the chosen plan meets the budget, in the types that it runs in; a verb with what it says of the plan."""
     if info.met:
