@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -34,17 +34,11 @@ class Command:
         line: its line there.
         words: its words, variables of the environment in front.
         why: what the script decides about it: that it is not reached, or that this is not known.
-        only: by word under which condition alone it is there, where that is not known.
     """
 
     line: int
     words: Sequence[str]
     why: Finding | None = None
-    only: Mapping[str, Finding] = field(default_factory=dict)
-
-    def decided(self, said: str) -> Finding | None:
-        """What the script decides about one of its flags."""
-        return next((why for word, why in self.only.items() if said == word or said.startswith(f"{word} ")), self.why)
 
 
 def tool_of(word: str) -> str:
@@ -104,8 +98,7 @@ def orders_of_commands(commands: Sequence[Command], where: str) -> list[Order]:
             raise
         for order in own:
             taken = one.why is None or one.why.code is not MigrateCode.NOT_TAKEN
-            why = order.why or one.decided(order.said)
-            orders.append(replace(order, value=order.value if taken else None, why=why))
+            orders.append(replace(order, value=order.value if taken else None, why=order.why or one.why))
     return orders
 
 

@@ -14,7 +14,6 @@ from toolkit.run.migrate.calls import ASSIGNED, BUILDER_FLAGS, CALLED
 from toolkit.run.migrate.command import TOOLS, Command, orders_of_commands, tool_of
 from toolkit.run.migrate.notebook import OUTPUT, SYSTEM
 from toolkit.run.migrate.order import Order
-from toolkit.run.migrate.pieces import Pieces
 from toolkit.run.migrate.polygraphy_script import polygraphy_calls
 from toolkit.run.migrate.reached import Reached
 from toolkit.run.migrate.selection import selection_of
@@ -96,7 +95,7 @@ class _ScriptReader(ast.NodeVisitor):
 
     def __init__(self, static: Static, tree: ast.Module) -> None:
         self.static, self.orders, self.commands = static, list[Order](), list[Command]()
-        self.where, self.reached, self.pieces = Whereabouts(static), Reached(tree, static), Pieces(static)
+        self.where, self.reached = Whereabouts(static), Reached(tree, static)
         self.classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         self.profiles: dict[str, int] = {}
         for target, made in _made(tree):
@@ -120,9 +119,8 @@ class _ScriptReader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """A function's body, under what has to hold where it is called."""
         outer, self.where.tests = self.where.tests, [*self.where.tests, *self.reached.conditions(node)]
-        held, self.pieces.held = self.pieces.held, dict(self.pieces.held)
         self.generic_visit(node)
-        self.where.tests, self.pieces.held = outer, held
+        self.where.tests = outer
 
     def visit_For(self, node: ast.For) -> None:
         """A loop, perhaps over layers."""
@@ -165,7 +163,6 @@ class _ScriptReader(ast.NodeVisitor):
         """``config.max_workspace_size = ...``, ``layer.precision = ...`` and their like."""
         self.visit(node.value)
         for target in node.targets:
-            self.pieces.assigned(target, node.value, self.where.tests)
             if isinstance(target, ast.Attribute):
                 self._attribute(target, node.value, node)
 
@@ -173,8 +170,6 @@ class _ScriptReader(ast.NodeVisitor):
         """``config.flags |= 1 << int(trt.BuilderFlag.FP16)``."""
         if isinstance(node.target, ast.Attribute) and node.target.attr == "flags":
             self._builder_flags(node.value, node)
-        elif isinstance(node.op, ast.Add):
-            self.pieces.added(node.target, node.value, self.where.tests)
         self.visit(node.value)
 
     def _attribute(self, target: ast.Attribute, value: ast.expr, node: ast.Assign) -> None:
@@ -235,7 +230,6 @@ class _ScriptReader(ast.NodeVisitor):
         for said in polygraphy_calls(node, self.static):
             self._say(said.term, said.value, node, said.why)
         name = self.static.name(node.func)
-        self.pieces.called(node, self.where.tests)
         if name in _RUNS and node.args:
             self._command(node)
         elif isinstance(node.func, ast.Attribute):
@@ -281,11 +275,7 @@ class _ScriptReader(ast.NodeVisitor):
             self._look(node)
 
     def _command(self, node: ast.Call) -> None:
-        made = self.pieces.command(node.args[0], self.where.tests)
-        value = made.value if made is not None else UNKNOWN
-        for piece, test in made.left_out if made is not None else ():
-            said, line = ast.unparse(piece.node), getattr(piece.node, "lineno", 0)
-            self.orders.append(Order(None, None, said, line, MigrateCode.NOT_TAKEN(test=ast.unparse(test))))
+        value = self.static.spelled(node.args[0])
         if isinstance(value, str) and any(tool in value for tool in TOOLS):
             commands = commands_in(value)
         elif isinstance(value, list) and value and tool_of(str(value[0])):
@@ -298,8 +288,7 @@ class _ScriptReader(ast.NodeVisitor):
             return
         for line, words in commands:
             self._say(None, None, node)
-            only = made.only if made is not None else {}
-            self.commands.append(Command(node.lineno + line - 1, words, self.orders.pop().why, only))
+            self.commands.append(Command(node.lineno + line - 1, words, self.orders.pop().why))
 
     def _model(self, path: ast.expr, node: ast.AST, sure: bool = False) -> None:
         value = self.static.value(path)

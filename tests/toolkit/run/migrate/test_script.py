@@ -200,66 +200,6 @@ if not os.path.exists("m.plan"):
     assert taken(text) == [(Term.MODEL, "m.onnx"), (Term.FP16, "")]
 
 
-PARTS = """
-import argparse, shlex, subprocess
-parser = argparse.ArgumentParser()
-parser.add_argument("--int8", action="store_true")
-args = parser.parse_args()
-
-def build(fast):
-    command = ["trtexec"]
-    command += ["--onnx=m.onnx", "--fp16"]
-    command.append("--best" if False else "--stronglyTyped")
-    if args.int8:
-        command.extend(["--int8", "--calib=c.cache"])
-    if fast:
-        command.append("--builderOptimizationLevel=5")
-    {run}
-
-def other():
-    command = ["echo"]
-    command += ["--noTF32"]
-    subprocess.run(command)
-"""
-
-
-@pytest.mark.parametrize("run", [
-    "subprocess.run(command, check=True)", "subprocess.run(' '.join(command), shell=True)",
-    "subprocess.run(shlex.split(shlex.join(command)))", "subprocess.Popen([*command])", "subprocess.run(command + [])",
-    "subprocess.check_call(list(command))",
-])  # fmt: skip
-def test_a_command_that_is_put_together(run):
-    orders = orders_of_script(PARTS.replace("{run}", run), "b.py")
-    found = {(one.term, one.value, one.why.code if one.why is not None else None) for one in orders}
-    assert found >= {
-        (Term.MODEL, "m.onnx", None), (Term.FP16, "", None), (Term.STRONG, "", None),
-        (Term.LEVEL, 5, MigrateCode.ONLY_WHERE), (None, None, MigrateCode.NOT_TAKEN),
-    }  # fmt: skip
-    assert not {Term.INT8, Term.NO_TF32} & {one.term for one in orders}
-    given = orders_of_script(PARTS.replace("{run}", run), "b.py", ["--int8"])
-    assert {(Term.INT8, None), (Term.CACHE, None)} <= {(one.term, one.why) for one in given}
-
-
-@pytest.mark.parametrize("more", ['command += " --int8"', 'command = command + " --int8"', 'command = f"{command} --int8"'])
-def test_a_text_that_is_put_together(more):
-    text = f'import os\ncommand = "trtexec --onnx=m.onnx"\n{more}\nos.system(command)'
-    found = [one.term for one in orders_of_script(text, "b.py")]
-    assert found == [Term.MODEL, Term.INT8]
-
-
-def test_one_of_two_commands_that_a_condition_decides_on_is_not_taken_for_the_other():
-    text = """
-import subprocess
-if known():
-    command = ["trtexec", "--onnx=a.onnx"]
-else:
-    command = ["trtexec", "--onnx=b.onnx"]
-command += ["--fp16"]
-subprocess.run(command)
-"""
-    assert not {Term.MODEL, Term.FP16} & {one.term for one in orders_of_script(text, "b.py") if one.why is None}
-
-
 def test_what_polygraphy_generates(tmp_path):
     """The script is Polygraphy's own, made with the release that is installed."""
     from polygraphy.tools._main import main
