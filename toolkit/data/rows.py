@@ -78,7 +78,8 @@ class RowsApart:
         for item, origin, (inputs, labels) in self._source.read(wanted):
             count = self._count(inputs, labels)
             if self._splits is None:
-                self._splits = count > 1 and self._decide(self._axes, self._two(inputs, origin))
+                two = self._two(inputs, origin) if count > 1 else []
+                self._splits = bool(two) and self._decide(self._axes, two)
             if not self._splits:
                 if keep(item):
                     yield item, origin, (inputs, labels)
@@ -103,11 +104,16 @@ class RowsApart:
         return rows_of(inputs, self._axes, one), {name: value[one] for name, value in labels.items()}
 
     def _two(self, inputs: Mapping[str, Array], origin: str) -> list[dict[str, Array]]:
-        """Two rows of an item that differ, as the model takes them; of equal rows one with its values moved."""
+        """Two rows of an item that differ, as the model takes them; of equal rows one with its values moved.
+
+        Empty where they are equal then too: what the model makes of one value shows nothing of how it mixes rows.
+        """
         whole = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self._specs.items()}
         first, *others = (rows_of(whole, self._axes, slice(i, i + 1)) for i in range(self._count(whole, {})))
-        unlike = (one for one in others if any(not np.array_equal(first[name], one[name]) for name in self._axes))
-        return [first, next(unlike, None) or moved(first, self._axes, 1)]
+        for other in (*others, moved(first, self._axes, 1)):
+            if any(not np.array_equal(first[name], other[name]) for name in self._axes):
+                return [first, other]
+        return []
 
 
 def moved(sample: Mapping[str, Array], axes: Mapping[str, int], steps: int) -> dict[str, Array]:

@@ -81,6 +81,12 @@ def test_rows_that_are_not_certain_to_be_samples_stay_together(
     assert len(data) == 3 and not said(journal, DataCode.ROWS_APART)
 
 
+def test_rows_of_one_value_do_not_show_that_they_are_samples() -> None:
+    rows = lambda: iter([{"x": np.zeros((4, 4), np.float32)}, {"x": VALUES[:8]}])  # noqa: E731
+    less_mean = "mean = ReduceMean<axes = [0], keepdims = 1>(x) y = Sub(x, mean)"
+    assert [len(one.inputs["x"]) for one in CalibrationData.open(rows, network(body=less_mean)).samples()] == [4, 8]
+
+
 def test_an_output_of_all_rows_beside_one_of_each_keeps_them_together() -> None:
     two = model(
         "g (float[N, 4] x) => (float[N, 4] y, float[1, 4] z) { y = Relu(x) z = ReduceMean<axes = [0], keepdims = 1>(x) }"
