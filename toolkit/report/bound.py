@@ -48,7 +48,8 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
         known = {"share": more.quantized_share, "of": info.share_of, "next": not place}
         found.append(BoundCode.LARGER_PLAN(**shared, **_shown(more), **known))
     chosen = info.chosen
-    if info.types_db is not None and chosen.sqnr_db is not None and info.rest is not Precision.FP32:
+    adds = info.types_db is not None and chosen.sqnr_db is not None and info.types_db < chosen.sqnr_db
+    if adds and info.rest is not Precision.FP32:
         found.append(
             BoundCode.FLOAT_TYPE(
                 rest=info.rest, sqnr_db=info.types_db, expected=info.types_expected, simulated_db=chosen.sqnr_db,

@@ -102,6 +102,12 @@ def test_nothing_is_said_where_accuracy_is_not_why(plans):
     assert not bound_advice(info(plans=plans), [])
 
 
+@pytest.mark.parametrize(("types_db", "said"), [(43.2, 1), (43.3, 0), (43.5, 0)])
+def test_a_float_type_is_named_only_where_it_adds_noise(types_db, said):
+    found = bound(info(types_db=types_db), Journal(), LAYERS)
+    assert sum(one.code is BoundCode.FLOAT_TYPE for one in found) == said
+
+
 def test_fp8_is_advised_where_it_is_not_tried_already():
     (one,) = bound_advice(info(), [])
     assert one.finding == BoundCode.WHAT_NEXT(precision=Precision.INT8) and 'also = "fp8"' in one.fragment
