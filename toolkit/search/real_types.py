@@ -99,7 +99,7 @@ class RealTypes:
 
     def louder_in_types(self, few: Simulation, before: Model, after: Model) -> tuple[Outcome, Outcome] | None:
         """What ``rest`` alone does to two forms of the float model, where the second is 1 dB noisier in it and leaves
-        quantizing less than half of the noise that the budget allows; None where that is not so.
+        quantizing less than half of the noise that the budget allows, as the first does not; None where that is not so.
 
         Args:
             few: the simulation on the samples to look at.
@@ -111,11 +111,12 @@ class RealTypes:
         part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
         reference, found = few.runner.float_outcome, list[Outcome]()
         try:
-            for form in (after, before):
+            for form, spoilt in ((after, True), (before, False)):
                 self.spending.pay(FLOAT_PRICE * part)
                 found.append(few.outcome_of(self.lower(form.copy(), self.context.fork().plan, None)))
-                with_as_much = replace(self.budget, max_ms=None, types=TypeNoise.of(found[0]))
-                if not with_as_much.lacks(found[0], reference):
+                with_as_much = replace(self.budget, max_ms=None, types=TypeNoise.of(found[-1]))
+                # a budget that this type leaves no room for anyway says nothing about the second form
+                if bool(with_as_much.lacks(found[-1], reference)) is not spoilt:
                     return None
         except ModelError:
             # what a plan does in its types is not known then either, and said
