@@ -47,6 +47,10 @@ def _root(
     _State.debug = _State.debug or debug
 
 
+_KEEPING = frozenset({"run", "calibrate", "sensitivity", "bisect"})
+"""Commands that find again what they had done when they were stopped."""
+
+
 class _State:
     debug = False
 
@@ -314,7 +318,7 @@ def invoke(arguments: list[str]) -> int:
             raise
         return _refuse(error, json)
     except KeyboardInterrupt:
-        return _refuse(StoppedError("stopped; the steps that were finished are kept"), json)
+        return _refuse(StoppedError(_stopped(words)), json)
     except SystemExit as end:
         # what shows and installs shell completion ends so
         return int(end.code or 0)
@@ -331,9 +335,15 @@ def invoke(arguments: list[str]) -> int:
         )
         return _refuse(system_fault(error) or bug, json)
     if status == 130:
-        kept = "stopped; the steps that were finished are kept, and the same command goes on from there"
-        return _refuse(StoppedError(kept), json)
+        return _refuse(StoppedError(_stopped(words)), json)
     return int(status or 0)
+
+
+def _stopped(words: list[str]) -> str:
+    """What a stopped command leaves: only those that work in a run folder keep anything."""
+    if _KEEPING.isdisjoint(words[:1]):
+        return "stopped"
+    return "stopped; the steps that were finished are kept, and the same command goes on from there"
 
 
 @cache

@@ -152,3 +152,14 @@ def test_what_a_shell_completes():
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **asked}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["inspect"]
+
+
+@pytest.mark.parametrize(("command", "kept"), [("run", True), ("bisect", True), ("new", False), ("inspect", False)])
+def test_only_a_command_that_keeps_its_steps_says_so_when_it_is_stopped(command, kept, monkeypatch, capsys):
+    def stopped(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toolkit.cli.main._command", lambda: stopped)
+    assert invoke([command, "x"]) == 130
+    said = capsys.readouterr().err
+    assert "stopped" in said and ("goes on from there" in said) is kept
