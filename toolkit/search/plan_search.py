@@ -204,6 +204,8 @@ class PlanSearch(HelperTrials, TimedSearch):
             if found.types is not None:
                 demand = replace(demand, types=found.types.largest(demand.types))
             known = best_known(found.plans, otherwise, demand, found.reference, prefer == "time")
+            if known is None and not found.limits_in_types:
+                self.spending.again()
             # what only lacks some of its margin is worth more than nothing quantized
             ended = known is None and found.limits_in_types and not self.spending.left(_PLAN_PRICE)
             last = attempt == _ATTEMPTS or ended or (self.spending.over and known is None)

@@ -19,7 +19,7 @@ PLENTY = 10**9
 FLOAT_PRICE, CALIBRATION_PRICE, TYPES_PRICE, SPOTS_PRICE = 1.3, 4.0, 2.0, 1.0
 """In float inferences: of the first run of the float model, of the ranges of another form of the model, of a check in
 the real types, and of what explains the worst layers."""
-_USUAL, _USUAL_MINUTES = 20.0, 3.0
+_USUAL, _USUAL_MINUTES, _AGAIN = 20.0, 3.0, 6.0
 _PRICED = 0.95
 """How much of what is allowed is spent by prices, which are the graph's arithmetic alone."""
 _LEAST_MACS = 1e11
@@ -63,7 +63,7 @@ class Spending:
         self, inferences: float | None = None, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.inferences, self._clock = inferences, clock
-        self._at_least = self._more_minutes = 0.0
+        self._at_least = self._more_minutes = self._again = 0.0
         self.minutes, self._until = minutes, clock() + 60 * minutes if minutes is not None else math.inf
         self._before = computed()
         self.priced = 0.0
@@ -84,6 +84,7 @@ class Spending:
         usual = minutes is None and inferences is None
         made = cls(plans, _USUAL_MINUTES, at_work()) if usual else cls(plans, minutes)
         made._at_least = _LEAST_MACS if inferences is None else 0.0
+        made._again = _AGAIN if inferences is None else 0.0
         made._more_minutes = _USUAL_MINUTES if usual else 0.0
         return made
 
@@ -99,6 +100,12 @@ class Spending:
             self.minutes += self._more_minutes
             self._until += 60 * self._more_minutes
         return True
+
+    def again(self) -> None:
+        """Let a search look at a few plans more, once, where nobody set a limit: those it has known miss the budget."""
+        if self.inferences is not None:
+            self.inferences = max(self.inferences, self.priced + self._again)
+        self._again = 0.0
 
     def know(self, macs: float) -> None:
         """Take in what a float inference of all samples is, in multiply-accumulates."""

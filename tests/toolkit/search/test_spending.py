@@ -42,6 +42,17 @@ def test_a_search_without_a_limit_of_its_users_may_go_on_once():
     assert not own.more() and not Spending().more()
 
 
+def test_a_search_whose_plans_miss_the_budget_otherwise_may_look_at_a_few_more_once():
+    usual, own = Spending.of_search(None, None), Spending.of_search(10.0, None)
+    for account in (usual, own):
+        account.pay(account.remaining)
+        account.again()
+    assert usual.left(1.0) >= 5 and own.left(1.0) == 0
+    usual.pay(usual.remaining)
+    usual.again()
+    assert usual.left(1.0) == 0
+
+
 def test_a_search_that_nobody_limited_ends_after_some_minutes_too():
     assert Spending.of_search(None, None).minutes == 3 and Spending.of_search(None, 7.0).minutes == 7
     assert Spending.of_search(10.0, None).minutes is None
