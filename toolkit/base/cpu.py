@@ -61,12 +61,12 @@ def blas_threads() -> Iterator[None]:
     """
     # a thread-pool library is looked for among those that are loaded, and numpy's is loaded with it
     import numpy  # noqa: F401
-    from threadpoolctl import threadpool_info, threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
-    most = session_threads()
-    wide = any(pool["user_api"] == "blas" and pool["num_threads"] > most for pool in threadpool_info())
+    most, pools = session_threads(), ThreadpoolController().select(user_api="blas")
     # a limit that the user set lower stays
-    with threadpool_limits(limits=most if wide else None, user_api="blas"):
+    wide = any(pool["num_threads"] > most for pool in pools.info())
+    with pools.limit(limits=most if wide else None):
         yield
 
 

@@ -8,23 +8,30 @@ within the object until somebody does, in a third of the memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.util.misc import SynchronizedList
 
+T = TypeVar("T")
 _TENSOR = "tensor_type"
 _set = object.__setattr__
 """Past onnx-graphsurgeon's own, which looks for the lists of nodes and tensors at every attribute."""
 
 
-def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = _TENSOR) -> gs.Variable:
-    """A tensor that is computed; nothing makes or reads it yet."""
-    made: gs.Variable = gs.Variable.__new__(gs.Variable)
+def _tensor(kind: type[T], name: str) -> T:
+    """A tensor of a class of onnx-graphsurgeon's, with nothing yet but a name and its two watched lists."""
+    made: T = kind.__new__(kind)
     _set(made, "name", name)
     _set(made, "inputs", _watching(made, "outputs"))
     _set(made, "outputs", _watching(made, "inputs"))
+    return made
+
+
+def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = _TENSOR) -> gs.Variable:
+    """A tensor that is computed; nothing makes or reads it yet."""
+    made = _tensor(gs.Variable, name)
     _set(made, "dtype", dtype)
     _set(made, "shape", shape)
     _set(made, "type", kind)
@@ -40,10 +47,7 @@ def constant(
     name: str, values: LazyValues | Any, data_location: int | None = None, export_dtype: Any = None
 ) -> gs.Constant:
     """A tensor of known values, which are shared; nothing reads it yet."""
-    made: gs.Constant = gs.Constant.__new__(gs.Constant)
-    _set(made, "name", name)
-    _set(made, "inputs", _watching(made, "outputs"))
-    _set(made, "outputs", _watching(made, "inputs"))
+    made = _tensor(gs.Constant, name)
     _set(made, "_values", values)
     _set(made, "data_location", data_location)
     _set(made, "_export_dtype", export_dtype)
