@@ -3,28 +3,34 @@
 TensorRT writes to the standard streams from native code, can crash, cannot be interrupted, and Polygraphy settles at
 its import whether it drives TensorRT or TensorRT-RTX. A child process takes care of all four: its output is kept for
 the error message, its death is an error like any other, killing it is safe, and each build imports what it needs.
+``children`` has what starts them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 from toolkit.backends.base import LogLine
+from toolkit.backends.children import Child, building, jobs_here, measuring_alone, spares
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
 
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
+_BUILDS = frozenset({"build_tensorrt", "build_rtx"})
+_MEASURES = frozenset({"examine_tensorrt", "measure_in_turn"})
+"""What nothing else may use the GPU beside."""
+_MEANWHILE = {"build_tensorrt": 2}
+"""How many spares to have while a job works: an engine that was built is looked at, and then often measured in turn."""
+_NEXT = dict.fromkeys(("probe", "parse_tensorrt", "parse_rtx", "examine_tensorrt", "measure_in_turn"), 1)
+"""How many to have behind a job: another one is likely."""
 _TAIL = 8000
 _ROOM = 16 << 20
 """Bytes: with less, what is written beside an engine does not fit."""
@@ -47,61 +53,59 @@ def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progres
         BackendError: the job failed.
         ProcessDiedError: its process died.
     """
-    with aside(), tempfile.TemporaryFile() as noise:
-        # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=noise,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        try:
-            outcome = _converse(child, job, request, log, progress)
-        finally:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-            for stream in (child.stdin, child.stdout):
-                if stream is not None:
-                    _close(stream)
-        if "error" in outcome:
-            raise BackendError(**outcome["error"])
-        if "result" not in outcome:
-            raise _death(job, child.returncode, noise)
-        result: dict[str, Any] = outcome["result"]
-        return result
+    library, ahead = _library(job, request), spares()
+    with aside():
+        child = (ahead.take(library) if ahead is not None else None) or Child()
+        with child.noise:
+            outcome = _outcome(child, job, request, log, progress)
+            if "error" in outcome:
+                raise BackendError(**outcome["error"])
+            if "result" not in outcome:
+                raise _death(job, child.process.returncode, child.noise)
+        if ahead is not None:
+            ahead.fill(library, _NEXT.get(job, 0))
+    result: dict[str, Any] = outcome["result"]
+    if child.stopped_s:
+        result["seconds"] -= child.stopped_s
+    return result
+
+
+def _outcome(
+    child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress
+) -> dict[str, Any]:
+    """The child's last word, empty where it died; it has ended when this returns."""
+    try:
+        if (own := jobs_here.get()) is not None:
+            own.begin(child)
+        with measuring_alone() if job in _MEASURES else building(child) if job in _BUILDS else nullcontext():
+            if (ahead := spares()) is not None:
+                ahead.fill(_library(job, request), _MEANWHILE.get(job, 0))
+            return _converse(child, job, request, log, progress)
+    finally:
+        child.end()
+
+
+def _library(job: str, request: Mapping[str, Any]) -> str:
+    """The module that a job works with; empty where it is not known."""
+    named = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}.get(job.rpartition("_")[2], "")
+    return str(request.get("module") or request.get("backend") or named)
 
 
 def _converse(
-    child: subprocess.Popen[str], job: str, request: Mapping[str, Any], log: LogLine, progress: Progress
+    child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress
 ) -> dict[str, Any]:
     """Send the request, pass on log and progress, and return the child's last word (empty where it died)."""
-    assert child.stdin is not None and child.stdout is not None
-    try:
-        child.stdin.write(json.dumps({"job": job, "request": request}) + "\n")
-        child.stdin.flush()
-    except BrokenPipeError:
-        return {}
     # The pipe to the child stays open: its end tells the child that this process is gone.
-    for line in child.stdout:
-        event = json.loads(line)
+    for event in child.events() if child.send({"job": job, "request": request}) else ():
         if "log" in event:
             log(event["log"])
         elif "progress" in event:
             progress(*event["progress"])
         else:
-            child.wait()
-            return dict(event)
-    child.wait()
+            child.process.wait()
+            return event
+    child.process.wait()
     return {}
-
-
-def _close(stream: IO[str]) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        stream.close()
 
 
 def _death(job: str, status: int, noise: IO[bytes]) -> ProcessDiedError:

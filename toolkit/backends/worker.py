@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
 from typing import Any, TextIO
 
+from toolkit.backends.children import CAN_STOP
 from toolkit.base.errors import QtoolError
 
 JOBS = {
@@ -54,7 +57,17 @@ def main() -> None:
     talk = Talk(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     # Native code prints to descriptor 1: from here on that is the noise file, not the pipe to the parent.
     os.dup2(2, 1)
+    _end_with_starter()
     order = json.loads(sys.stdin.readline())
+    if "warm" in order:
+        with contextlib.suppress(Exception):
+            # what does not load is told where a job needs it
+            importlib.import_module("toolkit.backends.warm").load(order["warm"])
+        talk.say({"ready": order["warm"]})
+        line = sys.stdin.readline()
+        if not line:
+            os._exit(0)
+        order = json.loads(line)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         module, _, function = JOBS[order["job"]].partition(":")
@@ -70,6 +83,15 @@ def main() -> None:
         # Unloading CUDA and TensorRT at exit can hang or crash after the answer is given: skip it.
         sys.stderr.flush()
         os._exit(0)
+
+
+def _end_with_starter() -> None:
+    """Have the kernel kill this process when the thread that started it ends, even while it is stopped."""
+    if CAN_STOP:
+        import ctypes
+
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
 
 
 def _end_with_parent() -> None:

@@ -61,6 +61,14 @@ def gpu_uuid() -> str:
     return found.raw.hex() if driver.cuDeviceGetUuid_v2(found, device) == 0 else ""
 
 
+def gpu_memory() -> int:
+    """The first CUDA device's memory in bytes; 0 where there is none. Makes no CUDA context."""
+    driver, device, found = _driver(), ctypes.c_int(), ctypes.c_size_t()
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return 0
+    return found.value if driver.cuDeviceTotalMem_v2(ctypes.byref(found), device) == 0 else 0
+
+
 def driver_cuda() -> str:
     """The newest version of CUDA that the driver takes, as in "12.4"; empty where there is no driver."""
     driver, found = _driver(), ctypes.c_int()

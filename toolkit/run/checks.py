@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from toolkit.backends.children import children_ahead
 from toolkit.base.code import import_path
 from toolkit.base.collection import collector_seldom
 from toolkit.base.cpu import blas_threads
@@ -32,7 +33,7 @@ def opened(job: Job) -> Iterator[None]:
         QtoolError: an input is missing, would be written over, or is code that is not allowed; Ray is not installed; or
             the folder is in use. Nothing has been written then.
     """
-    with reachable(job), working(job.recipe.run.on), job.folder:
+    with reachable(job), working(job.recipe.run.on), job.folder, children_ahead():
         job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
         yield
 

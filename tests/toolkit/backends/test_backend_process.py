@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from toolkit.backends import process, worker
+from toolkit.backends import children, process, worker
 from toolkit.base.errors import BackendError
 
 
@@ -25,10 +25,10 @@ def job(tmp_path, monkeypatch):
             "import os, signal, sys, time\ndef run(request, talk):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         )
         monkeypatch.syspath_prepend(str(tmp_path))
-        boot = process._BOOT.replace(
+        boot = children._BOOT.replace(
             "import main;", "import main; import toolkit.backends.worker as w; w.JOBS['stand_in'] = 'stand_in:run';"
         )
-        monkeypatch.setattr(process, "_BOOT", boot)
+        monkeypatch.setattr(children, "_BOOT", boot)
 
     return make
 
@@ -115,8 +115,8 @@ def test_the_child_ends_when_its_parent_is_killed(tmp_path):
     )
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from toolkit.backends import process\n"
-        "process._BOOT = process._BOOT.replace('import main;',"
+        "from toolkit.backends import children, process\n"
+        "children._BOOT = children._BOOT.replace('import main;',"
         " \"import main; import toolkit.backends.worker as w; w.JOBS['s'] = 'sleeper:run';\")\n"
         "process.run_job('s', {})\n"
     )

@@ -1,0 +1,205 @@
+"""Spares that have loaded their library, builds that stand still while engines are measured, and that none outlives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from toolkit.backends import children, process
+from toolkit.backends.beside import BuildBeside
+from toolkit.backends.children import children_ahead
+from toolkit.backends.layer import Build
+from toolkit.base.errors import BackendError
+from toolkit.base.progress import silent
+
+needs_stop = pytest.mark.skipif(not children.CAN_STOP, reason="children are stopped on Linux alone")
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    """Makes functions of the given bodies jobs of a worker; they lie in a module that spares may load."""
+
+    def make(head="", **bodies):
+        text = "import os, pathlib, sys, time\n" + textwrap.dedent(head)
+        for name, body in bodies.items():
+            text += f"def {name}(request, talk):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        (tmp_path / "stand_in.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        named = "".join(f" w.JOBS['{name}'] = 'stand_in:{name}';" for name in bodies)
+        boot = children._BOOT.replace("import main;", f"import main; import toolkit.backends.worker as w;{named}")
+        monkeypatch.setattr(children, "_BOOT", boot)
+
+    return make
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").exists() and state(pid) == "Z"
+
+
+def state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def until(done):
+    # a wait without an end would be ended by the suite's own limit
+    while not done():
+        time.sleep(0.01)
+
+
+WHO = "return {'pid': os.getpid(), 'loaded': 'stand_in' in sys.modules and hasattr(sys.modules['stand_in'], 'early')}"
+
+
+def test_a_job_finds_a_child_that_has_loaded_its_library(jobs, monkeypatch):
+    jobs("if __name__ == 'stand_in' and len(sys.argv) > 1: early = True\n", who=WHO)
+    monkeypatch.setitem(process._NEXT, "who", 1)
+    with children_ahead():
+        first = process.run_job("who", {"backend": "stand_in"})
+        (spare,) = children.spares()._found
+        assert spare.library == "stand_in"
+        second = process.run_job("who", {"backend": "stand_in"})
+        assert (second["pid"], second["loaded"]) == (spare.process.pid, True) and first["pid"] != second["pid"]
+        # each job ends its child, another library gets none of these
+        assert gone(second["pid"]) and process.run_job("who", {"backend": "other"})["pid"] != second["pid"]
+        left = [one.process.pid for one in children.spares()._found]
+    assert left and all(map(gone, left)) and children.spares() is None
+
+
+def test_a_child_that_dies_of_its_library_costs_no_job(jobs, tmp_path):
+    jobs(f"died = pathlib.Path({str(tmp_path / 'died')!r})\nif not died.exists(): died.touch(); os.abort()\n", who=WHO)
+    with children_ahead():
+        children.spares().fill("stand_in", 1)
+        (spare,) = children.spares()._found
+        assert process.run_job("who", {"backend": "stand_in"})["pid"] != spare.process.pid
+        assert gone(spare.process.pid)
+
+
+def test_a_library_that_does_not_load_is_told_by_the_job(jobs):
+    jobs(who="import no_such_library")
+    with children_ahead():
+        children.spares().fill("no_such_library", 1)
+        with pytest.raises(BackendError, match="No module named 'no_such_library'"):
+            process.run_job("who", {"backend": "no_such_library"})
+
+
+@needs_stop
+def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_path):
+    jobs(
+        build="""
+            started = time.monotonic()
+            pathlib.Path(request['note']).write_text(str(os.getpid()))
+            while not pathlib.Path(request['go']).exists():
+                time.sleep(0.01)
+            return {'seconds': time.monotonic() - started, 'pid': os.getpid()}
+        """,
+        measure="""
+            while (state := pathlib.Path(f"/proc/{request['pid']}/stat").read_text().rpartition(')')[2].split()[0]) != 'T':
+                time.sleep(0.01)
+            time.sleep(0.3)
+            return {'state': state}
+        """,
+    )  # fmt: skip
+    monkeypatch.setattr(process, "_BUILDS", {"build"})
+    monkeypatch.setattr(process, "_MEASURES", {"measure"})
+    note, go, found = tmp_path / "pid", tmp_path / "go", []
+    began = time.monotonic()
+    thread = threading.Thread(
+        target=lambda: found.append(process.run_job("build", {"note": str(note), "go": str(go)}))
+    )  # fmt: skip
+    thread.start()
+    until(lambda: note.exists() and note.read_text())
+    pid = int(note.read_text())
+    assert process.run_job("measure", {"pid": pid}) == {"state": "T"}
+    assert state(pid) != "T"
+    go.touch()
+    thread.join()
+    # what it stood still is no part of what it took
+    assert found[0]["pid"] == pid and found[0]["seconds"] < time.monotonic() - began - 0.3
+
+
+@needs_stop
+def test_a_stopped_child_ends_with_its_parent(tmp_path):
+    note = tmp_path / "pid"
+    (tmp_path / "sleeper.py").write_text(
+        "import os, time\ndef run(request, talk):\n"
+        f"    open({str(note)!r}, 'w').write(str(os.getpid()))\n    time.sleep(3600)\n"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from toolkit.backends import children, process\n"
+        "children._BOOT = children._BOOT.replace('import main;',"
+        " \"import main; import toolkit.backends.worker as w; w.JOBS['s'] = 'sleeper:run';\")\n"
+        "process.run_job('s', {})\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    until(lambda: note.exists() and note.read_text())
+    child = int(note.read_text())
+    os.kill(child, signal.SIGSTOP)
+    until(lambda: state(child) == "T")
+    parent.kill()
+    parent.wait()
+    until(lambda: gone(child))
+
+
+def test_spares_end_with_a_killed_parent(tmp_path):
+    script = (
+        "import time\nfrom toolkit.backends import children\n"
+        "with children.children_ahead():\n"
+        "    children.spares().fill('json', 1)\n"
+        "    (one,) = children.spares()._found\n"
+        "    assert one.ready()\n"
+        "    print(one.process.pid, flush=True)\n    time.sleep(3600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    spare = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until(lambda: gone(spare))
+
+
+def built(seconds=3.0):
+    return Build("tensorrt", "8.6.0", b"plan", [], "none", None, [], seconds, {})
+
+
+def test_an_engine_beside_is_given_up_with_its_child(jobs, tmp_path):
+    note = tmp_path / "pid"
+    jobs(sleep="pathlib.Path(request['note']).write_text(str(os.getpid()))\ntime.sleep(3600)\n")
+
+    def build():
+        for _ in range(2):
+            # a backend may try again where a process died
+            try:
+                process.run_job("sleep", {"note": str(note)})
+            except process.ProcessDiedError:
+                continue
+        return built()
+
+    beside = BuildBeside("name", build)
+    until(lambda: note.exists() and note.read_text())
+    assert not beside.done and beside.seconds() is None and "beside it one without pairs" in beside.so_far
+    beside.give_up()
+    assert gone(int(note.read_text())) and beside.result(silent) == "its engine was given up" and beside.so_far == ""
+
+
+def test_an_engine_beside_tells_what_it_took_or_why_it_failed():
+    told = []
+    beside = BuildBeside("name", built)
+    assert beside.result(lambda *entry: told.append(entry)).engine == b"plan" and beside.seconds() == 3.0
+
+    def fail():
+        raise BackendError("no memory is left")
+
+    assert BuildBeside("name", fail).result(silent) == "no memory is left"
+    assert "ZeroDivisionError" in BuildBeside("name", lambda: 1 / 0).result(silent)

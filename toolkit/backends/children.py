@@ -1,0 +1,230 @@
+"""Child processes for jobs: started when a job comes, or ahead of it; and stopped while engines are measured.
+
+A child takes one job and ends with it, so that nothing of a job is left to the next. What makes it slow to start is
+loading TensorRT and making a CUDA context, which take 7 to 16 seconds on some GPU hosts: a spare has done both when its
+job comes, and waits for it without touching the GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from toolkit.base.errors import BackendError
+
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
+CAN_STOP = sys.platform == "linux"
+"""Whether children can be stopped for a while, and end with this process even then."""
+
+
+class Child:
+    """A process for one job, and the file that its noise goes to.
+
+    Args:
+        library: the module that it loads before it is told its job; none where empty.
+
+    Attributes:
+        stopped_s: for how many seconds it was stopped.
+    """
+
+    def __init__(self, library: str = "") -> None:
+        self.library, self.stopped_s = library, 0.0
+        self.noise = tempfile.TemporaryFile()  # noqa: SIM115
+        self._waiting, self._since = bool(library), 0.0
+        # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.noise,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+            # CUDA 11's default loads every kernel of every library into each context: TensorRT itself warns of it
+            env={"CUDA_MODULE_LOADING": "LAZY", **os.environ},
+        )
+        if library:
+            self.send({"warm": library})
+
+    def send(self, message: Mapping[str, Any]) -> bool:
+        """Write a line; False where nobody reads it any more."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return True
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it says, until it ends."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            yield json.loads(line)
+
+    def ready(self) -> bool:
+        """Wait until it has loaded its library; False where it died of that."""
+        if self._waiting:
+            self._waiting = False
+            return next(self.events(), None) is not None and self.process.poll() is None
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """Let it do nothing until ``go_on``."""
+        self._since = time.monotonic()
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it work again."""
+        self.stopped_s += time.monotonic() - self._since
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        """Kill it if it is still there, and close what leads to it."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+class Spares:
+    """Children that have loaded their library and wait for a job. Only the thread that made this starts any: a child
+    ends with the thread that started it.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Child] = []
+        self._lock, self._thread = threading.Lock(), threading.get_ident()
+
+    def take(self, library: str) -> Child | None:
+        """One that has loaded the library; None where there is none."""
+        while True:
+            with self._lock:
+                child = next((one for one in self._found if one.library == library), None)
+                if child is None:
+                    return None
+                self._found.remove(child)
+            if child.ready():
+                return child
+            child.end()
+            child.noise.close()
+
+    def fill(self, library: str, number: int) -> None:
+        """Start as many as are lacking to have so many of a library."""
+        if threading.get_ident() == self._thread:
+            with self._lock:
+                there = sum(one.library == library for one in self._found)
+                self._found += [Child(library) for _ in range(number - there)]
+
+    def settle(self) -> None:
+        """Wait until all have loaded their library: none shall use the GPU while engines are measured."""
+        with self._lock:
+            for child in self._found:
+                child.ready()
+
+    def end(self) -> None:
+        """End them all."""
+        with self._lock:
+            for child in self._found:
+                child.end()
+                child.noise.close()
+            self._found.clear()
+
+
+_SPARES: list[Spares] = []
+
+
+@contextmanager
+def children_ahead() -> Iterator[None]:
+    """In the block, children are started ahead of the jobs that are likely next; none outlives it."""
+    if _SPARES:
+        yield
+        return
+    _SPARES.append(Spares())
+    try:
+        yield
+    finally:
+        _SPARES.pop().end()
+
+
+def spares() -> Spares | None:
+    """Those of the block under way; None outside of one."""
+    return _SPARES[-1] if _SPARES else None
+
+
+# -------------------------------------------------------------------- one GPU for several
+
+_MEASURING = threading.Lock()
+_BUILDING: list[Child] = []
+
+
+@contextmanager
+def measuring_alone() -> Iterator[None]:
+    """In the block no other job measures, and those that build an engine stand still."""
+    with _MEASURING:
+        found = spares()
+        if found is not None:
+            found.settle()
+        stopped = list(_BUILDING) if CAN_STOP else []
+        try:
+            for child in stopped:
+                child.stop()
+            yield
+        finally:
+            for child in stopped:
+                child.go_on()
+
+
+@contextmanager
+def building(child: Child) -> Iterator[None]:
+    """In the block the child builds an engine, which it begins once nobody measures."""
+    with _MEASURING:
+        _BUILDING.append(child)
+    try:
+        yield
+    finally:
+        _BUILDING.remove(child)
+
+
+class Jobs:
+    """The jobs of one thread, which another can end."""
+
+    def __init__(self) -> None:
+        self._lock, self._child, self._over = threading.Lock(), None, False
+
+    _child: Child | None
+
+    def begin(self, child: Child) -> None:
+        """Take in which child works.
+
+        Raises:
+            BackendError: the jobs were given up.
+        """
+        with self._lock:
+            if self._over:
+                raise BackendError("its engine was given up")
+            self._child = child
+
+    def end(self) -> None:
+        """Kill the child at work; no job follows."""
+        with self._lock:
+            self._over = True
+            if self._child is not None:
+                self._child.process.kill()
+
+
+jobs_here: ContextVar[Jobs | None] = ContextVar("jobs of this thread", default=None)
