@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ from toolkit import (
     configure,
     did_you_mean,
     find,
+    float_ahead,
     gpu_spec,
     helped,
     literal_glob,
@@ -248,13 +250,22 @@ class SearchPrecision(InsertQDQ):
         """
         self.without_dead_nodes(model, context)
         self.require_profiles(context)
-        kept, plain = tuple[str, ...](), model
-        search: PlanSearch | None = None
         # what cannot be measured or predicted is refused before the search, not after it
         if self.only_if_faster:
             measuring(context)
         if self.gpu:
             gpu_spec(self.gpu)
+        with float_ahead(self.plain(), model, context) if self._times_engines(context) else nullcontext():
+            self._search_and_insert(model, context)
+
+    def _times_engines(self, context: Context) -> bool:
+        """Whether the engine without pairs is surely asked for."""
+        decides = self.prefer == "time" or self.max_ms is not None or self.guards_speed(context)
+        return self._reference is None and self.measures_engines() and decides
+
+    def _search_and_insert(self, model: Model, context: Context) -> None:
+        kept, plain = tuple[str, ...](), model
+        search: PlanSearch | None = None
         self._measure_attention(model, context)
         # a second type finds the first one's pairs
         quantizes = self.decides(model, context, paired=self._reference is not None)

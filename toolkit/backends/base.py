@@ -61,6 +61,10 @@ class EngineChoices(pydantic.BaseModel):
         description="builder optimization level of trial engines where many are compared, or building takes long; at "
         "most optimization_level, at which what is taken is built and measured",
     )  # fmt: skip
+    side_by_side: bool = pydantic.Field(
+        True, description="where building takes long and the GPU has the memory, build trial engines beside the engine "
+        "without pairs, each measured alone; false: one engine at a time",
+    )  # fmt: skip
     avg_timing_iterations: int | None = pydantic.Field(
         None, ge=1, le=1000,
         description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "
@@ -147,6 +151,10 @@ class Backend(Protocol):
 
     def cannot_measure(self) -> str:
         """Why ``build`` measures no latencies here, empty where it does."""
+        ...
+
+    def room_beside(self) -> int:
+        """Bytes of GPU memory for engines that are built side by side; 0 where none can be begun beside other work."""
         ...
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backends.ahead import EnginesAhead
 from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
-from toolkit.backends.elsewhere import BuildsElsewhere, EngineBuilder, EngineOrder, engines_like
 from toolkit.backends.kept_engines import KeptEngines
 from toolkit.backends.prepare import lower_for, save_for, unmeasured
 from toolkit.backends.unit_times import unit_times
-from toolkit.base.errors import BackendError, QtoolError
+from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.gpu import find_gpu
 from toolkit.base.log import Log as Outcomes
-from toolkit.base.places import elsewhere
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
@@ -81,7 +79,6 @@ class EngineBench:
     folder: Path | None = None
     progress: Progress = silent
     _seconds: float = field(default=0.0, init=False)
-    _others: BuildsElsewhere | None = field(default=None, init=False)
 
     @cached_property
     def builder(self) -> Backend:
@@ -93,6 +90,11 @@ class EngineBench:
         from toolkit.backends.choose import choose
 
         return choose(self.backend)[0] if isinstance(self.backend, str) else self.backend
+
+    @cached_property
+    def _ahead(self) -> EnginesAhead:
+        """What was begun before it is asked for."""
+        return EnginesAhead(self)
 
     @property
     def profiles(self) -> Sequence[str]:
@@ -113,7 +115,8 @@ class EngineBench:
     @property
     def trial_seconds(self) -> float | None:
         """See ``Bench.trial_seconds``."""
-        return next((one["seconds"] for place, one in self.log.found.items() if place.endswith(_ROUGH)), None)
+        ahead = beside.seconds() if (beside := self._ahead.beside) is not None else None
+        return next((one["seconds"] for place, one in self.log.found.items() if place.endswith(_ROUGH)), ahead)
 
     @property
     def prefers_speed(self) -> bool:
@@ -178,40 +181,41 @@ class EngineBench:
         Raises:
             BackendError: the engine cannot be built.
         """
-        settings = self._settings(float_only, rough)
-        model, plan = self.lowered(model, plan, ranges, settings)
-        key = self.key(model, plan, ranges, settings)
+        settings = self.settings_for(float_only, rough)
+        lowered, own = self.lowered(model, plan, ranges, settings)
+        key = self.key(lowered, own, ranges, settings)
+        if float_only:
+            self._ahead.only(key)
+        if rough and not anew and self._ahead.as_run(key, repeat):
+            rough, settings = False, self.settings_for(float_only, False)
         place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{_ROUGH if rough else ''}"
         entry = self.log.get(place) if not anew else None
         reused = entry is not None
         if entry is None:
-            entry = self._timed(model, plan, ranges, settings, nodes, self._name(key, repeat, rough), anew)
+            entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, rough), anew)
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
+        if float_only and not rough:
+            self._ahead.bar = latency
+        elif rough and self._ahead.undecided(latency):
+            return self.measure(model, plan, nodes, ranges, repeat=repeat, anew=anew)
         return Measurement(
             key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused, entry["engine"],
-            "" if reused else entry["anew"],
+            "" if reused else entry["anew"], entry["ahead"], entry["beside"],
         )  # fmt: skip
 
-    @contextmanager
-    def several(self) -> Iterator[None]:
+    def apart(self) -> EngineBench:
+        """The same without what is this process's and this thread's own."""
+        return replace(self, folder=None, progress=silent, batches=tuple)
+
+    def several(self) -> AbstractContextManager[None]:
         """See ``Bench.several``."""
-        place = elsewhere()
-        if place is None or self._others is not None or self.cannot_measure():
-            yield
-            return
-        apart = replace(self, folder=None, progress=silent, batches=tuple)
-        with place.gpu_hands(EngineBuilder(apart, engines_like())) as hands:
-            self._others = BuildsElsewhere(hands) if hands is not None else None
-            try:
-                yield
-            finally:
-                self._others = None
+        return self._ahead.several()
 
     @property
     def spare(self) -> int:
         """See ``Bench.spare``."""
-        return self._others.spare if self._others is not None else 0
+        return self._ahead.spare
 
     def ahead(
         self,
@@ -222,25 +226,25 @@ class EngineBench:
         float_only: bool = False,
         rough: bool = False,
     ) -> str:
-        """See ``Bench.ahead``. What TensorRT's own calibrators calibrate is built here alone."""
-        settings = self._settings(float_only, rough)
-        if not self.spare or settings.calibrator != "ranges":
-            return ""
-        model, plan = self.lowered(model, plan, ranges, settings)
-        name = self._name(self.key(model, plan, ranges, settings), 0, rough)
-        assert self._others is not None
-        if name not in self._others.under_way and self.kept.file(name) is None:
-            # no two processes may write to one file of kernel times
-            settings = settings.model_copy(update={"timing_cache": None})
-            self._others.order(name, EngineOrder(model.to_light(), plan, ranges, settings))
-        return name
+        """See ``Bench.ahead``."""
+        return self._ahead.order(model, plan, ranges, float_only, rough)
 
     def forget(self, engine: str) -> None:
         """See ``Bench.forget``."""
-        if self._others is not None:
-            self._others.forget(engine)
+        self._ahead.forget(engine)
 
-    def _settings(self, float_only: bool, rough: bool) -> EngineSettings:
+    def float_ahead(
+        self, model: Model, plan: PrecisionPlan, ranges: Ranges | None = None
+    ) -> AbstractContextManager[None]:
+        """See ``Bench.float_ahead``."""
+        return self._ahead.float_ahead(model, plan, ranges)
+
+    def make_room(self) -> bool:
+        """See ``Bench.make_room``."""
+        return self._ahead.make_room()
+
+    def settings_for(self, float_only: bool, rough: bool) -> EngineSettings:
+        """The settings of an engine with or without pairs, as the run would build it or in less time."""
         settings = self._rough if rough else self.settings
         # with implicit quantization TensorRT gives INT8 to whatever has ranges
         own: dict[str, Any] = {"quantization": "explicit", "calibrator": "ranges"} if float_only else {}
@@ -269,9 +273,9 @@ class EngineBench:
 
     def built(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Build | None:
         """The engine of a lowered model that was measured already; None where there is none."""
-        return self.kept.build(self._name(self.key(model, plan, ranges, self.settings))) if self.kept.any() else None
+        return self.kept.build(self.name_of(self.key(model, plan, ranges, self.settings))) if self.kept.any() else None
 
-    def _name(self, key: str, repeat: int = 0, rough: bool = False) -> str:
+    def name_of(self, key: str, repeat: int = 0, rough: bool = False) -> str:
         """The name that an engine is kept by."""
         return sha256_json([self.fingerprint(), key, repeat, rough])[:24]
 
@@ -322,7 +326,8 @@ class EngineBench:
         last = f" (the last one took {self._seconds:.0f} s)" if self._seconds else ""
 
         def progress(what: str, done: int, total: int) -> None:
-            self.progress(f"building {which}{last}" if what == "building" else what, done, total)
+            beside = one.so_far if (one := self._ahead.beside) is not None else ""
+            self.progress(f"building {which}{last}" + beside if what == "building" else what, done, total)
 
         return progress
 
@@ -339,13 +344,16 @@ class EngineBench:
         # the same engine may have been measured for other nodes
         build = self.kept.build(name) if not anew else None
         kept, why = build is not None, ""
+        ahead = None
         if build is None:
-            build, why = self._from_elsewhere(name)
+            build, why, ahead = self._ahead.take(name)
             kept = build is not None and self.kept.keep(name, build)
         if build is None:
             with temporary_folder("trial") as folder:
                 # always the same place in the run folder: what a killed run left there is written over
                 path = (self.folder or folder) / "qtool-trial.onnx"
+                if self.make_room() and self._ahead.beside is not None:
+                    self._ahead.beside.others += 1
                 build = self.build(model, plan, ranges, path, settings)
             kept = self.kept.keep(name, build)
         lacks = unmeasured(build, self.shapes)
@@ -357,24 +365,6 @@ class EngineBench:
             latency[profile] = [times["opt"], times.get("opt p05", times["opt"]), times.get("opt p95", times["opt"])]
         found = unit_times(model, build, list(nodes))
         return {"latency": latency, "ms": found.ms, "rest": found.rest, "ties": found.ties, "lacks": lacks,
-                "seconds": build.seconds, "engine": name if kept else "", "anew": why}  # fmt: skip
-
-    def _from_elsewhere(self, name: str) -> tuple[Build | None, str]:
-        """An engine that another GPU has built, with its latency here; or None, and why where one was asked for."""
-        found = self._others.take(name) if self._others is not None else None
-        if found is None or isinstance(found, str):
-            return None, found or ""
-        assert found.engine is not None
-        with temporary_folder("trial") as folder:
-            path = folder / f"{name}.engine"
-            path.write_bytes(found.engine)
-            try:
-                turns = self.builder.in_turn({name: path}, self.shapes, self.progress)
-            except BackendError as error:
-                return None, str(error)
-        runs = {profile: sorted(turns.turns[profile][name]) for profile in turns.turns}
-        found.latency = {
-            profile: {"opt": statistics.median(ms), "opt p05": ms[0], "opt p95": ms[-1]} for profile, ms in runs.items()
-        }
-        found.lacks = dict(turns.lacks)
-        return found, ""
+                "seconds": build.seconds, "engine": name if kept else "", "anew": why,
+                "ahead": build.seconds if ahead is not None else 0.0,
+                "beside": ahead.others if ahead is not None else 0}  # fmt: skip

@@ -31,6 +31,10 @@ class NoBackend:
         """There is no engine to measure."""
         return "no backend here builds an engine"
 
+    def room_beside(self) -> int:
+        """None: nothing is built."""
+        return 0
+
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
         """Refused: nothing is measured.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from toolkit.backends.measure import call, cuda_runtime
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
 
@@ -14,7 +15,7 @@ def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
 
     Returns:
         ``version`` (text), ``strong`` and ``weak`` (which typings it knows), ``implicit`` (whether it can quantize
-        from ranges).
+        from ranges), ``free_bytes`` (of the GPU's memory; 0 where that is not known).
 
     Raises:
         BackendError: the module or one of its libraries does not load.
@@ -31,4 +32,14 @@ def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
             f"module '{name}' does not load: {' '.join(str(error).split())[:300]}",
             remedy=f"install {name.replace('_', '-')} again, with its libraries",
         ) from error
-    return {"version": version, "strong": strong, "weak": weak, "implicit": implicit}
+    return {"version": version, "strong": strong, "weak": weak, "implicit": implicit, "free_bytes": _free_bytes()}
+
+
+def _free_bytes() -> int:
+    runtime = cuda_runtime()
+    if runtime is None:
+        return 0
+    try:
+        return int(call(runtime.cudaMemGetInfo())[0])
+    except BackendError:
+        return 0

@@ -80,6 +80,10 @@ class RtxBackend:
         """Engines of TensorRT-RTX are built, but not run."""
         return "the tensorrt_rtx backend builds engines without measuring them"
 
+    def room_beside(self) -> int:
+        """None: its engines are built in seconds."""
+        return 0
+
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
         """Refused: nothing is measured.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.children import CAN_STOP
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
 from toolkit.backends.measure import cuda_runtime
@@ -84,6 +85,10 @@ class TensorRTBackend:
         if find_gpu() is None:
             return "no GPU is here to measure on"
         return "" if cuda_runtime() is not None else "cuda-python is not installed"
+
+    def room_beside(self) -> int:
+        """What was free when the module was looked at; see ``Backend.room_beside``."""
+        return int(self._features.get("free_bytes", 0)) if CAN_STOP else 0
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
         """Measure engines in turn; see ``Backend.in_turn``."""

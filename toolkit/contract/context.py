@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,7 +48,9 @@ class Context:
         source: the model as it was loaded, before any pass.
         dry_run: nothing may be calibrated, measured or built: a pass says what it would do.
         judges_helpers: whether a helper pass is undone where it does not help; not where whoever tries it decides.
-        following: titles of the passes behind the one at work.
+        following: titles of the passes behind the one at work, without guards.
+        guards: the passes behind it that only ask for floats where float16 does not do: they count for engines that are
+            measured too.
         model: the model under work.
         files: the files that passes wrote into ``folder``.
         roundings: what samples showed of weights and inputs, by what it depends on: trials of one model share it.
@@ -71,6 +73,7 @@ class Context:
     dry_run: bool = False
     judges_helpers: bool = True
     following: tuple[str, ...] = ()
+    guards: tuple[Callable[[Model, Context], object], ...] = ()
     model: Model | None = None
     files: list[Path] = field(default_factory=list)
     roundings: dict[str, Any] = field(default_factory=dict)
@@ -158,6 +161,11 @@ class Context:
             files=[],
             unranged=dict(self.unranged),
         )
+
+    def guard(self, model: Model) -> None:
+        """Have a trial's graph and plan guarded, as they will be: engines are measured with what guards ask for."""
+        for one in self.guards:
+            one(model, self)
 
     def wrote(self, path: Path) -> None:
         """Say that a pass wrote a file into ``folder``: it belongs to the run's results."""

@@ -228,10 +228,12 @@ class Sequence(Pass):
             PassError: one failed; the message names those that ran before it.
         """
         titles = [step.title() for step in self.passes]
-        behind = context.following
+        behind, guards = context.following, context.guards
         try:
             for number, step in enumerate(self.passes):
-                context.following = (*titles[number + 1 :], *behind)
+                later = self.passes[number + 1 :]
+                context.following = (*(one.title() for one in later if one.role is not Role.GUARD), *behind)
+                context.guards = (*(one for one in later if one.role is Role.GUARD), *guards)
                 context.progress(Activity("passes", part=titles[number]), number, len(titles))
                 try:
                     step(model, context)
@@ -239,7 +241,7 @@ class Sequence(Pass):
                     before = f" (after {', '.join(titles[:number])})" if number else " (the first pass)"
                     raise type(error)(error.what + before, where=error.where, remedy=error.remedy) from error
         finally:
-            context.following = behind
+            context.following, context.guards = behind, guards
 
     def _check(self, model: Model) -> None:
         """Its members have been checked."""

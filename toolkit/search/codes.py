@@ -16,6 +16,7 @@ class TrialCode(BaseCode):
     """How the engines of a search are built."""
 
     COMPARED = "trials-compared"
+    AHEAD = "engine-ahead"
 
 
 class KeptCode(BaseCode):

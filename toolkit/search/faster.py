@@ -20,7 +20,7 @@ from toolkit.placement.pairs import Placement
 from toolkit.search.payoff_search import PayoffSearch
 from toolkit.search.ratios import Ratios, ratios_in_turn
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
-from toolkit.search.trial_engines import build_takes_long, tell_of_trials
+from toolkit.search.trial_engines import build_takes_long, tell_of_ahead, tell_of_trials
 
 SETTING = "only_if_faster"
 _TRIALS_FROM = 5
@@ -120,8 +120,7 @@ class Trials:
             self.context.journal.noted(Code.TRIAL_FAILED(quantized=quantized, units=len(self.units), error=str(error)))
             return None
         self.reused += found.reused
-        if found.anew:
-            self.context.journal.noted(Code.TRIAL_BUILT_ANEW(why=found.anew))
+        tell_of_ahead(found, self.context.journal)
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
         if bare and (repeat == 0 or self.rough):
             # trials are compared with trials, engines as they will be with such

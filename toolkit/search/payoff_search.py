@@ -22,16 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from toolkit.contract.bench import Latency
+from toolkit.contract.bench import CLEARLY_FASTER, Latency
 from toolkit.contract.findings import Code, Finding
 from toolkit.search.ratios import ProfileWeights, Ratios, ratios
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
 
 _LEAST_LOSS = 0.01
 _CLOSE = 3.0
-_CLEARLY = 0.95
-"""Trials tell which of two engines is faster where they differ by more: what a build gains by a higher level was up to
-5 % (a recogniser in float16 on an H200: 0.498 ms at level 3, 0.516 at 2, 0.524 at 1)."""
 _REPEAT = 2
 
 
@@ -339,7 +336,7 @@ class PayoffSearch:
             if chosen is None or chosen.kept in self.repeated or (self.lenient and not self.rough):
                 break
             # the fastest is measured as it will be built; that one is no slower, a clear win among trials tells too
-            bar = 1.0 if not self.rough else _CLEARLY if self.lenient else 0.0
+            bar = 1.0 if not self.rough else CLEARLY_FASTER if self.lenient else 0.0
             if self.score(chosen) + _CLOSE * self.noise(chosen) < bar:
                 break
             # what was measured in turn with the float engine needs no second one of that

@@ -29,6 +29,7 @@ from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.timed_search import TimedSearch
 from toolkit.search.times import confirmed, earlier_times, gpu_for
+from toolkit.search.trial_engines import builds_are_long
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
@@ -156,9 +157,11 @@ class PlanSearch(HelperTrials, TimedSearch):
     def nothing_pays(self) -> bool:
         """Whether no plan is predicted to be faster than float: to be asked before helpers are tried.
 
-        False of a model without attention: its engines are built but once, as helpers leave it.
+        False of a model without attention whose engines are built quickly: but once, as helpers leave it.
         """
-        return any(True for _ in attentions(self.model)) and self.timing.nothing_pays
+        bench = self.context.bench
+        early = any(True for _ in attentions(self.model)) or (bench is not None and builds_are_long(bench))
+        return early and self.timing.nothing_pays
 
     # ---------------------------------------------------------------- the search
 

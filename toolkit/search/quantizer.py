@@ -190,8 +190,7 @@ class Quantizer(Pass):
         close(placement)
         if not units_of(model, placement):
             return {}
-        placement = self.prepare(model, context)
-        close(placement)
+        close(placement := self.prepare(model, context))
         # here, so that all trials and the run itself share them
         ranges = self.ranges(model, placement, context)
         return not_faster(
@@ -210,6 +209,7 @@ class Quantizer(Pass):
         def make(slow: Mapping[str, Finding]) -> tuple[Model, PrecisionPlan]:
             trial, apart = model.copy(), context.fork()
             self.insert(trial, apart, slow)
+            apart.guard(trial)
             return trial, apart.plan
 
         return make

@@ -136,7 +136,7 @@ class EngineTimes:
         self.candidate, self.searched, self.work = candidate, sorted(searched), work
         self.bench, self.ranges, self.context, self.quantized, self.by = bench, ranges, context, quantized, by
         self.profile = bench.profiles[0]
-        self._built = 0
+        self._built: set[frozenset[str]] = set()
 
     def layers(self) -> LayerTimes:
         """Layer times of two engines: one with every layer quantized, one with none.
@@ -151,7 +151,10 @@ class EngineTimes:
         try:
             with self.bench.several():
                 self._ahead(self.searched)
-                small, plain = self._engine(()), self._engine(self.searched)
+                self._engine(())
+                plain = self._engine(self.searched)
+                # a trial that does not tell which of them is faster is built as a run would build it
+                small = self._engine(())
         except QtoolError as error:
             self.note(Code.TIMES_PREDICTED(why=str(error)))
             return LayerTimes()
@@ -206,7 +209,7 @@ class EngineTimes:
     def _engine(self, kept: Iterable[str]) -> _EngineTime:
         """One plan's engine, measured."""
         left = frozenset(kept)
-        self.context.progress(f"{self.by}: engines", self._built, 3)
+        self.context.progress(f"{self.by}: engines", len(self._built), 3)
         model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
         bare = left == set(self.searched)
         found = compared(self.bench, model, plan, self.work, self.ranges, self.context.journal, float_only=bare)
@@ -216,7 +219,7 @@ class EngineTimes:
                 where=self.by,
                 remedy="set measure = false in the pass to search with predicted times",
             )
-        self._built += 1
+        self._built.add(left)
         return _EngineTime.of(found, self.profile)
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from toolkit.contract.bench import Bench, Measurement
+from toolkit.contract.bench import LONG, Bench, Measurement
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.model import Model
 from toolkit.search.codes import TrialCode
-
-LONG = 60.0
-"""Seconds from which on a build takes long. A recogniser of 10 MB with a dynamic width (TensorRT 8.6.0, H200) takes 273
-to build in float16 at level 3 and 111 at level 2, its engine of level 2 runs 3.6 % slower."""
 
 
 def trials_pay(bench: Bench) -> bool:
@@ -24,6 +21,11 @@ def trials_pay(bench: Bench) -> bool:
 def build_takes_long(bench: Bench) -> bool:
     """Whether a trial that was built before shows that building takes long."""
     return bench.has_rough and (bench.trial_seconds or 0.0) > LONG
+
+
+def builds_are_long(bench: Bench) -> bool:
+    """Whether any engine has shown that building takes long, be it one that is still being built after ``LONG``."""
+    return bench.make_room() or (bench.trial_seconds or 0.0) > LONG
 
 
 def compared(
@@ -54,13 +56,23 @@ def compared(
     Raises:
         QtoolError: the engine cannot be built or timed.
     """
+    bench.make_room()
     rough = trials_pay(bench)
     found = bench.measure(model, plan, nodes, ranges, float_only=float_only, anew=anew, rough=rough)
     if rough and not trials_pay(bench):
         return bench.measure(model, plan, nodes, ranges, float_only=float_only, anew=anew)
     if rough:
         tell_of_trials(bench, journal)
+    tell_of_ahead(found, journal)
     return found
+
+
+def tell_of_ahead(found: Measurement, journal: Journal) -> None:
+    """Note that an engine was begun ahead, and how many were built beside it; or why it was built once more."""
+    if found.anew:
+        journal.noted(Code.TRIAL_BUILT_ANEW(why=found.anew))
+    if found.ahead_s:
+        journal.noted_once(TrialCode.AHEAD(seconds=found.ahead_s, beside=found.beside))
 
 
 def tell_of_trials(bench: Bench, journal: Journal) -> None:

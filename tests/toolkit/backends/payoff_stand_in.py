@@ -31,7 +31,7 @@ class StandIn:
         seconds: how long a build takes.
 
     ``built`` has the quantized layers of every engine, ``levels`` the builder optimization level that was asked for,
-    ``caches`` its timing cache.
+    ``caches`` its timing cache. ``room`` is the memory for engines beside others.
     """
 
     name = "tensorrt"
@@ -40,7 +40,7 @@ class StandIn:
     def __init__(self, plain, quantized, factors=None, opaque=False, noisy=True, refuse=None, timed=True, seconds=1.0):
         self.plain, self.quantized, self.factors = plain, quantized, factors or {"default": 1.0}
         self.opaque, self.noisy, self.refuse, self.timed = opaque, noisy, refuse or (lambda names: ""), timed
-        self.seconds = seconds
+        self.seconds, self.room = seconds, 0
         self.built: list[frozenset[str]] = []
         self.levels: list[int | None] = []
         self.caches: list[Path | None] = []
@@ -54,6 +54,9 @@ class StandIn:
 
     def cannot_measure(self):
         return ""
+
+    def room_beside(self):
+        return self.room
 
     def in_turn(self, engines, profiles, progress=silent):
         random, turns = np.random.default_rng(len(self.built)), {}

@@ -123,6 +123,11 @@ TIMING: Table = {
         "Engines take long to build ({seconds:.0f} s even as trials), so those that are only compared, and whose "
         "latencies are given here, are built at [engine] trial_level; the one that is taken is built at its own level."
     ),
+    TrialCode.AHEAD: lambda seconds, beside: (
+        f"The engine without pairs was begun ahead, as the run would build it, and took {seconds:.0f} s to build"
+        + (f" with {count(beside, 'trial')} built beside it" if beside else "")
+        + "; every engine was measured alone."
+    ),
     AttentionCode.TIMED: lambda products, ratio, noise, taken: (
         f"With pairs on {count(len(products), 'product')} of attention too, an engine takes {ratio:.3f} +- {noise:.3f} "
         f"of the latency without: they {'are searched too' if taken else 'stay float'}."
@@ -143,7 +148,7 @@ TIMING: Table = {
     Code.TRIAL: "kept float in this candidate",
     Code.KEPT_LATER: "a later pass makes it float again",
     Code.TRIAL_FAILED: "An engine with {quantized} of {units} nodes quantized could not be timed: {error}",
-    Code.TRIAL_BUILT_ANEW: "An engine that another GPU was to build for a comparison was built on this one: {why}",
+    Code.TRIAL_BUILT_ANEW: "An engine that was to be built by another GPU or beside others was built anew: {why}",
     Code.NOT_IN_TURN: "Engines were not measured in turn in profile '{profile}'; their builds' own times count: {why}",
     Code.SPEED_UNKNOWN: "Whether quantizing makes the engine slower than the float one was not measured: {why}",
     Code.ONLY_IF_FASTER: _only_if_faster,

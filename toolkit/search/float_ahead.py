@@ -1,0 +1,40 @@
+"""The engine without pairs, begun before anything is calibrated: it needs no ranges, and may become the run's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from toolkit.base.errors import QtoolError
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
+from toolkit.graph.model import Model
+
+if TYPE_CHECKING:
+    from toolkit.search.quantizer import Quantizer
+
+
+@contextmanager
+def float_ahead(quantizer: Quantizer, model: Model, context: Context) -> Iterator[None]:
+    """In the block the engine of the model without any pairs is built beside all else, where engines are measured.
+
+    Args:
+        quantizer: says where pairs would go.
+        model: the float graph; not changed.
+        context: its bench is where engines are built.
+    """
+    bench = context.bench
+    if bench is None or context.dry_run or bench.cannot_measure():
+        yield
+        return
+    trial, apart = model.copy(), context.fork()
+    try:
+        layers = quantizer.prepare(trial, apart).layers
+        ahead = bench.float_ahead(*quantizer.candidate(trial, apart)(dict.fromkeys(layers, Code.TRIAL())))
+    except QtoolError:
+        # whoever needs the engine will say so
+        yield
+        return
+    with ahead:
+        yield
