@@ -17,7 +17,9 @@ from toolkit.backends.bench import EngineBench
 from toolkit.calibration.provider import Calibrator
 from toolkit.contract.findings import Code
 from toolkit.contract.passes import Sequence
+from toolkit.contract.plan import PrecisionPlan
 from toolkit.data.dataset import CalibrationData
+from toolkit.graph.tensors import make_constant
 from toolkit.search.codes import AttentionCode, TrialCode
 
 WEIGHTED, PRODUCTS = ["q", "k", "v", "o"], ["s", "c"]
@@ -91,6 +93,23 @@ def test_it_is_given_up_where_products_of_attention_are_searched_too_whose_queri
     context, quantized = searched(attention, backend, tmp_path)
     assert quantized == FLOAT.keys() and [one["taken"] for one in said(context.journal, AttentionCode.TIMED)] == [True]
     assert built(backend) == [(0, None), (4, 2), (6, 2), (0, 2)] and said(context.journal, TrialCode.AHEAD) == []
+
+
+def test_trials_are_compared_with_a_trial_where_the_float_engine_is_one(attention, tmp_path):
+    backend = Levels(1.03)
+    bench = EngineBench(backend, EngineSettings(), folder=tmp_path)
+    changed, (node,) = attention.copy(), [node for node in attention.nodes if node.name == "q"]
+    weight = next(t for t in node.inputs if attention.constant(t) is not None)
+    values = attention.constant(weight)
+    own = next(node for node in changed.nodes if node.name == "q")
+    own.inputs[node.inputs.index(weight)] = make_constant(weight.name, values * 2)
+    plan = PrecisionPlan()
+    bench.measure(attention, plan, [], float_only=True)
+    # the same graph's trial would be the engine that is there
+    bench.measure(attention, plan, [], float_only=True, rough=True)
+    bench.measure(changed, plan, [], float_only=True, rough=True)
+    bench.measure(changed, plan, [], rough=True)
+    assert backend.levels == [None, 2]
 
 
 class Gated(Levels):

@@ -195,8 +195,9 @@ class EngineBench:
             entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, rough), anew)
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
-        if float_only and not rough:
-            self._ahead.bar = latency
+        if float_only:
+            # trials are compared with a trial where the float engine is one
+            self._ahead.bar = {} if rough else latency
         elif rough and self._ahead.undecided(latency):
             return self.measure(model, plan, nodes, ranges, repeat=repeat, anew=anew)
         return Measurement(
