@@ -35,6 +35,7 @@ class EvaluationCode(BaseCode):
     RULE_DETECTION = "evaluation-rule-detection"
     RULE_MASK = "evaluation-rule-mask"
     RULE_LABELS = "evaluation-rule-labels"
+    ONE_SIDED = "evaluation-one-sided"
     RULE_READING = "evaluation-rule-reading"
     RULE_SNR = "evaluation-rule-snr"
     RULE_PSNR = "evaluation-rule-psnr"

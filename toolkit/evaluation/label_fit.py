@@ -16,6 +16,8 @@ from toolkit.evaluation.parts import class_axis_of, parts_for
 
 _LEFT_OUT = 255
 _BOX = 5
+_RARE = 0.2
+"""Below this share of either label, always giving the other one is right so often that accuracy tells little."""
 _MOST = 0.5
 """The share of labels in range from which on the others are mistakes, not labels of another kind."""
 
@@ -132,13 +134,30 @@ def _whole(labels: Sequence[Array], low: int, high: float) -> bool:
 def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
     shape = _shape(labels)
     if output.discrete:
-        return ("top1",) if shape == output.shape and _whole(labels, 0, np.inf) else ()
+        same = shape is not None and (shape == output.shape or longer(shape) == longer(output.shape) == ())
+        return ("top1",) if same and _whole(labels, 0, np.inf) else ()
+    if settings.get("single"):
+        return _one_score(labels)
     count = output.shape[class_axis_of(output)] if output.shape else 1
     if shape == () and count > 1 and _whole(labels, 0, count):
         return ("top1",)
     if shape == (count,) and count > 1 and len(output.shape) == 1 and _whole(labels, 0, 2):
         return ("f1",) if "threshold" in settings else ("average_precision",)
     return ()
+
+
+def _one_score(labels: Sequence[Array]) -> tuple[str, ...]:
+    """Accuracy before the area under the ROC curve; behind it where one of both labels is rare."""
+    if not _two_sided(labels):
+        return ()
+    share = float(np.mean([bool(one.reshape(())) for one in labels]))
+    return ("top1", "auc") if _RARE <= share <= 1 - _RARE else ("auc", "top1")
+
+
+def _two_sided(labels: Sequence[Array]) -> bool:
+    """Whether there is one label a sample, and these are 0 and 1."""
+    alone = all(one.size == 1 for one in labels)
+    return alone and _whole(labels, 0, 2) and len({bool(one.reshape(())) for one in labels}) == 2
 
 
 def _positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
@@ -214,7 +233,8 @@ def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
     # one value a sample needs no axis
     known |= {() for shape in known if not longer(shape)}
     fits = not output.discrete and all(one.shape in known and one.dtype.kind in "biuf" for one in labels)
-    return ("mse",) if fits else ()
+    # what is there or not is no value, and a logit is no distance from it
+    return ("mse",) if fits and not _two_sided(labels) else ()
 
 
 _FITS: dict[str, Callable[[SeenOutput, Mapping[str, Any], Sequence[Array]], tuple[str, ...]]] = {

@@ -37,6 +37,7 @@ class MetricOptions:
         batch_axis: where samples lie in the output; None where no axis is theirs.
         axis: where its classes, features or channels lie in a sample, counted from the end; None where that is not
             known: last, of pictures first.
+        threshold: above which score a label holds, or a place is in the mask; None where that is not known.
     """
 
     output: str | None = None
@@ -45,6 +46,7 @@ class MetricOptions:
     layout: str | None = None
     batch_axis: int | None = 0
     axis: int | None = None
+    threshold: float | None = None
 
 
 def answers_of(metric: Metric) -> int:
@@ -118,6 +120,38 @@ def pick_scores(
     if label.ndim == 1 and value.ndim > 2 and value.size == len(value) * value.shape[-1]:
         value = value.reshape(len(value), -1)
     return value, label
+
+
+def pick_classes(
+    outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]
+) -> tuple[Array, Array]:
+    """As ``pick_scores``, with two classes in place of one score a sample where the threshold is known."""
+    scores, label = pick_scores(outputs, options, labels)
+    if options.threshold is None or not of_one_score(scores, label):
+        return scores, label
+    return two_classes(scores, options.threshold), label.reshape(-1)
+
+
+def of_one_score(scores: Array, label: Array) -> bool:
+    """Whether there is one score a sample, that of the class 1 of two, and one label; whatever axes of length 1."""
+    each = len(scores) if scores.ndim else 0
+    return scores.dtype.kind not in "iub" and each > 0 and scores.size == each == label.size
+
+
+def two_classes(scores: Array, threshold: float) -> Array:
+    """One score a sample as those of two classes, [samples, 2]: 1 is the better one above the threshold.
+
+    Args:
+        scores: float [samples, ...], one a sample.
+        threshold: see ``MetricOptions``.
+    """
+    flat = np.asarray(scores).reshape(len(scores))
+    return np.stack([np.full_like(flat, threshold), flat], axis=1)
+
+
+def usual_threshold(scores: Array) -> float:
+    """Above which score a label holds where nothing says it: 0.5 of probabilities, else 0, as of logits."""
+    return 0.5 if scores.size and scores.min() >= 0 and scores.max() <= 1 else 0.0
 
 
 def label_of(labels: Mapping[str, Array]) -> Array:

@@ -31,6 +31,7 @@ class MetricInfo:
 
 
 _CLASS, _SET = "the class's number: integer, []", "0 or 1 for each class: [classes]"
+_ONE = "0 or 1 for an output of one score: [] or [1]"
 _POSITIONS = "a class's number a position: integer, [positions]"
 _READING = "the reading's classes, no blanks: integer, [length], filled up with -1"
 _ALIKE, _MASK = (
@@ -41,11 +42,16 @@ _BOXES = "x1, y1, x2, y2, class for each object: float, [objects, 5], in the out
 _TOKENS = "the next token of every position: integer, [positions]; negative ones are left out"
 
 METRICS: dict[str, MetricInfo] = {
-    "top1": MetricInfo("classification", "share of labels that are the best class", f"{_CLASS}; or {_POSITIONS}"),
+    "top1": MetricInfo("classification", "share of labels that are the best class; of one score a sample, accuracy",
+                       f"{_CLASS}; or {_POSITIONS}; or {_ONE}"),
     "top5": MetricInfo("classification", "share of labels among the five best classes", f"{_CLASS}; or {_POSITIONS}"),
-    "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls", _CLASS),
-    "f1": MetricInfo("classification", "mean of the classes' F1", f"{_CLASS}; or {_SET}"),
-    "average_precision": MetricInfo("classification", "mean of the classes' average precision", f"{_CLASS}; or {_SET}"),
+    "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls", f"{_CLASS}; or {_ONE}"),
+    "f1": MetricInfo("classification", "mean of the classes' F1; of one score a sample, that of label 1",
+                     f"{_CLASS}; or {_SET}; or {_ONE}"),
+    "average_precision": MetricInfo("classification", "mean of the classes' average precision",
+                                    f"{_CLASS}; or {_SET}; or {_ONE}"),
+    "auc": MetricInfo("classification", "mean of the classes' areas under the ROC curve",
+                      f"{_CLASS}; or {_SET}; or {_ONE}"),
     "exact": MetricInfo("sequence", "share of samples all of whose positions are right", _POSITIONS),
     "ctc_exact": MetricInfo("ctc", "share of samples whose reading is right", _READING),
     "cer": MetricInfo("ctc", "edits a label character of the readings", _READING, higher_is_better=False),

@@ -17,7 +17,7 @@ from toolkit.evaluation.metric_base import Metric as Metric
 from toolkit.evaluation.metric_base import MetricOptions as MetricOptions
 from toolkit.evaluation.metric_base import answers_of as answers_of
 from toolkit.evaluation.metric_base import check_labels as check_labels
-from toolkit.evaluation.metric_base import classes_of, pick_scores, unlike_shapes
+from toolkit.evaluation.metric_base import classes_of, pick_classes, unlike_shapes
 from toolkit.evaluation.metric_base import label_of as label_of
 from toolkit.evaluation.metric_table import METRICS
 
@@ -26,7 +26,8 @@ class TopK:
     """Share of positions whose label is among the k largest values of the last axis.
 
     The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]; an output of
-    integers is the choice itself, of the label's shape.
+    integers is the choice itself, of the label's shape, and one score a sample is that of class 1 of two, which is
+    chosen above the threshold.
 
     Attributes:
         classes: how many classes the output has; 0 before the first batch.
@@ -44,7 +45,7 @@ class TopK:
         Raises:
             DataError: the label's shape does not match the output's.
         """
-        scores, label = pick_scores(outputs, self.options, labels)
+        scores, label = pick_classes(outputs, self.options, labels)
         if self.k == 1 or scores.dtype.kind in "iub":
             self.classes, same = same_as_label(scores, label)
             self.right += int(same.sum())
@@ -73,6 +74,8 @@ def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
     """
     if scores.dtype.kind not in "iub":
         return classes_of(scores, label), np.asarray(scores.argmax(axis=-1) == label)
+    if scores.shape != label.shape and len(scores) == scores.size == label.size:
+        scores, label = scores.reshape(-1), label.reshape(-1)
     if scores.shape != label.shape:
         raise unlike_shapes(scores, label, "give one label for each position of the output")
     return 0, np.asarray(scores == label)
@@ -93,7 +96,7 @@ class Exact:
         Raises:
             DataError: the labels do not fit the output.
         """
-        self.classes, same = same_as_label(*pick_scores(outputs, self.options, labels))
+        self.classes, same = same_as_label(*pick_classes(outputs, self.options, labels))
         self.right += int(same.reshape(len(same), -1).all(axis=1).sum())
         self.count += len(same)
 
@@ -108,7 +111,7 @@ class Exact:
 
 
 _HOMES = {
-    "metrics_classes": "balanced_accuracy f1 average_precision",
+    "metrics_classes": "balanced_accuracy f1 average_precision auc",
     "metrics_text": "ctc_exact cer wer perplexity",
     "metrics_dense": "mse mae miou psnr ssim",
     "metrics_rank": "recall_at_1 recall_at_5 spearman",

@@ -1,17 +1,30 @@
-"""Metrics of classes that do not let the frequent ones hide the rare: balanced accuracy, F1, average precision."""
+"""Metrics of classes that do not let the frequent ones hide the rare: balanced accuracy, F1, and areas under curves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.metric_base import Metric, MetricOptions, classes_of, pick_scores, unlike_shapes
+from toolkit.evaluation.metric_base import (
+    Metric,
+    MetricOptions,
+    check_labels,
+    classes_of,
+    of_one_score,
+    pick_scores,
+    unlike_shapes,
+    usual_threshold,
+)
+from toolkit.evaluation.ranks import ranks
 
 
 class _ByClass:
     """Gathers scores and labels; labels are classes' numbers [batch], or 0 and 1 for each class [batch, classes].
+
+    One score a sample, with labels 0 and 1, is a set of one class: that of the label 1.
 
     Attributes:
         classes: how many classes the output has where labels are their numbers; 0 where they are sets.
@@ -31,6 +44,9 @@ class _ByClass:
             DataError: the labels do not fit the output.
         """
         scores, label = pick_scores(outputs, self.options, labels)
+        if of_one_score(scores, label):
+            scores, label = scores.reshape(-1, 1), label.reshape(-1, 1)
+            check_labels(label, 2)
         if label.shape == scores.shape and scores.ndim == 2:
             self.labels.append(label != 0)
         elif scores.ndim != 2:
@@ -52,8 +68,8 @@ class _ByClass:
         """The classes that the model answers, bool [samples, classes]: the best one, or all above the threshold."""
         if self.classes:
             return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
-        unit = scores.min() >= 0 and scores.max() <= 1
-        return np.asarray(scores > (0.5 if unit else 0.0))
+        known = self.options.threshold
+        return np.asarray(scores > (usual_threshold(scores) if known is None else known))
 
 
 class BalancedAccuracy(_ByClass):
@@ -62,8 +78,12 @@ class BalancedAccuracy(_ByClass):
     def value(self) -> float:
         """0 to 1."""
         scores, labels = self._all()
+        chosen = self._chosen(scores)
+        if labels.shape[1] == 1:
+            # what has the one label or not makes two classes
+            chosen, labels = (np.concatenate([~one, one], axis=1) for one in (chosen, labels))
         counts = labels.sum(axis=0)
-        right = (self._chosen(scores) & labels).sum(axis=0)
+        right = (chosen & labels).sum(axis=0)
         return float((right[counts > 0] / counts[counts > 0]).mean()) if (counts > 0).any() else 0.0
 
 
@@ -89,6 +109,30 @@ class AveragePrecision(_ByClass):
         return float(np.mean(found)) if found else 0.0
 
 
+class AreaUnderCurve(_ByClass):
+    """Mean over classes of the area under the ROC curve, of classes that some samples have and others have not.
+
+    It is the share of pairs of such samples whose scores are in the labels' order, ties counted half (Mann and
+    Whitney): with the ranks R of the n1 samples that have the label, and n0 that have not,
+    (sum(R) - n1 (n1 + 1) / 2) / (n1 n0).
+    """
+
+    def value(self) -> float:
+        """0 to 1; NaN where no class has samples of both kinds."""
+        scores, labels = self._all()
+        found = [_area(scores[:, one], labels[:, one]) for one in range(labels.shape[1])]
+        known = [area for area in found if area is not None]
+        return float(np.mean(known)) if known else math.nan
+
+
+def _area(scores: Array, labels: Array) -> float | None:
+    have = int(labels.sum())
+    others = len(labels) - have
+    if not have or not others:
+        return None
+    return float((ranks(scores)[labels].sum() - have * (have + 1) / 2) / (have * others))
+
+
 def _average(scores: Array, labels: Array) -> float:
     order = np.argsort(-scores, kind="stable")
     hits = labels[order]
@@ -100,4 +144,5 @@ BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {
     "balanced_accuracy": BalancedAccuracy,
     "f1": F1,
     "average_precision": AveragePrecision,
+    "auc": AreaUnderCurve,
 }

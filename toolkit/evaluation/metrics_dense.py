@@ -9,7 +9,15 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
-from toolkit.evaluation.metric_base import Metric, MetricOptions, check_finite, longer, pick, unlike_shapes
+from toolkit.evaluation.metric_base import (
+    Metric,
+    MetricOptions,
+    check_finite,
+    longer,
+    pick,
+    unlike_shapes,
+    usual_threshold,
+)
 from toolkit.evaluation.tasks.segmentation import mask_of
 
 _LEFT_OUT = 255
@@ -148,7 +156,8 @@ class MeanIoU:
         single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[axis] == 1)
         threshold = None
         if single:
-            threshold = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0
+            known = self.options.threshold
+            threshold = usual_threshold(scores) if known is None else known
         found = mask_of(scores, axis, threshold)
         if label.dtype.kind not in "iub" or found.shape != label.reshape(len(label), -1).shape:
             raise unlike_shapes(scores, label, "give integers [samples, height, width], the class of every pixel")

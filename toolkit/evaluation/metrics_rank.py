@@ -10,6 +10,7 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_base import Metric, MetricOptions, pick_scores
+from toolkit.evaluation.ranks import ranks
 
 _BLOCK = 512
 
@@ -88,17 +89,10 @@ class Spearman(_Vectors):
             lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
             found = (first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
             labels = labels[0 : 2 * pairs : 2]
-        a, b = _ranks(found), _ranks(np.asarray(labels, np.float64))
+        a, b = ranks(found), ranks(np.asarray(labels, np.float64))
         if len(a) < 2 or a.std() == 0 or b.std() == 0:
             return math.nan
         return float(np.corrcoef(a, b)[0, 1])
-
-
-def _ranks(values: Array) -> Array:
-    """Ranks, ties at their mean, float64 [values]."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray(((ends - counts + ends - 1) / 2)[inverse], np.float64)
 
 
 BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {

@@ -16,6 +16,7 @@ def options_for(
     parts: Sequence[OutputPart],
     blank: int | None = None,
     space: int | None = None,
+    threshold: float | None = None,
 ) -> MetricOptions:
     """The options of a metric.
 
@@ -25,6 +26,7 @@ def options_for(
         parts: how the outputs are read.
         blank: CTC's blank class; that of the part where None.
         space: the class that parts words.
+        threshold: above which score a label holds or a place is in the mask; of labels that of the part where None.
     """
     task = task_of(metric)
     # shares of positions are metrics of classification too
@@ -36,4 +38,6 @@ def options_for(
     known = blank if blank is not None else int(settings.get("blank", 0))
     layout = json.dumps(boxes.to_json()) if boxes is not None else None
     name = output if output is not None or chosen is None else chosen.outputs[0]
-    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), settings.get("axis"))
+    # that of a mask may be made for comparing two models
+    limit = settings.get("threshold") if threshold is None and task == "classification" else threshold
+    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), settings.get("axis"), limit)

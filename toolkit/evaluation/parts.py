@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
@@ -17,6 +19,8 @@ _UNLIKE = 8.0
 _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 _FEW_VALUES = 16
 _HALF = 0.5
+_SOME = 8
+"""Of fewer scores all may lie on one side by chance."""
 _STEADY = 1e-12
 """Values whose variance is less than this share of their power are the same to float32's last bits: 2^-23, some eight
 times over, squared."""
@@ -36,7 +40,29 @@ def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart
     settings: dict[str, Any] = {}
     if not output.discrete:
         settings = _SETTINGS[task](output) if task in _SETTINGS else {"axis": class_axis_of(output)}
-    return [OutputPart(task, (output.name,), {**base, **settings})]
+    part = OutputPart(task, (output.name,), {**base, **settings})
+    if one_sided(part, output) is None:
+        return [part]
+    # a score that loses all it says would stay on its side
+    return [part, *_regressions(output, seen, base)]
+
+
+def one_sided(part: OutputPart, output: SeenOutput) -> Finding | None:
+    """That all scores seen lie on one side of the threshold, of an output with one a sample; None where they do not."""
+    if part.task != "classification" or not part.settings.get("single") or len(output.samples) < _SOME:
+        return None
+    limit = float(part.settings["threshold"])
+    over = int((output.flat > limit).sum())
+    if 0 < over < output.flat.size or not output.flat.size:
+        return None
+    return EvaluationCode.ONE_SIDED(output=output.name, threshold=limit, above=over > 0)
+
+
+def one_sided_among(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
+    """What ``one_sided`` says of each part."""
+    by_name = {one.name: one for one in seen.outputs}
+    found = [one_sided(part, by_name[part.outputs[0]]) for part in parts]
+    return [one for one in found if one is not None]
 
 
 def class_axis_of(output: SeenOutput) -> int:
@@ -51,7 +77,7 @@ def _classification(output: SeenOutput) -> dict[str, Any]:
     axis = class_axis_of(output)
     single = output.shape[axis] == 1 if output.shape else True
     if single or _labels(output, axis):
-        return {"threshold": 0.5 if output.in_unit else 0.0}
+        return {"threshold": 0.5 if output.in_unit else 0.0, **({"single": True} if single else {})}
     return {"axis": axis}
 
 

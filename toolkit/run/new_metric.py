@@ -24,6 +24,7 @@ from toolkit.evaluation.metrics import label_of
 from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs, widened
+from toolkit.evaluation.parts import one_sided_among
 from toolkit.evaluation.tasks import reader
 from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.model import Model
@@ -144,7 +145,7 @@ def new_evaluation(
     output = fit.output if fit.output != model.graph.outputs[0].name else None
     _metric(made, fit.metric, output, None)
     if watched is not None:
-        _task(made, guess(watched, task_of(fit.metric), fit.output))
+        _task(made, guess(watched, task_of(fit.metric), fit.output), watched)
     _limit(made, fit.metric, value, len(labelled) if test is not None else max(1, len(labelled) // 5))
     return made
 
@@ -156,11 +157,12 @@ def _metric(made: NewEvaluation, metric: str, output: str | None, limit: float |
         made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=limit), _drop(limit))
 
 
-def _task(made: NewEvaluation, found: Guess) -> None:
+def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
     """The task and why; where the guess is unsure, a run guesses again and says so."""
     named = f"task = {toml_string(found.task)}"
     why = found.finding()
     made.decided(why, f"# {plain(sentence(why))}", named if found.sure else f"# {named}")
+    made.said += one_sided_among(found.parts, seen)
 
 
 def seen_model(model: Model, recipe: Recipe) -> SeenModel | Finding | None:
@@ -322,7 +324,7 @@ def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
         name, value = ("min_agreement", 0.95) if _has_classes(model) else ("min_sqnr_db", 20.0)
     else:
         found = guess(seen)
-        _task(made, found)
+        _task(made, found, seen)
         limits = {part.task: reader(part).least for part in found.parts}
         if len(set(limits.values())) > 1:
             told = ", ".join(f"{least:g} of {task}" for task, least in limits.items())

@@ -144,6 +144,7 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
 
 def _look(inputs: Inputs) -> Looked:
     from toolkit.evaluation.judged import judged_by
+    from toolkit.evaluation.parts import one_sided_among
 
     job, section = inputs.job, inputs.job.recipe.evaluation
     found = first_seen(inputs)
@@ -160,6 +161,7 @@ def _look(inputs: Inputs) -> Looked:
         error.at(job.recipe.locate("evaluation", *(error.value or "task").split(".")))
         raise
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
+    notes += one_sided_among(judged.parts, watched)
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes
@@ -235,4 +237,4 @@ def metric_options(section: EvaluationSection, record: TaskRecord) -> MetricOpti
     from toolkit.evaluation.tasks import OutputPart
 
     parts = [OutputPart.from_json(part) for part in record.parts]
-    return options_for(section.metric, section.output, parts, section.blank, section.space)
+    return options_for(section.metric, section.output, parts, section.blank, section.space, section.threshold)

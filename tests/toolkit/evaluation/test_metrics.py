@@ -16,6 +16,7 @@ from toolkit.evaluation.metric_table import METRICS, task_of
 from toolkit.evaluation.metrics import answers_of, make_metric
 from toolkit.evaluation.metrics_text import edit_distance
 from toolkit.evaluation.tasks import TASKS, OutputPart
+from toolkit.report.findings import sentence
 
 RNG = np.random.default_rng(2)
 
@@ -49,6 +50,53 @@ def test_balanced_accuracy_f1_and_average_precision():
     scores = np.array([[0.1, 0.9], [0.9, 0.8], [0.2, 0.1], [0.8, 0.3]], np.float32)
     sets = np.array([[0, 1], [1, 0], [0, 0], [1, 1]])
     assert value("average_precision", scores, sets)[0] == pytest.approx((1.0 + (1.0 + 2 / 3) / 2) / 2)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 1, 1)])
+@pytest.mark.parametrize("label_shape", [(8,), (8, 1)])
+@pytest.mark.parametrize("kind", [np.int64, np.float32, bool])
+def test_one_score_a_sample_is_that_of_label_1(shape, label_shape, kind):
+    scores = np.float32([0.9, 0.8, 0.7, 0.6, 0.55, 0.4, 0.3, 0.1])
+    labels = np.array([1, 1, 0, 1, 0, 0, 1, 0])
+    given = scores.reshape(shape), labels.reshape(label_shape).astype(kind)
+    assert value("top1", *given, threshold=0.5) == (5 / 8, 8)
+    assert value("exact", *given, threshold=0.5) == (5 / 8, 8)
+    assert value("top1", *given, threshold=0.58)[0] == 6 / 8
+    assert value("balanced_accuracy", *given, threshold=0.5)[0] == (3 / 4 + 2 / 4) / 2
+    # five are called 1, three of them rightly, and one of four is missed
+    assert value("f1", *given, threshold=0.5)[0] == pytest.approx(2 * 3 / (2 * 3 + 2 + 1))
+    assert value("average_precision", *given)[0] == pytest.approx((1 + 1 + 3 / 4 + 4 / 7) / 4)
+    # of the 16 pairs of a 1 and a 0: 0.3 stands below three of the zeros, 0.6 below one
+    assert value("auc", *given)[0] == 12 / 16
+    logits = np.log(scores / (1 - scores)).astype(np.float32).reshape(shape)
+    for name in ("top1", "f1", "auc"):
+        assert value(name, logits, given[1], threshold=0.0) == value(name, *given, threshold=0.5)
+
+
+def test_labels_that_are_no_0_or_1_are_refused_of_one_score():
+    with pytest.raises(DataError, match="the labels reach from 0 to 2"):
+        value("top1", np.float32([[0.1], [0.2], [0.3]]), np.array([0, 1, 2]), threshold=0.5)
+    with pytest.raises(DataError, match="the labels reach from 0 to 2"):
+        value("auc", np.float32([[0.1], [0.2], [0.3]]), np.array([0, 1, 2]))
+
+
+def test_the_area_under_the_curve_counts_ties_half_and_is_no_number_of_one_label():
+    scores = np.float32([0.5, 0.5, 0.2, 0.2])
+    assert value("auc", scores, np.array([1, 0, 1, 0]))[0] == 0.5
+    assert value("auc", scores, np.array([1, 1, 0, 0]))[0] == 1.0
+    assert math.isnan(value("auc", scores, np.array([1, 1, 1, 1]))[0])
+    # of classes by their numbers each against the others: 3 of 3, 2 + 1 ties of 4, and 3 of 3 pairs
+    many = np.float32([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.4], [0.6, 0.3, 0.1]])
+    assert value("auc", many, np.array([0, 1, 2, 1]))[0] == pytest.approx((1 + 3.5 / 4 + 1) / 3)
+
+
+def test_the_threshold_that_is_known_decides_what_a_set_of_labels_and_a_mask_hold():
+    scores, sets = np.float32([[0.4, 0.9], [0.1, 0.4]]), np.array([[1, 1], [0, 1]])
+    assert value("f1", scores, sets, threshold=0.3)[0] == 1.0
+    assert value("f1", scores, sets)[0] == pytest.approx((0 + 2 / 3) / 2)
+    maps, masks = np.full((1, 1, 2, 2), 0.4, np.float32), np.ones((1, 2, 2), np.int64)
+    assert value("miou", maps, masks, threshold=0.3)[0] == 1.0
+    assert value("miou", maps, masks)[0] == 0.0
 
 
 def test_readings_and_edits():
@@ -117,6 +165,18 @@ def test_labels_off_by_one_are_called_that():
     assert checked("top1", scores, labels) is None
     found = checked("top1", scores, labels + 1)
     assert found.code is EvaluationCode.LABELS_SHIFTED and found.values["offset"] == 1 and found.values["share"] == 1.0
+
+
+def test_labels_of_one_score_that_are_swapped_are_called_that():
+    labels = RNG.integers(0, 2, 64)
+    scores = np.where(labels, 0.9, 0.1).astype(np.float32)[:, None]
+    check = FloatCheck("top1", None, MetricOptions(threshold=0.5))
+    check.add({"y": scores}, {"label": 1 - labels})
+    assert check.suspicion().code is EvaluationCode.LABELS_SHIFTED
+    assert sentence(check.suspicion()).endswith("100.0 % with the labels 0 and 1 swapped: the labels call the other class 1.")
+    right = FloatCheck("top1", None, MetricOptions(threshold=0.5))
+    right.add({"y": scores}, {"label": labels})
+    assert right.value() == 1.0 and right.suspicion() is None
 
 
 def test_labels_in_another_order_are_called_that():

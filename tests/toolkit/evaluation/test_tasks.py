@@ -45,7 +45,8 @@ def test_recipes_name_the_tasks_that_there_are():
     ("task", "settings", "values"),
     [
         ("classification", {}, None),
-        ("classification", {"threshold": 0.4}, {"threshold": 0.4}),
+        ("classification", {"threshold": 0.4}, {"threshold": 0.4, "single": False}),
+        ("classification", {"threshold": 0.4, "single": True}, {"threshold": 0.4, "single": True}),
         ("sequence", {}, None),
         ("ctc", {"blank": 7}, {"blank": 7}),
         ("detection", {"threshold": 0.25}, {"threshold": 0.25, "slack": 0.8, "iou": 0.5}),
@@ -81,6 +82,28 @@ def test_sets_of_labels_are_right_as_wholes():
     assert tally("classification", wanted, found, {"threshold": 0.5}).kept == 397
     found[5, 1] = np.nan
     assert tally("classification", wanted, found, {"threshold": 0.5}).kept == 396
+
+
+@pytest.mark.parametrize("shape", [(400,), (400, 1), (400, 1, 1)])
+@pytest.mark.parametrize("threshold", [0.5, 0.25])
+def test_one_score_a_sample_is_a_class_by_its_side_of_the_threshold(shape, threshold):
+    settings = {"threshold": threshold, "single": True}
+    wanted = RNG.random(shape).astype(np.float32)
+    wanted[:3] = threshold + np.array([0.1, -0.1, 1e-3]).reshape(3, *[1] * (len(shape) - 1))
+    found = wanted.copy()
+    found[:2] = threshold - (found[:2] - threshold)
+    made = tally("classification", wanted, found, settings)
+    assert (made.kept, made.answers) == (398, 400)
+    found[2] = threshold - 1e-3
+    near = tally("classification", wanted, found, settings)
+    # by a hundredth of what a usual score is away, a change is hardly a loss
+    assert near.kept == 397 and near.lost - made.lost < 0.05
+    found[9] = np.nan
+    assert tally("classification", wanted, found, settings).kept == 396
+    # errors of 0.05 on both sides: of scores that lie evenly, E|error| / 1 change side on average
+    noisy = wanted + 0.05 * RNG.standard_normal(shape).astype(np.float32)
+    expected = tally("classification", wanted, noisy, settings).expected / 400
+    assert expected == pytest.approx(0.05 * np.sqrt(2 / np.pi), rel=0.5)
 
 
 def test_one_wrong_position_of_each_line_loses_every_line():

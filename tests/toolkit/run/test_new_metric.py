@@ -17,6 +17,7 @@ from toolkit.cli.main import invoke
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
+from toolkit.evaluation.parts import one_sided_among
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -318,6 +319,7 @@ def test_readings_are_found_whatever_the_order_of_axes_and_what_is_declared(
 
 
 SHARES = softmax(normal(8, 6, 5))
+SCORE = 1 / (1 + np.exp(-normal(8, 1)))
 SIGMOID = 1 / (1 + np.exp(-normal(8, 20)))
 VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
 
@@ -348,12 +350,57 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
         (out("y", normal(8, 1), "Gemm"), normal(8, 1), ["mse"]),
         (out("y", normal(8, 1), "Gemm"), normal(8), ["mse"]),
         (out("y", normal(8, 5), "Gemm"), normal(8), []),
+        (out("y", SCORE, "Sigmoid"), np.arange(8) % 2, ["top1", "auc"]),
+        (out("y", SCORE, "Sigmoid"), (np.arange(8) % 2).astype(np.float32)[:, None], ["top1", "auc"]),
+        (out("y", SCORE, "Sigmoid"), np.arange(8) == 3, ["auc", "top1"]),
+        (out("y", SCORE[:, 0], "Sigmoid", declared=("n",)), np.arange(8) % 2, ["top1", "auc"]),
+        (out("y", normal(8, 1), "Gemm"), np.arange(8) % 2, ["top1", "auc"]),
+        (out("y", normal(8, 1), "Gemm"), np.arange(8), ["mse"]),
+        (out("y", SCORE, "Sigmoid"), SCORE, ["mse"]),
+        (out("y", np.zeros((8, 1), np.int64), "Cast"), np.arange(8) % 2, ["top1"]),
         (out("y", normal(8, 3, 32, 32), "Conv"), normal(8, 3, 32, 32), ["mse"]),
     ],
 )  # fmt: skip
 def test_what_labels_fit_by_their_layout(output, labels, fits):
     model = seen(output)
     assert [one.metric for one in fitting_metrics(model, guess(model), list(labels))] == fits
+
+
+@pytest.mark.parametrize("last", ["Sigmoid", "Identity"])
+def test_labels_of_0_and_1_of_one_score_are_classes_in_new_check_and_run(last, tmp_path, capsys):
+    proto = build(
+        [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["z"]),
+         node(last, ["z"], ["y"])],
+        {"x": ["N", 6]}, {"y": ["N", 1]}, {"w": normal(6, 8, seed=1), "v": normal(8, 1, seed=2)},
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(COUNT, 6, seed=3))
+    x = normal(400, 6, seed=4)
+    scores = session(Model.load(tmp_path / "model.onnx")).run({"x": x})["y"][:, 0]
+    label = scores > (0.5 if last == "Sigmoid" else 0.0)
+    label[::10] = ~label[::10]
+    test_data(tmp_path, x, label.astype(np.float32))
+    section = made(tmp_path)
+    assert (section.metric, section.task or "classification") == ("top1", "classification")
+    assert section.budget.max_drop == 0.009
+    path = tmp_path / "made.toml"
+    path.write_text(path.read_text().replace('backend = "auto"', 'backend = "none"'))
+    report = run(path, tmp_path / "out").report
+    assert (report.accuracy.metric, report.accuracy.before) == ("top1", 0.9)
+    (part,) = report.accuracy.parts
+    assert (part.task, part.outputs) == ("classification", ["y"])
+
+
+def test_scores_that_all_lie_on_one_side_are_judged_by_their_values_too():
+    rare = out("y", SCORE / 4, "Sigmoid")
+    found = guess(seen(rare))
+    assert (found.task, [part.task for part in found.parts]) == ("classification", ["classification", "regression"])
+    (note,) = one_sided_among(found.parts, seen(rare))
+    assert dict(note.values) == {"output": "y", "threshold": 0.5, "above": False}
+    assert "below 0.5" in sentence(note)
+    both = seen(out("y", SCORE, "Sigmoid"))
+    assert [part.task for part in guess(both).parts] == ["classification"]
+    assert not one_sided_among(guess(both).parts, both)
 
 
 def test_labels_that_are_no_numbers_are_counted():

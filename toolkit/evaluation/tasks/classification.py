@@ -11,13 +11,14 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.metric_base import two_classes
 from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_each, same_choice, scores
 
 
 class Classification(Task):
     """One answer a sample: argmax over the classes, or the labels over ``threshold`` where that is set.
 
-    Outputs are scores [batch, classes], or integers that are the classes' numbers.
+    Outputs are scores [batch, classes], one score a sample, or integers that are the classes' numbers.
     """
 
     name: ClassVar[str] = "classification"
@@ -27,7 +28,8 @@ class Classification(Task):
         """See ``Task.rule``."""
         if "threshold" not in self.settings:
             return None
-        return EvaluationCode.RULE_LABELS(threshold=float(self.settings["threshold"]))
+        one = bool(self.settings.get("single"))
+        return EvaluationCode.RULE_LABELS(threshold=float(self.settings["threshold"]), single=one)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""
@@ -36,6 +38,9 @@ class Classification(Task):
             return one_each(flat(a == b).all(axis=1))
         if "threshold" in self.settings:
             limit = float(self.settings["threshold"])
+            if self.settings.get("single"):
+                sides = [two_classes(np.asarray(x, np.float32), limit)[:, None] for x in (a, b)]
+                return chosen_each(same_choice(*sides).all(axis=1), *sides)
             sets = [flat(np.asarray(x, np.float32)) > limit for x in (a, b)]
             whole = ~np.isnan(flat(np.asarray(b, np.float32))).any(axis=1)
             return one_each((sets[0] == sets[1]).all(axis=1) & whole)

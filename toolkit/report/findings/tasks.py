@@ -166,6 +166,9 @@ def _useless(metric: str, value: float, samples: int, useless: float) -> str:
 
 
 def _shifted(metric: str, value: float, samples: int, offset: int, share: float, modulo: int) -> str:
+    if modulo == 2:
+        told = f"{_own(metric, value, samples)}, and {percent(share)} with the labels 0 and 1 swapped"
+        return f"{told}: the labels call the other class 1."
     counted = f" (counted modulo {modulo})" if modulo else ""
     return (
         f"{_own(metric, value, samples)}, but {percent(share)} of the labels are its answer "
@@ -228,7 +231,15 @@ TASKS: Table = {
         f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
         f"{percent(small)} of the pixels are left out."
     ),
-    EvaluationCode.RULE_LABELS: "Labels are kept where the same classes score over {threshold:.3g}.",
+    EvaluationCode.RULE_LABELS: lambda threshold, single: (
+        f"An answer is kept where its score stays on the same side of {threshold:.3g}."
+        if single
+        else f"Labels are kept where the same classes score over {threshold:.3g}."
+    ),
+    EvaluationCode.ONE_SIDED: lambda output, threshold, above: (
+        f"Every score of output '{output}' seen lies {'above' if above else 'below'} {threshold:.3g}: which side it is "
+        "on says nothing of it, so its values are judged too."
+    ),
     EvaluationCode.RULE_READING: (
         "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
     ),
