@@ -36,7 +36,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
     """
     if not bounded(info):
         return []
-    best = _everything(info)
+    best, noted = _everything(info), journal.of("noted")
     assert best is not None
     shared = {"precision": info.precision, "metric": info.metric or "", "allowed": info.allowed}
     found = [
@@ -44,6 +44,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
             **shared, **_shown(best), output=info.output, behind=info.behind, float_metric=info.float_metric
         )
     ]  # fmt: skip
+    found += dict.fromkeys(e.why for e in noted if e.why.code is Code.SEARCH_WITHOUT_LABELS)
     for place, more in enumerate(_larger(info)):
         known = {"share": more.quantized_share, "of": info.share_of, "next": not place}
         found.append(BoundCode.LARGER_PLAN(**shared, **_shown(more), **known))
@@ -57,7 +58,6 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
             )
         )  # fmt: skip
     found += _layers(info, layers)
-    noted = journal.of("noted")
     found += [e.why for e in noted if e.why.code is Code.SEARCH_HELPER_UNLIKE]
     return found + [e.why for e in noted if e.why.code is Code.SEARCH_HELPER and not e.why.values["applied"]]
 

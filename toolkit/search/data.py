@@ -78,5 +78,4 @@ def samples_to_decide_on(
     labelled = with_labels(data)
     if labelled is not None:
         return labelled, metric
-    context.journal.noted(Code.SEARCH_WITHOUT_LABELS(data=data.name, metric=metric))
     return data, None

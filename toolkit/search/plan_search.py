@@ -23,7 +23,7 @@ from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import plan_key
 from toolkit.search.real_types import Lower, best_known
 from toolkit.search.search import Search, SearchResult, all_float
-from toolkit.search.search_budget import Judged, budget_for
+from toolkit.search.search_budget import Judged, budget_for, told_by_float, without_labels
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
@@ -121,6 +121,9 @@ class PlanSearch(HelperTrials, TimedSearch):
         ranges = context.ranges(self.model, wanted, self.quantizer.precision)
         data, metric = samples_to_decide_on(own.data, self.model, context)
         evaluation = context.evaluation
+        named, limits = (evaluation.metric, evaluation.limits) if evaluation is not None else (None, None)
+        against_float = metric is None and told_by_float(named, own.limits, limits)
+        metric = named if against_float else metric
         settings = Settings(
             precision=self.quantizer.precision, weights=self.quantizer.weights, metric=metric,
             output=evaluation.output if evaluation is not None else None, batch=own.batch, samples=own.samples,
@@ -128,6 +131,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             allow_code=evaluation.allow_code if evaluation is not None else True,
             answers=evaluation.answers if evaluation is not None else None,
             options=(evaluation.options if evaluation is not None else None) or MetricOptions(),
+            against_float=against_float,
         )  # fmt: skip
         layers = self.quantizer.placement(self.model, context).layers
         settings = in_parts(settings, min(len(data), own.samples or len(data)), len(layers))
@@ -150,9 +154,12 @@ class PlanSearch(HelperTrials, TimedSearch):
                               remedy="give the recipe evaluation data, or give min_sqnr_db")  # fmt: skip
         judged = Judged.of(
             self.simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers,
-            evaluation.metric if evaluation is not None else None,
+            evaluation.metric if evaluation is not None else None, decided.against_float,
         )  # fmt: skip
-        return budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
+        found = budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
+        if judged.named is not None and (judged.metric is None or judged.against_float):
+            self.context.journal.noted(without_labels(judged, found, self.simulation.data.name))
+        return found
 
     def nothing_pays(self) -> bool:
         """Whether no plan is predicted to be faster than float: to be asked before helpers are tried.
@@ -278,7 +285,8 @@ class PlanSearch(HelperTrials, TimedSearch):
         few = self._too_few(found)
         found.first = self.spending.first if self.spending.first is not None else found.first
         found.inferences, found.computed = self.spending.priced, self.spending.counted(simulation.runner.float_seconds)
-        content = record(found, cost, self.budget, prefer, samples, spots, [few] if few is not None else [])
+        doubts, metric = [few] if few is not None else [], simulation.settings.metric
+        content = record(found, cost, self.budget, prefer, samples, spots, doubts, metric)
         if context.folder is not None:
             path = context.folder / f"{self.name}.json"
             content.save(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import RecipeError
-from toolkit.contract.findings import Code
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.budget import Budget, judged_by_task
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 OWN_LIMITS = ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")
 """The limits that a search may have of its own, in place of the recipe's."""
+_DISTANCES = frozenset({"mse", "mae"})
+"""Metrics whose rise is told without labels l, by the float model's values f and the quantized model's q. The mean of
+(q - l)^2 exceeds that of (f - l)^2 by the mean of (q - f)^2, where q - f and f - l are uncorrelated, as of a least
+squares fit, whose residuals depend on nothing that the model reads; the mean of |q - l| exceeds that of |f - l| by the
+mean of |q - f| at most."""
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
@@ -36,6 +41,7 @@ class Judged:
         allow_code: whether the metric may be code.
         answers: reads outputs as the task says; None without a task.
         named: the recipe's metric, which the samples may have no labels for.
+        against_float: whether ``metric`` is measured against the float model's outputs, see ``told_by_float``.
     """
 
     outputs: Sequence[str]
@@ -46,6 +52,7 @@ class Judged:
     allow_code: bool = True
     answers: Answers | None = None
     named: str | None = None
+    against_float: bool = False
 
     @classmethod
     def of(
@@ -56,11 +63,26 @@ class Judged:
         allow_code: bool,
         answers: Answers | None = None,
         named: str | None = None,
+        against_float: bool = False,
     ) -> Judged:
         """By a model's outputs."""
         outputs = model.graph.outputs
         names, classes = [t.name for t in outputs], [t.name for t in outputs if class_like(t.shape)]
-        return cls(names, classes, discrete_outputs(model), metric, output, allow_code, answers, named)
+        discrete = discrete_outputs(model)
+        return cls(names, classes, discrete, metric, output, allow_code, answers, named, against_float)
+
+
+def told_by_float(metric: str | None, own: Mapping[str, float | None], section: Any) -> bool:
+    """Whether a limit on a metric's drop can be held on samples without labels, by the float model's outputs alone.
+
+    Args:
+        metric: the recipe's.
+        own: as of ``budget_for``.
+        section: likewise.
+    """
+    here = any(value is not None for value in own.values())
+    drop = own.get("max_drop") if here else getattr(section, "max_drop", None)
+    return metric in _DISTANCES and drop is not None
 
 
 def budget_for(
@@ -92,6 +114,10 @@ def budget_for(
         limits = {key: getattr(section, key, None) for key in names}
     only_integers = len(judged.discrete) == len(judged.outputs)
     classes, stands_in = bool(judged.classes) or only_integers, False
+    if judged.against_float:
+        # these are of the metric's own value
+        limits.pop("min_value", None)
+        limits.pop("max_relative_drop", None)
     if judged.metric is None:
         drop = limits.pop("max_drop", None)
         limits.pop("min_value", None)
@@ -124,3 +150,20 @@ def budget_for(
     limit = limits.get
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
                   better, limit("max_relative_drop"), limit("min_unchanged"), by_task, stands_in)  # fmt: skip
+
+
+def without_labels(judged: Judged, budget: Budget, data: str) -> Finding:
+    """What is held in place of the recipe's metric, on samples that have no labels for it.
+
+    Args:
+        judged: the model's outputs, and the recipe's metric.
+        budget: the limits that count.
+        data: what the samples are called.
+    """
+    held: dict[str, float | None] = {"max_drop": budget.max_drop, "min_unchanged": budget.min_unchanged}
+    held |= {"min_agreement": budget.min_agreement, "min_sqnr_db": budget.min_sqnr_db}
+    limits = {name: value for name, value in held.items() if value is not None}
+    how = "float" if judged.against_float else "likely" if budget.stands_in else "task" if budget.by_task else "given"
+    return Code.SEARCH_WITHOUT_LABELS(
+        data=data, metric=judged.named, how=how, limits=list(limits), values=list(limits.values())
+    )

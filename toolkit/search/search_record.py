@@ -173,6 +173,7 @@ def record(
     samples: int,
     spots: Sequence[WeakSpot] = (),
     doubts: Sequence[Finding] = (),
+    metric: str | None = None,
 ) -> SearchRecord:
     """What a search leaves.
 
@@ -184,6 +185,7 @@ def record(
         samples: how many samples it decided on.
         spots: the worst layers, explained.
         doubts: what the plan's standing depends on.
+        metric: what was measured on the samples; None without one.
     """
     slower = slower_than_float(found, cost, prefer)
     words = ("higher_is_better", "by_task", "stands_in", "types")
@@ -195,7 +197,7 @@ def record(
     return SearchRecord(
         found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
         found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
-        budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
+        budget.higher_is_better, samples, metric,
         cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
         [*doubts, *found.notes], list(spots), found.inferences, found.first,
         found.lacks_in_types, found.rest_lacks, found.behind, allowed, found.real,

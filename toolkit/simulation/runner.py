@@ -52,6 +52,7 @@ class Runner:
         reference: gives the outputs that states are compared with, for a batch of inputs; the state with nothing
             quantized where None. For a model part of which is quantized already.
         answers: reads outputs as the task says; None without a task.
+        labels: makes the metric's labels of the float model's outputs; the batches' own where None.
 
     Attributes:
         joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
@@ -73,10 +74,11 @@ class Runner:
         memory: int = MEMORY,
         reference: Callable[[dict[str, Array]], Tensors] | None = None,
         answers: Answers | None = None,
+        labels: Callable[[Tensors], Tensors] | None = None,
     ) -> None:
         self._pieces, self._base, self.feeds = pieces, base, list(feeds)
         self.outputs, self.classes = list(outputs), list(classes)
-        self.metric, self._given = metric, reference
+        self.metric, self._given, self._labels = metric, reference, labels
         self.memory, self.answers = memory, answers
         self.spent = 0.0
         self._threads = threads or cores()
@@ -358,8 +360,7 @@ class Runner:
     def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
         """What ``work`` gives for each of the items, for each feed's index where there are none."""
         items = items or (range(len(self.feeds)),)
-        count = min(self._threads, len(items[0]))
-        if count == 1:
+        if (count := min(self._threads, len(items[0]))) == 1:
             return list(map(work, *items))
         with ThreadPoolExecutor(count, "simulation") as pool:
             return list(pool.map(work, *items))
@@ -393,5 +394,6 @@ class Runner:
         metric = self.metric()
         for index, values in zip(indices, outputs):
             with at_fault(self.feeds[index]) as feed, metric_code(type(metric).__name__, "in update"):
-                metric.update({n: widened(v) for n, v in values.items()}, feed.labels or {})
+                given = feed.labels or {} if self._labels is None else self._labels(self._reference[index])
+                metric.update({n: widened(v) for n, v in values.items()}, given)
         return value_of(metric, type(metric).__name__), answers_of(metric)

@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.code import code_of
@@ -18,6 +18,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.versions import code_fingerprint
 from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.metric_base import pick
 from toolkit.evaluation.metrics import MetricOptions, make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
@@ -33,7 +34,7 @@ from toolkit.simulation.cut import Cutter
 from toolkit.simulation.loaded import cost_of
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.runner import MEMORY, Runner
-from toolkit.simulation.state_run import BatchAsked
+from toolkit.simulation.state_run import BatchAsked, Tensors
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Settings:
         allow_code: whether ``metric`` may name code.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
+        against_float: whether the metric takes the float model's outputs for labels, which the samples lack.
     """
 
     precision: Precision = Precision.INT8
@@ -72,6 +74,7 @@ class Settings:
     allow_code: bool = False
     answers: Answers | None = None
     options: MetricOptions = field(default_factory=MetricOptions)
+    against_float: bool = False
 
 
 StateAsked = tuple[Config, int | None]
@@ -95,6 +98,7 @@ class SimulationJob:
     reference: LightModel | None = None
     answers: Answers | None = None
     limit: int | None = None
+    against_float: bool = False
 
     def open(self) -> Callable[[Any], Any]:
         """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
@@ -126,7 +130,15 @@ class SimulationJob:
 
             reference = session(self.reference, threads=1).run
         return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
-                      self.memory, reference, self.answers)  # fmt: skip
+                      self.memory, reference, self.answers,
+                      self._float_labels if self.against_float else None)  # fmt: skip
+
+    def _float_labels(self, outputs: Tensors) -> Tensors:
+        """The float model's outputs as the labels of a metric of distances."""
+        assert self.metric is not None
+        options = self.metric[3]
+        options = replace(options, output=self.metric[1] or options.output or self.outputs[0])
+        return {"label": pick(outputs, options, outputs)[0]}
 
 
 class Simulation:
@@ -256,6 +268,7 @@ class Simulation:
         return SimulationJob(
             self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads,
             own.memory if limit is None else min(own.memory, limit // 2), reference, own.answers, limit,
+            own.against_float,
         )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:

@@ -97,6 +97,29 @@ def _helper(
     return f"{text}." if applied else f"{text}; not applied."
 
 
+def _without_labels(data: str, metric: str, how: str, limits: tuple[str, ...], values: tuple[float, ...]) -> str:
+    held = joined(f"{name} = {value:.4g}" for name, value in zip(limits, values)) if limits else ""
+    text = f"{data} has no labels, so the search cannot measure {metric}"
+    if how == "float":
+        return (
+            f"{text} as the recipe means it: it holds {held} against {metric} with the float model's outputs in place "
+            "of labels, which is by how much it is to be expected to rise."
+        )
+    if how == "likely":
+        return (
+            f"{text}: answers that stay the float model's count in its place ({held}), where a change between answers "
+            "that the float model hardly tells apart counts little."
+        )
+    if how == "task":
+        also = f" beside {held}" if limits else ""
+        return (
+            f"{text}: as many answers must stay the float model's as the task's own limit says{also}, which may be "
+            "stricter than the recipe's. Labels in the calibration data, or min_unchanged or min_sqnr_db in the "
+            "search's pass, decide otherwise."
+        )
+    return f"{text}: it holds {held} in its place."
+
+
 def _second_type(taken: tuple[str, ...], total: int, dtype: str, also: str) -> str:
     return (
         f"{len(taken)} of the {count(total, 'layer')} that {dtype} damages run in {also} instead"
@@ -151,10 +174,7 @@ SEARCH: Table = {
     Code.SEARCH_ON_EVALUATION: (
         "The search decides on the evaluation data, as the recipe says, so the measured accuracy is not independent."
     ),
-    Code.SEARCH_WITHOUT_LABELS: (
-        "{data} has no labels, so the search uses agreement with the float model instead of {metric}; a change between "
-        "answers that the float model hardly tells apart counts little."
-    ),
+    Code.SEARCH_WITHOUT_LABELS: _without_labels,
     Code.SEARCH_BUDGET: "The recipe has no budget, so the search uses {limit} = {value}.",
     Code.SEARCH_FOR_TIME: (
         'Layer times are known, so the search looks for the fastest plan; set prefer = "int8" for the one with most of '

@@ -1,0 +1,110 @@
+"""What a search holds on samples that have no labels for the recipe's metric."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import build, node, normal
+from toolkit import Model, Recipe, run
+from toolkit.contract.findings import Code
+from toolkit.contract.journal import Journal
+from toolkit.graph.sessions import session
+from toolkit.report.findings import sentence
+from toolkit.run.sections import BudgetSection
+from toolkit.search.search_budget import Judged, budget_for, told_by_float, without_labels
+
+NONE = {"max_drop": None, "min_sqnr_db": None, "min_agreement": None, "min_unchanged": None}
+
+
+def predicting(folder, metric, limits, rows=64):
+    """A regression whose calibration samples have no labels; its residuals are no smaller than INT8's errors."""
+    proto = build(
+        [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])],
+        {"x": ["N", 12]}, {"y": ["N", 4]}, {"w": normal(12, 32, seed=1), "v": normal(32, 4, seed=2)},
+    )  # fmt: skip
+    onnx.save(proto, str(folder / "model.onnx"))
+    x, test = normal(rows, 12, seed=3), normal(200, 12, seed=4)
+    values = session(Model.load(folder / "model.onnx")).run({"x": test})["y"]
+    np.savez(folder / "data.npz", x=x)
+    np.savez(folder / "test.npz", x=test, label=values + normal(*values.shape, seed=5, scale=2.0))
+    return Recipe.build(
+        "predicting", model={"path": folder / "model.onnx"}, calibration={"data": str(folder / "data.npz")},
+        passes=["search_precision"], engine={"backend": "none"},
+        evaluation={"data": str(folder / "test.npz"), "metric": metric, "budget": limits},
+    )  # fmt: skip
+
+
+def noted(folder):
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return [line["values"] for line in lines if line.get("rule") == Code.SEARCH_WITHOUT_LABELS.value]
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae"])
+def test_a_drop_of_a_distance_is_held_by_the_float_models_outputs(metric, tmp_path):
+    recipe = predicting(tmp_path, metric, {"max_drop": 5.0, "max_relative_drop": 0.9})
+    search = run(recipe, tmp_path / "out").report.search
+    assert (search.metric, search.float_metric, search.higher_is_better) == (metric, 0.0, False)
+    # the other limit is a share of what labels alone tell
+    assert {name: value for name, value in search.budget.items() if name.startswith("max")} == {"max_drop": 5.0}
+    x = np.load(tmp_path / "data.npz")["x"]
+    power = np.square(session(Model.load(tmp_path / "model.onnx")).run({"x": x})["y"]).mean()
+    (plan,) = [one for one in search.plans if one.chosen]
+    assert plan.kept == 0 and plan.samples == len(x)
+    noise = plan.noise * power
+    if metric == "mse":
+        assert plan.metric == pytest.approx(noise, rel=1e-3)
+    else:
+        assert 0.5 * noise**0.5 < plan.metric < noise**0.5
+    assert noted(tmp_path / "out") == [
+        {"data": str(tmp_path / "data.npz"), "metric": metric, "how": "float", "limits": ["max_drop"], "values": [5.0]}
+    ]
+
+
+def test_no_more_is_quantized_than_the_drop_of_a_distance_allows(tmp_path):
+    search = run(predicting(tmp_path, "mse", {"max_drop": 1e-9}), tmp_path / "out").report.search
+    assert search.chosen.quantized_share == 0.0
+    assert all(one.lacks["max_drop"] > 0 for one in search.plans if one.kept == 0)
+
+
+def test_where_the_tasks_own_limit_stands_for_a_metric_it_is_said_beside_what_it_costs(tmp_path):
+    recipe = predicting(tmp_path, "psnr", {"max_drop": 0.1})
+    recipe.evaluation.budget.min_snr_db = 90.0
+    report = run(recipe, tmp_path / "out").report
+    assert report.search.metric is None and report.search.chosen.quantized_share == 0.0
+    (values,) = noted(tmp_path / "out")
+    assert (values["metric"], values["how"], values["limits"]) == ("psnr", "task", [])
+    assert any("has no labels, so the search cannot measure psnr" in line for line in report.summary.bound)
+
+
+def judged(named, **more):
+    return Judged(["y"], [], [], named=named, **more)
+
+
+@pytest.mark.parametrize(
+    ("metric", "own", "drop", "told"),
+    [
+        ("mse", NONE, 0.1, True), ("mae", NONE, 0.1, True), ("mse", NONE, None, False), ("psnr", NONE, 0.1, False),
+        ("top1", NONE, 0.1, False), (None, NONE, 0.1, False), ("mse", {**NONE, "min_sqnr_db": 20.0}, 0.1, False),
+        ("mse", {**NONE, "max_drop": 0.2}, None, True),
+    ],
+)  # fmt: skip
+def test_which_drop_is_told_without_labels(metric, own, drop, told):
+    assert told_by_float(metric, own, BudgetSection(max_drop=drop)) is told
+
+
+def test_what_is_held_in_place_of_a_metric_is_said_as_it_is():
+    section, journal = BudgetSection(max_drop=0.1, min_value=0.5), Journal()
+    distance = judged("mse", metric="mse", against_float=True)
+    found = budget_for(distance, NONE, section, journal)
+    assert (found.max_drop, found.min_value, found.by_task, found.higher_is_better) == (0.1, None, False, False)
+    said = sentence(without_labels(distance, found, "data.npz"))
+    assert "max_drop = 0.1 against mse with the float model's outputs in place of labels" in said
+    given = judged("psnr")
+    found = budget_for(given, {**NONE, "min_sqnr_db": 30.0}, section, journal)
+    assert sentence(without_labels(given, found, "data.npz")) == (
+        "data.npz has no labels, so the search cannot measure psnr: it holds min_sqnr_db = 30 in its place."
+    )
