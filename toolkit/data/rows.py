@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
+from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
@@ -13,6 +15,9 @@ from toolkit.data.sample import InputsAndLabels, Keep, Specs, axes_of, fit_to_sp
 from toolkit.data.sources import Source
 from toolkit.graph.dimensions import may_be_batch
 
+Item = tuple[int, str, InputsAndLabels]
+_LOOKED = 16
+"""Items that are read to decide."""
 Apart = Callable[[Mapping[str, int], Sequence[Mapping[str, Array]]], bool]
 """Takes by input the axis of samples, and two samples of one row; see ``toolkit.graph.batch_probe.rows_apart``."""
 
@@ -20,8 +25,8 @@ Apart = Callable[[Mapping[str, int], Sequence[Mapping[str, Array]]], bool]
 def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
     """The source, with items of several rows taken apart where their rows are samples.
 
-    The dimension has to be called after samples or after nothing, and the model to compute the rows of the first item
-    that ``apart`` is shown as it computes them together. ``name`` is what messages call the source.
+    The dimension has to be called after samples or after nothing, and the model to compute the rows of an item that
+    ``apart`` is shown as it computes them together. ``name`` is what messages call the source.
     """
     axes = axes_of(specs)
     called = [dims[axis] for name, axis in axes.items() if (dims := specs[name].dims)]
@@ -29,7 +34,10 @@ def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
 
 
 class RowsApart:
-    """Another source's samples, each row one where items hold several; the first item decides for all.
+    """Another source's samples, each row one where items hold several.
+
+    The first item that can decide does so for all: one of several rows that differ. It is looked for among the first
+    few; where these have one row each and a later one has several, nobody knows what a sample is.
 
     Args:
         source: the source.
@@ -42,6 +50,7 @@ class RowsApart:
     def __init__(self, source: Source, specs: Specs, axes: Mapping[str, int], apart: Apart, name: str) -> None:
         self._source, self._specs, self._axes, self._decide, self._name = source, specs, axes, apart, name
         self._splits: bool | None = None
+        self._singles = 0
         # the first row of each item that has been read, and of the next one
         self._starts = [0]
         self._complete = False
@@ -75,12 +84,12 @@ class RowsApart:
             known = item + 1 < len(self._starts)
             return not known or any(map(keep, range(self._starts[item], self._starts[item + 1])))
 
-        for item, origin, (inputs, labels) in self._source.read(wanted):
+        items = self._source.read(wanted)
+        for item, origin, (inputs, labels) in self._settled(items) if self._splits is None else items:
             count = self._count(inputs, labels)
-            if self._splits is None:
-                two = self._two(inputs, origin) if count > 1 else []
-                self._splits = bool(two) and self._decide(self._axes, two)
             if not self._splits:
+                if count > 1 and self._singles >= _LOOKED:
+                    self._require_together(inputs, origin, count)
                 if keep(item):
                     yield item, origin, (inputs, labels)
                 continue
@@ -90,6 +99,35 @@ class RowsApart:
                 if keep(index):
                     yield index, origin, (inputs, labels) if count == 1 else self._row(inputs, labels, row)
         self._complete = bool(self._splits)
+
+    def _settled(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The same items, of which the first that can decide has decided."""
+        held, singles = list[Item](), 0
+        for one in islice(items, _LOOKED):
+            held.append(one)
+            _, origin, (inputs, labels) = one
+            if self._count(inputs, labels) == 1:
+                singles += 1
+            elif two := self._two(inputs, origin):
+                self._splits = self._decide(self._axes, two)
+                break
+        if self._splits is None:
+            self._splits, self._singles = False, singles
+        return chain(held, items)
+
+    def _require_together(self, inputs: Mapping[str, Array], origin: str, count: int) -> None:
+        """Check that an item of several rows behind many of one row is one sample.
+
+        Raises:
+            DataError: the model computes its rows each by itself, so that they may be samples as those before were.
+        """
+        if (two := self._two(inputs, origin)) and self._decide(self._axes, two):
+            raise DataError(
+                f"it holds {count} rows, and each of the first {_LOOKED} items one: each row may be a sample, or all",
+                where=origin,
+                remedy="give every sample by itself, or a batch of several first",
+            )
+        self._singles = 0
 
     def _count(self, inputs: Mapping[str, Array], labels: Mapping[str, Array]) -> int:
         """How many samples an item may hold: its rows, where all that has an axis of samples has as many; else 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
+from toolkit.graph.batch_values import floats_behind, one_row_each, same_integers, side_by_side
 from toolkit.graph.constants import is_random
 from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.facts import Facts
@@ -23,8 +25,8 @@ from toolkit.graph.model import Model
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.runnable import cut, not_run_in
 from toolkit.graph.sessions import Session, own_session, session
+from toolkit.graph.tensors import FLOAT_TYPES
 
-_NEAR = 1e-3
 _AT_ONCE = 32
 """Inner tensors that are held at a time."""
 
@@ -87,6 +89,8 @@ def batch_fault(
         search = _BlameSearch(model, samples, joined)
         if wrong := _mixed(*search.unrounded()) if search.rounds else wrong:
             return replace(search.mixing(wrong), samples=len(samples))
+    elif _of_integers(together) and (wrong := (search := _BlameSearch(model, samples, joined)).mixed_behind(together)):
+        return replace(search.mixing(wrong), samples=len(samples))
     return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
 
 
@@ -110,7 +114,10 @@ def _rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping
     joined = join(samples, axes)
     try:
         loaded = own_session(model)
-        if _all_apart([loaded.run(sample) for sample in samples], loaded.run(joined)):
+        together = loaded.run(joined)
+        if _all_apart([loaded.run(sample) for sample in samples], together):
+            if _of_integers(together) and _BlameSearch(model, samples, joined).mixed_behind(together):
+                return False
             return not loaded.left or fault_by_shapes(model, axes, samples[0], len(samples)) is None
         search = _BlameSearch(model, samples, joined)
         return search.rounds and _all_apart(*search.unrounded())
@@ -122,7 +129,12 @@ def _all_apart(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Arra
     """Whether all outputs of a batch hold what its samples give, and one at least has more of it than a sample."""
     found = {name: [one[name] for one in apart] for name in together}
     grown = any(value.size > found[name][0].size for name, value in together.items())
-    return grown and all(_side_by_side(found[name], value) for name, value in together.items())
+    return grown and all(side_by_side(found[name], value) for name, value in together.items())
+
+
+def _of_integers(outputs: Mapping[str, Array]) -> bool:
+    """Whether no output holds floats, whose values would show what the sizes of integers do not."""
+    return all(value.dtype.kind not in "fV" for value in outputs.values())
 
 
 def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> list[str]:
@@ -130,12 +142,12 @@ def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) 
     wrong, mixed, right = [], [], False
     for name, value in together.items():
         values = [one[name] for one in apart]
-        if _side_by_side(values, value):
+        if side_by_side(values, value):
             # what is the same for every sample says nothing
             right = right or value.size != values[0].size
             continue
         wrong.append(name)
-        if _one_row_each(values, value):
+        if one_row_each(values, value):
             mixed.append(name)
     return mixed or ([] if right else wrong)
 
@@ -196,42 +208,6 @@ def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dic
     }
 
 
-def _side_by_side(apart: Sequence[Array], together: Array) -> bool:
-    """Whether a tensor of a batch holds what its samples give: their values, in any order, or one value for all."""
-    if together.size == sum(value.size for value in apart):
-        if together.dtype.kind in "fV":
-            one_by_one = np.concatenate([_flat(value) for value in apart])
-            return _near(np.sort(one_by_one), np.sort(_flat(together)))
-        return True
-    equal = all(value.shape == apart[0].shape and _near(_flat(value), _flat(apart[0])) for value in apart)
-    if together.dtype.kind in "fV":
-        return equal and together.size == apart[0].size and _near(_flat(apart[0]), _flat(together))
-    # sizes that the graph computes with are the same for every sample, and others for the batch
-    return equal
-
-
-def _one_row_each(apart: Sequence[Array], together: Array) -> bool:
-    """Whether a tensor of a batch has the shape of one sample's but for an axis of 1 that has as many as samples."""
-    single = apart[0].shape
-    grown = [axis for axis, (one, all_) in enumerate(zip(single, together.shape)) if one != all_]
-    if len(single) != together.ndim or len(grown) != 1 or any(value.shape != single for value in apart):
-        return False
-    return (single[grown[0]], together.shape[grown[0]]) == (1, len(apart))
-
-
-def _flat(value: Array) -> Array:
-    if value.dtype.kind not in "fViub":
-        return np.zeros(0)
-    return np.nan_to_num(np.asarray(value, np.float64).reshape(-1), posinf=1e30, neginf=-1e30)
-
-
-def _near(a: Array, b: Array) -> bool:
-    if a.shape != b.shape:
-        return False
-    largest = float(np.abs(a).max(initial=0.0))
-    return bool(np.abs(a - b).max(initial=0.0) <= _NEAR * max(largest, 1e-6))
-
-
 class _BlameSearch:
     """Looks for the node to blame, in the part of a model that runs, without Q/DQ pairs.
 
@@ -255,6 +231,24 @@ class _BlameSearch:
         """The outputs of each sample by itself, and of the batch."""
         loaded = self._loaded(self.prepared.proto, None)
         return [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
+
+    def mixed_behind(self, outputs: Collection[str]) -> list[str]:
+        """The tensors behind outputs of integers that show that the samples were not computed each by itself.
+
+        Those are the floats that decide them; integers that no float decides are held against each other themselves.
+        """
+        behind = floats_behind(self.nodes, outputs, self.model.facts().types, {*FLOAT_TYPES, TensorProto.DOUBLE})
+        names = sorted({name for floats in behind.values() for name in floats} | set(behind))
+        # a tensor of another size is none that has a row for each sample
+        told = {
+            name: side_by_side(apart, together) if together.dtype.kind in "fV" else same_integers(apart, together)
+            for name, apart, together in self._values(names, len(self.nodes) - 1)
+            if together.size == sum(value.size for value in apart)
+        }
+        wrong = list[str]()
+        for output, floats in behind.items():
+            wrong += [name for name in [one for one in floats if one in told] or [output] if not told.get(name, True)]
+        return wrong
 
     def failing(self) -> BatchFault:
         """The node to blame for a batch that cannot be computed."""
@@ -335,7 +329,7 @@ class _BlameSearch:
         """The first of these nodes that makes of a batch what it does not make of its samples."""
         makers = {name: i for i in before for name in self.nodes[i].output if name}
         for name, apart, together in self._values(list(makers), before[-1] if before else -1):
-            if not _side_by_side(apart, together):
+            if not side_by_side(apart, together):
                 return self.nodes[makers[name]]
         return None
 

@@ -92,6 +92,10 @@ class Loader:
 class Sized(Loader):
     """A length that cannot be told."""
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # more than are read before they are counted
+        return iter([{"x": np.zeros((1, 3, 4), np.float32)}] * 32)
+
     def __len__(self) -> int:
         raise FileNotFoundError("index.txt")
 

@@ -11,12 +11,13 @@ import pytest
 
 from tests.conftest import said
 from tests.toolkit.calibration.networks import model
+from toolkit.base.errors import DataError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.batch_probe import rows_apart
+from toolkit.graph.batch_probe import batch_fault, rows_apart
 from toolkit.graph.model import Model
 
 VALUES = np.random.default_rng(0).standard_normal((20, 4), np.float32)
@@ -79,6 +80,69 @@ def test_rows_that_are_not_certain_to_be_samples_stay_together(
     data = CalibrationData.open(lambda: batches(8, 8, 4), text, journal=journal)
     assert [len(one.inputs["x"]) for one in data.samples()] == [8, 8, 4], why
     assert len(data) == 3 and not said(journal, DataCode.ROWS_APART)
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 8, 3), (1, 1, 1, 8, 9), (*[1] * 15, 5)])
+@pytest.mark.parametrize("first", ["len", "read", "part"])
+def test_a_first_batch_of_one_row_decides_nothing(sizes: Sequence[int], first: str) -> None:
+    data = CalibrationData.open(lambda: batches(*sizes), network())
+    if first == "len":
+        assert len(data) == 20
+    if first == "part":
+        assert [one.index for one in data.part(lambda index: index in (0, 17), "part").samples()] == [0, 17]
+    found = list(data.samples())
+    assert np.array_equal(np.concatenate([one.inputs["x"] for one in found]), VALUES)
+    assert [one.index for one in found] == list(range(20)) and len(data) == 20
+
+
+def test_rows_of_one_value_first_are_taken_apart_with_the_others() -> None:
+    rows = lambda: iter([{"x": np.zeros((4, 4), np.float32)}, {"x": VALUES[:8]}])  # noqa: E731
+    assert [len(one.inputs["x"]) for one in CalibrationData.open(rows, network()).samples()] == [1] * 12
+
+
+def test_a_batch_behind_many_single_rows_is_refused_where_its_rows_may_be_samples() -> None:
+    sizes = (*[1] * 16, 4)
+    mean = "m = ReduceMean<axes = [0], keepdims = 1>(x) y = Add(x, m)"
+    assert [len(one.inputs["x"]) for one in CalibrationData.open(lambda: batches(*sizes), network(body=mean)).samples()] == [
+        *sizes
+    ]
+    with pytest.raises(DataError, match="sample 16: it holds 4 rows, and each of the first 16 items one"):
+        list(CalibrationData.open(lambda: batches(*sizes), network()).samples())
+
+
+FLIPS = "h = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
+CENTRED = "m = ReduceMean<axes = [0], keepdims = 1>(x) d = Sub(x, m) h = MatMul(d, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
+
+
+def classes(body: str, dimension: str = "batch") -> Model:
+    # every row is of class 0 by itself and beside others, so that the classes show nothing
+    weights = "{" + ", ".join(["9", "0"] * 4) + "}"
+    return model(
+        f"g (float[{dimension}, 4] x) => (int64[{dimension}] y) <float[4, 2] w = {weights}> {{ {body} }}"
+    )
+
+
+@pytest.mark.parametrize(("body", "rows"), [(FLIPS, [1] * 20), (CENTRED, [8, 8, 4])])
+def test_integer_outputs_are_told_by_the_floats_behind_them(body: str, rows: list[int]) -> None:
+    data = CalibrationData.open(lambda: batches(8, 8, 4), classes(body))
+    assert [len(one.inputs["x"]) for one in data.samples()] == rows
+
+
+def test_a_batch_whose_classes_hang_on_each_other_is_a_fault_whatever_their_number() -> None:
+    samples = [{"x": VALUES[:1]}, {"x": VALUES[1:2]}]
+    assert batch_fault(classes(FLIPS), {"x": 0}, samples) is None
+    found = batch_fault(classes(CENTRED), {"x": 0}, samples)
+    assert found is not None and found.op == "ReduceMean" and found.runs
+
+
+def test_integers_that_no_float_decides_are_held_against_each_other() -> None:
+    ids = np.random.default_rng(3).integers(0, 50, (20, 4))
+    text = "g (int64[batch, 4] ids) => (int64[batch, 4] y) { %s }"
+    each = model(text % "one = Constant<value_int = 1>() y = Add(ids, one)")
+    among = model(text % "m = ReduceMax<axes = [0], keepdims = 1>(ids) y = Sub(m, ids)")
+    lengths = [[len(one.inputs["ids"]) for one in CalibrationData.open([{"ids": ids[:8]}, {"ids": ids[8:]}], net).samples()]
+               for net in (each, among)]  # fmt: skip
+    assert lengths == [[1] * 20, [8, 12]]
 
 
 def test_rows_of_one_value_do_not_show_that_they_are_samples() -> None:

@@ -152,8 +152,8 @@ def test_batches_that_are_no_dictionaries_are_refused_once() -> None:
 
 def test_samples_that_come_in_another_order_are_not_mixed() -> None:
     straight = range(len(VALUES))
-    # looked at for rows, counted, and read twice
-    data = CalibrationData.open(Shuffled(straight, straight, straight, straight[::-1]), chain())
+    # looked at for rows and thereby counted, and read twice
+    data = CalibrationData.open(Shuffled(straight, straight, straight[::-1]), chain())
     calibration, held_out = data.split(0.5)
     assert len(stacked(calibration)) == 3
     with pytest.raises(
