@@ -8,6 +8,7 @@ from toolkit.contract.findings import BaseCode
 class BoundCode(BaseCode):
     """What keeps layers in float, by what the search measured."""
 
+    OUT_OF_REACH = "bound-out-of-reach"
     EVERYTHING = "bound-everything"
     LARGER_PLAN = "bound-larger-plan"
     FLOAT_TYPE = "bound-float-type"

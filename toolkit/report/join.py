@@ -25,6 +25,7 @@ from toolkit.report.fragments import Advice
 from toolkit.report.helpers import helpers_used
 from toolkit.report.left_out import left_out
 from toolkit.report.other_floats import other_floats
+from toolkit.report.out_of_reach import out_of_reach
 from toolkit.report.overridden import cause_of, remedy_of
 from toolkit.report.payoff import payoff_of
 from toolkit.report.prediction import predicted_time
@@ -147,6 +148,12 @@ def join(
     if search is not None:
         tried += search_advice(search, result, culprits(layers), on_device(device) or accuracy, recipe.passes)
         tried += bound_advice(search, recipe.passes)
+    beyond = out_of_reach(layers, reasons.why, recipe.passes)
+    keeping = bound(search, journal, layers) if search is not None else []
+    if beyond is not None and keeping:
+        keeping.insert(0, beyond)
+    elif beyond is not None:
+        found_warnings.append(beyond)
     one_by_one = search is not None and bool(search.layers)
     tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes)
     return Report(
@@ -172,7 +179,7 @@ def join(
             warnings=list(dict.fromkeys(sentence(one) for one in found_warnings)),
             floats=[sentence(one) for one in other_floats(layers, recipe.rest, declined)],
             helpers=[sentence(one) for one in helpers_used(journal, recipe.passes)],
-            bound=[sentence(one) for one in bound(search, journal, layers)] if search is not None else [],
+            bound=[sentence(one) for one in keeping],
             next=[Suggestion(text=sentence(one.finding), fragment=one.fragment) for one in tried],
             **counts(layers),
         ),

@@ -53,7 +53,8 @@ def left_out(
         of_kind = [entry for entry in left.values() if entry.op in ops]
         entries = _largest(of_kind)
         whole = len(entries) == len(of_kind) > 1 and entries[0].rule not in _WISHED
-        if whole and not any(layer.op in ops and layer.node in quantized for layer in layers):
+        named = {entry.node for entry in (*entries, *(one for one in mine.values() if one.rule == _PRODUCTS))}
+        if whole and all(layer.node in named for layer in layers if layer.op in ops and layer.role == "compute"):
             return _said(ReportCode.KIND_LEFT_OUT, entries, kind=kind)
     if quantizing and not any(layer.role == "compute" and _runs_quantized(layer) for layer in layers):
         asked = [layer.node for layer in layers if layer.node in quantized]

@@ -34,9 +34,11 @@ class RestReasons:
         self._flow, self._rest = Flow(final), rest
         self._declined = {event.node: event.why for event in journal.of("declined") if event.by in quantizers}
 
-    def reason(self, node: str) -> Finding:
+    def why(self, node: str) -> Finding:
         """The rule by which a pass left the node alone, else what TensorRT's rules for pairs say of it."""
         why = self._declined.get(node)
-        if why is None:
-            why = self._flow.verdict(self._flow.nodes[node]).reason
-        return ReportCode.NOT_REQUESTED(rest=self._rest, why=why)
+        return why if why is not None else self._flow.verdict(self._flow.nodes[node]).reason
+
+    def reason(self, node: str) -> Finding:
+        """The same as the reason of a request."""
+        return ReportCode.NOT_REQUESTED(rest=self._rest, why=self.why(node))

@@ -80,6 +80,14 @@ def test_it_is_not_said_of_parts_of_a_kind_or_of_what_was_wished(quantized, left
     assert left_out(layers, entries, [QUANTIZING]) is None
 
 
+def test_layers_of_a_kind_that_something_else_keeps_float_are_not_those_of_the_rule():
+    layers, entries = described({"c": "Conv"}, {"a": ("Gemm", "subgraph"), "b": ("Gemm", "subgraph")})
+    assert left_out(layers, entries, [QUANTIZING]).code is ReportCode.KIND_LEFT_OUT
+    # another pass asked for it, or an engine's rules keep it float
+    other = [*layers, layer("d", "MatMul", Precision.FP16)]
+    assert left_out(other, entries, [QUANTIZING]) is None
+
+
 def test_a_model_without_such_layers():
     layers, _ = described({}, {"r": ("LSTM", "")})
     assert left_out(layers, [], [QUANTIZING]).code is ReportCode.NO_LAYER_TO_QUANTIZE

@@ -7,7 +7,10 @@ from toolkit.report.bound_codes import BoundCode
 from toolkit.report.findings.accuracy import number
 from toolkit.report.findings.search import lacks_words
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, output_words, percent, quoted, work_share
+from toolkit.report.findings.words import db, output_words, percent, quoted, share_percent, work_share
+
+_MOST = 0.75
+"""Where so much of the work stays float, the rest cannot make the whole a quarter faster."""
 
 
 def _answers(
@@ -76,7 +79,23 @@ def _costliest(nodes: tuple[str, ...], loss: float, work: float, layers: int, ke
     )
 
 
+def _out_of_reach(
+    share: float, of: str, ops: tuple[str, ...], counts: tuple[int, ...], shares: tuple[float, ...],
+    reasons: tuple[str, ...], more: int,
+) -> str:  # fmt: skip
+    shown = [
+        f"{number_} {op}, {share_percent(part)} ({reason.rstrip('.')})"
+        for number_, op, part, reason in zip(counts, ops, shares, reasons)
+    ]
+    shown += [f"{count(more, 'kind')} more"] if more else []
+    text = f"{work_share(share, of)} are in layers that stay float whatever the budget: {'; '.join(shown)}."
+    if share < _MOST:
+        return text
+    return f"{text} At most {share_percent(1 - share)} can be quantized, so quantizing gains little here."
+
+
 BOUND: Table = {
+    BoundCode.OUT_OF_REACH: _out_of_reach,
     BoundCode.EVERYTHING: _everything,
     BoundCode.LARGER_PLAN: _larger_plan,
     BoundCode.FLOAT_TYPE: _float_type,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
+from toolkit.placement.codes import PlacementCode
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import pass_for, quoted
+from toolkit.report.findings.words import joined, pass_for, quoted
 
+_NAMED = 4
 _FAULTS = {
     "uint8": "a uint8 pair, which TensorRT does not support",
     "unsupported": "a pair of type {has}, which TensorRT does not support",
@@ -24,6 +26,18 @@ def _foreign_pair(tensor: str, fault: str, has: str = "", inserted: str = "", le
     if left:
         return f"{said}; {pass_for(Role.STRIP)} could not remove it: {left}"
     return f"{said}; run {pass_for(Role.FOLD if fault == 'unfolded-zero-point' else Role.STRIP)} before"
+
+
+def _shared_unlike(
+    weights: tuple[str, ...], nodes: tuple[str, ...], precisions: tuple[str, ...], layers: tuple[str, ...]
+) -> str:
+    asked = joined(f"'{node}' in {precision.upper()}" for node, precision in list(zip(nodes, precisions))[:_NAMED])
+    many = f"{count(len(weights), 'weight')}, such as '{weights[0]}', are" if len(weights) > 1 else f"'{weights[0]}' is"
+    return (
+        f"{many} shared by layers that are asked to run in different precisions: {asked}. The engine keeps a copy for "
+        "each, and the branches no longer round alike; accuracy is measured so. To have them alike, exclude all "
+        f"{len(layers)} layers from quantization."
+    )
 
 
 def _computed_weights(maker: str = "", layer: str = "", left: str = "") -> str:
@@ -56,6 +70,7 @@ def _quantized_source(pairs: int, halves: tuple[str, ...] = (), stripping: bool 
 
 
 PLACEMENT: Table = {
+    PlacementCode.SHARED_UNLIKE: _shared_unlike,
     Code.UNRANGED: "its input '{tensor}' has no range: {why}",
     Code.EXCLUDED: "excluded by '{pattern}'",
     Code.NOT_INCLUDED: "no include setting matches it",

@@ -115,6 +115,7 @@ class PassesStep(Step[PassesRecord]):
         """
         from toolkit.contract.passes import Sequence as PassSequence
         from toolkit.graph.header import model_files
+        from toolkit.placement.shared_weights import shared_unlike
 
         root = self.folder.path
         passes = passes_of(self.recipe, self.job.allow_code)
@@ -128,6 +129,9 @@ class PassesStep(Step[PassesRecord]):
             if not error.where:
                 raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
             raise
+        if unlike := shared_unlike(self.inputs.source(), model, context.plan, context.rest):
+            journal.by = self.name
+            journal.noted(unlike)
         model.source = None
         model.settle(checked=True)
         ranges = self._observed(model, context)

@@ -1,0 +1,62 @@
+"""Layers that share one weight, as the branches of a siamese network do, and are asked to run in unlike precisions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import onnx_graphsurgeon as gs
+
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model
+from toolkit.placement.codes import PlacementCode
+from toolkit.placement.ops import TARGETS
+
+_PASSING = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+def shared_unlike(source: Model, final: Model, plan: PrecisionPlan, rest: Precision) -> Finding | None:
+    """That layers which share a weight are asked to run in unlike precisions; None where none are.
+
+    It is legal: the engine keeps such a weight in each of them. The branches do not compute alike then, so that the
+    errors of one do not cancel against those of the other.
+
+    Args:
+        source: the model before its passes, which may have made copies of weights.
+        final: the graph after them.
+        plan: what they ask for.
+        rest: the type of all that nobody asked about.
+    """
+    there = {node.name for node, _ in final.walk()}
+    layers: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for node, _ in source.walk():
+        if node.op in TARGETS and node.name in there:
+            for weight in dict.fromkeys(_weights(source, node)):
+                layers[weight, node.op].append(node.name)
+    found: list[tuple[str, list[str], list[Precision]]] = []
+    for (weight, _), names in layers.items():
+        asks = [plan.get(name) for name in names]
+        precisions = [ask.precision if ask is not None else rest for ask in asks]
+        if len(set(precisions)) > 1 and any(one.quantized for one in precisions):
+            found.append((weight, names, precisions))
+    if not found:
+        return None
+    weight, names, precisions = found[0]
+    return PlacementCode.SHARED_UNLIKE(
+        weights=[one[0] for one in found], nodes=names, precisions=[str(one) for one in precisions],
+        layers=list(dict.fromkeys(name for one in found for name in one[1])),
+    )  # fmt: skip
+
+
+def _weights(model: Model, node: gs.Node) -> Iterator[str]:
+    """Names of the constants of two dimensions and more that a layer reads, whatever turns them first."""
+    for tensor in node.inputs:
+        while model.constant(tensor) is None and (maker := model.producer(tensor)) is not None:
+            if maker.op not in _PASSING:
+                break
+            tensor = maker.inputs[0]
+        value = model.constant(tensor)
+        if value is not None and value.ndim > 1:
+            yield tensor.name
