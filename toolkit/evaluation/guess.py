@@ -47,9 +47,13 @@ class Guess:
         )
 
     def _main_outputs(self) -> list[str]:
-        """The outputs of the first part that is judged by the task."""
-        main = next((part for part in self.parts if part.task == self.task), None)
-        return list(main.outputs) if main is not None else []
+        """The outputs that are judged by the task."""
+        return outputs_judged_as(self.task, self.parts)
+
+
+def outputs_judged_as(task: str, parts: Sequence[OutputPart]) -> list[str]:
+    """The outputs of the parts that are judged by a task, each once."""
+    return list(dict.fromkeys(name for part in parts if part.task == task for name in part.outputs))
 
 
 def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> Guess:

@@ -9,7 +9,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.base.settings import without_effect
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.guess import Guess, fitting, guess
+from toolkit.evaluation.guess import Guess, fitting, guess, outputs_judged_as
 from toolkit.evaluation.guess_detection import detection_part
 from toolkit.evaluation.metric_table import task_of
 from toolkit.evaluation.observed import SeenModel
@@ -49,8 +49,7 @@ def judged_by(
         why = found.finding()
     else:
         found = _named(seen, task, output)
-        outputs = [name for part in found.parts if part.task == task for name in part.outputs]
-        why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs)
+        why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs_judged_as(task, found.parts))
     _classes_exist(seen, found.parts, {**(classes or {}), "blank": given.get("blank")})
     if strict:
         _has_effect(found.parts, metric, floors, given)

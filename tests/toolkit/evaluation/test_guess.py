@@ -14,6 +14,8 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.judged import judged_by
 from toolkit.evaluation.observed import SeenModel, SeenOutput, observe
+from toolkit.report.findings import sentence
+from toolkit.report.findings.tasks import figure_words
 
 RNG, OTHER = np.random.default_rng(1), np.random.default_rng(2)
 IMAGE = {"image": np.zeros((3, 64, 64), np.float32)}
@@ -194,6 +196,22 @@ def test_several_outputs_each_have_their_task():
         (("mask",), "segmentation"),
     ]
     assert found.task == "classification"
+
+
+def test_all_outputs_of_the_task_are_named_whether_it_is_guessed_or_written_out():
+    two = seen(out("cos", normal(8, 1), "Div"), out("dist", normal(8, 1), "Sqrt"), out("logits", normal(8, 10), "Gemm"))
+    guessed = judged_by(two, None, None, None, {}, {})[1]
+    named = judged_by(two, "regression", None, None, {}, {})[1]
+    assert guessed.values["outputs"] == named.values["outputs"] == ("cos", "dist")
+    assert "by 'cos', 'dist'" in sentence(guessed) and "by 'cos', 'dist'" in sentence(named)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_the_snr_that_is_shown_is_defined_beside_it(few):
+    rule = sentence(EvaluationCode.RULE_SNR(floor=20.0, few=few, quiet=0.01))
+    assert "10 log10(variance" in rule and rule.endswith("The SNR shown is the mean over samples.")
+    assert ("over all samples" in rule) is few
+    assert figure_words("snr_db", 62.5) == " (mean SNR 62.5 dB)"
 
 
 def test_the_recipe_overrules():

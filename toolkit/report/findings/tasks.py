@@ -48,8 +48,8 @@ _FIGURES = {
     "positions": "{} of the positions",
     "cosine_p5": "cosine {:.4f} at the 5th percentile",
     "iou": "mean IoU {:.3f}",
-    "psnr_db": "PSNR {:.1f} dB",
-    "snr_db": "SNR {:.1f} dB",
+    "psnr_db": "mean PSNR {:.1f} dB",
+    "snr_db": "mean SNR {:.1f} dB",
     "detections": "{} of the detections",
 }
 
@@ -244,14 +244,19 @@ TASKS: Table = {
         "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
     ),
     EvaluationCode.RULE_SNR: lambda floor, few, quiet: (
-        f"Values are kept where their SNR is at least {floor:g} dB: noise against "
+        f"Values are kept where the sample's SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
+        "values / mean squared difference from them), with the variance "
         + (
-            "the variation over all samples."
+            "over all samples."
             if few
-            else f"the variation within the sample, or {percent(quiet, 0)} of what is usual where that is less."
+            else f"within the sample, or {percent(quiet, 0)} of what is usual where that is more."
         )
+        + " The SNR shown is the mean over samples."
     ),
-    EvaluationCode.RULE_PSNR: "An image is kept where its PSNR is at least {floor:g} dB, for a range of {peak:.4g}.",
+    EvaluationCode.RULE_PSNR: (
+        "An image is kept where its PSNR is at least {floor:g} dB: 10 log10(range squared / mean squared difference "
+        "from the float model's), with a range of {peak:.4g}. The PSNR shown is the mean over images."
+    ),
     ReportCode.SAMPLES_SHOW_NOTHING: lambda samples: (
         (
             "1 sample shows nothing of the accuracy"
