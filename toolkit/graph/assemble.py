@@ -161,6 +161,17 @@ def reads(node: gs.Node) -> Iterator[str]:
         yield from (name for name in (*used, *(t.name for t in sub.outputs)) if name not in own)
 
 
+def body_begins(node: gs.Node) -> dict[str, str]:
+    """What the inputs of a node's bodies are at first, by their names there: a Loop's and a Scan's own inputs."""
+    pairs = [pair for sub in bodies(node) for pair in zip(sub.inputs, node.inputs)]
+    return {inner.name: outside.name for inner, outside in pairs if outside.name}
+
+
+def body_ends(node: gs.Node) -> list[str]:
+    """Names of the tensors that a node's bodies give it, each once."""
+    return list(dict.fromkeys(tensor.name for sub in bodies(node) for tensor in sub.outputs))
+
+
 def outer(graph: gs.Graph) -> Iterator[str]:
     """Names of the tensors that a subgraph takes from outside; its own subgraphs are not looked into."""
     own = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}

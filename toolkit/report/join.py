@@ -11,7 +11,7 @@ from toolkit.backends.layer import Actual
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph import work
-from toolkit.graph.assemble import reads
+from toolkit.graph.assemble import body_begins, body_ends, reads
 from toolkit.graph.measured import squashed_by
 from toolkit.report.advice import advice, quantizers
 from toolkit.report.bound import bound, bound_advice
@@ -229,6 +229,8 @@ def _layer(
         remedy=sentence(remedy) if remedy is not None else "",
         inputs=list(dict.fromkeys(name for name in reads(node) if name)),
         outputs=[tensor.name for tensor in node.outputs if tensor.name],
+        begins=body_begins(node),
+        ends=body_ends(node),
         engine_layers=list(actual.engine_layers),
         error=error,
         macs=macs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from toolkit.base.text import plain
@@ -12,7 +12,7 @@ from toolkit.report.explain import NodeFacts
 from toolkit.report.findings.explanation import Chip, Filling, range_words
 from toolkit.report.outline import Outline, outline, scope_of
 from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
-from toolkit.report.wiring import Connection, Wiring, folded
+from toolkit.report.wiring import Connection, Wiring, folded, on_data
 
 _NEXT = (0,)
 
@@ -51,7 +51,7 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
     numbers = {name: number for number, name in enumerate(tensors)}
     built = any(layer.engine_layers for layer in report.layers)
     return {
-        "layers": _layers(report.layers, texts),
+        "layers": _layers(report.layers, on_data(report.layers, wires), texts),
         "tensors": {
             "name": [plain(name) for name in tensors],
             "words": texts.column(known.carries(name) for name in tensors),
@@ -111,14 +111,15 @@ def _piece(piece: str, texts: _Texts) -> int | tuple[str | int, ...]:
     return -1 - texts(piece) if isinstance(piece, Chip) else texts(piece)
 
 
-def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:
+def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) -> dict[str, Any]:
     asked = [layer.asked for layer in layers]
     actual = [layer.actual for layer in layers]
     profiles = list(dict.fromkeys(name for layer in layers for name in layer.time_ms))
     return {
         "node": [plain(layer.node) for layer in layers],
         "op": texts.column(layer.op for layer in layers),
-        "role": texts.column(layer.role for layer in layers),
+        # what handles data is drawn, whatever else is not
+        "role": texts.column("data" if index in data else layer.role for index, layer in enumerate(layers)),
         "asked": texts.column(word(one.precision if one else None) for one in asked),
         "actual": texts.column(word(one.precision) for one in actual),
         "status": texts.column(layer.status for layer in layers),

@@ -203,6 +203,10 @@ class LayerInfo(Part):
         default_factory=list, description="the tensors it reads, those that its subgraphs take from outside included"
     )
     outputs: list[str] = Field(default_factory=list, description="the tensors it makes")
+    begins: dict[str, str] = Field(
+        default_factory=dict, description="of a Loop or Scan: what tensors inside its body are at first, by name"
+    )
+    ends: list[str] = Field(default_factory=list, description="the tensors that its subgraphs give it")
     engine_layers: list[str] = Field(default_factory=list)
     error: LayerError | None = None
     time_ms: dict[str, float] = Field(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -18,6 +20,7 @@ class Mark(IntFlag):
 
 
 _BARE = Mark(0)
+_SIZES = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,19 @@ def wiring(report: Report) -> Wiring:
     layers = report.layers
     makers = {name: index for index, layer in enumerate(layers) for name in layer.outputs}
     given = {tensor.name for tensor in report.model.inputs}
+    begins = {inner: outside for layer in layers for inner, outside in layer.begins.items()}
+
+    def began(name: str) -> str:
+        while name in begins and name not in makers:
+            name = begins[name]
+        return name
+
     origins: dict[str, tuple[str, str, Mark]] = {}
     for layer in layers:
         if folded(layer):
             # in the graph's order, so that what is in front is known already
-            before, carried, marks = origins.get(layer.inputs[0], (layer.inputs[0], "", _BARE))
+            start = began(layer.inputs[0])
+            before, carried, marks = origins.get(start, (start, "", _BARE))
             own = Mark.CAST if layer.op.startswith("Cast") else Mark.PAIR
             made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried or before
             origins.update(dict.fromkeys(layer.outputs, (before, made, marks | own if marks else own)))
@@ -90,13 +101,38 @@ def wiring(report: Report) -> Wiring:
             weights.append(found)
         while name in makers and folded(layers[makers[name]]):
             beside.setdefault(makers[name], target if target >= 0 else makers.get(origin, -1))
-            name = layers[makers[name]].inputs[0]
+            name = began(layers[makers[name]].inputs[0])
 
     for index, layer in enumerate(layers):
         if not folded(layer):
-            for name in layer.inputs:
+            for name in dict.fromkeys(map(began, (*layer.inputs, *layer.ends))):
                 connect(name, index)
     outputs = [tensor.name for tensor in report.model.outputs if reached(tensor.name)]
     for name in outputs:
         connect(name, -1)
     return Wiring(connections, weights, beside, outputs)
+
+
+def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
+    """Indices of the layers that compute in no float and still hand on what an input holds, not sizes alone.
+
+    That is, by the connections from an input to a layer that computes in floats, as a Gather of tokens is.
+    """
+    ahead: dict[int, list[int]] = defaultdict(list)
+    behind: dict[int, list[int]] = defaultdict(list)
+    for one in found.connections:
+        ahead[one.source].append(one.target)
+        behind[one.target].append(one.source)
+    passing = {index for index, layer in enumerate(layers) if layer.role == "other" and layer.op not in _SIZES}
+    floats = [index for index, layer in enumerate(layers) if layer.role == "compute"]
+    return _reached(ahead, [-1], passing) & _reached(behind, floats, passing)
+
+
+def _reached(along: Mapping[int, Sequence[int]], starts: Iterable[int], passing: Container[int]) -> set[int]:
+    reached, pending = set[int](), list(starts)
+    while pending:
+        for index in along.get(pending.pop(), ()):
+            if index in passing and index not in reached:
+                reached.add(index)
+                pending.append(index)
+    return reached
