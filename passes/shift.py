@@ -121,7 +121,14 @@ class Shift(Helper):
         """
         from toolkit import collect_channels, forget_ranges
 
-        sites = self._sites(model, context, model.facts(context.profiles))
+        sites = []
+        for site in self._sites(model, context, model.facts(context.profiles)):
+            # float16 is finest around 0, where activations are that nobody shifted
+            kept = self.kept_float(context, (node.name for node, _ in site.layers))
+            if kept is None:
+                sites.append(site)
+            for name, why in (kept or {}).items():
+                context.journal.declined(name, why)
         if not sites:
             context.journal.noted(Code.NOTHING_TO_SHIFT())
             return

@@ -108,6 +108,12 @@ class Smooth(Helper):
         from toolkit import collect_channels, forget_ranges
 
         readers = self._readers(model)
+        for name, nodes in list(readers.items()):
+            kept = self.kept_float(context, (node.name for node in nodes))
+            if kept is not None:
+                del readers[name]
+            for layer, why in (kept or {}).items():
+                context.journal.declined(layer, why)
         if not readers:
             context.journal.noted(Code.NOTHING_TO_SMOOTH())
             return

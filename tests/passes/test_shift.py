@@ -344,6 +344,53 @@ def test_a_search_keeps_a_shift_that_a_worse_layer_hides():
     assert tried["layers"] == 1 and tried["alone_db"] > tried["alone_before_db"] + 3
 
 
+TWO = [
+    node("Conv", ["in", "k3"], ["a"]), node("HardSwish", ["a"], ["h"]), node("Conv", ["h", "k", "b"], ["m"]),
+    node("HardSwish", ["m"], ["g"]), node("Conv", ["g", "k2", "b"], ["y"]),
+]  # fmt: skip
+WIDE = np.r_[300.0, np.ones(WIDTH - 1)].astype(np.float32).reshape(-1, 1)
+"""Two layers behind activations, the second of which reads a channel that is far wider than the others."""
+
+
+def two_layers() -> Model:
+    kernels = {"k": SIGNS * WIDE, "k2": SIGNS / WIDE.T, "k3": SIGNS}
+    weights = {name: values.reshape(WIDTH, WIDTH, 1, 1) for name, values in kernels.items()}
+    return made(TWO, 4, weights)
+
+
+def test_the_input_of_a_layer_that_the_plan_keeps_float_is_left_alone():
+    model = two_layers()
+    context = Context(provider=Calibrator(CalibrationData.open(inputs(4), model), method="minmax"), judges_helpers=False)
+    context.plan.ask("y", Precision.FP16, "asked for")
+    twin = model.copy()
+    Shift()(twin, context)
+    assert {event.node for event in context.journal.of("changed")} == {"m"}
+    assert [event.rule for event in context.journal.of("declined") if event.node == "y"] == ["kept"]
+    assert ops(twin) == {**ops(model), "Add": 1}
+
+
+@pytest.mark.parametrize("rest", ["fp16", "fp32"])
+def test_a_search_shifts_only_what_its_plan_quantizes(rest):
+    model = two_layers()
+    context = Context(
+        provider=Calibrator(CalibrationData.open(inputs(4), model), method="minmax"), rest=Precision(rest)
+    )
+    before = model.copy()
+    SearchPrecision(helpers=["shift"], min_sqnr_db=36.0, try_ranges=False)(model, context)
+    (tried,) = said(context.journal, Code.SEARCH_HELPER)
+    (found,) = said(context.journal, Code.SEARCH_SUMMARY)
+    assert tried["applied"] and found["kept"] == 1, (tried, found)
+    assert context.plan.get("y").precision is Precision(rest)
+    shifts = [e.node for e in context.journal.of("changed") if e.what.code is Code.SHIFTED]
+    assert shifts == ["m"] and ops(model)["Add"] == ops(before).get("Add", 0) + 1
+    # the ranges that the run keeps are those of this form
+    known = context.known_ranges.tensors["g"].amax
+    seen = session(before, outputs=["g"])
+    assert known == pytest.approx(max(float(abs(seen.run(one)["g"]).max()) for one in inputs(4)), rel=1e-5)
+    data = CalibrationData.open(inputs(4), before)
+    assert sqnr_against(before, model, data) > 36
+
+
 def test_scaled_channels_keep_their_means():
     model, samples = skewed()
     twin, _ = shifted(model, 4)

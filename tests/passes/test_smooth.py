@@ -54,6 +54,19 @@ def test_the_normalization_takes_the_factors():
         assert any(e.rule == "effect" for e in context.journal.of("noted"))
 
 
+def test_layers_that_the_plan_keeps_float_are_left_alone_together():
+    for kept, changed in ((("q",), {"q", "k"}), (("q", "k"), set())):
+        model = outliers()
+        data = CalibrationData.open([{"x": normal(1, 3, 16, seed=i)} for i in range(16)], model)
+        context = Context(provider=Calibrator(data, method="minmax"), judges_helpers=False)
+        for name in kept:
+            context.plan.ask(name, "fp16", "asked for")
+        Smooth()(model, context)
+        # what one of the readers gains by, all of them get
+        assert {e.node for e in context.journal.of("changed")} == changed
+        assert [e.rule for e in context.journal.of("declined")] == (["kept", "kept"] if not changed else [])
+
+
 def test_a_normalization_without_a_shift_takes_the_factors():
     gain = np.ones(16, np.float32)
     gain[3] = 60

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from pydantic import Field
 
+from toolkit.base.precision import FLOATS
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
 
@@ -16,6 +20,9 @@ class Helper(Pass):
     It is kept only where it raises the SQNR that the journal shows: with all layers quantized, or of the model with its
     pairs where it has some. Every pass of role ``HELP``, or that says what it ``mends``, is held to that; this class
     adds the settings that force it.
+
+    A search asks its helpers once more when it has a plan, with the layers that stay float asked for in a float type:
+    what only serves these is to be left as it is, see ``kept_float``.
     """
 
     role: ClassVar[Role | None] = Role.HELP
@@ -28,3 +35,14 @@ class Helper(Pass):
         """Nothing is kept for what it does where that is not measured."""
         alone = self.only_if_better and not self.measure
         return {"only_if_better": "measure = false keeps the pass in any case"} if alone else {}
+
+    @staticmethod
+    def kept_float(context: Context, layers: Iterable[str]) -> dict[str, Finding] | None:
+        """Why the plan so far keeps these layers float, by name; None where it leaves one of them to be quantized."""
+        found = {}
+        for name in layers:
+            ask = context.plan.get(name)
+            if ask is None or ask.precision not in FLOATS:
+                return None
+            found[name] = Code.KEPT(by=ask.by, precision=ask.precision, why=ask.reason)
+        return found

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from toolkit.calibration.provider import Calibrator
-from toolkit.contract.context import Context, RangesProvider
+from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.passes import Pass
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
+from toolkit.search.helped_forms import HelpedForms, with_helper
 from toolkit.search.plan_search import PlanSearch
 
 _SAME_DB = 40.0
@@ -39,14 +40,15 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
     few = search.on_few()
     before = search.standing(few)
     part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
-    now, trial, last, kept = search, model, context, Journal()
+    now, trial, last, kept, stay = search, model, context, Journal(), list[Pass]()
     for place, (name, kind) in enumerate(helpers.items()):
         context.progress(f"helper {name}", place, len(helpers))
         if now.spending.over or (not before.distance and now.all_quantized_meets(before.amax)):
             break
         # whether it stays is decided here, by the plan's own budget
         now.simulation.rest()
-        changed, apart = _with_helper(kind, trial, last, part)
+        changed = trial.copy()
+        apart = with_helper(kind, changed, last, part)
         if not apart.journal.of("changed") or context.provider is None:
             continue
         exact = few.runner.outcome_of(session(changed, few.outputs, threads=1).run)
@@ -59,8 +61,15 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
         after = tried.standing(fewer, before)
         fewer.rest()
         nodes = {event.node for event in apart.journal.of("changed")}
-        if search.helps(name, before, after, nodes, (few, trial, changed)):
+
+        def in_float(kind: Pass = kind, trial: Model = trial, last: Context = last) -> Model | None:
+            form = trial.copy()
+            changes = with_helper(kind, form, last, part, form.node_names()).journal.of("changed")
+            return form if changes else None
+
+        if search.helps(name, before, after, nodes, (few, trial, in_float)):
             now, trial, last, before = tried, changed, apart, after
+            stay.append(kind)
             kept.events += [replace(event, by=search.by) for event in apart.journal.of("changed")]
     context.progress("helpers", len(helpers), len(helpers))
     if trial is model or (first is not None and now.spending.over):
@@ -69,16 +78,9 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
     if part is not context.provider:
         last = replace(last, provider=context.provider, known_ranges=None)
         now = search.on(trial, last)
+    named = frozenset(event.node for event in kept.events)
+    forms = HelpedForms(model.copy(), context.fork(), part, tuple(stay), named, search.quantizer.dtype, kept.events)
     model.become(trial)
     context.known_ranges = last.known_ranges
     context.journal.events += kept.events
-    return now.adopt(model, context, search.budget)
-
-
-def _with_helper(
-    helper: Pass, model: Model, context: Context, provider: RangesProvider | None
-) -> tuple[Model, Context]:
-    """A copy of the model with a helper applied, and its context; what is learnt is learnt by ``provider``."""
-    trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
-    helper(trial, apart)
-    return trial, apart
+    return now.adopt(model, context, search.budget, forms)

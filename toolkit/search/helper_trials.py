@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from toolkit.base.log import Log
@@ -99,7 +99,7 @@ class HelperTrials(RealTypes):
 
     def helps(
         self, name: str, before: Standing, after: Standing, changed: Collection[str],
-        forms: tuple[Simulation, Model, Model],
+        forms: tuple[Simulation, Model, Callable[[], Model | None]],
     ) -> bool:  # fmt: skip
         """Whether a helper makes quantization clearly better; the journal gets what it does, in dB and in the metric.
 
@@ -108,7 +108,8 @@ class HelperTrials(RealTypes):
             before: how all layers quantized do without it.
             after: and with it.
             changed: names of the nodes that it changed.
-            forms: this search's simulation on few samples, and the float model without the helper and with it.
+            forms: this search's simulation on few samples, the float model without the helper, and what makes it with
+                what the helper does even where every layer stays float; None where it leaves all of them as they are.
         """
         part = after.samples / self.decided_on
         effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))

@@ -17,6 +17,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
+from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.quantizer import Quantizer
@@ -108,9 +109,12 @@ class PlanSearch(HelperTrials, TimedSearch):
             made.timing = self.timing
         return made
 
-    def adopt(self, model: Model, context: Context, budget: Budget) -> PlanSearch:
-        """This search, for a model of the same graph and its context, with limits that are known already."""
-        self.model, self.context, self.budget = model, context, budget
+    def adopt(self, model: Model, context: Context, budget: Budget, forms: HelpedForms) -> PlanSearch:
+        """This search, for a model of the same graph and its context, with limits that are known already.
+
+        ``forms`` gives that model the form that a plan has.
+        """
+        self.model, self.context, self.budget, self.forms = model, context, budget, forms
         self.spending.bought.clear()
         return self
 
@@ -232,7 +236,17 @@ class PlanSearch(HelperTrials, TimedSearch):
         return found
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:
-        """Write the plan's float layers and its ranges where the quantizer will find them."""
+        """Give the model the form that the plan has, and write the plan's float layers and its ranges where the
+        quantizer will find them.
+        """
+        amaxes = found.best.amax
+        quantized = [group for group in self.simulation.switches.groups if group.name not in found.best.kept]
+        if self.forms is not None and self.forms.take([group.name for group in quantized], model, context):
+            self.spending.pay(CALIBRATION_PRICE)
+            context.ranges(model, self.quantizer.wanted(model, context), self.quantizer.precision)
+            read = {tensor for group in quantized for tensor in group.tensors}
+            # in this form others are not what the ranges were chosen for
+            amaxes = {tensor: amax for tensor, amax in amaxes.items() if tensor in read}
         keep = Precision(self.settings.keep) if self.settings.keep else context.rest
         for name in found.best.kept:
             why = kept_reason(name, self.quantizer.dtype, found, self.budget, self.simulation.work.macs_share(name))
@@ -241,7 +255,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             context.journal.changed(name, Code.STAYS(precision=keep), why)
         ranges = context.known_ranges
         by_method: dict[str, dict[str, tuple[float, float]]] = {}
-        for tensor, amax in found.best.amax.items():
+        for tensor, amax in amaxes.items():
             assert ranges is not None
             before = ranges.tensors[tensor]
             method = found.methods.get(tensor, before.method)

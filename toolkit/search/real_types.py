@@ -16,6 +16,7 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.type_noise import TypeNoise
 from toolkit.graph.model import Model
+from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import plan_key
 from toolkit.search.range_methods import NEARER
@@ -42,6 +43,7 @@ class RealTypes:
     spending: Spending
     lower: Lower
     reference: Model | None
+    forms: HelpedForms | None = None
 
     if TYPE_CHECKING:
 
@@ -65,18 +67,15 @@ class RealTypes:
             return
         self.spending.pay(TYPES_PRICE)
         reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
-        asked = replace(plain, margin=_ASKED * self.budget.margin)
         try:
             found.real = real = simulation.outcome_of(self._in_types(found))
-            found.lacks_in_types = asked.lacks(real, reference)
-            if found.lacks_in_types:
+            found.lacks_in_types, alone = lacks_in_types(
+                self.budget, real, reference, lambda: simulation.outcome_of(self._in_types(None))
+            )
+            if alone is not None:
                 found.types = TypeNoise.between(real, found.best.outcome)
-                within = plain.lacks(real, reference)
-                found.limits_in_types = not within
-                alone = simulation.outcome_of(self._in_types(None))
+                found.limits_in_types = not plain.lacks(real, reference)
                 found.rest_lacks = plain.lacks(alone, reference)
-                if asked.lacks(alone, reference):
-                    found.lacks_in_types = within
         except ModelError as error:
             found.lacks_in_types = {}
             context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=error.what[:200]))
@@ -95,18 +94,23 @@ class RealTypes:
         if found is not None:
             self.take(found, trial, apart)
             self.quantizer.insert(trial, apart)
+        elif self.forms is not None:
+            self.forms.take((), trial, apart)
         return self.lower(trial, apart.plan, apart.known_ranges)
 
-    def louder_in_types(self, few: Simulation, before: Model, after: Model) -> tuple[Outcome, Outcome] | None:
+    def louder_in_types(
+        self, few: Simulation, before: Model, helped: Callable[[], Model | None]
+    ) -> tuple[Outcome, Outcome] | None:
         """What ``rest`` alone does to two forms of the float model, where the second is 1 dB noisier in it and leaves
         quantizing less than half of the noise that the budget allows, as the first does not; None where that is not so.
 
         Args:
             few: the simulation on the samples to look at.
             before: one form.
-            after: the other.
+            helped: makes the other; None where that is the first.
         """
-        if self.in_float32:
+        after = helped() if not self.in_float32 else None
+        if after is None:
             return None
         part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
         reference, found = few.runner.float_outcome, list[Outcome]()
@@ -122,6 +126,29 @@ class RealTypes:
             # what a plan does in its types is not known then either, and said
             return None
         return (found[1], found[0]) if found[1].noise < NEARER * found[0].noise else None
+
+
+def lacks_in_types(
+    budget: Budget, real: Outcome, reference: Outcome, alone: Callable[[], Outcome]
+) -> tuple[dict[str, float], Outcome | None]:
+    """How far a plan misses a budget in the types that it runs in; its latency is not looked at.
+
+    Args:
+        budget: what must hold, with the margin that the plan kept in float32: nearly all of it is asked for here too.
+        real: the plan in its types.
+        reference: the float model.
+        alone: gives the unquantized model in these types; where that leaves none of the margin, the limits alone count.
+
+    Returns:
+        The limits by how far each is missed, and the unquantized model's outcome where it was looked at.
+    """
+    plain = replace(budget, margin=0.0, max_ms=None)
+    asked = replace(plain, margin=_ASKED * budget.margin)
+    lacks = asked.lacks(real, reference)
+    if not lacks:
+        return lacks, None
+    unquantized = alone()
+    return plain.lacks(real, reference) if asked.lacks(unquantized, reference) else lacks, unquantized
 
 
 def best_known(plans: Collection[SearchedPlan], missed: Collection[str], budget: Budget, reference: Outcome,
