@@ -33,6 +33,7 @@ from toolkit.run.sections import SHARES, BudgetSection
 
 if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget
+    from toolkit.evaluation.outcome import Outcome
     from toolkit.search.bisect import Bisection, Check
 
 PLACES, KEPT = ("simulation", "engine"), ("fp16", "bf16", "fp32")
@@ -287,19 +288,27 @@ class _SimulationCheck:
         """What kept layers run in, and what ``rest`` has to be where the recipe's will not do: the answer passes so.
 
         The simulation computes in float32. ``asked`` and the recipe's own type are taken where the answer passes in
-        them, or where onnxruntime cannot run it so; else float32, for the kept layers first. The notes say why.
+        them, with the margin that a search's plan must have in its types, or where onnxruntime cannot run it so; else
+        float32, for the kept layers first. The notes say why.
         """
+        from toolkit.search.real_types import lacks_in_types
+
         kept, rest, fp32 = frozenset(found.kept), self.ready.context.rest, Precision.FP32
-        plain = replace(self.budget, margin=0.0, max_ms=None)
         simulation = self.ready.simulation
+
+        def lowered(kept: frozenset[str], precision: Precision) -> Outcome:
+            model, context = self.ready.candidate(kept, precision)
+            observed = context.known_ranges.observed if context.known_ranges is not None else None
+            return simulation.outcome_of(lower(model, context.plan, rest=rest, observed=observed).model)
+
         for precision in dict.fromkeys((asked, fp32) if kept else (rest,)):
             if (precision, rest) == (fp32, fp32):
                 break
-            model, context = self.ready.candidate(kept, precision)
-            observed = context.known_ranges.observed if context.known_ranges is not None else None
             try:
-                lowered = lower(model, context.plan, rest=rest, observed=observed).model
-                lacks = plain.lacks(simulation.outcome_of(lowered), simulation.runner.float_outcome)
+                lacks, _ = lacks_in_types(
+                    self.budget, lowered(kept, precision), simulation.runner.float_outcome,
+                    partial(lowered, frozenset(simulation.names), precision),
+                )  # fmt: skip
             except ModelError as error:
                 found.notes.append(Code.SEARCH_TYPE_UNCHECKED(rest=rest, error=error.what[:200]))
                 return precision, None

@@ -15,6 +15,7 @@ from tests.toolkit.search.planted import damage, feeds
 from toolkit import Recipe
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
+from toolkit.evaluation.budget import Budget
 from toolkit.run.bisect import Bisected, BisectLimits, Question, bisect_recipe
 from toolkit.run.folder import RunFolder
 from toolkit.run.job import Job
@@ -62,6 +63,22 @@ def test_the_fragment_names_types_in_which_the_answer_passes(tmp_path, offset, r
     (entry,) = tomllib.loads(found.fragment())["pass"]
     assert (entry["use"], entry["precision"]) == ("keep_precision", expected[0])
     assert entry["nodes"] == found.found.kept and found.to_json()["recipe"] == found.fragment()
+
+
+@pytest.mark.parametrize(
+    ("offset", "least", "margin", "precision"),
+    [
+        # in float16 the answer has 27.9 dB: it keeps the limit, and not the margin that a search asks of its plans
+        (100.0, 27.5, 0.0, "fp16"),
+        (100.0, 27.5, 1.0, "fp32"),
+        # 19.7 dB, and 20.1 without any pair: float16 leaves none of the margin to anybody
+        (400.0, 19.5, 1.0, "fp16"),
+    ],
+)
+def test_the_margin_of_a_search_is_kept_in_the_types_too(tmp_path, monkeypatch, offset, least, margin, precision):
+    budget = Budget(min_sqnr_db=least, margin=margin)
+    monkeypatch.setattr("toolkit.run.bisect._recipes", lambda ready, data: budget)
+    assert asked(tmp_path, Question(), offset).precision == Precision(precision)
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("fp32", TensorProto.FLOAT)])
