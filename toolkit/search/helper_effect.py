@@ -33,7 +33,8 @@ class HelperEffect:
     def of(
         cls, before: Standing, after: Standing, changed: Collection[str], pay: Callable[[float], None]
     ) -> HelperEffect:
-        """Look at the changed layers alone where all together gain little, and do not get further from the budget.
+        """Look at the changed layers alone where all together gain little, and neither get further from the budget nor
+        1 dB noisier: what others hide cannot be heard.
 
         Args:
             before: without the helper.
@@ -44,7 +45,8 @@ class HelperEffect:
         effect = cls(before, after)
         both = set(changed).intersection(before.simulation.names)
         groups = [name for name in after.simulation.names if name in both]
-        if effect.helps or after.distance > before.distance or not 0 < len(groups) < len(after.simulation.names):
+        worse = after.distance > before.distance or before.outcome.noise < NEARER * after.outcome.noise
+        if effect.helps or worse or not 0 < len(groups) < len(after.simulation.names):
             return effect
         return cls(before, after, (len(groups), before.only(groups, pay), after.only(groups, pay)))
 

@@ -19,8 +19,8 @@ class Planted(Standing):
         return Outcome(sum(self.simulation.noise[name] for name in groups))
 
 
-def planted(distance: float = 1.0, **noise: float) -> Planted:
-    return Planted(distance, Outcome(1.0), SimpleNamespace(names=list(noise), noise=noise))
+def planted(distance: float = 1.0, total: float = 1.0, **noise: float) -> Planted:
+    return Planted(distance, Outcome(total), SimpleNamespace(names=list(noise), noise=noise))
 
 
 @pytest.mark.parametrize(("after", "helps"), [(0.1, True), (0.4, False)])
@@ -35,6 +35,13 @@ def test_a_layer_that_only_one_side_quantizes_is_not_compared():
     before, after = planted(a=0.4, b=0.6), planted(a=0.1, new=0.5, b=0.6)
     assert HelperEffect.of(before, after, ["a", "new"], lambda price: None).alone == (1, Outcome(0.4), Outcome(0.1))
     assert HelperEffect.of(before, after, ["new"], lambda price: None).alone is None
+
+
+@pytest.mark.parametrize(("total", "helps"), [(1.2, True), (1.3, False)])
+def test_layers_that_gain_alone_do_not_make_up_for_all_of_them_getting_noisier(total, helps):
+    # as shift did to a detector: 7 dB better alone, 9 dB worse with the others
+    effect = HelperEffect.of(planted(a=0.4, b=0.6), planted(1.0, total, a=0.1, b=0.6), ["a"], lambda price: None)
+    assert effect.helps is helps
 
 
 def test_a_helper_that_takes_all_layers_further_from_the_budget_is_not_looked_at_further():
