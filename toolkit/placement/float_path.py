@@ -17,6 +17,7 @@ from toolkit.placement.grid import Grid, limiter
 from toolkit.placement.moved import axis_before, data_inputs
 from toolkit.placement.ops import QUANTIZE
 
+Key = tuple[int, Hashable, int | None]
 Entry = Callable[[gs.Node], gs.Tensor]
 """Gives the float tensor to read in place of what a QuantizeLinear gives."""
 _SHAPES = ("Shape", "Size")
@@ -38,9 +39,10 @@ class FloatPath:
         self.names.update(t.name for node, _ in model.walk() for t in (*node.inputs, *node.outputs))
         self.casts: dict[str, str] = {}
         """The Casts that were made, each with the tensor that it reads."""
-        self._made: dict[tuple[int, Hashable, int | None], gs.Tensor] = {}
+        self._made: dict[Key, gs.Tensor] = {}
         self._twins: list[tuple[gs.Node, str]] = []
-        self._fresh: dict[int, gs.Tensor] = {}
+        # what twins make, held so that no other tensor gets its number, each with the keys under which it is known
+        self._fresh: dict[int, tuple[gs.Tensor, set[Key]]] = {}
 
     def of(self, pair: ExistingPair) -> gs.Tensor:
         """The float tensor that equals what the pair gives, its rounding and clamping aside.
@@ -53,7 +55,7 @@ class FloatPath:
             if values is not None:
                 key = (id(stored), grid.key, None)
                 if key not in self._made:
-                    self._made[key] = self._constant(stored.name, grid.dequantize(values), grid)
+                    self._keep(key, self._constant(stored.name, grid.dequantize(values), grid))
                 return self._made[key]
         axis, clip = pair.axis, limiter(pair.dequantize) if grid.limits is not None else None
         if clip is not None:
@@ -86,7 +88,7 @@ class FloatPath:
             name = self.names.take(f"{dequantize.name}_Cast")
             graph.nodes.append(make_node("Cast", name, [source], [cast], to=made))
             self.casts[name] = source.name
-            self._made[key] = cast
+            self._keep(key, cast)
         return self._made[key]
 
     def take_over(self, new: gs.Tensor, old: gs.Tensor) -> bool:
@@ -97,11 +99,12 @@ class FloatPath:
         """
         if id(old) not in self._fresh:
             return False
+        _, keys = self._fresh.pop(id(old))
         maker = old.inputs[0]
         maker.outputs[next(i for i, t in enumerate(maker.outputs) if t is old)] = new
         reroute(old, new)
-        del self._fresh[id(old)]
-        self._made = {key: new if tensor is old else tensor for key, tensor in self._made.items()}
+        for key in keys:
+            self._keep(key, new)
         return True
 
     def finish(self) -> None:
@@ -128,7 +131,7 @@ class FloatPath:
             assert node is not None
             self._twin(node, grid, axis)
             made = self._made[key]
-        self._made[key] = made
+        self._keep(key, made)
         for reader in [reader for reader in tensor.outputs if reader.op in _SHAPES]:
             reader.inputs[0] = made
         return made
@@ -158,9 +161,14 @@ class FloatPath:
         graph.nodes.append(twin)
         self.graphs[id(twin)] = graph
         self._twins.append((twin, node.name))
-        self._fresh.update((id(t), t) for t in outputs)
+        self._fresh.update((id(t), (t, set())) for t in outputs)
         for old, new in zip(node.outputs, outputs):
-            self._made[id(old), grid.key, axis] = new
+            self._keep((id(old), grid.key, axis), new)
+
+    def _keep(self, key: Key, made: gs.Tensor) -> None:
+        self._made[key] = made
+        if id(made) in self._fresh:
+            self._fresh[id(made)][1].add(key)
 
     def _zero(self, node: gs.Node, grid: Grid) -> gs.Constant:
         return self._constant(f"{node.name}_zero", grid.dequantize(np.zeros((), np.int64)), grid)
