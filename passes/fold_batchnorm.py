@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit import Array, Code, Context, Facts, Finding, Model, Names, Pass, Role, bias_of, make_constant
+from toolkit import Array, Code, Context, Facts, Finding, Model, Names, Pass, Role, bias_of, make_constant, onnx_type
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALINGS = frozenset({"Mul", "Add", "Sub", "Div"})
@@ -19,15 +21,7 @@ class FoldBatchNorm(Pass):
 
     name = "fold_batchnorm"
     role = Role.FOLD_NORMALIZATION
-    tells_in_dry_run = True
-
-    def reads_evaluation(self) -> bool:
-        """It looks at the graph alone."""
-        return False
-
-    def measures_engines(self) -> bool:
-        """It builds none."""
-        return False
+    tells_in_dry_run = by_graph_alone = True
 
     def apply(self, model: Model, context: Context) -> None:
         """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
@@ -35,14 +29,14 @@ class FoldBatchNorm(Pass):
         nodes = model.nodes
         by_rank = any(node.op in _BY_RANK for node in nodes) and any(_needs_rank(model, node) for node in nodes)
         facts = model.facts(context.profiles) if by_rank else Facts()
-        names, inner = model.tensor_names(), model.subgraph_tensors()
-        for node in model.nodes:
+        names = _NamesInUse(model)
+        for node in nodes:
             if node.op not in _LAYERS:
                 continue
             rank = facts.rank(node.outputs[0].name)
             if node.op == "MatMul" and not _like_gemm(model, node, rank):
                 continue
-            while self._fold_next(model, node, rank, names, inner, context):
+            while self._fold_next(model, node, rank, names, context):
                 pass
         model.tidy()
         said = {event.node for event in context.journal.of("declined", self.title())}
@@ -51,9 +45,9 @@ class FoldBatchNorm(Pass):
                 context.journal.declined(node.name, Code.NO_LAYER())
 
     def _fold_next(
-        self, model: Model, layer: gs.Node, rank: int | None, names: Names, inner: set[str], context: Context
+        self, model: Model, layer: gs.Node, rank: int | None, names: _NamesInUse, context: Context
     ) -> bool:
-        """Fold what follows the layer into it; whether something could be. ``inner`` are the tensors of subgraphs."""
+        """Fold what follows the layer into it; whether something could be."""
         readers = layer.outputs[0].outputs
         if len(readers) == 1 and readers[0].op not in _FOLDED:
             return False
@@ -69,13 +63,13 @@ class FoldBatchNorm(Pass):
         affine = _affine(model, after, out, rank)
         if affine is None:
             return False
-        refusal = _refusal(model, layer, out, inner)
+        weight = model.constant(layer.inputs[1])
+        refusal = _refusal(model, layer, weight, out, names.in_subgraphs)
         if refusal is not None:
             if after.op == "BatchNormalization":
                 context.journal.declined(after.name, refusal)
             return False
         gain, offset = affine
-        weight = model.constant(layer.inputs[1])
         assert weight is not None
         channels = _channels(layer, weight)
         if gain.size not in (1, channels) or offset.size not in (1, channels):
@@ -83,13 +77,13 @@ class FoldBatchNorm(Pass):
         gain, offset = _each(gain, channels), _each(offset, channels)
         bias = model.constant(holder.inputs[place[1]]) if place is not None else None
         beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
-        new_weight = _scaled(layer, weight, gain).astype(weight.dtype)
         new_bias = offset
         if bias is not None:
             new_bias = _each(bias.astype(np.float64).reshape(-1), channels) * beta * gain + offset
         new_bias = new_bias / beta if beta else new_bias
-        layer.inputs[1] = make_constant(names.take(f"{layer.inputs[1].name}_folded"), new_weight)
-        bias_tensor = make_constant(names.take(f"{layer.name}_bias_folded"), new_bias.astype(weight.dtype))
+        name, kind = names.all.take(f"{layer.inputs[1].name}_folded"), onnx_type(weight.dtype)
+        layer.inputs[1] = make_constant(name, _scaled(layer, weight, gain), kind)
+        bias_tensor = make_constant(names.all.take(f"{layer.name}_bias_folded"), new_bias, kind)
         folded = Code.FOLDED_IN(op=after.op, node=after.name)
         result = after.outputs[0]
         if place is None and layer.op == "MatMul":
@@ -114,6 +108,23 @@ class FoldBatchNorm(Pass):
             after.name
         )
         return True
+
+
+class _NamesInUse:
+    """The names of a model's tensors, looked at once something is folded: most graphs have nothing to fold."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @cached_property
+    def all(self) -> Names:
+        """Those of all tensors."""
+        return self._model.tensor_names()
+
+    @cached_property
+    def in_subgraphs(self) -> set[str]:
+        """Those of the main graph's tensors that subgraphs read."""
+        return self._model.subgraph_tensors()
 
 
 def _needs_rank(model: Model, node: gs.Node) -> bool:
@@ -168,16 +179,15 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
     return (flat, zero) if node.op == "Mul" else (one, flat)
 
 
-def _refusal(model: Model, layer: gs.Node, out: gs.Tensor, inner: set[str]) -> Finding | None:
+def _refusal(model: Model, layer: gs.Node, weight: Array | None, out: gs.Tensor, inner: set[str]) -> Finding | None:
     if model.is_output(out) or out.name in inner:
         return Code.OUTPUT(layer=layer.name)
-    if model.constant(layer.inputs[1]) is None:
+    if weight is None:
         return Code.COMPUTED_WEIGHTS(layer=layer.name)
     if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() and model.constant(layer.inputs[2]) is None:
         return Code.COMPUTED_BIAS(layer=layer.name)
     if layer.op == "Gemm" and len(layer.inputs) > 2 and not layer.inputs[2].is_empty():
-        bias, weight = model.constant(layer.inputs[2]), model.constant(layer.inputs[1])
-        channels = _channels(layer, weight) if weight is not None else 0
+        bias, channels = model.constant(layer.inputs[2]), _channels(layer, weight)
         if bias is not None and bias.size != 1 and (bias.shape[-1] != channels or bias.size != channels):
             return Code.BIAS_SHAPE(layer=layer.name, shape=bias.shape)
     if layer.op == "Gemm" and float(layer.attrs.get("beta", 1.0)) == 0.0:

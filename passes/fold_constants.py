@@ -16,6 +16,7 @@ from toolkit import (
     QtoolError,
     Role,
     fix_dimensions,
+    fixed_dimensions,
     fold,
     is_random,
     session,
@@ -31,16 +32,8 @@ class FoldConstants(Pass):
 
     name = "fold_constants"
     role = Role.FOLD
-    tells_in_dry_run = True
+    tells_in_dry_run = by_graph_alone = True
     limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
-
-    def reads_evaluation(self) -> bool:
-        """It looks at the graph alone."""
-        return False
-
-    def measures_engines(self) -> bool:
-        """It builds none."""
-        return False
 
     def apply(self, model: Model, context: Context) -> None:
         """Fold; what cannot be computed stays as it is, and the journal says why.
@@ -82,12 +75,11 @@ class FoldConstants(Pass):
 
         Nor is anything changed where sizes decide what cannot be computed: in a branch for inputs of another size.
         """
-        if not any(node.op == "If" for node, _ in model.walk()):
+        decides = fixed_dimensions(model, context.profiles) and any(node.op == "If" for node, _ in model.walk())
+        if not decides:
             return None
         trial = model.copy()
         fixed = fix_dimensions(trial, context.profiles)
-        if not fixed:
-            return None
         alone, folded = self._fold(model.copy()), self._fold(trial)
         decided = folded.branches.keys() - alone.branches.keys()
         if not decided:

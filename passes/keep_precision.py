@@ -17,7 +17,7 @@ class KeepPrecision(Pass):
 
     name = "keep_precision"
     role = Role.KEEP
-    tells_in_dry_run = True
+    tells_in_dry_run = by_graph_alone = True
     nodes: list[str] = Field([], description="names or globs of nodes")
     ops: list[str] = Field([], description="operators")
     between: list[tuple[str, str]] = Field([], description="the nodes on any path from one tensor to another")
@@ -29,14 +29,6 @@ class KeepPrecision(Pass):
         if not (self.nodes or self.ops or self.between):
             raise ValueError("it selects no nodes: give nodes, ops or between")
         return self
-
-    def reads_evaluation(self) -> bool:
-        """It looks at the graph alone."""
-        return False
-
-    def measures_engines(self) -> bool:
-        """It builds none."""
-        return False
 
     def apply(self, model: Model, context: Context) -> None:
         """Write the requests into the plan.

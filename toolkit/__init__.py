@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.folding import Folded as Folded
     from toolkit.graph.folding import fix_dimensions as fix_dimensions
+    from toolkit.graph.folding import fixed_dimensions as fixed_dimensions
     from toolkit.graph.folding import fold as fold
     from toolkit.graph.forms import Forms as Forms
     from toolkit.graph.forms import constant_affine as constant_affine
@@ -170,7 +171,7 @@ _HOMES = {
     "graph.bias": "BiasPlace bias_place made_up_for response take_back",
     "graph.constants": "is_random",
     "graph.facts": "Facts",
-    "graph.folding": "Folded fix_dimensions fold",
+    "graph.folding": "Folded fix_dimensions fixed_dimensions fold",
     "graph.forms": "Forms constant_affine",
     "graph.input_mean": "is_settled note_input_mean note_settled",
     "graph.layer_weights": "LayerWeights bias_of",

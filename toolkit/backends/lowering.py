@@ -63,7 +63,7 @@ def lower(
     # what is known of a graph as it came need not be found out of its copy
     seen = lowered if changed else model
     with seen.settled():
-        facts, sound = seen.facts(), _types_agree(seen.skeleton())
+        facts, sound = seen.facts(), seen.types_fault() is None
     # says no more of any type or shape
     state_kernel_shapes(lowered, journal)
     types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {})
@@ -80,9 +80,7 @@ def lower(
         journal.changed(node, Code.BIAS_AS_ROW(), Code.BIAS_REQUANTIZED())
     reasons = _reasons(lowered, plan, types)
     try:
-        skeleton = lowered.check()
-        if sound:
-            onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
+        lowered.check(types=sound)
     except Exception as error:
         raise ModelError(f"lowering made a graph that ONNX refuses: {error}", remedy="report this as a bug") from error
     return Lowered(lowered, plan, reasons, types)
@@ -156,15 +154,6 @@ def _takes_bfloat16(op: str, opset: int) -> bool:
     except onnx.defs.SchemaError:
         return False
     return bool(schema.inputs) and "tensor(bfloat16)" in schema.inputs[0].types
-
-
-def _types_agree(skeleton: onnx.ModelProto) -> bool:
-    """Whether the graph's types are consistent before lowering; where not, they cannot be required after it."""
-    try:
-        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
-    except Exception:
-        return False
-    return True
 
 
 def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:

@@ -40,6 +40,8 @@ class Pass(BaseModel):
         mends: what a pass of role ``HELP`` is good against.
         tells_in_dry_run: whether ``apply`` heeds ``context.dry_run``: it measures and builds nothing then, refuses what
             it would refuse in a run, and says what it would do. A run of such passes is tried before it calibrates.
+        by_graph_alone: whether ``apply`` goes by graph, settings, profiles and plan alone. A run goes on
+            from what it made when the run was tried.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
@@ -47,6 +49,7 @@ class Pass(BaseModel):
     role: ClassVar[Role | None] = None
     mends: ClassVar[Harm | None] = None
     tells_in_dry_run: ClassVar[bool] = False
+    by_graph_alone: ClassVar[bool] = False
     _place: Callable[[str], str] | None = PrivateAttr(None)
 
     def __init__(self, **settings: Any) -> None:
@@ -87,11 +90,11 @@ class Pass(BaseModel):
 
     def reads_evaluation(self) -> bool:
         """Whether ``apply`` reads the evaluation's settings or samples: its result is stale where those change."""
-        return True
+        return not self.by_graph_alone
 
     def measures_engines(self) -> bool:
         """Whether ``apply`` builds or times engines where it can: its result is stale on another GPU."""
-        return True
+        return not self.by_graph_alone
 
     def predicts_times(self) -> bool:
         """Whether ``apply`` predicts times for the GPU that is here."""
@@ -216,10 +219,18 @@ class Pass(BaseModel):
 
 
 class Sequence(Pass):
-    """Passes one after another: a pass itself."""
+    """Passes one after another: a pass itself.
+
+    Attributes:
+        passes: all of them, which messages name.
+        begin: how many of them the model has behind it.
+        end: up to which of them are applied; all where None.
+    """
 
     name: ClassVar[str] = "sequence"
     passes: list[Any]
+    begin: int = 0
+    end: int | None = None
 
     def apply(self, model: Model, context: Context) -> None:
         """Apply every pass in turn.
@@ -230,7 +241,7 @@ class Sequence(Pass):
         titles = [step.title() for step in self.passes]
         behind, guards = context.following, context.guards
         try:
-            for number, step in enumerate(self.passes):
+            for number, step in list(enumerate(self.passes))[self.begin : self.end]:
                 later = self.passes[number + 1 :]
                 context.following = (*(one.title() for one in later if one.role is not Role.GUARD), *behind)
                 context.guards = (*(one for one in later if one.role is Role.GUARD), *guards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,9 +67,9 @@ def fold(model: Model, keep: KeepNode, limit: int) -> Folded:
     return folder.folded
 
 
-def fix_dimensions(model: Model, profiles: Profiles) -> list[str]:
-    """Declare the dimensions of inputs that every profile fixes at one size; the names of inputs that were changed."""
-    changed = []
+def fixed_dimensions(model: Model, profiles: Profiles) -> dict[str, list[Any]]:
+    """By name the shapes of inputs with an open dimension that every profile fixes at one size, with these sizes."""
+    found = {}
     for tensor in model.graph.inputs:
         extents = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
         if not extents or tensor.shape is None:
@@ -78,9 +79,16 @@ def fix_dimensions(model: Model, profiles: Profiles) -> list[str]:
             sizes = {size[axis] for extent in extents for size in (extent.min, extent.max)}
             shape.append(dim if isinstance(dim, int) or len(sizes) > 1 else sizes.pop())
         if shape != list(tensor.shape):
-            tensor.shape = shape
-            changed.append(str(tensor.name))
-    return changed
+            found[str(tensor.name)] = shape
+    return found
+
+
+def fix_dimensions(model: Model, profiles: Profiles) -> list[str]:
+    """Declare the dimensions of inputs that every profile fixes at one size; the names of inputs that were changed."""
+    fixed = fixed_dimensions(model, profiles)
+    for tensor in model.graph.inputs:
+        tensor.shape = fixed.get(tensor.name, tensor.shape)
+    return list(fixed)
 
 
 class _Folder:

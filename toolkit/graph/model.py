@@ -292,6 +292,11 @@ class Model:
         """
         return self._inferred.facts(self._skeleton_now().content, profiles)
 
+    @collector_paused()
+    def types_fault(self) -> Exception | None:
+        """Why ONNX's strict shape inference refuses the graph; None where its types agree with each other."""
+        return self._inferred.fault(self._skeleton_now().content)
+
     # ---------------------------------------------------------------- changing
 
     def unique_tensor(self, base: str) -> str:
@@ -345,11 +350,8 @@ class Model:
     # ---------------------------------------------------------------- invariants
 
     @collector_paused()
-    def check(self) -> onnx.ModelProto:
-        """Check that names are unique, the graph has no cycle and ONNX's checker accepts it.
-
-        Returns:
-            The graph's skeleton.
+    def check(self, types: bool = False) -> None:
+        """Check that names are unique, the graph has no cycle and ONNX's checker accepts it; ``types``: inference too.
 
         Raises:
             PassError: one of these does not hold; the message names the node.
@@ -369,11 +371,9 @@ class Model:
             accepted(content, operators)
             self._checked = digest
         self._as_checked = found
-        return onnx.ModelProto.FromString(content)
-
-    def skeleton(self) -> onnx.ModelProto:
-        """The graph with each large constant as a graph input: enough for the checker and for shape inference."""
-        return onnx.ModelProto.FromString(self._skeleton_now().content)
+        fault = self._inferred.fault(content) if types else None
+        if fault is not None:
+            raise PassError(f"shape inference refuses the graph: {' '.join(str(fault).split())[:400]}") from fault
 
     def _exported(self) -> LightModel:
         """The graph as a message that is the caller's own, without its large weights; kept serialized where settled."""
@@ -385,6 +385,7 @@ class Model:
         return cast("SerializedModel", self._found["exported"]).light()
 
     def _skeleton_now(self) -> Skeleton:
+        """The graph with each large constant as a graph input: enough for the checker and for shape inference."""
         return self.once("skeleton", self._made_skeleton)
 
     @collector_paused()

@@ -25,25 +25,40 @@ class Inferred:
     """What was inferred lately, by the graph's content: a model and its copies share it."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Facts] = {}
+        self._found: dict[str, tuple[Facts, bool]] = {}
 
     def facts(self, skeleton: bytes, profiles: Profiles | None) -> Facts:
         """Types and shapes of every tensor of a skeleton, serialized; see ``Model.facts``."""
+        facts, _ = self._inferred(skeleton, profiles)
+        return Facts(dict(facts.types), dict(facts.shapes))
+
+    def fault(self, skeleton: bytes) -> Exception | None:
+        """Why strict inference refuses a skeleton, serialized; None where its types agree with each other."""
+        if self._inferred(skeleton, None)[1]:
+            return None
+        try:
+            onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
+        except Exception as error:
+            return error
+        return None
+
+    def _inferred(self, skeleton: bytes, profiles: Profiles | None) -> tuple[Facts, bool]:
         corners = (
             list({repr(sorted(c.items())): c for c in profiles.corners()}.values()) if profiles is not None else []
         )
         digest = hashlib.sha256(skeleton)
         digest.update(repr(corners).encode())
         key = digest.hexdigest()
-        facts = self._found.pop(key, None) or _infer(skeleton, corners or [{}])
-        self._found[key] = facts
+        found = self._found.pop(key, None) or _infer(skeleton, corners or [{}])
+        self._found[key] = found
         if len(self._found) > _KEPT:
             del self._found[next(iter(self._found))]
-        return Facts(dict(facts.types), dict(facts.shapes))
+        return found
 
 
-def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> Facts:
-    facts, stored = Facts(), dict[str, tuple[int, tuple[int, ...]]]()
+def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> tuple[Facts, bool]:
+    """What is inferred at the corners, and whether the graph's types agree by what is inferred without one."""
+    facts, stored, agree = Facts(), dict[str, tuple[int, tuple[int, ...]]](), False
     for corner in corners:
         at_corner = onnx.ModelProto.FromString(skeleton)
         stored = {one.name: (one.data_type, tuple(one.dims)) for one in at_corner.graph.initializer}
@@ -55,7 +70,9 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> F
             del at_corner.graph.value_info[:]
             for value in at_corner.graph.output:
                 value.type.tensor_type.ClearField("shape")
-        found = _inferred(at_corner)
+        found = None if corner else _strictly(at_corner)
+        agree = found is not None
+        found = found or _inferred(at_corner)
         for _ in range(_ROUNDS if corner else 0):
             known = with_known_values(at_corner, found.graph) if _has_unknown(found.graph) else None
             if known is None:
@@ -71,7 +88,7 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> F
     # thousands of tensors have one shape, and the facts of a few graphs are kept
     same: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
     facts.shapes = {name: same.setdefault(tuple(shapes), shapes) for name, shapes in facts.shapes.items()}
-    return facts
+    return facts, agree
 
 
 def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.TensorProto], ...]) -> bool:
@@ -92,6 +109,14 @@ def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.Tens
                         sub.initializer.append(tensor)
                 _show_constants(sub, (known, *around))
     return known is not None
+
+
+def _strictly(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """What ``_inferred`` gives of a graph in which nothing is wrong; None of others."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except Exception:
+        return None
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:

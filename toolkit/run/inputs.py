@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
     from toolkit.data.sources import HeldSamples, LoadedSamples
     from toolkit.graph.model import Model
+    from toolkit.run.begun import Begun
 
 
 class Inputs:
@@ -35,6 +36,7 @@ class Inputs:
         job: the recipe at work.
         prints: fingerprints of what is read.
         looked: how the model's outputs are read, once ``task.look`` has told it.
+        begun: what a rehearsal made of the model that the run goes on with; None where there was none.
 
     Args:
         source: the model as ``load_source`` gives it, where somebody has loaded it.
@@ -47,6 +49,7 @@ class Inputs:
         self._source_notes: Sequence[Finding] = ()
         self._left: Sequence[Finding] | None = None
         self.looked: Any = None
+        self.begun: Begun | None = None
 
     def source(self, journal: Journal | None = None) -> Model:
         """The model as it was loaded; loaded once. ``journal`` gets what there is to say of it."""

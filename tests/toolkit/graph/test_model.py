@@ -418,7 +418,7 @@ def test_a_settled_graph_is_exported_once_and_its_copies_are_free(monkeypatch):
         model.once("looked", lambda: exported.append("looked again"))
         model.tidy()
         # a change by the model's own methods is seen
-        model.skeleton()
+        model.to_proto()
     assert exported[2] == "looked" and len(exported) == 4
     twin = model.settle().copy()
     twin.nodes[0].name = "renamed"
@@ -429,8 +429,9 @@ def test_a_settled_graph_is_checked_in_the_order_that_checking_gives_it():
     model = Model.from_proto(residual_proto())
     model.graph.nodes.reverse()
     with model.settled():
-        model.skeleton()
-        assert [node.name for node in model.check().graph.node] == model.node_names()
+        model.to_proto()
+        model.check()
+        assert [node.name for node in model.to_proto().graph.node] == model.node_names()
 
 
 def test_what_checking_found_holds_until_the_graph_is_changed(monkeypatch):
@@ -448,7 +449,7 @@ def test_what_checking_found_holds_until_the_graph_is_changed(monkeypatch):
         changes(other)
         other.nodes[0].name = "renamed"
         exported.clear()
-        assert "renamed" in [node.name for node in other.settle(checked=True).skeleton().graph.node]
+        assert "renamed" in [node.name for node in other.settle(checked=True).to_proto().graph.node]
         assert len(exported) == 1
 
 

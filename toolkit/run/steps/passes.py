@@ -12,6 +12,8 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.run.begun import Begun
 from toolkit.run.context import context_for
 from toolkit.run.fields import JournalField, PlanField
 from toolkit.run.inputs import Inputs
@@ -121,10 +123,14 @@ class PassesStep(Step[PassesRecord]):
         passes = passes_of(self.recipe, self.job.allow_code)
         journal = Journal()
         journal.by = "load"
-        model = self.inputs.source(journal).copy()
-        context = context_for(self.inputs, model, journal, task=self.task)
+        source = self.inputs.source(journal)
+        context = context_for(self.inputs, source, journal, task=self.task)
+        # what a rehearsal made is given away: the passes change it
+        begun, self.inputs.begun = self.inputs.begun or Begun(0, source.copy(), PrecisionPlan(), ()), None
+        model, context.plan = begun.model, begun.plan
+        journal.events += begun.events
         try:
-            PassSequence(passes=passes)(model, context)
+            PassSequence(passes=passes, begin=begun.done)(model, context)
         except QtoolError as error:
             if not error.where:
                 raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
