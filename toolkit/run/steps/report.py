@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import PrivateAttr
+
 from toolkit.base.files import write_text
 from toolkit.base.profiles import Profiles
 from toolkit.base.versions import code_fingerprint, versions
@@ -84,10 +86,18 @@ class ReportRecord(Record):
     """The files of the report, and what an analysis must depend on to be joined into it."""
 
     basis: str = ""
+    _report: Report | None = PrivateAttr(None)
 
     def report(self) -> Report:
-        """The joined report."""
-        return Report.load(self._folder / _REPORT)
+        """The joined report; read where this run did not join it."""
+        if self._report is None:
+            self._report = Report.load(self._folder / _REPORT)
+        return self._report
+
+    def holding(self, report: Report) -> ReportRecord:
+        """This record with the report that was written."""
+        self._report = report
+        return self
 
 
 class ReportStep(Step[ReportRecord]):
@@ -133,7 +143,7 @@ class ReportStep(Step[ReportRecord]):
         if "html" in self.recipe.report.formats:
             write_html(report, root / _HTML)
             files.append(_HTML)
-        return ReportRecord(files=files, basis=basis_of(self.inputs))
+        return ReportRecord(files=files, basis=basis_of(self.inputs)).holding(report)
 
     def _journal(self) -> Journal:
         """What all steps said."""
