@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from passes.equalize import Equalize
 from passes.fold_batchnorm import FoldBatchNorm
@@ -112,6 +112,25 @@ def transformer(count: int) -> onnx.ModelProto:
     return build(nodes, {"x": ["n", 6, 8]}, {"y": ["n", 6, 8]}, stored)
 
 
+def biased(count: int) -> onnx.ModelProto:
+    """Transformer blocks whose products have a bias behind them, as exporters write Linear."""
+    proto = transformer(round(count * 23 / 29))
+    graph, nodes = proto.graph, []
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for one in graph.node:
+        nodes.append(one)
+        if one.op_type == "MatMul" and one.input[1] in stored:
+            weight, made = one.input[1], one.output[0]
+            one.output[0] = f"{made}_product"
+            nodes.append(node("Add", [one.output[0], f"{weight}_bias"], [made]))
+            graph.initializer.append(numpy_helper.from_array(normal(stored[weight].dims[1]), f"{weight}_bias"))
+    for place, one in enumerate(nodes):
+        one.name = f"n{place}"
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return proto
+
+
 def ifs(count: int) -> onnx.ModelProto:
     """200 Ifs one behind another, with a convolution behind each and the other nodes in their two branches."""
     stored, nodes, before = {"w": normal(4, 4, 1, 1, scale=0.3)}, [], "x"
@@ -131,7 +150,7 @@ def ifs(count: int) -> onnx.ModelProto:
 
 
 SHAPES: dict[str, Callable[[int], onnx.ModelProto]] = {
-    one.__name__: one for one in (chain, residual, concats, transformer, ifs)
+    one.__name__: one for one in (chain, residual, concats, transformer, biased, ifs)
 }
 
 

@@ -25,8 +25,8 @@ def minmax(histogram: Histogram, precision: Precision = Precision.INT8) -> float
     return histogram.absmax
 
 
-def percentile(histogram: Histogram, percent: float = 99.99) -> float:
-    """The upper edge of the first bin up to which ``percent`` of all values lie, zeros included.
+def percentile(histogram: Histogram, percent: float = 99.99, zeros: bool = True) -> float:
+    """The upper edge of the first bin up to which ``percent`` of all values lie; ``zeros`` says whether these count.
 
     The result is exact to one bin (less than 1/2048 of the largest magnitude at 4,096 bins).
 
@@ -37,8 +37,12 @@ def percentile(histogram: Histogram, percent: float = 99.99) -> float:
         raise RangesError(f"the percentile is {percent}", remedy="give a number above 0 and at most 100")
     if not histogram.absmax:
         return 0.0
-    cumulated = histogram.zeros + np.cumsum(histogram.counts[: histogram.used])
-    reached = int(np.searchsorted(cumulated, percent / 100 * histogram.count - 1e-6))
+    cumulated = np.cumsum(histogram.counts[: histogram.used])
+    count = int(cumulated[-1])
+    if zeros:
+        cumulated += histogram.zeros
+        count += histogram.zeros
+    reached = int(np.searchsorted(cumulated, percent / 100 * count - 1e-6))
     return min((reached + 1) * histogram.width, histogram.absmax)
 
 
@@ -136,10 +140,10 @@ def clipped(histogram: Histogram, amax: float) -> float:
 
 def _wanted_bins(histogram: Histogram) -> tuple[Array, float]:
     """Counts up to the largest magnitude, in 2,048 to 4,095 bins where there are as many, and the bins' width."""
-    octaves = 0
-    while histogram.used >> (octaves + 1) >= WANTED_BINS:
+    octaves, used = 0, histogram.used
+    while used >> (octaves + 1) >= WANTED_BINS:
         octaves += 1
-    used = -(-histogram.used // (1 << octaves))
+    used = -(-used // (1 << octaves))
     return np.ascontiguousarray(regrouped(histogram.counts, octaves)[:used], np.int64), math.ldexp(
         histogram.width, octaves
     )

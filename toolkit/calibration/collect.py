@@ -116,7 +116,7 @@ def collect(
     # counting may mean going through the source
     total = data.count(keep) * len(groups) if progress is not None else 0
     for number in range(state.group, len(groups)):
-        tapped = Tapped.of(model, *groups[number], bins, threads)
+        tapped = Tapped.of(model, facts, *groups[number], bins, threads)
         others = _bytes_of_others(model, counted.keys() - set(groups[number][0]))
         run = CollectionRun(tapped, limit, sizes, collection, (boundaries, others) if len(parts) > 1 else None)
         counting = None if checkpoint is not None or number else tally

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +52,7 @@ def outlier_ratio(histogram: Histogram) -> float | None:
     """The largest magnitude over the 99.9th percentile of the values that are not zero; None where all are zero."""
     if not histogram.absmax:
         return None
-    return histogram.absmax / methods.percentile(_without_zeros(histogram), 99.9)
-
-
-def _without_zeros(histogram: Histogram) -> Histogram:
-    # its counts are shared: nobody adds to either
-    twin = copy(histogram)
-    twin.zeros = 0
-    return twin
+    return histogram.absmax / methods.percentile(histogram, 99.9, zeros=False)
 
 
 def picture(histogram: Histogram) -> list[float]:

@@ -103,7 +103,8 @@ class Histogram:
     @property
     def used(self) -> int:
         """How many bins reach up to the largest magnitude."""
-        return min(self.bins, int(self.absmax / self.width) + 1) if self.absmax else 0
+        absmax = self.absmax
+        return min(self.bins, int(absmax / self.width) + 1) if absmax else 0
 
     def _sound(self) -> bool:
         """Whether these numbers can come of counting values."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +35,19 @@ class Probe:
     check: str
 
 
-def add_probes(proto: onnx.ModelProto, tensors: Iterable[str], careful: Iterable[str] = ()) -> dict[str, Probe]:
+def add_probes(
+    proto: onnx.ModelProto, tensors: Iterable[str], careful: Iterable[str] = (), other_types: Collection[str] = ()
+) -> dict[str, Probe]:
     """Append ReduceMin, ReduceMax and ReduceSum, so that three numbers a tensor leave the graph, not its values.
 
-    Without axes they reduce over everything in every opset. onnxruntime's CPU kernels take no float16, hence the Cast.
+    Without axes they reduce over everything in every opset. onnxruntime's CPU kernels take no float16: a Cast is put in
+    front of ``other_types``.
 
     Args:
         proto: the model; changed.
         tensors: the float tensors to watch.
         careful: those of them that hold NaN or infinities, which are to be left out, at the cost of more nodes.
+        other_types: those of them that may be of another type than float32.
     """
     careful = set(careful)
     nodes: list[onnx.NodeProto] = []
@@ -53,8 +57,10 @@ def add_probes(proto: onnx.ModelProto, tensors: Iterable[str], careful: Iterable
     probes = {}
     for number, tensor in enumerate(tensors):
         base = f"qtool/probe_{number}"
-        wide = f"{base}/float"
-        nodes.append(helper.make_node("Cast", [tensor], [wide], to=TensorProto.FLOAT))
+        wide = tensor
+        if tensor in other_types:
+            wide = f"{base}/float"
+            nodes.append(helper.make_node("Cast", [tensor], [wide], to=TensorProto.FLOAT))
         below = above = summed = wide
         if tensor in careful:
             # infinity minus infinity is NaN, so one test finds both; IsInf would need opset 10

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.probes import Probe, add_probes, repeated_tensors
 from toolkit.data.dataset import Batch
+from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import limit_memory, memory_limited
 from toolkit.graph.model import Model
@@ -40,6 +42,7 @@ class Tapped:
         model: the model.
         taps: tensors that want a histogram.
         scalars: tensors of which smallest and largest value are enough; these are found inside the graph.
+        other_types: the scalars that may be of another type than float32.
         repeated: the taps that may be computed once a batch, see ``repeated_tensors``.
         bins: bins of a histogram.
         threads: threads of onnxruntime within one operator; one a core where None.
@@ -49,16 +52,20 @@ class Tapped:
     model: LightModel
     taps: list[str]
     scalars: list[str]
+    other_types: frozenset[str]
     repeated: frozenset[str]
     bins: int
     threads: int | None = None
     memory: int | None = None
 
     @classmethod
-    def of(cls, model: Model, taps: list[str], scalars: list[str], bins: int, threads: int | None) -> Tapped:
-        """See the attributes; the model is not changed."""
+    def of(
+        cls, model: Model, facts: Facts, taps: list[str], scalars: list[str], bins: int, threads: int | None
+    ) -> Tapped:
+        """See the attributes; ``facts`` are the model's, which is not changed."""
+        other_types = frozenset(name for name in scalars if facts.types.get(name) != TensorProto.FLOAT)
         repeated = frozenset(repeated_tensors(model, taps))
-        return cls(model.to_light(), taps, scalars, repeated, bins, threads, memory_limited())
+        return cls(model.to_light(), taps, scalars, other_types, repeated, bins, threads, memory_limited())
 
     def open(self) -> Callable[[Batch], BatchStatistics]:
         """See ``SharedWork``."""
@@ -102,7 +109,9 @@ class TappedSession:
         own = self._tapped
         # nobody else holds its message: a session of many nodes drops it
         prepared = own.model.copy()
-        self._probes = add_probes(prepared.proto, own.scalars, self._careful) if own.scalars else {}
+        self._probes = (
+            add_probes(prepared.proto, own.scalars, self._careful, own.other_types) if own.scalars else {}
+        )
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
         wanted = [*own.taps, *outputs]
         return session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)
