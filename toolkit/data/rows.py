@@ -68,7 +68,7 @@ class RowsApart:
     def __len__(self) -> int:
         """How many samples there are; where items hold several, all are read for it once."""
         if self._splits is None:
-            next(self.read(lambda row: row == 0), None)
+            next((one for one in self._settled(self._source.read(lambda item: True)) if self._splits is not None), None)
         if self._splits and not self._complete:
             # nothing is kept, and all is read
             next(self.read(lambda row: False), None)
@@ -87,33 +87,39 @@ class RowsApart:
         items = self._source.read(wanted)
         for item, origin, (inputs, labels) in self._settled(items) if self._splits is None else items:
             count = self._count(inputs, labels)
+            if self._splits is not False and item + 1 == len(self._starts):
+                self._starts.append(self._starts[item] + count)
             if not self._splits:
                 if count > 1 and self._singles >= _LOOKED:
                     self._require_together(inputs, origin, count)
                 if keep(item):
                     yield item, origin, (inputs, labels)
                 continue
-            if item + 1 == len(self._starts):
-                self._starts.append(self._starts[item] + count)
             for row, index in enumerate(range(self._starts[item], self._starts[item + 1])):
                 if keep(index):
                     yield index, origin, (inputs, labels) if count == 1 else self._row(inputs, labels, row)
         self._complete = bool(self._splits)
 
     def _settled(self, items: Iterator[Item]) -> Iterator[Item]:
-        """The same items, of which the first that can decide has decided."""
+        """The same items, of which the first that can decide has decided.
+
+        Only those from one of several rows on are held for it: before it, items and rows have the same numbers.
+        """
         held, singles = list[Item](), 0
         for one in islice(items, _LOOKED):
-            held.append(one)
             _, origin, (inputs, labels) = one
-            if self._count(inputs, labels) == 1:
-                singles += 1
-            elif two := self._two(inputs, origin):
+            single = self._count(inputs, labels) == 1
+            singles += single
+            if single and not held:
+                yield one
+                continue
+            held.append(one)
+            if not single and (two := self._two(inputs, origin)):
                 self._splits = self._decide(self._axes, two)
                 break
         if self._splits is None:
             self._splits, self._singles = False, singles
-        return chain(held, items)
+        yield from chain(held, items)
 
     def _require_together(self, inputs: Mapping[str, Array], origin: str, count: int) -> None:
         """Check that an item of several rows behind many of one row is one sample.

@@ -17,7 +17,7 @@ from toolkit.placement.grid import Grid, limiter
 from toolkit.placement.moved import axis_before, data_inputs
 from toolkit.placement.ops import QUANTIZE
 
-Key = tuple[int, Hashable, int | None]
+FloatKey = tuple[int, Hashable, int | None]
 Entry = Callable[[gs.Node], gs.Tensor]
 """Gives the float tensor to read in place of what a QuantizeLinear gives."""
 _SHAPES = ("Shape", "Size")
@@ -39,10 +39,10 @@ class FloatPath:
         self.names.update(t.name for node, _ in model.walk() for t in (*node.inputs, *node.outputs))
         self.casts: dict[str, str] = {}
         """The Casts that were made, each with the tensor that it reads."""
-        self._made: dict[Key, gs.Tensor] = {}
+        self._made: dict[FloatKey, gs.Tensor] = {}
         self._twins: list[tuple[gs.Node, str]] = []
         # what twins make, held so that no other tensor gets its number, each with the keys under which it is known
-        self._fresh: dict[int, tuple[gs.Tensor, set[Key]]] = {}
+        self._fresh: dict[int, tuple[gs.Tensor, set[FloatKey]]] = {}
 
     def of(self, pair: ExistingPair) -> gs.Tensor:
         """The float tensor that equals what the pair gives, its rounding and clamping aside.
@@ -165,7 +165,7 @@ class FloatPath:
         for old, new in zip(node.outputs, outputs):
             self._keep((id(old), grid.key, axis), new)
 
-    def _keep(self, key: Key, made: gs.Tensor) -> None:
+    def _keep(self, key: FloatKey, made: gs.Tensor) -> None:
         self._made[key] = made
         if id(made) in self._fresh:
             self._fresh[id(made)][1].add(key)
