@@ -15,6 +15,7 @@ from toolkit.evaluation.intervals import wilson
 from toolkit.evaluation.metric_base import MetricOptions, label_of, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
+from toolkit.evaluation.metrics_classes import CHANCE
 
 _FEWEST = 16
 _HOPELESS = 0.02
@@ -113,6 +114,8 @@ class FloatCheck:
             return float(constant) if value >= constant > 0 else None
         if self.name in ("cer", "wer"):
             return 1.0 if value >= 1 - _HOPELESS else None
+        if self.name == "auc":
+            return CHANCE if value <= CHANCE else None
         if info.share:
             return 0.0 if value <= _HOPELESS else None
         return 6.0 if self.name == "psnr" and value < 6 else None

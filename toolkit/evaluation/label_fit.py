@@ -12,7 +12,8 @@ from toolkit.base.types import Array
 from toolkit.evaluation.guess import STRICTEST, Guess, fitting
 from toolkit.evaluation.metric_base import longer
 from toolkit.evaluation.observed import SeenModel, SeenOutput
-from toolkit.evaluation.parts import class_axis_of, parts_for
+from toolkit.evaluation.parts import class_axis_of, one_sided, parts_for
+from toolkit.evaluation.tasks import OutputPart
 
 _LEFT_OUT = 255
 _BOX = 5
@@ -137,7 +138,7 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
         same = shape is not None and (shape == output.shape or longer(shape) == longer(output.shape) == ())
         return ("top1",) if same and _whole(labels, 0, np.inf) else ()
     if settings.get("single"):
-        return _one_score(labels)
+        return _one_score(output, settings, labels)
     count = output.shape[class_axis_of(output)] if output.shape else 1
     if shape == () and count > 1 and _whole(labels, 0, count):
         return ("top1",)
@@ -146,12 +147,14 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
     return ()
 
 
-def _one_score(labels: Sequence[Array]) -> tuple[str, ...]:
-    """Accuracy before the area under the ROC curve; behind it where one of both labels is rare."""
+def _one_score(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    """Accuracy before the area under the ROC curve; behind it where a label is rare, or an answer is never given."""
     if not _two_sided(labels):
         return ()
     share = float(np.mean([bool(one.reshape(())) for one in labels]))
-    return ("top1", "auc") if _RARE <= share <= 1 - _RARE else ("auc", "top1")
+    part = OutputPart("classification", (output.name,), settings)
+    rare = not _RARE <= share <= 1 - _RARE or one_sided(part, output) is not None
+    return ("auc", "top1") if rare else ("top1", "auc")
 
 
 def _two_sided(labels: Sequence[Array]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -19,6 +18,9 @@ from toolkit.evaluation.metric_base import (
     usual_threshold,
 )
 from toolkit.evaluation.ranks import ranks
+
+CHANCE = 0.5
+"""The area under the ROC curve of scores that tell nothing."""
 
 
 class _ByClass:
@@ -118,11 +120,11 @@ class AreaUnderCurve(_ByClass):
     """
 
     def value(self) -> float:
-        """0 to 1; NaN where no class has samples of both kinds."""
+        """0 to 1; 0.5, as of chance, where no class has samples of both kinds, as the first few may not have."""
         scores, labels = self._all()
         found = [_area(scores[:, one], labels[:, one]) for one in range(labels.shape[1])]
         known = [area for area in found if area is not None]
-        return float(np.mean(known)) if known else math.nan
+        return float(np.mean(known)) if known else CHANCE
 
 
 def _area(scores: Array, labels: Array) -> float | None:

@@ -80,11 +80,11 @@ def test_labels_that_are_no_0_or_1_are_refused_of_one_score():
         value("auc", np.float32([[0.1], [0.2], [0.3]]), np.array([0, 1, 2]))
 
 
-def test_the_area_under_the_curve_counts_ties_half_and_is_no_number_of_one_label():
+def test_the_area_under_the_curve_counts_ties_half_and_is_chance_of_one_label():
     scores = np.float32([0.5, 0.5, 0.2, 0.2])
     assert value("auc", scores, np.array([1, 0, 1, 0]))[0] == 0.5
     assert value("auc", scores, np.array([1, 1, 0, 0]))[0] == 1.0
-    assert math.isnan(value("auc", scores, np.array([1, 1, 1, 1]))[0])
+    assert value("auc", scores, np.array([1, 1, 1, 1]))[0] == 0.5
     # of classes by their numbers each against the others: 3 of 3, 2 + 1 ties of 4, and 3 of 3 pairs
     many = np.float32([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.4], [0.6, 0.3, 0.1]])
     assert value("auc", many, np.array([0, 1, 2, 1]))[0] == pytest.approx((1 + 3.5 / 4 + 1) / 3)
@@ -177,6 +177,15 @@ def test_labels_of_one_score_that_are_swapped_are_called_that():
     right = FloatCheck("top1", None, MetricOptions(threshold=0.5))
     right.add({"y": scores}, {"label": labels})
     assert right.value() == 1.0 and right.suspicion() is None
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [([0, 1] * 16, False), ([1, 0] * 16, True), ([1] * 32, True)])
+def test_an_area_of_chance_or_less_is_called_useless(labels, wrong):
+    check = FloatCheck("auc", None, MetricOptions(threshold=0.5))
+    check.add({"y": np.tile(np.float32([0.1, 0.3]), 16)[:, None]}, {"label": np.array(labels)})
+    found = check.suspicion()
+    assert (found is not None) is wrong
+    assert not wrong or (found.code is EvaluationCode.FLOAT_MODEL_USELESS and found.values["useless"] == 0.5)
 
 
 def test_labels_in_another_order_are_called_that():

@@ -353,6 +353,7 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
         (out("y", SCORE, "Sigmoid"), np.arange(8) % 2, ["top1", "auc"]),
         (out("y", SCORE, "Sigmoid"), (np.arange(8) % 2).astype(np.float32)[:, None], ["top1", "auc"]),
         (out("y", SCORE, "Sigmoid"), np.arange(8) == 3, ["auc", "top1"]),
+        (out("y", SCORE / 4, "Sigmoid"), np.arange(8) % 2, ["auc", "top1"]),
         (out("y", SCORE[:, 0], "Sigmoid", declared=("n",)), np.arange(8) % 2, ["top1", "auc"]),
         (out("y", normal(8, 1), "Gemm"), np.arange(8) % 2, ["top1", "auc"]),
         (out("y", normal(8, 1), "Gemm"), np.arange(8), ["mse"]),

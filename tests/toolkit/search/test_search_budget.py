@@ -80,6 +80,24 @@ def test_where_the_tasks_own_limit_stands_for_a_metric_it_is_said_beside_what_it
     assert any("has no labels, so the search cannot measure psnr" in line for line in report.summary.bound)
 
 
+def test_labels_that_are_rare_and_come_last_do_not_stop_a_search_by_the_area_under_the_curve(tmp_path):
+    proto = build([node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])],
+                  {"x": ["N", 12]}, {"y": ["N", 1]}, {"w": normal(12, 32, seed=1), "v": normal(32, 1, seed=2)})  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    x = normal(256, 12, seed=3)
+    scores = session(Model.load(tmp_path / "model.onnx")).run({"x": x})["y"][:, 0]
+    x = x[np.argsort(scores)]
+    np.savez(tmp_path / "data.npz", x=x, label=np.arange(256) >= 250)
+    recipe = Recipe.build(
+        "rare", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=[{"use": "search_precision", "helpers": ["equalize"]}], engine={"backend": "none"},
+        evaluation={"data": str(tmp_path / "data.npz"), "metric": "auc", "budget": {"max_drop": 0.05}},
+    )  # fmt: skip
+    report = run(recipe, tmp_path / "out").report
+    assert (report.search.metric, report.search.float_metric, report.accuracy.before) == ("auc", 1.0, 1.0)
+    assert report.search.chosen.kept == 0 and report.accuracy.quantized > 0.95
+
+
 def judged(named, **more):
     return Judged(["y"], [], [], named=named, **more)
 

@@ -88,7 +88,7 @@ def _out_of_reach(
         for number_, op, part, reason in zip(counts, ops, shares, reasons)
     ]
     shown += [f"{count(more, 'kind')} more"] if more else []
-    text = f"{work_share(share, of)} are in layers that stay float whatever the budget: {'; '.join(shown)}."
+    text = f"{work_share(share, of)} are in layers that this recipe quantizes in no plan: {'; '.join(shown)}."
     if share < _MOST:
         return text
     return f"{text} At most {share_percent(1 - share)} can be quantized, so quantizing gains little here."
