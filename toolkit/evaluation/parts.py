@@ -77,7 +77,8 @@ def _classification(output: SeenOutput) -> dict[str, Any]:
     axis = class_axis_of(output)
     single = output.shape[axis] == 1 if output.shape else True
     if single or _labels(output, axis):
-        return {"threshold": 0.5 if output.in_unit else 0.0, **({"single": True} if single else {})}
+        one = {"single": True} if all(np.prod(each.shape) == 1 for each in output.samples) else {}
+        return {"threshold": 0.5 if output.in_unit else 0.0, **one}
     return {"axis": axis}
 
 

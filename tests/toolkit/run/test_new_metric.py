@@ -14,10 +14,11 @@ from tests.toolkit.conftest import complain
 from tests.toolkit.evaluation.test_guess import CASES, out, seen, softmax
 from toolkit import Model, run
 from toolkit.cli.main import invoke
+from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
-from toolkit.evaluation.parts import one_sided_among
+from toolkit.evaluation.parts import one_sided_among, parts_for
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -402,6 +403,18 @@ def test_scores_that_all_lie_on_one_side_are_judged_by_their_values_too():
     both = seen(out("y", SCORE, "Sigmoid"))
     assert [part.task for part in guess(both).parts] == ["classification"]
     assert not one_sided_among(guess(both).parts, both)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 1), (8, 1, 6, 1)])
+def test_several_scores_a_sample_are_a_set_of_labels_however_they_lie(shape):
+    scores = 1 / (1 + np.exp(-normal(*shape)))
+    one = out("y", scores, "Sigmoid")
+    (part,) = parts_for("classification", one, seen(one))
+    assert "single" not in part.settings and part.settings["threshold"] == 0.5
+    found = scores.copy()
+    found[0] = 1 - found[0]
+    tally = Answers([part]).tallies([Answers([part]).rows({"y": scores}, {"y": found})])[0]
+    assert (tally.kept, tally.answers) == (7, 8)
 
 
 def test_labels_that_are_no_numbers_are_counted():
