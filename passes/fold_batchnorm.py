@@ -129,19 +129,21 @@ class _NamesInUse:
 
 def _needs_rank(model: Model, node: gs.Node) -> bool:
     """Whether it depends on the rank of a layer's output if what follows can be folded into it."""
-    if node.op not in _LAYERS:
+    if node.op not in _LAYERS or model.constant(node.inputs[1]) is None:
         return False
-    readers = node.outputs[0].outputs
+    place = bias_of(model, node)
+    readers = (place[0] if place is not None else node).outputs[0].outputs
     after = readers[0] if len(readers) == 1 else None
     if after is not None and after.op == "BatchNormalization":
         behind = after.outputs[0].outputs
         after = behind[0] if len(behind) == 1 else None
-    scales = after is not None and after.op in _SCALINGS and any(model.constant(t) is not None for t in after.inputs)
     normalizes = after is not None and after.op == "BatchNormalization"
     if node.op == "MatMul":
         # what is said of one that may not be folded depends on it too
         normalizes = any(reader.op == "BatchNormalization" for reader in readers)
-    return (scales or normalizes) and model.constant(node.inputs[1]) is not None
+    return normalizes or (
+        after is not None and after.op in _SCALINGS and any(model.constant(t) is not None for t in after.inputs)
+    )
 
 
 def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:

@@ -1,7 +1,7 @@
 """What passes, lowering and whole runs cost on graphs of many nodes: time, memory, whole-graph copies and exports.
 
 Time and memory that are not in proportion to the nodes are a fault: the column ``times`` sets the time a node beside
-that in the smallest graph of the same shape. Every graph has a process of its own, so that its peak of memory is its
+that in the smallest graph of the same shape. Passes include their checks. Every graph has a process of its own, so that its peak of memory is its
 own.
 
 Run: python -m tests.benchmarks.bench_graph [--run] [--shape NAME] [NODES ...]
@@ -206,7 +206,7 @@ class Table:
         each = self.found[what] = 1e6 * seconds / self.size
         times = f"{each / self.smallest[what]:8.2f}" if self.smallest.get(what) else f"{'':8}"
         print(
-            f"{self.shape:12}{self.size:8,} {what:16}{seconds:9.2f} s{each:10.1f}{times}{peak:9.0f} MB"
+            f"{self.shape:12}{self.size:8,} {what:16}{seconds:9.2f} s{each:10.1f}{1e6 / each:11,.0f}{times}{peak:9.0f} MB"
             f"{counts['copies']:5}{counts['exports']:5}",
             flush=True,
         )
@@ -273,7 +273,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, action="append")
     given = parser.parse_args()
     print(
-        f"{'shape':12}{'nodes':>8} {'step':16}{'CPU':>11}{'us/node':>10}{'times':>8}{'peak':>12}{'cop.':>5}{'exp.':>5}"
+        f"{'shape':12}{'nodes':>8} {'step':16}{'CPU':>11}{'us/node':>10}{'nodes/s':>11}{'times':>8}{'peak':>12}"
+        f"{'cop.':>5}{'exp.':>5}"
     )
     spawn = multiprocessing.get_context("spawn")
     for shape in given.shape or SHAPES:

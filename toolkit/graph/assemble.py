@@ -197,8 +197,11 @@ class _Watching(SynchronizedList):
     __slots__ = ("field_name", "parent_obj")
 
     def _remove_from_elem(self, elem: gs.Node | gs.Tensor) -> None:
-        others = getattr(elem, self.field_name)
-        list.__delitem__(others, next(i for i, one in enumerate(others) if one is self.parent_obj))
+        others, own = getattr(elem, self.field_name), self.parent_obj
+        for place, one in enumerate(others):
+            if one is own:
+                list.__delitem__(others, place)
+                return
 
 
 def _watching(owner: gs.Node | gs.Tensor, field_name: str) -> Any:
