@@ -457,3 +457,12 @@ def test_types_and_shapes_of_one_kind_are_held_once(residual):
     found = residual.facts()
     lists = {id(shapes): tuple(shapes) for shapes in found.shapes.values()}
     assert len(set(lists.values())) == len(lists) < len(found.shapes)
+
+
+def test_checking_types_refuses_what_strict_inference_refuses(residual):
+    residual.check(types=True)
+    assert residual.types_fault() is None
+    residual.graph.outputs[0].dtype = np.int64
+    residual.check()
+    with pytest.raises(PassError, match="shape inference refuses the graph"):
+        residual.check(types=True)

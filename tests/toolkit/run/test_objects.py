@@ -330,3 +330,18 @@ def test_a_node_with_pairs_that_is_asked_to_be_float_is_told_of(tmp_path):
     run(recipe(), tmp_path, passes=[InsertQDQ(), Asks()])
     lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [line["node"] for line in lines if line.get("rule") == "float-reads-pairs"] == ["head"]
+
+
+def test_passes_that_go_by_the_graph_alone_are_applied_once_in_a_run(tmp_path, monkeypatch):
+    applied = []
+    for kind in (FoldBatchNorm, InsertQDQ):
+        monkeypatch.setattr(kind, "apply", lambda *given, own=kind.apply: applied.append(type(given[0])) or own(*given))
+    passes = [FoldBatchNorm(), InsertQDQ()]
+    once = run(recipe(), tmp_path / "once", passes=passes)
+    # a rehearsal tries both, and the run goes on behind the first
+    assert applied == [FoldBatchNorm, InsertQDQ, InsertQDQ]
+    monkeypatch.setattr(FoldBatchNorm, "by_graph_alone", False)
+    twice = run(recipe(), tmp_path / "twice", passes=passes)
+    assert applied[3:] == [FoldBatchNorm, InsertQDQ] * 2
+    for name in ("model.onnx", "journal.jsonl"):
+        assert (once.folder / name).read_bytes() == (twice.folder / name).read_bytes()
