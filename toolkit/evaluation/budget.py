@@ -17,6 +17,7 @@ from toolkit.evaluation.type_noise import TypeNoise
 
 ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 """The limits on noise, as ``Budget.lacks`` names them."""
+_DROPS = ("max_drop", "max_relative_drop")
 _PRIOR = 500
 _LEAST_LACK = 1e-6
 _ONE_SIDED = 1.645
@@ -134,6 +135,22 @@ class Budget:
         count = max(enough(one.limit), one.answers, 1)
         return wilson(one.limit * count, count, _ONE_SIDED * max(self.margin, 0.0))[0]
 
+    def untold_drop(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
+        """The limit on the drop of a metric that too few answers decide, a sample each; None where there is none."""
+        limits = self._share_limits(outcome, reference)
+        return next((one for one in limits if one.name in _DROPS and one.few and one.samples), None)
+
+    def may_change(self, one: ShareLimit) -> float:
+        """The largest share c of answers that may change, so that the drop of n others is within its limit L.
+
+        Each answer that changes is lost, won or neither. Where as many are won as lost on average, that drop is 0, give
+        or take sqrt(c / n), and with a margin of 1 all but 5 percent of such draws are to be within L: 1.645 margin
+        sqrt(c / n) = L, with n as many answers as decide the limit, or as there are here.
+        """
+        count = max(enough(one.limit), one.answers)
+        spread = _ONE_SIDED * self.margin
+        return min(count * (one.limit / spread) ** 2, 1.0) if spread > 0 else 1.0
+
     def left_of(self, one: ShareLimit) -> float:
         """As ``allowed``, of what a plan may be expected to lose by its simulation alone: ``types`` add to it."""
         allowed = self.allowed(one)
@@ -169,7 +186,7 @@ class Budget:
             for name, limit in (("max_drop", self.max_drop), ("max_relative_drop", self.max_relative_drop)):
                 if limit is not None:
                     limit *= max(abs(before), 1e-12) if name == "max_relative_drop" else 1.0
-                    single = any(tally.answers == outcome.metric_answers for tally in outcome.tallies)
+                    single = changed_answers(outcome) is not None
                     found.append(ShareLimit(name, drop, outcome.metric_answers, limit, samples=single))
         if self.min_agreement is not None:
             if outcome.agreement is None:
@@ -201,7 +218,9 @@ class Budget:
         if one.name == "min_unchanged":
             spread = math.sqrt(max(one.lost * (1 - one.lost), 0.0) / max(one.independent or 0.0, 1.0))
             return max(one.lost + self.margin * spread - one.limit, likely)
-        return max(one.lost + self.margin * _standard_error(outcome), self._flips(outcome)) - one.limit
+        changed = changed_answers(outcome) if one.name in _DROPS else None
+        error = _standard_error(outcome) if changed is None else math.sqrt(changed / one.answers)
+        return max(one.lost + self.margin * error, self._flips(outcome)) - one.limit
 
     def _quality(self, outcome: Outcome) -> float:
         """The metric so that more is better; -inf where it is no number.
@@ -260,6 +279,12 @@ def judged_by_task(limits: Mapping[str, float | None], answers: Answers | None, 
     # an argmax a sample is its answer; of positions, boxes and vectors it is not
     single = all(part.task == "classification" for part in answers.parts)
     return not (single and limits.get("min_agreement") is not None)
+
+
+def changed_answers(outcome: Outcome) -> float | None:
+    """The share of the answers that a metric is made of which change; None where the task reads others."""
+    of_metric = [one for one in outcome.tallies if outcome.metric_answers and one.answers == outcome.metric_answers]
+    return max((1 - one.share for one in of_metric), default=None)
 
 
 def _standard_error(outcome: Outcome) -> float:

@@ -19,6 +19,12 @@ class TrialCode(BaseCode):
     AHEAD = "engine-ahead"
 
 
+class DemandCode(BaseCode):
+    """What a search holds its plans to beside the budget."""
+
+    ON_CHANCE = "search-on-chance"
+
+
 class KeptCode(BaseCode):
     """Why a search keeps a layer float."""
 

@@ -17,6 +17,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
+from toolkit.search.few_answers import quieter, with_quiet
 from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.kept_reason import kept_reason
@@ -210,6 +211,13 @@ class PlanSearch(HelperTrials, TimedSearch):
             if little and self.spending.more():
                 context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
                 judged, found = run(demand)
+            quiet = with_quiet(demand, found.best, found.plans, found.reference) if found.best.meets else None
+            if attempt == 1 and quiet is not None and not self.spending.over:
+                context.journal.noted(quiet[1])
+                self.spending.again("chance")
+                other = run(quiet[0])
+                if quieter(other[1], other[0], found.best, demand, _WORTH):
+                    demand, (judged, found) = quiet[0], other
             self.check_in_types(found)
             lacks = dict(found.lacks_in_types)
             if not lacks or found.rest_lacks:

@@ -66,6 +66,7 @@ class Spending:
         self._at_least = self._more_minutes = self._again = 0.0
         self.minutes, self._until = minutes, clock() + 60 * minutes if minutes is not None else math.inf
         self._before = computed()
+        self._asked: set[str] = set()
         self.priced = 0.0
         self.bought: set[tuple[str, int]] = set()
         self.first: float | None = None
@@ -101,11 +102,15 @@ class Spending:
             self._until += 60 * self._more_minutes
         return True
 
-    def again(self) -> None:
-        """Let a search look at a few plans more, once, where nobody set a limit: those it has known miss the budget."""
-        if self.inferences is not None:
+    def again(self, why: str = "") -> None:
+        """Let a search look at a few plans more, where nobody set a limit: for each reason once.
+
+        Args:
+            why: what the plans that it has known lack.
+        """
+        if self.inferences is not None and why not in self._asked:
             self.inferences = max(self.inferences, self.priced + self._again)
-        self._again = 0.0
+        self._asked.add(why)
 
     def know(self, macs: float) -> None:
         """Take in what a float inference of all samples is, in multiply-accumulates."""

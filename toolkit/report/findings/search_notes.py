@@ -7,7 +7,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
-from toolkit.search.codes import KeptCode
+from toolkit.search.codes import DemandCode, KeptCode
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 _NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
@@ -203,6 +203,11 @@ SEARCH: Table = {
     Code.SEARCH_GOES_ON: lambda share, of: (
         f"What a usual search may cost found no plan with more than {work_share(share, of)} quantized: it goes on for "
         "up to three times that. inferences or minutes set a limit of your own."
+    ),
+    DemandCode.ON_CHANCE: lambda answers, allowed, changed, most, sqnr_db, least_db: (
+        f"Of {count(answers, 'answer')} {percent(changed)} change under the plan found first ({db(sqnr_db)} SQNR): on "
+        f"so few, that the metric drops by at most {100 * allowed:.3g} points is chance. The search goes on for a plan "
+        f"of at least {db(least_db)}, under which {percent(most)} are likely to change; margin = 0 leaves that out."
     ),
     Code.SEARCH_MINUTES_OVER: lambda minutes: (
         f"The search's {minutes:g} minutes were over when it ended, with the best plan so far; give it more by minutes."
