@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
@@ -68,7 +68,7 @@ class Standing:
     """How all layers quantized do with the ranges that suit the model best.
 
     Attributes:
-        distance: from the budget, by what is to be expected of answers where that is known; 0 where it is met.
+        distance: from the budget; 0 where it is met.
         outcome: what it does to the outputs.
         amax: the ranges that differ from calibration's.
         method: the one that gives them; empty for the recipe's own.
@@ -126,16 +126,8 @@ def standing(
         config = simulation.config((), amax)
         pay(runner.price(config))
         outcome = runner.run(config)
-        distance = budget.distance(budget.lacks(_evened(outcome), reference))
+        distance = budget.distance(budget.lacks(outcome, reference))
         found.append(Standing(distance, outcome, simulation, amax, method, samples))
         if not method and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))
-
-
-def _evened(outcome: Outcome) -> Outcome:
-    """With as many answers lost as are to be expected, where that is known: of a few, those that were are chance."""
-    tallies = (
-        one if one.expected is None else replace(one, kept=one.answers - one.expected) for one in outcome.tallies
-    )
-    return replace(outcome, tallies=tuple(tallies))
