@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,8 +116,21 @@ class GrownMemory:
         now = resident()
         if now > self.held + self.most:
             gc.collect()
+            return_free_blocks()
             now = self.held = resident()
         self.held = min(self.held, now)
+
+
+def return_free_blocks() -> None:
+    """Give freed memory between blocks that are in use back to the system, where it runs on glibc.
+
+    By itself glibc gives back what lies at the end alone: of the sessions and arrays that threads made and dropped by
+    turns half a gigabyte stays.
+    """
+    if sys.platform.startswith("linux"):
+        # other C libraries have no such function
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 grown_memory = GrownMemory()

@@ -218,6 +218,12 @@ class Loaded:
             del self._known[key]
         self._beside.pop(owner, None)
 
+    def unload(self, owner: int) -> None:
+        """Give back the memory of an owner's parts that nobody computes with; what it keeps beside them stays."""
+        with self._alone():
+            for key in [key for key in self._known if key[0] == owner and key not in self._used]:
+                del self._known[key]
+
     def clear(self) -> None:
         """Give back the memory of all parts."""
         with self._alone():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -20,6 +20,11 @@ from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.onnx_file import write
 from toolkit.graph.ort_values import to_ort
 from toolkit.graph.rewrites import idle_rewrites, wrong_rewrites
+from toolkit.graph.run_memory import run_pool
+
+Arena = Literal["own", "shared", "none"]
+"""Where a session takes memory for its runs: from what it keeps of earlier ones, from what all such sessions keep
+together, or from the system each time."""
 
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
@@ -71,7 +76,7 @@ def load_session(
     optimise: bool,
     packed: bool,
     as_written: bool,
-    arena: bool,
+    arena: Arena,
     unwanted: Sequence[str],
     rewritten: Path | None = None,
 ) -> Any:
@@ -108,7 +113,7 @@ def load_session(
     return _loaded(_content(model, places, fits), options, unwanted, model.where)
 
 
-def load_rewritten(path: Path, threads: int, as_written: bool, arena: bool, where: str) -> Any:
+def load_rewritten(path: Path, threads: int, as_written: bool, arena: Arena, where: str) -> Any:
     """A session of what ``load_session`` has had written.
 
     Raises:
@@ -140,7 +145,7 @@ def _load_as_it_is(options: Any) -> None:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 
-def _options(threads: int, as_written: bool, arena: bool) -> Any:
+def _options(threads: int, as_written: bool, arena: Arena) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -158,7 +163,9 @@ def _options(threads: int, as_written: bool, arena: bool) -> Any:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
     options.enable_mem_pattern = False
-    options.enable_cpu_mem_arena = arena
+    options.enable_cpu_mem_arena = arena == "own"
+    if arena == "shared":
+        run_pool.use(options)
     return options
 
 

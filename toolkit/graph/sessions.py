@@ -23,7 +23,7 @@ from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import read
-from toolkit.graph.ort_session import explained, load_rewritten, load_session, unwanted_rewrites
+from toolkit.graph.ort_session import Arena, explained, load_rewritten, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.runnable import NotRun, cut, not_run_in
@@ -181,7 +181,7 @@ def session(
     optimise: bool = True,
     packed: bool | None = None,
     as_written: bool = True,
-    arena: bool = True,
+    arena: Arena = "own",
     boundaries: Boundaries | None = None,
     any_order: bool = False,
 ) -> Session:
@@ -197,7 +197,7 @@ def session(
             may unless they are too many for a copy.
         as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
             onnxruntime does what it does by default.
-        arena: keep the memory of a run for the next one; with inputs of many sizes what is kept grows.
+        arena: where the memory of a run comes from; what a session keeps of its own grows with inputs of many sizes.
         any_order: the values of an output may come in another order, whatever its shape says; see
             ``toolkit.graph.any_order``.
         boundaries: where sessions of one model with different ``outputs`` keep what they hand from stretch to stretch.
@@ -249,7 +249,7 @@ def session(
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it
         alone = len(stretches) == 1
-        settings = (part, threads, optimise, keeps, as_written, arena and alone, unwanted)
+        settings = (part, threads, optimise, keeps, as_written, arena if alone else "none", unwanted)
         found = None
         if any_order and alone and keeps and optimise:
             found = in_any_order(

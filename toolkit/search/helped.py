@@ -59,7 +59,6 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
         tried = search.on(changed, apart, 1.0 if part is context.provider else _PART)
         fewer = tried.on_few()
         after = tried.standing(fewer, before)
-        fewer.rest()
         nodes = {event.node for event in apart.journal.of("changed")}
 
         def in_float(kind: Pass = kind, trial: Model = trial, last: Context = last) -> Model | None:
@@ -67,15 +66,23 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
             changes = with_helper(kind, form, last, part, form.node_names()).journal.of("changed")
             return form if changes else None
 
-        if search.helps(name, before, after, nodes, (few, trial, in_float)):
+        if not search.helps(name, before, after, nodes, (few, trial, in_float)):
+            fewer.forget()
+        else:
+            before.simulation.forget()
+            now.simulation.forget()
             now, trial, last, before = tried, changed, apart, after
             stay.append(kind)
             kept.events += [replace(event, by=search.by) for event in apart.journal.of("changed")]
+    if before.simulation is not now.simulation:
+        # plans are run on more samples
+        before.simulation.forget()
     context.progress("helpers", len(helpers), len(helpers))
     if trial is model or (first is not None and now.spending.over):
         search.without_helpers()
         return search
     if part is not context.provider:
+        now.simulation.forget()
         last = replace(last, provider=context.provider, known_ranges=None)
         now = search.on(trial, last)
     named = frozenset(event.node for event in kept.events)

@@ -190,8 +190,12 @@ class PlanSearch(HelperTrials, TimedSearch):
         log = self.log()
         otherwise: dict[str, dict[str, float]] = {}
         known = self.first
+        # the same model with the ranges that a search began its plans with
+        twins: list[Simulation] = []
 
         def run(demand: Budget) -> tuple[Simulation, SearchResult]:
+            for twin in twins:
+                twin.forget()
             if timing.nothing_pays:
                 return simulation, all_float(simulation, cost, demand, self.spending)
             search = Search(
@@ -200,6 +204,8 @@ class PlanSearch(HelperTrials, TimedSearch):
                 known=known,
             )  # fmt: skip
             found = search.run()
+            if search.simulation is not simulation:
+                twins.append(search.simulation)
             if engines is not None and prefer == "time":
                 with self.spending.waiting():
                     found = confirmed(found, cost, engines, demand)
@@ -241,6 +247,8 @@ class PlanSearch(HelperTrials, TimedSearch):
         self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with
         self._record(found, judged, cost, prefer)
+        for one in (simulation, *twins):
+            one.forget()
         return found
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:

@@ -126,7 +126,8 @@ class Search(ChoosingRanges):
                 # states are reused where they begin like the base state, which is better the one now in use
                 self._shared.close()
                 before, self.simulation = self.simulation, self.simulation.rebased(self.amax)
-                before.runner.forget()
+                # the float model's states are those of the new one too
+                before.runner.forget(float_too=False)
                 self._shared.enter_context(self.simulation.shared_out())
             sensitivity = self._sense()
             measure = self._measure(sensitivity.full)

@@ -38,15 +38,24 @@ def kept_bytes(sizes: Mapping[int, float], places: Iterable[int]) -> int:
 
 
 def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
-    """The cuts at which states can be kept within the memory, evenly spread.
+    """The cuts at which states can be kept within the memory: the last one, then what saves most for its bytes.
+
+    States that first differ in any stage count alike, and stages cost alike: a state that is run from cut k on is
+    saved k of them.
 
     Args:
         sizes: bytes of one state of all batches, by cut from 1 on.
         memory: bytes that all states may take.
     """
     count = len(sizes)
-    for step in range(1, count + 1):
-        places = set(range(count, 0, -step))
-        if kept_bytes(sizes, places) <= memory:
+    places = {count}
+
+    def saved(kept: set[int]) -> int:
+        return sum(max((place for place in kept if place <= stage), default=0) for stage in range(count))
+
+    while True:
+        fits = [one for one in sizes if one not in places and kept_bytes(sizes, places | {one}) <= memory]
+        if not fits:
             return places
-    return {count}
+        before = saved(places)
+        places.add(max(fits, key=lambda one: ((saved(places | {one}) - before) / max(sizes[one], 1.0), one)))

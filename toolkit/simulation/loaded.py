@@ -15,6 +15,7 @@ from onnx import helper
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import loaded
+from toolkit.graph.run_memory import run_pool
 from toolkit.graph.sessions import Session, session
 from toolkit.graph.stretches import resident_bytes
 from toolkit.simulation.cut import SCALE, SWITCH, Piece
@@ -80,8 +81,8 @@ class LoadedPieces:
             piece, packed = self._pieces.piece(first, kinds), not self._pieces.shares
 
             def load() -> tuple[Piece, Session]:
-                # the session has what it needs of the weights; memory that it kept would grow with every input shape
-                opened = session(piece.model, threads=1, packed=packed, arena=False)
+                # the session has what it needs of the weights; memory that each kept would grow with every input shape
+                opened = session(piece.model, threads=1, packed=packed, arena="shared" if packed else "none")
                 return replace(piece, model=LightModel(onnx.ModelProto())), opened
 
             return piece.model.message_bytes * _COPIES + resident_bytes(piece.model, packed), load
@@ -92,9 +93,15 @@ class LoadedPieces:
         """Count states that are kept as memory."""
         loaded.beside(self._owner, size)
 
+    def unload(self) -> None:
+        """Give back the memory of all sessions; what is kept beside them stays."""
+        loaded.unload(self._owner)
+        run_pool.shrink()
+
     def forget(self) -> None:
-        """Give back the memory of all sessions."""
+        """Give back the memory of all sessions, and count nothing beside them any more."""
         loaded.drop(self._owner)
+        run_pool.shrink()
 
 
 class PlannedPiece:

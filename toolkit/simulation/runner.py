@@ -22,14 +22,13 @@ from toolkit.evaluation.outputs import widened
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
 from toolkit.simulation.cuts import StateKey, affordable_cuts, kept_bytes, needed_later, signatures_of
 from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece, cost_of
-from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors
+from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
 MetricMaker = Callable[[], Metric]
 MEMORY = 1 << 30
 """Bytes that a simulation keeps."""
 _JOINED_BYTES = 256 << 20
-_HELD_BYTES = 32 << 20
 _MIXED_STAGES = 3
 _TIMED, _BEGUN = 8, 3
 
@@ -186,9 +185,16 @@ class Runner:
         done = self._pool(one)
         return self.summed([part for part, _ in done], range(len(done)), [outputs for _, outputs in done])
 
-    def forget(self) -> None:
-        """Give back the memory of sessions and kept states; what is run after this begins at the first stage."""
-        self._kept.clear()
+    def unload(self) -> None:
+        """Give back the memory of sessions; what is run after this loads its own, and begins at the kept states."""
+        self._loaded.unload()
+
+    def forget(self, float_too: bool = True) -> None:
+        """Give back the memory of sessions and kept states; what is run after this begins at the first stage.
+
+        Not ``float_too``: what the float model is at the cuts stays, and states that begin like it still do there.
+        """
+        self._kept = [] if float_too else [one for one in self._kept if one.signatures == self._off]
         self._begun.clear()
         vars(self).pop("base", None)
         self._loaded.forget()
@@ -241,7 +247,7 @@ class Runner:
             def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan) -> Any:
                 return self._from(start, probe, index, plan, keep)
 
-            for some in self._in_rounds(group):
+            for some in in_rounds(group, self._output_bytes, self._threads):
                 # a comparison between two runs would drive the model out of the processor's caches
                 done = self._pool(one, some)
                 made = [outputs for outputs, *_ in done]
@@ -365,17 +371,8 @@ class Runner:
         with ThreadPoolExecutor(count, "simulation") as pool:
             return list(pool.map(work, *items))
 
-    def _in_rounds(self, indices: Sequence[int]) -> list[list[int]]:
-        """Batches in order, as many at a time as there are threads or as have outputs of 32 MB."""
-        rounds, held = list[list[int]](), 0
-        for index in indices:
-            size = sum(value.nbytes for value in self._reference[index].values())
-            if not rounds or (held + size > _HELD_BYTES and len(rounds[-1]) >= self._threads):
-                rounds.append([])
-                held = 0
-            rounds[-1].append(index)
-            held += size
-        return rounds
+    def _output_bytes(self, index: int) -> int:
+        return sum(value.nbytes for value in self._reference[index].values())
 
     def _held(self, outputs: Tensors) -> Tensors:
         """What is kept of a state's outputs until all batches are done."""

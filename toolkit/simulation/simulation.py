@@ -250,14 +250,23 @@ class Simulation:
                 runner.hands = None
 
     def rest(self) -> None:
-        """Give back the memory of sessions, where the weights are too many to be held for another form of the model.
+        """Give back the memory of sessions while another form of the model is looked at; of kept states too, where the
+        weights are too many to be held for both.
 
         What is run after this is loaded anew.
         """
-        if self.cutter.shares and self._runner is not None:
+        if self.cutter.shares:
+            self.forget()
+        elif self._runner is not None:
+            self._runner.unload()
+
+    def forget(self) -> None:
+        """Give back the memory of sessions and kept states: hardly anything more is to be run."""
+        if self._runner is not None:
             self._runner.forget()
-            # nodes and tensors of a graph refer to each other: what is gone with it stays until it is looked for
-            gc.collect()
+            if self.cutter.shares:
+                # nodes and tensors of a graph refer to each other: what is gone with it stays until it is looked for
+                gc.collect()
 
     def job(self) -> SimulationJob:
         """All that a process needs to run states of this simulation."""

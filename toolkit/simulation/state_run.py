@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from toolkit.evaluation.outcome import BatchOutcome, Outcome
 from toolkit.simulation.cuts import StateKey
 from toolkit.simulation.switches import Config
 
+_HELD_BYTES = 32 << 20
 Tensors = dict[str, Array]
 BatchRun = tuple[BatchOutcome, Tensors, float]
 """Of one batch what differs, the outputs that the metric needs, and the seconds that it took."""
@@ -108,3 +109,15 @@ class StateRun:
             for place, state in states.items():
                 self.states.setdefault(place, {})[index] = state
         return self._runner.summed([self._parts[i] for i in indices], indices, [self._held[i] for i in indices])
+
+
+def in_rounds(indices: Sequence[int], size: Callable[[int], int], threads: int) -> list[list[int]]:
+    """Batches in order, as many at a time as there are threads or as have outputs of 32 MB; ``size`` is a batch's."""
+    rounds, held = list[list[int]](), 0
+    for index in indices:
+        if not rounds or (held + size(index) > _HELD_BYTES and len(rounds[-1]) >= threads):
+            rounds.append([])
+            held = 0
+        rounds[-1].append(index)
+        held += size(index)
+    return rounds

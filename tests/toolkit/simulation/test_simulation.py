@@ -11,6 +11,7 @@ from toolkit import Context, Model
 from toolkit.base.errors import PassError
 from toolkit.graph.sessions import session
 from toolkit.simulation import switches
+from toolkit.simulation.cuts import affordable_cuts
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.switches import Config
 
@@ -185,3 +186,34 @@ def test_a_shape_that_crosses_a_cut_keeps_its_length():
     sim = simulation(model, samples, stages=4)
     for kept in ([], ["c1"], ["c0", "c2"]):
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
+def test_other_ranges_leave_what_the_float_model_is_at_the_cuts():
+    sim = simulation(chain(), feeds(32), batch=4)
+    late = sim.switches.alone(sim.names[-1])
+    twin = sim.rebased({"x": 0.5})
+    sim.runner.forget(float_too=False)
+    for runner in (sim.runner, twin.runner):
+        assert [set(one.states) for one in runner._kept] == [runner._places]
+        # the last layer alone differs, so that nothing before it is computed again
+        assert runner._known_until(runner.probe(late), 0) == max(one for one in runner._places if one < runner._count)
+    sim.runner.forget()
+    assert not sim.runner._kept and twin.runner._kept
+
+
+def test_a_simulation_at_rest_keeps_its_states_and_no_session():
+    sim = simulation(trained("digits_cnn"), str(MODELS / "digits_calibration.npz"), batch=16, samples=32)
+    before, kept = sim.without(sim.names[:1]), len(sim.runner._kept)
+    sim.rest()
+    assert not len(sim.runner._loaded) and len(sim.runner._kept) == kept == 2
+    assert sim.without(sim.names[:1]) == before
+
+
+def test_of_the_cuts_those_are_kept_that_save_most_for_their_bytes():
+    sizes = {1: 50.0, 2: 300.0, 3: 20.0, 4: 20.0, 5: 5.0, 6: 1.0}
+    assert affordable_cuts(sizes, 4 * 400.0) == set(sizes)
+    # all but the large one, which a place every second stage would have had
+    assert affordable_cuts(sizes, 4 * 100.0) == {1, 3, 4, 5, 6}
+    assert affordable_cuts(sizes, 4 * 30.0) == {3, 5, 6}
+    # where the state ends is known of each that was run
+    assert affordable_cuts(sizes, 0.0) == {6}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
+from toolkit.base.collection import grown_memory, return_free_blocks
 from toolkit.base.errors import QtoolError
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
@@ -138,6 +139,9 @@ class PassesStep(Step[PassesRecord]):
         if unlike := shared_unlike(self.inputs.source(), model, context.plan, context.rest):
             journal.by = self.name
             journal.noted(unlike)
+        # a search holds the model several times, and what samples make of it
+        grown_memory.give_back()
+        return_free_blocks()
         model.source = None
         model.settle(checked=True)
         ranges = self._observed(model, context)

@@ -1,0 +1,71 @@
+"""Memory that the runs of onnxruntime's sessions take: one pool of the process, for sessions that are run by turns."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from onnx import TensorProto, helper
+
+USE_POOL = "session.use_env_allocators", "1"
+"""What a session is told that takes its memory from the pool."""
+_SHRINK = "memory.enable_memory_arena_shrinkage", "cpu:0"
+_AS_ASKED = 1
+"""Blocks as large as what is asked for, so that each goes back to the system by itself."""
+
+
+class RunPool:
+    """Blocks of memory that stay with the process between runs, whichever session takes them next.
+
+    An arena for each session would keep what the largest run of each took; without any, onnxruntime takes every large
+    tensor anew from the system, whose pages are then cleared: measured on EfficientNet-Lite with all pairs, 52 ms of
+    processor time a sample, 29 with a pool.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._open = threading.Lock(), False
+
+    def use(self, options: Any) -> None:
+        """Let a session of these options take its memory from the pool."""
+        import onnxruntime as ort
+
+        with self._lock:
+            if not self._open:
+                self._open = True
+                # whoever runs onnxruntime in this process too may have made one, which is as good
+                with suppress(RuntimeError):
+                    ort.create_and_register_allocator(
+                        ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
+                        ort.OrtArenaCfg({"arena_extend_strategy": _AS_ASKED}),
+                    )
+        options.add_session_config_entry(*USE_POOL)
+
+    def shrink(self) -> None:
+        """Give the blocks back that nothing lies in."""
+        if self._open:
+            import onnxruntime as ort
+
+            options = ort.RunOptions()
+            options.add_run_config_entry(*_SHRINK)
+            _nothing().run(None, {}, options)
+
+
+run_pool = RunPool()
+"""The process's own."""
+
+
+@cache
+def _nothing() -> Any:
+    """A session of the pool that computes next to nothing: only a run can shrink it."""
+    import onnxruntime as ort
+
+    one = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
+    node = helper.make_node("Constant", [], ["out"], value=one)
+    graph = helper.make_graph([node], "nothing", [], [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry(*USE_POOL)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
