@@ -53,8 +53,8 @@ def session_threads() -> int:
 
 
 @contextmanager
-def blas_threads() -> Iterator[None]:
-    """Within it, numpy's linear algebra uses no more threads than a session does.
+def blas_threads(workers: int = 1) -> Iterator[None]:
+    """Within it, numpy's linear algebra uses no more threads than a session does, shared by so many that compute.
 
     OpenBLAS starts a thread for every CPU that it sees, and they wait busily for each other: with 64 of them the
     inverse of 512 x 512 values takes a hundred times as long as with one.
@@ -63,7 +63,7 @@ def blas_threads() -> Iterator[None]:
     import numpy  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
-    most, pools = session_threads(), ThreadpoolController().select(user_api="blas")
+    most, pools = max(1, session_threads() // workers), ThreadpoolController().select(user_api="blas")
     # a limit that the user set lower stays
     wide = any(pool["num_threads"] > most for pool in pools.info())
     with pools.limit(limits=most if wide else None):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.cpu import blas_threads, session_threads
 from toolkit.base.progress import Progress, silent
 from toolkit.base.types import Array
 from toolkit.calibration.related_inputs import RelatedInputs
@@ -105,22 +107,32 @@ def round_on_samples(
     )
     found: dict[tuple[str, int | None], RoundedWeight] = {}
     errors: dict[str, RangeErrors] = {}
-    for number, ((tensor, axis), some) in enumerate(layers.items()):
-        progress("rounding weights", number, len(layers))
+
+    def one(axis: int | None, some: Sequence[gs.Node]) -> tuple[dict[str, RangeErrors], RoundedWeight | None]:
+        losses: dict[str, RangeErrors] = {}
         for node in some:
             if node.name in seen and not rounder.block:
                 rows = np.concatenate(list(seen[node.name].values()), axis=1)
                 flat = _flat(node, model.constant(node.inputs[1]), len(rows))
-                errors[node.name] = RangeErrors.of(rows, flat, rounder.precision)
+                losses[node.name] = RangeErrors.of(rows, flat, rounder.precision)
         # a tensor that several layers read is one constant
         read = [part for node in some for part in seen.get(node.name, {}).values()]
         alike = all(node.name in seen for node in some) and len({part.shape[::2] for part in read}) == 1
-        if alike and sum(part.shape[1] for part in read) >= _LEAST_ROWS:
-            weight = model.constant(some[0].inputs[1])
-            assert weight is not None and axis is not None
-            rounded = _round(some[0], weight, axis, _by_sample(model, some, seen), rounder)
+        if not alike or sum(part.shape[1] for part in read) < _LEAST_ROWS:
+            return losses, None
+        weight = model.constant(some[0].inputs[1])
+        assert weight is not None and axis is not None
+        return losses, _round(some[0], weight, axis, _by_sample(model, some, seen), rounder)
+
+    # numpy lets other threads compute meanwhile, and no layer's result depends on another's
+    workers = max(1, min(session_threads(), len(layers)))
+    with blas_threads(workers), ThreadPoolExecutor(workers, "rounding") as pool:
+        made = pool.map(one, [axis for _, axis in layers], layers.values())
+        for number, (key, (losses, rounded)) in enumerate(zip(layers, made)):
+            progress("rounding weights", number, len(layers))
+            errors |= losses
             if rounded is not None:
-                found[tensor, axis] = rounded
+                found[key] = rounded
     progress("rounding weights", len(layers), len(layers))
     return found, errors
 
