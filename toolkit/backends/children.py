@@ -204,9 +204,8 @@ class Jobs:
     """The jobs of one thread, which another can end."""
 
     def __init__(self) -> None:
-        self._lock, self._child, self._over = threading.Lock(), None, False
-
-    _child: Child | None
+        self._lock, self._over = threading.Lock(), False
+        self._child: Child | None = None
 
     def begin(self, child: Child) -> None:
         """Take in which child works.

@@ -149,8 +149,10 @@ def two_classes(scores: Array, threshold: float) -> Array:
     return np.stack([np.full_like(flat, threshold), flat], axis=1)
 
 
-def usual_threshold(scores: Array) -> float:
-    """Above which score a label holds where nothing says it: 0.5 of probabilities, else 0, as of logits."""
+def threshold_of(scores: Array, options: MetricOptions) -> float:
+    """Above which score a label holds: as ``options`` say, else 0.5 of probabilities, and 0 of others, as of logits."""
+    if options.threshold is not None:
+        return options.threshold
     return 0.5 if scores.size and scores.min() >= 0 and scores.max() <= 1 else 0.0
 
 

@@ -14,8 +14,8 @@ from toolkit.evaluation.metric_base import (
     classes_of,
     of_one_score,
     pick_scores,
+    threshold_of,
     unlike_shapes,
-    usual_threshold,
 )
 from toolkit.evaluation.ranks import ranks
 
@@ -70,8 +70,7 @@ class _ByClass:
         """The classes that the model answers, bool [samples, classes]: the best one, or all above the threshold."""
         if self.classes:
             return np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
-        known = self.options.threshold
-        return np.asarray(scores > (usual_threshold(scores) if known is None else known))
+        return np.asarray(scores > threshold_of(scores, self.options))
 
 
 class BalancedAccuracy(_ByClass):

@@ -15,8 +15,8 @@ from toolkit.evaluation.metric_base import (
     check_finite,
     longer,
     pick,
+    threshold_of,
     unlike_shapes,
-    usual_threshold,
 )
 from toolkit.evaluation.tasks.segmentation import mask_of
 
@@ -154,11 +154,7 @@ class MeanIoU:
         label = label.reshape(len(label), *label.shape[-2:]) if label.ndim == 4 and label.shape[1] == 1 else label
         axis = 1 if self.options.axis is None else self.options.axis
         single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[axis] == 1)
-        threshold = None
-        if single:
-            known = self.options.threshold
-            threshold = usual_threshold(scores) if known is None else known
-        found = mask_of(scores, axis, threshold)
+        found = mask_of(scores, axis, threshold_of(scores, self.options) if single else None)
         if label.dtype.kind not in "iub" or found.shape != label.reshape(len(label), -1).shape:
             raise unlike_shapes(scores, label, "give integers [samples, height, width], the class of every pixel")
         wanted = label.reshape(len(label), -1).astype(np.int64)

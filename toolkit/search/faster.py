@@ -20,7 +20,7 @@ from toolkit.placement.pairs import Placement
 from toolkit.search.payoff_search import PayoffSearch
 from toolkit.search.ratios import Ratios, ratios_in_turn
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
-from toolkit.search.trial_engines import build_takes_long, tell_of_ahead, tell_of_trials
+from toolkit.search.trial_engines import tell_of_ahead, tell_of_trials, trial_takes_long
 
 SETTING = "only_if_faster"
 _TRIALS_FROM = 5
@@ -222,7 +222,7 @@ def not_faster(
     path = context.folder / "faster.json" if context.folder is not None else None
     lenient, builds = builds is None, builds or _GUARD_BUILDS
     # the last two are for what is taken, and the float engine, as they will be built
-    rough = build_takes_long(bench) if lenient else bench.has_rough and builds > _TRIALS_FROM
+    rough = trial_takes_long(bench) if lenient else bench.has_rough and builds > _TRIALS_FROM
     trials = Trials(candidate, units, bench, ranges, context, builds, rough)
 
     def keep(search: PayoffSearch, verdict: PayoffResult | None = None) -> None:

@@ -31,7 +31,7 @@ from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.timed_search import TimedSearch
 from toolkit.search.times import confirmed, earlier_times, gpu_for
-from toolkit.search.trial_engines import builds_are_long
+from toolkit.search.trial_engines import some_build_takes_long
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
@@ -172,7 +172,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         False of a model without attention whose engines are built quickly: but once, as helpers leave it.
         """
         bench = self.context.bench
-        early = any(True for _ in attentions(self.model)) or (bench is not None and builds_are_long(bench))
+        early = any(True for _ in attentions(self.model)) or (bench is not None and some_build_takes_long(bench))
         return early and self.timing.nothing_pays
 
     # ---------------------------------------------------------------- the search

@@ -126,8 +126,9 @@ def standing(
         config = simulation.config((), amax)
         pay(runner.price(config))
         outcome = runner.run(config)
-        distance = budget.distance(budget.lacks(outcome, reference))
-        found.append(Standing(distance, outcome, simulation, amax, method, samples))
+        found.append(
+            Standing(budget.distance(budget.lacks(outcome, reference)), outcome, simulation, amax, method, samples)
+        )
         if not method and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

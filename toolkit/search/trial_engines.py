@@ -18,12 +18,12 @@ def trials_pay(bench: Bench) -> bool:
     return bench.has_rough and (bench.trial_seconds is None or bench.trial_seconds > LONG)
 
 
-def build_takes_long(bench: Bench) -> bool:
+def trial_takes_long(bench: Bench) -> bool:
     """Whether a trial that was built before shows that building takes long."""
     return bench.has_rough and (bench.trial_seconds or 0.0) > LONG
 
 
-def builds_are_long(bench: Bench) -> bool:
+def some_build_takes_long(bench: Bench) -> bool:
     """Whether any engine has shown that building takes long, be it one that is still being built after ``LONG``."""
     return bench.make_room() or (bench.trial_seconds or 0.0) > LONG
 

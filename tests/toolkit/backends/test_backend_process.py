@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from toolkit.backends import children, process, worker
+from tests.toolkit.backends.stand_in_jobs import parent_of_sleeper, stand_in
+from toolkit.backends import process, worker
 from toolkit.base.errors import BackendError
 
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    """Makes a function of the given body the job 'probe' of a worker."""
+    """Makes a function of the given body the job 'stand_in' of a worker."""
 
     def make(body):
-        (tmp_path / "stand_in.py").write_text(
-            "import os, signal, sys, time\ndef run(request, talk):\n" + textwrap.indent(textwrap.dedent(body), "    ")
-        )
-        monkeypatch.syspath_prepend(str(tmp_path))
-        boot = children._BOOT.replace(
-            "import main;", "import main; import toolkit.backends.worker as w; w.JOBS['stand_in'] = 'stand_in:run';"
-        )
-        monkeypatch.setattr(children, "_BOOT", boot)
+        stand_in(tmp_path, monkeypatch, stand_in=body)
 
     return make
 
@@ -108,24 +99,9 @@ def test_interrupting_the_parent_ends_the_child(job, tmp_path):
 
 
 def test_the_child_ends_when_its_parent_is_killed(tmp_path):
-    note = tmp_path / "pid"
-    (tmp_path / "sleeper.py").write_text(
-        "import os, time\ndef run(request, talk):\n"
-        f"    open({str(note)!r}, 'w').write(str(os.getpid()))\n    time.sleep(3600)\n"
-    )
-    script = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from toolkit.backends import children, process\n"
-        "children._BOOT = children._BOOT.replace('import main;',"
-        " \"import main; import toolkit.backends.worker as w; w.JOBS['s'] = 'sleeper:run';\")\n"
-        "process.run_job('s', {})\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script])
-    while parent.poll() is None and not (note.exists() and note.read_text()):
-        time.sleep(0.02)
+    parent, child = parent_of_sleeper(tmp_path)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    child = int(note.read_text())
     # left alone it sleeps for an hour
     with pytest.raises(ProcessLookupError):
         for _ in range(30_000):

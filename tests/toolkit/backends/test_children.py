@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.toolkit.backends.stand_in_jobs import parent_of_sleeper, stand_in
 from toolkit.backends import children, process
 from toolkit.backends.beside import BuildBeside
 from toolkit.backends.children import children_ahead
@@ -27,17 +28,7 @@ needs_stop = pytest.mark.skipif(not children.CAN_STOP, reason="children are stop
 def jobs(tmp_path, monkeypatch):
     """Makes functions of the given bodies jobs of a worker; they lie in a module that spares may load."""
 
-    def make(head="", **bodies):
-        text = "import os, pathlib, sys, time\n" + textwrap.dedent(head)
-        for name, body in bodies.items():
-            text += f"def {name}(request, talk):\n" + textwrap.indent(textwrap.dedent(body), "    ")
-        (tmp_path / "stand_in.py").write_text(text)
-        monkeypatch.syspath_prepend(str(tmp_path))
-        named = "".join(f" w.JOBS['{name}'] = 'stand_in:{name}';" for name in bodies)
-        boot = children._BOOT.replace("import main;", f"import main; import toolkit.backends.worker as w;{named}")
-        monkeypatch.setattr(children, "_BOOT", boot)
-
-    return make
+    return partial(stand_in, tmp_path, monkeypatch)
 
 
 def gone(pid):
@@ -130,21 +121,7 @@ def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_pa
 
 @needs_stop
 def test_a_stopped_child_ends_with_its_parent(tmp_path):
-    note = tmp_path / "pid"
-    (tmp_path / "sleeper.py").write_text(
-        "import os, time\ndef run(request, talk):\n"
-        f"    open({str(note)!r}, 'w').write(str(os.getpid()))\n    time.sleep(3600)\n"
-    )
-    script = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from toolkit.backends import children, process\n"
-        "children._BOOT = children._BOOT.replace('import main;',"
-        " \"import main; import toolkit.backends.worker as w; w.JOBS['s'] = 'sleeper:run';\")\n"
-        "process.run_job('s', {})\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script])
-    until(lambda: note.exists() and note.read_text())
-    child = int(note.read_text())
+    parent, child = parent_of_sleeper(tmp_path)
     os.kill(child, signal.SIGSTOP)
     until(lambda: state(child) == "T")
     parent.kill()

@@ -136,7 +136,7 @@ class PassesStep(Step[PassesRecord]):
             if not error.where:
                 raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
             raise
-        if unlike := shared_unlike(self.inputs.source(), model, context.plan, context.rest):
+        if unlike := shared_unlike(source, model, context.plan, context.rest):
             journal.by = self.name
             journal.noted(unlike)
         # a search holds the model several times, and what samples make of it
