@@ -106,7 +106,9 @@ def test_two_engines_are_built_and_the_plan_that_is_chosen_is_measured_too(tmp_p
         # five quantized layers are clearly faster than none: the run's own engine alone is built at its level
         (200, 0.4, [2, 2, 2], [6, 0, 5]),
         # here a higher level could turn it: both are measured as they will be built
-        (200, 0.95, [2, 2, 2, None, None], [6, 0, 5, 0, 5]),
+        (200, 0.93, [2, 2, 2, None, None], [6, 0, 5, 0, 5]),
+        # five quantized layers are predicted to gain less than a higher level may: their engine is not built
+        (200, 0.95, [2, 2], [6, 0]),
         # float is taken among trials already
         (200, 1.3, [2, 2], [6, 0]),
     ],
@@ -117,7 +119,9 @@ def test_where_building_takes_long_engines_are_compared_as_trials(tmp_path, seco
     assert [len(inside) for inside in backend.built] == sizes and backend.levels == levels
     told = said(context.journal, TrialCode.COMPARED)
     assert told == ([{"seconds": seconds}] if seconds > 60 else [])
-    assert found["best"]["kept"] == (["layer3"] if each < 1 else NAMES)
+    assert found["best"]["kept"] == (["layer3"] if each < 0.95 else NAMES)
+    not_built = said(context.journal, TrialCode.PLAN_NOT_BUILT)
+    assert [one["predicted_ms"] for one in not_built] == ([pytest.approx(5.75, rel=1e-3)] if each == 0.95 else [])
     # TensorRT refuses the kernel times of another level
     names = {level: f"engines{f'-level{level}' if level else ''}.timing" for level in levels}
     assert [cache.name for cache in backend.caches] == [names[level] for level in levels]
@@ -134,6 +138,23 @@ def test_where_no_plan_is_faster_than_float_no_accuracy_is_looked_at(tmp_path):
     mixed = stand_in(quantized={**dict.fromkeys(NAMES, 1.2), "layer1": 0.3})
     _, found = searched(tmp_path / "mixed", mixed)
     assert found["best"]["kept"] == [name for name in NAMES if name != "layer1"] and len(found["plans"]) > 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "settings", "sizes", "kept"),
+    [
+        # a gain of 3 %: found by a search where an engine is built in half a minute
+        (30, {}, [6, 6, 0, 1], 5),
+        # not worth minutes
+        (200, {}, [6, 0], 6),
+        # but for a limit that float misses
+        (200, {"max_ms": 5.9}, [6, 0, 1], 5),
+    ],
+)
+def test_a_small_gain_in_time_is_worth_no_engine_that_takes_minutes(tmp_path, seconds, settings, sizes, kept):
+    backend = stand_in(quantized={**dict.fromkeys(NAMES, 1.2), "layer1": 0.8}, seconds=seconds)
+    found = searched(tmp_path, backend, engine=EngineSettings(), damaged="", min_sqnr_db=5, **settings)[1]
+    assert [len(inside) for inside in backend.built][: len(sizes)] == sizes and len(found["best"]["kept"]) == kept
 
 
 def test_engines_are_built_once_of_the_model_that_helpers_leave(tmp_path):

@@ -17,6 +17,7 @@ class TrialCode(BaseCode):
 
     COMPARED = "trials-compared"
     AHEAD = "engine-ahead"
+    PLAN_NOT_BUILT = "plan-not-built"
 
 
 class DemandCode(BaseCode):

@@ -53,10 +53,19 @@ class TimedSearch:
             if engines is not None and found.layers.seconds:
                 found.ends = engines.ends()
         if found.ends and self._prefers(found) == "time":
-            cost = self._cost(found, gpu)
-            least = cost.least_time()
-            found.nothing_pays = least is not None and least * CLEARLY >= cost.time(self.simulation.names)
+            assert engines is not None
+            found.nothing_pays = self._nothing_pays(self._cost(found, gpu), engines)
         return found
+
+    def _nothing_pays(self, cost: CostModel, engines: EngineTimes) -> bool:
+        """Whether neither the engine with everything quantized nor any plan in between is worth a search for its time.
+
+        That one was measured; a plan in between is only predicted, and must gain what makes its engine worth building.
+        """
+        plain, least = cost.time(self.simulation.names), cost.least_time()
+        too_slow = self.settings.max_ms is not None and plain * 1e3 > self.settings.max_ms
+        margin = CLEARLY if too_slow else engines.margin
+        return least is not None and least * margin >= plain and cost.time(()) * CLEARLY >= plain
 
     def _earlier(self, gpu: GpuSpec) -> LayerTimes:
         """The layer times of the runs that ``times`` names; none where it names none."""

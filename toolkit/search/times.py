@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
-from toolkit.contract.bench import Bench, Candidate, Measurement
+from toolkit.contract.bench import CLEARLY_FASTER, Bench, Candidate, Measurement
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
+from toolkit.search.codes import TrialCode
 from toolkit.search.gpus import GpuSpec, gpu_spec, known_as
 from toolkit.search.layer_times import LayerTimes, read_times
 from toolkit.search.search import SearchResult
 from toolkit.search.searched_plan import SearchedPlan
-from toolkit.search.trial_engines import compared, trials_pay
+from toolkit.search.trial_engines import compared, trial_takes_long, trials_pay
 
 if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget
@@ -138,6 +139,20 @@ class EngineTimes:
         self.profile = bench.profiles[0]
         self._built: set[frozenset[str]] = set()
 
+    @property
+    def margin(self) -> float:
+        """How many times as long as a plan's predicted time an engine must take that the plan's is built to replace.
+
+        Where building takes long, engines are trials and are compared with some of other levels: a gain that these
+        would not show is not worth minutes.
+        """
+        return 1 / CLEARLY_FASTER if self.take_long else CLEARLY
+
+    @property
+    def take_long(self) -> bool:
+        """Whether a trial has shown that building takes long."""
+        return trial_takes_long(self.bench)
+
     def layers(self) -> LayerTimes:
         """Layer times of two engines: one with every layer quantized, one with none.
 
@@ -227,21 +242,11 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
     """The search's result with its chosen plan's engine measured, and another plan taken where that one is faster.
 
     A plan between all quantized and none is chosen by sums of layer times; it is taken only if its engine is faster
-    than theirs by more than the noise.
+    than theirs by more than the noise. Where building takes long and no such gain is predicted, it is not built.
     """
     chosen, names = found.best, tuple(engines.searched)
     if not chosen.meets or chosen.kept in ((), names):
         return found
-    seconds = engines.whole(chosen.kept)
-    if seconds is None:
-        return found
-    timed = {"ms": seconds * 1e3, "predicted_ms": chosen.seconds * 1e3}
-    cost.learn(chosen.kept, seconds)
-    found.plans[:] = [
-        replace(plan, seconds=seconds, lacks=budget.lacks(plan.outcome, found.reference, seconds))
-        if plan.kept == chosen.kept else plan for plan in found.plans
-    ]  # fmt: skip
-    found.best = next(plan for plan in found.plans if (plan.kept, plan.amax) == (chosen.kept, chosen.amax))
     ends = [plan for plan in found.plans if plan.meets and plan.kept in ((), names)]
     if not any(plan.kept == names for plan in ends):
         time = cost.time(names)
@@ -249,12 +254,32 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
             SearchedPlan(names, {}, found.reference, budget.lacks(found.reference, found.reference, time), time, 0.0)
         )
     best = min(ends, key=lambda plan: plan.seconds)
+    timed = {"predicted_ms": chosen.seconds * 1e3}
+    if best.meets and engines.take_long and best.seconds < chosen.seconds * engines.margin:
+        _take(best, found)
+        engines.note(TrialCode.PLAN_NOT_BUILT(**timed, taken_ms=best.seconds * 1e3, all_quantized=not best.kept))
+        return found
+    seconds = engines.whole(chosen.kept)
+    if seconds is None:
+        return found
+    timed["ms"] = seconds * 1e3
+    cost.learn(chosen.kept, seconds)
+    found.plans[:] = [
+        replace(plan, seconds=seconds, lacks=budget.lacks(plan.outcome, found.reference, seconds))
+        if plan.kept == chosen.kept else plan for plan in found.plans
+    ]  # fmt: skip
+    found.best = next(plan for plan in found.plans if (plan.kept, plan.amax) == (chosen.kept, chosen.amax))
     if best.meets and (best.seconds < seconds * CLEARLY or not found.best.meets):
-        found.best = best
-        found.plans[:] = [*(plan for plan in found.plans if plan is not best), best]
+        _take(best, found)
         timed["taken_ms"] = best.seconds * 1e3
     engines.note(Code.PLAN_TIMED(**timed, all_quantized=not found.best.kept))
     return found
+
+
+def _take(best: SearchedPlan, found: SearchResult) -> None:
+    """Make it the plan that was found, and the last of all."""
+    found.best = best
+    found.plans[:] = [*(plan for plan in found.plans if plan is not best), best]
 
 
 def _factor(engine: _EngineTime) -> float:

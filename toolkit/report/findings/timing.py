@@ -111,8 +111,12 @@ def _plan_timed(ms: float, predicted_ms: float, all_quantized: bool, taken_ms: f
     text = f"The engine of the chosen plan takes {ms:.4g} ms ({predicted_ms:.4g} ms predicted)"
     if taken_ms is None:
         return f"{text}."
-    what = "all layers" if all_quantized else "no layer"
-    return f"{text}; the engine with {what} quantized takes {taken_ms:.4g} ms and is taken instead."
+    what = _what_is_quantized(all_quantized)
+    return f"{text}; the engine with {what} takes {taken_ms:.4g} ms and is taken instead."
+
+
+def _what_is_quantized(all_quantized: bool) -> str:
+    return f"{'all layers' if all_quantized else 'no layer'} quantized"
 
 
 TIMING: Table = {
@@ -127,6 +131,11 @@ TIMING: Table = {
         f"The engine without pairs was begun ahead, as the run would build it, and took {seconds:.0f} s to build"
         + (f" with {count(beside, 'trial')} built beside it" if beside else "")
         + "; every engine was measured alone."
+    ),
+    TrialCode.PLAN_NOT_BUILT: lambda predicted_ms, taken_ms, all_quantized: (
+        f"The engine of the chosen plan was not built: engines take long to build, and it is predicted to take "
+        f"{predicted_ms:.4g} ms where the engine with {_what_is_quantized(all_quantized)} takes {taken_ms:.4g} ms, "
+        "which is taken."
     ),
     AttentionCode.TIMED: lambda products, ratio, noise, taken: (
         f"With pairs on {count(len(products), 'product')} of attention too, an engine takes {ratio:.3f} +- {noise:.3f} "
