@@ -28,6 +28,7 @@ use = "insert_qdq"
 backend = "tensorrt"
 tactic_sources = []
 optimization_level = 1
+prefer = "int8"
 [evaluation]
 """
 BOXES = 12
