@@ -58,8 +58,8 @@ from toolkit.backends.choose import choose
 from toolkit.backends.layer import Build
 from toolkit.backends.measure import latencies_in_turn
 from toolkit.backends.rtx import profiles_to_json
+from toolkit.backends.talk import Talk
 from toolkit.backends.weak import lower_weak
-from toolkit.backends.worker import Talk
 from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
 from toolkit.contract.registry import named

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.backends.worker import Talk
+from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
 from toolkit.base.files import sha256_file, write_json
 from toolkit.base.reading import own_json

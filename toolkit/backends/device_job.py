@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.backends.runner import EngineRunner
-from toolkit.backends.worker import Talk
+from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array

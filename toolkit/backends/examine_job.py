@@ -11,7 +11,7 @@ from toolkit.backends.deserialize import open_engine
 from toolkit.backends.inspection import inspect_engine
 from toolkit.backends.measure import MeasuredEngine, measure_engine, run_once
 from toolkit.backends.messages import Messages
-from toolkit.backends.worker import Talk
+from toolkit.backends.talk import Talk
 
 
 def examine(request: dict[str, Any], talk: Talk) -> dict[str, Any]:

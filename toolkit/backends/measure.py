@@ -13,7 +13,7 @@ import numpy as np
 
 from toolkit.backends.inspection import context_at, set_shapes, shapes_at
 from toolkit.backends.inspector import plain_name
-from toolkit.backends.worker import Talk
+from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.profiles import Shapes
 

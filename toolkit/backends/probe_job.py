@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from toolkit.backends.measure import call, cuda_runtime
-from toolkit.backends.worker import Talk
+from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
 
 

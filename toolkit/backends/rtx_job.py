@@ -8,8 +8,8 @@ from typing import Any
 
 from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles, with_timing
 from toolkit.backends.messages import Messages
+from toolkit.backends.talk import Talk
 from toolkit.backends.walk import walk_network
-from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError, did_you_mean
 
 

@@ -11,8 +11,8 @@ from toolkit.backends.build_config import check_profiles, common_arguments, poly
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.messages import Messages
 from toolkit.backends.opened_job import mark_tensors
+from toolkit.backends.talk import Talk
 from toolkit.backends.weak_network import allowed_types, set_precisions, set_ranges
-from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
 
 

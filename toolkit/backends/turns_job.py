@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.backends.deserialize import open_engine
 from toolkit.backends.measure import latencies_in_turn
 from toolkit.backends.messages import Messages
-from toolkit.backends.worker import Talk
+from toolkit.backends.talk import Talk
 
 
 def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:

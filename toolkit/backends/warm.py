@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 
 from toolkit.backends.measure import call, cuda_runtime
-from toolkit.backends.worker import JOBS
 from toolkit.base.gpu import gpu_memory
 
 _LARGE = 16 << 30
 """Bytes of GPU memory from which on a context more does not matter."""
 
 
-def load(library: str) -> None:
+def load(library: str, modules: Iterable[str]) -> None:
     """Import a TensorRT module with all that jobs need besides, and make a CUDA context where it does not matter.
 
     A context takes some 0.5 GB of a large GPU.
+
+    Args:
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        modules: those of the jobs.
 
     Raises:
         Exception: whatever the module's own import raises.
@@ -25,8 +29,8 @@ def load(library: str) -> None:
     polygraphy_config.USE_TENSORRT_RTX = library == "tensorrt_rtx"
     importlib.import_module(library)
     importlib.import_module("polygraphy.backend.trt")
-    for target in JOBS.values():
-        importlib.import_module(target.partition(":")[0])
+    for module in modules:
+        importlib.import_module(module)
     runtime = cuda_runtime()
     if runtime is not None and gpu_memory() >= _LARGE:
         call(runtime.cudaFree(0))

@@ -11,9 +11,9 @@ import signal
 import sys
 import threading
 import traceback
-from typing import Any, TextIO
 
 from toolkit.backends.children import CAN_STOP
+from toolkit.backends.talk import Talk
 from toolkit.base.errors import QtoolError
 
 JOBS = {
@@ -28,28 +28,6 @@ JOBS = {
 }
 
 
-class Talk:
-    """The child's way to speak to its parent: one JSON object a line."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def say(self, event: dict[str, Any]) -> None:
-        """Send one event."""
-        with self._lock:
-            self._stream.write(json.dumps(event) + "\n")
-            self._stream.flush()
-
-    def log(self, message: str) -> None:
-        """Pass on a message."""
-        self.say({"log": message})
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Say how far the job is."""
-        self.say({"progress": [what, done, total]})
-
-
 def main() -> None:
     """Run the job that stands on the first line of standard input."""
     # A crash in native code leaves the Python stack in the noise, for the parent's error message.
@@ -62,7 +40,8 @@ def main() -> None:
     if "warm" in order:
         with contextlib.suppress(Exception):
             # what does not load is told where a job needs it
-            importlib.import_module("toolkit.backends.warm").load(order["warm"])
+            modules = [target.partition(":")[0] for target in JOBS.values()]
+            importlib.import_module("toolkit.backends.warm").load(order["warm"], modules)
         talk.say({"ready": order["warm"]})
         line = sys.stdin.readline()
         if not line:

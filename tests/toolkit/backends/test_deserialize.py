@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.backends.deserialize import open_engine
 from toolkit.backends.messages import Messages
-from toolkit.backends.worker import Talk
+from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
 
 
