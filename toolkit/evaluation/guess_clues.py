@@ -102,6 +102,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found.append(_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0))
     elif output.ops & _LINEAR:
         found.append(Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0]))
+        if _beside_shares(output, seen):
+            found += [Clue("regression", "values", 2.5, "beside shares"), Clue("regression", "shape", 0.5, "fits")]
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
     lengths = {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
@@ -146,6 +148,9 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
             found.append(Clue("sequence", "shape", 1.0, "classes", count))
     elif min(count, positions) <= 2 and max(count, positions) >= 256:
         found += [Clue("regression", "shape", 3.0, "length", positions), Clue("regression", "values", 0.5, "any")]
+    elif not output.ops & _SHARES and output.smooth(axis):
+        # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
+        found += [Clue("regression", "values", 2.5, "smooth"), Clue("regression", "shape", 0.5, "fits")]
     else:
         found += [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
         found += _blanks(output, axis)
@@ -210,6 +215,13 @@ def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
         return []
     # of few classes each is met often
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
+
+
+def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether the model makes shares of another output's values, of classes, and not of this one's."""
+    shares = [one for one in seen.outputs if one.ops & _SHARES or ("Sigmoid" in one.ops and one.in_unit)]
+    of_classes = [one for one in shares if one is not output and not one.discrete and len(one.shape) == 1]
+    return output not in shares and bool(of_classes) and not any(one.largest_as(output) for one in of_classes)
 
 
 def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue:

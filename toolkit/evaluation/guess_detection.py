@@ -16,7 +16,6 @@ _FEWEST = 5
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 _SEEN, _SURE = 0.05, 0.3
 _LEAST, _MOST = 0.1, 0.6
-_SAME = 0.99
 _FEW_WEAK = 0.2
 """So many weak detections, for one that is sure, are few."""
 
@@ -24,6 +23,9 @@ _FEW_WEAK = 0.2
 def detection_part(seen: SeenModel) -> OutputPart | None:
     """The outputs that hold detections, and how; None where none do."""
     outputs = [one for one in seen.outputs if one.samples]
+    if seen.inputs and all(one.ndim < 2 for one in seen.inputs.values()):
+        # boxes are found in pictures, in points or along signals of several channels, not in rows of characters
+        return None
     for output in outputs:
         rows = _rows(output)
         if rows is not None:
@@ -165,12 +167,14 @@ def _apart(
     if boxes.discrete or len(shape) != 2 or 4 not in shape:
         return None
     axis = -1 if shape[-1] == 4 else -2
+    if boxes.sums_to_one(axis):
+        return None
     anchors = shape[-3 - axis]
     others = [one for one in outputs if one is not boxes and anchors in one.shape and len(one.shape) <= 2]
     labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
     scored = [one for one in others if one is not labels and not one.discrete]
     scores = next((one for one in scored if len(one.shape) == 2), None) or next(iter(scored), None)
-    if scores is None or not _of_each_box(scores, boxes, axis) or _activated_from(scores, boxes):
+    if scores is None or not _of_each_box(scores, boxes, axis) or scores.largest_as(boxes):
         return None
     settings: dict[str, Any] = {"layout": "apart", "box_axis": axis}
     if len(scores.shape) == 2:
@@ -190,14 +194,6 @@ def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
     """Whether every sample has four numbers a box, and scores of as many boxes."""
     pairs = zip(boxes.samples, scores.samples)
     return all(box.shape[axis] in (4, 1) and box.size // 4 in score.shape for box, score in pairs)
-
-
-def _activated_from(scores: SeenOutput, other: SeenOutput) -> bool:
-    """Whether scores are largest where another output is: a softmax or a sigmoid of it, which is no box."""
-    # a sample without a single box says nothing
-    pairs = [(a, b) for a, b in zip(scores.samples, other.samples) if a.size and b.size]
-    best = [(a.argmax(axis=-1), b.argmax(axis=-1)) for a, b in pairs]
-    return bool(best) and all(a.shape == b.shape and (a == b).mean() > _SAME for a, b in best)
 
 
 def _whole(output: SeenOutput) -> bool:

@@ -21,6 +21,10 @@ from toolkit.graph.pasts import handed_on, reached, renewed
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
 _LIKE = 0.9
+_SAME = 0.99
+_BANDS, _TOGETHER, _APART = 16, 0.6, 0.3
+"""The fewest bands of a spectrum; how much neighbours correlate at least, and by how much less those far apart do. In
+log-mel spectra of sounds neighbours correlate by 0.8 to 0.97, those far apart not, in CTC's logits no two do."""
 _NEXT = frozenset({"n", "t", "out", "new", "next"})
 _LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
 """What exporters call an extent that they lost: it may be fixed."""
@@ -88,7 +92,8 @@ class SeenOutput:
         """Whether values along an axis of a sample are shares, or the logarithms of shares."""
         if self.discrete or not self.samples or self.shape[axis] < 2:
             return False
-        return all(_shares(np.asarray(one, np.float64), axis) for one in self.samples)
+        filled = [one for one in self.samples if one.size]
+        return bool(filled) and all(_shares(np.asarray(one, np.float64), axis) for one in filled)
 
     def stacked(self, axis: int) -> Array:
         """All samples with one axis last, float64 [positions, extent]; samples of other extents are left out."""
@@ -128,6 +133,26 @@ class SeenOutput:
     def one_largest(self, axis: int) -> bool:
         """Whether the same place along an axis holds the largest value in every sample, of some samples."""
         return len(self.samples) >= _SOME and len(set(self.stacked(axis).argmax(axis=1).tolist())) == 1
+
+    def largest_as(self, other: SeenOutput) -> bool:
+        """Whether the largest value along the last axis lies where the other's does: a softmax or a sigmoid of it."""
+        # a sample without a single value says nothing
+        pairs = [(a, b) for a, b in zip(self.samples, other.samples) if a.size and b.size and a.ndim and b.ndim]
+        best = [(a.argmax(axis=-1), b.argmax(axis=-1)) for a, b in pairs]
+        return bool(best) and all(a.shape == b.shape and (a == b).mean() > _SAME for a, b in best)
+
+    def smooth(self, axis: int) -> bool:
+        """Whether neighbours along an axis go together and others do not, as the bands of a spectrum and no classes."""
+        rows = self.stacked(axis)
+        extent = rows.shape[1]
+        if extent < _BANDS or len(rows) < _SOME:
+            return False
+        # what all have in common, such as silence or a blank, tells nothing
+        rows = rows - rows.mean(axis=1, keepdims=True)
+        rows -= rows.mean(axis=0)
+        rows /= np.maximum(np.linalg.norm(rows, axis=0), np.finfo(np.float64).tiny)
+        near, far = ((rows * np.roll(rows, by, axis=1)).sum(axis=0)[by:].mean() for by in (1, extent // 2))
+        return bool(near > _TOGETHER and far < near - _APART)
 
     def varies(self, axis: int) -> bool:
         """Whether samples differ along an axis, counted from the end."""

@@ -254,6 +254,41 @@ def test_logits_and_their_shares_are_no_boxes_and_scores():
     assert found.task in ("sequence", "ctc") and "detection" not in {part.task for part in found.parts}
 
 
+def test_four_shares_a_position_are_no_boxes():
+    """Labels of letters: three outputs of shares, one of them of four classes, as many as a box has numbers."""
+    heads = [out(name, softmax(4 * normal(8, 60, classes)), "Softmax") for name, classes in (("N", 16), ("D", 3), ("S", 4))]
+    found = guess(seen(*heads, inputs=TOKENS))
+    assert {part.task for part in found.parts} == {"sequence"} and found.task == "sequence"
+
+
+def test_rows_of_characters_hold_no_boxes():
+    heads = [out(name, 4 * normal(8, 60, classes), "Add") for name, classes in (("N", 16), ("D", 3), ("S", 4))]
+    found = guess(seen(*heads, inputs={"characters": np.zeros(60, np.float32)}))
+    assert "detection" not in {part.task for part in found.parts}
+
+
+@pytest.mark.parametrize("places", [4, 10])
+def test_values_beside_shares_of_classes_are_no_classes(places):
+    """A face detector's last net: where the box and the eyes are, as plain values, and whether it is a face, as shares."""
+    logits = normal(8, 2)
+    face = out("prob", softmax(logits), "Softmax")
+    parts = guess(seen(out("where", normal(8, places), "Add"), face)).parts
+    assert [(part.task, part.outputs) for part in parts] == [("regression", ("where",)), ("classification", ("prob",))]
+    # what the shares are made of is scores of classes
+    parts = guess(seen(out("scores", logits, "Add"), face)).parts
+    assert {part.task for part in parts} == {"classification"}
+
+
+def test_bands_of_a_spectrum_are_no_classes():
+    """The lowest band of a silent frame is its largest, as the blank of a reading is: its neighbours tell them apart."""
+    steps = np.cumsum(OTHER.standard_normal((8, 80, 100)), axis=1) / 8
+    steps[:, 0, ::2] += 20
+    found = guess(seen(out("mel", steps.astype(np.float32), "Transpose", declared=("n", 80, "t")), inputs=AUDIO))
+    assert (found.task, found.sure) == ("regression", True)
+    found = guess(seen(out("y", np.moveaxis(blanks(8, 100, 80), 1, 2), "Transpose", declared=("n", 80, "t")), inputs=AUDIO))
+    assert found.task == "ctc"
+
+
 @pytest.mark.parametrize("found", [(5, 0, 3), (0, 4), (0, 0)])
 def test_a_picture_without_any_object_is_a_sample_of_a_detector_too(found):
     """Boxes that are suppressed already: as many rows as objects were found, hence none in an empty picture."""

@@ -29,6 +29,8 @@ _WHAT = {
     "length": "it is as long as a signal",
     "dynamic": "it has as many values as the input asks for",
     "one largest": "the same of its values is the largest in every sample",
+    "beside shares": "another output's classes are made shares, its values are not",
+    "smooth": "values beside each other go together, as those of a spectrum do and those of classes do not",
     "map": "its shape is that of a map",
     "picture": "its height and width are those of the input image",
     "fits": "its shape fits",
