@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.types import Array
+from toolkit.graph.nodes import reads_of
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.stored import BITS, byte_count, stored_tensors
 
@@ -55,6 +56,22 @@ class LightModel:
             if tensor.name not in self.weights and is_large(tensor) and tensor.data_location != TensorProto.EXTERNAL:
                 self.weights[tensor.name] = spilled(onnx.numpy_helper.to_array(tensor))
                 send_away(tensor)
+        return self
+
+    def drop_unread(self) -> LightModel:
+        """Leave out weights that nothing reads: onnxruntime refuses to be given one; gives itself back."""
+        graph = self.proto.graph
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        if not self.weights.keys() <= read:
+            read |= {name for node in graph.node if len(node.attribute) for name in reads_of(node)}
+        unread = self.weights.keys() - read
+        if unread:
+            stay = [tensor for tensor in graph.initializer if tensor.name not in unread]
+            kept = [TensorProto.FromString(tensor.SerializeToString()) for tensor in stay]
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+            for name in unread:
+                del self.weights[name]
         return self
 
     def copy(self) -> LightModel:

@@ -234,6 +234,7 @@ def session(
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
+    model.drop_unread()
     limits = loop_limits(model.proto, survey.operators, model.weight_bytes)
     keeps = not model.shares if packed is None else packed
     if not keeps:

@@ -61,6 +61,24 @@ def test_large_weights_are_shared() -> None:
     assert np.array_equal(network.graph.tensors()["w"].values, weight)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_large_weights_that_nothing_reads_are_left_out(inside: bool) -> None:
+    """Of an exporter that left some behind, or of nodes that were cut off; a body's reads count."""
+    large = np.arange(5000, dtype=np.float32)
+    nodes, outputs = [node("Relu", ["x"], ["y"])], {"y": [5000]}
+    if inside:
+        body = onnx.helper.make_graph(
+            [node("Add", ["y", "left"], ["z"])], "body", [], [onnx.helper.make_tensor_value_info("z", TensorProto.FLOAT, [5000])]
+        )  # fmt: skip
+        nodes.append(onnx.helper.make_node("If", ["c"], ["out"], "if", then_branch=body, else_branch=body))
+        outputs = {"out": [5000]}
+    proto = build(nodes, {"x": [5000]}, outputs, {"left": large, "gone": large, "c": np.array(True)}, 17)
+    loaded = session(proto)
+    (given,) = loaded.run({"x": large}).values()
+    np.testing.assert_array_equal(given, 2 * large if inside else large)
+    assert {tensor.name for tensor in proto.graph.initializer} == {"left", "gone", "c"}
+
+
 def test_pairs_are_computed_as_written() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]>
     g (float[n, 1, 4, 4] x) => (float[n, 1, 4, 4] y)
