@@ -148,9 +148,12 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
             found.append(Clue("sequence", "shape", 1.0, "classes", count))
     elif min(count, positions) <= 2 and max(count, positions) >= 256:
         found += [Clue("regression", "shape", 3.0, "length", positions), Clue("regression", "values", 0.5, "any")]
-    elif not output.ops & _SHARES and output.smooth(axis):
+    elif _beside_shares(output, seen):
+        # a detector's boxes beside its scores of the same places
+        found += [Clue("regression", "values", 2.5, "beside shares"), Clue("regression", "shape", 0.5, "fits")]
+    elif not output.ops & _SHARES and output.has_bands(axis):
         # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
-        found += [Clue("regression", "values", 2.5, "smooth"), Clue("regression", "shape", 0.5, "fits")]
+        found += [Clue("regression", "values", 2.5, "bands"), Clue("regression", "shape", 0.5, "fits")]
     else:
         found += [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
         found += _blanks(output, axis)
@@ -218,10 +221,15 @@ def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
 
 
 def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether the model makes shares of another output's values, of classes, and not of this one's."""
+    """Whether the model makes shares of another output's values, of classes, and not of this one's.
+
+    Of outputs of positions that is told by one of the same positions.
+    """
     shares = [one for one in seen.outputs if one.ops & _SHARES or ("Sigmoid" in one.ops and one.in_unit)]
-    of_classes = [one for one in shares if one is not output and not one.discrete and len(one.shape) == 1]
-    return output not in shares and bool(of_classes) and not any(one.largest_as(output) for one in of_classes)
+    if any(one is output for one in shares):
+        return False
+    like = [one for one in shares if not one.discrete and one.shape[:-1] == output.shape[:-1] and one.shape != ()]
+    return bool(like) and not any(one.largest_as(output) for one in like)
 
 
 def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue:

@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.boxes import best_scores, detections, otsu
-from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
 _FEWEST = 5
@@ -74,7 +74,7 @@ def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> fl
     best = np.concatenate([best_scores(sample, settings).reshape(-1) for sample in samples] or [np.zeros(0)])
     top = float(best[np.isfinite(best)].max(initial=0.0))
     if top < _LEAST:
-        return 0.5 * top if top > 0 else 0.25
+        return 0.5 * top if top >= FAINT else 0.25
     scores = np.concatenate([detections(sample, settings, _SEEN * top)[0].scores for sample in samples])
     sure = float(np.clip(otsu(scores), _LEAST, _MOST))
     weak = np.sort(scores[(scores >= _LEAST) & (scores < sure)])[::-1]

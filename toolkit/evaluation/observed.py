@@ -21,6 +21,8 @@ from toolkit.graph.pasts import handed_on, reached, renewed
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
 _LIKE = 0.9
+FAINT = 0.01
+"""A smaller probability is no sign of anything: a detector's scores where nothing is are of rounding errors' size."""
 _SAME = 0.99
 _BANDS, _TOGETHER, _APART = 16, 0.6, 0.3
 """The fewest bands of a spectrum; how much neighbours correlate at least, and by how much less those far apart do. In
@@ -141,7 +143,7 @@ class SeenOutput:
         best = [(a.argmax(axis=-1), b.argmax(axis=-1)) for a, b in pairs]
         return bool(best) and all(a.shape == b.shape and (a == b).mean() > _SAME for a, b in best)
 
-    def smooth(self, axis: int) -> bool:
+    def has_bands(self, axis: int) -> bool:
         """Whether neighbours along an axis go together and others do not, as the bands of a spectrum and no classes."""
         rows = self.stacked(axis)
         extent = rows.shape[1]

@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
-from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.evaluation.tasks.segmentation import SMALL
 
@@ -103,12 +103,14 @@ def _threshold(output: SeenOutput) -> float:
     """Above which value a place is in the mask: half; of probabilities that nearly all lie on one side their mean.
 
     Masks of so few places are not compared (see ``segmentation.SMALL``): a map that loses all its peaks would be
-    unchanged.
+    unchanged. But where no probability is worth the name there is no mask.
     """
     if not output.in_unit:
         return 0.0
     over = float((output.flat > _HALF).mean())
-    return _HALF if SMALL <= over <= 1 - SMALL else float(output.flat.mean())
+    if SMALL <= over <= 1 - SMALL or ("Sigmoid" in output.ops and output.bounds[1] < FAINT):
+        return _HALF
+    return float(output.flat.mean())
 
 
 _SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _segmentation}

@@ -108,6 +108,7 @@ class ReportCode(BaseCode):
     DROP_OVER_LIMIT = "report-drop-over-limit"
     METRIC_BELOW_LIMIT = "report-metric-below-limit"
     SAMPLES_SHOW_NOTHING = "report-samples-show-nothing"
+    SAMPLES_HOLD_NOTHING = "report-samples-hold-nothing"
     ANSWERS_LOST = "report-answers-lost"
     ANSWERS_BELOW_LIMIT = "report-answers-below-limit"
     OUTPUT_SIGNAL_LOST = "report-output-signal-lost"

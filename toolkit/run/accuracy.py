@@ -249,7 +249,9 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
 
 
 def _shows_nothing(found: EvaluationResult) -> bool:
-    """Whether the samples can show nothing: there is one, or all give the same at every output."""
+    """Whether the samples can show nothing: there is one, all give the same at every output, or nothing is in any."""
+    if found.tallies and all(tally.empty for tally in found.tallies):
+        return True
     steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
     floats = found.outputs.keys() - set(found.discrete)
     return found.samples == 1 or (bool(floats) and floats <= steady)
@@ -258,7 +260,12 @@ def _shows_nothing(found: EvaluationResult) -> bool:
 def _doubts(found: EvaluationResult, few: Finding | None, task: TaskRecord | None) -> list[Finding]:
     """Why the result is not called usable although no limit is missed."""
     doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
-    doubts += [ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples)] if _shows_nothing(found) else []
+    empty = [tally for tally in found.tallies if tally.empty]
+    doubts += [
+        ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=found.samples)
+        for tally in empty
+    ]
+    doubts += [ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples)] if not empty and _shows_nothing(found) else []
     doubts += [few] if few is not None else []
     for name, output in found.outputs.items():
         if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:

@@ -279,6 +279,14 @@ def test_values_beside_shares_of_classes_are_no_classes(places):
     assert {part.task for part in parts} == {"classification"}
 
 
+def test_values_beside_scores_of_the_same_places_are_no_labels():
+    """A detector's head before its boxes are decoded: scores of places, and how far the box's sides may lie from each."""
+    scores = few(4, 100, 10)
+    parts = guess(seen(out("scores", scores, "Sigmoid"), out("sides", normal(4, 100, 32), "Conv"))).parts
+    assert {part.task for part in parts if part.outputs == ("sides",)} == {"regression"}
+    assert {part.task for part in parts if part.outputs == ("scores",)} != {"regression"}
+
+
 def test_bands_of_a_spectrum_are_no_classes():
     """The lowest band of a silent frame is its largest, as the blank of a reading is: its neighbours tell them apart."""
     steps = np.cumsum(OTHER.standard_normal((8, 80, 100)), axis=1) / 8

@@ -368,6 +368,13 @@ def test_masks_that_are_far_from_their_floor_by_factors_say_what_is_to_be_expect
     low, middle, high = np.quantile(found_share, (0.1, 0.5, 0.9))
     assert low > 0.1 / 47 and 0.4 / 47 < middle < 2.5 / 47 and high < 4 / 47
     assert tally("segmentation", wanted, wanted, {"threshold": 0.0}).expected == 0
+    # a sample that holds no mask has none to lose, and all of them show nothing
+    empty = np.full_like(wanted, -1.0)
+    made = tally("segmentation", empty, empty, {"threshold": 0.0})
+    assert (made.expected, made.level, made.kept, made.empty) == (0, None, len(empty), True)
+    some = np.concatenate([empty[:1], wanted[1:]])
+    assert not tally("segmentation", some, some, {"threshold": 0.0}).empty
+    assert tally("segmentation", empty, wanted, {"threshold": 0.0}).kept == 0
 
 
 @pytest.mark.parametrize("blank", [0, 1, 12, 60])

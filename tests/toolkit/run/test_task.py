@@ -145,6 +145,37 @@ def test_one_sample_or_samples_that_are_all_alike_prove_nothing_whatever_the_lim
         assert "<title>Not proven" in render_html(made.report)
 
 
+@pytest.mark.parametrize("found", [False, True])
+def test_samples_in_which_a_mask_is_empty_prove_nothing(tmp_path, found):
+    """Probabilities of 1e-7 everywhere, which no type keeps, are no mask that was lost; and none that was kept."""
+    nodes = [
+        node("Conv", ["x", "w"], ["f"], pads=[1, 1, 1, 1]), node("Relu", ["f"], ["h"]),
+        node("Conv", ["h", "v", "b"], ["s"]), node("Sigmoid", ["s"], ["y"]),
+    ]  # fmt: skip
+    weights = {
+        "w": normal(8, 3, 3, 3, seed=1, scale=0.3), "v": normal(1, 8, 1, 1, seed=2, scale=3 if found else 0.3),
+        "b": np.float32([0 if found else -16]),
+    }  # fmt: skip
+    model = build(nodes, {"x": ["n", 3, 16, 16]}, {"y": ["n", 1, 16, 16]}, weights)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    np.savez(tmp_path / "data.npz", x=normal(40, 3, 16, 16, seed=5))
+    profile = {"name": "all", "shapes": {"x": {"min": [1, 3, 16, 16], "opt": [4, 3, 16, 16], "max": [8, 3, 16, 16]}}}
+    made = run(
+        Recipe.build(
+            "mask", model={"path": tmp_path / "model.onnx"}, profile=[profile],
+            calibration={"data": str(tmp_path / "data.npz")}, passes=["insert_qdq"], engine={"backend": "none"},
+            evaluation={"task": "segmentation", "budget": {"min_unchanged": 0.01}},
+        ),
+        tmp_path / "out",
+    )  # fmt: skip
+    accuracy = made.report.accuracy
+    assert accuracy.shows_nothing is not found and accuracy.misses == []
+    nothing = sentence(ReportCode.SAMPLES_HOLD_NOTHING(task="segmentation", outputs=("y",), samples=accuracy.samples))
+    assert (nothing in accuracy.doubts) is not found
+    assert made.report.summary.headline.startswith(f"NOT PROVEN: {nothing}; ") is not found
+    assert accuracy.parts[0].unchanged == 1 or found
+
+
 def test_labels_off_by_one_are_said_before_anything_is_quantized(tmp_path):
     found = []
     made = chosen(tmp_path, 96, shift=True, budget={"max_drop": 0.01})

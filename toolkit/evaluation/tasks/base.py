@@ -87,6 +87,11 @@ class AnswerTally:
         return self.kept / self.answers if self.answers else 0.0
 
     @property
+    def empty(self) -> bool:
+        """Whether the samples hold nothing of what is found in them: no detection, and no place of a mask."""
+        return self.figure in ("detections", "iou") and self.level is None and 0 < self.answers == self.kept
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of ``share``."""
         return wilson(self.share * self.independent, self.independent)
@@ -181,12 +186,14 @@ class Task(ABC):
 
     def _expected(self, joined: Rows) -> float | None:
         """See ``AnswerTally``."""
-        samples = len(joined.get(RIGHT, ()))
+        right = joined.get(RIGHT, np.zeros(0))
+        samples = len(right)
         if samples and all(len(joined.get(name, ())) == samples for name in (GAP, ERROR)):
             return samples * expected_flips(joined[GAP], joined[ERROR])
         if samples and self.floor_name and len(joined.get(LEVEL, ())) == samples:
-            # levels that are no numbers are lost, however far the others are from the floor
-            return samples * below_floor(self._in_db(joined[LEVEL]), float(self._in_db(np.float64(self.level_needed))))
+            # levels that are no numbers are lost, however far the others are from the floor, but where nothing was
+            levels = np.where(np.isnan(joined[LEVEL]) & (right == joined[COUNT]), np.inf, self._in_db(joined[LEVEL]))
+            return samples * below_floor(levels, float(self._in_db(np.float64(self.level_needed))))
         return None
 
     def _in_db(self, levels: Any) -> Array:

@@ -35,7 +35,7 @@ def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
 
 
 def mean_iou(wanted: Array, found: Array, outside: int | None = None) -> float:
-    """Mean intersection over union of the classes of two masks, 0 to 1; 1 where both are empty.
+    """Mean intersection over union of the classes of two masks, 0 to 1; NaN where neither holds any.
 
     Args:
         wanted: the class of every pixel, integers [pixels].
@@ -49,7 +49,7 @@ def mean_iou(wanted: Array, found: Array, outside: int | None = None) -> float:
         union = int((a | b).sum())
         if union >= SMALL * len(wanted):
             values.append(int((a & b).sum()) / union)
-    return float(np.mean(values)) if values else 1.0
+    return float(np.mean(values)) if values else math.nan
 
 
 class Segmentation(Task):
@@ -79,4 +79,5 @@ class Segmentation(Task):
         level = np.asarray([mean_iou(x, y, outside) for x, y in zip(a, b)])
         broken = np.isnan(flat(np.asarray(found[0], np.float32))).any(axis=1)
         level = np.where(broken, 0.0, level)
-        return one_each(level >= self.level_needed, level)
+        # what is in neither mask is no answer that could be lost
+        return one_each((level >= self.level_needed) | np.isnan(level), level)

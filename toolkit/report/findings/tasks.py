@@ -30,7 +30,7 @@ _WHAT = {
     "dynamic": "it has as many values as the input asks for",
     "one largest": "the same of its values is the largest in every sample",
     "beside shares": "another output's classes are made shares, its values are not",
-    "smooth": "values beside each other go together, as those of a spectrum do and those of classes do not",
+    "bands": "values beside each other go together, as those of a spectrum do and those of classes do not",
     "map": "its shape is that of a map",
     "picture": "its height and width are those of the input image",
     "fits": "its shape fits",
@@ -156,6 +156,15 @@ def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, .
     return f"{text} The guess is unsure, so {also}; set [evaluation] task = {choice} to be judged by that alone."
 
 
+def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
+    what = "object" if task == "detection" else "mask"
+    where = "the only sample" if samples == 1 else f"any of {samples} samples"
+    return (
+        f"the float model finds no {what} by {names(tuple(outputs))} in {where}, which shows nothing of the accuracy: "
+        "give samples that hold what it is to find"
+    )
+
+
 def _own(metric: str, value: float, samples: int) -> str:
     return f"The float model's own {metric} is {value:.3g} on {count(samples, 'sample')}"
 
@@ -267,6 +276,7 @@ TASKS: Table = {
         )
         + ": give samples that differ as real inputs do"
     ),
+    ReportCode.SAMPLES_HOLD_NOTHING: _empty,
     EvaluationCode.LABELS_FIT_NOTHING: _unfit,
     EvaluationCode.LABELS_UNUSED: lambda metric, output: (
         f"The samples have labels that nothing uses, since the recipe names no metric: {metric} of output '{output}' "
