@@ -53,6 +53,7 @@ class Evaluations:
         spending: what may be spent, and what was before; no limit where None.
         missed: by what plans that meet the budget here are known to miss it otherwise, by ``plan_key`` and limit.
         known: a plan that ran on all samples before.
+        likely: what stays float in a plan that met the budget in another form of the model.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Evaluations:
         spending: Spending | None = None,
         missed: Mapping[str, Mapping[str, float]] | None = None,
         known: SearchedPlan | None = None,
+        likely: Sequence[str] | None = None,
     ) -> None:
+        self._likely = likely
         self.simulation, self.budget, self.cost = simulation, budget, cost
         self._missed, self._recalled = missed or {}, known
         self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16

@@ -90,4 +90,4 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
     model.become(trial)
     context.known_ranges = last.known_ranges
     context.journal.events += kept.events
-    return now.adopt(model, context, search.budget, forms)
+    return now.adopt(model, context, search.budget, forms, first)

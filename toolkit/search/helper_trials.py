@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from toolkit.base.log import Log
@@ -21,7 +21,7 @@ from toolkit.search.spending import FLOAT_PRICE
 from toolkit.search.times import gpu_for
 from toolkit.simulation.simulation import Simulation
 
-_FEW, _LEAST_FEW = 8, 8
+_FEW, _LEAST_FEW, _FEWEST = 8, 8, 4
 
 
 class HelperTrials(RealTypes):
@@ -30,12 +30,14 @@ class HelperTrials(RealTypes):
     Attributes:
         decided_on: how many samples the account's inferences are of; a trial on a part of them has fewer.
         first: what ``first_plan`` found.
+        likely: what stays float in a plan that met the budget in another form of the model.
     """
 
     settings: SearchSettings
     name: str
     decided_on: int
     first: SearchedPlan | None = None
+    likely: Sequence[str] | None = None
     _log: Log | None = None
 
     def log(self) -> Log:
@@ -80,9 +82,10 @@ class HelperTrials(RealTypes):
         return Log(path, self.simulation.fingerprint(), needs_now)
 
     def on_few(self) -> Simulation:
-        """The simulation on an eighth of the samples."""
+        """The simulation on an eighth of the samples, or on half of few."""
         total = sum(feed.count for feed in self.simulation.feeds)
-        if 2 * (few := max(_LEAST_FEW, -(-total // _FEW))) > total:
+        few = max(min(_LEAST_FEW, total // 2), -(-total // _FEW))
+        if few < _FEWEST:
             return self.simulation
         return self.simulation.on(replace(self.simulation.settings, samples=few))
 

@@ -28,6 +28,7 @@ from toolkit.search.search import Search, SearchResult, all_float
 from toolkit.search.search_budget import Judged, budget_for, told_by_float, without_labels
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
+from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.timed_search import TimedSearch
 from toolkit.search.times import confirmed, earlier_times, gpu_for
@@ -38,6 +39,8 @@ from toolkit.simulation.simulation import Settings, Simulation
 _ATTEMPTS = 3
 _PLAN_PRICE = 1.0
 """In float inferences, about what a plan costs on all samples."""
+_OF_FORM = 10.0
+"""In float inferences, what a search of another form of the model takes: its methods, its layers and some plans."""
 _WORTH = 0.5
 """A plan with less than this share of what all layers quantized would have is hardly worth having."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
@@ -110,13 +113,17 @@ class PlanSearch(HelperTrials, TimedSearch):
             made.timing = self.timing
         return made
 
-    def adopt(self, model: Model, context: Context, budget: Budget, forms: HelpedForms) -> PlanSearch:
+    def adopt(
+        self, model: Model, context: Context, budget: Budget, forms: HelpedForms, first: SearchedPlan | None
+    ) -> PlanSearch:
         """This search, for a model of the same graph and its context, with limits that are known already.
 
-        ``forms`` gives that model the form that a plan has.
+        ``forms`` gives that model the form that a plan has; ``first`` met the budget without them.
         """
         self.model, self.context, self.budget, self.forms = model, context, budget, forms
+        self.likely = first.kept if first is not None else None
         self.spending.bought.clear()
+        self.spending.again("helpers", _OF_FORM)
         return self
 
     def _simulation(self) -> Simulation:
@@ -201,7 +208,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             search = Search(
                 simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges,
                 log=log, best=best, progress=context.progress, spending=self.spending, missed=otherwise,
-                known=known,
+                known=known, likely=self.likely,
             )  # fmt: skip
             found = search.run()
             if search.simulation is not simulation:

@@ -221,6 +221,9 @@ class Search(ChoosingRanges):
                 self.amax = dict(self.best.amax)
                 self._propose(harm, measure)
             return
+        if self._likely is not None and self._left() > 0:
+            # a form of the model that suits INT8 better has this plan at least
+            self._evaluate(self._likely)
         self._propose(harm, measure, first=True)
         assert self.best is not None
         if not self.best.passes:

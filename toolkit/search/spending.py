@@ -63,7 +63,8 @@ class Spending:
         self, inferences: float | None = None, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.inferences, self._clock = inferences, clock
-        self._at_least = self._more_minutes = self._again = 0.0
+        self._at_least = self._more_minutes = 0.0
+        self._again = False
         self.minutes, self._until = minutes, clock() + 60 * minutes if minutes is not None else math.inf
         self._before = computed()
         self._asked: set[str] = set()
@@ -85,7 +86,7 @@ class Spending:
         usual = minutes is None and inferences is None
         made = cls(plans, _USUAL_MINUTES, at_work()) if usual else cls(plans, minutes)
         made._at_least = _LEAST_MACS if inferences is None else 0.0
-        made._again = _AGAIN if inferences is None else 0.0
+        made._again = inferences is None
         made._more_minutes = _USUAL_MINUTES if usual else 0.0
         return made
 
@@ -102,14 +103,15 @@ class Spending:
             self._until += 60 * self._more_minutes
         return True
 
-    def again(self, why: str = "") -> None:
+    def again(self, why: str = "", least: float = _AGAIN) -> None:
         """Let a search look at a few plans more, where nobody set a limit: for each reason once.
 
         Args:
             why: what the plans that it has known lack.
+            least: the inferences that are left then.
         """
-        if self.inferences is not None and why not in self._asked:
-            self.inferences = max(self.inferences, self.priced + self._again)
+        if self.inferences is not None and self._again and why not in self._asked:
+            self.inferences = max(self.inferences, self.priced + least)
         self._asked.add(why)
 
     def know(self, macs: float) -> None:

@@ -62,3 +62,22 @@ def test_a_plan_that_is_known_counts_as_it_stands_against_this_budget():
     search = Search(sim.on(sim.settings), strict, cost, try_ranges=False, known=known)
     assert search.run().best.kept != known.kept
     assert next(plan.lacks for plan in search.plans if plan.kept == known.kept)
+
+
+def test_a_plan_that_met_the_budget_in_another_form_is_run_before_others():
+    model = chain(12)
+    damage(model, "layer3")
+    sim = simulation(model, feeds())
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
+
+    def found(**more):
+        spending = Spending(inferences=30.0)
+        search = Search(sim.on(sim.settings), Budget(min_sqnr_db=28), cost, try_ranges=False, spending=spending, **more)
+        best = search.run().best
+        return best, [plan.kept for plan in search.plans if plan.kept]
+
+    likely = ("layer3", "layer5", "layer6", "layer7", "layer8")
+    (alone, first), (told, after) = found(), found(likely=likely)
+    assert first[0] != likely and after[0] == likely
+    # from there on the search goes on to better ones
+    assert alone.meets and told.meets and len(told.kept) < len(likely)
