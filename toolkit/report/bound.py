@@ -38,7 +38,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
         return []
     best, noted = _everything(info), journal.of("noted")
     assert best is not None
-    shared = {"precision": info.precision, "metric": info.metric or "", "allowed": info.allowed}
+    shared = {"precision": info.precision, "metric": info.metric or "", "allowed": info.allowed, "rest": info.rest}
     found = [
         BoundCode.EVERYTHING(
             **shared, **_shown(best), output=info.output, behind=info.behind, float_metric=info.float_metric

@@ -123,3 +123,11 @@ def test_page_and_terminal_show_it():
     assert "<li>FP16 adds to it.</li>" in page and "What keeps 87.1 % of the multiply-accumulates out of INT8:" in page
     report.summary.bound = []
     assert "What keeps" not in to_text(report) and "What keeps" not in render_html(report)
+
+
+def test_a_plan_that_only_misses_for_what_its_float_type_adds_is_said_to():
+    plans = [point(1.0, 0, 20.2, 0.09), point(0.58, 28, 54.6, 0.0, lacks={"min_unchanged": 0.184}),
+             point(0.0, 48, 150.0, 0.0, chosen=True)]  # fmt: skip
+    told = " ".join(sentence(one) for one in bound(info(plans=plans), Journal(), LAYERS))
+    assert "54.6 dB SQNR, 100.0 % of the answers unchanged on 64 samples, which misses" in told
+    assert told.count("once what FP16 was seen to add is counted") == 1

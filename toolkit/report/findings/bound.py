@@ -15,9 +15,9 @@ _MOST = 0.75
 
 def _answers(
     metric: str, allowed: float | None, value: float | None, unchanged: float | None, expected: float | None,
-    samples: int, limits: tuple[str, ...], lacks: tuple[float | str, ...],
+    samples: int, limits: tuple[str, ...], lacks: tuple[float | str, ...], rest: str,
 ) -> str:  # fmt: skip
-    """What a plan does to the answers, and what the budget allows."""
+    """What a plan does to the answers, and what the budget allows; ``rest`` is the type of its float layers."""
     parts = []
     if metric and value is not None:
         parts.append(f"{metric} {number(value)}")
@@ -30,6 +30,9 @@ def _answers(
             f"counted, and the budget with its margin allows {percent(allowed, 2)}"
         )
     missed = lacks_words({name: float(by) if by != "inf" else None for name, by in zip(limits, lacks)})
+    if expected is not None and allowed is not None:
+        # as simulated it is within what is allowed
+        missed += f" once what {rest.upper()} was seen to add is counted"
     return f"{', '.join(parts)}{where}, which misses {missed}" if parts else f"it misses {missed}{where}"
 
 
