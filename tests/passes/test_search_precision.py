@@ -361,6 +361,21 @@ def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monke
     assert not said(context.journal, Code.SEARCH_UNPROVEN)
 
 
+@pytest.mark.parametrize("limits", [False, True])
+def test_where_every_plan_misses_in_float16_and_float_does_not_nothing_is_quantized(monkeypatch, tmp_path, limits):
+    """But for what only lacks some of its margin: that is worth more than nothing quantized."""
+
+    def check(self, found):
+        if len(found.best.kept) < len(self.simulation.names):
+            found.lacks_in_types, found.limits_in_types = {"min_sqnr_db": 0.1}, limits
+
+    monkeypatch.setattr(PlanSearch, "check_in_types", check)
+    context = context_for(chain(), feeds(), tmp_path)
+    SearchPrecision(min_sqnr_db=10)(chain(), context)
+    info = read_search(tmp_path / "search.json")[0]
+    assert (info.chosen.quantized_share > 0, info.met) == ((True, False) if limits else (False, True))
+
+
 def test_a_layer_that_int8_damages_runs_in_fp8_where_that_is_asked(tmp_path):
     """One channel is 400 times the others: INT8's one scale leaves them nothing, FP8's exponent does."""
     rng = np.random.default_rng(0)

@@ -247,6 +247,9 @@ class PlanSearch(HelperTrials, TimedSearch):
             missed = {"limits": list(lacks), "by": list(lacks.values())}
             context.journal.noted(Code.SEARCH_IN_TYPES(rest=context.rest, **missed, searches=attempt, last=last))
             if last:
+                if not found.rest_lacks and not found.limits_in_types and len(found.best.kept) < len(simulation.names):
+                    # nothing quantized is worth more than what misses the limits themselves
+                    found = self._left_float(found, cost, demand)
                 break
         if self.spending.over:
             context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
@@ -256,6 +259,17 @@ class PlanSearch(HelperTrials, TimedSearch):
         self._record(found, judged, cost, prefer)
         for one in (simulation, *twins):
             one.forget()
+        return found
+
+    def _left_float(self, found: SearchResult, cost: CostModel, demand: Budget) -> SearchResult:
+        """What was found, with nothing quantized as the plan; held against the budget in its types too."""
+        plain = all_float(self.simulation, cost, replace(demand, types=None), self.spending).best
+        others = [plan for plan in found.plans if plan.kept != plain.kept]
+        notes = [*found.notes, Code.SEARCH_ALL_FLOAT(by_time=False, faster=0)]
+        found = replace(
+            found, best=plain, plans=[*others, plain], notes=notes, lacks_in_types={}, rest_lacks={}, real=None
+        )  # fmt: skip
+        self.check_in_types(found)
         return found
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:

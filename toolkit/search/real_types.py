@@ -73,7 +73,7 @@ class RealTypes:
                 self.budget, real, reference, lambda: simulation.outcome_of(self._in_types(None))
             )
             if alone is not None:
-                found.types = TypeNoise.between(real, found.best.outcome)
+                found.types = _of_others(self.budget, TypeNoise.between(real, found.best.outcome), alone, reference)
                 found.limits_in_types = not plain.lacks(real, reference)
                 found.rest_lacks = plain.lacks(alone, reference)
         except ModelError as error:
@@ -126,6 +126,23 @@ class RealTypes:
             # what a plan does in its types is not known then either, and said
             return None
         return (found[1], found[0]) if found[1].noise < NEARER * found[0].noise else None
+
+
+def _of_others(budget: Budget, of_plan: TypeNoise, alone: Outcome, reference: Outcome) -> TypeNoise:
+    """What the types are taken to add to other plans than the one that was looked at.
+
+    A sample at the edge that falls for them can cost a plan all that the budget allows. Where as much, added to hardly
+    any noise at all, would miss a budget that the unquantized model in these types meets, it is that plan's own.
+
+    Args:
+        budget: what must hold.
+        of_plan: what they add to that plan.
+        alone: the unquantized model in these types.
+        reference: the float model.
+    """
+    without = replace(budget, max_ms=None, types=None)
+    own = bool(replace(without, types=of_plan).lacks(alone, reference)) and not without.lacks(alone, reference)
+    return TypeNoise.of(alone) if own else of_plan
 
 
 def lacks_in_types(

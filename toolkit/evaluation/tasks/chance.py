@@ -12,6 +12,8 @@ _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24
 _NEIGHBOURS, _TIE = 2.0, 1e-3
 _BANDWIDTH = 1.06
+_PERFECT, _FAR = 149.0, 30.0
+"""In dB: with a thousandth of the noise that a sample may have it is safe, and how safe tells nothing of others."""
 _HUGE = float(np.finfo(np.float32).max)
 MASKED = -1e9
 """What stands for the score of a class that is masked by -inf: infinity less itself would be NaN."""
@@ -93,13 +95,14 @@ def below_floor(levels: Array, floor: float) -> float:
     Each level stands for a normal distribution around it, whose width is that of B. W. Silverman, "Density Estimation
     for Statistics and Data Analysis" (1986), equation 3.28: what lies closely above the floor counts in part. How
     far above the others the best lie, as samples do that are blank, says nothing of those: the deviation is that of the
-    lower half where it is the smaller.
+    lower half where it is the smaller, what lies far above the floor counts as if it lay ``_FAR`` above it, and what is
+    perfect tells nothing of the others: with most masks perfect those would seem to vary by tens of dB.
 
     Args:
-        levels: float64 [samples].
+        levels: float64 [samples], in dB.
         floor: the level from which on a sample counts as unchanged.
     """
-    known = levels[np.isfinite(levels)]
+    known = np.minimum(levels[np.isfinite(levels) & (levels < _PERFECT)], floor + _FAR)
     lost = float((levels < floor).sum() - (known < floor).sum() + np.isnan(levels).sum())
     width = _BANDWIDTH * _deviation(known) * len(known) ** -0.2 if len(known) > 1 else 0.0
     with np.errstate(divide="ignore"):
