@@ -102,7 +102,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found.append(_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0))
     elif output.ops & _LINEAR:
         found.append(Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0]))
-        if _beside_shares(output, seen):
+        if _beside_shares(output, seen) and "embedding" not in {clue.task for clue in found}:
             found += [Clue("regression", "values", 2.5, "beside shares"), Clue("regression", "shape", 0.5, "fits")]
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))

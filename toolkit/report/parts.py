@@ -103,6 +103,9 @@ class Accuracy(Part):
     few: FewAnswers | None = Field(
         default=None, description="the limit that needs most answers, where there are too few to judge it"
     )
+    quantized_source: bool = Field(
+        default=False, description="whether the source, which ``before`` and all else is compared with, has Q/DQ pairs"
+    )
     shows_nothing: bool = Field(
         default=False, description="whether no budget can be judged: one sample, or samples that all give the same"
     )

@@ -92,6 +92,7 @@ def accuracy_of(
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
         shows_nothing=_shows_nothing(found),
+        quantized_source=task is not None and task.quantized_source,
     )
     return _beside(accuracy, found.unrounded, budget, task) if found.unrounded is not None else accuracy
 

@@ -114,7 +114,9 @@ def new_evaluation(
                 ReportCode.NEW_WITHOUT_SAMPLES(), "# The task is told from samples, and a task has its own limit."
             )
         return made
-    watched = seen_model(model, Recipe.parse("\n".join([before, *made.lines]), target))
+    recipe = Recipe.parse("\n".join([before, *made.lines]), target)
+    inputs = Inputs(Job(recipe, RunFolder.of(recipe.name, None)), model)
+    watched = seen_model(inputs)
     if isinstance(watched, Finding):
         made.warnings.append(watched)
         watched = None
@@ -135,7 +137,8 @@ def new_evaluation(
     if metric is not None and ":" in metric:
         _metric(made, metric, None, _SHARE)
         return made
-    found = _measured(model, labelled, metric, watched)
+    # the model without the pairs that the recipe strips
+    found = _measured(inputs.reference(), labelled, metric, watched)
     if isinstance(found, Finding):
         made.warnings.append(found)
         made.lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
@@ -165,20 +168,22 @@ def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
     made.said += one_sided_among(found.parts, seen)
 
 
-def seen_model(model: Model, recipe: Recipe) -> SeenModel | Finding | None:
-    """The model with what it gives on the samples from which a run will tell its task; why it cannot be run, if so.
+def seen_model(inputs: Inputs) -> SeenModel | Finding | None:
+    """The model that results are compared with, with what it gives on the samples from which a run will tell its task.
+
+    Why it cannot be run, if so.
 
     None without samples, and for images: how these are scaled is left to the user.
 
     Args:
-        model: the model of the recipe.
-        recipe: the recipe, whose ``[evaluation]`` says no more yet than where its samples are.
+        inputs: those of a recipe whose ``[evaluation]`` says no more yet than where its samples are.
     """
+    recipe = inputs.job.recipe
     sources = [recipe.resolve(data) for data in (recipe.calibration.data, recipe.evaluation.data) if data is not None]
     if any(map(holds_images, sources)):
         return None
     try:
-        found = first_seen(Inputs(Job(recipe, RunFolder.of(recipe.name, None)), model))
+        found = first_seen(inputs)
     except EndlessLoopError:
         raise
     except ModelError as error:

@@ -13,6 +13,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.dimensions import is_batch_name
+from toolkit.placement.quantized import quantized_nodes
 from toolkit.run.inputs import Inputs
 from toolkit.run.step import Record
 
@@ -39,6 +40,7 @@ class TaskRecord(Record):
         float_value: the float model's metric on the first samples; None without a built-in metric.
         suspicion: what is plainly wrong with that value; None where nothing is.
         notes: what else was seen of the outputs.
+        quantized_source: whether the model that results are compared with has Q/DQ pairs itself.
     """
 
     task: str = ""
@@ -48,6 +50,7 @@ class TaskRecord(Record):
     float_value: float | None = None
     suspicion: Finding | None = None
     notes: list[Finding] = Field(default_factory=list)
+    quantized_source: bool = False
 
     @property
     def said(self) -> list[Finding]:
@@ -164,8 +167,9 @@ def _look(inputs: Inputs) -> Looked:
     notes += one_sided_among(judged.parts, watched)
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
     record = TaskRecord(
-        task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes
-    )
+        task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes,
+        quantized_source=quantized_nodes(inputs.reference()),
+    )  # fmt: skip
     lacking = [t.name for t in inputs.reference().graph.outputs if t.name not in found.outputs]
     return Looked(record, found.batches, lacking, watched)
 

@@ -26,6 +26,7 @@ from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.labels import unfit
+from toolkit.run.new import recipe_for
 from toolkit.run.new_metric import new_evaluation
 from toolkit.run.recipe import Recipe
 from toolkit.run.task import task_of
@@ -461,3 +462,25 @@ def test_new_and_a_run_give_one_answer(tmp_path, capsys):
     # two tasks have two limits, and none is set for both
     assert {part["task"] for part in named.parts} == {"classification", "embedding"}
     assert recipe.evaluation.budget.min_unchanged is None
+
+
+def test_the_float_models_own_value_is_that_of_the_model_without_the_pairs_that_the_recipe_strips(place):
+    """Pairs so coarse that they take all that tells the classes apart."""
+    x = normal(COUNT, 6, seed=2)
+    label = session(Model.load(place / "model.onnx")).run({"x": x})["scores"].argmax(axis=1)
+    np.savez(place / "test.npz", x=x, label=label)
+    proto = onnx.load(str(place / "model.onnx"))
+    proto.graph.node[0].input[0] = "back"
+    pair = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["back"])]
+    nodes = [*pair, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend([
+        onnx.numpy_helper.from_array(np.float32(40), "s"), onnx.numpy_helper.from_array(np.int8(0), "z"),
+    ])  # fmt: skip
+    onnx.save(proto, str(place / "model.onnx"))
+    coarse = session(Model.load(place / "model.onnx")).run({"x": x})["scores"].argmax(axis=1)
+    assert (coarse == label).mean() < 0.6
+    made = recipe_for(place / "model.onnx", place / "r.toml", place / "data.npz", place / "test.npz", None)
+    (own,) = [one for one in made.said if one.code is ReportCode.NEW_FLOAT_VALUE]
+    assert (own.values["metric"], own.values["value"]) == ("top1", 1.0)

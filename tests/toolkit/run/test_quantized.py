@@ -13,7 +13,7 @@ from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal
 from tests.conftest import run as infer
 from tests.toolkit.conftest import GOOD, complain
-from toolkit import Code, Model
+from toolkit import Code, Model, run
 from toolkit.base.code import import_path
 from toolkit.cli.main import invoke
 from toolkit.contract.journal import Journal
@@ -120,6 +120,28 @@ def test_with_strip_qdq_results_are_compared_with_the_float_model(place):
     (place / "recipe.toml").write_text(GOOD)
     plain = inputs_of(place)
     assert plain.reference() is plain.source()
+
+
+def test_a_source_that_is_quantized_itself_is_not_called_float(tmp_path):
+    x = normal(40, 6, seed=2)
+    pair = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["back"])]
+    proto = build(
+        [*pair, node("MatMul", ["back", "w"], ["y"])], {"x": ["n", 6]}, {"y": ["n", 5]},
+        {"s": np.float32(0.03), "z": np.int8(0), "w": normal(6, 5)},
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=x)
+    np.savez(tmp_path / "test.npz", x=x, label=np.arange(40) % 5)
+    passes = ["insert_qdq"], ["strip_qdq", "insert_qdq"]
+    for chosen in passes:
+        recipe = Recipe.build(
+            "r", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")}, passes=chosen,
+            engine={"backend": "none"}, evaluation={"data": str(tmp_path / "test.npz"), "metric": "top1"},
+        )  # fmt: skip
+        made, kept = run(recipe, tmp_path / "out").report, chosen is passes[0]
+        assert made.accuracy.quantized_source is kept
+        assert ("of the source, which is quantized itself" in made.summary.headline) is kept
+        assert ("float (drop" in made.summary.headline) is not kept
 
 
 def test_the_pairs_are_taken_out_once_whoever_asks_first(place, monkeypatch):

@@ -43,7 +43,8 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     """
     before, after = accuracy.before, accuracy.quantized
     if after is not None and before is not None:
-        words = f"{accuracy.metric or 'metric'} {number(after)} against {number(before)} float"
+        words = f"{accuracy.metric or 'metric'} {number(after)} against {number(before)} "
+        words += "of the source, which is quantized itself" if accuracy.quantized_source else "float"
         notes = []
         if accuracy.drop is not None:
             points = accuracy.in_points
