@@ -118,6 +118,8 @@ class _Fit:
             return
         x, y = (np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
                 for values in (wanted, given))  # fmt: skip
+        # masks of -inf tell nothing of a line
+        x, y = (np.where(np.isfinite(x) & np.isfinite(y), values, 0.0) for values in (x, y))
         new = np.stack([x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1), (y * y).sum(1)])
         if self.sums is None or self.sums.shape == new.shape:
             self.sums = new if self.sums is None else self.sums + new

@@ -15,6 +15,7 @@ from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 from toolkit.evaluation.tasks import CLASS_TASKS, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.report.findings.accuracy import shown_apart
 from toolkit.report.findings.words import clause
 from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
@@ -111,11 +112,9 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
     if value is not None and mine is not None and theirs is not None and mine != theirs:
         figure = _moved(found.found, value, theirs - mine) if few else theirs
         moved = {"moved": found.moved} if few else {}
-        told.append(
-            sentence(
-                ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
-            )
-        )
+        said = ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
+        if shown_apart(accuracy.metric, mine, theirs):
+            told.append(sentence(said))
     doubts = []
     if (
         unrounded.misses

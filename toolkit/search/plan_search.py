@@ -244,12 +244,13 @@ class PlanSearch(HelperTrials, TimedSearch):
             # what only lacks some of its margin is worth more than nothing quantized
             ended = known is None and found.limits_in_types and not self.spending.left(_PLAN_PRICE)
             last = attempt == _ATTEMPTS or ended or (self.spending.over and known is None)
-            missed = {"limits": list(lacks), "by": list(lacks.values())}
+            # nothing quantized is worth more than what misses the limits themselves
+            leave = last and not found.rest_lacks and not found.limits_in_types
+            missed = {"limits": list(lacks), "by": list(lacks.values()), **({"left": True} if leave else {})}
             context.journal.noted(Code.SEARCH_IN_TYPES(rest=context.rest, **missed, searches=attempt, last=last))
+            if leave:
+                found = self._left_float(found, cost, demand)
             if last:
-                if not found.rest_lacks and not found.limits_in_types and len(found.best.kept) < len(simulation.names):
-                    # nothing quantized is worth more than what misses the limits themselves
-                    found = self._left_float(found, cost, demand)
                 break
         if self.spending.over:
             context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))

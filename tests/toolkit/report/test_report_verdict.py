@@ -10,6 +10,7 @@ from toolkit.base.text import toml_string
 from toolkit.report.advice import advice
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.report.findings.accuracy import number
 from toolkit.report.findings.headline import headline, quantized_words
 from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema import (
@@ -282,3 +283,11 @@ def test_the_first_line_counts_what_blocks_hide():
     told = quantized_count([blind[0], blind[1].model_copy(update={"actual": opened})])
     assert (told.hidden, told.opened, told.as_quantized) == (2, 1, 1)
     assert quantized_words(told).endswith("(opened, 1 of them computes as quantized)")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.000"), (0.9876, "0.988"), (0.04, "0.040"), (0.00123, "0.00123"), (5.8412, "5.841"), (32412, "3.241e+04")],
+)
+def test_small_values_of_a_metric_keep_their_digits(value, shown):
+    assert number(value) == shown

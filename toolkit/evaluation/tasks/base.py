@@ -287,7 +287,8 @@ def _judged(wanted: Array, found: Array, nothing: float) -> tuple[Array, Array]:
     """
     if not is_float(wanted.dtype) or not is_float(found.dtype):
         return wanted, found
-    a, b = (values if values.dtype.kind == "f" else values.astype(np.float32) for values in (wanted, found))
+    # a mask is more than float16 holds
+    a, b = (one if one.dtype in (np.float32, np.float64) else one.astype(np.float32) for one in (wanted, found))
     unknown = np.isnan(a)
     if math.isfinite(nothing):
         unknown |= (np.abs(a) >= MASK) & (np.abs(b) >= MASK) & ((a > 0) == (b > 0))

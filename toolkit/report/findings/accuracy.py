@@ -13,8 +13,10 @@ _MOST_OUTPUTS = 3
 
 
 def number(value: float) -> str:
-    """A metric's value."""
-    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.4g}"
+    """A metric's value: three places behind the point, three digits of what is small, four of what is over 1."""
+    if 0.01 <= abs(value) <= 1 or not value:
+        return f"{value:.3f}"
+    return f"{value:.4g}" if abs(value) > 1 else f"{value:.3g}"
 
 
 def level(error: OutputError) -> str:
@@ -70,6 +72,11 @@ def unrounded(accuracy: Accuracy) -> str:
 
 def _headline_figure(metric: str | None, value: float) -> str:
     return f"{metric} {number(value)}" if metric else f"{percent(value)} unchanged"
+
+
+def shown_apart(metric: str | None, one: float, other: float) -> bool:
+    """Whether two figures of the first line differ as they are shown."""
+    return _headline_figure(metric, one) != _headline_figure(metric, other)
 
 
 def _unrounded_differs(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from toolkit.base.text import count
+from toolkit.report.findings.search_notes import NOT_SET, UNITS
 from toolkit.report.findings.words import output_words, percent, work_share
 from toolkit.report.search_parts import PlanPoint, SearchInfo
-
-_UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
 
 
 def search_line(info: SearchInfo) -> str:
@@ -55,7 +54,9 @@ def plan_standing(info: SearchInfo, plan: PlanPoint) -> str:
 def lacks_words(lacks: Mapping[str, float | str | None]) -> str:
     """How far a plan misses each limit."""
     return ", ".join(
-        f"{name} by {float(value):.3g}{_UNITS.get(name, '')}" if value is not None else f"{name} (no finite figure)"
+        f"{NOT_SET.get(name, name)} by {float(value):.3g}{UNITS.get(name, '')}"
+        if value is not None
+        else f"{NOT_SET.get(name, name)} (no finite figure)"
         for name, value in lacks.items()
     )
 

@@ -9,8 +9,8 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
 from toolkit.search.codes import DemandCode, KeptCode
 
-_UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
-_NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
+UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
+NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
 """Limits that hold whatever the budget is."""
 _NAMED = 4
 
@@ -18,16 +18,20 @@ _NAMED = 4
 def misses(limits: tuple[str, ...], by: tuple[float | str, ...]) -> str:
     """By how much each limit is missed; a limit that could not be measured has no number."""
     return joined(
-        f"{_NOT_SET.get(limit, limit)} by {float(lack):.4g}{_UNITS.get(limit, '')}"
+        f"{NOT_SET.get(limit, limit)} by {float(lack):.4g}{UNITS.get(limit, '')}"
         if float(lack) < float("inf")
         else f"{limit} (unmeasured)"
         for limit, lack in zip(limits, by)
     )
 
 
-def _in_types(rest: str, limits: tuple[str, ...], by: tuple[float, ...], searches: int, last: bool) -> str:
+def _in_types(
+    rest: str, limits: tuple[str, ...], by: tuple[float, ...], searches: int, last: bool, left: bool = False
+) -> str:
     next_step = (
-        f"It is taken all the same after {searches} searches; set a larger margin."
+        f"After {searches} searches nothing is quantized instead."
+        if left
+        else f"It is taken all the same after {searches} searches; set a larger margin."
         if last
         else "The search goes on with that taken into account."
     )
