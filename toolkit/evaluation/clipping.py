@@ -12,7 +12,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.difference import MASK
+from toolkit.evaluation.masks import MASK, valued
 from toolkit.evaluation.tasks import AnswerTally
 from toolkit.placement.existing import pairs_of
 
@@ -54,7 +54,8 @@ class Clipping:
         flat = np.asarray(values, np.float32).reshape(-1)
         largest = _largest(flat)
         if not largest < MASK:
-            flat = flat[np.abs(flat) < MASK]
+            # the squares of what is as large leave the range of float32
+            flat = valued(flat).astype(np.float64)
             largest = _largest(flat)
         self.largest = max(self.largest, largest)
         self.values += flat.size

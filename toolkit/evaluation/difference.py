@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.masks import masks
 
-MASK, _FEW_SAMPLES = 9e8, 8
-"""What is as large stands for no value: masks of -1e9 come with the score that they were added to."""
+_FEW_SAMPLES = 8
+_LEAST_SUM = 1e-30
+"""Sums of float32 products that are smaller may lack most of what they sum: less than 1e-38 has few digits or none."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,25 @@ class Difference:
             self.broken += int(broken.sum())
         keep = usable & ~broken
         # the difference of masks would drown everything else
-        keep &= np.abs(a) < MASK
+        masked = masks(a)
+        if masked is not None:
+            keep &= ~masked
+        if classes:
+            self._argmax(a, b)
         if not keep.all():
             a, b = np.where(keep, a, 0), np.where(keep, b, 0)
-        d = a - b
+        with np.errstate(over="ignore"):
+            d = a - b
+        largest = float(np.abs(d).max(initial=0.0))
+        if math.isinf(largest):
+            d = a.astype(np.float64) - b
+            largest = float(np.abs(d).max())
         flat_a, flat_b, flat_d = a.reshape(-1), b.reshape(-1), d.reshape(-1)
         self.signal += _dot(flat_a, flat_a)
         self.noise += _dot(flat_d, flat_d)
         self.cross += _dot(flat_a, flat_b)
         self.power += _dot(flat_b, flat_b)
-        self.max_abs = max(self.max_abs, float(np.abs(flat_d).max(initial=0.0)))
-        if classes:
-            self._argmax(a, b)
+        self.max_abs = max(self.max_abs, largest)
 
     def merge(self, other: Difference) -> None:
         """Take in what another part of the samples showed."""
@@ -116,7 +125,8 @@ class Difference:
 
     def _argmax(self, a: Array, b: Array) -> None:
         """Count positions whose argmax is the float model's."""
-        same = same_argmax(a, b)
+        # NaN is what wins nowhere
+        same = same_argmax(*(np.where(np.isnan(one), -np.inf, one) for one in (a, b)))
         self.same += int(same.sum())
         self.positions += same.size
 
@@ -124,8 +134,8 @@ class Difference:
         """Remember the mean of a batched output by shape, for ``variation_db``."""
         if reference.ndim == 0 or not len(reference) or not np.isfinite(reference).all():
             return
-        rows = np.asarray(reference, np.float64)
-        rows = np.where(np.abs(rows) < MASK, rows, 0.0)
+        rows, masked = np.asarray(reference, np.float64), masks(np.asarray(reference, np.float32))
+        rows = rows if masked is None else np.where(masked, 0.0, rows)
         count, total = self.sums.get(rows.shape[1:], (0, np.zeros(rows.shape[1:])))
         self.sums[rows.shape[1:]] = count + len(rows), total + rows.sum(axis=0)
 
@@ -216,6 +226,9 @@ def same_argmax(reference: Array, value: Array) -> Array:
 def _dot(a: Array, b: Array) -> float:
     # float32 products summed pairwise in blocks, blocks in float64: exact enough and five times faster than float64
     block = 1 << 16
-    if a.size <= block:
-        return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
-    return float(sum(float(np.dot(a[i : i + block], b[i : i + block])) for i in range(0, a.size, block)))
+    if a.size > block:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = float(sum(float(np.dot(a[i : i + block], b[i : i + block])) for i in range(0, a.size, block)))
+        if _LEAST_SUM < abs(found) < math.inf or not a.any():
+            return found
+    return float(np.dot(a.astype(np.float64), b.astype(np.float64)))

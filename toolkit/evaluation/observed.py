@@ -14,6 +14,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.likeness import grids, likeness
+from toolkit.evaluation.masks import valued
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
@@ -70,9 +71,9 @@ class SeenOutput:
 
     @cached_property
     def flat(self) -> Array:
-        """All values seen that are finite, float64 [values]."""
+        """All values seen that are numbers, see ``valued``, float64 [values]."""
         values = np.concatenate([np.asarray(one, np.float64).reshape(-1) for one in self.samples] or [np.zeros(0)])
-        return np.asarray(values[np.isfinite(values)])
+        return valued(values)
 
     @cached_property
     def bounds(self) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
+from toolkit.evaluation.masks import valued
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.evaluation.tasks.segmentation import SMALL
@@ -124,7 +125,7 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
         values = [np.asarray(one, np.float64) for one in output.samples]
         if not whole:
             values = [np.take(one, range(first, last + 1), axis=axis) for one in values]
-        mean, variance = _centre(_finite(values), output)
+        mean, variance = _centre(_numbers(values), output)
         settings = {**base, "mean": mean, "variance": variance}
         if values[0].size <= _FEW_VALUES:
             settings["few"] = True
@@ -147,13 +148,12 @@ def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, fl
     mean, variance = float(values.mean()), float(values.var())
     if variance > _STEADY * mean**2:
         return mean, variance
-    whole = _finite(output.samples)
+    whole = _numbers(output.samples)
     return 0.0, mean**2 or (float(np.square(whole).mean()) if whole.size else 0.0)
 
 
-def _finite(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    flat = np.concatenate([np.asarray(one, np.float64).reshape(-1) for one in values])
-    return flat[np.isfinite(flat)]
+def _numbers(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    return valued(np.concatenate([np.asarray(one, np.float64).reshape(-1) for one in values]))
 
 
 def _image(output: SeenOutput, seen: SeenModel) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.difference import MASK, is_float, same_argmax
+from toolkit.evaluation.difference import is_float, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
+from toolkit.evaluation.masks import MASK, masks
 from toolkit.evaluation.tasks.chance import MASKED, below_floor, expected_flips, gaps_and_errors
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
@@ -291,7 +292,8 @@ def _judged(wanted: Array, found: Array, nothing: float) -> tuple[Array, Array]:
     a, b = (one if one.dtype in (np.float32, np.float64) else one.astype(np.float32) for one in (wanted, found))
     unknown = np.isnan(a)
     if math.isfinite(nothing):
-        unknown |= (np.abs(a) >= MASK) & (np.abs(b) >= MASK) & ((a > 0) == (b > 0))
+        masked, alike = masks(np.asarray(a, np.float32)), (np.abs(b) >= MASK) & ((a > 0) == (b > 0))
+        unknown |= (np.isinf(a) if masked is None else np.isinf(a) | masked) & alike
     if not unknown.any():
         return wanted, found
     return np.where(unknown, a.dtype.type(nothing), a), np.where(unknown, b.dtype.type(nothing), b)

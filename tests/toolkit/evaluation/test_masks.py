@@ -1,0 +1,124 @@
+"""Masks are left out of what is compared; quantities that are as large, or larger, are not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.evaluation.clipping import Clipping
+from toolkit.evaluation.difference import Difference
+from toolkit.evaluation.masks import masks, valued
+from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.parts import parts_for
+from toolkit.evaluation.tasks import OutputPart, reader
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def db(a, b):
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return 10 * math.log10(np.square(a).sum() / np.square(a - b).sum())
+
+
+def compared(a, b, classes=False, batch=32):
+    found = Difference()
+    for begin in range(0, len(a), batch):
+        found.add(a[begin : begin + batch], b[begin : begin + batch], classes)
+        found.follow(a[begin : begin + batch])
+    return found
+
+
+@given(st.integers(-100, 100), st.booleans())
+def test_scale_changes_no_figure(exponent, many):
+    scale = np.float32(2.0**exponent)
+    a = normal((64, 1200 if many else 12))
+    b = a + np.float32(0.1) * normal(a.shape, 1)
+    one, scaled = compared(a, b, batch=64), compared(a * scale, b * scale, batch=64)
+    assert one.sqnr_db == pytest.approx(db(a, b), abs=1e-3)
+    assert scaled.sqnr_db == pytest.approx(one.sqnr_db, abs=1e-3)
+    assert scaled.max_abs == pytest.approx(float(scale) * one.max_abs)
+    assert scaled.cosine == pytest.approx(one.cosine, abs=1e-5)
+    assert scaled.variation_db == pytest.approx(one.variation_db, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e9, 1e12])
+def test_large_quantities_are_judged_as_small_ones(scale):
+    wanted = normal((400, 8))
+    found = wanted + 0.2 * normal(wanted.shape, 1)
+    settings = {"few": True, "mean": 0.0, "variance": scale**2}
+    task = reader(OutputPart("regression", ("y",), settings))
+    tally = task.tally([task.rows({"y": wanted * np.float32(scale)}, {"y": found * np.float32(scale)})])
+    levels = -10 * np.log10(np.square((wanted - found).astype(np.float64)).mean(axis=1))
+    assert tally.level == pytest.approx(levels.mean(), abs=1e-3) and tally.kept == (levels >= 20).sum() < 20
+
+
+def test_large_channels_beside_small_ones_count():
+    scale = np.array([1, 1, 1e10, 1e10], np.float32)
+    a = normal((96, 4)) * scale
+    b = a + 0.1 * normal(a.shape, 1) * scale
+    assert compared(a, b).sqnr_db == pytest.approx(db(a, b), abs=1e-3)
+
+
+def test_the_largest_floats_have_a_difference():
+    a = np.full((4, 4), 3e38, np.float32)
+    found = compared(a, -a)
+    assert found.max_abs == pytest.approx(6e38) and found.sqnr_db == pytest.approx(-20 * math.log10(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("mask", [-1e9, -1e10, 1e9, float(np.finfo(np.float32).min)])
+def test_masks_are_told_from_quantities(mask):
+    scores = 10 * normal((4, 6, 6))
+    hidden = np.triu(np.ones((6, 6), bool), 1)
+    masked = np.where(hidden, np.float32(mask) + scores, scores)
+    twice = np.where(hidden & (np.arange(6) > 3), np.float32(max(2 * mask, -3e38)), masked)
+    for values in (masked, twice):
+        found = masks(values)
+        assert found is not None and np.array_equal(found, np.broadcast_to(hidden, found.shape))
+        assert np.array_equal(valued(values), scores[:, ~hidden].reshape(-1))
+    assert masks(scores) is None and masks(scores * np.float32(1e10)) is None
+    # sums of masked scores are quantities, a thousand million times as large as what was quantized
+    with np.errstate(over="ignore"):
+        assert masks(masked @ normal((6, 5))) is None
+
+
+def test_one_class_left_out_and_one_large_value():
+    assert masks(np.array([[0.5, -1e9, 3.0]], np.float32)).tolist() == [[False, True, False]]
+    assert masks(np.array([[0.5], [3e9]], np.float32)) is None
+    assert masks(np.array([math.nan, math.inf, 1.0], np.float32)) is None
+
+
+@pytest.mark.parametrize("mask", [-math.inf, -1e9])
+def test_a_class_that_is_left_out_does_not_win(mask):
+    """All scores are below 0, as logarithms are: what stands for none would be the best if it counted as 0."""
+    a = np.full((8, 4), -5, np.float32)
+    a[:, 0], a[:, 1] = mask, -1
+    b = a.copy()
+    b[:6, 1:3] = b[:6, 2:0:-1]
+    found = compared(a, b, classes=True)
+    assert found.agreement == 2 / 8
+    a[0, 2], b[7, 1] = math.nan, math.nan
+    assert compared(a, b, classes=True).agreement == 1 / 8
+
+
+def test_clipping_of_large_quantities():
+    values = 1e10 * normal(1000)
+    found = Clipping(1e10)
+    found.add(values)
+    lost = np.maximum(np.abs(values.astype(np.float64)) - 1e10, 0)
+    assert (found.values, found.clipped) == (1000, (lost > 0).sum())
+    assert found.largest == np.abs(values).max()
+    assert found.level_db == pytest.approx(10 * math.log10(np.square(values.astype(np.float64)).sum() / (lost**2).sum()))
+
+
+def test_masks_are_not_what_noise_is_held_against():
+    values = normal((16, 6, 6))
+    values[:, np.triu(np.ones((6, 6), bool), 1)] = -1e9
+    output = SeenOutput("y", ("N", 6, 6), list(values))
+    parts = parts_for("regression", output, SeenModel([output], {}, frozenset()))
+    assert all(0.5 < part.settings["variance"] < 2 for part in parts)
