@@ -15,6 +15,10 @@ from toolkit.run.migrate.exec_form import ExecForms
 from toolkit.run.migrate.shell_text import Document, Line, lines_of
 from toolkit.run.migrate.shell_values import OF_THE_SCRIPT, VARIABLE, filled, printed
 
+_SHIELD = "\ue000"
+"""What stands for a dollar that is one."""
+_ENDED_NAME = re.compile(r"\$([A-Za-z_]\w*)(?=[\"'\\]+\w)")
+"""A variable whose name ends at a quotation mark or a backslash."""
 _DEEPEST, _MOST = 20, 10_000
 """How far texts in texts are read, and how many in all."""
 _ENDS = re.compile(r"[;&|<>()]+")
@@ -160,7 +164,7 @@ class _Shell:
         reader = _Shell(self.found, {**self._visible(), **given}, self.within + 1)
         self.found.nested += 1
         if self.within < _DEEPEST and self.found.nested <= _MOST:
-            reader.read_text(text, number)
+            reader.read_text(_unshielded(text), number)
         return reader.ran
 
     def _without_inner(self, line: Line) -> str:
@@ -210,7 +214,7 @@ class _Shell:
             if flag is not None and words[flag + 1 :] and not any(tool_of(word) for word in words[at:flag]):
                 script, *arguments = words[flag + 1 :]
                 if _PYTHON.fullmatch(programs[at]):
-                    self.found.python.append((number, script))
+                    self.found.python.append((number, _unshielded(script)))
                 elif words[flag].startswith("/") or "ommand" in words[flag]:
                     self._nested(" ".join([script, *arguments]), number)
                 else:
@@ -259,7 +263,7 @@ class _Shell:
         start = next((i for i, word in enumerate(whole) if tool_of(word)), None)
         if start is not None and is_command(whole[start:]):
             rtx = [word for word in (f"{RTX}={self.known.get(RTX, 0)}", *given, *whole[:start]) if of_rtx(word)]
-            self.found.commands.append((number, [*rtx, *whole[start:]]))
+            self.found.commands.append((number, list(map(_unshielded, [*rtx, *whole[start:]]))))
 
     def _assign(self, name: str, value: str, how: str, decided: bool) -> None:
         """What a script decides about when it runs is not known, unless it is the same either way."""
@@ -292,7 +296,34 @@ class _Shell:
         return filled(word, self._visible())
 
 
+def _shielded(line: str) -> str:
+    """A line whose escaped dollars name no variable, without the backslashes that ``shlex`` leaves in quotations."""
+    made, quotation, at = list[str](), "", 0
+    while at < len(line):
+        sign, following = line[at], line[at + 1 : at + 2]
+        if sign == "\\" and quotation != "'" and following:
+            # in double quotation marks, a backslash stands for itself but before these
+            made.append({"$": _SHIELD, "`": "`" if quotation else "\\`"}.get(following, sign + following))
+            at += 2
+            continue
+        if sign in "'\"" and quotation in ("", sign):
+            quotation = "" if quotation else sign
+        if sign == "$" and quotation != "'" and (ended := _ENDED_NAME.match(line, at)):
+            # the name would go on without what is between
+            made.append(f"${{{ended[1]}}}")
+            at = ended.end()
+            continue
+        made.append(sign)
+        at += 1
+    return "".join(made)
+
+
+def _unshielded(text: str) -> str:
+    return text.replace(_SHIELD, "$")
+
+
 def _words(line: str, number: int) -> list[str]:
+    line = line if _WINDOWS.search(line) else _shielded(line)
     reader = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
     reader.whitespace_split = True
     reader.commenters = ""

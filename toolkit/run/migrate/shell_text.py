@@ -88,7 +88,7 @@ def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Sca
     pending, alone = "", None
     for end in range(start, min(len(lines), start + _FARTHEST)):
         line = lines[end]
-        if line.rstrip().endswith(("\\", "^")) or (line.rstrip().endswith("`") and line.count("`") % 2):
+        if _goes_on(line.rstrip(), escapes) or (line.rstrip().endswith("`") and line.count("`") % 2):
             pending += line.rstrip()[:-1] + " "
             continue
         if _COMMENT.match(pending + line):
@@ -105,6 +105,12 @@ def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Sca
         pending += line + "\n"
     end, text = alone or (min(len(lines), start + _FARTHEST), pending)
     return end, text, _scan(text, escapes)
+
+
+def _goes_on(line: str, escapes: bool) -> bool:
+    """Whether its last sign has it go on in the next line: a backslash that another one escapes does not."""
+    backslashes = len(line) - len(line.rstrip("\\"))
+    return line.endswith("^") or (backslashes % 2 == 1 if escapes else backslashes > 0)
 
 
 @dataclass
