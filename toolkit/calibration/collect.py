@@ -21,7 +21,13 @@ from toolkit.base.version import __version__
 from toolkit.calibration.checkpoint import GROUPS, Checkpoint
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import BINS
-from toolkit.calibration.probes import bytes_per_sample, check_tensors, largest_samples, split_by_memory
+from toolkit.calibration.probes import (
+    bytes_per_sample,
+    check_tensors,
+    largest_samples,
+    small_tensors,
+    split_by_memory,
+)  # fmt: skip
 from toolkit.calibration.tapped import BatchStatistics, Tapped, TappedSession, count, size_of
 from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
@@ -115,8 +121,9 @@ def collect(
     collection = state.collection
     # counting may mean going through the source
     total = data.count(keep) * len(groups) if progress is not None else 0
+    small = small_tensors(model, facts, data, scalars)
     for number in range(state.group, len(groups)):
-        tapped = Tapped.of(model, facts, *groups[number], bins, threads)
+        tapped = Tapped.of(model, facts, *groups[number], bins, threads, small)
         others = _bytes_of_others(model, counted.keys() - set(groups[number][0]))
         run = CollectionRun(tapped, limit, sizes, collection, (boundaries, others) if len(parts) > 1 else None)
         counting = None if checkpoint is not None or number else tally

@@ -20,6 +20,9 @@ from toolkit.graph.tensors import FLOAT_TYPES
 
 _FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
 _LARGEST = float(np.finfo(np.float32).max)
+SMALL_BYTES = 1024
+"""Bytes of a sample up to which a tensor's own values leave the graph, not its extremes: a batch of eight takes less
+memory than the three nodes that find these, 8 kB each, and less time than loading and running them."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,29 @@ def bytes_per_sample(facts: Facts, tensors: Iterable[str]) -> dict[str, int]:
         known = [math.prod(shape) for shape in shapes if all(size >= 0 for size in shape)]
         sizes[name] = 4 * max(known, default=0)
     return sizes
+
+
+def small_tensors(model: Model, facts: Facts, data: CalibrationData, tensors: Iterable[str]) -> frozenset[str]:
+    """Those of ``tensors`` of which a sample takes ``SMALL_BYTES`` at most, in whatever shape it comes.
+
+    Args:
+        model: the model.
+        facts: at the profiles that ``largest_samples`` gives.
+        data: says along which axis of an input its samples lie: where no profile tells how many share a batch, and all
+            else is known of the inputs, a first axis of unknown size is that of the samples.
+        tensors: names of float32 tensors.
+    """
+    batched = all(
+        isinstance(size, int) or place == data.axes.get(name)
+        for name, shape in model.input_shapes().items()
+        for place, size in enumerate(shape)
+    )
+
+    def small(shape: Sequence[int]) -> bool:
+        sizes = shape[1:] if batched and shape[:1] == (-1,) else shape
+        return all(size >= 0 for size in sizes) and 4 * math.prod(sizes) <= SMALL_BYTES
+
+    return frozenset(name for name in tensors if (shapes := facts.shapes.get(name)) and all(map(small, shapes)))
 
 
 def largest_samples(data: CalibrationData) -> Profiles:

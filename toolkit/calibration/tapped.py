@@ -42,6 +42,7 @@ class Tapped:
         model: the model.
         taps: tensors that want a histogram.
         scalars: tensors of which smallest and largest value are enough; these are found inside the graph.
+        small: tensors of which these are enough too, and which are so small that they are found here.
         other_types: the scalars that may be of another type than float32.
         repeated: the taps that may be computed once a batch, see ``repeated_tensors``.
         bins: bins of a histogram.
@@ -52,6 +53,7 @@ class Tapped:
     model: LightModel
     taps: list[str]
     scalars: list[str]
+    small: list[str]
     other_types: frozenset[str]
     repeated: frozenset[str]
     bins: int
@@ -60,12 +62,25 @@ class Tapped:
 
     @classmethod
     def of(
-        cls, model: Model, facts: Facts, taps: list[str], scalars: list[str], bins: int, threads: int | None
+        cls,
+        model: Model,
+        facts: Facts,
+        taps: list[str],
+        scalars: list[str],
+        bins: int,
+        threads: int | None,
+        small: frozenset[str] = frozenset(),
     ) -> Tapped:
-        """See the attributes; ``facts`` are the model's, which is not changed."""
+        """See the attributes; ``scalars`` that are ``small`` are found here, ``facts`` are those of the model.
+
+        The model is not changed.
+        """
         other_types = frozenset(name for name in scalars if facts.types.get(name) != TensorProto.FLOAT)
         repeated = frozenset(repeated_tensors(model, taps))
-        return cls(model.to_light(), taps, scalars, other_types, repeated, bins, threads, memory_limited())
+        here = small - other_types
+        found_here = [name for name in scalars if name in here]
+        probed = [name for name in scalars if name not in here]
+        return cls(model.to_light(), taps, probed, found_here, other_types, repeated, bins, threads, memory_limited())
 
     def open(self) -> Callable[[Batch], BatchStatistics]:
         """See ``SharedWork``."""
@@ -109,11 +124,9 @@ class TappedSession:
         own = self._tapped
         # nobody else holds its message: a session of many nodes drops it
         prepared = own.model.copy()
-        self._probes = (
-            add_probes(prepared.proto, own.scalars, self._careful, own.other_types) if own.scalars else {}
-        )
+        self._probes = add_probes(prepared.proto, own.scalars, self._careful, own.other_types) if own.scalars else {}
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
-        wanted = [*own.taps, *outputs]
+        wanted = [*own.taps, *own.small, *outputs]
         return session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)
 
     def compute(self, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
@@ -136,6 +149,8 @@ class TappedSession:
             into.observe(name, float(values[probe.low]), float(values[probe.high]))
             if name in self._careful and values[probe.check] > 0:
                 into.infinite.add(name)
+        for name in self._tapped.small:
+            _observe(name, values[name], into)
         taps = {name: values[name] for name in self._tapped.taps}
         return taps, self._weights(batch, taps)
 
@@ -149,6 +164,21 @@ class TappedSession:
             one = self._session.run(first)
             self._alone[key] = {name: one[name].size for name in repeated}
         return {name: batch.count for name, size in self._alone[key].items() if values[name].size == size}
+
+
+def _observe(name: str, values: Array, into: Collection) -> None:
+    """Take in the extremes of a tensor's finite values."""
+    if not values.size:
+        return
+    # NaN and infinities come out of one or the other
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        into.infinite.add(name)
+        values = values[np.isfinite(values)]
+        if not values.size:
+            return
+        low, high = values.min(), values.max()
+    into.observe(name, float(low), float(high))
 
 
 def size_of(values: Mapping[str, Array]) -> int:

@@ -59,17 +59,21 @@ class Stretch:
         return cls(range(len(model.proto.graph.node)), list(model.weights), [], [])
 
 
-def by_nodes(model: LightModel, most: int) -> list[Stretch]:
-    """The stretches of a model that have about so many nodes at most; one where there are fewer, or no place to cut."""
+def by_nodes(model: LightModel, most: int, half: bool = False) -> list[Stretch]:
+    """The stretches of a model that have about so many nodes at most; one where there are fewer, or no place to cut.
+
+    A model with weights in float16 is cut where ``half`` is set alone: onnxruntime, which computes most operators in
+    float32, rounds what is handed on, and not what stays between two nodes.
+    """
     graph = model.proto.graph
     if len(graph.node) <= most:
         return [Stretch.whole(model)]
     kinds = [value.type.tensor_type.elem_type for value in graph.input] + [one.data_type for one in graph.initializer]
     # what else may be handed on is not known beforehand
     tensors = all(kinds) and not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
-    if not tensors or TensorProto.FLOAT16 in kinds or graph.sparse_initializer:
+    if not tensors or (TensorProto.FLOAT16 in kinds and not half) or graph.sparse_initializer:
         return [Stretch.whole(model)]
-    cut = Cut(model, most)
+    cut = Cut(model, most, half=half)
     return cut.stretches() if cut.makes_outputs() else [Stretch.whole(model)]
 
 
@@ -81,9 +85,12 @@ class Cut:
         limit: what the large weights of a stretch may take in bytes, or how many nodes it may have.
         sizes: what the large weights take, in bytes; where None it is the nodes that are counted, and a stretch has
             more than it may where there is no place at which onnxruntime fuses nothing.
+        half: whether float16 tensors may be handed on.
     """
 
-    def __init__(self, model: LightModel, limit: int, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, model: LightModel, limit: int, sizes: Mapping[str, int] | None = None, half: bool = False
+    ) -> None:
         graph = model.proto.graph
         self._where, self._weights, self._limit, self._sizes = model.where, model.weights, limit, sizes
         self._nodes = list(graph.node)
@@ -91,7 +98,8 @@ class Cut:
         self._makes = [list(node.output) for node in self._nodes]
         self._outputs = {value.name for value in graph.output}
         self._reads = [reads_of(node) for node in self._nodes]
-        self._half = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
+        halves = (v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16)
+        self._half: set[str] = set() if half else set(halves)
         self._constants = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
         self._behind = self._constant_nodes()
         self._begins = [

@@ -196,7 +196,7 @@ def session(
         packed: let onnxruntime keep the weights as its kernels like them: a copy, up to twice as fast. Where None, it
             may unless they are too many for a copy.
         as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
-            onnxruntime does what it does by default.
+            onnxruntime does what it does by default, but for operators whose pairs a cut between stretches parts.
         arena: where the memory of a run comes from; what a session keeps of its own grows with inputs of many sizes.
         any_order: the values of an output may come in another order, whatever its shape says; see
             ``toolkit.graph.any_order``.
@@ -242,8 +242,8 @@ def session(
 
     stretches = stretches_of(model, keeps)
     fits = len(stretches) == 1
-    if fits and as_written and len(model.proto.graph.node) > MOST_NODES:
-        stretches, boundaries = by_nodes(model, _STRETCH_NODES), None
+    if fits and len(model.proto.graph.node) > MOST_NODES:
+        stretches, boundaries = by_nodes(model, _STRETCH_NODES, half=not as_written), None
     # a stretch is rewritten as the whole would be
     unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
 

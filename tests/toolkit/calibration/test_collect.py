@@ -16,6 +16,7 @@ from tests.toolkit.calibration.networks import chain, model, sentences
 from toolkit.base.errors import RangesError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
+from toolkit.calibration import probes
 from toolkit.calibration.collect import collect
 from toolkit.calibration.collection import Collection, merge_all
 from toolkit.calibration.histogram import Histogram
@@ -132,7 +133,9 @@ def test_what_no_sample_reaches_counts_once_a_sample() -> None:
     assert results[0].total("places").count == sum(s["ids"].size for s in samples)
 
 
-def test_infinities_and_nan_are_left_out_and_counted() -> None:
+@pytest.mark.parametrize("small", [0, 1024])
+def test_infinities_and_nan_are_left_out_and_counted(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "SMALL_BYTES", small)
     network = model(
         """
         g (float[n, 2] x) => (float[n, 2] y)
@@ -151,6 +154,32 @@ def test_infinities_and_nan_are_left_out_and_counted() -> None:
     assert found.observed["x"] == (-1.0, 9.0)
     assert found.observed["twice"] == pytest.approx((0.0, 2 * np.log(9)))
     assert (found.total("logarithm").nonfinite, found.total("logarithm").count) == (4, 4)
+
+
+@pytest.mark.parametrize(("rows", "probed"), [("4", ["wide"]), ("1", []), ("m", ["narrow", "wide"])])
+def test_values_of_small_tensors_leave_the_graph_and_extremes_of_others(
+    rows: str, probed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolkit.calibration import tapped as module
+
+    network = model(
+        f"""
+        g (float[n, {rows}, 64] x) => (float[n, {rows}, 128] y)
+        {{
+            narrow = Relu(x)
+            wide = Concat <axis = 2> (narrow, x)
+            y = Neg(wide)
+        }}"""
+    )
+    seen: list[list[str]] = []
+    real = module.add_probes
+    monkeypatch.setattr(module, "add_probes", lambda p, names, *more: seen.append(list(names)) or real(p, names, *more))
+    rng = np.random.default_rng(0)
+    given = [{"x": rng.standard_normal((1, 1 if rows == "1" else 4, 64)).astype(np.float32)} for _ in range(3)]
+    found = collect(network, ["y"], data_of(given, network, Profiles()), scalars=["narrow", "wide"])
+    assert seen == [probed] * bool(probed)
+    monkeypatch.setattr(probes, "SMALL_BYTES", 0)
+    assert same(found, collect(network, ["y"], data_of(given, network, Profiles()), scalars=["narrow", "wide"]))
 
 
 def test_float16_tensors_and_old_opsets() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.large_models import residual_blocks
+from toolkit.calibration import probes
 from toolkit.calibration.collect import collect
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.memory import least_limit, memory_limit
@@ -39,8 +40,10 @@ def runs(monkeypatch):
     return seen
 
 
+@pytest.mark.parametrize("small", [0, 4 * WIDTH])
 @pytest.mark.parametrize("memory", [None, 9 * 7 * 4 * WIDTH])
-def test_the_statistics_are_those_of_the_whole_model(subject, runs, memory, tmp_path):
+def test_the_statistics_are_those_of_the_whole_model(subject, runs, memory, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "SMALL_BYTES", small)
     model, data = subject
     taps = [f"x{i}" for i in range(BLOCKS)] + [f"relu{i}" for i in range(BLOCKS)]
     scalars = [f"wide{i}" for i in range(BLOCKS)] + ["y"]

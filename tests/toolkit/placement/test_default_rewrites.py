@@ -8,9 +8,11 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from toolkit import Code, Journal, Model, Precision
 from toolkit.backends.lowering import lower
+from toolkit.base.errors import ModelError
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
+from toolkit.graph import cutting, sessions
 from toolkit.graph.sessions import session
 from toolkit.placement.default_rewrites import biases_apart, rewritten
 
@@ -30,11 +32,16 @@ def convolutions(bias):
     return Model.from_proto(build(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 4, 6, 6]}, weights))
 
 
-def joined():
-    weights = {name: normal(4, 4, 1, 1, seed=seed) for seed, name in enumerate(("w1", "w2"))}
-    weights["w3"] = normal(4, 8, 1, 1)
-    nodes = [node("Conv", ["x", "w1"], ["a"]), node("Conv", ["x", "w2"], ["b"]), node("Concat", ["a", "b"], ["j"], axis=1),
-             node("Conv", ["j", "w3"], ["y"])]  # fmt: skip
+def joined(blocks=1):
+    """Two convolutions of one tensor, joined in front of a third, again and again."""
+    weights, nodes, before = {"w3": normal(4, 8, 1, 1)}, [], "x"
+    weights |= {name: normal(4, 4, 1, 1, seed=seed) for seed, name in enumerate(("w1", "w2"))}
+    for i in map(str, range(blocks)) if blocks > 1 else [""]:
+        nodes += [
+            node("Conv", [before, "w1"], [f"a{i}"]), node("Conv", [before, "w2"], [f"b{i}"]),
+            node("Concat", [f"a{i}", f"b{i}"], [f"j{i}"], axis=1), node("Conv", [f"j{i}", "w3"], [before := f"y{i}"]),
+        ]  # fmt: skip
+    nodes[-1].output[0] = "y"
     return Model.from_proto(build(nodes, {"x": ["N", 4, 4, 4]}, {"y": ["N", 4, 4, 4]}, weights))
 
 
@@ -84,6 +91,29 @@ def test_a_concatenation_between_pairs_is_refused_in_float16_alone():
     assert found.code is EvaluationCode.DEFAULTS_REFUSE
     assert found.values["nodes"] == ("j",)
     assert notes(joined(), lowered(joined(), Precision.FP32), x) == []
+
+
+def test_a_model_of_many_nodes_is_loaded_in_stretches_and_refused_for_the_same_reason(monkeypatch):
+    x, model = normal(4, 4, 4, 4), lowered(joined(blocks=4))
+    (whole,) = notes(joined(blocks=4), model, x)
+    with_default = []
+    real = sessions.load_session
+
+    def loaded(part, *settings):
+        with_default.append(len(part.proto.graph.node))
+        return real(part, *settings)
+
+    monkeypatch.setattr(sessions, "MOST_NODES", 20)
+    monkeypatch.setattr(sessions, "_STRETCH_NODES", 20)
+    monkeypatch.setattr(sessions, "load_session", loaded)
+    # as in a graph of very many nodes, whose convolutions hand on nothing in blocked layout
+    monkeypatch.setattr(cutting, "MOST_BLOCKED", 0)
+    with pytest.raises(ModelError, match="Concat"):
+        session(model, as_written=False)
+    assert max(with_default) <= 30 < len(model.nodes)
+    (cut,) = notes(joined(blocks=4), model, x)
+    assert (cut.code, cut.values["nodes"]) == (whole.code, whole.values["nodes"])
+    assert whole.values["nodes"] == ("j0", "j1", "j2", "j3")
 
 
 def test_a_bias_beyond_the_steps_of_its_scales_is_moved_apart():
