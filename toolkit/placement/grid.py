@@ -206,8 +206,10 @@ def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Ar
     """
     low, high = _LIMITS[precision.onnx_type]
     if precision.integer:
-        steps = np.rint(ratio)
-        return np.asarray(np.clip(steps if zero is None else steps + zero, low, high))
+        # numpy's clip takes longer to be called than small layers take to be rounded
+        steps = np.asarray(np.rint(ratio)) if zero is None else np.asarray(np.rint(ratio) + zero)
+        np.maximum(steps, low, out=steps)
+        return np.minimum(steps, high, out=steps)
     if precision is Precision.NVFP4:
         return to_e2m1(ratio)
     import ml_dtypes

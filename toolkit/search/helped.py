@@ -22,7 +22,7 @@ _PART = 0.25
 
 
 def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, context: Context) -> PlanSearch:
-    """Apply the helper passes that make plain quantization clearly better, where it misses the budget.
+    """Apply the helper passes that make plain quantization clearly better, where it does not hold the budget safely.
 
     Args:
         search: the search on the model as it is.
@@ -37,6 +37,8 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
         return search
     # they cost as much as many plans, and may leave no minutes for another search
     first = search.first_plan()
+    if search.needs_no_help:
+        return search
     few = search.on_few()
     before = search.standing(few)
     part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider

@@ -10,6 +10,7 @@ from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code
 from toolkit.graph.model import Model
 from toolkit.search.cost import CostModel
+from toolkit.search.few_answers import with_quiet
 from toolkit.search.helper_effect import HelperEffect
 from toolkit.search.racing import meets
 from toolkit.search.range_methods import Standing, standing
@@ -31,6 +32,8 @@ class HelperTrials(RealTypes):
         decided_on: how many samples the account's inferences are of; a trial on a part of them has fewer.
         first: what ``first_plan`` found.
         likely: what stays float in a plan that met the budget in another form of the model.
+        needs_no_help: whether that quantizes every layer and meets the budget with twice its margin, in the types that
+            it runs in as well, with as many answers as tell so.
     """
 
     settings: SearchSettings
@@ -38,6 +41,7 @@ class HelperTrials(RealTypes):
     decided_on: int
     first: SearchedPlan | None = None
     likely: Sequence[str] | None = None
+    needs_no_help = False
     _log: Log | None = None
 
     def log(self) -> Log:
@@ -63,9 +67,14 @@ class HelperTrials(RealTypes):
             try_ranges=own.try_ranges, log=self._log, progress=self.context.progress, spending=self.spending,
             best=folder / f"{self.name}_best.json" if folder is not None else None,
         )  # fmt: skip
-        best = search.run(first=True).best
+        found = search.run(first=True)
+        best = found.best
         self.spending.first = search.first
         self.first = best if best.meets and best.whole and len(best.kept) < len(self.simulation.names) else None
+        if self.first is not None and not best.kept and budget.safely(best.outcome, found.reference):
+            # a helper could quantize nothing more
+            told = with_quiet(budget, best, found.plans, found.reference) is None
+            self.needs_no_help = told and self.holds_in_types(found)
         return self.first
 
     def without_helpers(self) -> None:

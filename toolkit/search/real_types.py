@@ -44,6 +44,7 @@ class RealTypes:
     lower: Lower
     reference: Model | None
     forms: HelpedForms | None = None
+    _real: tuple[Simulation, str, Outcome] | None = None
 
     if TYPE_CHECKING:
 
@@ -62,26 +63,48 @@ class RealTypes:
         well. Where the unquantized model in ``rest`` leaves none of it, the limits alone are asked for; where it misses
         these, the journal says so, and no layer is blamed.
         """
-        context, simulation = self.context, self.simulation
+        context = self.context
         if not found.best.meets or self.in_float32:
             return
-        self.spending.pay(TYPES_PRICE)
-        reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
         try:
-            found.real = real = simulation.outcome_of(self._in_types(found))
-            found.lacks_in_types, alone = lacks_in_types(
-                self.budget, real, reference, lambda: simulation.outcome_of(self._in_types(None))
-            )
-            if alone is not None:
-                found.types = _of_others(self.budget, TypeNoise.between(real, found.best.outcome), alone, reference)
-                found.limits_in_types = not plain.lacks(real, reference)
-                found.rest_lacks = plain.lacks(alone, reference)
+            self._look_in_types(found)
         except ModelError as error:
             found.lacks_in_types = {}
             context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=error.what[:200]))
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
             context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
+
+    def holds_in_types(self, found: SearchResult) -> bool:
+        """Whether a plan that meets the budget does so in its real types too, or cannot be run in them."""
+        if self.in_float32:
+            return True
+        looked = replace(found)
+        try:
+            self._look_in_types(looked)
+        except ModelError:
+            return True
+        return not looked.lacks_in_types
+
+    def _look_in_types(self, found: SearchResult) -> None:
+        """As ``check_in_types``; what ran in its types once is known.
+
+        Raises:
+            ModelError: onnxruntime cannot run it.
+        """
+        simulation, key = self.simulation, plan_key(found.best.kept, found.best.amax)
+        reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
+        if self._real is None or self._real[:2] != (simulation, key):
+            self.spending.pay(TYPES_PRICE)
+            self._real = simulation, key, simulation.outcome_of(self._in_types(found))
+        found.real = real = self._real[2]
+        found.lacks_in_types, alone = lacks_in_types(
+            self.budget, real, reference, lambda: simulation.outcome_of(self._in_types(None))
+        )
+        if alone is not None:
+            found.types = _of_others(self.budget, TypeNoise.between(real, found.best.outcome), alone, reference)
+            found.limits_in_types = not plain.lacks(real, reference)
+            found.rest_lacks = plain.lacks(alone, reference)
 
     @property
     def in_float32(self) -> bool:

@@ -32,26 +32,27 @@ class LayerNoise:
     ) -> None:
         self.precision = precision
         self.block = block if block and weights.shape[2] % block == 0 else weights.shape[2]
-        self.rows, self.weights = rows.astype(np.float64), weights
+        self.rows, self.weights = rows.astype(np.float32, copy=False), weights
         self.places = rows.shape[0] * rows.shape[2] // channels
-        self.power = np.mean(self.rows**2, axis=1)
+        self.power = np.einsum("grk,grk->gk", rows, rows, dtype=np.float64) / rows.shape[1]
 
     def of(self, factor: Array) -> float:
         """Mean square of the noise, summed over the outputs, for factors float64 [channels]."""
         spread = np.repeat(factor, self.places).reshape(len(self.rows), 1, -1)
-        rows, weights = self.rows / spread, self.weights * spread
-        error = self._off(weights)
-        from_weights = float(np.einsum("gok,gk->", error**2, self.power / spread[:, 0] ** 2))
-        heard, amax = np.sum(weights**2, axis=1), float(np.abs(rows).max(initial=0.0))
+        rows, weights = self.rows * (1 / spread).astype(np.float32), self.weights * spread
+        from_weights = float(np.sum(_squares(self._off(weights)) * (self.power / spread[:, 0] ** 2)))
+        heard, amax = _squares(weights), float(max(rows.max(initial=0.0), -rows.min(initial=0.0)))
         if amax == 0 or self.precision.weights_only:
             return from_weights
         if self.precision.block:
-            off = self._off(rows)
-            return from_weights + float(np.einsum("grk,gk->", off**2, heard) / rows.shape[1])
-        costs = []
-        for step in (amax * kept / self.precision.max for kept in _KEPT):
-            off = on_grid(rows / step, self.precision) * step - rows
-            costs.append(float(np.einsum("grk,gk->", off**2, heard) / rows.shape[1]))
+            return from_weights + float(np.sum(_squares(self._off(rows)) * heard) / rows.shape[1])
+        costs, scaled = [], np.empty_like(rows)
+        for step in (np.float32(amax * kept / self.precision.max) for kept in _KEPT):
+            np.multiply(rows, 1 / step, out=scaled)
+            # in steps
+            off = on_grid(scaled, self.precision)
+            off -= scaled
+            costs.append(float(np.sum(_squares(off) * heard) / rows.shape[1]) * float(step) ** 2)
         return from_weights + min(costs)
 
     def _off(self, values: Array) -> Array:
@@ -61,3 +62,8 @@ class LayerNoise:
         scale = scales_of_blocks(amax, self.precision) if self.precision.block else amax / self.precision.max
         scale = np.where(scale == 0, 1.0, scale).astype(np.float64)
         return np.asarray((on_grid(parts / scale, self.precision) * scale - parts).reshape(values.shape))
+
+
+def _squares(values: Array) -> Array:
+    """Sums of squares over the second axis, float64."""
+    return np.einsum("grk,grk->gk", values, values, dtype=np.float64)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
@@ -11,6 +14,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.budget import Budget
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
+from toolkit.search.helped import helped
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search import Search
 from toolkit.search.search_settings import SearchSettings
@@ -81,3 +85,25 @@ def test_a_plan_that_met_the_budget_in_another_form_is_run_before_others():
     assert first[0] != likely and after[0] == likely
     # from there on the search goes on to better ones
     assert alone.meets and told.meets and len(told.kept) < len(likely)
+
+
+@pytest.mark.parametrize(("least", "tried"), [(20.0, 0), (60.0, 1)])
+def test_no_helper_is_tried_where_every_layer_is_safely_quantized(least, tried):
+    search = search_of(trained("digits_cnn"), str(MODELS / "digits_calibration.npz"), least)
+    made = []
+
+    class Tried(Equalize):
+        def apply(self, model, context):
+            made.append(model)
+
+    found = helped(search, {"equalize": Tried()}, search.model, search.context)
+    assert found is search and len(made) == tried
+    assert search.needs_no_help == (not tried)
+
+
+@pytest.mark.parametrize(("least", "needless"), [(30.0, True), (32.4, False)])
+def test_helpers_are_tried_where_a_plan_of_all_layers_has_hardly_its_margin(least, needless):
+    search = search_of(trained("digits_cnn"), str(MODELS / "digits_calibration.npz"), least)
+    first = search.first_plan()
+    assert first is not None and not first.kept
+    assert search.needs_no_help == needless
