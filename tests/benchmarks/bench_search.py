@@ -1,27 +1,43 @@
-"""How many evaluations the search needs to find a damaged layer, how near it comes to the best of all plans, and what
-it makes of models that INT8 harms.
+"""How many evaluations the search needs to find a damaged layer, how near it comes to the best of all plans, what it
+makes of models that INT8 harms, and how long it takes beside the model itself.
 
-Run: python -m tests.benchmarks.bench_search
+Run: python -m tests.benchmarks.bench_search [planted] [exhaustive] [hard] [clock RECIPE ...]
+
+All but ``clock`` where no part is named. Part clock runs the passes of recipes with search_precision, as ``qtool new``
+writes them (those of bench_real lie in its folder), and prints the seconds of the whole pass, helpers, methods and
+insertion included, over those of plain onnxruntime with one thread on the samples that the search decided on: at most
+20 are wanted, and a first plan within the budget after 5. Such figures are worth something on a quiet machine alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+import onnxruntime
+import tomllib
 
+from passes.search_precision import SearchPrecision
 from tests.benchmarks.hard_models import MODELS, hard_swish_cnn, outlier_reader
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
+from toolkit.contract.context import Context
+from toolkit.data.dataset import Batch
 from toolkit.evaluation.budget import Budget
+from toolkit.graph.model import Model
 from toolkit.run.pipeline import run
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
-from toolkit.search.search import Search
+from toolkit.search.plan_search import PlanSearch
+from toolkit.search.search import Search, SearchResult
+from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.spending import Spending
 from toolkit.simulation.simulation import Simulation
 
@@ -139,7 +155,84 @@ def hard() -> None:
                 print(f"{path.stem} {use}: {text}, {time.perf_counter() - start:.1f} s")
 
 
+class _Searched(BaseException):
+    """The pass is done; the rest of the run is not timed."""
+
+
+class _Clock:
+    """What is seen of one search: when its pass began, had a first plan within the budget, and ended."""
+
+    def __init__(self) -> None:
+        self.begin = self.end = time.perf_counter()
+        self.first: float | None = None
+        self.feeds: list[Batch] = []
+        self.found: SearchResult | None = None
+
+    def measure(self, recipe: Path, out: Path) -> None:
+        """Run a recipe up to the end of its search."""
+        apply, first_plan, search = SearchPrecision.apply, PlanSearch.first_plan, PlanSearch.run
+
+        def timed(own: SearchPrecision, model: Model, context: Context) -> None:
+            self.begin = time.perf_counter()
+            apply(own, model, context)
+            self.end = time.perf_counter()
+            if not context.dry_run:
+                raise _Searched
+
+        def first(own: PlanSearch) -> SearchedPlan | None:
+            plan = first_plan(own)
+            self.first = time.perf_counter() if plan is not None else None
+            return plan
+
+        def searched(own: PlanSearch) -> SearchResult:
+            self.found, self.feeds = search(own), own.simulation.feeds
+            if self.first is None and self.found.best.meets:
+                self.first = time.perf_counter()
+            return self.found
+
+        with (
+            patch.object(SearchPrecision, "apply", timed), patch.object(PlanSearch, "first_plan", first),
+            patch.object(PlanSearch, "run", searched), suppress(_Searched),
+        ):  # fmt: skip
+            run(recipe, out, allow_code=True)
+
+
+def clock(recipes: Sequence[str]) -> None:
+    """The seconds of a whole search over those of one inference of its samples."""
+    for path in map(Path, recipes):
+        seen = _Clock()
+        with tempfile.TemporaryDirectory() as out:
+            seen.measure(path, Path(out) / "run")
+        assert seen.found is not None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        model = path.parent / tomllib.loads(path.read_text())["model"]["path"]
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_inputs()]
+        runs = []
+        for _ in range(3):
+            start = time.perf_counter()
+            for feed in seen.feeds:
+                session.run(None, {name: feed.inputs[name] for name in names})
+            # the first one allocates
+            runs.append(time.perf_counter() - start)
+        inference, took = min(runs), seen.end - seen.begin
+        first = (seen.first - seen.begin) / inference if seen.first is not None else math.nan
+        best = seen.found.best
+        print(f"{path.parent.name}/{path.stem}: {took:.1f} s, {took / inference:.1f} inferences of "
+              f"{sum(feed.count for feed in seen.feeds)} samples in {inference:.2f} s ({seen.found.inferences:.1f} by price), "
+              f"a first plan after {first:.1f}; {best.quantized:.1%} in INT8, {best.outcome.sqnr_db:.1f} dB, "
+              f"{'within' if best.meets else 'not within'} the budget, {len(seen.found.plans)} plans", flush=True)  # fmt: skip
+
+
+def main(asked: Sequence[str]) -> None:
+    """Do the parts that are named; what follows ``clock`` are its recipes."""
+    at = asked.index("clock") if "clock" in asked else len(asked)
+    parts = {"planted": planted, "exhaustive": exhaustive, "hard": hard}
+    for name in asked[:at] if asked else parts:
+        parts[name]()
+    clock(asked[at + 1 :])
+
+
 if __name__ == "__main__":
-    planted()
-    exhaustive()
-    hard()
+    main(sys.argv[1:])

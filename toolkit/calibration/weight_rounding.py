@@ -9,6 +9,10 @@ from toolkit.base.types import Array
 from toolkit.calibration.related_inputs import BLOCK, RelatedInputs
 from toolkit.placement.grid import on_grid
 
+_TURN = 16
+"""Inputs whose errors are carried one by one; to those behind them by one product of matrices."""
+_LEAST_SCALE = 1e-38
+"""Of a smaller one float32 does not hold the inverse."""
 _FACTORS = 20
 """How many factors are tried, from 1 to a half."""
 
@@ -45,11 +49,17 @@ def round_for_output(
         end = min(begin + BLOCK, width)
         upper, carried = factor.diagonal(begin, end), factor.carried(begin, end).copy()
         errors = np.empty_like(carried)
-        for at, column in enumerate(range(begin, end)):
-            wanted = whole[:, column] + carried[:, at] / upper[:, at, at, None]
-            found[:, column] = on_grid(wanted / steps[:, column], precision)
-            errors[:, at] = whole[:, column] - found[:, column] * steps[:, column]
-            carried[:, at + 1 :] += upper[:, at, at + 1 :, None] * errors[:, None, at]
+        for first in range(0, end - begin, _TURN):
+            last = min(first + _TURN, end - begin)
+            for at, column in enumerate(range(begin + first, begin + last), first):
+                wanted = whole[:, column] + carried[:, at] / upper[:, at, at, None]
+                wanted /= steps[:, column]
+                found[:, column] = on_grid(wanted, precision)
+                errors[:, at] = whole[:, column] - found[:, column] * steps[:, column]
+                if at + 1 < last:
+                    carried[:, at + 1 : last] += upper[:, at, at + 1 : last, None] * errors[:, None, at]
+            if begin + last < end:
+                carried[:, last:] += np.swapaxes(upper[:, first:last, last:], 1, 2) @ errors[:, first:last]
         factor.take(begin, end, errors)
     placed = np.empty_like(found)
     placed[rows, inputs.order] = found
@@ -69,10 +79,15 @@ def scales_for_output(weights: Array, amax: Array, power: Array, precision: Prec
         float64 [groups, out], above 0 and at most 1.
     """
     best, least = np.ones(amax.shape), np.full(amax.shape, np.inf)
+    narrow, heard = weights.astype(np.float32), power.astype(np.float32)[:, :, None]
+    steps = np.empty_like(narrow)
     for factor in np.linspace(1, 0.5, _FACTORS):
-        scale = np.where(amax > 0, amax * factor / precision.max, 1.0)[:, :, None]
-        error = on_grid(weights / scale, precision) * scale - weights
-        cost = np.einsum("gok,gk->go", error**2, power)
+        scale = np.where(amax > 0, np.maximum(amax * factor / precision.max, _LEAST_SCALE), 1.0)
+        np.multiply(narrow, (1 / scale).astype(np.float32)[:, :, None], out=steps)
+        error = on_grid(steps, precision)
+        error -= steps
+        np.square(error, out=error)
+        cost = (error @ heard)[:, :, 0] * scale**2
         better = cost < least
         best[better], least[better] = factor, cost[better]
     return best

@@ -98,6 +98,11 @@ def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
     outs = [(size + pads[i] + pads[i + spatial] - reach[i]) // steps[i] + 1 for i, size in enumerate(sizes)]
     number = min(number, len(value) * int(np.prod(outs)))
     at = [random.integers(len(value), size=number), *(random.integers(out, size=number) for out in outs)]
+    group = int(attrs.get("group", 1))
+    if not any(pads) and all(size == 1 for size in shape[2:]):
+        spots = [place * step for place, step in zip(at[1:], steps)]
+        rows = value[(at[0], slice(None), *spots)]
+        return np.ascontiguousarray(rows.reshape(number, group, -1).swapaxes(0, 1))
     # [rows, channels, *kernel], all places at once; a padded copy of the input would take longer than all else
     index: list[Any] = [at[0].reshape(-1, *(1,) * (spatial + 1))]
     index.append(np.arange(value.shape[1]).reshape(1, -1, *(1,) * spatial))
@@ -109,5 +114,4 @@ def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
         inside = inside & (place >= 0) & (place < size)
         index.append(np.clip(place, 0, size - 1))
     found = np.where(inside, value[tuple(index)], np.float32(0))
-    group = int(attrs.get("group", 1))
     return np.ascontiguousarray(found.reshape(number, group, -1).swapaxes(0, 1))
