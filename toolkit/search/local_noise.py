@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from toolkit.base.cpu import session_threads
 from toolkit.base.types import Array
 from toolkit.evaluation.clipping import Clipping
 from toolkit.graph.bias import response
@@ -68,15 +70,16 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
     total = len(simulation.data)
     every = max(1, total // _SAMPLES)
     seen = 0
-    for number, part in enumerate(simulation.data.batches(_BATCH)):
-        if total > _SAMPLES and number % every:
-            continue
-        values = tapped.run(part.inputs)
-        for layer in layers:
-            layer.add(values)
-        seen += part.count
-        if seen >= _SAMPLES:
-            break
+    with ThreadPoolExecutor(min(session_threads(), len(layers)), "layers") as pool:
+        for number, part in enumerate(simulation.data.batches(_BATCH)):
+            if total > _SAMPLES and number % every:
+                continue
+            values = tapped.run(part.inputs)
+            # one layer's noise has nothing to do with another's
+            list(pool.map(lambda layer, values=values: layer.add(values), layers))
+            seen += part.count
+            if seen >= _SAMPLES:
+                break
     return {layer.name: layer.result() for layer in layers}
 
 

@@ -22,6 +22,7 @@ from toolkit.contract.machines import machine_notes
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.again import again
 from toolkit.simulation.simulation import Simulation
+from toolkit.simulation.state_run import run_each
 
 SCHEMA = "qtool-sensitivity-1"
 TRUSTED = 0.9
@@ -230,8 +231,9 @@ def exact(
                 runner.spent += cost
                 take(key, outcome)
         else:
-            for key, config in zip(missing, configs):
-                take(key, runner.run(config) if batches is None else runner.probe(config).run(batches))
+            made = map(runner.run, configs) if batches is None else run_each(runner, configs, batches)
+            for key, outcome in zip(missing, made):
+                take(key, outcome)
     groups = [
         GroupResult(
             g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name)), simulation.work.share([g.name])

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from toolkit.base.cpu import cores
@@ -31,6 +32,7 @@ MEMORY = 1 << 30
 _JOINED_BYTES = 256 << 20
 _MIXED_STAGES = 3
 _TIMED, _BEGUN = 8, 3
+_counting = Lock()
 
 
 class Runner:
@@ -54,6 +56,7 @@ class Runner:
         labels: makes the metric's labels of the float model's outputs; the batches' own where None.
 
     Attributes:
+        threads: batches computed at once.
         joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
         order: the batches' numbers such that the first few are spread evenly over all.
         hands: who runs states in this process's place; None where it does.
@@ -80,7 +83,7 @@ class Runner:
         self.metric, self._given, self._labels = metric, reference, labels
         self.memory, self.answers = memory, answers
         self.spent = 0.0
-        self._threads = threads or cores()
+        self.threads = threads or cores()
         self._count = len(pieces.stages)
         # small models run as few pieces as can be: a call costs more than its layers
         self.joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
@@ -247,12 +250,13 @@ class Runner:
             def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan) -> Any:
                 return self._from(start, probe, index, plan, keep)
 
-            for some in in_rounds(group, self._output_bytes, self._threads):
+            for some in in_rounds(group, self._output_bytes, self.threads):
                 # a comparison between two runs would drive the model out of the processor's caches
                 done = self._pool(one, some)
                 made = [outputs for outputs, *_ in done]
                 parts = self._pool(self._compared, some, made)
-                self.spent += sum(seconds for *_, seconds in done)
+                with _counting:
+                    self.spent += sum(seconds for *_, seconds in done)
                 for index, part, (outputs, states, _) in zip(some, parts, done):
                     yield index, part, self._held(outputs), states
 
@@ -366,7 +370,7 @@ class Runner:
     def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
         """What ``work`` gives for each of the items, for each feed's index where there are none."""
         items = items or (range(len(self.feeds)),)
-        if (count := min(self._threads, len(items[0]))) == 1:
+        if (count := min(self.threads, len(items[0]))) == 1:
             return list(map(work, *items))
         with ThreadPoolExecutor(count, "simulation") as pool:
             return list(pool.map(work, *items))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,9 +43,12 @@ class RunsBatches(Protocol):
     """What a state asks of a ``Runner``."""
 
     order: list[int]
+    threads: int
     hands: Workers[BatchAsked, BatchRun] | None
 
     def signatures(self, config: Config) -> StateKey: ...  # noqa: D102
+
+    def probe(self, config: Config, keep: bool = False) -> StateRun: ...  # noqa: D102
 
     def asked(self, probe: Any, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None: ...  # noqa: D102
 
@@ -109,6 +113,25 @@ class StateRun:
             for place, state in states.items():
                 self.states.setdefault(place, {})[index] = state
         return self._runner.summed([self._parts[i] for i in indices], indices, [self._held[i] for i in indices])
+
+
+def run_each(runner: RunsBatches, configs: Sequence[Config], count: int) -> Iterator[Outcome]:
+    """The outcomes of states on the first ``count`` batches, in order.
+
+    Where that is fewer batches than are computed at once, several states are run side by side.
+    """
+
+    def run(config: Config) -> Outcome:
+        return runner.probe(config).run(count)
+
+    if (at_once := runner.threads // count) < 2:
+        yield from map(run, configs)
+        return
+    pool = ThreadPoolExecutor(at_once, "states")
+    try:
+        yield from pool.map(run, configs)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def in_rounds(indices: Sequence[int], size: Callable[[int], int], threads: int) -> list[list[int]]:

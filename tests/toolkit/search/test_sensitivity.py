@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -79,3 +80,15 @@ def test_fast_agrees_and_says_when_it_cannot_be_trusted():
 def test_unknown_mode():
     with pytest.raises(QtoolError, match="'both'"):
         exact(simulation(chain(2), feeds(2)), modes=("both",))
+
+
+def test_layers_that_are_measured_side_by_side_are_what_they_are_one_by_one():
+    found = []
+    for threads in (1, 4):
+        sim = simulation(chain(6), feeds(64), batch=8)
+        sim = sim.on(replace(sim.settings, threads=threads))
+        seen = []
+        part = exact(sim, modes=("alone",), batches=1, progress=lambda *given: seen.append(given))
+        assert [done for _, done, _ in seen] == [1, 2, 3, 4, 5, 6]
+        found.append([(group.name, group.alone) for group in part.groups])
+    assert found[0] == found[1]
