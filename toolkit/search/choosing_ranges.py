@@ -12,6 +12,7 @@ from toolkit.search.proposing import Proposing
 from toolkit.search.range_methods import NEARER, alternatives, whole_model
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity
+from toolkit.simulation.state_run import run_each
 
 _BETTER = 0.7
 _WORST_GROUPS, _WORST_SHARE = 8, 0.02
@@ -177,10 +178,11 @@ class ChoosingRanges(Proposing):
                 if tensor in done or tensor not in switches.amax:
                     continue
                 done.add(tensor)
-                for amax in alternatives(self.simulation, tensor, switches.amax[tensor]):
-                    noise = self._tried(group.name, {**self.amax, tensor: amax}).noise
-                    if noise < _BETTER * least:
-                        least = noise
+                ways = alternatives(self.simulation, tensor, switches.amax[tensor])
+                tried = self._tried([(group.name, {**self.amax, tensor: amax}) for amax in ways])
+                for amax, outcome in zip(ways, tried):
+                    if outcome.noise < _BETTER * least:
+                        least = outcome.noise
                         self.amax[tensor] = amax
         self.progress("ranges", len(worst), len(worst))
         replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
@@ -200,24 +202,26 @@ class ChoosingRanges(Proposing):
         changes several.
         """
         readers = {group.name for group in self.simulation.switches.groups if set(group.tensors) & tensors}
-        for before in sensitivity.groups:
-            if before.name in readers:
-                now = measure(self._tried(before.name, self.amax))
-                alone = measure(before.alone) if before.alone is not None else 0.0
-                kept = harm[before.name]
-                harm[before.name] = now if kept <= alone * 1.5 else max(now, kept - alone)
+        changed = [before for before in sensitivity.groups if before.name in readers]
+        for before, outcome in zip(changed, self._tried([(before.name, self.amax) for before in changed])):
+            now = measure(outcome)
+            alone = measure(before.alone) if before.alone is not None else 0.0
+            kept = harm[before.name]
+            harm[before.name] = now if kept <= alone * 1.5 else max(now, kept - alone)
 
-    def _tried(self, group: str, amax: Mapping[str, float]) -> Outcome:
-        """What one group alone does with these ranges, on the samples that sensitivity is measured on."""
-        key = "range:" + sha256_json([group, sorted(amax.items())])
-        line, runner = self.log.get(key), self.simulation.runner
-        config = self.simulation.switches.alone(group, {**self._own, **amax})
-        self.spending.pay(runner.price(config, self._batches))
-        if line is None:
-            if self._batches is None:
-                outcome = runner.run(config)
-            else:
-                outcome = runner.probe(config).run(self._batches)
-            line = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
-            self.log.add(key, line)
-        return Outcome.from_json(line["outcome"])
+    def _tried(self, asked: Sequence[tuple[str, Mapping[str, float]]]) -> list[Outcome]:
+        """What groups alone do with these ranges, each by itself, on the samples that sensitivity is measured on."""
+        runner = self.simulation.runner
+        keys = ["range:" + sha256_json([group, sorted(amax.items())]) for group, amax in asked]
+        configs = [self.simulation.switches.alone(group, {**self._own, **amax}) for group, amax in asked]
+        for config in configs:
+            self.spending.pay(runner.price(config, self._batches))
+        lines = [self.log.get(key) for key in keys]
+        missing = [place for place, line in enumerate(lines) if line is None]
+        fresh = [configs[place] for place in missing]
+        made = map(runner.run, fresh) if self._batches is None else run_each(runner, fresh, self._batches)
+        for place, outcome in zip(missing, made):
+            group, amax = asked[place]
+            line = lines[place] = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
+            self.log.add(keys[place], line)
+        return [Outcome.from_json(line["outcome"]) for line in lines if line is not None]

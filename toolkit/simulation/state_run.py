@@ -14,6 +14,7 @@ from toolkit.simulation.cuts import StateKey
 from toolkit.simulation.switches import Config
 
 _HELD_BYTES = 32 << 20
+_SIDE_BY_SIDE = 2
 Tensors = dict[str, Array]
 BatchRun = tuple[BatchOutcome, Tensors, float]
 """Of one batch what differs, the outputs that the metric needs, and the seconds that it took."""
@@ -118,16 +119,17 @@ class StateRun:
 def run_each(runner: RunsBatches, configs: Sequence[Config], count: int) -> Iterator[Outcome]:
     """The outcomes of states on the first ``count`` batches, in order.
 
-    Where that is fewer batches than are computed at once, several states are run side by side.
+    As many states are run side by side as there are batches too few, and two at least: while one is loaded the other
+    computes.
     """
 
     def run(config: Config) -> Outcome:
         return runner.probe(config).run(count)
 
-    if (at_once := runner.threads // count) < 2:
+    if runner.threads < _SIDE_BY_SIDE:
         yield from map(run, configs)
         return
-    pool = ThreadPoolExecutor(at_once, "states")
+    pool = ThreadPoolExecutor(max(runner.threads // count, _SIDE_BY_SIDE), "states")
     try:
         yield from pool.map(run, configs)
     finally:
