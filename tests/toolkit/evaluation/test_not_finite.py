@@ -150,3 +150,21 @@ def test_masks_are_no_values_whatever_they_were_added_to():
     assert not masked.steady
     tally = judged("signal", wanted.reshape(16, -1), found.reshape(16, -1))
     assert tally.level < 30
+
+
+@pytest.mark.parametrize(("scale", "middle"), [(1e10, 0.0), (1e7, 2.41e9), (3e12, 1.7e12)])
+def test_large_values_that_no_mask_stands_for_are_compared_as_small_ones_are(scale, middle):
+    # frequencies in Hz, sums in a currency, times in milliseconds
+    small, noise = values((400, 1)).astype(np.float64), 0.01 * values((400, 1), 1)
+    wanted, found = ((middle + scale * one).astype(np.float32) for one in (small, small + noise))
+    large, plain = Difference(), Difference()
+    for part in range(0, 400, 40):
+        large.add(wanted[part : part + 40], found[part : part + 40])
+        large.follow(wanted[part : part + 40])
+    plain.add(small, small + noise)
+    plain.follow(small)
+    true = 10 * math.log10(np.square(wanted, dtype=float).sum() / np.square(wanted - found, dtype=float).sum())
+    assert large.sqnr_db == pytest.approx(true, abs=0.05)
+    assert large.variation_db == pytest.approx(plain.variation_db, abs=0.05)
+    level, least = (judged("value", *pair).level for pair in ((wanted, found), (small, small + noise)))
+    assert level < 150 and least < 150
