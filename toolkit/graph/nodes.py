@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+_LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+"""Of opset 6 and newer all others whose output has their input's shape are inferred by onnx 1.23."""
+
+
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """The nodes with those of their subgraphs, each behind the node that holds it."""
     for node in nodes:
@@ -19,6 +23,17 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from all_nodes(attribute.g.node)
             for sub in attribute.graphs:
                 yield from all_nodes(sub.node)
+
+
+def let_inference_through(graph: onnx.GraphProto) -> None:
+    """Make operators of which onnx infers nothing, and whose output is like their first input, an Identity of that.
+
+    To be called on a copy that shapes are inferred of: what these compute is lost.
+    """
+    for node in all_nodes(graph.node):
+        if node.op_type in _LIKE_FIRST and node.domain in ("", "ai.onnx"):
+            node.op_type, node.input[:] = "Identity", node.input[:1]
+            del node.attribute[:]
 
 
 def operators_of(proto: onnx.ModelProto) -> frozenset[tuple[str, str]]:

@@ -23,7 +23,7 @@ from toolkit.graph.external import read_external
 from toolkit.graph.functions import inlined
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import all_nodes, held_by, subgraphs_of
+from toolkit.graph.nodes import all_nodes, held_by, let_inference_through, subgraphs_of
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.scanned import without_values
 from toolkit.graph.scopes import unshadowed
@@ -208,6 +208,7 @@ def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
     """Give outputs that declare no type the one that shape inference finds."""
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
+    let_inference_through(bare.graph)
     found = {v.name: v for v in onnx.shape_inference.infer_shapes(bare).graph.output}
     for value in proto.graph.output:
         if value.name in names:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from toolkit.graph.facts import Facts
-from toolkit.graph.nodes import all_nodes
+from toolkit.graph.nodes import all_nodes, let_inference_through
 from toolkit.graph.shape_values import with_known_values
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> t
     facts, stored, agree = Facts(), dict[str, tuple[int, tuple[int, ...]]](), False
     for corner in corners:
         at_corner = onnx.ModelProto.FromString(skeleton)
+        let_inference_through(at_corner.graph)
         stored = {one.name: (one.data_type, tuple(one.dims)) for one in at_corner.graph.initializer}
         nested = _show_constants(at_corner.graph, ())
         for value in at_corner.graph.input:

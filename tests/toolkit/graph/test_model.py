@@ -296,6 +296,27 @@ def test_shapes_written_as_constants_are_followed(kind):
     assert facts.shapes["mask"] == [(1, 8, 32), (4, 8, 32)] and facts.shapes["y"] == [(n, 16, 4, 16) for n in (2, 8)]
 
 
+@pytest.mark.parametrize(("op", "opset"), [("GroupNormalization", 18), ("GroupNormalization", 21), ("MeanVarianceNormalization", 13)])
+def test_shapes_go_on_behind_operators_of_which_onnx_infers_nothing(op, opset):
+    """A block of a diffusion model, whose output declares no type either; what is computed stays."""
+    grouped = op == "GroupNormalization"
+    groups = 2 if opset == 18 else 8
+    normalize = node(op, ["c", "s", "b"], ["g"], num_groups=2) if grouped else node(op, ["c"], ["g"])
+    proto = build(
+        [node("Conv", ["x", "w"], ["c"]), normalize, node("Conv", ["g", "v"], ["d"]),
+         node(op, ["d", "s", "b"], ["y"], num_groups=2) if grouped else node(op, ["d"], ["y"])],
+        {"x": ["n", 4, 6, 6]}, {"y": None},
+        {"w": normal(8, 4, 1, 1), "v": normal(8, 8, 3, 3), "s": np.ones(groups, np.float32), "b": np.zeros(groups, np.float32)},
+        opset,
+    )  # fmt: skip
+    proto.graph.output[0].ClearField("type")
+    model = Model.from_proto(proto)
+    extent = Extent((1, 4, 6, 6), (1, 4, 6, 6), (2, 4, 6, 6))
+    facts = model.facts(Profiles((ShapeProfile("p", {"x": extent}),)))
+    assert facts.shapes["g"] == [(n, 8, 6, 6) for n in (1, 2)] and facts.shapes["y"] == [(n, 8, 4, 4) for n in (1, 2)]
+    assert op in ops(model)
+
+
 def test_what_depends_on_values_stays_unknown():
     parts = [node("NonZero", ["x"], ["where"]), node("Shape", ["where"], ["s"]), node("ConstantOfShape", ["s"], ["y"])]
     model = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": None}))
