@@ -204,18 +204,29 @@ def _boxes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
     return ("map",) if all(one.ndim == 2 and one.shape[1] == _BOX and one.dtype.kind in "fiu" for one in labels) else ()
 
 
+def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """A shape without one of its axes, counted from the end."""
+    return shape if axis is None else (*shape[: len(shape) + axis], *shape[len(shape) + axis + 1 :])
+
+
 def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
     single = "threshold" in settings
     if output.discrete:
-        spatial, count = output.shape, 1 << 31
+        axis, count = None, 1 << 31
     elif len(output.shape) == 2:
-        spatial, count = output.shape, 2
+        axis, count = None, 2
     else:
         axis = class_axis_of(output)
-        spatial = (*output.shape[: len(output.shape) + axis], *output.shape[len(output.shape) + axis + 1 :])
         count = 2 if single else output.shape[axis]
-    wanted = tuple(extent for extent in spatial if extent > 1 or len(spatial) == 2)
-    if not all(one.dtype.kind in "iub" and one.shape in (wanted, (1, *wanted)) for one in labels):
+    spatial = {_without(one.shape, axis) for one in output.samples}
+    wanted = {tuple(extent for extent in one if extent > 1 or len(one) == 2) for one in spatial}
+    shapes = {one.shape[1:] if one.ndim > 2 and one.shape[0] == 1 else one.shape for one in labels}
+    if len(wanted) > 1:
+        # samples of unlike sizes, of which the first were seen
+        fits = bool(shapes & wanted) and {len(one) for one in shapes} == {len(one) for one in wanted}
+    else:
+        fits = shapes <= wanted
+    if not fits or not all(one.dtype.kind in "iub" for one in labels):
         return ()
     return ("miou",) if _whole([one[one != _LEFT_OUT] for one in labels], 0, count) else ()
 

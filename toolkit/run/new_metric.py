@@ -54,7 +54,7 @@ class FloatValue:
     Attributes:
         value: in the metric's units; None where it is no number.
         samples: how many it is from.
-        spread: variance of the labels over all their elements; 0 for labels that are no values.
+        spread: mean variance of a label's elements over the samples; 0 for labels that are no values.
         suspicion: what is plainly wrong with it; None where nothing is.
     """
 
@@ -272,8 +272,19 @@ def _float_value(
         check.add(outputs, sample.labels)
         count += 1
     squares = fit.metric in ("mse", "mae")
-    spread = float(np.concatenate([one.astype(np.float64).reshape(-1) for one in labels]).var()) if squares else 0.0
+    spread = _spread_of(labels) if squares else 0.0
     return FloatValue(check.value(), count, spread, check.suspicion())
+
+
+def _spread_of(labels: Sequence[Array]) -> float:
+    """The mean variance of each element over the samples; of labels of unlike shapes that of all elements together.
+
+    What channels of unlike scale or offset differ by is nothing that a model has to tell.
+    """
+    values = [one.astype(np.float64) for one in labels]
+    if len({one.shape for one in values}) == 1:
+        return float(np.stack(values).var(axis=0).mean())
+    return float(np.concatenate([one.reshape(-1) for one in values]).var())
 
 
 def _alike(asked: str, fitting: str) -> bool:

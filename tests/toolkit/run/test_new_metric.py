@@ -18,6 +18,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
+from toolkit.evaluation.observed import SeenOutput
 from toolkit.evaluation.parts import one_sided_among, parts_for
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
@@ -484,3 +485,32 @@ def test_the_float_models_own_value_is_that_of_the_model_without_the_pairs_that_
     made = recipe_for(place / "model.onnx", place / "r.toml", place / "data.npz", place / "test.npz", None)
     (own,) = [one for one in made.said if one.code is ReportCode.NEW_FLOAT_VALUE]
     assert (own.values["metric"], own.values["value"]) == ("top1", 1.0)
+
+
+def test_offsets_of_channels_are_no_spread_of_values(tmp_path):
+    """A forecast of two quantities, one around 1000: what they differ by is known before anything is seen."""
+    x = normal(COUNT, 6, seed=2)
+    limits = []
+    for offset in (0.0, 1000.0):
+        proto = build(
+            [node("MatMul", ["x", "v"], ["m"]), node("Add", ["m", "b"], ["y"])], {"x": ["N", 6]}, {"y": ["N", 2]},
+            {"v": normal(6, 2, seed=1), "b": np.float32([0, offset])},
+        )  # fmt: skip
+        onnx.save(proto, str(tmp_path / "model.onnx"))
+        label = x @ normal(6, 2, seed=1) + np.float32([0, offset]) + 0.3 * normal(COUNT, 2, seed=3)
+        np.savez(tmp_path / "test.npz", x=x, label=label)
+        made = recipe_for(tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz", "mse")
+        (limit,) = [one.values["value"] for one in made.said if one.code is ReportCode.NEW_LIMIT]
+        limits.append(limit)
+    assert limits[0] == limits[1] < 0.2
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_masks_of_unlike_sizes_are_labels_of_segmentation(own):
+    sizes = [(12, 16), (10, 20), (16, 16), (12, 16)]
+    values = [np.float32(normal(3, *size, seed=i)) for i, size in enumerate(sizes)]
+    output = SeenOutput("mask", ("n", 3, "h", "w"), values, 0, frozenset({"Conv"}))
+    labels = [one.argmax(axis=0) if own else one.argmax(axis=0)[0] for one in values]
+    model = seen(output)
+    metrics = {one.metric for one in fitting_metrics(model, guess(model), labels)}
+    assert ("miou" in metrics) is own
