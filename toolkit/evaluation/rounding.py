@@ -53,7 +53,7 @@ def with_rounding(lowered: Model) -> LightModel:
 def _rounded(node: onnx.NodeProto, types: Mapping[str, int]) -> list[onnx.NodeProto]:
     for attribute in node.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            raise ModelError("float16 is not rounded inside an If, Loop or Scan", where=node.name)
+            raise ModelError("16-bit floats are not rounded inside an If, Loop or Scan", where=node.name)
         if attribute.type == onnx.AttributeProto.TENSOR:
             _widen(attribute.t)
         elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _NARROW:

@@ -10,7 +10,7 @@ from typing import Any
 Dims = Sequence[int | str | None]
 """What a model declares of an input: a number where it is fixed, a name where it has one, else None."""
 
-_BATCH = re.compile(r"n|b|bs|bsz|nb|num_samples|[a-z0-9_.]*batch(_?(size|dim|axis))?[a-z0-9_.]*", re.IGNORECASE)
+_BATCH = re.compile(r"n|b|bs|bsz|nb|num_samples|[\w.:]*batch([ -](size|dim|dimension|axis))?[\w.:]*", re.IGNORECASE)
 _NO_NAMES = frozenset({"?", "*", "-1", "None", "none"})
 """What exporters write where they know no name."""
 _MADE_UP = re.compile(r"s\d+|unk__?\d+|.*_dim_\d+|.*_dynamic_axes_\d+")
