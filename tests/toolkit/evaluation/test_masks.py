@@ -15,6 +15,7 @@ from toolkit.evaluation.masks import masks, valued
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import parts_for
 from toolkit.evaluation.tasks import OutputPart, reader
+from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors
 
 
 def normal(shape, seed=0):
@@ -122,3 +123,13 @@ def test_masks_are_not_what_noise_is_held_against():
     output = SeenOutput("y", ("N", 6, 6), list(values))
     parts = parts_for("regression", output, SeenModel([output], {}, frozenset()))
     assert all(0.5 < part.settings["variance"] < 2 for part in parts)
+
+
+# gaps of 1e9 and more may be those to masks: near ties among them are not evened out
+@pytest.mark.parametrize(("exponent", "close"), [(-100, 1e-3), (-40, 1e-3), (20, 1e-3), (80, 0.2)])
+def test_the_changes_to_expect_do_not_depend_on_scale(exponent, close):
+    wanted = normal((300, 6))
+    found = wanted + np.float32(0.2) * normal(wanted.shape, 1)
+    scale = np.float32(2.0**exponent)
+    one, other = (expected_flips(*gaps_and_errors(a, b)) for a, b in ((wanted, found), (wanted * scale, found * scale)))
+    assert one > 0.05 and other == pytest.approx(one, rel=close)

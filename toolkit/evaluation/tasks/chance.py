@@ -15,6 +15,7 @@ _BANDWIDTH = 1.06
 _PERFECT, _FAR = 149.0, 30.0
 """In dB: with a thousandth of the noise that a sample may have it is safe, and how safe tells nothing of others."""
 _HUGE = float(np.finfo(np.float32).max)
+_LEAST_VARIANCE = 1e-30
 MASKED = -1e9
 """What stands for the score of a class that is masked by -inf: infinity less itself would be NaN."""
 
@@ -31,7 +32,12 @@ def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
     """
     best = np.partition(wanted, -2, axis=-1)[..., -2:].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        return best[..., 1] - best[..., 0], (found - wanted).var(axis=-1, ddof=1)
+        apart = found - wanted
+        errors = apart.var(axis=-1, ddof=1)
+        # errors of 1e-20 or 1e20 have no squares in float32; where all are equal there is nothing to be had
+        if not (errors.min(initial=1.0) > _LEAST_VARIANCE and errors.max(initial=0.0) < _HUGE) and apart.any():
+            errors = apart.var(axis=-1, ddof=1, dtype=np.float64)
+        return best[..., 1] - best[..., 0], errors
 
 
 def expected_flips(gaps: Array, errors: Array) -> float:
