@@ -6,9 +6,9 @@ It is cut in front of nodes with weights, where few tensors are alive and onnxru
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from onnx import TensorProto
@@ -111,7 +111,7 @@ class Cut:
         self._holds: list[set[Any]] = list(self._own)
         if sizes is not None:
             self._holds = [{name for i in own for name in self._reads[i] if name in sizes} for own in self._own]
-        self._live = self._alive()
+        self._lives = self._find_lives()
 
     def makes_outputs(self) -> bool:
         """Whether a node makes each of the graph's outputs."""
@@ -126,11 +126,12 @@ class Cut:
             made = {name for index in nodes for name in self._makes[index] if name}
             reads = {name for index in nodes for name in self._reads[index]} - made - self._constants.keys()
             found.append((nodes, reads, made))
+        last_read = {name: number for number, (_, reads, _) in enumerate(found) for name in reads}
         result: list[Stretch] = []
         for number, (nodes, reads, made) in enumerate(found):
-            later = {name for _, other, _ in found[number + 1 :] for name in other}
+            later = {name for name in made if last_read.get(name, -1) > number}
             # what constants' nodes make is made in several stretches, and given by the first
-            given = (made & later | made & self._outputs) - made_before
+            given = (later | made & self._outputs) - made_before
             made_before |= given
             gives = sorted(given)
             stored = {name for index in nodes for name in self._reads[index] if name in self._constants}
@@ -183,20 +184,30 @@ class Cut:
             return {index}
         return {index, *needed, *(one for other in needed for one in self._behind[other])}
 
-    def _alive(self) -> list[set[str]]:
-        """For every place in front of a node the tensors that are made before it and read from there on."""
+    def _find_lives(self) -> dict[str, tuple[int, int]]:
+        """The first and the last place in front of a node at which a tensor is made before it and read from there on.
+
+        Sets of the tensors alive at every place would take, in a graph of a few hundred thousand nodes, a gigabyte.
+        """
         last: dict[str, int] = {}
         for place, index in enumerate(self._order):
             for name in self._reads[index]:
                 last[name] = place
-        alive, found = set[str](), list[set[str]]()
-        for place, index in enumerate(self._order):
-            alive = {name for name in alive if last[name] >= place}
-            found.append(set(alive))
-            for name in self._makes[index]:
-                if last.get(name, -1) > place:
-                    alive.add(name)
-        return found
+        return {
+            name: (place + 1, last[name])
+            for place, index in enumerate(self._order)
+            for name in self._makes[index]
+            if last.get(name, -1) > place
+        }
+
+    def _alive(self, among: Collection[str] | None = None) -> list[int]:
+        """How many tensors are alive in front of every node; of those ``among`` some, where these are given."""
+        more = [0] * (len(self._order) + 1)
+        for name, (first, last) in self._lives.items():
+            if among is None or name in among:
+                more[first] += 1
+                more[last + 1] -= 1
+        return list(accumulate(more[:-1]))
 
     def _places(self) -> list[int]:
         """In front of which nodes the graph is cut."""
@@ -204,9 +215,9 @@ class Cut:
         clean, possible = self._clean(makers), list[int]()
         if self._sizes is not None:
             # a place in the middle of what onnxruntime fuses is the last resort
-            tensors = (all(not makers[name].startswith(_NO_TENSOR) for name in live) for live in self._live)
-            possible = [place for place, sound in enumerate(tensors) if sound]
-        found: list[int] = []
+            others = self._alive({name for name, op in makers.items() if op.startswith(_NO_TENSOR)})
+            possible = [place for place, number in enumerate(others) if not number]
+        alive, found = self._alive(), list[int]()
         start, held, total = 0, set[Any](), 0
         for place, holds in enumerate(self._holds):
             if self._sizes is not None and self._size(holds) > self._limit:
@@ -219,7 +230,7 @@ class Cut:
                     break
                 half = self._half_full(start, place)
                 options = [one for one in options or [place] if one >= half] or options or [place]
-                start = min(options, key=lambda one: (len(self._live[one]), -one))
+                start = min(options, key=lambda one: (alive[one], -one))
                 found.append(start)
                 held = set().union(*self._holds[start : place + 1])
                 total = self._size(held)
@@ -232,8 +243,8 @@ class Cut:
             fused |= self._blocked()
         return [
             place
-            for place, (own, live) in enumerate(zip(self._own, self._live))
-            if fused.isdisjoint(live) and any(self._begins[index] for index in own)
+            for place, (own, number) in enumerate(zip(self._own, self._alive(fused)))
+            if not number and any(self._begins[index] for index in own)
         ]
 
     def _blocked(self) -> set[str]:

@@ -12,6 +12,8 @@ from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, DEQUANTIZE, MOVERS,
 
 Is = Callable[[], bool]
 """Whether something holds."""
+_THROUGH = MOVERS | ACTIVATIONS | AFFINE | POOLS | ADDS | {"Concat", QUANTIZE, DEQUANTIZE, "Resize"}
+"""Operators through which a tensor leads to a quantized layer."""
 
 
 class Reach:
@@ -69,8 +71,7 @@ class Reach:
         return found
 
     def _passes_on(self, node: gs.Node, tensor: gs.Tensor) -> bool:
-        op = self._forms.op(node)
-        through = op in MOVERS | ACTIVATIONS | AFFINE | POOLS | ADDS | {"Concat", QUANTIZE, DEQUANTIZE, "Resize"}
+        through = self._forms.op(node) in _THROUGH
         return through or self.constant_affine(node) or (node.op == "Mul" and _is_gate(node, tensor))
 
     def _find_region(self) -> dict[str, Is]:
