@@ -45,7 +45,10 @@ class RelatedInputs:
     def __init__(self, rows: Array) -> None:
         self.power = np.einsum("grk,grk->gk", rows, rows, dtype=np.float64) / max(rows.shape[1], 1)
         self.order = np.argsort(-self.power, axis=1, kind="stable")
-        self._rows = np.take_along_axis(rows, self.order[:, None, :], axis=2)
+        if len(rows) == 1:
+            self._rows = np.take(rows, self.order[0], axis=2)
+        else:
+            self._rows = np.take_along_axis(rows, self.order[:, None, :], axis=2)
 
     def factor(self, damping: float, outs: int) -> Factor:
         """The factor of the damped moments, for ``outs`` outputs.

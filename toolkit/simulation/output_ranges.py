@@ -49,10 +49,12 @@ class RangeErrors:
         if not signal or not math.isfinite(signal):
             return cls()
         top = math.ceil(_STEPS * math.log2(largest))
-        noise = {}
+        noise, steps = {}, np.empty_like(rows)
         for step in range(top - _STEPS * _OCTAVES, top + 1):
             scale = np.float32(2 ** (step / _STEPS) / precision.max)
-            error = on_grid(rows / scale, precision) * scale - rows
+            error = on_grid(np.divide(rows, scale, out=steps), precision)
+            error *= scale
+            error -= rows
             noise[step] = float(np.square(error @ wide, dtype=np.float64).sum()) / signal
         return cls(noise, largest)
 
