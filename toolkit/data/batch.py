@@ -12,6 +12,16 @@ from toolkit.base.types import Array
 from toolkit.data.sample import rows_of
 
 
+class Labels(dict[str, Array]):
+    """The labels of a batch, joined along axis 0, by name.
+
+    Attributes:
+        indices: the place of each sample in the source, for a metric of samples that belong together.
+    """
+
+    indices: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Samples of equal shapes, joined along the axis that counts them.

@@ -16,7 +16,7 @@ from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.data.batch import Batch
+from toolkit.data.batch import Batch, Labels
 from toolkit.data.mask import MaskPadder
 from toolkit.data.rows import RowsApart, by_rows
 from toolkit.data.sample import (
@@ -230,13 +230,14 @@ class CalibrationData:
             name: _joined([sample.inputs[name] for sample in group], self.axes[name]) if name in self.axes else value
             for name, value in first.inputs.items()
         }
-        labels = {name: _joined([sample.labels[name] for sample in group]) for name in first.labels}
+        labels = Labels({name: _joined([sample.labels[name] for sample in group]) for name in first.labels})
+        labels.indices = tuple(sample.index for sample in group)
         return Batch(
             joined,
             len(group),
             first.profiles,
             [sample.origin for sample in group],
-            tuple(sample.index for sample in group),
+            labels.indices,
             labels if self.labels else None,
             self.axes,
         )
@@ -337,7 +338,7 @@ class CalibrationData:
         chosen = frozenset(kept[number * len(kept) // count] for number in range(count))
         return self.part(chosen.__contains__, self.name)
 
-    def split(self, fraction: float, seed: int = 0) -> tuple[CalibrationData, CalibrationData]:
+    def split(self, fraction: float, seed: int = 0, together: int = 1) -> tuple[CalibrationData, CalibrationData]:
         """Cut the data into a part to calibrate with and a part held out, evenly spread and disjoint.
 
         Of two samples and more one at least is held out.
@@ -345,6 +346,7 @@ class CalibrationData:
         Args:
             fraction: the share held out, between 0 and 1.
             seed: moves the place of the first sample held out.
+            together: so many samples that follow each other are never parted.
 
         Raises:
             DataError: the fraction is not between 0 and 1.
@@ -352,10 +354,11 @@ class CalibrationData:
         if not 0 < fraction < 1:
             raise DataError(f"the share held out is {fraction}", remedy="give a number between 0 and 1")
         # a golden-ratio step moves the start differently for every seed
-        start, count = (seed * 0.6180339887498949) % 1.0, len(self)
+        start, count = (seed * 0.6180339887498949) % 1.0, -(-len(self) // together)
         last = count - 1 if count > 1 and int(count * fraction + start) == int(start) else None
 
         def held(index: int) -> bool:
+            index //= together
             return index == last or int((index + 1) * fraction + start) > int(index * fraction + start)
 
         calibration = self.part(lambda index: not held(index), self.name, self._journal)

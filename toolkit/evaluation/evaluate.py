@@ -21,6 +21,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.counterparts import counterparts, run_on
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.metric_base import MetricOptions
+from toolkit.evaluation.metric_table import together
 from toolkit.evaluation.node_errors import MeasuredForm, comparable, node_errors, wanted_besides
 from toolkit.evaluation.other_arithmetic import OtherArithmetic
 from toolkit.evaluation.outcome import compare, summed
@@ -124,7 +125,7 @@ def evaluate(
     compared = partial(OutputComparison, reference, metric, output, allow_code, float_session.outputs, answers, options)
     whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
-    for some, more in _halves(data.first(total), as_it_is):
+    for some, more in _halves(data.first(total), as_it_is, together(metric)):
         for part in some.batches(batch):
             wanted, *found = kept.outputs(part.inputs, partial(_outputs, [*runs, *more]), len(runs) + len(more))
             with at_fault(part):
@@ -170,12 +171,12 @@ def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str,
     return [run(inputs) for run in runs]
 
 
-def _halves(data: CalibrationData, as_it_is: Sequence[Run]) -> list[tuple[CalibrationData, Sequence[Run]]]:
+def _halves(data: CalibrationData, as_it_is: Sequence[Run], parted: int) -> list[tuple[CalibrationData, Sequence[Run]]]:
     """The samples in two parts with what is run on each besides: a quarter of many, spread over all, and the rest."""
     wanted = math.ceil(len(data) * _UNROUNDED_SHARE)
     if not as_it_is or wanted >= len(data) - wanted or len(data) <= _FEW_SAMPLES:
         return [(data, as_it_is)]
-    others, some = data.split(_UNROUNDED_SHARE)
+    others, some = data.split(_UNROUNDED_SHARE, together=parted)
     return [(some, as_it_is), (others, ())]
 
 

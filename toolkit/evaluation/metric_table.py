@@ -18,6 +18,7 @@ class MetricInfo:
         share: whether the value is a share, 0 to 1.
         higher_is_better: which way it goes.
         extra: the optional dependency that it needs; empty where none.
+        together: how many samples that follow each other have one answer.
     """
 
     task: str
@@ -28,6 +29,7 @@ class MetricInfo:
     share: bool = True
     higher_is_better: bool = True
     extra: str = ""
+    together: int = 1
 
 
 _CLASS, _SET = "the class's number: integer, []", "0 or 1 for each class: [classes]"
@@ -65,7 +67,7 @@ METRICS: dict[str, MetricInfo] = {
     "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS),
     "spearman": MetricInfo("embedding", "rank correlation with the labels: of the cosine of samples 0 and 1, 2 and 3, "
                            "...; of outputs with one value a sample, of these", "the pair's score: float, []",
-                           share=False),
+                           share=False, together=2),
     "psnr": MetricInfo("regression", "peak signal-to-noise ratio, dB", _ALIKE, 0.1, share=False),
     "ssim": MetricInfo("regression", "structural similarity", f"{_ALIKE}, an image", share=False),
     "mse": MetricInfo("regression", "mean squared error, the output's unit squared", _ALIKE, 0.05, True, False, False),
@@ -93,3 +95,9 @@ def task_of(metric: str | None) -> str:
     """The task that a metric belongs to; empty of one that is not built in."""
     info = METRICS.get(metric or "")
     return info.task if info is not None else ""
+
+
+def together(metric: str | None) -> int:
+    """How many samples that follow each other have one answer: what parts the samples must not part these."""
+    info = METRICS.get(metric or "")
+    return info.together if info is not None else 1

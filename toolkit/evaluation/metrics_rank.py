@@ -9,6 +9,7 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
+from toolkit.data.batch import Labels
 from toolkit.evaluation.metric_base import Metric, MetricOptions, pick_scores
 from toolkit.evaluation.ranks import ranks
 
@@ -24,6 +25,7 @@ class _Vectors:
         self.options = options
         self.vectors: list[Array] = []
         self.labels: list[Array] = []
+        self.places: list[int] = []
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch.
@@ -38,6 +40,7 @@ class _Vectors:
         rows = np.asarray(values, np.float64)
         self.vectors.append(rows.reshape(len(rows), -1, rows.shape[-1] if rows.ndim > 1 else 1).mean(axis=1))
         self.labels.append(label.reshape(-1))
+        self.places += labels.indices if isinstance(labels, Labels) else ()
 
     def _all(self) -> tuple[Array, Array]:
         return np.concatenate(self.vectors), np.concatenate(self.labels)
@@ -76,7 +79,10 @@ class RecallAtK(_Vectors):
 
 
 class Spearman(_Vectors):
-    """Spearman's rank correlation of labels with outputs of one value, or with cosines of samples 2i and 2i + 1."""
+    """Spearman's rank correlation of labels with outputs of one value, or with cosines of samples 2i and 2i + 1.
+
+    Batches may join samples of unlike pairs, by their shapes: the samples' places in the data tell which are one.
+    """
 
     def value(self) -> float:
         """-1 to 1; NaN where nothing varies."""
@@ -84,15 +90,24 @@ class Spearman(_Vectors):
         if vectors.shape[1] == 1:
             found = vectors[:, 0]
         else:
-            pairs = len(vectors) // 2
-            first, second = vectors[0 : 2 * pairs : 2], vectors[1 : 2 * pairs : 2]
+            left, right = self._pairs(len(vectors))
+            first, second = vectors[left], vectors[right]
             lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
             found = (first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
-            labels = labels[0 : 2 * pairs : 2]
+            labels = labels[left]
         a, b = ranks(found), ranks(np.asarray(labels, np.float64))
         if len(a) < 2 or a.std() == 0 or b.std() == 0:
             return math.nan
         return float(np.corrcoef(a, b)[0, 1])
+
+
+    def _pairs(self, count: int) -> tuple[Array, Array]:
+        """Where the first and the second sample of each pair are among those taken in; one alone is left out."""
+        places = np.asarray(self.places if len(self.places) == count else range(count))
+        at = {int(place): row for row, place in enumerate(places)}
+        found = [(row, at[place + 1]) for place, row in sorted(at.items()) if place % 2 == 0 and place + 1 in at]
+        made = np.array(found, np.int64).reshape(-1, 2)
+        return made[:, 0], made[:, 1]
 
 
 BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {

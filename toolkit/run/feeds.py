@@ -11,6 +11,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.data.batch import Labels
 from toolkit.data.sample import rows_of
 from toolkit.report.codes import ReportCode
 
@@ -87,10 +88,11 @@ def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
                 tally.left_out += count
                 continue
             labels = batch.labels
-            if rowwise and labels is not None:
-                labels = {n: values[start : start + count] for n, values in labels.items()}
-            tally.filled += rowwise and count < low
             indices = batch.indices[start : start + count]
+            if rowwise and labels is not None:
+                labels = Labels({n: values[start : start + count] for n, values in labels.items()})
+                labels.indices = indices
+            tally.filled += rowwise and count < low
             yield Feed(name, taken, labels, count, len(rows) if rowwise else 0, indices, batch.axes)
 
 

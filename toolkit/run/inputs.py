@@ -132,12 +132,12 @@ class Inputs:
             return None
         data = self._samples(section.data, model, profiles, journal=journal, random=section.random)
         if section.samples is not None and section.samples < len(data):
-            kept, _ = data.split(1 - section.samples / len(data))
+            kept, _ = data.split(1 - section.samples / len(data), together=self._together())
             if journal is not None:
                 journal.noted(Code.LIMITED(left_out=len(data) - len(kept), total=len(data), limit=section.samples))
             data = kept
         if self.job.recipe.evaluation.data is None and len(data) > 1:
-            data = data.split(self.job.recipe.evaluation.hold_out)[0]
+            data = data.split(self.job.recipe.evaluation.hold_out, together=self._together())[0]
         return data
 
     def evaluation_data(self, model: Model) -> tuple[CalibrationData | None, bool]:
@@ -150,7 +150,15 @@ class Inputs:
         if calibration.data is None and calibration.random is None:
             return None, True
         data = self._samples(calibration.data, model, labels=labels, random=calibration.random)
-        return (data.split(section.hold_out)[1].first(section.samples), True) if len(data) > 1 else (data, False)
+        if len(data) < 2:
+            return data, False
+        return data.split(section.hold_out, together=self._together())[1].first(section.samples), True
+
+    def _together(self) -> int:
+        """How many samples that follow each other have one label of the evaluation's."""
+        from toolkit.evaluation.metric_table import together
+
+        return together(self.job.recipe.evaluation.metric)
 
     def _samples(
         self,

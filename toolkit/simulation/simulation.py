@@ -19,6 +19,7 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.versions import code_fingerprint
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.metric_base import pick
+from toolkit.evaluation.metric_table import together
 from toolkit.evaluation.metrics import MetricOptions, make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
@@ -375,7 +376,7 @@ def chosen(data: CalibrationData, settings: Settings) -> CalibrationData:
     """The samples that are used: at most ``settings.samples``, evenly spread."""
     if settings.samples is None or settings.samples >= len(data):
         return data
-    return data.split(1 - settings.samples / len(data))[0]
+    return data.split(1 - settings.samples / len(data), together=together(settings.metric))[0]
 
 
 def with_labels(data: CalibrationData) -> CalibrationData | None:

@@ -170,6 +170,16 @@ def test_of_a_few_samples_one_is_held_out(samples: int) -> None:
     assert len(list(held.samples())) == 1 and len(list(kept.samples())) == samples - 1
 
 
+@pytest.mark.parametrize("together", [2, 3])
+def test_a_split_parts_no_samples_that_belong_together(together: int) -> None:
+    data = CalibrationData.open([feed(4, i) for i in range(50)], chain())
+    for fraction in (0.1, 0.25, 0.8):
+        parts = [{s.index for s in part.samples()} for part in data.split(fraction, together=together)]
+        blocks = [{index // together for index in part} for part in parts]
+        assert set.union(*parts) == set(range(50)) and not set.intersection(*parts)
+        assert not set.intersection(*blocks) and len(parts[1]) == pytest.approx(50 * fraction, abs=together)
+
+
 def test_a_split_of_a_split_stays_disjoint() -> None:
     data = CalibrationData.open([feed(4, i) for i in range(40)], chain())
     first, held = data.split(0.25)
