@@ -221,11 +221,11 @@ class Search(ChoosingRanges):
                 self.amax = dict(self.best.amax)
                 self._propose(harm, measure)
             return
-        if self._likely is not None and self._left() > 0:
-            # a form of the model that suits INT8 better has this plan at least
-            self._evaluate(self._likely)
         self._propose(harm, measure, first=True)
         assert self.best is not None
+        if self._likely is not None and len(self.best.kept) == len(self.simulation.names):
+            # a form of the model that suits INT8 better has this plan at least, whatever is left
+            self._evaluate(self._likely)
         if not self.best.passes:
             return
         if self.first is None and self.best.amax == self.amax:

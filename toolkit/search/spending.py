@@ -65,6 +65,7 @@ class Spending:
         self.inferences, self._clock = inferences, clock
         self._at_least = self._more_minutes = 0.0
         self._again = False
+        self._allowed = inferences or 0.0
         self.minutes, self._until = minutes, clock() + 60 * minutes if minutes is not None else math.inf
         self._before = computed()
         self._asked: set[str] = set()
@@ -91,13 +92,13 @@ class Spending:
         return made
 
     def more(self) -> bool:
-        """Allow three times as much and the minutes twice, once, where nobody set a limit; whether there is more now.
+        """Allow twice as much again and the minutes twice, once, where nobody set a limit; whether there is more now.
 
         For a search that has nothing worth having: a model that stays float costs its user more than a longer search.
         """
         if self.inferences is None or not self._at_least or (self.over and not self._more_minutes):
             return False
-        self.inferences, self._at_least = 3 * self.inferences, 0.0
+        self.inferences, self._at_least = max(self.inferences, self.priced) + 2 * self._allowed, 0.0
         if self.minutes is not None:
             self.minutes += self._more_minutes
             self._until += 60 * self._more_minutes
@@ -117,7 +118,8 @@ class Spending:
     def know(self, macs: float) -> None:
         """Take in what a float inference of all samples is, in multiply-accumulates."""
         if self.inferences is not None:
-            self.inferences = max(self.inferences, self._at_least / max(macs, 1.0))
+            self._allowed = max(self._allowed, self._at_least / max(macs, 1.0))
+            self.inferences = max(self.inferences, self._allowed)
 
     @property
     def over(self) -> bool:
