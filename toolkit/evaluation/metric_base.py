@@ -153,7 +153,22 @@ def threshold_of(scores: Array, options: MetricOptions) -> float:
     """Above which score a label holds: as ``options`` say, else 0.5 of probabilities, and 0 of others, as of logits."""
     if options.threshold is not None:
         return options.threshold
-    return 0.5 if scores.size and scores.min() >= 0 and scores.max() <= 1 else 0.0
+    known = scores[np.isfinite(scores)]
+    return 0.5 if known.size and known.min() >= 0 and known.max() <= 1 else 0.0
+
+
+def never_right(scores: Array, wanted: Array) -> Array:
+    """Scores in which NaN says the opposite of the label: -inf where it holds, inf where it does not.
+
+    numpy's argmax, sorting and ranks take NaN for the largest value: an engine that gives it for the samples that have
+    the label would seem perfect.
+
+    Args:
+        scores: float, of any shape.
+        wanted: whether the label holds, bool of the same shape.
+    """
+    unknown = np.isnan(scores)
+    return np.where(unknown, np.where(wanted, -np.inf, np.inf), scores) if unknown.any() else scores
 
 
 def label_of(labels: Mapping[str, Array]) -> Array:

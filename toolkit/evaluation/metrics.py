@@ -27,7 +27,7 @@ class TopK:
 
     The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]; an output of
     integers is the choice itself, of the label's shape, and one score a sample is that of class 1 of two, which is
-    chosen above the threshold.
+    chosen above the threshold. A position with a score that is NaN is never right.
 
     Attributes:
         classes: how many classes the output has; 0 before the first batch.
@@ -53,7 +53,7 @@ class TopK:
             self.classes = classes_of(scores, label)
             k = min(self.k, scores.shape[-1])
             best = np.argpartition(scores, -k, axis=-1)[..., -k:]
-            self.right += int((best == label[..., None]).any(axis=-1).sum())
+            self.right += int(((best == label[..., None]).any(axis=-1) & ~np.isnan(scores).any(axis=-1)).sum())
         self.count += label.size
 
     @property
@@ -73,7 +73,9 @@ def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
         DataError: the labels do not fit the output.
     """
     if scores.dtype.kind not in "iub":
-        return classes_of(scores, label), np.asarray(scores.argmax(axis=-1) == label)
+        # argmax takes NaN for the largest score
+        same = (scores.argmax(axis=-1) == label) & ~np.isnan(scores).any(axis=-1)
+        return classes_of(scores, label), np.asarray(same)
     if scores.shape != label.shape and len(scores) == scores.size == label.size:
         scores, label = scores.reshape(-1), label.reshape(-1)
     if scores.shape != label.shape:

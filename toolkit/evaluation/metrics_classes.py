@@ -12,6 +12,7 @@ from toolkit.evaluation.metric_base import (
     MetricOptions,
     check_labels,
     classes_of,
+    never_right,
     of_one_score,
     pick_scores,
     threshold_of,
@@ -26,7 +27,8 @@ CHANCE = 0.5
 class _ByClass:
     """Gathers scores and labels; labels are classes' numbers [batch], or 0 and 1 for each class [batch, classes].
 
-    One score a sample, with labels 0 and 1, is a set of one class: that of the label 1.
+    One score a sample, with labels 0 and 1, is a set of one class: that of the label 1. A score that is NaN counts as
+    the wrong one.
 
     Attributes:
         classes: how many classes the output has where labels are their numbers; 0 where they are sets.
@@ -56,7 +58,7 @@ class _ByClass:
         else:
             self.classes = classes_of(scores, label)
             self.labels.append(np.arange(scores.shape[-1]) == label.astype(np.int64)[:, None])
-        self.scores.append(np.asarray(scores, np.float64))
+        self.scores.append(never_right(np.asarray(scores, np.float64), self.labels[-1]))
 
     @property
     def answers(self) -> int:

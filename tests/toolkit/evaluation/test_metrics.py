@@ -52,6 +52,33 @@ def test_balanced_accuracy_f1_and_average_precision():
     assert value("average_precision", scores, sets)[0] == pytest.approx((1.0 + (1.0 + 2 / 3) / 2) / 2)
 
 
+@pytest.mark.parametrize("where", ["label", "elsewhere", "everywhere"])
+@pytest.mark.parametrize("name", ["top1", "top5", "exact", "balanced_accuracy", "f1", "average_precision", "auc"])
+def test_scores_that_are_nan_are_never_right(name, where):
+    labels = np.arange(24) % 8
+    scores = one_hot(labels, 8)
+    assert value(name, scores, labels)[0] == 1.0
+    own = one_hot(labels, 8) > 0
+    scores[{"label": own, "elsewhere": ~own, "everywhere": own | ~own}[where]] = np.nan
+    # precision at the last three places of all is not 0
+    least = np.mean(np.arange(1, 4) / np.arange(22, 25)) if name == "average_precision" else 0.0
+    assert value(name, scores, labels)[0] == pytest.approx(least)
+
+
+@pytest.mark.parametrize(("name", "without_1", "without_0"), [
+    ("top1", 0.5, 0.5), ("balanced_accuracy", 0.5, 0.5), ("f1", 0.0, 2 / 3), ("auc", 0.0, 0.0),
+])  # fmt: skip
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_one_score_that_is_nan_is_that_of_the_other_label(name, without_1, without_0, threshold):
+    labels = np.array([1, 0] * 4)
+    for label, wanted in ((1, without_1), (0, without_0)):
+        scores = np.where(labels == 1, np.float32(0.9), np.float32(0.1))
+        scores[labels == label] = np.nan
+        # without a threshold the scores that are left tell that these are probabilities
+        known = 0.5 if name == "top1" else threshold
+        assert value(name, scores[:, None], labels, threshold=known)[0] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 1, 1)])
 @pytest.mark.parametrize("label_shape", [(8,), (8, 1)])
 @pytest.mark.parametrize("kind", [np.int64, np.float32, bool])
