@@ -67,4 +67,8 @@ def _meant(use: str, known: Iterable[str]) -> str:
         if classes:
             meant = did_you_mean(use, [f"{use}:{one}" for one in classes])
             return f"a pass of your own is named module:Name: {meant}"
+    known = list(known)
+    if not known:
+        # a package without its metadata has no entry points
+        return "no pass is registered: install qtool itself anew; a pass of your own is named module:Name"
     return f"{did_you_mean(use, known)}; a pass of your own is named module:Name"

@@ -37,3 +37,10 @@ def test_a_pass_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match="did you mean 'keep_narrow:KeepNarrow'"):
         find("keep_narrow")
+
+
+def test_a_package_whose_passes_are_not_registered_is_said_to_be(monkeypatch):
+    monkeypatch.setattr("toolkit.contract.registry.installed", dict)
+    with pytest.raises(RecipeError) as caught:
+        find("insert_qdq")
+    assert "no pass is called 'insert_qdq'. No pass is registered: install qtool itself anew" in str(caught.value)
