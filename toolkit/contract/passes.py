@@ -41,7 +41,8 @@ class Pass(BaseModel):
         tells_in_dry_run: whether ``apply`` heeds ``context.dry_run``: it measures and builds nothing then, refuses what
             it would refuse in a run, and says what it would do. A run of such passes is tried before it calibrates.
         by_graph_alone: whether ``apply`` goes by graph, settings, profiles and plan alone. A run goes on
-            from what it made when the run was tried.
+            from what it made when the run was tried. It is said of a class's own ``apply``: one that writes another
+            says it anew.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
@@ -51,6 +52,13 @@ class Pass(BaseModel):
     tells_in_dry_run: ClassVar[bool] = False
     by_graph_alone: ClassVar[bool] = False
     _place: Callable[[str], str] | None = PrivateAttr(None)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **settings: Any) -> None:
+        super().__pydantic_init_subclass__(**settings)
+        # another apply may ask for ranges, which are placeholders when a run is tried
+        if "apply" in vars(cls) and "by_graph_alone" not in vars(cls):
+            cls.by_graph_alone = False
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings.
