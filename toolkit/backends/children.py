@@ -35,11 +35,11 @@ class Child:
         library: the module that it loads before it is told its job; none where empty.
 
     Attributes:
-        stopped_s: for how many seconds it was stopped.
+        stops: from when to when it was stopped, by the clock of ``time.monotonic``.
     """
 
     def __init__(self, library: str = "") -> None:
-        self.library, self.stopped_s = library, 0.0
+        self.library, self.stops = library, list[tuple[float, float]]()
         self.noise = tempfile.TemporaryFile()  # noqa: SIM115
         self._waiting, self._since = bool(library), 0.0
         # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
@@ -87,8 +87,13 @@ class Child:
 
     def go_on(self) -> None:
         """Let it work again."""
-        self.stopped_s += time.monotonic() - self._since
+        self.stops.append((self._since, time.monotonic()))
         self.process.send_signal(signal.SIGCONT)
+
+    def stopped_within(self, began: float, seconds: float) -> float:
+        """For how many of the seconds from then on it was stopped; all processes of a Linux machine have one clock."""
+        ended = began + seconds
+        return sum(max(min(end, ended) - max(start, began), 0.0) for start, end in self.stops)
 
     def end(self) -> None:
         """Kill it if it is still there, and close what leads to it."""
@@ -112,23 +117,28 @@ class Spares:
 
     def take(self, library: str) -> Child | None:
         """One that has loaded the library; None where there is none."""
-        while True:
-            with self._lock:
-                child = next((one for one in self._found if one.library == library), None)
-                if child is None:
-                    return None
+        # whoever settles waits for one that is taken while it loads, too
+        with self._lock:
+            while (child := next((one for one in self._found if one.library == library), None)) is not None:
                 self._found.remove(child)
-            if child.ready():
-                return child
-            child.end()
-            child.noise.close()
+                if child.ready():
+                    return child
+                child.end()
+                child.noise.close()
+        return None
 
     def fill(self, library: str, number: int) -> None:
-        """Start as many as are lacking to have so many of a library."""
-        if threading.get_ident() == self._thread:
-            with self._lock:
-                there = sum(one.library == library for one in self._found)
-                self._found += [Child(library) for _ in range(number - there)]
+        """Start as many as are lacking to have so many of a library; none while engines are measured."""
+        if threading.get_ident() != self._thread:
+            return
+        with self._lock:
+            lacking = number - sum(one.library == library for one in self._found)
+            # whoever measures has settled those that were there, and a job without a spare starts its own
+            if lacking > 0 and _MEASURING.acquire(blocking=False):
+                try:
+                    self._found += [Child(library) for _ in range(lacking)]
+                finally:
+                    _MEASURING.release()
 
     def settle(self) -> None:
         """Wait until all have loaded their library: none shall use the GPU while engines are measured."""

@@ -49,8 +49,8 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         talk: where messages and progress go.
 
     Returns:
-        ``version``, ``log``, ``seconds``, ``unmarked`` (tensors to mark that the network lacks) and ``constraints``
-        (how layer precisions held); the engine lies in the folder as model.engine.
+        ``version``, ``log``, ``started`` (by ``time.monotonic``), ``seconds``, ``unmarked`` (tensors to mark that the
+        network lacks) and ``constraints`` (how layer precisions held); the engine lies in the folder as model.engine.
 
     Raises:
         BackendError: TensorRT refused the model or the settings.
@@ -96,6 +96,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     return {
         "version": version,
         "log": messages.lines(),
+        "started": started,
         "seconds": seconds,
         "unmarked": unmarked,
         "constraints": held,

@@ -92,7 +92,7 @@ def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_pa
             pathlib.Path(request['note']).write_text(str(os.getpid()))
             while not pathlib.Path(request['go']).exists():
                 time.sleep(0.01)
-            return {'seconds': time.monotonic() - started, 'pid': os.getpid()}
+            return {'started': started, 'seconds': time.monotonic() - started, 'pid': os.getpid()}
         """,
         measure="""
             while (state := pathlib.Path(f"/proc/{request['pid']}/stat").read_text().rpartition(')')[2].split()[0]) != 'T':
@@ -117,6 +117,81 @@ def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_pa
     thread.join()
     # what it stood still is no part of what it took
     assert found[0]["pid"] == pid and found[0]["seconds"] < time.monotonic() - began - 0.3
+
+
+@needs_stop
+def test_only_what_it_stood_still_while_it_built_is_taken_off(jobs, monkeypatch, tmp_path):
+    jobs(
+        build="""
+            pathlib.Path(request['note']).write_text(str(os.getpid()))
+            while not pathlib.Path(request['go']).exists():
+                time.sleep(0.01)
+            return {'started': time.monotonic(), 'seconds': 2.0}
+        """,
+    )  # fmt: skip
+    monkeypatch.setattr(process, "_BUILDS", {"build"})
+    note, go, found = tmp_path / "pid", tmp_path / "go", []
+    thread = threading.Thread(
+        target=lambda: found.append(process.run_job("build", {"note": str(note), "go": str(go)}))
+    )  # fmt: skip
+    thread.start()
+    until(lambda: note.exists() and note.read_text())
+    # it is still loading
+    with children.measuring_alone():
+        until(lambda: state(int(note.read_text())) == "T")
+    go.touch()
+    thread.join()
+    assert found[0]["seconds"] == 2.0
+
+
+def test_no_spare_is_started_while_engines_are_measured(jobs):
+    jobs(who=WHO)
+    inside, over = threading.Event(), threading.Event()
+
+    def measure():
+        with children.measuring_alone():
+            inside.set()
+            assert over.wait(60)
+
+    with children_ahead():
+        found = children.spares()
+        thread = threading.Thread(target=measure)
+        thread.start()
+        assert inside.wait(60)
+        found.fill("stand_in", 1)
+        during = len(found._found)
+        over.set()
+        thread.join()
+        found.fill("stand_in", 1)
+        assert (during, len(found._found)) == (0, 1)
+
+
+def test_nothing_is_measured_while_a_spare_that_was_taken_still_loads(jobs, tmp_path):
+    go, loaded = tmp_path / "go", tmp_path / "loaded"
+    jobs(
+        f"while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\npathlib.Path({str(loaded)!r}).touch()\n", who=WHO
+    )  # fmt: skip
+    seen, taken = [], []
+
+    def measure():
+        with children.measuring_alone():
+            seen.append(loaded.exists())
+
+    with children_ahead():
+        found = children.spares()
+        found.fill("stand_in", 1)
+        threads = [threading.Thread(target=lambda: taken.append(found.take("stand_in"))), threading.Thread(target=measure)]
+        threads[0].start()
+        until(lambda: not found._found)
+        threads[1].start()
+        # time for it to measure if nothing held it back
+        time.sleep(0.2)
+        go.touch()
+        for thread in threads:
+            thread.join()
+        taken[0].end()
+        taken[0].noise.close()
+    assert seen == [True]
 
 
 @needs_stop
