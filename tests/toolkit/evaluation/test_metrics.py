@@ -243,3 +243,18 @@ def test_mse_never_broadcasts_a_label(made, label):
     metric = make_metric("mse", None, False, MetricOptions())
     with pytest.raises(DataError, match="Give a label of the output's shape"):
         metric.update({"y": np.zeros(made)}, {"label": np.ones(label)})
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_pixels_of_nan_are_of_no_class(classes):
+    """As background, and as the class with the highest score, they were right wherever that was the label."""
+    labels = np.zeros((4, 6, 6), np.int64)
+    labels[:, :2] = classes > 1
+    scores = np.random.default_rng(0).random((4, classes, 6, 6), np.float32)
+    if classes > 1:
+        np.put_along_axis(scores, labels[:, None], 9.0, axis=1)
+    else:
+        scores = np.where(labels[:, None] > 0, 9.0, -9.0).astype(np.float32)
+    assert value("miou", scores, labels)[0] == 1.0
+    scores[:, 0, 3:] = np.nan
+    assert value("miou", scores, labels)[0] < 0.67

@@ -18,7 +18,7 @@ SMALL = 0.002
 
 
 def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
-    """The class of every pixel, integers [batch, pixels].
+    """The class of every pixel, integers [batch, pixels]; -1, which is none, where a score is NaN.
 
     Args:
         value: scores with the classes along ``axis``, one map to be held against ``threshold``, or classes' numbers.
@@ -28,9 +28,11 @@ def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
     if value.dtype.kind in "iub":
         chosen: Any = value
     elif threshold is not None:
-        chosen = np.asarray(value, np.float32) > threshold
+        scores = np.asarray(value, np.float32)
+        chosen = np.where(np.isnan(scores), -1, scores > threshold)
     else:
-        chosen = np.moveaxis(np.asarray(value, np.float32), axis, -1).argmax(axis=-1)
+        scores = np.moveaxis(np.asarray(value, np.float32), axis, -1)
+        chosen = np.where(np.isnan(scores).any(axis=-1), -1, scores.argmax(axis=-1))
     return flat(np.asarray(chosen, np.int64))
 
 
