@@ -73,9 +73,10 @@ def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
         DataError: the labels do not fit the output.
     """
     if scores.dtype.kind not in "iub":
+        classes = classes_of(scores, label)
         # argmax takes NaN for the largest score
         same = (scores.argmax(axis=-1) == label) & ~np.isnan(scores).any(axis=-1)
-        return classes_of(scores, label), np.asarray(same)
+        return classes, np.asarray(same)
     if scores.shape != label.shape and len(scores) == scores.size == label.size:
         scores, label = scores.reshape(-1), label.reshape(-1)
     if scores.shape != label.shape:
