@@ -13,24 +13,6 @@ from toolkit.data.batch import Labels
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metrics import make_metric
 
-RECIPE = """
-[model]
-path = "m.onnx"
-[calibration]
-data = "c.npz"
-method = "minmax"
-[[pass]]
-use = "insert_qdq"
-[engine]
-backend = "none"
-rest = "{rest}"
-[evaluation]
-{data}metric = "spearman"
-batch = 8
-[report]
-formats = ["json"]
-"""
-
 
 def ranked(values):
     return np.argsort(np.argsort(values))
@@ -60,8 +42,13 @@ def test_pairs_stay_pairs(tmp_path, rest, given, ragged):
     np.savez(tmp_path / "t.npz", **table)
     calibration = {name: value for name, value in table.items() if not given or int(name[-5:]) < 16}
     np.savez(tmp_path / "c.npz", **calibration)
-    (tmp_path / "r.toml").write_text(RECIPE.format(rest=rest, data='data = "t.npz"\n' if given else ""))
-    accuracy = run(Recipe.load(tmp_path / "r.toml"), tmp_path / "out").report.accuracy
+    recipe = Recipe.build(
+        "pairs", model={"path": tmp_path / "m.onnx"}, passes=["insert_qdq"],
+        calibration={"data": str(tmp_path / "c.npz"), "method": "minmax"}, engine={"backend": "none", "rest": rest},
+        evaluation={"metric": "spearman", "batch": 8, **({"data": str(tmp_path / "t.npz")} if given else {})},
+        report={"formats": ["json"]},
+    )  # fmt: skip
+    accuracy = run(recipe, tmp_path / "out").report.accuracy
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     vectors = np.concatenate([session.run(None, {"x": one})[0] for one in inputs])
     held = slice(None) if given else [place for place in range(80) if place // 2 % 5 == 4]
