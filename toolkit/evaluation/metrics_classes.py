@@ -103,7 +103,11 @@ class F1(_ByClass):
 
 
 class AveragePrecision(_ByClass):
-    """Mean over classes with labels of the precision at each of their samples, in the order of the scores."""
+    """Mean over classes with labels of the precision at each of their samples, in the order of the scores.
+
+    Samples of one score have no order: for each of them the precision is that of all down to this score, as
+    scikit-learn's ``average_precision_score`` has it.
+    """
 
     def value(self) -> float:
         """0 to 1."""
@@ -137,10 +141,10 @@ def _area(scores: Array, labels: Array) -> float | None:
 
 
 def _average(scores: Array, labels: Array) -> float:
-    order = np.argsort(-scores, kind="stable")
-    hits = labels[order]
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    return float(precision[hits].mean())
+    _, place, counts = np.unique(-scores, return_inverse=True, return_counts=True)
+    hits = np.bincount(place, labels)
+    precision = np.cumsum(hits) / np.cumsum(counts)
+    return float((precision * hits).sum() / hits.sum())
 
 
 BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {

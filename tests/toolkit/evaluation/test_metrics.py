@@ -52,6 +52,17 @@ def test_balanced_accuracy_f1_and_average_precision():
     assert value("average_precision", scores, sets)[0] == pytest.approx((1.0 + (1.0 + 2 / 3) / 2) / 2)
 
 
+@pytest.mark.parametrize("first", [1, 0])
+def test_average_precision_does_not_go_by_the_order_of_samples_with_equal_scores(first):
+    labels = np.array([first] * 8 + [1 - first] * 8)
+    # an engine that gives the same for every sample tells nothing, and as many of these have the label as not
+    assert value("average_precision", np.zeros((16, 1), np.float32), labels)[0] == 0.5
+    # the best score has one of each kind; 7 of the 14 with the other one have the label
+    scores = np.zeros((16, 1), np.float32)
+    scores[[0, 15]] = 1
+    assert value("average_precision", scores, labels)[0] == pytest.approx((1 / 2 + 7 * 8 / 16) / 8)
+
+
 @pytest.mark.parametrize("where", ["label", "elsewhere", "everywhere"])
 @pytest.mark.parametrize("name", ["top1", "top5", "exact", "balanced_accuracy", "f1", "average_precision", "auc"])
 def test_scores_that_are_nan_are_never_right(name, where):
@@ -60,8 +71,8 @@ def test_scores_that_are_nan_are_never_right(name, where):
     assert value(name, scores, labels)[0] == 1.0
     own = one_hot(labels, 8) > 0
     scores[{"label": own, "elsewhere": ~own, "everywhere": own | ~own}[where]] = np.nan
-    # precision at the last three places of all is not 0
-    least = np.mean(np.arange(1, 4) / np.arange(22, 25)) if name == "average_precision" else 0.0
+    # precision at the last places of all, which the three with the label share, is not 0
+    least = 3 / 24 if name == "average_precision" else 0.0
     assert value(name, scores, labels)[0] == pytest.approx(least)
 
 
