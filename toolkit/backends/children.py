@@ -42,18 +42,22 @@ class Child:
         self.library, self.stops = library, list[tuple[float, float]]()
         self.noise = tempfile.TemporaryFile()  # noqa: SIM115
         self._waiting, self._since = bool(library), 0.0
-        # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.noise,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-            # CUDA 11's default loads every kernel of every library into each context: TensorRT itself warns of it
-            env={"CUDA_MODULE_LOADING": "LAZY", **os.environ},
-        )
+        try:
+            # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.noise,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+                # CUDA 11's default loads every kernel of every library into each context: TensorRT itself warns of it
+                env={"CUDA_MODULE_LOADING": "LAZY", **os.environ},
+            )
+        except OSError:
+            self.noise.close()
+            raise
         if library:
             self.send({"warm": library})
 
@@ -76,8 +80,10 @@ class Child:
     def ready(self) -> bool:
         """Wait until it has loaded its library; False where it died of that."""
         if self._waiting:
+            said = next(self.events(), None)
+            # not before: what it says is still unread where an interrupt ends the wait, and no job's answer
             self._waiting = False
-            return next(self.events(), None) is not None and self.process.poll() is None
+            return said is not None and self.process.poll() is None
         return self.process.poll() is None
 
     def stop(self) -> None:
@@ -121,10 +127,15 @@ class Spares:
         with self._lock:
             while (child := next((one for one in self._found if one.library == library), None)) is not None:
                 self._found.remove(child)
-                if child.ready():
-                    return child
-                child.end()
-                child.noise.close()
+                ready = False
+                try:
+                    if ready := child.ready():
+                        return child
+                finally:
+                    # also where an interrupt ends the wait: nobody else knows of it any more
+                    if not ready:
+                        child.end()
+                        child.noise.close()
         return None
 
     def fill(self, library: str, number: int) -> None:
@@ -136,7 +147,10 @@ class Spares:
             # whoever measures has settled those that were there, and a job without a spare starts its own
             if lacking > 0 and _MEASURING.acquire(blocking=False):
                 try:
-                    self._found += [Child(library) for _ in range(lacking)]
+                    # where the system gives no more processes or files, a job has done without a spare before
+                    with contextlib.suppress(OSError):
+                        for _ in range(lacking):
+                            self._found.append(Child(library))
                 finally:
                     _MEASURING.release()
 

@@ -84,6 +84,54 @@ def test_a_library_that_does_not_load_is_told_by_the_job(jobs):
             process.run_job("who", {"backend": "no_such_library"})
 
 
+def interrupted(child):
+    raise KeyboardInterrupt
+    yield
+
+
+def test_an_interrupt_while_a_spare_loads_leaves_no_word_of_it_to_a_job(jobs, monkeypatch):
+    jobs(who=WHO)
+    with children_ahead():
+        found = children.spares()
+        found.fill("stand_in", 1)
+        pid = found._found[0].process.pid
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(children.Child, "events", interrupted)
+            found.settle()
+        assert process.run_job("who", {"backend": "stand_in"})["pid"] == pid
+
+
+def test_a_spare_that_is_taken_when_an_interrupt_comes_ends(jobs, monkeypatch):
+    jobs(who=WHO)
+    with children_ahead():
+        found = children.spares()
+        found.fill("stand_in", 1)
+        (spare,) = found._found
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(children.Child, "events", interrupted)
+            found.take("stand_in")
+        assert gone(spare.process.pid) and spare.noise.closed
+
+
+def test_a_job_counts_although_no_spare_can_be_started_behind_it(jobs, monkeypatch):
+    jobs(who=WHO)
+    monkeypatch.setitem(process._NEXT, "who", 3)
+    start, started = subprocess.Popen, []
+
+    def two(*arguments, **settings):
+        if len(started) == 2:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(start(*arguments, **settings))
+        return started[-1]
+
+    monkeypatch.setattr(children.subprocess, "Popen", two)
+    with children_ahead():
+        # the first is the job's own
+        assert process.run_job("who", {"backend": "stand_in"})["pid"] == started[0].pid
+        assert [one.process for one in children.spares()._found] == started[1:]
+    assert all(gone(one.pid) for one in started)
+
+
 @needs_stop
 def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_path):
     jobs(
