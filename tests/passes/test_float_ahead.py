@@ -14,6 +14,7 @@ from toolkit import Context, Extent, Profiles, ShapeProfile
 from toolkit.backends import ahead
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.bench import EngineBench
+from toolkit.base.errors import ModelError
 from toolkit.calibration.provider import Calibrator
 from toolkit.contract.findings import Code
 from toolkit.contract.passes import Sequence
@@ -149,6 +150,21 @@ def test_one_engine_at_a_time_where_memory_is_short_or_the_recipe_says_so(attent
 
 def test_nothing_is_begun_where_the_backend_has_no_room_or_nothing_is_measured(attention, tmp_path):
     backend = Levels(1.3, room=0)
+    context, _ = searched(attention, backend, tmp_path)
+    assert built(backend) == [(4, 2), (6, 2), (0, 2)] and said(context.journal, TrialCode.AHEAD) == []
+
+
+def test_a_search_goes_on_where_the_engine_cannot_be_begun(attention, tmp_path, monkeypatch):
+    lowered, tried = EngineBench.lowered, []
+
+    def refuse(*arguments):
+        tried.append(arguments)
+        if len(tried) == 1:
+            raise ModelError("no such graph")
+        return lowered(*arguments)
+
+    monkeypatch.setattr(EngineBench, "lowered", refuse)
+    backend = Levels(1.3)
     context, _ = searched(attention, backend, tmp_path)
     assert built(backend) == [(4, 2), (6, 2), (0, 2)] and said(context.journal, TrialCode.AHEAD) == []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import QtoolError
@@ -28,13 +28,11 @@ def float_ahead(quantizer: Quantizer, model: Model, context: Context) -> Iterato
     if bench is None or context.dry_run or bench.cannot_measure():
         yield
         return
-    trial, apart = model.copy(), context.fork()
-    try:
-        layers = quantizer.prepare(trial, apart).layers
-        ahead = bench.float_ahead(*quantizer.candidate(trial, apart)(dict.fromkeys(layers, Code.TRIAL())))
-    except QtoolError:
-        # whoever needs the engine will say so
-        yield
-        return
-    with ahead:
+    with ExitStack() as begun:
+        # whoever needs the engine will say why it cannot be lowered or built
+        with suppress(QtoolError):
+            trial, apart = model.copy(), context.fork()
+            layers = quantizer.prepare(trial, apart).layers
+            plain = quantizer.candidate(trial, apart)(dict.fromkeys(layers, Code.TRIAL()))
+            begun.enter_context(bench.float_ahead(*plain))
         yield
