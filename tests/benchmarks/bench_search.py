@@ -206,6 +206,8 @@ def clock(recipes: Sequence[str]) -> None:
         assert seen.found is not None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        # it warns of every output whose size the model leaves open
+        options.log_severity_level = 3
         model = path.parent / tomllib.loads(path.read_text())["model"]["path"]
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_inputs()]

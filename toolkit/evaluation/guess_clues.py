@@ -94,7 +94,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found.append(Clue("classification", "shape", 1.0, "classes", count))
         if count < _FEW_CLASSES and "values" not in {clue.kind for clue in found} and output.one_largest(axis):
             # scores of some samples would hardly all name one class; values of unlike kinds do
-            found += [Clue("regression", "values", 1.5, "one largest"), Clue("regression", "shape", 0.5, "fits")]
+            found += _of_values("one largest", 1.5)
     elif count % 32 == 0:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if output.ops & _POOLED and not output.ops & _SHARES:
@@ -103,7 +103,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     elif output.ops & _LINEAR:
         found.append(Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0]))
         if _beside_shares(output, seen) and "embedding" not in {clue.task for clue in found}:
-            found += [Clue("regression", "values", 2.5, "beside shares"), Clue("regression", "shape", 0.5, "fits")]
+            found += _of_values("beside shares", 2.5)
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
     lengths = {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
@@ -150,10 +150,10 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found += [Clue("regression", "shape", 3.0, "length", positions), Clue("regression", "values", 0.5, "any")]
     elif _beside_shares(output, seen):
         # a detector's boxes beside its scores of the same places
-        found += [Clue("regression", "values", 2.5, "beside shares"), Clue("regression", "shape", 0.5, "fits")]
+        found += _of_values("beside shares", 2.5)
     elif not output.ops & _SHARES and output.has_bands(axis):
         # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
-        found += [Clue("regression", "values", 2.5, "bands"), Clue("regression", "shape", 0.5, "fits")]
+        found += _of_values("bands", 2.5)
     else:
         found += [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
         found += _blanks(output, axis)
@@ -218,6 +218,11 @@ def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
         return []
     # of few classes each is met often
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
+
+
+def _of_values(what: str, weight: float) -> list[Clue]:
+    """That an output holds plain values, by what these are like; any shape fits."""
+    return [Clue("regression", "values", weight, what), Clue("regression", "shape", 0.5, "fits")]
 
 
 def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:

@@ -100,7 +100,6 @@ class Spearman(_Vectors):
             return math.nan
         return float(np.corrcoef(a, b)[0, 1])
 
-
     def _pairs(self, count: int) -> tuple[Array, Array]:
         """Where the first and the second sample of each pair are among those taken in; one alone is left out."""
         places = np.asarray(self.places if len(self.places) == count else range(count))

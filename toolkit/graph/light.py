@@ -60,6 +60,8 @@ class LightModel:
 
     def drop_unread(self) -> LightModel:
         """Leave out weights that nothing reads: onnxruntime refuses to be given one; gives itself back."""
+        if not self.weights:
+            return self
         graph = self.proto.graph
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
         if not self.weights.keys() <= read:

@@ -112,8 +112,8 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
     if value is not None and mine is not None and theirs is not None and mine != theirs:
         figure = _moved(found.found, value, theirs - mine) if few else theirs
         moved = {"moved": found.moved} if few else {}
-        said = ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
         if shown_apart(accuracy.metric, mine, theirs):
+            said = ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
             told.append(sentence(said))
     doubts = []
     if (

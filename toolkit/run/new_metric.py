@@ -169,11 +169,10 @@ def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
 
 
 def seen_model(inputs: Inputs) -> SeenModel | Finding | None:
-    """The model that results are compared with, with what it gives on the samples from which a run will tell its task.
+    """The model that results are compared with, and what it gives on the samples from which a run will tell its task.
 
-    Why it cannot be run, if so.
-
-    None without samples, and for images: how these are scaled is left to the user.
+    A finding where it cannot be run, which says why; None without samples, and for images: how these are scaled is left
+    to the user.
 
     Args:
         inputs: those of a recipe whose ``[evaluation]`` says no more yet than where its samples are.

@@ -13,7 +13,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.dimensions import is_batch_name
-from toolkit.placement.quantized import quantized_nodes
+from toolkit.placement.quantized import quantized_source
 from toolkit.run.inputs import Inputs
 from toolkit.run.step import Record
 
@@ -168,7 +168,7 @@ def _look(inputs: Inputs) -> Looked:
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes,
-        quantized_source=quantized_nodes(inputs.reference()),
+        quantized_source=quantized_source(inputs.reference(), stripping=False) is not None,
     )  # fmt: skip
     lacking = [t.name for t in inputs.reference().graph.outputs if t.name not in found.outputs]
     return Looked(record, found.batches, lacking, watched)

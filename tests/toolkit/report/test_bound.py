@@ -131,3 +131,8 @@ def test_a_plan_that_only_misses_for_what_its_float_type_adds_is_said_to():
     told = " ".join(sentence(one) for one in bound(info(plans=plans), Journal(), LAYERS))
     assert "54.6 dB SQNR, 100.0 % of the answers unchanged on 64 samples, which misses" in told
     assert told.count("once what FP16 was seen to add is counted") == 1
+    # what answers that changed or another limit miss is not for the type to answer for
+    for plan in (point(0.58, 28, 54.6, 0.0, unchanged=0.5, lacks={"min_unchanged": 0.49}),
+                 point(0.58, 28, 54.6, 0.0, lacks={"max_drop": 0.02})):  # fmt: skip
+        told = " ".join(sentence(one) for one in bound(info(plans=[plans[0], plan, plans[2]]), Journal(), LAYERS))
+        assert "which misses" in told and "was seen to add" not in told

@@ -79,7 +79,7 @@ class Segmentation(Task):
         # all that is not in a mask of one class is like itself, however little of the mask stays
         outside = 0 if threshold is not None and wanted[0].dtype.kind not in "iub" else None
         level = np.asarray([mean_iou(x, y, outside) for x, y in zip(a, b)])
-        broken = np.isnan(flat(np.asarray(found[0], np.float32))).any(axis=1)
+        broken = (b < 0).any(axis=1) & (found[0].dtype.kind not in "iub")
         level = np.where(broken, 0.0, level)
         # what is in neither mask is no answer that could be lost
         return one_each((level >= self.level_needed) | np.isnan(level), level)

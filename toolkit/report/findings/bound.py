@@ -30,7 +30,8 @@ def _answers(
             f"counted, and the budget with its margin allows {percent(allowed, 2)}"
         )
     missed = lacks_words({name: float(by) if by != "inf" else None for name, by in zip(limits, lacks)})
-    if expected is not None and allowed is not None:
+    kept = unchanged is not None and allowed is not None and 1 - unchanged <= allowed
+    if kept and expected is not None and limits == ("min_unchanged",):
         # as simulated it is within what is allowed
         missed += f" once what {rest.upper()} was seen to add is counted"
     return f"{', '.join(parts)}{where}, which misses {missed}" if parts else f"it misses {missed}{where}"
