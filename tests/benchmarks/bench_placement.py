@@ -12,7 +12,9 @@ layers. Its guard against engines slower than FP16 needs no builds, for both eng
 one a run ends with. If that is the float one, and the recipe asks for types besides, it is built and measured too:
 ``bare``. Rows like ``new+attention`` place the pairs otherwise (see FORMS). With KERNELS=1 the kernels of every engine
 are written too, where CUPTI is there (tests/benchmarks/kernels.py); with BARE=0 that row is left out. LEVEL is the builder's optimization level (TensorRT's own is 3, and that of `qtool new`), AVERAGE the runs of which
-it takes a kernel's mean time, BATCHES the batch sizes.
+it takes a kernel's mean time, BATCHES the batch sizes. BUILDS is how often each row is built, once where not given, each
+time on a timing cache of its own that the rows share: two builds of one network differ by 2 to 10 %. All are measured in
+turn, and a row's fastest engine counts.
 """
 
 from __future__ import annotations
@@ -203,22 +205,32 @@ class Table:
     folder: Path
     out: Path
     results: dict[str, Any]
+    builds: int = 1
 
     def batch(self, size: int, kinds: list[str], rows: dict[str, Source]) -> None:
         """The rows of one batch size, and what a run with the guard ends with."""
         profiles = profiles_of(rows[kinds[0]].model, (size,))
         engines: dict[str, bytes] = {}
-        for kind in kinds:
-            self.row(kind, rows[kind], profiles, engines)
-        taken = self.in_turn(profiles, engines) if engines else ""
+        for number in range(1, 1 + self.builds):
+            for kind in kinds:
+                self.row(kind, rows[kind], profiles, engines, number)
+            taken = self.in_turn(profiles, engines) if engines else ""
         if taken == "fp16" and "bare" in rows and list(rows["bare"].plan or ()):
-            self.row("bare", rows["bare"], profiles, engines)
+            for number in range(1, 1 + self.builds):
+                self.row("bare", rows["bare"], profiles, engines, number)
             self.in_turn(profiles, engines)
 
-    def row(self, kind: str, source: Source, profiles: Profiles, engines: dict[str, bytes]) -> None:
+    def row(self, kind: str, source: Source, profiles: Profiles, engines: dict[str, bytes], number: int) -> None:
         """Build one engine into ``engines``, with its latency alone and its layers; one that fails is said to."""
         started, (profile,) = time.time(), profiles.names
-        settings = self.settings.model_copy(update={"quantization": "implicit" if kind == "implicit" else "explicit"})
+        cache = self.settings.timing_cache
+        assert cache is not None
+        settings = self.settings.model_copy(
+            update={
+                "quantization": "implicit" if kind == "implicit" else "explicit",
+                "timing_cache": cache.with_stem(f"{cache.stem}_{number}"),
+            }
+        )
         target = self.folder / f"{self.name}_{kind}_{profile}_built.onnx"
         try:
             # what others place is built as they wrote it
@@ -228,7 +240,7 @@ class Table:
             print(self.name, profile, kind, "FAILED", error)
             return
         assert build.engine is not None
-        engines[kind] = build.engine
+        engines[f"{kind} #{number}"] = build.engine
         alone = round(build.latency[profile]["opt"], 5)
         print(f"{self.name:14} {profile:4} {kind:24} {alone} alone; built in {build.seconds:.0f} s,"
               f" {time.time() - started:.0f} s in all; {dict(precisions)}")  # fmt: skip
@@ -245,11 +257,15 @@ class Table:
             engine.unlink()
 
     def in_turn(self, profiles: Profiles, engines: dict[str, bytes]) -> str:
-        """Measure the engines in turn; returns the row that a run takes, empty where that is not known."""
+        """Measure the engines in turn, each row by its fastest; returns the row that a run takes, empty if unknown."""
         (profile,) = profiles.names
         found = turns(engines, profiles)[profile]
-        rows = {kind: round(statistics.median(times), 5) for kind, times in found.items()}
-        print(f"{self.name:14} {profile:4} {rows} in turn")
+        medians = {engine: round(statistics.median(times), 5) for engine, times in found.items()}
+        print(f"{self.name:14} {profile:4} {medians} in turn")
+        fastest: dict[str, str] = {}
+        for engine in sorted(medians, key=medians.__getitem__):
+            fastest.setdefault(engine.split(" #")[0], engine)
+        rows = {kind: medians[engine] for kind, engine in fastest.items()}
         for kind, milliseconds in rows.items():
             self.write(profile, kind, milliseconds)
         others = {kind: ms for kind, ms in rows.items() if kind.split("+")[0] not in ("new", "bare")}
@@ -260,7 +276,7 @@ class Table:
                 )
         if "new" not in rows or "fp16" not in rows:
             return ""
-        ratio, noise = ratio_in_turn(found["new"], found["fp16"])
+        ratio, noise = ratio_in_turn(found[fastest["new"]], found[fastest["fp16"]])
         taken = "new" if ratio <= 1 + noise else "bare" if "bare" in rows else "fp16"
         print(f"   {self.name} {profile}: over FP16 {ratio:.3f} +- {noise:.3f}, a run takes {taken}")
         self.write(profile, "taken", taken)
@@ -290,7 +306,7 @@ def main() -> None:
             tactic_sources=(), timing_cache=folder / f"{name}{level or ''}_{average or ''}.timing",
             optimization_level=level, avg_timing_iterations=average,
         )  # fmt: skip
-        table = Table(name, backend, settings, folder, out, results)
+        table = Table(name, backend, settings, folder, out, results, int(os.environ.get("BUILDS", "1")))
         for size in map(int, os.environ.get("BATCHES", BATCHES).split()):
             table.batch(size, kinds, rows)
 
