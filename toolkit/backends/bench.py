@@ -327,7 +327,7 @@ class EngineBench:
         last = f" (the last one took {self._seconds:.0f} s)" if self._seconds else ""
 
         def progress(what: str, done: int, total: int) -> None:
-            beside = one.so_far if (one := self._ahead.beside) is not None else ""
+            beside = one.aside if (one := self._ahead.beside) is not None else ""
             self.progress(f"building {which}{last}" + beside if what == "building" else what, done, total)
 
         return progress

@@ -58,9 +58,10 @@ class BuildBeside:
         return not self._thread.is_alive()
 
     @property
-    def so_far(self) -> str:
-        """How long it has been at work, for the progress lines; empty once it is done."""
-        return "" if self.done else f"; beside it one without pairs, {time.monotonic() - self._begun:.0f} s so far"
+    def aside(self) -> str:
+        """Since when it is at work, for a progress line that is begun now and stays; empty once it is done."""
+        seconds = time.monotonic() - self._begun
+        return "" if self.done else f"; beside it one without pairs, begun {seconds:.0f} s earlier"
 
     def wait(self, progress: Progress, until: float | None = None) -> None:
         """Wait for it, at most until so many seconds after it was begun."""
