@@ -14,6 +14,7 @@ from typing import Any
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
+from toolkit.base.types import Array
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import least_limit
 from toolkit.graph.nodes import all_nodes, reads_of
@@ -32,6 +33,9 @@ _KEEP_BLOCKED = frozenset({
     "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add", "Sum", "Mul", "Concat",
     "Resize", "Upsample",
 })  # fmt: skip
+_FLOAT16 = TensorProto.FLOAT16
+_WIDE = 4
+"""Bytes of a float32."""
 _NO_TENSOR = ("Sequence", "Optional", "SplitToSequence")
 
 
@@ -65,16 +69,41 @@ def by_nodes(model: LightModel, most: int, half: bool = False) -> list[Stretch]:
     A model with weights in float16 is cut where ``half`` is set alone: onnxruntime, which computes most operators in
     float32, rounds what is handed on, and not what stays between two nodes.
     """
-    graph = model.proto.graph
-    if len(graph.node) <= most:
-        return [Stretch.whole(model)]
-    kinds = [value.type.tensor_type.elem_type for value in graph.input] + [one.data_type for one in graph.initializer]
-    # what else may be handed on is not known beforehand
-    tensors = all(kinds) and not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
-    if not tensors or (TensorProto.FLOAT16 in kinds and not half) or graph.sparse_initializer:
+    if len(model.proto.graph.node) <= most or not _hands_on_tensors(model) or (_FLOAT16 in _kinds(model) and not half):
         return [Stretch.whole(model)]
     cut = Cut(model, most, half=half)
     return cut.stretches() if cut.makes_outputs() else [Stretch.whole(model)]
+
+
+def by_widened(model: LightModel, most: int) -> list[Stretch]:
+    """The stretches in which weights stored in fewer bits take about so many bytes at most, widened for a run.
+
+    onnxruntime computes what depends on no input where it likes, seen with 1.32 at the beginning of a run: whole, a
+    model in float16 or with stored INT8 has all of its weights in float32 at once. One node's may take more.
+    """
+    sizes = {name: widened_bytes(values) for name, values in model.weights.items() if values.itemsize < _WIDE}
+    if sum(sizes.values()) <= most or not _hands_on_tensors(model):
+        return [Stretch.whole(model)]
+    cut = Cut(model, most, sizes, at_least_one=True)
+    return cut.stretches() if cut.makes_outputs() else [Stretch.whole(model)]
+
+
+def widened_bytes(values: Array) -> int:
+    """Bytes that a weight takes in a run: what is stored as integers or float16 is computed with in float32."""
+    return values.size * max(values.itemsize, _WIDE)
+
+
+def _hands_on_tensors(model: LightModel) -> bool:
+    """Whether all that nodes hand on is surely tensors."""
+    graph = model.proto.graph
+    # what else may be handed on is not known beforehand
+    tensors = all(_kinds(model)) and not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
+    return tensors and not graph.sparse_initializer
+
+
+def _kinds(model: LightModel) -> list[int]:
+    graph = model.proto.graph
+    return [value.type.tensor_type.elem_type for value in graph.input] + [one.data_type for one in graph.initializer]
 
 
 class Cut:
@@ -86,19 +115,26 @@ class Cut:
         sizes: what the large weights take, in bytes; where None it is the nodes that are counted, and a stretch has
             more than it may where there is no place at which onnxruntime fuses nothing.
         half: whether float16 tensors may be handed on.
+        at_least_one: a stretch of one node may take more.
     """
 
     def __init__(
-        self, model: LightModel, limit: int, sizes: Mapping[str, int] | None = None, half: bool = False
+        self,
+        model: LightModel,
+        limit: int,
+        sizes: Mapping[str, int] | None = None,
+        half: bool = False,
+        at_least_one: bool = False,
     ) -> None:
         graph = model.proto.graph
         self._where, self._weights, self._limit, self._sizes = model.where, model.weights, limit, sizes
+        self._at_least_one = at_least_one
         self._nodes = list(graph.node)
         self._ops = [node.op_type for node in self._nodes]
         self._makes = [list(node.output) for node in self._nodes]
         self._outputs = {value.name for value in graph.output}
         self._reads = [reads_of(node) for node in self._nodes]
-        halves = (v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16)
+        halves = (v.name for v in graph.value_info if v.type.tensor_type.elem_type == _FLOAT16)
         self._half: set[str] = set() if half else set(halves)
         self._constants = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
         self._behind = self._constant_nodes()
@@ -220,13 +256,13 @@ class Cut:
         alive, found = self._alive(), list[int]()
         start, held, total = 0, set[Any](), 0
         for place, holds in enumerate(self._holds):
-            if self._sizes is not None and self._size(holds) > self._limit:
+            if self._sizes is not None and not self._at_least_one and self._size(holds) > self._limit:
                 raise self._too_large()
             total += self._size(holds - held)
             held |= holds
             while total > self._limit:
                 options = _within(clean, start + 1, place) or _within(possible, start + 1, place)
-                if not options and self._sizes is None:
+                if not options and (self._sizes is None or place == start):
                     break
                 half = self._half_full(start, place)
                 options = [one for one in options or [place] if one >= half] or options or [place]

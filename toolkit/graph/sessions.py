@@ -16,7 +16,7 @@ from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean,
 from toolkit.base.types import Array
 from toolkit.graph import meter
 from toolkit.graph.any_order import in_any_order
-from toolkit.graph.cutting import by_nodes
+from toolkit.graph.cutting import by_nodes, by_widened
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
 from toolkit.graph.kernels import written_out
@@ -37,6 +37,8 @@ MOST_NODES = 20_000
 """Nodes of a session; a model of more is run in stretches, cut where onnxruntime fuses nothing."""
 _STRETCH_NODES = 5_000
 """Nodes of these stretches: one of 20,000 takes a quarter longer a node to load, and is no faster in a run."""
+_WIDENED_BYTES = 256 << 20
+"""What the weights of a stretch of a model that is not packed may take in float32, where they are stored in less."""
 _KEPT_BYTES = 32 << 20
 """Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
 _OWN = "session"
@@ -204,8 +206,8 @@ def session(
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
     onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``. Where the weights are
-    more than ``memory_limit`` allows, the model is run in stretches; last bits may differ where onnxruntime would have
-    fused nodes across a cut.
+    more than ``memory_limit`` allows, or are not packed, stored in fewer bits and take more than 256 MB in float32, the
+    model is run in stretches; last bits may differ where onnxruntime would have fused nodes across a cut.
 
     Raises:
         ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or one
@@ -244,13 +246,16 @@ def session(
     fits = len(stretches) == 1
     if fits and len(model.proto.graph.node) > MOST_NODES:
         stretches, boundaries = by_nodes(model, _STRETCH_NODES, half=not as_written), None
+    elif fits and not keeps:
+        stretches, boundaries = by_widened(model, _WIDENED_BYTES), None
     # a stretch is rewritten as the whole would be
     unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
 
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it
         alone = len(stretches) == 1
-        settings = (part, threads, optimise, keeps, as_written, arena if alone else "none", unwanted)
+        taken: Arena = arena if alone else "shared" if fits else "none"
+        settings = (part, threads, optimise, keeps, as_written, taken, unwanted)
         found = None
         if any_order and alone and keeps and optimise:
             found = in_any_order(

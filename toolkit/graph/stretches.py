@@ -22,7 +22,7 @@ from onnx import helper
 
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
-from toolkit.graph.cutting import SHARE, Cut, Stretch
+from toolkit.graph.cutting import SHARE, Cut, Stretch, widened_bytes
 from toolkit.graph.light import LightModel, bytes_of
 from toolkit.graph.memory import loaded, weights_room
 from toolkit.graph.on_disk import spilled
@@ -56,7 +56,7 @@ def resident_bytes(model: LightModel, packed: bool) -> int:
     """Bytes of weights that a session of the model holds by itself: none where it is run in stretches."""
     if len(stretches_of(model, packed)) > 1:
         return 0
-    return sum(map(computed_bytes, model.weights.values()))
+    return sum(map(widened_bytes, model.weights.values()))
 
 
 def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
@@ -70,7 +70,7 @@ def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
         ModelError: the weights of one node alone do not fit; it is the one with most.
     """
     room = weights_room()
-    sizes = {name: computed_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
+    sizes = {name: widened_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
     if room is None or sum(sizes.values()) <= room // SHARE:
         return [Stretch.whole(model)]
     return Cut(model, room // SHARE, sizes).stretches()
@@ -215,7 +215,7 @@ class Stretched:
             if number not in self._kept:
                 self._kept[number] = self._load(self._piece(one, self._pieces.pop(number)))
             return nullcontext(self._kept[number])
-        size = sum(computed_bytes(self._model.weights[name]) for name in one.weights)
+        size = sum(widened_bytes(self._model.weights[name]) for name in one.weights)
         kept = size * (_PACKED if self._packed else 1)
         return loaded.use(self._owner, number, lambda: (kept, lambda: self._load(self._piece(one))))
 
@@ -255,11 +255,6 @@ def _waiting(value: Any) -> Any:
 
 def _ort(value: Any) -> Any:
     return to_ort(value) if isinstance(value, np.ndarray) else value
-
-
-def computed_bytes(values: Array) -> int:
-    """Bytes that a weight takes in a run: what is stored as integers or float16 is computed with in float32."""
-    return values.size * max(values.itemsize, np.dtype(np.float32).itemsize)
 
 
 class Boundaries:

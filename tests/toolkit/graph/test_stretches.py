@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import DataError, ModelError
@@ -296,3 +296,32 @@ def test_a_graph_of_many_nodes_is_cut_in_front_of_layers_and_computes_the_same(b
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("r0", "r20")]
     proto = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8)
     assert not isinstance(session(proto)._inner, Stretched)
+
+
+@pytest.mark.parametrize(("room", "most"), [(5, 4), (0.5, 1)])
+def test_weights_stored_in_less_are_widened_stretch_by_stretch(blocks, monkeypatch, room, most):
+    model, x = blocks
+    proto = model.to_proto()
+    stored = {one.name: np.rint(numpy_helper.to_array(one) * 100).astype(np.int8) for one in proto.graph.initializer}
+    scale = numpy_helper.from_array(np.float32(0.01), "scale")
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend([scale, *(numpy_helper.from_array(v, f"{n}_int8") for n, v in stored.items())])
+    pairs = [helper.make_node("DequantizeLinear", [f"{n}_int8", "scale"], [n], f"{n}_dq") for n in stored]
+    nodes = [*pairs, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    whole = session(proto, threads=1, packed=False)
+    wanted = whole.run({"x0": x})["y"]
+    monkeypatch.setattr(sessions, "_WIDENED_BYTES", int(room * WEIGHT))
+    opened = session(proto, threads=1, packed=False)
+    assert not isinstance(whole._inner, Stretched) and isinstance(opened._inner, Stretched)
+    held = [len(one.weights) for one in opened._inner._stretches]
+    assert sum(held) == len(stored) and max(held) == most
+    assert opened.run({"x0": x})["y"].tobytes() == wanted.tobytes()
+    # what is stored as it is computed with takes no more, and packed weights are widened as they are loaded
+    assert not isinstance(session(model, packed=False)._inner, Stretched)
+    assert not isinstance(session(proto)._inner, Stretched)
+    # a sequence is nothing to hand on
+    proto.graph.node.append(helper.make_node("SequenceConstruct", ["x2", "y"], ["pair"], name="pair"))
+    proto.graph.output.append(helper.make_tensor_sequence_value_info("pair", TensorProto.FLOAT, None))
+    assert not isinstance(session(proto, packed=False)._inner, Stretched)
