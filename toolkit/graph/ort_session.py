@@ -31,15 +31,15 @@ together, or from the system each time."""
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 # a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
 _COPYING_REWRITES = ["ConstantFolding"]
-_SQUARE_REWRITES = {
-    "CommonSubexpressionElimination": 2_000, "NchwcTransformer": MOST_BLOCKED, "ConstantFolding": 20_000,
-    "ConstantSharing": 20_000,
-}  # fmt: skip
+_SQUARE_REWRITES = {"CommonSubexpressionElimination": 2_000, "NchwcTransformer": MOST_BLOCKED}
 """Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
 
 Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s of 2,500 nodes, 4 s of 10,000.
 CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,000 with 16,000 outputs.
 """
+_OF_CONSTANTS = {"ConstantFolding": 20_000, "ConstantSharing": 20_000}
+"""The same, of such as compute what the graph does: of a stretch it is the stretch's own nodes that count. A weight
+that is dequantized takes 6 kB less than the node that would do it in every run."""
 _FATAL_ONLY = 4
 _WRITTEN = {
     "session.optimized_model_external_initializers_file_name": "weights.bin",
@@ -59,7 +59,10 @@ _TOO_NEW = ("is under development and support for this is limited", "Unsupported
 def unwanted_rewrites(
     proto: onnx.ModelProto, operators: Collection[tuple[str, str]], packed: bool, as_written: bool
 ) -> list[str]:
-    """The rewrites that onnxruntime is to leave out of a model of these operators and all of its parts."""
+    """The rewrites that onnxruntime is to leave out of a model of these operators and all of its parts.
+
+    ``load_session`` leaves out besides what a part has too many nodes for.
+    """
     count = len(proto.graph.node)
     return [
         *(_WRONG_REWRITES if as_written else ()),
@@ -110,6 +113,8 @@ def load_session(
             options.add_initializer(name, value)
     if not optimise:
         _load_as_it_is(options)
+    count = len(model.proto.graph.node)
+    unwanted = [*unwanted, *(rewrite for rewrite, most in _OF_CONSTANTS.items() if count > most)]
     return _loaded(_content(model, places, fits), options, unwanted, model.where)
 
 

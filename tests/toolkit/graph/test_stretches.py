@@ -325,3 +325,24 @@ def test_weights_stored_in_less_are_widened_stretch_by_stretch(blocks, monkeypat
     proto.graph.node.append(helper.make_node("SequenceConstruct", ["x2", "y"], ["pair"], name="pair"))
     proto.graph.output.append(helper.make_tensor_sequence_value_info("pair", TensorProto.FLOAT, None))
     assert not isinstance(session(proto, packed=False)._inner, Stretched)
+
+
+@pytest.mark.parametrize(("nodes", "folded"), [(20, True), (5, False)])
+def test_constants_are_folded_in_a_stretch_of_few_nodes(blocks, monkeypatch, nodes, folded):
+    model, x = blocks
+    half = helper.make_node("Mul", ["w0a", "w0b"], ["both"], "both")
+    proto = model.to_proto()
+    proto.graph.node.insert(0, half)
+    for one in proto.graph.node[1:]:
+        one.input[:] = ["both" if name == "w3a" else name for name in one.input]
+    made = []
+    real = ort_session._loaded
+    monkeypatch.setattr(ort_session, "_loaded", lambda *given: made.append(given[2]) or real(*given))
+    wanted = session(proto, threads=1).run({"x0": x})["y"]
+    monkeypatch.setattr(sessions, "MOST_NODES", 9)
+    monkeypatch.setattr(sessions, "_STRETCH_NODES", 9)
+    monkeypatch.setattr(ort_session, "_OF_CONSTANTS", {"ConstantFolding": nodes})
+    made.clear()
+    found = session(proto, threads=1).run({"x0": x})["y"]
+    assert len(made) == 3 and all(("ConstantFolding" not in unwanted) is folded for unwanted in made)
+    assert found.tobytes() == wanted.tobytes()
