@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from toolkit.base.reading import OWN, read_file
 SCHEMA = "qtool-outcomes-2"
 _NEEDS = "needs"
 _SUM = "sum"
+_SYNC_SECONDS = 1.0
+"""Waiting for the disk takes as long as a small model's plan does: that is done once in so many seconds."""
 
 
 class Log:
@@ -39,6 +43,7 @@ class Log:
         self.reused = 0
         self.refused = ""
         self._known: Needs | None = None
+        self._synced = -math.inf
         if path is None:
             return
         head, *lines = _lines(path) or [{}]
@@ -60,7 +65,7 @@ class Log:
         return found
 
     def add(self, key: str, content: Mapping[str, Any]) -> None:
-        """Keep a result; it is on disk when this returns."""
+        """Keep a result: no end of this process loses it, and one of the machine's at most what a second measured."""
         line = {"key": key, **content}
         self.found[key] = line
         if self.path is None:
@@ -74,7 +79,9 @@ class Log:
         with writing(self.path), open(self.path, "a", encoding="utf-8") as stream:
             stream.write("".join(map(_text, lines)))
             stream.flush()
-            os.fsync(stream.fileno())
+            if time.monotonic() - self._synced >= _SYNC_SECONDS:
+                os.fsync(stream.fileno())
+                self._synced = time.monotonic()
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         assert self.path is not None

@@ -130,7 +130,7 @@ class Evaluations:
             sure: whether a plan that clearly meets the budget is run on all samples all the same.
             race: whether it is run so far whatever it shows, to be compared with others.
         """
-        grown_memory.give_back()
+        grown_memory.give_back(young_alone=True)
         key = plan_key(kept, self.amax)
         before, runner = self._known.get(key), self.simulation.runner
         plan, config = before, self.simulation.config(kept, {**self._own, **self.amax})

@@ -59,3 +59,15 @@ def test_what_was_read_for_a_result_is_written_before_it(tmp_path):
     changed = Log(log.path, "print", lambda: needs)
     assert changed.found == {} and "limit.json" in changed.refused
     assert Log(log.path, "print", lambda: needs).refused == ""
+
+
+def test_the_disk_is_waited_for_once_a_second_and_every_line_is_written_at_once(tmp_path, monkeypatch):
+    now, waited = [100.0], list[float]()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log = Log(tmp_path / "log.jsonl", "print")
+    monkeypatch.setattr("os.fsync", lambda file: waited.append(now[0]))
+    for number in range(5):
+        log.add(f"key{number}", {"outcome": number})
+        assert f"key{number}" in log.path.read_text()
+        now[0] += 0.4
+    assert waited == [100.0, pytest.approx(101.2)]

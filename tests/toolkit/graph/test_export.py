@@ -265,6 +265,18 @@ def test_what_was_dropped_in_a_cycle_goes_where_the_process_has_grown(monkeypatc
         held[0], dropped = 401, ring()
         memory.give_back()
         assert dropped() is None and memory.held == 401
+        # what was made before is looked through by those alone who may have dropped it
+        old = type("Old", (), {})()
+        old.own, kept = old, weakref.ref(old)
+        held[0] = 502
+        memory.give_back()
+        del old
+        held[0], dropped = 603, ring()
+        memory.give_back(young_alone=True)
+        assert dropped() is None and kept() is not None
+        held[0] = 704
+        memory.give_back()
+        assert kept() is None
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="before, Python gave every object a dictionary at once")
