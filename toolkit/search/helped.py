@@ -60,6 +60,8 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
             continue
         tried = search.on(changed, apart, 1.0 if part is context.provider else _PART)
         fewer = tried.on_few()
+        if fewer is not tried.simulation:
+            fewer.compared_like(few)
         after = tried.standing(fewer, before)
         nodes = {event.node for event in apart.journal.of("changed")}
 

@@ -27,7 +27,7 @@ from toolkit.simulation.switches import fake_quantized
 if TYPE_CHECKING:
     from toolkit.simulation.simulation import Simulation
 
-_SAMPLES, _BATCH = 32, 8
+_SAMPLES, _BATCH = 16, 8
 _SAME_RANGE = 0.03
 _WEIGHTS_MSE = MethodSetting("mse")
 _Way = tuple[Operand, MethodSetting | None]

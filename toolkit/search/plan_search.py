@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
@@ -36,6 +37,9 @@ from toolkit.search.trial_engines import some_build_takes_long
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+
 _ATTEMPTS = 3
 _PLAN_PRICE = 1.0
 """In float inferences, about what a plan costs on all samples."""
@@ -43,6 +47,8 @@ _OF_FORM = 10.0
 """In float inferences, what a search of another form of the model takes: its methods, its layers and some plans."""
 _WORTH = 0.5
 """A plan with less than this share of what all layers quantized would have is hardly worth having."""
+_PROMISING = 0.1
+"""Of the same: what further plans must be expected to gain for a search to go on for them where it found little."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 
@@ -59,6 +65,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         name: what its files are called, without their ending.
         by: the pass that searches.
         spending: the account of the search that this one belongs to; one of its own where None.
+        samples: those to decide on, and the metric that they have labels for; as the settings say where None.
 
     Raises:
         DataError: there are no samples to decide on.
@@ -76,10 +83,12 @@ class PlanSearch(HelperTrials, TimedSearch):
         name: str = "search",
         by: str = "search",
         spending: Spending | None = None,
+        samples: tuple[CalibrationData, str | None] | None = None,
     ) -> None:
         self.spending = spending or Spending.of_search(settings.inferences, settings.minutes)
         self.quantizer, self.settings, self.model, self.context = quantizer, settings, model, context
         self.lower, self.reference, self.name, self.by = lower, reference, name, by
+        self.samples = samples or samples_to_decide_on(settings.data, model, context)
         self.simulation = self._simulation()
         self.decided_on = sum(feed.count for feed in self.simulation.feeds)
 
@@ -103,9 +112,9 @@ class PlanSearch(HelperTrials, TimedSearch):
             earlier_times(settings.times, layers, quantizer.precision, quiet, gpu_for(settings.gpu, quiet).name)
 
     def on(self, model: Model, context: Context, share: float = 1.0) -> PlanSearch:
-        """The same search on another form of the model, that a helper pass made by such a share of the samples."""
+        """The same search and samples on another form of the model, that a helper pass made by such a share of them."""
         self.spending.pay(CALIBRATION_PRICE * share)
-        same = self.lower, self.reference, self.name, self.by, self.spending
+        same = self.lower, self.reference, self.name, self.by, self.spending, self.samples
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget, made.decided_on = self.budget, self.decided_on
         if "timing" in vars(self):
@@ -131,7 +140,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         judge = self.quantizer.judge(self.model, context)
         wanted = self.quantizer.wanted(self.model, context)
         ranges = context.ranges(self.model, wanted, self.quantizer.precision)
-        data, metric = samples_to_decide_on(own.data, self.model, context)
+        data, metric = self.samples
         evaluation = context.evaluation
         named, limits = (evaluation.metric, evaluation.limits) if evaluation is not None else (None, None)
         against_float = metric is None and told_by_float(named, own.limits, limits)
@@ -220,8 +229,9 @@ class PlanSearch(HelperTrials, TimedSearch):
 
         for attempt in range(1, _ATTEMPTS + 1):
             judged, found = run(demand)
-            little = prefer == "int8" and found.best.quantized < _WORTH * simulation.quantized_share()
-            if little and self.spending.more():
+            all_of_it = simulation.quantized_share()
+            little = prefer == "int8" and found.best.quantized < _WORTH * all_of_it
+            if little and found.promise > _PROMISING * all_of_it and self.spending.more():
                 context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
                 judged, found = run(demand)
             quiet = with_quiet(demand, found.best, found.plans, found.reference) if found.best.meets else None

@@ -41,6 +41,17 @@ class Proposals:
             spare: the price of what it keeps.
             done: plans of which everything is known.
         """
+        worthy = heapq.nsmallest(_SHOWN, self._worthy(kept, spare, done))
+        return [[name for name, quantized in zip(self._noise.names, row) if not quantized] for *_, row in worthy]
+
+    def promise(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> float:
+        """What the plan worth most is expected to gain, times its chance, as a share of the price of all layers."""
+        return max((-worth for worth, *_ in self._worthy(kept, spare, done)), default=0.0) / float(self._price.sum())
+
+    def _worthy(
+        self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]
+    ) -> list[tuple[float, bytes, Array]]:
+        """Plans worth running, each with its worth, less than 0, and a key that no other has."""
         base = self._noise.quantized(kept)
         ended = {self._noise.quantized(one).tobytes() for one in done}
         found: set[bytes] = set()
@@ -65,7 +76,7 @@ class Proposals:
                 look(self._near(row))
             if not before or np.array_equal(before[0], leading(1)[0]):
                 break
-        return [[name for name, quantized in zip(self._noise.names, row) if not quantized] for row in leading(_SHOWN)]
+        return worthy
 
     def chance(self, kept: Collection[str]) -> float:
         """The probability that a plan meets the budget."""

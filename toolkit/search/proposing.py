@@ -33,6 +33,8 @@ class Proposing(Evaluations):
 
     _measured_with: Mapping[str, float] = {}
     _first_alone = False
+    promise = math.inf
+    """What further plans are expected to gain, as a share of the work; infinite where nothing says so."""
 
     def _propose(
         self,
@@ -53,15 +55,12 @@ class Proposing(Evaluations):
         # what is too dear to be run further
         left = set[frozenset[str]]()
         while self._left() > 0 and not (first and self.best is not None and self.best.passes):
-            noise, limit = self._learnt(harm, measure, known)
+            proposals = Proposals(*self._learnt(harm, measure, known), price, _CAUTION if self._first_alone else 1.0)
             assert self.best is not None
+            own, done = self._ended()
             kept = self.best.kept if self.best.passes else self.simulation.names
             spare = self._given_up(kept)
-            own = [plan for plan in self.plans if plan.amax == self.amax]
-            done = {frozenset(plan.kept) for plan in own if plan.whole or plan.clear is not None}
-            proposed = Proposals(noise, limit, price, _CAUTION if self._first_alone else 1.0).best(
-                kept, spare, done | left
-            )
+            proposed = proposals.best(kept, spare, done | left)
             # what keeping a layer costs hangs on its neighbours where times decide
             proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
             if proposed:
@@ -76,6 +75,14 @@ class Proposing(Evaluations):
         assert self.best is not None
         if not self.best.passes:
             self._confirm(harm, measure, known)
+        elif not first:
+            proposals = Proposals(*self._learnt(harm, measure, known), price)
+            self.promise = proposals.promise(self.best.kept, self._given_up(self.best.kept), self._ended()[1] | left)
+
+    def _ended(self) -> tuple[list[SearchedPlan], set[frozenset[str]]]:
+        """The plans with the ranges now in use, and what stays float in those of which everything is known."""
+        own = [plan for plan in self.plans if plan.amax == self.amax]
+        return own, {frozenset(plan.kept) for plan in own if plan.whole or plan.clear is not None}
 
     def _until(self, before: SearchedPlan | None) -> int | None:
         """The next of the rounds; all of them where limits on answers decide, of which a part of them tells little."""

@@ -49,6 +49,7 @@ class SearchResult:
         real: what the best plan does in the types that it runs in; None where that was not looked at.
         types: what the types that it runs in add to the best plan, where it misses the budget in them; else None.
         behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
+        promise: what further plans are expected to gain, as a share of the work; infinite where nothing says so.
     """
 
     best: SearchedPlan
@@ -68,6 +69,7 @@ class SearchResult:
     real: Outcome | None = None
     types: TypeNoise | None = None
     behind: str = ""
+    promise: float = math.inf
 
     def front(self) -> list[SearchedPlan]:
         """The Pareto front of noise against predicted time, the fastest first."""
@@ -155,7 +157,7 @@ class Search(ChoosingRanges):
             self.best, self.plans, len(self.plans), sensitivity, self.simulation.runner.float_outcome,
             methods_of(self.simulation, self.best.amax), self.notes,
             self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
-            behind=self.simulation.behind(self.best.outcome.output),
+            behind=self.simulation.behind(self.best.outcome.output), promise=self.promise,
         )  # fmt: skip
 
     # ---------------------------------------------------------------- what each group costs

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from toolkit.simulation.cut import FLOAT, SWITCHED
 from toolkit.simulation.loaded import Pieces
 from toolkit.simulation.switches import Config
 
 StateKey = tuple[Any, ...]
+_MIXED_STAGES = 3
 _STATES = 4
 """So many states are kept, with the one that is run."""
 
@@ -59,3 +61,27 @@ def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
             return places
         before = saved(places)
         places.add(max(fits, key=lambda one: ((saved(places | {one}) - before) / max(sizes[one], 1.0), one)))
+
+
+def joined_kinds(kinds: Sequence[str], stages: Sequence[Mapping[str, object]], switched: str) -> list[str]:
+    """The kinds of one piece of these stages that computes a state and others like it.
+
+    One more session for every mixture would cost more than switches that are not needed: what comes before the last
+    change is switched, unless it is all of a stage that has one layer.
+
+    Args:
+        kinds: what each stage is in the state.
+        stages: the switches of each.
+        switched: what a switched stage is to be, with scales that are given or fixed.
+    """
+    rest = [switched if kind == SWITCHED else kind for kind in kinds]
+    tail = next((kind for kind, stage in zip(rest[::-1], stages[::-1]) if stage), FLOAT)
+    # a stage without switches is the same in any kind
+    rest = [kind if stage else tail for kind, stage in zip(rest, stages)]
+    changed = max((number + 1 for number, kind in enumerate(rest) if kind != tail), default=0)
+    layers = sum("#" not in switch for switch in stages[0])
+    if changed <= 1 and layers == 1:
+        return rest
+    if changed > _MIXED_STAGES:
+        return [switched] * len(rest)
+    return [switched] * changed + [tail] * (len(rest) - changed)

@@ -21,7 +21,14 @@ from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.outputs import widened
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
-from toolkit.simulation.cuts import StateKey, affordable_cuts, kept_bytes, needed_later, signatures_of
+from toolkit.simulation.cuts import (
+    StateKey,
+    affordable_cuts,
+    joined_kinds,
+    kept_bytes,
+    needed_later,
+    signatures_of,
+)
 from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece, cost_of
 from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
@@ -30,7 +37,6 @@ MetricMaker = Callable[[], Metric]
 MEMORY = 1 << 30
 """Bytes that a simulation keeps."""
 _JOINED_BYTES = 256 << 20
-_MIXED_STAGES = 3
 _TIMED, _BEGUN = 8, 3
 _counting = Lock()
 
@@ -54,6 +60,8 @@ class Runner:
             quantized where None. For a model part of which is quantized already.
         answers: reads outputs as the task says; None without a task.
         labels: makes the metric's labels of the float model's outputs; the batches' own where None.
+        like: a runner of another form of the same function on the same batches, whose float outputs are this one's too;
+            the float model is not run then, and no states are kept.
 
     Attributes:
         threads: batches computed at once.
@@ -77,6 +85,7 @@ class Runner:
         reference: Callable[[dict[str, Array]], Tensors] | None = None,
         answers: Answers | None = None,
         labels: Callable[[Tensors], Tensors] | None = None,
+        like: Runner | None = None,
     ) -> None:
         self._pieces, self._base, self.feeds = pieces, base, list(feeds)
         self.outputs, self.classes = list(outputs), list(classes)
@@ -96,7 +105,7 @@ class Runner:
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
         self.order = spread(len(self.feeds))
         self.float_seconds = 0.0
-        self.float_outcome = self._start()
+        self.float_outcome = self._start() if like is None else self._as(like)
 
     def signatures(self, config: Config) -> StateKey:
         """See ``signatures_of``."""
@@ -110,7 +119,8 @@ class Runner:
     @cached_property
     def base(self) -> StateRun:
         """The base state, as far as it was run."""
-        self._kept.append(probe := StateRun(self, self._base, keep=True))
+        # where no states are kept, one session runs it
+        self._kept.append(probe := StateRun(self, self._base, keep=bool(self._places)))
         return probe
 
     @property
@@ -226,6 +236,12 @@ class Runner:
         self._varying = varying_shares(self._reference)
         return self.float_on(len(self.feeds))
 
+    def _as(self, other: Runner) -> Outcome:
+        """Take over what the float model gives, in place of running it."""
+        self._reference, self._varying, self._places = other._reference, other._varying, set()
+        self.float_seconds = other.float_seconds
+        return self.float_on(len(self.feeds))
+
     def _timed(self, apart: float) -> float:
         """Seconds of one float inference of all batches, where stage by stage it took ``apart``."""
         if not self.joins:
@@ -330,29 +346,10 @@ class Runner:
         ]
         based = self._base.scales.items() >= {pair for _, scales in signatures[start:] for pair in scales}
         if not apart and self.joins and start < self._count:
-            groups = [(start, self._shared(kinds, start, FIXED if based else SWITCHED))]
+            groups = [(start, joined_kinds(kinds[start:], self._pieces.stages[start:], FIXED if based else SWITCHED))]
         else:
             groups = [(number, [kinds[number]]) for number in range(start, self._count)[:end]]
         return [PlannedPiece(self._loaded, first, of, config) for first, of in groups]
-
-    def _shared(self, kinds: list[str], start: int, switched: str) -> list[str]:
-        """The kinds of one piece from stage ``start`` on that computes this state and others like it.
-
-        One more session for every mixture would cost more than switches that are not needed: what comes before the
-        last change is switched, unless it is all of a stage that has one layer.
-        """
-        stages = self._pieces.stages[start:]
-        rest = [switched if kind == SWITCHED else kind for kind in kinds[start:]]
-        tail = next((kind for kind, stage in zip(rest[::-1], stages[::-1]) if stage), FLOAT)
-        # a stage without switches is the same in any kind
-        rest = [kind if stage else tail for kind, stage in zip(rest, stages)]
-        changed = max((number + 1 for number, kind in enumerate(rest) if kind != tail), default=0)
-        layers = sum("#" not in switch for switch in stages[0])
-        if changed <= 1 and layers == 1:
-            return rest
-        if changed > _MIXED_STAGES:
-            return [switched] * len(rest)
-        return [switched] * changed + [tail] * (len(rest) - changed)
 
     def _advance(
         self, plan: Sequence[PlannedPiece], state: Tensors, places: set[int]

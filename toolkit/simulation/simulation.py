@@ -121,8 +121,8 @@ class SimulationJob:
 
         return lambda asked: runner.answer(asked) if isinstance(asked, BatchAsked) else measure(asked)
 
-    def runner(self, threads: int | None = None) -> Runner:
-        """Open the sessions; runs the float model and the fully quantized one."""
+    def runner(self, threads: int | None = None, like: Runner | None = None) -> Runner:
+        """Open the sessions; runs the float model, unless another runner is ``like`` this one."""
         named = self.metric
         maker = (lambda: make_metric(*named)) if named is not None else None
         reference = None
@@ -132,7 +132,7 @@ class SimulationJob:
             reference = session(self.reference, threads=1).run
         return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
                       self.memory, reference, self.answers,
-                      self._float_labels if self.against_float else None)  # fmt: skip
+                      self._float_labels if self.against_float else None, like)  # fmt: skip
 
     def _float_labels(self, outputs: Tensors) -> Tensors:
         """The float model's outputs as the labels of a metric of distances."""
@@ -287,6 +287,10 @@ class Simulation:
         twin.settings, twin._runner, twin._data_print = settings, None, ""
         twin.feeds = feeds_of(self.data, settings)
         return twin
+
+    def compared_like(self, other: Simulation) -> None:
+        """Compare states with what the float model gives in another form, on the same samples: it is not run again."""
+        self._runner = self.job().runner(like=other.runner)
 
     def rebased(self, amax: Mapping[str, float]) -> Simulation:
         """The same simulation with other ranges of some tensors to begin with."""

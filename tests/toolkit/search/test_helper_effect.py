@@ -47,3 +47,14 @@ def test_layers_that_gain_alone_do_not_make_up_for_all_of_them_getting_noisier(t
 def test_a_helper_that_takes_all_layers_further_from_the_budget_is_not_looked_at_further():
     effect = HelperEffect.of(planted(a=0.4, b=0.6), planted(1.1, a=0.1, b=0.6), ["a"], lambda price: None)
     assert effect.alone is None and not effect.helps
+
+
+@pytest.mark.parametrize(
+    ("distance", "total", "helps"), [(0.6, 0.9, False), (0.6, 0.75, True), (0.4, 0.95, True), (1.2, 0.75, True)]
+)
+def test_a_budget_that_is_missed_by_less_speaks_for_a_helper_where_it_is_much_less_or_noise_says_so_too(
+    distance, total, helps
+):
+    # of few samples one answer more that stays is a third of what is missed
+    after = planted(distance, total, a=0.4, b=0.6)
+    assert HelperEffect.of(planted(a=0.4, b=0.6), after, [], lambda price: None).helps is helps

@@ -35,12 +35,30 @@ def test_a_trial_on_few_samples_is_paid_in_inferences_of_all_that_are_decided_on
     # a trial needs ranges, and what float16 holds is asked of the model that is taken
     seen, all_seen = part.known_ranges, search.context.known_ranges
     assert set(seen.observed) == set(seen.tensors) < set(all_seen.observed)
-    assert sum(feed.count for feed in trial.simulation.feeds) == 16 and search.decided_on == trial.decided_on == 64
+    assert sum(feed.count for feed in trial.simulation.feeds) == search.decided_on == trial.decided_on == 64
     before = search.spending.priced
     few = trial.on_few()
     trial.standing(few)
     # the float model and a few methods on 8 of 64 samples
     assert 1.3 * 8 / 64 < search.spending.priced - before < 10 * 8 / 64
+
+
+def test_a_trial_is_compared_on_the_samples_that_the_model_before_it_ran_on_without_running_the_float_model_again():
+    model = chain()
+    search = search_of(model, feeds(64))
+    part = replace(search.context, provider=search.context.provider.on_part(), known_ranges=None)
+    trial = search.on(model.copy(), part, 0.25)
+    few, own, like = search.on_few(), trial.on_few(), trial.on_few()
+    assert all((a.inputs["x"] == b.inputs["x"]).all() for a, b in zip(few.feeds, own.feeds, strict=True))
+    reference = few.runner.float_outcome
+    before = search.spending.priced
+    alone = trial.standing(own)
+    paid = search.spending.priced - before
+    like.compared_like(few)
+    assert not like.runner.spent and like.runner.float_outcome == reference
+    beside = trial.standing(like)
+    assert search.spending.priced - before - paid == pytest.approx(paid - 1.3 * 8 / 64)
+    assert beside.outcome.noise == pytest.approx(alone.outcome.noise, rel=1e-5) and beside.amax == alone.amax
 
 
 def test_the_search_that_follows_a_first_plan_measures_and_pays_nothing_twice():

@@ -74,6 +74,15 @@ def test_the_plan_that_gains_most_and_may_meet_the_budget_comes_first():
     assert not proposals.best(["a"], 1.0, [frozenset(), frozenset("a")])
 
 
+def test_what_is_promised_is_the_gain_of_the_best_plan_times_its_chance_as_a_share_of_the_work():
+    noise, price = PlanNoise({"a": 1.0, "b": 0.01, "c": 0.02}), {"a": 1.0, "b": 5.0, "c": 4.0}
+    proposals = Proposals(noise, NoiseLimit(1.0, 0.5, False), price)
+    assert proposals.promise(["a", "b", "c"], 10.0, []) == pytest.approx(0.9, abs=0.03)
+    # what is left is one layer that costs too much
+    assert proposals.promise(["a"], 1.0, [frozenset("a")]) < 0.02
+    assert proposals.promise(["a"], 1.0, [frozenset(), frozenset("a")]) == 0
+
+
 def test_one_dear_layer_goes_back_for_two_cheap_ones():
     noise = PlanNoise({"dear": 0.5, "x": 0.3, "y": 0.3})
     noise.saw(["dear"], 0.6)

@@ -69,7 +69,7 @@ def test_each_layer_has_its_own_numbers(samples):
 
 
 def test_local_noise_is_that_of_each_operand():
-    sim = simulation(chain(3), feeds(32))
+    sim = simulation(chain(3), feeds(16))
     found = measure(sim, sim.names)
     assert list(found) == sim.names
     inputs = np.concatenate([feed.inputs["x"] for feed in sim.feeds]).astype(np.float64)
