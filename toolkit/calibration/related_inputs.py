@@ -103,17 +103,18 @@ class _FewRows:
         count, width = rows.shape[1:]
         self._rows = rows / np.float32(np.sqrt(count))
         self._blocks: dict[int, tuple[Array, Array]] = {}
-        left = np.broadcast_to(np.eye(count), (len(rows), count, count)).copy()
+        # float32: what is added keeps the products far from singular, and float64 takes twice as long
+        left = np.broadcast_to(np.eye(count, dtype=np.float32), (len(rows), count, count)).copy()
         for begin in range(0, width, BLOCK)[::-1]:
-            block = self._rows[:, :, begin : begin + BLOCK].astype(np.float64)
+            block = self._rows[:, :, begin : begin + BLOCK]
             reached = left @ block
-            among = np.swapaxes(block, 1, 2) @ reached
+            among = (np.swapaxes(block, 1, 2) @ reached).astype(np.float64)
             size = among.shape[1]
             among[:, np.arange(size), np.arange(size)] += added[:, None]
             upper = _turned(np.linalg.cholesky(_turned(among)))
-            over = reached @ np.swapaxes(np.linalg.inv(upper), 1, 2)
+            over = reached @ np.swapaxes(np.linalg.inv(upper), 1, 2).astype(np.float32)
             left -= over @ np.swapaxes(over, 1, 2)
-            self._blocks[begin] = upper.astype(np.float32), over.astype(np.float32)
+            self._blocks[begin] = upper.astype(np.float32), over
         self._summed = np.zeros((len(rows), count, outs), np.float32)
 
     def diagonal(self, begin: int, end: int) -> Array:
