@@ -109,10 +109,18 @@ class ChoosingRanges(Proposing):
         while True:
             # of those that were left behind, one may be better than what looked good and was not
             known = [(self._found(kept, amax), amax) for amax in seen]
-            before, self.amax = min(known, key=lambda one: self._rank(one[0]))
+            furthest = max(plan.batches for plan, _ in known)
+            least = min(plan.outcome.noise for plan, _ in known if plan.batches == furthest)
+            # few samples have few answers to be missed: what is far noisier only seems to miss none
+            near = [one for one in known if one[0].outcome.noise <= _CLOSE[0][1] * least]
+            before, self.amax = min(near, key=lambda one: self._rank(one[0]))
             plan = self._evaluate(kept, sure=not kept)
             if plan is before or plan.passes or not self._rich:
-                return plan
+                break
+        known = [(self._found(kept, amax), amax) for amax in seen]
+        told = [one for one in known if one[0].whole or one[0].clear is not None] or known
+        found, self.amax = min(told, key=lambda one: self._rank(one[0]))
+        return found
 
     def _unlike(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[dict[str, float]]:
         """Those of the ranges that differ in a tensor that some layer left quantized reads; of equal ones the first."""

@@ -102,6 +102,33 @@ def test_ranges_that_are_quieter_on_few_samples_alone_lose_the_race():
     assert few.noise < sim.runner.base.run(1).noise and whole.noise > sim.runner.full_outcome.noise
 
 
+@pytest.mark.parametrize(("louder", "tried_on"), [(3.0, 1), (1.8, 8)])
+def test_ranges_that_miss_no_answer_of_few_samples_are_not_taken_for_better_where_they_are_far_noisier(
+    louder, tried_on, monkeypatch
+):
+    sim = simulation(chain(), feeds(64), batch=8)
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / 3.5}
+    racing = Search(sim, Budget(min_agreement=0.9), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
+                    spending=Spending(50.0))  # fmt: skip
+    racing._begin()
+    seen = racing._evaluate((), until=1)
+    racing._known.clear()
+    racing.plans.clear()
+
+    def on(key, kept, config, count):
+        noise = 0.01 * (louder if racing.amax else 1.0)
+        outcome = replace(seen.outcome, noise=noise, parts=(noise,) * count)
+        lacks = {"min_agreement": 0.02 + noise} if count == 8 else {}
+        return replace(seen, amax=dict(racing.amax), outcome=outcome, lacks=lacks, batches=count, clear=None)
+
+    monkeypatch.setattr(racing, "_on", on)
+    taken = racing._best_method()
+    # one answer of all samples is missed with each: the quieter one is what layers are measured with
+    assert racing.amax == taken.amax == {} and taken.whole
+    assert {bool(plan.amax): plan.batches for plan in racing.plans} == {False: 8, True: tried_on}
+
+
 def test_a_batch_whose_float_output_is_zero_does_not_decide_the_race():
     """Its noise is infinite in every plan; what is infinite in one plan alone says that this one is broken."""
     sim = simulation(chain(), feeds(64), batch=16)
