@@ -1,10 +1,10 @@
-"""Very many small pieces of work in a few threads."""
+"""Very many small pieces of work in a few threads, or one piece in another while this one works."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -38,3 +38,20 @@ def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequ
     for one in [pool.submit(take) for _ in range(max(1, min(workers, len(items))))]:
         one.result()
     return [done[place] for place in range(len(items))]
+
+
+def one_ahead(items: Iterable[K], work: Callable[[K], T]) -> Iterator[tuple[K, T]]:
+    """Each item with what ``work`` gives for it, in order; another thread is at the next one meanwhile.
+
+    Raises:
+        Exception: what ``work`` raises, in its item's turn.
+    """
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        before: tuple[K, Future[T]] | None = None
+        for item in items:
+            now = item, pool.submit(work, item)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = now
+        if before is not None:
+            yield before[0], before[1].result()

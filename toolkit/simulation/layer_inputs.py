@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.in_threads import one_ahead
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
@@ -16,9 +18,9 @@ from toolkit.graph.sessions import session
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-_LEAST_ROWS, _ROWS_AN_INPUT = 256, 16
+_LEAST_ROWS, _ROWS_AN_INPUT = 128, 16
 _BATCH = 1
-"""What all layers read of one sample is in memory at once."""
+"""What all layers read of one sample, and of the next, is in memory at once."""
 
 
 def readable(node: gs.Node) -> bool:
@@ -61,8 +63,8 @@ def collect_rows_by_sample(
     random = np.random.default_rng(0)
     parts: dict[str, dict[int, Array]] = {}
     seen = 0
-    for batch in data.batches(_BATCH):
-        values = loaded.run(batch.inputs)
+    # rows are taken of one sample while the next is computed
+    for batch, values in one_ahead(islice(data.batches(_BATCH), samples), lambda batch: loaded.run(batch.inputs)):
         for node in nodes:
             value = np.asarray(values[node.inputs[0].name], np.float32)
             if value.size:
@@ -70,8 +72,6 @@ def collect_rows_by_sample(
                 wanted = number[node.name] * batch.count
                 parts.setdefault(node.name, {})[seen] = taken(value, node, shapes[node.name], wanted, random)
         seen += batch.count
-        if seen >= samples:
-            break
     return parts
 
 
@@ -103,15 +103,15 @@ def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
         spots = [place * step for place, step in zip(at[1:], steps)]
         rows = value[(at[0], slice(None), *spots)]
         return np.ascontiguousarray(rows.reshape(number, group, -1).swapaxes(0, 1))
-    # [rows, channels, *kernel], all places at once; a padded copy of the input would take longer than all else
-    index: list[Any] = [at[0].reshape(-1, *(1,) * (spatial + 1))]
-    index.append(np.arange(value.shape[1]).reshape(1, -1, *(1,) * spatial))
-    inside: Any = True
-    for axis, size in enumerate(sizes):
-        offsets = np.arange(shape[2 + axis]) * gaps[axis] - pads[axis]
-        places = at[1 + axis].reshape(-1, *(1,) * (spatial + 1)) * steps[axis]
-        place = places + offsets.reshape(1, 1, *(-1 if i == axis else 1 for i in range(spatial)))
-        inside = inside & (place >= 0) & (place < size)
-        index.append(np.clip(place, 0, size - 1))
-    found = np.where(inside, value[tuple(index)], np.float32(0))
+    # [rows, channels, *kernel], a window at a time: a padded copy of the input, or an index of each value, takes longer
+    found = np.zeros((number, value.shape[1], *shape[2:]), np.float32)
+    firsts = [place * step - pad for place, step, pad in zip(at[1:], steps, pads)]
+    for row, (sample, *corner) in enumerate(zip(at[0].tolist(), *(first.tolist() for first in firsts))):
+        inner, outer = list[slice](), list[slice]()
+        for first, size, gap, kernel in zip(corner, sizes, gaps, shape[2:]):
+            # what lies in the padding stays 0
+            begin, end = -(min(first, 0) // gap), min(kernel, -((first - size) // gap))
+            inner.append(slice(first + begin * gap, first + (end - 1) * gap + 1, gap) if begin < end else slice(0, 0))
+            outer.append(slice(begin, max(begin, end)))
+        found[row][(slice(None), *outer)] = value[sample][(slice(None), *inner)]
     return np.ascontiguousarray(found.reshape(number, group, -1).swapaxes(0, 1))

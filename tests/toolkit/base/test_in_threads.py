@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from toolkit.base.in_threads import in_threads
+from toolkit.base.in_threads import in_threads, one_ahead
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 500])
@@ -42,3 +43,25 @@ def test_what_fails_is_raised_and_no_more_is_begun():
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="three"):
         in_threads(pool, 1, work, range(1000))
     assert seen == [0, 1, 2, 3]
+
+
+def test_the_next_item_is_worked_on_while_one_is_used_and_a_failure_comes_in_its_turn():
+    begun, release = list[int](), threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 2:
+            raise ValueError("two")
+        if item == 1:
+            assert release.wait(10)
+        return -item
+
+    results = one_ahead(range(4), work)
+    assert next(results) == (0, 0)
+    while 1 not in begun:
+        time.sleep(0.001)
+    release.set()
+    assert next(results) == (1, -1)
+    with pytest.raises(ValueError, match="two"):
+        next(results)
+    assert list(one_ahead([], work)) == [] and list(one_ahead([0], work)) == [(0, 0)]

@@ -252,7 +252,7 @@ def test_rows_of_a_depthwise_convolution_are_as_many_as_its_few_inputs_need():
     data = CalibrationData.open([{"x": row[None]} for row in mixed([WIDTH, 9, 9], 32)], model)
     shapes = {one.name: one.inputs[1].shape for one in model.nodes}
     rows = collect_rows(model, model.nodes, shapes, data, 32, 1024)
-    assert [rows[one.name].shape for one in model.nodes] == [(WIDTH, 256, 9), (1, 1024, 9 * WIDTH)]
+    assert [rows[one.name].shape for one in model.nodes] == [(WIDTH, 128, 9), (1, 1024, 9 * WIDTH)]
 
 
 def test_a_layer_that_is_too_wide_is_named(monkeypatch):
