@@ -23,7 +23,7 @@ _EXPONENTS = (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
 _FEW = 2
 _WORST_GROUPS = 8
-_SENSE_PRICE, _FIRST_SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.5, 1.0, 0.25, 0.6
+_SENSE_PRICE, _FIRST_SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.0, 1.0, 0.25, 0.6
 
 
 @dataclass
