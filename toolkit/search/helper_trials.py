@@ -12,7 +12,7 @@ from toolkit.graph.model import Model
 from toolkit.search.cost import CostModel
 from toolkit.search.few_answers import with_quiet
 from toolkit.search.helper_effect import HelperEffect
-from toolkit.search.racing import meets
+from toolkit.search.racing import meets, plan_key
 from toolkit.search.range_methods import Standing, standing
 from toolkit.search.real_types import RealTypes
 from toolkit.search.search import Search
@@ -42,6 +42,7 @@ class HelperTrials(RealTypes):
     first: SearchedPlan | None = None
     likely: Sequence[str] | None = None
     needs_no_help = False
+    _ran: Mapping[str, SearchedPlan] = {}
     _log: Log | None = None
 
     def log(self) -> Log:
@@ -69,6 +70,7 @@ class HelperTrials(RealTypes):
         )  # fmt: skip
         found = search.run(first=True)
         best = found.best
+        self._ran = {plan_key(plan.kept, plan.amax): plan for plan in found.plans}
         self.spending.first = search.first
         self.first = best if best.meets and best.whole and len(best.kept) < len(self.simulation.names) else None
         if self.first is not None and not best.kept and budget.safely(best.outcome, found.reference):
@@ -135,4 +137,7 @@ class HelperTrials(RealTypes):
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
         """Whether everything quantized with these ranges meets the budget on all samples."""
+        plan = self._ran.get(plan_key((), amax))
+        if plan is not None and (plan.whole or plan.clear is False):
+            return plan.meets
         return meets(self.budget, self.simulation, amax, self.spending)

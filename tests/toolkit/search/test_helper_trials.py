@@ -124,3 +124,12 @@ def test_helpers_are_tried_where_a_plan_of_all_layers_has_hardly_its_margin(leas
     first = search.first_plan()
     assert first is not None and not first.kept
     assert search.needs_no_help == needless
+
+
+@pytest.mark.parametrize("least", [20.0, 60.0])
+def test_whether_all_layers_quantized_meet_the_budget_is_known_of_the_first_plan_and_not_paid_again(least):
+    known, new = (search_of(chain(), feeds(64), least) for _ in range(2))
+    known.first_plan()
+    before = known.spending.priced
+    assert known.all_quantized_meets({}) is new.all_quantized_meets({}) is (least == 20.0)
+    assert known.spending.priced == before and new.spending.priced > 0
