@@ -120,6 +120,22 @@ def test_a_branch_brings_no_name_twice():
     assert np.array_equal(run(proto, {"x": normal(2, 4)})[0], run(model, {"x": normal(2, 4)})[0])
 
 
+def test_a_shape_that_only_the_branch_declares_is_not_taken_over():
+    """torch.onnx's exporter of TorchScript declares shapes of branches that are another rank's."""
+    then = models.subgraph([node("Identity", ["x"], ["t"], "same")], {"t": [4]})
+    other = models.subgraph([node("Neg", ["x"], ["t"], "neg")], {"t": None})
+    proto = build(
+        [models.switch("if", "yes", ["a"], then, other), node("Concat", ["a", "x"], ["y"], axis=1)],
+        {"x": [2, 4]}, {"y": None}, {"yes": np.array(True)},
+    )  # fmt: skip
+    del proto.graph.value_info[:]
+    model, _ = folded(proto)
+    assert ops(model) == {"Identity": 1, "Concat": 1}
+    assert model.facts().shapes["a"] == [(2, 4)]
+    assert model.facts().shapes["y"] == [(2, 8)]
+    assert np.array_equal(run(proto, {"x": normal(2, 4)})[0], run(model, {"x": normal(2, 4)})[0])
+
+
 def test_known_shapes_and_known_parts_of_shapes_are_values():
     pick = {"last": np.array([1]), "zero": np.array([0]), "one": np.array([1]), "two": np.array([2])}
     nodes = [

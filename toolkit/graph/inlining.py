@@ -29,7 +29,8 @@ class Inliner:
         """Replace the If at ``index`` of a graph or subgraph by a branch; its word, ``then`` or ``else``.
 
         What the If gives keeps its name, since it may be an output of the graph. A result that no node of the branch
-        makes (a constant, or one that the branch gives twice) goes through an Identity.
+        makes (a constant, or one that the branch gives twice) goes through an Identity. The shape that the branch
+        declares for it is left behind: exporters write those of another case, and inference knows the true one.
         """
         node = graph.nodes[index]
         taken, left = _BRANCHES if condition else _BRANCHES[::-1]
@@ -47,7 +48,6 @@ class Inliner:
             if result.is_empty():
                 continue
             result.dtype = result.dtype if result.dtype is not None else inner.dtype
-            result.shape = result.shape if result.shape is not None else inner.shape
             maker = makers.pop(id(inner), None)
             if maker is None:
                 name = self._nodes.take(f"{node.name}_{result.name}")
