@@ -12,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import wilson
-from toolkit.evaluation.metric_base import MetricOptions, label_of, pick_classes
+from toolkit.evaluation.metric_base import MetricOptions, label_of, labelled, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_classes import CHANCE
@@ -54,8 +54,9 @@ class FloatCheck:
         self._samples += len(label_of(labels))
         scores, label = pick_classes(outputs, self.options, labels)
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
-            self._chosen.append(scores.argmax(axis=-1).reshape(-1))
-            self._labels.append(np.asarray(label, np.int64).reshape(-1))
+            given = labelled(label)
+            self._chosen.append(scores.argmax(axis=-1)[given])
+            self._labels.append(np.asarray(label[given], np.int64))
             self._classes = scores.shape[-1]
         elif self.name in ("mse", "mae", "spearman"):
             self._labels.append(np.asarray(label, np.float64).reshape(-1))

@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.guess import STRICTEST, Guess, fitting
-from toolkit.evaluation.metric_base import longer
+from toolkit.evaluation.metric_base import UNLABELLED, longer
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import class_axis_of, one_sided, parts_for
 from toolkit.evaluation.tasks import OutputPart
@@ -97,7 +97,7 @@ def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> Stray
             settings = _settings(task, one, seen)
             count = 2 if "threshold" in settings else one.shape[int(settings.get("axis", class_axis_of(one)))]
             # what fills up, or stands for no class
-            free = {"ctc": -1, "segmentation": _LEFT_OUT}.get(task, np.nan)
+            free = {"ctc": -1, "segmentation": _LEFT_OUT, "sequence": UNLABELLED}.get(task, np.nan)
             known = flat[flat != free]
             inside = (known >= 0) & (known < count)
             if inside.all() or len(np.unique(known)) < 2:
@@ -166,11 +166,14 @@ def _two_sided(labels: Sequence[Array]) -> bool:
 def _positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
     """Samples as a whole count before single positions, which hide that every sample has a wrong one."""
     known = {one.shape for one in output.samples}
+    given = [one[one != UNLABELLED] for one in labels]
+    if not any(one.size for one in given):
+        return ()
     if output.discrete:
-        return ("exact", "top1") if _shape(labels) in known and _whole(labels, 0, np.inf) else ()
+        return ("exact", "top1") if _shape(labels) in known and _whole(given, 0, np.inf) else ()
     return (
         ("exact", "top1")
-        if _of_positions(output, settings, labels) and _whole(labels, 0, _count(output, settings))
+        if _of_positions(output, settings, labels) and _whole(given, 0, _count(output, settings))
         else ()
     )
 

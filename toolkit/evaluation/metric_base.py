@@ -12,6 +12,9 @@ import numpy as np
 from toolkit.base.errors import FAILURES, DataError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.types import Array
 
+UNLABELLED = -100
+"""Stands at positions without a label, as torch's losses (``ignore_index``) and Hugging Face's collators have it."""
+
 
 class Metric(Protocol):
     """A score over all batches. A metric of your own is a class with these three members and no arguments."""
@@ -176,8 +179,17 @@ def label_of(labels: Mapping[str, Array]) -> Array:
     return labels.get("label", labels.get("labels", next(iter(labels.values()))))
 
 
+def labelled(label: Array) -> Array:
+    """Where positions have a label, bool of the label's shape; a sample's only label is never left out.
+
+    Args:
+        label: [batch, ...]; ``UNLABELLED`` stands where a position has none.
+    """
+    return np.asarray(label != UNLABELLED) if label.ndim > 1 else np.ones(label.shape, bool)
+
+
 def check_labels(label: Array, classes: int) -> None:
-    """Check that labels are numbers of classes.
+    """Check that labels are numbers of classes, or ``UNLABELLED`` where a sample has one a position.
 
     Raises:
         DataError: they are no whole numbers, or outside 0 to ``classes`` - 1.
@@ -187,14 +199,17 @@ def check_labels(label: Array, classes: int) -> None:
     ):
         kind = "text" if label.dtype.kind in "US" else label.dtype.name
         raise DataError(f"the labels are {kind}, not numbers of classes", remedy="number the classes from 0")
-    if label.size and (int(label.min()) < 0 or int(label.max()) >= classes):
-        low, high = int(label.min()), int(label.max())
+    given = label[labelled(label)]
+    if given.size and (int(given.min()) < 0 or int(given.max()) >= classes):
+        low, high = int(given.min()), int(given.max())
         reach = f"the labels reach from {low} to {high}" if low != high else f"the label is {low}"
+        free = f"write {UNLABELLED} where a position has no label, " if label.ndim > 1 and low < 0 else ""
         error = DataError(
             f"{reach}, and the output has {classes} classes",
-            remedy="number the classes from 0, or choose the output by [evaluation] output",
+            remedy=f"{free}number the classes from 0, or choose the output by [evaluation] output",
         )
-        error.row = int(np.argwhere((label < 0) | (label >= classes))[0][0]) if label.ndim else 0
+        wrong = labelled(label) & ((label < 0) | (label >= classes))
+        error.row = int(np.argwhere(wrong)[0][0]) if label.ndim else 0
         raise error
 
 

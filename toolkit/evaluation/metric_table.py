@@ -34,7 +34,7 @@ class MetricInfo:
 
 _CLASS, _SET = "the class's number: integer, []", "0 or 1 for each class: [classes]"
 _ONE = "0 or 1 for an output of one score: [] or [1]"
-_POSITIONS = "a class's number a position: integer, [positions]"
+_POSITIONS = "a class's number a position: integer, [positions]; -100 is left out"
 _READING = "the reading's classes, no blanks: integer, [length], filled up with -1"
 _ALIKE, _MASK = (
     "the target, of the output's shape",

@@ -17,7 +17,7 @@ from toolkit.evaluation.metric_base import Metric as Metric
 from toolkit.evaluation.metric_base import MetricOptions as MetricOptions
 from toolkit.evaluation.metric_base import answers_of as answers_of
 from toolkit.evaluation.metric_base import check_labels as check_labels
-from toolkit.evaluation.metric_base import classes_of, pick_classes, unlike_shapes
+from toolkit.evaluation.metric_base import classes_of, labelled, pick_classes, unlike_shapes
 from toolkit.evaluation.metric_base import label_of as label_of
 from toolkit.evaluation.metric_table import METRICS
 
@@ -27,7 +27,7 @@ class TopK:
 
     The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]; an output of
     integers is the choice itself, of the label's shape, and one score a sample is that of class 1 of two, which is
-    chosen above the threshold. A position with a score that is NaN is never right.
+    chosen above the threshold. A position with a score that is NaN is never right, one whose label is -100 is left out.
 
     Attributes:
         classes: how many classes the output has; 0 before the first batch.
@@ -48,17 +48,18 @@ class TopK:
         scores, label = pick_classes(outputs, self.options, labels)
         if self.k == 1 or scores.dtype.kind in "iub":
             self.classes, same = same_as_label(scores, label)
-            self.right += int(same.sum())
         else:
             self.classes = classes_of(scores, label)
             k = min(self.k, scores.shape[-1])
             best = np.argpartition(scores, -k, axis=-1)[..., -k:]
-            self.right += int(((best == label[..., None]).any(axis=-1) & ~np.isnan(scores).any(axis=-1)).sum())
-        self.count += label.size
+            same = (best == label[..., None]).any(axis=-1) & ~np.isnan(scores).any(axis=-1)
+        given = labelled(label)
+        self.right += int(same[given.reshape(same.shape)].sum())
+        self.count += int(given.sum())
 
     @property
     def answers(self) -> int:
-        """How many positions were looked at."""
+        """How many positions with a label were looked at."""
         return self.count
 
     def value(self) -> float:
@@ -85,7 +86,10 @@ def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
 
 
 class Exact:
-    """Share of samples all of whose positions are right; output, label and ``classes`` as for ``TopK``."""
+    """Share of samples all of whose positions are right; output, label and ``classes`` as for ``TopK``.
+
+    A sample without any label is left out.
+    """
 
     higher_is_better = True
 
@@ -99,13 +103,16 @@ class Exact:
         Raises:
             DataError: the labels do not fit the output.
         """
-        self.classes, same = same_as_label(*pick_classes(outputs, self.options, labels))
-        self.right += int(same.reshape(len(same), -1).all(axis=1).sum())
-        self.count += len(same)
+        scores, label = pick_classes(outputs, self.options, labels)
+        self.classes, same = same_as_label(scores, label)
+        given = labelled(label).reshape(len(label), -1)
+        told = given.any(axis=1)
+        self.right += int((same.reshape(given.shape) | ~given)[told].all(axis=1).sum())
+        self.count += int(told.sum())
 
     @property
     def answers(self) -> int:
-        """How many samples were looked at."""
+        """How many samples with a label were looked at."""
         return self.count
 
     def value(self) -> float:

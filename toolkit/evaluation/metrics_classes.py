@@ -49,8 +49,8 @@ class _ByClass:
         """
         scores, label = pick_scores(outputs, self.options, labels)
         if of_one_score(scores, label):
+            check_labels(label.reshape(-1), 2)
             scores, label = scores.reshape(-1, 1), label.reshape(-1, 1)
-            check_labels(label, 2)
         if label.shape == scores.shape and scores.ndim == 2:
             self.labels.append(label != 0)
         elif scores.ndim != 2:

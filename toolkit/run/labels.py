@@ -13,6 +13,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import fitting_metrics, stray_label
+from toolkit.evaluation.metric_base import UNLABELLED
 from toolkit.evaluation.observed import SeenModel
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenM
     if found is None:
         return
     cure = f"subtract {found.low} from every label" if found.from_another_start else "number the classes from 0"
+    if found.value < 0 and labels[found.index].ndim:
+        cure = f"{cure}, write {UNLABELLED} where a position has no label"
     raise DataError(
         f"the label {found.value} is no class of output '{found.output}', whose {found.classes} classes are 0 to "
         f"{found.classes - 1}; labels reach from {found.low} to {found.high}",

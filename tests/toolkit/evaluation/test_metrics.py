@@ -249,6 +249,34 @@ def test_a_weak_model_is_no_wrong_one():
     assert FloatCheck.of("mine:Metric", None, MetricOptions()) is FloatCheck.of(None, None, MetricOptions()) is None
 
 
+def test_positions_without_a_label_are_left_out():
+    """Torch's losses and Hugging Face's collators write -100 there: whatever the model says of them is no answer."""
+    labels = np.array([[1, 0, -100], [2, -100, -100], [0, 1, 2], [-100, -100, -100]])
+    told = np.where(labels < 0, 2, labels)
+    told[2, 1] = 2
+    scores = one_hot(told, 3)
+    for outputs in (scores, told):
+        assert value("top1", outputs, labels) == (5 / 6, 6)
+        assert value("exact", outputs, labels) == (2 / 3, 3)
+    assert value("top5", scores, labels) == (1.0, 6)
+    # many samples, all right where there are labels
+    many = np.tile(labels[:2], (20, 1))
+    check = FloatCheck("exact", None, MetricOptions())
+    check.add({"y": one_hot(np.where(many < 0, 2, many), 3)}, {"label": many})
+    assert check.value() == 1.0 and check.suspicion() is None
+
+
+@pytest.mark.parametrize(
+    ("outputs", "label"), [(np.eye(3)[None], [[1, -1, 0]]), (np.eye(3), [0, 1, -100]), (np.ones((3, 1)), [0, 1, -100])]
+)
+def test_other_numbers_below_0_and_a_sample_without_its_only_label_are_refused(outputs, label):
+    for name in ("top1", "f1") if outputs.ndim == 2 else ("top1", "exact"):
+        with pytest.raises(DataError, match="umber the classes from 0"):
+            make_metric(name, None, False, MetricOptions(threshold=0.5)).update(
+                {"y": outputs.astype(np.float32)}, {"label": np.array(label)}
+            )
+
+
 @pytest.mark.parametrize(("made", "label"), [((4, 4), (4,)), ((1, 4), (4,)), ((1,), ())])
 def test_mse_never_broadcasts_a_label(made, label):
     metric = make_metric("mse", None, False, MetricOptions())
