@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.backends.talk import Talk
@@ -15,6 +16,7 @@ _NODE = (
     r"Invalid Node - (?P<node>[^\n]+)",
     r"Cannot compile operation '(?P<node>[^']+)'",
     r"Could not find any implementation for node (?P<node>.+?)(?: due to|\.(?:\s|$))",
+    r"Assertion \S+ failed\. (?P<node>.+?) has no runners that implement it",
 )
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _REMEDIES = (
@@ -26,6 +28,9 @@ _REMEDIES = (
      r"|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
      "this operator is not supported: replace it in the model with supported ones"),
+    (r"has no runners that implement it",
+     "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
+     "outside the engine, or build with another backend (TensorRT has kernels that TensorRT-RTX lacks)"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
      "the inputs of this node differ in type: request one precision for the nodes before it, or add a Cast"),
     (r"[Zz]ero.?point",
@@ -94,20 +99,30 @@ class Messages:
 
         return Collector()
 
-    def error(self, stage: str, where: str, cause: str = "") -> BackendError:
+    def error(
+        self, stage: str, where: str, cause: str = "", layers: Sequence[Mapping[str, Any]] = ()
+    ) -> BackendError:
         """The error that the messages so far explain.
 
         Args:
             stage: what failed, as in "TensorRT-RTX 1.7 refused the model".
             where: the model file.
             cause: what Polygraphy or Python said, for when TensorRT said nothing.
+            layers: of the parsed network, as ``walk_network`` gives them, where it was parsed: they tell which nodes a
+                layer that is complained about stands for.
         """
         errors = [text for severity, text in self.kept if severity != "WARNING"]
         # Without a driver TensorRT only warns, and then gives its Python binding nothing to return.
         errors = errors or [text for _, text in self.kept if "CUDA initialization" in text]
         everything = "\n".join(errors) or cause
         node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
+        layer = next((one for one in layers if one["name"] == node), None)
         operator = next((m["op"] for text in errors if (m := _PARSING.search(text))), "")
+        if layer is not None:
+            from toolkit.backends.network import metadata_nodes
+
+            node = ", ".join(metadata_nodes(layer["metadata"])) or node
+            operator = operator or f"layer {layer['type']}"
         said = _essence(errors) or " ".join(cause.split())[:400] or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip

@@ -61,7 +61,8 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         )
         engine = EngineBytesFromNetwork(opened, config=with_timing(trt, create, settings), save_timing_cache=cache)()
     except (PolygraphyException, RuntimeError) as error:
-        raise messages.error(f"TensorRT-RTX {trt.__version__} could not build", model, str(error)) from error
+        stage, layers = f"TensorRT-RTX {trt.__version__} could not build", walked["layers"]
+        raise messages.error(stage, model, str(error), layers) from error
     talk.progress("building", 1, 1)
     Path(request["engine"]).write_bytes(engine)
     return {

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolkit.backends.codes import EngineCode
 from toolkit.base.text import toml_string
-from toolkit.contract.findings import Code
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
@@ -34,6 +35,7 @@ def advice(
     searched: bool = False,
     device: DeviceInfo | None = None,
     passes: Sequence[PassInfo] = (),
+    chosen: Finding | None = None,
 ) -> list[Advice]:
     """What to try next, the most useful first.
 
@@ -48,6 +50,7 @@ def advice(
         device: the engine's run on the GPU: an engine that does worse than the simulation counts, one that crashes
             does not.
         passes: the recipe's passes.
+        chosen: why that backend.
     """
     result = verdict(accuracy, None if failure(device) is not None else device)
     found: list[Advice] = []
@@ -82,7 +85,10 @@ def advice(
         rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
         node, reason = entries[0].node, entries[0].reason
         found.append(Advice(ReportCode.BEGIN_WITH_DECLINED(count=len(entries), rule=rule, node=node, reason=reason)))
-    if backend.name == "none":
+    if chosen is not None and chosen.code is EngineCode.BACKEND_REFUSES_MODEL and chosen.values.get("remedy"):
+        values = {name: chosen.values[name] for name in ("backend", "taken", "remedy")}
+        found.append(Advice(ReportCode.MEND_FOR_BACKEND(**values)))
+    elif backend.name == "none":
         found.append(Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n'))
     return found
 

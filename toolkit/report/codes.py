@@ -50,6 +50,7 @@ class ReportCode(BaseCode):
     SEARCH_INSTEAD = "report-search-instead"
     KEEP_LAYERS = "report-keep-layers"
     FIRST_MEND_DATA = "report-first-mend-data"
+    MEND_FOR_BACKEND = "report-mend-for-backend"
     WIDEN_MARGIN = "report-widen-margin"
     KEEP_MORE_LAYERS = "report-keep-more-layers"
     NO_PLAN_FAST_ENOUGH = "report-no-plan-fast-enough"

@@ -155,7 +155,7 @@ def join(
     elif beyond is not None:
         found_warnings.append(beyond)
     one_by_one = search is not None and bool(search.layers)
-    tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes)
+    tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes, engine.reason)
     return Report(
         tool=Tool(version=__version__),
         recipe=recipe,

@@ -58,7 +58,9 @@ def print_report(report: Report, console: Console | None = None, *, files: Seque
     console.print(plain_text(summary.headline, STYLES[summary.verdict]))
     backend = report.backend
     said = " ".join(part for part in (backend.name, backend.version) if part)
-    details = [backend.typing and f"{backend.typing} typing", backend.reason]
+    # what is a warning too is said there
+    reason = "" if backend.reason in summary.warnings else backend.reason
+    details = [backend.typing and f"{backend.typing} typing", reason]
     if backend.engine_bytes is not None:
         details.insert(0, f"engine {size(backend.engine_bytes)}")
     console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))

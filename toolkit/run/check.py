@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.codes import EngineCode
 from toolkit.base.errors import BackendError, QtoolError
-from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
 from toolkit.base.text import count, samples_by_profile
 from toolkit.contract.findings import Code, Finding
@@ -20,6 +18,7 @@ from toolkit.contract.ranges import Range, Ranges
 from toolkit.contract.roles import Role
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.codes import ReportCode
+from toolkit.run.fallback import decided, fall_back, recall, remember
 from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -235,19 +234,12 @@ def rehearsed(inputs: Inputs) -> None:
         return
     key = _rehearsal_key(inputs)
     rehearse(inputs, steps, Journal())
-    file = job.folder.hidden / f"{_DONE}.json"
-    write_json(file, job.fallback.to_json() if job.fallback is not None else None)
-    job.folder.store(_DONE, key, [file])
+    remember(job, _DONE, key)
 
 
 def recalled(inputs: Inputs) -> bool:
     """Whether this very run was rehearsed before; the backend that it fell back to is taken from there."""
-    job = inputs.job
-    if not job.folder.find(_DONE, _rehearsal_key(inputs))[0]:
-        return False
-    told = json.loads((job.folder.hidden / f"{_DONE}.json").read_text(encoding="utf-8"))
-    job.fallback = Finding.from_json(told) if told is not None else None
-    return True
+    return recall(inputs.job, _DONE, _rehearsal_key(inputs))
 
 
 def _rehearsal_key(inputs: Inputs) -> dict[str, Any]:
@@ -269,7 +261,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
             engine is for lacks a quantized type. What a pass refuses
             behind one whose nodes are known in a run alone is noted.
     """
-    from toolkit.backends.choose import choose, next_after
+    from toolkit.backends.choose import choose
     from toolkit.calibration.provider import Calibrator
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.graph.assemble import dismantle
@@ -303,15 +295,13 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     refuse_types_lacking(job.recipe, asked, backend.name)
     passed = model
     model, plan = _settled(begun, passed, steps, context)
-    engine = job.recipe.engine
-    final = engine.backend != "auto" or bool(engine.compare) or engine.open
+    final = decided(job)
     while (refusal := _refused(job, backend, settings, model, plan, final)) is not None:
         if final:
             raise refusal
-        taken = next_after(backend.name)
-        reason = job.fallback = EngineCode.BACKEND_REFUSES_MODEL(backend=backend.name, why=refusal.what, taken=taken)
+        reason = fall_back(job, backend.name, refusal)
         journal.noted(reason)
-        backend, _ = choose(taken)
+        backend, _ = choose(job.backend)
     dismantle(passed.graph)
     dismantle(model.graph)
     return Rehearsal(context, backend, reason)

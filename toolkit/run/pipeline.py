@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from toolkit.backends.choose import choose
 from toolkit.backends.kept_engines import KeptEngines
+from toolkit.backends.process import ProcessDiedError
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
@@ -19,9 +21,11 @@ from toolkit.report.schema import StepInfo
 from toolkit.run.check import rehearsed
 from toolkit.run.checks import known_beforehand, opened
 from toolkit.run.device import not_wanted
+from toolkit.run.fallback import decided, fall_back, recall, remember
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
+from toolkit.run.keys import gpu_here
 from toolkit.run.recipe import Recipe
 from toolkit.run.result import Result
 from toolkit.run.samples import first_samples_fit
@@ -32,15 +36,16 @@ from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
 from toolkit.run.steps.engine import EngineRecord, EngineStep
 from toolkit.run.steps.evaluation import EvaluationStep
 from toolkit.run.steps.latencies import LatenciesStep
-from toolkit.run.steps.lowering import LoweringStep
+from toolkit.run.steps.lowering import LoweringRecord, LoweringStep
 from toolkit.run.steps.open import OpenStep
-from toolkit.run.steps.passes import PassesStep
+from toolkit.run.steps.passes import PassesRecord, PassesStep
 from toolkit.run.steps.report import ReportRecord, ReportStep, RunRecords
 from toolkit.run.steps.task import TaskStep
 from toolkit.run.task import TaskRecord
 
 StepListener = Callable[[StepInfo], None]
 R = TypeVar("R", bound=Record)
+_REFUSAL = "refusal"
 NOT_ASKED = "the recipe does not ask for it any more"
 
 
@@ -103,8 +108,7 @@ class Pipeline:
         inputs, engine = self.inputs, self.inputs.job.recipe.engine
         task = self.do(TaskStep(inputs))
         passes = self.do(PassesStep(inputs, task))
-        lowering = self.do(LoweringStep(inputs, passes))
-        built = self.do(EngineStep(inputs, passes, lowering))
+        lowering, built = self.build(passes)
         # the run has its own of those that passes measured
         KeptEngines(self.folder.hidden).drop()
         blocks = self.do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
@@ -114,6 +118,39 @@ class Pipeline:
         device = self.on_device(task, built, not_on_device)
         found = RunRecords(task, passes, lowering, built, blocks, plain, latencies, evaluation, device)
         return self.do(ReportStep(inputs, found, list(self.steps)))
+
+    def build(self, passes: PassesRecord) -> tuple[LoweringRecord, EngineRecord]:
+        """The lowered model and its engine, by the next backend where the one that ``auto`` took cannot build it.
+
+        What it cannot build is known from now on, unless it crashed: that may have passed by the next run.
+
+        Raises:
+            BackendError: the engine cannot be built, and there is no other backend to take.
+        """
+        inputs, job = self.inputs, self.inputs.job
+        key, crashed = self.recall_refusal(passes), False
+        while True:
+            lowering = self.do(LoweringStep(inputs, passes))
+            try:
+                built = self.do(EngineStep(inputs, passes, lowering))
+            except BackendError as error:
+                if decided(job) or job.backend == "none":
+                    raise
+                fall_back(job, choose(job.backend)[0].name, error)
+                crashed = crashed or isinstance(error, ProcessDiedError)
+                if not crashed:
+                    remember(job, _REFUSAL, key)
+                # it is done anew for that backend
+                self.steps = [info for info in self.steps if info.name != LoweringStep.name]
+            else:
+                return lowering, built
+
+    def recall_refusal(self, passes: PassesRecord) -> dict[str, Any]:
+        """Fall back as far as an earlier run had to with the same content; returns that as a key."""
+        inputs, job = self.inputs, self.inputs.job
+        key = {**LoweringStep(inputs, passes).key(), "profiles": repr(job.profiles), "gpu": gpu_here()}
+        recall(job, _REFUSAL, key)
+        return key
 
     def checked(self) -> Finding | None:
         """Look for faults before anything is computed; returns why the engine will not be run on a GPU, if it won't."""

@@ -23,7 +23,7 @@ from toolkit.run.recipe_passes import passes_of
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
 from toolkit.run.steps.engine import EngineRecord
-from toolkit.run.steps.passes import PassesStep
+from toolkit.run.steps.passes import PassesRecord, PassesStep
 from toolkit.run.steps.report import ReportStep
 from toolkit.run.task import TaskRecord
 
@@ -130,6 +130,13 @@ class _Preview(Pipeline):
             twin = Inputs(replace(job, folder=RunFolder(folder)))
             rehearse(twin, steps, Journal(), self._statistics)
             job.fallback = twin.job.fallback
+
+    def recall_refusal(self, passes: PassesRecord) -> dict[str, Any]:
+        try:
+            return super().recall_refusal(passes)
+        except _UnmadeError:
+            # what is built anew may be refused anew
+            return {}
 
     def do(self, step: Step[R]) -> R:
         record, before = self._left(step), self._before(step)

@@ -107,3 +107,15 @@ def test_remedies_name_settings_that_the_recipe_has():
 
     named = [setting for _, remedy in _REMEDIES for setting in re.findall(r"\[engine\] (\w+)", remedy)]
     assert "workspace_mb" in named and set(named) <= set(EngineSection.model_fields)
+
+
+def test_a_layer_that_has_no_kernel_is_told_by_its_node():
+    said = (
+        "[tacticSupply.cpp::getSupportedFormats::48] Error Code 2: Internal Error (Assertion !layerImpls.empty() failed. "
+        "nms_113 has no runners that implement it In getSupportedFormats at /_src/optimizer/builder/tacticSupply.cpp:48)"
+    )
+    layers = [{"name": "nms", "type": "SHUFFLE", "metadata": ""}, {"name": "nms_113", "type": "NMS", "metadata": "[ONNX Layer: nms]"}]
+    error = heard(said).error("TensorRT-RTX 1.7 could not build", "m.onnx", layers=layers)
+    assert error.what.startswith("TensorRT-RTX 1.7 could not build at node 'nms' (layer NMS): ")
+    assert "has no kernel for it: cut it off the model" in error.remedy
+    assert "at node 'nms_113': " in heard(said).error("TensorRT-RTX 1.7 could not build", "m.onnx").what

@@ -16,8 +16,6 @@ from tests.fuzz import corpus
 from tests.small_digits import small_digits
 from toolkit import Code, Context, Model, Pass, Recipe, run
 from toolkit.backends import choose as choosing
-from toolkit.backends.codes import EngineCode
-from toolkit.backends.none import NoBackend
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.data.sample import input_specs
 from toolkit.report.findings import sentence
@@ -223,40 +221,6 @@ def test_a_gpu_that_lacks_the_type_is_refused_before_calibrating(tmp_path, quant
     other.mkdir()
     recipe = small(other, [quantize], residual_proto(), engine={**engine, "compute_capabilities": ["8.9", "12.0"]})
     assert alike(recipe, other / "run") is None
-
-
-class Refusing(NoBackend):
-    """A backend that builds nothing, and refuses every model."""
-
-    name = "tensorrt_rtx"
-    parsed = 0
-
-    def parse(self, model_path, profiles, settings):
-        type(self).parsed += 1
-        raise BackendError("its parser knows no MatMul", remedy="use another")
-
-
-def test_auto_falls_back_to_the_next_backend_and_says_so_each_time(tmp_path, monkeypatch):
-    real = choosing.choose
-
-    def refusing(name="auto"):
-        return real(name) if name == "none" else (Refusing(), EngineCode.BACKEND_CHOSEN(gpu=None, refused=()))
-
-    monkeypatch.setattr(choosing, "choose", refusing)
-    monkeypatch.setattr(choosing, "usable", lambda name: (None, BackendError("it is not installed")))
-    recipe = small(tmp_path, [INSERT], engine={"backend": "auto"})
-    said = sentence(
-        EngineCode.BACKEND_REFUSES_MODEL(backend="tensorrt_rtx", why="its parser knows no MatMul", taken="none")
-    )
-    checked = dry_run(recipe)
-    assert checked.backend == f"none ({said})" and said in checked.warnings
-    for parsed in (2, 2):
-        report = run(recipe, tmp_path / "run").report
-        assert (report.backend.name, report.backend.reason) == ("none", said) and said in report.summary.warnings
-        # a rehearsal that is found again brings its answer
-        assert Refusing.parsed == parsed
-    named = small(tmp_path, [INSERT], engine={"backend": "tensorrt_rtx"})
-    assert alike(named, tmp_path / "named") == "its parser knows no MatMul"
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")

@@ -99,6 +99,10 @@ ADVICE: Table = {
     ReportCode.BUILD_AN_ENGINE: (
         "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."
     ),
+    ReportCode.MEND_FOR_BACKEND: lambda backend, taken, remedy: (
+        ("No engine was built, but model.onnx with its Q/DQ pairs runs in ONNX Runtime. " if taken == "none" else "")
+        + f"For an engine of {backend}: {remedy}."
+    ),
     ReportCode.WIDEN_MARGIN: lambda samples: (
         f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it: set a larger "
         "margin, or search on more samples."

@@ -24,7 +24,9 @@ BACKENDS: Table = {
     EngineCode.BACKEND_CHOSEN: lambda gpu, refused: (
         "chosen automatically" + (f" for the {gpu}" if gpu else "") + _refused(refused, ", since ")
     ),
-    EngineCode.BACKEND_REFUSES_MODEL: ("'auto' falls back to {taken}, since {backend} cannot build the model: {why}"),
+    EngineCode.BACKEND_REFUSES_MODEL: lambda backend, why, taken, remedy="": (
+        f"'auto' falls back to {taken}, since {backend} cannot build the model: {why}"
+    ),
     EngineCode.NO_BACKEND_USABLE: lambda refused: "nothing can build an engine here" + _refused(refused, ": "),
     EngineCode.CAPABILITY_REQUESTED: "requested in the recipe",
     EngineCode.CAPABILITY_COMPATIBLE: "hardware_compatible: every GPU from Ampere on",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.files import write_bytes, write_text
 from toolkit.base.precision import Precision
@@ -45,6 +46,11 @@ class EngineRecord(Record):
     engine_bytes: int | None
     actuals: dict[str, Actual]
     lacks: dict[str, str]
+
+    @property
+    def refused(self) -> list[Finding]:
+        """That ``auto`` fell back to this backend, where it did."""
+        return [self.reason] if self.reason.code is EngineCode.BACKEND_REFUSES_MODEL else []
 
     @property
     def engine_file(self) -> Path | None:

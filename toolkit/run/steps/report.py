@@ -239,7 +239,7 @@ class ReportStep(Step[ReportRecord]):
         )
 
     def _warnings(self, journal: Journal) -> list[Finding]:
-        found = [*([self.job.fallback] if self.job.fallback is not None else []), *self.found.task.notes]
+        found = [*self.found.engine.refused, *self.found.task.notes]
         found += self.inputs.prints.other_samples()
         evaluation = self.found.evaluation.found
         if self.recipe.calibration.random is not None:

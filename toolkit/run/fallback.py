@@ -1,0 +1,45 @@
+"""What ``auto`` does where the backend that it took cannot build the model: the next one is taken, and all say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.backends.codes import EngineCode
+from toolkit.base.errors import BackendError
+from toolkit.base.files import write_json
+from toolkit.contract.findings import Finding
+from toolkit.run.job import Job
+
+
+def decided(job: Job) -> bool:
+    """Whether there is no other backend to take: one is asked for by name, or measured engines depend on it."""
+    engine = job.recipe.engine
+    return engine.backend != "auto" or bool(engine.compare) or engine.open
+
+
+def fall_back(job: Job, refusing: str, error: BackendError) -> Finding:
+    """Take the backend that comes behind the one that refuses the model; returns what there is to say of it."""
+    from toolkit.backends.choose import next_after
+
+    job.fallback = EngineCode.BACKEND_REFUSES_MODEL(
+        backend=refusing, why=error.what, taken=next_after(refusing), remedy=error.remedy
+    )
+    return job.fallback
+
+
+def remember(job: Job, name: str, key: Mapping[str, Any]) -> None:
+    """Note in the run folder which backend was fallen back to, or that none was, for a run with the same key."""
+    file = job.folder.hidden / f"{name}.json"
+    write_json(file, job.fallback.to_json() if job.fallback is not None else None)
+    job.folder.store(name, key, [file])
+
+
+def recall(job: Job, name: str, key: Mapping[str, Any]) -> bool:
+    """Whether that was noted for this very key; the backend that was fallen back to is taken then."""
+    if not job.folder.find(name, key)[0]:
+        return False
+    told = json.loads((job.folder.hidden / f"{name}.json").read_text(encoding="utf-8"))
+    job.fallback = Finding.from_json(told) if told is not None else None
+    return True
