@@ -17,6 +17,8 @@ class EngineCode(BaseCode):
     CAPABILITY_COMPATIBLE = "engine-capability-compatible"
     CAPABILITY_OF_GPU = "engine-capability-of-gpu"
     CAPABILITY_DEFAULT = "engine-capability-default"
+    TYPE_STATED = "engine-type-stated"
+    PARSER_LACKS_TYPE = "engine-parser-lacks-type"
     TYPE_NOT_ON_GPU = "engine-type-not-on-gpu"
     CAPABILITY_UNSUPPORTED = "engine-capability-unsupported"
     NO_QUANTIZED_KERNEL = "engine-no-quantized-kernel"

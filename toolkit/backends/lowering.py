@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx
+from onnx import TensorProto
 
 from toolkit.backends.block_forms import write_block_forms
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import Rewriter
 from toolkit.backends.lowering_types import Types, decide
@@ -19,12 +21,15 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type
 from toolkit.placement.default_rewrites import biases_as_rows
 from toolkit.placement.moved import with_moved
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_constants
 
 _BFLOAT16_OPSET = 22
+BY_MODEL = "the model"
+"""Who asks for the float type that a model states for a node which no pass asked about."""
 
 
 @collector_paused()
@@ -73,6 +78,10 @@ def lower(
         # what was asked stays in the plan: the report sets it beside what became of it, with this reason
         out_of_range = reason.code is Code.BEYOND_TYPE
         journal.declined(node, Code.FLOAT_RANGE(why=reason) if out_of_range else Code.STAYS_FP32(why=reason))
+    plan.by = BY_MODEL
+    for node, stated in types.own.items():
+        plan.ask(node, stated, EngineCode.TYPE_STATED(precision=stated), free=True)
+    plan.by = "lowering"
     _speak_for_subgraphs(lowered, facts, plan, rest, journal)
     Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
     write_block_forms(lowered, plan, journal)
@@ -115,12 +124,21 @@ def admit(
         was = model.opset
         fresh = model.raise_opset(19)
         journal.noted(Code.OPSET(to=model.opset, added=len(fresh), was=was))
-    if rest is Precision.BF16 or any(ask.precision is Precision.BF16 for _, ask in plan.items()):
+    asked = rest is Precision.BF16 or any(ask.precision is Precision.BF16 for _, ask in plan.items())
+    if asked or _states_bfloat16(model):
         _raise_for_bfloat16(model, newest, journal)
 
 
 def _has_short(plan: PrecisionPlan, rest: Precision) -> bool:
     return rest is not Precision.FP32 or any(a.precision in (Precision.FP16, Precision.BF16) for _, a in plan.items())
+
+
+def _states_bfloat16(model: Model) -> bool:
+    """Whether a model computes in bfloat16 as it comes: by an input, a constant or a Cast."""
+    read = (tensor for node in model.nodes for tensor in node.inputs if not tensor.inputs)
+    return any(onnx_type(tensor.dtype) == TensorProto.BFLOAT16 for tensor in read) or any(
+        node.op == "Cast" and node.attrs.get("to") == TensorProto.BFLOAT16 for node in model.nodes
+    )
 
 
 def _raise_for_bfloat16(model: Model, newest: int, journal: Journal) -> None:

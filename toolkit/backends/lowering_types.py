@@ -12,9 +12,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
-from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.plan import Ask, PrecisionPlan
 from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
@@ -31,6 +32,10 @@ _NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Pr
 _SUBNORMAL = 2.0**-17
 _LOST, _EPSILON_SIZE = 50 * 2.0**-24, 64
 _AFTER_EPSILON = frozenset({"Sqrt", "Reciprocal", "Pow", "Log", "Max", "Clip", "Add", "Div", "Mul"})
+_PARSER_LACKS = {
+    Precision.BF16: frozenset({"GRU", "HardSwish", "LpNormalization", "LpPool", "Mish", "Shrink"}),
+}
+"""Operators that ONNX has in a type in which TensorRT's parser refuses them (tried with that of TensorRT-RTX 1.7)."""
 EXACT_INTEGERS = {Precision.FP16: 2048.0, Precision.BF16: 256.0}
 
 
@@ -41,12 +46,14 @@ class Types:
     Attributes:
         node: float type by node name; nodes that compute no floats are missing.
         reason: for nodes that do not get what was asked (or the rest's precision): why.
+        own: the type that the model states for a node that nobody asked about, where that is not the rest's.
         unchecked: whether no observed values were there to hold against float16's range.
         frozen: nodes with subgraphs, which keep the types they have.
     """
 
     node: dict[str, Precision] = field(default_factory=dict)
     reason: dict[str, Finding] = field(default_factory=dict)
+    own: dict[str, Precision] = field(default_factory=dict)
     unchecked: bool = False
     frozen: set[str] = field(default_factory=set)
 
@@ -56,8 +63,9 @@ def decide(
 ) -> Types:
     """Choose a float type for every node of the main graph that computes floats.
 
-    A node gets what the plan asks (a quantized node's float side gets ``rest``, or bfloat16 where the model has that),
-    unless its values, weights, scales or operator do not allow it; then it gets FP32 and a reason.
+    A node gets what the plan asks (a quantized node's float side gets ``rest``, or bfloat16 where the model has that).
+    One that nobody asked about gets ``rest``, or in a model that states 16-bit types the type that is stated for it.
+    Where its values, weights, scales or operator do not allow that, it gets FP32 and a reason.
 
     Args:
         model: float graph with its Q/DQ pairs, at the opset it will be lowered at.
@@ -78,7 +86,10 @@ def decide(
             continue
         if bodies(node):
             types.frozen.add(node.name)
-        wanted = _wanted(node, facts, plan, rest, authored)
+        ask = plan.get(node.name)
+        wanted = _wanted(ask, _stated(node, facts), rest, authored)
+        if ask is None and wanted is not rest and node.op != "Cast":
+            types.own[node.name] = wanted
         refusal = None
         if wanted is not Precision.FP32:
             refusal = (
@@ -94,15 +105,22 @@ def decide(
     return types
 
 
-def _wanted(node: gs.Node, facts: Facts, plan: PrecisionPlan, rest: Precision, authored: bool) -> Precision:
-    ask = plan.get(node.name)
+def _wanted(ask: Ask | None, stated: Precision | None, rest: Precision, authored: bool) -> Precision:
     if ask is not None and not ask.precision.quantized:
         return ask.precision
-    own = [Precision.from_onnx(facts.types[t.name]) for t in node.outputs if facts.is_float(t.name)]
     # what was written in bfloat16 may leave float16's range: it stays so on the float side of its pairs too
-    if own and own[0] is not None and (own[0] is Precision.BF16 or (authored and ask is None)):
-        return own[0]
+    if stated is not None and (stated is Precision.BF16 or (authored and ask is None)):
+        return stated
     return rest
+
+
+def _stated(node: gs.Node, facts: Facts) -> Precision | None:
+    """The float type that the model states for a node: of what it makes, else of what it reads (Shape, Less)."""
+    for tensors in (node.outputs, node.inputs):
+        own = [Precision.from_onnx(facts.types[t.name]) for t in tensors if facts.is_float(t.name)]
+        if own:
+            return own[0]
+    return None
 
 
 def _structure(
@@ -153,6 +171,8 @@ def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Findi
     schema = formal(node, opset)
     if schema is None:
         return Code.NOT_IN_OPSET(op=node.op, opset=opset)
+    if node.op in _PARSER_LACKS.get(wanted, ()):
+        return EngineCode.PARSER_LACKS_TYPE(op=node.op, precision=wanted)
     name = _NAMES[wanted]
     free = [i for i, t in enumerate(node.inputs) if facts.is_float(t.name) and len(input_types(schema, i)) > 1]
     if any(name not in input_types(schema, i) for i in free):

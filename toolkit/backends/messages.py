@@ -31,6 +31,8 @@ _REMEDIES = (
     (r"has no runners that implement it",
      "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
      "outside the engine, or build with another backend (TensorRT has kernels that TensorRT-RTX lacks)"),
+    (r"The current (?:data )?type = \w+",
+     "TensorRT takes this operator in other types only: request fp16 or fp32 for this node (pass {keep})"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
      "the inputs of this node differ in type: request one precision for the nodes before it, or add a Cast"),
     (r"[Zz]ero.?point",
@@ -126,12 +128,12 @@ class Messages:
         said = _essence(errors) or " ".join(cause.split())[:400] or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip
-        if "{strip}" in remedy:
+        if "{" in remedy:
             # what knows passes loads the model's libraries too, which takes longer than many a build
             from toolkit.contract.registry import named
             from toolkit.contract.roles import Role
 
-            remedy = remedy.replace("{strip}", named(Role.STRIP))
+            remedy = remedy.format(strip=named(Role.STRIP), keep=named(Role.KEEP))
         place = f" at node '{node}'" + (f" ({operator})" if operator else "") if node else ""
         return BackendError(f"{stage}{place}: {said}", where=where, remedy=remedy)
 

@@ -97,6 +97,7 @@ class ReportCode(BaseCode):
     NONE_RUNS_AS_REQUESTED = "report-none-runs-as-requested"
     KIND_LEFT_OUT = "report-kind-left-out"
     RECORD_OF_LOST_NODES = "report-record-of-lost-nodes"
+    KEEPS_STATED_TYPE = "report-keeps-stated-type"
     NOT_REQUESTED = "report-not-requested"
     CONVERTS_TYPES = "report-converts-types"
     NO_FLOAT_COMPUTATION = "report-no-float-computation"

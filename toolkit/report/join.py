@@ -204,7 +204,9 @@ def _layer(
     role = work.role(node, facts)
     ask = plan.get(node.name)
     if ask is not None:
-        asked = Asked(precision=ask.precision, reason=sentence(ask.reason), by=ask.by)
+        stated = ask.reason.code is EngineCode.TYPE_STATED and role == "compute"
+        why = reasons.stated(node.name, ask.precision) if stated else ask.reason
+        asked = Asked(precision=ask.precision, reason=sentence(why), by=ask.by)
     elif role == "compute":
         asked = Asked(precision=rest, reason=sentence(reasons.reason(node.name)), by=BY_REST)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from toolkit.contract.findings import BaseCode, Code, Finding
 from toolkit.contract.roles import Role
 from toolkit.report.bound_codes import BoundCode
-from toolkit.report.rest_reasons import BY_REST
+from toolkit.report.rest_reasons import UNASKED
 from toolkit.report.schema import LayerInfo, PassInfo
 from toolkit.report.shares import work_in
 
@@ -38,7 +38,7 @@ def out_of_reach(
     groups: dict[tuple[str, BaseCode], list[str]] = defaultdict(list)
     reasons: dict[tuple[str, BaseCode], Finding] = {}
     for layer in layers:
-        if layer.asked is None or layer.asked.by != BY_REST or not work.weights.get(layer.node):
+        if layer.asked is None or layer.asked.by not in UNASKED or not work.weights.get(layer.node):
             continue
         reason = why(layer.node)
         if reason.code not in _WISHED:

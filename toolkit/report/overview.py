@@ -11,7 +11,7 @@ from toolkit.base.text import plain
 from toolkit.report.findings import sentence
 from toolkit.report.findings.overview import costs_words, floats_words, no_time_words, predicted_words, reason_words
 from toolkit.report.part import Part
-from toolkit.report.rest_reasons import BY_REST
+from toolkit.report.rest_reasons import UNASKED
 from toolkit.report.schema import Declined, LayerInfo, Report
 from toolkit.report.speed import slower, speed
 from toolkit.report.verdict import culprits
@@ -72,7 +72,7 @@ def _floats(report: Report, layers: list[LayerInfo]) -> list[FloatGroup]:
         entry = rules.get(layer.node)
         by = layer.asked.by if layer.asked is not None else ""
         # what nobody asked about has the same reason where it has the same operator
-        of_op = (by, layer.op if by in ("", BY_REST) else "")
+        of_op = (by, layer.op if not by or by in UNASKED else "")
         groups[(f"{entry.by}, rule {entry.rule}", "") if entry is not None else of_op].append(layer)
     return [
         FloatGroup(rule=rule, nodes=[one.node for one in of_rule], reason=_reason(of_rule[0], rules))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.backends.flow import Flow
+from toolkit.backends.lowering import BY_MODEL
 from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 BY_REST = "rest"
 """Who asks for the float type of a node that no pass asked about."""
+UNASKED = frozenset({BY_REST, BY_MODEL})
+"""Who gives their float type to the nodes that no pass asked about."""
 
 
 class RestReasons:
@@ -38,6 +41,10 @@ class RestReasons:
         """The rule by which a pass left the node alone, else what TensorRT's rules for pairs say of it."""
         why = self._declined.get(node)
         return why if why is not None else self._flow.verdict(self._flow.nodes[node]).reason
+
+    def stated(self, node: str, precision: Precision) -> Finding:
+        """The same as the reason why a node runs in the type that the model states for it."""
+        return ReportCode.KEEPS_STATED_TYPE(precision=precision, why=self.why(node))
 
     def reason(self, node: str) -> Finding:
         """The same as the reason of a request."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from toolkit.base.errors import QtoolError, RecipeError
+from toolkit.base.precision import Precision
 from toolkit.base.text import count, toml_string
 from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.context import Context
@@ -89,7 +90,7 @@ def recipe_for(
             error.at("--metric")
             raise
     model = load_source(model_path)
-    ops = Counter(node.op for node, _ in model.walk())
+    ops, kept_in = Counter(node.op for node, _ in model.walk()), rest_of(model)
     refuse_integer_operators(ops, str(model_path))
     folder = next((path for path in (data, test) if path is not None and holds_images(path)), None)
     images = image_table(model, folder) if folder is not None else None
@@ -124,11 +125,14 @@ def recipe_for(
     fragile = [op for op in FRAGILE if op in present]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
-        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", 'precision = "fp16"']
-    lines += pass_lines(model, ranges) if ranges is not None and data is None else _search(_helpers(model, prepared))
+        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", f'precision = "{kept_in}"']
+    if ranges is not None and data is None:
+        lines += pass_lines(model, ranges)
+    else:
+        lines += _search(_helpers(model, prepared), kept_in)
     used = tuple(line.split('"')[1] for line in lines if line.startswith("use = "))
     decided.append(ReportCode.NEW_PASSES(passes=used))
-    lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
+    lines += ["", "[engine]", 'backend = "auto"', f'rest = "{kept_in}"', "", "[evaluation]"]
     if ranges is not None and data is None and test is None:
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
@@ -158,18 +162,27 @@ def _takes(role: Role, setting: str, value: str) -> bool:
     return field is not None and value in get_args(field.annotation)
 
 
-def _search(helpers: Sequence[str]) -> list[str]:
+def rest_of(model: Model) -> Precision:
+    """The 16-bit type of what is not quantized: bfloat16 where most layers are in it, since values may need that."""
+    facts = model.facts()
+    layers = [node for node in model.nodes if node.op in TARGETS and facts.is_float(node.outputs[0].name)]
+    wide = sum(Precision.from_onnx(facts.types[node.outputs[0].name]) is Precision.BF16 for node in layers)
+    return Precision.BF16 if 2 * wide > len(layers) else Precision.FP16
+
+
+def _search(helpers: Sequence[str], kept_in: Precision) -> list[str]:
+    word = "bfloat16" if kept_in is Precision.BF16 else "float16"
+    # what float16 cannot carry bfloat16 can
+    guard = ["", "[[pass]]", _use(Role.GUARD)] if kept_in is Precision.FP16 else []
     listed = ", ".join(map(toml_string, helpers))
     return [
         "",
-        "# INT8 wherever the budget below allows it; layers that cost too much stay in float16.",
+        f"# INT8 wherever the budget below allows it; layers that cost too much stay in {word}.",
         "[[pass]]",
         _use(Role.SEARCH),
         *([f"helpers = [{listed}]"] if helpers else []),
         *([f'weights = "{_BEST_WEIGHTS}"'] if _takes(Role.SEARCH, "weights", _BEST_WEIGHTS) else []),
-        "",
-        "[[pass]]",
-        _use(Role.GUARD),
+        *guard,
     ]
 
 
@@ -218,7 +231,6 @@ def paired_unusably(model: Model) -> bool:
     """Whether TensorRT refuses the model's pairs: their type, a zero point that is not 0, or two types in one layer."""
     from onnx import TensorProto
 
-    from toolkit.base.precision import Precision
     from toolkit.placement.existing import pairs_of
 
     def taken(kind: int) -> bool:

@@ -190,7 +190,10 @@ class EngineSection(EngineChoices, Section):
     """``[engine]``."""
 
     backend: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
-    rest: FloatName = Field("fp16", description="precision of all that nobody asked about")
+    rest: FloatName = Field(
+        "fp16",
+        description="precision of all that nobody asked about; in models with 16-bit layers nodes keep their types",
+    )
     io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type shall change")
     calibration_profile: str | None = Field(
         None, description="the profile that TensorRT's own calibrators run at; the first where not given"

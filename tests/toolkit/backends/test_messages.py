@@ -40,6 +40,10 @@ def heard(*texts, severity="ERROR"):
           "HW-specific datatypes: fp8_e4m3.)"], "", "FP8 needs 8.9 or later"),
         (["Assertion failed: shiftIsAllZeros: TensorRT only supports symmetric quantization: zero point must be 0"], "",
          "(pass strip_qdq)"),
+        (["While parsing node number 2 [HardSwish -> \"y\"]:", "--- Begin node ---\nNode name: swish", "--- End node ---",
+          "ERROR: onnxOpImporters.cpp:9072 In function importHardSwish:\n[8] Assertion failed: Only FLOAT, HALF or INT8 input is "
+          "supported for the HardSwish operator in this version of TensorRT. The current type = BF16."], "swish",
+         "request fp16 or fp32 for this node (pass keep_precision)"),
         (["something nobody has seen"], "", "see TensorRT's messages"),
     ],
 )  # fmt: skip

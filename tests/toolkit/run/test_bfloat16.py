@@ -93,6 +93,51 @@ def test_a_part_in_bfloat16_is_calibrated_like_its_twin_and_lowered_to_bfloat16(
     assert types["x"] == types["y"] == FP32
 
 
+@pytest.mark.parametrize(("name", "stated"), [("full", "bf16"), ("part", "fp32")])
+def test_the_type_that_the_model_states_is_what_was_asked_and_the_report_says_by_whom(place, name, stated):
+    """``rest`` is float16 by default: nothing here computes in it, so nothing is said to be asked to."""
+    _, report, _ = run(place, name)
+    layers = {layer.node: layer for layer in report.layers}
+    for layer in ("r", "t"):
+        assert (layers[layer].asked.precision, layers[layer].asked.by) == (stated, "the model")
+        assert f"the model states {stated} for it" in layers[layer].asked.reason
+        assert "has no quantized kernel" in layers[layer].asked.reason
+    assert {layers[layer].asked.precision for layer in ("in", "rec", "out")} == {"int8"}
+    assert any("(by the model), such as 'r'" in line for line in report.summary.floats)
+
+
+def test_nothing_is_said_of_a_float32_model_whose_rest_runs_in_float16(place):
+    _, report, _ = run(place, "twin")
+    assert {layer.asked.by for layer in report.layers if layer.node in ("r", "t")} == {"rest"}
+    assert not report.summary.floats
+
+
+def test_what_tensorrts_parser_refuses_in_bfloat16_stays_float32_and_the_recipe_keeps_bfloat16(tmp_path):
+    """x (Conv k) -> HardSwish -> y, all in bfloat16 at opset 22, in which ONNX has both."""
+    nodes = [node("Conv", ["x", "k"], ["c"], name="conv"), node("HardSwish", ["c"], ["y"], name="swish")]
+    graph = helper.make_graph(
+        nodes, "test",
+        [helper.make_tensor_value_info("x", BF16, [1, 4, 6, 6])], [helper.make_tensor_value_info("y", BF16, [1, 8, 4, 4])],
+        [stored(normal(8, 4, 3, 3) * 0.2, "k", BF16)],
+    )  # fmt: skip
+    # as exporters write it, which know that no checker is strict about it
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path, data, recipe = (str(tmp_path / name) for name in ("m.onnx", "data.npz", "m.toml"))
+    onnx.save(proto, path)
+    np.savez(data, x=normal(20, 1, 4, 6, 6))
+    assert invoke(["new", path, "--data", data, "--out", recipe]) == 0
+    text = (tmp_path / "m.toml").read_text()
+    assert 'rest = "bf16"' in text and "stay in bfloat16" in text and "guard_fp16" not in text
+    assert invoke(["run", recipe, "--out", str(tmp_path / "run"), "--set", "engine.backend=none"]) in (0, 1)
+    final, report = Model.load(tmp_path / "run" / "model.onnx"), Report.load(tmp_path / "run" / "report.json")
+    # raised, so that the float side of the convolution need not be float32
+    assert final.opset == 22 and final.facts().types["c"] == BF16
+    (casts,) = [[one.attrs["to"] for one in final.nodes if one.op == "Cast"]]
+    assert casts == [FP32, BF16]
+    (declined,) = [entry for entry in report.declined if entry.node == "swish" and entry.by == "lowering"]
+    assert declined.reason == "stays fp32: TensorRT's parser takes no HardSwish in bf16"
+
+
 def test_a_layer_that_stays_float_stays_bfloat16(place):
     _, _, final = run(place, "part", 'exclude = ["rec"]')
     types = final.facts().types

@@ -125,6 +125,9 @@ WARNINGS: Table = {
         "In profile '{profile}' the engines were measured one after the other, not in turn, so differences of a few "
         "percent may be noise: {why}."
     ),
+    ReportCode.KEEPS_STATED_TYPE: (
+        "no pass requested a precision, and the model states {precision} for it, which [engine] rest leaves: {why}"
+    ),
     ReportCode.NOT_REQUESTED: "no pass requested a precision, and the rest runs in {rest}: {why}",
     ReportCode.CONVERTS_TYPES: "converts between types",
     ReportCode.NO_FLOAT_COMPUTATION: "computes no floats",
