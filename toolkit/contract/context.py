@@ -11,6 +11,7 @@ from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.base.types import Array
 from toolkit.contract.bench import Bench
 from toolkit.contract.evaluation import Evaluation
 from toolkit.contract.findings import Code, Finding
@@ -54,6 +55,8 @@ class Context:
         model: the model under work.
         files: the files that passes wrote into ``folder``.
         roundings: what samples showed of weights and inputs, by what it depends on: trials of one model share it.
+        exact: by constant of the graph under work that a pass rounded or corrected for the layers that are quantized,
+            the values that it would have in float: what nodes are measured against.
         unranged: why a tensor that was asked for has no range: what reads it cannot be quantized.
     """
 
@@ -77,6 +80,7 @@ class Context:
     model: Model | None = None
     files: list[Path] = field(default_factory=list)
     roundings: dict[str, Any] = field(default_factory=dict)
+    exact: dict[str, Array] = field(default_factory=dict)
     unranged: dict[str, Finding] = field(default_factory=dict)
 
     def ranges(
@@ -159,8 +163,19 @@ class Context:
             progress=silent,
             known_ranges=replace(known, tensors=dict(known.tensors)) if known is not None else None,
             files=[],
+            exact=dict(self.exact),
             unranged=dict(self.unranged),
         )
+
+    def stands_in(self, new: str, old: str, exact: Array) -> None:
+        """Say that a constant was made of another for the layers that are quantized alone: rounded, or corrected.
+
+        Args:
+            new: its name.
+            old: the name of the one before; empty where there was none.
+            exact: the values that the graph would have there in float, of the same shape.
+        """
+        self.exact[new] = self.exact.get(old, exact)
 
     def guard(self, model: Model) -> None:
         """Have a trial's graph and plan guarded, as they will be: engines are measured with what guards ask for."""

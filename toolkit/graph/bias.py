@@ -51,18 +51,27 @@ class BiasPlace:
         shape = old.shape if old.size == values.size else values.shape
         return (old.astype(np.float64).reshape(-1) + values / self.beta).reshape(shape).astype(old.dtype)
 
-    def add(self, model: Model, values: Array, word: str, names: Names, dtype: Any = np.float32) -> None:
-        """Add ``values``, float64 [out], to the layer's output: by a bias of a new name, which ends in ``word``."""
+    def add(
+        self, model: Model, values: Array, word: str, names: Names, dtype: Any = np.float32
+    ) -> tuple[str, str, Array]:
+        """Add ``values``, float64 [out], to the layer's output: by a bias of a new name, which ends in ``word``.
+
+        Returns:
+            That name, that of the bias before (empty where there was none), and what it holds (zeros then).
+        """
         new = self.plus(model, values, dtype)
+        before = self.plus(model, np.zeros_like(values), dtype)
         if self.given:
-            name = names.take(f"{self.holder.inputs[self.index].name}_{word}")
+            old = self.holder.inputs[self.index].name
+            name = names.take(f"{old}_{word}")
             self.holder.inputs[self.index] = make_constant(name, new)
-            return
+            return name, old, before
         constant = make_constant(names.take(f"{self.layer.name}_bias_{word}"), new)
         if self.index < len(self.holder.inputs):
             self.holder.inputs[self.index] = constant
         else:
             self.holder.inputs.append(constant)
+        return constant.name, "", before
 
 
 def bias_place(model: Model, node: gs.Node, size: int) -> BiasPlace | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
@@ -10,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.graph.assemble import bodies
 from toolkit.graph.model import Model
 from toolkit.graph.node_values import run_node
-from toolkit.graph.tensors import values_of
+from toolkit.graph.tensors import make_constant, values_of
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -49,6 +51,17 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
             return None
         values.update((t.name, value) for t, value in zip((t for t in node.outputs if t.name), made))
     return values.get(tensor.name)
+
+
+def with_values(model: Model, values: Mapping[str, Array]) -> None:
+    """Let the constants of these names hold other values, of the same shapes, in place."""
+    made: dict[str, gs.Constant] = {}
+    for node, _ in model.walk() if values else ():
+        for index, tensor in enumerate(node.inputs):
+            if tensor.name in values and isinstance(tensor, gs.Constant):
+                if tensor.name not in made:
+                    made[tensor.name] = make_constant(tensor.name, values[tensor.name])
+                node.inputs[index] = made[tensor.name]
 
 
 def is_stored(tensor: gs.Tensor) -> bool:

@@ -26,7 +26,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.input_mean import input_mean, mark_corrected
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import SHORT_FLOATS, make_constant
+from toolkit.graph.tensors import SHORT_FLOATS, make_constant, values_of
 from toolkit.placement.attention import scale_queries
 from toolkit.placement.dequantized import source
 from toolkit.placement.explained import explained, said_before
@@ -251,7 +251,7 @@ class Quantizer(Pass):
             back = inserter.insert(pair, scale)
             chosen = rounder.chosen.get((pair.tensor, pair.axis)) if pair.weight else None
             if chosen is not None:
-                self._take(back, chosen, readers, names, context)
+                self._take(back.inputs[0].inputs[0], chosen, readers, names, context)
             for use in pair.uses:
                 context.journal.changed(use.node, Code.READS_PAIR(input=use.index, tensor=pair.tensor), pair.reason)
         model.tidy()
@@ -287,22 +287,22 @@ class Quantizer(Pass):
         return rounder_on_samples(model, nodes, data, plain, context.roundings, context.progress)
 
     def _take(
-        self, back: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context
+        self, quantize: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context
     ) -> None:
         """Let a weight's pair read the values that were chosen, which it rounds to themselves."""
-        quantize = back.inputs[0].inputs[0]
-        quantize.inputs[0] = make_constant(names.take(f"{quantize.inputs[0].name}_rounded"), chosen.values)
+        exact, name = quantize.inputs[0], names.take(f"{quantize.inputs[0].name}_rounded")
+        quantize.inputs[0] = make_constant(name, chosen.values)
+        context.stands_in(name, exact.name, values_of(exact))
         why = Code.ROUNDING_NOISE(before_db=chosen.before_db, after_db=chosen.after_db)
         for node in readers:
             context.journal.changed(node.name, Code.ROUNDED_FOR_OUTPUT(), why)
 
     def _correct_bias(self, model: Model, node: gs.Node, rounded: Array, names: Names, context: Context) -> None:
         """Take what rounding its weights does to the mean of a layer's output off its bias, where a mean is noted."""
-        found = correction(model, node, rounded)
-        if found is None:
+        if (found := correction(model, node, rounded)) is None:
             return
         place, values = found
-        place.add(model, values, "corrected", names)
+        context.stands_in(*place.add(model, values, "corrected", names))
         mark_corrected(model, node)
         why = Code.MEAN_SHIFT(shift=np.abs(values).max())
         context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)

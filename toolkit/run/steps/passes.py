@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import PrivateAttr
 
 from toolkit.base.collection import grown_memory, return_free_blocks
 from toolkit.base.errors import QtoolError
+from toolkit.base.files import atomic_path
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 PREPARED = ".qtool/prepared.onnx"
 """Where a run keeps the graph after its passes: float32 with its pairs, before lowering."""
+EXACT = ".qtool/exact.npz"
 _RANGES, _SEARCH = "ranges.json", "search.json"
 
 
@@ -41,20 +44,31 @@ class PassesRecord(GraphRecord):
     Attributes:
         plan: the precision that they ask for, node by node.
         journal: what they said, and what there is to say of the model, the samples and the ranges.
+        exact: the constants that were rounded or corrected for the quantized layers, in the order of ``exact.npz``,
+            which has their values in float.
     """
 
     model_file = PREPARED
     plan: PlanField
     journal: JournalField
+    exact: tuple[str, ...] = ()
     _float_form: Model | None = PrivateAttr(None)
     _ranges: Ranges | None = PrivateAttr(None)
 
     def float_form(self) -> Model:
-        """The graph without its pairs, made once; whoever would change it takes a copy."""
+        """The graph without its pairs and what was rounded for them, made once; whoever would change it takes a copy.
+
+        A helper pass may have rescaled weights before they were rounded, so that the source's are not the same.
+        """
+        from toolkit.graph.constants import with_values
         from toolkit.placement.qdq import without_pairs
 
         if self._float_form is None:
-            self._float_form = without_pairs(self.model()).settle()
+            made, file = without_pairs(self.model()), self.path(EXACT)
+            if file is not None:
+                with np.load(file) as kept:
+                    with_values(made, {name: kept[f"arr_{number}"] for number, name in enumerate(self.exact)})
+            self._float_form = made.settle()
         return self._float_form
 
     def ranges(self) -> Ranges | None:
@@ -152,8 +166,14 @@ class PassesStep(Step[PassesRecord]):
         if ranges is not None:
             ranges.save(root / _RANGES)
             written.append(root / _RANGES)
+        left = {tensor.name for node, _ in model.walk() for tensor in node.inputs} if context.exact else ()
+        exact = {name: values for name, values in context.exact.items() if name in left}
+        if exact:
+            with atomic_path(root / EXACT) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, *exact.values())
+            written.append(root / EXACT)
         files = relative(self.folder, *written, *context.files)
-        return PassesRecord(plan=context.plan, journal=journal, files=files).holding(model)
+        return PassesRecord(plan=context.plan, journal=journal, exact=tuple(exact), files=files).holding(model)
 
     def _observed(self, model: Model, context: Context) -> Ranges | None:
         """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
