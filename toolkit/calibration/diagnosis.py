@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import Histogram
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
+from toolkit.data.sample import Sample
+from toolkit.data.unvaried import single_value
 
 _PICTURE = 32
 _FEW_SAMPLES = 8
@@ -89,10 +91,16 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
     return sorted(found, key=lambda unlike: (-unlike.ratio, unlike.tensor))
 
 
-def unvaried_inputs(collection: Collection) -> list[Finding]:
+def unvaried_inputs(collection: Collection, floats: Container[str] = (), first: Sample | None = None) -> list[Finding]:
     """What is wrong with samples that are all the same, or hold one value only, input by input.
 
-    Inputs that no range hangs on, such as a mask, may be the same in all samples as long as another one is not.
+    Inputs that no range hangs on, such as a mask of integers, may be the same in all samples as long as another one is
+    not.
+
+    Args:
+        collection: what was seen of the samples.
+        floats: the float inputs: ranges hang on them, be it behind a Concat or what else moves values.
+        first: one of the samples: it tells the value of those that hold one only.
     """
     number = sum(collection.samples.values())
     everything = number > 1 and all(collection.same.values())
@@ -101,8 +109,9 @@ def unvaried_inputs(collection: Collection) -> list[Finding]:
         seen = collection.total(name) if name in ranged else None
         if seen is not None and seen.count > 1 and seen.low == seen.high:
             told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, value=seen.low))
-        elif digest and number > 1 and (everything or (seen is not None and seen.count)):
-            told.append(Code.UNVARIED_SAMPLES(input=name, samples=number))
+        elif digest and number > 1 and (everything or name in floats or (seen is not None and seen.count)):
+            known = single_value(first.inputs[name]) if first is not None else {}
+            told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, **known))
     return told
 
 

@@ -158,7 +158,10 @@ class Calibrator:
         from toolkit.calibration.methods import make_ranges
 
         collection = self.collect(model, tensors)
-        for unvaried in unvaried_inputs(collection):
+        facts = model.facts()
+        floats = {tensor.name for tensor in model.graph.inputs if facts.is_float(tensor.name)}
+        first = next(self.data.samples(), None) if self.data is not None and any(collection.same.values()) else None
+        for unvaried in unvaried_inputs(collection, floats, first):
             self._note(unvaried)
         return make_ranges(
             collection,

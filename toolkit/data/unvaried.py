@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
 from toolkit.data.dataset import CalibrationData
 
@@ -34,7 +35,11 @@ def unvaried(data: CalibrationData, of: str) -> list[Finding]:
     found = []
     for name, value in alike.items():
         if len(alike) == len(held) or value.dtype.kind == "f":
-            single = value.size > 1 and bool((value == value.flat[0]).all())
-            known = {"value": float(value.flat[0])} if single and value.dtype.kind == "f" else {}
-            found.append(Code.UNVARIED_SAMPLES(input=name, samples=number, of=of, **known))
+            found.append(Code.UNVARIED_SAMPLES(input=name, samples=number, of=of, **single_value(value)))
     return found
+
+
+def single_value(values: Array) -> dict[str, float]:
+    """``value``, where an array of several floats holds no other; empty elsewhere."""
+    single = values.size > 1 and values.dtype.kind == "f" and bool((values == values.flat[0]).all())
+    return {"value": float(values.flat[0]) + 0.0} if single else {}

@@ -116,6 +116,8 @@ def test_inputs_that_do_not_vary() -> None:
     # a mask may be the same throughout, but not along with everything else
     assert unvaried_inputs(sampled([0.0, 1.0, 2.0], x="", mask="digest")) == []
     assert len(unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="digest"))) == 2
+    # ranges hang on a float input though no histogram is its own
+    assert unvaried_inputs(sampled([0.0, 1.0], x="", side="digest"), {"x", "side"}) == [unvaried(input="side", samples=3)]
     one = sampled([0.0, 1.0], x="digest")
     one.samples = {("a",): 1}
     assert unvaried_inputs(one) == []

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from tests.conftest import build, node, normal
+from toolkit import run
 from toolkit.cli.main import invoke
 from toolkit.contract.findings import Code
 from toolkit.contract.passes import Pass
@@ -17,6 +18,7 @@ from toolkit.data.unvaried import unvaried
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.model import Model
 from toolkit.report.findings import sentence
+from toolkit.run.check import dry_run
 from toolkit.run.idle_limits import idle_limits
 from toolkit.run.recipe import Recipe
 
@@ -108,6 +110,25 @@ def test_a_past_that_is_empty_has_nothing_to_vary(tmp_path, ids, past, found):
     np.savez(tmp_path / "data.npz", ids=ids.reshape(-1, 1).astype(np.int64), past=past.astype(np.float32))
     data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(proto))
     assert [one.values["input"] for one in unvaried(data, "calibration")] == found
+
+
+@pytest.mark.parametrize("side", [np.zeros((20, 6)), np.zeros((20, 6)) * normal(20, 6), np.ones((20, 6)) * 0.5])
+def test_a_run_warns_of_the_same_inputs_as_check(tmp_path, side):
+    """Of one that no range is calibrated of too, since a Concat moves it; 0 and -0 are one number."""
+    nodes = [node("Concat", ["x", "side"], ["c"], axis=1), node("MatMul", ["c", "w"], ["y"])]
+    proto = build(nodes, {"x": ["N", 6], "side": ["N", 6]}, {"y": ["N", 5]}, {"w": normal(12, 5)})
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(20, 6), side=side.astype(np.float32))
+    (tmp_path / "r.toml").write_text(
+        '[model]\npath = "model.onnx"\n[calibration]\ndata = "data.npz"\n[[pass]]\nuse = "insert_qdq"\n'
+        '[engine]\nbackend = "none"\n'
+    )
+    # the others are held out
+    wanted = sentence(Code.UNVARIED_SAMPLES(input="side", samples=16, of="calibration", value=abs(float(side.flat[0]))))
+    checked = dry_run(Recipe.load(tmp_path / "r.toml")).warnings
+    warned = run(tmp_path / "r.toml", tmp_path / "run").report.summary.warnings
+    for said in (checked, warned):
+        assert [line for line in said if "calibration samples" in line] == [wanted]
 
 
 def test_check_says_both(tmp_path, capsys):
