@@ -110,7 +110,7 @@ class EnginesAhead:
         name = bench.name_of(bench.key(model, plan, ranges, settings), 0, rough)
         assert self._others is not None
         if name not in self._others.under_way and bench.kept.file(name) is None:
-            # no two processes may write to one file of kernel times
+            # it may be built on another machine, which does not have this file of kernel times
             settings = settings.model_copy(update={"timing_cache": None})
             self._others.order(name, EngineOrder(model.to_light(), plan, ranges, settings))
         return name

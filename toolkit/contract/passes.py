@@ -22,6 +22,9 @@ from toolkit.contract.helping import HelperTrial
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
+_OF_APPLY = ("tells_in_dry_run", "by_graph_alone", "reads_evaluation", "measures_engines")
+"""What a pass says of its ``apply``."""
+
 
 class Pass(BaseModel):
     """One transformation or analysis of the graph. Its fields are its recipe settings, their descriptions its help.
@@ -41,8 +44,10 @@ class Pass(BaseModel):
         tells_in_dry_run: whether ``apply`` heeds ``context.dry_run``: it measures and builds nothing then, refuses what
             it would refuse in a run, and says what it would do. A run of such passes is tried before it calibrates.
         by_graph_alone: whether ``apply`` goes by graph, settings, profiles and plan alone. A run goes on
-            from what it made when the run was tried. It is said of a class's own ``apply``: one that writes another
-            says it anew.
+            from what it made when the run was tried.
+
+    These two, and the methods ``reads_evaluation`` and ``measures_engines``, are said of the ``apply`` that the class
+    has: a class that writes another says them anew, or has the defaults.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
@@ -56,9 +61,13 @@ class Pass(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **settings: Any) -> None:
         super().__pydantic_init_subclass__(**settings)
-        # another apply may ask for ranges, which are placeholders when a run is tried
-        if "apply" in vars(cls) and "by_graph_alone" not in vars(cls):
-            cls.by_graph_alone = False
+        if "apply" not in vars(cls):
+            return
+        for member in _OF_APPLY:
+            said_by = next(kind for kind in cls.__mro__ if member in vars(kind))
+            # another apply may ask for ranges, which are placeholders when a run is tried, or read the evaluation
+            if said_by is not cls and getattr(said_by, "apply", Pass.apply) is not Pass.apply:
+                setattr(cls, member, vars(Pass)[member])
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings.

@@ -28,6 +28,21 @@ class Own(KeepPrecision):
             super().apply(model, context)
 
 
+class Heeds(Own):
+    """One that says of the apply that it has, another's, what a dry run is to it."""
+
+    tells_in_dry_run = True
+
+
+class Measured(InsertQDQ):
+    """Another apply than that of a built-in pass which neither reads the evaluation nor measures."""
+
+    name = "measured"
+
+    def apply(self, model, context):
+        context.evaluation.samples(model)
+
+
 class Settings(KeepPrecision):
     """A pass of a user's that changes no apply."""
 
@@ -47,6 +62,17 @@ def test_what_a_pass_goes_by_is_said_of_its_own_apply(kind, alone):
     assert kind.by_graph_alone is alone
 
 
+@pytest.mark.parametrize(
+    ("made", "tried", "careful"),
+    [(InsertQDQ(), True, False), (Measured(), False, True), (Settings(ops=["Relu"]), True, False),
+     (Own(ops=["Relu"]), False, True), (Heeds(ops=["Relu"]), True, True)],
+)  # fmt: skip
+def test_whoever_writes_another_apply_has_the_careful_defaults(made, tried, careful):
+    """Its result would be taken for fresh though the evaluation changed, or tried on placeholders as if it knew them."""
+    found = made.tells_in_dry_run, made.reads_evaluation(), made.measures_engines()
+    assert found == (tried, careful, careful)
+
+
 def test_a_run_applies_anew_what_a_pass_derived_from_a_built_in_one_does(tmp_path):
     APPLIED.clear()
     proto = build(
@@ -57,7 +83,7 @@ def test_a_run_applies_anew_what_a_pass_derived_from_a_built_in_one_does(tmp_pat
     np.savez(tmp_path / "data.npz", x=normal(32, 8, seed=3))
     recipe = Recipe.build(
         "own", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
-        passes=[FoldConstants(), Own(nodes=["y"], precision="fp32"), InsertQDQ()], engine={"backend": "none"},
+        passes=[FoldConstants(), Heeds(nodes=["y"], precision="fp32"), InsertQDQ()], engine={"backend": "none"},
     )  # fmt: skip
     result = run(recipe, tmp_path / "out")
     assert APPLIED == [("own", True), ("own", False)]
