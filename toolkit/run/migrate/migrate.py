@@ -45,7 +45,7 @@ from toolkit.run.migrate.settle import Settled, said_lost, settle, value_named
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
 from toolkit.run.migrate.terms import Term
-from toolkit.run.migrate.write import recipe_text
+from toolkit.run.migrate.write import next_command, recipe_text
 from toolkit.run.new import paired_unusably
 from toolkit.run.pipeline import run
 from toolkit.run.recipe import Recipe
@@ -100,6 +100,7 @@ class Migration:
         tensors: what became of each tensor's range or pair.
         said: what there is to say of the whole.
         forms: by form what it keeps of the float model, where there are samples.
+        lacks: the float model, where nothing was made of it for want of ranges and samples.
         exit_status: 0; 1 where the source names what cannot be migrated without more.
     """
 
@@ -110,6 +111,7 @@ class Migration:
     tensors: list[TensorTurn]
     said: list[Finding] = field(default_factory=list)
     forms: dict[str, Form] = field(default_factory=dict)
+    lacks: Path | None = None
     exit_status: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -146,7 +148,7 @@ class Migration:
                 more = f" ({len(alike)} such)" if len(alike) > 1 else ""
                 lines += [f"  {turn.tensor}{more}: {sentence(turn.why)}" for turn in alike[:1]]
         made = [str(path) for path in (self.recipe, self.model) if path is not None]
-        return "\n".join([*lines, f"wrote {', '.join(made)}", f"next: qtool run {self.recipe}"]) + "\n"
+        return "\n".join([*lines, f"wrote {', '.join(made)}", next_command(self.recipe, self.lacks)]) + "\n"
 
 
 _PLAIN = (
@@ -259,7 +261,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     if settled.quantize and not pair_count(model) and fit is None and data is None:
         code = MigrateCode.FP8_NEEDS_DATA if settled.quantize == "fp8" else MigrateCode.NO_RANGES_AT_ALL
         found.said.insert(0, code())
-        found.exit_status = 1
+        found.lacks, found.exit_status = model_path, 1
     else:
         _make(found, folder, model, given, fit, quantizes, paired)
     lost = {(turn.order.line, turn.order.said, turn.fate) for turn in said_lost(found.turns)}

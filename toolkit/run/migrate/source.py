@@ -32,6 +32,12 @@ from toolkit.run.migrate.terms import Term
 Kind = Literal["command", "script", "cache", "model"]
 _TEXT = FileKind("it cannot be read as text", QtoolError, "give a script, a calibration cache or a model", 1 << 26)
 _PYTHON = re.compile(r"python[0-9.]*")
+_QUANTIZERS = re.compile(
+    r"\b(?:modelopt|ammo|onnxruntime\.quantization|pytorch_quantization|neural_compressor|aimet_\w+|onnx_neural_compressor"
+    r"|quark|olive)\b"
+)
+"""Packages that quantize models and build no engines."""
+_ONNX = re.compile(r"[^\s\"'=,()]+\.onnx(?![\w.])")
 
 
 @dataclass
@@ -112,6 +118,8 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     path = Path(plain[0])
     if len(plain) == 1 and not path.exists() and any(tool in plain[0] for tool in TOOLS):
         return _of_shell(plain[0], "the command", [Path()])
+    if not path.exists():
+        _refuse_quantizers(" ".join(plain), "")
     refuse_missing(path, f"'{plain[0]}' is neither a file nor a command of {' or '.join(TOOLS)}")
     if path.suffix.lower() == ".onnx":
         return _alone("model", path, plain[1:], Order(Term.MODEL, str(path), str(path)))
@@ -124,6 +132,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     if suffix in (".py", ".ipynb"):
         orders = orders_of_script(text, str(path), plain[1:])
         if not orders:
+            _refuse_quantizers(text, str(path))
             raise QtoolError(
                 "no call of TensorRT's or Polygraphy's Python is in it, and no command of theirs",
                 where=str(path),
@@ -132,6 +141,8 @@ def read_source(words: Sequence[str]) -> MigrationSource:
         return MigrationSource("script", str(path), orders, folders)
     if any(tool in text for tool in TOOLS) and not text.lstrip().startswith(("TRT-", "{")):
         return _of_shell(text, str(path), folders, plain[1:])
+    if not text.lstrip().startswith(("TRT-", "{")):
+        _refuse_quantizers(text, str(path))
     cached_ranges(path, "give a script, a command line, a calibration cache or a model")
     return _alone("cache", path, plain[1:], Order(Term.CACHE, str(path.absolute()), str(path)))
 
@@ -160,3 +171,21 @@ def _of_shell(text: str, name: str, folders: list[Path], arguments: Sequence[str
             f"no command of {' or '.join(TOOLS)} is in it", where=name, remedy="give the command line itself"
         )
     return MigrationSource("command", name, orders, folders)
+
+
+def _refuse_quantizers(text: str, where: str) -> None:
+    """Refuse a script or command that quantizes a model and builds no engine of it, with what to do in its place.
+
+    Raises:
+        QtoolError: it is one.
+    """
+    if (tool := _QUANTIZERS.search(text)) is None:
+        return
+    named = _ONNX.search(text)
+    model = named[0] if named is not None else "MODEL.onnx"
+    raise QtoolError(
+        f"it quantizes a model by {tool[0]}, and says nothing to TensorRT's builder",
+        where=where,
+        remedy=f"run qtool new {model} --data SAMPLES, whose recipe finds which layers can run in INT8; or migrate the "
+        "model with Q/DQ pairs that it wrote by qtool migrate QUANTIZED.onnx",
+    )

@@ -69,6 +69,16 @@ def recipe_text(
     return "\n".join(lines).strip() + "\n"
 
 
+def next_command(recipe: Path, lacks: Path | None) -> str:
+    """What to do with a recipe that was written; ``lacks`` is its model, where that needs samples first."""
+    if lacks is None:
+        return f"next: qtool run {recipe}"
+    return (
+        f"next: take real inputs. qtool new {lacks} --data SAMPLES finds which layers can run in INT8; or set "
+        f"[calibration] data in {recipe}, which asks for all of them, and run it"
+    )
+
+
 def profile_tables(profiles: Mapping[Any, Mapping[str, Mapping[str, Sequence[int]]]]) -> list[str]:
     """The ``[[profile]]`` tables: by number the shapes of the inputs, min, opt and max."""
     lines = []

@@ -178,6 +178,34 @@ def test_flags_that_contradict(here):
     assert invoke(["migrate", *words, "--force"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "tool"),
+    [
+        ("from modelopt.onnx.quantization import quantize\nquantize(onnx_path='net.onnx', calibration_data=1)\n", "q.py",
+         "modelopt"),
+        ("from onnxruntime.quantization import quantize_static\nquantize_static('net.onnx', 'out.onnx', r)\n", "q.py",
+         "onnxruntime.quantization"),
+        ("python -m modelopt.onnx.quantization --onnx_path=net.onnx --quantize_mode=int8", "q.sh", "modelopt"),
+        ("python -m modelopt.onnx.quantization --onnx_path=net.onnx --quantize_mode=int8", "", "modelopt"),
+    ],
+)  # fmt: skip
+def test_what_quantizes_a_model_and_builds_no_engine_is_told_the_next_command(here, capsys, text, name, tool):
+    if name:
+        Path(name).write_text(text)
+    assert invoke(["migrate", *([name] if name else text.split())]) == 2
+    said = capsys.readouterr().err
+    assert f"quantizes a model by {tool}" in said and "qtool new net.onnx --data SAMPLES" in said
+    assert "qtool migrate QUANTIZED.onnx" in said
+
+
+def test_without_samples_the_next_command_is_one_that_runs(here, capsys):
+    assert invoke(["migrate", "trtexec", "--onnx=net.onnx", "--int8", "--out", "waits"]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "qtool new net.onnx --data SAMPLES" in last and "[calibration] data in waits/net.toml" in last
+    assert invoke(["migrate", "trtexec", "--onnx=net.onnx", "--fp16", "--out", "runs"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: qtool run runs/net.toml"
+
+
 def test_int8_without_ranges_is_a_recipe_that_waits_for_samples(here, capsys):
     found, recipe, model = migrated("trtexec", "--onnx=net.onnx", "--int8", status=1)
     assert model is None and found["findings"][0]["code"] == str(MigrateCode.NO_RANGES_AT_ALL)
