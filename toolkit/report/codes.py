@@ -152,6 +152,7 @@ class ReportCode(BaseCode):
     NEW_WITHOUT_DATA = "new-without-data"
     NEW_METHOD = "new-method"
     NEW_PASSES = "new-passes"
+    NEW_SIZES_FIXED = "new-sizes-fixed"
     NEW_BATCH_REFUSED = "new-batch-refused"
     NEW_METRIC = "new-metric"
     NEW_LIMIT = "new-limit"

@@ -32,7 +32,7 @@ from toolkit.report.findings import sentence
 from toolkit.run.batches import batches_refused, fault_words
 from toolkit.run.new_images import image_table
 from toolkit.run.new_metric import NewEvaluation, new_evaluation
-from toolkit.run.new_profile import profile_lines
+from toolkit.run.new_profile import fixed_by_samples, profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
 from toolkit.run.plugins import said_of_plugins
 from toolkit.search.helpers import Helpers
@@ -102,7 +102,10 @@ def recipe_for(
     lines = ["[model]", f"path = {relative(model_path, target)}", *said_of_plugins(model), ""]
     fault = batches_refused(model, data or test, seen)
     decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
-    lines += profile_lines(model.input_shapes(), seen, "" if fault is None else f"Batch 1: {fault_words(fault)}.")
+    declared = model.input_shapes()
+    fixed = fixed_by_samples(declared, seen)
+    alone = "" if fault is None else f"Batch 1: {fault_words(fault)}."
+    lines += profile_lines(declared, seen, alone, sentence(fixed) if fixed is not None else "")
     lines += ["[calibration]"]
     if data is not None:
         lines.append(f"data = {relative(data, target)}")
@@ -140,6 +143,7 @@ def recipe_for(
         evaluation = new_evaluation(model, data, test, metric, named, "\n".join(lines), target)
     text = "\n".join([*lines, *evaluation.lines]) + "\n"
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
+    lacking += [fixed] if fixed is not None else []
     return NewRecipe(text, [*decided, *evaluation.said], [*lacking, *evaluation.warnings])
 
 

@@ -6,21 +6,24 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from toolkit.base.text import toml_string
+from toolkit.contract.findings import Finding
 from toolkit.data.sample import EVERYTHING
 from toolkit.graph.dimensions import Dims, batch_axes
+from toolkit.report.codes import ReportCode
 
 Seen = Mapping[str, Sequence[tuple[int, ...]]]
 Sizes = tuple[int, int, int]
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
 
-def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "") -> list[str]:
+def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed: str = "") -> list[str]:
     """The ``[[profile]]`` table; nothing where no dimension is dynamic.
 
     Args:
         shapes: what the model declares of each input.
         seen: by input the shapes of the samples.
         alone: why samples cannot share a batch; empty where they can.
+        fixed: which dimensions have one size alone, since no sample has another; empty where none has.
     """
     dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
     if not dynamic:
@@ -28,6 +31,7 @@ def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "") -> li
     sizes = profile_sizes(shapes, seen, bool(alone))
     lines = [
         *wrapped(alone),
+        *wrapped(fixed),
         "[[profile]]",
         f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guessed"),
     ]
@@ -37,6 +41,27 @@ def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "") -> li
         low, mid, high = ([e[i] for e in extents] for i in range(3))
         lines.append(f"shapes.{toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
     return [*lines, ""]
+
+
+def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
+    """The dynamic dimensions that get one size alone, since all samples have it; None where none does.
+
+    The batch is none of them: how many samples are stored together says nothing of it.
+    """
+    sizes, axes = profile_sizes(shapes, seen), batch_axes(shapes)
+    found: dict[str, int] = {}
+    inputs: dict[str, None] = {}
+    for name, dims in shapes.items():
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, int) or axes.get(name) == axis or not seen.get(name):
+                continue
+            low, _, high = sizes[_key(name, axis, dim)]
+            if low == high:
+                found[dim if dim is not None else f"{name}[{axis}]"] = low
+                inputs[name] = None
+    if not found:
+        return None
+    return ReportCode.NEW_SIZES_FIXED(dimensions=list(found), sizes=list(found.values()), inputs=list(inputs))
 
 
 def wrapped(text: str) -> list[str]:

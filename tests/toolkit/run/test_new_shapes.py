@@ -9,7 +9,9 @@ import pytest
 from tests.conftest import build, node, normal
 from tests.toolkit.conftest import complain
 from toolkit.cli.main import invoke
-from toolkit.run.new_profile import profile_lines
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+from toolkit.run.new_profile import fixed_by_samples, profile_lines
 from toolkit.run.recipe import Recipe
 
 LAYERS, HIDDEN = 2, 8
@@ -72,7 +74,7 @@ def test_a_profile_that_contradicts_a_name_is_refused(stream, capsys):
     for command in ("check", "run"):
         said = complain(stream, capsys, command, str(stream / "made.toml"))
         for word in (
-            "made.toml:6",
+            "made.toml:8",
             "dimension 'N'",
             "1 to 32 (opt 8) in input 'x'",
             "1 to 1 (opt 1) in input 'h'",
@@ -112,3 +114,33 @@ def test_where_an_input_has_no_axis_of_samples_they_run_one_by_one():
     shapes = {"x": [None, 16, None], "h": [2, None, 24]}
     found = extents(shapes, {"x": [(1, 16, 9)], "h": [(2, 1, 24)]})
     assert found == {"x": ((1, 1, 1), (16, 16, 16), (9, 9, 9)), "h": ((2, 2, 2), (1, 1, 1), (24, 24, 24))}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fixed"),
+    [((6, 6), {"dimensions": ("T",), "sizes": (6,), "inputs": ("x",)}), ((6, 9), None)],
+)
+def test_a_dynamic_dimension_that_no_sample_varies_is_said(stream, capsys, lengths, fixed):
+    """The batch N is not one, though all samples are stored alike: profiles give it a range of their own."""
+    for name, length in zip(("data", "test"), lengths):
+        np.savez(stream / f"{name}.npz", **feeds(12, length))
+    made = recipe(stream, "--data", stream / "data.npz", "--test", stream / "test.npz")
+    said, text = capsys.readouterr().out, (stream / "made.toml").read_text()
+    assert [made.profile[0].shapes["x"][end][2] for end in ("min", "max")] == [min(lengths), max(lengths)]
+    if fixed is None:
+        assert "one size" not in said and "one size" not in text
+        return
+    warning = sentence(ReportCode.NEW_SIZES_FIXED(**fixed))
+    assert f"Warning: {warning}" in said and "widen min and max of shapes.x" in warning
+    comment = " ".join(line[2:] for line in text.split("[[profile]]")[0].splitlines() if line.startswith("# "))
+    assert comment == warning
+
+
+def test_pasts_of_one_length_are_named_together():
+    """An empty one too: an engine for it never takes what a decoder hands on."""
+    past = ["batch", 2, "past", 4]
+    shapes = {"ids": ["batch", "tokens"], "k": past, "v": past, "free": ["batch", None]}
+    seen = {"ids": [(1, 5), (1, 7)], "k": [(1, 2, 0, 4)] * 2, "v": [(1, 2, 0, 4)] * 2, "free": [(1, 3)] * 2}
+    found = fixed_by_samples(shapes, seen)
+    assert found == ReportCode.NEW_SIZES_FIXED(dimensions=["past", "free[1]"], sizes=[0, 3], inputs=["k", "v", "free"])
+    assert fixed_by_samples(shapes, {}) is None and fixed_by_samples({"x": [3, 4]}, {"x": [(3, 4)]}) is None

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.base.text import count
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import joined
+
+_MOST = 4
+"""Dimensions and settings that are named."""
 
 
 def _own(metric: str, value: float, samples: int) -> str:
     return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
 
 
+def _sizes_fixed(dimensions: Sequence[str], sizes: Sequence[int], inputs: Sequence[str]) -> str:
+    told = joined([f"'{name}' ({size})" for name, size in zip(dimensions[:_MOST], sizes)])
+    more = f" and {len(dimensions) - _MOST} more" if len(dimensions) > _MOST else ""
+    settings = [f"shapes.{name}" for name in inputs[:_MOST]] + [f"{len(inputs) - _MOST} more"] * (len(inputs) > _MOST)
+    return (
+        f"All samples have one size along {told}{more}, dynamic in the model: an engine of this profile takes no other."
+        f" Where other sizes come, give samples of them too, or widen min and max of {joined(settings)}."
+    )
+
+
 NEW: Table = {
     ReportCode.NEW_METHOD: "Ranges by {method}.",
     ReportCode.NEW_PASSES: lambda passes: f"Passes: {', '.join(passes)}.",
     ReportCode.NEW_BATCH_REFUSED: "Batch 1: {why}.",
+    ReportCode.NEW_SIZES_FIXED: _sizes_fixed,
     ReportCode.NEW_METRIC: lambda metric, output: (
         f"The labels fit {metric}" + (f" of output '{output}'." if output is not None else ".")
     ),
