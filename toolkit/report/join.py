@@ -213,7 +213,7 @@ def _layer(
         why = ReportCode.CONVERTS_TYPES() if role == "convert" else ReportCode.NO_FLOAT_COMPUTATION()
         asked = Asked(precision=None, reason=sentence(why), by="qtool")
     actual = actual or Actual(None, reason=EngineCode.NOT_IN_RECORD())
-    remedy = remedy_of(actual.reason) if actual.status == "overridden" else None
+    remedy = remedy_of(actual.reason, ask.by if ask is not None else "") if actual.status == "overridden" else None
     return LayerInfo(
         node=node.name,
         op=node.op,

@@ -45,11 +45,18 @@ def cause_of(reason: Finding | None, op: str, backend: str) -> Finding | None:
     return ReportCode.BACKEND_HAS_NO_KERNEL(backend=backend, op=op) if known else None
 
 
-def remedy_of(reason: Finding | None) -> Finding | None:
-    """What to do about a node that runs in another precision than asked; None where nothing is known to help."""
+def remedy_of(reason: Finding | None, by: str = "") -> Finding | None:
+    """What to do about a node that runs in another precision than asked; None where nothing is known to help.
+
+    Args:
+        reason: why it does.
+        by: the pass of the recipe that asked for its precision.
+    """
     for one in _within(reason):
         if one.code in _REMEDIES:
             code = _REMEDIES[one.code]
+            if code is ReportCode.DO_EXCLUDE_FLOAT_KERNEL and by:
+                return code(by=by)
             return code(node=one.values["node"]) if code is ReportCode.DO_ASK_HOST else code()
     return None
 

@@ -23,6 +23,9 @@ class PartFigures(Part):
     low: float = Field(description="lower end of the 95 % interval of unchanged (Wilson)")
     high: float = Field(description="its upper end")
     standing: Literal["met", "unproven", "missed"]
+    counts: bool = Field(
+        default=True, description="whether that share is a limit here: not where the recipe's budget has others alone"
+    )
     rule: str = Field(default="", description="when an answer counts as unchanged, where it need not be the same")
 
 

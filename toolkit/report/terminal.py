@@ -23,7 +23,7 @@ from toolkit.report.findings.accuracy import (
 from toolkit.report.findings.explanation import decibels
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.search import bound_words, search_line
-from toolkit.report.findings.tasks import part_words
+from toolkit.report.findings.tasks import limit_words, part_words
 from toolkit.report.findings.words import percent
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.shares import share_words
@@ -174,7 +174,7 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
         console.print(plain_text(f"  {accuracy.task.why}"))
     for part in accuracy.parts:
         interval = f"95 % interval {percent(part.low)} to {percent(part.high)}"
-        console.print(plain_text(f"  {part_words(part, named=True)}; {percent(part.least)} must; {interval}"))
+        console.print(plain_text(f"  {part_words(part, named=True)}; {limit_words(part)}; {interval}"))
     for rule in dict.fromkeys(part.rule for part in accuracy.parts if part.rule):
         console.print(plain_text(f"  {rule}"))
     for name, output in accuracy.outputs.items():

@@ -59,11 +59,12 @@ def accuracy_of(
         return Accuracy(budget=budget.max_drop, met=False, misses=[sentence(ReportCode.BUDGET_WITHOUT_DATA())])
     limits = _limits(budget, found)
     by_task = judged_by_task(limits, task.answers if task is not None else None, found.metric is not None)
+    counts = by_task or limits["min_unchanged"] is not None
     shares = [*_metric_shares(limits, found), *_agreements(limits, found)]
-    if by_task or limits["min_unchanged"] is not None:
+    if counts:
         shares += [of_tally(tally, limits["min_unchanged"]) for tally in found.tallies]
     misses = [*_metric_misses(limits, found), *_output_misses(budget, found)]
-    misses += _answer_misses(found.tallies, limits["min_unchanged"]) if by_task or limits["min_unchanged"] else []
+    misses += _answer_misses(found.tallies, limits["min_unchanged"]) if counts else []
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
     few = too_few(shares)
     judged = by_task or any(limit is not None for limit in limits.values())
@@ -88,7 +89,7 @@ def accuracy_of(
         not_compared=found.not_compared,
         in_place=found.in_place,
         task=_task_info(task),
-        parts=_parts(found, limits["min_unchanged"]),
+        parts=_parts(found, limits["min_unchanged"], counts),
         doubts=[clause(sentence(one)) for one in _doubts(found, None if misses else few, task)],
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
@@ -111,7 +112,7 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
     some: dict[str, Any] = {"samples": unrounded.samples, "of": accuracy.samples} if few else {}
     if value is not None and mine is not None and theirs is not None and mine != theirs:
         figure = _moved(found.found, value, theirs - mine) if few else theirs
-        moved = {"moved": found.moved} if few else {}
+        moved = {"moved": found.moved, "estimate": figure} if few else {}
         if shown_apart(accuracy.metric, mine, theirs):
             said = ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
             told.append(sentence(said))
@@ -206,8 +207,8 @@ def _channels(tally: AnswerTally) -> list[int] | None:
     return list(tally.part.channels[1:]) if tally.part.channels is not None else None
 
 
-def _parts(found: EvaluationResult, least: float | None) -> list[PartFigures]:
-    """The answers part by part, the worst first."""
+def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[PartFigures]:
+    """The answers part by part, the worst first; whether the share that must stay ``counts`` is the budget's to say."""
     made = []
     order = list(LimitStanding)
     for tally in sorted(found.tallies, key=lambda one: (-order.index(one.standing(least)), one.share)):
@@ -225,6 +226,7 @@ def _parts(found: EvaluationResult, least: float | None) -> list[PartFigures]:
                 low=low,
                 high=high,
                 standing=tally.standing(least).value,
+                counts=counts,
                 rule=sentence(rule) if (rule := reader(tally.part).rule()) is not None else "",
             )
         )

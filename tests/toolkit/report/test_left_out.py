@@ -53,6 +53,19 @@ def test_nothing_quantized_is_said_with_the_rule(passes):
     assert "none of 9 layers" in first and "6 of 7" in first and "computed-weights" in first
 
 
+def test_the_first_line_has_no_room_for_a_long_reason():
+    """It stands beside the layer; the line said 103 words of a search's reasons."""
+    layers, entries = described({}, {f"c{i}": ("Conv", "kept") for i in range(5)})
+    why = "search_precision keeps it in fp16: all layers in int8 together miss the accuracy budget " * 2
+    long = [one.model_copy(update={"reason": why.strip()}) for one in entries]
+    found = left_out(layers, long, [SEARCHING])
+    assert "miss the accuracy budget" in sentence(found)
+    first = headline(layers, None, left=found)
+    assert "all 5 layers with weights are left in float by rule 'kept' (such as 'c0')" in first
+    assert "budget" not in first and len(first.split()) < 40
+    assert "('c0': because of kept)" in headline(layers, None, left=left_out(layers, entries, [SEARCHING]))
+
+
 def test_what_the_recipe_wishes_is_said_too_where_nothing_is_quantized():
     layers, entries = described({}, {"a": ("Gemm", "kept"), "b": ("Gemm", "kept")})
     assert left_out(layers, entries, [QUANTIZING]).values["rule"] == "kept"

@@ -54,6 +54,12 @@ def test_what_helps_follows_from_the_cause(why, remedy):
     assert remedy_of(why) == remedy
 
 
+def test_the_pass_to_exclude_a_layer_in_is_the_one_that_asked():
+    """A recipe that searches has no pass that merely inserts pairs."""
+    assert sentence(remedy_of(READS_FLOAT, "search_precision")).startswith("exclude it in search_precision: its pairs")
+    assert sentence(remedy_of(READS_FLOAT)).startswith("exclude it in insert_qdq: its pairs")
+
+
 def test_the_report_and_explain_say_both():
     model = Model.from_proto(
         build(

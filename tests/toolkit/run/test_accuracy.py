@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.toolkit.report.samples import build
 from toolkit.evaluation.difference import OutputFigures
 from toolkit.evaluation.outputs import EvaluationResult, Unrounded
+from toolkit.evaluation.tasks.base import AnswerTally, OutputPart
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
@@ -15,6 +18,7 @@ from toolkit.report.terminal import to_text
 from toolkit.report.verdict import verdict
 from toolkit.run.accuracy import accuracy_of
 from toolkit.run.sections import BudgetSection
+from toolkit.run.task import TaskRecord
 
 
 def measured(**changes):
@@ -74,7 +78,7 @@ def test_what_onnxruntime_itself_computes_is_told_where_it_differs():
     found = accuracy_of(measured(unrounded=Unrounded(measured(value=0.984, drop=0.002))), BudgetSection(max_drop=0.01))
     note = sentence(ReportCode.UNROUNDED_DIFFERS(metric="top1", value=0.986, unrounded=0.984))
     assert found.unrounded == 0.984 and found.notes[0] == note and not found.doubts
-    assert "top1 0.984" in headline([], found)
+    assert "onnxruntime" not in headline([], found)
 
 
 def test_what_some_of_the_samples_show_of_it_is_an_estimate():
@@ -83,10 +87,10 @@ def test_what_some_of_the_samples_show_of_it_is_an_estimate():
     found = accuracy_of(measured(unrounded=some), BudgetSection(max_drop=0.01))
     assert abs(found.unrounded - 0.976) < 1e-9 and found.unrounded_samples == 120
     told = {"metric": "top1", "value": 0.96, "unrounded": 0.95, "samples": 120, "of": 497, "moved": 0.03}
-    assert found.notes[0] == sentence(ReportCode.UNROUNDED_DIFFERS(**told)) and "3.0%" in found.notes[0].replace(
-        " %", "%"
-    )
-    assert "about top1 0.976" in headline([], found)
+    said = ReportCode.UNROUNDED_DIFFERS(**told, estimate=found.unrounded)
+    assert found.notes[0] == sentence(said) and "3.0%" in found.notes[0].replace(" %", "%")
+    assert "instead of top1 0.960 on 120 of the 497 samples (an estimated top1 0.976 on all)" in found.notes[0]
+    assert "onnxruntime" not in headline([], found)
 
 
 def test_an_estimate_stays_within_what_its_figure_can_be():
@@ -128,3 +132,34 @@ def test_a_limit_missed_without_the_rounding_alone_is_a_doubt():
     miss = sentence(ReportCode.DROP_OVER_LIMIT(drop=0.02, limit=0.01))
     assert found.met is True and found.doubts == [clause(sentence(ReportCode.UNROUNDED_MISSES(miss=miss)))]
     assert verdict(found) == "doubtful"
+
+
+@pytest.mark.parametrize(
+    ("limits", "counts"), [({"max_drop": 0.01}, False), ({"max_drop": 0.01, "min_unchanged": 0.99}, True), ({}, True)]
+)
+def test_a_share_that_is_no_limit_here_is_not_said_to_be_one(limits, counts):
+    """A metric that keeps its budget, beside fewer answers than the task alone would ask for, contradicts nothing."""
+    part = OutputPart("classification", ("logits",))
+    other = {} if limits else {"metric": None, "value": None, "float_value": None, "drop": None}
+    found = measured(tallies=(AnswerTally(part, 0.97 * 1500, 1500, 0.99),), samples=1500, **other)
+    task = TaskRecord(task="classification", parts=[part.to_json()])
+    accuracy = accuracy_of(found, BudgetSection(**limits), task=task)
+    assert accuracy.parts[0].counts is counts and accuracy.met is not counts
+    said = [line for line in to_text(build([], accuracy)).splitlines() if "keep their class; " in line]
+    (line,) = [line for line in said if "95 % interval" in line]
+    assert ("99.0 % must" in line) is counts
+    assert ("not a limit here: the recipe's budget has others" in line) is not counts
+
+
+def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay():
+    """With one of many outputs' figures, and without what the section below says in full."""
+    part = OutputPart("embedding", ("a", "b"))
+    quiet, loud = (OutputFigures(sqnr_db=level, max_abs=0.01, cosine=1.0) for level in (44.0, 31.5))
+    tally = AnswerTally(part, 16, 16, 0.95, level=0.9999, figure="cosine_p5")
+    found = measured(tallies=(tally,), samples=16, outputs={"a": quiet, "b": loud}, metric=None, value=None,
+                     float_value=None, drop=None)  # fmt: skip
+    accuracy = accuracy_of(found, BudgetSection(), task=TaskRecord(task="embedding", parts=[part.to_json()]))
+    first = headline([], accuracy)
+    assert "100.0 % of 16 samples keep their embedding; b 31.5 dB SQNR" in first
+    assert "44.0" not in first and "cosine" not in first
+    assert "(cosine 0.9999 at the 5th percentile)" in to_text(build([], accuracy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table, names
-from toolkit.report.findings.tasks import figure_words, part_name, part_words
+from toolkit.report.findings.tasks import figure_words, kept_words, part_name, part_words
 from toolkit.report.findings.words import percent
 from toolkit.report.parts import Accuracy, OutputError
 
@@ -55,19 +55,13 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
                 notes.append(f"budget {amount(accuracy.budget, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
     shown = list(accuracy.outputs.items())[:_MOST_OUTPUTS]
-    said = [part_words(accuracy.parts[0], len(accuracy.parts) > 1)] if accuracy.parts and answers else []
+    said = []
+    if accuracy.parts and answers:
+        said = [kept_words(accuracy.parts[0], len(accuracy.parts) > 1)]
+        # the noisiest stands for all beside what it comes to
+        levels = [(one.sqnr_db, name) for name, one in accuracy.outputs.items() if one.sqnr_db is not None]
+        shown = [(name, accuracy.outputs[name]) for _, name in sorted(levels)[:1]] or shown[:1]
     return "; ".join([*said, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
-
-
-def unrounded(accuracy: Accuracy) -> str:
-    """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same."""
-    if accuracy.unrounded is None:
-        return ""
-    figure = _headline_figure(accuracy.metric, accuracy.unrounded)
-    words = f"{figure} as onnxruntime computes model.onnx, graph optimizations off"
-    if accuracy.unrounded_samples is None:
-        return words
-    return f"about {words} (estimated from {accuracy.unrounded_samples} of {accuracy.samples} samples)"
 
 
 def _headline_figure(metric: str | None, value: float) -> str:
@@ -86,8 +80,10 @@ def _unrounded_differs(
     samples: int | None = None,
     of: int = 0,
     moved: float | None = None,
+    estimate: float | None = None,
 ) -> str:
     some = f" on {samples} of the {of} samples" if samples is not None else ""
+    some += f" (an estimated {_headline_figure(metric, estimate)} on all)" if estimate is not None else ""
     words = (
         f"onnxruntime leaves float16's rounding out between its kernels: so computed, graph optimizations off, "
         f"model.onnx has {_headline_figure(metric, unrounded)} instead of {_headline_figure(metric, value)}{some}. "

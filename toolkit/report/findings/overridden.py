@@ -9,8 +9,8 @@ from toolkit.report.findings.words import pass_for
 
 OVERRIDDEN: Table = {
     ReportCode.BACKEND_HAS_NO_KERNEL: "{backend} has no INT8 kernel for {op}",
-    ReportCode.DO_EXCLUDE_FLOAT_KERNEL: lambda: (
-        f"exclude it in {pass_for(Role.QUANTIZE)}: its pairs cost accuracy and time, and no kernel uses them"
+    ReportCode.DO_EXCLUDE_FLOAT_KERNEL: lambda by="": (
+        f"exclude it in {by or pass_for(Role.QUANTIZE)}: its pairs cost accuracy and time, and no kernel uses them"
     ),
     ReportCode.DO_ASK_FLOAT: "ask for a float type for it, which is what it runs in",
     ReportCode.DO_PLACE_PAIRS: lambda: (

@@ -67,10 +67,19 @@ def part_name(outputs: Sequence[str], channels: Sequence[int] | None) -> str:
 
 def part_words(part: PartFigures, named: bool = False) -> str:
     """How many answers of a part stay the float model's, and the figure that shows it best."""
+    return kept_words(part, named) + figure_words(part.figure, part.level)
+
+
+def kept_words(part: PartFigures, named: bool = False) -> str:
+    """How many answers of a part stay the float model's."""
     unit = "position" if part.task == "generation" else "sample"
     kept = f"{percent(part.unchanged)} of {count(part.answers, unit)} {_KEPT[part.task]}"
-    words = f"{kept}{figure_words(part.figure, part.level)}"
-    return f"{part_name(part.outputs, part.channels)}: {words}" if named else words
+    return f"{part_name(part.outputs, part.channels)}: {kept}" if named else kept
+
+
+def limit_words(part: PartFigures) -> str:
+    """The share of answers that must stay, or that it is no limit here."""
+    return f"{percent(part.least)} must" if part.counts else "not a limit here: the recipe's budget has others"
 
 
 def figure_words(figure: str, level: float | None) -> str:

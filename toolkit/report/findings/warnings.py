@@ -50,17 +50,21 @@ def _nothing(count: int, of: int, rule: str, node: str, reason: str) -> str:
     some = f"{count} of {of}" if count < of else f"all {of}"
     kind = ("product", "products of two activations") if rule == Code.ACTIVATION_MATMUL.value else _WEIGHTED
     layers = f"the only {kind[0]} is" if of == 1 else f"{some} {kind[1]} are"
-    return f"{layers} left in float by rule '{rule}' ('{node}': {reason.rstrip('.')})"
+    return f"{layers} left in float by rule '{rule}' ({_example(node, reason)})"
+
+
+def _example(node: str, reason: str) -> str:
+    return f"'{node}': {reason.rstrip('.')}" if reason else f"such as '{node}'"
 
 
 def _kind(kind: str, count: int, rule: str, node: str, reason: str) -> str:
-    return f"all {count} {_KINDS[kind]} are left in float by rule '{rule}' ('{node}': {reason.rstrip('.')})"
+    return f"all {count} {_KINDS[kind]} are left in float by rule '{rule}' ({_example(node, reason)})"
 
 
 def _float(count: int, of: int, node: str, by: str = "", reason: str = "") -> str:
     some = f"{count} of {of}" if count < of else f"all {of}"
     layers = f"{some} {_WEIGHTED[1]}" if of > 1 else f"the only {_WEIGHTED[0]}"
-    why = f"'{node}': {reason.rstrip('.')}" if reason else f"'{node}'"
+    why = _example(node, reason)
     return f"{layers} {'are' if count > 1 else 'is'} left in float by {by or 'the passes behind'} ({why})"
 
 
@@ -69,7 +73,7 @@ def _converted(precision: str, count: int, of: int, islands: Sequence[str], reas
     if not islands:
         return words
     verb = "stays" if len(islands) == 1 else "stay"
-    return f"{words}; {quoted(islands)} {verb} in FP32 ('{islands[0]}': {reason.rstrip('.')})"
+    return f"{words}; {quoted(islands)} {verb} in FP32" + (f" ({_example(islands[0], reason)})" if reason else "")
 
 
 WARNINGS: Table = {
