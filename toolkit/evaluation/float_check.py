@@ -21,6 +21,7 @@ _FEWEST = 16
 _HOPELESS = 0.02
 _TOLD = 0.4
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
+_DISTANCES = ("mse", "mae")
 
 
 class FloatCheck:
@@ -36,6 +37,7 @@ class FloatCheck:
         self.name, self.options = metric, replace(options, output=output)
         self._metric = make_metric(metric, output, False, options)
         self._chosen: list[Array] = []
+        # by class a batch each, of values a sample each
         self._labels: list[Array] = []
         self._classes = self._samples = 0
 
@@ -58,8 +60,8 @@ class FloatCheck:
             self._chosen.append(scores.argmax(axis=-1)[given])
             self._labels.append(np.asarray(label[given], np.int64))
             self._classes = scores.shape[-1]
-        elif self.name in ("mse", "mae", "spearman"):
-            self._labels.append(np.asarray(label, np.float64).reshape(-1))
+        elif self.name in _DISTANCES:
+            self._labels += list(np.asarray(label, np.float64))
 
     def value(self) -> float | None:
         """The float model's metric on these samples; None where it is no number."""
@@ -67,6 +69,21 @@ class FloatCheck:
             return None
         value = float(self._metric.value())
         return value if math.isfinite(value) else None
+
+    @property
+    def spread(self) -> float:
+        """What mse or mae would be of the best constant, an element each, in the metric's unit; 0 of other metrics.
+
+        Of labels of unlike shapes it is that of one constant for all elements. What elements of unlike scale or offset
+        differ by is nothing that a model has to tell.
+        """
+        if self.name not in _DISTANCES or not self._labels:
+            return 0.0
+        alike = len({one.shape for one in self._labels}) == 1
+        values = np.stack(self._labels) if alike else np.concatenate([one.reshape(-1) for one in self._labels])
+        if self.name == "mse":
+            return float(values.var(axis=0).mean())
+        return float(np.abs(values - np.median(values, axis=0)).mean())
 
     def suspicion(self) -> Finding | None:
         """What is plainly wrong, with what explains it where that can be seen; None where nothing is."""
@@ -106,13 +123,11 @@ class FloatCheck:
     def _useless(self, value: float) -> float | None:
         """The value that says nothing, where this one is no better; None where it is."""
         info = METRICS[self.name]
-        labels = np.concatenate(self._labels) if self._labels else np.zeros(0)
         if self.name == "spearman":
             least = 2 / math.sqrt(max(self._samples // 2, 1))
             return 0.0 if value < least else None
-        if self.name in ("mse", "mae"):
-            constant = labels.var() if self.name == "mse" else np.abs(labels - np.median(labels)).mean()
-            return float(constant) if value >= constant > 0 else None
+        if self.name in _DISTANCES:
+            return self.spread if value >= self.spread > 0 else None
         if self.name in ("cer", "wer"):
             return 1.0 if value >= 1 - _HOPELESS else None
         if self.name == "auc":

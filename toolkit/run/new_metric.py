@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from toolkit.base.errors import DataError, ModelError, RecipeError
 from toolkit.base.text import plain, toml_string
-from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
@@ -41,8 +37,10 @@ from toolkit.run.task import first_seen
 
 _MEASURED = 64
 """Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
-_SHARE, _SPREAD = 0.01, 0.001
-"""What a metric may drop where nothing more is known; and a squared error grow, of the labels' variance."""
+_SHARE = 0.01
+"""What a metric may drop where nothing more is known."""
+_SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
+"""What an error may grow, of what a constant's would be (see ``FloatCheck.spread``): noise 30 dB below what varies."""
 _WHOLE = 0.5
 """The share of samples from which on they count as wholes, where labels are one a position."""
 
@@ -54,7 +52,7 @@ class FloatValue:
     Attributes:
         value: in the metric's units; None where it is no number.
         samples: how many it is from.
-        spread: mean variance of a label's elements over the samples; 0 for labels that are no values.
+        spread: see ``FloatCheck.spread``.
         suspicion: what is plainly wrong with it; None where nothing is.
     """
 
@@ -237,7 +235,7 @@ def _measured(
         return unfit(labels, seen)
     extra = METRICS[fits[0].metric].extra
     try:
-        values = [(fit, _float_value(model, data, fit, seen, labels)) for fit in fits[:2]]
+        values = [(fit, _float_value(model, data, fit, seen)) for fit in fits[:2]]
     except RecipeError:
         if asked is not None or not extra:
             raise
@@ -253,9 +251,7 @@ def _measured(
     return values[1 if hopeless else 0]
 
 
-def _float_value(
-    model: Model, data: CalibrationData, fit: FittingMetric, seen: SeenModel, labels: Sequence[Array]
-) -> FloatValue:
+def _float_value(model: Model, data: CalibrationData, fit: FittingMetric, seen: SeenModel) -> FloatValue:
     """The float model's own value.
 
     Raises:
@@ -270,20 +266,7 @@ def _float_value(
         outputs = {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}
         check.add(outputs, sample.labels)
         count += 1
-    squares = fit.metric in ("mse", "mae")
-    spread = _spread_of(labels) if squares else 0.0
-    return FloatValue(check.value(), count, spread, check.suspicion())
-
-
-def _spread_of(labels: Sequence[Array]) -> float:
-    """The mean variance of each element over the samples; of labels of unlike shapes that of all elements together.
-
-    What channels of unlike scale or offset differ by is nothing that a model has to tell.
-    """
-    values = [one.astype(np.float64) for one in labels]
-    if len({one.shape for one in values}) == 1:
-        return float(np.stack(values).var(axis=0).mean())
-    return float(np.concatenate([one.reshape(-1) for one in values]).var())
+    return FloatValue(check.value(), count, check.spread, check.suspicion())
 
 
 def _alike(asked: str, fitting: str) -> bool:
@@ -307,7 +290,7 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_SHARE), _drop(_SHARE))
         return
     if info.relative:
-        limit = max(info.drop * measured.value, _SPREAD * measured.spread, 1e-12)
+        limit = max(info.drop * measured.value, _SPREAD.get(name, 0.0) * measured.spread, 1e-12)
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
         limit = max(info.drop * measured.value, 1 / max(held, 1))

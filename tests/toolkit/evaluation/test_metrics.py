@@ -239,7 +239,17 @@ def test_a_float_model_that_guesses_is_called_that():
     image = RNG.standard_normal((32, 8))
     assert checked("mse", image * 0.1, image) is None
     assert checked("mse", image + 5, image).code is EvaluationCode.FLOAT_MODEL_USELESS
-    assert math.isclose(checked("mse", image + 5, image).values["useless"], image.var())
+    assert math.isclose(checked("mse", image + 5, image).values["useless"], image.var(axis=0).mean())
+
+
+@pytest.mark.parametrize(("name", "useless"), [("mse", 4.0), ("mae", 2.0)])
+def test_what_channels_of_a_label_differ_by_needs_no_model(name, useless):
+    """Temperatures around 20 and pressures around 1000: the error of a constant an element is what is useless."""
+    label = np.array([20.0, 1000.0]) + 2 * np.where(np.arange(32) % 2, 1, -1)[:, None]
+    wrong = label[::-1]
+    found = checked(name, wrong, label)
+    assert found.code is EvaluationCode.FLOAT_MODEL_USELESS and math.isclose(found.values["useless"], useless)
+    assert checked(name, label + 0.5, label) is None
 
 
 def test_a_weak_model_is_no_wrong_one():

@@ -508,6 +508,21 @@ def test_offsets_of_channels_are_no_spread_of_values(tmp_path):
     assert limits[0] == limits[1] < 0.2
 
 
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_the_limit_on_mae_is_in_the_unit_of_the_labels(tmp_path, unit):
+    """Metres or millimetres: of a model without an error it is 30 dB below the labels' mean deviation."""
+    weight = normal(6, 1, seed=1) * np.float32(unit)
+    proto = build([node("MatMul", ["x", "v"], ["y"])], {"x": ["N", 6]}, {"y": ["N", 1]}, {"v": weight})
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    x = normal(COUNT, 6, seed=2)
+    np.savez(tmp_path / "test.npz", x=x, label=x @ weight)
+    made = recipe_for(tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz", "mae")
+    (limit,) = [one.values["value"] for one in made.said if one.code is ReportCode.NEW_LIMIT]
+    label = (x @ weight).astype(np.float64)
+    wanted = np.abs(label - np.median(label)).mean() / 10**1.5
+    assert wanted <= limit < 2 * wanted
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_masks_of_unlike_sizes_are_labels_of_segmentation(own):
     sizes = [(12, 16), (10, 20), (16, 16), (12, 16)]
