@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ _HOPELESS = 0.02
 _TOLD = 0.4
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
 _DISTANCES = ("mse", "mae")
+_NEIGHBOURS = {"recall_at_1": 1, "recall_at_5": 5}
 
 
 class FloatCheck:
@@ -31,6 +33,9 @@ class FloatCheck:
         metric: a built-in metric's name.
         output: the output that it looks at.
         options: what it must know besides.
+
+    Attributes:
+        samples: how many were taken in.
     """
 
     def __init__(self, metric: str, output: str | None, options: MetricOptions) -> None:
@@ -39,7 +44,9 @@ class FloatCheck:
         self._chosen: list[Array] = []
         # by class a batch each, of values a sample each
         self._labels: list[Array] = []
-        self._classes = self._samples = 0
+        self._classes = 0
+        self.samples = 0
+        self._of_samples: Counter[float] = Counter()
 
     @classmethod
     def of(cls, metric: str | None, output: str | None, options: MetricOptions) -> FloatCheck | None:
@@ -53,19 +60,23 @@ class FloatCheck:
             DataError: the labels do not fit the output.
         """
         self._metric.update(outputs, labels)
-        self._samples += len(label_of(labels))
+        self.samples += len(label_of(labels))
         scores, label = pick_classes(outputs, self.options, labels)
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             given = labelled(label)
             self._chosen.append(scores.argmax(axis=-1)[given])
             self._labels.append(np.asarray(label[given], np.int64))
             self._classes = scores.shape[-1]
+        elif self.name in _NEIGHBOURS:
+            self._of_samples.update(label.reshape(-1).tolist())
+        elif self.name == "perplexity":
+            self._classes = scores.shape[-1]
         elif self.name in _DISTANCES:
             self._labels += list(np.asarray(label, np.float64))
 
     def value(self) -> float | None:
         """The float model's metric on these samples; None where it is no number."""
-        if not self._samples:
+        if not self.samples:
             return None
         value = float(self._metric.value())
         return value if math.isfinite(value) else None
@@ -88,15 +99,48 @@ class FloatCheck:
     def suspicion(self) -> Finding | None:
         """What is plainly wrong, with what explains it where that can be seen; None where nothing is."""
         value = self.value()
-        if value is None or self._samples < _FEWEST:
+        if value is None or self.samples < _FEWEST:
             return None
-        known = {"metric": self.name, "value": value, "samples": self._samples}
+        known = {"metric": self.name, "value": value, "samples": self.samples}
         if self._chosen:
             return self._by_class(known)
         useless = self._useless(value)
         return EvaluationCode.FLOAT_MODEL_USELESS(**known, useless=useless) if useless is not None else None
 
-    def _by_class(self, known: Mapping[str, object]) -> Finding | None:
+    def skill(self) -> float:
+        """How much of the way from what needs no model to what is perfect the float model goes: 0 to 1.
+
+        Labels that are numbered otherwise than the model's answers, see ``suspicion``, count as they would by its own
+        numbers. 0 where the metric is no number.
+        """
+        value = self.value()
+        if value is None:
+            return 0.0
+        if self._chosen:
+            right, count, explained = self._right()
+            most, chance = max([right, *(share for share, _ in explained)]) / count, self._chance()
+            return max((most - chance) / (1 - chance), 0.0) if chance < 1 else 0.0
+        return min(max(self._better(value), 0.0), 1.0)
+
+    def _better(self, value: float) -> float:
+        """``skill`` of a metric that is not of classes; below 0 where the model is worse than none."""
+        if self.name in _DISTANCES:
+            return 1 - value / self.spread if self.spread > 0 else 0.0
+        if self.name == "perplexity":
+            return 1 - math.log(value) / math.log(self._classes) if self._classes > 1 else 0.0
+        if self.name in _NEIGHBOURS:
+            shares = np.array(list(self._of_samples.values())) / max(self._of_samples.total(), 1)
+            chance = float((shares * (1 - (1 - shares) ** _NEIGHBOURS[self.name])).sum())
+            return (value - chance) / (1 - chance) if chance < 1 else 0.0
+        if self.name == "psnr":
+            return 1 - 10 ** (-value / 10)
+        if self.name == "auc":
+            return (value - CHANCE) / (1 - CHANCE)
+        return value if METRICS[self.name].higher_is_better else 1 - value
+
+    def _right(self) -> tuple[int, int, list[tuple[int, Finding]]]:
+        """How many answers are right, of how many, and how many would be by another numbering of the labels."""
+        known = {"metric": self.name, "value": self.value(), "samples": self.samples}
         chosen, labels = np.concatenate(self._chosen), np.concatenate(self._labels)
         right, count = int((chosen == labels).sum()), len(chosen)
         explained: list[tuple[int, Finding]] = []
@@ -111,12 +155,22 @@ class FloatCheck:
         renamed = _renamed(chosen, labels)
         if wilson(renamed, count)[0] > max(wilson(right, count)[1], 2 * right / count, _TOLD):
             explained.append((renamed, EvaluationCode.LABELS_RENAMED(**known, share=renamed / count)))
+        return right, count, explained
+
+    def _chance(self) -> float:
+        """The share of labels that the best constant answer has, or a guess."""
+        labels = np.concatenate(self._labels)
+        often = float(np.bincount(labels - labels.min()).max()) / len(labels)
+        return max(1.0 / self._classes, often)
+
+    def _by_class(self, known: Mapping[str, object]) -> Finding | None:
+        right, count, explained = self._right()
         if explained:
             # of equals the simplest, which comes first
             return max(explained, key=lambda one: one[0])[1]
-        often = float(np.bincount(labels - labels.min()).max()) / count
-        chance = max(1.0 / self._classes, often)
-        if right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count) and len(np.unique(labels)) > 1:
+        chance = self._chance()
+        several = len(np.unique(np.concatenate(self._labels))) > 1
+        if several and right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
             return EvaluationCode.FLOAT_MODEL_USELESS(**{**known, "value": right / count}, useless=chance)
         return None
 
@@ -124,7 +178,7 @@ class FloatCheck:
         """The value that says nothing, where this one is no better; None where it is."""
         info = METRICS[self.name]
         if self.name == "spearman":
-            least = 2 / math.sqrt(max(self._samples // 2, 1))
+            least = 2 / math.sqrt(max(self.samples // 2, 1))
             return 0.0 if value < least else None
         if self.name in _DISTANCES:
             return self.spread if value >= self.spread > 0 else None

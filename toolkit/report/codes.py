@@ -155,6 +155,7 @@ class ReportCode(BaseCode):
     NEW_SIZES_FIXED = "new-sizes-fixed"
     NEW_BATCH_REFUSED = "new-batch-refused"
     NEW_METRIC = "new-metric"
+    NEW_OUTPUT_UNSURE = "new-output-unsure"
     NEW_LIMIT = "new-limit"
     NEW_FLOAT_VALUE = "new-float-value"
     NEW_WITHOUT_SAMPLES = "new-without-samples"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.base.errors import DataError
+from toolkit.base.errors import DataError, RecipeError
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
-from toolkit.evaluation.label_fit import fitting_metrics, stray_label
+from toolkit.evaluation.label_choice import labelled_output, measured_fits
+from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics, stray_label
 from toolkit.evaluation.metric_base import UNLABELLED
 from toolkit.evaluation.observed import SeenModel
 
@@ -52,11 +54,36 @@ def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenM
     )
 
 
-def unused(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> Finding:
-    """What labels that no metric reads are good for, or why they are not."""
+def _fitting(
+    fits: Sequence[FittingMetric],
+    seen: SeenModel,
+    answers: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
+) -> Finding:
+    best = fits[0]
+    if len({one.output for one in fits}) > 1:
+        # what fails says why where the metric that is named is asked for
+        with suppress(DataError, RecipeError):
+            best = labelled_output(measured_fits(fits, seen, answers))[0].fit
+    return EvaluationCode.LABELS_UNUSED(metric=best.metric, output=best.output)
+
+
+def unused(
+    labels: Sequence[Array],
+    samples: Sequence[Sample],
+    seen: SeenModel,
+    answers: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
+) -> Finding:
+    """What labels that no metric reads are good for, or why they are not.
+
+    Args:
+        labels: one array a sample.
+        samples: these samples.
+        seen: the model with what it gave on a few samples.
+        answers: the float model's outputs and the labels, which are read where several outputs fit these.
+    """
     fits = fitting_metrics(seen, guess(seen), labels)
     if fits:
-        return EvaluationCode.LABELS_UNUSED(metric=fits[0].metric, output=fits[0].output)
+        return _fitting(fits, seen, answers)
     found = stray_label(seen, guess(seen), labels)
     if found is None:
         return unfit(labels, seen)

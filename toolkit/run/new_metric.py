@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from toolkit.base.errors import DataError, ModelError, RecipeError
 from toolkit.base.text import plain, toml_string
+from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
-from toolkit.evaluation.float_check import FloatCheck
 from toolkit.evaluation.guess import Guess, guess
+from toolkit.evaluation.label_choice import labelled_output, measured_fits
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.evaluation.metric_table import METRICS, is_share, task_of
 from toolkit.evaluation.metrics import label_of
 from toolkit.evaluation.observed import SeenModel
-from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs, widened
 from toolkit.evaluation.parts import one_sided_among
 from toolkit.evaluation.tasks import reader
@@ -60,6 +61,21 @@ class FloatValue:
     samples: int
     spread: float
     suspicion: Finding | None
+
+
+@dataclass(frozen=True)
+class ChosenMetric:
+    """The metric of a new recipe.
+
+    Attributes:
+        fit: the metric and the output that it looks at.
+        value: the float model's own; None where onnxruntime cannot run the model.
+        as_well: that the labels may be another output's as well; None where they are this one's.
+    """
+
+    fit: FittingMetric
+    value: FloatValue | None
+    as_well: Finding | None = None
 
 
 @dataclass
@@ -142,8 +158,11 @@ def new_evaluation(
         made.lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
         _by_task(made, model, watched)
         return made
-    fit, value = found
-    output = fit.output if fit.output != model.graph.outputs[0].name else None
+    fit, value = found.fit, found.value
+    if found.as_well is not None:
+        made.warnings.append(found.as_well)
+        made.lines.append(f"# {plain(sentence(found.as_well))}")
+    output = fit.output if found.as_well is not None or fit.output != model.graph.outputs[0].name else None
     _metric(made, fit.metric, output, None)
     if watched is not None:
         _task(made, guess(watched, task_of(fit.metric), fit.output), watched)
@@ -202,12 +221,8 @@ def _labelled(model: Model, source: Path) -> CalibrationData | None:
     return found
 
 
-def _measured(
-    model: Model, data: CalibrationData, asked: str | None, seen: SeenModel | None
-) -> tuple[FittingMetric, FloatValue | None] | Finding:
-    """The metric, and the float model's own value of it; or why there is no metric, where none was asked for.
-
-    The value is None where onnxruntime cannot run the model.
+def _measured(model: Model, data: CalibrationData, asked: str | None, seen: SeenModel | None) -> ChosenMetric | Finding:
+    """The metric of the output that the labels belong to; or why there is no metric, where none was asked for.
 
     Raises:
         DataError: the labels do not fit the metric that was asked for.
@@ -225,17 +240,17 @@ def _measured(
                 where=data.name,
                 remedy="leave --metric out: what those nodes read is compared with the float model's",
             )
-        return FittingMetric(asked, first), None
+        return ChosenMetric(FittingMetric(asked, first), None)
     fits = fitting_metrics(seen, guess(seen), labels)
     if asked is not None:
-        own = [one for one in fits if _alike(asked, one.metric)]
-        fits = [FittingMetric(asked, own[0].output if own else first)]
+        own = [one.output for one in fits if _alike(asked, one.metric)]
+        fits = [FittingMetric(asked, output) for output in dict.fromkeys(own or [first])]
     elif not fits:
         refuse_stray(labels, samples, seen)
         return unfit(labels, seen)
     extra = METRICS[fits[0].metric].extra
     try:
-        values = [(fit, _float_value(model, data, fit, seen)) for fit in fits[:2]]
+        found = measured_fits(fits, seen, _answers(model, data, seen))
     except RecipeError:
         if asked is not None or not extra:
             raise
@@ -246,27 +261,30 @@ def _measured(
         raise DataError(
             f"--metric {asked} does not fit the labels: {error.what}", where=data.name, remedy=error.remedy
         ) from error
-    # where hardly a whole sample is right, single positions say more
-    hopeless = values[0][0].metric == "exact" and len(values) > 1 and (values[0][1].value or 0.0) < _WHOLE
-    return values[1 if hopeless else 0]
+    taken, others = labelled_output(found)
+    as_well = None
+    if others:
+        told = [*((one.fit.output, one.check.value()) for one in (taken, *others))]
+        as_well = ReportCode.NEW_OUTPUT_UNSURE(
+            metric=taken.fit.metric, outputs=[output for output, _ in told], values=[value for _, value in told],
+            samples=taken.check.samples,
+        )  # fmt: skip
+    if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
+        # where hardly a whole sample is right, single positions say more
+        single = FittingMetric("top1", taken.fit.output)
+        taken = next((one for one in found if one.fit == single), taken)
+    check = taken.check
+    return ChosenMetric(taken.fit, FloatValue(check.value(), check.samples, check.spread, check.suspicion()), as_well)
 
 
-def _float_value(model: Model, data: CalibrationData, fit: FittingMetric, seen: SeenModel) -> FloatValue:
-    """The float model's own value.
-
-    Raises:
-        DataError: the labels do not fit the metric.
-        RecipeError: the metric needs what is not installed.
-    """
-    parts = guess(seen, task_of(fit.metric), fit.output).parts
-    check = FloatCheck(fit.metric, fit.output, options_for(fit.metric, fit.output, parts))
-    loaded, count = session(model), 0
+def _answers(
+    model: Model, data: CalibrationData, seen: SeenModel
+) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
+    """What the float model gives on the first samples, and their labels."""
+    loaded = session(model)
     wanted = [one.name for one in seen.outputs if one.samples]
     for sample in islice(data.samples(), _MEASURED):
-        outputs = {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}
-        check.add(outputs, sample.labels)
-        count += 1
-    return FloatValue(check.value(), count, check.spread, check.suspicion())
+        yield {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}, sample.labels
 
 
 def _alike(asked: str, fitting: str) -> bool:

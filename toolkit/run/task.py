@@ -194,8 +194,8 @@ def task_of(inputs: Inputs) -> TaskRecord:
             with at_fault(batch):
                 check.add(outputs, batch.labels or {})
         record.float_value, record.suspicion = check.value(), check.suspicion()
-    if section.metric is None and looked.seen is not None:
-        record.notes = [*record.notes, *_unused_labels(inputs, looked.seen)]
+    if section.metric is None:
+        record.notes = [*record.notes, *_unused_labels(inputs, looked)]
     record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value, inputs.job.allow_code)]
     # the first outputs and the session go: what comes later needs the memory
     looked.batches, looked.seen = iter(()), None
@@ -221,7 +221,7 @@ def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]])
     return []
 
 
-def _unused_labels(inputs: Inputs, seen: SeenModel) -> list[Finding]:
+def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
     """What there is to say of labels that the recipe's samples have and no metric reads."""
     from toolkit.evaluation.metric_base import label_of
     from toolkit.run.labels import unused
@@ -229,10 +229,12 @@ def _unused_labels(inputs: Inputs, seen: SeenModel) -> list[Finding]:
 
     data, _ = inputs.evaluation_data(inputs.reference())
     labelled = with_labels(data) if data is not None else None
-    if labelled is None:
+    if labelled is None or looked.seen is None:
         return []
+    beside = zip(islice(looked.batches, _CHECKED), labelled.batches(1))
+    answers = ((outputs, batch.labels or {}) for (_, outputs), batch in beside)
     samples = [replace(sample, inputs={}) for sample in islice(labelled.samples(), _CHECKED)]
-    return [unused([label_of(sample.labels)[0] for sample in samples], samples, seen)]
+    return [unused([label_of(sample.labels)[0] for sample in samples], samples, looked.seen, answers)]
 
 
 def metric_options(section: EvaluationSection, record: TaskRecord) -> MetricOptions:

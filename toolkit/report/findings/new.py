@@ -27,6 +27,14 @@ def _sizes_fixed(dimensions: Sequence[str], sizes: Sequence[int], inputs: Sequen
     )
 
 
+def _unsure(metric: str, outputs: tuple[str, ...], values: tuple[float, ...], samples: int) -> str:
+    told = ", ".join(f"{value:.4g} of '{output}'" for output, value in zip(outputs, values))
+    return (
+        f"The labels may be of any of {len(outputs)} outputs: the float model's own {metric} is {told} on "
+        f"{count(samples, 'sample')}. '{outputs[0]}' is judged; name another as [evaluation] output if they are its."
+    )
+
+
 NEW: Table = {
     ReportCode.NEW_METHOD: "Ranges by {method}.",
     ReportCode.NEW_PASSES: lambda passes: f"Passes: {', '.join(passes)}.",
@@ -35,6 +43,7 @@ NEW: Table = {
     ReportCode.NEW_METRIC: lambda metric, output: (
         f"The labels fit {metric}" + (f" of output '{output}'." if output is not None else ".")
     ),
+    ReportCode.NEW_OUTPUT_UNSURE: _unsure,
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",
     ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{_own(metric, value, samples)}.",
     ReportCode.ARRAY_NOT_FINITE: (

@@ -1,0 +1,75 @@
+"""Which of a model's outputs labels belong to, where several fit them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from tests.conftest import build, node, normal
+from tests.toolkit.run.test_new_metric import COUNT, UNLABELLED
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.codes import ReportCode
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.new import recipe_for
+from toolkit.run.recipe import Recipe
+from toolkit.run.task import task_of
+
+
+def heads(tmp_path, first, second, labels_of):
+    """A recipe for a model of two heads, whose labels are the argmax of ``labels_of(x)``."""
+    proto = build(
+        [node("MatMul", ["x", "v"], ["first"]), node("MatMul", ["x", "w"], ["second"])], {"x": ["N", 6]},
+        {"first": ["N", first.shape[1]], "second": ["N", second.shape[1]]}, {"v": first, "w": second},
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    x = normal(64, 6, seed=2)
+    np.savez(tmp_path / "test.npz", x=x, label=labels_of(x))
+    return recipe_for(tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz", None)
+
+
+def evaluation_of(made):
+    return Recipe.parse(made.text).evaluation
+
+
+def test_labels_of_classes_are_of_the_head_of_classes_and_not_of_the_value_before_it(tmp_path):
+    made = heads(tmp_path, 40 + 9 * normal(6, 1), normal(6, 3, seed=1), lambda x: (x @ normal(6, 3, seed=1)).argmax(1))
+    assert (evaluation_of(made).metric, evaluation_of(made).output) == ("top1", "second") and not made.warnings
+
+
+def test_labels_are_of_the_head_that_gives_them_where_all_fit(tmp_path):
+    one, other = normal(6, 4), normal(6, 4, seed=1)
+    for weight, output in ((one, None), (other, "second")):
+        made = heads(tmp_path, one, other, lambda x, w=weight: (x @ w).argmax(axis=1))
+        assert (evaluation_of(made).metric, evaluation_of(made).output) == ("top1", output) and not made.warnings
+        (own,) = [note for note in made.said if note.code is ReportCode.NEW_FLOAT_VALUE]
+        assert own.values["value"] == 1.0
+
+
+def test_labels_by_another_numbering_are_of_the_head_that_they_follow(tmp_path):
+    made = heads(tmp_path, normal(6, 4), normal(6, 4, seed=1), lambda x: ((x @ normal(6, 4, seed=1)).argmax(1) + 1) % 4)
+    assert evaluation_of(made).output == "second"
+    assert [note.code for note in made.warnings] == [EvaluationCode.LABELS_SHIFTED]
+
+
+def test_of_heads_that_labels_fit_alike_the_first_is_taken_and_the_others_are_named(tmp_path):
+    """The second differs from the first in a few answers only, as an auxiliary head does."""
+    weight = normal(6, 4)
+    close = weight + 0.3 * normal(6, 4, seed=1)
+    label = (normal(64, 6, seed=2) @ (weight + 0.3 * normal(6, 4, seed=3))).argmax(axis=1)
+    made = heads(tmp_path, weight, close, lambda x: label)
+    (unsure,) = [note for note in made.warnings if note.code is ReportCode.NEW_OUTPUT_UNSURE]
+    assert unsure.values["outputs"] == ("first", "second") and evaluation_of(made).output == "first"
+    right = [((normal(64, 6, seed=2) @ one).argmax(axis=1) == label).mean() for one in (weight, close)]
+    assert list(unsure.values["values"]) == right and right[0] != right[1]
+    # heads that answer the same need no choice
+    assert not heads(tmp_path, weight, 2 * weight, lambda x: label).warnings
+
+
+def test_labels_that_nothing_uses_are_named_with_the_output_that_they_are_of(tmp_path):
+    heads(tmp_path, 40 + 9 * normal(6, 1), normal(6, 3, seed=1), lambda x: (x @ normal(6, 3, seed=1)).argmax(axis=1))
+    np.savez(tmp_path / "data.npz", x=normal(COUNT, 6, seed=4))
+    record = task_of(Inputs(Job(Recipe.parse(UNLABELLED, tmp_path / "r.toml"), RunFolder(tmp_path / "run"))))
+    (unused,) = [note for note in record.notes if note.code is EvaluationCode.LABELS_UNUSED]
+    assert unused.values == {"metric": "top1", "output": "second"}

@@ -1,0 +1,93 @@
+"""Which of the outputs that labels fit they belong to: that with which the float model's answers agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from toolkit.base.errors import DataError, RecipeError
+from toolkit.base.types import Array
+from toolkit.evaluation.float_check import FloatCheck
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.label_fit import FittingMetric
+from toolkit.evaluation.metric_table import task_of
+from toolkit.evaluation.observed import SeenModel
+from toolkit.evaluation.options import options_for
+
+
+@dataclass(frozen=True)
+class MeasuredFit:
+    """A metric that labels fit, as the float model does by it.
+
+    Attributes:
+        fit: the metric and its output.
+        check: with what the float model gave.
+    """
+
+    fit: FittingMetric
+    check: FloatCheck
+
+
+def measured_fits(
+    fits: Sequence[FittingMetric], seen: SeenModel, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
+) -> list[MeasuredFit]:
+    """Each metric over the same batches; those whose labels do not fit after all, or that cannot be had, are left out.
+
+    Args:
+        fits: at least one, the best first.
+        seen: the model with what it gave on a few samples.
+        batches: the float model's outputs, wide floats, and the labels.
+
+    Raises:
+        DataError: the labels fit none of them; what the first says.
+        RecipeError: the first needs what is not installed.
+    """
+    found: list[MeasuredFit] = []
+    for fit in fits:
+        parts = guess(seen, task_of(fit.metric), fit.output).parts
+        try:
+            check = FloatCheck(fit.metric, fit.output, options_for(fit.metric, fit.output, parts))
+        except RecipeError:
+            if fit is fits[0]:
+                raise
+            continue
+        found.append(MeasuredFit(fit, check))
+    refusals: dict[FittingMetric, DataError] = {}
+    for outputs, labels in batches:
+        for one in found:
+            if one.fit in refusals:
+                continue
+            try:
+                one.check.add(outputs, labels)
+            except DataError as error:
+                refusals[one.fit] = error
+    kept = [one for one in found if one.fit not in refusals]
+    if not kept:
+        raise refusals[fits[0]]
+    return kept
+
+
+def labelled_output(found: Sequence[MeasuredFit]) -> tuple[MeasuredFit, list[MeasuredFit]]:
+    """The metric of the output that the labels belong to, and those of others that they may as well belong to.
+
+    Taken is the first that is nearly as much better than what needs no model as the best one is, see
+    ``FloatCheck.skill``: to within one standard error of a share, as it is at most. What is within two of the best,
+    by the same metric and with another value, cannot be told from it by these samples.
+
+    Args:
+        found: at least one, the best guess first; of several of one output the first counts.
+    """
+    firsts = list({one.fit.output: one for one in reversed(found)}.values())[::-1]
+    skills = [one.check.skill() for one in firsts]
+    error = 1 / math.sqrt(max(firsts[0].check.samples, 1))
+    taken = next(one for one, skill in zip(firsts, skills) if skill >= max(skills) - error)
+    as_well = [
+        one
+        for one, skill in zip(firsts, skills)
+        if one is not taken
+        and skill >= max(skills) - 2 * error
+        and one.fit.metric == taken.fit.metric
+        and one.check.value() != taken.check.value()
+    ]
+    return taken, as_well
