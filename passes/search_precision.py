@@ -85,7 +85,7 @@ class SearchPrecision(InsertQDQ):
     margin: float = Field(
         1.0, ge=0, le=1000,
         description="safety against other samples: dB of SQNR, and as far as batches differ; standard errors of "
-        "shares; with one, answers that nearly change count too",
+        "shares and of a metric's drop; with one, answers that nearly change count too",
     )  # fmt: skip
     max_ms: float | None = Field(None, gt=0, le=1e9, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from toolkit.base.errors import DataError, RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.intervals import LimitStanding, enough, wilson
+from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, enough, wilson
 from toolkit.evaluation.outcome import Outcome
+from toolkit.evaluation.resampling import drop_error
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 from toolkit.evaluation.type_noise import TypeNoise
 
@@ -20,7 +21,6 @@ ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 _DROPS = ("max_drop", "max_relative_drop")
 _PRIOR = 500
 _LEAST_LACK = 1e-6
-_ONE_SIDED = 1.645
 _BROKEN_SQNR_DB = 3.0
 """Below this, or with more noise than variation between samples, an output is useless whatever its top-1 agreement."""
 
@@ -44,8 +44,9 @@ class Budget:
         min_unchanged: smallest share of answers that stay the float model's, 0 to 1, of every part of the outputs.
         max_ms: largest predicted latency in milliseconds.
         margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR
-            (see ``spare_db``), in standard errors for shares of enough answers. The standard error is that of the
-            samples' own shares, at least sqrt(p (1 - p) / n) for a share p of n positions. With a margin, the argmax
+            (see ``spare_db``), in standard errors for shares of enough answers, and for the drop of a metric that is
+            no share. The standard error of a share is that of the samples' own shares, at least sqrt(p (1 - p) / n)
+            for a share p of n positions; of other metrics that of ``resampling``. With a margin, the argmax
             changes to expect count too, like five hundred further positions: a hundred without one prove little.
         higher_is_better: which way the metric goes.
         by_task: whether the answers are held against the task's own limit where ``min_unchanged`` is None.
@@ -115,7 +116,7 @@ class Budget:
         if self.margin <= 0 or mean <= 0:
             return self.margin
         error = statistics.stdev(parts) / math.sqrt(len(parts)) / mean
-        return self.margin + 10 * math.log10(1 + _ONE_SIDED * self.margin * error)
+        return self.margin + 10 * math.log10(1 + ONE_SIDED * self.margin * error)
 
     def unproven(self, outcome: Outcome, reference: Outcome) -> Finding | None:
         """That the samples are too few for a limit that they do not miss; None where they are enough, or miss one."""
@@ -133,7 +134,7 @@ class Budget:
         if one.limit >= 1:
             return one.limit
         count = max(enough(one.limit), one.answers, 1)
-        return wilson(one.limit * count, count, _ONE_SIDED * max(self.margin, 0.0))[0]
+        return wilson(one.limit * count, count, ONE_SIDED * max(self.margin, 0.0))[0]
 
     def untold_drop(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
         """The limit on the drop of a metric that too few answers decide, a sample each; None where there is none."""
@@ -148,7 +149,7 @@ class Budget:
         sqrt(c / n) = L, with n as many answers as decide the limit, or as there are here.
         """
         count = max(enough(one.limit), one.answers)
-        spread = _ONE_SIDED * self.margin
+        spread = ONE_SIDED * self.margin
         return min(count * (one.limit / spread) ** 2, 1.0) if spread > 0 else 1.0
 
     def left_of(self, one: ShareLimit) -> float:
@@ -187,7 +188,9 @@ class Budget:
                 if limit is not None:
                     limit *= max(abs(before), 1e-12) if name == "max_relative_drop" else 1.0
                     single = changed_answers(outcome) is not None
-                    found.append(ShareLimit(name, drop, outcome.metric_answers, limit, samples=single))
+                    error = drop_error(reference.metric_left_out, outcome.metric_left_out)
+                    found.append(ShareLimit(name, drop, outcome.metric_answers, limit, samples=single, error=error,
+                                            measured=outcome.metric_samples))  # fmt: skip
         if self.min_agreement is not None:
             if outcome.agreement is None:
                 raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed "
@@ -219,7 +222,9 @@ class Budget:
             spread = math.sqrt(max(one.lost * (1 - one.lost), 0.0) / max(one.independent or 0.0, 1.0))
             return max(one.lost + self.margin * spread - one.limit, likely)
         changed = changed_answers(outcome) if one.name in _DROPS else None
-        error = _standard_error(outcome) if changed is None else math.sqrt(changed / one.answers)
+        error = one.error
+        if error is None:
+            error = _standard_error(outcome) if changed is None else math.sqrt(changed / one.answers)
         return max(one.lost + self.margin * error, self._flips(outcome)) - one.limit
 
     def _quality(self, outcome: Outcome) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from enum import Enum
 
-_Z = 1.96
+ONE_SIDED, TWO_SIDED = 1.645, 1.96
+"""How many standard errors exclude all but 5 percent above, and all but 2.5 percent to either side."""
 _UNLIKELY = 0.025
 _ROUNDING = 1e-9
 _FINEST = 1e-9
@@ -23,7 +24,7 @@ class LimitStanding(str, Enum):
         return str(self.value)
 
 
-def wilson(successes: float, count: float, z: float = _Z) -> tuple[float, float]:
+def wilson(successes: float, count: float, z: float = TWO_SIDED) -> tuple[float, float]:
     """The interval of a share, 0 to 1, of 95 % by default: E. B. Wilson, "Probable inference", JASA 22 (1927).
 
     Args:

@@ -19,6 +19,7 @@ class MetricInfo:
         higher_is_better: which way it goes.
         extra: the optional dependency that it needs; empty where none.
         together: how many samples that follow each other have one answer.
+        counted: whether it moves in steps of one answer, so that a limit finer than these cannot be told from none.
     """
 
     task: str
@@ -30,6 +31,7 @@ class MetricInfo:
     higher_is_better: bool = True
     extra: str = ""
     together: int = 1
+    counted: bool = False
 
 
 _CLASS, _SET = "the class's number: integer, []", "0 or 1 for each class: [classes]"
@@ -45,17 +47,19 @@ _TOKENS = "the next token of every position: integer, [positions]; negative ones
 
 METRICS: dict[str, MetricInfo] = {
     "top1": MetricInfo("classification", "share of labels that are the best class; of one score a sample, accuracy",
-                       f"{_CLASS}; or {_POSITIONS}; or {_ONE}"),
-    "top5": MetricInfo("classification", "share of labels among the five best classes", f"{_CLASS}; or {_POSITIONS}"),
-    "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls", f"{_CLASS}; or {_ONE}"),
+                       f"{_CLASS}; or {_POSITIONS}; or {_ONE}", counted=True),
+    "top5": MetricInfo("classification", "share of labels among the five best classes", f"{_CLASS}; or {_POSITIONS}",
+                       counted=True),
+    "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls", f"{_CLASS}; or {_ONE}",
+                                    counted=True),
     "f1": MetricInfo("classification", "mean of the classes' F1; of one score a sample, that of label 1",
-                     f"{_CLASS}; or {_SET}; or {_ONE}"),
+                     f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
     "average_precision": MetricInfo("classification", "mean of the classes' average precision",
                                     f"{_CLASS}; or {_SET}; or {_ONE}"),
     "auc": MetricInfo("classification", "mean of the classes' areas under the ROC curve",
                       f"{_CLASS}; or {_SET}; or {_ONE}"),
-    "exact": MetricInfo("sequence", "share of samples all of whose positions are right", _POSITIONS),
-    "ctc_exact": MetricInfo("ctc", "share of samples whose reading is right", _READING),
+    "exact": MetricInfo("sequence", "share of samples all of whose positions are right", _POSITIONS, counted=True),
+    "ctc_exact": MetricInfo("ctc", "share of samples whose reading is right", _READING, counted=True),
     "cer": MetricInfo("ctc", "edits a label character of the readings", _READING, higher_is_better=False),
     "wer": MetricInfo("ctc", "edits a label word of the readings; [evaluation] space parts words", _READING,
                       higher_is_better=False),
@@ -63,8 +67,10 @@ METRICS: dict[str, MetricInfo] = {
                       extra="detection"),
     "map50": MetricInfo("detection", "mean average precision at IoU 0.5", _BOXES, extra="detection"),
     "miou": MetricInfo("segmentation", "mean of the classes' intersection over union", _MASK),
-    "recall_at_1": MetricInfo("embedding", "share of samples whose nearest other sample has their label", _CLASS),
-    "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS),
+    "recall_at_1": MetricInfo("embedding", "share of samples whose nearest other sample has their label", _CLASS,
+                              counted=True),
+    "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS,
+                              counted=True),
     "spearman": MetricInfo("embedding", "rank correlation with the labels: of the cosine of samples 0 and 1, 2 and 3, "
                            "...; of outputs with one value a sample, of these", "the pair's score: float, []",
                            share=False, together=2),

@@ -41,6 +41,7 @@ class MeanAveragePrecision:
         self.found: list[dict[str, Any]] = []
         self.wanted: list[dict[str, Any]] = []
         self.images = self.answers = 0
+        self._evaluated: tuple[int, Any] | None = None
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch.
@@ -74,13 +75,37 @@ class MeanAveragePrecision:
 
     def value(self) -> float:
         """0 to 1; NaN where no sample has an object."""
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+        return self.value_among(np.ones(self.images, bool))
 
-        if not self.wanted:
+    def units(self) -> Array:
+        """Each image by itself."""
+        return np.arange(self.images)
+
+    def value_among(self, kept: Array) -> float:
+        """The value of the images that are kept, bool [images]; NaN where none of them has an object."""
+        if not any(kept[one["image_id"] - 1] for one in self.wanted):
             return float("nan")
         if not self.found:
             return 0.0
+        judged = self._judged()
+        # what was found in each image is held against its objects once
+        every = judged.evalImgs
+        judged.evalImgs = [one if one is None or kept[one["image_id"] - 1] else None for one in every]
+        with contextlib.redirect_stdout(io.StringIO()):
+            judged.accumulate()
+        judged.evalImgs = every
+        # precision is [IoU, recall, class, area, most]
+        precision = judged.eval["precision"]
+        precision = precision[precision > -1]
+        return float(precision.mean()) if precision.size else 0.0
+
+    def _judged(self) -> Any:
+        """Each image's detections against its objects, as of what was taken in so far."""
+        if self._evaluated is not None and self._evaluated[0] == self.images:
+            return self._evaluated[1]
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
         kinds = sorted({one["category_id"] for one in self.wanted + self.found})
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO()
@@ -94,12 +119,12 @@ class MeanAveragePrecision:
             judged = COCOeval(truth, truth.loadRes([dict(one) for one in self.found]), "bbox")
             if self.overlap is not None:
                 judged.params.iouThrs = np.asarray([self.overlap])
+            # all areas, at most a hundred a sample: COCO's other figures are not asked for
+            judged.params.areaRng, judged.params.areaRngLbl = judged.params.areaRng[:1], judged.params.areaRngLbl[:1]
+            judged.params.maxDets = judged.params.maxDets[-1:]
             judged.evaluate()
-            judged.accumulate()
-        # precision is [IoU, recall, class, area, most]: all areas, at most a hundred a sample
-        precision = judged.eval["precision"][:, :, :, 0, -1]
-        precision = precision[precision > -1]
-        return float(precision.mean()) if precision.size else 0.0
+        self._evaluated = self.images, judged
+        return judged
 
 
 BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {

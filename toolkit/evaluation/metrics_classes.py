@@ -65,8 +65,21 @@ class _ByClass:
         """How many samples were looked at."""
         return sum(len(part) for part in self.scores)
 
-    def _all(self) -> tuple[Array, Array]:
-        return np.concatenate(self.scores), np.concatenate(self.labels)
+    def value(self) -> float:
+        """The value of all samples."""
+        return self.value_among(np.ones(self.answers, bool))
+
+    def units(self) -> Array:
+        """Each sample by itself."""
+        return np.arange(self.answers)
+
+    def value_among(self, kept: Array) -> float:
+        """The value of the samples that are kept, bool [samples]."""
+        return self.of(np.concatenate(self.scores)[kept], np.concatenate(self.labels)[kept])
+
+    def of(self, scores: Array, labels: Array) -> float:
+        """The value of scores and labels, float64 and bool [samples, classes]."""
+        raise NotImplementedError
 
     def _chosen(self, scores: Array) -> Array:
         """The classes that the model answers, bool [samples, classes]: the best one, or all above the threshold."""
@@ -78,9 +91,8 @@ class _ByClass:
 class BalancedAccuracy(_ByClass):
     """Mean of the recalls of the classes that have labels."""
 
-    def value(self) -> float:
+    def of(self, scores: Array, labels: Array) -> float:
         """0 to 1."""
-        scores, labels = self._all()
         chosen = self._chosen(scores)
         if labels.shape[1] == 1:
             # what has the one label or not makes two classes
@@ -93,9 +105,8 @@ class BalancedAccuracy(_ByClass):
 class F1(_ByClass):
     """Mean over classes of 2 TP / (2 TP + FP + FN), of classes that are in labels or answers."""
 
-    def value(self) -> float:
+    def of(self, scores: Array, labels: Array) -> float:
         """0 to 1."""
-        scores, labels = self._all()
         chosen = self._chosen(scores)
         hits = (chosen & labels).sum(axis=0)
         total = chosen.sum(axis=0) + labels.sum(axis=0)
@@ -109,9 +120,8 @@ class AveragePrecision(_ByClass):
     scikit-learn's ``average_precision_score`` has it.
     """
 
-    def value(self) -> float:
+    def of(self, scores: Array, labels: Array) -> float:
         """0 to 1."""
-        scores, labels = self._all()
         found = [_average(scores[:, one], labels[:, one]) for one in range(labels.shape[1]) if labels[:, one].any()]
         return float(np.mean(found)) if found else 0.0
 
@@ -124,9 +134,8 @@ class AreaUnderCurve(_ByClass):
     (sum(R) - n1 (n1 + 1) / 2) / (n1 n0).
     """
 
-    def value(self) -> float:
+    def of(self, scores: Array, labels: Array) -> float:
         """0 to 1; 0.5, as of chance, where no class has samples of both kinds, as the first few may not have."""
-        scores, labels = self._all()
         found = [_area(scores[:, one], labels[:, one]) for one in range(labels.shape[1])]
         known = [area for area in found if area is not None]
         return float(np.mean(known)) if known else CHANCE

@@ -18,20 +18,21 @@ from toolkit.evaluation.metric_base import (
     threshold_of,
     unlike_shapes,
 )
+from toolkit.evaluation.resampling import Summed
 from toolkit.evaluation.tasks.segmentation import mask_of
 
 _LEFT_OUT = 255
 _WINDOW = 7
 
 
-class _Alike:
+class _Alike(Summed):
     """Takes an output and a label of the same shape; axes of length 1 may lack in either."""
 
     higher_is_better = True
 
     def __init__(self, options: MetricOptions) -> None:
+        super().__init__(2)
         self.options = options
-        self.total, self.count = 0.0, 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch.
@@ -49,9 +50,10 @@ class _Alike:
     def add(self, values: Array, label: Array) -> None:
         """Take in both, float64 [batch, ...]."""
 
-    def value(self) -> float:
-        """The mean of what was taken in."""
-        return self.total / max(self.count, 1)
+    def take_elements(self, errors: Array) -> None:
+        """Take in an error for each element, float64 [batch, ...]."""
+        rows = errors.reshape(len(errors), math.prod(errors.shape[1:]))
+        self.take(rows.sum(axis=1), np.full(len(rows), rows.shape[1]))
 
 
 class MeanSquaredError(_Alike):
@@ -61,9 +63,7 @@ class MeanSquaredError(_Alike):
 
     def add(self, values: Array, label: Array) -> None:
         """Take in both."""
-        difference = values - label
-        self.total += float(np.vdot(difference, difference))
-        self.count += difference.size
+        self.take_elements(np.square(values - label))
 
 
 class MeanAbsoluteError(_Alike):
@@ -73,8 +73,7 @@ class MeanAbsoluteError(_Alike):
 
     def add(self, values: Array, label: Array) -> None:
         """Take in both."""
-        self.total += float(np.abs(values - label).sum())
-        self.count += values.size
+        self.take_elements(np.abs(values - label))
 
 
 class Psnr(_Alike):
@@ -83,8 +82,7 @@ class Psnr(_Alike):
     def add(self, values: Array, label: Array) -> None:
         """Take in both."""
         noise = np.square(values - label).reshape(len(values), -1).mean(axis=1)
-        self.total += float((10 * np.log10(peak_of(label) ** 2 / np.maximum(noise, 1e-12))).sum())
-        self.count += len(values)
+        self.take(10 * np.log10(peak_of(label) ** 2 / np.maximum(noise, 1e-12)), np.ones(len(values)))
 
 
 class Ssim(_Alike):
@@ -108,8 +106,7 @@ class Ssim(_Alike):
         common = _means(values * label) - a * b
         level = (2 * a * b + first) * (2 * common + second)
         level /= (a * a + b * b + first) * (variance_a + variance_b + second)
-        self.total += float(level.reshape(len(values), -1).mean(axis=1).sum())
-        self.count += len(values)
+        self.take(level.reshape(len(values), -1).mean(axis=1), np.ones(len(values)))
 
 
 def peak_of(label: Array) -> float:
@@ -140,9 +137,9 @@ class MeanIoU:
 
     def __init__(self, options: MetricOptions) -> None:
         self.options = options
-        self.common: dict[int, int] = {}
-        self.union: dict[int, int] = {}
-        self.answers = 0
+        self.samples = 0
+        # by class the samples that have it, and their pixels that both name and that either names
+        self.counts: dict[int, list[Array]] = {}
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch.
@@ -161,13 +158,22 @@ class MeanIoU:
         keep = wanted != _LEFT_OUT
         for one in np.union1d(found[keep], wanted[keep]).tolist():
             a, b = (found == one) & keep, (wanted == one) & keep
-            self.common[one] = self.common.get(one, 0) + int((a & b).sum())
-            self.union[one] = self.union.get(one, 0) + int((a | b).sum())
-        self.answers += len(label)
+            counts = np.stack([self.samples + np.arange(len(label)), (a & b).sum(axis=1), (a | b).sum(axis=1)], axis=1)
+            self.counts.setdefault(one, []).append(counts[counts[:, 2] > 0])
+        self.samples += len(label)
 
     def value(self) -> float:
         """0 to 1."""
-        shares = [self.common[one] / union for one, union in self.union.items() if union]
+        return self.value_among(np.ones(self.samples, bool))
+
+    def units(self) -> Array:
+        """Each sample by itself."""
+        return np.arange(self.samples)
+
+    def value_among(self, kept: Array) -> float:
+        """The value of the samples that are kept, bool [samples]."""
+        totals = [(counts := np.concatenate(parts))[kept[counts[:, 0]]].sum(axis=0) for parts in self.counts.values()]
+        shares = [int(common) / int(union) for _, common, union in totals if union]
         return math.fsum(shares) / len(shares) if shares else 0.0
 
 

@@ -86,11 +86,20 @@ class Spearman(_Vectors):
 
     def value(self) -> float:
         """-1 to 1; NaN where nothing varies."""
+        return self.value_among(np.ones(sum(map(len, self.vectors)), bool))
+
+    def units(self) -> Array:
+        """The pair of each sample; of one value a sample each by itself."""
+        vectors, _ = self._all()
+        return np.arange(len(vectors)) if vectors.shape[1] == 1 else self._places(len(vectors)) // 2
+
+    def value_among(self, kept: Array) -> float:
+        """The value of the samples that are kept, bool [samples]."""
         vectors, labels = self._all()
         if vectors.shape[1] == 1:
-            found = vectors[:, 0]
+            found, labels = vectors[kept, 0], labels[kept]
         else:
-            left, right = self._pairs(len(vectors))
+            left, right = (side[kept[side]] for side in self._pairs(len(vectors)))
             first, second = vectors[left], vectors[right]
             lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
             found = (first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
@@ -100,9 +109,12 @@ class Spearman(_Vectors):
             return math.nan
         return float(np.corrcoef(a, b)[0, 1])
 
+    def _places(self, count: int) -> Array:
+        return np.asarray(self.places if len(self.places) == count else range(count))
+
     def _pairs(self, count: int) -> tuple[Array, Array]:
         """Where the first and the second sample of each pair are among those taken in; one alone is left out."""
-        places = np.asarray(self.places if len(self.places) == count else range(count))
+        places = self._places(count)
         at = {int(place): row for row, place in enumerate(places)}
         found = [(row, at[place + 1]) for place, row in sorted(at.items()) if place % 2 == 0 and place + 1 in at]
         made = np.array(found, np.int64).reshape(-1, 2)

@@ -11,6 +11,7 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_base import Metric, MetricOptions, pick_scores, unlike_shapes
+from toolkit.evaluation.resampling import Summed
 from toolkit.evaluation.tasks.ctc import readings
 
 
@@ -21,7 +22,7 @@ class _Readings:
 
     def __init__(self, options: MetricOptions) -> None:
         self.options = options
-        self.right = self.count = self.edits = self.length = 0
+        self.right = self.count = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch.
@@ -52,14 +53,18 @@ class _Readings:
         return self.right / max(self.count, 1)
 
 
-class CharacterErrorRate(_Readings):
+class CharacterErrorRate(_Readings, Summed):
     """Edits (insertions, deletions, substitutions) over the labels' characters; below is better."""
 
     higher_is_better = False
 
+    def __init__(self, options: MetricOptions) -> None:
+        _Readings.__init__(self, options)
+        Summed.__init__(self, 2)
+
     def _add(self, found: Sequence[int], wanted: Sequence[int]) -> None:
-        self.edits += edit_distance(self.parts(found), self.parts(wanted))
-        self.length += len(self.parts(wanted))
+        own, label = self.parts(found), self.parts(wanted)
+        self.take(np.array([edit_distance(own, label)]), np.array([len(label)]))
 
     def parts(self, reading: Sequence[int]) -> Sequence[object]:
         """What edits are counted in: the characters."""
@@ -68,11 +73,11 @@ class CharacterErrorRate(_Readings):
     @property
     def answers(self) -> int:
         """How many characters or words the labels have."""
-        return self.length
+        return int(self.sums()[1])
 
     def value(self) -> float:
         """Edits a character, 0 and more."""
-        return self.edits / max(self.length, 1)
+        return self.of(self.sums())
 
 
 class WordErrorRate(CharacterErrorRate):
@@ -86,14 +91,14 @@ class WordErrorRate(CharacterErrorRate):
         return [tuple(run) for kept, run in groupby(reading, lambda one: one != space) if kept]
 
 
-class Perplexity:
+class Perplexity(Summed):
     """Exp of the mean negative log-likelihood of the labels; output logits [batch, positions, classes]."""
 
     higher_is_better = False
 
     def __init__(self, options: MetricOptions) -> None:
+        super().__init__(2)
         self.options = options
-        self.total, self.count = 0.0, 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch; negative labels are left out.
@@ -112,12 +117,12 @@ class Perplexity:
                             remedy="give tokens of the model's vocabulary")  # fmt: skip
         wide = wide - wide.max(axis=-1, keepdims=True)
         likelihood = np.take_along_axis(wide, chosen[:, None], axis=-1)[:, 0] - np.log(np.exp(wide).sum(axis=-1))
-        self.total -= float(likelihood.sum())
-        self.count += len(chosen)
+        rows = np.nonzero(keep)[0]
+        self.take(np.bincount(rows, -likelihood, len(label)), np.bincount(rows, minlength=len(label)))
 
-    def value(self) -> float:
+    def of(self, sums: Array) -> float:
         """At least 1."""
-        return math.exp(min(self.total / max(self.count, 1), 700.0))
+        return math.exp(min(super().of(sums), 700.0))
 
 
 def edit_distance(first: Sequence[object], second: Sequence[object]) -> int:

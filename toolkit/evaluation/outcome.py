@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, is_float, same_argmax
+from toolkit.evaluation.resampling import MetricScore
 from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, Rows
 from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_errors
 
@@ -40,6 +41,8 @@ class Outcome:
             nothing varies or too few samples were seen.
         tallies: the answers that stay, by part of the outputs as the task reads them; empty without a task.
         metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
+        metric_left_out: what ``metric`` would be without each of some groups of the samples, see ``resampling``.
+        metric_samples: how many samples these groups join.
         output: the output that ``noise`` is of; empty where that is not known.
     """
 
@@ -56,6 +59,8 @@ class Outcome:
     tallies: tuple[AnswerTally, ...] = ()
     metric_answers: int = 0
     output: str = ""
+    metric_left_out: tuple[float, ...] = ()
+    metric_samples: int = 0
 
     @property
     def of_classes(self) -> bool:
@@ -96,6 +101,8 @@ class Outcome:
         return cls(
             float(content["noise"]), **values, positions=positions, metric_answers=answers, parts=parts,
             tallies=tallies, output=str(content.get("output", "")),
+            metric_left_out=tuple(float(one) for one in content.get("metric_left_out", ())),
+            metric_samples=int(content.get("metric_samples", 0)),
         )  # fmt: skip
 
 
@@ -220,7 +227,7 @@ def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float
 
 def summed(
     parts: Sequence[BatchOutcome],
-    metric: tuple[float | None, int] = (None, 0),
+    score: MetricScore | None = None,
     varying: Mapping[str, float] | None = None,
     answers: Answers | None = None,
 ) -> Outcome:
@@ -228,10 +235,11 @@ def summed(
 
     Args:
         parts: the batches.
-        metric: the user's metric, and how many answers it is a share of.
+        score: the user's metric.
         varying: what ``varying_shares`` gives for the float model.
         answers: what read the batches' answers.
     """
+    score = score or MetricScore()
     total: dict[str, Difference] = {}
     for part in parts:
         for name, one in part.differences.items():
@@ -247,14 +255,16 @@ def summed(
         max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
         agreement,
         _flips(parts),
-        metric[0],
+        score.value,
         counted,
         tuple(_noise(part.differences, discrete)[0] for part in parts),
         _agreement_error(parts),
         _variation_db(total, varying or {}),
         answers.tallies([part.answers for part in parts]) if answers is not None else (),
-        metric[1],
+        score.answers,
         output,
+        score.left_out,
+        score.samples,
     )
 
 

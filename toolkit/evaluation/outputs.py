@@ -17,8 +17,9 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference, OutputFigures, TensorError, is_float
-from toolkit.evaluation.metric_base import metric_code, value_of
-from toolkit.evaluation.metrics import Metric, MetricOptions, answers_of, make_metric
+from toolkit.evaluation.metric_base import metric_code
+from toolkit.evaluation.metrics import Metric, MetricOptions, make_metric
+from toolkit.evaluation.resampling import drop_error, score_of
 from toolkit.evaluation.tasks import AnswerTally, Rows
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
@@ -34,6 +35,7 @@ class EvaluationResult:
         value: the metric of the other model.
         drop: how much worse it is, in the metric's units; negative where it is better.
         metric_answers: how many answers the metric is a share of; 0 where it is none, or that is not known.
+        left_out: the metric of both models without each of some groups of the samples, see ``resampling``.
         rising: whether a larger value of the metric is better.
         tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
         samples: how many samples the metric saw.
@@ -70,6 +72,12 @@ class EvaluationResult:
     rising: bool = True
     tallies: tuple[AnswerTally, ...] = ()
     unrounded: Unrounded | None = None
+    left_out: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def drop_error(self) -> float | None:
+        """Standard error of the drop as samples differ; None where the metric does not tell it."""
+        return drop_error([before for before, _ in self.left_out], [after for _, after in self.left_out])
 
 
 @dataclass
@@ -197,10 +205,13 @@ class OutputComparison:
         mine, theirs = self._metrics
         if mine is None or theirs is None or not self.samples:
             return
-        before, after = (value_of(one, self._metric) for one in (mine, theirs))
+        scores = [score_of(one, self._metric) for one in (mine, theirs)]
+        before, after = (one.value or 0.0 for one in scores)
         sign = 1.0 if mine.higher_is_better else -1.0
         found.float_value, found.value = _finite(before), _finite(after)
-        found.metric_answers, found.rising = answers_of(theirs), theirs.higher_is_better
+        found.metric_answers, found.rising = scores[1].answers, theirs.higher_is_better
+        if all(one.left_out for one in scores):
+            found.left_out = tuple(zip(*(one.left_out for one in scores)))
         found.drop = _finite(sign * (before - after))
         if found.drop is None:
             found.notes.append(EvaluationCode.METRIC_NOT_FINITE(before=before, after=after))

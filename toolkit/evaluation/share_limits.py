@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.intervals import LimitStanding, enough, standing, wilson
+from toolkit.evaluation.intervals import ONE_SIDED, TWO_SIDED, LimitStanding, enough, standing, wilson
 from toolkit.evaluation.tasks import AnswerTally
 
 
@@ -23,6 +24,9 @@ class ShareLimit:
         independent: how many answers count as independent; all where None.
         samples: whether every sample has one answer.
         expected: the share to expect to be lost on samples like these; None where only a count tells.
+        error: standard error of ``lost`` as samples differ, of a metric that is no share of samples which are right;
+            None where that is not known.
+        measured: how many samples that is from.
     """
 
     name: str
@@ -32,13 +36,25 @@ class ShareLimit:
     independent: float | None = None
     samples: bool = True
     expected: float | None = None
+    error: float | None = None
+    measured: int = 0
 
     @property
     def standing(self) -> LimitStanding:
-        """Whether it is met; see ``intervals.standing``. A metric that is no share of answers is held by its value."""
-        if self.answers <= 0:
-            return LimitStanding.MET if self.lost <= self.limit + 1e-12 else LimitStanding.MISSED
-        return standing(self.lost * self.answers, self.answers, self.limit, self.independent)
+        """Whether it is met; see ``intervals.standing``.
+
+        A metric that is no share of answers is held by its value, and not proven where samples differ so much that
+        one which loses nothing could not be told from one at the limit.
+        """
+        found = LimitStanding.MET if self.lost <= self.limit + 1e-12 else LimitStanding.MISSED
+        if self.answers > 0:
+            found = standing(self.lost * self.answers, self.answers, self.limit, self.independent)
+        return LimitStanding.UNPROVEN if found is LimitStanding.MET and self.imprecise else found
+
+    @property
+    def imprecise(self) -> bool:
+        """Whether samples differ too much for the limit: with 95 percent confidence no drop may be one beyond it."""
+        return self.error is not None and 0 < self.limit < ONE_SIDED * self.error
 
     @property
     def likely(self) -> float:
@@ -47,18 +63,33 @@ class ShareLimit:
 
     @property
     def few(self) -> bool:
-        """Whether there are fewer answers than it takes to judge the limit."""
+        """Whether there are fewer answers than it takes to judge the limit, by their count."""
         return 0 < self.answers < enough(self.limit)
 
     @property
+    def lacking(self) -> float:
+        """How many times as many answers, or samples, it takes to judge the limit."""
+        by_count = enough(self.limit) / self.answers if self.answers > 0 else 0.0
+        return max(by_count, (ONE_SIDED * (self.error or 0.0) / self.limit) ** 2 if self.limit > 0 else 0.0)
+
+    @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share that is lost."""
+        """The 95 % interval of what is lost: by its standard error where that is known, else Wilson's of a share."""
+        if self.error is not None:
+            return self.lost - TWO_SIDED * self.error, self.lost + TWO_SIDED * self.error
         count = min(self.independent if self.independent is not None else self.answers, self.answers)
         return wilson(max(self.lost, 0.0) * count, count)
 
     def finding(self) -> Finding:
         """That it is within the limit on these answers, and how many it takes to say more."""
         low, high = self.interval
+        if self.imprecise and not self.few:
+            # the standard error falls as the square root of their number rises
+            needed = math.ceil(self.measured * (ONE_SIDED * (self.error or 0.0) / self.limit) ** 2)
+            return EvaluationCode.WITHIN_ON_UNLIKE(
+                limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=needed, lost=self.lost,
+                low=low, high=high,
+            )  # fmt: skip
         return EvaluationCode.WITHIN_ON_FEW(
             limit=self.name, answers=self.answers, samples=self.samples, share=self.limit, enough=enough(self.limit),
             lost=self.lost, low=low, high=high,
@@ -86,5 +117,5 @@ def too_few(limits: Iterable[ShareLimit]) -> Finding | None:
     Of several it is one beyond which more are lost than may be, before one that needs more answers.
     """
     found = [one for one in limits if one.standing is LimitStanding.UNPROVEN]
-    worst = max(found, key=lambda one: (one.lost > one.limit, enough(one.limit) / one.answers, one.lost), default=None)
+    worst = max(found, key=lambda one: (one.lost > one.limit, one.lacking, one.lost), default=None)
     return worst.finding() if worst is not None else None

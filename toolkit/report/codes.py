@@ -52,6 +52,7 @@ class ReportCode(BaseCode):
     FIRST_MEND_DATA = "report-first-mend-data"
     MEND_FOR_BACKEND = "report-mend-for-backend"
     WIDEN_MARGIN = "report-widen-margin"
+    LOWER_LIMIT = "report-lower-limit"
     KEEP_MORE_LAYERS = "report-keep-more-layers"
     NO_PLAN_FAST_ENOUGH = "report-no-plan-fast-enough"
     NO_PLAN_MEETS_BUDGET = "report-no-plan-meets-budget"

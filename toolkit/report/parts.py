@@ -69,6 +69,11 @@ class Accuracy(Part):
     before: Finite = Field(default=None, alias="float")
     quantized: Finite = None
     drop: Finite = None
+    drop_low: Finite = Field(
+        default=None,
+        description="lower end of its 95 % interval, as samples differ (jackknife); null of a share of right answers",
+    )
+    drop_high: Finite = Field(default=None, description="its upper end")
     budget: float | None = Field(default=None, description="the largest drop allowed")
     met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
     samples: int = 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
+from toolkit.evaluation.metric_table import METRICS
 from toolkit.report.advice import as_good_as_float
 from toolkit.report.codes import ReportCode
 from toolkit.report.fragments import Advice, keep_fragment
@@ -52,10 +53,7 @@ def search_advice(
     if not info.met and not info.in_types:
         found.append(_unmet(info, use, own is not None and bool(own.settings.get("helpers"))))
     elif result in ("missed", "broken"):
-        margin = 2 * max(info.budget.get("margin", 0.0), 0.5)
-        found.append(
-            Advice(ReportCode.WIDEN_MARGIN(samples=info.samples), f'[[pass]]\nuse = "{use}"\nmargin = {margin:g}\n')
-        )
+        found.append(_stricter(info, use, accuracy))
     left = [layer for layer in info.layers if not layer.kept and layer.share >= _LEAST_SHARE][:_MOST]
     gains = result in ("missed", "broken") or (result in ("usable", "doubtful") and not as_good_as_float(accuracy))
     if left and gains and set(info.lacks) != _LATE:
@@ -85,6 +83,17 @@ def _unmet(info: SearchInfo, use: str, helped: bool) -> Advice:
         return Advice(finding, f'[[pass]]\nuse = "{use}"\nevaluations = {4 * info.evaluations}\n')
     listed = ", ".join(f'"{name}"' for name in helpers)
     return Advice(finding, f'[[pass]]\nuse = "{use}"\nhelpers = [{listed}]\n')
+
+
+def _stricter(info: SearchInfo, use: str, accuracy: Accuracy | None) -> Advice:
+    """What makes a search leave room for other samples: a margin, where the metric tells how far these differ."""
+    limit, own = info.budget.get("max_drop"), f'[[pass]]\nuse = "{use}"\n'
+    if accuracy is not None and accuracy.metric not in (None, *METRICS) and limit and accuracy.drop_kept is False:
+        lower = limit**2 / max(accuracy.drop or 0.0, limit)
+        finding = ReportCode.LOWER_LIMIT(samples=info.samples, metric=accuracy.metric)
+        return Advice(finding, f"{own}max_drop = {lower:.2g}\n")
+    margin = 2 * max(info.budget.get("margin", 0.0), 0.5)
+    return Advice(ReportCode.WIDEN_MARGIN(samples=info.samples), f"{own}margin = {margin:g}\n")
 
 
 def _other_rest(info: SearchInfo, accuracy: Accuracy | None) -> Advice:

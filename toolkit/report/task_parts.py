@@ -30,15 +30,15 @@ class PartFigures(Part):
 
 
 class FewAnswers(Part):
-    """A limit that is not missed, on too few answers to say that it is met."""
+    """A limit that is not missed, on too few answers, or too unlike samples, to say that it is met."""
 
     limit: str = Field(description="the budget's name for it")
-    answers: int
+    answers: int = Field(description="how many there are; samples, of a metric that is no share of answers")
     samples: bool = Field(description="whether every sample has one answer")
-    share: float = Field(description="the largest share that may be lost")
+    share: float = Field(description="the largest share, or drop of the metric, that may be lost")
     enough: int = Field(description="how many answers it takes to judge that")
     lost: float = Field(description="the share that is lost; below 0 where more were won against labels")
-    low: float = Field(description="lower end of its 95 % interval (Wilson)")
+    low: float = Field(description="lower end of its 95 % interval (Wilson's; of other metrics by the jackknife)")
     high: float = Field(description="its upper end")
 
 

@@ -18,6 +18,7 @@ from toolkit.report.findings.accuracy import (
     agreement_name,
     amount,
     change,
+    drop_interval,
     with_points,
 )
 from toolkit.report.findings.explanation import decibels
@@ -163,7 +164,9 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
     if accuracy.quantized is not None and accuracy.before is not None:
         line = f"  {accuracy.metric or 'metric'}: float {accuracy.before:.4g}, quantized {accuracy.quantized:.4g}"
         if accuracy.drop is not None:
-            line += f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}"
+            line += (
+                f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}{drop_interval(accuracy)}"
+            )
         if accuracy.budget is not None:
             # other limits that were missed have lines of their own
             kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")

@@ -66,7 +66,7 @@ def accuracy_of(
     misses = [*_metric_misses(limits, found), *_output_misses(budget, found)]
     misses += _answer_misses(found.tallies, limits["min_unchanged"]) if counts else []
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
-    few = too_few(shares)
+    few, interval = too_few(shares), _interval(found)
     judged = by_task or any(limit is not None for limit in limits.values())
     standing = None if not judged else "missed" if misses else "unproven" if few is not None else "met"
     accuracy = Accuracy(
@@ -74,6 +74,8 @@ def accuracy_of(
         before=found.float_value,
         quantized=found.value,
         drop=found.drop,
+        drop_low=interval[0] if interval is not None else None,
+        drop_high=interval[1] if interval is not None else None,
         budget=limits["max_drop"],
         relative_budget=limits["max_relative_drop"],
         met=not misses if judged else None,
@@ -176,8 +178,20 @@ def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) 
         if limit is not None and found.drop is not None and found.float_value is not None:
             limit *= abs(found.float_value) if name == "max_relative_drop" else 1.0
             single = found.metric_answers == found.samples
-            shares.append(ShareLimit(name, found.drop, found.metric_answers, limit, samples=single))
+            shares.append(
+                ShareLimit(
+                    name, found.drop, found.metric_answers, limit, samples=single, error=found.drop_error,
+                    measured=found.samples,
+                )
+            )  # fmt: skip
     return shares
+
+
+def _interval(found: EvaluationResult) -> tuple[float, float] | None:
+    """The 95 % interval of a drop whose standard error is known."""
+    if found.drop is None or found.drop_error is None:
+        return None
+    return ShareLimit("max_drop", found.drop, 0, 0.0, error=found.drop_error).interval
 
 
 def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:

@@ -141,6 +141,7 @@ class EngineCheck:
     def _judged(self, engine: Path, folder: Path) -> Answer:
         from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
         from toolkit.evaluation.outputs import OutputComparison
+        from toolkit.evaluation.resampling import MetricScore
 
         simulation = self.ready.simulation
         own = simulation.settings
@@ -175,6 +176,8 @@ class EngineCheck:
         result = scores.result()
         if own.metric is not None and result.value is None:
             return Answer(False, f"the metric {own.metric} of the engine's outputs is no number")
-        outcome = summed(parts, (result.value, result.metric_answers), varying_shares(references), own.answers)
-        lacks = self.budget.lacks(outcome, Outcome(0.0, metric=result.float_value))
+        before, after = (tuple(one[of] for one in result.left_out) for of in (0, 1))
+        score = MetricScore(result.value, result.metric_answers, after, result.samples)
+        outcome = summed(parts, score, varying_shares(references), own.answers)
+        lacks = self.budget.lacks(outcome, Outcome(0.0, metric=result.float_value, metric_left_out=before))
         return Answer(not lacks, "; ".join(f"{name} is missed by {lack:.4g}" for name, lack in lacks.items()))

@@ -311,7 +311,7 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         limit = max(info.drop * measured.value, _SPREAD.get(name, 0.0) * measured.spread, 1e-12)
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
-        limit = max(info.drop * measured.value, 1 / max(held, 1))
+        limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)
     else:
         limit = info.drop
     own = ReportCode.NEW_FLOAT_VALUE(metric=name, value=measured.value, samples=measured.samples)

@@ -13,7 +13,7 @@ class SearchSettings:
 
     Attributes:
         limits: ``OWN_LIMITS`` of the search's own; None where the recipe's budget counts.
-        margin: safety against other samples: dB of SQNR, standard errors of shares.
+        margin: safety against other samples: dB of SQNR, standard errors of shares and of a metric's drop.
         max_ms: largest predicted latency in milliseconds.
         keep: precision of kept layers; the context's ``rest`` where None.
         prefer: what makes a plan good: much quantized (``int8``), or a short time; ``auto``: time where it is measured.

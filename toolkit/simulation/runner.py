@@ -16,10 +16,10 @@ from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.metric_base import metric_code, value_of
-from toolkit.evaluation.metrics import Metric, answers_of
+from toolkit.evaluation.metric_base import Metric, metric_code
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.outputs import widened
+from toolkit.evaluation.resampling import MetricScore, score_of
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
 from toolkit.simulation.cuts import (
     StateKey,
@@ -386,12 +386,12 @@ class Runner:
         """The outcome over some batches, added in order."""
         return summed(parts, self._score(indices, held), self._varying, self.answers)
 
-    def _score(self, indices: Sequence[int], outputs: Sequence[Tensors]) -> tuple[float | None, int]:
+    def _score(self, indices: Sequence[int], outputs: Sequence[Tensors]) -> MetricScore:
         if self.metric is None:
-            return None, 0
+            return MetricScore()
         metric = self.metric()
         for index, values in zip(indices, outputs):
             with at_fault(self.feeds[index]) as feed, metric_code(type(metric).__name__, "in update"):
                 given = feed.labels or {} if self._labels is None else self._labels(self._reference[index])
                 metric.update({n: widened(v) for n, v in values.items()}, given)
-        return value_of(metric, type(metric).__name__), answers_of(metric)
+        return score_of(metric, type(metric).__name__)

@@ -100,6 +100,14 @@ def change(drop: float, accuracy: Accuracy) -> str:
     return f"{worse if drop >= 0 else better} {amount(abs(drop), accuracy.in_points)}"
 
 
+def drop_interval(accuracy: Accuracy) -> str:
+    """The interval of the metric's drop in brackets; empty where it is not known."""
+    if accuracy.drop_low is None or accuracy.drop_high is None:
+        return ""
+    low, high = (amount(one, accuracy.in_points) for one in (accuracy.drop_low, accuracy.drop_high))
+    return f" (95 % interval of the {'drop' if accuracy.rising else 'rise'} {low} to {high})"
+
+
 def with_points(words: str, value: float, accuracy: Accuracy) -> str:
     """Words that end in a change of the metric, with its unit where that is percentage points."""
     if not accuracy.in_points:

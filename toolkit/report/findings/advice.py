@@ -107,6 +107,10 @@ ADVICE: Table = {
         f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it: set a larger "
         "margin, or search on more samples."
     ),
+    ReportCode.LOWER_LIMIT: lambda samples, metric: (
+        f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it, and '{metric}' "
+        "does not tell how far samples differ: give the search a smaller limit, or more samples."
+    ),
     ReportCode.KEEP_MORE_LAYERS: _keep_more,
     ReportCode.NO_PLAN_FAST_ENOUGH: _too_slow,
     ReportCode.NO_PLAN_MEETS_BUDGET: _unmet,

@@ -132,6 +132,13 @@ def _few(
     return f"{stands}; {enough} needed to judge {counted_points(share)}"
 
 
+def _unlike(
+    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
+) -> str:
+    on = f"within the budget on {count(answers, 'sample')}, which differ"
+    return f"{on}: the drop is {low:.3g} to {high:.3g} (95 %); about {enough} needed to judge a limit of {share:.3g}"
+
+
 def _clue(kind: str, what: str, output: str, value: object) -> str:
     if kind == "metric":
         return "the recipe's metric is one for it"
@@ -238,6 +245,7 @@ TASKS: Table = {
     EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {_once(outputs)}, as the recipe says.",
     EvaluationCode.TASK_CLUE: _clue,
     EvaluationCode.WITHIN_ON_FEW: _few,
+    EvaluationCode.WITHIN_ON_UNLIKE: _unlike,
     EvaluationCode.RULE_EMBEDDING: lambda floor, near: (
         f"An embedding is kept where its cosine with the float model's is at least {floor:g} and the sample that is "
         f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "

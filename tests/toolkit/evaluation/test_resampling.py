@@ -1,0 +1,153 @@
+"""How far metrics that are no share of right answers would differ on other samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.intervals import LimitStanding
+from toolkit.evaluation.metric_base import MetricOptions
+from toolkit.evaluation.metric_table import METRICS
+from toolkit.evaluation.metrics import make_metric
+from toolkit.evaluation.outcome import Outcome
+from toolkit.evaluation.resampling import drop_error, score_of
+from toolkit.evaluation.share_limits import ShareLimit, too_few
+from toolkit.evaluation.tasks import OutputPart
+from toolkit.report.findings import sentence
+
+RNG = np.random.default_rng(0)
+COUNTED = {"top1", "top5", "exact", "ctc_exact", "recall_at_1", "recall_at_5"}
+"""Shares of samples or positions that are right: Wilson's interval is theirs."""
+N = 40
+BOXES = json.dumps(OutputPart("detection", ("y",), {"layout": "rows", "threshold": 0.5}).to_json())
+CLASSES = (RNG.normal(size=(N, 3)).astype(np.float32), RNG.integers(0, 3, N))
+READING = (RNG.normal(size=(N, 12, 6)).astype(np.float32), RNG.integers(1, 6, (N, 4)))
+IMAGES = (RNG.random((N, 1, 9, 9)), RNG.random((N, 1, 9, 9)))
+MASKS = (RNG.normal(size=(N, 3, 9, 9)).astype(np.float32), RNG.integers(0, 3, (N, 9, 9)))
+VALUES = (RNG.normal(size=(N, 1)), RNG.normal(size=N))
+DETECTIONS = (
+    np.float32([[[10, 10, 50, 50, 0.9, 1], [60, 60, 90 + 6 * (i % 9), 90, 0.8, 0]] for i in range(N)]),
+    np.array([[[10, 10, 50, 50 + i % 7, 1], [60, 60, 90, 90, 0]] for i in range(N)]),
+)
+DATA = {
+    "balanced_accuracy": CLASSES, "f1": CLASSES, "average_precision": CLASSES, "auc": CLASSES, "cer": READING,
+    "wer": READING, "map": DETECTIONS, "map50": DETECTIONS, "miou": MASKS, "spearman": VALUES, "psnr": IMAGES,
+    "ssim": IMAGES, "mse": IMAGES, "mae": IMAGES, "perplexity": (READING[0], RNG.integers(-1, 6, (N, 12))),
+}  # fmt: skip
+
+
+def fed(name, values, label, rows=slice(None)):
+    if name.startswith("map"):
+        pytest.importorskip("pycocotools")
+    metric = make_metric(name, None, False, MetricOptions(layout=BOXES, axis=-3 if name == "miou" else -1))
+    for part in filter(len, np.array_split(np.arange(len(label))[rows], 3)):
+        metric.update({"y": values[part]}, {"label": label[part]})
+    return metric
+
+
+def test_every_metric_is_a_share_of_right_answers_or_tells_how_it_differs():
+    assert DATA.keys() | COUNTED == METRICS.keys() and not DATA.keys() & COUNTED
+
+
+@pytest.mark.parametrize("name", sorted(DATA))
+def test_a_metric_without_some_samples_is_that_of_the_others(name):
+    values, label = DATA[name]
+    metric = fed(name, values, label)
+    score = score_of(metric, name)
+    assert score.samples == N and len(score.left_out) == 16 and len(set(score.left_out)) > 1
+    for group in (0, 7):
+        others = fed(name, values, label, np.arange(N) % 16 != group)
+        assert score.left_out[group] == pytest.approx(others.value(), rel=1e-9)
+    # what was asked of some leaves the whole as it is
+    assert metric.value() == score.value == fed(name, values, label).value()
+
+
+def test_the_standard_error_of_a_mean_is_that_of_a_mean():
+    """Of as many groups as samples the jackknife of a mean is s / sqrt(n) exactly; of fewer groups nearly."""
+    label, errors = np.zeros((12, 5)), RNG.normal(size=(12, 5))
+    before, after = (score_of(fed("mse", label + errors * k, label), "mse") for k in (1, 2))
+    apart = 3 * np.square(errors).mean(axis=1)
+    assert drop_error(before.left_out, after.left_out) == pytest.approx(apart.std(ddof=1) / math.sqrt(12))
+    errors = RNG.normal(size=(480, 5))
+    many = [score_of(fed("mse", errors * k, np.zeros((480, 5))), "mse").left_out for k in (0, 1)]
+    assert drop_error(*many) == pytest.approx(np.square(errors).mean(axis=1).std() / math.sqrt(480), rel=0.5)
+
+
+def test_the_standard_error_of_mean_iou_is_what_it_varies_by_from_draw_to_draw():
+    def drawn(seed, count=64):
+        rng = np.random.default_rng(seed)
+        label = (rng.random((count, 8, 8)) < rng.random((count, 1, 1))).astype(np.int64)
+        made = []
+        for wrong in (0.05, 0.15):
+            flipped = np.where(rng.random(label.shape) < wrong * rng.random((count, 1, 1)) * 2, 1 - label, label)
+            made.append(score_of(fed("miou", np.eye(2)[flipped].transpose(0, 3, 1, 2), label), "miou"))
+        return made[0].value - made[1].value, drop_error(made[0].left_out, made[1].left_out)
+
+    drops, errors = zip(*(drawn(seed) for seed in range(60)))
+    assert np.mean(errors) == pytest.approx(np.std(drops), rel=0.3)
+
+
+def test_pairs_of_samples_are_never_parted():
+    vectors, label = RNG.normal(size=(20, 4)), np.repeat(RNG.normal(size=10), 2)
+    metric = make_metric("spearman", None, False, MetricOptions())
+    metric.update({"y": vectors}, {"label": label})
+    score = score_of(metric, "spearman")
+    assert score.samples == len(score.left_out) == 10
+    other = make_metric("spearman", None, False, MetricOptions())
+    other.update({"y": vectors[2:]}, {"label": label[2:]})
+    assert score.left_out[0] == pytest.approx(other.value())
+
+
+def test_what_is_no_number_tells_no_error():
+    assert score_of(fed("spearman", np.ones((8, 1)), np.arange(8.0)), "spearman").left_out == ()
+    assert score_of(fed("mse", IMAGES[0][:1], IMAGES[1][:1]), "mse").left_out == () and drop_error((), ()) is None
+
+
+def outcomes(noise):
+    """A float model's mse of 0 on 32 samples, and one of noise whose power differs from sample to sample."""
+    scale = np.linspace(0.2, 1.8, 32)[:, None]
+    values = np.sqrt(noise * scale) * np.where(np.arange(8) % 2, 1, -1)
+    found = []
+    for made in (np.zeros((32, 8)), values):
+        score = score_of(fed("mse", made, np.zeros((32, 8))), "mse")
+        found.append(Outcome(0.0, metric=score.value, metric_left_out=score.left_out, metric_samples=score.samples))
+    return found
+
+
+def test_a_margin_counts_in_standard_errors_of_the_drop_of_mse():
+    reference, outcome = outcomes(noise=1.0)
+    error = drop_error(reference.metric_left_out, outcome.metric_left_out)
+    assert error == pytest.approx(0.48 / math.sqrt(32), rel=0.3) and outcome.metric == pytest.approx(1.0)
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+    for margin in (0.0, 1.0, 2.0):
+        budget = Budget(max_drop=1.0 + margin * error, higher_is_better=False, margin=margin)
+        assert not budget.lacks(outcome, reference)
+        tighter = replace(budget, max_drop=1.0 + margin * error - 0.01)
+        assert tighter.lacks(outcome, reference) == {"max_drop": pytest.approx(0.01)}
+
+
+def test_a_drop_of_mean_iou_is_held_against_its_limit_and_not_against_one_image_in_so_many():
+    """Of 32 images one more may be wrong by chance; 3 points of mean IoU are not one image."""
+    assert make_metric("miou").__dict__.get("answers", 0) == 0
+    lost = ShareLimit("max_drop", 0.03, 0, 0.01, error=0.002, measured=32)
+    assert lost.standing is LimitStanding.MISSED and lost.interval == pytest.approx((0.02608, 0.03392))
+    kept = replace(lost, lost=0.001)
+    assert kept.standing is LimitStanding.MET and too_few([kept]) is None
+
+
+def test_a_limit_that_samples_differ_too_much_for_is_not_proven():
+    one = ShareLimit("max_drop", 0.001, 0, 0.01, error=0.02, measured=32)
+    assert one.standing is LimitStanding.UNPROVEN
+    found = too_few([one])
+    # a standard error of 0.01 / 1.645 takes (0.02 x 1.645 / 0.01)^2 = 10.8 times as many
+    assert found.values["enough"] == math.ceil(32 * 10.8241) and found.values["answers"] == 32
+    assert sentence(found) == (
+        "within the budget on 32 samples, which differ: the drop is -0.0382 to 0.0402 (95 %); about 347 needed to "
+        "judge a limit of 0.01"
+    )
+    assert replace(one, lost=0.011).standing is LimitStanding.MISSED

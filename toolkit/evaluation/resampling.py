@@ -1,0 +1,120 @@
+"""How far a metric would differ on other samples: the delete-a-group jackknife.
+
+The value of all samples but those of one group, for each of G groups, tells how it varies from one draw of samples to
+another, whatever the metric is: mean IoU and F1 are no shares of samples that are right or wrong, and an error has no
+answers to count. J. W. Tukey, "Bias and confidence in not-quite large samples", Ann. Math. Stat. 29 (1958); of groups
+J. Shao and D. Tu, The Jackknife and Bootstrap, Springer (1995), 2.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.metric_base import Metric, answers_of, value_of
+
+_GROUPS = 16
+"""A standard error by so many values is itself known to a fifth of it; one value of some metrics takes a second."""
+
+
+@dataclass(frozen=True)
+class MetricScore:
+    """A metric of some samples.
+
+    Attributes:
+        value: in the metric's units; None without a metric.
+        answers: how many answers the value is a share of; 0 where it is none, or that is not known.
+        left_out: what it would be without each of some groups of the samples, see above; empty where the
+            metric does not tell.
+        samples: how many samples these groups join.
+    """
+
+    value: float | None = None
+    answers: int = 0
+    left_out: tuple[float, ...] = ()
+    samples: int = 0
+
+
+@runtime_checkable
+class Resampled(Protocol):
+    """A metric that tells what it would be of some of its samples."""
+
+    def units(self) -> Array:
+        """Which unit each row belongs to, int [rows]: rows of one unit are never parted, as a pair of samples."""
+
+    def value_among(self, kept: Array) -> float:
+        """The value of the rows that are kept, bool [rows]."""
+
+
+class Summed:
+    """A metric that is a function of sums over its samples.
+
+    Attributes:
+        rows: by batch what each sample adds, float64 [batch, sums].
+    """
+
+    def __init__(self, sums: int) -> None:
+        self.rows: list[Array] = [np.zeros((0, sums))]
+
+    def take(self, *columns: Array) -> None:
+        """Take in what the samples of a batch add to each sum, [batch] each."""
+        self.rows.append(np.stack([np.asarray(one, np.float64) for one in columns], axis=1))
+
+    def sums(self, kept: Array | None = None) -> Array:
+        """What all samples, or those that are kept, add up to, float64 [sums]."""
+        rows = np.concatenate(self.rows)
+        return np.asarray((rows if kept is None else rows[kept]).sum(axis=0))
+
+    def of(self, sums: Array) -> float:
+        """The value by what ``sums`` gives: the first over the second."""
+        return float(sums[0]) / max(float(sums[1]), 1.0)
+
+    def value(self) -> float:
+        """The value of all samples."""
+        return self.of(self.sums())
+
+    def units(self) -> Array:
+        """Each sample by itself."""
+        return np.arange(sum(map(len, self.rows)))
+
+    def value_among(self, kept: Array) -> float:
+        """The value of the samples that are kept, bool [samples]."""
+        return self.of(self.sums(kept))
+
+
+def score_of(metric: Metric, name: str | None) -> MetricScore:
+    """A metric's value, and what says how far it would differ on other samples.
+
+    Raises:
+        DataError: it failed, or gives something else than a number.
+    """
+    value = value_of(metric, name)
+    if not isinstance(metric, Resampled) or not math.isfinite(value):
+        return MetricScore(value, answers_of(metric))
+    units = metric.units()
+    _, numbers = np.unique(units, return_inverse=True)
+    count = int(numbers.max(initial=-1)) + 1
+    groups = numbers % min(count, _GROUPS) if count else numbers
+    left_out = tuple(metric.value_among(groups != group) for group in range(min(count, _GROUPS)))
+    known = count > 1 and all(map(math.isfinite, left_out))
+    return MetricScore(value, answers_of(metric), left_out if known else (), count if known else 0)
+
+
+def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
+    """The standard error of the difference of a metric between two models on the same samples; None where not known.
+
+    sqrt((G - 1) / G sum((d_g - mean d)^2)), with d_g the difference without the g-th of G groups.
+
+    Args:
+        before: ``MetricScore.left_out`` of the one model.
+        after: that of the other.
+    """
+    if len(before) != len(after) or len(before) < 2:
+        return None
+    apart = np.subtract(before, after)
+    return float(math.sqrt((len(apart) - 1) * apart.var()))
