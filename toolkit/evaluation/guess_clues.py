@@ -156,7 +156,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found += _of_values("bands", 2.5)
     else:
         found += [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
-        found += _blanks(output, axis)
+        found += _blanks(output, axis, seen)
         if seen.ops & _RECURRENT:
             found.append(Clue("ctc", "operator", 0.5, sorted(seen.ops & _RECURRENT)[0]))
     if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & _SHARES:
@@ -199,11 +199,15 @@ def channel_axis(output: SeenOutput) -> int:
     return -1 if output.shape[-1] < output.shape[0] and output.shape[-1] <= 4 else -3
 
 
-def blank_of(output: SeenOutput, axis: int) -> tuple[int, float]:
-    """The class that may be CTC's blank, the first or the last, and the share of positions that are it."""
+def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float]:
+    """The class that may be CTC's blank, the first or the last, and the share of positions that are it.
+
+    A class that labels name is none, unless they name both.
+    """
     chosen = output.stacked(axis).argmax(axis=1)
-    last = output.shape[axis] - 1
-    shares = {place: float((chosen == place).mean()) for place in (0, last)}
+    ends = (0, output.shape[axis] - 1)
+    places = [place for place in ends if place not in seen.read] or ends
+    shares = {place: float((chosen == place).mean()) for place in places}
     blank = max(shares, key=lambda place: shares[place])
     return blank, shares[blank]
 
@@ -212,8 +216,8 @@ def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
     return [Clue(task, "values", 2.0, "softmax")] if output.sums_to_one(axis) else []
 
 
-def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
-    share, classes = blank_of(output, axis)[1], output.shape[axis]
+def _blanks(output: SeenOutput, axis: int, seen: SeenModel) -> list[Clue]:
+    share, classes = blank_of(output, axis, seen)[1], output.shape[axis]
     if classes < _ALPHABET or output.shape[-3 - axis] < 4:
         return []
     # of few classes each is met often

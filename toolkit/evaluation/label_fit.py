@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,21 @@ def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> Stray
                 index = next(number for number, marks in enumerate(wrong) if marks.any())
                 return StrayLabel(index, int(labels[index][wrong[index]].flat[0]), one.name, count, low, high)
     return None
+
+
+def classes_read(labels: Iterable[Array]) -> frozenset[int]:
+    """The classes that labels of readings name, one array a sample; none where they are no readings.
+
+    What only ends rows may have been put there to fill them up: a class is named where another follows.
+    """
+    named: set[int] = set()
+    for one in labels:
+        if one.ndim != 1 or one.dtype.kind not in "iu":
+            return frozenset()
+        row = one[one >= 0]
+        inside = np.flatnonzero(row != row[-1:])
+        named.update(row[: inside[-1] + 1].tolist() if len(inside) else ())
+    return frozenset(named)
 
 
 def _settings(task: str, output: SeenOutput, seen: SeenModel) -> Mapping[str, Any]:

@@ -172,6 +172,7 @@ class SeenModel:
         ops: all operators of the graph, those of subgraphs included.
         states: the outputs that a next step reads in place of an input, as a recurrent layer's.
         pasts: the inputs that outputs hand on longer, as a decoder's keys: these are no answers, those no images.
+        read: the classes that labels of readings name, as far as they were seen: none of them is CTC's blank.
     """
 
     outputs: list[SeenOutput]
@@ -179,6 +180,7 @@ class SeenModel:
     ops: frozenset[str]
     states: frozenset[str] = frozenset()
     pasts: frozenset[str] = frozenset()
+    read: frozenset[int] = frozenset()
 
     @property
     def reads_tokens(self) -> bool:

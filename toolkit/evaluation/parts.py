@@ -40,7 +40,7 @@ def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart
         return _regressions(output, seen, base)
     settings: dict[str, Any] = {}
     if not output.discrete:
-        settings = _SETTINGS[task](output) if task in _SETTINGS else {"axis": class_axis_of(output)}
+        settings = _SETTINGS[task](output, seen) if task in _SETTINGS else {"axis": class_axis_of(output)}
     part = OutputPart(task, (output.name,), {**base, **settings})
     if one_sided(part, output) is None:
         return [part]
@@ -74,7 +74,7 @@ def class_axis_of(output: SeenOutput) -> int:
     return class_axis(output) if len(output.shape) == 2 else -1
 
 
-def _classification(output: SeenOutput) -> dict[str, Any]:
+def _classification(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
     axis = class_axis_of(output)
     single = output.shape[axis] == 1 if output.shape else True
     if single or _labels(output, axis):
@@ -83,12 +83,12 @@ def _classification(output: SeenOutput) -> dict[str, Any]:
     return {"axis": axis}
 
 
-def _ctc(output: SeenOutput) -> dict[str, Any]:
+def _ctc(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
     axis = class_axis(output)
-    return {"axis": axis, "blank": blank_of(output, axis)[0]}
+    return {"axis": axis, "blank": blank_of(output, axis, seen)[0]}
 
 
-def _segmentation(output: SeenOutput) -> dict[str, Any]:
+def _segmentation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
     if len(output.shape) == 2 or output.shape[axis := channel_axis(output)] == 1:
         return {"threshold": _threshold(output)}
     # a metric with labels that are classes reads the best one all the same

@@ -16,7 +16,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.guess import Guess, guess
 from toolkit.evaluation.label_choice import labelled_output, measured_fits
-from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
+from toolkit.evaluation.label_fit import FittingMetric, classes_read, fitting_metrics
 from toolkit.evaluation.metric_table import METRICS, is_share, task_of
 from toolkit.evaluation.metrics import label_of
 from toolkit.evaluation.observed import SeenModel
@@ -165,7 +165,9 @@ def new_evaluation(
     output = fit.output if found.as_well is not None or fit.output != model.graph.outputs[0].name else None
     _metric(made, fit.metric, output, None)
     if watched is not None:
-        _task(made, guess(watched, task_of(fit.metric), fit.output), watched)
+        judged = guess(watched, task_of(fit.metric), fit.output)
+        _blank(made, judged, guess(replace(watched, read=frozenset()), task_of(fit.metric), fit.output))
+        _task(made, judged, watched)
     _limit(made, fit.metric, value, len(labelled) if test is not None else max(1, len(labelled) // 5))
     return made
 
@@ -175,6 +177,14 @@ def _metric(made: NewEvaluation, metric: str, output: str | None, limit: float |
     made.lines += [f"output = {toml_string(output)}"] if output is not None else []
     if limit is not None:
         made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=limit), _drop(limit))
+
+
+def _blank(made: NewEvaluation, found: Guess, unlabelled: Guess) -> None:
+    """CTC's blank where the labels tell another than the outputs do: a run sees fewer labels than there are."""
+    readings = [[part for part in one.parts if "blank" in part.settings] for one in (found, unlabelled)]
+    blank, other = (int(parts[0].settings["blank"]) if parts else None for parts in readings)
+    if blank is not None and blank != other:
+        made.decided(ReportCode.NEW_BLANK(blank=blank, named=other), f"blank = {blank}")
 
 
 def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
@@ -241,6 +251,7 @@ def _measured(model: Model, data: CalibrationData, asked: str | None, seen: Seen
                 remedy="leave --metric out: what those nodes read is compared with the float model's",
             )
         return ChosenMetric(FittingMetric(asked, first), None)
+    seen.read = classes_read(labels)
     fits = fitting_metrics(seen, guess(seen), labels)
     if asked is not None:
         own = [one.output for one in fits if _alike(asked, one.metric)]

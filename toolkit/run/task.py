@@ -121,6 +121,8 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
     Raises:
         QtoolError: the samples or the model cannot be used.
     """
+    from toolkit.evaluation.label_fit import classes_read
+    from toolkit.evaluation.metric_base import label_of
     from toolkit.evaluation.observed import observe
     from toolkit.evaluation.outputs import widened
     from toolkit.graph.sessions import own_session
@@ -142,6 +144,7 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
     if not seen:
         return None
     watched = observe(source, [(batch.inputs, found, batch.count) for batch, found in seen])
+    watched.read = classes_read(label for batch, _ in seen if batch.labels for label in label_of(batch.labels))
     return FirstSeen(watched, [batch for batch, _ in seen], chain(seen, given), data, loaded.outputs)
 
 

@@ -8,7 +8,9 @@ import onnx
 from tests.conftest import build, node, normal
 from tests.toolkit.run.test_new_metric import COUNT, UNLABELLED
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.label_fit import classes_read
 from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -73,3 +75,32 @@ def test_labels_that_nothing_uses_are_named_with_the_output_that_they_are_of(tmp
     record = task_of(Inputs(Job(Recipe.parse(UNLABELLED, tmp_path / "r.toml"), RunFolder(tmp_path / "run"))))
     (unused,) = [note for note in record.notes if note.code is EvaluationCode.LABELS_UNUSED]
     assert unused.values == {"metric": "top1", "output": "second"}
+
+
+def test_a_class_that_labels_name_is_not_ctcs_blank(tmp_path):
+    """Class 0 is the space between two letters and most frequent; the blank, which no label names, is the last."""
+    proto = build(
+        [node("MatMul", ["x", "w"], ["p"]), node("Softmax", ["p"], ["y"], axis=-1)],
+        {"x": ["n", 6, 5]}, {"y": ["n", 6, 5]}, {"w": 9 * np.eye(5, dtype=np.float32)},
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    letters = np.random.default_rng(4).integers(1, 4, (COUNT, 2))
+    lines = np.stack([letters[:, 0], *[np.zeros(COUNT, int)] * 3, letters[:, 1], np.full(COUNT, 4)], axis=1)
+    label = np.insert(np.stack([*letters.T, np.full(COUNT, -1)], axis=1), 1, 0, axis=1)
+    np.savez(tmp_path / "test.npz", x=np.eye(5, dtype=np.float32)[lines], label=label)
+    made = recipe_for(tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz", None)
+    (own,) = [note for note in made.said if note.code is ReportCode.NEW_FLOAT_VALUE]
+    assert own.values == {"metric": "ctc_exact", "value": 1.0, "samples": COUNT} and not made.warnings
+    assert evaluation_of(made).blank == 4 and "CTC's blank is class 4: labels name class 0." in map(sentence, made.said)
+    # without the line a run tells it from the labels that it sees
+    for text in (made.text, made.text.replace("blank = 4\n", "")):
+        record = task_of(Inputs(Job(Recipe.parse(text, tmp_path / "r.toml"), RunFolder(tmp_path / "run"))))
+        assert record.float_value == 1.0 and record.parts[0]["settings"]["blank"] == 4
+
+
+def test_labels_name_what_is_followed_by_another_class():
+    """What only ends rows may fill them up; masks and single classes are no readings."""
+    rows = [np.array([3, 0, 2, -1]), np.array([1, 1, 1, 1]), np.array([2, 4, 0, 0]), np.array([], int)]
+    assert classes_read(rows) == {0, 2, 3, 4}
+    assert classes_read([np.array([3, 4, 0, 0])]) == {3, 4}
+    assert classes_read([np.zeros((4, 4), int)]) == classes_read([np.array(3)]) == frozenset()
