@@ -11,10 +11,18 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import Guess, fitting, guess, outputs_judged_as
 from toolkit.evaluation.guess_detection import detection_part
-from toolkit.evaluation.metric_table import task_of
+from toolkit.evaluation.metric_table import METRICS, task_of
 from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.parts import parts_for
 from toolkit.evaluation.tasks import OutputPart, reader
+
+_READ_AS = {
+    "segmentation": {"segmentation"},
+    "ctc": {"ctc"},
+    # the logits of one next token are those of classes
+    "generation": {"generation", "classification"},
+}
+"""What an output must fit for a metric of a task; of other tasks the labels' shape alone says whether one does."""
 
 
 def judged_by(
@@ -41,9 +49,11 @@ def judged_by(
             not to be mended by whoever asks.
 
     Raises:
-        RecipeError: no output can be read as the task that the recipe names, or none with a class that it names, or
-            what it says of answers is read by no task; the error's value is the setting.
+        RecipeError: no output can be read as the task that the recipe names, nor as its metric reads one, or none with
+            a class that it names, or what it says of answers is read by no task; the error's value is the setting.
     """
+    if strict:
+        refuse_unread(seen, metric, output)
     if task is None:
         found = guess(seen, task_of(metric), output)
         why = found.finding()
@@ -55,6 +65,28 @@ def judged_by(
         _has_effect(found.parts, metric, floors, given)
     found.parts = [_with(part, floors, given) for part in found.parts]
     return found, why
+
+
+def refuse_unread(seen: SeenModel, metric: str | None, output: str | None) -> None:
+    """Check that an output has the shape of what a metric of positions reads.
+
+    Raises:
+        RecipeError: none has: the metric would take the samples of a batch for its positions.
+    """
+    read = _READ_AS.get(task_of(metric))
+    chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
+    if read is None or not chosen or any(read & set(fitting(one)) for one in chosen):
+        return
+    names = {one.name for one in chosen}
+    tasks = {part.task for part in guess(seen).parts if names & set(part.outputs)}
+    others = [name for name, info in METRICS.items() if info.task in tasks]
+    elsewhere = [one.name for one in seen.outputs if one.samples and read & set(fitting(one))]
+    shapes = ", ".join(f"'{one.name}' {list(one.shape)}" for one in chosen)
+    raise RecipeError(
+        f"the metric {metric} is one for {task_of(metric)}, and no output can be read so: a sample has {shapes}",
+        remedy=f"set [evaluation] output to '{elsewhere[0]}'" if elsewhere else f"use one of {', '.join(others)}",
+        value="metric",
+    )
 
 
 def _has_effect(

@@ -15,6 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.guess import Guess, guess
+from toolkit.evaluation.judged import refuse_unread
 from toolkit.evaluation.label_choice import labelled_output, measured_fits
 from toolkit.evaluation.label_fit import FittingMetric, classes_read, fitting_metrics
 from toolkit.evaluation.metric_table import METRICS, is_share, task_of
@@ -236,6 +237,7 @@ def _measured(model: Model, data: CalibrationData, asked: str | None, seen: Seen
 
     Raises:
         DataError: the labels do not fit the metric that was asked for.
+        RecipeError: no output has the shape of what it reads.
     """
     samples = [replace(sample, inputs={}) for sample in data.samples()]
     labels = [label_of(sample.labels)[0] for sample in samples]
@@ -254,6 +256,7 @@ def _measured(model: Model, data: CalibrationData, asked: str | None, seen: Seen
     seen.read = classes_read(labels)
     fits = fitting_metrics(seen, guess(seen), labels)
     if asked is not None:
+        _refuse_unread(seen, asked)
         own = [one.output for one in fits if _alike(asked, one.metric)]
         fits = [FittingMetric(asked, output) for output in dict.fromkeys(own or [first])]
     elif not fits:
@@ -286,6 +289,15 @@ def _measured(model: Model, data: CalibrationData, asked: str | None, seen: Seen
         taken = next((one for one in found if one.fit == single), taken)
     check = taken.check
     return ChosenMetric(taken.fit, FloatValue(check.value(), check.samples, check.spread, check.suspicion()), as_well)
+
+
+def _refuse_unread(seen: SeenModel, asked: str) -> None:
+    """See ``refuse_unread``."""
+    try:
+        refuse_unread(seen, asked, None)
+    except RecipeError as error:
+        error.at("--metric")
+        raise
 
 
 def _answers(

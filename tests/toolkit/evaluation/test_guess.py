@@ -224,6 +224,28 @@ def test_the_recipe_overrules():
         judged_by(CASES["a sentence encoder"][0], "segmentation", None, None, {}, {})
 
 
+@pytest.mark.parametrize(("metric", "task"), [("miou", "segmentation"), ("cer", "ctc"), ("ctc_exact", "ctc")])
+def test_a_metric_that_no_output_can_be_read_for_is_refused(metric, task):
+    """Scores of a batch [samples, classes] have the shape of what such metrics take for one sample."""
+    classifier = seen(out("logits", normal(8, 10), "Gemm"))
+    with pytest.raises(RecipeError, match=f"the metric {metric} is one for {task}, and no output can be read so") as told:
+        judged_by(classifier, None, metric, None, {}, {})
+    assert told.value.value == "metric" and "'logits' [10]" in told.value.what
+    assert told.value.remedy == "use one of top1, top5, balanced_accuracy, f1, average_precision, auc"
+    # a run that is judged again is not to be mended, and a head of masks beside the classes is one to be read
+    assert judged_by(classifier, None, metric, None, {}, {}, strict=False)[0].task == "classification"
+    both = seen(out("logits", normal(8, 10), "Gemm"), out("mask", normal(8, 3, 12, 16), "Conv"))
+    if metric == "miou":
+        assert judged_by(both, None, metric, None, {}, {})[0].task == "segmentation"
+        with pytest.raises(RecipeError) as told:
+            judged_by(both, None, metric, "logits", {}, {})
+        assert told.value.remedy == "set [evaluation] output to 'mask'"
+
+
+def test_perplexity_reads_the_scores_of_one_next_token():
+    assert judged_by(seen(out("logits", normal(8, 10), "Gemm")), None, "perplexity", None, {}, {})[0].parts
+
+
 @pytest.mark.parametrize(
     ("floors", "given", "place"),
     [({"min_iou": 0.9}, {}, "budget.min_iou"), ({}, {"blank": 0}, "blank"), ({}, {"threshold": 0.3}, "threshold")],

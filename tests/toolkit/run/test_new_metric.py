@@ -13,6 +13,7 @@ from tests.conftest import build, node, normal
 from tests.toolkit.conftest import complain
 from tests.toolkit.evaluation.test_guess import CASES, out, seen, softmax
 from toolkit import Model, run
+from toolkit.base.errors import RecipeError
 from toolkit.cli.main import invoke
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.codes import EvaluationCode
@@ -521,6 +522,13 @@ def test_the_limit_on_mae_is_in_the_unit_of_the_labels(tmp_path, unit):
     label = (x @ weight).astype(np.float64)
     wanted = np.abs(label - np.median(label)).mean() / 10**1.5
     assert wanted <= limit < 2 * wanted
+
+
+def test_a_metric_that_is_asked_for_and_that_no_output_can_be_read_for_is_refused(place):
+    np.savez(place / "test.npz", x=normal(COUNT, 6, seed=2), label=np.arange(COUNT) % CLASSES)
+    with pytest.raises(RecipeError, match="the metric miou is one for segmentation") as told:
+        recipe_for(place / "model.onnx", place / "r.toml", place / "data.npz", place / "test.npz", "miou")
+    assert told.value.where == "--metric"
 
 
 @pytest.mark.parametrize("own", [True, False])
