@@ -97,7 +97,8 @@ class Budget:
         if self.min_sqnr_db is not None:
             found["min_sqnr_db"] = self.min_sqnr_db + self.spare_db(outcome) - outcome.sqnr_db
         if outcome.metric is None:
-            found["sqnr_db"] = _BROKEN_SQNR_DB + self.margin - outcome.sqnr_db
+            if outcome.by_entry:
+                found["sqnr_db"] = _BROKEN_SQNR_DB + self.margin - outcome.sqnr_db
             if outcome.variation_db is not None:
                 found["variation_db"] = self.margin - outcome.variation_db
         if self.max_ms is not None and seconds is not None:

@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, is_float, same_argmax
 from toolkit.evaluation.resampling import MetricScore
-from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, Rows
+from toolkit.evaluation.tasks import CLASS_TASKS, SET_TASKS, AnswerTally, Rows
 from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_errors
 
 _AT_ONCE = 1 << 16
@@ -37,8 +37,8 @@ class Outcome:
         positions: how many positions ``agreement`` and ``kl`` are from.
         parts: noise over signal of each batch, in order.
         agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without ``agreement``.
-        variation_db: power of the variation between samples over the noise, of the worst output, in dB; None where
-            nothing varies or too few samples were seen.
+        variation_db: power of the variation between samples over the noise, of the worst output, in dB, of those whose
+            entries count (see ``by_entry``); None where nothing varies or too few samples were seen.
         tallies: the answers that stay, by part of the outputs as the task reads them; empty without a task.
         metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
         metric_left_out: what ``metric`` would be without each of some groups of the samples, see ``resampling``.
@@ -66,6 +66,12 @@ class Outcome:
     def of_classes(self) -> bool:
         """Whether an argmax says something of the outputs: the task has classes, or no task is known."""
         return not self.tallies or any(tally.part.task in CLASS_TASKS for tally in self.tallies)
+
+    @property
+    def by_entry(self) -> bool:
+        """Whether the noise of the worst output, entry by entry, says something of its answers."""
+        sets = {name for tally in self.tallies if tally.part.task in SET_TASKS for name in tally.part.outputs}
+        return self.output not in sets
 
     @property
     def kept(self) -> float | None:
@@ -249,6 +255,7 @@ def summed(
     discrete = {name for part in parts for name in part.discrete}
     agreement, counted = _agreement(total, discrete)
     noise, output = _noise(total, discrete)
+    sets = {name for part in answers.parts if part.task in SET_TASKS for name in part.outputs} if answers else set()
     return Outcome(
         noise,
         min(cosines, default=None),
@@ -259,7 +266,7 @@ def summed(
         counted,
         tuple(_noise(part.differences, discrete)[0] for part in parts),
         _agreement_error(parts),
-        _variation_db(total, varying or {}),
+        _variation_db(total, {name: share for name, share in (varying or {}).items() if name not in sets}),
         answers.tallies([part.answers for part in parts]) if answers is not None else (),
         score.answers,
         output,

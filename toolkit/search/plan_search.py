@@ -329,7 +329,8 @@ class PlanSearch(HelperTrials, TimedSearch):
         if (few := self._too_few(found)) is not None:
             note(few)
         ordering = sorted({node.op for node in self.model.nodes} & _ORDERING)
-        if found.best.kept and self.simulation.settings.metric is None and ordering:
+        by_entry = self.simulation.settings.metric is None and found.best.outcome.by_entry
+        if found.best.kept and by_entry and ordering:
             note(Code.SEARCH_ORDERING(ops=ordering))
 
     def _too_few(self, found: SearchResult) -> Finding | None:

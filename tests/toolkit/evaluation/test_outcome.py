@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -171,3 +173,38 @@ def test_an_embedding_is_not_judged_by_its_argmax():
         made = summed([compare({"y": wanted}, {"y": found}, ["y"], answers)], answers=answers)
         assert (made.kl is not None, made.flips is not None, made.of_classes) == (judged, judged, judged)
         assert made.kept is not None and made.output == "y"
+
+
+def detected(swap):
+    """Fifty samples of two boxes far apart, in the other order in some: the same detections, entry by entry noise."""
+    rows = np.float32([[10, 10, 50, 50, 0.9, 1], [60, 60, 90, 90, 0.8, 0]])
+    wanted = np.tile(rows, (50, 1, 1)) + np.arange(50, dtype=np.float32)[:, None, None] * [[[0.1] * 4 + [0, 0]]]
+    found = wanted.copy()
+    found[:swap] = found[:swap, ::-1]
+    return np.float32(wanted), np.float32(found)
+
+
+def test_detections_that_all_stay_miss_no_limit_on_the_noise_of_their_entries():
+    wanted, found = detected(swap=25)
+    part = OutputPart("detection", ("y",), {"layout": "rows", "threshold": 0.5})
+    budget = Budget(by_task=True, margin=0.0)
+    for answers, missed in ((Answers([part]), set()), (None, {"sqnr_db", "variation_db"})):
+        batches = [compare({"y": wanted[i : i + 10]}, {"y": found[i : i + 10]}, [], answers) for i in range(0, 50, 10)]
+        outcome = summed(batches, varying=varying_shares([{"y": wanted}]), answers=answers)
+        assert outcome.sqnr_db < 12 and outcome.kept == (1.0 if answers else None)
+        assert outcome.by_entry is (answers is None) and (outcome.variation_db is None) is (answers is not None)
+        lacks = budget.lacks(replace(outcome, noise=0.6), Outcome(0.0))
+        assert set(lacks) == missed
+
+
+def test_what_is_beside_detections_is_still_held_by_its_noise():
+    wanted, found = detected(swap=0)
+    mask = RNG.standard_normal((50, 8)).astype(np.float32)
+    answers = Answers([OutputPart("detection", ("y",), {"layout": "rows", "threshold": 0.5})])
+    noisy = mask + 2 * RNG.standard_normal(mask.shape).astype(np.float32)
+    outcome = summed(
+        [compare({"y": wanted, "m": mask}, {"y": found, "m": noisy}, [], answers)],
+        varying=varying_shares([{"y": wanted, "m": mask}]), answers=answers,
+    )  # fmt: skip
+    assert outcome.by_entry and outcome.variation_db < 0
+    assert set(Budget(by_task=True).lacks(outcome, Outcome(0.0))) == {"sqnr_db", "variation_db"}

@@ -31,6 +31,8 @@ _READERS: dict[str, Callable[[OutputPart], Task]] = {
 TASKS = tuple(_READERS)
 CLASS_TASKS = frozenset({"classification", "sequence", "ctc", "generation"})
 """Tasks whose outputs hold scores of classes: of other outputs an argmax says nothing."""
+SET_TASKS = frozenset({"detection"})
+"""Tasks whose answers are sets: entries may be others, fewer or in another order although every answer stays."""
 
 
 def reader(part: OutputPart) -> Task:
