@@ -53,6 +53,7 @@ class ReportCode(BaseCode):
     MEND_FOR_BACKEND = "report-mend-for-backend"
     WIDEN_MARGIN = "report-widen-margin"
     LOWER_LIMIT = "report-lower-limit"
+    LABEL_CALIBRATION = "report-label-calibration"
     KEEP_MORE_LAYERS = "report-keep-more-layers"
     NO_PLAN_FAST_ENOUGH = "report-no-plan-fast-enough"
     NO_PLAN_MEETS_BUDGET = "report-no-plan-meets-budget"

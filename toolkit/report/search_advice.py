@@ -45,6 +45,8 @@ def search_advice(
         passes: the recipe's passes: helper passes that its search tries already are not advised.
     """
     found: list[Advice] = []
+    if info.unlabelled is not None and info.chosen.kept:
+        found.append(Advice(ReportCode.LABEL_CALIBRATION(metric=info.unlabelled, samples=info.samples), ""))
     own = next((one for one in passes if one.role is Role.SEARCH), None)
     use = own.use if own is not None else named(Role.SEARCH)
     if result in ("missed", "broken") and (info.rest_lacks or (info.met and not info.chosen.quantized_share)):

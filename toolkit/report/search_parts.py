@@ -73,6 +73,9 @@ class SearchInfo(Part):
     output: str = Field(default="", description="the output that the chosen plan's SQNR is of: its worst")
     behind: str = Field(default="", description="the operator, such as Softmax, that presses it into a fixed range")
     metric: str | None = None
+    unlabelled: str | None = Field(
+        default=None, description="the recipe's metric, where the search's samples have no labels for it"
+    )
     float_metric: Finite = None
     higher_is_better: bool = Field(default=True, description="of the metric")
     float_ms: float = Field(description="predicted time of the float model")

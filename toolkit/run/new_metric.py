@@ -36,6 +36,7 @@ from toolkit.run.job import Job
 from toolkit.run.labels import refuse_stray, unfit
 from toolkit.run.recipe import Recipe
 from toolkit.run.task import first_seen
+from toolkit.search.search_budget import DISTANCES, unlabelled
 
 _MEASURED = 64
 """Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
@@ -160,6 +161,8 @@ def new_evaluation(
         _by_task(made, model, watched)
         return made
     fit, value = found.fit, found.value
+    if test is not None and data is not None and not holds_images(data) and _labelled(model, data) is None:
+        made.said.append(unlabelled(data.name, fit.metric, by_float=fit.metric in DISTANCES))
     if found.as_well is not None:
         made.warnings.append(found.as_well)
         made.lines.append(f"# {plain(sentence(found.as_well))}")

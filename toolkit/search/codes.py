@@ -24,6 +24,7 @@ class DemandCode(BaseCode):
     """What a search holds its plans to beside the budget."""
 
     ON_CHANCE = "search-on-chance"
+    UNLABELLED = "search-unlabelled"
 
 
 class KeptCode(BaseCode):

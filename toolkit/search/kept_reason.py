@@ -31,19 +31,24 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
         "precision": precision, "alone_db": group.alone.sqnr_db, "all_db": sensitivity.full.sqnr_db,
         "without_db": group.without.sqnr_db if group.without is not None else None,
     }  # fmt: skip
-    if _meets(budget, group.alone, found.reference):
+    lacks = _lacks(budget, group.alone, found.reference)
+    if lacks == {}:
         return Code.KEPT_TOGETHER_MISSES(**known, share=share)
     missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.spare_db(group.alone)
     agreement = group.alone.agreement
     low = budget.min_agreement is not None and agreement is not None and agreement < budget.min_agreement
+    # these two are said with what is asked for
+    others = {k: v for k, v in (lacks or {}).items() if k not in ("min_sqnr_db", "min_agreement")}
     return Code.KEPT_ALONE_MISSES(
-        **known, min_sqnr_db=budget.min_sqnr_db if missed else None, margin_db=budget.margin,
+        **known, limits=list(others) if lacks is not None else None, by=list(others.values()),
+        min_sqnr_db=budget.min_sqnr_db if missed else None, margin_db=budget.margin,
         agreement=agreement if low else None, min_agreement=budget.min_agreement if low else None,
     )  # fmt: skip
 
 
-def _meets(budget: Budget, outcome: Outcome, reference: Outcome) -> bool:
-    """Whether it is known to be within the budget: one of a metric cannot be judged where none was measured."""
-    if (budget.max_drop is not None or budget.min_value is not None) and outcome.metric is None:
-        return False
-    return not budget.lacks(outcome, reference)
+def _lacks(budget: Budget, outcome: Outcome, reference: Outcome) -> dict[str, float] | None:
+    """How far it misses each limit; None where that is not known: a limit on a metric that was not measured of it."""
+    of_metric = (budget.max_drop, budget.max_relative_drop, budget.min_value)
+    if outcome.metric is None and any(one is not None for one in of_metric):
+        return None
+    return budget.lacks(outcome, reference)

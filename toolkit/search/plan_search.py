@@ -26,7 +26,7 @@ from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import plan_key
 from toolkit.search.real_types import Lower, best_known
 from toolkit.search.search import Search, SearchResult, all_float
-from toolkit.search.search_budget import Judged, budget_for, told_by_float, without_labels
+from toolkit.search.search_budget import Judged, budget_for, told_by_float, unlabelled, without_labels
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.searched_plan import SearchedPlan
@@ -96,14 +96,19 @@ class PlanSearch(HelperTrials, TimedSearch):
     def refuse_beforehand(quantizer: Quantizer, settings: SearchSettings, model: Model, context: Context) -> None:
         """Refuse what a search with these settings would refuse after it has calibrated; nothing is computed.
 
+        The journal is told where its samples have no labels for the recipe's metric.
+
         Raises:
             DataError: there are no samples to decide on.
             RecipeError: the budget cannot be judged by the model's outputs, or the reports of earlier runs hold no
                 times for it.
         """
         quiet = replace(context, journal=Journal())
-        _, metric = samples_to_decide_on(settings.data, model, quiet)
+        data, metric = samples_to_decide_on(settings.data, model, quiet)
         evaluation = context.evaluation
+        if evaluation is not None and evaluation.metric is not None and metric is None:
+            by_float = told_by_float(evaluation.metric, settings.limits, evaluation.limits)
+            context.journal.noted(unlabelled(data.name, evaluation.metric, by_float))
         output, allow_code = (evaluation.output, evaluation.allow_code) if evaluation is not None else (None, True)
         judged = Judged.of(model, metric, output, allow_code)
         budget_for(judged, settings.limits, evaluation.limits if evaluation is not None else None, quiet.journal)
@@ -338,7 +343,6 @@ class PlanSearch(HelperTrials, TimedSearch):
         few = None if found.lacks_in_types else self.budget.unproven(found.best.outcome, found.reference)
         return Code.SEARCH_UNPROVEN(why=few) if few is not None else None
 
-
     def _record(self, found: SearchResult, simulation: Simulation, cost: CostModel, prefer: str) -> None:
         """Write search.json and tell the journal."""
         context, dtype = self.context, self.quantizer.dtype
@@ -349,7 +353,9 @@ class PlanSearch(HelperTrials, TimedSearch):
         found.first = self.spending.first if self.spending.first is not None else found.first
         found.inferences, found.computed = self.spending.priced, self.spending.counted(simulation.runner.float_seconds)
         doubts, metric = [few] if few is not None else [], simulation.settings.metric
-        content = record(found, cost, self.budget, prefer, samples, spots, doubts, metric)
+        named = context.evaluation.metric if context.evaluation is not None else None
+        lacking = named if metric is None or simulation.settings.against_float else None
+        content = record(found, cost, self.budget, prefer, samples, spots, doubts, metric, lacking)
         if context.folder is not None:
             path = context.folder / f"{self.name}.json"
             content.save(path)

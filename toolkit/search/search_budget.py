@@ -14,13 +14,14 @@ from toolkit.evaluation.budget import Budget, judged_by_task
 from toolkit.evaluation.metric_table import is_share, usual_limits
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outputs import class_like, discrete_outputs
+from toolkit.search.codes import DemandCode
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 OWN_LIMITS = ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")
 """The limits that a search may have of its own, in place of the recipe's."""
-_DISTANCES = frozenset({"mse", "mae"})
+DISTANCES = frozenset({"mse", "mae"})
 """Metrics whose rise is told without labels l, by the float model's values f and the quantized model's q. The mean of
 (q - l)^2 exceeds that of (f - l)^2 by the mean of (q - f)^2, where q - f and f - l are uncorrelated, as of a least
 squares fit, whose residuals depend on nothing that the model reads; the mean of |q - l| exceeds that of |f - l| by the
@@ -82,7 +83,7 @@ def told_by_float(metric: str | None, own: Mapping[str, float | None], section: 
     """
     here = any(value is not None for value in own.values())
     drop = own.get("max_drop") if here else getattr(section, "max_drop", None)
-    return metric in _DISTANCES and drop is not None
+    return metric in DISTANCES and drop is not None
 
 
 def budget_for(
@@ -150,6 +151,17 @@ def budget_for(
     limit = limits.get
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
                   better, limit("max_relative_drop"), limit("min_unchanged"), by_task, stands_in)  # fmt: skip
+
+
+def unlabelled(data: str, metric: str, by_float: bool) -> Finding:
+    """That a search of samples without labels will not measure the recipe's metric.
+
+    Args:
+        data: what the samples are called.
+        metric: the recipe's.
+        by_float: whether the float model's outputs stand for labels, see ``told_by_float``; else its answers count.
+    """
+    return DemandCode.UNLABELLED(data=data, metric=metric, by_float=by_float)
 
 
 def without_labels(judged: Judged, budget: Budget, data: str) -> Finding:

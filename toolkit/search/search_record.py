@@ -56,6 +56,7 @@ class SearchRecord:
         behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
         allowed: the share of answers that may be expected to change, with the margin; None where only a count tells.
         real: what the best plan does in the types that it runs in; None where that was not looked at.
+        unlabelled: the recipe's metric, where the samples have no labels for it; else None.
     """
 
     best: SearchedPlan
@@ -85,6 +86,7 @@ class SearchRecord:
     behind: str = ""
     allowed: float | None = None
     real: Outcome | None = None
+    unlabelled: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -101,7 +103,7 @@ class SearchRecord:
             "warnings": [warning.to_json() for warning in self.warnings],
             "weak_spots": [spot.to_json() for spot in self.weak_spots],
             "lacks_in_types": lacks_json(self.lacks_in_types), "rest_lacks": lacks_json(self.rest_lacks),
-            "behind": self.behind, "allowed": self.allowed,
+            "behind": self.behind, "allowed": self.allowed, "unlabelled": self.unlabelled,
             "in_types": self.real.to_json() if self.real is not None else None,
         }  # fmt: skip
 
@@ -144,6 +146,7 @@ class SearchRecord:
             behind=str(content["behind"]),
             allowed=float(content["allowed"]) if content["allowed"] is not None else None,
             real=Outcome.from_json(content["in_types"]) if content["in_types"] is not None else None,
+            unlabelled=content.get("unlabelled"),
         )
 
     def save(self, path: Path) -> None:
@@ -174,6 +177,7 @@ def record(
     spots: Sequence[WeakSpot] = (),
     doubts: Sequence[Finding] = (),
     metric: str | None = None,
+    unlabelled: str | None = None,
 ) -> SearchRecord:
     """What a search leaves.
 
@@ -186,6 +190,7 @@ def record(
         spots: the worst layers, explained.
         doubts: what the plan's standing depends on.
         metric: what was measured on the samples; None without one.
+        unlabelled: the recipe's metric, where the samples have no labels for it; else None.
     """
     slower = slower_than_float(found, cost, prefer)
     words = ("higher_is_better", "by_task", "stands_in", "types")
@@ -201,6 +206,7 @@ def record(
         cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
         [*doubts, *found.notes], list(spots), found.inferences, found.first,
         found.lacks_in_types, found.rest_lacks, found.behind, allowed, found.real,
+        unlabelled,
     )  # fmt: skip
 
 

@@ -14,8 +14,11 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph.sessions import session
 from toolkit.report.findings import sentence
+from toolkit.report.findings.search import standing
+from toolkit.run.check import dry_run
+from toolkit.run.new import recipe_for
 from toolkit.run.sections import BudgetSection
-from toolkit.search.search_budget import Judged, budget_for, told_by_float, without_labels
+from toolkit.search.search_budget import Judged, budget_for, told_by_float, unlabelled, without_labels
 
 NONE = {"max_drop": None, "min_sqnr_db": None, "min_agreement": None, "min_unchanged": None}
 
@@ -78,6 +81,35 @@ def test_where_the_tasks_own_limit_stands_for_a_metric_it_is_said_beside_what_it
     (values,) = noted(tmp_path / "out")
     assert (values["metric"], values["how"], values["limits"]) == ("psnr", "task", [])
     assert any("has no labels, so the search cannot measure psnr" in line for line in report.summary.bound)
+
+
+def test_a_search_without_labels_says_what_it_met_and_what_would_let_it_measure(tmp_path):
+    recipe = predicting(tmp_path, "psnr", {"max_drop": 0.1})
+    recipe.evaluation.budget.min_snr_db = 48.0
+    report = run(recipe, tmp_path / "out").report
+    # the line of the search claims no budget that was not measured, and what to try says what would let it
+    assert report.search.unlabelled == "psnr" and "for what stands for psnr: put labels" in report.summary.next[0].text
+    assert standing(report.search) == "meets what stands for a limit on psnr without labels"
+    kept = [one for one in report.declined if one.rule == "kept"]
+    assert kept and all("misses the accuracy budget (min_unchanged by " in one.reason for one in kept)
+
+
+@pytest.mark.parametrize(("metric", "stands"), [("psnr", "answers that stay"), ("mse", "the float model's outputs stand")])
+def test_check_says_that_labels_in_the_calibration_data_would_let_the_search_measure(tmp_path, metric, stands):
+    recipe = predicting(tmp_path, metric, {"max_drop": 0.1})
+    (said,) = [note for note in dry_run(recipe).notes if "With labels under 'label'" in note]
+    assert f"a search cannot measure {metric} on it: {stands}" in said
+    x = normal(64, 12, seed=3)
+    np.savez(tmp_path / "data.npz", x=x, label=session(Model.load(tmp_path / "model.onnx")).run({"x": x})["y"])
+    assert not [note for note in dry_run(recipe).notes if "With labels" in note]
+
+
+def test_new_says_that_the_calibration_data_lacks_labels_for_the_search(tmp_path):
+    predicting(tmp_path, "mse", {"max_drop": 0.1})
+    paths = [tmp_path / name for name in ("model.onnx", "r.toml", "data.npz", "test.npz")]
+    told = unlabelled("data.npz", "psnr", by_float=False)
+    assert told in recipe_for(*paths, "psnr").said
+    assert told not in recipe_for(*paths[:2], paths[3], paths[3], "psnr").said
 
 
 def test_labels_that_are_rare_and_come_last_do_not_stop_a_search_by_the_area_under_the_curve(tmp_path):

@@ -107,6 +107,10 @@ ADVICE: Table = {
         f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it: set a larger "
         "margin, or search on more samples."
     ),
+    ReportCode.LABEL_CALIBRATION: lambda metric, samples: (
+        f"The {counted(samples, 'sample')} that the search decided on had no labels, so it kept layers float for what "
+        f"stands for {metric}: put labels under 'label' into the calibration data, and it decides by {metric} itself."
+    ),
     ReportCode.LOWER_LIMIT: lambda samples, metric: (
         f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it, and '{metric}' "
         "does not tell how far samples differ: give the search a smaller limit, or more samples."

@@ -124,6 +124,14 @@ def _without_labels(data: str, metric: str, how: str, limits: tuple[str, ...], v
     return f"{text}: it holds {held} in its place."
 
 
+def _unlabelled(data: str, metric: str, by_float: bool) -> str:
+    stands = "the float model's outputs stand for labels" if by_float else "answers that stay the float model's count"
+    return (
+        f"{data} has no labels, so a search cannot measure {metric} on it: {stands} instead, which may keep more "
+        f"layers float. With labels under 'label' in the calibration data it decides by {metric} itself."
+    )
+
+
 def _second_type(taken: tuple[str, ...], total: int, dtype: str, also: str) -> str:
     return (
         f"{len(taken)} of the {count(total, 'layer')} that {dtype} damages run in {also} instead"
@@ -135,8 +143,17 @@ def _second_type(taken: tuple[str, ...], total: int, dtype: str, also: str) -> s
 def _alone_misses(
     precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None,
     min_sqnr_db: float | None, margin_db: float, agreement: float | None, min_agreement: float | None,
+    limits: tuple[str, ...] | None = (), by: tuple[float | str, ...] = (),
 ) -> str:  # fmt: skip
-    words = f"quantizing it to {precision} misses the accuracy budget: with it alone the output has {db(alone_db)} SQNR"
+    misses = f"quantizing it to {precision} misses the accuracy budget"
+    if limits is None:
+        misses = f"it is among the layers that the plan keeps out of {precision} to meet the accuracy budget"
+    elif limits:
+        told = [
+            f"{NOT_SET.get(name, name)} by {float(lack):.3g}{UNITS.get(name, '')}" for name, lack in zip(limits, by)
+        ]
+        misses += f" ({joined(told)})"
+    words = f"{misses}: with it alone the output has {db(alone_db)} SQNR"
     if min_sqnr_db is not None:
         words += f", below the required {min_sqnr_db:g} dB" + (f" plus {margin_db:g} dB margin" if margin_db else "")
     if agreement is not None and min_agreement is not None:
@@ -179,6 +196,7 @@ SEARCH: Table = {
         "The search decides on the evaluation data, as the recipe says, so the measured accuracy is not independent."
     ),
     Code.SEARCH_WITHOUT_LABELS: _without_labels,
+    DemandCode.UNLABELLED: _unlabelled,
     Code.SEARCH_BUDGET: "The recipe has no budget, so the search uses {limit} = {value}.",
     Code.SEARCH_FOR_TIME: (
         'Layer times are known, so the search looks for the fastest plan; set prefer = "int8" for the one with most of '
