@@ -106,6 +106,9 @@ def unvaried_inputs(collection: Collection, floats: Container[str] = (), first: 
     everything = number > 1 and all(collection.same.values())
     ranged, told = set(collection.tensors), []
     for name, digest in collection.same.items():
+        if first is not None and not first.inputs[name].size:
+            # an empty past holds nothing that could differ
+            continue
         seen = collection.total(name) if name in ranged else None
         if seen is not None and seen.count > 1 and seen.low == seen.high:
             told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, value=seen.low))

@@ -12,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.graph.assemble import bodies
 from toolkit.graph.model import Model
 from toolkit.graph.node_values import run_node
-from toolkit.graph.tensors import make_constant, values_of
+from toolkit.graph.tensors import make_constant, np_dtype, onnx_type, values_of
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -54,13 +54,18 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
 
 
 def with_values(model: Model, values: Mapping[str, Array]) -> None:
-    """Let the constants of these names hold other values, of the same shapes, in place."""
+    """Let the constants of these names hold other values, of the same shapes, in place.
+
+    What numpy has no name for in its files, bfloat16, is taken by the type that the constant has.
+    """
     made: dict[str, gs.Constant] = {}
     for node, _ in model.walk() if values else ():
         for index, tensor in enumerate(node.inputs):
             if tensor.name in values and isinstance(tensor, gs.Constant):
                 if tensor.name not in made:
-                    made[tensor.name] = make_constant(tensor.name, values[tensor.name])
+                    given = values[tensor.name]
+                    given = given.view(np_dtype(onnx_type(tensor.dtype))) if given.dtype.kind == "V" else given
+                    made[tensor.name] = make_constant(tensor.name, given)
                 node.inputs[index] = made[tensor.name]
 
 

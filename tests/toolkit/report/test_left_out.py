@@ -56,7 +56,7 @@ def test_nothing_quantized_is_said_with_the_rule(passes):
 def test_the_first_line_has_no_room_for_a_long_reason():
     """It stands beside the layer; the line said 103 words of a search's reasons."""
     layers, entries = described({}, {f"c{i}": ("Conv", "kept") for i in range(5)})
-    why = "search_precision keeps it in fp16: all layers in int8 together miss the accuracy budget " * 2
+    why = "search_precision keeps it in fp16: all layers in int8 together miss the accuracy budget " * 5
     long = [one.model_copy(update={"reason": why.strip()}) for one in entries]
     found = left_out(layers, long, [SEARCHING])
     assert "miss the accuracy budget" in sentence(found)

@@ -64,6 +64,14 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     return "; ".join([*said, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
 
 
+def unrounded(accuracy: Accuracy) -> str:
+    """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same."""
+    if accuracy.unrounded is None:
+        return ""
+    about = "about " if accuracy.unrounded_samples is not None else ""
+    return f"{about}{_headline_figure(accuracy.metric, accuracy.unrounded)} in onnxruntime"
+
+
 def _headline_figure(metric: str | None, value: float) -> str:
     return f"{metric} {number(value)}" if metric else f"{percent(value)} unchanged"
 

@@ -11,15 +11,15 @@ from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
 from toolkit.report.device import FEW, failure, judged, on_device
 from toolkit.report.findings import sentence
-from toolkit.report.findings.accuracy import brief, figures
+from toolkit.report.findings.accuracy import brief, figures, unrounded
 from toolkit.report.findings.words import capital, quoted
 from toolkit.report.schema import Accuracy, DeviceInfo, LayerInfo, PayoffInfo, Verdict
 from toolkit.report.speed import slower, speed
 from toolkit.report.verdict import QuantizedCount, breakage, judged_accuracy, quantized_count, verdict
 
 _WRONG = "CHECK LABELS AND PREPROCESSING"
-_LONG = 12
-"""Words of a reason that the first line has no room for."""
+_LONG, _LONG_RESULT = 12, 60
+"""Words of a reason that the first line has no room for; where nothing is quantized the reason is the result."""
 _SOURCES = {
     "inspector": "from the engine's inspector",
     "tactic": "from the engine's kernels",
@@ -55,16 +55,17 @@ def headline(
     pace = speed(payoff) or (None if slow is not None else predicted)
     converted = left is not None and left.code is ReportCode.FLOAT_CONVERTED
     counted = [] if converted else [quantized_words(quantized_count(layers))]
-    running = "; ".join([*counted, *(sentence(one) for one in (_short(left), pace) if one is not None)])
+    reason = _short(left, _LONG if quantized_count(layers).quantized else _LONG_RESULT)
+    running = "; ".join([*counted, *(sentence(one) for one in (reason, pace) if one is not None)])
     told = _told(found, accuracy, device, running, late)
     if slow is None:
         return told
     return f"{told} {sentence(slow)}." if found in ("broken", "missed") else f"{sentence(slow)}. {told}"
 
 
-def _short(left: Finding | None) -> Finding | None:
-    """Without the reason of its one example, where that is long: the layer's own entry has it."""
-    long = left is not None and len(str(left.values.get("reason", "")).split()) > _LONG
+def _short(left: Finding | None, most: int) -> Finding | None:
+    """Without the reason of its one example, where that has more words: the layer's own entry has it."""
+    long = left is not None and len(str(left.values.get("reason", "")).split()) > most
     return left.code(**{**left.values, "reason": ""}) if left is not None and long else left
 
 
@@ -95,12 +96,12 @@ def _told(
         over = guilty.drop_kept is False
         miss = "" if over or not guilty.misses else guilty.misses[0]
         said = [miss, figures(guilty, not (miss and guilty.parts and guilty.parts[0].standing == "missed"))]
-        said += [accuracy.doubts[0]] if accuracy.float_wrong else []
+        said += [unrounded(guilty)] + ([accuracy.doubts[0]] if accuracy.float_wrong else [])
         said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
         default = " (the task's own; the recipe has none)" if guilty.by_default else ""
         return f"MISSED ITS BUDGET{default}{place}: {'; '.join(words for words in said if words)}."
     lacking = _not_compared(accuracy) if accuracy.not_compared else ""
-    words = "; ".join(words for words in (figures(accuracy), lacking, on_gpu, running) if words)
+    words = "; ".join(words for words in (figures(accuracy), unrounded(accuracy), lacking, on_gpu, running) if words)
     if found == "doubtful":
         doubted = accuracy if accuracy.doubts or own is None else own
         return f"{_doubtful(doubted)}; {words}."
