@@ -122,6 +122,9 @@ class PlanSearch(HelperTrials, TimedSearch):
         same = self.lower, self.reference, self.name, self.by, self.spending, self.samples
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget, made.decided_on = self.budget, self.decided_on
+        if made.simulation.settings == self.simulation.settings:
+            # the same batches are not to be in memory twice
+            made.simulation.feeds = self.simulation.feeds
         if "timing" in vars(self):
             # a helper changes values, and hardly what kernels take
             made.timing = self.timing

@@ -48,6 +48,7 @@ def test_a_trial_is_compared_on_the_samples_that_the_model_before_it_ran_on_with
     search = search_of(model, feeds(64))
     part = replace(search.context, provider=search.context.provider.on_part(), known_ranges=None)
     trial = search.on(model.copy(), part, 0.25)
+    assert trial.simulation.feeds is search.simulation.feeds
     few, own, like = search.on_few(), trial.on_few(), trial.on_few()
     assert all((a.inputs["x"] == b.inputs["x"]).all() for a, b in zip(few.feeds, own.feeds, strict=True))
     reference = few.runner.float_outcome
