@@ -6,8 +6,9 @@ import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.calibration.kernels_rounding import round_in_turn
 from toolkit.calibration.related_inputs import BLOCK, RelatedInputs
-from toolkit.placement.grid import on_grid
+from toolkit.placement.grid import limits_of, on_grid
 
 _TURN = 16
 """Inputs whose errors are carried one by one; to those behind them by one product of matrices."""
@@ -51,19 +52,29 @@ def round_for_output(
         errors = np.empty_like(carried)
         for first in range(0, end - begin, _TURN):
             last = min(first + _TURN, end - begin)
-            for at, column in enumerate(range(begin + first, begin + last), first):
-                wanted = whole[:, column] + carried[:, at] / upper[:, at, at, None]
-                wanted /= steps[:, column]
-                found[:, column] = on_grid(wanted, precision)
-                errors[:, at] = whole[:, column] - found[:, column] * steps[:, column]
-                if at + 1 < last:
-                    carried[:, at + 1 : last] += upper[:, at, at + 1 : last, None] * errors[:, None, at]
+            own, turn = slice(begin + first, begin + last), slice(first, last)
+            among = whole[:, own], steps[:, own], upper[:, turn, turn], carried[:, turn], found[:, own], errors[:, turn]
+            if precision.integer:
+                round_in_turn(*among, *map(np.float32, limits_of(precision)))
+            else:
+                _round_in_turn(*among, precision)
             if begin + last < end:
                 carried[:, last:] += np.swapaxes(upper[:, first:last, last:], 1, 2) @ errors[:, first:last]
         factor.take(begin, end, errors)
     placed = np.empty_like(found)
     placed[rows, inputs.order] = found
     return np.swapaxes(placed, 1, 2).astype(np.float64)
+
+
+def _round_in_turn(
+    whole: Array, steps: Array, upper: Array, carried: Array, found: Array, errors: Array, precision: Precision
+) -> None:
+    """As ``round_in_turn``, for types whose values lie at unequal distances."""
+    for at in range(whole.shape[1]):
+        wanted = (whole[:, at] + carried[:, at] / upper[:, at, at, None]) / steps[:, at]
+        found[:, at] = on_grid(wanted, precision)
+        errors[:, at] = whole[:, at] - found[:, at] * steps[:, at]
+        carried[:, at + 1 :] += upper[:, at, at + 1 :, None] * errors[:, None, at]
 
 
 def scales_for_output(weights: Array, amax: Array, power: Array, precision: Precision) -> Array:

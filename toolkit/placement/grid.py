@@ -193,6 +193,11 @@ def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
     return part.reshape(shape)
 
 
+def limits_of(precision: Precision) -> tuple[float, float]:
+    """The smallest and the largest value of a quantized type, without its scale."""
+    return _LIMITS[precision.onnx_type]
+
+
 def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Array:
     """The nearest values that a quantized type can hold, ties to even and saturated, in the type of ``ratio``.
 
@@ -204,7 +209,7 @@ def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Ar
         precision: the quantized type.
         zero: the zero points of an integer type, in a shape that broadcasts over ``ratio``; 0 where None.
     """
-    low, high = _LIMITS[precision.onnx_type]
+    low, high = limits_of(precision)
     if precision.integer:
         # numpy's clip takes longer to be called than small layers take to be rounded
         steps = np.asarray(np.rint(ratio)) if zero is None else np.asarray(np.rint(ratio) + zero)

@@ -12,6 +12,7 @@ from toolkit.calibration.related_inputs import RelatedInputs
 from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
+from toolkit.placement.grid import on_grid
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search_settings import SearchSettings
 from toolkit.simulation import output_rounding
@@ -66,6 +67,25 @@ def test_rows_times_weights_are_the_output(form):
     known = {tuple(np.round(row, 2)) for row in (np.moveaxis(out, 1, -1) if layer.op == "Conv" else out).reshape(-1, 8)}
     near = sum(tuple(np.round(row, 2)) in known for row in found)
     assert near > 0.9 * len(found)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4, Precision.FP8])
+def test_each_weight_is_rounded_to_make_up_for_the_errors_of_those_before_it(precision):
+    rows, weights = normal(60, 40).astype(np.float64) * np.linspace(2, 0.5, 40), normal(1, 5, 40, seed=1)
+    scales = np.full((1, 5, 1), 2.5 / precision.max)
+    found = round_for_output(weights, scales, RelatedInputs(rows[None].astype("f4")), precision, 0.1)
+    # with moments = U U^T the error that reaches an input is U^T errors, in the order of the inputs' power
+    power = (rows**2).mean(axis=0)
+    order = np.argsort(-power)
+    moments = (rows.T @ rows / 60 + 0.1 * power.mean() * np.eye(40))[order][:, order]
+    upper = np.linalg.cholesky(moments[::-1, ::-1])[::-1, ::-1]
+    whole, levels, scale = weights[0][:, order].astype(np.float64), found[0][:, order], scales[0, 0, 0]
+    errors = whole - levels * scale
+    for at in range(40):
+        wanted = (whole[:, at] + errors[:, :at] @ upper[:at, at] / upper[at, at]) / scale
+        # what lies between two levels may fall to either side in float32
+        around = [on_grid(wanted * (1 + off), precision) for off in (-1e-4, 1e-4)]
+        assert ((levels[:, at] == around[0]) | (levels[:, at] == around[1])).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
