@@ -57,6 +57,8 @@ class EngineCode(BaseCode):
     QUANTIZED_IN = "engine-quantized-in"
     QUANTIZES_FLOAT = "engine-quantizes-float"
     QUANTIZES_INPUT = "engine-quantizes-input"
+    FEEDS_RECURRENT = "engine-feeds-recurrent"
+    SEQUENCE_LENGTHS = "engine-sequence-lengths"
     CONSTANT = "engine-constant"
     IDENTITY = "engine-identity"
     FOLDED_BY_PARSER = "engine-folded-by-parser"

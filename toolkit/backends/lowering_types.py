@@ -23,9 +23,10 @@ from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type, values_o
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
-_STOP = frozenset(
-    ["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Softmax", "LayerNormalization"]
-)
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_LENGTHS = 4
+_VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
+_STOP = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *_RECURRENT, "Softmax", "LayerNormalization"])
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8,
                        TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
 _NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Precision.BF16: "tensor(bfloat16)"}
@@ -102,7 +103,28 @@ def decide(
         types.node[node.name] = Precision.FP32 if refusal else wanted
         if refusal:
             types.reason[node.name] = refusal
+    _keep_feeders(model, types)
     return types
+
+
+def _keep_feeders(model: Model, types: Types) -> None:
+    """Let what computes the input of a recurrent layer in FP32 run in FP32 too.
+
+    Seen of TensorRT-RTX 1.7.1: widened from 16 bits directly in front of a loop, or with nothing but other views of it
+    between them, a tensor ends the build by an error in its shapes.
+    """
+    for node in reversed(model.nodes):
+        if node.op not in _RECURRENT or types.node.get(node.name) is not Precision.FP32:
+            continue
+        tensor = node.inputs[0]
+        while tensor.inputs and not bodies(tensor.inputs[0]):
+            maker = tensor.inputs[0]
+            if types.node.get(maker.name, Precision.FP32) is not Precision.FP32:
+                types.node[maker.name] = Precision.FP32
+                types.reason[maker.name] = EngineCode.FEEDS_RECURRENT(node=node.name)
+            if maker.op not in _VIEWS:
+                break
+            tensor = maker.inputs[0]
 
 
 def _wanted(ask: Ask | None, stated: Precision | None, rest: Precision, authored: bool) -> Precision:
@@ -128,6 +150,9 @@ def _structure(
 ) -> Finding | None:
     if bodies(node):
         return Code.HOLDS_SUBGRAPH(op=node.op)
+    if node.op in _RECURRENT and len(node.inputs) > _LENGTHS and not node.inputs[_LENGTHS].is_empty():
+        # onnx-tensorrt, RNNHelpers.cpp, clearMissingSequenceElements
+        return EngineCode.SEQUENCE_LENGTHS(op=node.op, lengths=node.inputs[_LENGTHS].name)
     if node.domain not in (None, "", "ai.onnx"):
         return Code.NOT_ONNX(op=f"{node.domain}.{node.op}")
     if unknown:

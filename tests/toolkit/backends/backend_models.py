@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tests import conftest
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.graph.model import Model
 
@@ -84,3 +85,18 @@ def mnist_profiles():
     """Two profiles of the mnist network's input x, named a and b."""
     small, large = (1, 1, 28, 28), (16, 1, 28, 28)
     return profiles(profile("a", x=(small, small, large)), profile("b", x=(large, large, large)))
+
+
+def recurrent(op, lengths):
+    """Sigmoid ``s``, Relu ``a``, Transpose ``t``, a recurrent ``h`` of 5 steps, Relu ``y``; lengths of 3 sequences."""
+    rows = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * 4
+    own = conftest.node(op, ["t", "w", "r", "b", "lengths" if lengths else ""], ["h"], hidden_size=4)
+    proto = conftest.build(
+        [conftest.node("Sigmoid", ["x"], ["s"]), conftest.node("Relu", ["s"], ["a"]),
+         conftest.node("Transpose", ["a"], ["t"], perm=[1, 0, 2]), own, conftest.node("Relu", ["h"], ["y"])],
+        {"x": [3, 5, 6]}, {"y": None},
+        {"w": conftest.normal(1, rows, 6), "r": conftest.normal(1, rows, 4), "b": conftest.normal(1, 2 * rows)},
+    )  # fmt: skip
+    if lengths:
+        proto.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, [3]))
+    return Model.from_proto(proto)

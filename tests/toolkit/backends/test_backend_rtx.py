@@ -13,14 +13,18 @@ from tests.toolkit.backends.backend_models import (
     profile,
     profiles,
     quantized_conv,
+    recurrent,
     save,
     tensor,
 )
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.codes import EngineCode
+from toolkit.backends.lowering import lower
 from toolkit.backends.rtx import RtxBackend, target_capabilities
 from toolkit.base.errors import BackendError
+from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
+from toolkit.contract.plan import PrecisionPlan
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install qtool[rtx]")
 pytestmark = pytest.mark.rtx
@@ -168,6 +172,14 @@ def test_opsets(tmp_path, opset):
     ir = 8 if opset < 19 else 10
     model = make([node("Relu", ["x"], ["y"], "r")], {"x": (HALF, [2])}, {"y": (HALF, [2])}, opset=opset, ir=ir)
     assert build(model, tmp_path, Profiles()).engine
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize(("lengths", "asked"), [(True, "fp16"), (False, "fp16"), (False, "fp32")])
+def test_a_recurrent_layer_builds_as_it_is_lowered(tmp_path, op, lengths, asked):
+    plan = PrecisionPlan()
+    plan.ask("h", Precision(asked), "test")
+    assert build(lower(recurrent(op, lengths), plan).model, tmp_path, Profiles()).engine
 
 
 def test_a_path_with_spaces_and_unicode(tmp_path):

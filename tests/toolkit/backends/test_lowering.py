@@ -11,7 +11,9 @@ from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
 from tests.conftest import build, node, normal, ops, placeholder_context, run
 from tests.passes.test_insert_qdq import random_chain
+from tests.toolkit.backends.backend_models import recurrent
 from toolkit import Code, Journal, Model, Precision, PrecisionPlan
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import RecipeError
 from toolkit.graph.tensors import onnx_type
@@ -106,6 +108,28 @@ def test_values_beyond_float16_stay_fp32_with_the_value_in_the_reason(residual):
     result.say(lambda reason: f"{reason.code}!")
     assert result.model.metadata["c1"]["qtool.reason"] == f"{result.reasons['c1'].code}!"
     assert {e.node: e.rule for e in journal.of("declined")} == {"c1": "float-range", "r1": "float-range"}
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_a_recurrent_layer_with_lengths_stays_fp32(op):
+    """TensorRT's parser selects between its values and zeros of float32, and refuses the two in unlike types."""
+    model = recurrent(op, lengths=True)
+    result = lower(model, PrecisionPlan())
+    assert [one for one, kind in result.types.node.items() if kind is Precision.FP16] == ["s", "y"]
+    feeds = EngineCode.FEEDS_RECURRENT(node="h")
+    assert result.types.reason == {"h": EngineCode.SEQUENCE_LENGTHS(op=op, lengths="lengths"), "t": feeds, "a": feeds}
+    assert [type_of(result.model, one) for one in "ath"] == [TensorProto.FLOAT] * 3
+    given = {"x": normal(3, 5, 6), "lengths": np.array([5, 2, 3], np.int32)}
+    assert np.abs(run(model, given)[0] - run(result.model, given)[0]).max() < 1e-2
+    free = lower(recurrent(op, lengths=False), PrecisionPlan())
+    assert set(free.types.node.values()) == {Precision.FP16} and not free.types.reason
+
+
+def test_what_feeds_a_recurrent_layer_that_is_asked_for_fp32_is_fp32():
+    plan = PrecisionPlan()
+    plan.ask("h", Precision.FP32, "test")
+    result = lower(recurrent("LSTM", lengths=False), plan)
+    assert result.types.reason == dict.fromkeys("ta", EngineCode.FEEDS_RECURRENT(node="h"))
 
 
 def test_weights_beyond_float16_stay_fp32():

@@ -64,6 +64,14 @@ def _profiles(runs: tuple[str, ...], profiles: tuple[str, ...], why: str | None 
 
 FROM_PAIRS: Table = {
     EngineCode.NO_QUANTIZED_KERNEL: "{op} has no quantized kernel",
+    EngineCode.FEEDS_RECURRENT: (
+        "its result goes to '{node}', which runs in fp32, and TensorRT-RTX fails to build a Cast to fp32 directly in "
+        "front of a recurrent layer"
+    ),
+    EngineCode.SEQUENCE_LENGTHS: (
+        "TensorRT's parser fills what lies behind the lengths of an {op} ('{lengths}') with float32 zeros, and refuses "
+        "it in another type"
+    ),
     EngineCode.NO_INPUT_QUANTIZED: "none of its inputs is quantized",
     EngineCode.WEIGHTS_STORED: "its weights are stored in {precision}, and it computes in floats",
     EngineCode.ONLY_WEIGHTS_QUANTIZED: "only its weights are quantized, its input '{input}' is not",
