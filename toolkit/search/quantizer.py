@@ -284,7 +284,7 @@ class Quantizer(Pass):
         placement = placement if placement is not None else self.placement(model, context)
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
-        return rounder_on_samples(model, nodes, data, plain, context.roundings, context.progress)
+        return rounder_on_samples(model, nodes, data, plain, context)
 
     def _take(
         self, quantize: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context

@@ -17,11 +17,13 @@ from toolkit.base.types import Array
 from toolkit.calibration.related_inputs import RelatedInputs
 from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
 from toolkit.calibration.weights import reach
+from toolkit.contract.context import Context
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.model import Model
 from toolkit.placement.blocks import summed_axis
 from toolkit.placement.ops import weight_axis
 from toolkit.placement.qdq import storable_scale
+from toolkit.simulation.kept_roundings import KeptRoundings
 from toolkit.simulation.layer_inputs import collect_rows_by_sample, readable
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
@@ -47,28 +49,31 @@ def rounder_on_samples(
     nodes: Sequence[gs.Node],
     data: CalibrationData,
     plain: Rounder,
-    known: SeenOnSamples,
-    progress: Progress = silent,
+    context: Context,
 ) -> Rounder:
     """How the weights of layers are rounded, with what is seen on samples.
 
     A search, its trials and the insertion after it choose once for a layer that is the same in all of them: what is
-    known of as many samples or more holds.
+    known of as many samples or more holds. Where the context keeps what calibration collects, this is kept beside it.
 
     Args:
         model: the float graph.
         nodes: its layers with constant weights.
         data: the samples.
         plain: how they are rounded without any.
-        known: what was found before; what is found now is added.
-        progress: called with what is being done, how much is done, and of how much.
+        context: knows what was found before, and gets what is found now.
     """
+    known: SeenOnSamples = context.roundings
     keys = {node.name: rounding_key(model, node, plain) for node in nodes}
     # layers that read one weight round it together
     fresh = {n.inputs[1].name for n in nodes if keys[n.name] not in known or known[keys[n.name]][0] < len(data)}
     nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
     if nodes_fresh:
-        found, errors = round_on_samples(model, nodes_fresh, data, plain, progress)
+        keep = getattr(context.provider, "keep", None)
+        beside = keep(model, sorted(keys[node.name] for node in nodes_fresh), []) if keep is not None else None
+        path = beside.with_name(f"roundings-{beside.stem}.npz") if beside is not None else None
+        kept = KeptRoundings(path, {node.inputs[1].name: node.inputs[1].shape for node in nodes_fresh})
+        found, errors = round_on_samples(model, nodes_fresh, data, plain, context.progress, kept)
         for node in nodes_fresh:
             own = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
             known[keys[node.name]] = len(data), own, errors.get(node.name, RangeErrors())
@@ -78,7 +83,12 @@ def rounder_on_samples(
 
 
 def round_on_samples(
-    model: Model, nodes: Iterable[gs.Node], data: CalibrationData, rounder: Rounder, progress: Progress = silent
+    model: Model,
+    nodes: Iterable[gs.Node],
+    data: CalibrationData,
+    rounder: Rounder,
+    progress: Progress = silent,
+    kept: KeptRoundings | None = None,
 ) -> tuple[dict[tuple[str, int | None], RoundedWeight], dict[str, RangeErrors]]:
     """Weights that are better than those rounded to the nearest, by tensor and axis of the channels or blocks, and by
     layer what ranges of its input cost its output.
@@ -94,19 +104,22 @@ def round_on_samples(
         data: the samples, of which 64 are looked at.
         rounder: says the type, and how many weights share a scale.
         progress: called with what is being done, how much is done, and of how much.
+        kept: what an interrupted run found of these weights, and where this one keeps it.
     """
+    kept = kept or KeptRoundings()
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}
     for node in nodes:
         weight = model.constant(node.inputs[1]) if readable(node) else None
         axis = _axis(node, weight, rounder) if weight is not None else None
         if weight is not None and axis is not None and _width(node, weight) <= _MOST:
             layers.setdefault((node.inputs[1].name, axis), []).append(node)
+    layers = {key: some for key, some in layers.items() if key not in kept.done}
+    if not layers:
+        return kept.found, kept.errors
     shapes = {node.name: node.inputs[1].shape for some in layers.values() for node in some}
     seen = collect_rows_by_sample(
         model, [node for some in layers.values() for node in some], shapes, data, _SAMPLES, _ROWS
     )
-    found: dict[tuple[str, int | None], RoundedWeight] = {}
-    errors: dict[str, RangeErrors] = {}
 
     def one(axis: int | None, some: Sequence[gs.Node]) -> tuple[dict[str, RangeErrors], RoundedWeight | None]:
         losses: dict[str, RangeErrors] = {}
@@ -128,13 +141,14 @@ def round_on_samples(
     workers = max(1, min(session_threads(), len(layers)))
     with blas_threads(workers), ThreadPoolExecutor(workers, "rounding") as pool:
         made = pool.map(one, [axis for _, axis in layers], layers.values())
-        for number, (key, (losses, rounded)) in enumerate(zip(layers, made)):
-            progress("rounding weights", number, len(layers))
-            errors |= losses
-            if rounded is not None:
-                found[key] = rounded
+        try:
+            for number, (key, (losses, rounded)) in enumerate(zip(layers, made)):
+                progress("rounding weights", number, len(layers))
+                kept.add(key, losses, rounded)
+        finally:
+            kept.save()
     progress("rounding weights", len(layers), len(layers))
-    return found, errors
+    return kept.found, kept.errors
 
 
 def _by_sample(model: Model, nodes: Sequence[gs.Node], seen: Mapping[str, Mapping[int, Array]]) -> list[Array]:

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from toolkit.base.collection import grown_memory, return_free_blocks
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import atomic_path
+from toolkit.base.reading import OWN
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
@@ -60,14 +61,15 @@ class PassesRecord(GraphRecord):
 
         A helper pass may have rescaled weights before they were rounded, so that the source's are not the same.
         """
+        from toolkit.data.arrays import open_archive
         from toolkit.graph.constants import with_values
         from toolkit.placement.qdq import without_pairs
 
         if self._float_form is None:
             made, file = without_pairs(self.model()), self.path(EXACT)
             if file is not None:
-                with np.load(file) as kept:
-                    with_values(made, {name: kept[f"arr_{number}"] for number, name in enumerate(self.exact)})
+                kept = open_archive(file, OWN)
+                with_values(made, {name: kept[f"arr_{number}"].whole() for number, name in enumerate(self.exact)})
             self._float_form = made.settle()
         return self._float_form
 
@@ -133,6 +135,7 @@ class PassesStep(Step[PassesRecord]):
         from toolkit.contract.passes import Sequence as PassSequence
         from toolkit.graph.header import model_files
         from toolkit.placement.shared_weights import shared_unlike
+        from toolkit.simulation.kept_roundings import PATTERN
 
         root = self.folder.path
         passes = passes_of(self.recipe, self.job.allow_code)
@@ -153,6 +156,9 @@ class PassesStep(Step[PassesRecord]):
         if unlike := shared_unlike(source, model, context.plan, context.rest):
             journal.by = self.name
             journal.noted(unlike)
+        for file in self.folder.hidden.glob(PATTERN):
+            # as large as the weights, and of use to a run that was interrupted alone
+            file.unlink()
         # a search holds the model several times, and what samples make of it
         grown_memory.give_back()
         return_free_blocks()
