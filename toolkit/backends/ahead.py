@@ -203,10 +203,18 @@ class EnginesAhead:
             self.beside.give_up()
 
     def as_run(self, key: str, repeat: int) -> bool:
-        """Whether an engine as the run would build it is kept or under way."""
+        """Whether there is an engine as the run would build it; of one that is under way the end is waited for."""
         name = self._bench.name_of(key, repeat)
-        under_way = self.beside is not None and self.beside.name == name
-        return under_way or self._bench.kept.file(name) is not None
+        if self.beside is not None and self.beside.name == name:
+            return not isinstance(self.beside.result(self._bench.progress), str)
+        return self._bench.kept.file(name) is not None
+
+    def in_vain(self, key: str, repeat: int) -> str:
+        """Why an engine as the run would build it was begun in vain; empty where none was."""
+        if self.beside is None or self.beside.name != self._bench.name_of(key, repeat) or not self.beside.done:
+            return ""
+        found = self.beside.result(self._bench.progress)
+        return found if isinstance(found, str) else ""
 
     def undecided(self, latency: Mapping[str, Latency]) -> bool:
         """Whether a trial is slower than the float engine as the run would build it by no more than a level gains."""

@@ -193,6 +193,7 @@ class EngineBench:
         reused = entry is not None
         if entry is None:
             entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, rough), anew)
+            entry["anew"] = entry["anew"] or (self._ahead.in_vain(key, repeat) if rough and not anew else "")
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
         if float_only:

@@ -193,17 +193,17 @@ def spares() -> Spares | None:
 # -------------------------------------------------------------------- one GPU for several
 
 _MEASURING = threading.Lock()
-_BUILDING: list[Child] = []
+_AT_WORK: list[Child] = []
 
 
 @contextmanager
 def measuring_alone() -> Iterator[None]:
-    """In the block no other job measures, and those that build an engine stand still."""
+    """In the block no other job measures, and those that do anything else stand still: parsing uses the GPU too."""
     with _MEASURING:
         found = spares()
         if found is not None:
             found.settle()
-        stopped = list(_BUILDING) if CAN_STOP else []
+        stopped = list(_AT_WORK) if CAN_STOP else []
         try:
             for child in stopped:
                 child.stop()
@@ -214,14 +214,14 @@ def measuring_alone() -> Iterator[None]:
 
 
 @contextmanager
-def building(child: Child) -> Iterator[None]:
-    """In the block the child builds an engine, which it begins once nobody measures."""
+def at_work(child: Child) -> Iterator[None]:
+    """In the block the child does its job, such as building an engine, which it begins once nobody measures."""
     with _MEASURING:
-        _BUILDING.append(child)
+        _AT_WORK.append(child)
     try:
         yield
     finally:
-        _BUILDING.remove(child)
+        _AT_WORK.remove(child)
 
 
 class Jobs:

@@ -14,17 +14,15 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 from toolkit.backends.base import LogLine
-from toolkit.backends.children import Child, building, jobs_here, measuring_alone, spares
+from toolkit.backends.children import Child, at_work, jobs_here, measuring_alone, spares
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
 
-_BUILDS = frozenset({"build_tensorrt", "build_rtx"})
 _MEASURES = frozenset({"examine_tensorrt", "measure_in_turn"})
 """What nothing else may use the GPU beside."""
 _MEANWHILE = {"build_tensorrt": 2}
@@ -65,7 +63,7 @@ def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progres
         if ahead is not None:
             ahead.fill(library, _NEXT.get(job, 0))
     result: dict[str, Any] = outcome["result"]
-    if child.stops:
+    if child.stops and "seconds" in result:
         # loading TensorRT and writing the engine are no part of what it took
         result["seconds"] -= child.stopped_within(result["started"], result["seconds"])
     return result
@@ -78,7 +76,7 @@ def _outcome(
     try:
         if (own := jobs_here.get()) is not None:
             own.begin(child)
-        with measuring_alone() if job in _MEASURES else building(child) if job in _BUILDS else nullcontext():
+        with measuring_alone() if job in _MEASURES else at_work(child):
             if (ahead := spares()) is not None:
                 ahead.fill(_library(job, request), _MEANWHILE.get(job, 0))
             return _converse(child, job, request, log, progress)

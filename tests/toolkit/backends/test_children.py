@@ -133,14 +133,17 @@ def test_a_job_counts_although_no_spare_can_be_started_behind_it(jobs, monkeypat
 
 
 @needs_stop
-def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_path):
+@pytest.mark.parametrize("timed", [True, False])
+def test_all_other_jobs_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_path, timed):
+    """Whether they build an engine, and say what it took, or parse, probe, and run one: all of them use the GPU."""
     jobs(
         build="""
             started = time.monotonic()
             pathlib.Path(request['note']).write_text(str(os.getpid()))
             while not pathlib.Path(request['go']).exists():
                 time.sleep(0.01)
-            return {'started': started, 'seconds': time.monotonic() - started, 'pid': os.getpid()}
+            took = {'started': started, 'seconds': time.monotonic() - started}
+            return {'pid': os.getpid(), **(took if request['timed'] else {})}
         """,
         measure="""
             while (state := pathlib.Path(f"/proc/{request['pid']}/stat").read_text().rpartition(')')[2].split()[0]) != 'T':
@@ -149,12 +152,11 @@ def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_pa
             return {'state': state}
         """,
     )  # fmt: skip
-    monkeypatch.setattr(process, "_BUILDS", {"build"})
     monkeypatch.setattr(process, "_MEASURES", {"measure"})
     note, go, found = tmp_path / "pid", tmp_path / "go", []
     began = time.monotonic()
     thread = threading.Thread(
-        target=lambda: found.append(process.run_job("build", {"note": str(note), "go": str(go)}))
+        target=lambda: found.append(process.run_job("build", {"note": str(note), "go": str(go), "timed": timed}))
     )  # fmt: skip
     thread.start()
     until(lambda: note.exists() and note.read_text())
@@ -164,7 +166,22 @@ def test_builds_stand_still_while_engines_are_measured(jobs, monkeypatch, tmp_pa
     go.touch()
     thread.join()
     # what it stood still is no part of what it took
-    assert found[0]["pid"] == pid and found[0]["seconds"] < time.monotonic() - began - 0.3
+    assert found[0]["pid"] == pid
+    assert not timed or found[0]["seconds"] < time.monotonic() - began - 0.3
+
+
+@needs_stop
+def test_no_job_begins_while_engines_are_measured(jobs, tmp_path):
+    begun = tmp_path / "begun"
+    jobs(parse=f"pathlib.Path({str(begun)!r}).touch()\nreturn {{}}")
+    thread = threading.Thread(target=lambda: process.run_job("parse", {}))
+    with children.measuring_alone():
+        thread.start()
+        # time for it to begin if nothing held it back
+        time.sleep(1.0)
+        during = begun.exists()
+    thread.join()
+    assert (during, begun.exists()) == (False, True)
 
 
 @needs_stop
@@ -177,7 +194,6 @@ def test_only_what_it_stood_still_while_it_built_is_taken_off(jobs, monkeypatch,
             return {'started': time.monotonic(), 'seconds': 2.0}
         """,
     )  # fmt: skip
-    monkeypatch.setattr(process, "_BUILDS", {"build"})
     note, go, found = tmp_path / "pid", tmp_path / "go", []
     thread = threading.Thread(
         target=lambda: found.append(process.run_job("build", {"note": str(note), "go": str(go)}))
