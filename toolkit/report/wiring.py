@@ -114,9 +114,10 @@ def wiring(report: Report) -> Wiring:
 
 
 def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
-    """Indices of the layers that compute in no float and still hand on what an input holds, not sizes alone.
+    """Indices of the layers that compute in no float and still hand on data, not sizes alone.
 
-    That is, by the connections from an input to a layer that computes in floats, as a Gather of tokens is.
+    They lie on a way from an input, or a layer that computes in floats, to such a layer or an output: a Gather of
+    tokens, or one that picks classes out of what NonMaxSuppression has selected.
     """
     ahead: dict[int, list[int]] = defaultdict(list)
     behind: dict[int, list[int]] = defaultdict(list)
@@ -125,7 +126,8 @@ def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
         behind[one.target].append(one.source)
     passing = {index for index, layer in enumerate(layers) if layer.role == "other" and layer.op not in _SIZES}
     floats = [index for index, layer in enumerate(layers) if layer.role == "compute"]
-    return _reached(ahead, [-1], passing) & _reached(behind, floats, passing)
+    ends = [-1, *floats]
+    return _reached(ahead, ends, passing) & _reached(behind, ends, passing)
 
 
 def _reached(along: Mapping[int, Sequence[int]], starts: Iterable[int], passing: Container[int]) -> set[int]:

@@ -103,3 +103,17 @@ def test_what_hands_tokens_on_is_drawn_and_the_arithmetic_of_sizes_is_not():
     made = page_data(report(layers, ["t"]))
     roles = [made["texts"][number] for number in made["layers"]["role"]]
     assert roles == ["data", "compute", "other", "other", "compute", "other"]
+
+
+def test_what_a_detector_selects_by_is_drawn_up_to_the_outputs():
+    """Indices come out of a layer that computes in floats, and classes are an output of integers."""
+    layers = [
+        layer("nms", "NonMaxSuppression", ["image", "scores"], ["selected"]),
+        layer("box", "Gather", ["selected", "two"], ["index"], "other"),
+        layer("class", "Gather", ["selected", "one"], ["classes"], "other"),
+        layer("boxes", "Gather", ["image", "index"], ["kept"]),
+        layer("size", "Shape", ["kept"], ["count"], "other"),
+        layer("rows", "Gather", ["count", "zero"], ["number"], "other"),
+    ]
+    # how many there are is arithmetic of sizes, though an output says it
+    assert on_data(layers, wiring(report(layers, ["classes", "kept", "number"]))) == {1, 2}
