@@ -64,11 +64,14 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path |
     def say(text: str) -> None:
         console.print(plain_text(text), soft_wrap=True)
 
+    several = len({group.output for group in found.groups}) > 1
     share = "MACs" if found.share_of == "macs" else "layers"
     total = sum(group.harm(found.full) for group in found.groups) or 1.0
     columns: dict[str, Callable[[GroupResult], str]] = {
         "alone: dB": lambda group: _db(group.alone.sqnr_db) if group.alone is not None else "",
-        "without: dB": lambda group: _db(group.without.sqnr_db) if group.without is not None else "",
+        "without: dB": lambda group: _db(group.level_in(group.without)) if group.without is not None else "",
+        "all: dB": lambda group: _db(group.level_in(found.full)) if several else "",
+        "output": lambda group: group.output if several else "",
         "kept alone": lambda group: (
             percent(group.alone.kept) if group.alone is not None and group.alone.kept is not None else ""
         ),

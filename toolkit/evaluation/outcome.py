@@ -41,6 +41,7 @@ class Outcome:
             entries count (see ``by_entry``); None where nothing varies or too few samples were seen.
         tallies: the answers that stay, by part of the outputs as the task reads them; empty without a task.
         metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
+        noises: ``noise`` of each output, by name.
         metric_left_out: what ``metric`` would be without each of some groups of the samples, see ``resampling``.
         metric_samples: how many samples these groups join.
         output: the output that ``noise`` is of; empty where that is not known.
@@ -61,6 +62,11 @@ class Outcome:
     output: str = ""
     metric_left_out: tuple[float, ...] = ()
     metric_samples: int = 0
+    noises: tuple[tuple[str, float], ...] = ()
+
+    def at(self, output: str) -> float:
+        """``noise`` of one output; of the worst where that one's is not known."""
+        return dict(self.noises).get(output, self.noise)
 
     @property
     def of_classes(self) -> bool:
@@ -109,6 +115,7 @@ class Outcome:
             tallies=tallies, output=str(content.get("output", "")),
             metric_left_out=tuple(float(one) for one in content.get("metric_left_out", ())),
             metric_samples=int(content.get("metric_samples", 0)),
+            noises=tuple((str(name), float(noise)) for name, noise in content.get("noises", ())),
         )  # fmt: skip
 
 
@@ -272,6 +279,7 @@ def summed(
         output,
         score.left_out,
         score.samples,
+        tuple(_noises(total, discrete).items()),
     )
 
 
@@ -303,11 +311,16 @@ def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tu
 
 
 def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float, str]:
-    """Of the worst output, and its name; integers count only where no output holds floats."""
-    ratios = {name: _ratio(difference) for name, difference in differences.items() if name not in discrete}
-    known = ratios or {name: 1.0 - d.agreement for name, d in differences.items() if d.agreement is not None}
+    """Of the worst output, and its name."""
+    known = _noises(differences, discrete)
     worst = max(known, key=known.__getitem__, default="")
     return known.get(worst, 0.0), worst
+
+
+def _noises(differences: Mapping[str, Difference], discrete: Collection[str]) -> dict[str, float]:
+    """Of each output; integers count only where no output holds floats."""
+    ratios = {name: _ratio(difference) for name, difference in differences.items() if name not in discrete}
+    return ratios or {name: 1.0 - d.agreement for name, d in differences.items() if d.agreement is not None}
 
 
 def _ratio(difference: Difference) -> float:

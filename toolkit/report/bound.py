@@ -96,12 +96,16 @@ def _shown(plan: PlanPoint) -> Mapping[str, object]:
 def _layers(info: SearchInfo, layers: Sequence[LayerInfo]) -> list[Finding]:
     """What the best single layer kept float changes, and which layers cost most."""
     found = list[Finding]()
-    left_out = [layer for layer in info.layers if layer.without_db is not None]
-    if left_out and info.full_db is not None:
-        best = max(left_out, key=lambda layer: layer.without_db or 0.0)
-        found.append(
-            BoundCode.ONE_LAYER(node=best.node, db=best.without_db, before_db=info.full_db, tried=len(left_out))
-        )
+    gains = {
+        layer.node: (layer.without_db, full)
+        for layer in info.layers
+        # a report of an earlier release holds that of the worst output alone
+        if layer.without_db is not None
+        and (full := layer.full_db if layer.full_db is not None else info.full_db) is not None
+    }
+    if gains:
+        best = max(gains, key=lambda node: gains[node][0] - gains[node][1])
+        found.append(BoundCode.ONE_LAYER(node=best, db=gains[best][0], before_db=gains[best][1], tried=len(gains)))
     macs = {layer.node: layer.macs or 0 for layer in layers}
     total = sum(macs.values())
     costly = [layer for layer in info.layers if layer.share > 0][:_NAMED]

@@ -45,7 +45,8 @@ def harms_chart(harms: Sequence[LayerHarm], order: Mapping[str, int], full_db: f
     Args:
         harms: the layers, the costliest first.
         order: each node's place in the graph.
-        full_db: SQNR with every layer quantized.
+        full_db: SQNR with every layer quantized, of the worst output: a layer that is judged at another one has no
+            mark beside it.
     """
     shown = sorted(harms[:_MOST], key=lambda harm: order.get(harm.node, len(order)))
     levels = [db for harm in shown for db in (harm.alone_db, harm.without_db) if db is not None and math.isfinite(db)]
@@ -61,7 +62,8 @@ def harms_chart(harms: Sequence[LayerHarm], order: Mapping[str, int], full_db: f
 
     return HarmsChart(
         columns=[
-            HarmColumn(harm, round((index + 0.5) * step, 1), place(harm.alone_db), place(harm.without_db),
+            HarmColumn(harm, round((index + 0.5) * step, 1), place(harm.alone_db),
+                       place(harm.without_db) if harm.full_db in (None, full_db) else None,
                        round(BARS * harm.share / most, 1))
             for index, harm in enumerate(shown)
         ],

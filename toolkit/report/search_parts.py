@@ -41,6 +41,10 @@ class LayerHarm(Part):
     op: str
     alone_db: Finite = Field(default=None, description="SQNR of the output with this layer alone quantized")
     without_db: Finite = Field(default=None, description="SQNR of the output with all but this layer quantized")
+    full_db: Finite = Field(default=None, description="SQNR of the output with every layer quantized")
+    output: str = Field(
+        default="", description="that output: of those that the layer feeds the one where it makes most noise"
+    )
     share: float = Field(description="of the loss of all layers, 0 to 1")
     kept: bool = Field(description="whether the chosen plan keeps it in float")
 

@@ -101,7 +101,8 @@ def layer_harms(found: Sensitivity, kept: Collection[str]) -> list[LayerHarm]:
         LayerHarm(
             node=group.name, op=group.op, share=harms[group.name] / total, kept=group.name in kept,
             alone_db=group.alone.sqnr_db if group.alone is not None else None,
-            without_db=group.without.sqnr_db if group.without is not None else None,
+            without_db=group.level_in(group.without) if group.without is not None else None,
+            full_db=group.level_in(found.full), output=group.output,
         )
         for group in found.ranked()
     ]  # fmt: skip

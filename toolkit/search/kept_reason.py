@@ -28,8 +28,8 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
     if group is None or group.alone is None:
         return Code.KEPT_MISSES(precision=precision)
     known = {
-        "precision": precision, "alone_db": group.alone.sqnr_db, "all_db": sensitivity.full.sqnr_db,
-        "without_db": group.without.sqnr_db if group.without is not None else None,
+        "precision": precision, "alone_db": group.alone.sqnr_db, "all_db": group.level_in(sensitivity.full),
+        "without_db": group.level_in(group.without) if group.without is not None else None,
     }  # fmt: skip
     lacks = _lacks(budget, group.alone, found.reference)
     if lacks == {}:

@@ -51,13 +51,31 @@ class GroupResult:
     without: Outcome | None = None
     share: float = 0.0
 
-    def harm(self, full: Outcome, of: Callable[[Outcome], float] = lambda outcome: outcome.noise) -> float:
+    @property
+    def output(self) -> str:
+        """The output that the layer is judged at: of those that it feeds the one where it makes most noise.
+
+        Empty where it was not measured alone: then it is the worst of all.
+        """
+        return self.alone.output if self.alone is not None else ""
+
+    def noise_in(self, outcome: Outcome) -> float:
+        """The noise of an outcome at the output that the layer is judged at."""
+        return outcome.at(self.output)
+
+    def level_in(self, outcome: Outcome) -> float:
+        """The SQNR of an outcome there, in dB; infinite where nothing differs."""
+        return replace(outcome, noise=self.noise_in(outcome)).sqnr_db
+
+    def harm(self, full: Outcome, of: Callable[[Outcome], float] | None = None) -> float:
         """Noise over signal that this layer is to blame for: alone, or what is saved by leaving it out; the larger.
 
+        It is that of the output that the layer is judged at: at another, which it does not feed, it can save nothing.
         ``of`` is another measure of what differs, the larger the worse.
 
         Alone shows a harm that another layer hides; leaving out shows a harm that takes two.
         """
+        of = of if of is not None else self.noise_in
         found = [of(self.alone)] if self.alone is not None else []
         if self.without is not None:
             saved = of(full) - of(self.without)

@@ -35,7 +35,7 @@ from toolkit.search.sensitivity import GroupResult, Sensitivity
 from toolkit.search.ties import NearTies, near_ties
 from toolkit.simulation.simulation import Simulation
 
-_TOGETHER = 3.0
+_TOGETHER, _SEEN = 3.0, 0.1
 _BETTER_DB = 1.0
 _SMOOTH_FROM = 4.0
 _FLIPS = 0.005
@@ -215,18 +215,20 @@ def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
     """Whether the layer's harm shows only together with that of others, or is hidden behind theirs."""
     if group.alone is None or group.without is None:
         return []
-    alone, saved = group.alone.noise, sensitivity.full.noise - group.without.noise
+    noises = [group.noise_in(outcome) for outcome in (group.alone, sensitivity.full, group.without)]
+    alone, full, saved = noises[0], noises[1], noises[1] - noises[2]
     if not (math.isfinite(alone) and math.isfinite(saved)):
         return []
-    levels = {
-        "alone_db": group.alone.sqnr_db, "full_db": sensitivity.full.sqnr_db, "without_db": group.without.sqnr_db
-    }  # fmt: skip
-    others = [other.name for other in sensitivity.ranked()[:4] if other.name != group.name][:2]
+    measured = {"alone_db": group.alone, "full_db": sensitivity.full, "without_db": group.without}
+    levels = {name: group.level_in(outcome) for name, outcome in measured.items()}
+    feeding = [other for other in sensitivity.ranked() if other.alone is None or group.noise_in(other.alone) > 0]
+    others = [other.name for other in feeding[:4] if other.name != group.name][:2]
     if saved > _TOGETHER * alone:
         ratio = saved / alone if alone else math.inf
         why, remedy = CauseCode.HARM_TOGETHER(**levels), CauseCode.KEEP_IT_OR_OTHERS(others=others)
         return [Cause(CauseKind.TOGETHER, "", ratio, why, remedy)]
-    if saved * _TOGETHER < alone and others:
+    # what is little of the whole is lost in how the others' errors happen to add up
+    if saved * _TOGETHER < alone and alone > _SEEN * full and others:
         ratio = alone / saved if saved > 0 else math.inf
         why, remedy = CauseCode.HARM_HIDDEN(**levels), CauseCode.KEEP_WITH_OTHERS(others=others)
         return [Cause(CauseKind.HIDDEN, "", ratio, why, remedy)]
@@ -238,7 +240,8 @@ def _ties(group: GroupResult, ties: NearTies | None) -> list[Cause]:
     found: list[Cause] = []
     alone = group.alone
     if alone is not None and alone.flips is not None and alone.flips >= _FLIPS and alone.sqnr_db >= _FINE_DB:
-        why = CauseCode.TIES_AT_OUTPUT(sqnr_db=alone.sqnr_db, flips=alone.flips)
+        changed = None if alone.agreement is None else 1 - alone.agreement
+        why = CauseCode.TIES_AT_OUTPUT(sqnr_db=alone.sqnr_db, flips=alone.flips, changed=changed)
         found.append(Cause(CauseKind.NEAR_TIES, "", alone.flips, why, CauseCode.KEEP_OR_USE_METRIC()))
     if ties is not None and ties.share >= _CLOSE_SHARE:
         why = CauseCode.TIES_AT_DECISION(share=ties.share, op=ties.op, node=ties.node)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,13 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from tests.conftest import MODELS, build, node
+from tests.conftest import MODELS, build, node, normal
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit import Model
 from toolkit.contract.roles import Harm
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.outcome import Outcome
 from toolkit.report.findings import sentence
+from toolkit.report.search_section import layer_harms
 from toolkit.search.causes import ACTIVATIONS, Cause, CauseKind
 from toolkit.search.codes import CauseCode
 from toolkit.search.helpers import Helpers
@@ -110,9 +112,55 @@ def test_layers_that_really_hide_each_other_are_said_to():
 
 def test_near_ties_at_the_output_are_named():
     sim = simulation(chain(), feeds())
-    alone = Outcome(1e-3, agreement=0.98, flips=0.02, positions=100)
+    alone = Outcome(1e-3, agreement=0.99, flips=0.02, positions=100)
     (tie,) = causes(weak_spots(sim, made_up(sim, layer2=(alone, Outcome(1e-4))), worst=1), "near-ties")
-    assert tie.why == CauseCode.TIES_AT_OUTPUT(sqnr_db=alone.sqnr_db, flips=0.02)
+    assert tie.why.code is CauseCode.TIES_AT_OUTPUT
+    assert tie.why.values == pytest.approx({"sqnr_db": alone.sqnr_db, "flips": 0.02, "changed": 0.01})
+    # what is expected is not said to have happened
+    assert "expected to change the argmax of 2.0% of positions like these (1.0% of these changed)" in sentence(tie.why)
+
+
+def two_heads():
+    """``quiet`` feeds the first output alone, two layers the second, which so has more noise, ``trunk`` both."""
+    proto = build(
+        [
+            node("MatMul", ["x", "t"], ["h"], name="trunk"), node("MatMul", ["h", "a"], ["first"], name="quiet"),
+            node("MatMul", ["h", "b"], ["g"], name="loud"), node("Relu", ["g"], ["r"]),
+            node("MatMul", ["r", "c"], ["second"], name="louder"),
+        ],
+        {"x": ["n", 16]}, {"first": ["n", 4], "second": ["n", 4]},
+        {"t": normal(16, 16), "a": normal(16, 4, seed=1), "b": normal(16, 16, seed=2), "c": normal(16, 4, seed=3)},
+    )  # fmt: skip
+    return Model.from_proto(proto)
+
+
+def test_a_layer_is_judged_at_the_outputs_that_it_feeds():
+    sim = simulation(two_heads(), feeds())
+    found = exact(sim)
+    groups = {group.name: group for group in found.groups}
+    assert found.full.output == "second" and dict(found.full.noises).keys() == {"first", "second"}
+    assert found.full.at("second") == found.full.noise > found.full.at("first") > 0
+    quiet = groups["quiet"]
+    assert quiet.output == "first" and quiet.alone.at("second") == 0.0
+    # without it the worst output is as it was, and its own is better
+    assert quiet.without.noise == pytest.approx(found.full.noise)
+    assert quiet.level_in(quiet.without) > quiet.level_in(found.full) + 1
+    assert quiet.harm(found.full) == max(quiet.alone.noise, found.full.at("first") - quiet.without.at("first"))
+    spots = {spot.node: spot for spot in weak_spots(sim, found, least=0.0)}
+    assert not [cause for spot in spots.values() for cause in spot.causes if cause.kind == "hidden"]
+    (harm,) = [one for one in layer_harms(found, ()) if one.node == "quiet"]
+    assert (harm.output, harm.without_db) == ("first", pytest.approx(quiet.level_in(quiet.without)))
+    assert harm.full_db == pytest.approx(quiet.level_in(found.full))
+    loaded = Sensitivity.from_json(json.loads(json.dumps(found.to_json())))
+    assert loaded.groups == found.groups and loaded.full == found.full
+
+
+def test_what_is_little_of_the_whole_is_not_said_to_be_hidden():
+    """A fortieth of the noise, which saves nothing: how errors happen to add up is more than that."""
+    sim = simulation(chain(), feeds())
+    found = made_up(sim, layer4=(Outcome(2.5e-5), Outcome(1e-3)), layer1=(Outcome(9e-4), Outcome(1e-4)))
+    spots = weak_spots(sim, found, least=0.0)
+    assert not [cause for spot in spots for cause in spot.causes if cause.kind == "hidden"]
 
 
 @pytest.mark.parametrize(("op", "closest"), [("ArgMax", [5.0, 5.0, 1.0, 0.0]), ("TopK", [9.0, 5.0, 5.0, 0.0])])

@@ -94,9 +94,10 @@ CAUSES: Table = {
         f"other layers mask its harm: quantized alone it leaves {db(alone_db)}, but keeping it alone in float raises "
         f"the whole only from {db(full_db)} to {db(without_db)}"
     ),
-    CauseCode.TIES_AT_OUTPUT: lambda sqnr_db, flips: (
-        f"{db(sqnr_db)} at the output still change the argmax of {flips:.1%} of the positions: their scores are near "
-        "ties"
+    CauseCode.TIES_AT_OUTPUT: lambda sqnr_db, flips, changed=None: (
+        f"{db(sqnr_db)} at the output are expected to change the argmax of {flips:.1%} of positions like these"
+        + (f" ({changed:.1%} of these changed)" if changed is not None else "")
+        + ": their scores are near ties"
     ),
     CauseCode.TIES_AT_DECISION: (
         "{share:.0%} of the decisions of the {op} '{node}' behind it have a margin under 1% of their values' standard "
