@@ -9,4 +9,5 @@ class DataCode(BaseCode):
     """What became of a source's samples."""
 
     ROWS_APART = "rows-apart"
+    ROWS_UNDECIDED = "rows-undecided"
     OTHER_SAMPLES = "other-samples"

@@ -37,7 +37,8 @@ class RowsApart:
     """Another source's samples, each row one where items hold several.
 
     The first item that can decide does so for all: one of several rows that differ. It is looked for among the first
-    few; where these have one row each and a later one has several, nobody knows what a sample is.
+    few; where these have one row each, or rows of one value, each counts as a sample, and a later one whose rows may be
+    samples is refused: nobody knows then what a sample is.
 
     Args:
         source: the source.
@@ -50,7 +51,9 @@ class RowsApart:
     def __init__(self, source: Source, specs: Specs, axes: Mapping[str, int], apart: Apart, name: str) -> None:
         self._source, self._specs, self._axes, self._decide, self._name = source, specs, axes, apart, name
         self._splits: bool | None = None
-        self._singles = 0
+        # of the items that were looked at, how many have one row, where none decided
+        self._undecided: int | None = None
+        self._several = False
         # the first row of each item that has been read, and of the next one
         self._starts = [0]
         self._complete = False
@@ -61,9 +64,15 @@ class RowsApart:
         return self._source.cut
 
     def apart(self) -> Finding | None:
-        """How many items of how many rows were taken apart, for which all are read once; None where none is."""
+        """How many items of how many rows were taken apart, for which all are read once, or that this was not decided.
+
+        None where no item has several rows, or the model shows that these are one sample.
+        """
         rows = len(self)
-        return DataCode.ROWS_APART(items=len(self._starts) - 1, rows=rows, data=self._name) if self._splits else None
+        if self._splits:
+            return DataCode.ROWS_APART(items=len(self._starts) - 1, rows=rows, data=self._name)
+        several = self._undecided is not None and self._several
+        return DataCode.ROWS_UNDECIDED(items=rows, data=self._name) if several else None
 
     def __len__(self) -> int:
         """How many samples there are; where items hold several, all are read for it once."""
@@ -90,8 +99,9 @@ class RowsApart:
             if self._splits is not False and item + 1 == len(self._starts):
                 self._starts.append(self._starts[item] + count)
             if not self._splits:
-                if count > 1 and self._singles >= _LOOKED:
-                    self._require_together(inputs, origin, count)
+                self._several |= count > 1
+                if count > 1 and self._undecided is not None:
+                    self._require_together(inputs, origin, count, self._undecided)
                 if keep(item):
                     yield item, origin, (inputs, labels)
                 continue
@@ -118,22 +128,26 @@ class RowsApart:
                 self._splits = self._decide(self._axes, two)
                 break
         if self._splits is None:
-            self._splits, self._singles = False, singles
+            self._splits, self._undecided = False, singles
         yield from chain(held, items)
 
-    def _require_together(self, inputs: Mapping[str, Array], origin: str, count: int) -> None:
-        """Check that an item of several rows behind many of one row is one sample.
+    def _require_together(self, inputs: Mapping[str, Array], origin: str, count: int, singles: int) -> None:
+        """Check that an item of several rows behind many that decided nothing is one sample.
 
         Raises:
             DataError: the model computes its rows each by itself, so that they may be samples as those before were.
         """
-        if (two := self._two(inputs, origin)) and self._decide(self._axes, two):
+        if not (two := self._two(inputs, origin)):
+            return
+        if self._decide(self._axes, two):
+            before = "one" if singles >= _LOOKED else "one, or rows of one value, which show nothing"
             raise DataError(
-                f"it holds {count} rows, and each of the first {_LOOKED} items one: each row may be a sample, or all",
+                f"it holds {count} rows, and each of the first {_LOOKED} items {before}: each row may be a sample, or "
+                "all",
                 where=origin,
-                remedy="give every sample by itself, or a batch of several first",
+                remedy="give every sample by itself, or a batch of several rows that differ first",
             )
-        self._singles = 0
+        self._undecided = None
 
     def _count(self, inputs: Mapping[str, Array], labels: Mapping[str, Array]) -> int:
         """How many samples an item may hold: its rows, where all that has an axis of samples has as many; else 1."""

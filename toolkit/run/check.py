@@ -16,6 +16,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.contract.roles import Role
+from toolkit.data.codes import DataCode
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.codes import ReportCode
 from toolkit.run.fallback import decided, fall_back, recall, remember
@@ -40,7 +41,7 @@ _LOUD = (
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
     EvaluationCode.FLOAT_MODEL_USELESS, EvaluationCode.LABELS_FIT_NOTHING, EvaluationCode.LABELS_UNUSED,
     EvaluationCode.LABEL_OUT_OF_RANGE, EvaluationCode.LIMIT_NEVER_MISSED, EvaluationCode.LIMIT_WITHOUT_METRIC,
-    EvaluationCode.SAMPLES_OF_ROWS, Code.UNVARIED_SAMPLES,
+    EvaluationCode.SAMPLES_OF_ROWS, DataCode.ROWS_UNDECIDED, Code.UNVARIED_SAMPLES,
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""

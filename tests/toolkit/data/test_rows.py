@@ -110,6 +110,32 @@ def test_a_batch_behind_many_single_rows_is_refused_where_its_rows_may_be_sample
         list(CalibrationData.open(lambda: batches(*sizes), network()).samples())
 
 
+def after_constants(*sizes: int) -> Iterator[dict[str, Array]]:
+    """Batches of rows of one value, of these sizes, and then one of four rows that differ."""
+    yield from ({"x": np.full((size, 4), number, np.float32)} for number, size in enumerate(sizes))
+    yield {"x": VALUES[:4]}
+
+
+@pytest.mark.parametrize("sizes", [[4] * 16, [1] * 15 + [4], [1] * 16 + [4]], ids=["all", "the 16th", "the 17th"])
+def test_rows_of_one_value_do_not_settle_for_good_that_a_batch_is_a_sample(sizes: list[int]) -> None:
+    mean = "m = ReduceMean<axes = [0], keepdims = 1>(x) y = Add(x, m)"
+    together = CalibrationData.open(lambda: after_constants(*sizes), network(body=mean))
+    assert [len(one.inputs["x"]) for one in together.samples()] == [*sizes, 4]
+    assert together.rows_apart() is None
+    with pytest.raises(DataError, match=f"sample {len(sizes)}: it holds 4 rows, and each of the first 16 items one"):
+        list(CalibrationData.open(lambda: after_constants(*sizes), network()).samples())
+
+
+def test_where_rows_of_one_value_are_all_there_is_it_is_said_that_nothing_shows_what_a_sample_is() -> None:
+    rows = lambda: iter([{"x": np.zeros((4, 4), np.float32)}, {"x": np.ones((4, 4), np.float32)}])  # noqa: E731
+    journal = Journal()
+    data = CalibrationData.open(rows, network(), journal=journal)
+    assert [len(one.inputs["x"]) for one in data.samples()] == [4, 4]
+    assert said(journal, DataCode.ROWS_UNDECIDED) == [{"items": 2, "data": "the iterable"}]
+    alone = CalibrationData.open(lambda: iter([{"x": np.zeros((1, 4), np.float32)}] * 2), network())
+    assert len(list(alone.samples())) == 2 and alone.rows_apart() is None
+
+
 FLIPS = "h = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
 CENTRED = "m = ReduceMean<axes = [0], keepdims = 1>(x) d = Sub(x, m) h = MatMul(d, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
 

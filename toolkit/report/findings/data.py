@@ -70,6 +70,10 @@ DATA: Table = {
     DataCode.ROWS_APART: lambda items, rows, data: (
         f"{data} gives {count(rows, 'row')} in {items} batch{'es' if items > 1 else ''}: each row counts as a sample."
     ),
+    DataCode.ROWS_UNDECIDED: lambda items, data: (
+        f"Samples of {data} have several rows, and these are of one value, which does not show whether each row is a "
+        f"sample: each of its {count(items, 'item')} counts as one. Give samples with 1 row, or rows that differ."
+    ),
     Code.LIMITED: "{left_out} of {total} calibration samples left out because of samples = {limit}.",
     Code.EMPTY_PROFILE: "No sample of {data} fits profile '{profile}'.",
     Code.FEW_SAMPLES: lambda profile, samples: (
