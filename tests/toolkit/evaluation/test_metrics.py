@@ -181,6 +181,25 @@ def test_neighbours_ranks_and_likelihood():
     assert value("perplexity", logits, np.array([[1, 2, -1]] * 4))[0] == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("blank", [0, 3])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_reading_with_nan_is_never_right_and_costs_an_edit_where_it_is(blank, where):
+    """argmax takes NaN for the largest: of the class that a position has, or of the blank, it changed nothing."""
+    line = [1, blank, 2]
+    scores = one_hot([line] * 2, 4).astype(np.float32)
+    label = np.array([[1, 2, -1]] * 2)
+    for name, right in (("ctc_exact", 1.0), ("cer", 0.0)):
+        assert value(name, scores, label, blank=blank)[0] == right
+    scores[0, where, line[where]] = np.nan
+    assert value("ctc_exact", scores, label, blank=blank)[0] == 0.5
+    assert value("cer", scores, label, blank=blank)[0] == 1 / 4
+    # nothing but NaN is no empty reading either
+    scores[0] = np.nan
+    empty = np.full((2, 3), -1)
+    assert value("ctc_exact", scores[:1], empty[:1], blank=blank)[0] == 0.0
+    assert value("cer", scores, label, blank=blank)[0] == 2 / 4
+
+
 def test_mean_average_precision_is_cocos():
     pytest.importorskip("pycocotools")
     rows = np.array([[[10, 10, 50, 50, 0.9, 1], [60, 60, 90, 90, 0.8, 0]]], np.float32)

@@ -27,8 +27,15 @@ def best_path(chosen: Array, blank: int) -> tuple[int, ...]:
 
 
 def readings(value: Array, axis: int, blank: int) -> list[tuple[int, ...]]:
-    """The readings of a batch, from scores with the classes along ``axis`` or from the classes' numbers."""
-    chosen = flat(value) if value.dtype.kind in "iub" else scores(value, axis).argmax(axis=-1)
+    """The readings of a batch, from scores with the classes along ``axis`` or from the classes' numbers.
+
+    A position with a score that is NaN is read as -1, which is no class and no blank: argmax takes NaN for the largest.
+    """
+    if value.dtype.kind in "iub":
+        chosen = flat(value)
+    else:
+        wide = scores(value, axis)
+        chosen = np.where(np.isnan(wide).any(axis=-1), -1, wide.argmax(axis=-1))
     return [best_path(line, blank) for line in chosen]
 
 
