@@ -17,6 +17,7 @@ from toolkit.base.types import Array
 from toolkit.data.arrays import native
 from toolkit.graph.dimensions import batch_axes, dim_of
 from toolkit.graph.model import Model
+from toolkit.graph.states import shapes_to_join
 from toolkit.graph.tensors import onnx_type
 
 EVERYTHING = "default"
@@ -60,7 +61,7 @@ Specs = Mapping[str, InputSpec]
 def input_specs(model: Model) -> dict[str, InputSpec]:
     """What the model declares of each of its inputs, in order."""
     specs = {}
-    axes = batch_axes(model.input_shapes())
+    axes = batch_axes(shapes_to_join(model))
     for tensor in model.graph.inputs:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
         dims = None if tensor.shape is None else tuple(dim_of(d) for d in tensor.shape)

@@ -18,6 +18,7 @@ from toolkit.evaluation.masks import valued
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
+from toolkit.graph.states import shapes_to_join
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
@@ -214,7 +215,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     # what is the same for every input holds no answer
     outputs = [one for one in outputs if one.ops != {"Constant"}]
     inputs: dict[str, Array] = {}
-    shapes = model.input_shapes()
+    shapes = shapes_to_join(model)
     axes = batch_axes(shapes)
     joined = {shapes[name][axis] for name, axis in axes.items()}
     each = 1 if axes else _fixed_batch(shapes.values())

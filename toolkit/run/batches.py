@@ -13,6 +13,7 @@ import numpy as np
 from toolkit.base.errors import ModelError, QtoolError, RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
+from toolkit.graph.states import shapes_to_join
 from toolkit.run.feeds import batch_limits
 from toolkit.run.new_profile import Seen, one_sample
 
@@ -84,7 +85,7 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
     if source is not None and not holds_images(source):
         data = CalibrationData.open(str(source.resolve()), model)
     else:
-        shapes = one_sample(model.input_shapes(), seen)
+        shapes = one_sample(shapes_to_join(model), seen)
         if sum(math.prod(shape) for shape in shapes.values()) > _MOST_VALUES:
             return None
         fixed = ShapeProfile("one", {name: Extent(shape, shape, shape) for name, shape in shapes.items()})

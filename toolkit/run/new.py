@@ -24,6 +24,7 @@ from toolkit.graph.forms import Forms, constant_affine
 from toolkit.graph.header import model_files
 from toolkit.graph.layer_weights import bias_of
 from toolkit.graph.model import Model
+from toolkit.graph.states import shapes_to_join
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
 from toolkit.placement.spellings import load_source
@@ -102,7 +103,7 @@ def recipe_for(
     lines = ["[model]", f"path = {relative(model_path, target)}", *said_of_plugins(model), ""]
     fault = batches_refused(model, data or test, seen)
     decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
-    declared = model.input_shapes()
+    declared = shapes_to_join(model)
     fixed = fixed_by_samples(declared, seen)
     alone = "" if fault is None else f"Batch 1: {fault_words(fault)}."
     lines += profile_lines(declared, seen, alone, sentence(fixed) if fixed is not None else "")

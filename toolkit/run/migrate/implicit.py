@@ -19,6 +19,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
+from toolkit.graph.states import shapes_to_join
 from toolkit.placement.existing import ExistingPair, pairs_of
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.qdq import float_constants
@@ -172,7 +173,7 @@ class BackToImplicit:
             yield f"--{end}Shapes={','.join(parts)}"
 
     def _recipe(self, target: Path, model: Path, ranges: Path) -> Sequence[str]:
-        profiles = profile_tables(self.profiles) or profile_lines(self.model.input_shapes(), {})
+        profiles = profile_tables(self.profiles) or profile_lines(shapes_to_join(self.model), {})
         if not self.fit.ranges.tensors:
             head = [
                 "# Float16: no pair had a form without pairs.",
