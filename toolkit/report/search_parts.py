@@ -58,6 +58,9 @@ class SearchInfo(Part):
     prefer: str = ""
     budget: dict[str, float] = Field(default_factory=dict)
     met: bool = Field(description="whether the chosen plan meets the budget, in the types that it runs in too")
+    unsure: str = Field(
+        default="", description="that samples lose more than the budget allows, and are so few that it may be chance"
+    )
     lacks: dict[str, Finite] = Field(default_factory=dict, description="how far the chosen plan misses each limit")
     in_types: bool = Field(
         default=False, description="whether it does so in the types that it runs in alone, not as simulated in float32"

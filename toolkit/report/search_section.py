@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from toolkit.contract.findings import Finding
+from toolkit.contract.findings import Code, Finding
 from toolkit.report.findings import sentence
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
 from toolkit.search.causes import Cause
@@ -39,6 +40,7 @@ def search_info(record: SearchRecord) -> SearchInfo:
         precision=record.precision, rest=record.rest, gpu=record.gpu, prefer=record.prefer, budget=record.budget,
         met=record.best.meets and not record.lacks_in_types, lacks=record.lacks_in_types or dict(record.best.lacks),
         in_types=bool(record.lacks_in_types), rest_lacks=dict(record.rest_lacks), allowed=record.allowed,
+        unsure=_unsure(record.notes),
         types_db=_db(record.real.noise) if record.real is not None else None,
         types_expected=record.real.expected if record.real is not None else None,
         full_db=_db(record.sensitivity.full.noise) if record.sensitivity is not None else None,
@@ -74,6 +76,12 @@ def cause_info(cause: Cause) -> CauseInfo:
 
 def _sentences(findings: Sequence[Finding]) -> list[str]:
     return [sentence(one) for one in findings]
+
+
+def _unsure(notes: Sequence[Finding]) -> str:
+    """What the samples leave undecided, where they lost more than the budget allows; empty where they did not."""
+    found: list[Any] = [note.values["why"] for note in notes if note.code is Code.SEARCH_UNPROVEN]
+    return next((sentence(why) for why in found if why.values["lost"] > why.values["share"]), "")
 
 
 def _key(plan: SearchedPlan) -> _Key:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import model_info
 from toolkit.report.findings import sentence
@@ -33,14 +35,14 @@ from toolkit.report.schema import LayerInfo, RecipeInfo, Report, SearchInfo
 from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
-from toolkit.report.search_section import read_search
+from toolkit.report.search_section import read_search, search_info
 from toolkit.report.search_time import slow_plan, too_slow
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import verdict
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
 from toolkit.search.search import Search
-from toolkit.search.search_record import record
+from toolkit.search.search_record import SearchRecord, record
 from toolkit.search.weak_spots import weak_spots
 
 
@@ -184,9 +186,20 @@ def test_one_line_in_the_terminal():
     page = render_html(report)
     # a GPU that nobody named is no place for a time
     assert "ms predicted" not in search_line(report.search) and "redicted" not in page and "in float, %" in page
+    report.search.unsure = "not decided on 26 samples, of which 3.8 % were lost; 300 needed to judge 1 point"
+    assert "the chosen plan is not decided on 26 samples, of which 3.8 % were lost" in search_line(report.search)
     report.search.met, report.search.lacks = False, {"min_sqnr_db": 2.5}
     assert "MISSES the budget: min_sqnr_db by 2.5 dB" in search_line(report.search)
     assert "Search:" not in to_text(sample())
+
+
+@pytest.mark.parametrize(("lost", "said"), [(0.0385, "not decided on 26 samples, of which 3.9 % were lost; 300"), (0.0, "")])
+def test_a_plan_that_loses_more_than_the_budget_allows_does_not_meet_it(searched, lost, said):
+    few = EvaluationCode.WITHIN_ON_FEW(
+        limit="min_unchanged", answers=26, samples=True, share=0.01, enough=300, lost=lost, low=0.0, high=0.2
+    )
+    found = search_info(replace(SearchRecord.load(searched[0]), notes=[Code.SEARCH_UNPROVEN(why=few)]))
+    assert found.unsure.startswith(said) and bool(found.unsure) is bool(said)
 
 
 def test_suggestions_use_what_the_search_measured_and_name_who_differs():

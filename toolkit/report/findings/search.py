@@ -36,7 +36,7 @@ def standing(info: SearchInfo) -> str:
     """Whether the chosen plan meets the budget, in the types that it runs in; a verb with what it says of the plan."""
     if info.met:
         stands = f"what stands for a limit on {info.unlabelled} without labels" if info.unlabelled else "the budget"
-        return f"meets {stands}"
+        return f"is {info.unsure}" if info.unsure else f"meets {stands}"
     rest = str(info.rest).upper()
     if info.rest_lacks:
         words = f"MISSES the budget, as {rest} alone does with nothing quantized: {lacks_words(info.rest_lacks)}"
