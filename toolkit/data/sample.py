@@ -13,6 +13,7 @@ import onnx
 
 from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile, Shapes
+from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.data.arrays import native
 from toolkit.graph.dimensions import batch_axes, dim_of
@@ -209,9 +210,10 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
         finite = np.isfinite(wide)
         if not finite.all():
             at = np.unravel_index(int(np.argmin(finite)), array.shape)
-            count = int(finite.size - np.count_nonzero(finite))
+            number = int(finite.size - np.count_nonzero(finite))
+            others = f"{count(number, 'value')} {'is' if number == 1 else 'are'} not finite"
             raise DataError(
-                f"the value at {[int(i) for i in at]} is {wide[at]} ({count} values are not finite)",
+                f"the value at {[int(i) for i in at]} is {wide[at]} ({others})",
                 where=place,
                 remedy="samples need finite values: repair or remove this one",
             )

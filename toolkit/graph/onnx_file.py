@@ -147,6 +147,8 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         proto.graph.input.extend(kept)
     _forget_unknown_dimensions(proto.graph)
     _forget_other_types(proto.graph)
+    if not proto.graph.output:
+        raise ModelError("the model has no outputs", where=where, remedy="declare what it computes as graph.output")
     produced = {name for node in proto.graph.node for name in node.output}
     for value in proto.graph.output:
         if value.name not in produced:

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
 from toolkit.base.mapped import was_read
+from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_away
 from toolkit.graph.nodes import all_nodes
@@ -60,7 +61,7 @@ def check_values(model: LightModel) -> None:
                 elif (nan and node.op_type not in _PASSING_NAN_ON) or (
                     infinite and index in _WEIGHTED.get(node.op_type, ())
                 ):
-                    what = f"{nan:,} NaN" if nan else f"{infinite:,} infinite values"
+                    what = f"{nan:,} NaN" if nan else count(infinite, "infinite value")
                     raise ModelError(
                         f"tensor '{name}' of node '{node.name}' ({node.op_type}) holds {what}",
                         where=where,

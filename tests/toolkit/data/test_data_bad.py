@@ -28,7 +28,7 @@ ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
     ("near miss", {"z": GOOD}, r"'z' is neither an input of the model \('x'\) nor a label"),
     ("stranger", {"x": GOOD, "extra": GOOD}, "'extra' is neither an input"),
     ("nothing", {"label": np.zeros(4)}, "no values for input 'x'"),
-    ("nan", {"x": one_bad(np.nan)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is nan \(1 values"),
+    ("nan", {"x": one_bad(np.nan)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is nan \(1 value is not finite\)"),
     ("inf", {"x": one_bad(-np.inf)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is -inf"),
     ("dtype", {"x": GOOD.astype(np.int32)}, "dtype is int32, the model expects float32. Save it as float32"),
     ("overflow", {"x": one_bad(1).astype(np.float64) * 1e300}, "float64, the model expects float32, which cannot hold"),

@@ -112,3 +112,20 @@ def test_nan_in_a_sparse_constant_or_in_a_function_is_refused(tmp_path) -> None:
         (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
         with pytest.raises(ModelError, match="holds 1 NaN"):
             Model.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("values", "words"), [([np.inf], "1 infinite value"), ([np.inf, -np.inf], "2 infinite values")])
+def test_infinite_weights_are_counted(values, words, tmp_path) -> None:
+    weight = normal(4, 4)
+    weight[0, : len(values)] = values
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": [2, 4]}, {"y": None}, {"w": weight})
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match=f"holds {words}[.]"):
+        Model.load(tmp_path / "m.onnx")
+
+
+def test_a_model_without_outputs_is_called_that() -> None:
+    proto = build([node("Relu", ["x"], ["y"])], {"x": [2, 4]}, {"y": None})
+    del proto.graph.output[:]
+    with pytest.raises(ModelError, match="the model has no outputs"):
+        Model.from_proto(proto)
