@@ -106,7 +106,9 @@ def score_of(metric: Metric, name: str | None) -> MetricScore:
 
 
 def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
-    """The standard error of the difference of a metric between two models on the same samples; None where not known.
+    """The standard error of the difference of a metric between two models on the same samples.
+
+    None where it is not known: where no group makes a difference, nothing shows by how much others would.
 
     sqrt((G - 1) / G sum((d_g - mean d)^2)), with d_g the difference without the g-th of G groups.
 
@@ -117,4 +119,4 @@ def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
     if len(before) != len(after) or len(before) < 2:
         return None
     apart = np.subtract(before, after)
-    return float(math.sqrt((len(apart) - 1) * apart.var()))
+    return float(math.sqrt((len(apart) - 1) * apart.var())) or None

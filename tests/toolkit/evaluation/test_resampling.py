@@ -108,6 +108,12 @@ def test_what_is_no_number_tells_no_error():
     assert score_of(fed("mse", IMAGES[0][:1], IMAGES[1][:1]), "mse").left_out == () and drop_error((), ()) is None
 
 
+def test_answers_that_all_stay_do_not_show_by_how_much_others_would_differ():
+    """Of forty samples none changes: an interval of 0 to 0 would be sure of what forty do not tell."""
+    same = score_of(fed("f1", *CLASSES), "f1").left_out
+    assert drop_error(same, same) is None
+
+
 def outcomes(noise):
     """A float model's mse of 0 on 32 samples, and one of noise whose power differs from sample to sample."""
     scale = np.linspace(0.2, 1.8, 32)[:, None]
