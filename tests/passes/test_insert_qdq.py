@@ -10,7 +10,7 @@ from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
 from passes.strip_qdq import StripQDQ
 from tests.conftest import LIGHT, build, node, normal, ops, placeholder_context, residual_proto, run, said
-from toolkit import Code, Context, Extent, Model, Precision, Profiles, Ranges, ShapeProfile
+from toolkit import Code, Context, Extent, Model, Precision, Profiles, Ranges, ShapeProfile, sentence
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.contract.ranges import Range
 from toolkit.graph.sessions import session
@@ -424,3 +424,14 @@ def test_the_input_file_is_not_changed(tmp_path):
     before = path.read_bytes()
     InsertQDQ()(Model.load(path), placeholder_context())
     assert path.read_bytes() == before
+
+
+def test_a_model_in_double_is_declined_with_the_remedy():
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": [2, 4]}, {"y": None}, {"w": normal(4, 4).astype(np.float64)})
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = 11
+    model, context = Model.from_proto(proto), placeholder_context()
+    InsertQDQ()(model, context)
+    (found,) = [event.why for event in context.journal.of("declined")]
+    assert found == Code.NOT_FLOAT(tensor="x", has="double")
+    assert sentence(found).endswith("is double, not float32, float16 or bfloat16: export the model in float32")

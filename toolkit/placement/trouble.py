@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
@@ -53,7 +54,7 @@ class Trouble:
                 return Code.FOREIGN_PAIR(tensor=tensor.name, fault="type", has=other, inserted=self.precision)
             kind = self.facts.types.get(tensor.name)
             if kind is not None and not self.facts.is_float(tensor.name):
-                return Code.NOT_FLOAT(tensor=tensor.name)
+                return Code.NOT_FLOAT(tensor=tensor.name, has=onnx.TensorProto.DataType.Name(kind).lower())
         return self._operand_trouble(node, operands) or self._patches(node)
 
     def _other_type(self, tensor: gs.Tensor) -> Precision | None:

@@ -109,7 +109,10 @@ PLACEMENT: Table = {
     Code.SUBGRAPH: _subgraph,
     Code.MALFORMED: "it has fewer than two inputs",
     Code.FOREIGN_PAIR: _foreign_pair,
-    Code.NOT_FLOAT: "its input '{tensor}' is not float32, float16 or bfloat16",
+    Code.NOT_FLOAT: lambda tensor, has="": (
+        f"its input '{tensor}' is {has or 'of another type'}, not float32, float16 or bfloat16"
+        + (": export the model in float32" if has == "double" else "")
+    ),
     Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
     Code.COMPUTED_WEIGHTS: _computed_weights,
     Code.ACTIVATION_MATMUL: (
