@@ -91,8 +91,8 @@ def recipe_for(
             error.at("--metric")
             raise
     model = load_source(model_path)
-    ops, kept_in = Counter(node.op for node, _ in model.walk()), rest_of(model)
-    refuse_integer_operators(ops, str(model_path))
+    refuse_integer_operators(Counter(node.op for node, _ in model.walk()), str(model_path))
+    by_ranges = ranges is not None and data is None
     folder = next((path for path in (data, test) if path is not None and holds_images(path)), None)
     images = image_table(model, folder) if folder is not None else None
     seen: dict[str, list[tuple[int, ...]]] = {}
@@ -100,44 +100,26 @@ def recipe_for(
         shapes = images.seen if images is not None and holds_images(source) else _seen(model, source)
         for name, found in shapes.items():
             seen.setdefault(name, []).extend(found)
-    lines = ["[model]", f"path = {relative(model_path, target)}", *said_of_plugins(model), ""]
-    fault = batches_refused(model, data or test, seen)
-    decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
-    declared = shapes_to_join(model)
+    fault, declared, kept_in = batches_refused(model, data or test, seen), shapes_to_join(model), rest_of(model)
     fixed = fixed_by_samples(declared, seen)
     alone = "" if fault is None else f"Batch 1: {fault_words(fault)}."
-    lines += profile_lines(declared, seen, alone, sentence(fixed) if fixed is not None else "")
-    lines += ["[calibration]"]
-    if data is not None:
-        lines.append(f"data = {relative(data, target)}")
-    elif ranges is None:
-        lines.append('# data = "..."                     # real inputs: a .npz, or a folder of .npy, .npz or images')
-    lines += images.lines if images is not None else []
-    if ranges is not None:
-        lines.append(f"ranges = {relative(ranges, target)}")
-    if data is not None or ranges is None:
-        lines.append(f'method = "{DEFAULT}"')
-        decided.append(ReportCode.NEW_METHOD(method=DEFAULT))
-    # weights behind a pair and a Transpose are constants once the pair has gone
-    strip = _strip(model)
-    lines += [*strip, "", "[[pass]]", _use(Role.FOLD)]
-    forms, prepared = Forms(model), [*([Role.STRIP] if strip else []), Role.FOLD]
-    if ops["BatchNormalization"] or _scaled(model, forms):
-        lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
-        prepared.append(Role.FOLD_NORMALIZATION)
-    present = {forms.op(node) for node in model.nodes}
-    fragile = [op for op in FRAGILE if op in present]
-    if fragile:
-        listed = ", ".join(map(toml_string, fragile))
-        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", f'precision = "{kept_in}"']
-    if ranges is not None and data is None:
-        lines += pass_lines(model, ranges)
-    else:
-        lines += _search(_helpers(model, prepared), kept_in)
-    used = tuple(line.split('"')[1] for line in lines if line.startswith("use = "))
+    passes = _passes(model, ranges if by_ranges else None, kept_in)
+    lines = [
+        "[model]",
+        f"path = {relative(model_path, target)}",
+        *said_of_plugins(model),
+        "",
+        *profile_lines(declared, seen, alone, sentence(fixed) if fixed is not None else ""),
+        "[calibration]",
+        *_calibration(target, data, ranges, images.lines if images is not None else ()),
+        *passes,
+        *("", "[engine]", 'backend = "auto"', f'rest = "{kept_in}"', "", "[evaluation]"),
+    ]
+    decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
+    decided += [] if by_ranges else [ReportCode.NEW_METHOD(method=DEFAULT)]
+    used = tuple(line.split('"')[1] for line in passes if line.startswith("use = "))
     decided.append(ReportCode.NEW_PASSES(passes=used))
-    lines += ["", "[engine]", 'backend = "auto"', f'rest = "{kept_in}"', "", "[evaluation]"]
-    if ranges is not None and data is None and test is None:
+    if by_ranges and test is None:
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
         named = relative(test, target) if test is not None else ""
@@ -146,6 +128,37 @@ def recipe_for(
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
     lacking += [fixed] if fixed is not None else []
     return NewRecipe(text, [*decided, *evaluation.said], [*lacking, *evaluation.warnings])
+
+
+def _calibration(target: Path, data: Path | None, ranges: Path | None, images: Sequence[str]) -> list[str]:
+    """What stands under ``[calibration]``."""
+    lines = []
+    if data is not None:
+        lines.append(f"data = {relative(data, target)}")
+    elif ranges is None:
+        lines.append('# data = "..."                     # real inputs: a .npz, or a folder of .npy, .npz or images')
+    lines += images
+    if ranges is not None:
+        lines.append(f"ranges = {relative(ranges, target)}")
+    if data is not None or ranges is None:
+        lines.append(f'method = "{DEFAULT}"')
+    return lines
+
+
+def _passes(model: Model, ranges: Path | None, kept_in: Precision) -> list[str]:
+    """The passes of a model: a search, or what ``ranges`` quantize without samples."""
+    strip, forms = _strip(model), Forms(model)
+    # weights behind a pair and a Transpose are constants once the pair has gone
+    lines, prepared = [*strip, "", "[[pass]]", _use(Role.FOLD)], [*([Role.STRIP] if strip else []), Role.FOLD]
+    if any(node.op == "BatchNormalization" for node, _ in model.walk()) or _scaled(model, forms):
+        lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
+        prepared.append(Role.FOLD_NORMALIZATION)
+    present = {forms.op(node) for node in model.nodes}
+    fragile = [op for op in FRAGILE if op in present]
+    if fragile:
+        listed = ", ".join(map(toml_string, fragile))
+        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", f'precision = "{kept_in}"']
+    return lines + (pass_lines(model, ranges) if ranges is not None else _search(_helpers(model, prepared), kept_in))
 
 
 def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
