@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import wilson
-from toolkit.evaluation.metric_base import MetricOptions, label_of, labelled, pick_classes
+from toolkit.evaluation.metric_base import UNLABELLED, MetricOptions, label_of, labelled, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_classes import CHANCE
@@ -22,6 +22,8 @@ _FEWEST = 16
 _HOPELESS = 0.02
 _TOLD = 0.4
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
+_LEFT_OUT = {"top1": UNLABELLED, "top5": UNLABELLED, "exact": UNLABELLED, "miou": 255}
+"""What stands for no label, by metric that leaves positions out; perplexity leaves out all below 0."""
 _DISTANCES = ("mse", "mae")
 _NEIGHBOURS = {"recall_at_1": 1, "recall_at_5": 5}
 
@@ -36,6 +38,7 @@ class FloatCheck:
 
     Attributes:
         samples: how many were taken in.
+        labelled: whether any of them has a label: where none has, the metric says nothing.
     """
 
     def __init__(self, metric: str, output: str | None, options: MetricOptions) -> None:
@@ -46,6 +49,7 @@ class FloatCheck:
         self._labels: list[Array] = []
         self._classes = 0
         self.samples = 0
+        self.labelled = False
         self._of_samples: Counter[float] = Counter()
 
     @classmethod
@@ -62,6 +66,8 @@ class FloatCheck:
         self._metric.update(outputs, labels)
         self.samples += len(label_of(labels))
         scores, label = pick_classes(outputs, self.options, labels)
+        told = label >= 0 if self.name == "perplexity" else label != _LEFT_OUT.get(self.name)
+        self.labelled |= bool(np.any(told)) or self.name not in (*_LEFT_OUT, "perplexity")
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             given = labelled(label)
             self._chosen.append(scores.argmax(axis=-1)[given])
@@ -75,8 +81,8 @@ class FloatCheck:
             self._labels += list(np.asarray(label, np.float64))
 
     def value(self) -> float | None:
-        """The float model's metric on these samples; None where it is no number."""
-        if not self.samples:
+        """The float model's metric on these samples; None where it is no number, or none of them has a label."""
+        if not self.labelled:
             return None
         value = float(self._metric.value())
         return value if math.isfinite(value) else None

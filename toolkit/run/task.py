@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from toolkit.base.errors import RecipeError
+from toolkit.base.errors import DataError, RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.dimensions import is_batch_name
@@ -182,6 +182,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
 
     Raises:
         RecipeError: no output can be read for the task that the recipe names.
+        DataError: no sample has a label at any position.
         QtoolError: the samples or the model cannot be used.
     """
     from toolkit.data.faults import at_fault
@@ -193,9 +194,18 @@ def task_of(inputs: Inputs) -> TaskRecord:
     record = looked.record.model_copy()
     check = FloatCheck.of(section.metric, section.output, metric_options(section, record))
     if check is not None and record.task and metric_computable(section.output, looked.lacking):
-        for batch, outputs in islice(looked.batches, _CHECKED):
+        for number, (batch, outputs) in enumerate(looked.batches, 1):
             with at_fault(batch):
                 check.add(outputs, batch.labels or {})
+            # further only for the first label, which may stand anywhere
+            if number >= _CHECKED and check.labelled:
+                break
+        if check.samples and not check.labelled:
+            raise DataError(
+                f"none of the {check.samples} samples of the evaluation has a label at any position: the metric "
+                f"{section.metric} says nothing",
+                remedy="give samples with labels, or leave the metric out",
+            )
         record.float_value, record.suspicion = check.value(), check.suspicion()
     if section.metric is None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked)]

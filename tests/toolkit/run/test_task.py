@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit import Recipe, run
-from toolkit.base.errors import RecipeError
+from toolkit.base.errors import DataError, RecipeError
 from toolkit.cli.main import invoke
 from toolkit.evaluation.boxes import detections
 from toolkit.evaluation.codes import EvaluationCode
@@ -279,3 +279,31 @@ def test_boxes_are_judged_by_mean_average_precision(tmp_path, capsys):
     made = recipe(tmp_path, data=given[2], metric="map50", budget={"max_drop": 0.01})
     accuracy = run(made, tmp_path / "out").report.accuracy
     assert accuracy.before > 0.9 > accuracy.quantized and accuracy.standing == "missed"
+
+
+def tagged(folder, label, **evaluation):
+    """A tagger of 5 positions and 4 classes, with one label a position."""
+    model = build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 5, 8]}, {"y": ["n", 5, 4]}, {"w": normal(8, 4)})
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    np.savez(folder / "data.npz", x=normal(len(label), 5, 8), label=label)
+    return Recipe.build(
+        "tags", model={"path": folder / "model.onnx"}, calibration={"data": str(folder / "data.npz")},
+        passes=["insert_qdq"], engine={"backend": "none"},
+        evaluation={"data": str(folder / "data.npz"), **evaluation},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5", "exact", "perplexity"])
+@pytest.mark.parametrize("count", [6, 20])
+def test_a_metric_of_samples_without_any_label_is_refused(metric, count, tmp_path):
+    """No answer is lost where none is asked for: the limit was called kept, or the float model's check failed."""
+    made = tagged(tmp_path, np.full((count, 5), -100), metric=metric, budget={"max_drop": 0.01})
+    with pytest.raises(DataError, match=f"none of the {count} samples of the evaluation has a label"):
+        run(made, tmp_path / "out")
+
+
+def test_the_first_label_may_stand_behind_many_samples_without_one(tmp_path):
+    label = np.full((80, 5), -100)
+    label[70, 2] = 1
+    made = run(tagged(tmp_path, label, metric="top1"), tmp_path / "out")
+    assert made.report.accuracy.before in (0.0, 1.0) and made.report.accuracy.samples == 80
