@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.metric_base import Metric, answers_of, value_of
+from toolkit.evaluation.metric_base import Metric, answers_of, metric_code, value_of
 
 _GROUPS = 16
 """A standard error by so many values is itself known to a fifth of it; one value of some metrics takes a second."""
@@ -31,7 +31,7 @@ class MetricScore:
         answers: how many answers the value is a share of; 0 where it is none, or that is not known.
         left_out: what it would be without each of some groups of the samples, see above; empty where the
             metric does not tell.
-        samples: how many samples these groups join.
+        samples: how many samples these groups join, those of a pair both.
     """
 
     value: float | None = None
@@ -90,19 +90,25 @@ class Summed:
 def score_of(metric: Metric, name: str | None) -> MetricScore:
     """A metric's value, and what says how far it would differ on other samples.
 
+    Nothing says it where what the metric tells of all samples is not its value: one of the user's that is derived from
+    a built-in one may write a ``value`` of its own, in another unit.
+
     Raises:
         DataError: it failed, or gives something else than a number.
     """
     value = value_of(metric, name)
     if not isinstance(metric, Resampled) or not math.isfinite(value):
         return MetricScore(value, answers_of(metric))
-    units = metric.units()
-    _, numbers = np.unique(units, return_inverse=True)
-    count = int(numbers.max(initial=-1)) + 1
-    groups = numbers % min(count, _GROUPS) if count else numbers
-    left_out = tuple(metric.value_among(groups != group) for group in range(min(count, _GROUPS)))
-    known = count > 1 and all(map(math.isfinite, left_out))
-    return MetricScore(value, answers_of(metric), left_out if known else (), count if known else 0)
+    with metric_code(name, "in value_among"):
+        units = metric.units()
+        _, numbers = np.unique(units, return_inverse=True)
+        count = int(numbers.max(initial=-1)) + 1
+        if count < 2 or not math.isclose(metric.value_among(numbers >= 0), value, rel_tol=1e-6, abs_tol=1e-12):
+            return MetricScore(value, answers_of(metric))
+        groups = numbers % min(count, _GROUPS)
+        left_out = tuple(metric.value_among(groups != group) for group in range(min(count, _GROUPS)))
+    known = all(map(math.isfinite, left_out))
+    return MetricScore(value, answers_of(metric), left_out if known else (), len(units) if known else 0)
 
 
 def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:

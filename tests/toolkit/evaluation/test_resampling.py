@@ -14,6 +14,7 @@ from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
+from toolkit.evaluation.metrics_text import CharacterErrorRate
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.resampling import drop_error, score_of
 from toolkit.evaluation.share_limits import ShareLimit, too_few
@@ -97,7 +98,9 @@ def test_pairs_of_samples_are_never_parted():
     metric = make_metric("spearman", None, False, MetricOptions())
     metric.update({"y": vectors}, {"label": label})
     score = score_of(metric, "spearman")
-    assert score.samples == len(score.left_out) == 10
+    assert len(score.left_out) == 10
+    # what is said of them, and how many it takes, is of samples, as a run's report counts them
+    assert score.samples == 20
     other = make_metric("spearman", None, False, MetricOptions())
     other.update({"y": vectors[2:]}, {"label": label[2:]})
     assert score.left_out[0] == pytest.approx(other.value())
@@ -157,3 +160,21 @@ def test_a_limit_that_samples_differ_too_much_for_is_not_proven():
         "judge a limit of 0.01"
     )
     assert replace(one, lost=0.011).standing is LimitStanding.MISSED
+
+
+class Readable(CharacterErrorRate):
+    """A user's: per mille of characters that are right."""
+
+    higher_is_better = True
+
+    def value(self):
+        return 1000 * (1 - super().value())
+
+
+def test_a_metric_of_another_value_than_what_it_is_derived_from_has_no_error_of_that():
+    """Its drop is per mille: held against it, an error of shares proved any limit on any samples."""
+    metric, plain = Readable(MetricOptions(axis=-1)), fed("cer", *READING)
+    metric.update({"y": READING[0]}, {"label": READING[1]})
+    assert score_of(metric, "Readable").left_out == ()
+    assert score_of(metric, "Readable").value == pytest.approx(1000 * (1 - plain.value()))
+    assert len(score_of(plain, "cer").left_out) == 16
