@@ -47,7 +47,7 @@ class Pass(BaseModel):
             from what it made when the run was tried.
 
     These two, and the methods ``reads_evaluation`` and ``measures_engines``, are said of the ``apply`` that the class
-    has: a class that writes another says them anew, or has the defaults.
+    has: a class that writes another, or takes one from a class beside, says them anew, or has the defaults.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
@@ -61,12 +61,10 @@ class Pass(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **settings: Any) -> None:
         super().__pydantic_init_subclass__(**settings)
-        if "apply" not in vars(cls):
-            return
         for member in _OF_APPLY:
             said_by = next(kind for kind in cls.__mro__ if member in vars(kind))
             # another apply may ask for ranges, which are placeholders when a run is tried, or read the evaluation
-            if said_by is not cls and getattr(said_by, "apply", Pass.apply) is not Pass.apply:
+            if said_by is not cls and getattr(said_by, "apply", cls.apply) not in (Pass.apply, cls.apply):
                 setattr(cls, member, vars(Pass)[member])
 
     def __init__(self, **settings: Any) -> None:

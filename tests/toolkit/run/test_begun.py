@@ -43,6 +43,19 @@ class Measured(InsertQDQ):
         context.evaluation.samples(model)
 
 
+class Beside:
+    """What several passes of a user's share, which is no pass."""
+
+    def apply(self, model, context):
+        context.evaluation.samples(model)
+
+
+class Mixed(Beside, InsertQDQ):
+    """A built-in pass whose apply is that of a class beside it."""
+
+    name = "mixed"
+
+
 class Settings(KeepPrecision):
     """A pass of a user's that changes no apply."""
 
@@ -56,7 +69,8 @@ class Says(Own):
 
 
 @pytest.mark.parametrize(
-    ("kind", "alone"), [(FoldConstants, True), (FoldBatchNorm, True), (Settings, True), (Own, False), (Says, True)]
+    ("kind", "alone"),
+    [(FoldConstants, True), (FoldBatchNorm, True), (Settings, True), (Own, False), (Says, True), (Mixed, False)],
 )
 def test_what_a_pass_goes_by_is_said_of_its_own_apply(kind, alone):
     assert kind.by_graph_alone is alone
@@ -64,7 +78,7 @@ def test_what_a_pass_goes_by_is_said_of_its_own_apply(kind, alone):
 
 @pytest.mark.parametrize(
     ("made", "tried", "careful"),
-    [(InsertQDQ(), True, False), (Measured(), False, True), (Settings(ops=["Relu"]), True, False),
+    [(InsertQDQ(), True, False), (Measured(), False, True), (Mixed(), False, True), (Settings(ops=["Relu"]), True, False),
      (Own(ops=["Relu"]), False, True), (Heeds(ops=["Relu"]), True, True)],
 )  # fmt: skip
 def test_whoever_writes_another_apply_has_the_careful_defaults(made, tried, careful):
