@@ -24,6 +24,7 @@ _TOLD = 0.4
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
 _LEFT_OUT = {"top1": UNLABELLED, "top5": UNLABELLED, "exact": UNLABELLED, "miou": 255}
 """What stands for no label, by metric that leaves positions out; perplexity leaves out all below 0."""
+_NO_CLASS = -1
 _DISTANCES = ("mse", "mae")
 _NEIGHBOURS = {"recall_at_1": 1, "recall_at_5": 5}
 
@@ -70,7 +71,9 @@ class FloatCheck:
         self.labelled |= bool(np.any(told)) or self.name not in (*_LEFT_OUT, "perplexity")
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             given = labelled(label)
-            self._chosen.append(scores.argmax(axis=-1)[given])
+            # argmax takes NaN for the largest score
+            chosen = np.where(np.isnan(scores).any(axis=-1), _NO_CLASS, scores.argmax(axis=-1))
+            self._chosen.append(chosen[given])
             self._labels.append(np.asarray(label[given], np.int64))
             self._classes = scores.shape[-1]
         elif self.name in _NEIGHBOURS:
@@ -150,6 +153,9 @@ class FloatCheck:
         chosen, labels = np.concatenate(self._chosen), np.concatenate(self._labels)
         right, count = int((chosen == labels).sum()), len(chosen)
         explained: list[tuple[int, Finding]] = []
+        labels, chosen = labels[chosen != _NO_CLASS], chosen[chosen != _NO_CLASS]
+        if not len(chosen):
+            return right, count, explained
         for modulo in (0, self._classes):
             apart = (labels - chosen) % modulo if modulo else labels - chosen
             offset = _common(apart)

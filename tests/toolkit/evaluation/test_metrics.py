@@ -245,6 +245,22 @@ def test_an_area_of_chance_or_less_is_called_useless(labels, wrong):
     assert not wrong or (found.code is EvaluationCode.FLOAT_MODEL_USELESS and found.values["useless"] == 0.5)
 
 
+def test_a_float_model_that_gives_nan_is_not_right_nor_are_labels_wrong_by_that():
+    """Its argmax is class 0, as are most of the labels here, and all but one class behind those of class 1."""
+    for labels in (np.zeros(32, int), np.r_[np.zeros(30, int), 1, 1], np.ones(32, int)):
+        check = FloatCheck("top1", None, MetricOptions())
+        check.add({"y": np.full((32, 4), np.nan, np.float32)}, {"label": labels})
+        assert check.value() == check.skill() == 0.0
+        found = check.suspicion()
+        assert found is None or (found.code is EvaluationCode.FLOAT_MODEL_USELESS and found.values["value"] == 0.0)
+    half = one_hot(RNG.integers(0, 4, 32), 4)
+    labels = half.argmax(axis=1)
+    half[::2] = np.nan
+    check = FloatCheck("top1", None, MetricOptions())
+    check.add({"y": half}, {"label": labels})
+    assert check.value() == 0.5 and 0.1 < check.skill() < 0.5
+
+
 def test_labels_in_another_order_are_called_that():
     labels = RNG.integers(0, 10, 64)
     found = checked("top1", one_hot(RNG.permutation(10)[labels], 10), labels)
