@@ -8,6 +8,7 @@ from typing import Any
 
 from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
+from toolkit.base.text import shortened
 
 _NODE = (
     r"Node name:\s*(?P<node>[^\n]+)",
@@ -125,7 +126,7 @@ class Messages:
 
             node = ", ".join(metadata_nodes(layer["metadata"])) or node
             operator = operator or f"layer {layer['type']}"
-        said = _essence(errors) or " ".join(cause.split())[:400] or "TensorRT gave no reason"
+        said = _essence(errors) or shortened(cause) or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip
         if "{" in remedy:

@@ -25,6 +25,13 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def shortened(text: str, most: int = 400) -> str:
+    """A text on one line, of at most so many characters: of a longer one beginning and end, where its cause stands."""
+    words = " ".join(text.split())
+    half = (most - 3) // 2
+    return words if len(words) <= most else f"{words[:half].rstrip()}...{words[-half:].lstrip()}"
+
+
 def samples_by_profile(number: int, profiles: Mapping[str, int]) -> str:
     """How many samples there are, and how many of each profile where there are several."""
     several = ", ".join(f"{name} {own}" for name, own in profiles.items())

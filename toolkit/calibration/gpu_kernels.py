@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import BackendError
+from toolkit.base.text import shortened
 
 SOURCE = r"""
 // One launch serves all tensors: work[b] = (tensor, first element) for block b. Statistics of one batch go into
@@ -219,7 +220,7 @@ def _compile(nvrtc: Any, capability: str) -> bytes:
         text = b" " * size
         nvrtc.nvrtcGetProgramLog(program, text)
         raise BackendError(
-            f"the calibration kernels do not compile: {text.decode(errors='replace')[:400]}",
+            f"the calibration kernels do not compile: {shortened(text.decode(errors='replace'))}",
             remedy="calibrate on the CPU, and report this as a bug",
         )
     size = check(nvrtc.nvrtcGetPTXSize(program), "nvrtcGetPTXSize")

@@ -54,16 +54,19 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
 
 
 def with_values(model: Model, values: Mapping[str, Array]) -> None:
-    """Let the constants of these names hold other values, of the same shapes, in place.
+    """Let the constants of these names hold other values, in place.
 
-    What numpy has no name for in its files, bfloat16, is taken by the type that the constant has.
+    One of another shape is another constant, which took the name, and stays. What numpy has no name for in its files,
+    bfloat16, is taken by the type that the constant has.
     """
     made: dict[str, gs.Constant] = {}
     for node, _ in model.walk() if values else ():
         for index, tensor in enumerate(node.inputs):
             if tensor.name in values and isinstance(tensor, gs.Constant):
+                given = values[tensor.name]
+                if tuple(given.shape) != tuple(tensor.shape or ()):
+                    continue
                 if tensor.name not in made:
-                    given = values[tensor.name]
                     given = given.view(np_dtype(onnx_type(tensor.dtype))) if given.dtype.kind == "V" else given
                     made[tensor.name] = make_constant(tensor.name, given)
                 node.inputs[index] = made[tensor.name]

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
+from toolkit.base.text import shortened
 from toolkit.graph import assemble
 from toolkit.graph.accepted import accepted
 from toolkit.graph.block_functions import declare
@@ -366,14 +367,13 @@ class Model:
         sort(self.graph, recurse=False)
         with self.settled():
             content, found = self._skeleton_now().content, self._found
-        digest = hashlib.sha256(content).digest()
-        if digest != self._checked:
+        if (digest := hashlib.sha256(content).digest()) != self._checked:
             accepted(content, operators)
             self._checked = digest
         self._as_checked = found
         fault = self._inferred.fault(content) if types else None
         if fault is not None:
-            raise PassError(f"shape inference refuses the graph: {' '.join(str(fault).split())[:400]}") from fault
+            raise PassError(f"shape inference refuses the graph: {shortened(str(fault))}") from fault
 
     def _exported(self) -> LightModel:
         """The graph as a message that is the caller's own, without its large weights; kept serialized where settled."""

@@ -118,7 +118,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         raise ModelError(
             f"the model uses {found}; qtool reads {OLDEST_OPSET} to {NEWEST_OPSET}",
             where=where,
-            remedy="convert it with onnx.version_converter or export it again",
+            remedy="export it again, or convert it with onnx.version_converter and set its ir_version to 8",
         )
     known = onnx.defs.onnx_opset_version()
     if version > known:

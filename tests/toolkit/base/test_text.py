@@ -1,0 +1,15 @@
+"""Names and sentences as they are shown."""
+
+from __future__ import annotations
+
+from toolkit.base.text import shortened
+from toolkit.graph.ort_session import explained
+
+
+def test_a_long_text_keeps_its_end_where_the_cause_stands():
+    words = "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : " + "while running /some/node " * 40 + "ScatterElements(18): no reduction"
+    assert shortened("a\n b") == "a b" and shortened("x" * 400) == "x" * 400
+    short = shortened(words)
+    assert len(short) <= 400 and short.startswith("[ONNXRuntimeError]") and short.endswith("(18): no reduction")
+    error = explained(RuntimeError(words), "onnxruntime cannot run the model", "m.onnx")
+    assert error.what.endswith("ScatterElements(18): no reduction") and len(shortened(error.what, 200)) <= 200
