@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
     from toolkit.data.dataset import CalibrationData
 
-_PARTS, _LEAST_PART = 4, 8
+_PARTS, _LEAST_PART = 4, 16
+"""The ranges of 13 of 52 samples clipped the others so much that a helper seemed to cost 11 dB, where it wins 6."""
 
 
 @dataclass
