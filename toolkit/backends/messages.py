@@ -153,5 +153,5 @@ def _essence(errors: list[str]) -> str:
         framing = _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text)
         if framing or any(line[:60] in part for part in parts):
             continue
-        parts.append(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line)[:300])
+        parts.append(shortened(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line), 300))
     return "; ".join(parts[:2])

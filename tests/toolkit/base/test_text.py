@@ -12,4 +12,4 @@ def test_a_long_text_keeps_its_end_where_the_cause_stands():
     short = shortened(words)
     assert len(short) <= 400 and short.startswith("[ONNXRuntimeError]") and short.endswith("(18): no reduction")
     error = explained(RuntimeError(words), "onnxruntime cannot run the model", "m.onnx")
-    assert error.what.endswith("ScatterElements(18): no reduction") and len(shortened(error.what, 200)) <= 200
+    assert error.what.endswith("ScatterElements(18): no reduction")
