@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import wilson
-from toolkit.evaluation.metric_base import UNLABELLED, MetricOptions, label_of, labelled, pick_classes
+from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, MetricOptions, label_of, labelled, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_classes import CHANCE
@@ -22,7 +22,7 @@ _FEWEST = 16
 _HOPELESS = 0.02
 _TOLD = 0.4
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
-_LEFT_OUT = {"top1": UNLABELLED, "top5": UNLABELLED, "exact": UNLABELLED, "miou": 255}
+_LEFT_OUT = {"top1": UNLABELLED, "top5": UNLABELLED, "exact": UNLABELLED, "miou": UNLABELLED_PIXEL}
 """What stands for no label, by metric that leaves positions out; perplexity leaves out all below 0."""
 _NO_CLASS = -1
 _DISTANCES = ("mse", "mae")

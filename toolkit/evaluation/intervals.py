@@ -24,6 +24,11 @@ class LimitStanding(str, Enum):
         return str(self.value)
 
 
+def around(value: float, error: float) -> tuple[float, float]:
+    """The 95 % interval of a value whose standard error is known."""
+    return value - TWO_SIDED * error, value + TWO_SIDED * error
+
+
 def wilson(successes: float, count: float, z: float = TWO_SIDED) -> tuple[float, float]:
     """The interval of a share, 0 to 1, of 95 % by default: E. B. Wilson, "Probable inference", JASA 22 (1927).
 

@@ -10,12 +10,11 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.guess import STRICTEST, Guess, fitting
-from toolkit.evaluation.metric_base import UNLABELLED, longer
+from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, longer
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import class_axis_of, one_sided, parts_for
 from toolkit.evaluation.tasks import OutputPart
 
-_LEFT_OUT = 255
 _BOX = 5
 _RARE = 0.2
 """Below this share of either label, always giving the other one is right so often that accuracy tells little."""
@@ -97,7 +96,7 @@ def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> Stray
             settings = _settings(task, one, seen)
             count = 2 if "threshold" in settings else one.shape[int(settings.get("axis", class_axis_of(one)))]
             # what fills up, or stands for no class
-            free = {"ctc": -1, "segmentation": _LEFT_OUT, "sequence": UNLABELLED}.get(task, np.nan)
+            free = {"ctc": -1, "segmentation": UNLABELLED_PIXEL, "sequence": UNLABELLED}.get(task, np.nan)
             known = flat[flat != free]
             inside = (known >= 0) & (known < count)
             if inside.all() or len(np.unique(known)) < 2:
@@ -246,7 +245,7 @@ def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arra
         fits = shapes <= wanted
     if not fits or not all(one.dtype.kind in "iub" for one in labels):
         return ()
-    return ("miou",) if _whole([one[one != _LEFT_OUT] for one in labels], 0, count) else ()
+    return ("miou",) if _whole([one[one != UNLABELLED_PIXEL] for one in labels], 0, count) else ()
 
 
 def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from toolkit.base.types import Array
 
 UNLABELLED = -100
 """Stands at positions without a label, as torch's losses (``ignore_index``) and Hugging Face's collators have it."""
+UNLABELLED_PIXEL = 255
+"""Stands for no class in masks, as PASCAL VOC and Cityscapes have it."""
 
 
 class Metric(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_base import (
+    UNLABELLED_PIXEL,
     Metric,
     MetricOptions,
     check_finite,
@@ -21,7 +22,6 @@ from toolkit.evaluation.metric_base import (
 from toolkit.evaluation.resampling import Summed
 from toolkit.evaluation.tasks.segmentation import mask_of
 
-_LEFT_OUT = 255
 _WINDOW = 7
 
 
@@ -155,7 +155,7 @@ class MeanIoU:
         if label.dtype.kind not in "iub" or found.shape != label.reshape(len(label), -1).shape:
             raise unlike_shapes(scores, label, "give integers [samples, height, width], the class of every pixel")
         wanted = label.reshape(len(label), -1).astype(np.int64)
-        keep = wanted != _LEFT_OUT
+        keep = wanted != UNLABELLED_PIXEL
         for one in np.union1d(found[keep], wanted[keep]).tolist():
             a, b = (found == one) & keep, (wanted == one) & keep
             counts = np.stack([self.samples + np.arange(len(label)), (a & b).sum(axis=1), (a | b).sum(axis=1)], axis=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.intervals import ONE_SIDED, TWO_SIDED, LimitStanding, enough, standing, wilson
+from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, around, enough, standing, wilson
 from toolkit.evaluation.tasks import AnswerTally
 
 
@@ -70,13 +70,18 @@ class ShareLimit:
     def lacking(self) -> float:
         """How many times as many answers, or samples, it takes to judge the limit."""
         by_count = enough(self.limit) / self.answers if self.answers > 0 else 0.0
-        return max(by_count, (ONE_SIDED * (self.error or 0.0) / self.limit) ** 2 if self.limit > 0 else 0.0)
+        return max(by_count, self._lacking_by_error)
+
+    @property
+    def _lacking_by_error(self) -> float:
+        # the standard error falls as the square root of the samples' number rises
+        return (ONE_SIDED * (self.error or 0.0) / self.limit) ** 2 if self.limit > 0 else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of what is lost: by its standard error where that is known, else Wilson's of a share."""
         if self.error is not None:
-            return self.lost - TWO_SIDED * self.error, self.lost + TWO_SIDED * self.error
+            return around(self.lost, self.error)
         count = min(self.independent if self.independent is not None else self.answers, self.answers)
         return wilson(max(self.lost, 0.0) * count, count)
 
@@ -84,8 +89,7 @@ class ShareLimit:
         """That it is within the limit on these answers, and how many it takes to say more."""
         low, high = self.interval
         if self.imprecise and not self.few:
-            # the standard error falls as the square root of their number rises
-            needed = math.ceil(self.measured * (ONE_SIDED * (self.error or 0.0) / self.limit) ** 2)
+            needed = math.ceil(self.measured * self._lacking_by_error)
             return EvaluationCode.WITHIN_ON_UNLIKE(
                 limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=needed, lost=self.lost,
                 low=low, high=high,

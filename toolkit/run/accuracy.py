@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.intervals import LimitStanding
+from toolkit.evaluation.intervals import LimitStanding, around
 from toolkit.evaluation.metric_table import is_share, usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 from toolkit.evaluation.tasks import CLASS_TASKS, reader
@@ -189,9 +189,8 @@ def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) 
 
 def _interval(found: EvaluationResult) -> tuple[float, float] | None:
     """The 95 % interval of a drop whose standard error is known."""
-    if found.drop is None or found.drop_error is None:
-        return None
-    return ShareLimit("max_drop", found.drop, 0, 0.0, error=found.drop_error).interval
+    error = found.drop_error
+    return around(found.drop, error) if found.drop is not None and error is not None else None
 
 
 def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
