@@ -27,6 +27,7 @@ from toolkit.run.gpu_types import types_lacking, types_of_pairs
 from toolkit.run.guard import refuse_missing, refuse_writing_over
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
+from toolkit.run.migrate.entries import Settled
 from toolkit.run.migrate.forms import Form, implicit_form, measured
 from toolkit.run.migrate.implicit import (
     CACHE,
@@ -41,7 +42,7 @@ from toolkit.run.migrate.implicit import (
 )
 from toolkit.run.migrate.order import Order, Outturn
 from toolkit.run.migrate.pairs import pair_turns, ranges_of_pairs, said_of_layers
-from toolkit.run.migrate.settle import Settled, said_lost, settle, value_named
+from toolkit.run.migrate.settle import said_lost, settle, value_named
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
 from toolkit.run.migrate.terms import Term

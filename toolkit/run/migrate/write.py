@@ -13,8 +13,8 @@ from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import pair_count
 from toolkit.run.gpu_types import types_of_pairs
+from toolkit.run.migrate.entries import Settled
 from toolkit.run.migrate.pairs import float_layers
-from toolkit.run.migrate.settle import Settled
 from toolkit.run.new import paired_unusably, relative
 from toolkit.run.new_metric import new_evaluation
 from toolkit.run.new_profile import toml_key
