@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field, NonNegativeFloat
 
 from toolkit.base.errors import QtoolError, RangesError, RecipeError
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.base.text import count
-from toolkit.base.types import Array
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
@@ -21,23 +19,21 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
-from toolkit.graph.bias import correction
 from toolkit.graph.facts import Facts
-from toolkit.graph.input_mean import input_mean, mark_corrected
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import SHORT_FLOATS, make_constant, values_of
+from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.placement.attention import scale_queries
 from toolkit.placement.dequantized import source
 from toolkit.placement.explained import explained, said_before
-from toolkit.placement.pairs import Pair, Placement, close
+from toolkit.placement.pairs import Placement, close
 from toolkit.placement.place import Judge
-from toolkit.placement.qdq import Inserter, pairs_opset, storable_scale
+from toolkit.placement.qdq import pairs_opset
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
 from toolkit.search.given_ranges import in_form, without_ranges
+from toolkit.search.pair_insertion import PairInsertion
 from toolkit.simulation.output_rounding import rounder_on_samples
-from toolkit.simulation.rounder import RoundedWeight, Rounder
+from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import wanted_tensors
 
 
@@ -217,56 +213,41 @@ class Quantizer(Pass):
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
         slow = slow or {}
-        placement = self.prepare(model, context, slow)
-        close(placement)
         with model.settled():
-            ranges = self.ranges(model, placement, context)
-            if context.unranged:
-                placement = self.placement(model, context, slow)
-                close(placement)
-            nodes, said = {node.name: node for node, _ in model.walk()}, said_before(context.journal)
-            for refusal in placement.refusals:
-                context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, said))
-            lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]
-            if lacking:
-                tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
-                context.journal.noted(Code.RANGES_MISSING(tensors=tensors, nodes=[one.node for one in lacking]))
-            amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
-            for note in share_amax(model, placement, amax, self.precision):
-                context.journal.noted(note)
-            inserter, names = Inserter(model, self.precision), model.tensor_names()
-        rounder = self.rounder(model, context, placement)
-        for pair in placement.pairs.values():
-            if pair.weight:
-                values = model.constant(inserter.tensors[pair.tensor])
-                assert values is not None
-                scale = rounder.scale(pair.tensor, values, pair.axis)
-                readers = [nodes[use.node] for use in pair.uses if use.index == 1]
-                if any(input_mean(model, node) is not None for node in readers):
-                    rounded = rounder.rounded(pair.tensor, values, pair.axis)
-                    for node in readers:
-                        self._correct_bias(model, node, rounded, names, context)
-            else:
-                scale = self._activation_scale(pair, amax.get(pair.tensor, self.precision.max), context)
-            back = inserter.insert(pair, scale)
-            chosen = rounder.chosen.get((pair.tensor, pair.axis)) if pair.weight else None
-            if chosen is not None:
-                self._take(back.inputs[0].inputs[0], chosen, readers, names, context)
-            for use in pair.uses:
-                context.journal.changed(use.node, Code.READS_PAIR(input=use.index, tensor=pair.tensor), pair.reason)
+            placement, amax = self._ranged(model, context, slow)
+            pairs = PairInsertion(model, context, self.precision, amax)
+        pairs.insert(placement, self.rounder(model, context, placement))
         model.tidy()
-        weighted = [pair for pair in placement.pairs.values() if pair.weight]
-        plain = [use.node for pair in weighted if (pair.tensor, pair.axis) not in rounder.chosen for use in pair.uses]
-        if rounder.errors and plain:
-            context.journal.noted(Code.ROUNDED_TO_NEAREST(nodes=list(dict.fromkeys(plain))))
         for node, reason in placement.layers.items():
             context.plan.ask(node, self.precision, reason)
-        if self.precision.block and placement.layers:
-            context.journal.noted(Code.BLOCKS_SCALED_ON_GPU(precision=self.precision, block=self.precision.block))
         for node, reason in slow.items():
             context.plan.ask(node, context.rest, reason, free=True)
+        if self.precision.block and placement.layers:
+            context.journal.noted(Code.BLOCKS_SCALED_ON_GPU(precision=self.precision, block=self.precision.block))
         for node in placement.complete:
             context.journal.noted(Code.COMPLETE(), node=node)
+
+    def _ranged(
+        self, model: Model, context: Context, slow: Mapping[str, Finding]
+    ) -> tuple[Placement, dict[str, float]]:
+        """Where the pairs go once it is known which ranges are to be had, and {activation: amax}; refusals are said."""
+        placement = self.prepare(model, context, slow)
+        close(placement)
+        ranges = self.ranges(model, placement, context)
+        if context.unranged:
+            placement = self.placement(model, context, slow)
+            close(placement)
+        nodes, said = {node.name: node for node, _ in model.walk()}, said_before(context.journal)
+        for refusal in placement.refusals:
+            context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, said))
+        lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]
+        if lacking:
+            tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
+            context.journal.noted(Code.RANGES_MISSING(tensors=tensors, nodes=[one.node for one in lacking]))
+        amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
+        for note in share_amax(model, placement, amax, self.precision):
+            context.journal.noted(note)
+        return placement, amax
 
     def rounder(self, model: Model, context: Context, placement: Placement | None = None) -> Rounder:
         """How the weights that get pairs are rounded; chosen on the calibration samples where that is asked for.
@@ -285,27 +266,6 @@ class Quantizer(Pass):
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
         return rounder_on_samples(model, nodes, data, plain, context)
-
-    def _take(
-        self, quantize: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context
-    ) -> None:
-        """Let a weight's pair read the values that were chosen, which it rounds to themselves."""
-        exact, name = quantize.inputs[0], names.take(f"{quantize.inputs[0].name}_rounded")
-        quantize.inputs[0] = make_constant(name, chosen.values)
-        context.stands_in(name, exact.name, values_of(exact))
-        why = Code.ROUNDING_NOISE(before_db=chosen.before_db, after_db=chosen.after_db)
-        for node in readers:
-            context.journal.changed(node.name, Code.ROUNDED_FOR_OUTPUT(), why)
-
-    def _correct_bias(self, model: Model, node: gs.Node, rounded: Array, names: Names, context: Context) -> None:
-        """Take what rounding its weights does to the mean of a layer's output off its bias, where a mean is noted."""
-        if (found := correction(model, node, rounded)) is None:
-            return
-        place, values = found
-        context.stands_in(*place.add(model, values, "corrected", names))
-        mark_corrected(model, node)
-        why = Code.MEAN_SHIFT(shift=np.abs(values).max())
-        context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)
 
     def placement(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
         """Where the pairs would go under these settings and the plan so far; changes nothing.
@@ -391,10 +351,3 @@ class Quantizer(Pass):
         for node, scores in moved.items():
             context.journal.changed(node, Code.SCALES_QUERIES(scores=scores), Code.FUSED_ATTENTION())
         return self.placement(model, context, slow) if fresh or moved else placement
-
-    def _activation_scale(self, pair: Pair, value: float, context: Context) -> np.ndarray:
-        if not np.isfinite(value):
-            raise RangesError(f"the range of tensor '{pair.tensor}' is {value}", remedy="calibrate again")
-        if value == 0:
-            context.journal.noted(Code.DEAD(tensor=pair.tensor), pair.uses[0].node)
-        return storable_scale(value, self.precision)
