@@ -13,7 +13,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, enough, wilson
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.resampling import drop_error
-from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
+from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
 from toolkit.evaluation.type_noise import TypeNoise
 
 ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
@@ -176,7 +176,7 @@ class Budget:
 
     def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
         """Every limit on a share of answers, a limit on the metric's drop among them."""
-        found = []
+        found: list[ShareLimit] = []
         if self.max_drop is not None or self.max_relative_drop is not None:
             before = self._quality(reference)
             if not math.isfinite(before):
@@ -184,14 +184,15 @@ class Budget:
                     f"the float model's metric is {reference.metric:g} on these samples: no drop can be told from it",
                     remedy="give samples for which it is a number, or limit something else",
                 )
-            drop = before - self._quality(outcome)
-            for name, limit in (("max_drop", self.max_drop), ("max_relative_drop", self.max_relative_drop)):
-                if limit is not None:
-                    limit *= max(abs(before), 1e-12) if name == "max_relative_drop" else 1.0
-                    single = changed_answers(outcome) is not None
-                    error = drop_error(reference.metric_left_out, outcome.metric_left_out)
-                    found.append(ShareLimit(name, drop, outcome.metric_answers, limit, samples=single, error=error,
-                                            measured=outcome.metric_samples))  # fmt: skip
+            found += of_drop(
+                {"max_drop": self.max_drop, "max_relative_drop": self.max_relative_drop},
+                before - self._quality(outcome),
+                before,
+                answers=outcome.metric_answers,
+                single=changed_answers(outcome) is not None,
+                error=drop_error(reference.metric_left_out, outcome.metric_left_out),
+                samples=outcome.metric_samples,
+            )
         if self.min_agreement is not None:
             if outcome.agreement is None:
                 raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed "

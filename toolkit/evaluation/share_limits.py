@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from toolkit.contract.findings import Finding
@@ -113,6 +113,29 @@ def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = Fal
     lost = tally.lost / tally.answers if weighed and tally.lost is not None and tally.answers else 1.0 - tally.share
     expected = tally.expected / tally.answers if tally.expected is not None and tally.answers and not weighed else None
     return ShareLimit("min_unchanged", lost, tally.answers, limit, tally.independent, single, expected)
+
+
+def of_drop(
+    limits: Mapping[str, float | None], drop: float, before: float, *, answers: int, single: bool,
+    error: float | None, samples: int,
+) -> list[ShareLimit]:
+    """The limits on the drop of a metric, each in the metric's own unit.
+
+    Args:
+        limits: the budget's; ``max_drop`` and ``max_relative_drop`` are looked at.
+        drop: how much worse the metric became.
+        before: the float model's metric, of which ``max_relative_drop`` is a share.
+        answers: how many answers the metric is a share of; 0 where it is none.
+        single: whether every sample has one of them.
+        error: the standard error of the drop, see ``resampling.drop_error``.
+        samples: how many samples the error is from.
+    """  # fmt: skip
+    units = {"max_drop": 1.0, "max_relative_drop": max(abs(before), 1e-12)}
+    return [
+        ShareLimit(name, drop, answers, limit * unit, samples=single, error=error, measured=samples)
+        for name, unit in units.items()
+        if (limit := limits.get(name)) is not None
+    ]
 
 
 def too_few(limits: Iterable[ShareLimit]) -> Finding | None:

@@ -11,7 +11,7 @@ from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding, around
 from toolkit.evaluation.metric_table import is_share, usual_limits
-from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
+from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
 from toolkit.evaluation.tasks import CLASS_TASKS, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -171,20 +171,14 @@ def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float |
 
 
 def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
-    """The limits on the metric's drop, where it is a share of answers."""
-    shares = []
-    for name in ("max_drop", "max_relative_drop"):
-        limit = limits[name]
-        if limit is not None and found.drop is not None and found.float_value is not None:
-            limit *= abs(found.float_value) if name == "max_relative_drop" else 1.0
-            single = found.metric_answers == found.samples
-            shares.append(
-                ShareLimit(
-                    name, found.drop, found.metric_answers, limit, samples=single, error=found.drop_error,
-                    measured=found.samples,
-                )
-            )  # fmt: skip
-    return shares
+    """The limits on the metric's drop, where it is known."""
+    if found.drop is None or found.float_value is None:
+        return []
+    single = found.metric_answers == found.samples
+    return of_drop(
+        limits, found.drop, found.float_value, answers=found.metric_answers, single=single, error=found.drop_error,
+        samples=found.samples,
+    )  # fmt: skip
 
 
 def _interval(found: EvaluationResult) -> tuple[float, float] | None:
