@@ -55,50 +55,66 @@ def print_report(report: Report, console: Console | None = None, *, files: Seque
         files: the files that the run wrote, named at the end.
     """
     console = console or make_console()
+    _print_verdict(console, report)
+    _print_precisions(console, report)
+    if report.accuracy is not None:
+        print_accuracy(console, report.accuracy, report.summary.verdict == "doubtful")
+    print_engine(report, console)
+    _print_layers(console, report)
+    if report.summary.next:
+        section(console, "What to try next")
+    for suggestion in report.summary.next:
+        console.print(plain_text(f"- {suggestion.text}"))
+    _print_end(console, report, files)
+
+
+def _print_verdict(console: Console, report: Report) -> None:
+    """The first line, and in a line each what it stands on."""
     summary = report.summary
     console.print(plain_text(summary.headline, STYLES[summary.verdict]))
-    backend = report.backend
-    said = " ".join(part for part in (backend.name, backend.version) if part)
-    # what is a warning too is said there
-    reason = "" if backend.reason in summary.warnings else backend.reason
-    details = [backend.typing and f"{backend.typing} typing", reason]
-    if backend.engine_bytes is not None:
-        details.insert(0, f"engine {size(backend.engine_bytes)}")
-    console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))
+    console.print(plain_text(_backend_line(report)))
     if given := report.recipe.given:
         console.print(
             plain_text(f"Given by --set: {', '.join(f'{key} = {json.dumps(v)}' for key, v in given.items())}")
         )
     if known := evidence(report.layers):
         console.print(plain_text(f"Actual precisions: {known}"))
-    if opened := opened_words(report.layers):
-        console.print(plain_text(opened))
-    if words := share_words(summary):
-        console.print(plain_text(words))
+    for words in (opened_words(report.layers), share_words(summary)):
+        if words:
+            console.print(plain_text(words))
     if report.search is not None:
         console.print(plain_text(search_line(report.search)))
-    if summary.bound and report.search is not None:
-        console.print(plain_text(f"{bound_words(report.search)}:"))
-    for line in summary.bound:
-        console.print(plain_text(f"- {line}"))
-    for line in summary.helpers:
+        if summary.bound:
+            console.print(plain_text(f"{bound_words(report.search)}:"))
+    for line in (*(f"- {one}" for one in summary.bound), *summary.helpers):
         console.print(plain_text(line))
     for warning in summary.warnings:
         console.print(plain_text(f"Warning: {warning}", "yellow"))
-    others = summary.nodes - summary.computing
-    section(
-        console,
-        f"Requested against actual precision of {count(summary.computing, 'computing layer')} "
-        f"({count(others, 'other node')})",
-    )
+
+
+def _backend_line(report: Report) -> str:
+    backend = report.backend
+    said = " ".join(part for part in (backend.name, backend.version) if part)
+    # what is a warning too is said there
+    reason = "" if backend.reason in report.summary.warnings else backend.reason
+    details = [backend.typing and f"{backend.typing} typing", reason]
+    if backend.engine_bytes is not None:
+        details.insert(0, f"engine {size(backend.engine_bytes)}")
+    return f"Backend {said}" + (f": {', '.join(one for one in details if one)}" if any(details) else "")
+
+
+def _print_precisions(console: Console, report: Report) -> None:
+    summary = report.summary
+    layers, others = count(summary.computing, "computing layer"), summary.nodes - summary.computing
+    section(console, f"Requested against actual precision of {layers} ({count(others, 'other node')})")
     console.print(_matrix(report))
     for line in summary.floats:
         console.print(plain_text(line))
-    if report.accuracy is not None:
-        print_accuracy(console, report.accuracy, summary.verdict == "doubtful")
-    print_engine(report, console)
-    bad = worst(report.layers, _WORST)
-    if bad:
+
+
+def _print_layers(console: Console, report: Report) -> None:
+    """The layers that lose most, and those that were left alone."""
+    if bad := worst(report.layers, _WORST):
         seen = report.accuracy
         few = f" on {seen.layer_samples} of {count(seen.samples, 'sample')}" if seen and seen.on_fewer else ""
         section(console, f"Layers with the largest error{few}")
@@ -106,12 +122,12 @@ def print_report(report: Report, console: Console | None = None, *, files: Seque
     if report.declined:
         section(console, "Declined")
         console.print(_declined_table(report))
-    if summary.next:
-        section(console, "What to try next")
-    for suggestion in summary.next:
-        console.print(plain_text(f"- {suggestion.text}"))
-    reused = [step.name for step in report.steps if step.status == "reused"]
+
+
+def _print_end(console: Console, report: Report, files: Sequence[Path | str]) -> None:
+    """How long it took, and the files."""
     if report.steps:
+        reused = [step.name for step in report.steps if step.status == "reused"]
         seconds = sum(step.seconds for step in report.steps)
         words = f"reused {', '.join(reused)}" if reused else "nothing reused"
         console.print(plain_text(f"\n{count(len(report.steps), 'step')} in {seconds:.1f} s, {words}"))
