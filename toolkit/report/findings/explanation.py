@@ -91,21 +91,34 @@ def facts(known: Known) -> Iterator[Fact]:
 
 
 def _facts(known: Known) -> Iterator[tuple[str, ...]]:
+    yield from _types(known)
+    yield from _reasons(known)
+    if known.layer.actual.opened is not None:
+        yield from _opened(known.layer.actual.opened)
+    yield from _errors(known)
+    yield from _costs(known)
+    yield from _in_engine(known.layer)
+
+
+def _types(known: Known) -> Iterator[tuple[str, ...]]:
+    """What was asked for, what runs, and what another run has."""
     layer, asked, actual = known.layer, known.layer.asked, known.layer.actual
-    reason = asked.reason if asked is not None else ""
     if asked is not None and asked.precision is not None:
-        yield "Requested", _chip(asked.precision), *((" by ", asked.by) if asked.by else ()), ": ", reason
-        reasons = [reason]
-    else:
-        reasons = []
+        yield "Requested", _chip(asked.precision), *((" by ", asked.by) if asked.by else ()), ": ", asked.reason
     if actual.precision is not None:
         yield "Runs in", _chip(actual.precision), f" {layer.status}, known from: {actual.source}"
     elif asked is not None and asked.precision is None:
-        yield "Runs in", "no precision of its own: ", reason, f" ({layer.status})"
+        yield "Runs in", "no precision of its own: ", asked.reason, f" ({layer.status})"
     else:
         yield "Runs in", f"not known ({layer.status})"
     if known.label:
         yield f"In {known.label}", *_in_other(known.other)
+
+
+def _reasons(known: Known) -> Iterator[tuple[str, ...]]:
+    """Why it runs as it does, each reason once."""
+    layer, asked = known.layer, known.layer.asked
+    reasons = [asked.reason] if asked is not None and asked.precision is not None else []
     if layer.reason and layer.reason not in reasons:
         yield "Why", layer.reason
         reasons.append(layer.reason)
@@ -116,25 +129,34 @@ def _facts(known: Known) -> Iterator[tuple[str, ...]]:
         said = any(one in entry.reason or entry.reason in one for one in reasons if one)
         yield "Left alone", "by ", entry.by, ", rule ", entry.rule, *(() if said else (": ", entry.reason))
         reasons.append(entry.reason)
-    if actual.opened is not None:
-        yield from _opened(actual.opened)
-    if layer.error is not None:
-        yield "Error", *_error(layer)
+
+
+def _errors(known: Known) -> Iterator[tuple[str, ...]]:
+    """What its type costs in accuracy, and why."""
+    if known.layer.error is not None:
+        yield "Error", *_error(known.layer)
     if known.harm is not None:
         yield "Sensitivity", *_harm(known.harm)
     if known.kept:
         yield "Bisection", "one of the layers that must stay in float for the check to pass"
     for cause in known.causes:
         yield "Cause", cause.text, ". Remedy: ", cause.remedy, "."
+
+
+def _costs(known: Known) -> Iterator[tuple[str, ...]]:
+    """Its time, what its pairs pay, and its work."""
+    layer = known.layer
     if layer.time_ms:
         yield "Time", *_times(layer.time_ms)
     if known.group is not None:
         yield from _paid(known.group, known.against)
-    if layer.macs and known.work_share is not None:
-        share = share_percent(known.work_share)
-        yield "Work", _filling(f"{layer.macs:,}", "macs"), " multiply-accumulates, ", share, " of the model's"
-    elif layer.macs:
-        yield "Work", _filling(f"{layer.macs:,}", "macs"), " multiply-accumulates"
+    if layer.macs:
+        share = () if known.work_share is None else (", ", share_percent(known.work_share), " of the model's")
+        yield "Work", _filling(f"{layer.macs:,}", "macs"), " multiply-accumulates", *share
+
+
+def _in_engine(layer: LayerInfo) -> Iterator[tuple[str, ...]]:
+    actual = layer.actual
     if actual.input_types or actual.output_types:
         yield "Engine types", f"{', '.join(actual.input_types)} → {', '.join(actual.output_types)}"
     if layer.engine_layers:
