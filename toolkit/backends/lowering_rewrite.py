@@ -20,7 +20,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node, np_dtype, onnx_type, reroute, values_of
 from toolkit.placement.dequantized import pair_type, stored_type
-from toolkit.placement.grid import on_grid, spread
+from toolkit.placement.grid import quantized
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _FLOAT = "tensor(float)"
@@ -123,9 +123,8 @@ class Rewriter:
             if values is None or scale is None or zero is None or precision is None or not precision.quantized:
                 continue
             block, axis = int(node.attrs.get("block_size", 0)), int(node.attrs.get("axis", 1))
-            steps, offset = (spread(part.astype(np.float32), values, axis, block) for part in (scale, zero))
-            ratio = on_grid(values.astype(np.float32) / steps, precision, offset)
-            stored = make_constant(self.names.take(f"{node.inputs[0].name}_{precision}"), ratio, precision.onnx_type)
+            held = quantized(values, scale, zero, precision, axis, block)
+            stored = make_constant(self.names.take(f"{node.inputs[0].name}_{precision}"), held, precision.onnx_type)
             reroute(node.outputs[0], stored)
             gone.append(node)
         self._remove(gone)

@@ -40,19 +40,20 @@ def weight_amax(
     """
     if method not in METHODS:
         raise RangesError(f"weights have no method '{method}'", remedy="one of " + ", ".join(METHODS))
-    wide = np.asarray(values).astype(np.float32, copy=False)
-    if axis is not None and not -wide.ndim <= axis < wide.ndim:
+    given = np.asarray(values)
+    if axis is not None and not -given.ndim <= axis < given.ndim:
         raise RangesError(
-            f"weights of shape {list(wide.shape)} have no axis {axis}", remedy="give the axis of the output channels"
+            f"weights of shape {list(given.shape)} have no axis {axis}", remedy="give the axis of the output channels"
         )
+    if axis is not None and not block and (parts := min(-(-given.nbytes // _AT_ONCE), given.shape[axis])) > 1:
+        # one channel has nothing to do with another, and in rows or in float32 they are a copy
+        found = [weight_amax(part, axis, method, precision) for part in np.array_split(given, parts, axis)]
+        return np.concatenate(found)
+    wide = given.astype(np.float32, copy=False)
     if block and axis is not None:
         blocked = in_blocks(wide, axis, block)
         kept = weight_amax(blocked.reshape(-1, block), 0, method, precision).reshape(blocked.shape[:-1])
         return np.ascontiguousarray(np.moveaxis(kept, -1, axis))
-    if axis is not None and (parts := min(-(-wide.nbytes // _AT_ONCE), wide.shape[axis])) > 1:
-        # one channel has nothing to do with another, and in rows they are a copy
-        found = [weight_amax(part, axis, method, precision) for part in np.array_split(wide, parts, axis)]
-        return np.concatenate(found)
     rows = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
     if not rows.size:
         return np.zeros(len(rows), np.float32)

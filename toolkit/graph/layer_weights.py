@@ -35,6 +35,8 @@ def bias_of(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
 class LayerWeights:
     """Weight and bias of a Conv, Gemm or MatMul, float64, as [out, in / group, ...]; ``write`` puts them back.
 
+    The ranges of a weight that is not asked for are those of the model's own values: no copy is made for them.
+
     Args:
         model: the graph.
         node: the layer; its weight, and its bias if it has one (see ``bias_of``), must be constants.
@@ -46,24 +48,41 @@ class LayerWeights:
         assert weight is not None
         self.dtype = weight.dtype
         self.turned = _is_turned(node)
-        self.weight: Array = (weight.T if self.turned else weight).astype(np.float64)
+        self._own: Array = weight.T if self.turned else weight
+        self._wide: Array | None = None
         self.holder = bias_of(model, node)
         bias = model.constant(self.holder[0].inputs[self.holder[1]]) if self.holder is not None else None
         self.bias: Array | None = None if bias is None else np.broadcast_to(
-            bias.astype(np.float64).reshape(-1), (len(self.weight),)
+            bias.astype(np.float64).reshape(-1), (len(self._own),)
         ).copy()  # fmt: skip
         self.group = _group(node)
         self.mean = input_mean(model, node)
 
     @property
+    def weight(self) -> Array:
+        """The weight, float64 [out, in / group, ...]."""
+        if self._wide is None:
+            self._wide = self._own.astype(np.float64)
+        return self._wide
+
+    @weight.setter
+    def weight(self, values: Array) -> None:
+        self._wide = values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in / group, ...]."""
+        return tuple(self._own.shape)
+
+    @property
     def channels_out(self) -> int:
         """How many output channels it has."""
-        return int(self.weight.shape[0])
+        return int(self.shape[0])
 
     @property
     def channels_in(self) -> int:
         """How many input channels it reads."""
-        return int(self.weight.shape[1]) * self.group
+        return int(self.shape[1]) * self.group
 
     @staticmethod
     def channels(model: Model, node: gs.Node) -> tuple[int, int]:
@@ -78,14 +97,19 @@ class LayerWeights:
         out, into = (weight.shape[-1], weight.shape[0]) if _is_turned(node) else weight.shape[:2]
         return int(out), int(into) * _group(node)
 
+    @property
+    def _held(self) -> Array:
+        return self._own if self._wide is None else self._wide
+
     def out_range(self) -> Array:
         """Largest weight of every output channel."""
-        return np.abs(self.weight).reshape(len(self.weight), -1).max(axis=1)
+        return _largest(self._held, tuple(range(1, len(self.shape))))
 
     def in_range(self) -> Array:
         """Largest weight that reads every input channel."""
-        split = np.abs(self.weight).reshape(self.group, -1, self.weight.shape[1], int(np.prod(self.weight.shape[2:])))
-        return np.asarray(split.max(axis=(1, 3)).reshape(-1))
+        return np.concatenate([
+            _largest(part, (0, *range(2, part.ndim))) for part in np.split(self._held, self.group)
+        ])  # fmt: skip
 
     def scale_out(self, factor: Array) -> None:
         """Multiply every output channel, bias included, by its factor."""
@@ -119,6 +143,11 @@ class LayerWeights:
             # an Add's bias may have axes of length 1 in front
             keeps = holder is not self.node and int(np.prod(shape)) == bias.size
             holder.inputs[index] = make_constant(name, bias.reshape(shape) if keeps else bias)
+
+
+def _largest(values: Array, axes: tuple[int, ...]) -> Array:
+    """The largest magnitudes along some axes, float64, without an array of all of them."""
+    return np.maximum(values.max(axis=axes).astype(np.float64), -values.min(axis=axes).astype(np.float64))
 
 
 def _is_turned(node: gs.Node) -> bool:

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from toolkit.base.mapped import looked_at
+from toolkit.base.parts import along, parts_of
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, large_header
 from toolkit.graph.nodes import reads_of
@@ -92,15 +93,17 @@ def _quantized(
 
 
 def _rounded(weight: Array, scale: Array, zero: Array) -> Array | None:
-    limits = np.iinfo(zero.dtype)
-    steps = looked_at(weight) / scale
-    if not np.isfinite(steps).all():
-        # what comes of these is the kernel's business
-        return None
-    np.rint(steps, out=steps)
-    if zero.any():
-        steps += zero
-    return np.asarray(np.clip(steps, limits.min, limits.max, out=steps).astype(zero.dtype))
+    limits, found = np.iinfo(zero.dtype), np.empty(weight.shape, zero.dtype)
+    for part in parts_of(weight):
+        steps = looked_at(weight[part]) / along(part, scale, weight)
+        if not np.isfinite(steps).all():
+            # what comes of these is the kernel's business
+            return None
+        np.rint(steps, out=steps)
+        if zero.any():
+            steps += along(part, zero, weight)
+        found[part] = np.clip(steps, limits.min, limits.max, out=steps)
+    return found
 
 
 def _values(name: str, weights: Mapping[str, Array], constants: Mapping[str, TensorProto]) -> Array | None:

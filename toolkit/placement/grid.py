@@ -11,11 +11,13 @@ from onnx import TensorProto
 
 from toolkit.base.block_operators import domain_of
 from toolkit.base.block_scales import to_e2m1
+from toolkit.base.mapped import looked_at
+from toolkit.base.parts import along, parts_of
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.tensors import np_dtype, onnx_type
 from toolkit.placement.ops import QUANTIZE
 
 _LIMITS: dict[int, tuple[float, float]] = {
@@ -191,6 +193,27 @@ def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
     shape = [1] * like.ndim
     shape[axis] = -1
     return part.reshape(shape)
+
+
+def quantized(
+    values: Array, scale: Array, zero: Array, precision: Precision, axis: int | None, block: int = 0
+) -> Array:
+    """What QuantizeLinear makes of constant values: in the quantized type, of the values' shape.
+
+    Args:
+        values: of any float type.
+        scale: of one element, of shape [channels], or with ``block`` of the values' rank.
+        zero: the zero points, likewise.
+        precision: the quantized type; see ``on_grid``.
+        axis: the axis of the channels or of the blocks.
+        block: how many values along ``axis`` share a scale; 0: a channel does.
+    """
+    steps, offset = (spread(part.astype(np.float32), values, axis, block) for part in (scale, zero))
+    made = np.empty(values.shape, np_dtype(precision.onnx_type))
+    for part in parts_of(values):
+        ratio = looked_at(values[part]).astype(np.float32) / along(part, steps, values)
+        made[part] = on_grid(ratio, precision, along(part, offset, values)).astype(made.dtype)
+    return made
 
 
 def limits_of(precision: Precision) -> tuple[float, float]:

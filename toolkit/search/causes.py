@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.parts import along, parts_of
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.diagnosis import Unlike
@@ -18,6 +19,7 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.ranges import Range
 from toolkit.evaluation.clipping import Beyond
 from toolkit.graph.layer_weights import LayerWeights
+from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.qdq import storable_scale
 from toolkit.search.codes import CauseCode
 
@@ -181,9 +183,7 @@ def other_method(tensor: str, known: Range) -> MethodSetting | None:
     return MethodSetting("mse", tensor)
 
 
-def weight_causes(
-    layer: LayerWeights, tensor: str, precision: Precision, evening: Callable[[], str]
-) -> list[Cause]:
+def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, evening: Callable[[], str]) -> list[Cause]:
     """Whether one input channel's weights take the levels from all others.
 
     ``evening`` names a pass that evens them out, empty where none does: to find one takes walks over the whole graph.
@@ -202,9 +202,9 @@ def cheap(share: float | None, layer: LayerWeights | None) -> Cause | None:
     """That keeping a layer float costs next to nothing, or None where it does not."""
     if share is None or share >= _CHEAP:
         return None
-    weights = layer.weight.size if layer is not None else None
-    few = layer is not None and layer.weight.shape[1] <= _FEW_CHANNELS
-    channels = layer.weight.shape[1] if layer is not None and few else None
+    weights = math.prod(layer.shape) if layer is not None else None
+    few = layer is not None and layer.shape[1] <= _FEW_CHANNELS
+    channels = layer.shape[1] if layer is not None and few else None
     why = CauseCode.CHEAP_TO_KEEP(share=share, weights=weights, channels=channels)
     return Cause(CauseKind.CHEAP, "", share, why, CauseCode.KEEP_FLOAT_CHEAPLY())
 
@@ -248,10 +248,12 @@ def rounding(
 
 def weight_sqnr_db(values: Array, axis: int | None, precision: Precision) -> float:
     """SQNR in dB of weights after quantization and back; infinite where nothing differs."""
-    from toolkit.simulation.switches import fake_quantized
-
-    wide = np.asarray(values, np.float32)
-    scale = storable_scale(weight_amax(wide, axis, "minmax", precision), precision)
-    noise = float(((wide - fake_quantized(wide, scale, axis, precision)).astype(np.float64) ** 2).sum())
-    signal = float((wide.astype(np.float64) ** 2).sum())
+    scale = storable_scale(weight_amax(values, axis, "minmax", precision), precision)
+    steps, noise, signal = spread(scale, values, axis), 0.0, 0.0
+    for part in parts_of(values):
+        wide = values[part].astype(np.float32)
+        own = along(part, steps, values)
+        error = wide - on_grid(wide / own, precision) * own
+        noise += float(np.sum(np.square(error, dtype=np.float64)))
+        signal += float(np.sum(np.square(wide, dtype=np.float64)))
     return 10 * math.log10(signal / noise) if noise and signal else math.inf

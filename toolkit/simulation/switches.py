@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import PassError, did_you_mean
+from toolkit.base.parts import along, parts_of
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
@@ -27,8 +28,6 @@ from toolkit.placement.qdq import storable_scale
 from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 
-_AT_ONCE = 4 << 20
-"""Bytes of a weight that are rounded at a time: the steps in between take four times as much."""
 _CANDIDATE = Code.TRIAL()
 _PLACEMENTS = 256
 """How many are kept: one takes a kilobyte a layer, and sensitivity alone asks for two a layer."""
@@ -210,9 +209,7 @@ def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Pre
     if not values.ndim:
         return fake_quantized(values.reshape(1), scale, None, precision).reshape(())
     wide, made = spread(scale.astype(np.float32), values, axis, block), np.empty_like(values)
-    rows = max(1, len(values) * _AT_ONCE // max(values.nbytes, 1))
-    for start in range(0, len(values), rows):
-        part = slice(start, start + rows)
-        own = wide[part] if wide.ndim and len(wide) > 1 else wide
+    for part in parts_of(values):
+        own = along(part, wide, values)
         made[part] = on_grid(values[part].astype(np.float32) / own, precision) * own
     return made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from tests.conftest import build, node, run
 from toolkit import Model, Precision
 from toolkit.calibration.weights import weight_amax
 from toolkit.placement.existing import pairs_of
-from toolkit.placement.grid import on_grid, spread
+from toolkit.placement.grid import on_grid, quantized, spread
 from toolkit.placement.qdq import storable_scale
+from toolkit.search.causes import weight_sqnr_db
 from toolkit.simulation.switches import fake_quantized
 
 TYPES = [precision for precision in Precision if precision.quantized]
@@ -60,10 +63,42 @@ def test_a_weight_is_rounded_part_by_part_as_at_once(monkeypatch, axis, block):
     scale = storable_scale(amax, Precision.INT4)
     whole = fake_quantized(values, scale, axis, Precision.INT4, block)
     monkeypatch.setattr("toolkit.calibration.weights._AT_ONCE", 100)
-    monkeypatch.setattr("toolkit.simulation.switches._AT_ONCE", 250)
+    monkeypatch.setattr("toolkit.base.parts.PART_BYTES", 250)
     np.testing.assert_array_equal(weight_amax(values, axis, "mse", Precision.INT4, block), amax)
     np.testing.assert_array_equal(fake_quantized(values, scale, axis, Precision.INT4, block), whole)
     assert fake_quantized(values[0, 0, 0], scale.reshape(-1)[:1], None, Precision.INT4).shape == ()
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8, Precision.INT4])
+@pytest.mark.parametrize(("axis", "block"), [(None, 0), (0, 0), (1, 0), (1, 3)])
+def test_a_stored_weight_is_what_its_grid_holds(monkeypatch, precision, axis, block):
+    values = np.random.default_rng(0).standard_normal((8, 6, 5), np.float32)
+    scale = storable_scale(weight_amax(values, axis, "minmax", precision, block), precision)
+    zero = np.zeros(scale.shape, np.float32)
+    zero.flat[0] = 3.0 if precision.integer else 0.0
+    wide, offset = (spread(one, values, axis, block) for one in (scale, zero))
+    wanted = on_grid(values / wide, precision, offset)
+    monkeypatch.setattr("toolkit.base.parts.PART_BYTES", 250)
+    found = quantized(values, scale, zero, precision, axis, block)
+    assert found.dtype == helper.tensor_dtype_to_np_dtype(precision.onnx_type)
+    np.testing.assert_array_equal(found.astype(np.float32), wanted)
+
+
+def test_what_a_large_weight_is_made_into_takes_no_more_than_that(monkeypatch):
+    values = np.random.default_rng(0).standard_normal((1000, 200), np.float32)
+    scale = storable_scale(weight_amax(values, 1), Precision.INT8)
+    monkeypatch.setattr("toolkit.base.parts.PART_BYTES", 8000)
+    tracemalloc.start()
+    try:
+        quantized(values, scale, np.zeros_like(scale), Precision.INT8, 1)
+        stored = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        weight_sqnr_db(values, 1, Precision.INT8)
+        judged = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # a quarter, and the steps of a part
+    assert stored < 0.4 * values.nbytes and judged < 0.2 * values.nbytes
 
 
 @settings(max_examples=100, deadline=None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.conftest import build, node
 from tests.toolkit.search.planted import chain
-from toolkit import Precision
+from toolkit import Model, Precision
 from toolkit.calibration.diagnosis import Unlike
 from toolkit.contract.ranges import Range
 from toolkit.graph.layer_weights import LayerWeights
@@ -97,6 +98,20 @@ def test_weights_by_input_channel_and_their_own_sqnr():
     flat = np.linspace(-1, 1, 20_001, dtype=np.float32).reshape(-1, 1)
     expected = 10 * np.log10(np.mean(flat.astype(np.float64) ** 2) / ((1 / 127) ** 2 / 12))
     assert weight_sqnr_db(flat, 1, Precision.INT8) == pytest.approx(expected, abs=0.1)
+
+
+def test_ranges_by_channel_are_those_of_the_weight_whatever_its_layout():
+    weight = np.random.default_rng(0).standard_normal((6, 2, 3), np.float32)
+    grouped = Model.from_proto(build([node("Conv", ["x", "w"], ["y"], name="c", group=2)],
+                                     {"x": [1, 4, 8]}, {"y": [1, 6, 6]}, {"w": weight}))  # fmt: skip
+    layer = LayerWeights(grouped, grouped.node("c"))
+    into = np.abs(weight).reshape(2, 3, 2, 3).max(axis=(1, 3)).reshape(-1)
+    for _ in range(2):
+        np.testing.assert_array_equal(layer.in_range(), into)
+        np.testing.assert_array_equal(layer.out_range(), np.abs(weight).max(axis=(1, 2)))
+        assert layer.shape == layer.weight.shape == (6, 2, 3)
+    layer.scale_in(np.array([1.0, 2.0, 3.0, 4.0]))
+    np.testing.assert_allclose(layer.in_range(), into * [1, 2, 3, 4])
 
 
 def test_cheap_names_share_and_weights():

@@ -1,0 +1,36 @@
+"""Large arrays part by part, for what is computed of each value: the steps in between take several times a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from toolkit.base.types import Array
+
+PART_BYTES = 4 << 20
+"""Bytes of an array that are looked at at a time."""
+
+Part = tuple[slice, ...]
+"""What an array is indexed with for one of its parts; empty for the whole."""
+
+
+def parts_of(values: Array) -> Iterator[Part]:
+    """Slices that cover an array, each of about 4 MB; along its first axis, or the longest where that is short.
+
+    One step along that axis may take more; a scalar is one part.
+    """
+    wanted = -(-values.nbytes // PART_BYTES)
+    if wanted < 2:
+        yield ()
+        return
+    shape = values.shape
+    axis = 0 if shape[0] >= wanted else max(range(values.ndim), key=lambda one: shape[one])
+    step = max(1, shape[axis] // wanted)
+    for start in range(0, shape[axis], step):
+        yield (*[slice(None)] * axis, slice(start, start + step))
+
+
+def along(part: Part, other: Array, values: Array) -> Array:
+    """The same part of an array that broadcasts over ``values``: a scalar, or one of the same rank."""
+    if not part or not other.ndim or other.shape[len(part) - 1] != values.shape[len(part) - 1]:
+        return other
+    return other[part]
