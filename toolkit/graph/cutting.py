@@ -33,6 +33,8 @@ _KEEP_BLOCKED = frozenset({
     "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add", "Sum", "Mul", "Concat",
     "Resize", "Upsample",
 })  # fmt: skip
+_HALF_KERNELS = frozenset({"Cast", "LayerNormalization"})
+"""Operators whose results onnxruntime rounds to float16 or not, by what lies on both sides of them."""
 _FLOAT16 = TensorProto.FLOAT16
 _WIDE = 4
 """Bytes of a float32."""
@@ -63,15 +65,11 @@ class Stretch:
         return cls(range(len(model.proto.graph.node)), list(model.weights), [], [])
 
 
-def by_nodes(model: LightModel, most: int, half: bool = False) -> list[Stretch]:
-    """The stretches of a model that have about so many nodes at most; one where there are fewer, or no place to cut.
-
-    A model with weights in float16 is cut where ``half`` is set alone: onnxruntime, which computes most operators in
-    float32, rounds what is handed on, and not what stays between two nodes.
-    """
-    if len(model.proto.graph.node) <= most or not _hands_on_tensors(model) or (_FLOAT16 in _kinds(model) and not half):
+def by_nodes(model: LightModel, most: int) -> list[Stretch]:
+    """The stretches of a model that have about so many nodes at most; one where there are fewer, or no place to cut."""
+    if len(model.proto.graph.node) <= most or not _hands_on_tensors(model):
         return [Stretch.whole(model)]
-    cut = Cut(model, most, half=half)
+    cut = Cut(model, most)
     return cut.stretches() if cut.makes_outputs() else [Stretch.whole(model)]
 
 
@@ -114,7 +112,6 @@ class Cut:
         limit: what the large weights of a stretch may take in bytes, or how many nodes it may have.
         sizes: what the large weights take, in bytes; where None it is the nodes that are counted, and a stretch has
             more than it may where there is no place at which onnxruntime fuses nothing.
-        half: whether float16 tensors may be handed on.
         at_least_one: a stretch of one node may take more.
     """
 
@@ -123,7 +120,6 @@ class Cut:
         model: LightModel,
         limit: int,
         sizes: Mapping[str, int] | None = None,
-        half: bool = False,
         at_least_one: bool = False,
     ) -> None:
         graph = model.proto.graph
@@ -134,8 +130,9 @@ class Cut:
         self._makes = [list(node.output) for node in self._nodes]
         self._outputs = {value.name for value in graph.output}
         self._reads = [reads_of(node) for node in self._nodes]
-        halves = (v.name for v in graph.value_info if v.type.tensor_type.elem_type == _FLOAT16)
-        self._half: set[str] = set() if half else set(halves)
+        halves = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == _FLOAT16}
+        made = zip(self._ops, self._makes) if halves else ()
+        self._half = {name for op, makes in made if op in _HALF_KERNELS for name in makes if name in halves}
         self._constants = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
         self._behind = self._constant_nodes()
         self._begins = [

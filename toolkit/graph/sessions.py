@@ -207,8 +207,7 @@ def session(
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
     onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``. Where the weights are
     more than ``memory_limit`` allows, or are not packed, stored in fewer bits and take more than 256 MB in float32, the
-    model is run in stretches; last bits may differ where onnxruntime would have fused nodes across a cut, and what a
-    float16 model hands on there is rounded to float16, which onnxruntime leaves out between two nodes.
+    model is run in stretches; last bits may differ where onnxruntime would have fused nodes across a cut.
 
     Raises:
         ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or one
@@ -246,7 +245,7 @@ def session(
     stretches = stretches_of(model, keeps)
     fits = len(stretches) == 1
     if fits and len(model.proto.graph.node) > MOST_NODES:
-        stretches, boundaries = by_nodes(model, _STRETCH_NODES, half=not as_written), None
+        stretches, boundaries = by_nodes(model, _STRETCH_NODES), None
     elif fits and not keeps:
         stretches, boundaries = by_widened(model, _WIDENED_BYTES), None
     # a stretch is rewritten as the whole would be

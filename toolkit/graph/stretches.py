@@ -4,9 +4,9 @@ So is one of very many nodes, whose stretches all stay loaded: onnxruntime takes
 20,000 nodes, 0.29 ms a node where there are 225,000 (seen with 1.32).
 
 The graph is cut in front of nodes with weights, where few tensors are alive and onnxruntime fuses nothing, so that
-every stretch computes what the whole model would, bit by bit. Where there is no such place, among convolutions that
-hand on their results in blocked layout and between nodes in float16, which onnxruntime computes without rounding in
-between, the last bits may differ.
+every stretch computes what the whole model would, bit by bit. Of a float16 model what is handed on is in float32 and
+not rounded, as it is between two nodes that onnxruntime computes in float32. Where there is no such place, among
+convolutions that hand on their results in blocked layout, the last bits may differ.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onnx import helper
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch, widened_bytes
+from toolkit.graph.handed_on import HALF, handed_on_wide, narrowed, rounded, widened
 from toolkit.graph.light import LightModel, bytes_of
 from toolkit.graph.memory import loaded, weights_room
 from toolkit.graph.on_disk import spilled
@@ -121,6 +122,8 @@ class Stretched:
         self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self._declared = {value.name: value for value in model.proto.graph.output}
         self._pieces: dict[int, bytes] = {}
+        self._wide = handed_on_wide(model, stretches)
+        self._narrow = {wide: name for name, wide in self._wide.items()}
         if all_fit:
             self._pieces = {n: self._cut_out(one).SerializeToString() for n, one in enumerate(stretches)}
             self._stored.clear()
@@ -164,8 +167,9 @@ class Stretched:
                 state = held[index]
                 if gives:
                     with self._opened(number) as inner:
-                        taken = {value.name: _ort(state[value.name]) for value in inner.get_inputs()}
-                        made = inner.run_with_ort_values(gives, taken, options)
+                        inputs = [value.name for value in inner.get_inputs()]
+                        taken = {name: _ort(state[self._narrow.get(name, name)]) for name in inputs}
+                        made = inner.run_with_ort_values(self._called(gives), taken, options)
                     # the next one may need its room
                     del inner
                     # what waits for the other samples is spilled where it is much
@@ -176,7 +180,14 @@ class Stretched:
                 if kept is not None:
                     passed = {name: held[index][name] for name in later if name in held[index]}
                     kept.keep(keys[index], number + 1, {n: v for n, v in passed.items() if n not in feeds[index]})
-        return [[_ort(state[name]) for name in names] for state in held]
+        return [[self._given_out(name, state[name]) for name in names] for state in held]
+
+    def _called(self, names: Iterable[str]) -> list[str]:
+        """What tensors are called that stretches hand to each other; see ``handed_on_wide``."""
+        return [self._wide.get(name, name) for name in names]
+
+    def _given_out(self, name: str, value: Any) -> Any:
+        return _ort(rounded(as_array(value)) if name in self._wide else value)
 
     def _inputs(self) -> Iterator[Value]:
         """Load every stretch once, in order: the types of what it gives are those of what the next ones take.
@@ -186,17 +197,20 @@ class Stretched:
         own = set(self._known)
         found = self._boundaries.types if self._boundaries is not None else {}
         for number, one in enumerate(self._stretches):
-            if not found.keys() >= {*one.gives, *own.intersection(one.reads)}:
+            if not found.keys() >= {*self._called(one.gives), *own.intersection(one.reads)}:
                 with self._opened(number) as inner:
                     found.update((value.name, Value.of(value)) for value in (*inner.get_outputs(), *inner.get_inputs()))
                 del inner
+            for name in sorted(self._wide.keys() & set(one.gives)):
+                found[name] = Value(name, HALF, found[self._wide[name]].shape)
             for value in (found[name] for name in one.gives):
                 self._given.append(value)
                 if value.type not in ORT_TYPES:
                     self._require_last(number, value)
                     continue
-                shape = list(value.shape) or None
-                self._known[value.name] = helper.make_tensor_value_info(value.name, ORT_TYPES[value.type], shape)
+                for name in self._called([value.name]):
+                    kind, shape = ORT_TYPES[found[name].type], list(value.shape) or None
+                    self._known[name] = helper.make_tensor_value_info(name, kind, shape)
             yield from (found[name] for name in one.reads if name in own)
 
     def _require_last(self, number: int, value: Value) -> None:
@@ -222,7 +236,7 @@ class Stretched:
     def _piece(self, one: Stretch, content: bytes | None = None) -> LightModel:
         """The model of a stretch; ``content`` is what was cut out for it."""
         proto = self._cut_out(one) if content is None else onnx.ModelProto.FromString(content)
-        proto.graph.input.extend(self._known[name] for name in one.reads)
+        proto.graph.input.extend(self._known[name] for name in self._called(one.reads))
         return LightModel(proto, {name: self._model.weights[name] for name in one.weights}, self._model.where)
 
     def _cut_out(self, one: Stretch) -> onnx.ModelProto:
@@ -235,9 +249,15 @@ class Stretched:
         proto.functions.extend(whole.functions)
         graph = proto.graph
         graph.name = whole.graph.name
+        for name in sorted(self._wide.keys() & set(one.reads)):
+            graph.node.extend(narrowed(self._wide[name], name))
         graph.node.extend(nodes)
+        for name in sorted(self._wide.keys() & set(one.gives)):
+            graph.node.extend(widened(name, self._wide[name]))
         graph.initializer.extend(self._stored[name] for name in one.constants)
-        graph.output.extend(self._declared.get(name) or onnx.ValueInfoProto(name=name) for name in one.gives)
+        graph.output.extend(
+            self._declared.get(name) or onnx.ValueInfoProto(name=name) for name in self._called(one.gives)
+        )
         if len(whole.graph.value_info):
             made = {name for node in nodes for name in node.output} - set(one.gives)
             graph.value_info.extend(value for value in whole.graph.value_info if value.name in made)
