@@ -37,6 +37,8 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
         {"use": use, **step.model_dump(mode="json", exclude_none=True, exclude=set(step.idle()))}
         for use, step in named_passes(recipe, inputs.job.allow_code)
     ]
+    # no key has it, since it changes no result: whoever opens the run again works within the same memory
+    settings["run"] = recipe.run.model_dump(mode="json", exclude_none=True, exclude={"on"})
     settings["lock"] = {
         "backend": backend,
         "lowering": lowering,

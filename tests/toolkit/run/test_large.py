@@ -10,6 +10,7 @@ import pytest
 
 from tests.large_models import block_samples, hold_to_limit, residual_blocks
 from toolkit.cli.main import invoke
+from toolkit.graph import memory
 from toolkit.report.schema import Report
 
 LIMIT = 60_000
@@ -113,5 +114,11 @@ def test_memory_cuts_the_model_into_stretches_and_changes_no_result(tmp_path, mo
         assert Path("whole", file).read_bytes() == Path("cut", file).read_bytes(), file
     whole, cut = (Report.load(tmp_path / name / "report.json") for name in ("whole", "cut"))
     assert whole.accuracy == cut.accuracy and [one.error for one in whole.layers] == [one.error for one in cut.layers]
+    # whoever opens the run again works within the same memory
+    given, real = [], memory.limit_memory
+    monkeypatch.setattr(memory, "limit_memory", lambda size: given.append(size) or real(size))
+    done(capsys, "accuracy", "cut")
+    done(capsys, "accuracy", "whole")
+    assert given == [10**6, None]
     # a bound is no part of any key: the steps are found again
     assert "reused task, passes" in done(capsys, "run", "cut.toml", "--out", "whole").replace("\n", " ")
