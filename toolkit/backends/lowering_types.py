@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.backends.codes import EngineCode
+from toolkit.base.parts import ends_of
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import Ask, PrecisionPlan
@@ -256,9 +257,7 @@ def _beyond(tensor: gs.Tensor, largest: float, wanted: Precision, constant: bool
 
 
 def _largest(values: np.ndarray[Any, Any]) -> float:
-    wide = values.astype(np.float32) if values.dtype != np.float64 else values
-    finite = np.abs(wide[np.isfinite(wide)])
-    return float(finite.max(initial=0.0))
+    return max(map(abs, ends_of(values) or (0.0,)))
 
 
 def _scales(node: gs.Node, model: Model, wanted: Precision) -> Finding | None:

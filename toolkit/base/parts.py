@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from toolkit.base.mapped import looked_at
 from toolkit.base.types import Array
 
 PART_BYTES = 4 << 20
@@ -34,3 +37,26 @@ def along(part: Part, other: Array, values: Array) -> Array:
     if not part or not other.ndim or other.shape[len(part) - 1] != values.shape[len(part) - 1]:
         return other
     return other[part]
+
+
+def ends_of(values: Array, finite: bool = True) -> tuple[float, float] | None:
+    """The smallest and the largest value of an array.
+
+    Args:
+        values: of any type of numbers.
+        finite: NaN and infinities are left out.
+
+    Returns:
+        None where there is none.
+    """
+    low, high = np.inf, -np.inf
+    for part in parts_of(values):
+        wide = looked_at(np.asarray(values[part]))
+        # the narrow float types know no such questions
+        wide = wide if wide.dtype.kind in "fiub" else wide.astype(np.float32)
+        if finite:
+            wide = wide[np.isfinite(wide)]
+        if wide.size:
+            # of a NaN that is not left out both are NaN
+            low, high = np.minimum(low, wide.min()), np.maximum(high, wide.max())
+    return None if low > high else (float(low), float(high))

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.parts import ends_of
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
@@ -78,9 +78,7 @@ def _of(
         values = model.constant(tensor) if facts.is_float(tensor.name) else None
         if values is None or not values.size or (node.op == "Clip" and index > 0):
             continue
-        wide = np.abs(values.astype(np.float64))
-        wide = wide[np.isfinite(wide)]
-        largest = float(wide.max(initial=0.0))
+        largest = max(map(abs, ends_of(values) or (0.0,)))
         if largest > limit:
             yield _risk(Code.OVERFLOW, node, tensor.name, largest, limit, precision, constant=True)
         elif 0 < largest < precision.tiny and not _harmless(node, index, largest, observed, precision):

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.base.mapped import looked_at
+from toolkit.base.parts import parts_of
 from toolkit.graph import assemble
 from toolkit.graph.light import bytes_of
 from toolkit.graph.on_disk import spilled
@@ -120,7 +121,7 @@ def is_finite(tensor: gs.Tensor, values: np.ndarray[Any, Any]) -> bool:
 
 
 def _finite(values: np.ndarray[Any, Any]) -> bool:
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+    return values.dtype.kind != "f" or all(bool(np.isfinite(values[part]).all()) for part in parts_of(values))
 
 
 def content_digest(values: np.ndarray[Any, Any]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.parts import ends_of
 from toolkit.graph.model import Model
 from toolkit.placement.existing import HalfPair, pair_at
 from toolkit.placement.grid import grid_of
@@ -50,8 +50,7 @@ class Bounds:
     def _made(self, tensor: gs.Tensor) -> Interval:
         values = self.model.constant(tensor)
         if values is not None:
-            numbers = values.astype(np.float64)
-            return (float(numbers.min()), float(numbers.max())) if numbers.size else TRUSTED
+            return ends_of(values, finite=False) or TRUSTED
         if not tensor.inputs:
             return TRUSTED
         node = tensor.inputs[0]

@@ -157,7 +157,11 @@ class Grid:
             raise ValueError("scale or zero point are computed")
         own = self.axis if axis is None else axis
         zero, scale = (spread(part, stored, own, self.block) for part in (self.zero, self.scale))
-        return np.asarray((stored.astype(np.float64) - zero).astype(np.float32) * scale.astype(np.float32))
+        made = np.empty(stored.shape, np.float32)
+        for part in parts_of(stored):
+            steps = (stored[part].astype(np.float64) - along(part, zero, stored)).astype(np.float32)
+            made[part] = steps * along(part, scale, stored).astype(np.float32)
+        return made
 
     def agrees(self, other: Grid) -> bool:
         """Whether both have the same values, wherever their channels lie; rounding to a narrower float type aside."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.parts import ends_of
 from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
@@ -89,9 +89,7 @@ def _ends(model: Model, tensor: gs.Tensor, observed: Mapping[str, tuple[float, f
     values = model.constant(tensor)
     if values is None or not values.size or values.dtype.kind not in "fV" or onnx_type(values.dtype) not in FLOAT_TYPES:
         return None
-    wide = values.astype(np.float32)
-    wide = wide[np.isfinite(wide)]
-    return (float(wide.min()), float(wide.max())) if wide.size else None
+    return ends_of(values)
 
 
 def picks(node: gs.Node) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.files import sha256_json
@@ -15,6 +13,7 @@ from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.model import Model
+from toolkit.graph.tensors import content_digest
 from toolkit.placement.qdq import storable_scale
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.switches import fake_quantized
@@ -86,7 +85,7 @@ class Rounder:
     def fingerprint(self) -> list[list[str]]:
         """The size of blocks, and what was chosen, by content: of each weight name, axis, and SHA-256 of its values."""
         found = sorted(
-            [tensor, str(axis), hashlib.sha256(one.values.tobytes()).hexdigest()]
+            [tensor, str(axis), content_digest(one.values)]
             for (tensor, axis), one in self.chosen.items()
         )
         return [[str(self.block)], *found]
@@ -98,7 +97,7 @@ def rounding_key(model: Model, node: gs.Node, rounder: Rounder) -> str:
     A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
     """
     weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
-    values = hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest() if weight is not None else ""
+    values = content_digest(weight) if weight is not None else ""
     noted = mean.tolist() if mean is not None else []
     grid = [str(rounder.precision), rounder.block]
     return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, *grid])

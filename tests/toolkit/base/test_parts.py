@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from toolkit.base import parts
-from toolkit.base.parts import along, parts_of
+from toolkit.base.parts import along, ends_of, parts_of
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (7,), (40, 3), (1, 40, 3), (2, 2, 50), (3, 1)])
@@ -31,3 +32,19 @@ def test_what_broadcasts_is_cut_with_it(monkeypatch, shape):
     for part in parts_of(values):
         found[part] = values[part] * along(part, factor, values)
     np.testing.assert_array_equal(found, values * factor)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16, np.int64, np.int8])
+def test_the_ends_of_an_array_are_those_of_its_finite_values(monkeypatch, kind):
+    monkeypatch.setattr(parts, "PART_BYTES", 64)
+    values = np.random.default_rng(0).integers(-100, 100, (40, 3)).astype(kind)
+    assert ends_of(values) == ends_of(values, finite=False) == (values.min(), values.max())
+    assert ends_of(values[:0]) is None
+    if np.dtype(kind).kind in "iu":
+        return
+    values[3, 1], values[30, 2] = np.inf, np.nan
+    known = values.astype(np.float64)
+    assert ends_of(values) == (np.nanmin(known), known[np.isfinite(known)].max())
+    assert np.isnan(ends_of(values, finite=False)).all()
+    assert ends_of(values[:10], finite=False) == (known[:10].min(), np.inf)
+    assert ends_of(np.full(3, np.nan)) is None
