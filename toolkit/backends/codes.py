@@ -28,6 +28,7 @@ class EngineCode(BaseCode):
     WEIGHTS_NOT_QUANTIZED = "engine-weights-not-quantized"
     INPUTS_NOT_QUANTIZED = "engine-inputs-not-quantized"
     INPUT_TYPES_DIFFER = "engine-input-types-differ"
+    TYPE_WITHOUT_KERNELS = "engine-type-without-kernels"
     INPUTS_QUANTIZED = "engine-inputs-quantized"
     OUTPUT_NOT_QUANTIZED = "engine-output-not-quantized"
     ADDED_IN_CONVOLUTION = "engine-added-in-convolution"

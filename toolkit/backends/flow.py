@@ -64,25 +64,40 @@ class Flow:
         self._verdicts: dict[str, ComputeType] = {}
 
     def pair_type(self, node: gs.Node) -> Precision | None:
-        """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's own for blocks."""
+        """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's own for blocks.
+
+        None where it is one that TensorRT computes nothing in, such as uint8.
+        """
+        found = self._stored_in(node)
+        return found if isinstance(found, Precision) else Precision.from_onnx(found)
+
+    def _type_name(self, node: gs.Node) -> str:
+        """The type that ``pair_type`` tells, by its name, also where TensorRT computes nothing in it."""
+        found = self._stored_in(node)
+        return str(self.pair_type(node) or onnx.TensorProto.DataType.Name(int(found)).lower())
+
+    def _stored_in(self, node: gs.Node) -> Precision | int:
+        """The type of a pair's quantized values: one of ours, or ONNX's number for it."""
         if node.op in BLOCK_OPERATORS:
             return BLOCK_OPERATORS[node.op]
         if len(node.inputs) > 2 and node.inputs[2].name:
-            found = Precision.from_onnx(_element_type(node.inputs[2]))
-            if found is not None and found.quantized:
-                return found
+            kind = _element_type(node.inputs[2])
+            found = Precision.from_onnx(kind)
+            if kind and (found is None or found.quantized):
+                return kind
         if node.op in QUANTIZERS:
-            return Precision.from_onnx(int(node.attrs.get("output_dtype", 0) or 0))
+            # without a zero point and a type it is uint8
+            return int(node.attrs.get("output_dtype", 0) or onnx.TensorProto.UINT8)
         tensor = node.inputs[0]
         while (producer := tensor.inputs[0] if tensor.inputs else None) is not None:
             if producer.op in QUANTIZERS:
                 # beside the values one of TensorRT's own gives their scales
-                return self.pair_type(producer) if tensor is producer.outputs[0] else Precision.FP8
+                return self._stored_in(producer) if tensor is producer.outputs[0] else Precision.FP8
             data = data_inputs(producer)
             if not data:
                 break
             tensor = producer.inputs[data[0]]
-        return Precision.from_onnx(_element_type(tensor))
+        return _element_type(tensor)
 
     def source(self, tensor: gs.Tensor) -> gs.Node | None:
         """The DequantizeLinear that a tensor comes from through operators that only move values, or None."""
@@ -163,11 +178,14 @@ class Flow:
                 return ComputeType(None, EngineCode.WEIGHTS_NOT_QUANTIZED(weights=tensors[1].name))
             inputs = [tensors[i].name for i in missing]
             return ComputeType(None, EngineCode.INPUTS_NOT_QUANTIZED(indices=missing, inputs=inputs))
-        types = [self.pair_type(source) for source in sources if source is not None]
-        if len(set(types)) > 1:
-            return ComputeType(None, EngineCode.INPUT_TYPES_DIFFER(types=tuple(dict.fromkeys(types))))
-        names = tuple(dict.fromkeys(source.name for source in sources if source is not None))
-        return ComputeType(types[0], EngineCode.INPUTS_QUANTIZED(by=names))
+        pairs = [source for source in sources if source is not None]
+        types = tuple(dict.fromkeys(self._type_name(pair) for pair in pairs))
+        if len(types) > 1:
+            return ComputeType(None, EngineCode.INPUT_TYPES_DIFFER(types=types))
+        precision = self.pair_type(pairs[0])
+        if precision is None:
+            return ComputeType(None, EngineCode.TYPE_WITHOUT_KERNELS(type=types[0]))
+        return ComputeType(precision, EngineCode.INPUTS_QUANTIZED(by=tuple(dict.fromkeys(pair.name for pair in pairs))))
 
     def _between(self, node: gs.Node) -> ComputeType:
         tensors = node.inputs if node.op in ADDS else node.inputs[:1]

@@ -21,9 +21,14 @@ _NAMED = 3
 
 
 def bounded(info: SearchInfo) -> bool:
-    """Whether accuracy kept the chosen plan from quantizing ``MUCH`` of the work: everything quantized misses it."""
-    best = _everything(info)
-    return info.chosen.quantized_share < MUCH and best is not None and bool(set(best.lacks) - {_LATE})
+    """Whether accuracy kept the chosen plan from quantizing ``MUCH`` of the work: everything quantized misses it.
+
+    Not where the chosen plan quantizes every layer that can be, with other ranges: what stays float takes no pairs.
+    """
+    best, chosen = _everything(info), info.chosen
+    return (
+        chosen.kept > 0 and chosen.quantized_share < MUCH and best is not None and bool(set(best.lacks) - {_LATE})
+    )
 
 
 def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> list[Finding]:

@@ -8,7 +8,9 @@ from onnx import TensorProto
 
 from tests.conftest import build, node, normal
 from toolkit import Model, Precision
-from toolkit.backends.flow import Flow, is_constant
+from toolkit.backends.codes import EngineCode
+from toolkit.backends.flow import ComputeType, Flow, is_constant
+from toolkit.report.findings import sentence
 
 GRID = {"s": np.float32(0.05), "z": np.int8(0)}
 
@@ -52,3 +54,27 @@ def test_floats_that_are_moved_for_a_quantizer_are_not_taken_for_quantized():
     )  # fmt: skip
     flow = Flow(Model.from_proto(proto))
     assert flow.verdict(flow.nodes["t"]).precision is None and flow.verdict(flow.nodes["y"]).precision is None
+
+
+@pytest.mark.parametrize(
+    ("zero", "weights", "reason"),
+    [
+        # onnxruntime's default: without a zero point a QuantizeLinear makes uint8
+        (np.uint8(3), np.int8, EngineCode.INPUT_TYPES_DIFFER(types=("uint8", "int8"))),
+        (None, np.int8, EngineCode.INPUT_TYPES_DIFFER(types=("uint8", "int8"))),
+        (np.uint16(3), np.int8, EngineCode.INPUT_TYPES_DIFFER(types=("uint16", "int8"))),
+        (np.uint8(3), np.uint8, EngineCode.TYPE_WITHOUT_KERNELS(type="uint8")),
+        (None, np.uint8, EngineCode.TYPE_WITHOUT_KERNELS(type="uint8")),
+    ],
+)
+def test_types_that_tensorrt_computes_nothing_in_are_named(zero, weights, reason):
+    grid = ["s"] if zero is None else ["s", "z"]
+    proto = build(
+        [node("QuantizeLinear", ["x", *grid], ["q"]), node("DequantizeLinear", ["q", *grid], ["d"]),
+         node("DequantizeLinear", ["wq", "s"], ["wd"]), node("MatMul", ["d", "wd"], ["y"])],
+        {"x": [4, 3]}, {"y": [4, 5]},
+        {"s": np.float32(0.05), "wq": np.ones((3, 5), weights), **({} if zero is None else {"z": zero})}, opset=21,
+    )  # fmt: skip
+    flow = Flow(Model.from_proto(proto))
+    found = flow.verdict(next(one for one in flow.nodes.values() if one.op == "MatMul"))
+    assert found == ComputeType(None, reason) and all(part in sentence(found.reason) for part in ("uint", "quantized"))

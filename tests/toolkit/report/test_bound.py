@@ -95,6 +95,8 @@ def test_limits_that_no_count_of_answers_tells_are_said_by_what_lacks():
         [point(1.0, 0, 30.0, 0.001), point(0.2, 4, 40.0, 0.001, chosen=True)],
         [point(1.0, 0, 30.0, 0.001, lacks={"max_ms": 1.0}), point(0.2, 4, 40.0, 0.001, chosen=True)],
         [point(0.2, 0, 30.0, 0.001, chosen=True)],
+        # every layer that takes pairs has them, with ranges that keep more answers than quieter ones
+        [point(0.2, 0, 32.0, 0.05), point(0.2, 0, 29.0, 0.001, chosen=True)],
     ],
 )
 def test_nothing_is_said_where_accuracy_is_not_why(plans):

@@ -78,6 +78,7 @@ FROM_PAIRS: Table = {
     EngineCode.WEIGHTS_NOT_QUANTIZED: "its weights '{weights}' are not quantized",
     EngineCode.INPUTS_NOT_QUANTIZED: _inputs,
     EngineCode.INPUT_TYPES_DIFFER: lambda types: f"its inputs are quantized to different types: {joined(types)}",
+    EngineCode.TYPE_WITHOUT_KERNELS: "its inputs are quantized to {type}, which TensorRT computes nothing in",
     EngineCode.INPUTS_QUANTIZED: _inputs_quantized,
     EngineCode.OUTPUT_NOT_QUANTIZED: _output,
     EngineCode.ADDED_IN_CONVOLUTION: "the addition runs in the kernel of '{node}', whose other branch is quantized",
