@@ -29,10 +29,13 @@ _MOST_VALUES = 1 << 26
 """Of random inputs: what a model declares may be more than there is memory."""
 _LOOKED_AT = 32
 """Samples among which others of the first one's shapes are looked for."""
+_PLAIN, _BRANCHING = 2, 8
+"""Samples of the batch that is tried. One of two seldom shows that a branch is chosen for a whole batch, by its mean
+say: both samples take the same one, half of the time."""
 
 
 def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
-    """Run a batch of the smallest size above one that the recipe's profiles allow.
+    """Run a batch of the smallest telling size that the recipe's profiles allow.
 
     Raises:
         RecipeError: the model cannot compute it, or gives something else than for the samples one by one; the message
@@ -46,11 +49,15 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
         return
     recipe = inputs.job.recipe
     homes = [(index, profile) for index, profile in enumerate(data.profiles) if profile.name in first.profiles]
-    sizes = [(min(max(2, low), high), index) for index, profile in homes for low, high in [batch_limits(profile, data)]]
-    size, index = max(sizes, default=(min(2, recipe.calibration.batch), None), key=lambda one: one[0])
+    model = inputs.source()
+    least = _telling(model)
+    sizes = [
+        (min(max(least, low), high), index) for index, profile in homes for low, high in [batch_limits(profile, data)]
+    ]
+    size, index = max(sizes, default=(min(least, recipe.calibration.batch), None), key=lambda one: one[0])
     if size < 2:
         return
-    fault = batch_fault(inputs.source(), data.axes, _alike(data, first.inputs, size), loaded)
+    fault = batch_fault(model, data.axes, _alike(data, first.inputs, size), loaded)
     if fault is None:
         return
     where = recipe.locate("profile", index, "shapes") if index is not None else str(recipe.path or "the recipe")
@@ -65,7 +72,7 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
 
 
 def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault | None:
-    """Why a model cannot take two samples at once, tried on the data's, or on random ones of the shapes to expect.
+    """Why a model cannot take several samples at once, tried on the data's, or on random ones of the shapes to expect.
 
     None where it can, where nothing says along which axis samples are joined, where it does not run on one random
     sample either, and where random inputs would be too large.
@@ -94,7 +101,7 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
     if first is None:
         return None
     try:
-        return batch_fault(model, data.axes, _alike(data, first.inputs, 2))
+        return batch_fault(model, data.axes, _alike(data, first.inputs, _telling(model)))
     except QtoolError as error:
         if source is not None and isinstance(error, ModelError):
             # of random samples it says little; of real ones no recipe would run
@@ -110,6 +117,11 @@ def fault_words(fault: BatchFault) -> str:
             f"{fault.words} does not keep them apart"
         )
     return f"the model cannot compute a batch of {fault.samples}: {fault.words} has the batch fixed"
+
+
+def _telling(model: Model) -> int:
+    """How many samples a batch needs to show whether the model computes each as by itself."""
+    return _BRANCHING if any(node.op in ("If", "Loop") for node in model.nodes) else _PLAIN
 
 
 def _first(data: CalibrationData) -> Sample | None:

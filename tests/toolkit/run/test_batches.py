@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.conftest import build, node, normal
 from tests.toolkit.conftest import complain
@@ -93,3 +96,27 @@ def test_a_batch_of_another_axis_is_probed(tmp_path, capsys):
     assert "node 'lstm' (LSTM)" in complain(tmp_path, capsys, "check", str(tmp_path / "recipe.toml"))
     (tmp_path / "recipe.toml").write_text(RECIPE.format(least=[1, 1, 6], most=[9, 1, 6]))
     assert invoke(["check", str(tmp_path / "recipe.toml")]) == 0
+
+
+def test_a_branch_that_the_whole_batch_takes_is_found_where_two_samples_take_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shape = [helper.make_tensor_value_info("o", TensorProto.FLOAT, ["n", 6])]
+    branches = {
+        f"{name}_branch": helper.make_graph([node(op, ["a"], ["o"])], name, [], shape)
+        for name, op in (("then", "Relu"), ("else", "Neg"))
+    }
+    nodes = [
+        node("MatMul", ["x", "w0"], ["a"]), node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        node("Greater", ["mean", "zero"], ["above"]), node("If", ["above"], ["b"], **branches),
+        node("MatMul", ["b", "w1"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w0": normal(4, 6), "w1": normal(6, 5, seed=1), "zero": np.float32(0)}
+    onnx.save(build(nodes, {"x": ["n", 4]}, {"y": ["n", 5]}, weights), "model.onnx")
+    rows = np.abs(normal(20, 4)) + 0.1
+    rows[2::3] *= -1
+    np.savez("data.npz", x=rows)
+    assert invoke(["new", "model.onnx", "--data", "data.npz", "--out", "made.toml"]) == 0
+    assert "min = [1, 4], opt = [1, 4], max = [1, 4]" in Path("made.toml").read_text()
+    Path("wide.toml").write_text(RECIPE.format(least=[1, 4], most=[8, 4]))
+    said = complain(tmp_path, capsys, "check", "wide.toml")
+    assert "of a batch of 8" in said and "node 'mean' (ReduceMean) does not keep them apart" in said
