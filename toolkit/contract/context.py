@@ -79,7 +79,7 @@ class Context:
     guards: tuple[Callable[[Model, Context], object], ...] = ()
     model: Model | None = None
     files: list[Path] = field(default_factory=list)
-    roundings: dict[str, Any] = field(default_factory=dict)
+    roundings: dict[Any, Any] = field(default_factory=dict)
     exact: dict[str, Array] = field(default_factory=dict)
     unranged: dict[str, Finding] = field(default_factory=dict)
 

@@ -12,6 +12,9 @@ from toolkit.contract.journal import Event
 from toolkit.contract.passes import Pass
 from toolkit.graph.model import Model
 
+_MADE = 2
+"""How many forms are kept."""
+
 
 @dataclass
 class HelpedForms:
@@ -56,10 +59,10 @@ class HelpedForms:
         if not idle:
             return False
         if idle not in self._made:
-            # that of the last plan is wanted again: it is checked, and then taken
-            self._made.clear()
             self._made[idle] = self._form(idle)
-        form, events = self._made[idle]
+        # that of the last plan is wanted again, after one without pairs was looked at: it is checked, and then taken
+        made = form, events = self._made.pop(idle)
+        self._made = {**dict(list(self._made.items())[1 - _MADE :]), idle: made}
         model.become(form.copy())
         context.known_ranges = None
         told = {id(event) for event in self.events}

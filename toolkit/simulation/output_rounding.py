@@ -27,12 +27,11 @@ from toolkit.simulation.kept_roundings import KeptRoundings
 from toolkit.simulation.layer_inputs import collect_rows_by_sample, readable
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
+from toolkit.simulation.seen_layers import SeenLayer, SeenOnSamples, layer_key, seen_before
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-SeenOnSamples = dict[str, "tuple[int, dict[tuple[str, int | None], RoundedWeight], RangeErrors]"]
-"""What was found on so many samples of single layers, by ``rounding_key``."""
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
 _HELD, _LEAST_HELD = 0.25, 2
 """The part of the samples that decide how weights are rounded by the others, and so many at least: one does not tell
@@ -64,22 +63,27 @@ def rounder_on_samples(
         context: knows what was found before, and gets what is found now.
     """
     known: SeenOnSamples = context.roundings
-    keys = {node.name: rounding_key(model, node, plain) for node in nodes}
+    seen = {node.name: seen_before(known, model, node, plain, len(data)) for node in nodes}
     # layers that read one weight round it together
-    fresh = {n.inputs[1].name for n in nodes if keys[n.name] not in known or known[keys[n.name]][0] < len(data)}
+    fresh = {node.inputs[1].name for node in nodes if seen[node.name] is None}
     nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
     if nodes_fresh:
         keep = getattr(context.provider, "keep", None)
-        beside = keep(model, sorted(keys[node.name] for node in nodes_fresh), []) if keep is not None else None
+        keys = sorted(rounding_key(model, node, plain) for node in nodes_fresh)
+        beside = keep(model, keys, []) if keep is not None else None
         path = beside.with_name(f"roundings-{beside.stem}.npz") if beside is not None else None
         kept = KeptRoundings(path, {node.inputs[1].name: node.inputs[1].shape for node in nodes_fresh})
         found, errors = round_on_samples(model, nodes_fresh, data, plain, context.progress, kept)
         for node in nodes_fresh:
             own = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
-            known[keys[node.name]] = len(data), own, errors.get(node.name, RangeErrors())
-    both = {node.name: known[keys[node.name]][1:] for node in nodes}
-    chosen = {key: one for some, _ in both.values() for key, one in some.items()}
-    return replace(plain, chosen=chosen, errors={name: errors for name, (_, errors) in both.items()})
+            weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
+            layer = SeenLayer(len(data), weight, mean, own, errors.get(node.name, RangeErrors()))
+            known.setdefault(layer_key(node, plain), []).append(layer)
+            seen[node.name] = layer
+    chosen = {key: one for layer in seen.values() if layer is not None for key, one in layer.rounded.items()}
+    return replace(
+        plain, chosen=chosen, errors={name: layer.errors for name, layer in seen.items() if layer is not None}
+    )
 
 
 def round_on_samples(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_graphsurgeon as gs
 
@@ -35,6 +35,14 @@ class RoundedWeight:
     values: Array
     before_db: float | None = None
     after_db: float | None = None
+
+    def times(self, factor: Array, axis: int, precision: Precision) -> RoundedWeight:
+        """The same values of the type for the weight whose channels along an axis are multiplied by ``factor``."""
+        spread = [-1 if at == axis else 1 for at in range(self.values.ndim)]
+        # scales are stored in few digits
+        scale = storable_scale(self.scale * factor * precision.max, precision)
+        values = self.values * (scale / self.scale).reshape(spread)
+        return replace(self, scale=scale, values=values.astype(self.values.dtype))
 
 
 Chosen = Mapping[tuple[str, "int | None"], RoundedWeight]
@@ -92,10 +100,7 @@ class Rounder:
 
 
 def rounding_key(model: Model, node: gs.Node, rounder: Rounder) -> str:
-    """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex.
-
-    A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
-    """
+    """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex."""
     weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
     values = content_digest(weight) if weight is not None else ""
     noted = mean.tolist() if mean is not None else []

@@ -253,16 +253,47 @@ def test_a_trial_rounds_again_only_what_it_changed(monkeypatch):
     )  # fmt: skip
     first, second = (one.name for one in model.nodes)
     InsertQDQ(weights="output").rounder(model, context)
-    # what is noted of an input is part of what the weights are rounded for, and weights that are halved are others
-    noted, halved = model.copy(), model.copy()
+    # what is noted of an input is part of what weights are rounded for, and those that are halved for some inputs are others
+    noted, halved, again = model.copy(), model.copy(), model.copy()
     note_input_mean(noted, noted.node(second), np.full(8, 0.5))
-    halved.node(first).inputs[1].values = weights["w"] / 2
-    for trial in (model.copy(), noted, halved):
-        InsertQDQ(weights="output").rounder(trial, context.fork())
+    half = np.linspace(0.5, 1.0, WIDTH, dtype=np.float32)[:, None]
+    halved.node(first).inputs[1].values = weights["w"] * half
+    # the factors of a helper that is applied again differ in their last bits, and so do the means that it notes
+    again.node(first).inputs[1].values = weights["w"] * half * (1 + 1e-6 * normal(WIDTH, 8))
+    note_input_mean(again, again.node(second), np.full(8, 0.5) + 1e-6 * normal(8))
+    for trial in (model.copy(), noted, halved, again):
+        made = InsertQDQ(weights="output").rounder(trial, context.fork())
+    assert np.allclose(made.chosen["w", 1].values, weights["w"] * half, atol=0.1 * np.abs(weights["w"]).max())
     # what more samples told holds for a trial on fewer, and not the other way round
     for count in (4, 24):
         InsertQDQ(weights="output").rounder(model.copy(), on(count, roundings=context.roundings))
     assert rounded == [[first, second], [second], [first], [first, second]]
+
+
+def test_what_multiplies_an_output_channel_does_not_change_how_its_weights_are_rounded(monkeypatch):
+    """A helper divides a layer's output channels for the layer behind it, and does not where that stays float."""
+    nodes = [node("Conv", ["x", "w"], ["y"])]
+    weights = {"w": normal(8, WIDTH, 1, 1, seed=1)}
+    model = Model.from_proto(build(nodes, {"x": ["n", WIDTH, 4, 4]}, {"y": None}, weights))
+    samples = [{"x": row[None]} for row in mixed([WIDTH, 4, 4], 24)]
+    data = CalibrationData.open(samples, model)
+    context, divided = Context(provider=Calibrator(data, method="minmax")), model.copy()
+    factor = np.linspace(0.3, 3.0, 8, dtype=np.float32).reshape(-1, 1, 1, 1)
+    divided.nodes[0].inputs[1].values = weights["w"] * factor
+    before = InsertQDQ(weights="output").rounder(model, context).chosen["w", 0]
+    fresh = InsertQDQ(weights="output").rounder(divided, Context(provider=context.provider)).chosen["w", 0]
+    monkeypatch.setattr(output_rounding, "round_on_samples", None)
+    again = InsertQDQ(weights="output").rounder(divided, context).chosen["w", 0]
+    whole = np.rint(before.values / before.scale.reshape(factor.shape))
+    assert np.array_equal(np.rint(again.values / again.scale.reshape(factor.shape)), whole)
+    assert np.abs(again.values - fresh.values).max() <= np.abs(fresh.scale).max()
+    rows = np.concatenate([sample["x"][0].reshape(WIDTH, -1).T for sample in samples])
+    signal, *errors = (
+        np.square(rows @ values[:, :, 0, 0].T).sum()
+        for values in (weights["w"] * factor, *(one.values - weights["w"] * factor for one in (again, fresh)))
+    )
+    # scales are stored in few digits, which is all that differs
+    assert errors[0] < errors[1] + 1e-6 * signal
 
 
 def test_rows_of_a_depthwise_convolution_are_as_many_as_its_few_inputs_need():

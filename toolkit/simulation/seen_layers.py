@@ -1,0 +1,104 @@
+"""What samples showed of rounding single layers' weights, found again where another form of the model has these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.graph.input_mean import input_mean
+from toolkit.graph.model import Model
+from toolkit.placement.ops import weight_axis
+from toolkit.simulation.output_ranges import RangeErrors
+from toolkit.simulation.rounder import RoundedWeight, Rounder
+
+_SAME = 1e-4
+"""Weights that are less apart than this, as a share of their channel's largest, are rounded alike: a helper that is
+applied again to a form of the model that computes the same meets activations with other last bits, as its factors
+have."""
+
+SeenOnSamples = dict[tuple[object, ...], "list[SeenLayer]"]
+"""What was seen of layers, by their names and those of what they read, and by the grid of their weights."""
+
+
+@dataclass(frozen=True)
+class SeenLayer:
+    """What was seen of one layer.
+
+    Attributes:
+        samples: on how many samples.
+        weight: its weights.
+        mean: the noted mean of what it reads, float64 [channels]; None where there is none.
+        rounded: its weights as they are rounded for its output, by tensor and axis; empty where to the nearest.
+        errors: what ranges of its input cost its output.
+    """
+
+    samples: int
+    weight: Array | None
+    mean: Array | None
+    rounded: dict[tuple[str, int | None], RoundedWeight] = field(default_factory=dict)
+    errors: RangeErrors = field(default_factory=RangeErrors)
+
+    def of(self, model: Model, node: gs.Node, precision: Precision) -> SeenLayer | None:
+        """The same for a layer of this name, whose weights may be those times a factor of each output channel.
+
+        Nothing that an output channel's rounding weighs depends on that factor, which a helper takes off again where
+        what reads the channels stays float. None where the weights, or the mean of what the layer reads, are others.
+        """
+        weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
+        if self.weight is None or weight is None or self.weight.shape != weight.shape or not _alike(self.mean, mean):
+            return None
+        axis = weight_axis(node.op, 1, weight.ndim, node.attrs)
+        before, now = (np.moveaxis(one, axis or 0, 0) for one in (self.weight, weight))
+        before, now = before.reshape(len(before), -1), now.reshape(len(now), -1)
+        if _near(now, before):
+            return self
+        power = np.einsum("oi,oi->o", before, before, dtype=np.float64)
+        factor = np.einsum("oi,oi->o", now, before, dtype=np.float64) / np.where(power > 0, power, 1.0)
+        factor = np.where(power > 0, factor, 1.0).astype(np.float32)
+        by_channel = all(one.scale.size == len(factor) for one in self.rounded.values())
+        if axis is None or not by_channel or not (factor > 0).all():
+            return None
+        if not _near(now, before * factor[:, None]):
+            return None
+        rounded = {key: one.times(factor, axis, precision) for key, one in self.rounded.items()}
+        return replace(self, weight=weight, rounded=rounded)
+
+
+def seen_before(
+    known: SeenOnSamples, model: Model, node: gs.Node, rounder: Rounder, samples: int
+) -> SeenLayer | None:
+    """What is known of a layer of as many samples or more, the latest first; None where that is nothing.
+
+    A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
+
+    Args:
+        known: what was seen.
+        model: the float graph.
+        node: its layer.
+        rounder: says the grid.
+        samples: how many samples there are.
+    """
+    of_name = [one for one in known.get(layer_key(node, rounder), []) if one.samples >= samples]
+    found = (one.of(model, node, rounder.precision) for one in reversed(of_name))
+    return next((one for one in found if one is not None), None)
+
+
+def layer_key(node: gs.Node, rounder: Rounder) -> tuple[object, ...]:
+    """By what ``SeenOnSamples`` knows a layer."""
+    return node.name, *(tensor.name for tensor in node.inputs[:2]), str(rounder.precision), rounder.block
+
+
+def _alike(one: Array | None, other: Array | None) -> bool:
+    """Whether two means are the same, by what the largest of their channels is."""
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and _near(one.reshape(1, -1), other.reshape(1, -1))
+
+
+def _near(one: Array, other: Array) -> bool:
+    """Whether the values of each row differ by hardly anything of its largest."""
+    return bool((np.abs(one - other) <= _SAME * np.abs(one).max(axis=1, initial=0, keepdims=True)).all())
