@@ -106,6 +106,20 @@ class Budget:
         # what is no number is no limit that holds
         return {name: lack for name, lack in found.items() if not lack <= 1e-9}
 
+    def on_part(self, outcome: Outcome, reference: Outcome) -> Budget | None:
+        """The budget as far as some of the samples tell of it; None where they tell of none of its limits.
+
+        A metric that is no number on them, as where none of them has a label, tells nothing of its limits yet. Outputs
+        that are no numbers tell enough.
+        """
+        known = [one.metric for one in (outcome, reference) if one.metric is not None]
+        if all(map(math.isfinite, known)) or not math.isfinite(outcome.noise):
+            return self
+        try:
+            return replace(self, max_drop=None, max_relative_drop=None, min_value=None)
+        except RecipeError:
+            return None
+
     def spare_db(self, outcome: Outcome) -> float:
         """By how many dB an outcome must be better than a limit on the SQNR, since other samples will differ.
 
@@ -171,7 +185,9 @@ class Budget:
 
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
         """Of the limits that allow a share of counted answers to be lost the one that is furthest missed."""
-        counted = [one for one in self._share_limits(outcome, reference) if one.answers > 0 and one.limit > 0]
+        told = self.on_part(outcome, reference)
+        limits = told._share_limits(outcome, reference) if told is not None else []
+        counted = [one for one in limits if one.answers > 0 and one.limit > 0]
         return max(counted, key=lambda one: one.likely / one.limit, default=None)
 
     def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:

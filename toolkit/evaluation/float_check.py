@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import wilson
-from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, MetricOptions, label_of, labelled, pick_classes
+from toolkit.evaluation.metric_base import MetricOptions, label_of, labelled, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_classes import CHANCE
@@ -22,8 +22,20 @@ _FEWEST = 16
 _HOPELESS = 0.02
 _TOLD = 0.4
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
-_LEFT_OUT = {"top1": UNLABELLED, "top5": UNLABELLED, "exact": UNLABELLED, "miou": UNLABELLED_PIXEL}
-"""What stands for no label, by metric that leaves positions out; perplexity leaves out all below 0."""
+_UNLABELLED = "none of them has a label at any position"
+_SILENT = {
+    "auc": "no class has both samples with it and samples without it",
+    "recall_at_1": "no two of them have the same label",
+    "recall_at_5": "no two of them have the same label",
+    "map": "none of them has an object",
+    "map50": "none of them has an object",
+    "cer": "all their labels are empty",
+    "wer": "all their labels are empty",
+    "f1": "no class is in a label or in an answer",
+}
+"""What samples lack of which a metric is no number, where that is not a label."""
+_OF_VALUES = frozenset({"mse", "mae", "psnr", "ssim", "spearman"})
+"""Metrics that are no number where the outputs are none, or say nothing by themselves."""
 _NO_CLASS = -1
 _DISTANCES = ("mse", "mae")
 _NEIGHBOURS = {"recall_at_1": 1, "recall_at_5": 5}
@@ -39,7 +51,6 @@ class FloatCheck:
 
     Attributes:
         samples: how many were taken in.
-        labelled: whether any of them has a label: where none has, the metric says nothing.
     """
 
     def __init__(self, metric: str, output: str | None, options: MetricOptions) -> None:
@@ -50,7 +61,7 @@ class FloatCheck:
         self._labels: list[Array] = []
         self._classes = 0
         self.samples = 0
-        self.labelled = False
+        self._labelled = metric in _OF_VALUES
         self._of_samples: Counter[float] = Counter()
 
     @classmethod
@@ -67,8 +78,6 @@ class FloatCheck:
         self._metric.update(outputs, labels)
         self.samples += len(label_of(labels))
         scores, label = pick_classes(outputs, self.options, labels)
-        told = label >= 0 if self.name == "perplexity" else label != _LEFT_OUT.get(self.name)
-        self.labelled |= bool(np.any(told)) or self.name not in (*_LEFT_OUT, "perplexity")
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             given = labelled(label)
             # argmax takes NaN for the largest score
@@ -80,15 +89,22 @@ class FloatCheck:
             self._of_samples.update(label.reshape(-1).tolist())
         elif self.name == "perplexity":
             self._classes = scores.shape[-1]
+            # it is no number where the outputs are none, too
+            self._labelled |= bool((label >= 0).any())
         elif self.name in _DISTANCES:
             self._labels += list(np.asarray(label, np.float64))
 
     def value(self) -> float | None:
-        """The float model's metric on these samples; None where it is no number, or none of them has a label."""
-        if not self.labelled:
-            return None
+        """The float model's metric on these samples; None where it is no number, as where none of them has a label."""
         value = float(self._metric.value())
         return value if math.isfinite(value) else None
+
+    def silence(self) -> str | None:
+        """What the labels of these samples lack, so that the metric says nothing of them; None where it does."""
+        if self._labelled or not self.samples:
+            return None
+        self._labelled = not math.isnan(self._metric.value())
+        return None if self._labelled else _SILENT.get(self.name, _UNLABELLED)
 
     @property
     def spread(self) -> float:

@@ -38,6 +38,8 @@ class FittingMetric:
 def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> list[FittingMetric]:
     """The metrics that labels fit, the best first: those of the task that an output is taken to be for come first.
 
+    Labels that stand for none throughout fit no metric: none would say anything.
+
     Args:
         seen: the model with what it gave on a few samples.
         found: what its outputs are taken to be for.
@@ -157,6 +159,8 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
     if shape == () and count > 1 and _whole(labels, 0, count):
         return ("top1",)
     if shape == (count,) and count > 1 and len(output.shape) == 1 and _whole(labels, 0, 2):
+        if not any(one.any() for one in labels):
+            return ()
         return ("f1",) if "threshold" in settings else ("average_precision",)
     return ()
 
@@ -202,7 +206,7 @@ def _count(output: SeenOutput, settings: Mapping[str, Any]) -> int:
 
 
 def _tokens(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    fits = not output.discrete and _of_positions(output, settings, labels)
+    fits = not output.discrete and _of_positions(output, settings, labels) and any((one >= 0).any() for one in labels)
     return ("perplexity",) if fits and _whole(labels, -(1 << 31), _count(output, settings)) else ()
 
 
@@ -218,7 +222,8 @@ def _readings(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[
 
 
 def _boxes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    return ("map",) if all(one.ndim == 2 and one.shape[1] == _BOX and one.dtype.kind in "fiu" for one in labels) else ()
+    boxes = all(one.ndim == 2 and one.shape[1] == _BOX and one.dtype.kind in "fiu" for one in labels)
+    return ("map",) if boxes and any((one[:, -1] >= 0).any() for one in labels) else ()
 
 
 def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
@@ -245,7 +250,8 @@ def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arra
         fits = shapes <= wanted
     if not fits or not all(one.dtype.kind in "iub" for one in labels):
         return ()
-    return ("miou",) if _whole([one[one != UNLABELLED_PIXEL] for one in labels], 0, count) else ()
+    given = [one[one != UNLABELLED_PIXEL] for one in labels]
+    return ("miou",) if any(one.size for one in given) and _whole(given, 0, count) else ()
 
 
 def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -63,8 +64,8 @@ class TopK:
         return self.count
 
     def value(self) -> float:
-        """Share of right positions, 0 to 1."""
-        return self.right / max(self.count, 1)
+        """Share of right positions, 0 to 1; NaN where none has a label."""
+        return self.right / self.count if self.count else math.nan
 
 
 def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
@@ -116,8 +117,8 @@ class Exact:
         return self.count
 
     def value(self) -> float:
-        """Share of samples, 0 to 1."""
-        return self.right / max(self.count, 1)
+        """Share of samples, 0 to 1; NaN where none has a label."""
+        return self.right / self.count if self.count else math.nan
 
 
 _HOMES = {

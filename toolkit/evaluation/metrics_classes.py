@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -92,25 +93,25 @@ class BalancedAccuracy(_ByClass):
     """Mean of the recalls of the classes that have labels."""
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1."""
+        """0 to 1; NaN where no class has a label."""
         chosen = self._chosen(scores)
         if labels.shape[1] == 1:
             # what has the one label or not makes two classes
             chosen, labels = (np.concatenate([~one, one], axis=1) for one in (chosen, labels))
         counts = labels.sum(axis=0)
         right = (chosen & labels).sum(axis=0)
-        return float((right[counts > 0] / counts[counts > 0]).mean()) if (counts > 0).any() else 0.0
+        return float((right[counts > 0] / counts[counts > 0]).mean()) if (counts > 0).any() else math.nan
 
 
 class F1(_ByClass):
     """Mean over classes of 2 TP / (2 TP + FP + FN), of classes that are in labels or answers."""
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1."""
+        """0 to 1; NaN where no class is in either."""
         chosen = self._chosen(scores)
         hits = (chosen & labels).sum(axis=0)
         total = chosen.sum(axis=0) + labels.sum(axis=0)
-        return float((2 * hits[total > 0] / total[total > 0]).mean()) if (total > 0).any() else 0.0
+        return float((2 * hits[total > 0] / total[total > 0]).mean()) if (total > 0).any() else math.nan
 
 
 class AveragePrecision(_ByClass):
@@ -121,9 +122,9 @@ class AveragePrecision(_ByClass):
     """
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1."""
+        """0 to 1; NaN where no class has a label."""
         found = [_average(scores[:, one], labels[:, one]) for one in range(labels.shape[1]) if labels[:, one].any()]
-        return float(np.mean(found)) if found else 0.0
+        return float(np.mean(found)) if found else math.nan
 
 
 class AreaUnderCurve(_ByClass):
@@ -135,10 +136,10 @@ class AreaUnderCurve(_ByClass):
     """
 
     def of(self, scores: Array, labels: Array) -> float:
-        """0 to 1; 0.5, as of chance, where no class has samples of both kinds, as the first few may not have."""
+        """0 to 1; NaN where no class has samples of both kinds, as the first few may not have."""
         found = [_area(scores[:, one], labels[:, one]) for one in range(labels.shape[1])]
         known = [area for area in found if area is not None]
-        return float(np.mean(known)) if known else CHANCE
+        return float(np.mean(known)) if known else math.nan
 
 
 def _area(scores: Array, labels: Array) -> float | None:

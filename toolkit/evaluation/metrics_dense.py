@@ -19,7 +19,7 @@ from toolkit.evaluation.metric_base import (
     threshold_of,
     unlike_shapes,
 )
-from toolkit.evaluation.resampling import Summed
+from toolkit.evaluation.resampling import NO_UNIT, Summed
 from toolkit.evaluation.tasks.segmentation import mask_of
 
 _WINDOW = 7
@@ -137,6 +137,7 @@ class MeanIoU:
 
     def __init__(self, options: MetricOptions) -> None:
         self.options = options
+        self.told: list[Array] = [np.zeros(0, bool)]
         self.samples = 0
         # by class the samples that have it, and their pixels that both name and that either names
         self.counts: dict[int, list[Array]] = {}
@@ -160,21 +161,22 @@ class MeanIoU:
             a, b = (found == one) & keep, (wanted == one) & keep
             counts = np.stack([self.samples + np.arange(len(label)), (a & b).sum(axis=1), (a | b).sum(axis=1)], axis=1)
             self.counts.setdefault(one, []).append(counts[counts[:, 2] > 0])
+        self.told.append(keep.any(axis=1))
         self.samples += len(label)
 
     def value(self) -> float:
-        """0 to 1."""
+        """0 to 1; NaN where no pixel has a class."""
         return self.value_among(np.ones(self.samples, bool))
 
     def units(self) -> Array:
-        """Each sample by itself."""
-        return np.arange(self.samples)
+        """Each sample by itself, of those with a pixel that has a class."""
+        return np.where(np.concatenate(self.told), np.arange(self.samples), NO_UNIT)
 
     def value_among(self, kept: Array) -> float:
         """The value of the samples that are kept, bool [samples]."""
         totals = [(counts := np.concatenate(parts))[kept[counts[:, 0]]].sum(axis=0) for parts in self.counts.values()]
         shares = [int(common) / int(union) for _, common, union in totals if union]
-        return math.fsum(shares) / len(shares) if shares else 0.0
+        return math.fsum(shares) / len(shares) if shares else math.nan
 
 
 BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {

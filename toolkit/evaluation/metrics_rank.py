@@ -55,11 +55,14 @@ class RecallAtK(_Vectors):
 
     @property
     def answers(self) -> int:
-        """How many samples were looked at."""
-        return sum(len(part) for part in self.labels)
+        """How many samples have a label that another has."""
+        if not self.labels:
+            return 0
+        _, counts = np.unique(np.concatenate(self.labels), return_counts=True)
+        return int(counts[counts > 1].sum())
 
     def value(self) -> float:
-        """0 to 1."""
+        """0 to 1; NaN where no two samples have one label."""
         vectors, labels = self._all()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.nan_to_num(vectors / np.where(norms > 0, norms, 1.0))
@@ -75,7 +78,7 @@ class RecallAtK(_Vectors):
             hit = np.take_along_axis(alike, best, axis=1).any(axis=1)
             asked = alike.any(axis=1)
             right, count = right + int((hit & asked).sum()), count + int(asked.sum())
-        return right / max(count, 1)
+        return right / count if count else math.nan
 
 
 class Spearman(_Vectors):

@@ -11,7 +11,7 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_base import Metric, MetricOptions, pick_scores, unlike_shapes
-from toolkit.evaluation.resampling import Summed
+from toolkit.evaluation.resampling import NO_UNIT, Summed
 from toolkit.evaluation.tasks.ctc import readings
 
 
@@ -49,8 +49,8 @@ class _Readings:
         return self.count
 
     def value(self) -> float:
-        """Share of readings that are right, 0 to 1."""
-        return self.right / max(self.count, 1)
+        """Share of readings that are right, 0 to 1; NaN of none."""
+        return self.right / self.count if self.count else math.nan
 
 
 class CharacterErrorRate(_Readings, Summed):
@@ -76,7 +76,7 @@ class CharacterErrorRate(_Readings, Summed):
         return int(self.sums()[1])
 
     def value(self) -> float:
-        """Edits a character, 0 and more."""
+        """Edits a character, 0 and more; NaN where no label has one."""
         return self.of(self.sums())
 
 
@@ -121,8 +121,14 @@ class Perplexity(Summed):
         self.take(np.bincount(rows, -likelihood, len(label)), np.bincount(rows, minlength=len(label)))
 
     def of(self, sums: Array) -> float:
-        """At least 1."""
-        return math.exp(min(super().of(sums), 700.0))
+        """At least 1; NaN where no position has a label."""
+        mean = super().of(sums)
+        return mean if math.isnan(mean) else math.exp(min(mean, 700.0))
+
+    def units(self) -> Array:
+        """Each sample by itself, of those with a label."""
+        told = np.concatenate(self.rows)[:, 1] > 0
+        return np.where(told, np.arange(len(told)), NO_UNIT)
 
 
 def edit_distance(first: Sequence[object], second: Sequence[object]) -> int:

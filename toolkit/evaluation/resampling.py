@@ -18,6 +18,8 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_base import Metric, answers_of, metric_code, value_of
 
+NO_UNIT = -1
+"""Stands for the unit of a row that has no label: it is in no group, since the metric without it is the same."""
 _GROUPS = 16
 """A standard error by so many values is itself known to a fifth of it; one value of some metrics takes a second."""
 
@@ -30,8 +32,8 @@ class MetricScore:
         value: in the metric's units; None without a metric.
         answers: how many answers the value is a share of; 0 where it is none, or that is not known.
         left_out: what it would be without each of some groups of the samples, see above; empty where the
-            metric does not tell.
-        samples: how many samples these groups join, those of a pair both.
+            metric does not tell, NaN without a group that has all labels.
+        samples: how many samples these groups join, those of a pair both; none without a label.
     """
 
     value: float | None = None
@@ -45,10 +47,13 @@ class Resampled(Protocol):
     """A metric that tells what it would be of some of its samples."""
 
     def units(self) -> Array:
-        """Which unit each row belongs to, int [rows]: rows of one unit are never parted, as a pair of samples."""
+        """Which unit each row belongs to, int [rows]: rows of one unit are never parted, as a pair of samples.
+
+        ``NO_UNIT`` where a row has no label. It hangs on labels alone, so that groups are the same for two models.
+        """
 
     def value_among(self, kept: Array) -> float:
-        """The value of the rows that are kept, bool [rows]."""
+        """The value of the rows that are kept, bool [rows]; NaN where these say nothing."""
 
 
 class Summed:
@@ -71,8 +76,8 @@ class Summed:
         return np.asarray((rows if kept is None else rows[kept]).sum(axis=0))
 
     def of(self, sums: Array) -> float:
-        """The value by what ``sums`` gives: the first over the second."""
-        return float(sums[0]) / max(float(sums[1]), 1.0)
+        """The value by what ``sums`` gives: the first over the second; NaN where that is 0."""
+        return float(sums[0]) / float(sums[1]) if sums[1] else math.nan
 
     def value(self) -> float:
         """The value of all samples."""
@@ -100,15 +105,17 @@ def score_of(metric: Metric, name: str | None) -> MetricScore:
     if not isinstance(metric, Resampled) or not math.isfinite(value):
         return MetricScore(value, answers_of(metric))
     with metric_code(name, "in value_among"):
-        units = metric.units()
-        _, numbers = np.unique(units, return_inverse=True)
+        units = np.asarray(metric.units())
+        told = units != NO_UNIT
+        _, numbers = np.unique(units[told], return_inverse=True)
         count = int(numbers.max(initial=-1)) + 1
-        if count < 2 or not math.isclose(metric.value_among(numbers >= 0), value, rel_tol=1e-6, abs_tol=1e-12):
+        every = metric.value_among(np.ones(len(units), bool))
+        if count < 2 or not math.isclose(every, value, rel_tol=1e-6, abs_tol=1e-12):
             return MetricScore(value, answers_of(metric))
-        groups = numbers % min(count, _GROUPS)
+        groups = np.full(len(units), NO_UNIT)
+        groups[told] = numbers % min(count, _GROUPS)
         left_out = tuple(metric.value_among(groups != group) for group in range(min(count, _GROUPS)))
-    known = all(map(math.isfinite, left_out))
-    return MetricScore(value, answers_of(metric), left_out if known else (), len(units) if known else 0)
+    return MetricScore(value, answers_of(metric), left_out, int(told.sum()))
 
 
 def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
@@ -116,13 +123,17 @@ def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
 
     None where it is not known: where no group makes a difference, nothing shows by how much others would.
 
-    sqrt((G - 1) / G sum((d_g - mean d)^2)), with d_g the difference without the g-th of G groups.
+    sqrt((G - 1) / G sum((d_g - mean d)^2)), with d_g the difference without the g-th of G groups. A group without which
+    the metric of either model says nothing is left out: it has no d_g.
 
     Args:
         before: ``MetricScore.left_out`` of the one model.
         after: that of the other.
     """
-    if len(before) != len(after) or len(before) < 2:
+    if len(before) != len(after):
         return None
     apart = np.subtract(before, after)
+    apart = apart[np.isfinite(apart)]
+    if len(apart) < 2:
+        return None
     return float(math.sqrt((len(apart) - 1) * apart.var())) or None

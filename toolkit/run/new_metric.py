@@ -3,81 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
-from toolkit.base.errors import DataError, ModelError, RecipeError
+from toolkit.base.errors import DataError, ModelError
 from toolkit.base.text import plain, toml_string
-from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.guess import Guess, guess
-from toolkit.evaluation.judged import refuse_unread
-from toolkit.evaluation.label_choice import labelled_output, measured_fits
-from toolkit.evaluation.label_fit import FittingMetric, classes_read, fitting_metrics
 from toolkit.evaluation.metric_table import METRICS, is_share, task_of
-from toolkit.evaluation.metrics import label_of
 from toolkit.evaluation.observed import SeenModel
-from toolkit.evaluation.outputs import class_like, discrete_outputs, widened
+from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.evaluation.parts import one_sided_among
 from toolkit.evaluation.tasks import reader
 from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.run.chosen_metric import FloatValue, chosen_metric
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.labels import refuse_stray, unfit
 from toolkit.run.recipe import Recipe
 from toolkit.run.task import first_seen
 from toolkit.search.search_budget import DISTANCES, unlabelled
 
-_MEASURED = 64
-"""Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
 _SHARE = 0.01
 """What a metric may drop where nothing more is known."""
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """What an error may grow, of what a constant's would be (see ``FloatCheck.spread``): noise 30 dB below what varies."""
-_WHOLE = 0.5
-"""The share of samples from which on they count as wholes, where labels are one a position."""
-
-
-@dataclass(frozen=True)
-class FloatValue:
-    """The float model's own value of a metric.
-
-    Attributes:
-        value: in the metric's units; None where it is no number.
-        samples: how many it is from.
-        spread: see ``FloatCheck.spread``.
-        suspicion: what is plainly wrong with it; None where nothing is.
-    """
-
-    value: float | None
-    samples: int
-    spread: float
-    suspicion: Finding | None
-
-
-@dataclass(frozen=True)
-class ChosenMetric:
-    """The metric of a new recipe.
-
-    Attributes:
-        fit: the metric and the output that it looks at.
-        value: the float model's own; None where onnxruntime cannot run the model.
-        as_well: that the labels may be another output's as well; None where they are this one's.
-    """
-
-    fit: FittingMetric
-    value: FloatValue | None
-    as_well: Finding | None = None
 
 
 @dataclass
@@ -154,7 +110,7 @@ def new_evaluation(
         _metric(made, metric, None, _SHARE)
         return made
     # the model without the pairs that the recipe strips
-    found = _measured(inputs.reference(), labelled, metric, watched)
+    found = chosen_metric(inputs.reference(), labelled, metric, watched)
     if isinstance(found, Finding):
         made.warnings.append(found)
         made.lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
@@ -233,91 +189,6 @@ def _labelled(model: Model, source: Path) -> CalibrationData | None:
         next(iter(CalibrationData.open(str(source.resolve()), model).samples()), None)
         return None
     return found
-
-
-def _measured(model: Model, data: CalibrationData, asked: str | None, seen: SeenModel | None) -> ChosenMetric | Finding:
-    """The metric of the output that the labels belong to; or why there is no metric, where none was asked for.
-
-    Raises:
-        DataError: the labels do not fit the metric that was asked for.
-        RecipeError: no output has the shape of what it reads.
-    """
-    samples = [replace(sample, inputs={}) for sample in data.samples()]
-    labels = [label_of(sample.labels)[0] for sample in samples]
-    first = model.graph.outputs[0].name
-    if seen is None or not any(one.samples for one in seen.outputs):
-        if asked is None:
-            return unfit(labels, seen)
-        left = not_run(model).plugins
-        if left:
-            raise DataError(
-                f"--metric {asked} cannot be measured: onnxruntime cannot run {', '.join(left)}",
-                where=data.name,
-                remedy="leave --metric out: what those nodes read is compared with the float model's",
-            )
-        return ChosenMetric(FittingMetric(asked, first), None)
-    seen.read = classes_read(labels)
-    fits = fitting_metrics(seen, guess(seen), labels)
-    if asked is not None:
-        _refuse_unread(seen, asked)
-        own = [one.output for one in fits if _alike(asked, one.metric)]
-        fits = [FittingMetric(asked, output) for output in dict.fromkeys(own or [first])]
-    elif not fits:
-        refuse_stray(labels, samples, seen)
-        return unfit(labels, seen)
-    extra = METRICS[fits[0].metric].extra
-    try:
-        found = measured_fits(fits, seen, _answers(model, data, seen))
-    except RecipeError:
-        if asked is not None or not extra:
-            raise
-        return ReportCode.NEW_METRIC_NEEDS_EXTRA(metric=fits[0].metric, extra=extra)
-    except DataError as error:
-        if asked is None:
-            return unfit(labels, seen)
-        raise DataError(
-            f"--metric {asked} does not fit the labels: {error.what}", where=data.name, remedy=error.remedy
-        ) from error
-    taken, others = labelled_output(found)
-    as_well = None
-    if others:
-        told = [*((one.fit.output, one.check.value()) for one in (taken, *others))]
-        as_well = ReportCode.NEW_OUTPUT_UNSURE(
-            metric=taken.fit.metric, outputs=[output for output, _ in told], values=[value for _, value in told],
-            samples=taken.check.samples,
-        )  # fmt: skip
-    if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
-        # where hardly a whole sample is right, single positions say more
-        single = FittingMetric("top1", taken.fit.output)
-        taken = next((one for one in found if one.fit == single), taken)
-    check = taken.check
-    return ChosenMetric(taken.fit, FloatValue(check.value(), check.samples, check.spread, check.suspicion()), as_well)
-
-
-def _refuse_unread(seen: SeenModel, asked: str) -> None:
-    """See ``refuse_unread``."""
-    try:
-        refuse_unread(seen, asked, None)
-    except RecipeError as error:
-        error.at("--metric")
-        raise
-
-
-def _answers(
-    model: Model, data: CalibrationData, seen: SeenModel
-) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
-    """What the float model gives on the first samples, and their labels."""
-    loaded = session(model)
-    wanted = [one.name for one in seen.outputs if one.samples]
-    for sample in islice(data.samples(), _MEASURED):
-        yield {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}, sample.labels
-
-
-def _alike(asked: str, fitting: str) -> bool:
-    """Whether a metric that was asked for reads labels as the fitting one does."""
-    positions = ("classification", "sequence")
-    tasks = task_of(asked), task_of(fitting)
-    return tasks[0] == tasks[1] or all(task in positions for task in tasks)
 
 
 def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: int) -> None:

@@ -182,7 +182,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
 
     Raises:
         RecipeError: no output can be read for the task that the recipe names.
-        DataError: no sample has a label at any position.
+        DataError: the metric says nothing of the samples, as where none has a label.
         QtoolError: the samples or the model cannot be used.
     """
     from toolkit.data.faults import at_fault
@@ -198,13 +198,12 @@ def task_of(inputs: Inputs) -> TaskRecord:
             with at_fault(batch):
                 check.add(outputs, batch.labels or {})
             # further only for the first label, which may stand anywhere
-            if number >= _CHECKED and check.labelled:
+            if number >= _CHECKED and check.silence() is None:
                 break
-        if check.samples and not check.labelled:
+        if (lacking := check.silence()) is not None:
             raise DataError(
-                f"none of the {check.samples} samples of the evaluation has a label at any position: the metric "
-                f"{section.metric} says nothing",
-                remedy="give samples with labels, or leave the metric out",
+                f"the metric {section.metric} says nothing of the {check.samples} samples of the evaluation: {lacking}",
+                remedy="give samples whose labels it can be judged by, or leave the metric out",
             )
         record.float_value, record.suspicion = check.value(), check.suspicion()
     if section.metric is None:

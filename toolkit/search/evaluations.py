@@ -191,7 +191,9 @@ class Evaluations:
             outcome = self._probe(key, config).run(count)
         seconds = self.cost.time(kept)
         reference = runner.float_on(count)
-        lacks = self.budget.lacks(outcome, reference, seconds) | (dict(self._missed.get(key, {})) if whole else {})
+        budget = self.budget if whole else self.budget.on_part(outcome, reference)
+        lacks = budget.lacks(outcome, reference, seconds) if budget is not None else {}
+        lacks |= self._missed.get(key, {}) if whole else {}
         known = None if whole else clear(self.budget, outcome, reference, count / len(runner.feeds))
         plan = SearchedPlan(
             tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept), count,

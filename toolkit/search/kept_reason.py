@@ -47,8 +47,12 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
 
 
 def _lacks(budget: Budget, outcome: Outcome, reference: Outcome) -> dict[str, float] | None:
-    """How far it misses each limit; None where that is not known: a limit on a metric that was not measured of it."""
+    """How far it misses each limit; None where that is not known: a limit on a metric that was not measured of it, or
+    that is no number on the samples of the measurement.
+    """
     of_metric = (budget.max_drop, budget.max_relative_drop, budget.min_value)
-    if outcome.metric is None and any(one is not None for one in of_metric):
+    if any(one is not None for one in of_metric) and (
+        outcome.metric is None or budget.on_part(outcome, reference) is not budget
+    ):
         return None
     return budget.lacks(outcome, reference)

@@ -45,7 +45,8 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
         known = 10 * math.log10(1 + _ERRORS * (1 + 2 / (len(outcome.parts) - 1)) * error) + _LEAST_DB
     least = budget.min_sqnr_db
     # a limit on the metric itself says nothing of samples on which the float model misses it
-    loose = _loosened(budget, slack, None if least is None else least - min(known, slack) + slack)
+    told = budget.on_part(outcome, reference)
+    loose = _loosened(told, slack, None if least is None else least - min(known, slack) + slack)
     if loose is not None and loose.lacks(outcome, reference):
         return False
     if least is None or budget.by_task or any(limit is not None for limit in budget.on_answers):
@@ -54,8 +55,10 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
     return None if strict.lacks(outcome, reference) else True
 
 
-def _loosened(budget: Budget, slack: float, least: float | None) -> Budget | None:
+def _loosened(budget: Budget | None, slack: float, least: float | None) -> Budget | None:
     """The budget with every limit further away by ``slack``; None where it has no limit that a part tells of."""
+    if budget is None:
+        return None
     drops = {name: limit * (1 + slack) for name in ("max_drop", "max_relative_drop")
              if (limit := getattr(budget, name)) is not None}  # fmt: skip
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -86,8 +87,9 @@ class Standing:
     @property
     def share(self) -> float | None:
         """The metric, else the share of answers that stay in the worst part; None where neither is known."""
-        shares = [tally.share for tally in self.outcome.tallies]
-        return self.outcome.metric if self.outcome.metric is not None else min(shares, default=None)
+        if self.outcome.metric is not None:
+            return self.outcome.metric if math.isfinite(self.outcome.metric) else None
+        return min((tally.share for tally in self.outcome.tallies), default=None)
 
     def clearly_better(self, other: Standing) -> bool:
         """Whether it is worth a changed graph: much nearer to the budget, or hardly further with less noise, by 1 dB.
@@ -129,9 +131,10 @@ def standing(
         config = simulation.config((), amax)
         pay(runner.price(config))
         outcome = runner.run(config)
-        found.append(
-            Standing(budget.distance(budget.lacks(outcome, reference)), outcome, simulation, amax, method, samples)
-        )
-        if not method and budget.safely(outcome, reference):
+        # they may be a part of the samples that the search decides on
+        told = budget.on_part(outcome, reference)
+        distance = budget.distance(told.lacks(outcome, reference)) if told is not None else 0.0
+        found.append(Standing(distance, outcome, simulation, amax, method, samples))
+        if not method and told is budget and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

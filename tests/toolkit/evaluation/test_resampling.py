@@ -178,3 +178,63 @@ def test_a_metric_of_another_value_than_what_it_is_derived_from_has_no_error_of_
     assert score_of(metric, "Readable").left_out == ()
     assert score_of(metric, "Readable").value == pytest.approx(1000 * (1 - plain.value()))
     assert len(score_of(plain, "cer").left_out) == 16
+
+
+def unlabelled(name, values, label, rows):
+    """The data, with labels in these rows alone."""
+    none = {"miou": 255, "perplexity": -1}[name]
+    return values, np.where(rows.reshape(-1, *[1] * (label.ndim - 1)), label, none)
+
+
+@pytest.mark.parametrize("name", ["miou", "perplexity"])
+def test_samples_without_a_label_are_in_no_group(name):
+    """Whatever stands between the samples that have labels, the interval is that of these alone."""
+    values, label = DATA[name]
+    rows = np.arange(N) % 4 == 0
+    sparse = score_of(fed(name, *unlabelled(name, values, label, rows)), name)
+    alone = score_of(fed(name, values[rows], label[rows]), name)
+    assert sparse.value == pytest.approx(alone.value) and sparse.samples == alone.samples == 10
+    assert sparse.left_out == pytest.approx(alone.left_out) and len(alone.left_out) == 10
+
+
+@pytest.mark.parametrize("name", ["map", "average_precision", "f1"])
+def test_a_group_without_which_there_is_no_label_is_left_out(name):
+    """What the metric is without the one group that has a label is no drop of nothing, and no drop to its full value."""
+    if name == "map":
+        values, label = DETECTIONS
+        label = np.where((np.arange(N) == 3)[:, None, None], label, -1.0)
+    else:
+        label = np.zeros((N, 1), np.int64)
+        label[3] = 1
+        values = np.where(label, 0.9, 0.1).astype(np.float32)
+    score = score_of(fed(name, values, label), name)
+    assert math.isnan(score.left_out[3]) and sum(map(math.isfinite, score.left_out)) == 15
+    worse = tuple(one - 0.01 * group for group, one in enumerate(score.left_out))
+    known = 0.01 * np.delete(np.arange(16), 3)
+    assert drop_error(score.left_out, worse) == pytest.approx(math.sqrt(14 * known.var()))
+    outcome = Outcome(0.0, metric=score.value, metric_left_out=score.left_out)
+    read = Outcome.from_json(json.loads(json.dumps(outcome.to_json(), allow_nan=False)))
+    assert read.metric_left_out == pytest.approx(score.left_out, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "label"),
+    [
+        ("top1", READING[0], np.full((N, 12), -100)),
+        ("exact", READING[0], np.full((N, 12), -100)),
+        ("perplexity", READING[0], np.full((N, 12), -1)),
+        ("cer", READING[0], np.full((N, 4), -1)),
+        ("miou", MASKS[0], np.full((N, 9, 9), 255)),
+        ("balanced_accuracy", CLASSES[0], np.zeros((N, 3), np.int64)),
+        ("average_precision", CLASSES[0], np.zeros((N, 3), np.int64)),
+        ("f1", np.full((N, 3), -1.0), np.zeros((N, 3), np.int64)),
+        ("auc", CLASSES[0][:, :1], np.ones(N, np.int64)),
+        ("recall_at_1", CLASSES[0], np.arange(N)),
+        ("map", DETECTIONS[0], np.full((N, 2, 5), -1.0)),
+    ],
+)
+def test_a_metric_of_samples_that_say_nothing_is_no_number(name, values, label):
+    metric = fed(name, values, label)
+    score = score_of(metric, name)
+    assert math.isnan(score.value) and score.left_out == ()
+    assert score.answers == 0 or name in ("f1", "auc", "balanced_accuracy", "average_precision")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 
 from tests.conftest import build, node, normal
+from tests.toolkit.evaluation.test_guess import out, seen
 from tests.toolkit.run.test_new_metric import COUNT, UNLABELLED
+from toolkit.base.errors import DataError
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.label_fit import classes_read
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.label_fit import classes_read, fitting_metrics
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.folder import RunFolder
@@ -104,3 +108,32 @@ def test_labels_name_what_is_followed_by_another_class():
     assert classes_read(rows) == {0, 2, 3, 4}
     assert classes_read([np.array([3, 4, 0, 0])]) == {3, 4}
     assert classes_read([np.zeros((4, 4), int)]) == classes_read([np.array(3)]) == frozenset()
+
+
+def tagger(tmp_path, label):
+    """The files of a tagger of 5 positions and 4 classes, with one label a position."""
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 5, 8]}, {"y": ["n", 5, 4]}, {"w": normal(8, 4)})
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "test.npz", x=normal(len(label), 5, 8), label=label)
+    return tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz"
+
+
+@pytest.mark.parametrize("metric", ["top1", "exact", "perplexity"])
+def test_a_new_recipe_has_no_metric_that_says_nothing_of_its_samples(metric, tmp_path):
+    """A run would refuse it; the one label that decides may be the last."""
+    label = np.full((70, 5), -100)
+    given = tagger(tmp_path, label)
+    with pytest.raises(DataError, match=f"{metric} says nothing of the 70 samples: none of them has a label at any pos"):
+        recipe_for(*given, metric)
+    assert [note.code for note in recipe_for(*given, None).warnings] == [EvaluationCode.LABELS_FIT_NOTHING]
+    label[69, 2] = 1
+    made = recipe_for(*tagger(tmp_path, label), metric)
+    assert evaluation_of(made).metric == metric
+
+
+def test_masks_without_a_class_anywhere_fit_nothing():
+    seen_mask = seen(out("y", np.random.default_rng(0).normal(size=(8, 3, 32, 32)).astype(np.float32), "Conv"))
+    label = np.full((8, 32, 32), 255, np.uint8)
+    assert fitting_metrics(seen_mask, guess(seen_mask), list(label)) == []
+    label[7, 0, 0] = 2
+    assert [one.metric for one in fitting_metrics(seen_mask, guess(seen_mask), list(label))] == ["miou"]

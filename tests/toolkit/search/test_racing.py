@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from toolkit.base.errors import DataError
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.racing import clear, rounds
@@ -37,3 +40,19 @@ def test_a_share_of_answers_is_missed_early_and_never_met_early():
 def test_a_limit_on_the_metric_itself_is_left_to_all_samples():
     outcome = Outcome(1e-6, metric=0.5, agreement=1.0, positions=10)
     assert clear(Budget(min_value=0.9), outcome, FLOAT, 0.125) is None
+
+
+@pytest.mark.parametrize("limit", [{"max_drop": 0.01}, {"max_relative_drop": 0.01}])
+def test_samples_without_labels_leave_a_metrics_limit_open(limit):
+    """0 of 0 answers is no value to hold another against: more samples are asked, and what noise tells counts."""
+    nothing = Outcome(0.0, metric=math.nan)
+    outcome = Outcome(0.002, metric=math.nan, parts=(0.002, 0.0021, 0.0019))
+    assert clear(Budget(**limit), outcome, nothing, 0.125) is None
+    both = Budget(**limit, min_sqnr_db=30)
+    assert clear(both, outcome, nothing, 0.125) is False
+    assert clear(both, noisy(0.0005, 0.00051, 0.00049), nothing, 0.125) is None
+    # outputs that are no numbers are no plan to go on with
+    broken = Outcome(math.inf, metric=math.nan)
+    assert clear(Budget(**limit), broken, FLOAT, 0.125) is False
+    with pytest.raises(DataError, match="no drop can be told"):
+        Budget(**limit).lacks(outcome, nothing)

@@ -1,0 +1,169 @@
+"""The metric of a new recipe: one that labels fit, of the output that they belong to, by the float model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from toolkit.base.errors import DataError, RecipeError
+from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.judged import refuse_unread
+from toolkit.evaluation.label_choice import MeasuredFit, labelled_output, measured_fits
+from toolkit.evaluation.label_fit import FittingMetric, classes_read, fitting_metrics
+from toolkit.evaluation.metric_table import METRICS, task_of
+from toolkit.evaluation.metrics import label_of
+from toolkit.evaluation.observed import SeenModel
+from toolkit.evaluation.outputs import widened
+from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
+from toolkit.graph.sessions import session
+from toolkit.report.codes import ReportCode
+from toolkit.run.labels import refuse_stray, unfit
+
+_MEASURED = 64
+"""Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
+_WHOLE = 0.5
+"""The share of samples from which on they count as wholes, where labels are one a position."""
+
+
+@dataclass(frozen=True)
+class FloatValue:
+    """The float model's own value of a metric.
+
+    Attributes:
+        value: in the metric's units; None where it is no number.
+        samples: how many it is from.
+        spread: see ``FloatCheck.spread``.
+        suspicion: what is plainly wrong with it; None where nothing is.
+    """
+
+    value: float | None
+    samples: int
+    spread: float
+    suspicion: Finding | None
+
+
+@dataclass(frozen=True)
+class ChosenMetric:
+    """The metric of a new recipe.
+
+    Attributes:
+        fit: the metric and the output that it looks at.
+        value: the float model's own; None where onnxruntime cannot run the model.
+        as_well: that the labels may be another output's as well; None where they are this one's.
+    """
+
+    fit: FittingMetric
+    value: FloatValue | None
+    as_well: Finding | None = None
+
+
+def chosen_metric(
+    model: Model, data: CalibrationData, asked: str | None, seen: SeenModel | None
+) -> ChosenMetric | Finding:
+    """The metric of the output that the labels belong to; or why there is no metric, where none was asked for.
+
+    Raises:
+        DataError: the labels do not fit the metric that was asked for, or it says nothing of them.
+        RecipeError: no output has the shape of what it reads.
+    """
+    samples = [replace(sample, inputs={}) for sample in data.samples()]
+    labels = [label_of(sample.labels)[0] for sample in samples]
+    first = model.graph.outputs[0].name
+    if seen is None or not any(one.samples for one in seen.outputs):
+        if asked is None:
+            return unfit(labels, seen)
+        left = not_run(model).plugins
+        if left:
+            raise DataError(
+                f"--metric {asked} cannot be measured: onnxruntime cannot run {', '.join(left)}",
+                where=data.name,
+                remedy="leave --metric out: what those nodes read is compared with the float model's",
+            )
+        return ChosenMetric(FittingMetric(asked, first), None)
+    seen.read = classes_read(labels)
+    fits = fitting_metrics(seen, guess(seen), labels)
+    if asked is not None:
+        _refuse_unread(seen, asked)
+        own = [one.output for one in fits if _alike(asked, one.metric)]
+        fits = [FittingMetric(asked, output) for output in dict.fromkeys(own or [first])]
+    elif not fits:
+        refuse_stray(labels, samples, seen)
+        return unfit(labels, seen)
+    extra = METRICS[fits[0].metric].extra
+    try:
+        found = measured_fits(fits, seen, _answers(model, data, seen))
+    except RecipeError:
+        if asked is not None or not extra:
+            raise
+        return ReportCode.NEW_METRIC_NEEDS_EXTRA(metric=fits[0].metric, extra=extra)
+    except DataError as error:
+        if asked is None:
+            return unfit(labels, seen)
+        raise DataError(
+            f"--metric {asked} does not fit the labels: {error.what}", where=data.name, remedy=error.remedy
+        ) from error
+    taken, others = labelled_output(found)
+    _refuse_silent(taken, _answers(model, data, seen, _MEASURED), data.name)
+    as_well = None
+    if others:
+        told = [*((one.fit.output, one.check.value()) for one in (taken, *others))]
+        as_well = ReportCode.NEW_OUTPUT_UNSURE(
+            metric=taken.fit.metric, outputs=[output for output, _ in told], values=[value for _, value in told],
+            samples=taken.check.samples,
+        )  # fmt: skip
+    if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
+        # where hardly a whole sample is right, single positions say more
+        single = FittingMetric("top1", taken.fit.output)
+        taken = next((one for one in found if one.fit == single), taken)
+    check = taken.check
+    return ChosenMetric(taken.fit, FloatValue(check.value(), check.samples, check.spread, check.suspicion()), as_well)
+
+
+def _refuse_silent(
+    taken: MeasuredFit, further: Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]], source: str
+) -> None:
+    """Check that the metric says something of the samples; the first label may stand behind those measured.
+
+    Raises:
+        DataError: it does not; a run would refuse it.
+    """
+    while (lacking := taken.check.silence()) is not None:
+        batch = next(further, None)
+        if batch is None:
+            raise DataError(
+                f"the metric {taken.fit.metric} says nothing of the {taken.check.samples} samples: {lacking}",
+                where=source,
+                remedy="give samples whose labels it can be judged by, or leave --metric out",
+            )
+        taken.check.add(*batch)
+
+
+def _refuse_unread(seen: SeenModel, asked: str) -> None:
+    """See ``refuse_unread``."""
+    try:
+        refuse_unread(seen, asked, None)
+    except RecipeError as error:
+        error.at("--metric")
+        raise
+
+
+def _answers(
+    model: Model, data: CalibrationData, seen: SeenModel, behind: int = 0
+) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
+    """What the float model gives on the first samples, or on all those behind so many, and their labels."""
+    loaded = session(model)
+    wanted = [one.name for one in seen.outputs if one.samples]
+    for sample in islice(data.samples(), behind, None if behind else _MEASURED):
+        yield {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}, sample.labels
+
+
+def _alike(asked: str, fitting: str) -> bool:
+    """Whether a metric that was asked for reads labels as the fitting one does."""
+    positions = ("classification", "sequence")
+    tasks = task_of(asked), task_of(fitting)
+    return tasks[0] == tasks[1] or all(task in positions for task in tasks)
