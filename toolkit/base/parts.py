@@ -12,11 +12,11 @@ from toolkit.base.types import Array
 PART_BYTES = 4 << 20
 """Bytes of an array that are looked at at a time."""
 
-Part = tuple[slice, ...]
+ArrayPart = tuple[slice, ...]
 """What an array is indexed with for one of its parts; empty for the whole."""
 
 
-def parts_of(values: Array) -> Iterator[Part]:
+def parts_of(values: Array) -> Iterator[ArrayPart]:
     """Slices that cover an array, each of about 4 MB; along its first axis, or the longest where that is short.
 
     One step along that axis may take more; a scalar is one part.
@@ -32,7 +32,7 @@ def parts_of(values: Array) -> Iterator[Part]:
         yield (*[slice(None)] * axis, slice(start, start + step))
 
 
-def along(part: Part, other: Array, values: Array) -> Array:
+def along(part: ArrayPart, other: Array, values: Array) -> Array:
     """The same part of an array that broadcasts over ``values``: a scalar, or one of the same rank."""
     if not part or not other.ndim or other.shape[len(part) - 1] != values.shape[len(part) - 1]:
         return other
