@@ -21,6 +21,8 @@ from toolkit.evaluation.metrics_classes import CHANCE
 _FEWEST = 16
 _HOPELESS = 0.02
 _TOLD = 0.4
+_ONE_TO_ONE = 0.8
+"""Of the labels that answers tell, the share with one answer a label from which on they are the same classes."""
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
 _UNLABELLED = "none of them has a label at any position"
 _SILENT = {
@@ -180,25 +182,31 @@ class FloatCheck:
                 nearest = offset - modulo if 2 * offset > modulo > 0 else offset
                 told = {"offset": nearest, "share": shifted / count, "modulo": modulo}
                 explained.append((shifted, EvaluationCode.LABELS_SHIFTED(**known, **told)))
-        renamed = _renamed(chosen, labels)
-        if wilson(renamed, count)[0] > max(wilson(right, count)[1], 2 * right / count, _TOLD):
-            explained.append((renamed, EvaluationCode.LABELS_RENAMED(**known, share=renamed / count)))
+        renamed, apart = _renamed(chosen, labels)
+        # the most frequent label is told by any answer
+        least = max(wilson(right, count)[1], 2 * right / count, _TOLD, self._often())
+        if wilson(renamed, count)[0] > least:
+            joined = apart < _ONE_TO_ONE * renamed
+            explained.append((renamed, EvaluationCode.LABELS_RENAMED(**known, share=renamed / count, joined=joined)))
         return right, count, explained
 
     def _chance(self) -> float:
         """The share of labels that the best constant answer has, or a guess."""
+        return max(1.0 / self._classes, self._often())
+
+    def _often(self) -> float:
+        """The share of the most frequent label."""
         labels = np.concatenate(self._labels)
-        often = float(np.bincount(labels - labels.min()).max()) / len(labels)
-        return max(1.0 / self._classes, often)
+        return float(np.unique(labels, return_counts=True)[1].max()) / len(labels)
 
     def _by_class(self, known: Mapping[str, object]) -> Finding | None:
         right, count, explained = self._right()
         if explained:
             # of equals the simplest, which comes first
             return max(explained, key=lambda one: one[0])[1]
-        chance = self._chance()
-        several = len(np.unique(np.concatenate(self._labels))) > 1
-        if several and right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
+        # where all labels are one, what needs no model is a guess: the class is that of the data, not of a constant
+        chance = self._chance() if self._often() < 1 else 1.0 / self._classes
+        if right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
             return EvaluationCode.FLOAT_MODEL_USELESS(**{**known, "value": right / count}, useless=chance)
         return None
 
@@ -224,12 +232,17 @@ def _common(values: Array) -> int:
     return int(found[counts.argmax()])
 
 
-def _renamed(chosen: Array, labels: Array) -> int:
-    """How many labels the other samples of the same answer tell: by a numbering of its own the model may be right."""
-    right = 0
+def _renamed(chosen: Array, labels: Array) -> tuple[int, int]:
+    """How many labels the other samples of the same answer tell: by a numbering of its own the model may be right.
+
+    Returns:
+        Their number, and how many of them are left with one answer a label.
+    """
+    right: dict[int, list[int]] = {}
     for answer in np.unique(chosen):
-        own = labels[chosen == answer]
-        counts = np.sort(np.unique(own, return_counts=True)[1])[::-1]
+        own, counts = np.unique(labels[chosen == answer], return_counts=True)
+        first, *others = np.argsort(-counts, kind="stable")
         # one's own label is not among those that tell it
-        right += int(counts[0]) if counts[0] - 1 > counts[1:].max(initial=0) else 0
-    return right
+        if counts[first] - 1 > counts[others].max(initial=0):
+            right.setdefault(int(own[first]), []).append(int(counts[first]))
+    return sum(map(sum, right.values())), sum(map(max, right.values()))

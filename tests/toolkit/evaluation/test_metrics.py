@@ -275,6 +275,22 @@ def test_labels_in_another_order_are_called_that():
     labels = RNG.integers(0, 10, 64)
     found = checked("top1", one_hot(RNG.permutation(10)[labels], 10), labels)
     assert found.code is EvaluationCode.LABELS_RENAMED and found.values["share"] > 0.9
+    assert sentence(found).endswith("the labels are in another order than the model's classes.")
+
+
+def test_labels_that_join_classes_are_called_that():
+    answers = RNG.integers(0, 6, 64)
+    found = checked("top1", one_hot(answers, 6), np.where(answers > 2, 5, 3))
+    assert found.code is EvaluationCode.LABELS_RENAMED and found.values["share"] == 1.0
+    assert sentence(found).endswith("each label stands for several of the model's classes.")
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(0.17, True), (0.9, False)])
+def test_one_label_for_all_samples_is_told_by_any_answer_and_is_no_other_numbering(right, wrong):
+    answers = np.where(np.arange(60) < 60 * right, 0, RNG.integers(1, 6, 60))
+    found = checked("top1", one_hot(answers, 6), np.zeros(60, int))
+    assert (found is not None) is wrong
+    assert not wrong or (found.code is EvaluationCode.FLOAT_MODEL_USELESS and found.values["useless"] == 1 / 6)
 
 
 def test_a_float_model_that_guesses_is_called_that():

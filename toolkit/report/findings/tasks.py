@@ -233,11 +233,14 @@ def _out_of_range(origin: str, value: int, output: str, classes: int, low: int, 
     )
 
 
-def _renamed(metric: str, value: float, samples: int, share: float) -> str:
-    return (
-        f"{_own(metric, value, samples)}, but its answers tell {percent(share)} of the labels by another numbering: "
-        "the labels are in another order than the model's classes."
+def _renamed(metric: str, value: float, samples: int, share: float, joined: bool = False) -> str:
+    how = (
+        "each label stands for several of the model's classes"
+        if joined
+        else "the labels are in another order than the model's classes"
     )
+    told = f"its answers tell {percent(share)} of the labels by another numbering"
+    return f"{_own(metric, value, samples)}, but {told}: {how}."
 
 
 TASKS: Table = {
