@@ -1,0 +1,127 @@
+"""Answers by class against labels: whether they are right, a guess, or those of labels that are numbered otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.intervals import wilson
+from toolkit.evaluation.metric_base import labelled
+
+_TOLD = 0.4
+_ONE_TO_ONE = 0.8
+"""Of the labels that answers tell, the share with one answer a label from which on they are the same classes."""
+_NO_CLASS = -1
+
+
+class _Numbering(NamedTuple):
+    """Another numbering of the labels, by how many answers it makes right, and the finding that says it."""
+
+    right: int
+    code: EvaluationCode
+    values: dict[str, object]
+
+
+class ClassAnswers:
+    """The classes that a model answers and those that labels name, of all positions with a label."""
+
+    def __init__(self) -> None:
+        self._chosen: list[Array] = []
+        self._labels: list[Array] = []
+        self._classes = 0
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(map(len, self._labels))
+
+    def take(self, scores: Array, label: Array) -> None:
+        """Take in a batch: scores, float [..., classes], and labels, integer [...]."""
+        given = labelled(label)
+        # argmax takes NaN for the largest score
+        chosen = np.where(np.isnan(scores).any(axis=-1), _NO_CLASS, scores.argmax(axis=-1))
+        self._chosen.append(chosen[given])
+        self._labels.append(np.asarray(label[given], np.int64))
+        self._classes = scores.shape[-1]
+
+    def skill(self) -> float:
+        """How much of the way from the best guess to all right they go, by the labels' own numbering; not below 0."""
+        right, count, numberings = self._right()
+        most, chance = max([right, *(one.right for one in numberings)]) / count, self._chance()
+        return max((most - chance) / (1 - chance), 0.0) if chance < 1 else 0.0
+
+    def suspicion(self, known: Mapping[str, object]) -> Finding | None:
+        """What is plainly wrong with them; None where nothing is.
+
+        Args:
+            known: what the finding says besides: metric, value and samples.
+        """
+        right, count, numberings = self._right()
+        if numberings:
+            # of equals the simplest, which comes first
+            found = max(numberings, key=lambda one: one.right)
+            return found.code(**known, share=found.right / count, **found.values)
+        # where all labels are one, what needs no model is a guess: the class is that of the data, not of a constant
+        chance = self._chance() if self._often() < 1 else 1.0 / self._classes
+        if right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
+            return EvaluationCode.FLOAT_MODEL_USELESS(**{**known, "value": right / count}, useless=chance)
+        return None
+
+    def _right(self) -> tuple[int, int, list[_Numbering]]:
+        """How many answers are right, of how many, and by which other numberings of labels clearly more would be."""
+        chosen, labels = np.concatenate(self._chosen), np.concatenate(self._labels)
+        right, count = int((chosen == labels).sum()), len(chosen)
+        found: list[_Numbering] = []
+        labels, chosen = labels[chosen != _NO_CLASS], chosen[chosen != _NO_CLASS]
+        if not len(chosen):
+            return right, count, found
+        for modulo in (0, self._classes):
+            apart = (labels - chosen) % modulo if modulo else labels - chosen
+            offset = _common(apart)
+            shifted = int((apart == offset).sum())
+            if offset and wilson(shifted, count)[0] > wilson(right, count)[1]:
+                nearest = offset - modulo if 2 * offset > modulo > 0 else offset
+                found.append(_Numbering(shifted, EvaluationCode.LABELS_SHIFTED, {"offset": nearest, "modulo": modulo}))
+        renamed, alone = _renamed(chosen, labels)
+        # the most frequent label is told by any answer
+        least = max(wilson(right, count)[1], 2 * right / count, _TOLD, self._often())
+        if wilson(renamed, count)[0] > least:
+            joined = alone < _ONE_TO_ONE * renamed
+            found.append(_Numbering(renamed, EvaluationCode.LABELS_RENAMED, {"joined": joined}))
+        return right, count, found
+
+    def _chance(self) -> float:
+        """The share of labels that the best constant answer has, or a guess."""
+        return max(1.0 / self._classes, self._often())
+
+    def _often(self) -> float:
+        """The share of the most frequent label."""
+        labels = np.concatenate(self._labels)
+        return float(np.unique(labels, return_counts=True)[1].max()) / len(labels)
+
+
+def _common(values: Array) -> int:
+    found, counts = np.unique(values, return_counts=True)
+    return int(found[counts.argmax()])
+
+
+def _renamed(chosen: Array, labels: Array) -> tuple[int, int]:
+    """How many labels the other samples of the same answer tell: by a numbering of its own the model may be right.
+
+    Returns:
+        Their number, and how many of them are left with one answer a label.
+    """
+    right: dict[int, list[int]] = {}
+    for answer in np.unique(chosen):
+        own, counts = np.unique(labels[chosen == answer], return_counts=True)
+        first, *others = np.argsort(-counts, kind="stable")
+        # one's own label is not among those that tell it
+        if counts[first] - 1 > counts[others].max(initial=0):
+            right.setdefault(int(own[first]), []).append(int(counts[first]))
+    return sum(map(sum, right.values())), sum(map(max, right.values()))
