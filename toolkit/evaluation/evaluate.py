@@ -196,8 +196,8 @@ def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
 
 def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
     """Runs a model as onnxruntime itself computes it, node by node; tried on one sample."""
-    # a fusion's other last bits may turn as many answers as the rounding
-    plain = session(subject, outputs=list(named.values()), optimise=False)
+    # a fusion's other last bits may turn as many answers as the rounding; weights are dequantized once all the same
+    plain = session(subject, outputs=list(named.values()), optimise="constants")
     run = partial(run_on, plain, named=named)
     run(next(data.batches(1)).inputs)
     return run

@@ -20,12 +20,19 @@ from toolkit.graph.on_disk import spilled
 from toolkit.placement.ops import DEQUANTIZE, MOVERS
 
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_PICKS = frozenset({
+    "Relu", "Clip", "Max", "Min", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Abs", "Neg", "Concat", "Where",
+    "GatherElements", "GatherND", "TopK",
+})  # fmt: skip
+"""Operators beside the movers that give values that they read, negatives of them or zeros: rounding leaves these as
+they are where all that is read was rounded before."""
 
 
 def with_rounding(lowered: Model) -> LightModel:
     """The same model in float32, with a Cast to float16 or bfloat16 and back behind every node of such a result.
 
-    What only moves values rounds nothing, and what DequantizeLinear gives is exact in the layer that reads it.
+    What only moves values or picks among rounded ones rounds nothing, and what DequantizeLinear gives is exact in the
+    layer that reads it.
 
     Raises:
         ModelError: the model has subgraphs.
@@ -45,12 +52,14 @@ def with_rounding(lowered: Model) -> LightModel:
             light.weights[tensor.name] = spilled(light.weights[tensor.name].astype(np.float32))
     nodes = list(graph.node)
     del graph.node[:]
+    rounded = {tensor.name for tensor in graph.initializer}
     for node in nodes:
-        graph.node.extend(_rounded(node, types))
+        graph.node.extend(_rounded(node, types, rounded))
     return light
 
 
-def _rounded(node: onnx.NodeProto, types: Mapping[str, int]) -> list[onnx.NodeProto]:
+def _rounded(node: onnx.NodeProto, types: Mapping[str, int], rounded: set[str]) -> list[onnx.NodeProto]:
+    """A node with what rounds its results behind it; ``rounded`` are the tensors that are rounded, and gets its own."""
     for attribute in node.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
             raise ModelError("16-bit floats are not rounded inside an If, Loop or Scan", where=node.name)
@@ -59,14 +68,21 @@ def _rounded(node: onnx.NodeProto, types: Mapping[str, int]) -> list[onnx.NodePr
         elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _NARROW:
             attribute.i = TensorProto.FLOAT
     made = [node]
-    if node.op_type in MOVERS or node.op_type == DEQUANTIZE:
+    moves = node.op_type in MOVERS
+    if moves or (node.op_type in _PICKS and not node.domain):
+        exact = all(name in rounded for name in node.input if types.get(name) in _NARROW)
+        rounded.update(node.output if exact else ())
+        if moves or exact:
+            return made
+    if node.op_type == DEQUANTIZE:
         return made
     for index, name in enumerate(node.output):
         kind = types.get(name)
         if kind in _NARROW:
-            exact, half = f"{name} before rounding", f"{name} rounded"
-            node.output[index] = exact
-            made.append(helper.make_node("Cast", [exact], [half], f"{node.name} {index} round", to=kind))
+            rounded.add(name)
+            before, half = f"{name} before rounding", f"{name} rounded"
+            node.output[index] = before
+            made.append(helper.make_node("Cast", [before], [half], f"{node.name} {index} round", to=kind))
             made.append(helper.make_node("Cast", [half], [name], f"{node.name} {index} widen", to=TensorProto.FLOAT))
     return made
 

@@ -23,6 +23,8 @@ from toolkit.graph.ort_values import to_ort
 from toolkit.graph.rewrites import idle_rewrites, wrong_rewrites
 from toolkit.graph.run_memory import run_pool
 
+Optimise = bool | Literal["constants"]
+"""Whether onnxruntime rewrites a model: all that it knows, nothing, or only what is computed of constants alone."""
 Arena = Literal["own", "shared", "none"]
 """Where a session takes memory for its runs: from what it keeps of earlier ones, from what all such sessions keep
 together, or from the system each time."""
@@ -41,6 +43,24 @@ CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,00
 _OF_CONSTANTS = {"ConstantFolding": 20_000, "ConstantSharing": 20_000}
 """The same, of such as compute what the graph does: of a stretch it is the stretch's own nodes that count. A weight
 that is dequantized takes 6 kB less than the node that would do it in every run."""
+_OF_BASIC = [
+    "Level1_RuleBasedTransformer",
+    "MatMulAddFusion",
+    "ReshapeFusion",
+    "GeluFusionL1",
+    "LayerNormFusionL1",
+    "SimplifiedLayerNormFusion",
+    "RMSNormFusion",
+    "TransposeOptimizer",
+    "GatherSliceToSplitFusion",
+    "GatherToSliceFusion",
+    "DoubleQDQPairsRemover",
+    "QDQPropagationTransformer",
+    "WeightBiasQuantization",
+    "WhereDummyDq",
+]
+"""What onnxruntime's basic level rewrites besides constants and nodes that compute the same twice
+(onnxruntime/core/optimizer/graph_transformer_utils.cc)."""
 _FATAL_ONLY = 4
 _WRITTEN = {
     "session.optimized_model_external_initializers_file_name": "weights.bin",
@@ -77,7 +97,7 @@ def unwanted_rewrites(
 def load_session(
     model: LightModel,
     threads: int,
-    optimise: bool,
+    optimise: Optimise,
     packed: bool,
     as_written: bool,
     arena: Arena,
@@ -114,6 +134,8 @@ def load_session(
             options.add_initializer(name, value)
     if not optimise:
         _load_as_it_is(options)
+    elif optimise == "constants":
+        unwanted = [*unwanted, *_constants_alone(options)]
     count = len(model.proto.graph.node)
     unwanted = [*unwanted, *(rewrite for rewrite, most in _OF_CONSTANTS.items() if count > most)]
     return _loaded(_content(model, places, fits), options, unwanted, model.where)
@@ -149,6 +171,14 @@ def _load_as_it_is(options: Any) -> None:
     import onnxruntime as ort
 
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def _constants_alone(options: Any) -> list[str]:
+    """The rewrites to leave out where only what depends on constants alone is computed once."""
+    import onnxruntime as ort
+
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return _OF_BASIC
 
 
 def _options(threads: int, as_written: bool, arena: Arena) -> Any:

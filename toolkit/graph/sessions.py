@@ -23,7 +23,7 @@ from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import read
-from toolkit.graph.ort_session import Arena, explained, load_rewritten, load_session, unwanted_rewrites
+from toolkit.graph.ort_session import Arena, Optimise, explained, load_rewritten, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.runnable import NotRun, cut, not_run_in
@@ -180,7 +180,7 @@ def session(
     source: Model | LightModel | onnx.ModelProto | bytes | str | Path,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
-    optimise: bool = True,
+    optimise: Optimise = True,
     packed: bool | None = None,
     as_written: bool = True,
     arena: Arena = "own",
@@ -194,7 +194,8 @@ def session(
             message, or the path of an ONNX file.
         outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
         threads: threads within one operator; one a core where None, see ``session_threads``.
-        optimise: let onnxruntime fuse and fold.
+        optimise: let onnxruntime fuse and fold; with "constants" it computes once what depends on constants alone, and
+            the nodes that are left one by one.
         packed: let onnxruntime keep the weights as its kernels like them: a copy, up to twice as fast. Where None, it
             may unless they are too many for a copy.
         as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
@@ -257,7 +258,7 @@ def session(
         taken: Arena = arena if alone else "shared" if fits else "none"
         settings = (part, threads, optimise, keeps, as_written, taken, unwanted)
         found = None
-        if any_order and alone and keeps and optimise:
+        if any_order and alone and keeps and optimise is True:
             found = in_any_order(
                 part,
                 lambda path: load_session(*settings, rewritten=path),

@@ -91,6 +91,39 @@ def test_a_quantized_model_keeps_its_function(name, request):
     assert 0 < np.abs(plain - rounded).max() < 0.05 * np.abs(plain).max()
 
 
+def rounded_tensors(light):
+    return [one.output[0].removesuffix(" rounded") for one in light.proto.graph.node if one.output[0].endswith(" rounded")]
+
+
+def test_what_picks_among_rounded_values_is_not_rounded_again():
+    nodes = [node("Add", ["x", "c"], ["a"]), node("Relu", ["a"], ["r"]), node("Clip", ["a", "low", "top"], ["k"]),
+             node("Concat", ["r", "k"], ["b"], axis=0), node("Transpose", ["b"], ["t"]), node("Abs", ["t"], ["s"]),
+             node("Sigmoid", ["s"], ["y"])]  # fmt: skip
+    constants = {"c": np.full(1, 0.3, np.float32), "low": np.float32(-0.1), "top": np.float32(1.7)}
+    model = Model.from_proto(build(nodes, {"x": [8]}, {"y": [16]}, constants))
+    light = with_rounding(lower(model, PrecisionPlan(), rest=Precision.FP16).model)
+    assert "a" in rounded_tensors(light) and not {"r", "k", "b", "t", "s"} & set(rounded_tensors(light))
+    x = normal(8)
+    a = (x.astype(np.float16).astype(np.float32) + np.float32(np.float16(0.3))).astype(np.float16)
+    s = np.abs(np.concatenate([np.maximum(a, 0), np.clip(a, np.float16(-0.1), np.float16(1.7))]))
+    wanted = (1 / (1 + np.exp(-s.astype(np.float32)))).astype(np.float16)
+    np.testing.assert_allclose(run(Model.from_light(light), {"x": x})[0], wanted, atol=1e-3)
+
+
+def test_what_picks_among_dequantized_values_is_rounded():
+    nodes = [node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+             node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+             node("Reshape", ["d", "shape"], ["e"]), node("Relu", ["e"], ["y"])]  # fmt: skip
+    constants = {"scale": np.float32(0.1).reshape(()), "zero": np.int8(0).reshape(()), "shape": np.int64([8])}
+    model = Model.from_proto(build(nodes, {"x": [8]}, {"y": [8]}, constants, opset=19))
+    lowered = lower(model, PrecisionPlan(), rest=Precision.FP16).model
+    light = with_rounding(lowered)
+    (relu,) = (one for one in light.proto.graph.node if one.op_type == "Relu")
+    found = run(Model.from_light(light), {"x": np.linspace(-1, 5, 8, dtype=np.float32)})[0]
+    assert relu.output[0].endswith(" before rounding")
+    np.testing.assert_array_equal(found, found.astype(np.float16))
+
+
 def test_subgraphs_are_refused():
     def branch(op):
         out = helper.make_tensor_value_info(f"{op} out", TensorProto.FLOAT, [4])

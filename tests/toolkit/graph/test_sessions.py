@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 
-from tests.conftest import build, node
+from tests.conftest import build, node, normal
 from tests.toolkit.calibration.networks import chain, model
 from toolkit.base.errors import DataError, ModelError
+from toolkit.graph import ort_session
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
@@ -168,3 +170,50 @@ def test_what_onnxruntime_says_of_a_node_is_not_buried() -> None:
     with pytest.raises(ModelError, match=r"on q .* and 2 more: ") as refused:
         session(proto).run(dict.fromkeys(names, np.zeros(shape, np.float32)))
     assert "q_sequence_length" in refused.value.what and "onnxruntime_src" not in refused.value.what
+
+
+FUSED = """<ir_version: 8, opset_import: ["": 17]>
+g (float[2, 8, 6, 6] x) => (float[2, 36, 4] y, float[2, 8, 6, 6] z) {
+  conv = Conv<pads = [1, 1, 1, 1]>(x, kernel)
+  norm = BatchNormalization(conv, eight, eight, eight, eight)
+  scaled = Mul(norm, channels)
+  relu = Relu(scaled)
+  z = Clip(relu, zero, one)
+  rows = Reshape(z, shape)
+  turned = Transpose<perm = [0, 2, 1]>(rows)
+  whole = QuantizeLinear(matrix, step, none)
+  weight = DequantizeLinear(whole, step, none)
+  product = MatMul(turned, weight)
+  sum = Add(product, four)
+  mean = ReduceMean<axes = [-1]>(sum)
+  centred = Sub(sum, mean)
+  square = Mul(centred, centred)
+  variance = ReduceMean<axes = [-1]>(square)
+  spread = Sqrt(variance)
+  unit = Div(centred, spread)
+  y = Mul(unit, four)
+}"""
+
+
+def test_with_constants_folded_alone_every_other_node_is_computed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proto = onnx.parser.parse_model(FUSED)
+    values = {"kernel": normal(8, 8, 3, 3), "eight": np.abs(normal(8)) + 0.5, "channels": normal(1, 8, 1, 1),
+              "zero": np.float32(0), "one": np.float32(1), "matrix": normal(8, 4), "four": normal(4),
+              "step": np.float32(0.02), "none": np.int8(0), "shape": np.int64([2, 8, 36])}  # fmt: skip
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in values.items())
+    feed, written = {"x": normal(2, 8, 6, 6)}, tmp_path / "rewritten.onnx"
+    options = ort_session._options
+
+    def telling(*given: Any) -> Any:
+        made = options(*given)
+        made.optimized_model_filepath = str(written)
+        return made
+
+    wanted = session(proto, optimise=False).run(feed)
+    monkeypatch.setattr(ort_session, "_options", telling)
+    found = session(proto, optimise="constants").run(feed)
+    left = [node.op_type for node in proto.graph.node if "Linear" not in node.op_type]
+    assert [node.op_type for node in onnx.load(written).graph.node] == left
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
