@@ -11,6 +11,7 @@ from passes.fold_constants import FoldConstants
 from tests import control_flow as models
 from tests.conftest import build, node, normal, ops, run, said
 from toolkit import Code, Context, Extent, Model, Profiles, ShapeProfile
+from toolkit.graph import folding
 
 
 def folded(proto):
@@ -185,6 +186,18 @@ def test_a_result_that_is_too_large_is_named_and_stays():
     FoldConstants(limit_mb=0.1)(model, context)
     assert ops(model) == {"ConstantOfShape": 1, "Add": 1}
     assert {e.node: e.why.code for e in context.journal.of("declined")} == {"c": Code.LARGE}
+
+
+def test_what_is_known_to_be_too_large_is_not_computed(monkeypatch):
+    nodes = [node("Transpose", ["w"], ["t"]), node("MatMul", ["x", "t"], ["y"]), node("Gather", ["w", "i"], ["z"])]
+    proto = build(nodes, {"x": [1, 200], "i": [3]}, {"y": None, "z": None}, {"w": normal(300, 200)},
+                  types={"i": TensorProto.INT64})  # fmt: skip
+    model, context, ran = Model.from_proto(proto), Context(), []
+    real = folding._Folder._run
+    monkeypatch.setattr(folding._Folder, "_run", lambda *given: ran.append(given[2]) or real(*given))
+    FoldConstants(limit_mb=0.1)(model, context)
+    assert not ran and ops(model) == {"Transpose": 1, "MatMul": 1, "Gather": 1}
+    assert {e.node: e.why.code for e in context.journal.of("declined")} == {"t": Code.LARGE}
 
 
 def test_one_output_of_several_is_stored_without_moving_the_others():

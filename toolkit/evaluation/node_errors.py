@@ -179,11 +179,17 @@ def wanted_besides(
 
 
 def comparable(reference: Model, subject: Model) -> Pairs:
-    """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for tensors that mean the same."""
+    """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for tensors that mean the same.
+
+    What is computed of constants alone, such as a weight that is transposed, is a weight and no result of a layer.
+    """
     facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
     made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
-    pairs = []
+    pairs, constant = [], set[int]()
     for node in subject.nodes:
+        if all(isinstance(t, gs.Constant) or t.is_empty() or id(t) in constant for t in node.inputs):
+            constant.update(id(tensor) for tensor in node.outputs)
+            continue
         if node.op in PAIR_OPERATORS | {"Cast", "Constant"} or not node.outputs:
             continue
         name = node.outputs[0].name

@@ -22,7 +22,7 @@ from toolkit.graph.float32_twin import computes_in_bfloat16, is_bfloat16
 from toolkit.graph.inlining import Inliner
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
-from toolkit.graph.tensors import make_constant, onnx_type, reroute, values_of
+from toolkit.graph.tensors import make_constant, np_dtype, onnx_type, reroute, stored_bytes, values_of
 
 KeepNode = Callable[[gs.Node], bool]
 """Says of a node whose inputs are constants that it must stay."""
@@ -194,6 +194,9 @@ class _Folder:
     def _wanted(self, graph: gs.Graph) -> tuple[list[gs.Node], dict[str, gs.Node]]:
         """The nodes of a graph that can be computed, and the makers of those of their outputs that others read."""
         nodes = list(self._computable(graph))
+        if self.facts is None and any(stored_bytes([tensor]) > self.limit for node in nodes for tensor in node.inputs):
+            # what is made of it is too large as well, most likely: it is not computed to find that out
+            self.facts = self.model.facts()
         inner = {id(node) for node in nodes}
         return nodes, {
             tensor.name: node
@@ -217,9 +220,12 @@ class _Folder:
                 yield node
 
     def _too_large(self, node: gs.Node, tensor: gs.Tensor) -> bool:
-        if tensor.shape is None or tensor.dtype is None or not all(isinstance(size, int) for size in tensor.shape):
+        shape, kind = tensor.shape, None if tensor.dtype is None else onnx_type(tensor.dtype)
+        if (shape is None or kind is None) and self.facts is not None:
+            shape, kind = _shape(tensor, self.facts), self.facts.types.get(tensor.name)
+        if shape is None or kind is None or not all(isinstance(size, int) and size >= 0 for size in shape):
             return False
-        size = int(np.prod(tensor.shape, dtype=np.float64)) * _itemsize(tensor)
+        size = int(np.prod(shape, dtype=np.float64)) * np_dtype(kind).itemsize
         if size > self.limit:
             self.folded.large[node.name] = size
         return size > self.limit
@@ -284,10 +290,6 @@ class _Folder:
 
 def _number(name: str, value: object) -> Array:
     return np.array(value, np.float32 if "float" in name else np.int64)
-
-
-def _itemsize(tensor: gs.Tensor) -> int:
-    return int(np.dtype(helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype))).itemsize)
 
 
 def _shape(tensor: gs.Tensor, facts: Facts) -> tuple[int, ...] | None:

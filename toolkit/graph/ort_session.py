@@ -20,7 +20,7 @@ from toolkit.graph.cutting import MOST_BLOCKED
 from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.onnx_file import write
 from toolkit.graph.ort_values import to_ort
-from toolkit.graph.rewrites import idle_rewrites, wrong_rewrites
+from toolkit.graph.rewrites import copying_rewrites, idle_rewrites, wrong_rewrites
 from toolkit.graph.run_memory import run_pool
 
 Optimise = bool | Literal["constants"]
@@ -32,8 +32,6 @@ together, or from the system each time."""
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
-# a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
-_COPYING_REWRITES = ["ConstantFolding"]
 _SQUARE_REWRITES = {"CommonSubexpressionElimination": 2_000, "NchwcTransformer": MOST_BLOCKED}
 """Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
 
@@ -87,7 +85,7 @@ def unwanted_rewrites(
     count = len(proto.graph.node)
     return [
         *(_WRONG_REWRITES if as_written else ()),
-        *(() if packed else _COPYING_REWRITES),
+        *(() if packed else copying_rewrites(proto)),
         *(wrong_rewrites(proto) if any(op in ("Transpose", "ReduceMean") for _, op in operators) else ()),
         *idle_rewrites(operators),
         *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),

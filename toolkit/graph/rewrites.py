@@ -65,6 +65,7 @@ _TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "
 """Operators that onnxruntime takes out, or into a MatMul as its factor, before it looks for a Transpose."""
 
 
+_TURNING = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
 _WIDE_NORMS = ("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion")
 
 
@@ -111,6 +112,21 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
             # what is computed may be a vector too
             return ["MatmulTransposeFusion"]
     return []
+
+
+def copying_rewrites(proto: onnx.ModelProto) -> list[str]:
+    """The rewrites that would make other weights of those that are stored, of their size or several times that.
+
+    A stored weight behind a DequantizeLinear or Cast is folded to one of four or two times the size. A transposed one
+    is stored anew, where a MatMul could read it as it is; from 2 GB on onnxruntime 1.32 refuses what it has made.
+    """
+    constant = {tensor.name for tensor in proto.graph.initializer}
+    turned = False
+    for node in proto.graph.node:
+        if node.op_type != "Constant" and constant.issuperset(filter(None, node.input)):
+            constant.update(node.output)
+            turned |= node.op_type == "Transpose"
+    return ["ConstantFolding", *(_TURNING if turned else ())]
 
 
 def idle_rewrites(operators: Collection[tuple[str, str]]) -> list[str]:

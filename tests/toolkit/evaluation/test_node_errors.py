@@ -92,3 +92,10 @@ def test_of_very_many_nodes_one_session_gives_the_outputs_and_what_layers_make(m
         found.append((len(opened), result.nodes, result.outputs))
     # that of the float model's layers is one of them; large tensors are looked at one by one
     assert [count for count, *_ in found] == [3, 2, 5] and found[0][1:] == found[1][1:] == found[2][1:]
+
+
+def test_what_is_computed_of_weights_alone_is_no_layer():
+    nodes = [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Neg", ["t"], ["n"]), node("MatMul", ["x", "n"], ["m"]),
+             node("Add", ["m", "n"], ["y"])]  # fmt: skip
+    model = Model.from_proto(build(nodes, {"x": [8, 8]}, {"y": [8, 8]}, {"w": normal(8, 8)}))
+    assert [name for name, *_ in node_errors.comparable(model, model.copy())] == ["m", "y"]

@@ -15,7 +15,7 @@ from tests.benchmarks.bench_graph import SHAPES
 from tests.conftest import build, node, normal
 from toolkit.graph.model import Model
 from toolkit.graph.nodes import operators_of
-from toolkit.graph.rewrites import idle_rewrites, wrong_rewrites
+from toolkit.graph.rewrites import copying_rewrites, idle_rewrites, wrong_rewrites
 from toolkit.graph.sessions import session
 
 _BETWEEN = {
@@ -137,3 +137,21 @@ def test_a_normalization_behind_float64_is_computed(wide):
     found = session(proto).run({"x": x})["y"]
     np.testing.assert_allclose(found, c / np.sqrt(np.square(c).mean(axis=-1, keepdims=True) + 1e-5), atol=1e-5 if wide else 1e-2)
     assert ("LayerNormFusionL1" in wrong_rewrites(proto)) is wide
+
+
+@pytest.mark.parametrize("stored", [np.float32, np.float16])
+def test_a_stored_weight_is_not_stored_again_transposed(stored) -> None:
+    """From 2 GB on onnxruntime refuses what its own rewrite has made."""
+    weight = normal(6, 4).astype(stored)
+    nodes = [node("Cast", ["w"], ["wide"], to=TensorProto.FLOAT), node("Transpose", ["wide"], ["t"], perm=[1, 0]),
+             node("MatMul", ["x", "t"], ["y"])]  # fmt: skip
+    proto = build(nodes, {"x": [2, 4]}, {"y": [2, 6]}, {"w": weight})
+    assert set(copying_rewrites(proto)) == {
+        "ConstantFolding", "TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider",
+    }  # fmt: skip
+    x = normal(2, 4, seed=1)
+    for packed in (False, True):
+        found = session(proto, packed=packed).run({"x": x})["y"]
+        np.testing.assert_allclose(found, x @ weight.astype(np.float32).T, rtol=1e-5)
+    turned = build([node("Transpose", ["x"], ["y"], perm=[1, 0])], {"x": [2, 4]}, {"y": [4, 2]}, {})
+    assert copying_rewrites(turned) == ["ConstantFolding"]
