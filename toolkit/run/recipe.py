@@ -222,7 +222,9 @@ class Recipe(Section):
     def _refuse_idle(self) -> None:
         sections = self.calibration, self.evaluation, self.engine
         for table, name, why in idle_settings(*sections, len(self.profile), self.passes):
-            said = f"[{table}] {name} = {value_words(getattr(getattr(self, table), name))}"
+            value = getattr(getattr(self, table), name)
+            # of a table its name: it holds what nobody wrote too
+            said = f"[{table}] {name}" + ("" if isinstance(value, Section) else f" = {value_words(value)}")
             what, remedy = without_effect(said, why, name)
             raise RecipeError(what, where=self.locate(table, name), remedy=remedy)
 

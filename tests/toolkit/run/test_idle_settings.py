@@ -86,6 +86,11 @@ def test_a_recipe_names_the_line_of_a_pass():
     assert refused.value.where == "r.toml:6"
 
 
+def test_a_table_is_named_without_what_nobody_wrote():
+    with pytest.raises(RecipeError, match=r"^r.toml:5: \[calibration\] images has no effect: it says how"):
+        Recipe.parse(MODEL + '[calibration]\ndata = "c.npz"\nimages = { scale = 255 }\n', Path("r.toml"))
+
+
 def test_pairs_that_a_pass_behind_takes_out_are_refused_by_the_line_of_the_one_that_inserts_them():
     insert, strip = ('[[pass]]\nuse = "insert_qdq"\n', '[[pass]]\nuse = "strip_qdq"\n')
     passes_of(Recipe.parse(MODEL + strip + insert, Path("r.toml")), allow_code=False)

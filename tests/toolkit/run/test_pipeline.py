@@ -542,3 +542,10 @@ def test_calibration_on_a_gpu_that_is_not_here_says_what_to_do(place):
     (place / "digits.toml").write_text(text)
     with pytest.raises(BackendError, match="calibrat"):
         run(place / "digits.toml", place / "out")
+
+
+def test_a_pass_that_corrects_pairs_in_front_of_what_inserts_them_is_a_warning(tmp_path):
+    text = SMALL.replace('use = "insert_qdq"', 'use = "correct_bias"\n[[pass]]\nuse = "insert_qdq"')
+    recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=text)
+    warnings = run(recipe, tmp_path / "out").report.summary.warnings
+    assert "No layer has quantized weights: put insert_qdq before." in warnings

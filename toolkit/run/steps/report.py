@@ -45,7 +45,7 @@ from toolkit.run.task import TaskRecord
 _WARNING = {
     Code.UNLIKE_SCALES, Code.EMPTY_PROFILE, Code.FEW_SAMPLES, Code.UNVARIED_SAMPLES, Code.QUANTIZED_SOURCE,
     Code.CLAMPS_UNSURE, Code.STRIP_NOT_MEASURED, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
-    Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE,
+    Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE, Code.NO_QUANTIZED_WEIGHTS,
 }  # fmt: skip
 """What is noted of the model, the samples and the ranges that everybody has to know."""
 _REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl", "recipe.lock.toml"
