@@ -40,8 +40,10 @@ def engine_settings(recipe: Recipe, kept: Path | None = None) -> EngineSettings:
             timing_cache=cache,
         )
     except ValidationError as error:
-        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise RecipeError(fault, where=recipe.locate("engine")) from error
+        first = error.errors()[0]
+        setting = [name for name in first["loc"][:1] if name in type(section).model_fields]
+        fault = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(fault, where=recipe.locate("engine", *setting)) from error
 
 
 def extras_for(inputs: Inputs, plan: PrecisionPlan, ranges: Ranges | None) -> Extras:
