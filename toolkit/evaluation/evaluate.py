@@ -184,14 +184,14 @@ def _halves(data: CalibrationData, as_it_is: Sequence[Run], parted: int) -> list
 def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
     """The model with its 16-bit types' rounding written out, which onnxruntime's CPU provider leaves out; and notes.
 
-    None where there is nothing to round, or not everything can be.
+    None where there is nothing to round.
     """
     if not _narrow_types(subject):
         return None, []
-    try:
-        return with_rounding(subject), []
-    except ModelError as error:
-        return None, [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), why=error.what)]
+    unknown: list[str] = []
+    rounded = with_rounding(subject, unknown)
+    notes = [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), nodes=unknown)] if unknown else []
+    return rounded, notes
 
 
 def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
@@ -287,6 +287,8 @@ def _inexact(model: Model) -> bool:
 def _narrow_types(model: Model) -> list[str]:
     """The 16-bit float types that a model computes in, bf16 first."""
     types = set(model.facts().types.values())
+    inside = (node for node, graph in model.walk() if graph is not model.graph)
+    types |= {onnx_type(t.dtype) for node in inside for t in (*node.inputs, *node.outputs) if t.dtype is not None}
     return [word for word, number in _NARROW.items() if number in types]
 
 

@@ -7,13 +7,12 @@ which stays: ((x + 8000) - 8000) is x by the provider's float16 and 0 by this, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.base.errors import ModelError
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.on_disk import spilled
@@ -28,41 +27,90 @@ _PICKS = frozenset({
 they are where all that is read was rounded before."""
 
 
-def with_rounding(lowered: Model) -> LightModel:
+def with_rounding(lowered: Model, unknown: list[str] | None = None) -> LightModel:
     """The same model in float32, with a Cast to float16 or bfloat16 and back behind every node of such a result.
 
-    What only moves values or picks among rounded ones rounds nothing, and what DequantizeLinear gives is exact in the
-    layer that reads it.
+    So it is inside the bodies of If, Loop and Scan. What only moves values or picks among rounded ones rounds nothing,
+    and what DequantizeLinear gives is exact in the layer that reads it.
 
-    Raises:
-        ModelError: the model has subgraphs.
+    Args:
+        lowered: the model.
+        unknown: gets the names of nodes in bodies the types of whose results are not known: these are not rounded.
     """
     types = lowered.facts().types
     light = lowered.to_light()
+    if any(_bodies(node) for node in light.proto.graph.node):
+        # names in bodies may mean something else in others: what is known of their types stands in each
+        light.proto.CopyFrom(onnx.shape_inference.infer_shapes(light.proto))
     graph = light.proto.graph
-    del graph.value_info[:]
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type in _NARROW:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
     for tensor in graph.initializer:
-        if tensor.name not in light.weights:
-            _widen(tensor)
-        elif tensor.data_type in _NARROW:
+        if tensor.name in light.weights and tensor.data_type in _NARROW:
             tensor.data_type = TensorProto.FLOAT
             light.weights[tensor.name] = spilled(light.weights[tensor.name].astype(np.float32))
+    _round_graph(graph, types, light.weights, [] if unknown is None else unknown, frozenset())
+    return light
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [one for attribute in node.attribute for one in _graphs(attribute)]
+
+
+def _graphs(attribute: onnx.AttributeProto) -> Sequence[onnx.GraphProto]:
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        return [attribute.g]
+    return attribute.graphs if attribute.type == onnx.AttributeProto.GRAPHS else []
+
+
+def _round_graph(
+    graph: onnx.GraphProto, types: Mapping[str, int], away: Collection[str], unknown: list[str], outer: Set[str]
+) -> None:
+    """Widen and round a graph with its bodies, in place.
+
+    Args:
+        graph: the graph.
+        types: of the tensors that its nodes read and give.
+        away: initializers whose values are not in the message.
+        unknown: see ``with_rounding``.
+        outer: the tensors of the graphs around it that are rounded.
+    """
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        _widen_type(value.type)
+    for tensor in graph.initializer:
+        if tensor.name not in away:
+            _widen(tensor)
     nodes = list(graph.node)
     del graph.node[:]
-    rounded = {tensor.name for tensor in graph.initializer}
+    # what a loop's body is given in a later turn may be other than in the first
+    rounded = {*outer, *(tensor.name for tensor in graph.initializer)}
     for node in nodes:
+        for body in _bodies(node):
+            values = (*body.value_info, *body.input, *body.output)
+            own = {one.name: one.type.tensor_type.elem_type for one in values if one.type.HasField("tensor_type")}
+            inner = {*_given(body), *(name for one in body.node for name in one.output)}
+            typed = {one.name for one in values if not one.type.HasField("tensor_type") or own[one.name]}
+            unknown += [one.name for one in body.node if not typed.issuperset(filter(None, one.output))]
+            seen = {name: kind for name, kind in types.items() if name not in inner}
+            _round_graph(body, {**seen, **own}, (), unknown, rounded - inner)
         graph.node.extend(_rounded(node, types, rounded))
-    return light
+
+
+def _given(graph: onnx.GraphProto) -> list[str]:
+    return [one.name for one in (*graph.input, *graph.initializer)]
+
+
+def _widen_type(kind: onnx.TypeProto) -> None:
+    """Put float32 in the place of a 16-bit type, also of the tensors of a sequence or of what may be none."""
+    field = kind.WhichOneof("value")
+    if field in ("sequence_type", "optional_type"):
+        _widen_type(getattr(kind, field).elem_type)
+    elif field == "tensor_type" and kind.tensor_type.elem_type in _NARROW:
+        kind.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def _rounded(node: onnx.NodeProto, types: Mapping[str, int], rounded: set[str]) -> list[onnx.NodeProto]:
     """A node with what rounds its results behind it; ``rounded`` are the tensors that are rounded, and gets its own."""
     for attribute in node.attribute:
-        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            raise ModelError("16-bit floats are not rounded inside an If, Loop or Scan", where=node.name)
         if attribute.type == onnx.AttributeProto.TENSOR:
             _widen(attribute.t)
         elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _NARROW:
@@ -70,7 +118,7 @@ def _rounded(node: onnx.NodeProto, types: Mapping[str, int], rounded: set[str]) 
     made = [node]
     moves = node.op_type in MOVERS
     if moves or (node.op_type in _PICKS and not node.domain):
-        exact = all(name in rounded for name in node.input if types.get(name) in _NARROW)
+        exact = all(name in rounded for name in node.input if name and types.get(name, 0) in (0, *_NARROW))
         rounded.update(node.output if exact else ())
         if moves or exact:
             return made

@@ -70,8 +70,9 @@ EVALUATION: Table = {
     EvaluationCode.PROFILE_NOT_EVALUATED: lambda profile, samples: (
         f"Profile '{profile}' was not evaluated: none of the {count(samples, 'evaluation sample')} fits it."
     ),
-    EvaluationCode.ROUNDING_PARTLY_MEASURED: lambda types, why: (
-        f"The accuracy figures include {joined(types)} rounding only in part: {why}."
+    EvaluationCode.ROUNDING_PARTLY_MEASURED: lambda types, nodes: (
+        f"The accuracy figures include {joined(types)} rounding only in part: what {quoted(nodes)} give inside an If, "
+        "Loop or Scan is not rounded, since its type is not known."
     ),
     EvaluationCode.UNROUNDED_NOT_RUN: (
         "onnxruntime cannot run model.onnx as it is ({why}): what was measured is model.onnx in float32, with the "
