@@ -16,6 +16,13 @@ from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.options import options_for
 
 
+def read_alike(metric: str, other: str) -> bool:
+    """Whether two metrics read labels alike: those of a task do, and those of classes and of sequences of them."""
+    positions = ("classification", "sequence")
+    tasks = task_of(metric), task_of(other)
+    return tasks[0] == tasks[1] or all(task in positions for task in tasks)
+
+
 @dataclass(frozen=True)
 class MeasuredFit:
     """A metric that labels fit, as the float model does by it.
@@ -29,10 +36,60 @@ class MeasuredFit:
     check: FloatCheck
 
 
+class FitMeasurement:
+    """Each of several metrics over the same batches; those whose labels do not fit after all are left out.
+
+    Args:
+        fits: at least one, the best first; one that cannot be had is left out.
+        seen: the model with what it gave on a few samples.
+
+    Raises:
+        RecipeError: the first needs what is not installed.
+    """
+
+    def __init__(self, fits: Sequence[FittingMetric], seen: SeenModel) -> None:
+        self._found: list[MeasuredFit] = []
+        for fit in fits:
+            parts = guess(seen, task_of(fit.metric), fit.output).parts
+            try:
+                check = FloatCheck(fit.metric, fit.output, options_for(fit.metric, fit.output, parts))
+            except RecipeError:
+                if fit is fits[0]:
+                    raise
+                continue
+            self._found.append(MeasuredFit(fit, check))
+        self._refusals: dict[FittingMetric, DataError] = {}
+
+    def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in the float model's outputs of one batch, wide floats, and its labels."""
+        for one in self._found:
+            if one.fit in self._refusals:
+                continue
+            try:
+                one.check.add(outputs, labels)
+            except DataError as error:
+                self._refusals[one.fit] = error
+
+    @property
+    def fitting(self) -> list[MeasuredFit]:
+        """Those that the labels fit."""
+        return [one for one in self._found if one.fit not in self._refusals]
+
+    def kept(self) -> list[MeasuredFit]:
+        """Those that the labels fit, at least one.
+
+        Raises:
+            DataError: there is none; what the first says.
+        """
+        if not self.fitting:
+            raise self._refusals[self._found[0].fit]
+        return self.fitting
+
+
 def measured_fits(
     fits: Sequence[FittingMetric], seen: SeenModel, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
 ) -> list[MeasuredFit]:
-    """Each metric over the same batches; those whose labels do not fit after all, or that cannot be had, are left out.
+    """See ``FitMeasurement``.
 
     Args:
         fits: at least one, the best first.
@@ -43,29 +100,10 @@ def measured_fits(
         DataError: the labels fit none of them; what the first says.
         RecipeError: the first needs what is not installed.
     """
-    found: list[MeasuredFit] = []
-    for fit in fits:
-        parts = guess(seen, task_of(fit.metric), fit.output).parts
-        try:
-            check = FloatCheck(fit.metric, fit.output, options_for(fit.metric, fit.output, parts))
-        except RecipeError:
-            if fit is fits[0]:
-                raise
-            continue
-        found.append(MeasuredFit(fit, check))
-    refusals: dict[FittingMetric, DataError] = {}
+    measured = FitMeasurement(fits, seen)
     for outputs, labels in batches:
-        for one in found:
-            if one.fit in refusals:
-                continue
-            try:
-                one.check.add(outputs, labels)
-            except DataError as error:
-                refusals[one.fit] = error
-    kept = [one for one in found if one.fit not in refusals]
-    if not kept:
-        raise refusals[fits[0]]
-    return kept
+        measured.add(outputs, labels)
+    return measured.kept()
 
 
 def labelled_output(found: Sequence[MeasuredFit]) -> tuple[MeasuredFit, list[MeasuredFit]]:
@@ -88,6 +126,7 @@ def labelled_output(found: Sequence[MeasuredFit]) -> tuple[MeasuredFit, list[Mea
         if one is not taken
         and skill >= max(skills) - 2 * error
         and one.fit.metric == taken.fit.metric
+        and None not in (one.check.value(), taken.check.value())
         and one.check.value() != taken.check.value()
     ]
     return taken, as_well

@@ -42,7 +42,7 @@ _LOUD = (
     EvaluationCode.FLOAT_MODEL_USELESS, EvaluationCode.LABELS_FIT_NOTHING, EvaluationCode.LABELS_UNUSED,
     EvaluationCode.LABEL_OUT_OF_RANGE, EvaluationCode.LIMIT_NEVER_MISSED, EvaluationCode.LIMIT_WITHOUT_METRIC,
     EvaluationCode.SAMPLES_OF_ROWS, DataCode.ROWS_UNDECIDED, Code.UNVARIED_SAMPLES,
-    EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE,
+    EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 

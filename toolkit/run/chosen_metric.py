@@ -12,9 +12,9 @@ from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.judged import refuse_unread
-from toolkit.evaluation.label_choice import MeasuredFit, labelled_output, measured_fits
+from toolkit.evaluation.label_choice import MeasuredFit, labelled_output, measured_fits, read_alike
 from toolkit.evaluation.label_fit import FittingMetric, classes_read, fitting_metrics
-from toolkit.evaluation.metric_table import METRICS, task_of
+from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import label_of
 from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.outputs import widened
@@ -89,7 +89,7 @@ def chosen_metric(
     fits = fitting_metrics(seen, guess(seen), labels)
     if asked is not None:
         _refuse_unread(seen, asked)
-        own = [one.output for one in fits if _alike(asked, one.metric)]
+        own = [one.output for one in fits if read_alike(asked, one.metric)]
         fits = [FittingMetric(asked, output) for output in dict.fromkeys(own or [first])]
     elif not fits:
         refuse_stray(labels, samples, seen)
@@ -160,10 +160,3 @@ def _answers(
     wanted = [one.name for one in seen.outputs if one.samples]
     for sample in islice(data.samples(), behind, None if behind else _MEASURED):
         yield {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}, sample.labels
-
-
-def _alike(asked: str, fitting: str) -> bool:
-    """Whether a metric that was asked for reads labels as the fitting one does."""
-    positions = ("classification", "sequence")
-    tasks = task_of(asked), task_of(fitting)
-    return tasks[0] == tasks[1] or all(task in positions for task in tasks)

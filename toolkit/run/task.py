@@ -181,7 +181,8 @@ def task_of(inputs: Inputs) -> TaskRecord:
     """Tell the model's task, and hold the float model against the labels of the first samples.
 
     Raises:
-        RecipeError: no output can be read for the task that the recipe names.
+        RecipeError: no output can be read for the task that the recipe names, or the labels are those of another output
+            than the one that is read where it names none.
         DataError: the metric says nothing of the samples, as where none has a label.
         QtoolError: the samples or the model cannot be used.
     """
@@ -189,14 +190,20 @@ def task_of(inputs: Inputs) -> TaskRecord:
     from toolkit.evaluation.float_check import FloatCheck
     from toolkit.evaluation.outputs import metric_computable
     from toolkit.run.idle_limits import idle_limits
+    from toolkit.run.output_choice import OutputChoice
 
     section, looked = inputs.job.recipe.evaluation, look(inputs)
     record = looked.record.model_copy()
-    check = FloatCheck.of(section.metric, section.output, metric_options(section, record))
+    options = metric_options(section, record)
+    check = FloatCheck.of(section.metric, section.output, options)
     if check is not None and record.task and metric_computable(section.output, looked.lacking):
+        named = section.output is not None or inputs.job.recipe.is_resolved
+        choice = None if named else OutputChoice.of(check, looked.seen, options.output)
         for number, (batch, outputs) in enumerate(looked.batches, 1):
             with at_fault(batch):
                 check.add(outputs, batch.labels or {})
+            if choice is not None:
+                choice.add(outputs, batch.labels or {})
             # further only for the first label, which may stand anywhere
             if number >= _CHECKED and check.silence() is None:
                 break
@@ -206,6 +213,12 @@ def task_of(inputs: Inputs) -> TaskRecord:
                 remedy="give samples whose labels it can be judged by, or leave the metric out",
             )
         record.float_value, record.suspicion = check.value(), check.suspicion()
+        if choice is not None:
+            try:
+                record.notes = [*record.notes, *choice.said()]
+            except RecipeError as error:
+                error.at(inputs.job.recipe.locate("evaluation", "metric"))
+                raise
     if section.metric is None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked)]
     record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value, inputs.job.allow_code)]

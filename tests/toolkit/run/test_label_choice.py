@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from tests.conftest import build, node, normal
 from tests.toolkit.evaluation.test_guess import out, seen
 from tests.toolkit.run.test_new_metric import COUNT, UNLABELLED
-from toolkit.base.errors import DataError
+from toolkit import run
+from toolkit.base.errors import DataError, RecipeError
+from toolkit.cli.main import invoke
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import classes_read, fitting_metrics
@@ -137,3 +141,53 @@ def test_masks_without_a_class_anywhere_fit_nothing():
     assert fitting_metrics(seen_mask, guess(seen_mask), list(label)) == []
     label[7, 0, 0] = 2
     assert [one.metric for one in fitting_metrics(seen_mask, guess(seen_mask), list(label))] == ["miou"]
+
+
+def judged(tmp_path, first, second, labels_of, **evaluation):
+    """What a recipe by hand, with that ``[evaluation]``, is judged by; see ``heads``."""
+    heads(tmp_path, first, second, labels_of)
+    data = str(tmp_path / "test.npz")
+    made = Recipe.build(
+        "heads", model={"path": tmp_path / "model.onnx"}, calibration={"data": data}, passes=["insert_qdq"],
+        engine={"backend": "none"}, evaluation={"data": data, "metric": "top1", **evaluation},
+    )  # fmt: skip
+    return task_of(Inputs(Job(made, RunFolder(tmp_path / "run"))))
+
+
+def test_a_recipe_that_names_no_output_is_refused_where_the_labels_are_another_ones(tmp_path):
+    """The first of two heads was read, whose answers are chance, whatever the labels."""
+    one, other = normal(6, 4), normal(6, 4, seed=1)
+
+    def labels(x):
+        return (x @ other).argmax(axis=1)
+
+    right = ((normal(64, 6, seed=2) @ one).argmax(axis=1) == labels(normal(64, 6, seed=2))).mean()
+    with pytest.raises(RecipeError, match="the labels are those of output 'second'") as error:
+        judged(tmp_path, one, other, labels)
+    assert f"own top1 is 1 by it, and {right:.4g} by 'first'" in error.value.what
+    assert 'output = "second"' in error.value.remedy and '"first"' in error.value.remedy
+    # what is named is judged, whatever the labels say, and of the first nothing need be said
+    assert judged(tmp_path, one, other, labels, output="first").float_value == right
+    assert judged(tmp_path, one, other, labels, output="second").float_value == 1.0
+    record = judged(tmp_path, other, one, labels)
+    assert record.float_value == 1.0 and not record.notes
+
+
+def test_heads_that_labels_fit_alike_are_named_in_check_and_run(tmp_path, capsys):
+    weight = normal(6, 4)
+    close = weight + 0.3 * normal(6, 4, seed=1)
+    label = (normal(64, 6, seed=2) @ (weight + 0.3 * normal(6, 4, seed=3))).argmax(axis=1)
+    (note,) = judged(tmp_path, weight, close, lambda x: label).notes
+    assert note.code is ReportCode.NEW_OUTPUT_UNSURE and note.values["outputs"] == ("first", "second")
+    assert not judged(tmp_path, weight, close, lambda x: label, output="second").notes
+    # heads that answer the same need no choice
+    assert not judged(tmp_path, weight, 2 * weight, lambda x: label).notes
+    heads(tmp_path, weight, close, lambda x: label)
+    (tmp_path / "hand.toml").write_text(
+        '[model]\npath = "model.onnx"\n[calibration]\ndata = "test.npz"\n[[pass]]\nuse = "insert_qdq"\n[engine]\n'
+        'backend = "none"\n[evaluation]\ndata = "test.npz"\nmetric = "top1"\n'
+    )
+    assert invoke(["check", str(tmp_path / "hand.toml"), "--json"]) == 0
+    assert any("name another as [evaluation] output" in one for one in json.loads(capsys.readouterr().out)["warnings"])
+    report = run(tmp_path / "hand.toml", tmp_path / "out").report
+    assert any("name another as [evaluation] output" in one for one in report.summary.warnings)
