@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import onnx_graphsurgeon as gs
 
 from toolkit.graph.dimensions import is_batch_name
@@ -11,6 +15,8 @@ _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """By recurrent operator the inputs that hold the states that it begins with."""
 _KEEPING = frozenset({"Identity", "Cast", "Slice", "Split"})
 """Operators behind which each axis of their first input is where it was."""
+_RANK = 3
+"""Of a state as recurrent operators read it."""
 _MADE_UP = "batch"
 
 
@@ -43,22 +49,90 @@ def _state_axes(model: Model) -> dict[str, int]:
         axis = 0 if node.attrs.get("layout", 0) else 1
         for place in _STATES[node.op]:
             for tensor in node.inputs[place : place + 1]:
-                begin, where = _begin(tensor, axis)
+                begin, where = _begin(model, tensor, axis)
                 if id(begin) in inputs:
                     found[inputs[id(begin)]] = where
     return found
 
 
-def _begin(tensor: gs.Tensor, axis: int) -> tuple[gs.Tensor, int]:
-    """What a tensor is a part of, and where its axis lies in that."""
+def _begin(model: Model, tensor: gs.Tensor, axis: int) -> tuple[gs.Tensor, int]:
+    """What a state is a part of, and where its axis lies in that."""
+    rank = _RANK
     while tensor.inputs:
         node = tensor.inputs[0]
-        if node.op == "Transpose":
-            order = node.attrs.get("perm")
-            if order is None:
-                break
-            axis = int(order[axis])
-        elif node.op not in _KEEPING:
+        before = _before(model, node, rank, axis)
+        if before is None:
             break
+        rank, axis = before
         tensor = node.inputs[0]
     return tensor, axis
+
+
+def _before(model: Model, node: gs.Node, rank: int, axis: int) -> tuple[int, int] | None:
+    """The rank of a node's first input and where an axis of its result lies in that; None where that is not known."""
+    if node.op in _KEEPING:
+        return rank, axis
+    if node.op == "Transpose":
+        order = node.attrs.get("perm")
+        return rank, int(order[axis]) if order is not None else rank - 1 - axis
+    if node.op == "Gather":
+        at, places = node.attrs.get("axis", 0), _rank_of(model, node.inputs[1])
+        if places is None:
+            return None
+        within = rank - places + 1
+        return _taken(within, axis, int(at) % within, places)
+    if node.op in ("Squeeze", "Unsqueeze"):
+        axes = _axes(model, node)
+        if axes is None:
+            return None
+        whole = rank + len(axes) if node.op == "Squeeze" else rank
+        gone = {one % whole for one in axes}
+        left = [place for place in range(whole) if place not in gone]
+        if node.op == "Squeeze":
+            return whole, left[axis]
+        return (len(left), left.index(axis)) if axis in left else None
+    return _unshaped(model, node, axis) if node.op == "Reshape" else None
+
+
+def _taken(rank: int, axis: int, at: int, places: int) -> tuple[int, int] | None:
+    """As ``_before``, of a Gather along ``at`` by indices of the rank ``places``."""
+    if at <= axis < at + places:
+        # as many as there are indices
+        return (rank, axis) if places == 1 else None
+    return rank, axis if axis < at else axis - places + 1
+
+
+def _rank_of(model: Model, tensor: gs.Tensor) -> int | None:
+    values = model.constant(tensor)
+    if values is not None:
+        return int(values.ndim)
+    return len(tensor.shape) if tensor.shape is not None else None
+
+
+def _axes(model: Model, node: gs.Node) -> list[int] | None:
+    """The axes that a node takes out or puts in; None where they are computed, or all of length 1."""
+    given = node.attrs.get("axes")
+    if given is None and len(node.inputs) > 1:
+        given = model.constant(node.inputs[1])
+    return None if given is None else [int(one) for one in given]
+
+
+def _unshaped(model: Model, node: gs.Node, axis: int) -> tuple[int, int] | None:
+    """As ``_before``, of a Reshape: the axis in front of which and behind which there is as much as before."""
+    shape, before = model.constant(node.inputs[1]), node.inputs[0].shape
+    if shape is None or before is None or axis >= len(shape):
+        return None
+    # what is not told by numbers: 0 stands for the extent at the same place
+    target = [before[place] if one == 0 and place < len(before) else int(one) for place, one in enumerate(shape)]
+    for place in range(len(before)):
+        sides = (target[:axis], before[:place]), (target[axis + 1 :], before[place + 1 :])
+        if all(_as_much(made, read) for made, read in sides):
+            return len(before), place
+    return None
+
+
+def _as_much(made: Sequence[Any], read: Sequence[Any]) -> bool:
+    """Whether two parts of a shape surely hold as much."""
+    if not all(isinstance(one, int) and one > 0 for one in (*made, *read)):
+        return False
+    return math.prod(made) == math.prod(read)

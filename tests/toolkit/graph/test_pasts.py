@@ -67,3 +67,22 @@ def test_what_two_nodes_leave_out_does_not_join_them():
     proto = build(nodes, {"s": [3, 2, 8], "x": [2, 8]}, {"h": [1, 2, 8], "y": [2, 8]}, weights)
 
     assert reached(Model.from_proto(proto), ["y"]) == {"y": {"y", "x", "most"}}
+
+
+@pytest.mark.parametrize("read", ["Gather", "Squeeze", "Reshape"])
+def test_the_state_of_a_layer_is_found_behind_what_gives_it_another_shape(read):
+    """One layer's state is taken from those of all, and put back among them."""
+    taken = {
+        "Gather": [node("Gather", ["state", "one"], ["h"], axis=0)],
+        "Squeeze": [node("Slice", ["state", "one", "two", "zero"], ["part"]), node("Squeeze", ["part", "zero"], ["h"])],
+        "Reshape": [node("Slice", ["state", "one", "two", "zero"], ["part"]), node("Reshape", ["part", "layer"], ["h"])],
+    }[read]
+    begin = [node("Unsqueeze", ["h", "zero"], ["b"])] if read == "Squeeze" else [node("Identity", ["h"], ["b"])]
+    shape = [2, 2, 8] if read != "Reshape" else [2, 1, 2, 8]
+    nodes = [*taken, *begin, node("GRU", ["x", "w", "r", "", "", "b"], ["y", "yh"], hidden_size=8),
+             node("Slice", ["state", "zero", "one", "zero"], ["other"]), node("Reshape", ["yh", "back"], ["new"]),
+             node("Concat", ["other", "new"], ["next"], axis=0)]  # fmt: skip
+    weights = {"w": normal(1, 24, 8), "r": normal(1, 24, 8, seed=1), "zero": np.array([0]), "one": np.array([1]),
+               "two": np.array([2]), "layer": np.array([1, 2, 8]), "back": np.array([1, *shape[1:]])}  # fmt: skip
+    proto = build(nodes, {"state": shape, "x": [3, 2, 8]}, {"next": shape, "y": [3, 1, 2, 8]}, weights)
+    assert renewed(Model.from_proto(proto)) == {("state", "next")}

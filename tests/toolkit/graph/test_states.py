@@ -26,17 +26,20 @@ def recurrent(op="GRU", x=("N", STEPS, FEATURES), states=((1, None, HIDDEN),), b
         node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), *(one.proto for one in between),
         node(op, ["t", "w", "r", "", "", *read], ["y", "yh"], hidden_size=HIDDEN),
     ]  # fmt: skip
-    weights = {"w": normal(1, gates * HIDDEN, FEATURES, seed=1), "r": normal(1, gates * HIDDEN, HIDDEN, seed=2)}
+    weights = {"w": normal(1, gates * HIDDEN, FEATURES, seed=1), "r": normal(1, gates * HIDDEN, HIDDEN, seed=2),
+               "first": np.array(0), "axis 0": np.array([0]), "axis 1": np.array([1]), "last": np.array([-3]),
+               "as state": np.array([1, -1, HIDDEN]), "kept": np.array([1, 0, HIDDEN]),
+               "apart": np.array([-1, HIDDEN])}  # fmt: skip
     inputs = {"x": list(x), **dict(zip(names, map(list, states)))}
     return Model.from_proto(build(nodes, inputs, {"y": None, "yh": None}, weights))
 
 
 class Between:
-    """A node that reads ``h0`` and hands on what the layer reads."""
+    """A node that reads ``h0``, or what the one before it made, and hands on what the layer reads."""
 
-    def __init__(self, op, **attrs):
-        self.outputs = ["h"]
-        self.proto = node(op, ["h0"], ["h"], **attrs)
+    def __init__(self, op, *more, read="h0", made="h", **attrs):
+        self.outputs = [made]
+        self.proto = node(op, [read, *more], [made], made, **attrs)
 
 
 @pytest.mark.parametrize("dim", [None, "h0_dynamic_axes_1", "M"])
@@ -63,6 +66,17 @@ def test_a_state_without_a_name_for_its_samples_is_split_and_joined_with_the_oth
         (lambda: recurrent("RNN", x=(None, STEPS, FEATURES)), {"h0": [1, "batch", 4]}),
         (lambda: recurrent(between=[Between("Identity")]), {"h0": [1, "N", 4]}),
         (lambda: recurrent(states=((None, 1, HIDDEN),), between=[Between("Transpose", perm=[1, 0, 2])]), {"h0": ["N", 1, 4]}),
+        # the layers' states are stacked, or of no directions, or laid out otherwise
+        (lambda: recurrent(states=((2, None, HIDDEN),), between=[Between("Gather", "axis 1", axis=0)]), {"h0": [2, "N", 4]}),
+        (lambda: recurrent(states=((2, 1, None, HIDDEN),), between=[Between("Gather", "first", axis=0)]),
+         {"h0": [2, 1, "N", 4]}),
+        (lambda: recurrent(states=((None, 2, HIDDEN),), between=[
+            Between("Gather", "first", made="g", axis=1), Between("Unsqueeze", "axis 0", read="g")]), {"h0": ["N", 2, 4]}),
+        (lambda: recurrent(states=((None, HIDDEN),), between=[Between("Unsqueeze", "last")]), {"h0": ["N", 4]}),
+        (lambda: recurrent(states=((1, 1, None, HIDDEN),), between=[Between("Squeeze", "axis 0")]), {"h0": [1, 1, "N", 4]}),
+        (lambda: recurrent(states=((None, 1, HIDDEN),), between=[Between("Reshape", "as state")]), {"h0": ["N", 1, 4]}),
+        (lambda: recurrent(states=((None, 2, 2),), between=[Between("Reshape", "as state")]), {"h0": ["N", 2, 2]}),
+        (lambda: recurrent(states=((1, None, 2, 2),), between=[Between("Reshape", "kept")]), {"h0": [1, "N", 2, 2]}),
         # a fixed one stays as it is
         (lambda: recurrent(states=((1, 1, HIDDEN),)), {"h0": [1, 1, 4]}),
         (lambda: recurrent(x=(8, STEPS, FEATURES)), {"h0": [1, None, 4]}),
@@ -71,6 +85,20 @@ def test_a_state_without_a_name_for_its_samples_is_split_and_joined_with_the_oth
 def test_the_operator_says_which_dimension_is_the_samples(model, shapes):
     found = shapes_to_join(model())
     assert {name: found[name] for name in shapes} == shapes
+
+
+def test_states_that_are_stacked_otherwise_are_joined_where_the_samples_lie(tmp_path):
+    """Of [layers, directions, batch, hidden] one layer's is read, and of [batch, hidden] that of all directions."""
+    stacked = recurrent(states=((2, 1, None, HIDDEN),), between=[Between("Gather", "first", axis=0)])
+    flat = recurrent(states=((None, HIDDEN),), between=[Between("Unsqueeze", "axis 0")])
+    x = normal(24, STEPS, FEATURES)
+    for model, axis, h0 in ((stacked, 2, normal(2, 1, 24, HIDDEN, seed=3)), (flat, 0, normal(24, HIDDEN, seed=3))):
+        np.savez(tmp_path / "data.npz", x=x, h0=h0)
+        data = CalibrationData.open(str(tmp_path / "data.npz"), model)
+        assert data.axes == {"x": 0, "h0": axis} and len(data) == 24
+        wanted = session(model).run({"x": x, "h0": h0})["yh"]
+        made = [session(model).run(batch.inputs)["yh"] for batch in data.batches(8)]
+        np.testing.assert_allclose(np.concatenate(made, axis=1), wanted, rtol=1e-5)
 
 
 def test_new_writes_profiles_in_which_states_grow_with_the_batch(tmp_path):
