@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from toolkit.base.text import toml_string
 from toolkit.contract.findings import Finding
 from toolkit.data.sample import EVERYTHING
+from toolkit.graph.derived_dimensions import derived_dimensions
 from toolkit.graph.dimensions import Dims, batch_axes
 from toolkit.report.codes import ReportCode
 
 Seen = Mapping[str, Sequence[tuple[int, ...]]]
+SizeKey = str | tuple[str, int]
+"""What tells a dynamic dimension: its name, which inputs share, or its place."""
 Sizes = tuple[int, int, int]
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
@@ -81,16 +85,20 @@ def one_sample(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, tuple[int, .
     }
 
 
-def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -> dict[str | tuple[str, int], Sizes]:
-    """Min, opt and max of every dynamic dimension: one for all that have the same name, and one for the batch."""
-    stands: dict[str | tuple[str, int], list[tuple[str, int]]] = {}
+def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -> dict[SizeKey, Sizes]:
+    """Min, opt and max of every dynamic dimension: one for all that have the same name, and one for the batch.
+
+    The opt sizes are those of one sample, since dimensions may hang on each other: TensorRT refuses a mask whose opt
+    length is not that of the past and the new tokens together. Where names say so, min and max agree too.
+    """
+    stands: dict[SizeKey, list[tuple[str, int]]] = {}
     for name, dims in shapes.items():
         for axis, dim in enumerate(dims):
             if not isinstance(dim, int):
                 stands.setdefault(_key(name, axis, dim), []).append((name, axis))
     axes = batch_axes(shapes)
     whole = len(axes) == sum(bool(len(dims)) for dims in shapes.values())
-    found = {}
+    found: dict[SizeKey, Sizes] = {}
     batch = [key for key, places in stands.items() if any(axes.get(name) == axis for name, axis in places)]
     for key, places in stands.items():
         # inputs whose first axes have names of their own, or none, are joined along them all the same
@@ -105,7 +113,46 @@ def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -
             found[key] = 1, 1, 1
         else:
             found[key] = _GUESS["image" if len(shapes[places[0][0]]) == 4 else "length"]
-    return found
+    own = {key: places for key, places in stands.items() if key not in batch}
+    for key, size in _of_one_sample(found, own, shapes, seen).items():
+        found[key] = found[key][0], size, found[key][2]
+    return found | _derived(found, own, shapes, seen)
+
+
+def _of_one_sample(
+    found: Mapping[SizeKey, Sizes], own: Mapping[SizeKey, Sequence[tuple[str, int]]], shapes: Mapping[str, Dims], seen: Seen
+) -> dict[SizeKey, int]:
+    """The sizes of the sample that is nearest to the middle of each; empty where none has all of them."""
+    known = {name for places in own.values() for name, _ in places}
+    counts = {len(seen.get(name, ())) for name in known}
+    if len(counts) != 1:
+        return {}
+    samples = [
+        {key: seen[name][index][axis] for key, places in own.items() for name, axis in places[:1]}
+        for index in range(counts.pop())
+        if all(len(seen[name][index]) == len(shapes[name]) for name in known)
+    ]
+    return min(samples, key=lambda sizes: _distance(sizes, found), default={})
+
+
+def _distance(sizes: Mapping[SizeKey, int], found: Mapping[SizeKey, Sizes]) -> float:
+    return sum(abs(math.log((size + 1) / (found[key][1] + 1))) for key, size in sizes.items())
+
+
+def _derived(
+    found: Mapping[SizeKey, Sizes], own: Mapping[SizeKey, Sequence[tuple[str, int]]], shapes: Mapping[str, Dims], seen: Seen
+) -> dict[SizeKey, Sizes]:
+    """The sizes that the names of dimensions tell, where that leaves them in order and takes in all that was seen."""
+    told: dict[SizeKey, Sizes] = {}
+    for name, one in derived_dimensions(shapes).items():
+        if name not in own:
+            continue
+        sizes = [one.size({part: found[part][place] for part in one.parts}) for place in range(3)]
+        low, mid, high = (-1 if size is None else size for size in sizes)
+        least, _, most = found[name] if any(seen.get(where) for where, _ in own[name]) else (mid, mid, mid)
+        if 0 <= low <= min(mid, least) and max(mid, most) <= high:
+            told[name] = low, mid, high
+    return told
 
 
 def _batch(known: Sequence[int]) -> Sizes:
@@ -113,8 +160,7 @@ def _batch(known: Sequence[int]) -> Sizes:
     return low, mid, max([high, *known])
 
 
-def _key(name: str, axis: int, dim: str | None) -> str | tuple[str, int]:
-    """What tells a dynamic dimension: its name, which inputs share, or its place."""
+def _key(name: str, axis: int, dim: str | None) -> SizeKey:
     return dim if dim is not None else (name, axis)
 
 

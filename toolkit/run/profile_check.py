@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError, did_you_mean
+from toolkit.graph.derived_dimensions import derived_dimensions
 from toolkit.graph.dimensions import is_batch_name, places
 
 if TYPE_CHECKING:
@@ -67,6 +68,34 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> None:
                     remedy=f"add shapes.{name} = {{ min = [..], opt = [..], max = [..] }}",
                 )
         _names_agree(profile, shapes, where)
+        _opt_agrees(profile, shapes, where)
+
+
+def _opt_agrees(profile: ShapeProfile, shapes: dict[str, list[int | str | None]], where: str) -> None:
+    """Check that a dimension that is called after others, as ``past + length`` is, has their opt: no other can run.
+
+    Raises:
+        RecipeError: one has not; the message names it and the opt that they make.
+    """
+    stands = places(shapes)
+    opt = {
+        dim: _extent_of(profile, name, axis)[1]
+        for dim, where_it_stands in stands.items()
+        for name, axis in where_it_stands[:1]
+        if name in profile.shapes and axis < len(profile.shapes[name].opt)
+    }
+    for dim, one in derived_dimensions(shapes).items():
+        if dim not in opt or not all(part in opt for part in one.parts):
+            continue
+        made, (name, axis) = one.size(opt), stands[dim][0]
+        if made is not None and made != opt[dim]:
+            parts = ", ".join(f"'{part}' {opt[part]}" for part in one.parts)
+            raise RecipeError(
+                f"profile '{profile.name}' has opt {opt[dim]} for dimension '{dim}' of '{name}', and {made} by its "
+                f"name: opt has {parts}",
+                where=where,
+                remedy=f"write {made} in opt of dimension {axis} of '{name}', or change the others",
+            )
 
 
 def _names_agree(profile: ShapeProfile, shapes: dict[str, list[int | str | None]], where: str) -> None:

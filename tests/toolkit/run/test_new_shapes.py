@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -108,6 +110,58 @@ def test_without_samples_a_name_has_one_guess():
 def test_samples_of_any_input_tell_of_a_name():
     found = extents({"a": ["N", "L"], "b": ["N", "L"]}, {"a": [(1, 5)], "b": [(1, 7), (1, 6)]})
     assert found["a"] == found["b"] == ((1, 8, 32), (5, 6, 7))
+
+
+DECODER = {"ids": ["B", "new"], "mask": ["B", "past + new"], "past": ["B", 4, "past", 8]}
+
+
+def test_a_dimension_called_after_others_has_the_size_that_they_make():
+    """The first pass over a prompt and steps of one token: medians of each by itself made 3 + 4 = 6."""
+    steps = [(6, 0), (1, 4), (1, 9), (3, 2)] * 3
+    seen = {
+        "ids": [(1, new) for new, _ in steps], "mask": [(1, new + past) for new, past in steps],
+        "past": [(1, 4, past, 8) for _, past in steps],
+    }  # fmt: skip
+    found = extents(DECODER, seen)
+    assert (found["ids"][1], found["past"][2]) == ((1, 3, 6), (0, 2, 9)) and found["mask"][1] == (1, 5, 15)
+    # without samples too, and where the name does not say so the opt shapes are those of one sample
+    guessed = extents(DECODER)
+    assert guessed["mask"][1] == tuple(a + b for a, b in zip(guessed["ids"][1], guessed["past"][2]))
+    unsaid = extents({**DECODER, "mask": ["B", "total"]}, seen)
+    assert unsaid["mask"][1] == (5, 5, 10) and unsaid["ids"][1][1] + unsaid["past"][2][1] == 5
+
+
+@pytest.mark.parametrize(("name", "opt"), [("2*L", 10), ("L // 2", 2), ("(L + 1) * 3", 18), ("L - 7", 4), ("L+M", 4)])
+def test_the_formula_of_a_name(name, opt):
+    seen = {"a": [(1, 3), (1, 5), (1, 6)], "b": [(1, opt)] * 3}
+    assert extents({"a": ["N", "L"], "b": ["N", name]}, seen)["b"][1][1] == opt
+
+
+def test_an_opt_that_contradicts_the_name_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    proto = build(
+        [node("Concat", ["a", "b"], ["c"], axis=1), node("Add", ["c", "both"], ["s"]), node("MatMul", ["s", "w"], ["y"])],
+        {"a": ["N", "past", 4], "b": ["N", "new", 4], "both": ["N", "past + new", 4]}, {"y": ["N", "t", 3]},
+        {"w": normal(4, 3)},
+    )  # fmt: skip
+    onnx.save(proto, "model.onnx")
+    lengths = [(6, 1), (2, 3), (4, 1), (1, 8)] * 3
+    stored = {
+        f"{name}/{i:05d}": normal(1, size, 4, seed=i)
+        for i, (past, new) in enumerate(lengths)
+        for name, size in (("a", past), ("b", new), ("both", past + new))
+    }
+    np.savez("data.npz", **stored)
+    assert invoke(["new", "model.onnx", "--data", "data.npz", "--out", "made.toml"]) == 0
+    text = Path("made.toml").read_text()
+    assert invoke(["check", "made.toml"]) == 0
+    opt = tuple(Recipe.load("made.toml").profile[0].shapes[name]["opt"][1] for name in ("a", "b", "both"))
+    assert opt in {(past, new, past + new) for past, new in lengths}
+    wrong = text.replace(f"opt = [8, {opt[2]}, 4]", "opt = [8, 8, 4]")
+    assert wrong != text and opt[2] != 8
+    Path("made.toml").write_text(wrong)
+    said = complain(tmp_path, capsys, "check", "made.toml")
+    assert f"opt 8 for dimension 'past + new' of 'both', and {opt[2]} by its name" in said
 
 
 def test_where_an_input_has_no_axis_of_samples_they_run_one_by_one():
