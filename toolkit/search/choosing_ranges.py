@@ -21,7 +21,9 @@ _FEW = 2
 _CLOSE = ((0.2, 2.0), (0.4, 1.4), (1.0, 1.1))
 """Up to how many times the least noise ranges may have, on at most such a share of the samples, to be run on more."""
 _MISSED_ROUNDS = 2
-"""How far ranges race with which the plan clearly misses the budget: they are for plans that come after it."""
+"""How far ranges race with which the plan misses the budget by far: they are for plans that come after it."""
+_FAR = 1.0
+"""From which distance a plan misses the budget by far, as ``Budget.distance`` has it."""
 _SPEAKS = 0.8
 """From which share of the noise on a few layers may have spoken for ranges that do not suit the others."""
 
@@ -86,7 +88,7 @@ class ChoosingRanges(Proposing):
         most half of them but the last two (Jamieson and Talwalkar, "Non-stochastic best arm identification", AISTATS
         2016): on few samples ranges that cut off outliers look better than they are. The best is run on all samples.
         """
-        live, number = self._unlike(kept, ranges), 1
+        live, number, missed = self._unlike(kept, ranges), 1, False
         self._ahead(kept, live)
         seen: list[dict[str, float]] = []
         while True:
@@ -102,7 +104,7 @@ class ChoosingRanges(Proposing):
             close = next(times for most, times in _CLOSE if count <= most * self._rounds[-1])
             half = noise[: max(-(-len(live) // 2), 2)]
             live = [run[place][1] for found, place in half if found <= close * noise[0][0]]
-            missed = number >= _MISSED_ROUNDS and all(plan.clear is False for plan, _ in run)
+            missed = number >= _MISSED_ROUNDS and all(self._misses_by_far(plan) for plan, _ in run)
             if len(live) <= 1 or missed or number == len(self._rounds) or self._left() <= 1:
                 break
             number += 1
@@ -114,6 +116,8 @@ class ChoosingRanges(Proposing):
             # few samples have few answers to be missed: what is far noisier only seems to miss none
             near = [one for one in known if one[0].outcome.noise <= _CLOSE[0][1] * least]
             before, self.amax = min(near, key=lambda one: self._rank(one[0]))
+            if missed and self._misses_by_far(before):
+                break
             plan = self._evaluate(kept, sure=not kept)
             if plan is before or plan.passes or not self._rich:
                 break
@@ -121,6 +125,10 @@ class ChoosingRanges(Proposing):
         told = [one for one in known if one[0].whole or one[0].clear is not None] or known
         found, self.amax = min(told, key=lambda one: self._rank(one[0]))
         return found
+
+    def _misses_by_far(self, plan: SearchedPlan) -> bool:
+        """Whether more samples would not change that a plan misses the budget."""
+        return plan.clear is False or self.budget.distance(dict(plan.lacks)) > _FAR
 
     def _unlike(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[dict[str, float]]:
         """Those of the ranges that differ in a tensor that some layer left quantized reads; of equal ones the first."""

@@ -68,9 +68,7 @@ class SeenLayer:
         return replace(self, weight=weight, rounded=rounded)
 
 
-def seen_before(
-    known: SeenOnSamples, model: Model, node: gs.Node, rounder: Rounder, samples: int
-) -> SeenLayer | None:
+def seen_before(known: SeenOnSamples, model: Model, node: gs.Node, rounder: Rounder, samples: int) -> SeenLayer | None:
     """What is known of a layer of as many samples or more, the latest first; None where that is nothing.
 
     A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
