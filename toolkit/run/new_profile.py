@@ -120,7 +120,10 @@ def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -
 
 
 def _of_one_sample(
-    found: Mapping[SizeKey, Sizes], own: Mapping[SizeKey, Sequence[tuple[str, int]]], shapes: Mapping[str, Dims], seen: Seen
+    found: Mapping[SizeKey, Sizes],
+    own: Mapping[SizeKey, Sequence[tuple[str, int]]],
+    shapes: Mapping[str, Dims],
+    seen: Seen,
 ) -> dict[SizeKey, int]:
     """The sizes of the sample that is nearest to the middle of each; empty where none has all of them."""
     known = {name for places in own.values() for name, _ in places}
@@ -140,7 +143,10 @@ def _distance(sizes: Mapping[SizeKey, int], found: Mapping[SizeKey, Sizes]) -> f
 
 
 def _derived(
-    found: Mapping[SizeKey, Sizes], own: Mapping[SizeKey, Sequence[tuple[str, int]]], shapes: Mapping[str, Dims], seen: Seen
+    found: Mapping[SizeKey, Sizes],
+    own: Mapping[SizeKey, Sequence[tuple[str, int]]],
+    shapes: Mapping[str, Dims],
+    seen: Seen,
 ) -> dict[SizeKey, Sizes]:
     """The sizes that the names of dimensions tell, where that leaves them in order and takes in all that was seen."""
     told: dict[SizeKey, Sizes] = {}
