@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequ
     return [done[place] for place in range(len(items))]
 
 
-def one_ahead(items: Iterable[K], work: Callable[[K], T]) -> Iterator[tuple[K, T]]:
+def one_ahead(items: Iterable[K], work: Callable[[K], T]) -> Generator[tuple[K, T], None, None]:
     """Each item with what ``work`` gives for it, in order; another thread is at the next one meanwhile.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.masks import MASK, valued
+from toolkit.evaluation.masks import MASK, largest_magnitude, valued
 from toolkit.evaluation.tasks import AnswerTally
 from toolkit.placement.existing import pairs_of
 
@@ -52,11 +52,11 @@ class Clipping:
     def add(self, values: Array) -> None:
         """Take in one batch of the float tensor, of any shape."""
         flat = np.asarray(values, np.float32).reshape(-1)
-        largest = _largest(flat)
+        largest = largest_magnitude(flat)
         if not largest < MASK:
             # the squares of what is as large leave the range of float32
             flat = valued(flat).astype(np.float64)
-            largest = _largest(flat)
+            largest = largest_magnitude(flat)
         self.largest = max(self.largest, largest)
         self.values += flat.size
         self.signal += float(np.dot(flat, flat))
@@ -74,10 +74,6 @@ class Clipping:
     def level_db(self) -> float:
         """The tensor's SQNR in dB if clipping were the only noise."""
         return 10 * math.log10(self.signal / self.noise) if self.noise > 0 and self.signal > 0 else math.inf
-
-
-def _largest(flat: Array) -> float:
-    return max(float(flat.max()), -float(flat.min())) if flat.size else 0.0
 
 
 def kept_amax(model: Model) -> dict[str, float]:

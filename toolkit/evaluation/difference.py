@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.masks import masks
+from toolkit.evaluation.masks import MASK, largest_magnitude, masks
 
 _FEW_SAMPLES = 8
 _LEAST_SUM = 1e-30
@@ -66,31 +66,35 @@ class Difference:
         """
         a = np.asarray(reference, np.float32)
         b = np.asarray(value, np.float32)
-        usable = np.isfinite(a)
-        broken = usable & ~np.isfinite(b)
-        if broken.any():
-            self.broken += int(broken.sum())
-        keep = usable & ~broken
-        # the difference of masks would drown everything else
-        masked = masks(a)
-        if masked is not None:
-            keep &= ~masked
         if classes:
             self._argmax(a, b)
-        if not keep.all():
-            a, b = np.where(keep, a, 0), np.where(keep, b, 0)
+        # what is finite and smaller than every mask need not be looked at value by value
+        if not (largest_magnitude(a) < MASK and math.isfinite(largest_magnitude(b))):
+            a, b = self._usable(a, b)
         with np.errstate(over="ignore"):
             d = a - b
-        largest = float(np.abs(d).max(initial=0.0))
+        largest = largest_magnitude(d)
         if math.isinf(largest):
             d = a.astype(np.float64) - b
-            largest = float(np.abs(d).max())
+            largest = largest_magnitude(d)
         flat_a, flat_b, flat_d = a.reshape(-1), b.reshape(-1), d.reshape(-1)
         self.signal += _dot(flat_a, flat_a)
         self.noise += _dot(flat_d, flat_d)
         self.cross += _dot(flat_a, flat_b)
         self.power += _dot(flat_b, flat_b)
         self.max_abs = max(self.max_abs, largest)
+
+    def _usable(self, a: Array, b: Array) -> tuple[Array, Array]:
+        """Both with zeros where the float tensor has NaN, an infinity or a mask, or the other one no number."""
+        usable = np.isfinite(a)
+        broken = usable & ~np.isfinite(b)
+        self.broken += int(broken.sum())
+        keep = usable & ~broken
+        # the difference of masks would drown everything else
+        masked = masks(a)
+        if masked is not None:
+            keep &= ~masked
+        return (a, b) if keep.all() else (np.where(keep, a, 0), np.where(keep, b, 0))
 
     def merge(self, other: Difference) -> None:
         """Take in what another part of the samples showed."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
 from toolkit.base.errors import BackendError, ModelError, QtoolError
+from toolkit.base.in_threads import one_ahead
 from toolkit.base.progress import Progress, silent
 from toolkit.base.text import shortened
 from toolkit.base.types import Array
@@ -44,7 +46,7 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _EXACT = (1, 24)
 # integer kernels round otherwise: below this level, and by as much worse, it is another model
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
-_FEW_SAMPLES = 16
+_FEW_SAMPLES, _FEW_OF = 16, 32
 """How many samples tell which form of a model to look at, at most, and no larger part of all than one in so many."""
 _UNROUNDED_SHARE = 0.25
 """Of more than a few samples the part that the model is run on as onnxruntime itself computes it.
@@ -122,19 +124,21 @@ def evaluate(
         except (ModelError, BackendError) as error:
             notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=shortened(error.what, 200)))
     total = min(len(data), samples) if samples else len(data)
-    few = min(_FEW_SAMPLES, max(total // _FEW_SAMPLES, 1))
+    few = min(_FEW_SAMPLES, max(total // _FEW_OF, 1))
     compared = partial(OutputComparison, reference, metric, output, allow_code, float_session.outputs, answers, options)
     whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
     for some, more in _halves(data.first(total), as_it_is, together(metric)):
-        for part in some.batches(batch):
-            wanted, *found = kept.outputs(part.inputs, partial(_outputs, [*runs, *more]), len(runs) + len(more))
-            with at_fault(part):
-                whole.add(wanted, found[0], part.labels, part.count)
-                if more:
-                    other.add(wanted, found, part.labels, part.count)
-            fitted.update(part.profiles)
-            progress("evaluate", whole.samples, total)
+        computed = partial(_kept_outputs, kept, [*runs, *more])
+        # who stops it here waits for the batch that is computed, which is kept
+        with closing(one_ahead(some.batches(batch), computed)) as batches:
+            for part, (wanted, *found) in batches:
+                with at_fault(part):
+                    whole.add(wanted, found[0], part.labels, part.count)
+                    if more:
+                        other.add(wanted, found, part.labels, part.count)
+                fitted.update(part.profiles)
+                progress("evaluate", whole.samples, total)
         # its session goes
         as_it_is.clear()
     result = whole.result()
@@ -167,8 +171,12 @@ def evaluate(
     return result
 
 
+def _kept_outputs(kept: EvaluationCheckpoint, runs: Sequence[Run], part: Batch) -> Sequence[Mapping[str, Array]]:
+    """The outputs of the float model and of the others for the same samples, computed where they are not kept."""
+    return kept.outputs(part.inputs, partial(_outputs, runs), len(runs))
+
+
 def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """The outputs of the float model and of the others for the same samples."""
     return [run(inputs) for run in runs]
 
 

@@ -14,6 +14,11 @@ _BITS = 12
 """Of a float32's mantissa, those that tell a mask from one with a score added: two levels are 0.05 % apart or more."""
 
 
+def largest_magnitude(values: Array) -> float:
+    """The largest magnitude of an array; NaN where it holds one, 0 where it is empty."""
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0
+
+
 def masks(values: Array) -> Array | None:
     """Where an array holds masks, bool of its shape; None where it holds none.
 

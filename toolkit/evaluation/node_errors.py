@@ -42,8 +42,8 @@ _MOST_SAMPLES = 64
 """No more samples say more of a layer."""
 _TAP_BYTES = 768_000_000
 _BATCH, _BATCH_BYTES = 16, 128_000_000
-_SHARE, _LEAST_MACS = 0.5, 3e10
-"""What the errors may cost, in plain inferences of all samples; small models may take about a second."""
+_SHARE, _LEAST_MACS = 0.5, 1e10
+"""What the errors may cost, in plain inferences of all samples; small models may take about a third of a second."""
 _QUANTIZED = 1.6
 """A run of the model with its pairs, in plain inferences; measured 1.1 to 2.2, the more the larger the batch."""
 _MADE, _COMPARED = 10, 200
