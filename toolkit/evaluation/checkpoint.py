@@ -99,7 +99,8 @@ class EvaluationCheckpoint:
     def __init__(self, folder: Path | None = None, key: str = "") -> None:
         self._folder, self._stem = folder, f"evaluation-{key}."
         self._saved = time.monotonic()
-        self._number, self._room, self._new = 0, _ROOM, list[_JudgedBatch]()
+        self._number, self._room = 0, _ROOM
+        self._new, self._held = list[_JudgedBatch](), 0
         for path in self._files():
             if not path.name.startswith(self._stem):
                 path.unlink(missing_ok=True)
@@ -172,11 +173,13 @@ class EvaluationCheckpoint:
         if self._room < 0:
             return
         self._new.append(batch)
-        if self._due() or sum(one.bytes for one in self._new) > _HELD:
+        self._held += batch.bytes
+        if self._due() or self._held > _HELD:
             packed = {f"{number}": value for number, value in enumerate(_raw(self._new))}
             head = KeptOutputs(batches=[_described(one) for one in self._new], byte_order=sys.byteorder)
             _save(self._part(self._number), head, packed)
-            self._number, self._new, self._saved = self._number + 1, [], time.monotonic()
+            self._number, self._saved = self._number + 1, time.monotonic()
+            self._new, self._held = [], 0
 
     def _read(self) -> Iterator[_JudgedBatch]:
         """The batches that were kept, in order, up to the first file that is missing or damaged."""
@@ -214,7 +217,7 @@ def _raw(batches: Sequence[_JudgedBatch]) -> Iterator[Array]:
     for batch in batches:
         for outputs in batch.outputs:
             for value in outputs.values():
-                yield np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+                yield np.ascontiguousarray(value).reshape(-1).view(np.uint8)
 
 
 def _unpacked(batch: KeptBatch, values: Iterator[Array]) -> _JudgedBatch:

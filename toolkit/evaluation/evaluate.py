@@ -65,7 +65,7 @@ def evaluate(
     *,
     metric: str | None = None,
     output: str | None = None,
-    batch: int = 32,
+    batch: int = 8,
     samples: int | None = None,
     layer_samples: int | None = None,
     progress: Progress | None = None,

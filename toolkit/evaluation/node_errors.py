@@ -44,9 +44,9 @@ _TAP_BYTES = 768_000_000
 _BATCH, _BATCH_BYTES = 16, 128_000_000
 _SHARE, _LEAST_MACS = 0.5, 1e10
 """What the errors may cost, in plain inferences of all samples; small models may take about a third of a second."""
-_QUANTIZED = 1.6
-"""A run of the model with its pairs, in plain inferences; measured 1.1 to 2.2, the more the larger the batch."""
-_MADE, _COMPARED = 10, 200
+_TAPPED, _QUANTIZED = 1.6, 1.8
+"""A run of the float model and one of that with its pairs in plain inferences, all tensors kept; as on ResNet-50."""
+_MADE, _COMPARED = 10, 400
 """What making an element and comparing it with another costs, in multiply-accumulates."""
 _REORDER = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 
@@ -236,7 +236,7 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
         groups = [group for part in parts for group in part]
         plain = _macs(model, part.inputs) + _MADE * elements
         # each part is run for its own groups alone
-        cost = (1 + _QUANTIZED) * plain * max(map(len, parts)) + _COMPARED * elements
+        cost = (_TAPPED + _QUANTIZED) * plain * max(map(len, parts)) + _COMPARED * elements
         affordable = max(_SHARE * plain * len(data), _LEAST_MACS) / max(cost, 1)
         batch = max(1, min(_BATCH, _BATCH_BYTES // max(2 * sum(sizes.values()), 1)))
         samples = max(1, min(_MOST_SAMPLES, int(affordable)))

@@ -178,7 +178,7 @@ class EvaluationSection(Section):
     hold_out: float = Field(
         0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data"
     )
-    batch: Count = Field(32, description="samples to run at once")
+    batch: Count = Field(8, description="samples to run at once")
     samples: Count | None = Field(None, description="use at most this many samples")
     layer_samples: Count | None = Field(
         None,
