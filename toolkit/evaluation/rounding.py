@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
-from toolkit.graph.on_disk import spilled
+from toolkit.graph.on_disk import spilled_as
 from toolkit.placement.ops import DEQUANTIZE, MOVERS
 
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -46,7 +46,7 @@ def with_rounding(lowered: Model, unknown: list[str] | None = None) -> LightMode
     for tensor in graph.initializer:
         if tensor.name in light.weights and tensor.data_type in _NARROW:
             tensor.data_type = TensorProto.FLOAT
-            light.weights[tensor.name] = spilled(light.weights[tensor.name].astype(np.float32))
+            light.weights[tensor.name] = spilled_as(light.weights[tensor.name], np.dtype(np.float32))
     _round_graph(graph, types, light.weights, [] if unknown is None else unknown, frozenset())
     return light
 

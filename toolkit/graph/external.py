@@ -20,7 +20,7 @@ from toolkit.base.mapped import map_file
 from toolkit.base.reading import FileKind, foreign, open_regular, reading
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_large, send_away
-from toolkit.graph.on_disk import spilled
+from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import byte_count, stored_tensors
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
@@ -91,7 +91,7 @@ def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Arr
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         values = np.frombuffer(mapped, np.uint8, place.needed, place.offset).view(dtype).reshape(tuple(tensor.dims))
         # whoever computes with it may ask for whole steps of its element's size
-        values = values if place.offset % dtype.itemsize == 0 else spilled(values.copy())
+        values = values if place.offset % dtype.itemsize == 0 else spilled_as(values, dtype)
         send_away(tensor)
         return values
 

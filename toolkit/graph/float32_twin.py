@@ -15,7 +15,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from toolkit.graph.block_functions import declare, is_written_out, round_by_function
 from toolkit.graph.light import LightModel, is_away
 from toolkit.graph.nodes import all_nodes, subgraphs_of
-from toolkit.graph.on_disk import spilled
+from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import stored_tensors
 from toolkit.graph.survey import TYPE_ATTRIBUTES, Survey
 from toolkit.graph.tensors import np_dtype
@@ -63,7 +63,7 @@ def _retype(model: LightModel, types: Mapping[int, int]) -> None:
         kind = types[tensor.data_type]
         if is_away(tensor):
             tensor.data_type = kind
-            model.weights[tensor.name] = spilled(model.weights[tensor.name].astype(np_dtype(kind)))
+            model.weights[tensor.name] = spilled_as(model.weights[tensor.name], np_dtype(kind))
         else:
             # some of these types numpy converts to float32 alone
             values = numpy_helper.to_array(tensor).astype(np.float32).astype(np_dtype(kind))

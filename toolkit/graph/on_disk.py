@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from toolkit.base.mapped import is_mapped, map_file
+from toolkit.base.mapped import is_mapped, looked_at, map_file
+from toolkit.base.parts import parts_of
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 
@@ -30,9 +33,21 @@ def spilled(values: Array) -> Array:
     if _store.has_room(values):
         return values
     try:
-        return _store.add(values)
+        return _store.add(values.shape, values.dtype, [values])
     except OSError:
         return values
+
+
+def spilled_as(values: Array, dtype: np.dtype[Any]) -> Array:
+    """A copy of the values in an element type, see ``spilled``: what is spilled is converted part by part."""
+    size = values.size * dtype.itemsize
+    if size < SPILL_BYTES or dtype.hasobject or not values.flags.c_contiguous or _store.fits(size):
+        return spilled(values.astype(dtype))
+    flat = values.reshape(-1)
+    try:
+        return _store.add(values.shape, dtype, (looked_at(flat[part]).astype(dtype) for part in parts_of(flat)))
+    except OSError:
+        return values.astype(dtype)
 
 
 def limit_room(size: int) -> None:
@@ -64,8 +79,13 @@ class _Store:
         weakref.finalize(owner, self._held.pop, id(owner), None).atexit = False
         return True
 
-    def add(self, values: Array) -> Array:
-        """Write an array into a file of its own."""
+    def fits(self, size: int) -> bool:
+        """Whether an array of so many bytes may stay in memory."""
+        with self._lock:
+            return sum(list(self._held.values())) + size <= self.room
+
+    def add(self, shape: tuple[int, ...], dtype: np.dtype[Any], parts: Iterable[Array]) -> Array:
+        """Write an array into a file of its own, given as parts one behind the other."""
         with self._lock:
             # first of all: a collection of garbage within this block may drop what is the last one until then
             self._count, self._number = self._count + 1, self._number + 1
@@ -74,18 +94,15 @@ class _Store:
         try:
             path = self._opened() / name
             with path.open("wb") as stream:
-                stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+                for part in parts:
+                    stream.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
             with path.open("rb") as stream:
                 mapped = map_file(stream, path)
         except BaseException:
             self._drop(path)
             raise
         weakref.finalize(mapped, self._drop, path)
-        return (
-            np.frombuffer(mapped, np.uint8, math.prod(values.shape) * values.itemsize)
-            .view(values.dtype)
-            .reshape(values.shape)
-        )
+        return np.frombuffer(mapped, np.uint8, math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
     def _opened(self) -> Path:
         with self._lock:

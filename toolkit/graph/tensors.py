@@ -19,7 +19,7 @@ from toolkit.base.mapped import looked_at
 from toolkit.base.parts import parts_of
 from toolkit.graph import assemble
 from toolkit.graph.light import bytes_of
-from toolkit.graph.on_disk import spilled
+from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import BITS
 
 SHORT_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -144,7 +144,7 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     """A constant of any ONNX element type, the narrow ones included, from values of that or a wider type."""
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
-    held: LazyValues | np.ndarray[Any, Any] = spilled(values.astype(np_dtype(wanted)))
+    held: LazyValues | np.ndarray[Any, Any] = spilled_as(values, np_dtype(wanted))
     if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN) or not held.flags.writeable:
         held = StoredValues(held, wanted)
     elif wanted in (TensorProto.INT4, TensorProto.FLOAT4E2M1):

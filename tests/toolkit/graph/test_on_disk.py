@@ -6,6 +6,7 @@ import gc
 import shutil
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from toolkit.base import mapped
 from toolkit.base.mapped import FilePlace, place_of
 from toolkit.graph import on_disk, ort_session
 from toolkit.graph.model import Model
-from toolkit.graph.on_disk import spilled
+from toolkit.graph.on_disk import spilled, spilled_as
 from toolkit.graph.sessions import session
 from toolkit.graph.tensors import make_constant, values_of
 
@@ -111,6 +112,39 @@ def test_a_spilled_array_is_the_same_and_its_file_goes_with_it(no_room, dtype):
     del view, other
     gc.collect()
     assert not list(no_room.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "bfloat16"])
+@pytest.mark.parametrize("shape", [(), (40, 3), (1, 120)])
+def test_what_is_spilled_in_another_type_is_converted_part_by_part(no_room, monkeypatch, dtype, shape):
+    monkeypatch.setattr("toolkit.base.parts.PART_BYTES", 64)
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    values = np.random.default_rng(0).uniform(-100, 100, shape).astype(np.float32)
+    for given in (values, values.T):
+        found = spilled_as(given, kind)
+        assert place_of(found) is not None and found.dtype == kind and found.shape == given.shape
+        np.testing.assert_array_equal(found, given.astype(kind))
+    words = np.array(["a", "b"], object)
+    assert spilled_as(words, words.dtype).tolist() == ["a", "b"]
+    # whoever has a copy may change what it came from
+    held = values.copy()
+    copy = spilled_as(held, held.dtype)
+    held += 1
+    np.testing.assert_array_equal(copy, values)
+    on_disk.limit_room(10**6)
+    assert place_of(spilled_as(values, kind)) is None
+
+
+def test_a_conversion_that_the_disk_has_no_room_for_stays_in_memory(no_room, monkeypatch):
+    values = np.arange(200, dtype=np.float32)
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("toolkit.graph.on_disk.map_file", full)
+    found = spilled_as(values, np.dtype(np.float16))
+    np.testing.assert_array_equal(found, values.astype(np.float16))
+    assert place_of(found) is None and not list(no_room.iterdir())
 
 
 def test_what_fits_stays_in_memory(no_room):
