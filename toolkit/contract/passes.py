@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import FAILURES, PassError, QtoolError, RecipeError, did_you_mean
+from toolkit.base.modules import OWN_PACKAGES
 from toolkit.base.progress import Activity
 from toolkit.base.schema import explain, value_words
 from toolkit.base.settings import without_effect
@@ -21,6 +22,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
+from toolkit.graph.scale_check import check_scales
 
 _OF_APPLY = ("tells_in_dry_run", "by_graph_alone", "reads_evaluation", "measures_engines")
 """What a pass says of its ``apply``."""
@@ -145,8 +147,8 @@ class Pass(BaseModel):
         return set()
 
     def apply(self, model: Model, context: Context) -> None:
-        """Change ``model`` in place, speaking through ``context``."""
-        raise NotImplementedError
+        """Change ``model`` in place, speaking through ``context``; it returns nothing."""
+        raise NotImplementedError("its class defines no apply(self, model, context)")
 
     def __call__(self, model: Model, context: Context | None = None) -> Model:
         """Apply the pass, then check the invariants.
@@ -164,9 +166,13 @@ class Pass(BaseModel):
         trial = self._trial(model, context)
         # what a pass that looks at the graph alone makes stays in the graph
         alone = not (self.reads_evaluation() or self.measures_engines() or self.helps())
+        # qtool's own are tested to keep types; of a large graph that costs as much again as all else that is checked
+        others = type(self).__module__.partition(".")[0] not in OWN_PACKAGES
+        typed = others and model.types_fault() is None
         try:
             with collector_paused() if alone else nullcontext():
-                self.apply(model, context)
+                # a type checker does not see what code of others gives back
+                returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:
             if error.value and self._place is not None:
                 error.at(self._place(error.value))
@@ -177,8 +183,15 @@ class Pass(BaseModel):
             ) from error
         finally:
             context.journal.by, context.plan.by, context.model = previous
+        if returned is not None and returned is not model:
+            raise PassError(
+                f"pass '{title}' returned an object of the type {type(returned).__name__}, which nothing would read",
+                remedy="apply changes the model that it is given, is no generator or coroutine, and returns nothing",
+            )
         try:
-            self._check(model)
+            self._check(model, typed)
+            if others:
+                check_scales(model)
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
         # of a sequence, what a pass in it asked for a later one may have folded away
@@ -218,8 +231,8 @@ class Pass(BaseModel):
         insist = not getattr(self, "only_if_better", True)
         return HelperTrial(model, context, insist, self.measured_with())
 
-    def _check(self, model: Model) -> None:
-        model.check()
+    def _check(self, model: Model, types: bool) -> None:
+        model.check(types)
 
     def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Note the nodes that were asked to be float and still read Q/DQ pairs: an engine runs them quantized."""
@@ -269,7 +282,7 @@ class Sequence(Pass):
         finally:
             context.following, context.guards = behind, guards
 
-    def _check(self, model: Model) -> None:
+    def _check(self, model: Model, types: bool) -> None:
         """Its members have been checked."""
 
     def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:

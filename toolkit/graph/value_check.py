@@ -23,7 +23,8 @@ _FLOATS: Mapping[int, Any] = {
     TensorProto.FLOAT16: np.float16,
 }
 _PIECE = 1 << 22
-_SCALED = ("QuantizeLinear", "DequantizeLinear")
+SCALED = ("QuantizeLinear", "DequantizeLinear")
+"""Operators whose second input is a scale."""
 _PASSING_NAN_ON = ("Where", "IsNaN", "IsInf", "Equal", "Not")
 """Operators that choose or compare: a NaN among their constants need not reach the output."""
 _WEIGHTED = {
@@ -56,7 +57,7 @@ def check_values(model: LightModel) -> None:
                 if name not in verdicts:
                     verdicts[name] = _not_finite(tensor, beside)
                 nan, infinite = verdicts[name]
-                if index == 1 and node.op_type in _SCALED:
+                if index == 1 and node.op_type in SCALED:
                     _check_scale(node, tensor, beside, where)
                 elif (nan and node.op_type not in _PASSING_NAN_ON) or (
                     infinite and index in _WEIGHTED.get(node.op_type, ())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
-from toolkit.base.errors import RecipeError
+from tests.conftest import build, node, normal
+from toolkit import Model, Pass
+from toolkit.base.errors import PassError, RecipeError
+from toolkit.contract.passes import Sequence
 from toolkit.contract.registry import configure, find
 
 
@@ -44,3 +49,94 @@ def test_a_package_whose_passes_are_not_registered_is_said_to_be(monkeypatch):
     with pytest.raises(RecipeError) as caught:
         find("insert_qdq")
     assert "no pass is called 'insert_qdq'. No pass is registered: install qtool itself anew" in str(caught.value)
+
+
+class GivesACopy(Pass):
+    """Changes a copy and gives that back, as passes of other tools do."""
+
+    def apply(self, model, context):
+        """Nobody would read what it gives."""
+        return model.copy()
+
+
+class Yields(Pass):
+    """Nobody would run what it is made of."""
+
+    def apply(self, model, context):
+        """A generator by mistake."""
+        yield model
+
+
+class Waits(Pass):
+    """As ``Yields``."""
+
+    async def apply(self, model, context):
+        """A coroutine by mistake."""
+
+
+class GivesTheModel(Pass):
+    """Changes the model in place and gives it back: nothing is lost by that."""
+
+    def apply(self, model, context):
+        """Change nothing."""
+        return model
+
+
+class Widens(Pass):
+    """Makes the constants float64, which the operators do not take beside float32."""
+
+    def apply(self, model, context):
+        """Widen all."""
+        for tensor in [t for one in model.nodes for t in one.inputs if isinstance(t, gs.Constant)]:
+            tensor.values = tensor.values.astype(np.float64)
+
+
+class Cuts(Pass):
+    """Takes rows off the weights, which the layers' inputs do not fit then."""
+
+    def apply(self, model, context):
+        """Cut all."""
+        for tensor in [t for one in model.nodes for t in one.inputs if isinstance(t, gs.Constant) and t.values.ndim > 1]:
+            tensor.values = tensor.values[:3].copy()
+
+
+class Spoils(Pass):
+    """Makes a pair's scale NaN."""
+
+    def apply(self, model, context):
+        """Spoil all."""
+        for one in [one for one in model.nodes if one.op == "QuantizeLinear"]:
+            one.inputs[1].values = one.inputs[1].values * np.float32(np.nan)
+
+
+class HasNone(Pass):
+    """Defines no apply."""
+
+
+def two_layers():
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("MatMul", ["d", "w"], ["h"], "first"), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"], "second"),
+    ]  # fmt: skip
+    weights = {"s": np.float32(0.1), "z": np.int8(0), "w": normal(8, 6), "v": normal(6, 4)}
+    return Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights))
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (GivesACopy, "returned an object of the type Model, which nothing would read"),
+        (Yields, "returned an object of the type generator"),
+        (Waits, "returned an object of the type coroutine"),
+        (Widens, "broke the graph: shape inference refuses the graph"),
+        (Cuts, "broke the graph: shape inference refuses the graph"),
+        (Spoils, "broke the graph: node 'q' (QuantizeLinear) has the scale nan in tensor 's'"),
+        (HasNone, "its class defines no apply(self, model, context)"),
+    ],
+)
+def test_a_pass_of_somebody_else_that_does_wrong_is_named(kind, words):
+    with pytest.raises(PassError) as caught:
+        Sequence(passes=[GivesTheModel(), kind()])(two_layers())
+    said = str(caught.value)
+    assert said.startswith(f"pass '{kind.title()}'") and words in said and "(after gives_the_model)" in said

@@ -1,0 +1,31 @@
+"""Whether the scales of a graph's Q/DQ nodes are scales."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.base.errors import PassError
+from toolkit.graph.model import Model
+from toolkit.graph.value_check import SCALED
+
+
+def check_scales(model: Model) -> None:
+    """Check that every scale that is known is a positive number.
+
+    Raises:
+        PassError: one is not; the message names the node and the tensor.
+    """
+    seen = set[str]()
+    for node, _ in model.walk():
+        if node.op not in SCALED or len(node.inputs) < 2 or node.inputs[1].name in seen:
+            continue
+        seen.add(node.inputs[1].name)
+        values = model.constant(node.inputs[1])
+        if values is None or values.dtype.kind not in "f":
+            continue
+        wrong = values[~((values > 0) & np.isfinite(values))]
+        if wrong.size:
+            raise PassError(
+                f"node '{node.name}' ({node.op}) has the scale {wrong.flat[0]:g} in tensor '{node.inputs[1].name}', "
+                "and a scale is a positive number"
+            )
