@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import unicodedata
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from toolkit.base.errors import QtoolError
 
@@ -51,6 +53,11 @@ def literal_glob(name: str) -> str:
 def matching(pattern: str, names: Collection[str]) -> list[str]:
     """The names that a glob matches; one that is itself a name stands for that alone, whatever brackets it holds."""
     return [pattern] if pattern in names else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def shell_word(path: Path | str) -> str:
+    """A path as a command that is proposed must have it: in quotes where a shell would take it apart."""
+    return shlex.quote(str(path))
 
 
 def toml_string(text: str) -> str:

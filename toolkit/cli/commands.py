@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.text import plain_lines
+from toolkit.base.text import plain_lines, shell_word
 
 if TYPE_CHECKING:
     from toolkit.run.shown import Shown
@@ -112,7 +112,7 @@ def new_recipe(
         emit({"recipe": str(target), **made.to_json()})
         return 0
     lines = [sentence(one) for one in made.said] + [f"Warning: {sentence(one)}" for one in made.warnings]
-    say("\n".join([str(target), *lines, f"next: qtool check {target}"]))
+    say("\n".join([str(target), *lines, f"next: qtool check {shell_word(target)}"]))
     return 0
 
 

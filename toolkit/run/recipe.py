@@ -15,6 +15,7 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.reading import FileKind, fault_words, read_utf8, reading
 from toolkit.base.schema import no_number, validation_words, value_words
 from toolkit.base.settings import without_effect
+from toolkit.base.text import shell_word
 from toolkit.run.idle_settings import idle_settings
 from toolkit.run.objects import entries_of, named
 from toolkit.run.recipe_fields import remedy
@@ -93,7 +94,9 @@ class Recipe(Section):
             raise RecipeError("no such recipe", where=str(path), remedy="`qtool new MODEL` writes one")
         if path.suffix.lower() == ".onnx":
             raise RecipeError(
-                "this is an ONNX model, not a recipe", where=str(path), remedy=f"make a recipe: qtool new {path}"
+                "this is an ONNX model, not a recipe",
+                where=str(path),
+                remedy=f"make a recipe: qtool new {shell_word(path)}",
             )
         return cls.parse(read_utf8(path, _TOML), path, settings)
 

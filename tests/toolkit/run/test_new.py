@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import struct
 import zlib
 
@@ -180,3 +181,13 @@ def test_only_helpers_that_find_a_layer_to_work_on_are_named(place, activation, 
     onnx.save(proto, str(place / "model.onnx"))
     recipe, _ = made(place)
     assert recipe.passes[2]["helpers"] == helpers
+
+
+def test_the_command_that_comes_next_is_one_that_a_shell_takes(place, capsys):
+    network(place, ["n", 3, 8, 8])
+    np.savez(place / "data.npz", x=normal(8, 3, 8, 8))
+    target = place / "re cipes" / "it's mine.toml"
+    assert invoke(["new", str(place / "model.onnx"), "--data", str(place / "data.npz"), "--out", str(target)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(last)[-1] == str(target) and last.startswith("next: qtool check ")
+    assert invoke(shlex.split(last)[2:]) == 0

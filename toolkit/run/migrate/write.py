@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.precision import Precision
-from toolkit.base.text import literal_glob, toml_string
+from toolkit.base.text import literal_glob, shell_word, toml_string
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
@@ -72,10 +72,10 @@ def recipe_text(
 def next_command(recipe: Path, lacks: Path | None) -> str:
     """What to do with a recipe that was written; ``lacks`` is its model, where that needs samples first."""
     if lacks is None:
-        return f"next: qtool run {recipe}"
+        return f"next: qtool run {shell_word(recipe)}"
     return (
-        f"next: take real inputs. qtool new {lacks} --data SAMPLES finds which layers can run in INT8; or set "
-        f"[calibration] data in {recipe}, which asks for all of them, and run it"
+        f"next: take real inputs. qtool new {shell_word(lacks)} --data SAMPLES finds which layers can run in INT8; "
+        f"or set [calibration] data in {recipe}, which asks for all of them, and run it"
     )
 
 
