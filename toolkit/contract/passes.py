@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -184,6 +185,9 @@ class Pass(BaseModel):
         finally:
             context.journal.by, context.plan.by, context.model = previous
         if returned is not None and returned is not model:
+            if inspect.iscoroutine(returned):
+                # else Python warns that nobody waited for it
+                returned.close()
             raise PassError(
                 f"pass '{title}' returned an object of the type {type(returned).__name__}, which nothing would read",
                 remedy="apply changes the model that it is given, is no generator or coroutine, and returns nothing",

@@ -127,6 +127,7 @@ class ReportCode(BaseCode):
     PROFILE_MISSES = "report-profile-misses"
     MEASURED_ON_RANDOM_DATA = "report-measured-on-random-data"
     RANDOM_CALIBRATION = "report-random-calibration"
+    ZERO_RANGES = "report-zero-ranges"
     NOTHING_MEASURED = "report-nothing-measured"
     LATENCY_NOT_MEASURED = "report-latency-not-measured"
     TIMING_CACHE_REFUSED = "report-timing-cache-refused"

@@ -122,7 +122,6 @@ def two_layers():
     return Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights))
 
 
-@pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -326,3 +326,11 @@ def test_new_with_ranges_of_another_model_is_refused(tmp_path, monkeypatch):
     assert invoke(["new", "m.onnx", "--ranges", "given", "--out", "r.toml"]) == 2
     assert invoke(["new", "m.onnx", "--ranges", "given", "--out", "given", "--force"]) == 2
     assert not (tmp_path / "r.toml").exists()
+
+
+@pytest.mark.parametrize("kind", ["cache", "json", "pairs", "lines", "ranges"])
+def test_a_range_of_zero_is_a_warning_that_says_what_is_clipped(tmp_path, kind):
+    first = next(iter(AMAX))
+    path = recipe(tmp_path, files(tmp_path, {**AMAX, first: 0.0}, kind))
+    warnings = run(path, tmp_path / "out").report.summary.warnings
+    assert any(one.startswith(f"'{first}' has the range 0") and "between -1 and 1" in one for one in warnings)

@@ -149,7 +149,7 @@ PLACEMENT: Table = {
     Code.UNLIKE_SCALES: lambda tensors: (
         f"The Q/DQ pairs on {quoted(tensors)} already exist with different scales, so what joins them requantizes."
     ),
-    Code.DEAD: "tensor '{tensor}' was zero in every calibration sample; its scale is that of amax 1",
+    Code.DEAD: "tensor '{tensor}' has the range 0, as one that was zero throughout; its scale is that of amax 1",
     Code.DEAD_NODES: lambda nodes: f"{count(len(nodes), 'unused node')} removed: {quoted(nodes)}.",
     Code.OPSET: lambda to, added, was=None, needed_by="float16 scales": (
         f"Opset raised {f'from {was} to {to}, which {needed_by} need' if was is not None else f'to {to}'}"

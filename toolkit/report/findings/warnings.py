@@ -112,6 +112,11 @@ WARNINGS: Table = {
         f"The engine's record names {count} node{'' if count == 1 else 's'} that the graph does not have: '{node}'"
         f"{' among them' if count > 1 else ''}."
     ),
+    ReportCode.ZERO_RANGES: lambda tensors: (
+        f"{quoted(tensors)} {'has' if len(tensors) == 1 else 'have'} the range 0, so nothing says how large values "
+        "get: pairs keep what lies between -1 and 1, and clip all else. Calibrate with samples in which other values "
+        "occur, or keep what reads them in float."
+    ),
     ReportCode.RANDOM_CALIBRATION: (
         "RANDOM DATA: the ranges come from random values and are meaningless for real inputs."
     ),

@@ -249,7 +249,8 @@ class ReportStep(Step[ReportRecord]):
         else:
             found += evaluation.notes
         found += [event.why for event in journal.of("noted") if event.why.code in _WARNING]
-        return found
+        zero = dict.fromkeys(event.why.values["tensor"] for event in journal.of("noted") if event.why.code is Code.DEAD)
+        return found + ([ReportCode.ZERO_RANGES(tensors=tuple(zero))] if zero else [])
 
     def _comparison_warnings(self) -> list[Finding]:
         """Latencies of the plain engines that are not known, and profiles in which nothing was measured in turn."""
