@@ -18,6 +18,8 @@ from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_err
 
 _AT_ONCE = 1 << 16
 """Scores that are looked at at a time: what is made of them stays in a core's cache."""
+_MOST_EXPONENT = 60.0
+"""Of which float32 holds e to the power of it, and that times what sums of it need."""
 
 
 @dataclass(frozen=True)
@@ -183,17 +185,18 @@ def compare(
             difference.lose(wanted, found, max(len(wanted), len(found)) if name in classes else 0)
         else:
             scored = name in classes and wanted.size > 0
-            difference.add(wanted, found, scored)
-            if scored and not difference.broken and (answers is None or name not in answers.unscored):
-                _scores(part, name, np.asarray(wanted, np.float32), np.asarray(found, np.float32))
+            same = difference.add(wanted, found, scored)
+            if same is not None and not difference.broken and (answers is None or name not in answers.unscored):
+                _scores(part, name, np.asarray(wanted, np.float32), np.asarray(found, np.float32), same)
     return part
 
 
-def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array) -> None:
+def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Array) -> None:
     usable = np.isfinite(wanted)
     if not usable.all():
         # a class that is masked by -inf is none; infinity less itself would be NaN
         wanted, found = np.where(usable, wanted, MASKED), np.where(usable, found, MASKED)
+        same = same_argmax(wanted, found)
     part.positions += wanted.size // wanted.shape[-1]
     rows, others = (values.reshape(-1, values.shape[-1]) for values in (wanted, found))
     at_once, told = max(1, _AT_ONCE // rows.shape[1]), []
@@ -202,7 +205,7 @@ def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array) -> None:
         part.kl += _divergence(some, other)
         told.append(gaps_and_errors(some, other))
     part.gaps[name], part.errors[name] = (np.concatenate(one) for one in zip(*told))
-    _share(part, name, same_argmax(wanted, found))
+    _share(part, name, same)
 
 
 def _share(part: BatchOutcome, name: str, same: Array) -> None:
@@ -211,7 +214,25 @@ def _share(part: BatchOutcome, name: str, same: Array) -> None:
 
 
 def _divergence(wanted: Array, found: Array) -> float:
-    """Kullback and Leibler's, of softmax over the classes, in nats; summed over the rows of [positions, classes]."""
+    """Kullback and Leibler's, of softmax over the classes, in nats; summed over the rows of [positions, classes].
+
+    With weights w, the softmax of the float model's scores, d their differences and m the mean of these by w, it is
+    log(sum of w exp(m - d)): as log(1 + sum of w (exp(m - d) - 1 + d - m)), whose terms are all 0 or more, float32 has
+    digits enough.
+    """
+    weights = np.exp(wanted - wanted.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    apart = wanted - found
+    apart -= np.einsum("rc,rc->r", weights, apart)[:, None]
+    if not apart.min(initial=0.0) > -_MOST_EXPONENT:
+        return _wide_divergence(wanted, found)
+    grown = np.expm1(-apart)
+    grown += apart
+    return float(np.log1p(np.maximum(np.einsum("rc,rc->r", weights, grown), 0), dtype=np.float64).sum())
+
+
+def _wide_divergence(wanted: Array, found: Array) -> float:
+    """The same in float64, of scores as far apart as one likes."""
     a, b = _below_most(wanted), _below_most(found)
     apart = a - b
     weights, others = np.exp(a, out=a), np.exp(b, out=b)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from toolkit.base.types import Array
@@ -17,10 +19,10 @@ def preference(scores: Array, chosen: Array) -> Array:
         scores: logits, logarithms of probabilities, or probabilities, [batch, positions, classes].
         chosen: the other choice, integers [batch, positions].
     """
-    levels = _logits(scores)
-    other = np.take_along_axis(levels, chosen[..., None], axis=-1)[..., 0].astype(np.float64)
+    wide, logits = np.asarray(scores, np.float32), _logits_of(scores)
+    other = logits(np.take_along_axis(wide, chosen[..., None], axis=-1)[..., 0]).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        found = levels.max(axis=-1).astype(np.float64) - other
+        found = logits(wide.max(axis=-1)).astype(np.float64) - other
     # what is no number was preferred by no margin that one could trust
     return np.asarray(np.where(np.isnan(found), np.inf, found).sum(axis=1))
 
@@ -31,10 +33,10 @@ def closest(scores: Array) -> Array:
     Args:
         scores: as in ``preference``.
     """
-    levels = _logits(scores)
-    if levels.shape[-1] < 2 or not levels.shape[1]:
-        return np.full(len(levels), np.inf)
-    best = np.partition(levels, -2, axis=-1)[..., -2:].astype(np.float64)
+    wide = np.asarray(scores, np.float32)
+    if wide.shape[-1] < 2 or not wide.shape[1]:
+        return np.full(len(wide), np.inf)
+    best = _logits_of(scores)(np.partition(wide, -2, axis=-1)[..., -2:]).astype(np.float64)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nan_to_num(best[..., 1] - best[..., 0], nan=0.0).min(axis=1))
 
@@ -56,9 +58,10 @@ def likely_lost(kept: Array, preferred: Array, usual: float) -> Array:
     return np.where(kept > 0, 0.0, np.maximum(np.tanh(preferred / 2), np.minimum(share, 1.0)))
 
 
-def _logits(scores: Array) -> Array:
+def _logits_of(scores: Array) -> Callable[[Array], Array]:
+    """Makes logits of some of the scores: of probabilities their logarithms, which are in the same order."""
     wide = np.asarray(scores, np.float32)
     positive = bool(wide.size) and float(wide.min()) >= 0
     if positive and np.allclose(wide.sum(axis=-1), 1.0, atol=_SUM):
-        return np.asarray(np.log(np.maximum(wide, _LEAST)))
-    return wide
+        return lambda some: np.asarray(np.log(np.maximum(some, _LEAST)))
+    return lambda some: some
