@@ -56,20 +56,18 @@ class Difference:
     positions: int = 0
     sums: dict[tuple[int, ...], tuple[int, Array]] = field(default_factory=dict)
 
-    def add(self, reference: Array, value: Array, classes: bool = False) -> Array | None:
+    def add(self, reference: Array, value: Array, classes: bool = False) -> None:
         """Take in one batch of both tensors, of equal shape.
 
         Args:
             reference: the float tensor.
             value: the other one.
             classes: whether the last axis holds scores of classes, whose argmax is compared.
-
-        Returns:
-            Where the argmax is the same, bool [...], of classes.
         """
         a = np.asarray(reference, np.float32)
         b = np.asarray(value, np.float32)
-        same = self._argmax(a, b) if classes else None
+        if classes:
+            self.add_argmax(a, b)
         # what is finite and smaller than every mask need not be looked at value by value
         if not (largest_magnitude(a) < MASK and math.isfinite(largest_magnitude(b))):
             a, b = self._usable(a, b)
@@ -85,6 +83,19 @@ class Difference:
         self.cross += _dot(flat_a, flat_b)
         self.power += _dot(flat_b, flat_b)
         self.max_abs = max(self.max_abs, largest)
+
+    def add_argmax(self, reference: Array, value: Array) -> Array:
+        """Count the positions whose argmax is the float model's; where they are, bool [...].
+
+        Args:
+            reference: the float model's scores, float32 [..., classes].
+            value: the other model's.
+        """
+        # NaN is what wins nowhere
+        plain = (np.where(lost, -np.inf, one) if (lost := np.isnan(one)).any() else one for one in (reference, value))
+        same = same_argmax(*plain)
+        self.same += int(same.sum())
+        self.positions += same.size
         return same
 
     def _usable(self, a: Array, b: Array) -> tuple[Array, Array]:
@@ -129,14 +140,6 @@ class Difference:
         self.add(reference, np.zeros_like(reference))
         self.add(np.zeros_like(value), value)
         self.positions += positions
-
-    def _argmax(self, a: Array, b: Array) -> Array:
-        """Count positions whose argmax is the float model's; where they are."""
-        # NaN is what wins nowhere
-        same = same_argmax(*(np.where(lost, -np.inf, one) if (lost := np.isnan(one)).any() else one for one in (a, b)))
-        self.same += int(same.sum())
-        self.positions += same.size
-        return same
 
     def follow(self, reference: Array) -> None:
         """Remember the mean of a batched output by shape, for ``variation_db``."""

@@ -184,10 +184,12 @@ def compare(
         elif wanted.shape != found.shape:
             difference.lose(wanted, found, max(len(wanted), len(found)) if name in classes else 0)
         else:
-            scored = name in classes and wanted.size > 0
-            same = difference.add(wanted, found, scored)
-            if same is not None and not difference.broken and (answers is None or name not in answers.unscored):
-                _scores(part, name, np.asarray(wanted, np.float32), np.asarray(found, np.float32), same)
+            difference.add(wanted, found)
+            if name in classes and wanted.size > 0:
+                a, b = np.asarray(wanted, np.float32), np.asarray(found, np.float32)
+                same = difference.add_argmax(a, b)
+                if not difference.broken and (answers is None or name not in answers.unscored):
+                    _scores(part, name, a, b, same)
     return part
 
 
