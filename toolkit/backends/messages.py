@@ -20,6 +20,8 @@ _NODE = (
     r"Assertion \S+ failed\. (?P<node>.+?) has no runners that implement it",
 )
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
+_BEGUN = re.compile(r"(?:Static check for p|P)arsing node: (?P<node>.*) \[(?P<op>\w+)\]$")
+"""What the parser says, at its most talkative, before it reads a node; of some faults it names no node."""
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
@@ -29,6 +31,9 @@ _REMEDIES = (
      r"|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
      "this operator is not supported: replace it in the model with supported ones"),
+    (r"[Uu]nsupported reduction type|with reduction is not supported",
+     "what is scattered to one place can be summed by a MatMul with a matrix of ones, [nodes, edges], in its place; "
+     "other reductions have to be computed outside the engine"),
     (r"has no runners that implement it",
      "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
      "outside the engine, or build with another backend (TensorRT has kernels that TensorRT-RTX lacks)"),
@@ -77,12 +82,19 @@ class Messages:
     def __init__(self, talk: Talk) -> None:
         self.kept: list[tuple[str, str]] = []
         self._talk = talk
+        # the node that the parser is at, and its operator
+        self._at: tuple[str, str] | None = None
 
     def take(self, severity: str, text: str) -> None:
         """Note one message; ``severity`` is TensorRT's word: INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE."""
         if severity in ("INTERNAL_ERROR", "ERROR", "WARNING"):
             self.kept.append((severity, text))
-        if severity != "VERBOSE":
+        if severity == "VERBOSE":
+            if "arsing node: " in text and (begun := _BEGUN.match(text)):
+                self._at = begun["node"], begun["op"]
+            elif "] outputs: [" in text:
+                self._at = None
+        else:
             self._talk.log(f"{severity}: {text}")
 
     def lines(self) -> list[str]:
@@ -121,6 +133,8 @@ class Messages:
         node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
         layer = next((one for one in layers if one["name"] == node), None)
         operator = next((m["op"] for text in errors if (m := _PARSING.search(text))), "")
+        if not node and self._at is not None:
+            node, operator = self._at
         if layer is not None:
             from toolkit.backends.network import metadata_nodes
 

@@ -10,7 +10,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.class_answers import ClassAnswers
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.metric_base import MetricOptions, label_of, pick_classes
+from toolkit.evaluation.metric_base import MetricOptions, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.yardsticks import yardstick
@@ -50,8 +50,8 @@ class FloatCheck:
             DataError: the labels do not fit the output.
         """
         self._metric.update(outputs, labels)
-        self.samples += len(label_of(labels))
         scores, label = pick_classes(outputs, self.options, labels)
+        self.samples += len(label)
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             self._answers.take(scores, label)
         self._yardstick.take(scores, label)

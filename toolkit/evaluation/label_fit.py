@@ -188,7 +188,7 @@ def _positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence
     if not any(one.size for one in given):
         return ()
     if output.discrete:
-        return ("exact", "top1") if _shape(labels) in known and _whole(given, 0, np.inf) else ()
+        return ("exact", "top1") if _as_seen({one.shape for one in labels}, known) and _whole(given, 0, np.inf) else ()
     return (
         ("exact", "top1")
         if _of_positions(output, settings, labels) and _whole(given, 0, _count(output, settings))
@@ -197,8 +197,15 @@ def _positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence
 
 
 def _of_positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> bool:
-    positions = {(one.shape[-3 - int(settings["axis"])],) for one in output.samples}
-    return all(one.shape in positions for one in labels)
+    positions: set[tuple[int, ...]] = {(one.shape[-3 - int(settings["axis"])],) for one in output.samples}
+    return _as_seen({one.shape for one in labels}, positions)
+
+
+def _as_seen(shapes: set[tuple[int, ...]], known: set[tuple[int, ...]]) -> bool:
+    """Whether labels have the shapes of an output's samples, of which the first were seen: some of unlike ones."""
+    if len(known) > 1:
+        return bool(shapes & known) and {len(one) for one in shapes} == {len(one) for one in known}
+    return shapes <= known
 
 
 def _count(output: SeenOutput, settings: Mapping[str, Any]) -> int:
@@ -243,12 +250,7 @@ def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arra
     spatial = {_without(one.shape, axis) for one in output.samples}
     wanted = {tuple(extent for extent in one if extent > 1 or len(one) == 2) for one in spatial}
     shapes = {one.shape[1:] if one.ndim > 2 and one.shape[0] == 1 else one.shape for one in labels}
-    if len(wanted) > 1:
-        # samples of unlike sizes, of which the first were seen
-        fits = bool(shapes & wanted) and {len(one) for one in shapes} == {len(one) for one in wanted}
-    else:
-        fits = shapes <= wanted
-    if not fits or not all(one.dtype.kind in "iub" for one in labels):
+    if not _as_seen(shapes, wanted) or not all(one.dtype.kind in "iub" for one in labels):
         return ()
     given = [one[one != UNLABELLED_PIXEL] for one in labels]
     return ("miou",) if any(one.size for one in given) and _whole(given, 0, count) else ()

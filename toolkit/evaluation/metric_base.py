@@ -108,7 +108,7 @@ def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[s
         value = value[None]
     elif value.ndim > axis:
         value = np.moveaxis(value, axis, 0)
-    return value, label_of(labels)
+    return value, by_sample(label_of(labels), axis)
 
 
 def pick_scores(
@@ -179,6 +179,19 @@ def never_right(scores: Array, wanted: Array) -> Array:
 def label_of(labels: Mapping[str, Array]) -> Array:
     """The label among what the data calls labels."""
     return labels.get("label", labels.get("labels", next(iter(labels.values()))))
+
+
+def by_sample(label: Array, batch_axis: int | None) -> Array:
+    """A batch's label with its samples along the first axis, [batch, ...].
+
+    Where no axis of the output is the samples', a batch is one, whose label may be stored by itself: as many classes as
+    a graph has nodes.
+
+    Args:
+        label: as the data has it.
+        batch_axis: where samples lie in the output; None where no axis is theirs.
+    """
+    return label[None] if batch_axis is None and label.ndim and len(label) != 1 else label
 
 
 def labelled(label: Array) -> Array:

@@ -56,6 +56,7 @@ class MeanAveragePrecision:
         if not labels:
             raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
         label = label_of(labels)
+        label = label[None] if label.ndim == 2 and label.shape[-1] == 5 else label
         if label.ndim != 3 or label.shape[-1] != 5:
             raise DataError(f"labels of boxes have shape {list(label.shape)}",
                             remedy="give [samples, objects, 5]: x1, y1, x2, y2, class; rows of -1 fill up")  # fmt: skip

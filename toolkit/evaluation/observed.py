@@ -188,6 +188,16 @@ class SeenModel:
         """Whether an input holds numbers of tokens: integers along an axis."""
         return any(one.dtype.kind in "iu" and one.ndim >= 1 for one in self.inputs.values())
 
+    def labels_of(self, samples: Sequence[Array]) -> list[Array]:
+        """Each sample's label without an axis of samples, which one that is stored by itself may lack.
+
+        Args:
+            samples: the label of each sample as the data has it.
+        """
+        apart = any(one.batch_axis is not None for one in self.outputs if one.samples)
+        whole = not apart and any(one.ndim and len(one) != 1 for one in samples)
+        return [one if whole else one[0] for one in samples]
+
     @property
     def images(self) -> list[tuple[int, int]]:
         """Height and width of each input that is an image."""

@@ -72,7 +72,8 @@ def chosen_metric(
         RecipeError: no output has the shape of what it reads.
     """
     samples = [replace(sample, inputs={}) for sample in data.samples()]
-    labels = [label_of(sample.labels)[0] for sample in samples]
+    given = [label_of(sample.labels) for sample in samples]
+    labels = seen.labels_of(given) if seen is not None else [one[0] for one in given]
     first = model.graph.outputs[0].name
     if seen is None or not any(one.samples for one in seen.outputs):
         if asked is None:

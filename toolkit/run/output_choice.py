@@ -53,7 +53,7 @@ class OutputChoice:
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in what the float model gives for one batch, and its labels; the check itself has them already."""
         self._others.add(outputs, labels)
-        self._labels += list(label_of(labels))
+        self._labels.append(label_of(labels))
 
     def said(self) -> list[Finding]:
         """That the labels may be another output's as well.
@@ -62,7 +62,7 @@ class OutputChoice:
             RecipeError: they are another's.
         """
         own, metric = self._taken, self._taken.fit.metric
-        fits = fitting_metrics(self._seen, guess(self._seen), self._labels)
+        fits = fitting_metrics(self._seen, guess(self._seen), self._seen.labels_of(self._labels))
         fitting = {one.output for one in fits if read_alike(metric, one.metric)}
         others = [one for one in self._others.fitting if one.fit.output in fitting]
         found, as_well = labelled_output([own, *others])

@@ -49,20 +49,22 @@ def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None
         ModelError: onnxruntime cannot run the model.
         RecipeError: a profile allows batches that the model cannot take.
     """
-    from toolkit.evaluation.metrics import check_labels, label_of
+    from toolkit.evaluation.metric_base import by_sample, check_labels, label_of
 
-    classes = _first(inputs, data)
+    classes, axis = _first(inputs, data)
     for sample in islice(data.samples(), count):
         if classes:
             try:
-                check_labels(label_of(sample.labels), classes)
+                check_labels(by_sample(label_of(sample.labels), axis), classes)
             except DataError as error:
                 error.at(sample.origin)
                 raise
 
 
-def _first(inputs: Inputs, data: CalibrationData) -> int:
-    """Run the first sample, and give the number of classes that its label is one of; 0 where it is none."""
+def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
+    """Run the first sample; the number of classes that its label is one of, 0 where it is none, and where the metric
+    takes samples to lie in the output.
+    """
     from toolkit.evaluation.metrics import make_metric
     from toolkit.evaluation.outputs import metric_computable
     from toolkit.graph.sessions import own_session
@@ -82,7 +84,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
     outputs = float_outputs(inputs, batch, loaded)
     lacking = [t.name for t in inputs.source().graph.outputs if t.name not in outputs]
     if section.metric is None or not metric_computable(section.output, lacking):
-        return 0
+        return 0, 0
     options = metric_options(section, look(inputs).record) if ":" not in section.metric else None
     metric = make_metric(section.metric, section.output, inputs.job.allow_code, options)
     try:
@@ -96,7 +98,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
             where=inputs.job.recipe.locate("evaluation", "metric"),
             remedy="fix the metric, or the labels that it reads",
         ) from error
-    return int(getattr(metric, "classes", 0))
+    return int(getattr(metric, "classes", 0)), options.batch_axis if options is not None else 0
 
 
 def float_outputs(inputs: Inputs, batch: Batch, loaded: Session) -> dict[str, Array]:

@@ -259,7 +259,8 @@ def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
     beside = zip(islice(looked.batches, _CHECKED), labelled.batches(1))
     answers = ((outputs, batch.labels or {}) for (_, outputs), batch in beside)
     samples = [replace(sample, inputs={}) for sample in islice(labelled.samples(), _CHECKED)]
-    return [unused([label_of(sample.labels)[0] for sample in samples], samples, looked.seen, answers)]
+    labels = looked.seen.labels_of([label_of(sample.labels) for sample in samples])
+    return [unused(labels, samples, looked.seen, answers)]
 
 
 def metric_options(section: EvaluationSection, record: TaskRecord) -> MetricOptions:

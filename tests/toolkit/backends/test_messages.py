@@ -105,6 +105,28 @@ def test_verbose_messages_go_nowhere():
     assert not messages.kept and not messages.lines()
 
 
+def test_a_fault_that_names_no_node_is_that_of_the_node_being_read():
+    """So RTX 1.7.1 speaks of a ScatterElements that adds; once a node has been read, it is not at fault."""
+    messages = Messages(SimpleNamespace(log=lambda text: None))
+    said = [
+        ("VERBOSE", "Static check for parsing node: /conv/Gather [Gather]"),
+        ("VERBOSE", "Parsing node: /conv/Gather [Gather]"),
+        ("VERBOSE", "/conv/Gather [Gather] outputs: [m -> (8, 16)[FLOAT]], "),
+        ("VERBOSE", "Static check for parsing node: /conv/sum of all [ScatterElements]"),
+        ("VERBOSE", "Parsing node: /conv/sum of all [ScatterElements]"),
+        ("VERBOSE", "/conv/sum of all [ScatterElements] inputs: [m -> (8, 16)[FLOAT]], "),
+        ("ERROR", "ModelImporter.cpp:151: ERROR: onnxOpImporters.cpp:7476 In function importScatterElements:\n"
+         "[9] Unsupported reduction type"),
+    ]  # fmt: skip
+    for one in said:
+        messages.take(*one)
+    error = messages.error("TensorRT-RTX 1.7.1 refused the model", "m.onnx")
+    assert "refused the model at node '/conv/sum of all' (ScatterElements): Unsupported reduction type" in str(error)
+    assert "MatMul with a matrix of ones" in error.remedy
+    messages.take("VERBOSE", "/conv/sum of all [ScatterElements] outputs: [y -> (6, 16)[FLOAT]], ")
+    assert "at node" not in str(messages.error("TensorRT-RTX 1.7.1 could not build", "m.onnx"))
+
+
 def test_remedies_name_settings_that_the_recipe_has():
     from toolkit.backends.messages import _REMEDIES
     from toolkit.run.sections import EngineSection

@@ -191,3 +191,49 @@ def test_heads_that_labels_fit_alike_are_named_in_check_and_run(tmp_path, capsys
     assert any("name another as [evaluation] output" in one for one in json.loads(capsys.readouterr().out)["warnings"])
     report = run(tmp_path / "hand.toml", tmp_path / "out").report
     assert any("name another as [evaluation] output" in one for one in report.summary.warnings)
+
+
+def graphs(tmp_path, nodes, smallest=2):
+    """Graphs of unlike sizes whose nodes are classified, an array a sample; a node's features go to its neighbours."""
+    layers = [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["a", "h"], ["y"])]
+    model = build(layers, {"x": [nodes, 8], "a": [nodes, nodes]}, {"y": [nodes, 4]}, {"w": normal(8, 4)})
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    rng, stored = np.random.default_rng(0), {}
+    for number in range(24):
+        count = nodes if isinstance(nodes, int) else int(rng.integers(smallest, 30))
+        x, a = normal(count, 8, seed=number), np.float32(rng.random((count, count)) < 0.4)
+        given = {"x": x, "a": a, "label": (a @ (x @ normal(8, 4))).argmax(axis=1)}
+        stored |= {f"{name}/{number:05d}": value for name, value in given.items()}
+    np.savez(tmp_path / "test.npz", **stored)
+    return tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz"
+
+
+@pytest.mark.parametrize("nodes", [6, "nodes"])
+def test_a_class_for_each_node_of_a_graph_needs_no_axis_of_samples(nodes, tmp_path):
+    """The array of a sample is its own; of the first node alone it was said that it fits nothing."""
+    made = recipe_for(*graphs(tmp_path, nodes), None)
+    assert evaluation_of(made).metric == "exact"
+    (own,) = [note for note in made.said if note.code is ReportCode.NEW_FLOAT_VALUE]
+    assert own.values == {"metric": "exact", "value": 1.0, "samples": 24}
+    recipe = Recipe.build(
+        "nodes", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "test.npz")},
+        passes=["insert_qdq"], engine={"backend": "none"},
+        evaluation={"data": str(tmp_path / "test.npz"), "metric": "top1", "budget": {"max_drop": 0.5}},
+    )  # fmt: skip
+    accuracy = run(recipe, tmp_path / "out").report.accuracy
+    sizes = sum(len(value) for name, value in np.load(tmp_path / "test.npz").items() if name.startswith("label"))
+    assert accuracy.before == 1.0 and 0.5 < accuracy.quantized <= 1.0 and accuracy.samples == 24
+    # so many of all nodes are right
+    assert accuracy.quantized * sizes == pytest.approx(round(accuracy.quantized * sizes))
+
+
+def test_positions_without_a_label_may_be_in_labels_of_their_own(tmp_path):
+    files = graphs(tmp_path, "nodes")
+    stored = dict(np.load(files[2]))
+    stored["label/00003"] = np.full_like(stored["label/00003"], -100)
+    np.savez(files[2], **stored)
+    made = recipe_for(*files, "top1")
+    (own,) = [note for note in made.said if note.code is ReportCode.NEW_FLOAT_VALUE]
+    assert own.values == {"metric": "top1", "value": 1.0, "samples": 24}
+    record = task_of(Inputs(Job(Recipe.parse(made.text, files[1]), RunFolder(tmp_path / "run"))))
+    assert record.float_value == 1.0
