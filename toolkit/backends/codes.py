@@ -59,6 +59,7 @@ class EngineCode(BaseCode):
     QUANTIZES_FLOAT = "engine-quantizes-float"
     QUANTIZES_INPUT = "engine-quantizes-input"
     FEEDS_RECURRENT = "engine-feeds-recurrent"
+    SUM_WITH_ZERO = "engine-sum-with-zero"
     SEQUENCE_LENGTHS = "engine-sequence-lengths"
     CONSTANT = "engine-constant"
     IDENTITY = "engine-identity"

@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from toolkit.backends.block_forms import write_block_forms
 from toolkit.backends.codes import EngineCode
+from toolkit.backends.loop_inputs import computed_before_loops
 from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import Rewriter
 from toolkit.backends.lowering_types import Types, decide
@@ -87,6 +88,8 @@ def lower(
     write_block_forms(lowered, plan, journal)
     for node in biases_as_rows(lowered, facts):
         journal.changed(node, Code.BIAS_AS_ROW(), Code.BIAS_REQUANTIZED())
+    for node, layer in computed_before_loops(lowered):
+        journal.changed(node, EngineCode.SUM_WITH_ZERO(), EngineCode.FEEDS_RECURRENT(node=layer))
     reasons = _reasons(lowered, plan, types)
     try:
         lowered.check(types=sound)

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.backends.codes import EngineCode
+from toolkit.backends.loop_inputs import RECURRENT, VIEWS
 from toolkit.base.parts import ends_of
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
@@ -24,10 +25,8 @@ from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type, values_o
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
-_RECURRENT = ("LSTM", "GRU", "RNN")
 _LENGTHS = 4
-_VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
-_STOP = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *_RECURRENT, "Softmax", "LayerNormalization"])
+_STOP = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", *RECURRENT, "Softmax", "LayerNormalization"])
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8,
                        TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
 _NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Precision.BF16: "tensor(bfloat16)"}
@@ -115,7 +114,7 @@ def _keep_feeders(model: Model, types: Types) -> None:
     between them, a tensor ends the build by an error in its shapes.
     """
     for node in reversed(model.nodes):
-        if node.op not in _RECURRENT or types.node.get(node.name) is not Precision.FP32:
+        if node.op not in RECURRENT or types.node.get(node.name) is not Precision.FP32:
             continue
         tensor = node.inputs[0]
         while tensor.inputs and not bodies(tensor.inputs[0]):
@@ -123,7 +122,7 @@ def _keep_feeders(model: Model, types: Types) -> None:
             if types.node.get(maker.name, Precision.FP32) is not Precision.FP32:
                 types.node[maker.name] = Precision.FP32
                 types.reason[maker.name] = EngineCode.FEEDS_RECURRENT(node=node.name)
-            if maker.op not in _VIEWS:
+            if maker.op not in VIEWS:
                 break
             tensor = maker.inputs[0]
 
@@ -151,7 +150,7 @@ def _structure(
 ) -> Finding | None:
     if bodies(node):
         return Code.HOLDS_SUBGRAPH(op=node.op)
-    if node.op in _RECURRENT and len(node.inputs) > _LENGTHS and not node.inputs[_LENGTHS].is_empty():
+    if node.op in RECURRENT and len(node.inputs) > _LENGTHS and not node.inputs[_LENGTHS].is_empty():
         # onnx-tensorrt, RNNHelpers.cpp, clearMissingSequenceElements
         return EngineCode.SEQUENCE_LENGTHS(op=node.op, lengths=node.inputs[_LENGTHS].name)
     if node.domain not in (None, "", "ai.onnx"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conftest import normal
 from tests.toolkit.backends.backend_models import (
     FLOAT,
     FP8,
@@ -99,6 +100,15 @@ def test_a_node_that_the_parser_refuses_is_named_with_the_reason(tmp_path):
     assert caught.value.exit_status == 3 and str(path) in str(caught.value)
 
 
+def test_a_node_of_which_the_parser_speaks_without_its_name_is_named(tmp_path):
+    nodes = [node("ScatterElements", ["x", "edges", "m"], ["y"], "sum of neighbours", reduction="add")]
+    edges = tensor("edges", [0, 0, 1], 7)
+    model = make(nodes, {"x": (HALF, [4]), "m": (HALF, [3])}, {"y": (HALF, [4])}, [edges], opset=18)
+    with pytest.raises(BackendError, match=r"at node 'sum of neighbours' \(ScatterElements\).*reduction") as caught:
+        build(model, tmp_path, Profiles())
+    assert "MatMul with a matrix of ones" in caught.value.remedy
+
+
 def test_an_operator_nobody_has(tmp_path):
     import onnx
 
@@ -180,6 +190,21 @@ def test_a_recurrent_layer_builds_as_it_is_lowered(tmp_path, op, lengths, asked)
     plan = PrecisionPlan()
     plan.ask("h", Precision(asked), "test")
     assert build(lower(recurrent(op, lengths), plan).model, tmp_path, Profiles()).engine
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_recurrent_layer_that_reads_a_float16_input_builds(tmp_path, op, direct):
+    """Its constant lengths keep it in FP32."""
+    rows = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * 4
+    begin = [] if direct else [node("Transpose", ["x"], ["t"], "t", perm=[1, 0, 2])]
+    nodes = [*begin, node(op, ["x" if direct else "t", "w", "r", "", "lengths"], ["h"], "h", hidden_size=4)]
+    weights = [tensor("w", normal(1, rows, 6).tolist(), FLOAT), tensor("r", normal(1, rows, 4).tolist(), FLOAT),
+               tensor("lengths", [5, 2, 3], 6)]  # fmt: skip
+    shape = [5, 3, 6] if direct else [3, 5, 6]
+    model = make(nodes, {"x": (FLOAT, shape)}, {"h": (FLOAT, [5, 1, 3, 4])}, weights)
+    made = lower(model, PrecisionPlan(), io={"x": Precision.FP16}).model
+    assert build(made, tmp_path, Profiles()).engine
 
 
 def test_a_path_with_spaces_and_unicode(tmp_path):

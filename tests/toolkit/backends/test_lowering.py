@@ -125,6 +125,26 @@ def test_a_recurrent_layer_with_lengths_stays_fp32(op):
     assert set(free.types.node.values()) == {Precision.FP16} and not free.types.reason
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("io", [{"x": Precision.FP16}, {}])
+def test_a_float16_input_is_computed_with_before_a_recurrent_layer_in_fp32(op, io):
+    """Behind a Cast alone, or a Cast and a Transpose, TensorRT-RTX does not build the loop."""
+    rows = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * 4
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+             node(op, ["t", "w", "r", "", "lengths"], ["h"], hidden_size=4), node("Relu", ["h"], ["y"])]  # fmt: skip
+    weights = {"w": normal(1, rows, 6), "r": normal(1, rows, 4), "lengths": np.array([5, 2, 3], np.int32)}
+    model, journal = Model.from_proto(build(nodes, {"x": [3, 5, 6]}, {"y": None}, weights)), Journal()
+    result = lower(model, PrecisionPlan(), io=io, journal=journal)
+    (layer,) = [one for one in result.model.nodes if one.op == op]
+    maker = layer.inputs[0].inputs[0]
+    assert (maker.op == "Add") is bool(io)
+    said = [event for event in journal.of("changed") if event.what == EngineCode.SUM_WITH_ZERO()]
+    assert [(one.node, one.why) for one in said] == [("h_input_sum", EngineCode.FEEDS_RECURRENT(node="h"))] * bool(io)
+    x = normal(3, 5, 6).astype(np.float16)
+    given = run(result.model, {"x": x if io else x.astype(np.float32)})[0]
+    assert np.abs(run(model, {"x": x.astype(np.float32)})[0] - given).max() < 1e-2
+
+
 def test_what_feeds_a_recurrent_layer_that_is_asked_for_fp32_is_fp32():
     plan = PrecisionPlan()
     plan.ask("h", Precision.FP32, "test")

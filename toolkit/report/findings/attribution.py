@@ -68,6 +68,7 @@ FROM_PAIRS: Table = {
         "its result goes to '{node}', which runs in fp32, and TensorRT-RTX fails to build a Cast to fp32 directly in "
         "front of a recurrent layer"
     ),
+    EngineCode.SUM_WITH_ZERO: "0 added to what was widened to fp32",
     EngineCode.SEQUENCE_LENGTHS: (
         "TensorRT's parser fills what lies behind the lengths of an {op} ('{lengths}') with float32 zeros, and refuses "
         "it in another type"

@@ -1,0 +1,52 @@
+"""Something computed between a Cast to float32 and a recurrent layer, where TensorRT-RTX fails to build without."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.graph import assemble
+from toolkit.graph.model import Model
+from toolkit.graph.names import Names
+from toolkit.graph.tensors import SHORT_FLOATS, make_constant, make_node, onnx_type
+
+RECURRENT = ("LSTM", "GRU", "RNN")
+VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
+
+
+def computed_before_loops(model: Model) -> list[tuple[str, str]]:
+    """Add 0 to what a recurrent layer reads that was widened from 16 bits with nothing but views of it in between.
+
+    Seen of TensorRT-RTX 1.7.1: such a build ends by an error in the shapes of the loop. It takes away a product with 1
+    and an Identity; a sum with 0 stays, and is exact but for the sign of a zero.
+
+    Args:
+        model: a lowered graph, which is changed.
+
+    Returns:
+        The names of the new nodes, each with the layer's.
+    """
+    found, tensors, nodes = [], model.tensor_names(), Names(model.node_names())
+    for node in [node for node in model.nodes if node.op in RECURRENT]:
+        if not _widened(node.inputs[0]):
+            continue
+        read, name = node.inputs[0], nodes.take(f"{node.name}_input_sum")
+        zero = make_constant(tensors.take(f"{read.name}_zero"), np.zeros((), np.float32))
+        made = assemble.variable(tensors.take(f"{read.name}_sum"), dtype=np.dtype(np.float32), shape=read.shape)
+        model.graph.nodes.append(make_node("Add", name, [read, zero], [made]))
+        node.inputs[0] = made
+        found.append((name, node.name))
+    if found:
+        model.tidy()
+    return found
+
+
+def _widened(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is another view of what a Cast to float32 makes of a 16-bit one."""
+    while tensor.inputs and tensor.inputs[0].op in VIEWS:
+        tensor = tensor.inputs[0].inputs[0]
+    cast = tensor.inputs[0] if tensor.inputs else None
+    if cast is None or cast.op != "Cast" or int(cast.attrs["to"]) != TensorProto.FLOAT:
+        return False
+    return onnx_type(cast.inputs[0].dtype) in SHORT_FLOATS
