@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from toolkit.base.log import Log
 from toolkit.base.reads import needs_now
+from toolkit.base.versions import code_fingerprint
 from toolkit.contract.findings import Code
 from toolkit.graph.model import Model
 from toolkit.search.cost import CostModel
@@ -87,6 +89,13 @@ class HelperTrials(RealTypes):
                 told = Code.SEARCH_HELPER(**{**event.why.values, "applied": False})
                 events[place] = replace(event, why=told)
 
+    @cached_property
+    def _trials(self) -> Log:
+        """What trials showed: each line says for itself of which form of the model it is."""
+        folder = self.context.log_folder
+        path = folder / f"{self.name}_helpers.jsonl" if folder is not None else None
+        return Log(path, code_fingerprint(), needs_now)
+
     def _opened(self, name: str) -> Log:
         folder = self.context.log_folder
         path = folder / f"{name}.jsonl" if folder is not None else None
@@ -109,7 +118,11 @@ class HelperTrials(RealTypes):
         """
         part = sum(feed.count for feed in few.feeds) / self.decided_on
         self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
-        return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
+
+        def pay(price: float) -> None:
+            self.spending.pay(price * part)
+
+        return standing(few, self.budget, self.settings.try_ranges, like, pay, self._trials)
 
     def helps(
         self, name: str, before: Standing, after: Standing, changed: Collection[str],

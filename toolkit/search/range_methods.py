@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from toolkit.base.files import sha256_json
+from toolkit.base.log import Log
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
+from toolkit.search.racing import plan_key
 from toolkit.simulation.output_ranges import range_for_outputs
 from toolkit.simulation.simulation import Simulation
 
@@ -75,6 +78,7 @@ class Standing:
         method: the one that gives them; empty for the recipe's own.
         samples: on how many.
         simulation: the model on these.
+        kept: where outcomes are looked for and kept; None for nowhere.
     """
 
     distance: float
@@ -83,6 +87,7 @@ class Standing:
     amax: Mapping[str, float] = field(default_factory=dict)
     method: str = ""
     samples: int = 0
+    kept: Log | None = None
 
     @property
     def share(self) -> float | None:
@@ -102,9 +107,8 @@ class Standing:
 
     def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
         """What these groups do, all others float; ``pay`` as in ``standing``."""
-        config = self.simulation.config([name for name in self.simulation.names if name not in groups], self.amax)
-        pay(self.simulation.runner.price(config))
-        return self.simulation.runner.run(config)
+        others = [name for name in self.simulation.names if name not in groups]
+        return _outcome(self.simulation, others, self.amax, pay, self.kept)
 
 
 def standing(
@@ -113,6 +117,7 @@ def standing(
     try_ranges: bool = True,
     like: Standing | None = None,
     pay: Callable[[float], None] = lambda price: None,
+    kept: Log | None = None,
 ) -> Standing:
     """The best of all methods.
 
@@ -122,19 +127,36 @@ def standing(
         try_ranges: whether other methods than the recipe's own are tried.
         like: only its method is tried, besides the recipe's own.
         pay: told what each run costs, in runs of the float model over these samples.
+        kept: where outcomes are looked for and kept, so that an interrupted search goes on; None for nowhere.
     """
-    reference, runner = simulation.runner.float_outcome, simulation.runner
+    reference = simulation.runner.float_outcome
     ranges: list[tuple[str, dict[str, float]]] = [("", {})]
     ranges += [one for one in whole_model(simulation) if like is None or one[0] == like.method] if try_ranges else []
     found, samples = [], sum(feed.count for feed in simulation.feeds)
     for method, amax in ranges:
-        config = simulation.config((), amax)
-        pay(runner.price(config))
-        outcome = runner.run(config)
+        outcome = _outcome(simulation, (), amax, pay, kept)
         # they may be a part of the samples that the search decides on
         told = budget.on_part(outcome, reference)
         distance = budget.distance(told.lacks(outcome, reference)) if told is not None else 0.0
-        found.append(Standing(distance, outcome, simulation, amax, method, samples))
+        found.append(Standing(distance, outcome, simulation, amax, method, samples, kept))
         if not method and told is budget and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))
+
+
+def _outcome(
+    simulation: Simulation, floats: Collection[str], amax: Mapping[str, float], pay: Callable[[float], None],
+    kept: Log | None,
+) -> Outcome:  # fmt: skip
+    """What a plan does, which is paid for whether it was kept or not: no decision depends on an interruption."""
+    config = simulation.config(floats, amax)
+    pay(simulation.runner.price(config))
+    if kept is None:
+        return simulation.runner.run(config)
+    key = sha256_json([simulation.fingerprint(), plan_key(floats, amax)])
+    line = kept.get(key)
+    if line is not None:
+        return Outcome.from_json(line["outcome"])
+    found = simulation.runner.run(config)
+    kept.add(key, {"outcome": found.to_json()})
+    return found

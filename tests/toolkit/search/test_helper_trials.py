@@ -19,6 +19,7 @@ from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search import Search
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import Spending
+from toolkit.simulation.runner import Runner
 
 
 def search_of(model, samples, least=20.0):
@@ -143,3 +144,33 @@ def test_whether_all_layers_quantized_meet_the_budget_is_known_of_the_first_plan
     before = known.spending.priced
     assert known.all_quantized_meets({}) is new.all_quantized_meets({}) is (least == 20.0)
     assert known.spending.priced == before and new.spending.priced > 0
+
+
+def test_a_trial_that_ran_is_not_run_again_after_an_interruption(tmp_path, monkeypatch):
+    """What it costs counts all the same, so that the search decides as it would have."""
+    model, runs = chain(), []
+
+    def tried():
+        search = search_of(model, feeds(64), 60.0)
+        search.context.folder = tmp_path
+        few = search.on_few()
+        before = search.spending.priced
+        found = search.standing(few)
+        alone = found.only(few.names[:1])
+        return few, found, alone, search.spending.priced - before
+
+    _, first, alone, paid = tried()
+    (log,) = tmp_path.glob("*_helpers.jsonl")
+    kept = log.read_text()
+    assert len(kept.splitlines()) > 3
+
+    own = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda runner, config: runs.append(config) or own(runner, config))
+    _, again, same, as_much = tried()
+    assert not runs and as_much == pytest.approx(paid) and log.read_text() == kept
+    assert (again.method, again.amax, again.distance) == (first.method, first.amax, first.distance)
+    assert again.outcome == first.outcome and same == alone
+    # another model's are its own
+    damage(model, "layer3")
+    tried()
+    assert runs
