@@ -135,7 +135,8 @@ def test_a_metric_that_needs_several_samples_gets_them(place):
         "class Several:\n    higher_is_better = True\n    def update(self, outputs, labels):\n"
         "        assert len(outputs['logits']) > 1\n    def value(self):\n        return 1.0\n"
     )
-    (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"pairs_xyz:Several"'))
+    text = (place / "recipe.toml").read_text().replace('"top1"', '"pairs_xyz:Several"\nbatch = 20')
+    (place / "recipe.toml").write_text(text)
     assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out"), "--allow-code"]) == 0
 
 
@@ -144,10 +145,10 @@ def test_samples_are_looked_at_again_only_where_something_changed(place, monkeyp
     monkeypatch.setattr("toolkit.run.samples.fit", lambda inputs, data, count: looked.append(count))
     words = ["run", str(place / "recipe.toml"), "--out", str(place / "out")]
     assert invoke(words) == invoke(words) == 0
-    assert looked == [32]
+    assert looked == [8]
     change(place, label=arrays(place)["label"][::-1])
     assert invoke(words) in (0, 1)
-    assert looked == [32, 32]
+    assert looked == [8, 8]
 
 
 def test_check_counts_by_profile_only_where_there_are_several(place, capsys):
