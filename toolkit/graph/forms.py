@@ -210,6 +210,9 @@ class Forms:
         """Gates of one tensor: every path from it to a Mul or Div goes through arithmetic with single numbers."""
         behind: dict[int, list[tuple[gs.Tensor, tuple[gs.Node, ...]]]] = {}
         found: list[Composite] = []
+        # of a graph in which no path can end none is followed
+        if not any(node.op in ("Mul", "Div") for node, _ in self.model.walk()):
+            return found
         for node, _ in self.model.walk():
             if node.op not in _ARITHMETIC | _FUNCTIONS or len(node.outputs) != 1 or not node.inputs:
                 continue

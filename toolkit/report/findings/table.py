@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from toolkit.contract.findings import BaseCode, Finding
@@ -24,7 +25,16 @@ def written(template: str | Callable[..., str], finding: Finding, sentence: Call
     values = {name: _said(value, sentence) for name, value in finding.values.items()}
     if callable(template):
         return template(**values)
-    return _FORMATTER.vformat(template, (), values)
+    return "".join([text if name is None else _formatted(values[name], text) for text, name in _pieces(template)])
+
+
+@cache
+def _pieces(template: str) -> list[tuple[str, str | None]]:
+    """Texts, and names of values behind their formats: a template is read once, not for each of its sentences."""
+    found: list[tuple[str, str | None]] = []
+    for text, name, spec, _ in string.Formatter().parse(template):
+        found += [(text, None)] if name is None else [(text, None), (spec or "", name)]
+    return found
 
 
 def _said(value: Any, sentence: Callable[[Finding], str]) -> Any:
@@ -42,15 +52,8 @@ class _NoNumber(str):
         return str(self)
 
 
-class _Formatter(string.Formatter):
-    def format_field(self, value: Any, spec: str) -> str:
-        if isinstance(value, tuple):
-            return names(value)
-        # numbers that are not finite are words
-        return value if isinstance(value, str) else format(value, spec)
-
-    def check_unused_args(self, used: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
-        """Every value may be left out of the sentence."""
-
-
-_FORMATTER = _Formatter()
+def _formatted(value: Any, spec: str) -> str:
+    if isinstance(value, tuple):
+        return names(value)
+    # numbers that are not finite are words
+    return value if isinstance(value, str) else format(value, spec)

@@ -1,0 +1,37 @@
+"""Templates that are read once give the sentences that Python's formatter makes of them."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+
+from toolkit.contract.findings import Code, Finding
+from toolkit.report.findings import TEMPLATES, sentence, table
+
+
+def filled(template: str, text: object, number: float) -> dict[str, object]:
+    """A value for each name in a template, of a kind that its format takes."""
+    fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(template) if name]
+    return {name: (round(number) if spec.endswith("d") else number) if spec else text for name, spec in fields}
+
+
+class Plain(string.Formatter):
+    """Python's own, with the same words for lists and for numbers that are not finite."""
+
+    def format_field(self, value, spec):
+        return table._formatted(value, spec)
+
+
+@pytest.mark.parametrize(("text", "number"), [("a node", 1.25), (("a", "b", "c", "d", "e"), 3.0), (7, -0.5)])
+def test_every_template_reads_as_pythons_formatter_reads_it(text, number):
+    templates = {code: one for code, one in TEMPLATES.items() if isinstance(one, str)}
+    assert len(templates) > 100
+    for code, template in templates.items():
+        finding = Finding(code, filled(template, text, number))
+        assert sentence(finding) == Plain().vformat(template, (), finding.values)
+
+
+def test_a_value_that_is_lacking_is_an_error():
+    with pytest.raises(KeyError):
+        sentence(Finding(Code.OWN_WORDS, {}))
