@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from toolkit.base.collection import collector_paused
 from toolkit.base.errors import QtoolError, shortened
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
@@ -351,6 +352,7 @@ class Report(Part):
                 ) from error
 
     @classmethod
+    @collector_paused()
     def load(cls, path: Path) -> Report:
         """Read report.json.
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.base.collection import collector_paused
 from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.reading import FileKind, read_json, read_utf8, reading
 from toolkit.base.text import count as counted
@@ -319,6 +320,7 @@ def _report_path(path: Path) -> Path | None:
     return path if _is_report(read_json(path, _JSON, strict=False)) else None
 
 
+@collector_paused()
 def _compare_reports(paths: list[Path], html: Path | None) -> Shown:
     from toolkit.report.compare import compare, comparison_text, write_comparison_html
     from toolkit.report.schema import Report
