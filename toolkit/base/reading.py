@@ -45,12 +45,14 @@ class FileKind:
         error: the kind of error that a fault of it is.
         remedy: what helps where the file is none.
         limit: how many bytes one may have.
+        smaller: what helps where it has more; what helps anyway where empty.
     """
 
     refusal: str
     error: type[QtoolError]
     remedy: str
     limit: int = 1 << 28
+    smaller: str = ""
 
     def fault(self, path: str | os.PathLike[str], what: str, remedy: str = "") -> QtoolError:
         """The error to raise where the file is not what it should be."""
@@ -156,7 +158,8 @@ def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
         while size < len(content) <= kind.limit and (more := stream.read(_CHUNK)):
             content += more
         if max(size, len(content)) > kind.limit:
-            raise kind.fault(path, f"it has {max(size, len(content)):,} bytes, and {kind.limit:,} are the most")
+            what = f"it has {max(size, len(content)):,} bytes, and {kind.limit:,} are the most"
+            raise kind.fault(path, what, kind.smaller)
         return content
 
 

@@ -19,6 +19,7 @@ from toolkit.base.errors import ModelError, NotAllowedError, shortened, system_f
 from toolkit.base.mapped import map_file
 from toolkit.base.reading import FileKind, foreign, open_regular, reading
 from toolkit.base.types import Array
+from toolkit.graph.brought_out import bring_out
 from toolkit.graph.light import LightModel, is_large, send_away
 from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import byte_count, stored_tensors
@@ -31,8 +32,8 @@ def read_external(model: LightModel, path: Path, maps: dict[Path, mmap.mmap]) ->
     """Find the external data of every tensor of a model.
 
     Args:
-        model: the model; large weights of its main graph are beside the message afterwards, the data of other tensors
-            is in it.
+        model: the model; large weights are beside the message afterwards, those of Constant nodes and of bodies as
+            initializers of the main graph, and the data of other tensors is in it.
         path: the model's file. Data lies in its folder, or below.
         maps: files that are mapped already.
 
@@ -40,6 +41,7 @@ def read_external(model: LightModel, path: Path, maps: dict[Path, mmap.mmap]) ->
         ModelError: data is missing, cut short, or described by what is no place in a file.
         NotAllowedError: data lies outside the model's folder.
     """
+    bring_out(model.proto)
     outside = [tensor for tensor in stored_tensors(model.proto) if tensor.data_location == TensorProto.EXTERNAL]
     # those of the main graph come first
     own = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.proto.graph.initializer)

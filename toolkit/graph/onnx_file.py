@@ -34,7 +34,13 @@ from toolkit.graph.value_check import check_values
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
 """What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
-ONNX = FileKind("this is not a valid ONNX model", ModelError, "export the model again", limit=(1 << 31) - 1)
+ONNX = FileKind(
+    "this is not a valid ONNX model",
+    ModelError,
+    "export the model again",
+    limit=(1 << 31) - 1,
+    smaller="export it again with its weights as external data, as onnx.save does with save_as_external_data=True",
+)
 _SCANNED = 32 << 20
 """Bytes of a file from which on it is not read whole."""
 _APART = 1024

@@ -92,3 +92,13 @@ def test_the_files_of_a_model_that_cannot_be_parsed_are_its_own(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"\xff" * 20)
     assert model_files(tmp_path / "m.onnx") == [tmp_path / "m.onnx"]
     assert model_files(tmp_path / "none.onnx") == [tmp_path / "none.onnx"]
+
+
+def test_a_file_that_protobuf_cannot_hold_is_told_what_helps(tmp_path):
+    path = tmp_path / "whole.onnx"
+    with path.open("wb") as stream:
+        # of nothing: it takes no room on the disk
+        stream.truncate(1 << 31)
+    with pytest.raises(ModelError, match="2,147,483,648 bytes, and 2,147,483,647 are the most") as refused:
+        read(path)
+    assert "external data" in str(refused.value.remedy)
