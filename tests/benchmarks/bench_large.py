@@ -1,11 +1,13 @@
 """The whole road with a model above protobuf's limit, 2.28 GB of float32: time and peak memory of every command.
 
-Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--folder FOLDER] [--memory 6GB] [COMMAND ...]
+Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--folder FOLDER] [--memory 6GB] [--limit 6GB]
+[COMMAND ...]
 
 The folder takes some 12 GB. Memory is that of the command and its child processes together, looked at 10 times a
 second: what they have for themselves (anonymous), and with it the files that they have mapped, which the system takes
 back where memory is short (PSS: a page that is mapped twice counts once). The weights' share of a peak tells how often
-they are held. ``--memory`` is the recipes' ``[run] memory``.
+they are held. ``--memory`` is the recipes' ``[run] memory``. With ``--limit`` every command is in a memory cgroup of its own
+that has so much, files that are mapped or written among it: what takes more is killed (Linux, as root).
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.large_models import block_samples, residual_blocks
+from toolkit.base.settings import byte_size
 
 ROOT = Path(__file__).resolve().parents[2]
 _INTERVAL = 0.1
@@ -62,13 +66,42 @@ def _memory(process: int) -> tuple[int, int]:
         return 0, 0
 
 
-def timed(folder: Path, weights: int, words: Sequence[str]) -> None:
+@contextmanager
+def limited(limit: int | None, folder: Path) -> Iterator[Callable[[], None] | None]:
+    """What a child calls to be in a memory cgroup of its own, where there is a limit; the folder's files leave memory.
+
+    Pages count for the group that has read them first: with them in memory already, a child would have them for free.
+    """
+    if limit is None:
+        yield None
+        return
+    old = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists()
+    group = Path("/sys/fs/cgroup", "memory" if old else "", f"bench_large-{os.getpid()}")
+    group.mkdir()
+    (group / ("memory.limit_in_bytes" if old else "memory.max")).write_text(str(limit))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def enter() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    try:
+        yield enter
+    finally:
+        group.rmdir()
+
+
+def timed(folder: Path, weights: int, words: Sequence[str], limit: int | None = None) -> None:
     """Run a command of qtool in the folder and print what it took."""
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with (folder / f"{words[0]}.log").open("w") as log:
+    with (folder / f"{words[0]}.log").open("w") as log, limited(limit, folder) as enter:
         child = subprocess.Popen(
             [sys.executable, "-m", "toolkit.cli", *words], cwd=folder, stdout=log, stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "2"},
+            preexec_fn=enter,
         )  # fmt: skip
         watch = Memory(child.pid)
         watch.start()
@@ -80,7 +113,7 @@ def timed(folder: Path, weights: int, words: Sequence[str]) -> None:
     print(f"{' '.join(words):60} {status:6} {seconds:8.1f} {worked:8.1f} {watch.own / 1e9:8.2f} {watch.all / 1e9:8.2f} "
           f"{watch.own / weights:8.2f} {watch.all / weights:8.2f}", flush=True)  # fmt: skip
     # 1: done, and the budget missed, as two samples of random weights may
-    if status > 1:
+    if not 0 <= status <= 1:
         print((folder / f"{words[0]}.log").read_text()[-2000:])
 
 
@@ -103,6 +136,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=17)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--memory")
+    parser.add_argument("--limit", type=byte_size)
     parser.add_argument("commands", nargs="*")
     given = parser.parse_args()
     weights = 2 * given.blocks * 4 * given.width**2
@@ -127,7 +161,7 @@ def main() -> None:
             ["inspect", "big.onnx"],
         ):
             if not given.commands or set(given.commands) & set(words):
-                timed(folder, weights, words)
+                timed(folder, weights, words, given.limit)
             if words[0] == "new":
                 recipes(folder, given.memory)
 
