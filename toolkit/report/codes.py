@@ -85,6 +85,7 @@ class ReportCode(BaseCode):
     EXPORT_WITHOUT_VERSION = "report-export-without-version"
     EXPORT_CHECKED = "report-export-checked"
     EXPORT_BIASES_APART = "report-export-biases-apart"
+    EXPORT_WIDENED = "report-export-widened"
     EXPORT_REFUSED = "report-export-refused"
     SETTING_GIVEN = "report-setting-given"
     FOLDER_OF_ANOTHER = "report-folder-of-another"

@@ -188,8 +188,10 @@ def _plugins(run: EndedRun) -> list[str]:
 def _onnx(run: EndedRun, folder: Path) -> Exported:
     """The float32 model with its pairs, written only once onnxruntime computes by default what the pairs say."""
     from toolkit.base.temporary import temporary_folder
+    from toolkit.graph.float32_twin import widen
     from toolkit.graph.header import model_files
     from toolkit.graph.model import Model
+    from toolkit.graph.onnx_file import write
     from toolkit.placement.default_rewrites import biases_apart
     from toolkit.run.gpu_types import types_of_pairs
 
@@ -204,7 +206,10 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     apart = biases_apart(model)
     model.source = None
     with temporary_folder("export") as made:
-        path = model.save(made / QDQ, ir_version=_IR)
+        light = model.to_light(_IR)
+        # a session of qtool's own does this by itself, and nobody else's
+        widened = widen(light)
+        path = write(light, made / QDQ)
         checked = _checked(run, Model.load(path))
         files = model_files(path)
         _refuse_over(run, folder, [file.name for file in files])
@@ -213,6 +218,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
             shutil.copyfile(file, folder / file.name)
     notes = [ReportCode.EXPORT_CHECKED(**checked)]
     notes += [ReportCode.EXPORT_BIASES_APART(nodes=apart)] if apart else []
+    notes += [ReportCode.EXPORT_WIDENED()] if widened else []
     return Exported(folder, [file.name for file in files], "", [sentence(note) for note in notes], checked)
 
 

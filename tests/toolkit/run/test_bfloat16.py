@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -180,3 +181,18 @@ def test_bfloat16_constants_are_folded_as_such(tmp_path):
     np.testing.assert_array_equal(values_of(tensors["turned"]).astype(np.float32), rounded(kernel).T)
     np.testing.assert_array_equal(values_of(tensors["wide"]), rounded(weight))
     np.testing.assert_allclose(run_model(model, {"x": normal(3, 8)}), before, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["part", "full"])
+def test_what_is_exported_to_onnxruntime_opens_there_and_is_float32(place, capsys, name):
+    """The run's own sessions widen bfloat16, so that they opened a file that nothing else did."""
+    run(place, name)
+    capsys.readouterr()
+    assert invoke(["export", str(place / name), "--to", "onnxruntime", "--out", str(place / "elsewhere")]) == 0
+    assert "What is bfloat16 in the model is float32 in this one" in capsys.readouterr().out
+    path = str(place / "elsewhere" / "model_qdq.onnx")
+    onnx.checker.check_model(path, full_check=True)
+    feeds = {"x": np.load(place / "data.npz")["x"][:8]}
+    (found,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
+    (wanted,) = onnxruntime.InferenceSession(str(place / "twin.onnx")).run(None, feeds)
+    assert found.dtype == np.float32 and 10 * np.log10((wanted**2).sum() / ((found - wanted) ** 2).sum()) > 25

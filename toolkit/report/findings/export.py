@@ -40,5 +40,9 @@ EXPORT: Table = {
     ReportCode.EXPORT_BIASES_APART: lambda nodes: (
         f"The biases of {quoted(nodes)} were moved into an Add: onnxruntime would round them to the scales' steps."
     ),
+    ReportCode.EXPORT_WIDENED: (
+        "What is bfloat16 in the model is float32 in this one, inputs and outputs too: onnxruntime has few kernels for "
+        "bfloat16."
+    ),
     ReportCode.EXPORT_REFUSED: _refused,
 }

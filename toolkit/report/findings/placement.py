@@ -63,7 +63,8 @@ def _vector(tensor: str = "", rank: int = 0) -> str:
 
 def _quantized_source(pairs: int, halves: tuple[str, ...] = (), stripping: bool = False) -> str:
     has = [count(pairs, "Q/DQ pair")] if pairs else []
-    has += [f"{count(len(halves), 'Q or DQ node')} that belong to no pair ({quoted(halves)})"] if halves else []
+    belong = "belongs" if len(halves) == 1 else "belong"
+    has += [f"{count(len(halves), 'Q or DQ node')} that {belong} to no pair ({quoted(halves)})"] if halves else []
     compared = "results are compared with this quantized model, not with a float one."
     advice = f" Add {pass_for(Role.STRIP)} to start from float." if pairs and not stripping else ""
     return f"The model {'still' if stripping else 'already'} has {' and '.join(has)}: {compared}{advice}"
