@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -71,7 +71,22 @@ def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
             given = {attribute.name for attribute in node.attribute}
             every = onnx.defs.get_schema(node.op_type, version, "").attributes
             node.attribute.extend(a.default_value for n, a in every.items() if n not in given and a.default_value.name)
-    return onnx.inliner.inline_selected_functions(proto, [("", op) for op in wanted], inline_schema_functions=True)
+    try:
+        return _inlined(proto, wanted)
+    except RuntimeError:
+        # a function that hangs on types, as CastLike's does, asks for those that the inliner does not find by itself
+        proto = onnx.shape_inference.infer_shapes(proto)
+    for op in wanted:
+        try:
+            proto = _inlined(proto, [op])
+        except RuntimeError:
+            # of what a plugin makes no type is known: onnxruntime says what it thinks of the operator
+            continue
+    return proto
+
+
+def _inlined(proto: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProto:
+    return onnx.inliner.inline_selected_functions(proto, [("", op) for op in ops], inline_schema_functions=True)
 
 
 @lru_cache(maxsize=1)

@@ -190,6 +190,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     from toolkit.base.temporary import temporary_folder
     from toolkit.graph.float32_twin import widen
     from toolkit.graph.header import model_files
+    from toolkit.graph.kernels import written_out
     from toolkit.graph.model import Model
     from toolkit.graph.onnx_file import write
     from toolkit.placement.default_rewrites import biases_apart
@@ -207,9 +208,11 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     model.source = None
     with temporary_folder("export") as made:
         light = model.to_light(_IR)
-        # a session of qtool's own does this by itself, and nobody else's
+        # sessions of qtool's own do this by themselves, and nobody else's
         widened = widen(light)
+        light.proto = written_out(light.proto)
         path = write(light, made / QDQ)
+        _open_plainly(path, run)
         checked = _checked(run, Model.load(path))
         files = model_files(path)
         _refuse_over(run, folder, [file.name for file in files])
@@ -224,6 +227,25 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
 
 _IR = 10
 """ONNX's IR version: the newest that onnxruntime 1.17 reads is 9 and 1.18 reads 10."""
+
+
+def _open_plainly(path: Path, run: EndedRun) -> None:
+    """Open a model as everybody does.
+
+    Raises:
+        QtoolError: onnxruntime refuses it.
+    """
+    import onnxruntime
+
+    from toolkit.graph.ort_session import explained
+
+    options = onnxruntime.SessionOptions()
+    # what it says besides is in the error
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise explained(error, "onnxruntime refuses the float32 model", str(run.folder)) from error
 
 
 def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
