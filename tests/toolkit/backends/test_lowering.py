@@ -426,3 +426,16 @@ def test_halves_in_two_types_have_one_scale(rest):
     found = {float(lowered.constant(n.inputs[1]).astype(np.float32)) for n in lowered.nodes if "antize" in n.op}
     wanted = float(scale.astype(helper.tensor_dtype_to_np_dtype(rest.onnx_type)))
     assert found == {wanted} and wanted != float(scale)
+
+
+@pytest.mark.parametrize("rest", [Precision.FP16, Precision.BF16])
+def test_a_normalization_whose_mean_is_read_keeps_the_type_that_it_says_for_it(rest):
+    proto = build(
+        [node("LayerNormalization", ["x", "g", "b"], ["y", "mean", "inverse"], "norm"), node("Relu", ["y"], ["z"], "r")],
+        {"x": ["n", 8]}, {"z": ["n", 8], "mean": ["n", 1], "inverse": ["n", 1]},
+        {"g": np.ones(8, np.float32), "b": np.zeros(8, np.float32)},
+    )  # fmt: skip
+    found = lower(Model.from_proto(proto), PrecisionPlan(), rest=rest)
+    types = found.model.facts().types
+    assert [types[name] for name in ("mean", "inverse", "z")] == [TensorProto.FLOAT] * 3
+    assert found.types.node["norm"] is Precision.FP32 and found.types.node["r"] is rest
