@@ -18,18 +18,17 @@ from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
-from toolkit.search.few_answers import quieter, with_quiet
 from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.quantizer import Quantizer
-from toolkit.search.racing import plan_key
-from toolkit.search.real_types import Lower, best_known
+from toolkit.search.real_types import Lower
 from toolkit.search.search import Search, SearchResult, all_float
 from toolkit.search.search_budget import Judged, budget_for, told_by_float, unlabelled, without_labels
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.searches import Searches
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.timed_search import TimedSearch
 from toolkit.search.times import confirmed, earlier_times, gpu_for
@@ -41,14 +40,8 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
 _ATTEMPTS = 3
-_PLAN_PRICE = 1.0
-"""In float inferences, about what a plan costs on all samples."""
 _OF_FORM = 10.0
 """In float inferences, what a search of another form of the model takes: its methods, its layers and some plans."""
-_WORTH = 0.5
-"""A plan with less than this share of what all layers quantized would have is hardly worth having."""
-_PROMISING = 0.1
-"""Of the same: what further plans must be expected to gain for a search to go on for them where it found little."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 
@@ -203,81 +196,68 @@ class PlanSearch(HelperTrials, TimedSearch):
 
     def run(self) -> SearchResult:
         """Search, and write the record; the plan is not applied yet."""
-        simulation, context, own = self.simulation, self.context, self.settings
-        folder, gpu, demand = context.log_folder, gpu_for(own.gpu, context), self.budget
-        timing = self.timing
+        searches = self._searches()
+        found = self._found(searches)
+        if self.spending.over:
+            self.context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
+        found.idle = searches.cost.idle(found.best.kept) if searches.prefer == "time" else ()
+        self._doubts(found)
+        # the search may have taken other ranges: those are what its layers were measured with
+        self._record(found, searches.judged, searches.cost, searches.prefer)
+        searches.forget()
+        return found
+
+    def _searches(self) -> Searches:
+        """What runs searches of this simulation, with what is known of times."""
+        context, own = self.context, self.settings
+        # one that cannot be judged is refused before any engine is built
+        demand, timing = self.budget, self.timing
+        gpu, folder = gpu_for(own.gpu, context), context.log_folder
         engines = self._engines(gpu) if timing.ends else None
         cost, prefer = self._cost(timing, gpu), self._prefers(timing)
         if own.prefer == "auto" and prefer == "time":
             context.journal.noted(Code.SEARCH_FOR_TIME(dtype=self.quantizer.dtype))
         best = folder / f"{self.name}_best.json" if folder is not None else None
         log = self.log()
-        otherwise: dict[str, dict[str, float]] = {}
-        known = self.first
-        # the same model with the ranges that a search began its plans with
-        twins: list[Simulation] = []
 
-        def run(demand: Budget) -> tuple[Simulation, SearchResult]:
-            for twin in twins:
-                twin.forget()
-            if timing.nothing_pays:
-                return simulation, all_float(simulation, cost, demand, self.spending)
-            search = Search(
-                simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges,
-                log=log, best=best, progress=context.progress, spending=self.spending, missed=otherwise,
-                known=known, likely=self.likely,
+        def make(searches: Searches) -> Search:
+            return Search(
+                self.simulation, searches.demand, cost, prefer=prefer, evaluations=own.evaluations,
+                try_ranges=own.try_ranges, log=log, best=best, progress=context.progress, spending=self.spending,
+                missed=searches.missed, known=searches.known, likely=self.likely,
             )  # fmt: skip
-            found = search.run()
-            if search.simulation is not simulation:
-                twins.append(search.simulation)
-            if engines is not None and prefer == "time":
-                with self.spending.waiting():
-                    found = confirmed(found, cost, engines, demand)
-            return search.simulation, found
 
+        def confirm(found: SearchResult, demand: Budget) -> SearchResult:
+            return confirmed(found, cost, engines, demand) if engines is not None and prefer == "time" else found
+
+        return Searches(
+            self.simulation, cost, prefer, demand, make, confirm, self.spending, timing.nothing_pays, self.first
+        )
+
+    def _found(self, searches: Searches) -> SearchResult:
+        """What meets the budget in the types that it runs in too, by as many searches as that takes."""
+        note = self.context.journal.noted
         for attempt in range(1, _ATTEMPTS + 1):
-            judged, found = run(demand)
-            all_of_it = simulation.quantized_share()
-            little = prefer == "int8" and found.best.quantized < _WORTH * all_of_it
-            if little and found.promise > _PROMISING * all_of_it and self.spending.more():
-                context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
-                judged, found = run(demand)
-            quiet = with_quiet(demand, found.best, found.plans, found.reference) if found.best.meets else None
-            if attempt == 1 and quiet is not None and not self.spending.over:
-                context.journal.noted(quiet[1])
-                self.spending.again("chance")
-                other = run(quiet[0])
-                if quieter(other[1], other[0], found.best, demand, _WORTH):
-                    demand, (judged, found) = quiet[0], other
+            found = searches.run()
+            if searches.goes_on(found):
+                note(Code.SEARCH_GOES_ON(share=found.best.quantized, of=searches.cost.work.of))
+                found = searches.run()
+            if attempt == 1 and (quiet := searches.quiet(found)) is not None:
+                note(quiet[1])
+                found = searches.quieter(quiet[0], found)
             self.check_in_types(found)
-            lacks = dict(found.lacks_in_types)
-            if not lacks or found.rest_lacks:
+            if not found.lacks_in_types or found.rest_lacks:
                 break
-            otherwise[plan_key(found.best.kept, found.best.amax)] = lacks
-            if found.types is not None:
-                demand = replace(demand, types=found.types.largest(demand.types))
-            known = best_known(found.plans, otherwise, demand, found.reference, prefer == "time")
-            if known is None and not found.limits_in_types:
-                self.spending.again()
-            # what only lacks some of its margin is worth more than nothing quantized
-            ended = known is None and found.limits_in_types and not self.spending.left(_PLAN_PRICE)
-            last = attempt == _ATTEMPTS or ended or (self.spending.over and known is None)
+            last = not searches.learn_types(found) or attempt == _ATTEMPTS
             # nothing quantized is worth more than what misses the limits themselves
-            leave = last and not found.rest_lacks and not found.limits_in_types
+            leave = last and not found.limits_in_types
+            lacks = found.lacks_in_types
             missed = {"limits": list(lacks), "by": list(lacks.values()), **({"left": True} if leave else {})}
-            context.journal.noted(Code.SEARCH_IN_TYPES(rest=context.rest, **missed, searches=attempt, last=last))
+            note(Code.SEARCH_IN_TYPES(rest=self.context.rest, **missed, searches=attempt, last=last))
             if leave:
-                found = self._left_float(found, cost, demand)
+                found = self._left_float(found, searches.cost, searches.demand)
             if last:
                 break
-        if self.spending.over:
-            context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
-        found.idle = cost.idle(found.best.kept) if prefer == "time" else ()
-        self._doubts(found)
-        # the search may have taken other ranges: those are what its layers were measured with
-        self._record(found, judged, cost, prefer)
-        for one in (simulation, *twins):
-            one.forget()
         return found
 
     def _left_float(self, found: SearchResult, cost: CostModel, demand: Budget) -> SearchResult:

@@ -15,7 +15,7 @@ _EXPONENTS = (1.0, 0.5, 0.25, 0.0)
 _FLIPS, _ROUNDS, _STARTS, _SHOWN = 24, 4, 3, 40
 _LEAST_GAIN, _LEAST_WORTH = 1e-3, 1e-2
 """As shares of the price of all layers."""
-_LEAST_MORE = 0.04
+LEAST_MORE = 0.04
 """Where that is less: as a share of what is quantized already."""
 
 
@@ -87,7 +87,7 @@ class Proposals:
         gain = spare - (~plans) @ self._price
         chance = self._limit.chance(*self._noise.of(plans))
         worth = np.where(gain > _LEAST_GAIN * total, gain, 0.0) * chance
-        least = min(_LEAST_WORTH * total, max(_LEAST_MORE * (total - spare), _LEAST_GAIN * total))
+        least = min(_LEAST_WORTH * total, max(LEAST_MORE * (total - spare), _LEAST_GAIN * total))
         return np.asarray(np.where(worth > least, worth * chance ** (self._caution - 1), 0.0))
 
     def _harm(self, base: Array) -> Array:

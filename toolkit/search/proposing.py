@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from toolkit.evaluation.budget import ON_NOISE
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.evaluations import Evaluations
 from toolkit.search.plan_noise import NoiseLimit, PlanNoise
-from toolkit.search.proposals import Proposals
+from toolkit.search.proposals import LEAST_MORE, Proposals
 from toolkit.search.searched_plan import SearchedPlan
 
 _UNKNOWN = 0.3
@@ -64,8 +64,9 @@ class Proposing(Evaluations):
             # what keeping a layer costs hangs on its neighbours where times decide
             proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
             if proposed:
-                before = next((plan for plan in own if set(plan.kept) == set(proposed[0])), None)
-                plan = self._evaluate(proposed[0], until=self._until(before))
+                chosen = self._under_way(own, proposed[0], spare, left) or proposed[0]
+                before = next((plan for plan in own if set(plan.kept) == set(chosen)), None)
+                plan = self._evaluate(chosen, until=self._until(before))
                 if plan is before:
                     left.add(frozenset(plan.kept))
             elif self.best.whole or not self.best.passes or self.best.amax != self.amax:
@@ -78,6 +79,31 @@ class Proposing(Evaluations):
         elif not first:
             proposals = Proposals(*self._learnt(harm, measure, known), price)
             self.promise = proposals.promise(self.best.kept, self._given_up(self.best.kept), self._ended()[1] | left)
+
+    def _under_way(
+        self, own: Sequence[SearchedPlan], proposed: Sequence[str], spare: float, left: Collection[frozenset[str]]
+    ) -> Sequence[str]:
+        """What stays float in the plan that was run furthest and misses nothing so far, where another hardly differs.
+
+        Empty where there is none: plans that quantize a little more or less are otherwise all begun, and none ended.
+
+        Args:
+            own: the plans with the ranges now in use.
+            proposed: what stays float in the other.
+            spare: the price of what the best plan so far keeps.
+            left: what is too dear to be run further.
+        """
+        begun = [
+            plan for plan in own
+            if not plan.whole and plan.clear is None and not plan.lacks and frozenset(plan.kept) not in left
+        ]  # fmt: skip
+        furthest = max(begun, key=lambda plan: (plan.batches, plan.quantized), default=None)
+        if furthest is None or self._given_up(furthest.kept) >= spare:
+            return ()
+        whole = self._given_up(self.simulation.names)
+        more = self._given_up(furthest.kept) - self._given_up(proposed)
+        # what quantizes far less is proposed where this one is not likely to meet the budget
+        return furthest.kept if abs(more) < LEAST_MORE * (whole - self._given_up(furthest.kept)) else ()
 
     def _ended(self) -> tuple[list[SearchedPlan], set[frozenset[str]]]:
         """The plans with the ranges now in use, and what stays float in those of which everything is known."""

@@ -1,0 +1,120 @@
+"""One search after the other of the same layers, each with what those before it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.budget import Budget
+from toolkit.search.cost import CostModel
+from toolkit.search.few_answers import quieter, with_quiet
+from toolkit.search.racing import plan_key
+from toolkit.search.real_types import best_known
+from toolkit.search.search import Search, SearchResult, all_float
+from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.spending import Spending
+from toolkit.simulation.simulation import Simulation
+
+_WORTH = 0.5
+"""A plan with less than this share of what all layers quantized would have is hardly worth having."""
+_PROMISING = 0.1
+"""Of the same: what further plans must be expected to gain for a search to go on for them where it found little."""
+_PLAN_PRICE = 1.0
+"""In float inferences, about what a plan costs on all samples."""
+
+
+@dataclass
+class Searches:
+    """Runs searches.
+
+    Attributes:
+        simulation: the model with its layers under switches.
+        cost: predicts times.
+        prefer: ``int8`` or ``time``.
+        demand: what must hold in the next one.
+        make: a search of the simulation, for what must hold, with what is known.
+        confirm: measures the plans that were found, where times decide.
+        spending: their account.
+        nothing_pays: whether no plan is worth a search.
+        known: a plan that ran on all samples.
+        missed: by what plans are known to miss the budget in their types, by ``plan_key``.
+        judged: the simulation with the ranges that the last search measured its layers with.
+    """
+
+    simulation: Simulation
+    cost: CostModel
+    prefer: str
+    demand: Budget
+    make: Callable[[Searches], Search]
+    confirm: Callable[[SearchResult, Budget], SearchResult]
+    spending: Spending
+    nothing_pays: bool = False
+    known: SearchedPlan | None = None
+    missed: dict[str, dict[str, float]] = field(default_factory=dict)
+    _twins: list[Simulation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.judged = self.simulation
+
+    def run(self) -> SearchResult:
+        """One search for ``demand``."""
+        for twin in self._twins:
+            twin.forget()
+        self.judged = self.simulation
+        if self.nothing_pays:
+            return all_float(self.simulation, self.cost, self.demand, self.spending)
+        search = self.make(self)
+        found = search.run()
+        self.judged = search.simulation
+        if search.simulation is not self.simulation:
+            self._twins.append(search.simulation)
+        with self.spending.waiting():
+            return self.confirm(found, self.demand)
+
+    def goes_on(self, found: SearchResult) -> bool:
+        """Whether little was found and much more is expected, so that another search follows, which is then allowed."""
+        all_of_it = self.simulation.quantized_share()
+        little = self.prefer == "int8" and found.best.quantized < _WORTH * all_of_it
+        return little and found.promise > _PROMISING * all_of_it and self.spending.more()
+
+    def quiet(self, found: SearchResult) -> tuple[Budget, Finding] | None:
+        """See ``with_quiet``; None too where the best plan does not meet the budget, or the minutes are over."""
+        if not found.best.meets or self.spending.over:
+            return None
+        return with_quiet(self.demand, found.best, found.plans, found.reference)
+
+    def quieter(self, quiet: Budget, before: SearchResult) -> SearchResult:
+        """The result of another search for a budget with a limit on noise, where its plan is worth having, which
+        ``demand`` is from then on; else what was found before.
+        """
+        self.spending.again("chance")
+        loud, judged = self.demand, self.judged
+        self.demand = quiet
+        found = self.run()
+        if quieter(found, self.judged, before.best, loud, _WORTH):
+            return found
+        self.demand, self.judged = loud, judged
+        return before
+
+    def learn_types(self, found: SearchResult) -> bool:
+        """Take in what the best plan lacks in its types, which others will add too; whether another search may follow.
+
+        What only lacks some of its margin is worth more than nothing quantized.
+        """
+        self.missed[plan_key(found.best.kept, found.best.amax)] = dict(found.lacks_in_types)
+        if found.types is not None:
+            self.demand = replace(self.demand, types=found.types.largest(self.demand.types))
+        by_time = self.prefer == "time"
+        self.known = best_known(found.plans, self.missed, self.demand, found.reference, by_time)
+        if self.known is not None:
+            return True
+        if not found.limits_in_types:
+            self.spending.again()
+        ended = found.limits_in_types and not self.spending.left(_PLAN_PRICE)
+        return not ended and not self.spending.over
+
+    def forget(self) -> None:
+        """Give back the memory of all simulations: hardly anything more is to be run."""
+        for one in (self.simulation, *self._twins):
+            one.forget()
