@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from toolkit.simulation.simulation import Simulation
 
 _SAMPLES, _BATCH = 16, 8
+_AT_ONCE = 1 << 14
+"""Values whose squares are summed in their own type."""
+_LEAST = 1e-30
 _SAME_RANGE = 0.03
 _WEIGHTS_MSE = MethodSetting("mse")
 _Way = tuple[Operand, MethodSetting | None]
@@ -136,7 +139,7 @@ class _SingleLayer:
         for tensor, clipping in self.clipping.items():
             clipping.add(values[tensor])
         wanted = self._run(plain)
-        self.signal += float((wanted**2).sum())
+        self.signal += _power(wanted)
         for index, ways in variants.items():
             for way, value in ways.items():
                 self._differ((self.side(index), way), wanted, {**plain, index: value})
@@ -160,8 +163,8 @@ class _SingleLayer:
     def _differ(self, key: _Way | None, wanted: Array, operands: Mapping[int, Array]) -> None:
         found = self._run(operands)
         if self._mean is not None and 1 in self.constants:
-            found = found + self._bias(operands[1])
-        self.noise[key] = self.noise.get(key, 0.0) + float(((wanted - found) ** 2).sum())
+            found = found + self._bias(operands[1]).astype(found.dtype)
+        self.noise[key] = self.noise.get(key, 0.0) + _power(wanted - found)
 
     def _bias(self, weight: Array) -> Array:
         """What the bias of the quantized layer makes up for with these weights."""
@@ -184,7 +187,8 @@ class _SingleLayer:
             made = helper.make_model(graph, opset_imports=self._opset, ir_version=self._version)
             self._session = session(made.SerializeToString(), threads=1)
         feed = {f"operand {i}": value for i, value in operands.items()}
-        return np.asarray(self._session.run(feed)["out"], np.float64)
+        made = self._session.run(feed)["out"]
+        return np.asarray(made, np.float64 if made.dtype == np.float64 else np.float32)
 
     def _weight(self, index: int, method: str) -> Array:
         rounder = replace(self._rounder, method=method, chosen={})
@@ -206,3 +210,14 @@ class _SingleLayer:
         rows = np.moveaxis(np.asarray(values, np.float32), axis, 0)
         amax = np.abs(rows.reshape(rows.shape[0], -1)).max(axis=1, initial=0.0)
         self.amax[tensor] = np.maximum(self.amax.get(tensor, np.zeros(len(amax), np.float32)), amax)
+
+
+def _power(values: Array) -> float:
+    """The sum of squares: of blocks in their own type, of these in float64, which is several times as fast."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    with np.errstate(over="ignore"):
+        found = sum(
+            float(np.dot(some, some)) for some in (flat[at : at + _AT_ONCE] for at in range(0, flat.size, _AT_ONCE))
+        )
+    # of what is as large or as small as this float32 has no squares
+    return found if _LEAST < found < math.inf else float(np.square(flat, dtype=np.float64).sum())
