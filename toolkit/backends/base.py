@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import pydantic
 
 from toolkit.backends.layer import Build
+from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.contract.bench import TurnsFound
@@ -172,6 +173,10 @@ class Backend(Protocol):
 
     def max_opset(self) -> int:
         """The newest ONNX operator set it takes."""
+        ...
+
+    def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
+        """The operators that it fails to build in a float type, although its parser takes them: they stay FP32."""
         ...
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:

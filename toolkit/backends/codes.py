@@ -19,6 +19,7 @@ class EngineCode(BaseCode):
     CAPABILITY_DEFAULT = "engine-capability-default"
     TYPE_STATED = "engine-type-stated"
     PARSER_LACKS_TYPE = "engine-parser-lacks-type"
+    BUILDER_LACKS_TYPE = "engine-builder-lacks-type"
     TYPE_NOT_ON_GPU = "engine-type-not-on-gpu"
     CAPABILITY_UNSUPPORTED = "engine-capability-unsupported"
     NO_QUANTIZED_KERNEL = "engine-no-quantized-kernel"

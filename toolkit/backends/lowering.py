@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
 from onnx import TensorProto
@@ -43,6 +43,7 @@ def lower(
     io: Mapping[str, Precision] | None = None,
     journal: Journal | None = None,
     newest: int = 23,
+    unbuilt: Mapping[Precision, Collection[str]] | None = None,
     own: bool = False,
 ) -> Lowered:
     """Make every type of the plan explicit: float16 weights and scales, Casts at the borders, stored INT8 weights.
@@ -55,6 +56,7 @@ def lower(
         io: types of inputs and outputs that shall differ from the model's own.
         journal: gets a line for every node that does not get what was asked, and every Cast.
         newest: the newest operator set that the backend's parser takes.
+        unbuilt: operators that the backend fails to build in a float type.
         own: nobody else needs ``model``: it is lowered itself, not a copy of it.
 
     Raises:
@@ -72,7 +74,7 @@ def lower(
         facts, sound = seen.facts(), seen.types_fault() is None
     # says no more of any type or shape
     state_kernel_shapes(lowered, journal)
-    types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {})
+    types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {}, unbuilt or {})
     if types.unchecked and _has_short(plan, rest):
         journal.noted(Code.UNCHECKED())
     for node, reason in types.reason.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -60,7 +60,8 @@ class Types:
 
 
 def decide(
-    model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, observed: Mapping[str, tuple[float, float]]
+    model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, observed: Mapping[str, tuple[float, float]],
+    unbuilt: Mapping[Precision, Collection[str]],
 ) -> Types:
     """Choose a float type for every node of the main graph that computes floats.
 
@@ -74,6 +75,7 @@ def decide(
         plan: what was asked.
         rest: the type of nodes that nobody asked about.
         observed: smallest and largest value seen of float tensors.
+        unbuilt: operators that the backend fails to build in a type.
     """
     types = Types(unchecked=not observed)
     authored = any(facts.types.get(t.name) in SHORT_FLOATS for n in model.nodes if n.op in TARGETS for t in n.outputs)
@@ -96,6 +98,7 @@ def decide(
             refusal = (
                 _structure(node, unknown, indices, behind_subgraph)
                 or _schema(node, facts, wanted, model.opset)
+                or _unbuilt(node, wanted, unbuilt)
                 or _values(node, facts, model, wanted, observed)
                 or (tiny.get(node.name) if wanted is Precision.FP16 else None)
                 or _scales(node, model, wanted)
@@ -211,6 +214,10 @@ def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Findi
             if other or (allowed and name not in allowed):
                 return Code.NO_SUCH_FORM(op=node.op, precision=wanted, opset=opset)
     return None
+
+
+def _unbuilt(node: gs.Node, wanted: Precision, unbuilt: Mapping[Precision, Collection[str]]) -> Finding | None:
+    return EngineCode.BUILDER_LACKS_TYPE(op=node.op, precision=wanted) if node.op in unbuilt.get(wanted, ()) else None
 
 
 def _values(

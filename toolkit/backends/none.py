@@ -8,6 +8,7 @@ from pathlib import Path
 from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.layer import Build
 from toolkit.base.errors import BackendError
+from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.contract.bench import TurnsFound
@@ -46,6 +47,10 @@ class NoBackend:
     def max_opset(self) -> int:
         """The newest operator set qtool itself reads."""
         return 23
+
+    def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
+        """None: nothing is built."""
+        return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Nobody reads the model."""

@@ -56,8 +56,10 @@ def lower_for(
     else:
         from toolkit.backends.lowering import lower
 
-        newest = backend.max_opset()
-        made = lower(model, plan, rest=rest, observed=observed, io=io, journal=journal, newest=newest, own=own)
+        made = lower(
+            model, plan, rest=rest, observed=observed, io=io, journal=journal, newest=backend.max_opset(),
+            unbuilt=backend.unbuilt(), own=own,
+        )  # fmt: skip
     made.model.source = None
     return made
 

@@ -16,6 +16,7 @@ from toolkit.backends.process import run_job
 from toolkit.backends.program import tactics
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
+from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
@@ -28,6 +29,8 @@ _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SUPPORTED = ("7.5", *AMPERE_ON)
 _RECURRENT_BRANCHES_FAIL = (1, 7)
 """The newest release seen to fail on an LSTM or GRU inside an If, by an internal assertion of its builder."""
+_BFLOAT16_DECONVOLUTIONS_FAIL = (1, 7)
+"""The newest release seen to fail on a ConvTranspose in bfloat16: its builder infers no type of the result."""
 
 
 class RtxBackend:
@@ -76,6 +79,10 @@ class RtxBackend:
                 continue
         return ""
 
+    @property
+    def _release(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
+
     def cannot_measure(self) -> str:
         """Engines of TensorRT-RTX are built, but not run."""
         return "the tensorrt_rtx backend builds engines without measuring them"
@@ -96,13 +103,16 @@ class RtxBackend:
         """The newest operator set: its parser takes all that qtool reads."""
         return 23
 
+    def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
+        """Transposed convolutions in bfloat16, of any kernel, stride, rank or number of groups."""
+        return {Precision.BF16: frozenset({"ConvTranspose"})} if self._release <= _BFLOAT16_DECONVOLUTIONS_FAIL else {}
+
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Let the parser read the model; see ``Backend.parse``."""
         from toolkit.backends.conditionals import refuse_conditionals
 
-        mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
         # RNN, Loop and Scan build inside an If, and LSTM and GRU beside one
-        recurrent = mine <= _RECURRENT_BRANCHES_FAIL
+        recurrent = self._release <= _RECURRENT_BRANCHES_FAIL
         refuse_conditionals(model_path, profiles, f"TensorRT-RTX {self.version()}", recurrent)
         capabilities, _ = target_capabilities(settings)
         request = {

@@ -17,6 +17,7 @@ from toolkit.backends.rtx import profiles_to_json
 from toolkit.backends.turns import measure_turns
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
+from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
@@ -98,6 +99,10 @@ class TensorRTBackend:
         """The newest operator set its parser takes."""
         mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
         return next((opset for version, opset in _NEWEST_OPSET if mine >= version), 17)
+
+    def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
+        """None that was seen."""
+        return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Let the parser read the model; see ``Backend.parse``."""

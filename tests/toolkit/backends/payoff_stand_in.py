@@ -69,6 +69,9 @@ class StandIn:
     def max_opset(self):
         return 23
 
+    def unbuilt(self):
+        return {}
+
     def parse(self, model_path, profiles, settings):
         """It reads every model."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import normal
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import normal, placeholder_context
 from tests.toolkit.backends.backend_models import (
     FLOAT,
     FP8,
@@ -21,10 +22,12 @@ from tests.toolkit.backends.backend_models import (
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.lowering import lower
+from toolkit.backends.prepare import lower_for
 from toolkit.backends.rtx import RtxBackend, target_capabilities
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
+from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install qtool[rtx]")
@@ -211,3 +214,20 @@ def test_a_path_with_spaces_and_unicode(tmp_path):
     folder = tmp_path / "ein Örtchen"
     folder.mkdir()
     assert build(quantized_conv(), folder).engine
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_a_transposed_convolution_that_bfloat16_is_asked_of_is_built_in_fp32(tmp_path, pairs):
+    """RTX's builder infers no type of one in bfloat16; a search or `auto` ended without an engine, and without a word."""
+    nodes = [node("Conv", ["x", "w"], ["c"], "c", pads=[1] * 4),
+             node("ConvTranspose", ["c", "v"], ["y"], "up", strides=[2, 2])]  # fmt: skip
+    weights = [tensor("w", normal(8, 3, 3, 3).tolist(), FLOAT), tensor("v", normal(8, 3, 2, 2).tolist(), FLOAT)]
+    model = make(nodes, {"x": (FLOAT, [1, 3, 16, 16])}, {"y": (FLOAT, [1, 3, 32, 32])}, weights)
+    context, backend = placeholder_context(), RtxBackend()
+    if pairs:
+        InsertQDQ()(model, context)
+    made = lower_for(backend, SETTINGS, model, context.plan, rest=Precision.BF16, journal=Journal())
+    why = EngineCode.BUILDER_LACKS_TYPE(op="ConvTranspose", precision=Precision.BF16)
+    assert made.types.reason == {"up": why} and made.types.node["c"] is Precision.BF16
+    assert build(made.model, tmp_path, Profiles()).engine
+    assert lower(model, context.plan, rest=Precision.BF16).types.node["up"] is Precision.BF16

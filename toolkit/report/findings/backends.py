@@ -35,6 +35,7 @@ BACKENDS: Table = {
     EngineCode.CAPABILITY_UNSUPPORTED: _unsupported,
     EngineCode.TYPE_STATED: "the model states {precision} for it, which is kept where no pass requests another type",
     EngineCode.PARSER_LACKS_TYPE: "TensorRT's parser takes no {op} in {precision}",
+    EngineCode.BUILDER_LACKS_TYPE: "this release of the backend fails to build a {op} in {precision}",
     EngineCode.TYPE_NOT_ON_GPU: lambda precision, capabilities, since: (
         f"A GPU of compute capability {joined(capabilities)} does not compute in {precision.upper()}, which begins "
         f"with {since}: TensorRT refuses the engine or takes another type."
