@@ -14,6 +14,8 @@ class EvaluationCode(BaseCode):
     OUTPUT_STEADY = "evaluation-output-steady"
     OUTPUT_SHAPE_DIFFERS = "evaluation-output-shape-differs"
     METRIC_NOT_FINITE = "evaluation-metric-not-finite"
+    SPREAD_NOT_TOLD = "evaluation-spread-not-told"
+    SPREAD_OF_ANOTHER = "evaluation-spread-of-another"
     PROFILE_NOT_EVALUATED = "evaluation-profile-not-evaluated"
     ROUNDING_PARTLY_MEASURED = "evaluation-rounding-partly-measured"
     UNROUNDED_NOT_RUN = "evaluation-unrounded-not-run"

@@ -213,6 +213,8 @@ class OutputComparison:
         if all(one.left_out for one in scores):
             found.left_out = tuple(zip(*(one.left_out for one in scores)))
         found.drop = _finite(sign * (before - after))
+        if scores[0].untold is not None:
+            found.notes.append(scores[0].untold)
         if found.drop is None:
             found.notes.append(EvaluationCode.METRIC_NOT_FINITE(before=before, after=after))
 

@@ -16,6 +16,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metric_base import Metric, answers_of, metric_code, value_of
 
 NO_UNIT = -1
@@ -34,12 +36,15 @@ class MetricScore:
         left_out: what it would be without each of some groups of the samples, see above; empty where the
             metric does not tell, NaN without a group that has all labels.
         samples: how many samples these groups join, those of a pair both; none without a label.
+        untold: why nothing says how far the value would differ on other samples; None where something does, or the
+            samples are too few for it.
     """
 
     value: float | None = None
     answers: int = 0
     left_out: tuple[float, ...] = ()
     samples: int = 0
+    untold: Finding | None = None
 
 
 @runtime_checkable
@@ -101,21 +106,27 @@ def score_of(metric: Metric, name: str | None) -> MetricScore:
     Raises:
         DataError: it failed, or gives something else than a number.
     """
-    value = value_of(metric, name)
-    if not isinstance(metric, Resampled) or not math.isfinite(value):
-        return MetricScore(value, answers_of(metric))
+    value, answers = value_of(metric, name), answers_of(metric)
+    if not math.isfinite(value):
+        return MetricScore(value, answers)
+    if not isinstance(metric, Resampled):
+        untold = EvaluationCode.SPREAD_NOT_TOLD(metric=name) if not answers else None
+        return MetricScore(value, answers, untold=untold)
     with metric_code(name, "in value_among"):
         units = np.asarray(metric.units())
         told = units != NO_UNIT
         _, numbers = np.unique(units[told], return_inverse=True)
         count = int(numbers.max(initial=-1)) + 1
         every = metric.value_among(np.ones(len(units), bool))
-        if count < 2 or not math.isclose(every, value, rel_tol=1e-6, abs_tol=1e-12):
-            return MetricScore(value, answers_of(metric))
+        if not math.isclose(every, value, rel_tol=1e-6, abs_tol=1e-12):
+            untold = EvaluationCode.SPREAD_OF_ANOTHER(metric=name, value=value, among=every)
+            return MetricScore(value, answers, untold=untold)
+        if count < 2:
+            return MetricScore(value, answers)
         groups = np.full(len(units), NO_UNIT)
         groups[told] = numbers % min(count, _GROUPS)
         left_out = tuple(metric.value_among(groups != group) for group in range(min(count, _GROUPS)))
-    return MetricScore(value, answers_of(metric), left_out, int(told.sum()))
+    return MetricScore(value, answers, left_out, int(told.sum()))
 
 
 def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:

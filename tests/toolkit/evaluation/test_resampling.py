@@ -177,7 +177,35 @@ def test_a_metric_of_another_value_than_what_it_is_derived_from_has_no_error_of_
     metric.update({"y": READING[0]}, {"label": READING[1]})
     assert score_of(metric, "Readable").left_out == ()
     assert score_of(metric, "Readable").value == pytest.approx(1000 * (1 - plain.value()))
+    said = score_of(metric, "Readable").untold
+    assert said.values == {"metric": "Readable", "value": metric.value(), "among": plain.value()}
+    assert "Let value_among(kept) give what value() does" in sentence(said)
     assert len(score_of(plain, "cer").left_out) == 16
+
+
+class WorstDifference:
+    """A user's, of two members and no more."""
+
+    higher_is_better = False
+
+    def __init__(self, count=0):
+        self.worst, self.answers = 0.0, count
+
+    def update(self, outputs, labels):
+        self.worst = max(self.worst, float(np.abs(outputs["y"] - labels["label"]).max()))
+
+    def value(self):
+        return self.worst
+
+
+@pytest.mark.parametrize("count", [0, 40])
+def test_a_metric_that_tells_no_interval_is_called_that_with_what_to_add(count):
+    """Unless it says of how many answers it is a share: these have an interval by their count."""
+    metric = WorstDifference(count)
+    metric.update({"y": VALUES[0]}, {"label": VALUES[1][:, None]})
+    score = score_of(metric, "own:WorstDifference")
+    assert score.value == metric.worst and score.left_out == () and (score.untold is None) is bool(count)
+    assert count or "units() and value_among(kept), or answers" in sentence(score.untold)
 
 
 def unlabelled(name, values, label, rows):

@@ -67,6 +67,14 @@ EVALUATION: Table = {
     EvaluationCode.METRIC_NOT_FINITE: (
         "The metric is {before} for the float model and {after} for this one, so no drop is known."
     ),
+    EvaluationCode.SPREAD_NOT_TOLD: (
+        "The drop of {metric} has no interval, so a limit on it is judged by these samples alone. Give the metric "
+        "units() and value_among(kept), or answers where it is a share of so many."
+    ),
+    EvaluationCode.SPREAD_OF_ANOTHER: (
+        "The drop of {metric} has no interval: its value is {value:.4g}, and its value_among of all samples "
+        "{among:.4g}. Let value_among(kept) give what value() does, of the samples that are kept."
+    ),
     EvaluationCode.PROFILE_NOT_EVALUATED: lambda profile, samples: (
         f"Profile '{profile}' was not evaluated: none of the {count(samples, 'evaluation sample')} fits it."
     ),
