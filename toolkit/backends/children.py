@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from toolkit.base.errors import BackendError
+from toolkit.base.gpu_turns import GPU_TURN
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
 CAN_STOP = sys.platform == "linux"
@@ -145,14 +146,14 @@ class Spares:
         with self._lock:
             lacking = number - sum(one.library == library for one in self._found)
             # whoever measures has settled those that were there, and a job without a spare starts its own
-            if lacking > 0 and _MEASURING.acquire(blocking=False):
+            if lacking > 0 and GPU_TURN.acquire(blocking=False):
                 try:
                     # where the system gives no more processes or files, a job has done without a spare before
                     with contextlib.suppress(OSError):
                         for _ in range(lacking):
                             self._found.append(Child(library))
                 finally:
-                    _MEASURING.release()
+                    GPU_TURN.release()
 
     def settle(self) -> None:
         """Wait until all have loaded their library: none shall use the GPU while engines are measured."""
@@ -192,14 +193,13 @@ def spares() -> Spares | None:
 
 # -------------------------------------------------------------------- one GPU for several
 
-_MEASURING = threading.Lock()
 _AT_WORK: list[Child] = []
 
 
 @contextmanager
 def measuring_alone() -> Iterator[None]:
     """In the block no other job measures, and those that do anything else stand still: parsing uses the GPU too."""
-    with _MEASURING:
+    with GPU_TURN:
         found = spares()
         if found is not None:
             found.settle()
@@ -216,7 +216,7 @@ def measuring_alone() -> Iterator[None]:
 @contextmanager
 def at_work(child: Child) -> Iterator[None]:
     """In the block the child does its job, such as building an engine, which it begins once nobody measures."""
-    with _MEASURING:
+    with GPU_TURN:
         _AT_WORK.append(child)
     try:
         yield

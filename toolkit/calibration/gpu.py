@@ -17,6 +17,7 @@ import numpy as np
 
 from toolkit.base.errors import BackendError, RangesError
 from toolkit.base.files import sha256_json
+from toolkit.base.gpu_turns import gpu_turn
 from toolkit.base.progress import Progress
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.text import literal_glob, shortened
@@ -51,7 +52,7 @@ def collect_on_gpu(
     progress: Progress | None = None,
     timing: Timing | None = None,
 ) -> Collection:
-    """Collect histograms of ``taps`` over all samples on the first CUDA device.
+    """Collect histograms of ``taps`` over all samples on the first CUDA device; an engine is measured between batches.
 
     Args:
         model: the float model; not changed.
@@ -81,22 +82,25 @@ def collect_on_gpu(
     total, done = len(data), 0
     with runner:
         for part in data.batches(batch):
-            start = time.perf_counter()
-            pointers = runner.run(part, taps)
-            if statistics:
-                state = groups.setdefault(part.profiles, _Statistics(kernels, len(taps), BINS))
-                state.add(pointers)
-            kernels.wait()
+            with gpu_turn():
+                start = time.perf_counter()
+                pointers = runner.run(part, taps)
+                if statistics:
+                    state = groups.setdefault(part.profiles, _Statistics(kernels, len(taps), BINS))
+                    state.add(pointers)
+                kernels.wait()
+                seconds = time.perf_counter() - start
             if timing is not None:
-                timing.seconds += time.perf_counter() - start
+                timing.seconds += seconds
                 timing.samples += part.count
             collection.samples[part.profiles] = collection.samples.get(part.profiles, 0) + part.count
             collection.compare(part)
             done += part.count
             if progress is not None:
                 progress("calibrating on the GPU", done, total)
-        for group, state in groups.items():
-            collection.histograms[group] = dict(zip(taps, state.read()))
+        with gpu_turn():
+            for group, state in groups.items():
+                collection.histograms[group] = dict(zip(taps, state.read()))
     if not done:
         raise RangesError("there are no samples to calibrate with", where=data.name, remedy="give at least one sample")
     collection.made_from = {
@@ -222,7 +226,8 @@ class _TappedEngine:
             if self.outputs:
                 network = ModifyNetworkOutputs(network, outputs=[literal_glob(name) for name in self.outputs])
             try:
-                engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
+                with gpu_turn():
+                    engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
             except Exception as error:
                 raise BackendError(
                     f"the calibration engine cannot be built: {shortened(str(error), 300)}",
@@ -231,7 +236,8 @@ class _TappedEngine:
         self.runner = TrtRunner(engine)
 
     def __enter__(self) -> _TappedEngine:
-        self.runner.activate()
+        with gpu_turn():
+            self.runner.activate()
         return self
 
     def __exit__(self, *_: object) -> None:
