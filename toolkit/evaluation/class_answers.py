@@ -69,7 +69,9 @@ class ClassAnswers:
             return found.code(**known, share=found.right / count, **found.values)
         # where all labels are one, what needs no model is a guess: the class is that of the data, not of a constant
         chance = self._chance() if self._often() < 1 else 1.0 / self._classes
-        if right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
+        most = chance + 2 * math.sqrt(chance * (1 - chance) / count)
+        # of so few answers, or of labels so alike, the best of models would seem no better
+        if right / count <= most < 1:
             return EvaluationCode.FLOAT_MODEL_USELESS(**{**known, "value": right / count}, useless=chance)
         return None
 

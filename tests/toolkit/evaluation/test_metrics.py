@@ -368,3 +368,21 @@ def test_pixels_of_nan_are_of_no_class(classes):
     assert value("miou", scores, labels)[0] == 1.0
     scores[:, 0, 3:] = np.nan
     assert value("miou", scores, labels)[0] < 0.67
+
+
+def test_a_model_that_is_right_throughout_is_not_called_useless_for_few_labels():
+    """Of many samples five positions have a label, four of one class: even the best of models gives no more."""
+    label = np.full((64, 5), -100)
+    label[-1] = [1, 1, 2, 1, 1]
+    scores = np.random.default_rng(0).normal(size=(64, 5, 4)).astype(np.float32)
+    scores[-1, np.arange(5), label[-1]] = 9
+    check = FloatCheck("top1", None, MetricOptions())
+    check.add({"y": scores}, {"label": label})
+    assert check.value() == 1.0 and check.samples == 64 and check.suspicion() is None
+    # a hundred such samples tell
+    for wrong in (0, 60):
+        many = FloatCheck("top1", None, MetricOptions())
+        given = np.repeat(scores[-1:], 100, axis=0)
+        given[:wrong] = np.roll(given[:wrong], 1, axis=-1)
+        many.add({"y": given}, {"label": np.repeat(label[-1:], 100, axis=0)})
+        assert (many.suspicion() is not None) is bool(wrong)
