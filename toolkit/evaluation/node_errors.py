@@ -24,6 +24,7 @@ from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.counterparts import run_on
 from toolkit.evaluation.difference import Difference, TensorError
+from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
@@ -187,7 +188,9 @@ def comparable(reference: Model, subject: Model) -> Pairs:
     made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
     pairs, constant = [], set[int]()
     for node in subject.nodes:
-        if all(isinstance(t, gs.Constant) or t.is_empty() or id(t) in constant for t in node.inputs):
+        fixed = all(isinstance(t, gs.Constant) or t.is_empty() or id(t) in constant for t in node.inputs)
+        # what a body reads is no input of its node
+        if fixed and not bodies(node):
             constant.update(id(tensor) for tensor in node.outputs)
             continue
         if node.op in PAIR_OPERATORS | {"Cast", "Constant"} or not node.outputs:

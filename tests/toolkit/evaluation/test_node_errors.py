@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from passes.insert_qdq import InsertQDQ
@@ -99,3 +100,19 @@ def test_what_is_computed_of_weights_alone_is_no_layer():
              node("Add", ["m", "n"], ["y"])]  # fmt: skip
     model = Model.from_proto(build(nodes, {"x": [8, 8]}, {"y": [8, 8]}, {"w": normal(8, 8)}))
     assert [name for name, *_ in node_errors.comparable(model, model.copy())] == ["m", "y"]
+
+
+def test_what_a_loop_makes_of_an_outer_tensor_is_no_constant_though_its_inputs_are():
+    """A loop of a fixed number of steps from zeros: nothing behind it was measured."""
+    model = Model.from_proto(onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["": 17]>
+        steps (float[4,4] x) => (float[4,4] y)
+        <int64 count = {{3}}, bool go = {{1}}, float[4,4] zeros = {{{", ".join("0" * 16)}}}> {{
+          last = Loop (count, go, zeros) <body = step (int64 i, bool on, float[4,4] h) => (bool on2, float[4,4] h2) {{
+            on2 = Identity(on)
+            h2 = Add(h, x)
+          }}>
+          r = Relu(last)
+          y = Sigmoid(r)
+        }}"""))
+    assert [tensor for _, tensor, _ in node_errors.comparable(model, model.copy())] == ["last", "r", "y"]
