@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from toolkit.graph.dimensions import Dims, places
 
 _OPERATORS = re.compile(r"\s*(//|[-+*/()])\s*")
+_OTHER_PIECE = re.compile(r"//|[-+*/()]|[0-9]+")
 _LONGEST = 200
 """Characters of a name; a longer one is no formula that anybody wrote."""
 
@@ -49,7 +50,8 @@ def derived_dimensions(shapes: Mapping[str, Dims]) -> dict[str, DerivedDimension
 def _derived(name: str, known: Mapping[str, object]) -> DerivedDimension | None:
     pieces = [piece for piece in _OPERATORS.split(name) if piece] if len(name) <= _LONGEST else []
     parts = tuple(dict.fromkeys(piece for piece in pieces if piece in known))
-    if len(pieces) < 2 or not parts or name in parts:
+    told = all(piece in known or _OTHER_PIECE.fullmatch(piece) for piece in pieces)
+    if len(pieces) < 2 or not parts or not told or name in parts:
         return None
     words = (f"v{parts.index(piece)}" if piece in parts else piece for piece in pieces)
     try:

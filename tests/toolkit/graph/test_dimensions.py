@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from toolkit.graph.derived_dimensions import derived_dimensions
 from toolkit.graph.dimensions import batch_axes, dim_of, is_batch_name, places
 
 
@@ -55,3 +56,18 @@ def test_the_axis_of_the_samples(shapes, axes):
 
 def test_where_each_name_stands():
     assert places({"x": ["N", 3, "T"], "h": [2, "N", None]}) == {"N": [("x", 0), ("h", 1)], "T": [("x", 2)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("a + b", 7), ("a+b+1", 8), ("2*(a + b)", 14), ("b // 2", 2), ("b - a", 1), ("a / 2", None), ("a - b", None)],
+)
+def test_a_name_that_is_a_formula_of_other_names_tells_the_size(name, size):
+    (found,) = derived_dimensions({"x": ["a", "b"], "y": [name]}).values()
+    assert found.name == name and found.size({"a": 3, "b": 4}) == size
+
+
+@pytest.mark.parametrize("name", ["v0 + a", "a + c", "a b", "1_0*a", "a +", "-a", "a % 2", "x(a)", "a\0 + a"])
+def test_a_name_with_anything_but_names_of_others_and_numbers_is_no_formula(name):
+    """What stands for an unknown size was read as another one's: 'v0 + a' as twice a."""
+    assert derived_dimensions({"x": ["a", "b"], "y": [name]}) == {}
