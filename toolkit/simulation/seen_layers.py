@@ -59,7 +59,8 @@ class SeenLayer:
         power = np.einsum("oi,oi->o", before, before, dtype=np.float64)
         factor = np.einsum("oi,oi->o", now, before, dtype=np.float64) / np.where(power > 0, power, 1.0)
         factor = np.where(power > 0, factor, 1.0).astype(np.float32)
-        by_channel = all(one.scale.size == len(factor) for one in self.rounded.values())
+        # a scale of blocks has the weights' rank, also where one block is a whole channel
+        by_channel = all(one.scale.shape == factor.shape for one in self.rounded.values())
         if axis is None or not by_channel or not (factor > 0).all():
             return None
         if not _near(now, before * factor[:, None]):

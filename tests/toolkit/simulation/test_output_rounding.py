@@ -296,6 +296,21 @@ def test_what_multiplies_an_output_channel_does_not_change_how_its_weights_are_r
     assert errors[0] < errors[1] + 1e-6 * signal
 
 
+@pytest.mark.parametrize("form", ["gemm", "gemm-turned"])
+def test_weights_of_one_block_a_channel_are_rounded_again_where_a_factor_multiplies_the_channels(form):
+    """A block's scale depends on more than its channel's, and its shape is another than that of channels' scales."""
+    model, data = made(form)
+    context, divided = Context(provider=Calibrator(data, method="minmax")), model.copy()
+    weight = divided.nodes[0].inputs[1]
+    factor = np.linspace(0.3, 3.0, 8, dtype=np.float32)
+    weight.values = weight.values * (factor[:, None] if form == "gemm-turned" else factor)
+    plain = Rounder("output", Precision.INT4, block=WIDTH)
+    output_rounding.rounder_on_samples(model, model.nodes, data, plain, context)
+    (again,) = output_rounding.rounder_on_samples(divided, divided.nodes, data, plain, context).chosen.values()
+    (fresh,) = output_rounding.rounder_on_samples(divided, divided.nodes, data, plain, Context()).chosen.values()
+    assert np.array_equal(again.values, fresh.values) and np.array_equal(again.scale, fresh.scale)
+
+
 def test_rows_of_a_depthwise_convolution_are_as_many_as_its_few_inputs_need():
     nodes = [node("Conv", ["x", "w"], ["y"], group=WIDTH), node("Conv", ["x", "v"], ["z"])]
     weights = {"w": normal(WIDTH, 1, 3, 3), "v": normal(WIDTH, WIDTH, 3, 3)}
