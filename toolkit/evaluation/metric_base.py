@@ -95,7 +95,7 @@ def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[s
 
     Raises:
         RecipeError: there is no such output.
-        DataError: there are no labels.
+        DataError: there are no labels, or the output is a single number for all samples of a batch.
     """
     output = options.output
     if output is not None and output not in outputs:
@@ -108,7 +108,10 @@ def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[s
         value = value[None]
     elif value.ndim > axis:
         value = np.moveaxis(value, axis, 0)
-    return value, by_sample(label_of(labels), axis)
+    label = by_sample(label_of(labels), axis)
+    if not value.ndim:
+        raise unlike_shapes(value, label, "name an output that has a value for every sample")
+    return value, label
 
 
 def pick_scores(

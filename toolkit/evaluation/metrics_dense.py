@@ -22,6 +22,7 @@ from toolkit.evaluation.metric_base import (
 from toolkit.evaluation.resampling import NO_UNIT, Summed
 from toolkit.evaluation.tasks.segmentation import mask_of
 
+_PIXELS = "give integers [samples, height, width], the class of every pixel"
 _WINDOW = 7
 
 
@@ -149,12 +150,14 @@ class MeanIoU:
             DataError: labels are not a class for every pixel.
         """
         scores, label = pick(outputs, self.options, labels)
+        if scores.ndim < 3:
+            raise unlike_shapes(scores, label, _PIXELS)
         label = label.reshape(len(label), *label.shape[-2:]) if label.ndim == 4 and label.shape[1] == 1 else label
         axis = 1 if self.options.axis is None else self.options.axis
         single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[axis] == 1)
         found = mask_of(scores, axis, threshold_of(scores, self.options) if single else None)
         if label.dtype.kind not in "iub" or found.shape != label.reshape(len(label), -1).shape:
-            raise unlike_shapes(scores, label, "give integers [samples, height, width], the class of every pixel")
+            raise unlike_shapes(scores, label, _PIXELS)
         wanted = label.reshape(len(label), -1).astype(np.int64)
         keep = wanted != UNLABELLED_PIXEL
         for one in np.union1d(found[keep], wanted[keep]).tolist():

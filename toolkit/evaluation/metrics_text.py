@@ -28,14 +28,14 @@ class _Readings:
         """Take in one batch.
 
         Raises:
-            DataError: labels are not integers, one row a sample.
+            DataError: labels are not integers, one row a sample, or the output has no scores of classes.
         """
         scores, label = pick_scores(outputs, self.options, labels)
         if label.dtype.kind not in "iu" or label.ndim != 2:
             raise DataError(f"labels of readings have shape {list(label.shape)} and type {label.dtype.name}",
                             remedy="give integers [samples, length], filled up with -1")  # fmt: skip
-        if len(scores) != len(label):
-            raise unlike_shapes(scores, label, "give one row of labels for each sample")
+        if len(scores) != len(label) or (scores.ndim < 2 and scores.dtype.kind not in "iub"):
+            raise unlike_shapes(scores, label, "give one row of labels for each sample, of its scores by class")
         for found, row in zip(readings(scores, -1, self.options.blank), label):
             self._add(found, tuple(int(one) for one in row[row >= 0]))
 

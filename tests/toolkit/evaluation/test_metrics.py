@@ -355,6 +355,17 @@ def test_mse_never_broadcasts_a_label(made, label):
         metric.update({"y": np.zeros(made)}, {"label": np.ones(label)})
 
 
+@pytest.mark.parametrize(("name", "made", "label"), [
+    ("miou", (4,), (4, 6, 6)), ("miou", (4, 5), (4, 6, 6)), ("cer", (4,), (4, 7)), ("exact", (), (4, 7)),
+    ("spearman", (), (4,)), ("recall_at_1", (), (4,)), ("mse", (), (1,)),
+])  # fmt: skip
+def test_an_output_without_what_a_metric_reads_is_a_fault_of_the_data_and_no_crash(name, made, label):
+    """A score or a count beside the output that is read has no axis for the metric, and is held against labels too."""
+    metric = make_metric(name, None, False, MetricOptions())
+    with pytest.raises(DataError, match=r"abels have shape"):
+        metric.update({"y": np.ones(made, np.float32)}, {"label": np.ones(label, np.int64)})
+
+
 @pytest.mark.parametrize("classes", [1, 3])
 def test_pixels_of_nan_are_of_no_class(classes):
     """As background, and as the class with the highest score, they were right wherever that was the label."""
