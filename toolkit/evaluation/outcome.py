@@ -222,10 +222,12 @@ def _divergence(wanted: Array, found: Array) -> float:
     log(sum of w exp(m - d)): as log(1 + sum of w (exp(m - d) - 1 + d - m)), whose terms are all 0 or more, float32 has
     digits enough.
     """
-    weights = np.exp(wanted - wanted.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
-    apart = wanted - found
-    apart -= np.einsum("rc,rc->r", weights, apart)[:, None]
+    # what leaves float32's range here is for the other way
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = np.exp(wanted - wanted.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        apart = wanted - found
+        apart -= np.einsum("rc,rc->r", weights, apart)[:, None]
     if not apart.min(initial=0.0) > -_MOST_EXPONENT:
         return _wide_divergence(wanted, found)
     grown = np.expm1(-apart)

@@ -218,3 +218,9 @@ def test_what_is_beside_detections_is_still_held_by_its_noise():
     )  # fmt: skip
     assert outcome.by_entry and outcome.variation_db < 0
     assert set(Budget(by_task=True).lacks(outcome, Outcome(0.0))) == {"sqnr_db", "variation_db"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_divergence_beyond_float32s_range_is_measured_without_a_warning():
+    wanted, found = np.float32([[3e38, -3e38, 0.0]]), np.float32([[-3e38, 3e38, 0.0]])
+    assert summed([compare({"y": wanted}, {"y": found}, ["y"])]).kl == pytest.approx(6e38)
