@@ -104,6 +104,19 @@ def _kinds(model: LightModel) -> list[int]:
     return [value.type.tensor_type.elem_type for value in graph.input] + [one.data_type for one in graph.initializer]
 
 
+def _rounded_or_not(model: LightModel) -> set[str]:
+    """The float16 tensors that ``_HALF_KERNELS`` give; of a model with such tensors those of unknown type as well."""
+    graph = model.proto.graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    if _FLOAT16 not in (*kinds.values(), *_kinds(model)):
+        return set()
+    for node in graph.node:
+        if node.op_type == "Cast":
+            kinds.update((name, one.i) for name in node.output for one in node.attribute if one.name == "to")
+    made = (name for node in graph.node if node.op_type in _HALF_KERNELS for name in node.output if name)
+    return {name for name in made if kinds.get(name, 0) in (0, _FLOAT16)}
+
+
 class Cut:
     """Finds the places where a graph is cut.
 
@@ -130,9 +143,7 @@ class Cut:
         self._makes = [list(node.output) for node in self._nodes]
         self._outputs = {value.name for value in graph.output}
         self._reads = [reads_of(node) for node in self._nodes]
-        halves = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == _FLOAT16}
-        made = zip(self._ops, self._makes) if halves else ()
-        self._half = {name for op, makes in made if op in _HALF_KERNELS for name in makes if name in halves}
+        self._half = _rounded_or_not(model)
         self._constants = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
         self._behind = self._constant_nodes()
         self._begins = [

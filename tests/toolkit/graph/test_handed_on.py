@@ -56,7 +56,7 @@ def _cut(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 @pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize("most", [1, 3])
 def test_values_are_those_of_the_whole_model(monkeypatch, typed, most):
-    proto, wanted = _model(typed), ["y", "b2", "tanh1", "down3", "b5"]
+    proto, wanted = _model(typed), ["y", "b2", "tanh1", "norm2", "down3", "b5"]
     whole = session(proto, wanted, threads=1, packed=False).run({"x": X})
     _cut(monkeypatch, most)
     opened = session(proto, wanted, threads=1, packed=False)
