@@ -33,7 +33,10 @@ _KEEP_BLOCKED = frozenset({
     "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add", "Sum", "Mul", "Concat",
     "Resize", "Upsample",
 })  # fmt: skip
-_HALF_KERNELS = frozenset({"Cast", "LayerNormalization"})
+_HALF_KERNELS = frozenset({
+    "Cast", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+})  # fmt: skip
 """Operators whose results onnxruntime rounds to float16 or not, by what lies on both sides of them."""
 _FLOAT16 = TensorProto.FLOAT16
 _WIDE = 4

@@ -20,7 +20,7 @@ WIDENED = 4 * WIDTH**2
 X = np.random.default_rng(1).standard_normal((3, WIDTH)).astype(np.float16)
 
 
-def _model(typed: bool, blocks: int = 5, gain: float = 1.0) -> onnx.ModelProto:
+def _model(typed: bool, blocks: int = 5, gain: float = 1.0, norm: str = "LayerNormalization") -> onnx.ModelProto:
     """Blocks of ``x + tanh(norm(x) W1) W2`` in float16; the first makes ``gain`` times as much, the last undoes it."""
     random = np.random.default_rng(2)
     stored = {"one": np.ones(WIDTH, np.float16), "gain": np.float16(gain), "less": np.float16(1 / gain)}
@@ -30,7 +30,7 @@ def _model(typed: bool, blocks: int = 5, gain: float = 1.0) -> onnx.ModelProto:
         for name in ("u", "v"):
             stored[f"{name}{block}"] = (random.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5).astype(np.float16)
         nodes += [
-            helper.make_node("LayerNormalization", [before, "one"], [f"norm{block}"], f"norm{block}"),
+            helper.make_node(norm, [before, "one"], [f"norm{block}"], f"norm{block}"),
             helper.make_node("MatMul", [f"norm{block}", f"u{block}"], [f"up{block}"], f"up{block}"),
             helper.make_node("Tanh", [f"up{block}"], [f"tanh{block}"], f"tanh{block}"),
             helper.make_node("MatMul", [f"tanh{block}", f"v{block}"], [f"down{block}"], f"down{block}"),
@@ -45,7 +45,7 @@ def _model(typed: bool, blocks: int = 5, gain: float = 1.0) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["n", WIDTH])],
         [numpy_helper.from_array(values, name) for name, values in stored.items()],
     )  # fmt: skip
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
     return onnx.shape_inference.infer_shapes(proto) if typed else proto
 
 
@@ -53,10 +53,11 @@ def _cut(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(sessions, "_WIDENED_BYTES", most * WIDENED)
 
 
+@pytest.mark.parametrize("norm", ["LayerNormalization", "RMSNormalization"])
 @pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize("most", [1, 3])
-def test_values_are_those_of_the_whole_model(monkeypatch, typed, most):
-    proto, wanted = _model(typed), ["y", "b2", "tanh1", "norm2", "down3", "b5"]
+def test_values_are_those_of_the_whole_model(monkeypatch, typed, most, norm):
+    proto, wanted = _model(typed, norm=norm), ["y", "b2", "tanh1", "norm2", "down3", "b5"]
     whole = session(proto, wanted, threads=1, packed=False).run({"x": X})
     _cut(monkeypatch, most)
     opened = session(proto, wanted, threads=1, packed=False)
