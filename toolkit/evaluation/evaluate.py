@@ -129,9 +129,8 @@ def evaluate(
     whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
     for some, more in _halves(data.first(total), as_it_is, together(metric)):
-        computed = partial(_kept_outputs, kept, [*runs, *more])
-        # who stops it here waits for the batch that is computed, which is kept
-        with closing(one_ahead(some.batches(batch), computed)) as batches:
+        # who stops it here waits for the batch that is computed, which is kept; with its end its sessions go
+        with closing(one_ahead(some.batches(batch), partial(_kept_outputs, kept, [*runs, *more]))) as batches:
             for part, (wanted, *found) in batches:
                 with at_fault(part):
                     whole.add(wanted, found[0], part.labels, part.count)

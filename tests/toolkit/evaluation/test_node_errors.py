@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,7 @@ from toolkit import Model
 from toolkit.backends.lowering import lower
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation import evaluate as evaluating
 from toolkit.evaluation import node_errors
 from toolkit.evaluation.difference import Difference
 from toolkit.evaluation.evaluate import evaluate
@@ -116,3 +119,18 @@ def test_what_a_loop_makes_of_an_outer_tensor_is_no_constant_though_its_inputs_a
           y = Sigmoid(r)
         }}"""))
     assert [tensor for _, tensor, _ in node_errors.comparable(model, model.copy())] == ["last", "r", "y"]
+
+
+def test_the_session_of_the_outputs_is_gone_before_layers_are_measured(monkeypatch):
+    """It holds the weights, which the sessions for the layers hold as well."""
+    model, runnable, opened, left = chain(2), evaluating._runnable, [], []
+
+    def watching(*given):
+        form, other, notes = runnable(*given)
+        opened.append(weakref.ref(other))
+        return form, other, notes
+
+    monkeypatch.setattr(evaluating, "_runnable", watching)
+    monkeypatch.setattr(evaluating, "node_errors", lambda *given: left.append(opened[0]()) or ({}, 0))
+    evaluate(model, lower(paired(model), PrecisionPlan()).model, CalibrationData.open(feeds(24), model))
+    assert left == [None]
