@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from toolkit.base.errors import QtoolError, RangesError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
+from toolkit.base.text import count
 from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -105,6 +106,8 @@ class Calibrator:
         known = model.graph.tensors()
         if self.given is not None:
             found, said = given_ranges(self.given, known, dtype if self.calibrates else None)
+            if self.given.tensors and not (found or self.manual or self.calibrates):
+                raise self._of_other_tensors(self.given, known)
             for one in said:
                 self._note(one)
             override = self.given_use == "override"
@@ -120,6 +123,16 @@ class Calibrator:
                     Code.NO_VALUES() if by is None else Code.BEHIND_PLUGIN(plugin=by, op=left.plugins[by])
                 )
         return ranges
+
+    @staticmethod
+    def _of_other_tensors(given: Ranges, known: Iterable[str]) -> RangesError:
+        first = min(given.tensors)
+        return RangesError(
+            f"there is no calibration data, and of {count(len(given.tensors), 'given range')}, such as that of "
+            f"'{first}', none is of a tensor of the model",
+            remedy=did_you_mean(first, known) or "give ranges under the names of the model's tensors",
+            value="ranges",
+        )
 
     def on_part(self) -> Calibrator:
         """The same calibration on a quarter of the samples, evenly spread, kept in memory alone: ranges, for a trial.
