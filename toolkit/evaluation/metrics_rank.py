@@ -63,6 +63,9 @@ class RecallAtK(_Vectors):
 
     def value(self) -> float:
         """0 to 1; NaN where no two samples have one label."""
+        if not self.answers:
+            # asked after each sample until one says something: no distances for that
+            return math.nan
         vectors, labels = self._all()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.nan_to_num(vectors / np.where(norms > 0, norms, 1.0))
@@ -78,7 +81,7 @@ class RecallAtK(_Vectors):
             hit = np.take_along_axis(alike, best, axis=1).any(axis=1)
             asked = alike.any(axis=1)
             right, count = right + int((hit & asked).sum()), count + int(asked.sum())
-        return right / count if count else math.nan
+        return right / count
 
 
 class Spearman(_Vectors):
