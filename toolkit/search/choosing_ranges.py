@@ -86,7 +86,8 @@ class ChoosingRanges(Proposing):
 
         All are run on a few batches, and those that are not clearly noisier than the best on the same ones on more, at
         most half of them but the last two (Jamieson and Talwalkar, "Non-stochastic best arm identification", AISTATS
-        2016): on few samples ranges that cut off outliers look better than they are. The best is run on all samples.
+        2016): on few samples ranges that cut off outliers look better than they are. The best is run on all samples,
+        unless all miss the budget by far on fewer.
         """
         live, number, missed = self._unlike(kept, ranges), 1, False
         self._ahead(kept, live)
@@ -127,7 +128,7 @@ class ChoosingRanges(Proposing):
         return found
 
     def _misses_by_far(self, plan: SearchedPlan) -> bool:
-        """Whether more samples would not change that a plan misses the budget."""
+        """Whether a plan clearly misses the budget, or by more than limits usually allow."""
         return plan.clear is False or self.budget.distance(dict(plan.lacks)) > _FAR
 
     def _unlike(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[dict[str, float]]:
