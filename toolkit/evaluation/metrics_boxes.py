@@ -23,6 +23,7 @@ class MeanAveragePrecision:
     """Mean average precision over classes, and over IoU from 0.50 to 0.95 or at 0.5 alone.
 
     Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the pixels of the output; rows of -1 fill up.
+    Without the axis of objects each sample has one, and a sample by itself needs no axis of samples.
 
     Raises:
         RecipeError: pycocotools is not installed, or no output holds detections.
@@ -48,20 +49,21 @@ class MeanAveragePrecision:
 
         Raises:
             RecipeError: no output holds detections.
-            DataError: labels are not rows of box and class.
+            DataError: labels are not rows of box and class, or of other samples than the outputs.
         """
         if self.part is None:
             raise RecipeError("map needs detections, and no output of the model was recognised as such",
                               remedy='set [evaluation] task = "detection", or use another metric')  # fmt: skip
         if not labels:
             raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
-        label = label_of(labels)
-        label = label[None] if label.ndim == 2 and label.shape[-1] == 5 else label
-        if label.ndim != 3 or label.shape[-1] != 5:
-            raise DataError(f"labels of boxes have shape {list(label.shape)}",
+        label, each = label_of(labels), detections(reader(self.part).samples(outputs), self.part.settings, _LEAST)
+        if label.ndim == 2:
+            # of a sample by itself they are its objects, of several one object each
+            label = label[None] if len(each) == 1 else label[:, None]
+        if label.ndim != 3 or label.shape[-1] != 5 or len(label) != len(each):
+            raise DataError(f"labels of boxes of {len(each)} samples have shape {list(label.shape)}",
                             remedy="give [samples, objects, 5]: x1, y1, x2, y2, class; rows of -1 fill up")  # fmt: skip
-        values = reader(self.part).samples(outputs)
-        for found, rows in zip(detections(values, self.part.settings, _LEAST), label):
+        for found, rows in zip(each, label):
             self.images += 1
             for box, score, kind in zip(found.boxes, found.scores, found.classes):
                 self.found.append(self._entry(box, kind) | {"score": float(score)})

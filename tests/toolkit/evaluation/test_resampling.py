@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from toolkit.base.errors import DataError
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.metric_base import MetricOptions
@@ -266,3 +267,14 @@ def test_a_metric_of_samples_that_say_nothing_is_no_number(name, values, label):
     score = score_of(metric, name)
     assert math.isnan(score.value) and score.left_out == ()
     assert score.answers == 0 or name in ("f1", "auc", "balanced_accuracy", "average_precision")
+
+
+def test_boxes_without_an_axis_of_objects_are_one_a_sample():
+    """They were all taken for the first sample's of each batch, and the other samples were left out."""
+    values, label = DETECTIONS
+    assert fed("map", values, label[:, 0]).value() == fed("map", values, label[:, :1]).value()
+    one, both = fed("map", values[:1], label[:1]), make_metric("map", None, False, MetricOptions(layout=BOXES, axis=-1))
+    both.update({"y": values[:1]}, {"label": label[0]})
+    assert both.value() == one.value() and both.answers == one.answers == 2
+    with pytest.raises(DataError, match="labels of boxes of 4 samples"):
+        both.update({"y": values[:4]}, {"label": label[:3]})
