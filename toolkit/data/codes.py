@@ -6,8 +6,9 @@ from toolkit.contract.findings import BaseCode
 
 
 class DataCode(BaseCode):
-    """What became of a source's samples."""
+    """What became of a source's samples, and what their shapes have to be."""
 
     ROWS_APART = "rows-apart"
     ROWS_UNDECIDED = "rows-undecided"
     OTHER_SAMPLES = "other-samples"
+    OPT_UNLIKE_NAME = "opt-unlike-name"

@@ -77,7 +77,8 @@ class Inputs:
         drawn = [node.name for node, _ in source.walk() if is_random(node) and "seed" not in node.attrs]
         if drawn:
             said.noted(Code.RANDOM_SOURCE(nodes=drawn))
-        check(self.job.profiles, source, self.job.recipe)
+        for one in check(self.job.profiles, source, self.job.recipe):
+            said.noted(one)
         cut = stretches_note(source)
         if cut is not None:
             said.noted(cut)

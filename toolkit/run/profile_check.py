@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError, did_you_mean
+from toolkit.contract.findings import Finding
+from toolkit.data.codes import DataCode
 from toolkit.graph.derived_dimensions import derived_dimensions
 from toolkit.graph.dimensions import is_batch_name, places
 
@@ -14,8 +17,11 @@ if TYPE_CHECKING:
     from toolkit.run.recipe import Recipe
 
 
-def check(profiles: Profiles, model: Model, recipe: Recipe) -> None:
+def check(profiles: Profiles, model: Model, recipe: Recipe) -> list[Finding]:
     """Check that every profile names inputs of the model, with their rank and fixed dimensions, and all dynamic ones.
+
+    Returns:
+        What may keep an engine from being built.
 
     Raises:
         RecipeError: one does not; the message names the profile, the input and the line.
@@ -68,14 +74,14 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> None:
                     remedy=f"add shapes.{name} = {{ min = [..], opt = [..], max = [..] }}",
                 )
         _names_agree(profile, shapes, where)
-        _opt_agrees(profile, shapes, where)
+    return [one for profile in profiles for one in _unlike_names(profile, shapes)]
 
 
-def _opt_agrees(profile: ShapeProfile, shapes: dict[str, list[int | str | None]], where: str) -> None:
-    """Check that a dimension that is called after others, as ``past + length`` is, has their opt: no other can run.
+def _unlike_names(profile: ShapeProfile, shapes: dict[str, list[int | str | None]]) -> Iterator[Finding]:
+    """The dimensions called after others, as ``past + length`` is, that have another opt than these make.
 
-    Raises:
-        RecipeError: one has not; the message names it and the opt that they make.
+    Names may lie: exporters take over what the example happened to have, and a decoder's first step may bring an empty
+    past of length 1.
     """
     stands = places(shapes)
     opt = {
@@ -85,17 +91,12 @@ def _opt_agrees(profile: ShapeProfile, shapes: dict[str, list[int | str | None]]
         if name in profile.shapes and axis < len(profile.shapes[name].opt)
     }
     for dim, one in derived_dimensions(shapes).items():
-        if dim not in opt or not all(part in opt for part in one.parts):
-            continue
-        made, (name, axis) = one.size(opt), stands[dim][0]
-        if made is not None and made != opt[dim]:
-            parts = ", ".join(f"'{part}' {opt[part]}" for part in one.parts)
-            raise RecipeError(
-                f"profile '{profile.name}' has opt {opt[dim]} for dimension '{dim}' of '{name}', and {made} by its "
-                f"name: opt has {parts}",
-                where=where,
-                remedy=f"write {made} in opt of dimension {axis} of '{name}', or change the others",
-            )
+        if dim in opt and all(part in opt for part in one.parts):
+            made, (tensor, axis) = one.size(opt), stands[dim][0]
+            if made is not None and made != opt[dim]:
+                yield DataCode.OPT_UNLIKE_NAME(
+                    profile=profile.name, tensor=tensor, axis=axis, dim=dim, opt=opt[dim], made=made
+                )
 
 
 def _names_agree(profile: ShapeProfile, shapes: dict[str, list[int | str | None]], where: str) -> None:

@@ -75,6 +75,10 @@ DATA: Table = {
         f"sample: each of its {count(items, 'item')} counts as one. Give samples with 1 row, or rows that differ."
     ),
     Code.LIMITED: "{left_out} of {total} calibration samples left out because of samples = {limit}.",
+    DataCode.OPT_UNLIKE_NAME: lambda profile, tensor, axis, dim, opt, made: (
+        f"Profile '{profile}' has opt {opt} in dimension {axis} of '{tensor}', whose name '{dim}' makes it {made} of "
+        f"the others' opt. Where the model needs what the name says, no engine can be built: then write {made}."
+    ),
     Code.EMPTY_PROFILE: "No sample of {data} fits profile '{profile}'.",
     Code.FEW_SAMPLES: lambda profile, samples: (
         f"Profile '{profile}' had only {count(samples, 'calibration sample')}; provide more."

@@ -15,6 +15,7 @@ from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Ranges
+from toolkit.data.codes import DataCode
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.codes import PlacementCode
@@ -46,6 +47,7 @@ _WARNING = {
     Code.UNLIKE_SCALES, Code.EMPTY_PROFILE, Code.FEW_SAMPLES, Code.UNVARIED_SAMPLES, Code.QUANTIZED_SOURCE,
     Code.CLAMPS_UNSURE, Code.STRIP_NOT_MEASURED, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
     Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE, Code.NO_QUANTIZED_WEIGHTS,
+    DataCode.OPT_UNLIKE_NAME,
 }  # fmt: skip
 """What is noted of the model, the samples and the ranges that everybody has to know."""
 _REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl", "recipe.lock.toml"
