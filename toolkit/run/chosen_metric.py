@@ -23,6 +23,7 @@ from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.run.labels import refuse_stray, unfit
+from toolkit.run.output_choice import output_unsure
 
 _MEASURED = 64
 """Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
@@ -110,13 +111,7 @@ def chosen_metric(
         ) from error
     taken, others = labelled_output(found)
     _refuse_silent(taken, _answers(model, data, seen, _MEASURED), data.name)
-    as_well = None
-    if others:
-        told = [*((one.fit.output, one.check.value()) for one in (taken, *others))]
-        as_well = ReportCode.NEW_OUTPUT_UNSURE(
-            metric=taken.fit.metric, outputs=[output for output, _ in told], values=[value for _, value in told],
-            samples=taken.check.samples,
-        )  # fmt: skip
+    as_well = output_unsure(taken, others) if others else None
     if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
         # where hardly a whole sample is right, single positions say more
         single = FittingMetric("top1", taken.fit.output)

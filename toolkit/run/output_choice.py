@@ -18,6 +18,15 @@ from toolkit.evaluation.observed import SeenModel
 from toolkit.report.codes import ReportCode
 
 
+def output_unsure(taken: MeasuredFit, others: Sequence[MeasuredFit]) -> Finding:
+    """That the labels may as well be those of other outputs than the one that the metric reads."""
+    told = (taken, *others)
+    return ReportCode.NEW_OUTPUT_UNSURE(
+        metric=taken.fit.metric, outputs=[one.fit.output for one in told], values=[one.check.value() for one in told],
+        samples=taken.check.samples,
+    )  # fmt: skip
+
+
 class OutputChoice:
     """Holds the other outputs against the labels beside the one that the metric reads.
 
@@ -78,15 +87,8 @@ class OutputChoice:
             )
         if own.check.value() is None:
             return []
-        told = [own, *(one for one in (found, *as_well) if one is not own)]
-        if len(told) == 1:
-            return []
-        return [
-            ReportCode.NEW_OUTPUT_UNSURE(
-                metric=metric, outputs=[one.fit.output for one in told], values=[one.check.value() for one in told],
-                samples=own.check.samples,
-            )
-        ]  # fmt: skip
+        others = [one for one in (found, *as_well) if one is not own]
+        return [output_unsure(own, others)] if others else []
 
     def _is_better(self, other: MeasuredFit) -> bool:
         mine, theirs = self._taken.check.value(), other.check.value()
