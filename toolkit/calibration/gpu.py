@@ -17,7 +17,7 @@ import numpy as np
 
 from toolkit.base.errors import BackendError, RangesError
 from toolkit.base.files import sha256_json
-from toolkit.base.gpu_turns import gpu_turn
+from toolkit.base.gpu_turns import GPU_TURN
 from toolkit.base.progress import Progress
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.text import literal_glob, shortened
@@ -82,7 +82,7 @@ def collect_on_gpu(
     total, done = len(data), 0
     with runner:
         for part in data.batches(batch):
-            with gpu_turn():
+            with GPU_TURN:
                 start = time.perf_counter()
                 pointers = runner.run(part, taps)
                 if statistics:
@@ -98,7 +98,7 @@ def collect_on_gpu(
             done += part.count
             if progress is not None:
                 progress("calibrating on the GPU", done, total)
-        with gpu_turn():
+        with GPU_TURN:
             for group, state in groups.items():
                 collection.histograms[group] = dict(zip(taps, state.read()))
     if not done:
@@ -226,7 +226,7 @@ class _TappedEngine:
             if self.outputs:
                 network = ModifyNetworkOutputs(network, outputs=[literal_glob(name) for name in self.outputs])
             try:
-                with gpu_turn():
+                with GPU_TURN:
                     engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
             except Exception as error:
                 raise BackendError(
@@ -236,7 +236,7 @@ class _TappedEngine:
         self.runner = TrtRunner(engine)
 
     def __enter__(self) -> _TappedEngine:
-        with gpu_turn():
+        with GPU_TURN:
             self.runner.activate()
         return self
 
