@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 
 _NODE = (
     r"Node name:\s*(?P<node>[^\n]+)",
@@ -140,7 +140,7 @@ class Messages:
 
             node = ", ".join(metadata_nodes(layer["metadata"])) or node
             operator = operator or f"layer {layer['type']}"
-        said = _essence(errors) or shortened(cause) or "TensorRT gave no reason"
+        said = _essence(errors) or on_one_line(cause) or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip
         if "{" in remedy:
@@ -167,5 +167,5 @@ def _essence(errors: list[str]) -> str:
         framing = _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text)
         if framing or any(line[:60] in part for part in parts):
             continue
-        parts.append(shortened(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line), 300))
+        parts.append(on_one_line(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line), 300))
     return "; ".join(parts[:2])

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.backends.measure import call, cuda_runtime
 from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 
 
 def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         implicit = weak and hasattr(trt.BuilderFlag, "INT8") and hasattr(trt.ITensor, "dynamic_range")
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         raise BackendError(
-            f"module '{name}' does not load: {shortened(str(error), 300)}",
+            f"module '{name}' does not load: {on_one_line(str(error), 300)}",
             remedy=f"install {name.replace('_', '-')} again, with its libraries",
         ) from error
     return {"version": version, "strong": strong, "weak": weak, "implicit": implicit, "free_bytes": _free_bytes()}

@@ -14,7 +14,7 @@ from toolkit.backends.deserialize import load_plugins
 from toolkit.base.errors import BackendError, no_value
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.base.types import Array
 
 TYPES: dict[str, Any] = {
@@ -66,7 +66,7 @@ class EngineRunner:
             self._engine = EngineFromBytes(self._bytes)()
         except (PolygraphyException, RuntimeError) as error:
             raise BackendError(
-                f"the engine cannot be opened: {shortened(str(error), 300)}",
+                f"the engine cannot be opened: {on_one_line(str(error), 300)}",
                 remedy="build it again on this machine: engines belong to one GPU and one version of TensorRT",
             ) from error
 
@@ -107,7 +107,7 @@ class EngineRunner:
                 outputs = runner.infer(feed_dict=feed)
         except (PolygraphyException, RuntimeError) as error:
             raise BackendError(
-                f"the engine failed: {shortened(str(error), 300)}", remedy="check the inputs' types and shapes"
+                f"the engine failed: {on_one_line(str(error), 300)}", remedy="check the inputs' types and shapes"
             ) from error
         if raw:
             return {
@@ -160,7 +160,7 @@ class EngineRunner:
                 runner.activate()
             except (PolygraphyException, RuntimeError) as error:
                 raise BackendError(
-                    f"TensorRT could not make an execution context: {shortened(str(error), 300)}",
+                    f"TensorRT could not make an execution context: {on_one_line(str(error), 300)}",
                     where=f"profile '{fitting[0]}'" if fitting else "",
                     remedy="the GPU's memory may be short: close other programs or use smaller profile maxima",
                 ) from error

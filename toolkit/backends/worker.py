@@ -15,7 +15,7 @@ import traceback
 from toolkit.backends.children import CAN_STOP
 from toolkit.backends.talk import Talk
 from toolkit.base.errors import QtoolError
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 
 JOBS = {
     "build_rtx": "toolkit.backends.rtx_job:build",
@@ -56,7 +56,7 @@ def main() -> None:
     except QtoolError as error:
         talk.say({"error": {"what": error.what, "where": error.where, "remedy": error.remedy}})
     except Exception as error:
-        what = f"{type(error).__name__}: {shortened(str(error), 500)}"
+        what = f"{type(error).__name__}: {on_one_line(str(error), 500)}"
         traceback.print_exc()
         talk.say({"error": {"what": what, "where": order["job"], "remedy": "see TensorRT's messages in the run's log"}})
     finally:

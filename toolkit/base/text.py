@@ -27,7 +27,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def shortened(text: str, most: int = 400) -> str:
+def on_one_line(text: str, most: int = 400) -> str:
     """A text on one line, of at most so many characters: of a longer one beginning and end, where its cause stands."""
     words = " ".join(text.split())
     half = (most - 3) // 2

@@ -20,7 +20,7 @@ from toolkit.base.files import sha256_json
 from toolkit.base.gpu_turns import GPU_TURN
 from toolkit.base.progress import Progress
 from toolkit.base.temporary import temporary_folder
-from toolkit.base.text import literal_glob, shortened
+from toolkit.base.text import literal_glob, on_one_line
 from toolkit.base.version import __version__
 from toolkit.calibration.collection import Collection, ProfileNames
 from toolkit.calibration.gpu_kernels import INTEGER, LOWEST, POINTER, SPAN, Kernels
@@ -230,7 +230,7 @@ class _TappedEngine:
                     engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
             except Exception as error:
                 raise BackendError(
-                    f"the calibration engine cannot be built: {shortened(str(error), 300)}",
+                    f"the calibration engine cannot be built: {on_one_line(str(error), 300)}",
                     remedy="calibrate on the CPU",
                 ) from error
         self.runner = TrtRunner(engine)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import BackendError
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 
 SOURCE = r"""
 // One launch serves all tensors: work[b] = (tensor, first element) for block b. Statistics of one batch go into
@@ -220,7 +220,7 @@ def _compile(nvrtc: Any, capability: str) -> bytes:
         text = b" " * size
         nvrtc.nvrtcGetProgramLog(program, text)
         raise BackendError(
-            f"the calibration kernels do not compile: {shortened(text.decode(errors='replace'))}",
+            f"the calibration kernels do not compile: {on_one_line(text.decode(errors='replace'))}",
             remedy="calibrate on the CPU, and report this as a bug",
         )
     size = check(nvrtc.nvrtcGetPTXSize(program), "nvrtcGetPTXSize")

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.in_threads import one_ahead
 from toolkit.base.progress import Progress, silent
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.faults import at_fault
@@ -122,7 +122,7 @@ def evaluate(
         try:
             as_it_is.append(_as_it_is(subject, named, data))
         except (ModelError, BackendError) as error:
-            notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=shortened(error.what, 200)))
+            notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200)))
     total = min(len(data), samples) if samples else len(data)
     few = min(_FEW_SAMPLES, max(total // _FEW_OF, 1))
     compared = partial(OutputComparison, reference, metric, output, allow_code, float_session.outputs, answers, options)
@@ -240,7 +240,7 @@ def _runnable(
                 run_on(found, part.inputs, named)
             except ModelError:
                 raise error from None
-        why = shortened(refusal, 200)
+        why = on_one_line(refusal, 200)
         return other, found, [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=why)]
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
 
@@ -272,7 +272,7 @@ def defaults_fault(
             written.append(compare(wanted, run_on(sessions[1], part.inputs, named), ()))
             changed.append(compare(wanted, run_on(default, part.inputs, named), ()))
     except ModelError as error:
-        return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=shortened(error.what.split(": ", 1)[-1], 200))
+        return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=on_one_line(error.what.split(": ", 1)[-1], 200))
     before, after = summed(written).sqnr_db, summed(changed).sqnr_db
     if after < min(_FAIR_DB, before - _WORSE_DB):
         return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import onnx
 
 from toolkit.base.errors import PassError
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.graph.opset import name_foreign
 
 
@@ -27,4 +27,4 @@ def accepted(skeleton: bytes, operators: Collection[tuple[str, str]]) -> None:
     try:
         onnx.checker.check_model(seen if changed else skeleton)
     except Exception as error:
-        raise PassError(f"ONNX's checker refuses the graph: {shortened(str(error))}") from error
+        raise PassError(f"ONNX's checker refuses the graph: {on_one_line(str(error))}") from error

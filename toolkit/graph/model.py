@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.graph import assemble
 from toolkit.graph.accepted import accepted
 from toolkit.graph.block_functions import declare
@@ -373,7 +373,7 @@ class Model:
         self._as_checked = found
         fault = self._inferred.fault(content) if types else None
         if fault is not None:
-            raise PassError(f"shape inference refuses the graph: {shortened(str(fault))}") from fault
+            raise PassError(f"shape inference refuses the graph: {on_one_line(str(fault))}") from fault
 
     def _exported(self) -> LightModel:
         """The graph as a message that is the caller's own, without its large weights; kept serialized where settled."""

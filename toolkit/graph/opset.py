@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import ModelError
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.graph import assemble
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
@@ -96,7 +96,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         converted = onnx.version_converter.convert_version(proto, target)
     except Exception as error:
         raise ModelError(
-            f"opset {model.opset} cannot be raised to {target}: {shortened(str(error), 300)}",
+            f"opset {model.opset} cannot be raised to {target}: {on_one_line(str(error), 300)}",
             where=where,
             remedy=f"export the model at opset {target} or later",
         ) from error

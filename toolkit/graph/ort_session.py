@@ -15,7 +15,7 @@ import onnx
 from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.mapped import FilePlace, place_of, release_pages
 from toolkit.base.temporary import temporary_folder
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.graph.cutting import MOST_BLOCKED
 from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.onnx_file import write
@@ -246,7 +246,7 @@ def explained(error: Exception, what: str, where: str) -> QtoolError:
         import onnxruntime
 
         return ModelError(
-            f"{what}: {shortened(text)}",
+            f"{what}: {on_one_line(text)}",
             where=where,
             remedy=f"onnxruntime {onnxruntime.__version__} is too old: pip install -U onnxruntime, "
             "or export the model at an older opset",
@@ -254,4 +254,4 @@ def explained(error: Exception, what: str, where: str) -> QtoolError:
     remedy = "check that the model runs in onnxruntime by itself"
     if "NOT_IMPLEMENTED" in text:
         remedy = "onnxruntime has no kernel for this operator in its type: export the model in float32"
-    return ModelError(f"{what}: {shortened(text)}", where=where, remedy=remedy)
+    return ModelError(f"{what}: {on_one_line(text)}", where=where, remedy=remedy)

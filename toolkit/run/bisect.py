@@ -21,7 +21,7 @@ from toolkit.base.needs import Needs
 from toolkit.base.precision import Precision
 from toolkit.base.reads import needs_now
 from toolkit.base.settings import without_effect
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.contract.findings import Code, Finding
 from toolkit.report.fragments import keep_fragment
 from toolkit.run.analyses import join_analysis
@@ -311,7 +311,7 @@ class _SimulationCheck:
                     partial(lowered, frozenset(simulation.names), precision),
                 )  # fmt: skip
             except ModelError as error:
-                found.notes.append(Code.SEARCH_TYPE_UNCHECKED(rest=rest, error=shortened(error.what, 200)))
+                found.notes.append(Code.SEARCH_TYPE_UNCHECKED(rest=rest, error=on_one_line(error.what, 200)))
                 return precision, None
             if not lacks:
                 return precision, None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
-from toolkit.base.text import shortened
+from toolkit.base.text import on_one_line
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.plan import PrecisionPlan
@@ -71,7 +71,7 @@ class RealTypes:
             self._look_in_types(found)
         except ModelError as error:
             found.lacks_in_types = {}
-            context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=shortened(error.what, 200)))
+            context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=on_one_line(error.what, 200)))
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
             context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
