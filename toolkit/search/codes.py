@@ -31,6 +31,7 @@ class KeptCode(BaseCode):
     """Why a search keeps a layer float."""
 
     NO_FASTER = "kept-no-faster"
+    NONE_FASTER = "kept-none-faster"
 
 
 class CauseCode(BaseCode):

@@ -20,6 +20,8 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
         share: the layer's share of all multiply-accumulates, 0 to 1; None where it is not known.
     """
     sensitivity = found.sensitivity
+    if sensitivity is None and not found.best.quantized:
+        return KeptCode.NONE_FASTER(precision=precision)
     if sensitivity is None:
         return Code.KEPT_FOR_TIME(precision=precision)
     if name in found.idle:

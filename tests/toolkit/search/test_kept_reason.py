@@ -26,9 +26,11 @@ def level(db: float, **more: float) -> Outcome:
     return Outcome(noise=noise, cosine=1.0, kl=0.0, flips=0.0, positions=100, **rest)
 
 
-def found(sensitivity: Sensitivity | None, idle: tuple[str, ...] = (), **more: float) -> SearchResult:
+def found(
+    sensitivity: Sensitivity | None, idle: tuple[str, ...] = (), share: float = 0.5, **more: float
+) -> SearchResult:
     exact = level(math.inf, **more)
-    return SearchResult(SearchedPlan(("a",), {}, exact, {}, 1.0, 0.0), [], 1, sensitivity, exact, idle=idle)
+    return SearchResult(SearchedPlan(("a",), {}, exact, {}, 1.0, share), [], 1, sensitivity, exact, idle=idle)
 
 
 def reason(alone: float, without: float, full: float, budget: Budget, **more: float) -> Finding:
@@ -74,6 +76,11 @@ def test_without_measurements_only_what_is_known_is_said():
     assert kept_reason("a", "int8", found(None), budget, None) == Code.KEPT_FOR_TIME(precision="int8")
     empty = Sensitivity("fast", [GroupResult("a", "Conv")], level(20))
     assert kept_reason("a", "int8", found(empty), budget, None) == Code.KEPT_MISSES(precision="int8")
+
+
+def test_where_every_layer_stays_float_for_time_no_plan_with_this_one_alone_float_is_claimed_to_be_faster():
+    why = kept_reason("a", "int8", found(None, share=0.0), Budget(min_sqnr_db=30), None)
+    assert why == KeptCode.NONE_FASTER(precision="int8") and "no plan" in sentence(why)
 
 
 def test_a_layer_that_would_gain_no_time_is_not_kept_for_the_budget():

@@ -258,6 +258,9 @@ SEARCH: Table = {
     Code.KEPT_FOR_TIME: (
         "all layers in {precision} meet the accuracy budget, but the plan with this one float is faster"
     ),
+    KeptCode.NONE_FASTER: (
+        "all layers in {precision} meet the accuracy budget, but no plan with a layer in {precision} is faster"
+    ),
     KeptCode.NO_FASTER: "the engine is predicted to be no faster with it in {precision}",
     Code.KEPT_MISSES: "the accuracy budget is missed with it in {precision}",
     Code.KEPT_ALONE_MISSES: _alone_misses,
