@@ -12,7 +12,7 @@ from toolkit.graph.names import Names
 from toolkit.graph.tensors import SHORT_FLOATS, make_constant, make_node, onnx_type
 
 RECURRENT = ("LSTM", "GRU", "RNN")
-VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
+_VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
 
 
 def computed_before_loops(model: Model) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def computed_before_loops(model: Model) -> list[tuple[str, str]]:
 
 def _widened(tensor: gs.Tensor) -> bool:
     """Whether a tensor is another view of what a Cast to float32 makes of a 16-bit one."""
-    while tensor.inputs and tensor.inputs[0].op in VIEWS:
+    while tensor.inputs and tensor.inputs[0].op in _VIEWS:
         tensor = tensor.inputs[0].inputs[0]
     cast = tensor.inputs[0] if tensor.inputs else None
     if cast is None or cast.op != "Cast" or int(cast.attrs["to"]) != TensorProto.FLOAT:

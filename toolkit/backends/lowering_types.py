@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.loop_inputs import RECURRENT, VIEWS
+from toolkit.backends.loop_inputs import RECURRENT
 from toolkit.base.parts import ends_of
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
@@ -106,28 +106,7 @@ def decide(
         types.node[node.name] = Precision.FP32 if refusal else wanted
         if refusal:
             types.reason[node.name] = refusal
-    _keep_feeders(model, types)
     return types
-
-
-def _keep_feeders(model: Model, types: Types) -> None:
-    """Let what computes the input of a recurrent layer in FP32 run in FP32 too.
-
-    Seen of TensorRT-RTX 1.7.1: widened from 16 bits directly in front of a loop, or with nothing but other views of it
-    between them, a tensor ends the build by an error in its shapes.
-    """
-    for node in reversed(model.nodes):
-        if node.op not in RECURRENT or types.node.get(node.name) is not Precision.FP32:
-            continue
-        tensor = node.inputs[0]
-        while tensor.inputs and not bodies(tensor.inputs[0]):
-            maker = tensor.inputs[0]
-            if types.node.get(maker.name, Precision.FP32) is not Precision.FP32:
-                types.node[maker.name] = Precision.FP32
-                types.reason[maker.name] = EngineCode.FEEDS_RECURRENT(node=node.name)
-            if maker.op not in VIEWS:
-                break
-            tensor = maker.inputs[0]
 
 
 def _wanted(ask: Ask | None, stated: Precision | None, rest: Precision, authored: bool) -> Precision:

@@ -115,10 +115,9 @@ def test_a_recurrent_layer_with_lengths_stays_fp32(op):
     """TensorRT's parser selects between its values and zeros of float32, and refuses the two in unlike types."""
     model = recurrent(op, lengths=True)
     result = lower(model, PrecisionPlan())
-    assert [one for one, kind in result.types.node.items() if kind is Precision.FP16] == ["s", "y"]
-    feeds = EngineCode.FEEDS_RECURRENT(node="h")
-    assert result.types.reason == {"h": EngineCode.SEQUENCE_LENGTHS(op=op, lengths="lengths"), "t": feeds, "a": feeds}
-    assert [type_of(result.model, one) for one in "ath"] == [TensorProto.FLOAT] * 3
+    assert [one for one, kind in result.types.node.items() if kind is Precision.FP32] == ["h"]
+    assert result.types.reason == {"h": EngineCode.SEQUENCE_LENGTHS(op=op, lengths="lengths")}
+    assert type_of(result.model, "h") == TensorProto.FLOAT
     given = {"x": normal(3, 5, 6), "lengths": np.array([5, 2, 3], np.int32)}
     assert np.abs(run(model, given)[0] - run(result.model, given)[0]).max() < 1e-2
     free = lower(recurrent(op, lengths=False), PrecisionPlan())
@@ -136,20 +135,22 @@ def test_a_float16_input_is_computed_with_before_a_recurrent_layer_in_fp32(op, i
     model, journal = Model.from_proto(build(nodes, {"x": [3, 5, 6]}, {"y": None}, weights)), Journal()
     result = lower(model, PrecisionPlan(), io=io, journal=journal)
     (layer,) = [one for one in result.model.nodes if one.op == op]
-    maker = layer.inputs[0].inputs[0]
-    assert (maker.op == "Add") is bool(io)
+    assert layer.inputs[0].inputs[0].op == "Add"
     said = [event for event in journal.of("changed") if event.what == EngineCode.SUM_WITH_ZERO()]
-    assert [(one.node, one.why) for one in said] == [("h_input_sum", EngineCode.FEEDS_RECURRENT(node="h"))] * bool(io)
+    assert [(one.node, one.why) for one in said] == [("h_input_sum", EngineCode.FEEDS_RECURRENT(node="h"))]
     x = normal(3, 5, 6).astype(np.float16)
     given = run(result.model, {"x": x if io else x.astype(np.float32)})[0]
     assert np.abs(run(model, {"x": x.astype(np.float32)})[0] - given).max() < 1e-2
 
 
-def test_what_feeds_a_recurrent_layer_that_is_asked_for_fp32_is_fp32():
-    plan = PrecisionPlan()
+def test_what_feeds_a_recurrent_layer_that_is_asked_for_fp32_runs_in_the_type_of_the_rest():
+    plan, journal = PrecisionPlan(), Journal()
     plan.ask("h", Precision.FP32, "test")
-    result = lower(recurrent("LSTM", lengths=False), plan)
-    assert result.types.reason == dict.fromkeys("ta", EngineCode.FEEDS_RECURRENT(node="h"))
+    result = lower(recurrent("LSTM", lengths=False), plan, journal=journal)
+    assert [one for one, kind in result.types.node.items() if kind is Precision.FP32] == ["h"]
+    (layer,) = [one for one in result.model.nodes if one.op == "LSTM"]
+    assert layer.inputs[0].inputs[0].op == "Add"
+    assert [event.node for event in journal.of("changed") if event.what == EngineCode.SUM_WITH_ZERO()] == ["h_input_sum"]
 
 
 def test_weights_beyond_float16_stay_fp32():
