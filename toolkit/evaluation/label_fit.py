@@ -202,9 +202,13 @@ def _of_positions(output: SeenOutput, settings: Mapping[str, Any], labels: Seque
 
 
 def _as_seen(shapes: set[tuple[int, ...]], known: set[tuple[int, ...]]) -> bool:
-    """Whether labels have the shapes of an output's samples, of which the first were seen: some of unlike ones."""
+    """Whether labels have the shapes of an output's samples.
+
+    Only the first samples were seen. Where these are of unlike shapes, each must be a label's: readings of unlike
+    lengths have some of the lengths that an output has by chance.
+    """
     if len(known) > 1:
-        return bool(shapes & known) and {len(one) for one in shapes} == {len(one) for one in known}
+        return known <= shapes and {len(one) for one in shapes} == {len(one) for one in known}
     return shapes <= known
 
 

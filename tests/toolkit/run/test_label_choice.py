@@ -237,3 +237,14 @@ def test_positions_without_a_label_may_be_in_labels_of_their_own(tmp_path):
     assert own.values == {"metric": "top1", "value": 1.0, "samples": 24}
     record = task_of(Inputs(Job(Recipe.parse(made.text, files[1]), RunFolder(tmp_path / "run"))))
     assert record.float_value == 1.0
+
+
+def test_readings_of_unlike_lengths_are_not_classes_of_positions_where_some_lengths_coincide():
+    """Of a recogniser's lines of 3 to 20 letters, one had as many as another line's output has positions."""
+    lines = out("y", normal(3, 4, 6), "Softmax", declared=("n", "positions", 6))
+    lines.samples[:] = [np.float32(normal(positions, 6)) for positions in (4, 9, 12)]
+    readings = [np.array(one) for one in ([1, 2], [1, 2, 3, 1], [5, 4, 1, 2, 3], [2, 1, 5])]
+    model = seen(lines)
+    assert [one.metric for one in fitting_metrics(model, guess(model), readings)] == ["ctc_exact"]
+    positions = [np.arange(length) % 6 for length in (4, 9, 12, 7)]
+    assert [one.metric for one in fitting_metrics(model, guess(model), positions)][:2] == ["exact", "top1"]
