@@ -22,6 +22,7 @@ ARRAYS = FileKind("it cannot be read", DataError, "write the file again with num
 _LOCAL_HEADER = 30
 _ENCRYPTED = 0x1
 _KINDS = "?biufcSUV"
+_VERSIONS = ((1, 0), (2, 0), (3, 0))
 _MOST_RANK, _MOST_SIZE = 64, 1 << 48
 _CHUNK = 1 << 20
 _HELD = 64 << 20
@@ -244,6 +245,8 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
         ValueError: the header is broken, or claims more than there is; whatever numpy's own reader raises, too.
     """
     version = np.lib.format.read_magic(stream)
+    if version not in _VERSIONS:
+        raise ValueError(f"its header is of version {version[0]}.{version[1]}, which NumPy does not have")
     length = stream.read(2 if version == (1, 0) else 4)
     shape, fortran, dtype = _parsed(version, length + stream.read(int.from_bytes(length, "little")))
     if dtype.hasobject:
@@ -267,5 +270,11 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
 def _parsed(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """What a header says; kept, since the samples of an archive have a few headers between them."""
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(BytesIO(header))
+    try:
+        found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(BytesIO(header))
+    except ValueError as error:
+        if "malformed" in str(error):
+            # numpy names the place in memory of what Python made of it
+            raise ValueError("its header is no literal that describes an array") from error
+        raise
     return found

@@ -6,13 +6,14 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from toolkit.base.errors import DataError, RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, enough, wilson
 from toolkit.evaluation.outcome import Outcome
-from toolkit.evaluation.resampling import drop_error
+from toolkit.evaluation.resampling import drop_error, is_alone
 from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
 from toolkit.evaluation.type_noise import TypeNoise
 
@@ -93,7 +94,7 @@ class Budget:
         outcome = outcome if self.types is None else self.types.beside(outcome)
         found = {name: self._share_lack(one, outcome) for name, one in self._by_name(outcome, reference).items()}
         if self.min_value is not None:
-            found["min_value"] = (self.min_value if self.higher_is_better else -self.min_value) - self._quality(outcome)
+            found["min_value"] = self._value_lack(outcome)
         if self.min_sqnr_db is not None:
             found["min_sqnr_db"] = self.min_sqnr_db + self.spare_db(outcome) - outcome.sqnr_db
         if outcome.metric is None:
@@ -109,14 +110,24 @@ class Budget:
     def on_part(self, outcome: Outcome, reference: Outcome) -> Budget | None:
         """The budget as far as some of the samples tell of it; None where they tell of none of its limits.
 
-        A metric that is no number on them, as where none of them has a label, tells nothing of its limits yet. Outputs
-        that are no numbers tell enough.
+        A metric that is no number on them, as where none of them has a label, tells nothing of its limits yet. Of one
+        that is no share of answers a miss which may be chance tells nothing of a drop, and samples on which the float
+        model itself misses ``min_value`` nothing of that. Outputs that are no numbers tell enough.
         """
         known = [one.metric for one in (outcome, reference) if one.metric is not None]
-        if all(map(math.isfinite, known)) or not math.isfinite(outcome.noise):
+        if not math.isfinite(outcome.noise):
             return self
+        untold: dict[str, Any] = {}
+        if not all(map(math.isfinite, known)):
+            untold = dict.fromkeys((*_DROPS, "min_value"))
+        elif outcome.metric is not None:
+            limits = self._share_limits(outcome, reference)
+            if any(one.by_chance and self._share_lack(one, outcome) > 0 for one in limits):
+                untold = dict.fromkeys(_DROPS)
+            if self.min_value is not None and self._value_lack(reference) > 0:
+                untold["min_value"] = None
         try:
-            return replace(self, max_drop=None, max_relative_drop=None, min_value=None)
+            return replace(self, **untold) if untold else self
         except RecipeError:
             return None
 
@@ -208,6 +219,7 @@ class Budget:
                 single=changed_answers(outcome) is not None,
                 error=drop_error(reference.metric_left_out, outcome.metric_left_out),
                 samples=outcome.metric_samples,
+                alone=is_alone(outcome.metric_samples, reference.metric_left_out, outcome.metric_left_out),
             )
         if self.min_agreement is not None:
             if outcome.agreement is None:
@@ -244,6 +256,11 @@ class Budget:
         if error is None:
             error = _standard_error(outcome) if changed is None else math.sqrt(changed / one.answers)
         return max(one.lost + self.margin * error, self._flips(outcome)) - one.limit
+
+    def _value_lack(self, outcome: Outcome) -> float:
+        """By how much the metric is worse than ``min_value``; not above 0 where it is not."""
+        least = self.min_value or 0.0
+        return (least if self.higher_is_better else -least) - self._quality(outcome)
 
     def _quality(self, outcome: Outcome) -> float:
         """The metric so that more is better; -inf where it is no number.

@@ -43,6 +43,7 @@ class EvaluationCode(BaseCode):
     RULE_PSNR = "evaluation-rule-psnr"
     WITHIN_ON_FEW = "evaluation-within-on-few"
     WITHIN_ON_UNLIKE = "evaluation-within-on-unlike"
+    WITHIN_ON_ONE = "evaluation-within-on-one"
     LABELS_FIT_NOTHING = "evaluation-labels-fit-nothing"
     LABELS_UNUSED = "evaluation-labels-unused"
     LABEL_OUT_OF_RANGE = "evaluation-label-out-of-range"

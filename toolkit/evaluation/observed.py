@@ -70,6 +70,11 @@ class SeenOutput:
         """The words of its name, in lower case."""
         return frozenset(word.lower() for word in _SPLIT.findall(self.name))
 
+    @property
+    def rowless(self) -> bool:
+        """Whether no sample has a value: rows that vary in number, and none was found."""
+        return all(one.size == 0 for one in self.samples)
+
     @cached_property
     def flat(self) -> Array:
         """All values seen that are numbers, see ``valued``, float64 [values]."""

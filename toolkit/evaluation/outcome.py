@@ -45,7 +45,7 @@ class Outcome:
         metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
         noises: ``noise`` of each output, by name.
         metric_left_out: what ``metric`` would be without each of some groups of the samples, see ``resampling``.
-        metric_samples: how many samples these groups join.
+        metric_samples: how many samples have a label, see ``MetricScore.samples``.
         output: the output that ``noise`` is of; empty where that is not known.
     """
 

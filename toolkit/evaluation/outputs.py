@@ -19,7 +19,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference, OutputFigures, TensorError, is_float
 from toolkit.evaluation.metric_base import metric_code
 from toolkit.evaluation.metrics import Metric, MetricOptions, make_metric
-from toolkit.evaluation.resampling import drop_error, score_of
+from toolkit.evaluation.resampling import drop_error, is_alone, score_of
 from toolkit.evaluation.tasks import AnswerTally, Rows
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
@@ -36,6 +36,7 @@ class EvaluationResult:
         drop: how much worse it is, in the metric's units; negative where it is better.
         metric_answers: how many answers the metric is a share of; 0 where it is none, or that is not known.
         left_out: the metric of both models without each of some groups of the samples, see ``resampling``.
+        metric_samples: how many samples have a label, see ``MetricScore.samples``.
         rising: whether a larger value of the metric is better.
         tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
         samples: how many samples the metric saw.
@@ -69,6 +70,7 @@ class EvaluationResult:
     not_compared: list[str] = field(default_factory=list)
     in_place: list[str] = field(default_factory=list)
     metric_answers: int = 0
+    metric_samples: int = 0
     rising: bool = True
     tallies: tuple[AnswerTally, ...] = ()
     unrounded: Unrounded | None = None
@@ -77,7 +79,15 @@ class EvaluationResult:
     @property
     def drop_error(self) -> float | None:
         """Standard error of the drop as samples differ; None where the metric does not tell it."""
-        return drop_error([before for before, _ in self.left_out], [after for _, after in self.left_out])
+        return drop_error(*self._left_out())
+
+    @property
+    def alone(self) -> bool:
+        """Whether one sample, or one group, is all that the metric is from; see ``is_alone``."""
+        return is_alone(self.metric_samples, *self._left_out())
+
+    def _left_out(self) -> tuple[list[float], list[float]]:
+        return [before for before, _ in self.left_out], [after for _, after in self.left_out]
 
 
 @dataclass
@@ -209,7 +219,8 @@ class OutputComparison:
         before, after = (one.value or 0.0 for one in scores)
         sign = 1.0 if mine.higher_is_better else -1.0
         found.float_value, found.value = _finite(before), _finite(after)
-        found.metric_answers, found.rising = scores[1].answers, theirs.higher_is_better
+        found.metric_answers, found.metric_samples = scores[1].answers, scores[1].samples
+        found.rising = theirs.higher_is_better
         if all(one.left_out for one in scores):
             found.left_out = tuple(zip(*(one.left_out for one in scores)))
         found.drop = _finite(sign * (before - after))

@@ -118,6 +118,8 @@ _SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _se
 
 
 def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:
+    if output.rowless:
+        return [OutputPart("regression", (output.name,), {**base, "mean": 0.0, "variance": 0.0})]
     axis, slices = _slices(output)
     found = []
     for first, last in slices:

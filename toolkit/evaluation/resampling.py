@@ -35,7 +35,8 @@ class MetricScore:
         answers: how many answers the value is a share of; 0 where it is none, or that is not known.
         left_out: what it would be without each of some groups of the samples, see above; empty where the
             metric does not tell, NaN without a group that has all labels.
-        samples: how many samples these groups join, those of a pair both; none without a label.
+        samples: how many samples have a label, of a metric that tells what it would be of some of them; those of a pair
+            both. They are joined to groups where there are two or more.
         untold: why nothing says how far the value would differ on other samples; None where something does, or the
             samples are too few for it.
     """
@@ -122,7 +123,7 @@ def score_of(metric: Metric, name: str | None) -> MetricScore:
             untold = EvaluationCode.SPREAD_OF_ANOTHER(metric=name, value=value, among=every)
             return MetricScore(value, answers, untold=untold)
         if count < 2:
-            return MetricScore(value, answers)
+            return MetricScore(value, answers, samples=int(told.sum()))
         groups = np.full(len(units), NO_UNIT)
         groups[told] = numbers % min(count, _GROUPS)
         left_out = tuple(metric.value_among(groups != group) for group in range(min(count, _GROUPS)))
@@ -141,10 +142,25 @@ def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
         before: ``MetricScore.left_out`` of the one model.
         after: that of the other.
     """
-    if len(before) != len(after):
-        return None
-    apart = np.subtract(before, after)
-    apart = apart[np.isfinite(apart)]
-    if len(apart) < 2:
-        return None
-    return float(math.sqrt((len(apart) - 1) * apart.var())) or None
+    apart = _apart(before, after)
+    return float(math.sqrt((len(apart) - 1) * apart.var())) or None if len(apart) > 1 else None
+
+
+def is_alone(samples: int, before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether one sample, or one group, is all that a metric of two models is from, so that no error can be told.
+
+    It is where the metric says nothing without that one; how the others differ tells little then.
+
+    Args:
+        samples: ``MetricScore.samples``; 0 of a metric that never tells one.
+        before: ``MetricScore.left_out`` of the one model.
+        after: that of the other.
+    """
+    known = len(_apart(before, after))
+    return samples > 0 and (known < 2 or known < len(before))
+
+
+def _apart(before: Sequence[float], after: Sequence[float]) -> Array:
+    """The differences d_g that are numbers, float64 [groups]."""
+    apart = np.subtract(before, after) if len(before) == len(after) else np.zeros(0)
+    return np.asarray(apart[np.isfinite(apart)])

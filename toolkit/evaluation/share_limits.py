@@ -26,7 +26,8 @@ class ShareLimit:
         expected: the share to expect to be lost on samples like these; None where only a count tells.
         error: standard error of ``lost`` as samples differ, of a metric that is no share of samples which are right;
             None where that is not known.
-        measured: how many samples that is from.
+        measured: how many samples tell of it, of a metric that says what it would be of some of them.
+        alone: whether one sample, or one group, has all labels: nothing says then how far others would differ from it.
     """
 
     name: str
@@ -38,23 +39,35 @@ class ShareLimit:
     expected: float | None = None
     error: float | None = None
     measured: int = 0
+    alone: bool = False
 
     @property
     def standing(self) -> LimitStanding:
         """Whether it is met; see ``intervals.standing``.
 
         A metric that is no share of answers is held by its value, and not proven where samples differ so much that
-        one which loses nothing could not be told from one at the limit.
+        one which loses nothing could not be told from one at the limit, or where one sample is all there is.
         """
         found = LimitStanding.MET if self.lost <= self.limit + 1e-12 else LimitStanding.MISSED
         if self.answers > 0:
             found = standing(self.lost * self.answers, self.answers, self.limit, self.independent)
-        return LimitStanding.UNPROVEN if found is LimitStanding.MET and self.imprecise else found
+        unsure = self.imprecise or (self.alone and self.limit > 0)
+        return LimitStanding.UNPROVEN if found is LimitStanding.MET and unsure else found
 
     @property
     def imprecise(self) -> bool:
         """Whether samples differ too much for the limit: with 95 percent confidence no drop may be one beyond it."""
         return self.error is not None and 0 < self.limit < ONE_SIDED * self.error
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether a drop of a metric that is no share of answers may be within the limit on other samples.
+
+        It is where its one-sided 95 % interval reaches the limit, or where one sample is all there is.
+        """
+        if self.answers > 0:
+            return False
+        return self.alone or (self.error is not None and self.lost - ONE_SIDED * self.error <= self.limit)
 
     @property
     def likely(self) -> float:
@@ -87,6 +100,11 @@ class ShareLimit:
 
     def finding(self) -> Finding:
         """That it is within the limit on these answers, and how many it takes to say more."""
+        if self.alone and not self.few:
+            return EvaluationCode.WITHIN_ON_ONE(
+                limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=2 * self.measured,
+                lost=self.lost,
+            )  # fmt: skip
         low, high = self.interval
         if self.imprecise and not self.few:
             needed = math.ceil(self.measured * self._lacking_by_error)
@@ -117,7 +135,7 @@ def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = Fal
 
 def of_drop(
     limits: Mapping[str, float | None], drop: float, before: float, *, answers: int, single: bool,
-    error: float | None, samples: int,
+    error: float | None, samples: int, alone: bool,
 ) -> list[ShareLimit]:
     """The limits on the drop of a metric, each in the metric's own unit.
 
@@ -128,14 +146,18 @@ def of_drop(
         answers: how many answers the metric is a share of; 0 where it is none.
         single: whether every sample has one of them.
         error: the standard error of the drop, see ``resampling.drop_error``.
-        samples: how many samples the error is from.
+        samples: how many samples tell of the drop.
+        alone: whether one sample, or one group, has all labels.
     """  # fmt: skip
     units = {"max_drop": 1.0, "max_relative_drop": max(abs(before), 1e-12)}
     return [
-        ShareLimit(name, drop, answers, limit * unit, samples=single, error=error, measured=samples)
+        ShareLimit(
+            name, drop, answers, limit * unit, samples=single, error=error, measured=samples,
+            alone=alone and answers <= 0,
+        )
         for name, unit in units.items()
         if (limit := limits.get(name)) is not None
-    ]
+    ]  # fmt: skip
 
 
 def too_few(limits: Iterable[ShareLimit]) -> Finding | None:

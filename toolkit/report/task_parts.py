@@ -30,16 +30,19 @@ class PartFigures(Part):
 
 
 class FewAnswers(Part):
-    """A limit that is not missed, on too few answers, or too unlike samples, to say that it is met."""
+    """A limit that is not missed, on too few answers, or too unlike samples, or one alone, to say that it is met."""
 
     limit: str = Field(description="the budget's name for it")
     answers: int = Field(description="how many there are; samples, of a metric that is no share of answers")
     samples: bool = Field(description="whether every sample has one answer")
     share: float = Field(description="the largest share, or drop of the metric, that may be lost")
-    enough: int = Field(description="how many answers it takes to judge that")
+    enough: int = Field(description="how many answers it takes to judge that; of one sample alone, the least that tell")
     lost: float = Field(description="the share that is lost; below 0 where more were won against labels")
-    low: float = Field(description="lower end of its 95 % interval (Wilson's; of other metrics by the jackknife)")
-    high: float = Field(description="its upper end")
+    low: Finite = Field(
+        default=None,
+        description="lower end of its 95 % interval (Wilson's; of other metrics by the jackknife); null on one sample",
+    )
+    high: Finite = Field(default=None, description="its upper end")
 
 
 class TaskInfo(Part):

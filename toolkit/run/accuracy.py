@@ -177,7 +177,7 @@ def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) 
     single = found.metric_answers == found.samples
     return of_drop(
         limits, found.drop, found.float_value, answers=found.metric_answers, single=single, error=found.drop_error,
-        samples=found.samples,
+        samples=found.metric_samples or found.samples, alone=found.alone,
     )  # fmt: skip
 
 

@@ -498,3 +498,11 @@ def test_a_task_that_nothing_was_guessed_to_be_is_taken_for_all_that_can_be_read
                 and not any(part.task == one for part in guess(model).parts))  # fmt: skip
     named, _ = judged_by(model, task, None, None, {}, {})
     assert {part.outputs for part in named.parts if part.task == task} == {("first",), ("second",)}
+
+
+def test_nothing_is_guessed_of_an_output_that_no_sample_has_a_row_of(recwarn):
+    """Rows that a threshold leaves: a model that finds nothing was said to give vectors of length 1."""
+    nothing = SeenOutput("boxes", (None, 4), [np.zeros((0, 4), np.float32)] * 8, None, frozenset({"Gather"}))
+    found = guess(seen(nothing))
+    assert (found.task, found.sure, found.clues) == ("regression", False, []) and not recwarn.list
+    assert [part.channels for part in found.parts] == [None]

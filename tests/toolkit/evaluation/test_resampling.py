@@ -11,16 +11,19 @@ import pytest
 
 from toolkit.base.errors import DataError
 from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_text import CharacterErrorRate
 from toolkit.evaluation.outcome import Outcome
-from toolkit.evaluation.resampling import drop_error, score_of
+from toolkit.evaluation.resampling import drop_error, is_alone, score_of
 from toolkit.evaluation.share_limits import ShareLimit, too_few
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.report.findings import sentence
+from toolkit.report.findings.tasks import few_details
+from toolkit.report.task_parts import FewAnswers
 
 RNG = np.random.default_rng(0)
 COUNTED = {"top1", "top5", "exact", "ctc_exact", "recall_at_1", "recall_at_5"}
@@ -161,6 +164,44 @@ def test_a_limit_that_samples_differ_too_much_for_is_not_proven():
         "judge a limit of 0.01"
     )
     assert replace(one, lost=0.011).standing is LimitStanding.MISSED
+
+
+@pytest.mark.parametrize(("lost", "standing"), [(0.0, LimitStanding.UNPROVEN), (0.02, LimitStanding.MISSED)])
+def test_one_labelled_sample_proves_no_limit_on_a_metric_that_is_no_share(lost, standing):
+    """Its mean IoU says nothing of how far other images are from it; a second one does."""
+    reference = Outcome(0.0, metric=0.8, metric_samples=1)
+    outcome, budget = replace(reference, metric=0.8 - lost), Budget(max_drop=0.01)
+    (one,) = budget._share_limits(outcome, reference)
+    assert one.standing is standing and one.alone
+    few = budget.unproven(outcome, reference)
+    assert (few is not None) is (standing is LimitStanding.UNPROVEN)
+    if few is not None:
+        assert few.code is EvaluationCode.WITHIN_ON_ONE
+        assert sentence(few) == (
+            "within the budget on one labelled sample, which tells nothing of how far others differ; give more to "
+            "judge max_drop"
+        )
+        assert "give more" in few_details(FewAnswers(**few.values))
+    # a metric that tells nothing of parts of its samples is held by its value, and its user is told of it
+    assert not Budget(max_drop=0.01).unproven(replace(outcome, metric_samples=0), replace(reference, metric_samples=0))
+
+
+@pytest.mark.parametrize("name", ["miou", "mse", "map"])
+def test_one_sample_with_a_label_among_others_without_is_alone(name):
+    """An image without an object still has detections to be wrong, but no group without the other has a value."""
+    values, label = (np.array(each[:4], np.float64) for each in DATA[name])
+    if name == "miou":
+        label = label.astype(np.int64)
+    blank = {"miou": 255, "map": -1, "mse": None}[name]
+    if blank is None:
+        values, label = values[:1], label[:1]
+    else:
+        label[1:] = blank
+    score = score_of(fed(name, values, label), name)
+    assert score.samples >= 1 and math.isfinite(score.value)
+    assert is_alone(score.samples, score.left_out, score.left_out)
+    every = score_of(fed(name, *DATA[name]), name)
+    assert not is_alone(every.samples, every.left_out, every.left_out)
 
 
 class Readable(CharacterErrorRate):

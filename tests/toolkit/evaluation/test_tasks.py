@@ -394,3 +394,16 @@ def test_samples_without_any_noise_do_not_make_others_uncertain(blank):
     found = (wanted + 0.02 * np.random.default_rng(1).normal(size=wanted.shape)).astype(np.float32)
     found[:blank] = wanted[:blank]
     assert tally("regression", wanted, found).expected < 0.01
+
+
+def test_rows_that_one_model_alone_gives_are_lost_and_none_of_both_loses_nothing():
+    """Without an axis of samples a batch of no row has no answer: 0 of 0 were lost, and «0.0 % stay» was «broken»."""
+    some, none = np.ones((3, 4), np.float32), np.zeros((0, 4), np.float32)
+    embedding = reader(OutputPart("embedding", ("y",)))
+    nothing = embedding.tally([embedding.rows({"y": none}, {"y": none})])
+    assert (nothing.answers, nothing.share, nothing.empty) == (0, 1.0, True)
+    assert nothing.standing() is LimitStanding.MET
+    made = embedding.tally([embedding.rows({"y": none}, {"y": some})])
+    gone = embedding.tally([embedding.rows({"y": some}, {"y": none})])
+    assert (made.kept, made.answers) == (gone.kept, gone.answers) == (0, 3) and not made.empty
+    assert made.standing() is LimitStanding.MISSED

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -56,3 +57,39 @@ def test_samples_without_labels_leave_a_metrics_limit_open(limit):
     assert clear(Budget(**limit), broken, FLOAT, 0.125) is False
     with pytest.raises(DataError, match="no drop can be told"):
         Budget(**limit).lacks(outcome, nothing)
+
+
+def scored(value, left_out, **figures):
+    """A metric that is no share of answers, as mean IoU, with its value without each group of the samples."""
+    return Outcome(0.002, metric=value, metric_left_out=tuple(left_out), metric_samples=8 * len(left_out), **figures)
+
+
+@pytest.mark.parametrize("limit", [{"max_drop": 0.01}, {"max_relative_drop": 0.0125}])
+def test_a_miss_of_a_metric_that_is_no_share_counts_on_a_part_where_samples_do_not_make_it_alone(limit):
+    """Of a drop of 3 points that one group of four makes nobody knows whether others make it."""
+    reference, budget = scored(0.8, [0.8] * 4), Budget(**limit, margin=1.0)
+    by_one = scored(0.77, [0.8, 0.76, 0.76, 0.76])
+    by_all = scored(0.74, [0.741, 0.739, 0.74, 0.74])
+    assert budget.lacks(by_one, reference) and budget.lacks(by_all, reference)
+    assert budget.on_part(by_one, reference) is None and budget.on_part(by_all, reference) is budget
+    assert clear(budget, by_one, reference, 0.125) is None and clear(budget, by_all, reference, 0.5) is False
+    beside = Budget(**limit, min_sqnr_db=30, margin=1.0).on_part(by_one, reference)
+    assert beside is not None and beside.lacks(by_one, reference).keys() == {"min_sqnr_db"}
+    # a drop within the limit stays what it is, and so does a share of answers, which has a rule of its own
+    kept = scored(0.8, [0.8, 0.801, 0.799, 0.8])
+    assert budget.on_part(kept, reference) is budget
+    share = replace(by_one, metric_answers=64)
+    assert budget.on_part(share, reference) is budget
+    # one labelled sample says nothing, however far it drops
+    alone = [replace(one, metric_left_out=(), metric_samples=1) for one in (by_all, reference)]
+    assert budget.on_part(*alone) is None and clear(budget, *alone, 0.125) is None
+
+
+def test_a_limit_on_the_metric_itself_counts_on_a_part_that_the_float_model_meets_it_on():
+    budget, outcome = Budget(min_value=0.9, min_sqnr_db=20), Outcome(1e-6, metric=0.85)
+    assert budget.on_part(outcome, Outcome(0.0, metric=0.95)) is budget
+    told = budget.on_part(outcome, Outcome(0.0, metric=0.88))
+    assert told is not None and told.min_value is None and told.min_sqnr_db == 20
+    falling = Budget(min_value=0.2, higher_is_better=False)
+    assert falling.on_part(outcome, Outcome(0.0, metric=0.3)) is None
+    assert falling.on_part(outcome, Outcome(0.0, metric=0.1)) is falling

@@ -129,6 +129,33 @@ def test_ranges_that_miss_no_answer_of_few_samples_are_not_taken_for_better_wher
     assert {bool(plan.amax): plan.batches for plan in racing.plans} == {False: 8, True: tried_on}
 
 
+@pytest.mark.parametrize(("lack", "rounds"), [(0.05, 2), (0.005, 4)])
+def test_a_race_ends_early_where_every_range_misses_the_budget_by_far(lack, rounds, monkeypatch):
+    """On a quarter of the samples as far from the budget as no layer makes up for: what more cost goes to plans."""
+    sim = simulation(chain(), feeds(64), batch=8)
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / 1.05}
+    racing = Search(sim, Budget(min_agreement=0.9), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
+                    spending=Spending(50.0))  # fmt: skip
+    racing._begin()
+    seen, asked = racing._evaluate((), until=1), []
+    racing._known.clear()
+    racing.plans.clear()
+
+    def on(key, kept, config, count):
+        asked.append(count)
+        noise = 0.0105 if racing.amax else 0.01
+        outcome = replace(seen.outcome, noise=noise, parts=(noise,) * count)
+        return replace(seen, amax=dict(racing.amax), outcome=outcome, lacks={"min_agreement": lack}, batches=count,
+                       clear=None)  # fmt: skip
+
+    monkeypatch.setattr(racing, "_on", on)
+    taken = racing._best_method()
+    assert racing._rounds == [1, 2, 4, 8] and sorted(set(asked)) == [1, 2, 4, 8][:rounds]
+    # the quieter ranges are used from here on all the same
+    assert racing.amax == taken.amax == {} and taken.whole is (rounds == 4)
+
+
 def test_a_batch_whose_float_output_is_zero_does_not_decide_the_race():
     """Its noise is infinite in every plan; what is infinite in one plan alone says that this one is broken."""
     sim = simulation(chain(), feeds(64), batch=16)

@@ -84,13 +84,14 @@ class AnswerTally:
 
     @property
     def share(self) -> float:
-        """The share of answers that stay, 0 to 1; 0 where there is none."""
-        return self.kept / self.answers if self.answers else 0.0
+        """The share of answers that stay, 0 to 1; all of them where there is none that could be lost."""
+        return self.kept / self.answers if self.answers else 1.0
 
     @property
     def empty(self) -> bool:
-        """Whether the samples hold nothing of what is found in them: no detection, and no place of a mask."""
-        return self.figure in ("detections", "iou") and self.level is None and 0 < self.answers == self.kept
+        """Whether the samples hold nothing of what is found in them: no detection, no place of a mask, no row at all."""
+        places = self.figure in ("detections", "iou") and self.level is None
+        return not self.answers or (places and self.answers == self.kept)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -99,6 +100,8 @@ class AnswerTally:
 
     def standing(self, least: float | None = None) -> LimitStanding:
         """Whether enough answers stay; ``least`` in place of the task's default."""
+        if not self.answers:
+            return LimitStanding.MET
         limit = 1.0 - (self.least if least is None else least)
         return standing(self.answers - self.kept, self.answers, limit, self.independent)
 
@@ -142,12 +145,12 @@ class Task(ABC):
     def rows(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> Rows:
         """One batch: the float model's outputs and the other's, by name.
 
-        An output whose shape differs has lost all its answers.
+        An output whose shape differs has lost all its answers, of the model that gives more.
         """
         pairs = [(self._cut(wanted[name]), self._cut(found[name])) for name in self.part.outputs]
         unlike = any(a.shape != b.shape for a, b in pairs)
         if unlike and not self.any_shape:
-            lost = len(self._samples(pairs[0][0]))
+            lost = max(len(self._samples(each)) for each in pairs[0])
             return {RIGHT: np.zeros(lost), COUNT: np.ones(lost), LEVEL: np.full(lost, np.nan)}
         if not unlike and all(a.size == 0 for a, _ in pairs):
             # an answer that holds nothing has nothing to lose

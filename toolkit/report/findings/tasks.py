@@ -117,6 +117,8 @@ def _unit(samples: bool) -> str:
 def few_details(few: FewAnswers) -> str:
     """What so few answers can tell, for those who look into it."""
     unit = _unit(few.samples)
+    if few.low is None or few.high is None:
+        return "One labelled sample says nothing of how far others differ from it: give more."
     return (
         f"1 {unit} more or less of {few.answers} is {counted_points(1 / few.answers)}, and {counted_points(few.share)} "
         f"may be lost: give {few.enough} {unit}s to judge that. By these, {points(max(few.low, 0.0))} to "
@@ -137,6 +139,11 @@ def _unlike(
 ) -> str:
     on = f"within the budget on {count(answers, 'sample')}, which differ"
     return f"{on}: the drop is {low:.3g} to {high:.3g} (95 %); about {enough} needed to judge a limit of {share:.3g}"
+
+
+def _alone(limit: str, answers: int, samples: bool, share: float, enough: int, lost: float) -> str:
+    on = "one labelled sample" if answers == 1 else f"one group of {count(answers, 'sample')} that has all labels"
+    return f"within the budget on {on}, which tells nothing of how far others differ; give more to judge {limit}"
 
 
 def _clue(kind: str, what: str, output: str, value: object) -> str:
@@ -173,7 +180,7 @@ def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, .
 
 
 def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
-    what = "object" if task == "detection" else "mask"
+    what = {"detection": "object", "segmentation": "mask"}.get(task, "row")
     where = "the only sample" if samples == 1 else f"any of {samples} samples"
     return (
         f"the float model finds no {what} by {names(tuple(outputs))} in {where}, which shows nothing of the accuracy: "
@@ -249,6 +256,7 @@ TASKS: Table = {
     EvaluationCode.TASK_CLUE: _clue,
     EvaluationCode.WITHIN_ON_FEW: _few,
     EvaluationCode.WITHIN_ON_UNLIKE: _unlike,
+    EvaluationCode.WITHIN_ON_ONE: _alone,
     EvaluationCode.RULE_EMBEDDING: lambda floor, near: (
         f"An embedding is kept where its cosine with the float model's is at least {floor:g} and the sample that is "
         f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
