@@ -46,12 +46,13 @@ class QtoolError(Exception):
         what: the fault and the value that shows it.
         where: the place: a file and line, a node, a sample of a data file.
         remedy: what the user can do.
-        value: what the recipe says that is at fault, as it is written there, where whoever raises knows no line.
+        value: what the recipe says that is at fault, as it is written there, where whoever raises knows no line; it may
+            be empty text; None where nothing is.
     """
 
     exit_status = 2
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", value: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", value: str | None = None) -> None:
         self.what, self.where, self.remedy, self.value = what, where, remedy, value
         super().__init__(self.paragraph())
 

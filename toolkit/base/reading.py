@@ -184,7 +184,9 @@ def own_json(path: str | os.PathLike[str]) -> Any:
     return None
 
 
-def parse_json(content: bytes | str, path: str | os.PathLike[str], kind: FileKind, strict: bool = True) -> Any:
+def parse_json(
+    content: bytes | str, path: str | os.PathLike[str], kind: FileKind, strict: bool = True, unique: bool = False
+) -> Any:
     """What JSON text says.
 
     Args:
@@ -192,6 +194,7 @@ def parse_json(content: bytes | str, path: str | os.PathLike[str], kind: FileKin
         path: the file, for the error.
         kind: what the file should be.
         strict: refuse control characters within strings.
+        unique: refuse an object with two entries of one name, of which json keeps the last without a word.
 
     Raises:
         QtoolError: it is no JSON, holds NaN or an infinity (JSON knows neither), a number beyond float64, or half of
@@ -199,10 +202,22 @@ def parse_json(content: bytes | str, path: str | os.PathLike[str], kind: FileKin
     """
     with reading(path, kind):
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        found = json.loads(text, strict=strict, parse_float=_finite, parse_constant=_refuse_constant)
+        found = json.loads(
+            text, strict=strict, parse_float=_finite, parse_constant=_refuse_constant,
+            object_pairs_hook=_without_twins if unique else None,
+        )  # fmt: skip
         if _SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode("utf-8")
         return found
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"two entries are named '{shortened(twice)}'")
+    return found
 
 
 def _finite(text: str) -> float:

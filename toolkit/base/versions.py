@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 from pathlib import Path
 
@@ -64,5 +65,6 @@ def path_fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            digest.update(f"{file.relative_to(path)}\0{sha256_file(file)}\n".encode())
+            # a name need not be text
+            digest.update(os.fsencode(f"{file.relative_to(path)}\0{sha256_file(file)}\n"))
     return digest.hexdigest()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
-from toolkit.contract.ranges import Range, Ranges
+from toolkit.contract.ranges import LARGEST, SMALLEST, Range, Ranges
 
 
 def given_ranges(
@@ -21,8 +22,19 @@ def given_ranges(
 
     Returns:
         The ranges, and what there is to say of those that are not taken.
+
+    Raises:
+        RangesError: one is above 0 and below ``SMALLEST``: its scale would be 0 in float16, and no normal number in
+            float32.
     """
     mine = {name: one for name, one in given.tensors.items() if name in tensors}
+    tiny = next((name for name, one in mine.items() if 0 < one.amax < SMALLEST), None)
+    if tiny is not None:
+        raise RangesError(
+            f"the range that is given of tensor '{tiny}' is {mine[tiny].amax:g}",
+            remedy=f"a range is 0 or between {SMALLEST:g} and {LARGEST:.2g}: write the file again, or leave it out",
+            value="ranges",
+        )
     said = []
     strange = [name for name in given.tensors if name not in tensors]
     if strange:

@@ -41,8 +41,15 @@ def read_ranges(path: str | Path) -> Ranges:
     text = read_utf8(path, _KIND)
     if not text.strip():
         raise RangesError("the file is empty", where=str(path), remedy="give ranges.json or a calibration cache")
+    found = _parsed(text, path)
+    if not found.tensors and not found.made_from.get("without"):
+        raise RangesError("it holds no ranges", where=str(path), remedy="give ranges.json or a calibration cache")
+    return found
+
+
+def _parsed(text: str, path: Path) -> Ranges:
     if text.lstrip().startswith(("{", "[")):
-        return ranges_of_json(parse_json(text, path, _JSON), str(path))
+        return ranges_of_json(parse_json(text, path, _JSON, unique=True), str(path))
     first = text.splitlines()[0].strip()
     if _HEADER.match(first) or _LEGACY.fullmatch(first):
         return parse_cache(text, str(path))
@@ -202,7 +209,8 @@ def ranges_of_json(content: Any, where: str) -> Ranges:
         if isinstance(entry, Mapping):
             low, high = _number(entry.get("lowest")), _number(entry.get("highest"))
         elif (amax := _number(entry)) is not None:
-            low, high = -abs(amax), abs(amax)
+            high = _checked(amax, name, where)
+            low = -high
         elif isinstance(entry, list) and len(entry) == 2:
             low, high = _number(entry[0]), _number(entry[1])
         else:
@@ -257,7 +265,7 @@ def _from_lines(text: str, where: str) -> Ranges:
             if not name:
                 faults[kind] = number, line
                 break
-            _take(tensors, name, abs(amax), "table", f"{where}, line {number}")
+            _take(tensors, name, amax, "table", f"{where}, line {number}")
         else:
             return Ranges(tensors, made_from={"kind": kind})
     number, line = max(faults.values())

@@ -10,9 +10,7 @@ from typing import Any, TypeAlias
 
 Value: TypeAlias = "str | int | float | bool | Finding | tuple[Value, ...] | None"
 """What a finding can hold: names, numbers, lists of them, and the finding that it follows from.
-
-JSON has no infinity and no NaN: such numbers are the words ``inf`` and ``nan``.
-"""
+JSON has no infinity and no NaN: such numbers are the words ``inf`` and ``nan``."""
 
 
 class BaseCode(str, Enum):
@@ -108,6 +106,7 @@ class Code(BaseCode):
     FLOAT_BIAS = "float-bias"
     NO_QUANTIZED_BIAS = "no-quantized-bias"
     FLOAT_READS_PAIRS = "float-reads-pairs"
+    FOREIGN_OPERATOR = "foreign-operator"
     # ---- passes
     DRY_RUN = "dry-run"
     DRY_RUN_ENDED = "dry-run-ended"

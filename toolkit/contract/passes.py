@@ -22,8 +22,9 @@ from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
 from toolkit.contract.roles import Harm, Role
+from toolkit.graph.foreign import foreign_operators, meant
 from toolkit.graph.model import Model
-from toolkit.graph.scale_check import check_scales
+from toolkit.graph.scale_check import wrong_scales
 
 _OF_APPLY = ("tells_in_dry_run", "by_graph_alone", "reads_evaluation", "measures_engines")
 """What a pass says of its ``apply``."""
@@ -170,12 +171,13 @@ class Pass(BaseModel):
         # qtool's own are tested to keep types; of a large graph that costs as much again as all else that is checked
         others = type(self).__module__.partition(".")[0] not in OWN_PACKAGES
         typed = others and model.types_fault() is None
+        scales, strange = (wrong_scales(model), foreign_operators(model)) if others else ({}, {})
         try:
             with collector_paused() if alone else nullcontext():
                 # a type checker does not see what code of others gives back
                 returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:
-            if error.value and self._place is not None:
+            if error.value is not None and self._place is not None:
                 error.at(self._place(error.value))
             raise
         except FAILURES as error:
@@ -194,8 +196,9 @@ class Pass(BaseModel):
             )
         try:
             self._check(model, typed)
-            if others:
-                check_scales(model)
+            wrong = [what for tensor, what in wrong_scales(model).items() if tensor not in scales] if others else []
+            if wrong:
+                raise PassError(wrong[0])
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
         # of a sequence, what a pass in it asked for a later one may have folded away
@@ -207,6 +210,11 @@ class Pass(BaseModel):
                 f"pass '{title}' asked for '{lost[0]}', and no node is called so", remedy=did_you_mean(lost[0], names)
             )
         self._tell_of_pairs(model, context, asked)
+        for (domain, op), node in foreign_operators(model).items() if others else ():
+            if (domain, op) not in strange:
+                context.journal.noted(
+                    Code.FOREIGN_OPERATOR(by=title, node=node, op=op, domain=domain, meant=meant(domain, op)), node=node
+                )
         if model.signature() != before:
             raise PassError(
                 f"pass '{title}' changed the model's inputs or outputs from {before} to {model.signature()}",

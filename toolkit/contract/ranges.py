@@ -23,6 +23,8 @@ ANY_TYPE = frozenset({"minmax", "manual", "table"})
 """Methods that give the largest magnitude itself, whatever type it is quantized to; others weigh one type's grid."""
 LARGEST = 3.4028234663852886e38
 """The largest amax there can be: scales are float32."""
+SMALLEST = 1e-30
+"""The smallest amax above 0 that means something: a scale below it leaves float32's normal numbers."""
 _KIND = FileKind("it cannot be read as ranges", RangesError, "calibrate again", limit=1 << 26)
 Amax = Annotated[Number, Field(ge=0, le=LARGEST)]
 Shares = Annotated[list[Number], Field(max_length=4096)]

@@ -67,5 +67,6 @@ def _fault(node: onnx.NodeProto, schema: Any) -> str:
         if attribute is None and wanted.required:
             return f"has no attribute '{name}'"
         if attribute is not None and attribute.type != wanted.type.value:
-            return f"has an attribute '{name}' of the type {attribute.type}, and ONNX has {wanted.type.name}"
+            kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+            return f"has an attribute '{name}' of the type {kind}, and ONNX has {wanted.type.name}"
     return ""

@@ -34,7 +34,7 @@ _PER_CHANNEL = 21
 def name_foreign(
     proto: onnx.ModelProto, withdrawn: bool = False, operators: Collection[tuple[str, str]] | None = None
 ) -> bool:
-    """Give operators that ONNX has in no version a domain of their own, in place.
+    """Give operators of ONNX's domains that it has in no version a domain of their own, in place.
 
     Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
 
@@ -51,7 +51,7 @@ def name_foreign(
     foreign = {
         (domain, op)
         for domain, op in (operators if operators is not None else operators_of(proto))
-        if domain in _ONNX and (not onnx.defs.has(op) or (withdrawn and _withdrawn(op, version)))
+        if is_foreign(domain, op) or (withdrawn and domain in _ONNX and _withdrawn(op, version))
     }
     if not foreign:
         return False
@@ -60,6 +60,19 @@ def name_foreign(
             node.domain = _FOREIGN
     proto.opset_import.add(domain=_FOREIGN, version=1)
     return True
+
+
+def is_foreign(domain: str, op: str) -> bool:
+    """Whether an operator stands in one of ONNX's own domains, and ONNX has none of that name there."""
+    known = known_operators(domain)
+    return bool(known) and op not in known
+
+
+@cache
+def known_operators(domain: str) -> frozenset[str]:
+    """The names of all operators that ONNX has in a domain, in any version; empty where the domain is not ONNX's."""
+    domain = "" if domain in _ONNX else domain
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == domain)
 
 
 @lru_cache(maxsize=1024)

@@ -31,6 +31,7 @@ _TYPED = {
     14: "float_data", 15: "double_data",
 }  # fmt: skip
 """The field that holds the values of a type where they are not raw; int32_data for all others."""
+_FIELDS = ("int32_data", *dict.fromkeys(_TYPED.values()))
 _TENSORS_ONLY = (
     "TensorRT takes tensors only: cut the model where sequences or optional values begin, or export it without them "
     "(skl2onnx: zipmap = False)"
@@ -242,6 +243,10 @@ class _ProtoCheck:
                 raise self.fault(f"{place} has the shape {shape} and {len(tensor.string_data)} strings")
             return
         needed = byte_count(tensor)
+        fields = ["raw_data"] if tensor.HasField("raw_data") else []
+        fields += [name for name in _FIELDS if len(getattr(tensor, name))]
+        if len(fields) > 1:
+            raise self.fault(f"{place} stores its values in {' and in '.join(fields)}")
         if tensor.HasField("raw_data"):
             found, unit = len(tensor.raw_data), "bytes"
         else:

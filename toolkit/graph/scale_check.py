@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.base.errors import PassError
 from toolkit.graph.model import Model
 from toolkit.graph.value_check import SCALED
 
 
-def check_scales(model: Model) -> None:
-    """Check that every scale that is known is a positive number.
-
-    Raises:
-        PassError: one is not; the message names the node and the tensor.
-    """
+def wrong_scales(model: Model) -> dict[str, str]:
+    """What is wrong with every scale that is known and no positive number, by tensor; it names the node too."""
+    found: dict[str, str] = {}
     seen = set[str]()
     for node, _ in model.walk():
         if node.op not in SCALED or len(node.inputs) < 2 or node.inputs[1].name in seen:
@@ -25,7 +21,9 @@ def check_scales(model: Model) -> None:
             continue
         wrong = values[~((values > 0) & np.isfinite(values))]
         if wrong.size:
-            raise PassError(
-                f"node '{node.name}' ({node.op}) has the scale {wrong.flat[0]:g} in tensor '{node.inputs[1].name}', "
+            tensor = node.inputs[1].name
+            found[tensor] = (
+                f"node '{node.name}' ({node.op}) has the scale {wrong.flat[0]:g} in tensor '{tensor}', "
                 "and a scale is a positive number"
             )
+    return found

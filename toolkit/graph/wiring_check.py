@@ -18,11 +18,18 @@ def check_wiring(proto: onnx.ModelProto, where: str) -> None:
     """Check the graph, its subgraphs and the model's functions.
 
     Raises:
-        ModelError: a node reads what nothing makes, or nodes read each other's results in a circle.
+        ModelError: a node reads what nothing makes, makes what is an input or a weight, or nodes read each other's
+            results in a circle; a function gives what nothing makes.
     """
     _check_graph(proto.graph, (), where)
     for function in proto.functions:
-        _check(function.node, (set(function.input),), f"function '{function.name}'", where)
+        given, place = set(function.input), f"function '{function.name}'"
+        _check(function.node, (given,), place, where)
+        made = {name for node in function.node for name in node.output}
+        for name in function.output:
+            if name not in made:
+                what = "is one of its inputs" if name in given else "is made by none of its nodes"
+                raise ModelError(f"{place} gives '{name}', which {what}", where=where, remedy=_AGAIN)
 
 
 def _check_graph(graph: onnx.GraphProto, around: tuple[set[str], ...], where: str) -> None:
@@ -36,6 +43,13 @@ def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: 
     scopes = (*known, set(made))
     in_order = True
     for index, node in enumerate(nodes):
+        for name in node.output:
+            if name and name in known[-1]:
+                raise ModelError(
+                    f"{_named(node)} of {place} makes '{name}', which is an input or a weight too",
+                    where=where,
+                    remedy=_AGAIN,
+                )
         for name in node.input:
             if name and not any(name in scope for scope in scopes):
                 raise ModelError(

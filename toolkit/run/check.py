@@ -43,7 +43,7 @@ _LOUD = (
     EvaluationCode.LABEL_OUT_OF_RANGE, EvaluationCode.LIMIT_NEVER_MISSED, EvaluationCode.LIMIT_WITHOUT_METRIC,
     EvaluationCode.SAMPLES_OF_ROWS, DataCode.ROWS_UNDECIDED, Code.UNVARIED_SAMPLES,
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
-    DataCode.OPT_UNLIKE_NAME,
+    DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 

@@ -189,7 +189,7 @@ class Inputs:
                 random=random.model_dump() if random is not None else None,
             )
         except QtoolError as error:
-            if error.value:
+            if error.value is not None:
                 error.at(self.job.recipe.locate_value(error.value, "calibration"))
             raise
 

@@ -285,7 +285,7 @@ class Recipe(Section):
 
     def locate_value(self, value: str, *loc: str | int) -> str:
         """``file:line`` of a value: in the table ``loc``, else where it is said first, else of the table."""
-        given = [one for one in self._settings if one.place[: len(loc)] == loc and value in repr(one.value)]
+        given = [one for one in self._settings if one.place[: len(loc)] == loc and (value or "''") in repr(one.value)]
         if given:
             return given[-1].where
         return place_of_value(str(self._path or "the recipe"), self._text, loc, value)

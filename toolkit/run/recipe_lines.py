@@ -16,10 +16,13 @@ def place_of_value(path: str, text: str, loc: Sequence[str | int], value: str) -
     """``file:line`` of a value in the table ``loc``, else of the first line that says it, else of the table."""
     start, end = _table(text, loc) or (0, 0)
     lines = text.splitlines()
-    said = re.compile(r"(?<!\w)" + re.escape(value) + r"(?!\w)")
-    for index in (*range(start, end), *range(len(lines))):
-        if said.search(lines[index]) and not lines[index].lstrip().startswith("#"):
-            return f"{path}:{index + 1}"
+    # in quotes first: of a bracket, or of nothing, any line has one
+    said = [r"([\"'])" + re.escape(value) + r"\1", *([r"(?<!\w)" + re.escape(value) + r"(?!\w)"] if value else [])]
+    for area in (range(start, end), range(len(lines))):
+        for one in map(re.compile, said):
+            found = (i for i in area if one.search(lines[i]) and not lines[i].lstrip().startswith("#"))
+            if (index := next(found, None)) is not None:
+                return f"{path}:{index + 1}"
     return place_of(path, text, loc)
 
 

@@ -10,7 +10,7 @@ from toolkit.backends.base import EngineChoices
 from toolkit.base.cluster import ADDRESS
 from toolkit.base.settings import ByteSize, Count, Decibels, PathText, byte_size, path_text
 from toolkit.calibration.amax import DEFAULT
-from toolkit.contract.ranges import LARGEST
+from toolkit.contract.ranges import LARGEST, SMALLEST
 from toolkit.evaluation.metric_table import METRICS, is_share
 from toolkit.run.objects import Named
 
@@ -20,12 +20,11 @@ TaskName = Literal[
 FloatName = Literal["fp32", "fp16", "bf16"]
 SHARES = tuple(name for name in METRICS if is_share(name))
 """The metrics whose values lie between 0 and 1."""
-_SMALLEST = 1e-30
 
 
 def _within_float32(amax: float) -> float:
-    if not _SMALLEST <= amax <= LARGEST:
-        raise ValueError(f"amax is the largest magnitude kept: between {_SMALLEST:g} and {LARGEST:.2g}")
+    if not SMALLEST <= amax <= LARGEST:
+        raise ValueError(f"amax is the largest magnitude kept: between {SMALLEST:g} and {LARGEST:.2g}")
     return amax
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.base.files import json_lines
+from toolkit.base.versions import path_fingerprint
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -29,3 +30,11 @@ def test_json_has_a_line_for_each_entry():
     ]  # fmt: skip
     with pytest.raises(ValueError):
         json_lines({"a": [{"b": float("nan")}]})
+
+
+def test_names_that_are_no_text_have_a_fingerprint(tmp_path):
+    """A folder of samples from another system: check ended with a UnicodeEncodeError."""
+    (tmp_path / "a\udcff.npy").write_bytes(b"1")
+    one = path_fingerprint(tmp_path)
+    (tmp_path / "a\udcff.npy").rename(tmp_path / "a\udcfe.npy")
+    assert path_fingerprint(tmp_path) != one

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import OLD_ONNXRUNTIME
 from toolkit.base.errors import RangesError
+from toolkit.calibration.given import given_ranges
 from toolkit.calibration.interchange import cache_text, parse_cache, read_ranges, write_ranges
 from toolkit.contract.ranges import Range, Ranges
 
@@ -105,6 +106,10 @@ def test_onnxruntime_reads_and_writes_the_same(tmp_path: Path, monkeypatch: pyte
         (b"[]", "it holds no ranges"),
         (b'{"schema": "other"}', "schema is 'other'"),
         (b'{"a": {"highest": 1}}', "tensor 'a' has no lowest and highest"),
+        (b'{"a": 1.0, "b": 2.0, "a": 3.0}', "two entries are named 'a'"),
+        (b'{"a": -1.0}', "tensor 'a' has the range -1"),
+        (b"a: -1.0\n", "tensor 'a' has the range -1"),
+        (b"TRT-8600-EntropyCalibration2\n", "it holds no ranges"),
     ],
 )
 def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
@@ -127,3 +132,15 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         write_ranges(ranges, tmp_path / "r", "cache")
     assert not (tmp_path / "r").exists()
     assert math.isfinite(parse_cache(cache_text(Ranges({"a": Range(3e38, "mse")}))).amax("a"))
+
+
+@pytest.mark.parametrize(("amax", "right"), [(0.0, True), (1e-30, True), (9e-31, False), (1e-320, False)])
+def test_a_range_that_no_scale_holds_is_refused_where_it_is_taken(amax: float, right: bool) -> None:
+    """A cut hexadecimal number of a cache is such a range, and so is one of a table that lost its exponent."""
+    given = Ranges({"x": Range(amax, "table"), "other": Range(1e-320, "table")})
+    if right:
+        assert given_ranges(given, ["x"])[0]["x"].amax == amax
+        return
+    with pytest.raises(RangesError, match=r"the range that is given of tensor 'x' is .*0 or between 1e-30 and") as caught:
+        given_ranges(given, ["x"])
+    assert caught.value.value == "ranges"

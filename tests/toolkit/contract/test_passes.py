@@ -9,10 +9,13 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from tests.conftest import build, node, normal
-from toolkit import Model, Pass
+from toolkit import Context, Model, Pass
 from toolkit.base.errors import PassError, RecipeError
+from toolkit.contract.findings import Code
 from toolkit.contract.passes import Sequence
 from toolkit.contract.registry import configure, find
+from toolkit.graph.tensors import make_constant
+from toolkit.report.findings import sentence
 
 
 @pytest.mark.parametrize(
@@ -139,3 +142,54 @@ def test_a_pass_of_somebody_else_that_does_wrong_is_named(kind, words):
         Sequence(passes=[GivesTheModel(), kind()])(two_layers())
     said = str(caught.value)
     assert said.startswith(f"pass '{kind.title()}'") and words in said and "(after gives_the_model)" in said
+
+
+class Renames(Pass):
+    """Puts an operator that ONNX does not have in place of one that it has."""
+
+    op: str = "Rellu"
+    domain: str = ""
+
+    def apply(self, model, context):
+        """Rename the Relu."""
+        for one in [one for one in model.nodes if one.op == "Relu"]:
+            one.op, one.domain = self.op, self.domain or None
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "of the operator Rellu, which ONNX does not have: onnxruntime cannot run it, and TensorRT takes it for a "
+             "plugin. Was Relu meant?"),
+        ({"op": "Relu", "domain": "ai.onnx.ml"}, "of the operator ai.onnx.ml::Relu, which ONNX does not have"),
+        ({"op": "Tanh"}, None),
+        ({"op": "Anything", "domain": "com.somebody"}, None),
+    ],
+)  # fmt: skip
+def test_a_pass_that_inserts_an_operator_which_onnx_does_not_have_is_named(settings, told):
+    model, context = two_layers(), Context()
+    Renames(**settings)(model, context)
+    said = [event.why for event in context.journal if event.why.code is Code.FOREIGN_OPERATOR]
+    assert bool(said) is (told is not None)
+    if told is not None:
+        assert sentence(said[0]).startswith("Pass 'renames' inserted 'r' ") and told in sentence(said[0])
+        # whoever comes after it has not inserted it
+        GivesTheModel()(model, context)
+        assert [event.why for event in context.journal if event.why.code is Code.FOREIGN_OPERATOR] == said
+
+
+def test_a_pass_is_not_blamed_for_a_scale_that_was_none_before():
+    model = two_layers()
+    next(one for one in model.nodes if one.op == "QuantizeLinear").inputs[1].values = np.float32(0)
+    GivesTheModel()(model)
+
+    class SpoilsAnother(Spoils):
+        """Makes another scale, that of the second pair, 0."""
+
+        def apply(self, model, context):
+            """Spoil it."""
+            pair = next(one for one in model.nodes if one.op == "DequantizeLinear")
+            pair.inputs[1] = make_constant("t", np.float32(0))
+
+    with pytest.raises(PassError, match=r"'spoils_another' broke the graph: node .* has the scale 0 in tensor 't'"):
+        SpoilsAnother()(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from tests.toolkit.calibration.networks import chain, fixed, model, sentences
 from toolkit.base.errors import DataError, NotAllowedError, QtoolError, RecipeError
 from toolkit.base.types import Array
+from toolkit.data.arrays import open_archive
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.model import Model
 
@@ -226,3 +229,20 @@ def test_settings(settings: dict[str, Any], kind: type[QtoolError] | None, messa
         return
     with pytest.raises(kind, match=message):
         list(CalibrationData.open(model=chain(), **settings).samples())
+
+
+@pytest.mark.parametrize(
+    ("header", "version", "said"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", (9, 0), "its header is of version 9.0"),
+        ("{'descr': open('x'), 'fortran_order': False, 'shape': (2, 3), }", (1, 0), "its header is no literal that"),
+    ],
+)
+def test_a_header_that_numpy_does_not_have_is_refused(tmp_path, header, version, said):
+    text = header.encode() + b"\n"
+    size = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY" + bytes(version) + size + text + bytes(24))
+    with pytest.raises(DataError, match=said) as caught:
+        open_archive(tmp_path / "x.npz")
+    assert "x.npz" in str(caught.value) and "at 0x" not in str(caught.value)

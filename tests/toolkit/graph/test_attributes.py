@@ -129,3 +129,50 @@ def test_a_model_without_outputs_is_called_that() -> None:
     del proto.graph.output[:]
     with pytest.raises(ModelError, match="the model has no outputs"):
         Model.from_proto(proto)
+
+
+def spoiled(spoil) -> onnx.ModelProto:
+    """A model of a weight, a node that reads it and a function, as ``spoil`` leaves it."""
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    function = helper.make_function("mine", "F", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    proto = of([node("Add", ["x", "w"], ["h"]), helper.make_node("F", ["h"], ["y"], "call", domain="mine")])
+    proto.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [3], [1, 2, 3]))
+    proto.functions.append(function)
+    check_proto(proto, "m.onnx")
+    spoil(proto)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda m: setattr(m.graph.initializer[0], "raw_data", bytes(12)),
+         "m.onnx: tensor 'w' stores its values in raw_data and in float_data"),
+        (lambda m: m.graph.initializer[0].int64_data.append(1),
+         "m.onnx: tensor 'w' stores its values in float_data and in int64_data"),
+        (lambda m: m.graph.node[0].output.__setitem__(0, "w"), "makes 'w', which is an input or a weight too"),
+        (lambda m: m.graph.node[0].output.__setitem__(0, "x"), "makes 'x', which is an input or a weight too"),
+        (lambda m: m.functions[0].output.append("c"), "function 'F' gives 'c', which is made by none of its nodes"),
+        (lambda m: m.functions[0].output.append("a"), "function 'F' gives 'a', which is one of its inputs"),
+    ],
+)  # fmt: skip
+def test_what_a_model_says_twice_or_not_at_all_is_an_error_with_the_name(spoil, said):
+    """onnxruntime says it without the node, or a pass was blamed that did not touch it."""
+    proto = spoiled(spoil)
+    with pytest.raises(ModelError, match=said) as caught:
+        check_proto(proto, "m.onnx")
+    assert caught.value.remedy
+
+
+def test_the_type_of_an_attribute_is_named_and_not_numbered():
+    proto = of([node("Flatten", ["x"], ["y"], axis=1.0)])
+    with pytest.raises(ModelError, match="an attribute 'axis' of the type FLOAT, and ONNX has INT"):
+        check_proto(proto, "m.onnx")
+
+
+def test_an_operator_that_another_of_onnx_s_domains_does_not_have_is_a_plugin():
+    """ONNX's checker refused it after the first pass, which was called broken."""
+    proto = of([node("Conv", ["x", "w"], ["y"], domain="ai.onnx.ml")])
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    proto.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [3], [1, 2, 3]))
+    Model.from_proto(proto).check()

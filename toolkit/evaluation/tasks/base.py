@@ -89,7 +89,7 @@ class AnswerTally:
 
     @property
     def empty(self) -> bool:
-        """Whether the samples hold nothing of what is found in them: no detection, no place of a mask, no row at all."""
+        """Whether the samples hold nothing of what is found in them: no detection, no place of a mask, no row."""
         places = self.figure in ("detections", "iou") and self.level is None
         return not self.answers or (places and self.answers == self.kept)
 

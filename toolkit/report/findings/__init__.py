@@ -42,6 +42,11 @@ TABLES: tuple[Table, ...] = (
             "'{node}' was asked to run in {precision} and still reads Q/DQ pairs, so an engine runs it quantized. "
             "Ask before the pairs are inserted, or use toolkit.keep_float."
         ),
+        Code.FOREIGN_OPERATOR: lambda by, node, op, domain, meant: (
+            f"Pass '{by}' inserted '{node}' of the operator {domain + '::' if domain else ''}{op}, which ONNX does not "
+            "have: onnxruntime cannot run it, and TensorRT takes it for a plugin."
+            + (f" Was {' or '.join(meant)} meant?" if meant else "")
+        ),
     },
     PLACEMENT,
     PASSES,
