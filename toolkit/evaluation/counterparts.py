@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from toolkit.base.types import Array
 from toolkit.evaluation.difference import is_float
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Gives a model's outputs by name for inputs."""
 
 
 def counterparts(reference: Model, subject: Model, outputs: Sequence[str]) -> dict[str, str]:

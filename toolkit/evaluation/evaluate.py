@@ -18,10 +18,11 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.as_it_is import as_it_is
 from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.counterparts import counterparts, run_on
+from toolkit.evaluation.counterparts import Run, counterparts, run_on
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metric_table import together
@@ -42,7 +43,6 @@ from toolkit.placement.qdq import without_pairs
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, BatchSize, CalibrationData
 
-Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _EXACT = (1, 24)
 # integer kernels round otherwise: below this level, and by as much worse, it is another model
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
@@ -114,13 +114,13 @@ def evaluate(
     named = counterparts(reference, form.model, float_session.outputs)
     runs: list[Run] = [float_session.run, partial(run_on, other_session, named=named)]
     # onnxruntime has no kernels for bfloat16: by itself it runs no such model
-    as_it_is: list[Run] = []
+    unrounded_runs: list[Run] = []
     by_itself, size = form.rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
     if by_itself and size > _MOST_UNROUNDED:
         notes.append(EvaluationCode.UNROUNDED_LEFT_OUT(nodes=size, most=_MOST_UNROUNDED))
     elif by_itself:
         try:
-            as_it_is.append(_as_it_is(subject, named, data))
+            unrounded_runs.append(as_it_is(subject, named, data))
         except (ModelError, BackendError) as error:
             notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200)))
     total = min(len(data), samples) if samples else len(data)
@@ -128,7 +128,7 @@ def evaluate(
     compared = partial(OutputComparison, reference, metric, output, allow_code, float_session.outputs, answers, options)
     whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
-    for some, more in _halves(data.first(total), as_it_is, together(metric)):
+    for some, more in _halves(data.first(total), unrounded_runs, together(metric)):
         # who stops it here waits for the batch that is computed, which is kept; with its end its sessions go
         with closing(one_ahead(some.batches(batch), partial(_kept_outputs, kept, [*runs, *more]))) as batches:
             for part, (wanted, *found) in batches:
@@ -139,7 +139,7 @@ def evaluate(
                 fitted.update(part.profiles)
                 progress("evaluate", whole.samples, total)
         # its session goes
-        as_it_is.clear()
+        unrounded_runs.clear()
     result = whole.result()
     result.unrounded = other.result(whole.samples)
     result.form, result.notes = form.name, [*unrounded, *notes, *result.notes]
@@ -179,13 +179,13 @@ def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str,
     return [run(inputs) for run in runs]
 
 
-def _halves(data: CalibrationData, as_it_is: Sequence[Run], parted: int) -> list[tuple[CalibrationData, Sequence[Run]]]:
+def _halves(data: CalibrationData, more: Sequence[Run], parted: int) -> list[tuple[CalibrationData, Sequence[Run]]]:
     """The samples in two parts with what is run on each besides: a quarter of many, spread over all, and the rest."""
     wanted = math.ceil(len(data) * _UNROUNDED_SHARE)
-    if not as_it_is or wanted >= len(data) - wanted or len(data) <= _FEW_SAMPLES:
-        return [(data, as_it_is)]
+    if not more or wanted >= len(data) - wanted or len(data) <= _FEW_SAMPLES:
+        return [(data, more)]
     others, some = data.split(_UNROUNDED_SHARE, together=parted)
-    return [(some, as_it_is), (others, ())]
+    return [(some, more), (others, ())]
 
 
 def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
@@ -199,15 +199,6 @@ def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
     rounded = with_rounding(subject, unknown)
     notes = [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), nodes=unknown)] if unknown else []
     return rounded, notes
-
-
-def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
-    """Runs a model as onnxruntime itself computes it, node by node; tried on one sample."""
-    # a fusion's other last bits may turn as many answers as the rounding; weights are dequantized once all the same
-    plain = session(subject, outputs=list(named.values()), optimise="constants")
-    run = partial(run_on, plain, named=named)
-    run(next(data.batches(1)).inputs)
-    return run
 
 
 def _runnable(
