@@ -16,6 +16,7 @@ from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean,
 from toolkit.base.types import Array
 from toolkit.graph import meter
 from toolkit.graph.any_order import in_any_order
+from toolkit.graph.behind_concats import pairs_behind_concats
 from toolkit.graph.cutting import by_nodes, by_widened
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
@@ -242,6 +243,10 @@ def session(
     keeps = not model.shares if packed is None else packed
     if not keeps:
         quantize_weights(model)
+    # a stretch is rewritten as the whole would be, and that by the nodes of the model as it is written
+    unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
+    if as_written:
+        pairs_behind_concats(model.proto)
 
     stretches = stretches_of(model, keeps)
     fits = len(stretches) == 1
@@ -249,8 +254,6 @@ def session(
         stretches, boundaries = by_nodes(model, _STRETCH_NODES), None
     elif fits and not keeps:
         stretches, boundaries = by_widened(model, _WIDENED_BYTES), None
-    # a stretch is rewritten as the whole would be
-    unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
 
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it

@@ -1,0 +1,139 @@
+"""Q/DQ pairs in front of a Concat put behind it, where every input has the same one.
+
+Engines quantize what a Concat reads with one scale: with as many pairs as inputs. A pair rounds value by value, so one
+behind the Concat gives the very same values. Of a graph of wide Concats a session has little more than half the nodes
+then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+
+from toolkit.graph.names import Names
+from toolkit.graph.nodes import reads_of
+
+_TYPES_APART = 23
+"""The opset from which on QuantizeLinear may read another type than its scale's: inputs with one scale may differ."""
+_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def pairs_behind_concats(proto: onnx.ModelProto) -> int:
+    """Put pairs behind the Concats that they are in front of, in the main graph; the message is changed.
+
+    A pair stays where something else reads what is within it, where its scale is not one constant for the whole tensor,
+    and where the model gives its result.
+
+    Returns:
+        How many pairs are gone.
+    """
+    graph = proto.graph
+    opset = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    pairs = [node for node in graph.node if node.op_type in (_QUANTIZE, _DEQUANTIZE) and not node.domain]
+    if opset >= _TYPES_APART or not pairs:
+        return 0
+    made = {node.output[0]: node for node in pairs}
+    found = [node for node in graph.node if node.op_type == "Concat" and all(name in made for name in node.input)]
+    if not found:
+        return 0
+    moved = _Moved(graph, made)
+    gone = sum(moved.behind(node) for node in graph.node if node.op_type == "Concat")
+    if gone:
+        moved.rebuild()
+    return gone
+
+
+class _Moved:
+    """The pairs of a graph that are moved.
+
+    Args:
+        graph: the graph.
+        made: the nodes of pairs, by what they give.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, made: dict[str, onnx.NodeProto]) -> None:
+        self._graph, self._made = graph, made
+        given = {value.name for value in graph.input}
+        self._stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+        self._outputs = {value.name for value in graph.output}
+        self._readers = Counter(name for node in graph.node for name in reads_of(node))
+        self._names = Names(name for node in graph.node for name in (*node.input, *node.output))
+        self._keys: dict[str, bytes | None] = {}
+        self._gone: set[str] = set()
+        self._behind: dict[str, list[onnx.NodeProto]] = {}
+
+    def behind(self, concat: onnx.NodeProto) -> int:
+        """Put all pairs that every input of a Concat has behind it; gives how many fewer there are."""
+        gone, behind = 0, list[onnx.NodeProto]()
+        while concat.input and (first := self._pair(concat.input[0])) is not None:
+            pairs = {name: pair for name in concat.input if (pair := self._pair(name)) is not None}
+            keys = {self._key(pair) for pair in pairs.values()}
+            if len(keys) > 1 or None in keys or not all(name in pairs for name in concat.input):
+                break
+            whole = concat.output[0]
+            joined, levels = self._names.take(f"{whole} joined"), self._names.take(f"{whole} quantized")
+            made = []
+            for node, read, given in zip(first, (joined, levels), (levels, whole)):
+                copy = onnx.NodeProto.FromString(node.SerializeToString())
+                copy.input[0], copy.output[0] = read, given
+                self._made[given], self._readers[read] = copy, 1
+                made.append(copy)
+            self._gone.update(node.output[0] for pair in pairs.values() for node in pair)
+            concat.input[:] = [pairs[name][0].input[0] for name in concat.input]
+            concat.output[0] = joined
+            behind = [*made, *behind]
+            gone += len(pairs) - 1
+        if behind:
+            self._behind[concat.output[0]] = behind
+        return gone
+
+    def rebuild(self) -> None:
+        """Write the nodes anew."""
+        kept = [
+            one
+            for node in self._graph.node
+            for one in (node, *self._behind.get(node.output[0] if node.output else "", ()))
+            if not one.output or one.output[0] not in self._gone
+        ]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del self._graph.node[:]
+        self._graph.node.extend(copies)
+
+    def _pair(self, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+        """The pair that gives a tensor, which nothing else reads and within which nobody looks."""
+        dequantize = self._made.get(name)
+        if dequantize is None or dequantize.op_type != _DEQUANTIZE or not self._read_once(name):
+            return None
+        quantize = self._made.get(dequantize.input[0])
+        if quantize is None or quantize.op_type != _QUANTIZE or not self._read_once(dequantize.input[0]):
+            return None
+        return quantize, dequantize
+
+    def _read_once(self, name: str) -> bool:
+        return self._readers[name] == 1 and name not in self._outputs
+
+    def _key(self, pair: tuple[onnx.NodeProto, onnx.NodeProto]) -> bytes | None:
+        """What a pair does to a value; None where that is not the same for all values."""
+        found = []
+        for node in pair:
+            found += [one.SerializeToString(deterministic=True) for one in node.attribute]
+            for name in list(node.input)[1:]:
+                held = self._constant(name) if name else b""
+                if held is None:
+                    return None
+                found.append(held)
+            found.append(node.op_type.encode())
+        return repr(found).encode()
+
+    def _constant(self, name: str) -> bytes | None:
+        """A stored number with its type, whatever it is called; None of what is no stored number."""
+        if name not in self._keys:
+            tensor, key = self._stored.get(name), None
+            if tensor is not None and all(size == 1 for size in tensor.dims) and len(tensor.dims) < 2:
+                copy = onnx.TensorProto()
+                copy.CopyFrom(tensor)
+                copy.ClearField("name")
+                key = copy.SerializeToString(deterministic=True)
+            self._keys[name] = key
+        return self._keys[name]
