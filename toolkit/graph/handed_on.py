@@ -17,7 +17,7 @@ from toolkit.base.types import Array
 from toolkit.graph.cutting import Stretch
 from toolkit.graph.light import LightModel
 from toolkit.graph.shapes import Inferred
-from toolkit.graph.survey import Survey
+from toolkit.graph.survey import TYPE_ATTRIBUTES
 
 HALF = "tensor(float16)"
 """Onnxruntime's name of the type."""
@@ -32,9 +32,35 @@ def handed_on_wide(model: LightModel, stretches: Sequence[Stretch]) -> dict[str,
     read = {name for one in stretches for name in one.reads}
     handed = {name for one in stretches for name in one.gives if name in read}
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
-    if any(not kinds.get(name) for name in handed) and TensorProto.FLOAT16 in Survey.of(model.proto).types:
+    unknown = {name for name in handed if not kinds.get(name)}
+    # inference takes as long as half of the stretches do to load
+    if unknown and not unknown.isdisjoint(_maybe_half(model.proto)):
         kinds = Inferred().facts(model.proto.SerializeToString(), None).types
     return {name: f"{name} in float32" for name in sorted(handed) if kinds.get(name) == TensorProto.FLOAT16}
+
+
+def _maybe_half(proto: onnx.ModelProto) -> set[str]:
+    """The tensors of the main graph that may be float16: what is computed of such, or where a node says so."""
+    graph = proto.graph
+    found = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    found |= {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    if proto.functions or graph.sparse_initializer:
+        return {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        # a Cast gives what it says, whatever it reads, and QuantizeLinear no float16
+        reads = node.op_type not in ("Cast", "QuantizeLinear") and not found.isdisjoint(node.input)
+        if reads or any(map(_names_half, node.attribute)):
+            found.update(node.output)
+    return found
+
+
+def _names_half(attribute: onnx.AttributeProto) -> bool:
+    """Whether an attribute says that something is float16, or holds a graph, in which anything may be."""
+    if attribute.type == onnx.AttributeProto.INT:
+        return attribute.name in TYPE_ATTRIBUTES and attribute.i == TensorProto.FLOAT16
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return bool(attribute.t.data_type == TensorProto.FLOAT16)
+    return attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 def widened(name: str, wide: str) -> list[onnx.NodeProto]:

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch, widened_bytes
@@ -134,6 +135,8 @@ class Stretched:
         if all_fit:
             self._model = LightModel(onnx.ModelProto(), {}, model.where)
             self._known.clear()
+            # the message lay between what the sessions keep
+            return_free_blocks()
 
     def get_inputs(self) -> list[Value]:
         """What the model takes."""
