@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
+from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.in_threads import one_ahead
 from toolkit.base.progress import Progress, silent
@@ -148,19 +149,18 @@ def evaluate(
         for name in data.profiles.names
         if name not in fitted
     ]
-    if form.name == "lowered":
-        nodes, sessions = rewritten(subject), (float_session, other_session)
-        # asked only where something is there that default optimizations are known to change
-        fault = defaults_fault(subject, sessions, named, data, nodes, few) if nodes else None
-        result.notes += [fault] if fault is not None else []
-        del sessions
+    # asked only where something is there that default optimizations are known to change
+    nodes = rewritten(subject) if form.name == "lowered" else []
+    outputs = outputs_of(runs[:2], data, few) if nodes else []
     del other_session, runs
-    exact, rescaled = reference, set[str]()
+    exact, rescaled, told = reference, set[str](), list[Finding]()
     if plain is not None:
         exact, rescaled, told = node_reference(reference, plain, float_session, data, few)
-        result.notes += told
     del float_session
     drop_large_session(reference)
+    return_free_blocks()
+    fault = defaults_fault(subject, outputs, named, nodes) if nodes else None
+    result.notes += [*([fault] if fault is not None else []), *told]
     pairs = [pair for pair in comparable(exact, form.model) if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(
@@ -236,35 +236,35 @@ def _runnable(
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
 
 
+def outputs_of(
+    runs: Sequence[Run], data: CalibrationData, samples: int = _FEW_SAMPLES
+) -> list[tuple[Mapping[str, Array], list[dict[str, Array]]]]:
+    """The inputs of the first samples, one by one, each with the outputs that ``runs`` give for it."""
+    return [(part.inputs, _outputs(runs, part.inputs)) for part in first_samples(data, 1, samples)]
+
+
 def defaults_fault(
     subject: Model,
-    sessions: tuple[Session, Session],
+    outputs: Sequence[tuple[Mapping[str, Array], Sequence[Mapping[str, Array]]]],
     named: Mapping[str, str],
-    data: CalibrationData,
     nodes: Sequence[str] = (),
-    samples: int = _FEW_SAMPLES,
 ) -> Finding | None:
     """That onnxruntime refuses the model with its default optimizations, or computes something else of it.
 
     Args:
         subject: the model.
-        sessions: those of the float model, and of what stands for ``subject`` where pairs are computed as they are
-            written.
+        outputs: inputs, each with the outputs of the float model and those of ``subject`` where pairs are computed as
+            they are written; a few samples tell, since whole layers go wrong.
         named: see ``counterparts``.
-        data: the samples.
         nodes: where it is known to happen.
-        samples: how many to look at; a few tell, since whole layers go wrong.
     """
     try:
         default = session(subject, outputs=list(named.values()), packed=True, as_written=False)
-        written, changed = [], []
-        for part in first_samples(data, 1, samples):
-            wanted = sessions[0].run(part.inputs)
-            written.append(compare(wanted, run_on(sessions[1], part.inputs, named), ()))
-            changed.append(compare(wanted, run_on(default, part.inputs, named), ()))
+        found = [(compare(wanted, written, ()), compare(wanted, run_on(default, inputs, named), ()))
+                 for inputs, (wanted, written) in outputs]  # fmt: skip
     except ModelError as error:
         return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=on_one_line(error.what.split(": ", 1)[-1], 200))
-    before, after = summed(written).sqnr_db, summed(changed).sqnr_db
+    before, after = (summed([pair[place] for pair in found]).sqnr_db for place in (0, 1))
     if after < min(_FAIR_DB, before - _WORSE_DB):
         return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)
     return None

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -254,16 +255,16 @@ def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
     Raises:
         QtoolError: it refuses the model, or computes something else of it.
     """
-    from toolkit.evaluation.counterparts import counterparts
-    from toolkit.evaluation.evaluate import defaults_fault
+    from toolkit.evaluation.counterparts import counterparts, run_on
+    from toolkit.evaluation.evaluate import defaults_fault, outputs_of
     from toolkit.graph.sessions import session
 
     with reachable(run.job):
         reference, (data, made_up) = run.inputs.reference(), _samples(run)
         floats = session(reference)
         named = counterparts(reference, model, floats.outputs)
-        written = session(model, outputs=list(named.values()))
-        fault = defaults_fault(model, (floats, written), named, data)
+        written = partial(run_on, session(model, outputs=list(named.values())), named=named)
+        fault = defaults_fault(model, outputs_of([floats.run, written], data), named)
     if fault is not None:
         raise QtoolError(
             sentence(ReportCode.EXPORT_REFUSED(why=fault.values.get("why"), sqnr_db=fault.values.get("sqnr_db"),

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from toolkit.backends.choose import choose
 from toolkit.backends.kept_engines import KeptEngines
 from toolkit.backends.process import ProcessDiedError
+from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
@@ -176,6 +177,8 @@ class Pipeline:
         if record is None:
             self._begin(step.name, why)
             self.inputs.job.progress(step.name, 0, 1)
+            # of a large graph a third of what the process holds is between what earlier steps left
+            return_free_blocks()
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
         said = [sentence(one) for one in record.said]

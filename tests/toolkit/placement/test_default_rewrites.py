@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +12,7 @@ from toolkit import Code, Journal, Model, Precision
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import ModelError
 from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation import evaluate as evaluation
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.graph import cutting, sessions
@@ -83,6 +86,22 @@ def test_a_convolution_whose_bias_float16_steps_cannot_count_is_named(bias, name
     assert [one.code for one in found] == [EvaluationCode.DEFAULTS_CHANGE] * len(named)
     for one in found:
         assert one.values["sqnr_db"] < 10 < one.values["written_db"]
+
+
+def test_of_many_nodes_the_float_session_is_gone_when_the_default_one_is_loaded(monkeypatch):
+    monkeypatch.setattr(sessions, "MOST_NODES", 4)
+    reference = joined(3).settle()
+    opened, alive = weakref.ref(sessions.own_session(reference)), []
+
+    def load(*given, **more):
+        if more.get("as_written") is False:
+            alive.append(opened() is not None)
+        return session(*given, **more)
+
+    monkeypatch.setattr(evaluation, "session", load)
+    (found,) = notes(reference, lowered(joined(3)), normal(4, 4, 4, 4))
+    assert found.code is EvaluationCode.DEFAULTS_REFUSE
+    assert alive == [False]
 
 
 def test_a_concatenation_between_pairs_is_refused_in_float16_alone():
