@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all, a line for each entry. NaN and infinities are not JSON: they raise ValueError."""
-    write_text(path, json_lines(content) + "\n")
+    """Write JSON whole or not at all, a line for each entry, as it is made; see ``json_lines``."""
+    write_parts(path, (part.encode("utf-8") for part in chain(_parts(content), ["\n"])))
 
 
 def json_lines(content: Any) -> str:
@@ -107,22 +108,34 @@ def json_lines(content: Any) -> str:
 
     Python writes deeper indentation thirty times slower, and a large model has a million lines of it.
 
+    Args:
+        content: what is to be written. An iterator is written as a list, each entry made in its turn.
+
     Raises:
         ValueError: NaN or an infinity is in it.
     """
+    return "".join(_parts(content))
+
+
+def _parts(content: Any) -> Iterator[str]:
     return _indented(content, json.JSONEncoder(allow_nan=False), "\n", 2)
 
 
-def _indented(content: Any, encoder: json.JSONEncoder, line: str, levels: int) -> str:
-    if not levels or not content or not isinstance(content, (dict, list, tuple)):
-        return encoder.encode(content)
-    inner, ends = line + " ", "[]"
-    if isinstance(content, dict):
-        ends = "{}"
-        entries = [_key(key, encoder) + _indented(value, encoder, inner, levels - 1) for key, value in content.items()]
-    else:
-        entries = [_indented(value, encoder, inner, levels - 1) for value in content]
-    return ends[0] + inner + f",{inner}".join(entries) + line + ends[1]
+def _indented(content: Any, encoder: json.JSONEncoder, line: str, levels: int) -> Iterator[str]:
+    if not levels or not isinstance(content, (dict, list, tuple, Iterator)):
+        yield encoder.encode(content)
+        return
+    ends = "{}" if isinstance(content, dict) else "[]"
+    inner, before = line + " ", ""
+    for entry in content:
+        before = f",{inner}" if before else ends[0] + inner
+        yield before + _key(entry, encoder) if isinstance(content, dict) else before
+        value = content[entry] if isinstance(content, dict) else entry
+        if levels > 1:
+            yield from _indented(value, encoder, inner, levels - 1)
+        else:
+            yield encoder.encode(value)
+    yield line + ends[1] if before else ends
 
 
 def _key(key: Any, encoder: json.JSONEncoder) -> str:

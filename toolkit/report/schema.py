@@ -24,6 +24,7 @@ from toolkit.report.model_parts import ModelInfo as ModelInfo
 from toolkit.report.model_parts import ProfileInfo as ProfileInfo
 from toolkit.report.model_parts import ShapeRange as ShapeRange
 from toolkit.report.model_parts import TensorInfo as TensorInfo
+from toolkit.report.part import streamed
 from toolkit.report.parts import Accuracy as Accuracy
 from toolkit.report.parts import Finite as Finite
 from toolkit.report.parts import Measured as Measured
@@ -327,8 +328,8 @@ class Report(Part):
         return self.model_dump(mode="json", by_alias=True)
 
     def save(self, path: Path) -> None:
-        """Write report.json whole or not at all."""
-        write_json(path, self.to_json())
+        """Write report.json whole or not at all; of long lists a part at a time is held in that form."""
+        write_json(path, streamed(self))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "report") -> Report:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tests.toolkit.report.samples import sample
 from toolkit.base.errors import QtoolError
+from toolkit.base.files import json_lines
 from toolkit.report.schema import Accuracy, LayerError, Report, schema
 
 
@@ -18,6 +19,23 @@ def test_round_trip_is_strict_json(tmp_path):
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text)["schema"] == "qtool-report-1"
     assert Report.load(tmp_path / "report.json") == report
+
+
+def test_long_lists_are_written_a_few_entries_at_a_time(tmp_path, monkeypatch):
+    report, made = sample(), []
+    monkeypatch.setattr("toolkit.report.part.AT_ONCE", 2)
+    plain = Report.model_dump
+
+    def dumped(self, **how):
+        made.append(len(getattr(self, "layers", ())))
+        return plain(self, **how)
+
+    monkeypatch.setattr(Report, "model_dump", dumped)
+    report.save(tmp_path / "report.json")
+    lists = [part for part in made[1:] if part]
+    assert len(report.layers) > 2 and sum(lists) == len(report.layers) and max(lists) == 2
+    monkeypatch.undo()
+    assert (tmp_path / "report.json").read_text() == json_lines(report.to_json()) + "\n"
 
 
 def test_design_names_are_all_there():
