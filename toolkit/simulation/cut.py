@@ -1,28 +1,22 @@
-"""The simulation's graph, cut into stages: every quantizable layer under a switch, few tensors alive at each cut.
-
-A layer under a switch is an ``If`` whose branches hold the layer with its own copies of the weights: fake-quantized
-in one, float in the other. onnxruntime packs the weights of both beforehand, so that neither branch is slower than
-the plain layer (measured: 1 to 2 percent on convolutions, where weights fed as inputs cost 45 percent).
-"""
+"""The simulation's graph, cut into stages: every quantizable layer under a switch, few tensors alive at each cut."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from toolkit.base.types import Array
 from toolkit.graph.facts import Facts
-from toolkit.graph.light import LightModel, large_header
+from toolkit.graph.light import LightModel
 from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.nodes import reads_of
-from toolkit.simulation.branches import Branch, switch_node
 from toolkit.simulation.paired_graph import PairedGraph
+from toolkit.simulation.piece_builder import SCALE, SWITCH, Kind, PieceBuilder, Segment
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Config, Switches
 
@@ -32,12 +26,6 @@ _MACS_PER_PAIR_ELEMENT = 32
 _MACS_PER_NODE, _MACS_PER_SWITCH = 240e3, 700e3
 """Four and twelve microseconds; seen with onnxruntime 1.31 on models whose layers take no longer."""
 _UNKNOWN_ELEMENTS = 10_000
-
-SWITCH, SCALE = "qtool switch ", "qtool scale "
-FLOAT, FULL, SWITCHED, FIXED = "float", "full", "switched", "switched, scales fixed"
-"""What a stage of a piece holds: the plain float nodes, all pairs of the base state as constants, or switches with
-scales as inputs, or switches with the base state's scales as constants. An input costs about four microseconds a run.
-"""
 
 
 @dataclass(frozen=True)
@@ -57,17 +45,6 @@ class Piece:
     outputs: tuple[str, ...]
     switches: tuple[str, ...]
     scales: dict[str, int]
-
-
-@dataclass
-class Segment:
-    """Nodes that belong to one place in the order: a node, or a layer under a switch with what fuses with it."""
-
-    nodes: list[onnx.NodeProto]
-    layer: str = ""
-    inputs: set[str] = field(default_factory=set)
-    outputs: set[str] = field(default_factory=set)
-    cost: float = 0.0
 
 
 class Cutter:
@@ -214,17 +191,18 @@ class Cutter:
 
     # ---------------------------------------------------------------- building
 
-    def piece(self, first: int, kinds: Sequence[str]) -> Piece:
-        """Stages from number ``first`` on as one model, one for each of ``kinds``: FLOAT, FULL, SWITCHED or FIXED."""
+    def piece(self, first: int, kinds: Sequence[Kind]) -> Piece:
+        """Stages from number ``first`` on as one model, one for each of ``kinds``."""
         bounds = self._bounds[first : first + len(kinds)]
         begin, end = bounds[0][0], bounds[-1][1]
         made = {name for segment in self.segments[begin:end] for name in segment.outputs}
         needed_later = {name for segment in self.segments[end:] for name in segment.inputs}
         outputs = sorted(made & (needed_later | self.graph.outputs))
-        built = _Builder(self.graph)
+        built = PieceBuilder(self.graph)
         for kind, (low, high) in zip(kinds, bounds):
             for segment in self.segments[low:high]:
                 built.add(segment, kind)
+        built.drop_unread(outputs)
         inner = {name for node in built.nodes for name in node.output}
         used = {name for node in built.nodes for name in reads_of(node)}
         constants = {**self.graph.constants, **built.constants}
@@ -247,130 +225,3 @@ class Cutter:
             tuple(built.switches),
             built.scales,
         )
-
-
-class _Builder:
-    """Collects the nodes of one piece and puts layers under switches."""
-
-    def __init__(self, graph: PairedGraph) -> None:
-        self.graph = graph
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self.weights: dict[str, Array] = {}
-        self.switches: list[str] = []
-        self.scales: dict[str, int] = {}
-        self._pairs: dict[str, str] = {}
-        self._fixed = False
-
-    def add(self, segment: Segment, kind: str) -> None:
-        """Append a segment's nodes."""
-        if kind == FLOAT:
-            self.nodes += segment.nodes
-        elif kind == FULL:
-            self._full(segment)
-        else:
-            self._fixed = kind == FIXED
-            if segment.layer:
-                self._layer(segment)
-            else:
-                self._other(segment.nodes[0])
-
-    def _full(self, segment: Segment) -> None:
-        first = onnx.NodeProto()
-        first.CopyFrom(segment.nodes[0])
-        for index, tensor in enumerate(first.input):
-            pair = self.graph.pair_of.get((first.name, index))
-            if pair is not None and pair.weight and segment.layer:
-                first.input[index] = self._weight(pair.tensor, pair.axis)
-            elif pair is not None:
-                first.input[index] = self._pair(tensor)
-        self.nodes += [self._corrected(node) if segment.layer else node for node in (first, *segment.nodes[1:])]
-
-    def _corrected(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """A node of a quantized layer with its corrected bias, where it has one."""
-        indices = [i for i in range(len(node.input)) if (node.name, i) in self.graph.biases]
-        if not indices:
-            return node
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
-        for index in indices:
-            twin.input[index] = name = f"qtool {node.name} {index} bias"
-            self.constants[name] = onnx.TensorProto()
-            self.constants[name].CopyFrom(self.graph.biases[node.name, index])
-            self.constants[name].name = name
-        return twin
-
-    def _weight(self, tensor: str, axis: int | None) -> str:
-        if tensor in self.graph.weights:
-            name, values = self.graph.shared_quantized(tensor, axis)
-            self._share({name: values})
-            return name
-        name = f"qtool {tensor} {axis} dq"
-        if name not in self.constants:
-            self.constants[name] = self.graph.quantized_weight(tensor, axis, name)
-        return name
-
-    def _share(self, weights: Mapping[str, Array]) -> None:
-        """Let the piece's main graph have large constants whose values are beside it."""
-        for name, values in weights.items():
-            self.weights[name] = values
-            self.constants[name] = large_header(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
-
-    def _pair(self, tensor: str) -> str:
-        """The dequantized tensor, one pair for all readers, with the base state's scale."""
-        if tensor not in self._pairs:
-            nodes, zero = self.graph.pair(tensor, self._base_scale(tensor), lambda word: f"qtool {tensor} {word}")
-            self.constants[zero.name] = zero
-            self.nodes += nodes
-            self._pairs[tensor] = nodes[-1].output[0]
-        return self._pairs[tensor]
-
-    def _layer(self, segment: Segment) -> None:
-        name, result = segment.layer, segment.nodes[-1].output[0]
-        then, other = Branch(self.graph, segment.nodes, "quantized"), Branch(self.graph, segment.nodes, "float")
-        first = segment.nodes[0]
-        replaced: dict[int, str] = {}
-        for index, tensor in enumerate(first.input):
-            pair = self.graph.pair_of.get((name, index))
-            if pair is not None:
-                replaced[index] = (
-                    then.weight(pair.tensor, pair.axis) if pair.weight else then.pair(tensor, self._scale(tensor))
-                )
-        then.layers(replaced, corrected=True)
-        other.layers({})
-        self._share(then.shared | other.shared)
-        self.switches.append(name)
-        self.nodes.append(switch_node(SWITCH + name, result, then.subgraph(result), other.subgraph(result)))
-
-    def _other(self, node: onnx.NodeProto) -> None:
-        indices = self.graph.uses.get(node.name, [])
-        if indices:
-            twin = onnx.NodeProto()
-            twin.CopyFrom(node)
-            for index in indices:
-                twin.input[index] = self._input(node, index)
-            node = twin
-        self.nodes.append(node)
-
-    def _input(self, node: onnx.NodeProto, index: int) -> str:
-        tensor, switch = node.input[index], f"{node.name}#{index}"
-        then, other = Branch(self.graph, [node], f"{index} quantized"), Branch(self.graph, [node], f"{index} float")
-        then.result = then.pair(tensor, self._scale(tensor))
-        other.result = other.name(tensor)
-        other.nodes.append(helper.make_node("Identity", [tensor], [other.result]))
-        self.switches.append(switch)
-        out = f"qtool {switch}"
-        self.nodes.append(switch_node(SWITCH + switch, out, then.subgraph(tensor), other.subgraph(tensor)))
-        return out
-
-    def _base_scale(self, tensor: str) -> str:
-        name, kind = f"qtool {tensor} scale", self.graph.scale_type(tensor)
-        # a tensor that has no pair in the base state has none wherever the base state's scales are asked for
-        self.constants[name] = helper.make_tensor(name, kind, [], [self.graph.base.scales.get(tensor, 1.0)])
-        return name
-
-    def _scale(self, tensor: str) -> str:
-        if self._fixed:
-            return self._base_scale(tensor)
-        self.scales[tensor] = self.graph.scale_type(tensor)
-        return SCALE + tensor

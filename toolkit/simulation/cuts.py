@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from toolkit.simulation.cut import FLOAT, SWITCHED
 from toolkit.simulation.loaded import Pieces
+from toolkit.simulation.piece_builder import FIXED, FLOAT, SWITCHED, Chosen, Kind
 from toolkit.simulation.switches import Config
 
 StateKey = tuple[Any, ...]
@@ -63,17 +63,22 @@ def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
         places.add(max(fits, key=lambda one: ((saved(places | {one}) - before) / max(sizes[one], 1.0), one)))
 
 
-def joined_kinds(kinds: Sequence[str], stages: Sequence[Mapping[str, object]], switched: str) -> list[str]:
-    """The kinds of one piece of these stages that computes a state and others like it.
+def joined_kinds(
+    kinds: Sequence[str], stages: Sequence[Collection[str]], on: frozenset[str], fixed: bool
+) -> list[Kind]:
+    """The kinds of one piece of these stages that computes a state, and others like it where few stages are mixed.
 
-    One more session for every mixture would cost more than switches that are not needed: what comes before the last
-    change is switched, unless it is all of a stage that has one layer.
+    One more session for every state that differs from another in a stage would cost more than switches that are not
+    needed: what comes before the last change is switched, unless it is all of a stage that has one layer. Where many
+    stages are mixed the state is a plan, which is run on many samples: it has a session of its own.
 
     Args:
         kinds: what each stage is in the state.
         stages: the switches of each.
-        switched: what a switched stage is to be, with scales that are given or fixed.
+        on: the state's switches that are on.
+        fixed: whether its scales are the base state's.
     """
+    switched = FIXED if fixed else SWITCHED
     rest = [switched if kind == SWITCHED else kind for kind in kinds]
     tail = next((kind for kind, stage in zip(rest[::-1], stages[::-1]) if stage), FLOAT)
     # a stage without switches is the same in any kind
@@ -81,7 +86,9 @@ def joined_kinds(kinds: Sequence[str], stages: Sequence[Mapping[str, object]], s
     changed = max((number + 1 for number, kind in enumerate(rest) if kind != tail), default=0)
     layers = sum("#" not in switch for switch in stages[0])
     if changed <= 1 and layers == 1:
-        return rest
+        return list[Kind](rest)
     if changed > _MIXED_STAGES:
-        return [switched] * len(rest)
-    return [switched] * changed + [tail] * (len(rest) - changed)
+        return [
+            Chosen(on.intersection(stage), fixed) if kind == switched else kind for kind, stage in zip(rest, stages)
+        ]
+    return [*[switched] * changed, *rest[changed:]]

@@ -44,11 +44,13 @@ class PairedGraph:
         uses: for every node that is no group the indices of its inputs with pairs.
         pair_of: the pair at a node's input.
         base: the scales of the base state.
+        padded: by tensor the node that pads it with zeros, where zeros at its border leave the rest as it is.
         biases: what a quantized layer's bias becomes, by the node and the input that hold it.
     """
 
     def __init__(self, switches: Switches, facts: Facts, rounder: Rounder) -> None:
         self.facts, self.rounder = facts, rounder
+        self._scales: dict[tuple[str, int | None], Array] = {}
         self.precision = switches.precision
         model = switches.model
         model.tidy()
@@ -90,6 +92,9 @@ class PairedGraph:
         self.uses = self._other_uses(switches)
         self.pair_of = {(use.node, use.index): pair for pair in switches.full.pairs.values() for use in pair.uses}
         self.base = switches.config(())
+        # a block that is longer by zeros has other neighbours
+        pads = [node for node in self.nodes if node.op_type == "Pad" and not self.precision.block]
+        self.padded = {node.output[0]: node for node in pads if self._with_zeros(node)}
         self.biases = dict(self._corrected(switches))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,6 +129,12 @@ class PairedGraph:
             if found is not None:
                 place, values = found
                 yield (place.holder.name, place.index), numpy_helper.from_array(place.plus(switches.model, values))
+
+    def _with_zeros(self, pad: onnx.NodeProto) -> bool:
+        """Whether a Pad adds zeros alone."""
+        mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
+        value = pad.input[2] if len(pad.input) > 2 else ""
+        return mode == b"constant" and (not value or (value in self.constants and not self.values(value).any()))
 
     def type_of(self, name: str) -> int | None:
         """The ONNX element type of a tensor, or None where nobody knows."""
@@ -183,7 +194,11 @@ class PairedGraph:
         return name, found
 
     def _fake_quantized(self, tensor: str, axis: int | None) -> Array:
-        return self.rounder.rounded(tensor, looked_at(self.values(tensor)), axis)
+        values, key = looked_at(self.values(tensor)), (tensor, axis)
+        if key not in self._scales:
+            # to find them may take a hundred times as long as to round by them, which is done again for every piece
+            self._scales[key] = self.rounder.scale(tensor, values, axis)
+        return self.rounder.rounded(tensor, values, axis, self._scales[key])
 
     def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:
         """A tensor as an input or, not ``shaped``, as an output of a piece; untyped where nobody knows its type."""

@@ -83,12 +83,13 @@ class Rounder:
             return found.scale
         return storable_scale(weight_amax(values, axis, self.method, self.precision, self.block), self.precision)
 
-    def rounded(self, tensor: str, values: Array, axis: int | None) -> Array:
-        """The weight, quantized and back; see ``scale``."""
+    def rounded(self, tensor: str, values: Array, axis: int | None, scale: Array | None = None) -> Array:
+        """The weight, quantized and back, by what ``scale`` gives, where that is known already."""
         found = self.chosen.get((tensor, axis))
         if found is not None:
             return found.values
-        return fake_quantized(values, self.scale(tensor, values, axis), axis, self.precision, self.block)
+        scale = self.scale(tensor, values, axis) if scale is None else scale
+        return fake_quantized(values, scale, axis, self.precision, self.block)
 
     def fingerprint(self) -> list[list[str]]:
         """The size of blocks, and what was chosen, by content: of each weight name, axis, and SHA-256 of its values."""

@@ -20,7 +20,6 @@ from toolkit.evaluation.metric_base import Metric, metric_code
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.outputs import widened
 from toolkit.evaluation.resampling import MetricScore, score_of
-from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
 from toolkit.simulation.cuts import (
     StateKey,
     affordable_cuts,
@@ -30,6 +29,7 @@ from toolkit.simulation.cuts import (
     signatures_of,
 )
 from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece, cost_of
+from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, Kind
 from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
@@ -346,9 +346,9 @@ class Runner:
         ]
         based = self._base.scales.items() >= {pair for _, scales in signatures[start:] for pair in scales}
         if not apart and self.joins and start < self._count:
-            groups = [(start, joined_kinds(kinds[start:], self._pieces.stages[start:], FIXED if based else SWITCHED))]
+            groups = [(start, joined_kinds(kinds[start:], self._pieces.stages[start:], config.on, based))]
         else:
-            groups = [(number, [kinds[number]]) for number in range(start, self._count)[:end]]
+            groups = [(number, list[Kind]([kinds[number]])) for number in range(start, self._count)[:end]]
         return [PlannedPiece(self._loaded, first, of, config) for first, of in groups]
 
     def _advance(

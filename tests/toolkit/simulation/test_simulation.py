@@ -12,6 +12,8 @@ from toolkit.base.errors import PassError
 from toolkit.graph.sessions import session
 from toolkit.simulation import switches
 from toolkit.simulation.cuts import affordable_cuts
+from toolkit.simulation.piece_builder import FULL, Chosen
+from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.switches import Config
 
@@ -54,6 +56,69 @@ def test_residual_branches_follow_what_is_kept():
     sim = simulation(model, samples)
     for kept in ([], ["c2"], ["c1", "c2"], ["c0"], ["y"]):
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
+def test_a_plan_that_mixes_many_stages_has_a_session_without_switches(samples):
+    sim = simulation(trained("digits_cnn"), samples / "digits_calibration.npz", batch=16, samples=24)
+    runner, stages = sim.runner, sim.cutter.stages
+    config = sim.config(sim.names[1::2])
+    (plan,) = runner._plan(config, runner.signatures(config), 0, apart=False)
+    assert [kind.on for kind in plan._kinds if isinstance(kind, Chosen)] == [
+        config.on & set(stage) for stage, kind in zip(stages, plan._kinds) if isinstance(kind, Chosen)
+    ]
+    # of other ranges, scales are given
+    other = sim.config(sim.names[1::2], {tensor: 2 * amax for tensor, amax in sim.switches.amax.items()})
+    (loud,) = runner._plan(other, runner.signatures(other), 0, apart=False)
+    for step, state in ((plan, config), (loud, other)):
+        piece = sim.cutter.piece(0, step._kinds)
+        nodes = piece.model.whole().graph.node
+        assert not piece.switches and not any(one.op_type == "If" for one in nodes)
+        assert sum(one.op_type == "QuantizeLinear" for one in nodes) == len(state.scales)
+        assert set(piece.scales) == (set() if step is plan else set(other.scales))
+    switched = runner._plan(config, runner.signatures(config), 0, apart=True)
+    for feed in sim.feeds:
+        (mixed, *_), (apart, *_) = (runner._advance(steps, dict(feed.inputs), set()) for steps in ([plan], switched))
+        np.testing.assert_allclose(mixed[sim.outputs[0]], apart[sim.outputs[0]], rtol=1e-3, atol=1e-5)
+    assert (
+        sim.without(sim.names[1::2], {t: 2 * a for t, a in sim.switches.amax.items()}).noise
+        > 2 * sim.without(sim.names[1::2]).noise
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("read_twice", [False, True])
+def test_what_is_padded_with_zeros_gets_the_pair_of_the_padded_tensor(value, read_twice):
+    nodes = [
+        node("Conv", ["x", "w0"], ["a"], name="first", pads=[1, 1, 1, 1]), node("Relu", ["a"], ["b"]),
+        node("Pad", ["b", "pads", "value"], ["c"], name="pad"), node("Conv", ["c", "w1"], ["d"], name="second"),
+        node("Sigmoid", ["c" if read_twice else "d"], ["gate"]), node("Mul", ["d", "gate"], ["y"]),
+    ]  # fmt: skip
+    weights = {
+        "w0": normal(8, 3, 3, 3), "w1": normal(8, 8, 1, 1, seed=1), "value": np.float32(value),
+        "pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]),
+    }  # fmt: skip
+    model = Model.from_proto(build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 8, 9, 9]}, weights))
+    sim = simulation(model, [{"x": row[None]} for row in normal(8, 3, 8, 8, seed=5)])
+    made = sim.cutter.piece(0, [FULL] * len(sim.cutter.stages)).model.whole()
+    makers = {one.output[0]: one for one in made.graph.node}
+    second = next(one for one in made.graph.node if one.name == "second")
+    behind = makers[second.input[0]].op_type
+    assert behind == ("DequantizeLinear" if value else "Pad")
+    # who reads it otherwise has what is padded without a pair
+    assert ("c" in makers) == (read_twice or bool(value))
+    assert sim.without([]).noise == pytest.approx(noise_of_real_pairs(sim, model, []), rel=1e-6)
+    assert sim.without([]).noise > 0
+
+
+def test_the_scales_of_a_weight_are_looked_for_once(samples, monkeypatch):
+    asked, find = [], Rounder.scale
+    monkeypatch.setattr(
+        Rounder, "scale", lambda self, tensor, *args: (asked.append(tensor), find(self, tensor, *args))[1]
+    )
+    sim = simulation(trained("digits_cnn"), samples / "digits_calibration.npz", batch=16, samples=24, weights="mse")
+    for kept in ([], sim.names[:2], sim.names[::2]):
+        sim.without(kept)
+    assert len(asked) == len(set(asked)) > 2
 
 
 def test_an_output_that_is_a_constant_is_one_of_every_state():
