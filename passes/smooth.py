@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from toolkit import (
     Array,
@@ -35,6 +36,8 @@ _WEAK = (0.1, 0.2)
 _LAYERS = ("MatMul", "Gemm", "Conv")
 _EVEN = 4.0
 """Medians of the largest channel below which an input has no outliers worth moving."""
+_SAME = 1e-4
+"""How far apart values of two forms of a model may be, as a share of the largest, that are the same in float."""
 
 
 class _Editing:
@@ -49,6 +52,29 @@ class _Editing:
         """Whether these nodes, by their ``id``, are all that read a tensor."""
         kept = tensor.name in self.outputs or tensor.name in self.inner
         return not kept and all(id(reader) in nodes for reader in tensor.outputs)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What the inputs of a tensor's readers were divided by, and what that was chosen for.
+
+    Attributes:
+        amax: by channel of the tensor, float [channels].
+        weights: those of the readers.
+        factor: float32 [channels]; None where they stay as they are.
+    """
+
+    amax: Array
+    weights: list[Array]
+    factor: Array | None
+
+    def holds(self, amax: Array, weights: list[Array]) -> bool:
+        """Whether these are the same but for last bits, as in another form of the model."""
+        pairs = [(self.amax, amax), *zip(self.weights, weights)]
+        return len(self.weights) == len(weights) and all(
+            one.shape == other.shape and np.abs(one - other).max(initial=0) <= _SAME * np.abs(one).max(initial=0)
+            for one, other in pairs
+        )
 
 
 class Smooth(Helper):
@@ -79,6 +105,7 @@ class Smooth(Helper):
     block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
+    _chosen: dict[str, list[_Choice]] = PrivateAttr(default_factory=dict)
 
     def idle(self) -> dict[str, str]:
         """Blocks of a type that has none."""
@@ -132,9 +159,19 @@ class Smooth(Helper):
                 context.journal.declined(node.name, Code.EVEN(tensor=name, medians=self._uneven(found[name].amax)))
         if not worth:
             return
-        editing, rows = _Editing(model), self._rows(model, worth, data)
+        # asked again for another form of the model, it does what it did before
+        begun = {name: _weights(model, nodes) for name, nodes in worth.items()}
+        known = {name: self._known(name, found[name].amax, weights) for name, weights in begun.items()}
+        asked = {name: nodes for name, nodes in worth.items() if known[name] is None}
+        editing, rows = _Editing(model), self._rows(model, asked, data)
         for name, nodes in worth.items():
-            self._smooth(editing, name, nodes, found[name].amax, rows, context)
+            choice = known[name]
+            if choice is None:
+                layers = [LayerWeights(model, node) for node in nodes]
+                factor = self._factor(found[name].amax, layers, rows.get(nodes[0].name))
+                choice = _Choice(found[name].amax, begun[name], factor)
+                self._chosen.setdefault(name, []).append(choice)
+            self._smooth(editing, name, nodes, found[name].amax, choice.factor, context)
         model.tidy()
         forget_ranges(context)
 
@@ -146,6 +183,10 @@ class Smooth(Helper):
     def _block(self) -> int:
         """How many values share a scale; 0 where a channel or tensor has one."""
         return self.block if self._weights_only else Precision(self.dtype).block
+
+    def _known(self, name: str, amax: Array, weights: list[Array]) -> _Choice | None:
+        """What was chosen for a tensor of such values and readers of such weights."""
+        return next((one for one in self._chosen.get(name, []) if one.holds(amax, weights)), None)
 
     def _rows(self, model: Model, worth: Mapping[str, list[gs.Node]], data: CalibrationData) -> dict[str, Array]:
         """Samples of what the first reader of each tensor reads, where the strength is to be chosen by them."""
@@ -183,11 +224,10 @@ class Smooth(Helper):
         name: str,
         nodes: list[gs.Node],
         amax: Array,
-        rows: Mapping[str, Array],
+        factor: Array | None,
         context: Context,
     ) -> None:
         layers = [LayerWeights(editing.model, node) for node in nodes]
-        factor = self._factor(amax, layers, rows.get(nodes[0].name))
         if factor is None:
             for node in nodes:
                 context.journal.declined(node.name, Code.NO_STRENGTH(tensor=name, medians=self._uneven(amax)))
@@ -290,6 +330,11 @@ class Smooth(Helper):
             return []
         inner = [i for i, t in enumerate(other.inputs) if model.constant(t) is not None]
         return [(node, constant[0]), (other, inner[0])] if len(inner) == 1 else []
+
+
+def _weights(model: Model, nodes: list[gs.Node]) -> list[Array]:
+    """The weights of layers that have constant ones."""
+    return [np.asarray(model.constant(node.inputs[1])) for node in nodes]
 
 
 def _layer_before(editing: _Editing, tensor: gs.Tensor, op: str) -> LayerWeights | None:

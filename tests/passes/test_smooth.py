@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+import passes.smooth as smooth_module
 from passes.insert_qdq import InsertQDQ
 from passes.smooth import Smooth
 from tests.conftest import build, node, normal, ops, run
 from toolkit import Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.graph.tensors import make_constant
 from toolkit.simulation.channels import sqnr_against
 
 
@@ -65,6 +67,38 @@ def test_layers_that_the_plan_keeps_float_are_left_alone_together():
         # what one of the readers gains by, all of them get
         assert {e.node for e in context.journal.of("changed")} == changed
         assert [e.rule for e in context.journal.of("declined")] == (["kept", "kept"] if not changed else [])
+
+
+def test_asked_again_with_a_layer_kept_float_it_does_for_the_others_what_it_did_before(monkeypatch):
+    nodes = [node("LayerNormalization", ["x", "g"], ["h"]), node("MatMul", ["h", "w0"], ["m"]),
+             node("LayerNormalization", ["m", "g"], ["n"]), node("MatMul", ["n", "w1"], ["y"])]  # fmt: skip
+    gain = np.ones(16, np.float32)
+    gain[3] = 60
+    weights = {"g": gain, **{f"w{i}": normal(16, 16, seed=i, scale=0.2) for i in range(2)}}
+    model = Model.from_proto(build(nodes, {"x": ["n", 3, 16]}, {"y": ["n", 3, 16]}, weights))
+    data = CalibrationData.open([{"x": normal(1, 3, 16, seed=i)} for i in range(16)], model)
+    looked, smooth, made = [], Smooth(), []
+    own = smooth_module.collect_rows
+    monkeypatch.setattr(
+        smooth_module, "collect_rows", lambda model, nodes, *more: looked.append(nodes) or own(model, nodes, *more)
+    )
+    for kept in ((), ("m",)):
+        form = model.copy()
+        context = Context(provider=Calibrator(data, method="minmax"), judges_helpers=False)
+        for name in kept:
+            context.plan.ask(name, "fp32", "asked for")
+        smooth(form, context)
+        assert {e.node for e in context.journal.of("changed")} == {"m", "y"} - set(kept)
+        made.append(form)
+    both, one = made
+    assert [len(nodes) for nodes in looked] == [2, 0]
+    weight = [form.constant(form.node("y").inputs[1]) for form in (both, one, model)]
+    assert (weight[0] == weight[1]).all() and (weight[0] != weight[2]).any()
+    # of other weights it asks anew
+    other = model.copy()
+    other.node("y").inputs[1] = make_constant("w2", weights["w1"] * np.linspace(0.1, 5, 16, dtype=np.float32)[:, None])
+    smooth(other, Context(provider=Calibrator(data, method="minmax"), judges_helpers=False))
+    assert [[node.name for node in nodes] for nodes in looked[2:]] == [["y"]]
 
 
 def test_a_normalization_without_a_shift_takes_the_factors():

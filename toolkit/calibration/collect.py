@@ -96,7 +96,7 @@ def collect(
     keep: Keep | None = (lambda index: index % of == part - 1) if of > 1 else None
     made_from = {
         "model": model.fingerprint(),
-        "tensors": sha256_json([sorted(counted), sorted(scalars)]),
+        "tensors": tensors_digest(counted, scalars),
         "profiles": sha256_json([[profile.name, profile.corners()] for profile in data.profiles]),
         "bins": bins,
         "outside": data.outside,
@@ -138,6 +138,11 @@ def collect(
     collection.made_from = {**made_from, "data": tally.to_json()}
     state.remove()
     return collection
+
+
+def tensors_digest(taps: Iterable[str], scalars: Iterable[str]) -> str:
+    """What a collection's ``made_from`` says of its tensors: those with histograms, and those with extremes alone."""
+    return sha256_json([sorted(taps), sorted(scalars)])
 
 
 def _groups(names: Sequence[str], sizes: Mapping[str, int], limit: int) -> Iterator[tuple[list[str], list[str]]]:

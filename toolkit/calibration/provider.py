@@ -14,6 +14,7 @@ from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
 from toolkit.base.text import count
 from toolkit.calibration.amax import DEFAULT
+from toolkit.calibration.same_values import SameValues, joined
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.machines import machine_notes
@@ -56,6 +57,8 @@ class Calibrator:
         collected: statistics collected before, which are taken instead of running the model.
         profiles: the shape profiles, where there is no data that knows them.
         extremes: whether the extremes of tensors that need no histogram are collected too, for float16's limits.
+        reuses: whether nothing is collected again of a tensor that holds the same values in another form of the model.
+            Ranges are then those of other last bits.
     """
 
     data: CalibrationData | None
@@ -76,6 +79,8 @@ class Calibrator:
     tactic_sources: Sequence[str] | None = None
     profiles: Profiles | None = None
     extremes: bool = True
+    reuses: bool = False
+    _same: SameValues = field(default_factory=SameValues)
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
     _told: set[Finding] = field(default_factory=set)
@@ -144,8 +149,8 @@ class Calibrator:
         if data is None or self.collected is not None or several or len(data) < _PARTS * _LEAST_PART:
             return self
         return replace(
-            self, data=data.split(1 - 1 / _PARTS)[0], keep=None, journal=None, progress=None, extremes=False, _made={},
-            _told=set(),
+            self, data=data.split(1 - 1 / _PARTS)[0], keep=None, journal=None, progress=None, extremes=False,
+            reuses=True, _made={}, _same=SameValues(), _told=set(),
         )  # fmt: skip
 
     def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:
@@ -193,9 +198,6 @@ class Calibrator:
             DataError: a sample does not fit.
             RangesError: ``collected`` is of another model, or lacks a tensor.
         """
-        from toolkit.calibration.collect import collect
-        from toolkit.calibration.collection import Collection
-
         taps, scalars = self.taps(model, tensors)
         own = self.collected is not None and self.collected.made_from.get("model") == model.fingerprint()
         if self.collected is not None and not own and self._served:
@@ -221,32 +223,54 @@ class Calibrator:
         if key in self._made:
             return self._made[key]
         path = self.keep(model, taps, scalars) if self.keep is not None else None
+        self._made[key] = made = self._kept(path) or self._collected(model, taps, scalars, self.data, path)
+        self._same.learn(model, [*taps, *scalars], self.data, made)
+        return made
+
+    @staticmethod
+    def _kept(path: Path | None) -> Collection | None:
+        """A collection that an earlier run finished; one that was damaged is no loss: it is made again."""
+        from toolkit.calibration.collection import Collection
+
         if path is not None and path.exists():
-            # one that was damaged is no loss: it is made again
             with suppress(QtoolError):
-                self._made[key] = Collection.load(path)
-                return self._made[key]
-        made = (
-            self._on_gpu(model, [*taps, *scalars], self.data)
-            if self.device == "gpu"
-            else collect(
-                model,
-                taps,
-                self.data,
-                self.data.profiles,
-                scalars=scalars,
-                batch=self.batch,
-                memory=self.memory,
-                progress=self.progress,
-                # what is collected does not depend on the memory allowed, but how it is collected does
-                checkpoint=path.with_name(f"{path.stem}-{self.memory or 0}.part") if path is not None else None,
+                return Collection.load(path)
+        return None
+
+    def _collected(
+        self, model: Model, taps: list[str], scalars: list[str], data: CalibrationData, path: Path | None
+    ) -> Collection:
+        """Statistics of those tensors that held other values in the forms that were run before, with the known ones."""
+        from toolkit.calibration.collect import collect, tensors_digest
+
+        known = self._same.known(model, taps, scalars) if self.reuses else {}
+        own, others = ([name for name in some if name not in known] for some in (taps, scalars))
+        made = None
+        if own or others:
+            made = (
+                self._on_gpu(model, [*own, *others], data)
+                if self.device == "gpu"
+                else collect(
+                    model,
+                    own,
+                    data,
+                    data.profiles,
+                    scalars=others,
+                    batch=self.batch,
+                    memory=self.memory,
+                    progress=self.progress,
+                    # what is collected does not depend on the memory allowed, but how it is collected does
+                    checkpoint=path.with_name(f"{path.stem}-{self.memory or 0}.part") if path is not None else None,
+                )
             )
-        )
-        for note in machine_notes():
-            self._note(note)
+            for note in machine_notes():
+                self._note(note)
+        if known:
+            made = joined(made, known, taps)
+            made.made_from |= {"model": model.fingerprint(), "tensors": tensors_digest(taps, scalars)}
+        assert made is not None
         if path is not None:
             made.save(path)
-        self._made[key] = made
         return made
 
     def _on_gpu(self, model: Model, tensors: list[str], data: CalibrationData) -> Collection:

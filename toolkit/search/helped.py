@@ -42,6 +42,9 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
     few = search.on_few()
     before = search.standing(few)
     part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
+    if isinstance(part, Calibrator) and part is not context.provider:
+        # of the forms only what differs from this one is collected
+        part.collect(model)
     now, trial, last, kept, stay = search, model, context, Journal(), list[Pass]()
     for place, (name, kind) in enumerate(helpers.items()):
         context.progress(f"helper {name}", place, len(helpers))
@@ -89,6 +92,9 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
         now.simulation.forget()
         last = replace(last, provider=context.provider, known_ranges=None)
         now = search.on(trial, last)
+    if isinstance(context.provider, Calibrator):
+        # the form of a plan differs where layers stay float
+        context.provider.reuses = True
     named = frozenset(event.node for event in kept.events)
     forms = HelpedForms(model.copy(), context.fork(), part, tuple(stay), named, search.quantizer.dtype, kept.events)
     model.become(trial)

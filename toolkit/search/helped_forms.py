@@ -72,8 +72,10 @@ class HelpedForms:
     def _form(self, idle: frozenset[str]) -> tuple[Model, list[Event]]:
         model, context, events = self.before.copy(), self.context, list[Event]()
         by = self.events[0].by if self.events else ""
+        # what a helper left as it was with all layers quantized it need not look at again
+        others = {node.name for node in model.nodes} - (self.changed - idle)
         for helper in self.helpers:
-            context = with_helper(helper, model, context, self.provider, idle, self.dtype)
+            context = with_helper(helper, model, context, self.provider, others, self.dtype)
             events += [replace(event, by=by) for event in context.journal.of("changed")]
         return model, events
 

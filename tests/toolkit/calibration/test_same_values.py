@@ -1,0 +1,112 @@
+"""Of tensors that hold the same values in another form of a model nothing is collected again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.toolkit.search.planted import chain, feeds
+from toolkit.calibration import collect as collecting
+from toolkit.calibration.provider import Calibrator
+from toolkit.data.dataset import CalibrationData
+from toolkit.graph.tensors import make_constant
+
+
+@pytest.fixture
+def collected(monkeypatch):
+    """The tensors of each run over the samples."""
+    runs = []
+    own = collecting.collect
+
+    def watched(model, taps, *given, scalars=(), **more):
+        runs.append({*taps, *scalars})
+        return own(model, taps, *given, scalars=scalars, **more)
+
+    monkeypatch.setattr(collecting, "collect", watched)
+    return runs
+
+
+def times(model, layer, reader, factor):
+    """The layer's weights by output channel times a factor, and its reader's by it: the same function."""
+    weight, read = (model.node(name).inputs[1] for name in (layer, reader))
+    for place, tensor, by in ((layer, weight, factor), (reader, read, 1 / factor[:, None])):
+        value = model.constant(tensor) * by
+        model.node(place).inputs[1] = make_constant(f"{tensor.name}_scaled", value.astype(np.float32))
+
+
+def calibrator(model, samples=64):
+    return Calibrator(CalibrationData.open(feeds(samples), model), method="mse", reuses=True)
+
+
+def test_a_form_that_holds_other_values_in_one_tensor_is_run_for_that_one_alone(collected):
+    model = chain(4)
+    own = calibrator(model)
+    own.collect(model)
+    form = model.copy()
+    changed = form.node("layer1").inputs[0].name
+    times(form, "layer0", "layer1", np.linspace(0.5, 2, form.constant(form.node("layer0").inputs[1]).shape[1]))
+    found, anew = own.collect(form), calibrator(model).collect(form)
+    between = {tensor.name for node in form.nodes for tensor in node.outputs if "0" in node.name}
+    assert changed in collected[1] <= between | {changed}
+    assert collected[2] == {*anew.tensors, *anew.observed}
+    assert found.tensors == anew.tensors and found.made_from == anew.made_from
+    assert found.samples == anew.samples and found.same == anew.same and found.infinite == anew.infinite
+    for name, (low, high) in anew.extremes().items():
+        assert found.extremes()[name] == pytest.approx((low, high), rel=1e-4)
+
+
+def test_a_form_that_holds_all_values_is_not_run_over_the_samples(collected):
+    model = chain(4)
+    own = calibrator(model)
+    first = own.collect(model)
+    form = model.copy()
+    form.node("layer1").name = "another"
+    again = own.collect(form)
+    assert len(collected) == 1 and again.extremes() == first.extremes()
+    assert again.made_from["model"] == form.fingerprint() != first.made_from["model"]
+
+
+def test_a_part_of_the_samples_has_what_it_showed_itself(collected):
+    model = chain(4)
+    own = calibrator(model)
+    own.collect(model)
+    part = own.on_part()
+    form = model.copy()
+    form.node("layer1").name = "another"
+    for asked in (model, form):
+        assert sum(part.collect(asked).samples.values()) == 16
+    assert len(collected) == 2
+
+
+def test_nothing_is_taken_from_another_form_unless_that_is_wanted(collected):
+    model = chain(4)
+    own = replace(calibrator(model), reuses=False)
+    own.collect(model)
+    form = model.copy()
+    form.node("layer1").name = "another"
+    own.collect(form)
+    assert collected[0] == collected[1]
+
+
+def test_values_that_moved_are_others_though_their_extremes_are_the_same(collected):
+    model = chain(4)
+    own = calibrator(model)
+    own.collect(model)
+    form = model.copy()
+    for name, axis in (("layer0", 1), ("layer1", 0)):
+        weight = form.node(name).inputs[1]
+        form.node(name).inputs[1] = make_constant(f"{weight.name}_turned", np.roll(form.constant(weight), 1, axis))
+    own.collect(form)
+    assert form.node("layer1").inputs[0].name in collected[1]
+
+
+def test_a_histogram_is_collected_where_extremes_alone_are_known(collected):
+    model = chain(4)
+    own = calibrator(model)
+    own.collect(model)
+    form = model.copy()
+    form.node("layer1").name = "another"
+    scalar = next(name for name in own.taps(model)[1])
+    assert own.collect(form, [scalar]).total(scalar).count > 0 and collected[1:] == [{scalar}]

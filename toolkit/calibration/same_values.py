@@ -1,0 +1,160 @@
+"""Tensors that hold the same values in several forms of a model: what one form's run collected of them holds for all.
+
+A helper pass that is exact in float changes the values of a few tensors, and of the others the last bits. That is
+looked at, on a few samples, and not concluded from names: a tensor that was divided by channels keeps its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.calibration.collection import Collection
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import session
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+
+_SAMPLES = 4
+_SAME = 1e-4
+"""How far apart values may be, as a share of the tensor's largest or of its norm: 80 dB are lost in a histogram."""
+_LONG = 1 << 14
+"""A tensor's values are summed with random factors in so long pieces, and their sums with others."""
+
+
+@dataclass
+class _Form:
+    """A form of the model that was run.
+
+    Attributes:
+        collection: what was collected of it.
+        wanted: the tensors that this was of.
+        model: the form, until it was looked at.
+        prints: see ``_prints_of``.
+    """
+
+    collection: Collection
+    wanted: Sequence[str]
+    model: Model | None
+    prints: dict[str, Array] = field(default_factory=dict)
+
+
+class SameValues:
+    """The forms of one model that statistics were collected of, and which of their tensors hold the same values.
+
+    A model of which no other form is asked for is not looked at.
+    """
+
+    def __init__(self) -> None:
+        self._forms: list[_Form] = []
+        self._data: CalibrationData | None = None
+
+    def learn(self, model: Model, wanted: Sequence[str], data: CalibrationData, collection: Collection) -> None:
+        """Take in what was collected of a form of the model.
+
+        Args:
+            model: the form; copied.
+            wanted: the tensors that the collection is of.
+            data: the samples, the same for all forms; a few of them are looked at.
+            collection: not to be changed from here on.
+        """
+        self._data = self._data if self._data is not None else data.spread(_SAMPLES)
+        if all(form.collection is not collection for form in self._forms):
+            self._forms.append(_Form(collection, list(wanted), model.copy()))
+
+    def known(self, model: Model, taps: Sequence[str], scalars: Sequence[str]) -> dict[str, Collection]:
+        """By tensor what was collected of another form where it holds the same values, the latest form first.
+
+        Args:
+            model: a form of the model.
+            taps: its tensors that histograms are wanted of.
+            scalars: those of which the extremes are enough.
+
+        Raises:
+            DataError: a sample does not fit.
+            ModelError: onnxruntime cannot run the form.
+        """
+        if not self._forms or self._data is None:
+            return {}
+        own, found = _prints_of(model, [*taps, *scalars], self._data), dict[str, Collection]()
+        for form in reversed(self._forms):
+            if not own.keys() - found.keys():
+                break
+            if form.model is not None:
+                form.prints, form.model = _prints_of(form.model, form.wanted, self._data), None
+            enough = set(form.collection.tensors).union(scalars)
+            for name in form.prints.keys() & enough & own.keys() - found.keys():
+                if _alike(form.prints[name], own[name]):
+                    found[name] = form.collection
+        return found
+
+
+def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iterable[str]) -> Collection:
+    """What was collected of a form of a model, and what is known of its other tensors, as one collection.
+
+    Args:
+        fresh: what was collected now, with its fingerprints; None where nothing had to be.
+        known: by tensor the collection of another form where it has the same values.
+        taps: the tensors that histograms are wanted of; of the others the extremes.
+    """
+    first = fresh if fresh is not None else next(iter(known.values()))
+    histograms = {group: dict(by_name) for group, by_name in fresh.histograms.items()} if fresh is not None else {}
+    observed, infinite = (dict(fresh.observed), set(fresh.infinite)) if fresh is not None else ({}, set[str]())
+    made = replace(
+        first, histograms=histograms, observed=observed, infinite=infinite, samples=dict(first.samples),
+        same=dict(first.same), made_from=dict(first.made_from),
+    )  # fmt: skip
+    wanted = set(taps)
+    for name, source in known.items():
+        groups = {group: by_name[name] for group, by_name in source.histograms.items() if name in by_name}
+        if name in wanted:
+            for group, histogram in groups.items():
+                made.histograms.setdefault(group, {})[name] = histogram
+            continue
+        for low, high in [source.observed[name]] if name in source.observed else []:
+            made.observe(name, low, high)
+        for histogram in groups.values():
+            made.observe(name, histogram.low, histogram.high)
+        if name in source.infinite or any(histogram.nonfinite for histogram in groups.values()):
+            made.infinite.add(name)
+    return made
+
+
+def _prints_of(model: Model, names: Iterable[str], data: CalibrationData) -> dict[str, Array]:
+    """What tells the values of tensors apart, float64 [samples, 4] each: of each sample the smallest and the largest
+    value, the norm, and the sum with random factors.
+    """
+    wanted = list(dict.fromkeys(names))
+    loaded = session(model, wanted)
+    random = np.random.default_rng(0)
+    inner, found = random.standard_normal(_LONG, np.float32), dict[str, list[Array]]()
+    outer = random.standard_normal(_LONG)
+    for batch in data.batches(1):
+        values = loaded.run(batch.inputs)
+        for name in wanted:
+            found.setdefault(name, []).append(_print_of(np.asarray(values[name], np.float32).reshape(-1), inner, outer))
+    return {name: np.array(rows) for name, rows in found.items()}
+
+
+def _print_of(values: Array, inner: Array, outer: Array) -> Array:
+    if not values.size:
+        return np.zeros(4)
+    whole = len(values) // _LONG
+    sums = values[: whole * _LONG].reshape(whole, _LONG) @ inner
+    rest = values[whole * _LONG :] @ inner[: len(values) - whole * _LONG]
+    total = float(np.append(sums, rest).astype(np.float64) @ np.resize(outer, whole + 1))
+    return np.array([values.min(), values.max(), np.sqrt(float(values @ values)), total])
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """Whether a tensor holds the same values, as far as its prints tell; not where they are zeros or not finite."""
+    if one.shape != other.shape or not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return False
+    largest, norm = np.abs(one[:, :2]).max(axis=1), one[:, 2]
+    apart, room = np.abs(one - other), np.stack([largest, largest, norm, norm], axis=1)
+    return bool(norm.min(initial=np.inf) > 0 and len(one) and (apart <= _SAME * room).all())
