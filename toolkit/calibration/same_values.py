@@ -28,7 +28,7 @@ _LONG = 1 << 14
 
 
 @dataclass
-class _Form:
+class _RunForm:
     """A form of the model that was run.
 
     Attributes:
@@ -51,7 +51,7 @@ class SameValues:
     """
 
     def __init__(self) -> None:
-        self._forms: list[_Form] = []
+        self._forms: list[_RunForm] = []
         self._data: CalibrationData | None = None
 
     def learn(self, model: Model, wanted: Sequence[str], data: CalibrationData, collection: Collection) -> None:
@@ -65,7 +65,7 @@ class SameValues:
         """
         self._data = self._data if self._data is not None else data.spread(_SAMPLES)
         if all(form.collection is not collection for form in self._forms):
-            self._forms.append(_Form(collection, list(wanted), model.copy()))
+            self._forms.append(_RunForm(collection, list(wanted), model.copy()))
 
     def known(self, model: Model, taps: Sequence[str], scalars: Sequence[str]) -> dict[str, Collection]:
         """By tensor what was collected of another form where it holds the same values, the latest form first.
