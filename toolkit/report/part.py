@@ -26,7 +26,7 @@ class Part(BaseModel):
 
 
 def streamed(whole: Part) -> dict[str, Any]:
-    """A part as JSON like ``model_dump``, but for its long lists: an iterator gives their entries, a few at a time made.
+    """A part as JSON like ``model_dump``, but for its long lists, whose entries an iterator makes a few at a time.
 
     Of a report on a graph of 50,000 nodes the lists take as much as the report itself in that form.
     """
