@@ -246,7 +246,7 @@ class Calibrator:
         known = self._same.known(model, taps, scalars) if self.reuses else {}
         own, others = ([name for name in some if name not in known] for some in (taps, scalars))
         made = None
-        if own or others:
+        if own or others or not known:
             made = (
                 self._on_gpu(model, [*own, *others], data)
                 if self.device == "gpu"

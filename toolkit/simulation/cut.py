@@ -16,7 +16,7 @@ from toolkit.graph.light import LightModel
 from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.nodes import reads_of
 from toolkit.simulation.paired_graph import PairedGraph
-from toolkit.simulation.piece_builder import SCALE, SWITCH, Kind, PieceBuilder, Segment
+from toolkit.simulation.piece_builder import SCALE, SWITCH, PieceBuilder, Segment, StageKind
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Config, Switches
 
@@ -191,7 +191,7 @@ class Cutter:
 
     # ---------------------------------------------------------------- building
 
-    def piece(self, first: int, kinds: Sequence[Kind]) -> Piece:
+    def piece(self, first: int, kinds: Sequence[StageKind]) -> Piece:
         """Stages from number ``first`` on as one model, one for each of ``kinds``."""
         bounds = self._bounds[first : first + len(kinds)]
         begin, end = bounds[0][0], bounds[-1][1]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from toolkit.simulation.loaded import Pieces
-from toolkit.simulation.piece_builder import FIXED, FLOAT, SWITCHED, Chosen, Kind
+from toolkit.simulation.piece_builder import FIXED, FLOAT, SWITCHED, OwnState, StageKind
 from toolkit.simulation.switches import Config
 
 StateKey = tuple[Any, ...]
@@ -65,7 +65,7 @@ def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
 
 def joined_kinds(
     kinds: Sequence[str], stages: Sequence[Collection[str]], on: frozenset[str], fixed: bool
-) -> list[Kind]:
+) -> list[StageKind]:
     """The kinds of one piece of these stages that computes a state, and others like it where few stages are mixed.
 
     One more session for every state that differs from another in a stage would cost more than switches that are not
@@ -86,9 +86,9 @@ def joined_kinds(
     changed = max((number + 1 for number, kind in enumerate(rest) if kind != tail), default=0)
     layers = sum("#" not in switch for switch in stages[0])
     if changed <= 1 and layers == 1:
-        return list[Kind](rest)
+        return list[StageKind](rest)
     if changed > _MIXED_STAGES:
         return [
-            Chosen(on.intersection(stage), fixed) if kind == switched else kind for kind, stage in zip(rest, stages)
+            OwnState(on.intersection(stage), fixed) if kind == switched else kind for kind, stage in zip(rest, stages)
         ]
     return [*[switched] * changed, *rest[changed:]]

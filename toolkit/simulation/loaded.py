@@ -19,7 +19,7 @@ from toolkit.graph.run_memory import run_pool
 from toolkit.graph.sessions import Session, session
 from toolkit.graph.stretches import resident_bytes
 from toolkit.simulation.cut import Piece
-from toolkit.simulation.piece_builder import SCALE, SWITCH, Kind
+from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind
 from toolkit.simulation.switches import Config
 
 _COPIES = 3
@@ -35,7 +35,7 @@ class Pieces(Protocol):
     shares: bool
     input_elements: int
 
-    def piece(self, first: int, kinds: Sequence[Kind]) -> Piece:
+    def piece(self, first: int, kinds: Sequence[StageKind]) -> Piece:
         """Stages from number ``first`` on, one for each of ``kinds``."""
         ...
 
@@ -75,7 +75,7 @@ class LoadedPieces:
         """How many are loaded."""
         return loaded.count(self._owner)
 
-    def use(self, first: int, kinds: Sequence[Kind]) -> AbstractContextManager[tuple[Piece, Session]]:
+    def use(self, first: int, kinds: Sequence[StageKind]) -> AbstractContextManager[tuple[Piece, Session]]:
         """The piece of these stages with its session; the longest unused ones go where the memory asks for it."""
 
         def make() -> tuple[int, Callable[[], tuple[Piece, Session]]]:
@@ -118,7 +118,7 @@ class PlannedPiece:
         last: number of its last stage.
     """
 
-    def __init__(self, loaded: LoadedPieces, first: int, kinds: Sequence[Kind], config: Config) -> None:
+    def __init__(self, loaded: LoadedPieces, first: int, kinds: Sequence[StageKind], config: Config) -> None:
         self._loaded, self._first, self._kinds, self._config = loaded, first, kinds, config
         self.last = first + len(kinds) - 1
         self._choices: dict[str, Array] | None = None

@@ -27,7 +27,7 @@ scales as inputs, or switches with the base state's scales as constants. An inpu
 
 
 @dataclass(frozen=True)
-class Chosen:
+class OwnState:
     """Another kind of stage: plain nodes, with the pairs of one state.
 
     onnxruntime fuses nothing across the border of an ``If``, and a convolution in one takes its input and gives its
@@ -43,7 +43,7 @@ class Chosen:
     fixed: bool
 
 
-Kind = str | Chosen
+StageKind = str | OwnState
 
 
 @dataclass
@@ -71,12 +71,12 @@ class PieceBuilder:
         self._passed: set[str] = set()
         self._fixed = False
 
-    def add(self, segment: Segment, kind: Kind) -> None:
+    def add(self, segment: Segment, kind: StageKind) -> None:
         """Append a segment's nodes."""
-        self._fixed = kind in (FULL, FIXED) or (isinstance(kind, Chosen) and kind.fixed)
+        self._fixed = kind in (FULL, FIXED) or (isinstance(kind, OwnState) and kind.fixed)
         if kind == FLOAT:
             self.nodes += segment.nodes
-        elif isinstance(kind, Chosen):
+        elif isinstance(kind, OwnState):
             self._plain(segment, kind.on)
         elif kind == FULL:
             self._plain(segment, self.graph.base.on)

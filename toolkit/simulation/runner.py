@@ -29,7 +29,7 @@ from toolkit.simulation.cuts import (
     signatures_of,
 )
 from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece, cost_of
-from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, Kind
+from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, StageKind
 from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
@@ -348,7 +348,7 @@ class Runner:
         if not apart and self.joins and start < self._count:
             groups = [(start, joined_kinds(kinds[start:], self._pieces.stages[start:], config.on, based))]
         else:
-            groups = [(number, list[Kind]([kinds[number]])) for number in range(start, self._count)[:end]]
+            groups = [(number, list[StageKind]([kinds[number]])) for number in range(start, self._count)[:end]]
         return [PlannedPiece(self._loaded, first, of, config) for first, of in groups]
 
     def _advance(

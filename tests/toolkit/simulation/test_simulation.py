@@ -12,7 +12,7 @@ from toolkit.base.errors import PassError
 from toolkit.graph.sessions import session
 from toolkit.simulation import switches
 from toolkit.simulation.cuts import affordable_cuts
-from toolkit.simulation.piece_builder import FULL, Chosen
+from toolkit.simulation.piece_builder import FULL, OwnState
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.switches import Config
@@ -63,8 +63,8 @@ def test_a_plan_that_mixes_many_stages_has_a_session_without_switches(samples):
     runner, stages = sim.runner, sim.cutter.stages
     config = sim.config(sim.names[1::2])
     (plan,) = runner._plan(config, runner.signatures(config), 0, apart=False)
-    assert [kind.on for kind in plan._kinds if isinstance(kind, Chosen)] == [
-        config.on & set(stage) for stage, kind in zip(stages, plan._kinds) if isinstance(kind, Chosen)
+    assert [kind.on for kind in plan._kinds if isinstance(kind, OwnState)] == [
+        config.on & set(stage) for stage, kind in zip(stages, plan._kinds) if isinstance(kind, OwnState)
     ]
     # of other ranges, scales are given
     other = sim.config(sim.names[1::2], {tensor: 2 * amax for tensor, amax in sim.switches.amax.items()})

@@ -15,6 +15,7 @@ from tests.conftest import build, node
 from tests.conftest import run as infer
 from tests.toolkit.run.migrate.test_migrate import asymmetric, network, tensors
 from toolkit import Context, Model, Precision
+from toolkit.base.errors import RangesError
 from toolkit.calibration.interchange import read_ranges
 from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
@@ -119,7 +120,9 @@ def test_four_bits_of_a_whole_tensor_have_no_way_back(here, kind):
         "x": str(MigrateCode.NO_IMPLICIT_FORM),
         "y": str(MigrateCode.RANGE_UNKNOWN),
     }
-    assert not read_ranges("back/net.ranges.json").tensors
+    assert not json.loads(Path("back/net.ranges.json").read_text())["tensors"]
+    with pytest.raises(RangesError, match="holds no ranges"):
+        read_ranges("back/net.ranges.json")
 
 
 def test_a_layer_in_float32_is_so_on_the_way_back(here):
