@@ -34,11 +34,11 @@ def pairs_behind_concats(proto: onnx.ModelProto) -> int:
     if opset >= _TYPES_APART or not pairs:
         return 0
     made = {node.output[0]: node for node in pairs}
-    found = [node for node in graph.node if node.op_type == "Concat" and all(name in made for name in node.input)]
-    if not found:
+    concats = [node for node in graph.node if node.op_type == "Concat" and not node.domain]
+    if not any(all(name in made for name in node.input) for node in concats):
         return 0
     moved = _Moved(graph, made)
-    gone = sum(moved.behind(node) for node in graph.node if node.op_type == "Concat")
+    gone = sum(map(moved.behind, concats))
     if gone:
         moved.rebuild()
     return gone
@@ -68,8 +68,11 @@ class _Moved:
         gone, behind = 0, list[onnx.NodeProto]()
         while concat.input and (first := self._pair(concat.input[0])) is not None:
             pairs = {name: pair for name in concat.input if (pair := self._pair(name)) is not None}
+            if len(pairs) < 2 or not all(name in pairs for name in concat.input):
+                # one pair alone is no less behind the Concat
+                break
             keys = {self._key(pair) for pair in pairs.values()}
-            if len(keys) > 1 or None in keys or not all(name in pairs for name in concat.input):
+            if len(keys) > 1 or None in keys:
                 break
             whole = concat.output[0]
             joined, levels = self._names.take(f"{whole} joined"), self._names.take(f"{whole} quantized")

@@ -97,6 +97,17 @@ def test_what_else_is_there_is_left(pairs, head, more, outputs):
     assert proto.SerializeToString() == before
 
 
+@pytest.mark.parametrize("reads", ["ad", "ad, ad"])
+def test_one_pair_alone_stays_in_front(reads):
+    proto = onnx.parser.parse_model(f"""{_HEAD}
+        g (float[2,3] a, float[2,3] b) => (float[2,n] y)
+        <{_INIT}>
+        {{ aq = QuantizeLinear(a, s, z) ad = DequantizeLinear(aq, s, z) y = Concat<axis=1>({reads}) }}""")
+    before = proto.SerializeToString()
+    assert pairs_behind_concats(proto) == 0
+    assert proto.SerializeToString() == before
+
+
 def test_a_scale_that_the_caller_may_give_is_no_constant():
     proto = _model(_PAIR.format(b="t, zz"))
     proto.graph.input.append(onnx.helper.make_tensor_value_info("t", TensorProto.FLOAT, []))
