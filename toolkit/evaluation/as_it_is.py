@@ -16,6 +16,9 @@ from toolkit.graph.nodes import held_by, reads_of
 from toolkit.graph.sessions import session
 from toolkit.placement.ops import QUANTIZE
 
+_DIVIDES_AS_SCALED = 23
+"""The opset from which on QuantizeLinear divides in the type of its scale unless it says otherwise."""
+
 
 def as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
     """Runs a model as onnxruntime itself computes it, node by node; tried on one sample.
@@ -40,9 +43,12 @@ def quantized_in_float32(model: LightModel) -> LightModel:
     """Widen float16 tensors in front of the QuantizeLinears that read them, in place; gives the model back.
 
     The values are the same: onnxruntime's kernel for float16 divides in float32 too (from 1.24 on), but converts one
-    value at a time, and takes several times as long. So does that of a Clip between, which only picks values.
+    value at a time, and takes several times as long. So does that of a Clip between, which only picks values. A model
+    of opset 23 or newer stays as it is.
     """
-    _widen(model.proto.graph, {})
+    opset = next((one.version for one in model.proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    if opset < _DIVIDES_AS_SCALED:
+        _widen(model.proto.graph, {})
     return model
 
 

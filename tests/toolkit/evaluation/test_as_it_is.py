@@ -12,7 +12,7 @@ from toolkit.evaluation.as_it_is import quantized_in_float32
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 
 
-def quantized(scale, ops):
+def quantized(scale, ops, opset=19):
     """A sum in float16, which onnxruntime computes in float32 and rounds, ``ops`` behind it, and a pair."""
     nodes, last = [node("Add", ["x", "c"], ["s"])], "s"
     for op in ops:
@@ -20,13 +20,14 @@ def quantized(scale, ops):
     nodes += [node("QuantizeLinear", [last, "scale", "zero"], ["q"]), node("DequantizeLinear", ["q", "scale", "zero"], ["y"])]
     stored = {"c": np.float16([0.1]), "low": np.float16(0), "high": np.float16(6), "scale": np.float16(scale)}
     types = {"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16}
-    return build(nodes, {"x": ["n"]}, {"y": ["n"]}, {**stored, "zero": np.int8(0)}, 19, 9, types)
+    return build(nodes, {"x": ["n"]}, {"y": ["n"]}, {**stored, "zero": np.int8(0)}, opset, 10, types)
 
 
 @pytest.mark.parametrize("scale", [0.05, 1 / 3, 2.0, 6e-8, 500.0])
 @pytest.mark.parametrize("ops", [[], ["Clip"], ["Relu", "Clip"]])
-def test_float16_quantized_in_float32_has_the_same_values(scale, ops):
-    light = Model.from_proto(quantized(scale, ops)).to_light()
+@pytest.mark.parametrize("opset", [19, 22, 23, 24])
+def test_float16_quantized_in_float32_has_the_same_values(scale, ops, opset):
+    light = Model.from_proto(quantized(scale, ops, opset)).to_light()
     before = session(light.copy(), optimise="constants").run({"x": EVERY})["y"]
     found = session(quantized_in_float32(light), optimise="constants").run({"x": EVERY})["y"]
     np.testing.assert_array_equal(found, before)
