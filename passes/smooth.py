@@ -105,7 +105,7 @@ class Smooth(Helper):
     block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
-    _chosen: dict[str, list[_Choice]] = PrivateAttr(default_factory=dict)
+    _chosen: dict[tuple[str, str], list[_Choice]] = PrivateAttr(default_factory=dict)
 
     def idle(self) -> dict[str, str]:
         """Blocks of a type that has none."""
@@ -170,7 +170,7 @@ class Smooth(Helper):
                 layers = [LayerWeights(model, node) for node in nodes]
                 factor = self._factor(found[name].amax, layers, rows.get(nodes[0].name))
                 choice = _Choice(found[name].amax, begun[name], factor)
-                self._chosen.setdefault(name, []).append(choice)
+                self._chosen.setdefault(self._key(name), []).append(choice)
             self._smooth(editing, name, nodes, found[name].amax, choice.factor, context)
         model.tidy()
         forget_ranges(context)
@@ -185,8 +185,12 @@ class Smooth(Helper):
         return self.block if self._weights_only else Precision(self.dtype).block
 
     def _known(self, name: str, amax: Array, weights: list[Array]) -> _Choice | None:
-        """What was chosen for a tensor of such values and readers of such weights."""
-        return next((one for one in self._chosen.get(name, []) if one.holds(amax, weights)), None)
+        """What these settings chose for a tensor of such values and readers of such weights."""
+        return next((one for one in self._chosen.get(self._key(name), []) if one.holds(amax, weights)), None)
+
+    def _key(self, name: str) -> tuple[str, str]:
+        # a copy of a pass with other settings shares what it holds
+        return name, self.model_dump_json()
 
     def _rows(self, model: Model, worth: Mapping[str, list[gs.Node]], data: CalibrationData) -> dict[str, Array]:
         """Samples of what the first reader of each tensor reads, where the strength is to be chosen by them."""

@@ -101,6 +101,26 @@ def test_asked_again_with_a_layer_kept_float_it_does_for_the_others_what_it_did_
     assert [[node.name for node in nodes] for nodes in looked[2:]] == [["y"]]
 
 
+def test_what_was_chosen_under_other_settings_is_chosen_anew():
+    gain = np.ones(16, np.float32)
+    gain[3] = 60
+    nodes = [node("LayerNormalization", ["x", "g"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
+    model = Model.from_proto(build(nodes, {"x": ["n", 3, 16]}, {"y": ["n", 3, 16]}, {"g": gain, "w": normal(16, 16)}))
+    data = CalibrationData.open([{"x": normal(1, 3, 16, seed=i)} for i in range(16)], model)
+
+    def weight(smooth):
+        form = model.copy()
+        smooth(form, Context(provider=Calibrator(data, method="minmax"), judges_helpers=False))
+        return form.constant(form.node("y").inputs[1])
+
+    first = Smooth(strength=0.9)
+    before, wanted = weight(first), weight(Smooth(strength=0.3))
+    assert (before != wanted).any()
+    assert (weight(first.model_copy(update={"strength": 0.3})) == wanted).all()
+    first.strength = 0.3
+    assert (weight(first) == wanted).all()
+
+
 def test_a_normalization_without_a_shift_takes_the_factors():
     gain = np.ones(16, np.float32)
     gain[3] = 60
