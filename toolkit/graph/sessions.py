@@ -18,6 +18,7 @@ from toolkit.graph import meter
 from toolkit.graph.any_order import in_any_order
 from toolkit.graph.behind_concats import pairs_behind_concats
 from toolkit.graph.cutting import by_nodes, by_widened
+from toolkit.graph.drawn import draw_the_same
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
 from toolkit.graph.kernels import written_out
@@ -187,6 +188,7 @@ def session(
     arena: Arena = "own",
     boundaries: Boundaries | None = None,
     any_order: bool = False,
+    steady: bool = True,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
@@ -204,6 +206,7 @@ def session(
         arena: where the memory of a run comes from; what a session keeps of its own grows with inputs of many sizes.
         any_order: the values of an output may come in another order, whatever its shape says; see
             ``toolkit.graph.any_order``.
+        steady: random numbers are the same in every run, and for every sample; see ``toolkit.graph.drawn``.
         boundaries: where sessions of one model with different ``outputs`` keep what they hand from stretch to stretch.
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
@@ -230,8 +233,9 @@ def session(
         cut(model.proto, left)
     if others:
         store_otherwise(model)
+    drawn = steady and draw_the_same(model.proto)
     written = written_out(model.proto)
-    if left or others or written is not model.proto:
+    if left or others or drawn or written is not model.proto:
         model.proto = written
         survey = Survey.of(written)
     del written

@@ -13,6 +13,7 @@ from toolkit.base.reading import reading
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.graph.constants import is_random
+from toolkit.graph.drawn import is_steady
 from toolkit.placement.quantized import quantized_nodes, quantized_source
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
@@ -74,9 +75,10 @@ class Inputs:
         plugins = plugin_note(source)
         if plugins is not None:
             said.noted(plugins)
-        drawn = [node.name for node, _ in source.walk() if is_random(node) and "seed" not in node.attrs]
+        drawn = [node for node, _ in source.walk() if is_random(node)]
         if drawn:
-            said.noted(Code.RANDOM_SOURCE(nodes=drawn))
+            unlike = [node.name for node in drawn if not is_steady(node, source.opset)]
+            said.noted(Code.RANDOM_SOURCE(nodes=[node.name for node in drawn], unlike=unlike))
         for one in check(self.job.profiles, source, self.job.recipe):
             said.noted(one)
         cut = stretches_note(source)

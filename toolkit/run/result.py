@@ -43,7 +43,7 @@ class Result:
         """
         from toolkit.graph.sessions import session
 
-        return session(self.folder / "model.onnx")
+        return session(self.folder / "model.onnx", steady=False)
 
     def engine(self) -> EngineRunner:
         """The engine on this machine's GPU: ``engine().run({input: array})`` gives ``{output: array}``.

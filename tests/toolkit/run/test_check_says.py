@@ -362,12 +362,22 @@ def test_a_class_that_the_output_does_not_have_is_refused_by_its_line(tmp_path, 
 
 
 @pytest.mark.parametrize("seed", [{}, {"seed": 1.0}])
-def test_a_model_that_draws_numbers_is_told_and_one_with_a_seed_is_not(tmp_path, seed):
+def test_a_model_that_draws_numbers_is_told_with_a_seed_too_and_measured_with_the_same_ones(tmp_path, seed):
+    """With a seed a session's numbers still go on from run to run: «BROKEN: 11.7 % stay» of a model without a pair."""
     noise = [node("RandomNormalLike", ["c"], ["r"], **seed), node("Add", ["c", "r"], ["m"])]
     corpus.recipe_folder(tmp_path)
     onnx.save(corpus.network(noise), tmp_path / "m.onnx")
-    found = dry_run(Recipe.load(tmp_path / "r.toml"))
-    assert (sentence(Code.RANDOM_SOURCE(nodes=["r"])) in found.warnings) == (not seed)
+    recipe = Recipe.load(tmp_path / "r.toml")
+    told = sentence(Code.RANDOM_SOURCE(nodes=["r"], unlike=[]))
+    assert told in dry_run(recipe).warnings and "with the same ones for every model and sample" in told
+    made = run(recipe.model_copy(update={"passes": []}), tmp_path / "o")
+    output = next(iter(made.report.accuracy.outputs.values()))
+    assert output.sqnr_db is None or output.sqnr_db > 40
+    # whoever runs the result himself has numbers that are drawn
+    feed = {"x": np.load(tmp_path / "c.npz")["x"][:1]}
+    own = made.session()
+    first, second = own.run(feed), own.run(feed)
+    assert any(not np.array_equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -377,4 +387,5 @@ def test_a_dropout_that_trains_is_told(tmp_path, trains):
     drop = node("Dropout", ["c", "share", "trains"], ["m"], "drop")
     onnx.save(corpus.network([drop], weights), tmp_path / "m.onnx")
     found = dry_run(Recipe.load(tmp_path / "r.toml"))
-    assert (sentence(Code.RANDOM_SOURCE(nodes=["drop"])) in found.warnings) == trains
+    told = sentence(Code.RANDOM_SOURCE(nodes=["drop"], unlike=["drop"]))
+    assert (told in found.warnings) == trains and "differs without any quantization: make" in told

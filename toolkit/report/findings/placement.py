@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
@@ -68,6 +70,17 @@ def _quantized_source(pairs: int, halves: tuple[str, ...] = (), stripping: bool 
     compared = "results are compared with this quantized model, not with a float one."
     advice = f" Add {pass_for(Role.STRIP)} to start from float." if pairs and not stripping else ""
     return f"The model {'still' if stripping else 'already'} has {' and '.join(has)}: {compared}{advice}"
+
+
+def _random_source(nodes: Sequence[str], unlike: Sequence[str] = ()) -> str:
+    drawn = f"The model draws new numbers in every run ({quoted(nodes)})"
+    if unlike:
+        those = "" if len(unlike) == len(nodes) else f", by {quoted(unlike)}"
+        return f"{drawn}, so what is compared differs without any quantization{those}: make them an input of the model."
+    return (
+        f"{drawn}. In onnxruntime all is measured with the same ones for every model and sample; an engine draws its "
+        "own, so its outputs differ without any quantization: make them an input of the model to compare those."
+    )
 
 
 PLACEMENT: Table = {
@@ -157,10 +170,7 @@ PLACEMENT: Table = {
         + (f"; the conversion added {count(added, 'node')}." if added else ".")
     ),
     Code.QUANTIZED_SOURCE: _quantized_source,
-    Code.RANDOM_SOURCE: lambda nodes: (
-        f"The model draws new numbers in every run ({quoted(nodes)}), so what is compared differs without any "
-        "quantization: make them an input of the model, or give the nodes a seed."
-    ),
+    Code.RANDOM_SOURCE: _random_source,
     Code.FLOAT_BIAS: "its constant that was stored quantized was made float",
     Code.NO_QUANTIZED_BIAS: "TensorRT takes no quantized biases, and no quantized numbers without dimensions",
 }
