@@ -23,6 +23,7 @@ from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
+from toolkit.graph.masks import spread_masks
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import read
 from toolkit.graph.ort_session import Arena, Optimise, explained, load_rewritten, load_session, unwanted_rewrites
@@ -233,9 +234,10 @@ def session(
         cut(model.proto, left)
     if others:
         store_otherwise(model)
-    drawn = steady and draw_the_same(model.proto)
+    changed = spread_masks(model.proto)
+    changed |= steady and draw_the_same(model.proto)
     written = written_out(model.proto)
-    if left or others or drawn or written is not model.proto:
+    if left or others or changed or written is not model.proto:
         model.proto = written
         survey = Survey.of(written)
     del written

@@ -1,0 +1,52 @@
+"""Masks of Attention that ONNX broadcasts: the values are those of the masks written out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from tests.conftest import build, node, normal
+from toolkit.graph.kernels import has_kernel
+from toolkit.graph.sessions import session
+
+HEADS, QUERIES, KEYS, WIDTH = 2, 5, 7, 4
+KIND = {bool: TensorProto.BOOL, np.float32: TensorProto.FLOAT}
+
+
+def wanted(q, k, v, mask):
+    """softmax(q k^T / sqrt(d) + mask) v, of [batch, heads, length, d]."""
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(WIDTH)
+    scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True) @ v
+
+
+@pytest.mark.skipif(not has_kernel("", "Attention"), reason="onnxruntime has no Attention of ONNX's")
+@pytest.mark.parametrize("kind", [bool, np.float32])
+@pytest.mark.parametrize("opset", [23, 24])
+@pytest.mark.parametrize(
+    "shape", [(3, 1, 1, KEYS), (1, 1, 1, KEYS), (3, 1, QUERIES, KEYS), (3, HEADS, 1, KEYS), (QUERIES, KEYS), (1, KEYS)]
+)
+@pytest.mark.parametrize("split", [True, False])
+def test_a_mask_counts_for_every_query(shape, kind, opset, split):
+    q, k, v = normal(3, HEADS, QUERIES, WIDTH), normal(3, HEADS, KEYS, WIDTH, seed=1), normal(3, HEADS, KEYS, WIDTH, seed=2)
+    mask = np.random.default_rng(3).random(shape) > 0.4
+    mask[..., 0] = True
+    if kind is not bool:
+        mask = np.where(mask, normal(*shape, seed=4), np.float32(-1e9)).astype(np.float32)
+    given = {"q": q, "k": k, "v": v}
+    attrs = {}
+    if not split:
+        # the heads beside each other, as [batch, length, heads x d]
+        given = {name: one.swapaxes(1, 2).reshape(3, -1, HEADS * WIDTH) for name, one in given.items()}
+        attrs = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+    shapes = {name: ["b", *one.shape[1:]] for name, one in given.items()}
+    proto = build(
+        [node("Attention", ["q", "k", "v", "m"], ["y"], **attrs)], {**shapes, "m": list(shape)}, {"y": shapes["q"]},
+        opset=opset, ir_version=11, types={"m": KIND[kind]},
+    )  # fmt: skip
+    found = session(proto).run({**given, "m": mask})["y"]
+    right = wanted(q, k, v, mask)
+    right = right if split else right.swapaxes(1, 2).reshape(3, QUERIES, -1)
+    np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
