@@ -50,8 +50,8 @@ METRICS: dict[str, MetricInfo] = {
                        f"{_CLASS}; or {_POSITIONS}; or {_ONE}", counted=True),
     "top5": MetricInfo("classification", "share of labels among the five best classes", f"{_CLASS}; or {_POSITIONS}",
                        counted=True),
-    "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls", f"{_CLASS}; or {_ONE}",
-                                    counted=True),
+    "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls; of sets of classes, with those of "
+                                    "the samples without each", f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
     "f1": MetricInfo("classification", "mean of the classes' F1; of one score a sample, that of label 1",
                      f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
     "average_precision": MetricInfo("classification", "mean of the classes' average precision",

@@ -90,17 +90,23 @@ class _ByClass:
 
 
 class BalancedAccuracy(_ByClass):
-    """Mean of the recalls of the classes that have labels."""
+    """Mean of the recalls of the classes that have labels.
+
+    Of sets each of these is two classes, the samples that have it and those that have not: by recalls of the first
+    alone a model that answers every class were perfect. What has no sample is left out.
+    """
 
     def of(self, scores: Array, labels: Array) -> float:
         """0 to 1; NaN where no class has a label."""
         chosen = self._chosen(scores)
-        if labels.shape[1] == 1:
-            # what has the one label or not makes two classes
-            chosen, labels = (np.concatenate([~one, one], axis=1) for one in (chosen, labels))
-        counts = labels.sum(axis=0)
-        right = (chosen & labels).sum(axis=0)
-        return float((right[counts > 0] / counts[counts > 0]).mean()) if (counts > 0).any() else math.nan
+        # one score a sample says of each whether it has the label
+        asked = labels.any(axis=0) | (labels.shape[1] == 1)
+        if not len(labels) or not asked.any():
+            return math.nan
+        found = [_recalls(chosen, labels)]
+        if not self.classes:
+            found.append(_recalls(~chosen, ~labels))
+        return float(np.nanmean(np.array(found)[:, asked], axis=0).mean())
 
 
 class F1(_ByClass):
@@ -140,6 +146,12 @@ class AreaUnderCurve(_ByClass):
         found = [_area(scores[:, one], labels[:, one]) for one in range(labels.shape[1])]
         known = [area for area in found if area is not None]
         return float(np.mean(known)) if known else math.nan
+
+
+def _recalls(chosen: Array, labels: Array) -> Array:
+    """The share of each class's samples that are answered by it, float64 [classes]; NaN of a class that has none."""
+    counts = labels.sum(axis=0)
+    return np.where(counts > 0, (chosen & labels).sum(axis=0) / np.maximum(counts, 1), np.nan)
 
 
 def _area(scores: Array, labels: Array) -> float | None:

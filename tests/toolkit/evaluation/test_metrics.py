@@ -52,6 +52,21 @@ def test_balanced_accuracy_f1_and_average_precision():
     assert value("average_precision", scores, sets)[0] == pytest.approx((1.0 + (1.0 + 2 / 3) / 2) / 2)
 
 
+def test_balanced_accuracy_of_sets_counts_what_is_answered_too_often():
+    sets = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    # the third class has no label; a model that answers every class finds all that there are, and rejects nothing
+    assert value("balanced_accuracy", np.ones((4, 3), np.float32), sets, threshold=0.5)[0] == 0.5
+    assert value("balanced_accuracy", np.zeros((4, 3), np.float32), sets, threshold=0.5)[0] == 0.5
+    assert value("balanced_accuracy", sets.astype(np.float32), sets, threshold=0.5)[0] == 1.0
+    scores = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 0, 1]], np.float32)
+    # class 0: both found, one of two rejected; class 1: one of two found, one of two rejected
+    assert value("balanced_accuracy", scores, sets, threshold=0.5)[0] == ((2 / 2 + 1 / 2) / 2 + (1 / 2 + 1 / 2) / 2) / 2
+    # a class that all samples have has none to reject
+    assert value("balanced_accuracy", scores[:, :1], np.ones((4, 1), int), threshold=0.5)[0] == 3 / 4
+    every = np.array([[1, 0], [1, 1]])
+    assert value("balanced_accuracy", np.array([[1, 1], [0, 1]], np.float32), every, threshold=0.5)[0] == (1 / 2 + 1 / 2) / 2
+
+
 @pytest.mark.parametrize("first", [1, 0])
 def test_average_precision_does_not_go_by_the_order_of_samples_with_equal_scores(first):
     labels = np.array([first] * 8 + [1 - first] * 8)
