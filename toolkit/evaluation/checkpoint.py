@@ -27,6 +27,7 @@ from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.difference import Difference
+from toolkit.graph.light import bytes_of
 
 Outputs = Mapping[str, Array]
 _SAVE_EVERY = 20.0
@@ -202,7 +203,8 @@ def _digest(inputs: Outputs) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(inputs.items()):
         digest.update(f"{name} {value.dtype} {value.shape};".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
+        # strings are objects, which have no bytes of their own
+        digest.update(repr(value.tolist()).encode() if value.dtype.kind == "O" else bytes_of(value))
     return digest.hexdigest()
 
 

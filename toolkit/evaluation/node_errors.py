@@ -24,6 +24,7 @@ from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.counterparts import run_on
 from toolkit.evaluation.difference import Difference, TensorError
+from toolkit.evaluation.rounding_order import fused_more
 from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel, SerializedModel
@@ -75,8 +76,11 @@ class MeasuredForm:
         for one in self._opened:
             if set(outputs) <= set(one.outputs):
                 return one
+        wanted = [*outputs, *sorted(self.besides)]
         source = self.model if self.rounded is None else self.rounded.light()
-        found = session(source, outputs=[*outputs, *sorted(self.besides)], boundaries=boundaries)
+        if isinstance(source, LightModel) and not self.besides:
+            fused_more(source, wanted)
+        found = session(source, outputs=wanted, boundaries=boundaries)
         if self.besides:
             self._opened.append(found)
         return found

@@ -142,3 +142,17 @@ def test_what_has_no_room_or_no_numbers_is_not_kept(ran, tmp_path, monkeypatch):
         kept = EvaluationCheckpoint(tmp_path, key)
         kept.outputs({"x": np.zeros(1)}, lambda given, value=value: ({"y": value}, {"y": value}))
         assert not list(tmp_path.iterdir())
+
+
+def test_words_are_known_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_HELD", 0)
+    asked = []
+
+    def compute(inputs):
+        asked.append(inputs)
+        return [{"y": np.float32([1])}] * 2
+
+    for _ in range(2):
+        words = np.array(["".join(["sp", "am"]), "eggs"], object)
+        EvaluationCheckpoint(tmp_path, "k").outputs({"x": words}, compute)
+    assert len(asked) == 1
