@@ -32,7 +32,6 @@ from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
 from toolkit.search.given_ranges import in_form, without_ranges
 from toolkit.search.pair_insertion import PairInsertion
-from toolkit.simulation.output_rounding import rounder_on_samples
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import wanted_tensors
 
@@ -265,6 +264,9 @@ class Quantizer(Pass):
         placement = placement if placement is not None else self.placement(model, context)
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
+        # what it computes with takes a third of a second to import
+        from toolkit.simulation.output_rounding import rounder_on_samples
+
         return rounder_on_samples(model, nodes, data, plain, context)
 
     def placement(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:

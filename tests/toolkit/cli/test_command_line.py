@@ -36,6 +36,13 @@ def test_the_package_and_a_help_page_import_nothing_heavy(code):
     assert not HEAVY & set(done.stdout.splitlines())
 
 
+def test_what_only_calibration_computes_with_is_not_imported_by_check():
+    code = "from toolkit.cli.main import invoke; assert invoke(['check', 'recipes/digits_int8.toml']) == 0"
+    code += "; import sys; print('compiler:', 'numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "compiler: False"
+
+
 def test_a_pass_tells_the_values_its_settings_take(capsys):
     assert invoke(["passes", "search_precision"]) == 0
     said = capsys.readouterr().out
