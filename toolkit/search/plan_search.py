@@ -245,6 +245,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             if attempt == 1 and (quiet := searches.quiet(found)) is not None:
                 note(quiet[1])
                 found = searches.quieter(quiet[0], found)
+            searches.rest()
             self.check_in_types(found)
             if not found.lacks_in_types or found.rest_lacks:
                 break

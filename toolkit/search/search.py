@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -168,15 +169,19 @@ class Search(ChoosingRanges):
         if not self.spending.limited:
             return exact(simulation, log=log, progress=progress)
         runner, switches = simulation.runner, simulation.switches
-        total = sum(runner.price(switches.alone(name)) for name in simulation.names)
+        alone = [switches.alone(name) for name in simulation.names]
+
+        def price(batches: int) -> float:
+            return sum(runner.price(config, batches) for config in alone)
+
         count, simulated = len(runner.feeds), simulation.fingerprint()
         allowed = min(_FIRST_SENSE_PRICE if self._first_alone else _SENSE_PRICE, _SENSE_SHARE * self.spending.remaining)
         known = max((batches for key, batches in self.spending.bought if key == simulated), default=0)
         # what a first plan was found by is enough for those after it, which have that plan to learn from besides
-        self._batches = known or min(max(int(count * allowed / max(total, 1e-9)), 1), count)
+        self._batches = known or max(bisect_right(range(1, count + 1), allowed, key=price), 1)
         paid = (simulated, self._batches)
         if not known:
-            self.spending.pay((total + self._whole_price) * self._batches / count)
+            self.spending.pay(price(self._batches) + runner.price(simulation.config(()), self._batches))
         self.spending.bought.add(paid)
         found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self._batches)
         parts = [group.alone.parts for group in found.groups if group.alone is not None]
@@ -194,7 +199,8 @@ class Search(ChoosingRanges):
         some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * (self._batches or 1) / len(runner.feeds), 1e-9)), _FEW)
         worst = [group.name for group in found.ranked()[: min(some, _WORST_GROUPS)]]
         configs = [simulation.switches.config([name]) for name in worst]
-        self.spending.pay(sum(runner.price(config, self._batches) for config in configs))
+        like = simulation.config(())
+        self.spending.pay(sum(runner.price(config, self._batches, like) for config in configs))
         left = exact(simulation, modes=("without",), log=self._sensitivity_log, batches=self._batches, names=worst)
         without = {group.name: group.without for group in left.groups}
         found.groups = [replace(group, without=without[group.name]) for group in found.groups]

@@ -114,6 +114,11 @@ class Searches:
         ended = found.limits_in_types and not self.spending.left(_PLAN_PRICE)
         return not ended and not self.spending.over
 
+    def rest(self) -> None:
+        """Give back the memory of the sessions of plans: other forms of the model are run before any others are."""
+        for one in (self.simulation, *self._twins):
+            one.rest()
+
     def forget(self) -> None:
         """Give back the memory of all simulations: hardly anything more is to be run."""
         for one in (self.simulation, *self._twins):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.simulation.loaded import Pieces
@@ -11,8 +12,10 @@ from toolkit.simulation.switches import Config
 
 StateKey = tuple[Any, ...]
 _MIXED_STAGES = 3
-_STATES = 4
-"""So many states are kept, with the one that is run."""
+_STATES, _STATES_JOINED = 4, 3
+"""So many states are kept, with the one that is run; that one is not, where states are run in one piece."""
+_FINE, _FOR_FINE = 16, 0.25
+"""Finer cuts are for such a part of the batches, in this share of the memory."""
 
 
 def signatures_of(pieces: Pieces, config: Config) -> StateKey:
@@ -34,12 +37,12 @@ def needed_later(pieces: Pieces, outputs: Sequence[str]) -> list[set[str]]:
     return needed[::-1]
 
 
-def kept_bytes(sizes: Mapping[int, float], places: Iterable[int]) -> int:
+def kept_bytes(sizes: Mapping[int, float], places: Iterable[int], states: int = _STATES) -> int:
     """Bytes of the states that are kept at these cuts."""
-    return int(_STATES * sum(sizes[place] for place in places))
+    return int(states * sum(sizes[place] for place in places))
 
 
-def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
+def affordable_cuts(sizes: Mapping[int, float], memory: float, states: int = _STATES) -> set[int]:
     """The cuts at which states can be kept within the memory: the last one, then what saves most for its bytes.
 
     States that first differ in any stage count alike, and stages cost alike: a state that is run from cut k on is
@@ -48,6 +51,7 @@ def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
     Args:
         sizes: bytes of one state of all batches, by cut from 1 on.
         memory: bytes that all states may take.
+        states: how many there are.
     """
     count = len(sizes)
     places = {count}
@@ -56,11 +60,56 @@ def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
         return sum(max((place for place in kept if place <= stage), default=0) for stage in range(count))
 
     while True:
-        fits = [one for one in sizes if one not in places and kept_bytes(sizes, places | {one}) <= memory]
+        fits = [one for one in sizes if one not in places and kept_bytes(sizes, places | {one}, states) <= memory]
         if not fits:
             return places
         before = saved(places)
         places.add(max(fits, key=lambda one: ((saved(places | {one}) - before) / max(sizes[one], 1.0), one)))
+
+
+@dataclass(frozen=True)
+class KeptCuts:
+    """The cuts at which states are kept: finer ones for the few batches on which layers are measured one by one.
+
+    Attributes:
+        first: the numbers of these batches, which stand for all.
+        fine: cuts for them.
+        rest: cuts for the others.
+        size: bytes of the states that are kept there.
+    """
+
+    first: frozenset[int] = frozenset()
+    fine: frozenset[int] = frozenset()
+    rest: frozenset[int] = frozenset()
+    size: int = 0
+
+    @classmethod
+    def affordable(cls, sizes: Mapping[int, float], memory: float, order: Sequence[int], joins: bool) -> KeptCuts:
+        """The cuts that can be kept within the memory.
+
+        Args:
+            sizes: bytes of one state of all batches, by cut from 1 on.
+            memory: bytes that all states may take.
+            order: the batches' numbers, the first few spread over all.
+            joins: whether states are run in one piece.
+        """
+        first = order[: -(-len(order) // _FINE)]
+        part = len(first) / len(order)
+        few = {place: size * part for place, size in sizes.items()}
+        others = {place: size - few[place] for place, size in sizes.items()}
+        states = _STATES_JOINED if joins else _STATES
+        fine = affordable_cuts(few, memory * _FOR_FINE, states)
+        size = kept_bytes(few, fine, states)
+        rest = affordable_cuts(others, memory - size, states)
+        return cls(frozenset(first), frozenset(fine), frozenset(rest), size + kept_bytes(others, rest, states))
+
+    def of(self, index: int) -> frozenset[int]:
+        """The cuts at which states are kept of a batch."""
+        return self.fine if index in self.first else self.rest
+
+    def before(self, stage: int, index: int) -> int:
+        """The cut from which a state is run that is another from a stage on."""
+        return max((place for place in self.of(index) if place <= stage), default=0)
 
 
 def joined_kinds(

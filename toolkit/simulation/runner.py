@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from threading import Lock
@@ -21,15 +21,15 @@ from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, v
 from toolkit.evaluation.outputs import widened
 from toolkit.evaluation.resampling import MetricScore, score_of
 from toolkit.simulation.cuts import (
+    KeptCuts,
     StateKey,
-    affordable_cuts,
     joined_kinds,
-    kept_bytes,
     needed_later,
     signatures_of,
 )
-from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece, cost_of
+from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece
 from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, StageKind
+from toolkit.simulation.prices import cost_behind_cuts, cost_on
 from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
@@ -100,6 +100,7 @@ class Runner:
         self._kept: list[StateRun] = []
         self._float_on: dict[int, Outcome] = {}
         self._begun: dict[StateKey, StateRun] = {}
+        self._keeps_all = False
         self._later = needed_later(pieces, self.outputs)
         self._off, self._full = self.signatures(Config()), self.signatures(base)
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
@@ -114,13 +115,14 @@ class Runner:
     @cached_property
     def full_outcome(self) -> Outcome:
         """Of the base state, which is kept at the cuts for states that begin like it."""
+        self._keeps_all = True
         return self.base.run()
 
     @cached_property
     def base(self) -> StateRun:
         """The base state, as far as it was run."""
         # where no states are kept, one session runs it
-        self._kept.append(probe := StateRun(self, self._base, keep=bool(self._places)))
+        self._kept.append(probe := StateRun(self, self._base, keep=bool(self._cuts.rest)))
         return probe
 
     @property
@@ -162,19 +164,16 @@ class Runner:
         Args:
             config: the state.
             count: on how many batches of ``order``; on all where None.
-            like: a state that is kept at the cuts: what begins like it costs nothing. The float model where None.
+            like: a state that is kept: what begins like it is run from a cut on. The float model where None.
         """
-        own, other = self.signatures(config), self.signatures(like if like is not None else Config())
-        start = next((k for k, (a, b) in enumerate(zip(own, other)) if a != b), self._count)
-        return self._cost(range(start, self._count), config, self.order[:count]) / self.macs
+        part, like = self.order[:count], like or Config()
+        kept = self._cuts.first if self.joins else part
+        return cost_behind_cuts(self._pieces, config, like, self._sizes, part, self._cuts, kept) / self.macs
 
     @cached_property
     def macs(self) -> float:
         """What the float model costs on all batches, in multiply-accumulates."""
-        return max(self._cost(range(self._count), Config(), self.order), 1.0)
-
-    def _cost(self, stages: Iterable[int], config: Config, part: Sequence[int]) -> float:
-        return cost_of(self._pieces, stages, config, sum(self._sizes[index] for index in part), len(part))
+        return max(cost_on(self._pieces, range(self._count), Config(), self._sizes, self.order), 1.0)
 
     def rebased(self, pieces: Pieces, base: Config) -> Runner:
         """The same samples and float outputs with other scales of the base state."""
@@ -222,9 +221,9 @@ class Runner:
         _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
         scale = sum(self._sizes) / max(self._sizes[largest], 1)
         sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
-        self._places = affordable_cuts(sizes, self.memory / 2)
-        self._loaded.keep_beside(kept_bytes(sizes, self._places))
-        done = self._pool(lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._places))
+        self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
+        self._loaded.keep_beside(self._cuts.size)
+        done = self._pool(lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)))
         self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
         self._reference = [{name: state[name] for name in self.outputs} for state, *_ in done]
         for index, (_, states, _) in enumerate(done):
@@ -238,7 +237,7 @@ class Runner:
 
     def _as(self, other: Runner) -> Outcome:
         """Take over what the float model gives, in place of running it."""
-        self._reference, self._varying, self._places = other._reference, other._varying, set()
+        self._reference, self._varying, self._cuts = other._reference, other._varying, KeptCuts()
         self.float_seconds = other.float_seconds
         return self.float_on(len(self.feeds))
 
@@ -248,23 +247,22 @@ class Runner:
             return apart
         whole = self._plan(Config(), self._off, 0, apart=False)
         part = self.order[: -(-len(self.feeds) // _TIMED)]
-        for _ in range(2):
-            # the first run of a session allocates
-            seconds = sum(self._advance(whole, dict(self.feeds[i].inputs), set())[2] for i in part)
-        return seconds * sum(self._sizes) / max(sum(self._sizes[i] for i in part), 1)
+        # the first run of a session allocates
+        _, *seconds = [self._advance(whole, dict(self.feeds[i].inputs), ())[2] for i in (part[0], *part)]
+        return sum(seconds) * sum(self._sizes) / max(sum(self._sizes[i] for i in part), 1)
 
     def compute(
         self, probe: StateRun, indices: Sequence[int], keep: bool
     ) -> Iterable[tuple[int, BatchOutcome, Tensors, dict[int, Tensors]]]:
         """Run a state on some batches: for each its number, what differs, its outputs and what it is at the cuts."""
-        by_start: dict[int, list[int]] = {}
+        alike: dict[tuple[int, bool], list[int]] = {}
         for index in indices:
-            by_start.setdefault(self._known_until(probe, index), []).append(index)
-        for start, group in by_start.items():
-            plan = self._plan(probe.config, probe.signatures, start, apart=keep)
+            alike.setdefault((self._known_until(probe, index), keep and self._keeps(index)), []).append(index)
+        for (start, kept), group in alike.items():
+            plan = self._plan(probe.config, probe.signatures, start, apart=kept)
 
-            def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan) -> Any:
-                return self._from(start, probe, index, plan, keep)
+            def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan, kept: bool = kept) -> Any:
+                return self._from(start, probe, index, plan, kept)
 
             for some in in_rounds(group, self._output_bytes, self.threads):
                 # a comparison between two runs would drive the model out of the processor's caches
@@ -282,6 +280,7 @@ class Runner:
             return None
         start = self._known_until(probe, index)
         anchor = next((one.config for one in self._kept if one.signatures not in (self._off, self._full)), None)
+        keep = keep and self._keeps(index)
         return start, self.hands.submit(BatchAsked(probe.config, index, start, keep, anchor))
 
     def answered(self, pending: Pending[BatchRun]) -> tuple[BatchOutcome, Tensors]:
@@ -305,16 +304,20 @@ class Runner:
             probe.states.setdefault(place, {})[asked.index] = state
         return self._compared(asked.index, outputs), self._held(outputs), seconds + self.spent - before
 
-    def cuts_behind(self, start: int) -> list[int]:
-        """The cuts at which states are kept that are run from ``start`` on."""
-        return [place for place in self._places if place > start]
+    def cuts_behind(self, start: int, index: int) -> list[int]:
+        """The cuts at which a batch of a state is kept that is run from ``start`` on."""
+        return [place for place in self._cuts.of(index) if place > start and self._keeps(index)]
+
+    def _keeps(self, index: int) -> bool:
+        """Whether states are kept of a batch; stage by stage they take up to a third longer than in one piece."""
+        return not self.joins or self._keeps_all or index in self._cuts.first
 
     def _from(
         self, start: int, probe: StateRun, index: int, plan: Sequence[PlannedPiece], keep: bool
     ) -> tuple[Tensors, dict[int, Tensors], float]:
         """A batch's outputs, what the state is at the cuts where it is kept, and the seconds that it took."""
         state = {**self.feeds[index].inputs, **self._state(probe, start, index)}
-        state, states, seconds = self._advance(plan, state, self._places if keep else set())
+        state, states, seconds = self._advance(plan, state, self._cuts.of(index) if keep else ())
         return {name: state[name] for name in self.outputs}, states, seconds
 
     def _known_until(self, probe: StateRun, index: int) -> int:
@@ -352,7 +355,7 @@ class Runner:
         return [PlannedPiece(self._loaded, first, of, config) for first, of in groups]
 
     def _advance(
-        self, plan: Sequence[PlannedPiece], state: Tensors, places: set[int]
+        self, plan: Sequence[PlannedPiece], state: Tensors, places: Collection[int]
     ) -> tuple[Tensors, dict[int, Tensors], float]:
         """The last state, what it was at these cuts, and the seconds that it took."""
         kept, given, seconds = dict[int, Tensors](), set(self.feeds[0].inputs), 0.0

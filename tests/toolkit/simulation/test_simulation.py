@@ -9,9 +9,10 @@ from tests.conftest import MODELS, build, node, normal, residual_proto
 from tests.toolkit.search.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
 from toolkit.base.errors import PassError
+from toolkit.base.spread import spread
 from toolkit.graph.sessions import session
 from toolkit.simulation import switches
-from toolkit.simulation.cuts import affordable_cuts
+from toolkit.simulation.cuts import KeptCuts, affordable_cuts
 from toolkit.simulation.piece_builder import FULL, OwnState
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.simulation import Simulation
@@ -259,9 +260,9 @@ def test_other_ranges_leave_what_the_float_model_is_at_the_cuts():
     twin = sim.rebased({"x": 0.5})
     sim.runner.forget(float_too=False)
     for runner in (sim.runner, twin.runner):
-        assert [set(one.states) for one in runner._kept] == [runner._places]
+        assert [set(one.states) for one in runner._kept] == [runner._cuts.fine | runner._cuts.rest]
         # the last layer alone differs, so that nothing before it is computed again
-        assert runner._known_until(runner.probe(late), 0) == max(one for one in runner._places if one < runner._count)
+        assert runner._known_until(runner.probe(late), 0) == max(set(range(runner._count)) & runner._cuts.of(0))
     sim.runner.forget()
     assert not sim.runner._kept and twin.runner._kept
 
@@ -282,3 +283,35 @@ def test_of_the_cuts_those_are_kept_that_save_most_for_their_bytes():
     assert affordable_cuts(sizes, 4 * 30.0) == {3, 5, 6}
     # where the state ends is known of each that was run
     assert affordable_cuts(sizes, 0.0) == {6}
+
+
+def test_a_few_batches_are_kept_at_finer_cuts_and_prices_know_it():
+    sizes = {1: 320.0, 2: 320.0, 3: 320.0, 4: 32.0}
+    cuts = KeptCuts.affordable(sizes, 2000.0, spread(32), joins=False)
+    assert cuts.first == {0, 16} and cuts.fine == {1, 2, 3, 4} and cuts.rest == {2, 4} and cuts.size <= 2000
+    assert cuts.of(16) == cuts.fine and cuts.of(1) == cuts.rest
+    assert [cuts.before(stage, 0) for stage in (0, 3, 4)] == [0, 3, 4] and cuts.before(3, 5) == 2
+    # of what is run in one piece fewer states are kept
+    assert len(KeptCuts.affordable(sizes, 2400.0, spread(32), joins=True).rest) == 3
+
+    sim = simulation(chain(12), feeds(64), batch=2, memory=100_000)
+    runner = sim.runner
+    assert runner.joins and len(runner._cuts.fine) > len(runner._cuts.rest)
+    late = sim.switches.alone(sim.names[-2])
+    first, second = runner.price(late, 2), runner.price(late, 4) - runner.price(late, 2)
+    assert {runner._known_until(runner.probe(late), index) for index in runner.order[:2]} == {
+        runner._cuts.before(10, 0)
+    }
+    assert first < second
+    # the base state is kept of those alone, and what begins like it goes on from there
+    runner.base.run(4)
+    assert all(set(states) == runner._cuts.first for states in runner.base.states.values())
+    like = sim.config(sim.names[-2:-1])
+    assert runner.price(like, 2, sim.config(())) < runner.price(like, 2)
+    assert runner.price(like, 4, sim.config(())) - runner.price(like, 2, sim.config(())) == pytest.approx(
+        runner.price(like, 4) - runner.price(like, 2)
+    )
+    fresh = simulation(chain(12), feeds(64), batch=2)
+    assert runner.run(like).noise == pytest.approx(fresh.runner.run(like).noise, rel=1e-6)
+    # who asks for all of it wants it at all cuts
+    assert all(len(states) == 32 for states in fresh.runner.base.states.values())

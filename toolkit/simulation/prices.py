@@ -1,0 +1,50 @@
+"""What a state costs from the cut on that it is run from, by the graph's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+from toolkit.simulation.cuts import KeptCuts, signatures_of
+from toolkit.simulation.loaded import Pieces, cost_of
+from toolkit.simulation.switches import Config
+
+
+def cost_on(pieces: Pieces, stages: Iterable[int], config: Config, sizes: Sequence[int], part: Sequence[int]) -> float:
+    """What stages of a state cost on some batches, in multiply-accumulates.
+
+    Args:
+        pieces: the stages of the model.
+        stages: their numbers.
+        config: the state.
+        sizes: by batch the elements of all inputs.
+        part: the batches' numbers.
+    """
+    return cost_of(pieces, stages, config, sum(sizes[index] for index in part), len(part))
+
+
+def cost_behind_cuts(
+    pieces: Pieces, config: Config, like: Config, sizes: Sequence[int], part: Sequence[int], cuts: KeptCuts,
+    kept: Container[int],
+) -> float:  # fmt: skip
+    """What a state costs on some batches, run from the last cut before which it is one that is kept there.
+
+    Args:
+        pieces: the stages of the model.
+        config: the state.
+        like: one that is kept of some batches.
+        sizes: by batch the elements of all inputs.
+        part: the batches' numbers.
+        cuts: where states are kept, the float model of all batches.
+        kept: the batches of which ``like`` is.
+    """
+    count, own = len(pieces.stages), signatures_of(pieces, config)
+
+    def change(other: Config) -> int:
+        alike = zip(own, signatures_of(pieces, other))
+        return next((stage for stage, (one, another) in enumerate(alike) if one != another), count)
+
+    of_float, of_like, by_start = change(Config()), change(like), dict[int, list[int]]()
+    for index in part:
+        stage = max(of_float, of_like) if index in kept else of_float
+        by_start.setdefault(cuts.before(stage, index), []).append(index)
+    return sum(cost_on(pieces, range(start, count), config, sizes, some) for start, some in by_start.items())
