@@ -38,6 +38,8 @@ MEMORY = 1 << 30
 """Bytes that a simulation keeps."""
 _JOINED_BYTES = 256 << 20
 _TIMED, _BEGUN = 8, 3
+_PARTS, _PARTS_JOINED = 2, 4
+"""Of the memory, one in so many parts is for the sessions' weights; few plans in one piece are run again."""
 _counting = Lock()
 
 
@@ -55,7 +57,7 @@ class Runner:
         classes: outputs that hold scores of classes.
         metric: makes the user's metric; None without one.
         threads: batches computed at once; one a core where None.
-        memory: bytes for what is kept: half of it at the cuts of states, half of it the weights of sessions.
+        memory: bytes for what is kept: half of it at the cuts of states, up to half of it sessions' weights.
         reference: gives the outputs that states are compared with, for a batch of inputs; the state with nothing
             quantized where None. For a model part of which is quantized already.
         answers: reads outputs as the task says; None without a task.
@@ -91,12 +93,12 @@ class Runner:
         self.outputs, self.classes = list(outputs), list(classes)
         self.metric, self._given, self._labels = metric, reference, labels
         self.memory, self.answers = memory, answers
-        self.spent = 0.0
+        self.spent = self.float_seconds = 0.0
         self.threads = threads or cores()
         self._count = len(pieces.stages)
         # small models run as few pieces as can be: a call costs more than its layers
         self.joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
-        self._loaded = LoadedPieces(pieces, memory // 2)
+        self._loaded = LoadedPieces(pieces, memory // (_PARTS_JOINED if self.joins else _PARTS))
         self._kept: list[StateRun] = []
         self._float_on: dict[int, Outcome] = {}
         self._begun: dict[StateKey, StateRun] = {}
@@ -105,7 +107,6 @@ class Runner:
         self._off, self._full = self.signatures(Config()), self.signatures(base)
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
         self.order = spread(len(self.feeds))
-        self.float_seconds = 0.0
         self.float_outcome = self._start() if like is None else self._as(like)
 
     def signatures(self, config: Config) -> StateKey:
@@ -178,12 +179,11 @@ class Runner:
     def rebased(self, pieces: Pieces, base: Config) -> Runner:
         """The same samples and float outputs with other scales of the base state."""
         twin = copy.copy(self)
-        twin.hands = None
+        twin.hands, twin._begun = None, {}
         for name in ("full_outcome", "base"):
             vars(twin).pop(name, None)
-        twin._begun = {}
         twin._pieces, twin._base, twin._full = pieces, base, twin.signatures(base)
-        twin._loaded = LoadedPieces(pieces, self.memory // 2)
+        twin._loaded = LoadedPieces(pieces, self.memory // (_PARTS_JOINED if self.joins else _PARTS))
         twin._kept = [one for one in self._kept if one.signatures == self._off]
         return twin
 
