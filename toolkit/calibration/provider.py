@@ -150,7 +150,7 @@ class Calibrator:
             return self
         return replace(
             self, data=data.split(1 - 1 / _PARTS)[0], keep=None, journal=None, progress=None, extremes=False,
-            reuses=True, _made={}, _same=SameValues(), _told=set(),
+            reuses=False, _made={}, _same=SameValues(), _told=set(),
         )  # fmt: skip
 
     def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from toolkit.graph.sessions import session
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-_SAMPLES = 4
+_SAMPLES = 2
 _SAME = 1e-4
 """How far apart values may be, as a share of the tensor's largest or of its norm: 80 dB are lost in a histogram."""
 _LONG = 1 << 14

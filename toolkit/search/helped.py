@@ -42,9 +42,6 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
     few = search.on_few()
     before = search.standing(few)
     part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
-    if isinstance(part, Calibrator) and part is not context.provider:
-        # of the forms only what differs from this one is collected
-        part.collect(model)
     now, trial, last, kept, stay = search, model, context, Journal(), list[Pass]()
     for place, (name, kind) in enumerate(helpers.items()):
         context.progress(f"helper {name}", place, len(helpers))
