@@ -15,8 +15,9 @@ from toolkit.graph.shape_values import with_known_values
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
 
-_KEPT = 4
-"""Results that are kept: a run asks for the facts of a few graphs, again and again."""
+_KEPT, _KEPT_TENSORS = 4, 20_000
+"""Results that are kept: a run asks for the facts of a few graphs again and again, and a search for those of a dozen.
+More than a few as long as they are of so few tensors in all."""
 _ROUNDS = 16
 """A shape that one round makes known can be what the next one begins with."""
 
@@ -51,8 +52,11 @@ class Inferred:
         key = digest.hexdigest()
         found = self._found.pop(key, None) or _infer(skeleton, corners or [{}])
         self._found[key] = found
-        if len(self._found) > _KEPT:
-            del self._found[next(iter(self._found))]
+        tensors = sum(len(facts.types) for facts, _ in self._found.values())
+        for oldest in list(self._found)[:-_KEPT]:
+            if tensors <= _KEPT_TENSORS:
+                break
+            tensors -= len(self._found.pop(oldest)[0].types)
         return found
 
 
