@@ -270,7 +270,7 @@ class Smooth(Helper):
         flat = [layer.weight.reshape(layer.group, len(layer.weight) // layer.group, -1) for layer in alike]
         noise = LayerNoise(rows, np.concatenate(flat, axis=1), len(amax), Precision(self.dtype), self._block)
         tried = [np.ones(len(amax)), *(at(strength) for strength in strengths)]
-        best = min(range(len(tried)), key=lambda number: noise.of(tried[number]))
+        best = noise.least(tried)
         return tried[best].astype(np.float32) if best else None
 
     def _insert(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from toolkit.base.block_scales import scales_of_blocks
+from toolkit.base.cpu import session_threads
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weights import in_blocks, reach
@@ -54,6 +58,13 @@ class LayerNoise:
             off -= scaled
             costs.append(float(np.sum(_squares(off) * heard) / rows.shape[1]) * float(step) ** 2)
         return from_weights + min(costs)
+
+    def least(self, factors: Sequence[Array]) -> int:
+        """The place of the factors with the least noise, the first of several; they are tried in a few threads."""
+        workers = max(1, min(session_threads(), len(factors)))
+        with ThreadPoolExecutor(workers, "noise") as pool:
+            noises = list(pool.map(self.of, factors))
+        return noises.index(min(noises))
 
     def _off(self, values: Array) -> Array:
         """What rounding takes off values, float64 [.., .., in], with a scale for every block of the last axis."""
