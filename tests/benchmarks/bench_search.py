@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -170,7 +171,7 @@ class _Clock:
 
     def measure(self, recipe: Path, out: Path) -> None:
         """Run a recipe up to the end of its search."""
-        apply, first_plan, search = SearchPrecision.apply, PlanSearch.first_plan, PlanSearch.run
+        apply, take, search = SearchPrecision.apply, Search._take, PlanSearch.run
 
         def timed(own: SearchPrecision, model: Model, context: Context) -> None:
             self.begin = time.perf_counter()
@@ -179,19 +180,17 @@ class _Clock:
             if not context.dry_run:
                 raise _Searched
 
-        def first(own: PlanSearch) -> SearchedPlan | None:
-            plan = first_plan(own)
-            self.first = time.perf_counter() if plan is not None else None
-            return plan
+        def taken(own: Search, key: str, plan: SearchedPlan, *given: Any) -> None:
+            take(own, key, plan, *given)
+            if self.first is None and plan.whole and plan.meets:
+                self.first = time.perf_counter()
 
         def searched(own: PlanSearch) -> SearchResult:
             self.found, self.feeds = search(own), own.simulation.feeds
-            if self.first is None and self.found.best.meets:
-                self.first = time.perf_counter()
             return self.found
 
         with (
-            patch.object(SearchPrecision, "apply", timed), patch.object(PlanSearch, "first_plan", first),
+            patch.object(SearchPrecision, "apply", timed), patch.object(Search, "_take", taken),
             patch.object(PlanSearch, "run", searched), suppress(_Searched),
         ):  # fmt: skip
             run(recipe, out, allow_code=True)

@@ -31,6 +31,7 @@ class HelperTrials(RealTypes):
     """The part of a search that comes before its plans are weighed.
 
     Attributes:
+        plain: the simulation before samples have said how weights are rounded.
         decided_on: how many samples the account's inferences are of; a trial on a part of them has fewer.
         first: what ``first_plan`` found.
         likely: what stays float in a plan that met the budget in another form of the model.
@@ -40,6 +41,7 @@ class HelperTrials(RealTypes):
 
     settings: SearchSettings
     name: str
+    plain: Simulation
     decided_on: int
     first: SearchedPlan | None = None
     likely: Sequence[str] | None = None
@@ -50,30 +52,38 @@ class HelperTrials(RealTypes):
     def log(self) -> Log:
         """What was measured of plans, so that nothing is measured twice."""
         if self._log is None:
-            self._log = self._opened(self.name)
+            self._log = self._opened(self.name, self.simulation)
         return self._log
 
     def first_plan(self) -> SearchedPlan | None:
         """The first plan within the budget, before anything else is tried; None where none was found.
 
         Whoever has no minutes left, or stops the search while helpers are tried, has that. What it measured is known to
-        the search that follows. The model as helpers change it has a log of its own.
+        the search that follows. The model as helpers change it has a log of its own. All layers quantized are looked at
+        before samples have said how weights are rounded, if that is asked for: it can only get better by that.
         """
-        folder, budget, own = self.context.log_folder, self.budget, self.settings
-        self._log = self._opened(f"{self.name}_first")
-        cost = CostModel(
-            self.simulation.switches, self.simulation.facts, gpu_for(own.gpu, self.context), self.context.rest,
-            work=self.simulation.work,
-        )  # fmt: skip
-        search = Search(
-            self.simulation, replace(budget, max_ms=None), cost, evaluations=own.evaluations,
-            try_ranges=own.try_ranges, log=self._log, progress=self.context.progress, spending=self.spending,
-            best=folder / f"{self.name}_best.json" if folder is not None else None,
-        )  # fmt: skip
-        found = search.run(first=True)
+        folder, budget = self.context.log_folder, replace(self.budget, max_ms=None)
+
+        def search(simulation: Simulation, log: Log) -> Search:
+            own, work = self.settings, simulation.work
+            cost = CostModel(
+                simulation.switches, simulation.facts, gpu_for(own.gpu, self.context), self.context.rest, work=work
+            )
+            return Search(
+                simulation, budget, cost, evaluations=own.evaluations, try_ranges=own.try_ranges, log=log,
+                progress=self.context.progress, spending=self.spending,
+                best=folder / f"{self.name}_best.json" if folder is not None else None,
+            )  # fmt: skip
+
+        if self.quantizer.weights == "output":
+            # how samples round the weights better takes as long as several inferences
+            search(self.plain, self._opened(f"{self.name}_at_once", self.plain)).at_once()
+        self._log = self._opened(f"{self.name}_first", self.simulation)
+        begun = search(self.simulation, self._log)
+        found = begun.run(first=True)
         best = found.best
         self._ran = {plan_key(plan.kept, plan.amax): plan for plan in found.plans}
-        self.spending.first = search.first
+        self.spending.first = begun.first
         self.first = best if best.meets and best.whole and len(best.kept) < len(self.simulation.names) else None
         if self.first is not None and not best.kept and budget.safely(best.outcome, found.reference):
             # a helper could quantize nothing more
@@ -96,10 +106,10 @@ class HelperTrials(RealTypes):
         path = folder / f"{self.name}_helpers.jsonl" if folder is not None else None
         return Log(path, code_fingerprint(), needs_now)
 
-    def _opened(self, name: str) -> Log:
+    def _opened(self, name: str, simulation: Simulation) -> Log:
         folder = self.context.log_folder
         path = folder / f"{name}.jsonl" if folder is not None else None
-        return Log(path, self.simulation.fingerprint(), needs_now)
+        return Log(path, simulation.fingerprint(), needs_now)
 
     def on_few(self) -> Simulation:
         """The simulation on an eighth of the samples, or on half of few."""

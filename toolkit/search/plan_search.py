@@ -82,8 +82,8 @@ class PlanSearch(HelperTrials, TimedSearch):
         self.quantizer, self.settings, self.model, self.context = quantizer, settings, model, context
         self.lower, self.reference, self.name, self.by = lower, reference, name, by
         self.samples = samples or samples_to_decide_on(settings.data, model, context)
-        self.simulation = self._simulation()
-        self.decided_on = sum(feed.count for feed in self.simulation.feeds)
+        self.plain = self._simulation()
+        self.decided_on = sum(feed.count for feed in self.plain.feeds)
 
     @staticmethod
     def refuse_beforehand(quantizer: Quantizer, settings: SearchSettings, model: Model, context: Context) -> None:
@@ -136,7 +136,13 @@ class PlanSearch(HelperTrials, TimedSearch):
         self.spending.again("helpers", _OF_FORM)
         return self
 
+    @cached_property
+    def simulation(self) -> Simulation:
+        """The model on the samples, with weights rounded as the quantizer rounds them."""
+        return self.plain.rounded_by(self.quantizer.rounder(self.model, self.context))
+
     def _simulation(self) -> Simulation:
+        """The same before samples have said how weights are rounded."""
         own, context = self.settings, self.context
         judge = self.quantizer.judge(self.model, context)
         wanted = self.quantizer.wanted(self.model, context)
@@ -159,7 +165,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         settings = in_parts(settings, min(len(data), own.samples or len(data)), len(layers))
         simulation = Simulation(
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place,
-            self.quantizer.rounder(self.model, context),
+            self.quantizer.plain_rounder(),
         )  # fmt: skip
         simulation = fewer_where_slow(simulation) if own.inferences is None else simulation
         used = sum(feed.count for feed in simulation.feeds)
@@ -170,17 +176,17 @@ class PlanSearch(HelperTrials, TimedSearch):
     def budget(self) -> Budget:
         """The limits that are given, else the recipe's, else usual ones."""
         section = self.context.evaluation.limits if self.context.evaluation is not None else None
-        own, decided, evaluation = self.settings, self.simulation.settings, self.context.evaluation
+        own, decided, evaluation = self.settings, self.plain.settings, self.context.evaluation
         if own.limits.get("min_unchanged") is not None and decided.answers is None:
             raise RecipeError("min_unchanged cannot be judged: no task says what an answer is",
                               remedy="give the recipe evaluation data, or give min_sqnr_db")  # fmt: skip
         judged = Judged.of(
-            self.simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers,
+            self.plain.model, decided.metric, decided.output, decided.allow_code, decided.answers,
             evaluation.metric if evaluation is not None else None, decided.against_float,
         )  # fmt: skip
         found = budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
         if judged.named is not None and (judged.metric is None or judged.against_float):
-            self.context.journal.noted(without_labels(judged, found, self.simulation.data.name))
+            self.context.journal.noted(without_labels(judged, found, self.plain.data.name))
         return found
 
     def nothing_pays(self) -> bool:

@@ -248,12 +248,16 @@ class Quantizer(Pass):
             context.journal.noted(note)
         return placement, amax
 
+    def plain_rounder(self) -> Rounder:
+        """How weights are rounded without samples."""
+        return Rounder(self.weights, self.precision, block=self.block if self.precision.weights_only else 0)
+
     def rounder(self, model: Model, context: Context, placement: Placement | None = None) -> Rounder:
         """How the weights that get pairs are rounded; chosen on the calibration samples where that is asked for.
 
         ``placement`` says which those are; all that these settings want where None.
         """
-        plain = Rounder(self.weights, self.precision, block=self.block if self.precision.weights_only else 0)
+        plain = self.plain_rounder()
         if self.weights != "output" or context.dry_run:
             return plain
         try:

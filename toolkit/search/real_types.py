@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import ModelError
@@ -40,7 +41,6 @@ class RealTypes:
     model: Model
     quantizer: Quantizer
     context: Context
-    simulation: Simulation
     spending: Spending
     lower: Lower
     reference: Model | None
@@ -51,6 +51,10 @@ class RealTypes:
 
         @property
         def budget(self) -> Budget:
+            """See ``PlanSearch``."""
+
+        @cached_property
+        def simulation(self) -> Simulation:
             """See ``PlanSearch``."""
 
         def take(self, found: SearchResult, model: Model, context: Context) -> None:

@@ -113,6 +113,15 @@ class Search(ChoosingRanges):
         with ExitStack() as self._shared:
             return self._searched()
 
+    def at_once(self) -> SearchedPlan | None:
+        """Everything quantized, where that meets the budget; it is run on as many samples as do not say otherwise."""
+        runner = self.simulation.runner
+        # here as in a search, the float model has run before it would be paid for
+        self._begin()
+        with self.simulation.shared_out():
+            plan = self._everything()
+        return plan if plan.batches == len(runner.feeds) and plan.meets else None
+
     def _searched(self) -> SearchResult:
         names, runner = self.simulation.names, self.simulation.runner
         self._begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from toolkit.base.gpu import find_gpu
 from toolkit.contract.context import Context
@@ -38,10 +39,15 @@ class TimedSearch:
     settings: SearchSettings
     model: Model
     context: Context
-    simulation: Simulation
     spending: Spending
     reference: Model | None
     by: str
+
+    if TYPE_CHECKING:
+
+        @cached_property
+        def simulation(self) -> Simulation:
+            """See ``PlanSearch``."""
 
     @cached_property
     def timing(self) -> KnownTimes:

@@ -302,6 +302,18 @@ class Simulation:
             twin._runner = self._runner.rebased(twin.cutter, twin.config(()))
         return twin
 
+    def rounded_by(self, rounder: Rounder) -> Simulation:
+        """The same simulation with weights rounded in another way; what the float model gives stays."""
+        if rounder == self.rounder:
+            return self
+        twin = copy.copy(self)
+        twin.rounder = rounder
+        twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages, rounder)
+        if self._runner is not None:
+            twin._runner = self._runner.rebased(twin.cutter, twin.config(()))
+            self._runner.forget(float_too=False)
+        return twin
+
     def quantized_share(self) -> float:
         """Share of the model's arithmetic that is quantized where no group is kept, 0 to 1; see ``Work``."""
         return self.work.share(self.switches.placement(()).layers)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -22,10 +23,10 @@ from toolkit.search.spending import Spending
 from toolkit.simulation.runner import Runner
 
 
-def search_of(model, samples, least=20.0):
+def search_of(model, samples, least=20.0, **pairs):
     context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
     settings = SearchSettings(limits={"max_drop": None, "min_sqnr_db": least, "min_agreement": None})
-    return PlanSearch(InsertQDQ(), settings, model, context, lambda *given: given[0])
+    return PlanSearch(InsertQDQ(**pairs), settings, model, context, lambda *given: given[0])
 
 
 def test_a_trial_on_few_samples_is_paid_in_inferences_of_all_that_are_decided_on():
@@ -135,6 +136,28 @@ def test_helpers_are_tried_where_a_plan_of_all_layers_has_hardly_its_margin(leas
     first = search.first_plan()
     assert first is not None and not first.kept
     assert search.needs_no_help == needless
+
+
+@pytest.mark.parametrize(("least", "known"), [(20.0, True), (60.0, False)])
+def test_all_layers_quantized_are_a_first_plan_before_weights_are_rounded_on_samples(least, known, monkeypatch, tmp_path):
+    search, nearest = (search_of(chain(), feeds(64), least, weights=weights) for weights in ("output", "mse"))
+    search.context.folder = tmp_path
+    seen, rounder = [], InsertQDQ.rounder
+
+    def rounding(own, *given):
+        seen.append(json.loads((tmp_path / "search_best.json").read_text())["met"])
+        return rounder(own, *given)
+
+    monkeypatch.setattr(InsertQDQ, "rounder", rounding)
+    found = search.first_plan()
+    assert seen[0] is known
+    if known:
+        # what was paid for is not paid for again, and what is taken is measured with the weights that it will have
+        nearest.first_plan()
+        assert search.spending.priced == pytest.approx(nearest.spending.priced)
+        assert found.outcome.noise < nearest.first.outcome.noise
+        assert search.spending.first == nearest.spending.first
+        assert search.simulation.runner.float_outcome is search.plain.runner.float_outcome
 
 
 @pytest.mark.parametrize("least", [20.0, 60.0])
