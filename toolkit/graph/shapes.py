@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from toolkit.base.collection import return_free_blocks
 from toolkit.graph.facts import Facts
 from toolkit.graph.nodes import all_nodes, let_inference_through
 from toolkit.graph.shape_values import with_known_values
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _KEPT, _KEPT_TENSORS = 4, 20_000
 """Results that are kept: a run asks for the facts of a few graphs again and again, and a search for those of a dozen.
 More than a few as long as they are of so few tensors in all."""
+_LARGE = 1 << 20
+"""Bytes of a message of some thousands of nodes."""
 _ROUNDS = 16
 """A shape that one round makes known can be what the next one begins with."""
 
@@ -93,6 +96,10 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> t
     # thousands of tensors have one shape, and the facts of a few graphs are kept
     same: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
     facts.shapes = {name: same.setdefault(tuple(shapes), shapes) for name, shapes in facts.shapes.items()}
+    if len(skeleton) > _LARGE:
+        # the messages were as large several times
+        del at_corner, found
+        return_free_blocks()
     return facts, agree
 
 
