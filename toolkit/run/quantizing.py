@@ -117,7 +117,8 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         DataError: there are no samples.
     """
     from toolkit.graph.sessions import session
-    from toolkit.simulation.simulation import Settings, Simulation, with_labels
+    from toolkit.simulation.samples import with_labels
+    from toolkit.simulation.simulation import Settings, Simulation
 
     if on_engine:
         _raise_without_gpu(job)

@@ -250,7 +250,7 @@ def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
     """What there is to say of labels that the recipe's samples have and no metric reads."""
     from toolkit.evaluation.metric_base import label_of
     from toolkit.run.labels import unused
-    from toolkit.simulation.simulation import with_labels
+    from toolkit.simulation.samples import with_labels
 
     data, _ = inputs.evaluation_data(inputs.reference())
     labelled = with_labels(data) if data is not None else None

@@ -9,7 +9,8 @@ from toolkit.base.errors import DataError
 from toolkit.contract.findings import Code
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
-from toolkit.simulation.simulation import Settings, Simulation, with_labels
+from toolkit.simulation.samples import with_labels
+from toolkit.simulation.simulation import Settings, Simulation
 
 _PARTS, _LAYERS_A_PART, _LEAST = 8, 3, 32
 _MOST_MACS = 3e11

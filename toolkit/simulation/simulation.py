@@ -395,17 +395,6 @@ def chosen(data: CalibrationData, settings: Settings) -> CalibrationData:
     return data.split(1 - settings.samples / len(data), together=together(settings.metric))[0]
 
 
-def with_labels(data: CalibrationData) -> CalibrationData | None:
-    """The same samples with their labels, or None where they have none."""
-    labelled = data.part(lambda index: True, data.name)
-    labelled.labels = True
-    try:
-        next(iter(labelled.samples()), None)
-    except DataError:
-        return None
-    return labelled
-
-
 def _profile_of(feed: Batch) -> Profiles:
     shapes = {name: tuple(value.shape) for name, value in feed.inputs.items()}
     return Profiles((ShapeProfile("data", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))
