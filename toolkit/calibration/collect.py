@@ -22,6 +22,7 @@ from toolkit.calibration.checkpoint import GROUPS, Checkpoint
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import BINS
 from toolkit.calibration.probes import (
+    MEMORY,
     bytes_per_sample,
     check_tensors,
     largest_samples,
@@ -33,7 +34,6 @@ from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
 from toolkit.graph.stretches import Boundaries, by_stretch
 
-_MEMORY = 192 << 20
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20
 _LIKE = math.log(1.25)
@@ -105,7 +105,7 @@ def collect(
         "tool": __version__,
         "shards": [[part, of]],
     }
-    limit = memory or _MEMORY
+    limit = memory or MEMORY
     sizes = bytes_per_sample(facts, counted)
     # workers elsewhere do not see what others hand from stretch to stretch
     parts = by_stretch(model, [*counted, *scalars]) if elsewhere() is None else [[*counted, *scalars]]

@@ -20,6 +20,8 @@ from toolkit.graph.tensors import FLOAT_TYPES
 
 _FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
 _LARGEST = float(np.finfo(np.float32).max)
+MEMORY = 192 << 20
+"""Bytes of tensors that may be held at a time where nothing else is said."""
 SMALL_BYTES = 1024
 """Bytes of a sample up to which a tensor's own values leave the graph, not its extremes: a batch of eight takes less
 memory than the three nodes that find these, 8 kB each, and less time than loading and running them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import QtoolError, RangesError, did_you_mean
+from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
@@ -243,7 +244,14 @@ class Calibrator:
         """Statistics of those tensors that held other values in the forms that were run before, with the known ones."""
         from toolkit.calibration.collect import collect, tensors_digest
 
-        known = self._same.known(model, taps, scalars) if self.reuses else {}
+        known = self._same.known(model, taps, scalars, self.memory) if self.reuses else {}
+        if known and path is not None:
+            # who reuses nothing is not to find what is joined of other forms' last bits
+            sources = sha256_json(sorted((name, one.made_from["model"]) for name, one in known.items()))
+            path = path.with_name(f"{path.stem}-{sources[:20]}{path.suffix}")
+            kept = self._kept(path)
+            if kept is not None:
+                return kept
         own, others = ([name for name in some if name not in known] for some in (taps, scalars))
         made = None
         if own or others or not known:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
+from toolkit.calibration.probes import MEMORY, bytes_per_sample, split_by_memory
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
@@ -67,13 +69,16 @@ class SameValues:
         if all(form.collection is not collection for form in self._forms):
             self._forms.append(_RunForm(collection, list(wanted), model.copy()))
 
-    def known(self, model: Model, taps: Sequence[str], scalars: Sequence[str]) -> dict[str, Collection]:
+    def known(
+        self, model: Model, taps: Sequence[str], scalars: Sequence[str], memory: int | None = None
+    ) -> dict[str, Collection]:
         """By tensor what was collected of another form where it holds the same values, the latest form first.
 
         Args:
             model: a form of the model.
             taps: its tensors that histograms are wanted of.
             scalars: those of which the extremes are enough.
+            memory: bytes of tensors that may be held at a time; 192 MiB where None.
 
         Raises:
             DataError: a sample does not fit.
@@ -81,12 +86,13 @@ class SameValues:
         """
         if not self._forms or self._data is None:
             return {}
-        own, found = _prints_of(model, [*taps, *scalars], self._data), dict[str, Collection]()
+        limit, found = memory or MEMORY, dict[str, Collection]()
+        own = _prints_of(model, [*taps, *scalars], self._data, limit)
         for form in reversed(self._forms):
             if not own.keys() - found.keys():
                 break
             if form.model is not None:
-                form.prints, form.model = _prints_of(form.model, form.wanted, self._data), None
+                form.prints, form.model = _prints_of(form.model, form.wanted, self._data, limit), None
             enough = set(form.collection.tensors).union(scalars)
             for name in form.prints.keys() & enough & own.keys() - found.keys():
                 if _alike(form.prints[name], own[name]):
@@ -125,19 +131,25 @@ def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iter
     return made
 
 
-def _prints_of(model: Model, names: Iterable[str], data: CalibrationData) -> dict[str, Array]:
+def _prints_of(model: Model, names: Iterable[str], data: CalibrationData, limit: int) -> dict[str, Array]:
     """What tells the values of tensors apart, float64 [samples, 4] each: of each sample the smallest and the largest
-    value, the norm, and the sum with random factors.
+    value, the norm, and the sum with random factors. Tensors of ``limit`` bytes are computed at a time.
     """
-    wanted = list(dict.fromkeys(names))
-    loaded = session(model, wanted)
     random = np.random.default_rng(0)
     inner, found = random.standard_normal(_LONG, np.float32), dict[str, list[Array]]()
     outer = random.standard_normal(_LONG)
-    for batch in data.batches(1):
-        values = loaded.run(batch.inputs)
-        for name in wanted:
-            found.setdefault(name, []).append(_print_of(np.asarray(values[name], np.float32).reshape(-1), inner, outer))
+    feeds = [batch.inputs for batch in data.batches(1)]
+    largest = max(feeds, key=lambda feed: sum(value.nbytes for value in feed.values()), default={})
+    shapes = {name: Extent(value.shape, value.shape, value.shape) for name, value in largest.items()}
+    facts = model.facts(Profiles((ShapeProfile("largest", shapes),)))
+    sizes = bytes_per_sample(facts, dict.fromkeys(names))
+    for some in split_by_memory(sizes, limit) if sizes else ():
+        loaded = session(model, some)
+        for feed in feeds:
+            values = loaded.run(feed)
+            for name in some:
+                flat = np.asarray(values[name], np.float32).reshape(-1)
+                found.setdefault(name, []).append(_print_of(flat, inner, outer))
     return {name: np.array(rows) for name, rows in found.items()}
 
 

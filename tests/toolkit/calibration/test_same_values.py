@@ -9,6 +9,7 @@ import pytest
 
 from tests.toolkit.search.planted import chain, feeds
 from toolkit.calibration import collect as collecting
+from toolkit.calibration import same_values
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.tensors import make_constant
@@ -110,3 +111,41 @@ def test_a_histogram_is_collected_where_extremes_alone_are_known(collected):
     form.node("layer1").name = "another"
     scalar = next(name for name in own.taps(model)[1])
     assert own.collect(form, [scalar]).total(scalar).count > 0 and collected[1:] == [{scalar}]
+
+
+def test_what_is_joined_is_kept_apart_from_what_was_collected(collected, tmp_path):
+    """A recipe whose passes make the same form themselves found the statistics of a search, with other last bits."""
+    model = chain(4)
+    form = model.copy()
+    times(form, "layer0", "layer1", np.linspace(0.5, 2, form.constant(form.node("layer0").inputs[1]).shape[1]))
+
+    def kept(reuses):
+        def keep(model, taps, scalars):
+            return tmp_path / f"{model.fingerprint()[:20]}.npz"
+
+        own = replace(calibrator(model), keep=keep, reuses=reuses)
+        own.collect(model)
+        return own.collect(form)
+
+    joined, again = kept(True), kept(True)
+    # the model, and what differs
+    assert len(collected) == 2 and again.extremes() == joined.extremes()
+    alone = kept(False)
+    assert len(collected) == 3 and collected[2] == {*alone.tensors, *alone.observed}
+    assert kept(True).extremes() == alone.extremes() and len(collected) == 3
+
+
+def test_no_more_tensors_are_looked_at_at_a_time_than_the_memory_allows(monkeypatch):
+    model, asked = chain(4), []
+    load = same_values.session
+    monkeypatch.setattr(same_values, "session", lambda model, names: (asked.append(names), load(model, names))[1])
+    found = []
+    for memory in (None, 1):
+        asked.clear()
+        own = replace(calibrator(model), memory=memory)
+        own.collect(model)
+        form = model.copy()
+        form.node("layer1").name = "another"
+        found.append(own.collect(form).extremes())
+        assert max(map(len, asked)) == 1 if memory else len(asked) == 2
+    assert found[0] == found[1]
