@@ -109,7 +109,8 @@ def json_lines(content: Any) -> str:
     Python writes deeper indentation thirty times slower, and a large model has a million lines of it.
 
     Args:
-        content: what is to be written. An iterator is written as a list, each entry made in its turn.
+        content: what is to be written. An iterator in the outer two levels is written as a list, each entry made in
+            its turn.
 
     Raises:
         ValueError: NaN or an infinity is in it.
@@ -122,7 +123,7 @@ def _parts(content: Any) -> Iterator[str]:
 
 
 def _indented(content: Any, encoder: json.JSONEncoder, line: str, levels: int) -> Iterator[str]:
-    if not levels or not isinstance(content, (dict, list, tuple, Iterator)):
+    if not isinstance(content, (dict, list, tuple, Iterator)):
         yield encoder.encode(content)
         return
     ends = "{}" if isinstance(content, dict) else "[]"

@@ -41,4 +41,4 @@ def _entries(whole: Part, name: str) -> Iterator[Any]:
     held = getattr(whole, name)
     for first in range(0, len(held), AT_ONCE):
         some = type(whole).model_construct(**{name: held[first : first + AT_ONCE]})
-        yield from some.model_dump(mode="json", include={name})[name]
+        yield from next(iter(some.model_dump(mode="json", by_alias=True, include={name}).values()))

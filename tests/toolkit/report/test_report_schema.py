@@ -4,11 +4,12 @@ import json
 import math
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tests.toolkit.report.samples import sample
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import json_lines
+from toolkit.report.part import Part, streamed
 from toolkit.report.schema import Accuracy, LayerError, Report, schema
 
 
@@ -36,6 +37,19 @@ def test_long_lists_are_written_a_few_entries_at_a_time(tmp_path, monkeypatch):
     assert len(report.layers) > 2 and sum(lists) == len(report.layers) and max(lists) == 2
     monkeypatch.undo()
     assert (tmp_path / "report.json").read_text() == json_lines(report.to_json()) + "\n"
+
+
+def test_entries_of_long_lists_have_their_own_names_in_json(monkeypatch):
+    class Entry(Part):
+        before: float = Field(alias="float")
+
+    class Whole(Part):
+        entries: list[Entry] = Field(alias="all")
+        last: int = 1
+
+    monkeypatch.setattr("toolkit.report.part.AT_ONCE", 2)
+    whole = Whole(entries=[Entry(before=one) for one in (1.0, 2.0, 3.0)])
+    assert json_lines(streamed(whole)) == json_lines(whole.model_dump(mode="json", by_alias=True))
 
 
 def test_design_names_are_all_there():
