@@ -10,7 +10,7 @@ place hashed by products modulo the prime 2^31 - 1, which int64 holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
@@ -19,7 +19,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph.nodes import subgraphs_of
+from toolkit.graph.nodes import inside_out
 
 _ONNX = ("", "ai.onnx")
 _SHAPED = frozenset({"RandomNormal", "RandomUniform"})
@@ -38,11 +38,9 @@ def draw_the_same(proto: onnx.ModelProto) -> bool:
 
     A node that takes its type from its input stays as it is before opset 15.
     """
-    if not any(node.op_type in STEADY for graph in _graphs(proto) for node in graph.node):
-        return False
     version = next((one.version for one in proto.opset_import if one.domain in _ONNX), 1)
     changed = False
-    for graph in _graphs(proto):
+    for graph in inside_out(proto.graph):
         if not any(_draws(node, version) for node in graph.node):
             continue
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
@@ -56,11 +54,6 @@ def draw_the_same(proto: onnx.ModelProto) -> bool:
 def is_steady(node: gs.Node, version: int) -> bool:
     """Whether ``draw_the_same`` replaces a node that draws, in a model of that opset."""
     return _replaced(node.op, node.domain or "", "dtype" in node.attrs, version)
-
-
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    yield proto.graph
-    yield from list(subgraphs_of(proto.graph))
 
 
 def _draws(node: onnx.NodeProto, version: int) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from toolkit.graph.nodes import subgraphs_of
+from toolkit.graph.nodes import inside_out
 
 _ONNX = ("", "ai.onnx")
 _MASK = 3
@@ -24,7 +24,7 @@ def spread_masks(proto: onnx.ModelProto) -> bool:
     A mask that is known to have several rows stays as it is.
     """
     changed = False
-    for graph in (proto.graph, *list(subgraphs_of(proto.graph))):
+    for graph in inside_out(proto.graph):
         if any(_masked(node) for node in graph.node):
             rows = _rows(graph)
             nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]

@@ -55,6 +55,11 @@ def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from subgraphs_of(sub)
 
 
+def inside_out(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """A graph behind its subgraphs, each behind those within it: the nodes of each may be written anew in turn."""
+    return [graph, *subgraphs_of(graph)][::-1]
+
+
 def reads_of(node: onnx.NodeProto) -> set[str]:
     """Names a node reads, those that its subgraphs take from outside included."""
     found = set(node.input)

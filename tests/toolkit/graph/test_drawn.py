@@ -7,7 +7,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.conftest import build, node
-from toolkit.graph.drawn import draw_the_same
+from toolkit.graph.drawn import STEADY, draw_the_same
+from toolkit.graph.nodes import all_nodes
 from toolkit.graph.sessions import session
 
 
@@ -77,3 +78,20 @@ def test_a_node_that_takes_its_type_from_its_input_stays_before_types_can_be_tak
     for opset, replaced in ((14, False), (15, True)):
         assert draw_the_same(drawing("RandomNormalLike", opset=opset)) is replaced
     assert not draw_the_same(build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]}))
+
+
+def test_what_is_drawn_at_any_depth_is_replaced():
+    def draw(out):
+        return node("RandomUniform", [], [out], f"draw {out}", shape=[40])
+
+    def branch(nodes, out):
+        return helper.make_graph(nodes, "branch", [], [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)])
+
+    inner = branch([draw("a")], "a")
+    nodes = [draw("b"), node("If", ["c"], ["d"], "inner", then_branch=inner, else_branch=inner)]
+    outer = branch([*nodes, node("Add", ["b", "d"], ["e"])], "e")
+    nodes = [draw("f"), node("If", ["c"], ["g"], "outer", then_branch=outer, else_branch=outer), node("Add", ["f", "g"], ["y"])]
+    proto = build(nodes, {"x": [1]}, {"y": None}, {"c": np.array(True)})
+    feed = {"x": np.zeros(1, np.float32)}
+    assert np.array_equal(session(proto).run(feed)["y"], session(proto).run(feed)["y"])
+    assert draw_the_same(proto) and not any(one.op_type in STEADY for one in all_nodes(proto.graph.node))

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import build, node, normal
+from tests.control_flow import subgraph, switch
 from toolkit.graph.kernels import has_kernel
 from toolkit.graph.sessions import session
 
@@ -50,3 +51,23 @@ def test_a_mask_counts_for_every_query(shape, kind, opset, split):
     right = wanted(q, k, v, mask)
     right = right if split else right.swapaxes(1, 2).reshape(3, QUERIES, -1)
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not has_kernel("", "Attention"), reason="onnxruntime has no Attention of ONNX's")
+def test_masks_within_a_body_are_spread_where_those_around_it_are():
+    def read(out):
+        return node("Attention", ["q", "k", "v", "m"], [out])
+
+    inner = switch("inner", "yes", ["b"], subgraph([read("c")], {"c": None}), subgraph([read("d")], {"d": None}))
+    nodes = [
+        read("a"), switch("outer", "yes", ["e"], subgraph([read("f"), inner, node("Add", ["f", "b"], ["g"])], {"g": None}),
+                          subgraph([read("h")], {"h": None})),
+        node("Add", ["a", "e"], ["y"]),
+    ]  # fmt: skip
+    shapes = {"q": ["b", HEADS, QUERIES, WIDTH], "k": ["b", HEADS, KEYS, WIDTH], "v": ["b", HEADS, KEYS, WIDTH]}
+    proto = build(nodes, {**shapes, "m": ["b", 1, 1, KEYS], "yes": []}, {"y": None}, opset=23, ir_version=11,
+                  types={"yes": TensorProto.BOOL})  # fmt: skip
+    given = {name: normal(3, *shape[1:], seed=number) for number, (name, shape) in enumerate(shapes.items())}
+    mask = normal(3, 1, 1, KEYS, seed=4)
+    found = session(proto).run({**given, "m": mask, "yes": np.array(True)})["y"]
+    np.testing.assert_allclose(found, 3 * wanted(*given.values(), mask), rtol=1e-4, atol=1e-5)
