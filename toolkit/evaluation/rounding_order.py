@@ -82,7 +82,7 @@ class _RoundingOrder:
         """Pad what a pair gives in place of what it reads, where it does so alone and zeros stay zeros."""
         quantize = self._before(dequantize, QUANTIZE)
         pad = self._before(quantize, "Pad") if quantize is not None else None
-        if quantize is None or pad is None or not self._each_alone(quantize) or not self._pads_zeros(pad):
+        if quantize is None or pad is None or not self._keeps_zeros(quantize, dequantize) or not self._pads_zeros(pad):
             return
         before, after = pad.output[0], dequantize.output[0]
         quantize.input[0], dequantize.output[0] = pad.input[0], before
@@ -105,10 +105,16 @@ class _RoundingOrder:
         alone = self._reads[name] == 1 and list(node.input).count(name) == 1
         return maker if maker is not None and maker.op_type == op and alone else None
 
-    def _each_alone(self, quantize: onnx.NodeProto) -> bool:
-        """Whether a QuantizeLinear has one scale for all elements."""
-        scale = self._constants.get(quantize.input[1])
-        return scale is not None and math.prod(scale.dims) == 1
+    def _keeps_zeros(self, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> bool:
+        """Whether a pair does the same to all elements, and gives zeros for zeros: by the same zero point."""
+        scales = [self._constants.get(node.input[1]) for node in (quantize, dequantize)]
+        if any(scale is None or math.prod(scale.dims) != 1 for scale in scales):
+            return False
+        zero, other = (node.input[2] if len(node.input) > 2 else "" for node in (quantize, dequantize))
+        if zero == other:
+            return True
+        values = [numpy_helper.to_array(self._constants[name]) for name in (zero, other) if name in self._constants]
+        return len(values) == 2 and np.array_equal(*values)
 
     def _pads_zeros(self, pad: onnx.NodeProto) -> bool:
         """Whether a Pad puts zeros, or elements of its input."""
