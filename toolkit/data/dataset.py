@@ -81,7 +81,6 @@ class CalibrationData:
         self.mask = mask
         self.outside = outside
         self.axes = axes_of(specs)
-        self.can_batch = bool(self.axes)
         self._source, self._journal = source, journal
         self._fitter = Fitter(profiles, self.axes, outside)
         self._padder = MaskPadder(mask, specs, profiles) if mask is not None else None
@@ -142,6 +141,11 @@ class CalibrationData:
             opened, specs, profiles, outside=outside, labels=labels, mask=mask, journal=journal,
             random=random is not None, name=name,
         )  # fmt: skip
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether samples may be joined: not where a sample is several rows, as the nodes of a graph."""
+        return bool(self.axes) and not (isinstance(self._source, RowsApart) and self._source.together)
 
     # ---------------------------------------------------------------- reading
 

@@ -26,11 +26,15 @@ def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
     """The source, with items of several rows taken apart where their rows are samples.
 
     The dimension has to be called after samples or after nothing, and the model to compute the rows of an item that
-    ``apart`` is shown as it computes them together. ``name`` is what messages call the source.
+    ``apart`` is shown as it computes them together; the rows of others are one sample. ``name`` is what messages call
+    the source.
     """
     axes = axes_of(specs)
     called = [dims[axis] for name, axis in axes.items() if (dims := specs[name].dims)]
-    return RowsApart(source, specs, axes, apart, name) if axes and all(map(may_be_batch, called)) else source
+    if not axes or any(isinstance(one, int) for one in called):
+        return source
+    named = all(map(may_be_batch, called))
+    return RowsApart(source, specs, axes, apart if named else lambda axes, samples: False, name)
 
 
 class RowsApart:
@@ -53,7 +57,7 @@ class RowsApart:
         self._splits: bool | None = None
         # of the items that were looked at, how many have one row, where none decided
         self._undecided: int | None = None
-        self._several = False
+        self._several = self._joint = False
         # the first row of each item that has been read, and of the next one
         self._starts = [0]
         self._complete = False
@@ -62,6 +66,14 @@ class RowsApart:
     def cut(self) -> int:
         """See ``Source``."""
         return self._source.cut
+
+    @property
+    def together(self) -> bool:
+        """Whether the rows of an item are one sample, as the nodes of a graph: one of a single row is one too then, and
+        nothing that it could be joined with others to. A few items are read to tell it, where they have not been.
+        """
+        self._settle()
+        return self._joint
 
     def apart(self) -> Finding | None:
         """How many items of how many rows were taken apart, for which all are read once, or that this was not decided.
@@ -76,8 +88,7 @@ class RowsApart:
 
     def __len__(self) -> int:
         """How many samples there are; where items hold several, all are read for it once."""
-        if self._splits is None:
-            next((one for one in self._settled(self._source.read(lambda item: True)) if self._splits is not None), None)
+        self._settle()
         if self._splits and not self._complete:
             # nothing is kept, and all is read
             next(self.read(lambda row: False), None)
@@ -110,6 +121,10 @@ class RowsApart:
                     yield index, origin, (inputs, labels) if count == 1 else self._row(inputs, labels, row)
         self._complete = bool(self._splits)
 
+    def _settle(self) -> None:
+        if self._splits is None:
+            next((one for one in self._settled(self._source.read(lambda item: True)) if self._splits is not None), None)
+
     def _settled(self, items: Iterator[Item]) -> Iterator[Item]:
         """The same items, of which the first that can decide has decided.
 
@@ -120,12 +135,15 @@ class RowsApart:
             _, origin, (inputs, labels) = one
             single = self._count(inputs, labels) == 1
             singles += single
+            # a label says that they are one sample
+            self._joint |= single and self._rows(inputs) > 1
             if single and not held:
                 yield one
                 continue
             held.append(one)
             if not single and (two := self._two(inputs, origin)):
                 self._splits = self._decide(self._axes, two)
+                self._joint = not self._splits
                 break
         if self._splits is None:
             self._splits, self._undecided = False, singles
@@ -147,7 +165,11 @@ class RowsApart:
                 where=origin,
                 remedy="give every sample by itself, or a batch of several rows that differ first",
             )
-        self._undecided = None
+        self._undecided, self._joint = None, True
+
+    def _rows(self, inputs: Mapping[str, Array]) -> int:
+        """How many rows an item has, as the model takes it; 1 where its inputs do not agree, or lack the axis."""
+        return self._count(inputs, {})
 
     def _count(self, inputs: Mapping[str, Array], labels: Mapping[str, Array]) -> int:
         """How many samples an item may hold: its rows, where all that has an axis of samples has as many; else 1."""

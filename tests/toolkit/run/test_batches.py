@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from onnx import TensorProto, helper
 
 from tests.conftest import build, node, normal
 from tests.toolkit.conftest import complain
+from toolkit import Recipe, run
 from toolkit.cli.main import invoke
+from toolkit.graph.sessions import session
 
 RECIPE = """\
 [model]
@@ -120,3 +123,40 @@ def test_a_branch_that_the_whole_batch_takes_is_found_where_two_samples_take_the
     Path("wide.toml").write_text(RECIPE.format(least=[1, 4], most=[8, 4]))
     said = complain(tmp_path, capsys, "check", "wide.toml")
     assert "of a batch of 8" in said and "node 'mean' (ReduceMean) does not keep them apart" in said
+
+
+@pytest.mark.parametrize("dimension", ["n", None, "points"])
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("sizes", [[5, 1, 1, 1, 1, 1], [1, 1, 4, 1, 1, 1]])
+def test_a_set_of_one_is_not_joined_with_others_to_a_larger_one(tmp_path, dimension, labelled, sizes):
+    """Where a sample is a set of rows, as a graph of nodes, those of a single row were joined to one set, or refused."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("ReduceSum", ["r", "axes"], ["s"], keepdims=1),
+        node("MatMul", ["s", "v"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": normal(8, 16, seed=1), "v": normal(16, 4, seed=2), "axes": np.array([0])}
+    proto = build(nodes, {"x": [dimension, 8]}, {"y": [1, 4]}, weights)
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    samples = [normal(size, 8, seed=10 + i) for i, size in enumerate(sizes * 4)]
+    stored = {f"x/{i:05d}": value for i, value in enumerate(samples)}
+    labels = {f"label/{i:05d}": np.array([i % 4]) for i in range(len(samples))} if labelled else {}
+    np.savez(tmp_path / "data.npz", **stored, **labels)
+    profile = {"name": "all", "shapes": {"x": {"min": [1, 8], "opt": [4, 8], "max": [32, 8]}}}
+    made = run(
+        Recipe.build(
+            "sets", model={"path": tmp_path / "model.onnx"}, profile=[profile],
+            calibration={"data": str(tmp_path / "data.npz"), "method": "minmax"}, passes=["insert_qdq"],
+            engine={"backend": "none", "rest": "fp32"},
+            evaluation={"data": str(tmp_path / "data.npz"), **({"metric": "top1"} if labelled else {})},
+        ),
+        tmp_path / "out",
+    )  # fmt: skip
+    accuracy = made.report.accuracy
+    assert accuracy.samples == len(samples) and [part.answers for part in accuracy.parts] == [len(samples)]
+    wanted = session(proto, ["y", "s"])
+    found = [wanted.run({"x": value}) for value in samples]
+    amax = json.loads((tmp_path / "out/ranges.json").read_text())["tensors"]["s"]["amax"]
+    assert amax == pytest.approx(max(np.abs(one["s"]).max() for one in found), rel=1e-5)
+    apart = [one["y"] - made.session().run({"x": value})["y"] for one, value in zip(found, samples)]
+    signal = sum(np.square(one["y"]).sum() for one in found)
+    assert accuracy.outputs["y"].sqnr_db == pytest.approx(10 * np.log10(signal / np.square(apart).sum()), abs=0.01)
