@@ -27,7 +27,7 @@ from toolkit.simulation.kept_roundings import KeptRoundings
 from toolkit.simulation.layer_inputs import collect_rows_by_sample, readable
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
-from toolkit.simulation.seen_layers import SeenLayer, SeenOnSamples, layer_key, seen_before
+from toolkit.simulation.seen_layers import SeenLayer, SeenOnSamples, layer_key, remember, seen_before
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -78,7 +78,7 @@ def rounder_on_samples(
             own = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
             weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
             layer = SeenLayer(len(data), weight, mean, own, errors.get(node.name, RangeErrors()))
-            known.setdefault(layer_key(node, plain), []).append(layer)
+            remember(known, layer_key(node, plain), layer)
             seen[node.name] = layer
     chosen = {key: one for layer in seen.values() if layer is not None for key, one in layer.rounded.items()}
     return replace(

@@ -20,6 +20,10 @@ _SAME = 1e-4
 applied again to a form of the model that computes the same meets activations with other last bits, as its factors
 have."""
 
+_FORMS = 8
+"""Forms of a layer that are kept at most, the latest: a search tries a few helpers one on top of the other, and goes
+back to what it had before one or two of them. Each holds the layer's weights twice."""
+
 SeenOnSamples = dict[tuple[object, ...], "list[SeenLayer]"]
 """What was seen of layers, by their names and those of what they read, and by the grid of their weights."""
 
@@ -41,6 +45,13 @@ class SeenLayer:
     mean: Array | None
     rounded: dict[tuple[str, int | None], RoundedWeight] = field(default_factory=dict)
     errors: RangeErrors = field(default_factory=RangeErrors)
+
+    def is_form_of(self, other: SeenLayer) -> bool:
+        """Whether the weights and the noted mean are another's, but for last bits."""
+        if not _alike(self.mean, other.mean) or self.weight is None or other.weight is None:
+            return False
+        rows = [one.reshape(len(one), -1) for one in (self.weight, other.weight)]
+        return self.weight.shape == other.weight.shape and _near(*rows)
 
     def of(self, model: Model, node: gs.Node, precision: Precision) -> SeenLayer | None:
         """The same for a layer of this name, whose weights may be those times a factor of each output channel.
@@ -84,6 +95,18 @@ def seen_before(known: SeenOnSamples, model: Model, node: gs.Node, rounder: Roun
     of_name = [one for one in known.get(layer_key(node, rounder), []) if one.samples >= samples]
     found = (one.of(model, node, rounder.precision) for one in reversed(of_name))
     return next((one for one in found if one is not None), None)
+
+
+def remember(known: SeenOnSamples, key: tuple[object, ...], layer: SeenLayer) -> None:
+    """Keep what was seen of a layer, in place of what fewer samples showed of the same weights.
+
+    Args:
+        known: what was seen.
+        key: ``layer_key`` of it.
+        layer: what was seen now.
+    """
+    others = [one for one in known.get(key, []) if one.samples > layer.samples or not one.is_form_of(layer)]
+    known[key] = [*others, layer][-_FORMS:]
 
 
 def layer_key(node: gs.Node, rounder: Rounder) -> tuple[object, ...]:
