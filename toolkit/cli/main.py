@@ -305,11 +305,14 @@ def main(arguments: list[str] | None = None) -> None:
 def invoke(arguments: list[str]) -> int:
     """Run the command with these arguments and return its exit status."""
     from toolkit.base.errors import QtoolError, StoppedError, system_fault
+    from toolkit.cli.words import empty_word
 
     # --debug is accepted anywhere on the line, since that is where people add it
     _State.debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
     json = "--json" in words
+    if (empty := empty_word(words)) is not None:
+        return _refuse(empty, json)
     try:
         with _ended_as_by_interrupt():
             status: Any = _command()(args=words, standalone_mode=False, prog_name="qtool")

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from toolkit.graph.nodes import inside_out
 
 _ONNX = ("", "ai.onnx")
+_SPREAD = "/mask spread"
 _MASK = 3
 """The input of an Attention that is its mask."""
 
@@ -21,7 +22,7 @@ _MASK = 3
 def spread_masks(proto: onnx.ModelProto) -> bool:
     """Have every Attention read its mask with a row for each query, in place; whether there was any.
 
-    A mask that is known to have several rows stays as it is.
+    A mask that is known to have several rows stays as it is, and so does one that this was done to.
     """
     changed = False
     for graph in inside_out(proto.graph):
@@ -37,8 +38,8 @@ def spread_masks(proto: onnx.ModelProto) -> bool:
 
 
 def _masked(node: onnx.NodeProto) -> bool:
-    own = node.op_type == "Attention" and node.domain in _ONNX
-    return own and len(node.input) > _MASK and bool(node.input[_MASK])
+    mask = node.input[_MASK] if len(node.input) > _MASK else ""
+    return node.op_type == "Attention" and node.domain in _ONNX and bool(mask) and not mask.endswith(_SPREAD)
 
 
 def _rows(graph: onnx.GraphProto) -> dict[str, int]:
@@ -57,7 +58,8 @@ def _spreading(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     The queries are the last axis but one of the first input, with and without an axis of heads.
     """
     base, mask = node.name or node.output[0], node.input[_MASK]
-    one, count, shape, spread = (f"{base}/mask {what}" for what in ("one", "queries", "shape", "spread"))
+    one, count, shape = (f"{base}/mask {what}" for what in ("one", "queries", "shape"))
+    spread = base + _SPREAD
     node.input[_MASK] = spread
     return [
         helper.make_node("Constant", [], [one], one, value=numpy_helper.from_array(np.array([1], np.int64))),

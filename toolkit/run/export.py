@@ -192,6 +192,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     from toolkit.graph.float32_twin import widen
     from toolkit.graph.header import model_files
     from toolkit.graph.kernels import written_out
+    from toolkit.graph.masks import spread_masks
     from toolkit.graph.model import Model
     from toolkit.graph.onnx_file import write
     from toolkit.placement.default_rewrites import biases_apart
@@ -211,6 +212,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
         light = model.to_light(_IR)
         # sessions of qtool's own do this by themselves, and nobody else's
         widened = widen(light)
+        spread_masks(light.proto)
         light.proto = written_out(light.proto)
         path = write(light, made / QDQ)
         _open_plainly(path, run)

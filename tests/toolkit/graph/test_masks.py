@@ -9,6 +9,7 @@ from onnx import TensorProto
 from tests.conftest import build, node, normal
 from tests.control_flow import subgraph, switch
 from toolkit.graph.kernels import has_kernel
+from toolkit.graph.masks import spread_masks
 from toolkit.graph.sessions import session
 
 HEADS, QUERIES, KEYS, WIDTH = 2, 5, 7, 4
@@ -71,3 +72,13 @@ def test_masks_within_a_body_are_spread_where_those_around_it_are():
     mask = normal(3, 1, 1, KEYS, seed=4)
     found = session(proto).run({**given, "m": mask, "yes": np.array(True)})["y"]
     np.testing.assert_allclose(found, 3 * wanted(*given.values(), mask), rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_is_spread_once_and_one_of_several_rows_not_at_all():
+    shapes = {"q": [1, 2, 5, 4], "k": [1, 2, 7, 4], "v": [1, 2, 7, 4]}
+    attention = node("Attention", ["q", "k", "v", "m"], ["y"])
+    for mask, spread in (([1, 1, 1, 7], True), ([1, 1, 5, 7], False), ([1, 1, "rows", 7], True)):
+        proto = build([attention], {**shapes, "m": mask}, {"y": shapes["q"]}, opset=23, ir_version=11)
+        assert spread_masks(proto) is spread
+        # what was exported so is opened by a session as it is
+        assert not spread_masks(proto) and len(proto.graph.node) == (5 if spread else 1)
