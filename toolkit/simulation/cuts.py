@@ -136,7 +136,7 @@ def joined_kinds(
     layers = sum("#" not in switch for switch in stages[0])
     if changed <= 1 and layers == 1:
         return list[StageKind](rest)
-    if changed > _MIXED_STAGES:
+    if max(changed, rest.count(switched)) > _MIXED_STAGES:
         return [
             OwnState(on.intersection(stage), fixed) if kind == switched else kind for kind, stage in zip(rest, stages)
         ]

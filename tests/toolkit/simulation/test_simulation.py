@@ -13,7 +13,7 @@ from toolkit.base.spread import spread
 from toolkit.graph.sessions import session
 from toolkit.simulation import switches
 from toolkit.simulation.cuts import KeptCuts, affordable_cuts
-from toolkit.simulation.piece_builder import FULL, OwnState
+from toolkit.simulation.piece_builder import FIXED, FULL, SWITCHED, OwnState
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.switches import Config
@@ -67,7 +67,14 @@ def test_a_plan_that_mixes_many_stages_has_a_session_without_switches(samples):
     assert [kind.on for kind in plan._kinds if isinstance(kind, OwnState)] == [
         config.on & set(stage) for stage, kind in zip(stages, plan._kinds) if isinstance(kind, OwnState)
     ]
-    # of other ranges, scales are given
+    # of other ranges, scales are given, and all that have the same pairs share a session
+    for kept in (sim.names[1::2], []):
+        steps = []
+        for factor in (2, 3):
+            other = sim.config(kept, {tensor: factor * amax for tensor, amax in sim.switches.amax.items()})
+            (loud,) = runner._plan(other, runner.signatures(other), 0, apart=False)
+            steps.append(loud._kinds)
+        assert steps[0] == steps[1] and not set(steps[0]) & {SWITCHED, FIXED}
     other = sim.config(sim.names[1::2], {tensor: 2 * amax for tensor, amax in sim.switches.amax.items()})
     (loud,) = runner._plan(other, runner.signatures(other), 0, apart=False)
     for step, state in ((plan, config), (loud, other)):
