@@ -37,7 +37,7 @@ MetricMaker = Callable[[], Metric]
 MEMORY = 1 << 30
 """Bytes that a simulation keeps."""
 _JOINED_BYTES = 256 << 20
-_TIMED, _BEGUN = 8, 3
+_TIMED, _BEGUN = 24, 3
 _PARTS, _PARTS_JOINED = 2, 4
 """Of the memory, one in so many parts is for the sessions' weights; few plans in one piece are run again."""
 _counting = Lock()

@@ -17,6 +17,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.outcome import Outcome
 from toolkit.report.findings import sentence
 from toolkit.report.search_section import layer_harms
+from toolkit.search import local_noise
 from toolkit.search.causes import ACTIVATIONS, Cause, CauseKind
 from toolkit.search.codes import CauseCode
 from toolkit.search.helpers import Helpers
@@ -85,6 +86,20 @@ def test_local_noise_is_that_of_each_operand():
     sum_of_both = -10 * math.log10(sum(10 ** (-level / 10) for level in local.sides.values()))
     assert local.both == pytest.approx(sum_of_both, abs=1.0)
     assert local.uneven["x"] == pytest.approx(np.abs(inputs).max(axis=0).max() / np.median(np.abs(inputs).max(axis=0)))
+
+
+@pytest.mark.parametrize(("values", "count"), [(8 * 16, 8), (16 * 16 + 1, 16)])
+def test_fewer_samples_tell_local_noise_where_they_have_values_enough(monkeypatch, values, count):
+    monkeypatch.setattr(local_noise, "_ENOUGH", values)
+    seen, add = list[np.ndarray](), local_noise._SingleLayer.add
+    monkeypatch.setattr(local_noise._SingleLayer, "add", lambda self, read: (seen.append(read["x"]), add(self, read)))
+    samples = feeds(64)
+    measure(simulation(chain(1), samples), ["layer0"])
+    used = np.concatenate(seen)
+    assert len(used) == count
+    # they stand for all
+    places = [place for place, sample in enumerate(samples) if (used == sample["x"]).all(axis=1).any()]
+    assert len(places) == count and places[count // 2] == 32
 
 
 def test_harm_that_comes_together_and_harm_that_is_hidden():
