@@ -113,7 +113,7 @@ class EvaluationCheckpoint:
         """All models' outputs for the next batch: what was kept of the very same inputs, or ``compute`` of them."""
         if self._folder is None:
             return compute(inputs)
-        digest = _digest(inputs)
+        digest = inputs_digest(inputs)
         known = next(self._known, None)
         if known is not None and known.inputs == digest and len(known.outputs) == models:
             return known.outputs
@@ -199,7 +199,8 @@ class EvaluationCheckpoint:
             yield from batches
 
 
-def _digest(inputs: Outputs) -> str:
+def inputs_digest(inputs: Outputs) -> str:
+    """SHA-256 of arrays with their names, types and shapes, in hex."""
     digest = hashlib.sha256()
     for name, value in sorted(inputs.items()):
         digest.update(f"{name} {value.dtype} {value.shape};".encode())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from onnx import TensorProto
@@ -25,6 +26,7 @@ from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.counterparts import Run, counterparts, run_on
 from toolkit.evaluation.float_form import node_reference
+from toolkit.evaluation.float_outputs import FloatOutputs
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metric_table import together
 from toolkit.evaluation.node_errors import MeasuredForm, comparable, node_errors, wanted_besides
@@ -35,7 +37,7 @@ from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import Session, drop_large_session, own_session, session
+from toolkit.graph.sessions import Session, session
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import QUANTIZE
@@ -106,14 +108,22 @@ def evaluate(
     if prepared is not None:
         # before sessions are opened: of a large graph it takes a copy, most of which is given back
         plain = float_form() if float_form is not None else without_pairs(paired).settle()
-    float_session = own_session(reference)
+    total = min(len(data), samples) if samples else len(data)
+    few = min(_FEW_SAMPLES, max(total // _FEW_OF, 1))
+    floats = FloatOutputs(reference)
+    exact, rescaled, told = reference, set[str](), list[Finding]()
+    if plain is not None:
+        exact, rescaled, told = node_reference(reference, plain, floats.session(), data, few)
     rounded, unrounded = _rounded(subject)
     besides = wanted_besides(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
+    if besides:
+        parts = chain(first_samples(data, 1, few), data.first(total).batches(batch))
+        floats.ahead(part.inputs for part in parts)
     lowered = MeasuredForm(subject, SerializedModel.of(rounded) if rounded is not None else None, besides=besides)
     del rounded
-    form, other_session, notes = _runnable(reference, float_session, lowered, data, prepared)
-    named = counterparts(reference, form.model, float_session.outputs)
-    runs: list[Run] = [float_session.run, partial(run_on, other_session, named=named)]
+    form, other_session, notes = _runnable(reference, floats, lowered, data, prepared)
+    named = counterparts(reference, form.model, floats.outputs)
+    runs: list[Run] = [floats.run, partial(run_on, other_session, named=named)]
     # onnxruntime has no kernels for bfloat16: by itself it runs no such model
     unrounded_runs: list[Run] = []
     by_itself, size = form.rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
@@ -124,9 +134,7 @@ def evaluate(
             unrounded_runs.append(as_it_is(subject, named, data))
         except (ModelError, BackendError) as error:
             notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200)))
-    total = min(len(data), samples) if samples else len(data)
-    few = min(_FEW_SAMPLES, max(total // _FEW_OF, 1))
-    compared = partial(OutputComparison, reference, metric, output, allow_code, float_session.outputs, answers, options)
+    compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
     whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
     for some, more in _halves(data.first(total), unrounded_runs, together(metric)):
@@ -153,11 +161,7 @@ def evaluate(
     nodes = rewritten(subject) if form.name == "lowered" else []
     outputs = outputs_of(runs[:2], data, few) if nodes else []
     del other_session, runs
-    exact, rescaled, told = reference, set[str](), list[Finding]()
-    if plain is not None:
-        exact, rescaled, told = node_reference(reference, plain, float_session, data, few)
-    del float_session
-    drop_large_session(reference)
+    floats.give_back()
     return_free_blocks()
     fault = defaults_fault(subject, outputs, named, nodes) if nodes else None
     result.notes += [*([fault] if fault is not None else []), *told]
@@ -203,7 +207,7 @@ def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
 
 def _runnable(
     reference: Model,
-    float_session: Session,
+    floats: FloatOutputs,
     lowered: MeasuredForm,
     data: CalibrationData,
     instead: Callable[[], Model] | None,
@@ -212,11 +216,11 @@ def _runnable(
     subject = lowered.model
     for part in data.batches(1):
         # whatever is wrong with the samples shows here, on the float model
-        float_session.run(part.inputs)
+        floats.run(part.inputs)
         try:
             if instead is not None and _inexact(subject):
                 raise ModelError(f"onnxruntime before {'.'.join(map(str, _EXACT))} quantizes float16 tensors inexactly")
-            named = counterparts(reference, subject, float_session.outputs)
+            named = counterparts(reference, subject, floats.outputs)
             found = lowered.session(list(named.values()))
             run_on(found, part.inputs, named)
             return lowered, found, []
@@ -226,7 +230,7 @@ def _runnable(
             refusal = error.what
             other = MeasuredForm(instead(), name="float32")
             try:
-                named = counterparts(reference, other.model, float_session.outputs)
+                named = counterparts(reference, other.model, floats.outputs)
                 found = other.session(list(named.values()))
                 run_on(found, part.inputs, named)
             except ModelError:

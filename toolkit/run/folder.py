@@ -145,7 +145,7 @@ class RunFolder:
         manifest = self._manifest()
         own = {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files}
         self._remove(manifest.get(name), set(own))
-        parts = self._parts(key)
+        parts, self._digested = self._parts(key), None
         manifest[name] = {"key": sha256_json(parts), "why": why, "parts": parts, "files": own}
         if needs is not None:
             manifest[name]["needs"] = needs.model_dump(mode="json")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
-from tests.conftest import MODELS
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import MODELS, build, node, normal, placeholder_context
 from tests.conftest import run as outputs_of
 from toolkit import Model, run
 from toolkit.graph.constants import with_values
@@ -90,3 +92,20 @@ def constants(model):
             values = model.constant(tensor)
             if values is not None and values.dtype == np.float32:
                 yield tensor.name, values
+
+
+def test_a_float_form_that_is_the_source_is_not_held_twice():
+    weights = {"w": normal(4, 4, 1, 1), "v": normal(4, 4, 1, 1, seed=1)}
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Conv", ["c", "v"], ["y"])]
+    proto = build(nodes, {"x": ["n", 4, 4, 4]}, {"y": ["n", 4, 4, 4]}, weights)
+    source, model, context = Model.from_proto(proto).settle(), Model.from_proto(proto), placeholder_context()
+    InsertQDQ()(model, context)
+    made = [PassesRecord(plan=context.plan, journal=context.journal).holding(model.copy().settle()) for _ in range(2)]
+    assert made[0].float_form(source) is source and made[0].float_form() is source
+    apart = made[1].float_form()
+    assert apart is not source and apart.fingerprint() == source.fingerprint()
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(2 * weights["w"], "w"))
+    other = Model.from_proto(proto).settle()
+    again = PassesRecord(plan=context.plan, journal=context.journal).holding(model.settle())
+    assert again.float_form(other) is not other
+    assert len(source.nodes) == len(other.nodes) == 2 and again.float_form().fingerprint() == source.fingerprint()

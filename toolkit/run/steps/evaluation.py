@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from toolkit.base.errors import DataError
@@ -92,7 +93,7 @@ class EvaluationStep(Step[EvaluationRecord]):
             allow_code=self.job.allow_code,
             # float32 with its pairs: onnxruntime has no bfloat16 kernels on the CPU
             prepared=self.passes.model,
-            float_form=self.passes.float_form,
+            float_form=partial(self.passes.float_form, source),
             answers=self.task.answers,
             options=metric_options(section, self.task),
             kept=EvaluationCheckpoint(self.folder.hidden, sha256_json(self.key())[:20]),

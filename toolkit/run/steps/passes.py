@@ -56,12 +56,14 @@ class PassesRecord(GraphRecord):
     _float_form: Model | None = PrivateAttr(None)
     _ranges: Ranges | None = PrivateAttr(None)
 
-    def float_form(self) -> Model:
+    def float_form(self, source: Model | None = None) -> Model:
         """The graph without its pairs and what was rounded for them, made once; whoever would change it takes a copy.
 
-        A helper pass may have rescaled weights before they were rounded, so that the source's are not the same.
+        A helper pass may have rescaled weights before they were rounded, so that the source's are not the same. Where
+        they are, and the graph is, it is ``source`` itself: a large graph is not held twice.
         """
         from toolkit.data.arrays import open_archive
+        from toolkit.graph.assemble import dismantle
         from toolkit.graph.constants import with_values
         from toolkit.placement.qdq import without_pairs
 
@@ -71,6 +73,9 @@ class PassesRecord(GraphRecord):
                 kept = open_archive(file, OWN)
                 with_values(made, {name: kept[f"arr_{number}"].whole() for number, name in enumerate(self.exact)})
             self._float_form = made.settle()
+            if source is not None and source is not made and made.fingerprint() == source.fingerprint():
+                dismantle(made.graph)
+                self._float_form = source
         return self._float_form
 
     def ranges(self) -> Ranges | None:

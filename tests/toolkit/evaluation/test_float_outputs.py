@@ -1,0 +1,64 @@
+"""The float model's outputs: as its session gives them, also where that was given back."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+
+from tests.conftest import build, node, normal
+from tests.toolkit.placement.test_default_rewrites import joined, lowered
+from toolkit import Model
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation import node_errors
+from toolkit.evaluation.evaluate import evaluate
+from toolkit.evaluation.float_outputs import FloatOutputs
+from toolkit.graph import sessions
+
+_SAMPLES = [{"x": normal(1, 4, 4, 4, seed=seed)} for seed in range(5)]
+
+
+def _model() -> Model:
+    nodes = [node("Relu", ["x"], ["r"]), node("Tanh", ["r"], ["t"]), node("Neg", ["t"], ["y"])]
+    return Model.from_proto(build(nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, {})).settle()
+
+
+def test_outputs_computed_ahead_are_those_of_the_session_which_is_gone(monkeypatch):
+    monkeypatch.setattr(sessions, "MOST_NODES", 2)
+    floats, samples = FloatOutputs(_model()), [{"x": normal(2, 4, seed=seed)} for seed in range(3)]
+    opened = weakref.ref(floats.session())
+    wanted = [floats.run(one) for one in samples]
+    floats.ahead(samples)
+    assert opened() is None
+    assert all(floats.run(one)["y"].tobytes() == each["y"].tobytes() for one, each in zip(samples, wanted))
+    monkeypatch.setattr("toolkit.evaluation.float_outputs.own_session", None)
+    assert floats.run({"x": samples[0]["x"].copy()}).keys() == {"y"}
+
+
+def test_what_was_not_computed_ahead_is_computed_by_the_session_loaded_again(monkeypatch):
+    monkeypatch.setattr(sessions, "MOST_NODES", 2)
+    floats = FloatOutputs(_model())
+    floats.ahead([])
+    other = normal(2, 4, seed=7)
+    np.testing.assert_allclose(floats.run({"x": other})["y"], -np.tanh(np.maximum(other, 0)), rtol=1e-5)
+
+
+def test_a_model_of_many_nodes_is_measured_as_any_while_one_session_is_held(monkeypatch):
+    reference, subject = joined(3).settle(), lowered(joined(3))
+    data = CalibrationData.open(_SAMPLES, reference)
+    wanted = evaluate(reference, subject, data, batch=2)
+    for module in (sessions, node_errors):
+        monkeypatch.setattr(module, "MOST_NODES", 4)
+    held = joined(3).settle()
+    opened, alive = weakref.ref(sessions.own_session(held)), []
+    plain = node_errors.session
+
+    def load(source, **more):
+        alive.append(opened() is not None)
+        return plain(source, **more)
+
+    monkeypatch.setattr(node_errors, "session", load)
+    found = evaluate(held, subject, data, batch=2)
+    # the lowered model's own, and the float one that gives all tensors
+    assert alive == [False, False]
+    assert found.nodes == wanted.nodes and found.outputs == wanted.outputs

@@ -1,0 +1,52 @@
+"""What the float model gives for the samples: computed when asked, or ahead, so that its session can go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from toolkit.base.types import Array
+from toolkit.evaluation.checkpoint import inputs_digest
+from toolkit.graph.model import Model
+from toolkit.graph.on_disk import spilled
+from toolkit.graph.sessions import Session, drop_large_session, own_session
+
+
+class FloatOutputs:
+    """The outputs of the float model.
+
+    Attributes:
+        outputs: their names.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._loaded: Session | None = own_session(model)
+        self._known: dict[str, dict[str, Array]] = {}
+        self.outputs = self._loaded.outputs
+
+    def session(self) -> Session:
+        """The model's session, loaded again where it was given back."""
+        if self._loaded is None:
+            self._loaded = own_session(self._model)
+        return self._loaded
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for these inputs."""
+        known = self._known.get(inputs_digest(inputs)) if self._known else None
+        return dict(known) if known is not None else self.session().run(inputs)
+
+    def ahead(self, samples: Iterable[Mapping[str, Array]]) -> None:
+        """Compute the outputs for all of these inputs, on disk where they are much, and give the session back.
+
+        Of very many nodes it takes 8 kB each, as does the session of the model that is measured.
+        """
+        loaded = self.session()
+        for inputs in samples:
+            self._known[inputs_digest(inputs)] = {name: spilled(value) for name, value in loaded.run(inputs).items()}
+        del loaded
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Give back the session, unless it is one that the model keeps."""
+        self._loaded = None
+        drop_large_session(self._model)
