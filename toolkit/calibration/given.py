@@ -24,8 +24,7 @@ def given_ranges(
         The ranges, and what there is to say of those that are not taken.
 
     Raises:
-        RangesError: one is above 0 and below ``SMALLEST``: its scale would be 0 in float16, and no normal number in
-            float32.
+        RangesError: one is above 0 and below ``SMALLEST``.
     """
     mine = {name: one for name, one in given.tensors.items() if name in tensors}
     tiny = next((name for name, one in mine.items() if 0 < one.amax < SMALLEST), None)
