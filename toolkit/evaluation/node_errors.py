@@ -31,7 +31,7 @@ from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import MOST_NODES, Session, session
-from toolkit.graph.stretches import Boundaries, by_stretch
+from toolkit.graph.stretches import Boundaries, by_stretch, shared_weights
 from toolkit.graph.work import node_macs
 from toolkit.placement.ops import PAIR_OPERATORS
 
@@ -78,7 +78,9 @@ class MeasuredForm:
                 return one
         wanted = [*outputs, *sorted(self.besides)]
         source = self.model if self.rounded is None else self.rounded.light()
-        if isinstance(source, LightModel) and not self.besides:
+        # what sessions hand on to each other is of one graph, and its order hangs on what is wanted
+        apart = boundaries is None or (isinstance(source, LightModel) and not shared_weights(source))
+        if isinstance(source, LightModel) and not self.besides and apart:
             fused_more(source, wanted)
         found = session(source, outputs=wanted, boundaries=boundaries)
         if self.besides:

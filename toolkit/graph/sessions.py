@@ -251,11 +251,11 @@ def session(
         quantize_weights(model)
     # a stretch is rewritten as the whole would be, and that by the nodes of the model as it is written
     unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
-    if as_written:
-        pairs_behind_concats(model.proto)
-
     stretches = stretches_of(model, keeps)
     fits = len(stretches) == 1
+    # what sessions hand on to each other is of one graph, and which pairs are moved hangs on the outputs
+    if as_written and (fits or boundaries is None) and pairs_behind_concats(model.proto):
+        stretches = stretches_of(model, keeps)
     if fits and len(model.proto.graph.node) > MOST_NODES:
         stretches, boundaries = by_nodes(model, _STRETCH_NODES), None
     elif fits and not keeps:

@@ -7,9 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from tests.conftest import build, node, normal
 from toolkit.graph import sessions
 from toolkit.graph.behind_concats import pairs_behind_concats
+from toolkit.graph.memory import least_limit, memory_limit
+from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
+from toolkit.graph.stretches import Boundaries, by_stretch
 
 _HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 _INIT = "float s = {0.1}, float t = {0.1}, float u = {0.2}, int8 z = {0}, int8 zz = {0}, float[1] v = {0.1}"
@@ -24,8 +28,8 @@ g (float[2,3] a, float[2,3] b) => (float[2,9] y)
 
 def _model(pairs: str, head: str = _HEAD, more: str = "") -> onnx.ModelProto:
     proto = onnx.parser.parse_model(_MODEL % (head, _INIT, pairs))
-    for node in onnx.parser.parse_graph(f"g () => () {{ {more} }}").node if more else ():
-        proto.graph.node.append(node)
+    for one in onnx.parser.parse_graph(f"g () => () {{ {more} }}").node if more else ():
+        proto.graph.node.append(one)
     return proto
 
 
@@ -128,3 +132,33 @@ def test_sessions_have_the_fewer_nodes_and_by_default_optimizations_those_that_a
     session(proto, as_written=False)
     session(proto, ["ad", "y"])
     assert loaded == [6, 8, 8]
+
+
+@pytest.mark.parametrize("weights", [2, 3, 4, 6])
+def test_sessions_that_hand_on_are_cut_alike_whatever_they_are_asked_for(weights):
+    """What one gave at a cut is what the next began with, and which pairs are moved hangs on what is asked for."""
+    width, nodes, last = 64, [], "x"
+    stored = {"s": np.float32(0.05), "z": np.int8(0)}
+    for i in range(4):
+        for branch in "ab":
+            out, name = f"{branch}{i}", f"w{branch}{i}"
+            stored[name] = normal(width, width, seed=len(stored), scale=0.3)
+            nodes += [
+                node("MatMul", [last, name], [out]), node("QuantizeLinear", [out, "s", "z"], [f"{out}q"]),
+                node("DequantizeLinear", [f"{out}q", "s", "z"], [f"{out}d"]),
+            ]  # fmt: skip
+        stored[f"v{i}"] = normal(2 * width, width, seed=len(stored), scale=0.3)
+        nodes += [
+            node("Concat", [f"a{i}d", f"b{i}d"], [f"c{i}"], axis=1), node("MatMul", [f"c{i}", f"v{i}"], [last := f"y{i}"]),
+        ]  # fmt: skip
+    model = Model.from_proto(build(nodes, {"x": ["n", width]}, {last: ["n", width]}, stored))
+    names = [kind.format(i) for i in range(4) for kind in ("a{}", "a{}d", "b{}", "c{}", "y{}")]
+    feed = {"x": normal(3, width)}
+    whole, handed = session(model, names).run(feed), Boundaries()
+    # a MatMul of 64 columns takes 8 bytes a value, packed, in half of the room
+    with memory_limit(least_limit(16 * width**2 * weights)):
+        groups = by_stretch(model, names)
+        assert len(groups) > 1
+        for group in groups:
+            found = session(model, group, boundaries=handed).run(feed)
+            assert all(found[name].tobytes() == whole[name].tobytes() for name in group)
