@@ -60,7 +60,8 @@ class HelperTrials(RealTypes):
 
         Whoever has no minutes left, or stops the search while helpers are tried, has that. What it measured is known to
         the search that follows. The model as helpers change it has a log of its own. All layers quantized are looked at
-        before samples have said how weights are rounded, if that is asked for: it can only get better by that.
+        before samples have said how weights are rounded, if that is asked for: a layer's weights are rounded otherwise
+        only where its output is nearer to the float one on held-out samples, and every plan is measured again.
         """
         folder, budget = self.context.log_folder, replace(self.budget, max_ms=None)
 
