@@ -1,9 +1,13 @@
-"""A state whose batches others were asked for, who have given up since."""
+"""States whose batches others are asked for."""
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import CancelledError
 
+import pytest
+
+from tests.toolkit.search.planted import chain, feeds, simulation
 from toolkit.simulation.state_run import StateRun
 from toolkit.simulation.switches import Config
 
@@ -42,3 +46,41 @@ def test_what_others_gave_up_is_run_here():
     state.ask(2)
     runner.hands = None
     assert state.run() == [0, 1, 2] and runner.ran == [0, 1, 2]
+
+
+class Others:
+    """Processes that take turns, as far as they know of each other."""
+
+    window = 4
+
+    def __init__(self, job, count):
+        self.open, self.asked = [pickle.loads(pickle.dumps(job)).open() for _ in range(count)], 0
+
+    def submit(self, asked):
+        self.asked += 1
+        answer = self.open[self.asked % len(self.open)](pickle.loads(pickle.dumps(asked)))
+
+        class Done:
+            def result(self):
+                return answer
+
+        return Done()
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 30_000])
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_others_run_is_what_is_run_here(memory, count):
+    def outcomes(others):
+        sim = simulation(chain(8), feeds(40), batch=1, memory=memory)
+        runner, names = sim.runner, sim.names
+        runner.hands = Others(sim.job(), others) if others else None
+        wider = {tensor: 1.5 * amax for tensor, amax in sim.switches.amax.items()}
+        plans = [[], names[-1:], names[:1], names[::2], names[2:5], names[1:]]
+        found = [runner.base.run(2)]
+        found += [runner.probe(sim.config(kept)).run(part) for kept in plans for part in (1, 4, 40)]
+        found += [runner.probe(sim.config(kept, wider)).run(5) for kept in plans]
+        return found, runner.hands.asked if others else 0
+
+    here, _ = outcomes(0)
+    there, asked = outcomes(count)
+    assert there == here and asked > 40 * 5
