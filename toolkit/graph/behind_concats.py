@@ -8,6 +8,8 @@ then.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 
 import onnx
 
@@ -16,7 +18,7 @@ from toolkit.graph.nodes import reads_of
 
 _TYPES_APART = 23
 """The opset from which on QuantizeLinear may read another type than its scale's: inputs with one scale may differ."""
-_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_PAIR = _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
 def pairs_behind_concats(proto: onnx.ModelProto) -> int:
@@ -28,13 +30,14 @@ def pairs_behind_concats(proto: onnx.ModelProto) -> int:
     Returns:
         How many pairs are gone.
     """
-    graph = proto.graph
     opset = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
-    pairs = [node for node in graph.node if node.op_type in (_QUANTIZE, _DEQUANTIZE) and not node.domain]
-    if opset >= _TYPES_APART or not pairs:
+    if opset >= _TYPES_APART:
         return 0
-    made = {node.output[0]: node for node in pairs}
-    concats = [node for node in graph.node if node.op_type == "Concat" and not node.domain]
+    graph, ops = proto.graph, [node.op_type for node in proto.graph.node]
+    concats = [node for node, op in zip(graph.node, ops) if op == "Concat" and not node.domain]
+    if not concats or _DEQUANTIZE not in ops:
+        return 0
+    made = {node.output[0]: node for node, op in zip(graph.node, ops) if op in _PAIR and not node.domain}
     if not any(all(name in made for name in node.input) for node in concats):
         return 0
     moved = _Moved(graph, made)
@@ -57,8 +60,9 @@ class _Moved:
         given = {value.name for value in graph.input}
         self._stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
         self._outputs = {value.name for value in graph.output}
-        self._readers = Counter(name for node in graph.node for name in reads_of(node))
-        self._names = Names(name for node in graph.node for name in (*node.input, *node.output))
+        self._readers = Counter(chain.from_iterable(map(_reads, graph.node)))
+        self._names = Names(self._readers)
+        self._names.update(chain.from_iterable(node.output for node in graph.node))
         self._keys: dict[str, bytes | None] = {}
         self._gone: set[str] = set()
         self._behind: dict[str, list[onnx.NodeProto]] = {}
@@ -99,9 +103,8 @@ class _Moved:
             for one in (node, *self._behind.get(node.output[0] if node.output else "", ()))
             if not one.output or one.output[0] not in self._gone
         ]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del self._graph.node[:]
-        self._graph.node.extend(copies)
+        self._graph.node.extend(kept)
 
     def _pair(self, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
         """The pair that gives a tensor, which nothing else reads and within which nobody looks."""
@@ -140,3 +143,10 @@ class _Moved:
                 key = copy.SerializeToString(deterministic=True)
             self._keys[name] = key
         return self._keys[name]
+
+
+def _reads(node: onnx.NodeProto) -> Iterable[str]:
+    """What a node reads, each once where that matters; asked for at every node of a large graph."""
+    if node.op_type in _PAIR:
+        return node.input
+    return reads_of(node)
