@@ -62,6 +62,7 @@ class Flow:
         self._forms = Forms(model)
         self.nodes: dict[str, gs.Node] = {node.name: node for node, _ in model.walk()}
         self._verdicts: dict[str, ComputeType] = {}
+        self._without_kernel: dict[str, ComputeType] = {}
 
     def pair_type(self, node: gs.Node) -> Precision | None:
         """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's own for blocks.
@@ -161,7 +162,9 @@ class Flow:
             return self._between(node)
         if node.op in MOVERS:
             return self._moved(node)
-        return ComputeType(None, EngineCode.NO_QUANTIZED_KERNEL(op=node.op))
+        if node.op not in self._without_kernel:
+            self._without_kernel[node.op] = ComputeType(None, EngineCode.NO_QUANTIZED_KERNEL(op=node.op))
+        return self._without_kernel[node.op]
 
     def _by_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> ComputeType:
         sources = [self.source(tensor) for tensor in tensors]

@@ -116,8 +116,9 @@ class Precision(str, Enum):
             raise RecipeError(f"'{name}' is no precision", remedy=did_you_mean(str(name), names), value=str(name))
         return cls(str(name))
 
-    def __str__(self) -> str:
-        return self.value
+    # those of the word itself: Enum's look a name up each time, and a large report asks a million times
+    __str__ = str.__str__
+    __hash__ = str.__hash__
 
 
 class _Type(NamedTuple):

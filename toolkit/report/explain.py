@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from pydantic import Field
 
 from toolkit.base.errors import QtoolError, did_you_mean
 from toolkit.base.text import plain
-from toolkit.report.findings.explanation import Fact, Known, facts, folded_words, range_words, tensor_words
+from toolkit.report.findings.explanation import (
+    Fact,
+    Known,
+    decided,
+    decision,
+    folded_words,
+    found,
+    range_words,
+    tensor_words,
+)
 from toolkit.report.findings.words import quoted
 from toolkit.report.fragments import keep_fragment
 from toolkit.report.part import Part
@@ -82,6 +91,7 @@ class NodeFacts:
         groups = against[self._against].groups if against else ()
         self._groups = {node: group for group in groups for node in group.nodes}
         self._work = work_in(report.layers)
+        self._decided: dict[tuple[object, ...], list[Fact]] = {}
 
     def known(self, layer: LayerInfo) -> Known:
         """What is known of a node."""
@@ -100,8 +110,16 @@ class NodeFacts:
         )
 
     def facts(self, layer: LayerInfo) -> list[Fact]:
-        """The same in words."""
-        return list(facts(self.known(layer)))
+        """The same in words, what people ask first in front."""
+        return [fact for some in self.parted(layer) for fact in some]
+
+    def parted(self, layer: LayerInfo) -> tuple[list[Fact], Iterator[Fact]]:
+        """The same in two parts: a list that all nodes share of which it says the same, and the node's own."""
+        known = self.known(layer)
+        key = decision(known)
+        if key not in self._decided:
+            self._decided[key] = decided(known)
+        return self._decided[key], found(known)
 
     @cached_property
     def wiring(self) -> Wiring:

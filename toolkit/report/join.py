@@ -18,7 +18,7 @@ from toolkit.report.bound import bound, bound_advice
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import profile_infos, range_infos, tensor_infos
 from toolkit.report.device import device_warnings, on_device
-from toolkit.report.findings import sentence
+from toolkit.report.findings import SharedSentences, sentence
 from toolkit.report.findings.headline import headline
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.fragments import Advice
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from toolkit.evaluation.difference import TensorError
     from toolkit.graph.facts import Facts
 
+_CONVERTS, _NO_FLOATS = ReportCode.CONVERTS_TYPES(), ReportCode.NO_FLOAT_COMPUTATION()
+_NOT_TOLD = Actual(None, reason=EngineCode.NOT_IN_RECORD())
+
 
 def join(
     asked: Requests,
@@ -92,6 +95,7 @@ def join(
     error_of = _layer_errors(nodes, measured.errors)
     macs = work.node_macs(graphs.final, facts)
     reasons = RestReasons(graphs.final, journal, quantizers(recipe.passes), recipe.rest)
+    said = SharedSentences()
     layers = [
         _layer(
             node,
@@ -103,6 +107,7 @@ def join(
             facts,
             macs[node.name],
             build.backend,
+            said,
         )
         for node in nodes
     ]
@@ -199,20 +204,19 @@ def join(
 
 def _layer(
     node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, reasons: RestReasons,
-    rest: Precision, facts: Facts, macs: int | None, backend: str,
+    rest: Precision, facts: Facts, macs: int | None, backend: str, said: SharedSentences,
 ) -> LayerInfo:  # fmt: skip
     role = work.role(node, facts)
     ask = plan.get(node.name)
     if ask is not None:
         stated = ask.reason.code is EngineCode.TYPE_STATED and role == "compute"
         why = reasons.stated(node.name, ask.precision) if stated else ask.reason
-        asked = Asked(precision=ask.precision, reason=sentence(why), by=ask.by)
+        asked = Asked(precision=ask.precision, reason=said(why), by=ask.by)
     elif role == "compute":
-        asked = Asked(precision=rest, reason=sentence(reasons.reason(node.name)), by=BY_REST)
+        asked = Asked(precision=rest, reason=said(reasons.reason(node.name)), by=BY_REST)
     else:
-        why = ReportCode.CONVERTS_TYPES() if role == "convert" else ReportCode.NO_FLOAT_COMPUTATION()
-        asked = Asked(precision=None, reason=sentence(why), by="qtool")
-    actual = actual or Actual(None, reason=EngineCode.NOT_IN_RECORD())
+        asked = Asked(precision=None, reason=said(_CONVERTS if role == "convert" else _NO_FLOATS), by="qtool")
+    actual = actual or _NOT_TOLD
     remedy = remedy_of(actual.reason, ask.by if ask is not None else "") if actual.status == "overridden" else None
     return LayerInfo(
         node=node.name,
@@ -227,7 +231,7 @@ def _layer(
             opened=_opened(actual),
         ),
         status=actual.status,
-        reason=_reason(actual, node.op, backend),
+        reason=_reason(actual, node.op, backend, said),
         remedy=sentence(remedy) if remedy is not None else "",
         inputs=list(dict.fromkeys(name for name in reads(node) if name)),
         outputs=[tensor.name for tensor in node.outputs if tensor.name],
@@ -239,12 +243,12 @@ def _layer(
     )
 
 
-def _reason(actual: Actual, op: str, backend: str) -> str:
+def _reason(actual: Actual, op: str, backend: str, said: SharedSentences) -> str:
     """Why a node runs in what it runs in, with the cause where it is known."""
     if actual.reason is None:
         return ""
     cause = cause_of(actual.reason, op, backend) if actual.status == "overridden" else None
-    return sentence(actual.reason) + (f"; {sentence(cause)}" if cause is not None else "")
+    return said(actual.reason) + (f"; {sentence(cause)}" if cause is not None else "")
 
 
 def _opened(actual: Actual) -> OpenedInfo | None:

@@ -9,7 +9,7 @@ from toolkit.base.text import plain
 from toolkit.report.charts import histogram_digits
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.explain import NodeFacts
-from toolkit.report.findings.explanation import Chip, Filling, range_words
+from toolkit.report.findings.explanation import Chip, Fact, Filling, range_words
 from toolkit.report.outline import Outline, outline, scope_of
 from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
 from toolkit.report.wiring import Connection, Wiring, folded, on_data
@@ -33,7 +33,8 @@ class _Texts:
 
     def column(self, texts: Iterable[str]) -> list[int]:
         """The numbers of texts."""
-        return [self(text) for text in texts]
+        known = self._numbers
+        return [known[text] if text in known else self(text) for text in texts]
 
 
 def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> dict[str, Any]:
@@ -91,16 +92,25 @@ def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
     """
     numbers: dict[tuple[Any, ...], int] = {}
     words: list[list[str]] = []
+    shared: dict[int, list[int]] = {}
     of = []
+
+    def numbered(fact: Fact) -> int:
+        sentence = (texts(fact.term), *(_piece(one, texts) for one in fact.pieces))
+        number = numbers.setdefault(sentence, len(numbers))
+        if number == len(words):
+            words.append([])
+        return number
+
     for layer in report.layers:
-        own = []
-        for fact in known.facts(layer):
-            sentence = (texts(fact.term), *(_piece(one, texts) for one in fact.pieces))
-            number = numbers.setdefault(sentence, len(numbers))
-            if number == len(words):
-                words.append([])
+        decided, found = known.parted(layer)
+        if id(decided) not in shared:
+            shared[id(decided)] = [numbered(fact) for fact in decided]
+        own = shared[id(decided)]
+        for fact in found:
+            number = numbered(fact)
             words[number] += (plain(one) for one in fact.pieces if isinstance(one, Filling) and not one.figure)
-            own.append(number)
+            own = [*own, number]
         of.append(own)
     return [list(numbers), words, of]
 

@@ -35,6 +35,7 @@ class RestReasons:
 
     def __init__(self, final: Model, journal: Journal, quantizers: Collection[str], rest: Precision) -> None:
         self._flow, self._rest = Flow(final), rest
+        self._requests: dict[int, Finding] = {}
         self._declined = {event.node: event.why for event in journal.of("declined") if event.by in quantizers}
 
     def why(self, node: str) -> Finding:
@@ -47,5 +48,8 @@ class RestReasons:
         return ReportCode.KEEPS_STATED_TYPE(precision=precision, why=self.why(node))
 
     def reason(self, node: str) -> Finding:
-        """The same as the reason of a request."""
-        return ReportCode.NOT_REQUESTED(rest=self._rest, why=self.why(node))
+        """The same as the reason of a request; one for all nodes that share what it is from."""
+        why = self.why(node)
+        if id(why) not in self._requests:
+            self._requests[id(why)] = ReportCode.NOT_REQUESTED(rest=self._rest, why=why)
+        return self._requests[id(why)]

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -21,11 +22,13 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.evaluation.difference import TensorError
 from toolkit.graph.model import Model
+from toolkit.report import explain, findings
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import model_info
-from toolkit.report.findings import sentence
+from toolkit.report.findings import explanation, sentence, table
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.join import join
+from toolkit.report.page_data import page_data
 from toolkit.report.schema import Accuracy, BackendInfo, ProfileInfo, RecipeInfo
 from toolkit.report.verdict import warnings_of
 
@@ -213,3 +216,26 @@ def test_a_profile_without_samples_and_accuracy_on_seen_samples_are_warned_of():
     assert lacking in found and ReportCode.ACCURACY_ON_SEEN_SAMPLES() in found
     # where nothing was calibrated no range is another profile's
     assert lacking not in warnings_of([], measured, backend, [empty], None)
+
+
+@pytest.mark.parametrize("length", [4, 40])
+def test_what_is_said_of_many_nodes_is_written_once(length, monkeypatch):
+    """Of a graph of 50,000 nodes the sentences took longer than its passes."""
+    names = ["x", *(f"t{number}" for number in range(length)), "y"]
+    nodes = [op("Tanh", [before], [after]) for before, after in pairwise(names)]
+    model = Model.from_proto(build(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 3, 8, 8]}))
+    written, made = [], []
+
+    def counted(template, finding, sentence):
+        written.append(finding.code)
+        return table.written(template, finding, sentence)
+
+    monkeypatch.setattr(findings, "written", counted)
+    report = _join(model, plan=PrecisionPlan(), journal=Journal(), actuals={}, errors={}, ranges=None)
+    codes = [ReportCode.NOT_REQUESTED, EngineCode.NO_QUANTIZED_KERNEL, EngineCode.NOT_IN_RECORD]
+    assert [written.count(code) for code in codes] == [1, 1, 1]
+    monkeypatch.setattr(explain, "decided", lambda known: made.append(known) or explanation.decided(known))
+    data = page_data(report)
+    assert len(made) == 1 and data["facts"][2] == [data["facts"][2][0]] * (length + 1)
+    reason = report.layers[0].asked.reason
+    assert {layer.asked.reason for layer in report.layers} == {reason} and "Tanh" in reason

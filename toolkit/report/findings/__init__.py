@@ -84,3 +84,17 @@ TEMPLATES: Table = {code: template for table in TABLES for code, template in tab
 def sentence(finding: Finding) -> str:
     """The finding in words."""
     return written(TEMPLATES[finding.code], finding, sentence)
+
+
+class SharedSentences:
+    """Findings in words, each written once however many nodes share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Finding, str]] = {}
+
+    def __call__(self, finding: Finding) -> str:
+        """The finding in words."""
+        if id(finding) not in self._known:
+            # it is kept, so that no other can have its identity
+            self._known[id(finding)] = finding, sentence(finding)
+        return self._known[id(finding)][1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,20 +84,42 @@ class Known:
     label: str = ""
 
 
-def facts(known: Known) -> Iterator[Fact]:
-    """All that is known of a node, what people ask first in front."""
-    for term, *pieces in _facts(known):
-        yield Fact(term, tuple(filter(None, pieces)))
+def decided(known: Known) -> list[Fact]:
+    """What was decided of a node, and why; no words in it are ``Filling``.
+
+    It is the same for nodes of which ``decision`` is.
+    """
+    return [*_made(_types(known)), *_made(_reasons(known))]
 
 
-def _facts(known: Known) -> Iterator[tuple[str, ...]]:
-    yield from _types(known)
-    yield from _reasons(known)
+def decision(known: Known) -> tuple[object, ...]:
+    """All that ``decided`` hangs on."""
+    layer, asked, actual = known.layer, known.layer.asked, known.layer.actual
+    return (
+        (asked.precision, asked.by, asked.reason) if asked is not None else None,
+        actual.precision,
+        actual.source,
+        layer.status,
+        layer.reason,
+        layer.remedy,
+        tuple((entry.by, entry.rule, entry.reason) for entry in known.declined),
+        # what another run has of a node are figures, which hardly two share
+        layer.node if known.label else "",
+    )
+
+
+def found(known: Known) -> Iterator[Fact]:
+    """What else is known of a node: what its type costs, and what it is in the engine."""
     if known.layer.actual.opened is not None:
-        yield from _opened(known.layer.actual.opened)
-    yield from _errors(known)
-    yield from _costs(known)
-    yield from _in_engine(known.layer)
+        yield from _made(_opened(known.layer.actual.opened))
+    yield from _made(_errors(known))
+    yield from _made(_costs(known))
+    yield from _made(_in_engine(known.layer))
+
+
+def _made(words: Iterable[tuple[str, ...]]) -> Iterator[Fact]:
+    for term, *pieces in words:
+        yield Fact(term, tuple(filter(None, pieces)))
 
 
 def _types(known: Known) -> Iterator[tuple[str, ...]]:
