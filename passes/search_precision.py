@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from passes.insert_qdq import InsertQDQ
 from toolkit import (
     ByteSize,
+    Calibrator,
     Code,
     Context,
     Facts,
@@ -275,6 +276,9 @@ class SearchPrecision(InsertQDQ):
             if quantizes:
                 PlanSearch.refuse_beforehand(self, self._settings(), model, context)
         elif quantizes:
+            if self.helpers and isinstance(context.provider, Calibrator):
+                # what helpers leave as it is holds for their forms too
+                context.provider.watches = True
             self.prepare(model, context)
             # what has no range stays float from here on
             context.ranges(model, self.wanted(model, context), self.precision)

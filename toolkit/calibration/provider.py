@@ -60,6 +60,7 @@ class Calibrator:
         extremes: whether the extremes of tensors that need no histogram are collected too, for float16's limits.
         reuses: whether nothing is collected again of a tensor that holds the same values in another form of the model.
             Ranges are then those of other last bits.
+        watches: whether the forms that statistics are collected of are kept to that end, before ``reuses`` is set.
     """
 
     data: CalibrationData | None
@@ -81,6 +82,7 @@ class Calibrator:
     profiles: Profiles | None = None
     extremes: bool = True
     reuses: bool = False
+    watches: bool = False
     _same: SameValues = field(default_factory=SameValues)
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
@@ -151,7 +153,7 @@ class Calibrator:
             return self
         return replace(
             self, data=data.split(1 - 1 / _PARTS)[0], keep=None, journal=None, progress=None, extremes=False,
-            reuses=False, _made={}, _same=SameValues(), _told=set(),
+            reuses=False, watches=False, _made={}, _same=SameValues(), _told=set(),
         )  # fmt: skip
 
     def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:
@@ -225,7 +227,8 @@ class Calibrator:
             return self._made[key]
         path = self.keep(model, taps, scalars) if self.keep is not None else None
         self._made[key] = made = self._kept(path) or self._collected(model, taps, scalars, self.data, path)
-        self._same.learn(model, [*taps, *scalars], self.data, made)
+        if self.watches or self.reuses:
+            self._same.learn(model, [*taps, *scalars], self.data, made)
         return made
 
     @staticmethod

@@ -91,6 +91,22 @@ def test_nothing_is_taken_from_another_form_unless_that_is_wanted(collected):
     assert collected[0] == collected[1]
 
 
+def test_forms_are_kept_only_where_others_are_to_be_looked_at(collected):
+    model = chain(4)
+    form = model.copy()
+    form.node("layer1").name = "another"
+    own = replace(calibrator(model), reuses=False)
+    watching = replace(calibrator(model), reuses=False, watches=True)
+    runs = []
+    for one in (own, watching):
+        one.collect(model)
+        one.reuses = True
+        one.collect(form)
+        runs.append(len(collected))
+    # the form that was not kept is run in full again
+    assert runs == [2, 3] and collected[1] == collected[0]
+
+
 def test_values_that_moved_are_others_though_their_extremes_are_the_same(collected):
     model = chain(4)
     own = calibrator(model)
