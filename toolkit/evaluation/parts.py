@@ -166,25 +166,42 @@ def _image(output: SeenOutput, seen: SeenModel) -> bool:
 
 
 def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
-    """The axis of channels, counted from the end, and its runs of channels of like magnitude; one run where all are."""
-    for axis in _channel_axes(output):
+    """The axis of channels, counted from the end, and its runs of channels of like magnitude; one run where all are.
+
+    Of several axes it is the one whose runs lie furthest apart where they meet: kinds of values change at once, along
+    places the magnitude changes step by step.
+    """
+    likely = _channel_axes(output)
+    best, found = 1.0, (-1, [(0, 0)])
+    for axis in (*likely, *(one for one in range(-len(output.shape), 0) if one not in likely and output.fixed(one))):
         extent = output.shape[axis]
         if not 2 <= extent <= _MOST_CHANNELS or any(one.shape[axis] != extent for one in output.samples):
             continue
         rows = output.stacked(axis)
         size = np.sqrt(np.square(np.where(np.isfinite(rows), rows, 0)).mean(axis=0))
+        empty = size <= 1e-12 * size.max()
         size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-30))
         runs = _runs(size)
-        if 1 < len(runs) <= _MOST_SLICES:
-            return axis, runs
-    return -1, [(0, 0)]
+        if not 1 < len(runs) <= _MOST_SLICES:
+            continue
+        jump = _jump(size, runs)
+        # an edge of a picture where nothing is, is no other kind of value
+        if jump > best and (axis in likely or (jump > _UNLIKE and not empty.any())):
+            best, found = jump, (axis, runs)
+    return found
 
 
 def _channel_axes(output: SeenOutput) -> list[int]:
-    """Axes that may be channels: of a picture one, elsewhere those that the model declares as a number."""
+    """Axes that are likely channels: of a picture one, elsewhere those that the model declares as a number."""
     if len(output.shape) == 3:
         return [channel_axis(output)]
     return [axis for axis in range(-len(output.shape), 0) if output.fixed(axis)]
+
+
+def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
+    """The least factor between the magnitudes of two channels where one run ends and the next begins."""
+    pairs = [(float(size[first - 1]), float(size[first])) for first, _ in runs[1:]]
+    return min(max(pair) / min(pair) for pair in pairs)
 
 
 def _runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:

@@ -177,6 +177,26 @@ def test_channels_of_unlike_scale_are_judged_one_by_one():
     assert [part.channels for part in named.parts] == [(-2, 0, 2), (-2, 3, 7)]
 
 
+@pytest.mark.parametrize(
+    ("places", "declared"),
+    [((3, 40), ("n", 3, 40, 7)), ((12, 12), ("n", 12, 12, 7)), ((12, 12), ("n", "h", "w", 7)), ((40,), ("n", 40, 7))],
+)
+def test_channels_of_unlike_scale_are_found_on_the_last_axis(places, declared):
+    """A head's values before its Transpose or behind a Reshape: the axis is the one along which magnitudes jump."""
+    values = np.concatenate([200 * normal(8, *places, 4), normal(8, *places, 3)], axis=-1)
+    named, _ = judged_by(seen(out("y", values, declared=declared)), "regression", None, None, {}, {})
+    assert [part.channels for part in named.parts] == [(-1, 0, 3), (-1, 4, 6)]
+
+
+def test_places_are_no_channels():
+    """Magnitudes that fall off along an axis step by step, or end at an empty edge, are one kind of value."""
+    fading = normal(8, 5, 16, 16) * np.geomspace(100, 0.1, 16)
+    edged = normal(8, 5, 16, 16) * (np.arange(16) > 2)
+    for values in (fading, edged):
+        named, _ = judged_by(seen(out("y", values, declared=("n", 5, 16, 16))), "regression", None, None, {}, {})
+        assert [part.channels for part in named.parts] == [None]
+
+
 def test_the_metric_says_the_task():
     values = normal(8, 16, 9)
     found = guess(seen(out("output", values, "Add"), inputs=LINE), "ctc")
