@@ -192,11 +192,15 @@ def class_axis(output: SeenOutput) -> int:
 
 
 def channel_axis(output: SeenOutput) -> int:
-    """The axis of channels of a picture, counted from the end: where shares add up, else the shorter end."""
+    """The axis of channels of a picture, counted from the end: where shares add up, else the shorter end.
+
+    The last one is it where it is short, as of colours, or where the two before it are a square that is larger.
+    """
     for axis in (-3, -1):
         if output.sums_to_one(axis):
             return axis
-    return -1 if output.shape[-1] < output.shape[0] and output.shape[-1] <= 4 else -3
+    height, width, last = output.shape
+    return -1 if last < height and (last <= 4 or height == width) else -3
 
 
 def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float]:

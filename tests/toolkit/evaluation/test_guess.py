@@ -188,6 +188,15 @@ def test_channels_of_unlike_scale_are_found_on_the_last_axis(places, declared):
     assert [part.channels for part in named.parts] == [(-1, 0, 3), (-1, 4, 6)]
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((65, 65, 21), -1), ((21, 65, 65), -3), ((33, 65, 21), -3), ((33, 65, 3), -1)]
+)
+def test_the_classes_of_a_square_map_may_lie_on_its_last_axis(shape, axis):
+    """Logits of a model of TensorFlow, which no Softmax tells apart: an argmax over rows is no mask."""
+    (part,) = judged_by(seen(out("y", normal(2, *shape), "Resize")), "segmentation", None, None, {}, {})[0].parts
+    assert part.settings["axis"] == axis
+
+
 def test_places_are_no_channels():
     """Magnitudes that fall off along an axis step by step, or end at an empty edge, are one kind of value."""
     fading = normal(8, 5, 16, 16) * np.geomspace(100, 0.1, 16)
