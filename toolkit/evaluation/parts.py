@@ -181,8 +181,8 @@ def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
         size = np.sqrt(np.square(np.where(np.isfinite(rows), rows, 0)).mean(axis=0))
         empty = size <= 1e-12 * size.max()
         size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-30))
-        runs = _runs(size)
-        if not 1 < len(runs) <= _MOST_SLICES:
+        runs = _few_runs(size)
+        if len(runs) == 1:
             continue
         jump = _jump(size, runs)
         # an edge of a picture where nothing is, is no other kind of value
@@ -204,16 +204,27 @@ def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
     return min(max(pair) / min(pair) for pair in pairs)
 
 
-def _runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
-    """Neighbouring channels whose magnitudes are within ``_UNLIKE`` of each other."""
+def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """As ``_runs`` with ``_UNLIKE``, or the least doubling of it that leaves no more than ``_MOST_SLICES``.
+
+    Classes of which some are rare are many runs of their own, and boxes beside them are of another scale all the same.
+    """
+    unlike = _UNLIKE
+    while len(runs := _runs(size, unlike)) > _MOST_SLICES:
+        unlike *= 2
+    return runs
+
+
+def _runs(size: np.ndarray[Any, Any], unlike: float) -> list[tuple[int, int]]:
+    """Neighbouring channels whose magnitudes are within a factor of each other."""
     runs: list[tuple[int, int]] = []
     start = 0
     for place in range(1, len(size) + 1):
-        if place == len(size) or not _like(size[start : place + 1]):
+        if place == len(size) or not _like(size[start : place + 1], unlike):
             runs.append((start, place - 1))
             start = place
     return runs
 
 
-def _like(size: np.ndarray[Any, Any]) -> bool:
-    return bool(size.max() <= _UNLIKE * size.min())
+def _like(size: np.ndarray[Any, Any], unlike: float) -> bool:
+    return bool(size.max() <= unlike * size.min())

@@ -197,6 +197,14 @@ def test_the_classes_of_a_square_map_may_lie_on_its_last_axis(shape, axis):
     assert part.settings["axis"] == axis
 
 
+def test_boxes_beside_many_classes_of_unlike_scale_are_judged_apart():
+    """Every other class is rare: magnitudes alternate between 0.3 and 0.015, which alone is no reason to cut."""
+    scores = normal(8, 40, 20) * np.where(np.arange(20) % 2, 0.015, 0.3)
+    values = np.concatenate([200 * normal(8, 40, 4), scores], axis=-1)
+    named, _ = judged_by(seen(out("y", values, declared=("n", "a", 24))), "regression", None, None, {}, {})
+    assert [part.channels for part in named.parts] == [(-1, 0, 3), (-1, 4, 23)]
+
+
 def test_places_are_no_channels():
     """Magnitudes that fall off along an axis step by step, or end at an empty edge, are one kind of value."""
     fading = normal(8, 5, 16, 16) * np.geomspace(100, 0.1, 16)
