@@ -207,12 +207,14 @@ def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
 def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
     """As ``_runs`` with ``_UNLIKE``, or the least doubling of it that leaves no more than ``_MOST_SLICES``.
 
-    Classes of which some are rare are many runs of their own, and boxes beside them are of another scale all the same.
+    Classes of which some are rare are many runs of their own, and boxes beside them are of another scale all the same:
+    further apart than what differs within either. Uneven channels of one kind, as of a state, are not.
     """
     unlike = _UNLIKE
     while len(runs := _runs(size, unlike)) > _MOST_SLICES:
         unlike *= 2
-    return runs
+    apart = unlike == _UNLIKE or len(runs) == 1 or _jump(size, runs) > unlike
+    return runs if apart else [(0, len(size) - 1)]
 
 
 def _runs(size: np.ndarray[Any, Any], unlike: float) -> list[tuple[int, int]]:

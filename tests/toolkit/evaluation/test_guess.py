@@ -205,6 +205,13 @@ def test_boxes_beside_many_classes_of_unlike_scale_are_judged_apart():
     assert [part.channels for part in named.parts] == [(-1, 0, 3), (-1, 4, 23)]
 
 
+def test_uneven_channels_of_one_kind_are_judged_together():
+    """A recurrent state of 64 channels: neighbours differ by up to fifty times, and none is of another kind."""
+    size = np.exp(np.random.default_rng(0).uniform(np.log(0.02), 0, 64))
+    named, _ = judged_by(seen(out("y", normal(8, 64) * size, declared=("n", 64))), "regression", None, None, {}, {})
+    assert [part.channels for part in named.parts] == [None]
+
+
 def test_places_are_no_channels():
     """Magnitudes that fall off along an axis step by step, or end at an empty edge, are one kind of value."""
     fading = normal(8, 5, 16, 16) * np.geomspace(100, 0.1, 16)
