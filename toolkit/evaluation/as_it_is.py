@@ -12,7 +12,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.counterparts import Run, run_on
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
-from toolkit.graph.nodes import held_by, reads_of
+from toolkit.graph.nodes import held_by, opset_of, reads_of
 from toolkit.graph.sessions import session
 from toolkit.placement.ops import QUANTIZE
 
@@ -46,8 +46,7 @@ def quantized_in_float32(model: LightModel) -> LightModel:
     value at a time, and takes several times as long. So does that of a Clip between, which only picks values. A model
     of opset 23 or newer stays as it is.
     """
-    opset = next((one.version for one in model.proto.opset_import if one.domain in ("", "ai.onnx")), 0)
-    if opset < _DIVIDES_AS_SCALED:
+    if opset_of(model.proto) < _DIVIDES_AS_SCALED:
         _widen(model.proto.graph, {})
     return model
 

@@ -14,7 +14,7 @@ from itertools import chain
 import onnx
 
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import reads_of
+from toolkit.graph.nodes import opset_of, reads_of
 
 _TYPES_APART = 23
 """The opset from which on QuantizeLinear may read another type than its scale's: inputs with one scale may differ."""
@@ -30,8 +30,7 @@ def pairs_behind_concats(proto: onnx.ModelProto) -> int:
     Returns:
         How many pairs are gone.
     """
-    opset = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
-    if opset >= _TYPES_APART:
+    if opset_of(proto) >= _TYPES_APART:
         return 0
     graph, ops = proto.graph, [node.op_type for node in proto.graph.node]
     concats = [node for node, op in zip(graph.node, ops) if op == "Concat" and not node.domain]

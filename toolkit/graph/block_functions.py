@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, QTOOL, TENSORRT, domain_of
 from toolkit.base.precision import Precision
-from toolkit.graph.nodes import all_nodes
+from toolkit.graph.nodes import all_nodes, opset_of
 from toolkit.graph.stored import constants_of
 
 _ONNX = ("", "ai.onnx")
@@ -193,7 +193,7 @@ def declare(proto: onnx.ModelProto, imports_all: bool = False) -> bool:
         return False
     used = {(node.domain, node.op_type) for node in all_nodes(proto.graph.node)} & _BODIES.keys()
     known = {(one.domain, one.name) for one in proto.functions}
-    version = next((one.version for one in proto.opset_import if one.domain in _ONNX), 0)
+    version = opset_of(proto)
     for domain, op in sorted(used - known):
         proto.functions.append(_function(domain, op, version))
         if domain not in imported:

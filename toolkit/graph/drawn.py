@@ -19,7 +19,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph.nodes import inside_out
+from toolkit.graph.nodes import inside_out, opset_of
 
 _ONNX = ("", "ai.onnx")
 _SHAPED = frozenset({"RandomNormal", "RandomUniform"})
@@ -38,7 +38,7 @@ def draw_the_same(proto: onnx.ModelProto) -> bool:
 
     A node that takes its type from its input stays as it is before opset 15.
     """
-    version = next((one.version for one in proto.opset_import if one.domain in _ONNX), 1)
+    version = opset_of(proto)
     changed = False
     for graph in inside_out(proto.graph):
         if not any(_draws(node, version) for node in graph.node):

@@ -11,7 +11,7 @@ import onnx.inliner
 
 from toolkit.base.errors import BackendError
 from toolkit.graph.block_functions import is_written_out
-from toolkit.graph.nodes import all_nodes, operators_of
+from toolkit.graph.nodes import all_nodes, operators_of, opset_of
 
 _WITHOUT_KERNEL = frozenset({"Constant"})
 """What onnxruntime runs though no kernel is registered for it: it makes an initializer of it."""
@@ -57,7 +57,7 @@ def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
     onnxruntime does that by itself up to opset 23. Seen with 1.32: it refuses Swish of opset 24 in a model of opset 25,
     since operators of the function's body have new versions there.
     """
-    version = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    version = opset_of(proto)
     if version <= _OWN_FUNCTIONS:
         return proto
     ops = {op for domain, op in operators_of(proto) if domain in ("", "ai.onnx")}

@@ -13,6 +13,11 @@ _LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Of opset 6 and newer all others whose output has their input's shape are inferred by onnx 1.23."""
 
 
+def opset_of(proto: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model says it uses; 0 where it names none."""
+    return next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+
+
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """The nodes with those of their subgraphs, each behind the node that holds it."""
     for node in nodes:

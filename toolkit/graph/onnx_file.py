@@ -23,7 +23,7 @@ from toolkit.graph.external import read_external
 from toolkit.graph.functions import inlined
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import all_nodes, held_by, let_inference_through, subgraphs_of
+from toolkit.graph.nodes import all_nodes, held_by, let_inference_through, opset_of, subgraphs_of
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.scanned import without_values
 from toolkit.graph.scopes import unshadowed
@@ -118,7 +118,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         were ``unnamed``, nodes whose name was ``doubled``, and inner tensors that were ``shadowing`` outer ones.
     """
     changed: dict[str, int] = {}
-    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    version = opset_of(proto)
     if not OLDEST_OPSET <= version <= NEWEST_OPSET:
         found = f"opset {version}" if version else "no ONNX opset"
         raise ModelError(

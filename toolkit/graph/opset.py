@@ -14,7 +14,7 @@ from toolkit.graph import assemble
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
-from toolkit.graph.nodes import all_nodes, operators_of
+from toolkit.graph.nodes import all_nodes, operators_of, opset_of
 from toolkit.graph.onnx_file import normalise
 from toolkit.graph.tensors import onnx_type
 
@@ -47,7 +47,7 @@ def name_foreign(
     Returns:
         Whether there were any.
     """
-    version = next((entry.version for entry in proto.opset_import if entry.domain in _ONNX), 1)
+    version = opset_of(proto) or 1
     foreign = {
         (domain, op)
         for domain, op in (operators if operators is not None else operators_of(proto))

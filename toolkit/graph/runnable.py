@@ -10,7 +10,7 @@ import onnx
 
 from toolkit.graph.assemble import bodies
 from toolkit.graph.kernels import runs
-from toolkit.graph.nodes import all_nodes, operators_of, reads_of
+from toolkit.graph.nodes import all_nodes, operators_of, opset_of, reads_of
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -56,7 +56,7 @@ def not_run_in(proto: onnx.ModelProto, operators: frozenset[tuple[str, str]] | N
     ``operators`` are those of the message, by domain and name, where they are known.
     """
     own = {(function.domain, function.name) for function in proto.functions}
-    version = next((one.version for one in proto.opset_import if one.domain in _ONNX), None)
+    version = opset_of(proto) or None
     if not _plugin((operators if operators is not None else operators_of(proto)) - own, version):
         return NotRun()
     nodes = []
