@@ -37,13 +37,13 @@ class _RunForm:
         collection: what was collected of it.
         wanted: the tensors that this was of.
         model: the form, until it was looked at.
-        prints: see ``_prints_of``.
+        sketches: see ``_sketches_of``.
     """
 
     collection: Collection
     wanted: Sequence[str]
     model: Model | None
-    prints: dict[str, Array] = field(default_factory=dict)
+    sketches: dict[str, Array] = field(default_factory=dict)
 
 
 class SameValues:
@@ -87,15 +87,15 @@ class SameValues:
         if not self._forms or self._data is None:
             return {}
         limit, found = memory or MEMORY, dict[str, Collection]()
-        own = _prints_of(model, [*taps, *scalars], self._data, limit)
+        own = _sketches_of(model, [*taps, *scalars], self._data, limit)
         for form in reversed(self._forms):
             if not own.keys() - found.keys():
                 break
             if form.model is not None:
-                form.prints, form.model = _prints_of(form.model, form.wanted, self._data, limit), None
+                form.sketches, form.model = _sketches_of(form.model, form.wanted, self._data, limit), None
             enough = set(form.collection.tensors).union(scalars)
-            for name in form.prints.keys() & enough & own.keys() - found.keys():
-                if _alike(form.prints[name], own[name]):
+            for name in form.sketches.keys() & enough & own.keys() - found.keys():
+                if _alike(form.sketches[name], own[name]):
                     found[name] = form.collection
         return found
 
@@ -131,7 +131,7 @@ def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iter
     return made
 
 
-def _prints_of(model: Model, names: Iterable[str], data: CalibrationData, limit: int) -> dict[str, Array]:
+def _sketches_of(model: Model, names: Iterable[str], data: CalibrationData, limit: int) -> dict[str, Array]:
     """What tells the values of tensors apart, float64 [samples, 4] each: of each sample the smallest and the largest
     value, the norm, and the sum with random factors. Tensors of ``limit`` bytes are computed at a time.
     """
@@ -164,7 +164,7 @@ def _print_of(values: Array, inner: Array, outer: Array) -> Array:
 
 
 def _alike(one: Array, other: Array) -> bool:
-    """Whether a tensor holds the same values, as far as its prints tell; not where they are zeros or not finite."""
+    """Whether a tensor holds the same values, as far as its sketches tell; not where they are zeros or not finite."""
     if one.shape != other.shape or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return False
     largest, norm = np.abs(one[:, :2]).max(axis=1), one[:, 2]
