@@ -69,38 +69,17 @@ class FoldBatchNorm(Pass):
             if after.op == "BatchNormalization":
                 context.journal.declined(after.name, refusal)
             return False
-        gain, offset = affine
         assert weight is not None
         channels = _channels(layer, weight)
-        if gain.size not in (1, channels) or offset.size not in (1, channels):
+        if any(part.size not in (1, channels) for part in affine):
             return False
-        gain, offset = _each(gain, channels), _each(offset, channels)
-        bias = model.constant(holder.inputs[place[1]]) if place is not None else None
-        beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
-        new_bias = offset
-        if bias is not None:
-            new_bias = _each(bias.astype(np.float64).reshape(-1), channels) * beta * gain + offset
-        new_bias = new_bias / beta if beta else new_bias
+        gain, offset = (_each(part, channels) for part in affine)
+        new_bias = _folded_bias(model, layer, place, gain, offset)
         name, kind = names.all.take(f"{layer.inputs[1].name}_folded"), onnx_type(weight.dtype)
         layer.inputs[1] = make_constant(name, _scaled(layer, weight, gain), kind)
         bias_tensor = make_constant(names.all.take(f"{layer.name}_bias_folded"), new_bias, kind)
         folded = Code.FOLDED_IN(op=after.op, node=after.name)
-        result = after.outputs[0]
-        if place is None and layer.op == "MatMul":
-            # it has no bias of its own: what is left of the normalization is one
-            after.op, after.attrs = "Add", {}
-            after.inputs.clear()
-            after.inputs.extend([out, bias_tensor])
-        else:
-            if place is not None:
-                holder.inputs[place[1]] = bias_tensor
-            elif len(layer.inputs) > 2:
-                layer.inputs[2] = bias_tensor
-            else:
-                layer.inputs.append(bias_tensor)
-            # its inputs go with it, when nothing reads it any more: constants may have thousands of readers
-            after.outputs.clear()
-            holder.outputs[0] = result
+        _rewire(layer, place, after, bias_tensor)
         context.journal.changed(layer.name, folded, _WHY)
         if after.outputs:
             return True
@@ -108,6 +87,40 @@ class FoldBatchNorm(Pass):
             after.name
         )
         return True
+
+
+def _folded_bias(
+    model: Model, layer: gs.Node, place: tuple[gs.Node, int] | None, gain: Array, offset: Array
+) -> Array:
+    """The layer's bias [channels] behind the fold, as it is stored: Gemm multiplies its own by beta, never 0 here."""
+    beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
+    bias = model.constant(place[0].inputs[place[1]]) if place is not None else None
+    if bias is None:
+        return offset / beta
+    return (_each(bias.astype(np.float64).reshape(-1), gain.size) * beta * gain + offset) / beta
+
+
+def _rewire(layer: gs.Node, place: tuple[gs.Node, int] | None, after: gs.Node, bias: gs.Constant) -> None:
+    """Give the layer its bias, and what it writes to the readers of what is folded into it.
+
+    A MatMul has no bias of its own: what is left of the normalization, an Add, is one.
+    """
+    holder = place[0] if place is not None else layer
+    if place is None and layer.op == "MatMul":
+        after.op, after.attrs = "Add", {}
+        after.inputs.clear()
+        after.inputs.extend([layer.outputs[0], bias])
+        return
+    if place is not None:
+        holder.inputs[place[1]] = bias
+    elif len(layer.inputs) > 2:
+        layer.inputs[2] = bias
+    else:
+        layer.inputs.append(bias)
+    result = after.outputs[0]
+    # its inputs go with it, when nothing reads it any more: constants may have thousands of readers
+    after.outputs.clear()
+    holder.outputs[0] = result
 
 
 class _NamesInUse:

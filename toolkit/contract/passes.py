@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,10 +21,9 @@ from toolkit.base.settings import without_effect
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
+from toolkit.contract.model_before import ModelBefore
 from toolkit.contract.roles import Harm, Role
-from toolkit.graph.foreign import foreign_operators, meant
 from toolkit.graph.model import Model
-from toolkit.graph.scale_check import wrong_scales
 
 _OF_APPLY = ("tells_in_dry_run", "by_graph_alone", "reads_evaluation", "measures_engines")
 """What a pass says of its ``apply``."""
@@ -160,20 +159,43 @@ class Pass(BaseModel):
         """
         context = context if context is not None else Context()
         title = self.title()
-        before = model.changing().signature()
-        previous = context.journal.by, context.plan.by, context.model
-        context.journal.by = context.plan.by = title
-        context.model = model
+        before = ModelBefore.of(model, thorough=type(self).__module__.partition(".")[0] not in OWN_PACKAGES)
         asked = len(context.plan.history)
-        trial = self._trial(model, context)
-        # what a pass that looks at the graph alone makes stays in the graph
-        alone = not (self.reads_evaluation() or self.measures_engines() or self.helps())
-        # qtool's own are tested to keep types; of a large graph that costs as much again as all else that is checked
-        others = type(self).__module__.partition(".")[0] not in OWN_PACKAGES
-        typed = others and model.types_fault() is None
-        scales, strange = (wrong_scales(model), foreign_operators(model)) if others else ({}, {})
+        with self._speaking(context, model):
+            trial = self._trial(model, context)
+            self._apply(model, context)
         try:
-            with collector_paused() if alone else nullcontext():
+            self._check(model, before.typed)
+            before.refuse_new_scales(model)
+        except PassError as error:
+            raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
+        self._refuse_lost_names(model, context, asked)
+        self._tell_of_pairs(model, context, asked)
+        before.tell_of_operators(title, model, context)
+        before.refuse_new_signature(title, model)
+        if trial is not None:
+            with self._speaking(context, context.model):
+                trial.settle(title, model, context)
+        return model
+
+    @contextmanager
+    def _speaking(self, context: Context, model: Model | None) -> Iterator[None]:
+        """Inside, what is said and asked for is this pass's, of this model."""
+        previous = context.journal.by, context.plan.by, context.model
+        context.journal.by = context.plan.by = self.title()
+        context.model = model
+        try:
+            yield
+        finally:
+            context.journal.by, context.plan.by, context.model = previous
+
+    def _apply(self, model: Model, context: Context) -> None:
+        """Call ``apply``, whose failures become errors that name the pass, and which may return nothing."""
+        title = self.title()
+        # what a pass that looks at the graph alone makes stays in the graph
+        graph_alone = not (self.reads_evaluation() or self.measures_engines() or self.helps())
+        try:
+            with collector_paused() if graph_alone else nullcontext():
                 # a type checker does not see what code of others gives back
                 returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:
@@ -184,8 +206,6 @@ class Pass(BaseModel):
             raise PassError(
                 f"pass '{title}' failed: {type(error).__name__}: {error}", remedy="run with --debug for the traceback"
             ) from error
-        finally:
-            context.journal.by, context.plan.by, context.model = previous
         if returned is not None and returned is not model:
             if inspect.iscoroutine(returned):
                 # else Python warns that nobody waited for it
@@ -194,39 +214,17 @@ class Pass(BaseModel):
                 f"pass '{title}' returned an object of the type {type(returned).__name__}, which nothing would read",
                 remedy="apply changes the model that it is given, is no generator or coroutine, and returns nothing",
             )
-        try:
-            self._check(model, typed)
-            wrong = [what for tensor, what in wrong_scales(model).items() if tensor not in scales] if others else []
-            if wrong:
-                raise PassError(wrong[0])
-        except PassError as error:
-            raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
-        # of a sequence, what a pass in it asked for a later one may have folded away
-        own = [name for name, ask in context.plan.history[asked:] if ask.by == title]
+
+    def _refuse_lost_names(self, model: Model, context: Context, asked: int) -> None:
+        """Refuse what this pass asked of nodes that are not there; of a sequence, a later pass may have folded them."""
+        own = [name for name, ask in context.plan.history[asked:] if ask.by == self.title()]
         names = set(model.node_names()) if own else set()
         lost = [name for name in own if name not in names]
         if lost:
             raise PassError(
-                f"pass '{title}' asked for '{lost[0]}', and no node is called so", remedy=did_you_mean(lost[0], names)
+                f"pass '{self.title()}' asked for '{lost[0]}', and no node is called so",
+                remedy=did_you_mean(lost[0], names),
             )
-        self._tell_of_pairs(model, context, asked)
-        for (domain, op), node in foreign_operators(model).items() if others else ():
-            if (domain, op) not in strange:
-                context.journal.noted(
-                    Code.FOREIGN_OPERATOR(by=title, node=node, op=op, domain=domain, meant=meant(domain, op)), node=node
-                )
-        if model.signature() != before:
-            raise PassError(
-                f"pass '{title}' changed the model's inputs or outputs from {before} to {model.signature()}",
-                remedy="a pass must keep their names and types",
-            )
-        if trial is not None:
-            context.journal.by = title
-            try:
-                trial.settle(title, model, context)
-            finally:
-                context.journal.by = previous[0]
-        return model
 
     @classmethod
     def helps(cls) -> bool:

@@ -327,20 +327,24 @@ def open_source(
         return source, _given(loader, specs, source)
     if not isinstance(source, (str, Path)):
         return "the iterable", _given(source, specs, "the iterable")
-    path = base / source
+    return str(base / source), _open_path(base / source, specs, images)
+
+
+def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> Source:
+    """The source in a file or folder, by what the one is called and the other holds."""
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
     if path.is_dir():
         if images is not None or holds_images(path):
-            return str(path), Images(path, images or {}, specs)
-        return str(path), open_folder(path, specs)
+            return Images(path, images or {}, specs)
+        return open_folder(path, specs)
     if path.suffix == ".json":
         feeds = read_saved_inputs(path)
-        return str(path), Feeds(lambda: feeds, specs, str(path))
+        return Feeds(lambda: feeds, specs, str(path))
     if path.suffix == ".npz":
-        return str(path), Files([(str(path), path)], specs)
+        return Files([(str(path), path)], specs)
     if path.suffix == ".npy" and len(specs) == 1:
-        return str(path), Files([(str(path), {next(iter(specs)): path})], specs)
+        return Files([(str(path), {next(iter(specs)): path})], specs)
     raise DataError(
         f"a '{path.suffix}' file is none of .npz, .npy (for a model with one input) and Polygraphy's .json",
         where=str(path),

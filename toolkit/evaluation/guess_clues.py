@@ -54,6 +54,9 @@ class Clue:
     value: Any = None
 
 
+_ANY = Clue("regression", "values", 0.5, "any")
+
+
 def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """What the output is called."""
     found = []
@@ -67,30 +70,21 @@ def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """A vector a sample: classes, an embedding, a few values, or a signal."""
     if output.discrete:
-        if np.prod(output.shape) > 1:
-            fits = [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
-            return fits if len(output.shape) == 1 else []
-        return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
+        return _numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
     if len(wide) > 1 or (len(output.shape) > 1 and len(wide) == 1 and output.shape[0] == 1 and len(output.shape) == 2):
         return []
     count = wide[0] if wide else 1
     if count == 1:
-        if output.in_unit and "Sigmoid" in output.ops:
-            return [
-                Clue("classification", "values", 2.0, "sigmoid"),
-                Clue("classification", "operator", 1.0, "Sigmoid"),
-            ]
-        return [Clue("regression", "shape", 2.0, "single"), Clue("regression", "values", 0.5, "any")]
+        return _chances(output) or [Clue("regression", "shape", 2.0, "single"), _ANY]
     axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
     found = _shares(output, axis, "classification")
     if output.ops & _SHARES:
         found.append(Clue("classification", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
-    if "Sigmoid" in output.ops and output.in_unit:
-        found += [Clue("classification", "values", 2.0, "sigmoid"), Clue("classification", "operator", 1.0, "Sigmoid")]
+    found += _chances(output)
     if output.dynamic(axis):
-        return [*found, Clue("regression", "shape", 2.5, "dynamic"), Clue("regression", "values", 0.5, "any")]
-    if count in _IMAGENET or count < 64 or (count % 32 and count <= 4096):
+        return [*found, Clue("regression", "shape", 2.5, "dynamic"), _ANY]
+    if _may_be_classes(count):
         found.append(Clue("classification", "shape", 1.0, "classes", count))
         if count < _FEW_CLASSES and "values" not in {clue.kind for clue in found} and output.one_largest(axis):
             # scores of some samples would hardly all name one class; values of unlike kinds do
@@ -108,8 +102,28 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found.append(Clue("embedding", "values", 2.0, "normalized"))
     lengths = {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
     if count in lengths and count not in _IMAGENET and not output.fixed(axis):
-        found += [Clue("regression", "shape", 2.5, "length", count), Clue("regression", "values", 0.5, "any")]
+        found += [Clue("regression", "shape", 2.5, "length", count), _ANY]
     return found
+
+
+def _numbers(output: SeenOutput) -> list[Clue]:
+    """What whole numbers say: a class each sample, or a label each position."""
+    if np.prod(output.shape) <= 1:
+        return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
+    fits = [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
+    return fits if len(output.shape) == 1 else []
+
+
+def _chances(output: SeenOutput) -> list[Clue]:
+    """What values between 0 and 1 behind a Sigmoid say."""
+    if "Sigmoid" not in output.ops or not output.in_unit:
+        return []
+    return [Clue("classification", "values", 2.0, "sigmoid"), Clue("classification", "operator", 1.0, "Sigmoid")]
+
+
+def _may_be_classes(count: int) -> bool:
+    """Whether so many values may be scores of classes: few, a known number, or one that no width of features is."""
+    return count in _IMAGENET or count < 64 or (count % 32 != 0 and count <= 4096)
 
 
 def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
@@ -123,46 +137,54 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         return _maps(output, seen, None)
     axis = class_axis(output)
     count = output.shape[axis]
-    positions = output.shape[-3 - axis]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
         # any number of labels a position
         found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
-    if output.ops & _SHARES:
-        found += [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
-    elif output.ops & (_POOLED - {"Mul", "Div"}):
-        found.append(_pooled(output, _POOLED - {"Mul", "Div"}))
-    elif output.ops & _LINEAR:
-        found += [
-            Clue(task, "operator", 0.75, sorted(output.ops & _LINEAR)[0]) for task in ("sequence", "ctc", "generation")
-        ]
+    found += _operators_of_rows(output)
     if seen.pasts:
         found.append(Clue("generation", "shape", 3.0, "past"))
-    if seen.reads_tokens:
-        if count >= 4096:
-            found += [
-                Clue("generation", "shape", 1.5, "vocabulary", count),
-                Clue("generation", "values", 0.5, "tokens"),
-            ]
-        elif count < 512:
-            found.append(Clue("sequence", "shape", 1.0, "classes", count))
-    elif min(count, positions) <= 2 and max(count, positions) >= 256:
-        found += [Clue("regression", "shape", 3.0, "length", positions), Clue("regression", "values", 0.5, "any")]
-    elif _beside_shares(output, seen):
-        # a detector's boxes beside its scores of the same places
-        found += _of_values("beside shares", 2.5)
-    elif not output.ops & _SHARES and output.has_bands(axis):
-        # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
-        found += _of_values("bands", 2.5)
-    else:
-        found += [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
-        found += _blanks(output, axis, seen)
-        if seen.ops & _RECURRENT:
-            found.append(Clue("ctc", "operator", 0.5, sorted(seen.ops & _RECURRENT)[0]))
+    found += _tokens(count) if seen.reads_tokens else _readings(output, seen, axis)
     if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & _SHARES:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
+    return found
+
+
+def _operators_of_rows(output: SeenOutput) -> list[Clue]:
+    """What the operators behind rows say."""
+    plain = _POOLED - {"Mul", "Div"}
+    if output.ops & _SHARES:
+        return [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
+    if output.ops & plain:
+        return [_pooled(output, plain)]
+    linear = sorted(output.ops & _LINEAR)
+    return [Clue(task, "operator", 0.75, linear[0]) for task in ("sequence", "ctc", "generation")] if linear else []
+
+
+def _tokens(count: int) -> list[Clue]:
+    """What the width of rows says where the model reads tokens: a vocabulary, or a few labels."""
+    if count >= 4096:
+        return [Clue("generation", "shape", 1.5, "vocabulary", count), Clue("generation", "values", 0.5, "tokens")]
+    return [Clue("sequence", "shape", 1.0, "classes", count)] if count < 512 else []
+
+
+def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """What rows say where the model reads no tokens: labels or a reading, unless they look like plain values."""
+    count, positions = output.shape[axis], output.shape[-3 - axis]
+    if min(count, positions) <= 2 and max(count, positions) >= 256:
+        return [Clue("regression", "shape", 3.0, "length", positions), _ANY]
+    if _beside_shares(output, seen):
+        # a detector's boxes beside its scores of the same places
+        return _of_values("beside shares", 2.5)
+    if not output.ops & _SHARES and output.has_bands(axis):
+        # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
+        return _of_values("bands", 2.5)
+    found = [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
+    found += _blanks(output, axis, seen)
+    if seen.ops & _RECURRENT:
+        found.append(Clue("ctc", "operator", 0.5, sorted(seen.ops & _RECURRENT)[0]))
     return found
 
 

@@ -92,6 +92,19 @@ class Question:
             QtoolError: a word that is not known, a limit that is no limit, a command that is not allowed or cannot be
                 read, or a command beside engines or limits.
         """
+        self._check_limits()
+        if self.command is not None:
+            self._check_command(self.command, allow_code)
+        elif self.reads:
+            raise QtoolError("--reads says what --command reads, and there is none", remedy="leave out --reads")
+        if self.on not in PLACES:
+            raise QtoolError(f"--on is '{self.on}'", remedy=did_you_mean(self.on, PLACES))
+        if self.precision is not None and self.precision not in KEPT:
+            raise QtoolError(f"--precision is '{self.precision}'", remedy=did_you_mean(self.precision, KEPT))
+        if self.command is not None and self.on == "engine":
+            raise QtoolError("--command judges the ONNX model, and --on engine builds engines", remedy="leave out one")
+
+    def _check_limits(self) -> None:
         for name, value in vars(self.limits).items():
             try:
                 BudgetSection.model_validate({name: value})
@@ -101,18 +114,17 @@ class Question:
                     f"--{name.replace('_', '-')} is {value}: {said[:1].lower()}{said[1:]}",
                     remedy=f"expected: {BudgetSection.model_fields[name].description}",
                 ) from error
-        if self.command is not None:
-            try:
-                words = shlex.split(self.command)
-            except ValueError as error:
-                raise QtoolError(
-                    f"--command cannot be read: {error}", where=self.command, remedy="close its quotation marks"
-                ) from error
-            if not words:
-                raise QtoolError("--command is empty", remedy="give the command that judges a model")
-        if self.reads and self.command is None:
-            raise QtoolError("--reads says what --command reads, and there is none", remedy="leave out --reads")
-        for name, value in vars(self.limits).items() if self.command is not None else ():
+
+    def _check_command(self, command: str, allow_code: bool) -> None:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise QtoolError(
+                f"--command cannot be read: {error}", where=command, remedy="close its quotation marks"
+            ) from error
+        if not words:
+            raise QtoolError("--command is empty", remedy="give the command that judges a model")
+        for name, value in vars(self.limits).items():
             if value is not None:
                 option = f"--{name.replace('_', '-')}"
                 what, remedy = without_effect(f"{option} {value:g}", "--command decides which answer passes", option)
@@ -120,14 +132,8 @@ class Question:
         for path in self.reads:
             if not path.exists():
                 raise QtoolError("--reads names nothing that is there", where=str(path), remedy="check the path")
-        if self.command is not None and not allow_code:
+        if not allow_code:
             raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
-        if self.on not in PLACES:
-            raise QtoolError(f"--on is '{self.on}'", remedy=did_you_mean(self.on, PLACES))
-        if self.precision is not None and self.precision not in KEPT:
-            raise QtoolError(f"--precision is '{self.precision}'", remedy=did_you_mean(self.precision, KEPT))
-        if self.command is not None and self.on == "engine":
-            raise QtoolError("--command judges the ONNX model, and --on engine builds engines", remedy="leave out one")
 
 
 @dataclass(frozen=True)
