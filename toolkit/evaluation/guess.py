@@ -94,7 +94,7 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
 
 def _of_output(output: SeenOutput, seen: SeenModel, metric_task: str) -> tuple[str, bool, list[Finding], list[str]]:
     """The task of one output, whether that is sure, what speaks for it, and what fits as well."""
-    if output.rowless:
+    if output.empty:
         return "regression", False, [], []
     found: dict[str, list[Clue]] = defaultdict(list)
     for clue in _all_clues(output, seen, CLUES):

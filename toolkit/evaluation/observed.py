@@ -71,7 +71,7 @@ class SeenOutput:
         return frozenset(word.lower() for word in _SPLIT.findall(self.name))
 
     @property
-    def rowless(self) -> bool:
+    def empty(self) -> bool:
         """Whether no sample has a value: rows that vary in number, and none was found."""
         return all(one.size == 0 for one in self.samples)
 

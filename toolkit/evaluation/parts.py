@@ -118,7 +118,7 @@ _SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _se
 
 
 def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:
-    if output.rowless:
+    if output.empty:
         return [OutputPart("regression", (output.name,), {**base, "mean": 0.0, "variance": 0.0})]
     axis, slices = _slices(output)
     found = []
