@@ -28,4 +28,4 @@ def attribute(model: Model, build: Build, plan: PrecisionPlan) -> dict[str, Actu
 
         return InspectorAttribution(model, build, plan).all()
     reason = EngineCode.NOT_BUILT() if build.engine is None else EngineCode.LAYERS_NOT_KNOWN()
-    return {node.name: Actual(None, reason=reason) for node, _ in model.walk()}
+    return dict.fromkeys(model.node_names(), Actual(None, reason=reason))

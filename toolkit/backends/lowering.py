@@ -181,6 +181,8 @@ def _takes_bfloat16(op: str, opset: int) -> bool:
 
 def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:
     """Nodes inside subgraphs keep their types: where that is not what was asked, they are declined."""
+    # one for all nodes of a type: of what is said of many nodes the report makes one sentence
+    why = {precision: Code.SUBGRAPH(precision=precision) for precision in Precision}
     for node, graph in model.walk():
         if graph is model.graph:
             continue
@@ -189,7 +191,7 @@ def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: 
         asked = plan.get(node.name)
         floats = any(facts.is_float(t.name) for t in node.outputs)
         if floats and (asked.precision if asked is not None else rest) is not own:
-            journal.declined(node.name, Code.SUBGRAPH(precision=own))
+            journal.declined(node.name, why[own])
 
 
 def _reasons(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, Finding]:

@@ -48,9 +48,10 @@ class Event:
             sentence: makes a sentence of a finding; with it the keys ``what`` and ``reason`` are there for people.
         """
         why, change = self.why.to_json(), self.what.to_json() if self.what is not None else None
+        rule = self.rule
         found: dict[str, Any] = {"kind": self.kind, "by": self.by, "node": self.node}
-        found |= {"rule": self.rule, "values": why["values"], "change": change}
-        if self.rule != why["code"]:
+        found |= {"rule": rule, "values": why["values"], "change": change}
+        if rule != why["code"]:
             found["code"] = why["code"]
         if sentence is not None:
             found |= {"what": sentence(self.what) if self.what is not None else "", "reason": sentence(self.why)}

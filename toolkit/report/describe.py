@@ -28,10 +28,7 @@ def tensor_infos(model: Model, facts: Facts) -> list[TensorInfo]:
         known = facts.shapes.get(tensor.name)
         shape = known[0] if known else tensor.shape
         number = facts.types.get(tensor.name) or onnx_type(tensor.dtype)
-        # nothing of it comes from elsewhere, and there are very many
-        found[tensor.name] = TensorInfo.model_construct(
-            name=tensor.name, dtype=_type_word(number), shape=_sizes(shape)
-        )
+        found[tensor.name] = TensorInfo(name=tensor.name, dtype=_type_word(number), shape=_sizes(shape))
     return list(found.values())
 
 

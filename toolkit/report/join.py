@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual
+from toolkit.base.collection import collector_paused
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph import work
@@ -62,6 +63,7 @@ _CONVERTS, _NO_FLOATS = ReportCode.CONVERTS_TYPES(), ReportCode.NO_FLOAT_COMPUTA
 _NOT_TOLD = Actual(None, reason=EngineCode.NOT_IN_RECORD())
 
 
+@collector_paused()
 def join(
     asked: Requests,
     graphs: Graphs,
@@ -72,6 +74,7 @@ def join(
     warnings: Sequence[Finding] = (),
     advised: Sequence[Advice] = (),
     gpu: str = "",
+    said: SharedSentences | None = None,
 ) -> Report:
     """The report of one run.
 
@@ -84,6 +87,7 @@ def join(
         warnings: what else the reader must know, before all others.
         advised: what to try before anything else.
         gpu: the GPU to predict the time for, where the user named one.
+        said: sentences that are written already, of what the journal holds.
     """
     profiles, ranges, build, search = graphs.profiles, graphs.ranges, engine.build, measured.search
     accuracy, device, recipe, journal = measured.accuracy, measured.device, asked.recipe, asked.journal
@@ -95,7 +99,8 @@ def join(
     error_of = _layer_errors(nodes, measured.errors)
     macs = work.node_macs(graphs.final, facts)
     reasons = RestReasons(graphs.final, journal, quantizers(recipe.passes), recipe.rest)
-    said = SharedSentences()
+    said = said or SharedSentences()
+    shared = _SharedParts()
     layers = [
         _layer(
             node,
@@ -108,6 +113,7 @@ def join(
             macs[node.name],
             build.backend,
             said,
+            shared,
         )
         for node in nodes
     ]
@@ -131,7 +137,7 @@ def join(
         build_seconds=round(build.seconds, 3) if build.engine is not None or engine.engine_bytes else None,
         log=list(build.log),
     )
-    declined = _declined(journal, layers)
+    declined = _declined(journal, layers, said)
     # ranges that were given come without samples
     calibrated = ranges is not None and (bool(ranges.samples) or not ranges.tensors)
     profile_list = profile_infos(profiles, ranges.samples if ranges is not None and calibrated else None)
@@ -202,20 +208,49 @@ def join(
     )
 
 
+class _SharedParts:
+    """Parts of layers, each made once however many layers have the same; nobody may change them."""
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[Precision | None, str, str], Asked] = {}
+        self._actual: dict[int, tuple[Actual, ActualInfo]] = {}
+
+    def asked(self, precision: Precision | None, reason: str, by: str) -> Asked:
+        """The precision asked for, and why."""
+        key = (precision, reason, by)
+        if key not in self._asked:
+            self._asked[key] = Asked(precision=precision, reason=reason, by=by)
+        return self._asked[key]
+
+    def actual(self, actual: Actual) -> ActualInfo:
+        """What a node runs in."""
+        if id(actual) not in self._actual:
+            info = ActualInfo(
+                precision=actual.precision,
+                input_types=list(actual.input_types),
+                output_types=list(actual.output_types),
+                source=actual.source,
+                opened=_opened(actual),
+            )
+            # it is kept, so that no other can have its identity
+            self._actual[id(actual)] = actual, info
+        return self._actual[id(actual)][1]
+
+
 def _layer(
     node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, reasons: RestReasons,
-    rest: Precision, facts: Facts, macs: int | None, backend: str, said: SharedSentences,
+    rest: Precision, facts: Facts, macs: int | None, backend: str, said: SharedSentences, shared: _SharedParts,
 ) -> LayerInfo:  # fmt: skip
     role = work.role(node, facts)
     ask = plan.get(node.name)
     if ask is not None:
         stated = ask.reason.code is EngineCode.TYPE_STATED and role == "compute"
         why = reasons.stated(node.name, ask.precision) if stated else ask.reason
-        asked = Asked(precision=ask.precision, reason=said(why), by=ask.by)
+        asked = shared.asked(ask.precision, said(why), ask.by)
     elif role == "compute":
-        asked = Asked(precision=rest, reason=said(reasons.reason(node.name)), by=BY_REST)
+        asked = shared.asked(rest, said(reasons.reason(node.name)), BY_REST)
     else:
-        asked = Asked(precision=None, reason=said(_CONVERTS if role == "convert" else _NO_FLOATS), by="qtool")
+        asked = shared.asked(None, said(_CONVERTS if role == "convert" else _NO_FLOATS), "qtool")
     actual = actual or _NOT_TOLD
     remedy = remedy_of(actual.reason, ask.by if ask is not None else "") if actual.status == "overridden" else None
     return LayerInfo(
@@ -223,13 +258,7 @@ def _layer(
         op=node.op,
         role=role,
         asked=asked,
-        actual=ActualInfo(
-            precision=actual.precision,
-            input_types=list(actual.input_types),
-            output_types=list(actual.output_types),
-            source=actual.source,
-            opened=_opened(actual),
-        ),
+        actual=shared.actual(actual),
         status=actual.status,
         reason=_reason(actual, node.op, backend, said),
         remedy=sentence(remedy) if remedy is not None else "",
@@ -302,11 +331,11 @@ def _attribute_time(layers: Sequence[LayerInfo], time_ms: Mapping[str, Mapping[s
             owner.time_ms[profile] = owner.time_ms.get(profile, 0.0) + float(value)
 
 
-def _declined(journal: Journal, layers: Sequence[LayerInfo]) -> list[Declined]:
+def _declined(journal: Journal, layers: Sequence[LayerInfo], said: SharedSentences) -> list[Declined]:
     """What the passes declined, each line once, with the operator where the node lives on."""
     ops = {layer.node: layer.op for layer in layers}
     events = dict.fromkeys(journal.of("declined"))
     return [
-        Declined(node=e.node, op=ops.get(e.node, ""), rule=e.rule or "declined", reason=sentence(e.why), by=e.by)
+        Declined(node=e.node, op=ops.get(e.node, ""), rule=e.rule or "declined", reason=said(e.why), by=e.by)
         for e in events
     ]

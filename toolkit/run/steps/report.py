@@ -20,7 +20,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.codes import PlacementCode
 from toolkit.report.codes import ReportCode
-from toolkit.report.findings import sentence
+from toolkit.report.findings import SharedSentences
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.schema import RecipeInfo, Report, StepInfo
 from toolkit.report.search_parts import SearchInfo
@@ -135,10 +135,10 @@ class ReportStep(Step[ReportRecord]):
         """Join, and write all four."""
         from toolkit.report.html import write_html
 
-        root, engine = self.folder.path, self.found.engine
+        root, engine, said = self.folder.path, self.found.engine, SharedSentences()
         journal = self._journal()
-        report = self._report(journal)
-        write_text(root / _JOURNAL, journal.to_jsonl(sentence))
+        report = self._report(journal, said)
+        write_text(root / _JOURNAL, journal.to_jsonl(said))
         write_text(root / _LOCK, lock_text(self.inputs, engine.build.backend, engine.typing))
         report.save(root / _REPORT)
         files = [_JOURNAL, _LOCK, _REPORT]
@@ -168,7 +168,7 @@ class ReportStep(Step[ReportRecord]):
             journal.noted(Code.READS_UNKNOWN(why=why))
         return journal
 
-    def _report(self, journal: Journal) -> Report:
+    def _report(self, journal: Journal, said: SharedSentences) -> Report:
         from toolkit.evaluation.clipping import unlike_data, unlike_warnings
         from toolkit.report.join import join
         from toolkit.report.search_section import read_search
@@ -196,6 +196,7 @@ class ReportStep(Step[ReportRecord]):
             ],
             advised=data_advice(unlike),
             gpu=predicts_for(self.recipe, self.job.allow_code),
+            said=said,
         )
         layers, plain = report.layers, self.found.passes.float_form
         spots = spots or weak_spots_from_ranges(culprits(layers), layers, prepared, ranges, plain)
