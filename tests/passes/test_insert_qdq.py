@@ -313,6 +313,25 @@ def test_a_partly_quantized_model_keeps_its_scales_and_is_completed(residual):
     assert reads_pair(residual, "c1", 0)
 
 
+@pytest.mark.parametrize("behind", [(), ("guard_fp16",)])
+def test_pairs_that_nobody_reads_are_left_out_and_all_else_is_said(residual, behind):
+    twin = residual.copy()
+    run_, tried = placeholder_context(), placeholder_context(dry_run=True, unread=True, following=behind)
+    InsertQDQ()(residual, run_)
+    InsertQDQ()(twin, tried)
+    assert ("QuantizeLinear" in ops(twin)) is bool(behind)
+    assert list(tried.plan.items()) == list(run_.plan.items())
+    kinds = ("declined", "noted")
+    assert [e for e in tried.journal if e.kind in kinds] == [e for e in run_.journal if e.kind in kinds]
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_range_that_is_not_finite_is_refused_when_it_is_tried(residual, unread):
+    context = placeholder_context(np.inf, dry_run=True, unread=unread)
+    with pytest.raises(RangesError, match="is inf"):
+        InsertQDQ()(residual, context)
+
+
 def test_fp8_by_the_same_path(residual):
     context = placeholder_context()
     InsertQDQ(dtype="fp8")(residual, context)

@@ -108,8 +108,11 @@ def admit(
     io: Mapping[str, Precision],
     journal: Journal,
     newest: int,
+    paired: bool = False,
 ) -> None:
     """Raise the operator set of a model that is to be lowered; what lowering refuses is refused here. See ``lower``.
+
+    ``paired`` says that the model gets Q/DQ pairs, where a rehearsal left them out.
 
     Raises:
         RecipeError: ``io`` names a tensor that is no float input or output.
@@ -124,7 +127,7 @@ def admit(
                 raise RecipeError(
                     f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known)
                 )
-    pairs = any(node.op in (QUANTIZE, DEQUANTIZE) for node in model.nodes)
+    pairs = paired or any(node.op in (QUANTIZE, DEQUANTIZE) for node in model.nodes)
     if pairs and model.opset < 19 and _has_short(plan, rest):
         was = model.opset
         fresh = model.raise_opset(19)

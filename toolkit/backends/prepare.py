@@ -84,7 +84,9 @@ def admit_for(
     if backend.typing_for(settings) == "weak":
         admit_weak(model, backend)
     else:
-        admit(model, plan, rest=rest, io=io, journal=Journal(), newest=backend.max_opset())
+        # the pass that asks for quantized layers may have left their pairs out: nobody reads them
+        paired = any(ask.precision.quantized for _, ask in plan.items())
+        admit(model, plan, rest=rest, io=io, journal=Journal(), newest=backend.max_opset(), paired=paired)
 
 
 def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:

@@ -48,6 +48,8 @@ class Context:
         base: the folder that relative paths in settings are relative to.
         source: the model as it was loaded, before any pass.
         dry_run: nothing may be calibrated, measured or built: a pass says what it would do.
+        unread: nobody reads the graph that the last pass leaves, in a dry run for whom no engine is built: what that
+            pass would put into it may be left out.
         judges_helpers: whether a helper pass is undone where it does not help; not where whoever tries it decides.
         following: titles of the passes behind the one at work, without guards.
         guards: the passes behind it that only ask for floats where float16 does not do: they count for engines that are
@@ -74,6 +76,7 @@ class Context:
     base: Path = field(default_factory=Path)
     source: Model | None = None
     dry_run: bool = False
+    unread: bool = False
     judges_helpers: bool = True
     following: tuple[str, ...] = ()
     guards: tuple[Callable[[Model, Context], object], ...] = ()
@@ -129,6 +132,11 @@ class Context:
             others = {n: r for n, r in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
             self.known_ranges = replace(found, tensors={**found.tensors, **others})
         return found
+
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether the pass at work may leave the graph as it is, since nobody reads what it makes; see ``unread``."""
+        return self.dry_run and self.unread and not self.following and not self.guards
 
     @property
     def can_calibrate(self) -> bool:

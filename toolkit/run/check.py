@@ -279,6 +279,8 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     backend, reason = choose(job.backend)
     backend.typing_for(settings)
     context = context_for(inputs, source, journal, dry_run=True)
+    # without an engine there is no parser that reads it
+    context.unread = backend.name == "none"
     if isinstance(context.provider, Calibrator) and context.can_calibrate:
         # ranges that are given are known already, and what has none is what a run would name
         context.provider = _Placeholders(context.provider, statistics)

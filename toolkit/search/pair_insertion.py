@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,6 +22,20 @@ from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.simulation.rounder import RoundedWeight, Rounder
 
 
+def require_finite(amax: Mapping[str, float]) -> None:
+    """Check that pairs can be made of ranges.
+
+    Args:
+        amax: {activation: the largest absolute value of its range}.
+
+    Raises:
+        RangesError: one is not finite.
+    """
+    for tensor, value in amax.items():
+        if not math.isfinite(value):
+            raise RangesError(f"the range of tensor '{tensor}' is {value}", remedy="calibrate again")
+
+
 class PairInsertion:
     """Inserts pairs and says in the journal which node reads which.
 
@@ -28,7 +43,7 @@ class PairInsertion:
         model: the graph, which is changed.
         context: its journal and what stands in for a weight or bias that was changed.
         precision: the quantized type.
-        amax: {activation: the largest absolute value of its range}.
+        amax: {activation: the largest absolute value of its range}, all finite.
     """
 
     def __init__(self, model: Model, context: Context, precision: Precision, amax: Mapping[str, float]) -> None:
@@ -38,11 +53,7 @@ class PairInsertion:
         self._inserter = Inserter(model, precision)
 
     def insert(self, placement: Placement, rounder: Rounder) -> None:
-        """Insert all pairs of a placement, the weights rounded as ``rounder`` says.
-
-        Raises:
-            RangesError: the range of an activation is not finite.
-        """
+        """Insert all pairs of a placement, the weights rounded as ``rounder`` says."""
         for pair in placement.pairs.values():
             if pair.weight:
                 self._weight(pair, rounder)
@@ -78,8 +89,6 @@ class PairInsertion:
 
     def _activation_scale(self, pair: Pair) -> Array:
         value = self._amax.get(pair.tensor, self._precision.max)
-        if not np.isfinite(value):
-            raise RangesError(f"the range of tensor '{pair.tensor}' is {value}", remedy="calibrate again")
         if value == 0:
             self._context.journal.noted(Code.DEAD(tensor=pair.tensor), pair.uses[0].node)
         return storable_scale(value, self._precision)

@@ -31,7 +31,7 @@ from toolkit.placement.qdq import pairs_opset
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
 from toolkit.search.given_ranges import in_form, without_ranges
-from toolkit.search.pair_insertion import PairInsertion
+from toolkit.search.pair_insertion import PairInsertion, require_finite
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import wanted_tensors
 
@@ -128,7 +128,7 @@ class Quantizer(Pass):
 
         Raises:
             RecipeError: a pattern matches nothing, or ``only_if_faster`` where nothing can be measured.
-            RangesError: a range is needed and there is no calibration data.
+            RangesError: a range is needed and there is no calibration data, or one is not finite.
             BackendError: ``only_if_faster``, and the engine without pairs cannot be built.
         """
         self.without_dead_nodes(model, context)
@@ -214,9 +214,10 @@ class Quantizer(Pass):
         slow = slow or {}
         with model.settled():
             placement, amax = self._ranged(model, context, slow)
-            pairs = PairInsertion(model, context, self.precision, amax)
-        pairs.insert(placement, self.rounder(model, context, placement))
-        model.tidy()
+            pairs = None if context.keeps_graph else PairInsertion(model, context, self.precision, amax)
+        if pairs is not None:
+            pairs.insert(placement, self.rounder(model, context, placement))
+            model.tidy()
         for node, reason in placement.layers.items():
             context.plan.ask(node, self.precision, reason)
         for node, reason in slow.items():
@@ -244,6 +245,7 @@ class Quantizer(Pass):
             tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
             context.journal.noted(Code.RANGES_MISSING(tensors=tensors, nodes=[one.node for one in lacking]))
         amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
+        require_finite(amax)
         for note in share_amax(model, placement, amax, self.precision):
             context.journal.noted(note)
         return placement, amax

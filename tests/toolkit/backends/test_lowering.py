@@ -13,8 +13,11 @@ from tests.conftest import build, node, normal, ops, placeholder_context, run
 from tests.passes.test_insert_qdq import random_chain
 from tests.toolkit.backends.backend_models import recurrent
 from toolkit import Code, Journal, Model, Precision, PrecisionPlan
+from toolkit.backends.base import EngineSettings
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.lowering import lower
+from toolkit.backends.none import NoBackend
+from toolkit.backends.prepare import admit_for
 from toolkit.base.errors import RecipeError
 from toolkit.graph.tensors import onnx_type
 
@@ -440,3 +443,13 @@ def test_a_normalization_whose_mean_is_read_keeps_the_type_that_it_says_for_it(r
     types = found.model.facts().types
     assert [types[name] for name in ("mean", "inverse", "z")] == [TensorProto.FLOAT] * 3
     assert found.types.node["norm"] is Precision.FP32 and found.types.node["r"] is rest
+
+
+@pytest.mark.parametrize("asked", [Precision.INT8, Precision.FP16])
+def test_a_rehearsal_without_the_pairs_raises_the_opset_as_lowering_does_with_them(residual, asked):
+    plan = PrecisionPlan()
+    plan.ask("c1", asked, Code.OWN_WORDS(text="asked"))
+    before = residual.opset
+    admit_for(NoBackend(), EngineSettings(), residual, plan, rest=Precision.FP16, io={})
+    assert before < 19
+    assert residual.opset == (19 if asked is Precision.INT8 else before)
