@@ -65,10 +65,14 @@ class PassesRecord(GraphRecord):
         from toolkit.data.arrays import open_archive
         from toolkit.graph.assemble import dismantle
         from toolkit.graph.constants import with_values
+        from toolkit.placement.paired_alone import paired_alone
         from toolkit.placement.qdq import without_pairs
 
+        file = self.path(EXACT)
+        if self._float_form is None and source is not None and file is None and paired_alone(self.model(), source):
+            self._float_form = source
         if self._float_form is None:
-            made, file = without_pairs(self.model()), self.path(EXACT)
+            made = without_pairs(self.model())
             if file is not None:
                 kept = open_archive(file, OWN)
                 with_values(made, {name: kept[f"arr_{number}"].whole() for number, name in enumerate(self.exact)})
