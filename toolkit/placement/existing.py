@@ -73,13 +73,15 @@ class ExistingPair:
 
 
 def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
-    """Every Q/DQ pair of the model, whoever made it, in graph order."""
-    yield from model.once(f"pairs {subgraphs}", lambda: list(_pairs(model, subgraphs)))
+    """Every Q/DQ pair of the model, or of its main graph alone, whoever made it, in graph order."""
+    every = model.once("pairs", lambda: list(_pairs(model)))
+    main = None if subgraphs else {id(node) for node in model.graph.nodes}
+    yield from (pair for pair in every if main is None or id(pair.dequantize) in main)
 
 
-def _pairs(model: Model, subgraphs: bool) -> Iterator[ExistingPair]:
-    for node, graph in model.walk():
-        if node.op == DEQUANTIZE and (subgraphs or graph is model.graph):
+def _pairs(model: Model) -> Iterator[ExistingPair]:
+    for node, _ in model.walk():
+        if node.op == DEQUANTIZE:
             found = pair_at(model, node)
             if isinstance(found, ExistingPair):
                 yield found
