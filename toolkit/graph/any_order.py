@@ -62,7 +62,7 @@ def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Cal
         load: loads what is at a path as it is.
     """
     convolutions = any(node.op_type == "Conv" for node in model.proto.graph.node)
-    if os.name != "posix" or not convolutions or model.message_bytes + model.weight_bytes > _MOST_BYTES:
+    if os.name != "posix" or not convolutions or not model.holds_at_most(_MOST_BYTES - model.weight_bytes):
         return None
     with temporary_folder("session") as folder:
         path = folder / "model.onnx"

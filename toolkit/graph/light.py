@@ -95,6 +95,11 @@ class LightModel:
         """Bytes of the constants that are in the message."""
         return sum(byte_count(one) for one in stored_tensors(self.proto) if one.data_type in BITS and not is_away(one))
 
+    def holds_at_most(self, limit: int) -> bool:
+        """Whether the constants that are in the message take no more bytes than ``limit``."""
+        # a small integer takes one byte of the message, and eight as a value: of a small message nobody asks them all
+        return 8 * self.proto.ByteSize() <= limit or self.message_bytes <= limit
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that are not."""

@@ -17,7 +17,7 @@ from toolkit.base.mapped import FilePlace, place_of, release_pages
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.text import on_one_line
 from toolkit.graph.cutting import MOST_BLOCKED
-from toolkit.graph.light import LightModel, fits_message, place_at, send_away
+from toolkit.graph.light import PROTOBUF_LIMIT, LightModel, place_at, send_away
 from toolkit.graph.onnx_file import write
 from toolkit.graph.ort_values import to_ort
 from toolkit.graph.rewrites import copying_rewrites, idle_rewrites, wrong_rewrites
@@ -115,7 +115,7 @@ def load_session(
         options.optimized_model_filepath = str(rewritten)
         for key, entry in _WRITTEN.items():
             options.add_session_config_entry(key, entry)
-    fits = fits_message(model.message_bytes)
+    fits = model.holds_at_most(PROTOBUF_LIMIT)
     places = _places(model) if fits else {}
     if places:
         options.add_session_config_entry(_FOLDER, os.sep)
