@@ -131,9 +131,7 @@ class Rewriter:
 
     def _remove(self, gone: Sequence[gs.Node]) -> None:
         """Take nodes off the graph and its tensors in one go: one at a time would compare each with all others."""
-        assemble.detach(gone)
-        ids = {id(node) for node in gone}
-        self.model.graph.nodes = [node for node in self.model.nodes if id(node) not in ids]
+        assemble.discard(self.model.graph, gone)
 
     def _split_dequantizers(self) -> None:
         """Give every DequantizeLinear one float type; where its readers differ, one node for each type."""

@@ -94,6 +94,23 @@ def detach(nodes: Iterable[gs.Node]) -> None:
         list.__setitem__(tensor.inputs, slice(None), [one for one in tensor.inputs if id(one) not in gone])
 
 
+def discard(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
+    """Take nodes out of a graph, and give back their memory and that of tensors that nobody else has.
+
+    Neither is to be used any more. By themselves they would stay until the collector of cycles comes: each holds its
+    lists, and these hold it.
+    """
+    gone = {id(one): one for one in nodes}
+    parts = {id(part): part for one in gone.values() for part in (*one.inputs, *one.outputs)}
+    detach(gone.values())
+    graph.nodes = [node for node in graph.nodes if id(node) not in gone]
+    ends = {id(tensor) for one in (graph, *subgraphs(graph)) for tensor in (*one.inputs, *one.outputs)}
+    alone = (part for number, part in parts.items() if number not in ends and not part.inputs and not part.outputs)
+    for part in (*gone.values(), *alone):
+        object.__delattr__(part, "inputs")
+        object.__delattr__(part, "outputs")
+
+
 def dismantle(graph: gs.Graph) -> None:
     """Give back the memory of a graph that nobody uses any more: its nodes and tensors hold one another."""
     held: dict[int, gs.Node | gs.Tensor] = {}
