@@ -60,6 +60,8 @@ def _names_half(attribute: onnx.AttributeProto) -> bool:
         return attribute.name in TYPE_ATTRIBUTES and attribute.i == TensorProto.FLOAT16
     if attribute.type == onnx.AttributeProto.TENSOR:
         return bool(attribute.t.data_type == TensorProto.FLOAT16)
+    if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+        return bool(attribute.sparse_tensor.values.data_type == TensorProto.FLOAT16)
     return attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 

@@ -19,6 +19,7 @@ from toolkit.graph.onnx_file import normalise
 from toolkit.graph.tensors import onnx_type
 
 _ONNX = ("", "ai.onnx")
+_OWN_DOMAINS = frozenset({*_ONNX, "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
 _FOREIGN = "qtool.foreign"
 SAME_FROM = {
     "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Conv": 11, "DequantizeLinear": 13, "Equal": 13, "Flatten": 13,
@@ -63,14 +64,15 @@ def name_foreign(
 
 
 def is_foreign(domain: str, op: str) -> bool:
-    """Whether an operator stands in one of ONNX's own domains, and ONNX has none of that name there."""
-    known = known_operators(domain)
-    return bool(known) and op not in known
+    """Whether an operator stands in one of ONNX's own domains, and ONNX has none of that name there.
+
+    One that was registered with ``onnx.defs.register_schema`` is ONNX's as long as it is registered.
+    """
+    return domain in _OWN_DOMAINS and not onnx.defs.has(op, "" if domain in _ONNX else domain)
 
 
-@cache
 def known_operators(domain: str) -> frozenset[str]:
-    """The names of all operators that ONNX has in a domain, in any version; empty where the domain is not ONNX's."""
+    """The names of all operators that ONNX has in a domain now, in any version; empty where it has none."""
     domain = "" if domain in _ONNX else domain
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == domain)
 

@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.graph import sessions
+from toolkit.graph.cutting import Stretch
+from toolkit.graph.handed_on import handed_on_wide
 from toolkit.graph.light import LARGE, LightModel
 from toolkit.graph.memory import least_limit, memory_limit
 from toolkit.graph.sessions import session
@@ -131,3 +133,22 @@ def test_a_rounding_that_the_model_asks_for_stays(monkeypatch):
     found = opened.run(x)
     assert found["y"].tobytes() == whole["y"].tobytes()
     assert np.array_equal(found["y"], found["y"].astype(np.float16).astype(np.float32))
+
+
+def test_a_sparse_constant_makes_tensors_float16_too():
+    values = numpy_helper.from_array(np.array([1.0], np.float16), "s")
+    indices = numpy_helper.from_array(np.array([0], np.int64), "i")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["s"], "c", sparse_value=helper.make_sparse_tensor(values, indices, [2])),
+            helper.make_node("CastLike", ["x", "s"], ["half"], "cast"),
+            helper.make_node("Add", ["half", "half"], ["y"], "add"),
+        ],
+        "sparse",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [2])],
+    )
+    model = LightModel(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+    first = Stretch([0, 1], [], ["x"], ["half"])
+    second = Stretch([2], [], ["half"], ["y"])
+    assert set(handed_on_wide(model, [first, second])) == {"half"}
