@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import DataError, did_you_mean
+from toolkit.base.profiles import Shape
 from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive, open_array
 from toolkit.data.sample import LABELS, InputsAndLabels, InputSpec, Keep, Specs, check_names
@@ -109,6 +110,23 @@ class Stack:
 
         return count, cut, pick
 
+    def shapes(self, arrays: Callable[[str], Stored]) -> Iterator[dict[str, Shape]]:
+        """The shapes of each sample's inputs, by what the headers say; see ``samples``."""
+        count, _, _ = self.samples(arrays)
+        stacked = {n: self._shape(arrays(n).shape, self._specs[n]) for n in self._stacked if n in self._specs}
+        ragged = {name: keys for name, keys in self._ragged.items() if name in self._specs}
+        for index in range(count):
+            yield {**stacked, **{name: arrays(keys[index]).shape for name, keys in ragged.items()}}
+
+    def _shape(self, shape: Shape, spec: InputSpec) -> Shape:
+        """The shape of one sample of a stacked array."""
+        if self._given_once(spec.name, shape):
+            return shape
+        if spec.dims is not None and len(shape) == len(spec.dims) + 1:
+            return shape[1:]
+        axis = _inner_axis(shape, spec) or 0
+        return (*shape[:axis], spec.chunk if axis == 0 else 1, *shape[axis + 1 :])
+
     def _given_once(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether an array is one value for all samples of the set.
 
@@ -197,10 +215,21 @@ class Files:
         if self._counts is None:
             self._counts, self.cut = counts, cut
 
+    def shapes(self) -> Iterator[dict[str, Shape]]:
+        """See ``Source``; headers alone are read."""
+        for where, members in self._sets:
+            arrays = _arrays(members)
+            yield from Stack(arrays, self._specs, where).shapes(arrays.__getitem__)
+
     def _open(self, number: int) -> tuple[int, int, Callable[[int], InputsAndLabels]]:
         where, members = self._sets[number]
-        arrays = open_archive(members) if isinstance(members, Path) else {k: open_array(p) for k, p in members.items()}
+        arrays = _arrays(members)
         return Stack(arrays, self._specs, where).samples(arrays.__getitem__)
+
+
+def _arrays(members: Any) -> Mapping[str, Stored]:
+    """The arrays of a set by name: of an archive, or of files by name."""
+    return open_archive(members) if isinstance(members, Path) else {k: open_array(p) for k, p in members.items()}
 
 
 def open_folder(folder: Path, specs: Specs) -> Files:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import DataError, did_you_mean
+from toolkit.base.profiles import Shape
 from toolkit.base.reading import FileKind, reading, require_regular
 from toolkit.base.types import Array
 from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs
@@ -144,6 +145,10 @@ class Images:
     def __len__(self) -> int:
         """The number of image files."""
         return len(self._files)
+
+    def shapes(self) -> Sequence[Mapping[str, Shape]]:
+        """See ``toolkit.data.sources.Source``: an image is one row."""
+        return ()
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``toolkit.data.sources.Source``.

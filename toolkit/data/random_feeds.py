@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from toolkit.base.errors import DataError
-from toolkit.base.profiles import Profiles
+from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.types import Array
 from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, axes_of
 
@@ -45,6 +45,10 @@ class RandomFeeds:
     def __len__(self) -> int:
         """The number of samples asked for."""
         return self._samples
+
+    def shapes(self) -> Sequence[Mapping[str, Shape]]:
+        """See ``Source``: each sample has one row."""
+        return ()
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``Source``."""

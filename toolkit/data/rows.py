@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 import numpy as np
 
 from toolkit.base.errors import DataError
+from toolkit.base.profiles import Shape
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
@@ -57,7 +58,7 @@ class RowsApart:
         self._splits: bool | None = None
         # of the items that were looked at, how many have one row, where none decided
         self._undecided: int | None = None
-        self._several = self._joint = False
+        self._several = self._joint = self._searched = False
         # the first row of each item that has been read, and of the next one
         self._starts = [0]
         self._complete = False
@@ -70,10 +71,29 @@ class RowsApart:
     @property
     def together(self) -> bool:
         """Whether the rows of an item are one sample, as the nodes of a graph: one of a single row is one too then, and
-        nothing that it could be joined with others to. A few items are read to tell it, where they have not been.
+        nothing that it could be joined with others to. A few items are read to tell it, where they have not been, and
+        where these have one row each, the shapes of all.
         """
         self._settle()
+        if self._undecided is not None and not self._joint and not self._searched:
+            self._searched = True
+            self._joint = self._later_together()
         return self._joint
+
+    def _later_together(self) -> bool:
+        """Whether the first item of several rows that can tell, behind those that were looked at, is one sample.
+
+        It is found by the shapes of all. One whose rows may be samples is refused when it is read.
+        """
+        for index, shapes in enumerate(self._source.shapes()):
+            if index < _LOOKED or self._rows_in(shapes, []) == 1:
+                continue
+            _, origin, (inputs, labels) = next(self._source.read(index.__eq__))
+            if self._count(inputs, labels) == 1:
+                return True
+            if two := self._two(inputs, origin):
+                return not self._decide(self._axes, two)
+        return False
 
     def apart(self) -> Finding | None:
         """How many items of how many rows were taken apart, for which all are read once, or that this was not decided.
@@ -93,6 +113,10 @@ class RowsApart:
             # nothing is kept, and all is read
             next(self.read(lambda row: False), None)
         return self._starts[-1] if self._splits else len(self._source)
+
+    def shapes(self) -> Iterable[Mapping[str, Shape]]:
+        """See ``Source``; of the other source's items, taken apart or not."""
+        return self._source.shapes()
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``Source``."""
@@ -173,10 +197,14 @@ class RowsApart:
 
     def _count(self, inputs: Mapping[str, Array], labels: Mapping[str, Array]) -> int:
         """How many samples an item may hold: its rows, where all that has an axis of samples has as many; else 1."""
+        return self._rows_in({name: inputs[name].shape for name in self._axes}, map(len, labels.values()))
+
+    def _rows_in(self, shapes: Mapping[str, Shape], labels: Iterable[int]) -> int:
+        """See ``_count``; of an item by the shapes of its inputs and the lengths of its labels."""
         ranks = {name: len(self._specs[name].dims or ()) for name in self._axes}
-        if any(inputs[name].ndim != rank for name, rank in ranks.items()):
+        if any(len(shapes.get(name, ())) != rank for name, rank in ranks.items()):
             return 1
-        found = {inputs[name].shape[axis] for name, axis in self._axes.items()} | {len(one) for one in labels.values()}
+        found = {shapes[name][axis] for name, axis in self._axes.items()} | set(labels)
         return max(1, *found) if len(found) == 1 else 1
 
     def _row(self, inputs: dict[str, Array], labels: dict[str, Array], row: int) -> InputsAndLabels:

@@ -13,7 +13,7 @@ import numpy as np
 
 from toolkit.base.errors import FAILURES, DataError
 from toolkit.base.given import is_given, names_code, taken
-from toolkit.base.profiles import Profiles
+from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
@@ -41,6 +41,13 @@ class Source(Protocol):
         """Index, origin, and inputs and labels of each sample whose index ``keep`` accepts."""
         ...
 
+    def shapes(self) -> Iterable[Mapping[str, Shape]]:
+        """By sample the shapes of its inputs, told without their values where those need not be read for it.
+
+        Nothing where every sample has one row.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class HeldSamples:
@@ -58,11 +65,13 @@ class LoadedSamples:
         name: what messages call them.
         loader: what gives them, see ``repeatable``.
         digests: of each sample as it was read first, see ``sample_digest``.
+        shapes: of each sample's arrays then.
     """
 
     name: str
     loader: Any
     digests: Sequence[bytes]
+    shapes: Sequence[Mapping[str, Shape]] = ()
 
 
 class Feeds:
@@ -75,16 +84,33 @@ class Feeds:
         digests: of all samples where they are known already, empty where they are not, and ``make`` may give others
             each time; each pass has to give the same, or the samples held out would be some of those that were
             calibrated with. None where the samples are in memory.
+        shapes: of all samples' arrays where they are known already.
     """
 
     def __init__(
-        self, make: Callable[[], Iterable[Any]], specs: Specs, where: str, digests: Sequence[bytes] | None = None
+        self,
+        make: Callable[[], Iterable[Any]],
+        specs: Specs,
+        where: str,
+        digests: Sequence[bytes] | None = None,
+        shapes: Sequence[Mapping[str, Shape]] = (),
     ) -> None:
         self._make, self._specs, self._where = make, specs, where
         self._digests = list(digests) if digests is not None else None
         self._complete = bool(digests)
         self._count: int | None = None
+        self._shapes = shapes
         self.cut = 0
+
+    def shapes(self) -> Iterable[Mapping[str, Shape]]:
+        """See ``Source``; the iterable is gone through once for it."""
+        if not self._shapes:
+            feeds = (_mapping(feed, self._where) for feed in _each(self._make(), self._where))
+            self._shapes = [
+                {name: _array(feed[name], f"{self._where}, '{name}'").shape for name in self._specs if name in feed}
+                for feed in feeds
+            ]
+        return self._shapes
 
     def __len__(self) -> int:
         """The number of samples: the iterable's own length where it has one, else by going through it once."""
@@ -316,7 +342,9 @@ def open_source(
     if isinstance(source, HeldSamples):
         return source.name, Feeds(lambda: source.feeds, specs, source.name)
     if isinstance(source, LoadedSamples):
-        return source.name, Feeds(repeatable(source.loader, source.name), specs, source.name, source.digests)
+        return source.name, Feeds(
+            repeatable(source.loader, source.name), specs, source.name, source.digests, source.shapes
+        )
     if isinstance(source, str) and is_given(source):
         source = taken(source)
     if isinstance(source, str) and names_code(source) and not (base / source).exists():

@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.base.code import load_object
 from toolkit.base.errors import DataError
 from toolkit.base.given import is_given
+from toolkit.base.profiles import Shape
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.base.versions import path_fingerprint
@@ -144,9 +145,11 @@ def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | LoadedSampl
     digest = hashlib.sha256()
     held: list[dict[str, Array]] | None = []
     digests: list[bytes] = []
+    shapes: list[dict[str, Shape]] = []
     size, once = 0, hasattr(loader, "__next__")
     for feed in feeds_of_loader(loader, name):
         digests.append(sample_digest(feed))
+        shapes.append({key: values.shape for key, values in feed.items()})
         digest.update(digests[-1])
         digest.update(repr([(key, values.tolist()) for key, values in feed.items() if values.dtype.hasobject]).encode())
         size += sum(values.nbytes for values in feed.values())
@@ -155,5 +158,5 @@ def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | LoadedSampl
             held.append({key: values.copy() for key, values in feed.items()})
         if size > _HELD_BYTES and not once:
             held = None
-    samples = HeldSamples(name, held) if held is not None else LoadedSamples(name, loader, digests)
+    samples = HeldSamples(name, held) if held is not None else LoadedSamples(name, loader, digests, shapes)
     return digest.hexdigest(), samples

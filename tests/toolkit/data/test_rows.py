@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,58 @@ def test_the_model_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_does_not_run_is_not_certain() -> None:
     broken = model("g (float[batch, 4] x) => (float[batch, 5] y) <float[3, 5] w> { y = MatMul(x, w) }")
     assert not rows_apart(broken, {"x": 0}, [{"x": VALUES[:1]}, {"x": VALUES[1:2]}])
+
+
+SUM = "s = ReduceSum<keepdims = 1>(x, zero) y = Add(x, s)"
+
+
+def graphs(tmp_path: Path, kind: str, sizes: Sequence[int]) -> Any:
+    """Nodes of graphs of these sizes, from an archive, from files, from memory or from code."""
+    ends = np.cumsum([0, *sizes])
+    values = np.random.default_rng(1).standard_normal((ends[-1], 4), np.float32)
+    parts = [values[a:b] for a, b in pairwise(ends)]
+    if kind == "archive":
+        np.savez(tmp_path / "graphs.npz", **{f"x/{i:05d}": part for i, part in enumerate(parts)})
+        return tmp_path / "graphs.npz"
+    if kind == "files":
+        for index, part in enumerate(parts):
+            np.save(tmp_path / f"x.{index:05d}.npy", part)
+        return tmp_path
+    feeds = [{"x": part} for part in parts]
+    return feeds if kind == "memory" else lambda: iter(feeds)
+
+
+@pytest.mark.parametrize("kind", ["archive", "memory", "code"])
+@pytest.mark.parametrize("dimension", ["N", "?", "nodes"])
+def test_graphs_of_one_node_are_no_rows_where_later_ones_have_several(tmp_path: Path, kind: str, dimension: str) -> None:
+    """The first 16 say nothing: what is behind them tells that the rows of an item are one sample."""
+    sizes = [1] * 20 + [5, 3, 1, 1, 2]
+    net = model(
+        f"g (float[{dimension}, 4] x) => (float[{dimension}, 4] y) <int64[1] zero = {{0}}> {{ {SUM} }}"
+    )
+    data = CalibrationData.open(graphs(tmp_path, kind, sizes), net)
+    assert not data.can_batch
+    assert [one.count for one in data.batches(8)] == [1] * len(sizes)
+    assert [len(one.inputs["x"]) for one in data.samples()] == sizes
+
+
+@pytest.mark.parametrize("kind", ["archive", "memory", "code"])
+def test_items_of_one_row_alone_are_joined_still(tmp_path: Path, kind: str) -> None:
+    data = CalibrationData.open(graphs(tmp_path, kind, [1] * 20), network())
+    assert data.can_batch and [one.count for one in data.batches(8)] == [8, 8, 4]
+
+
+@pytest.mark.parametrize("stacked", ["rows", "items"])
+def test_arrays_tell_by_their_headers_how_many_rows_an_item_has(tmp_path: Path, stacked: str) -> None:
+    values = np.random.default_rng(1).standard_normal((20, 1, 4) if stacked == "items" else (20, 4), np.float32)
+    np.savez(tmp_path / "whole.npz", x=values)
+    data = CalibrationData.open(tmp_path / "whole.npz", network())
+    assert data.can_batch and len(data) == 20
+    assert list(data._source.shapes()) == [{"x": (1, 4)}] * 20
+
+
+def test_a_batch_behind_many_single_rows_stays_refused(tmp_path: Path) -> None:
+    data = CalibrationData.open(graphs(tmp_path, "archive", [1] * 16 + [4]), network())
+    assert data.can_batch
+    with pytest.raises(DataError, match="sample 16: it holds 4 rows"):
+        list(data.samples())
