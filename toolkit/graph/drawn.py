@@ -4,13 +4,14 @@ A node that draws is replaced by arithmetic that makes its numbers of their plac
 two models, two sessions of one and any order of the samples then see the same ones. Rows of a batch get the same
 numbers too, so that a sample has the same alone and among others. Normal numbers are G. E. P. Box and M. E. Muller's,
 "A note on the generation of random normal deviates", Ann. Math. Stat. 29 (1958), of two uniform ones each; these are a
-place hashed by products modulo the prime 2^31 - 1, which int64 holds.
+place hashed by products modulo the prime 2^31 - 1, which int64 holds. A class is drawn as the largest of logits with
+Gumbel noise on them (E. J. Gumbel, "Statistical theory of extreme values", 1954).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -19,13 +20,17 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph.nodes import inside_out, opset_of
+from toolkit.graph.light import is_away
+from toolkit.graph.nodes import inside_out, opset_of, subgraphs_of
+from toolkit.graph.stored import constants_of
 
 _ONNX = ("", "ai.onnx")
 _SHAPED = frozenset({"RandomNormal", "RandomUniform"})
-_LIKE = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli"})
-STEADY = _SHAPED | _LIKE
-"""The operators that are replaced."""
+_LIKE = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout"})
+STEADY = _SHAPED | _LIKE | {"Multinomial"}
+"""The operators that are replaced; a Dropout where it may train."""
+_TRAINS = 2
+"""The input of a Dropout that says whether it drops anything."""
 _PRIME = 2**31 - 1
 _MIXED = (48271, 69621, 16807)
 """Primitive roots of that prime: S. K. Park and K. W. Miller, Comm. ACM 31 (1988)."""
@@ -36,46 +41,92 @@ _CAST_LIKE = 15
 def draw_the_same(proto: onnx.ModelProto) -> bool:
     """Replace what draws random numbers, in place; whether there was any.
 
-    A node that takes its type from its input stays as it is before opset 15.
+    Before opset 15 a node that takes its type from its input stays as it is where inference does not know that type.
     """
     version = opset_of(proto)
+    graphs = [graph for graph in inside_out(proto.graph) if any(map(_may_draw, graph.node))]
+    if not graphs:
+        return False
+    idle = _false_constants(proto)
+    untyped = version < _CAST_LIKE and any(_by_input(node) for graph in graphs for node in graph.node)
+    kinds = _kinds(proto) if untyped else {}
     changed = False
-    for graph in inside_out(proto.graph):
-        if not any(_draws(node, version) for node in graph.node):
-            continue
+    for graph in graphs:
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
         del graph.node[:]
         for node in nodes:
-            graph.node.extend(_Drawing(node).nodes() if _draws(node, version) else [node])
-        changed = True
+            by_input = untyped and _by_input(node)
+            kind = kinds.get(node.input[0]) if by_input else None
+            drops = node.op_type != "Dropout" or not idle.issuperset(node.input[_TRAINS : _TRAINS + 1])
+            if not _may_draw(node) or not drops or (by_input and not kind):
+                graph.node.append(node)
+                continue
+            graph.node.extend(_Drawing(node, kind).nodes())
+            changed = True
     return changed
 
 
-def is_steady(node: gs.Node, version: int) -> bool:
-    """Whether ``draw_the_same`` replaces a node that draws, in a model of that opset."""
-    return _replaced(node.op, node.domain or "", "dtype" in node.attrs, version)
+def is_steady(node: gs.Node, version: int, kinds: Mapping[str, int]) -> bool:
+    """Whether ``draw_the_same`` replaces a node that draws, in a model of that opset.
+
+    ``kinds`` are the element types that inference knows, by tensor.
+    """
+    if node.op not in STEADY or (node.domain or "") not in _ONNX:
+        return False
+    typed = node.op in _SHAPED or node.op == "Multinomial" or "dtype" in node.attrs
+    return typed or version >= _CAST_LIKE or bool(kinds.get(node.inputs[0].name))
 
 
-def _draws(node: onnx.NodeProto, version: int) -> bool:
-    typed = node.op_type in STEADY and any(one.name == "dtype" for one in node.attribute)
-    return _replaced(node.op_type, node.domain, typed, version)
+def _may_draw(node: onnx.NodeProto) -> bool:
+    if node.op_type not in STEADY or node.domain not in _ONNX:
+        return False
+    return node.op_type != "Dropout" or (len(node.input) > _TRAINS and bool(node.input[_TRAINS]))
 
 
-def _replaced(op: str, domain: str, typed: bool, version: int) -> bool:
-    return op in STEADY and domain in _ONNX and (typed or op in _SHAPED or version >= _CAST_LIKE)
+def _by_input(node: onnx.NodeProto) -> bool:
+    """Whether a node that draws has the type of its input."""
+    return node.op_type in _LIKE and not any(one.name == "dtype" for one in node.attribute)
+
+
+def _false_constants(proto: onnx.ModelProto) -> set[str]:
+    """The names of numbers that are stored and 0: a Dropout that is told so by one never trains."""
+    found = set[str]()
+    for graph in (proto.graph, *subgraphs_of(proto.graph)):
+        for name, tensor in constants_of(graph):
+            if tensor.data_type == TensorProto.BOOL and not is_away(tensor) and not numpy_helper.to_array(tensor).any():
+                found.add(name)
+    return found
+
+
+def _kinds(proto: onnx.ModelProto) -> dict[str, int]:
+    """The element types that inference knows, by tensor, in subgraphs too."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    except Exception:  # whatever it says: the types stay unknown
+        inferred = proto
+    found = dict[str, int]()
+    for graph in (inferred.graph, *subgraphs_of(inferred.graph)):
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            found[value.name] = value.type.tensor_type.elem_type
+        found.update((tensor.name, tensor.data_type) for tensor in graph.initializer)
+    return found
 
 
 class _Drawing:
-    """The nodes that stand in for one that draws."""
+    """The nodes that stand in for one that draws; ``kind`` is the type of its input where opset 15 is not reached."""
 
-    def __init__(self, node: onnx.NodeProto) -> None:
-        self._node, self._made = node, list[onnx.NodeProto]()
+    def __init__(self, node: onnx.NodeProto, kind: int | None) -> None:
+        self._node, self._kind, self._made = node, kind, list[onnx.NodeProto]()
         self._given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         self._base = node.name or node.output[0]
 
     def nodes(self) -> list[onnx.NodeProto]:
         op = self._node.op_type
+        if op == "Multinomial":
+            return self._classes()
         shape, row = self._shape()
+        if op == "Dropout":
+            return self._dropped(shape, row)
         if op == "Bernoulli":
             likely = self._make("Cast", [self._node.input[0]], to=TensorProto.FLOAT)
             drawn = self._make("Less", [self._shaped(self._uniform(shape, row, 0), shape), likely])
@@ -97,7 +148,49 @@ class _Drawing:
         if kind is not None:
             self._made.append(helper.make_node("Cast", [drawn], out, self._base, to=kind))
         else:
-            self._made.append(helper.make_node("CastLike", [drawn, self._node.input[0]], out, self._base))
+            self._made.append(self._like_input(drawn, out[0], self._base))
+
+    def _like_input(self, values: str, out: str, name: str) -> onnx.NodeProto:
+        """A node that gives values in the type of the node's first input."""
+        if self._kind is not None:
+            return helper.make_node("Cast", [values], [out], name, to=self._kind)
+        return helper.make_node("CastLike", [values, self._node.input[0]], [out], name)
+
+    def _dropped(self, shape: str, row: str) -> list[onnx.NodeProto]:
+        """A Dropout (ONNX's Operators.md): values are kept where a uniform number is not below the ratio, and scaled
+        by 1 / (1 - ratio); all are kept as they are where it does not train.
+        """
+        data, ratio, trains = self._node.input
+        share = self._make("Cast", [ratio], to=TensorProto.FLOAT) if ratio else self._float(0.5)
+        idle = self._make("Not", [trains])
+        below = self._make("Less", [self._shaped(self._uniform(shape, row, 0), shape), share])
+        kept = self._make("Or", [self._make("Not", [below]), idle])
+        one = self._float(1.0)
+        scale = self._make("Where", [idle, one, self._make("Div", [one, self._make("Sub", [one, share])])])
+        factor = self._make("Mul", [self._make("Cast", [kept], to=TensorProto.FLOAT), scale])
+        typed = f"{self._base}/drawn factor"
+        self._made.append(self._like_input(factor, typed, typed))
+        outs = [*self._node.output, ""]
+        if outs[0]:
+            self._made.append(helper.make_node("Mul", [data, typed], [outs[0]], self._base))
+        if outs[1]:
+            self._made.append(helper.make_node("Identity", [kept], [outs[1]], f"{self._base}/drawn mask"))
+        return self._made
+
+    def _classes(self) -> list[onnx.NodeProto]:
+        """A Multinomial (ONNX's Operators.md): classes by rows of unnormalized log-probabilities [rows, classes]."""
+        logits = self._make("Cast", [self._node.input[0]], to=TensorProto.FLOAT)
+        classes = self._make("Gather", [self._make("Shape", [logits]), self._constant([1])], axis=0)
+        shape = self._make("Concat", [self._constant([self._given.get("sample_size", 1)]), classes], axis=0)
+        uniform = self._shaped(self._uniform(shape, self._at_least_one(self._product(shape)), 0), shape)
+        inner = self._make("Neg", [self._make("Log", [uniform])])
+        gumbel = self._make("Neg", [self._make("Log", [inner])])
+        apart = self._make("Concat", [self._constant([-1, 1]), classes], axis=0)
+        scores = self._make("Add", [self._make("Reshape", [logits, apart]), gumbel])
+        drawn = self._make("ArgMax", [scores], axis=2, keepdims=0)
+        kind = self._given.get("dtype", TensorProto.INT32)
+        self._made.append(helper.make_node("Cast", [drawn], list(self._node.output), self._base, to=kind))
+        return self._made
 
     def _shape(self) -> tuple[str, str]:
         """The output's shape, int64 [rank], and how many values a row of the batch has, int64 [1]; all where there is

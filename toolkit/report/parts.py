@@ -115,6 +115,11 @@ class Accuracy(Part):
         default=False, description="whether no budget can be judged: one sample, or samples that all give the same"
     )
 
+    drawing: list[str] = Field(
+        default_factory=list,
+        description="nodes that draw other random numbers in each of the two runs that are compared: nothing is judged",
+    )
+
     unrounded: Finite = Field(
         default=None,
         description="``quantized``, or without a metric ``unchanged`` of the first part, as onnxruntime itself "

@@ -73,6 +73,9 @@ def judged_accuracy(accuracy: Accuracy | None, device: DeviceInfo | None) -> Ver
         return found
     if any(breakage(one) for _, one in judged(device)):
         return "broken"
+    if own.drawing:
+        # its random numbers are its own: it gave nothing to judge
+        return found
     # where onnxruntime measured nothing, what the engine gave is what is known
     return _simulated(own) if found == "unmeasured" else worse(found, _simulated(own))
 
@@ -82,6 +85,8 @@ def _simulated(accuracy: Accuracy | None) -> Verdict:
         return "unmeasured"
     if breakage(accuracy) is not None:
         return "broken"
+    if accuracy.drawing:
+        return "unmeasured"
     if accuracy.met is False:
         return "missed"
     if accuracy.not_compared and not accuracy.output_compared:
@@ -94,6 +99,8 @@ def breakage(accuracy: Accuracy) -> Finding | None:
     for name, output in accuracy.outputs.items():
         if output.incomparable:
             return ReportCode.OUTPUT_NOT_FINITE(output=name)
+    if accuracy.drawing:
+        return None
     before, after = accuracy.before, accuracy.quantized
     if before is not None and after is not None and accuracy.rising:
         lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from toolkit.run.steps.device import DeviceRecord
     from toolkit.run.task import TaskRecord
 
+_HERE = "onnxruntime"
+
 
 def accuracy_of(
     found: EvaluationResult | None,
@@ -36,7 +38,7 @@ def accuracy_of(
     *,
     held_out: bool = True,
     random: bool = False,
-    source: str = "onnxruntime",
+    source: str = _HERE,
     task: TaskRecord | None = None,
 ) -> Accuracy | None:
     """The evaluation as the report holds it, with the budget's verdict; None where nothing was asked or measured.
@@ -67,7 +69,9 @@ def accuracy_of(
     misses += _answer_misses(found.tallies, limits["min_unchanged"]) if counts else []
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
     few, interval = too_few(shares), _interval(found)
-    judged = by_task or any(limit is not None for limit in limits.values())
+    drawing = list(task.unlike if source == _HERE else task.drawing) if task is not None else []
+    misses = [] if drawing else misses
+    judged = not drawing and (by_task or any(limit is not None for limit in limits.values()))
     standing = None if not judged else "missed" if misses else "unproven" if few is not None else "met"
     accuracy = Accuracy(
         metric=found.metric,
@@ -92,7 +96,8 @@ def accuracy_of(
         in_place=found.in_place,
         task=_task_info(task),
         parts=_parts(found, limits["min_unchanged"], counts),
-        doubts=[clause(sentence(one)) for one in _doubts(found, None if misses else few, task)],
+        doubts=[clause(sentence(one)) for one in _doubts(found, None if misses else few, task)] if not drawing else [],
+        drawing=drawing,
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
         shows_nothing=_shows_nothing(found),

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from toolkit.run.begun import Begun
 
 
+def random_nodes(model: Model) -> tuple[list[str], list[str]]:
+    """The nodes that draw random numbers, and those of them that draw others in every run of onnxruntime too."""
+    drawing = [node for node, _ in model.walk() if is_random(node)]
+    kinds = model.facts().types if drawing else {}
+    return [node.name for node in drawing], [n.name for n in drawing if not is_steady(n, model.opset, kinds)]
+
+
 class Inputs:
     """Opens what a job's recipe names; the model once.
 
@@ -75,10 +82,10 @@ class Inputs:
         plugins = plugin_note(source)
         if plugins is not None:
             said.noted(plugins)
-        drawn = [node for node, _ in source.walk() if is_random(node)]
-        if drawn:
-            unlike = [node.name for node in drawn if not is_steady(node, source.opset)]
-            said.noted(Code.RANDOM_SOURCE(nodes=[node.name for node in drawn], unlike=unlike))
+        drawing, unlike = random_nodes(source)
+        if drawing:
+            train = [node.name for node, _ in source.walk() if node.op == "Dropout" and node.name in drawing]
+            said.noted(Code.RANDOM_SOURCE(nodes=drawing, unlike=unlike, train=train))
         for one in check(self.job.profiles, source, self.job.recipe):
             said.noted(one)
         cut = stretches_note(source)

@@ -14,7 +14,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.dimensions import is_batch_name
 from toolkit.placement.quantized import quantized_source
-from toolkit.run.inputs import Inputs
+from toolkit.run.inputs import Inputs, random_nodes
 from toolkit.run.step import Record
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class TaskRecord(Record):
         suspicion: what is plainly wrong with that value; None where nothing is.
         notes: what else was seen of the outputs.
         quantized_source: whether the model that results are compared with has Q/DQ pairs itself.
+        drawing: the nodes that draw random numbers, which an engine draws by itself.
+        unlike: those of them that draw others in every run of onnxruntime too.
     """
 
     task: str = ""
@@ -51,6 +53,8 @@ class TaskRecord(Record):
     suspicion: Finding | None = None
     notes: list[Finding] = Field(default_factory=list)
     quantized_source: bool = False
+    drawing: list[str] = Field(default_factory=list)
+    unlike: list[str] = Field(default_factory=list)
 
     @property
     def said(self) -> list[Finding]:
@@ -169,9 +173,11 @@ def _look(inputs: Inputs) -> Looked:
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
     notes += one_sided_among(judged.parts, watched)
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
+    drawing, unlike = random_nodes(inputs.source())
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes,
-        quantized_source=quantized_source(inputs.reference(), stripping=False) is not None,
+        quantized_source=quantized_source(inputs.reference(), stripping=False) is not None, drawing=drawing,
+        unlike=unlike,
     )  # fmt: skip
     lacking = [t.name for t in inputs.reference().graph.outputs if t.name not in found.outputs]
     return Looked(record, found.batches, lacking, watched)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -74,10 +75,61 @@ def test_bernoulli_draws_as_often_as_its_input_says():
     assert set(np.unique(found)) == {0.0, 1.0} and found.mean() == pytest.approx(0.3, abs=0.02)
 
 
-def test_a_node_that_takes_its_type_from_its_input_stays_before_types_can_be_taken():
-    for opset, replaced in ((14, False), (15, True)):
-        assert draw_the_same(drawing("RandomNormalLike", opset=opset)) is replaced
+@pytest.mark.parametrize("opset", [11, 14, 15])
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_a_type_that_is_the_inputs_is_taken_from_it_in_any_opset(kind, opset):
+    nodes = [node("Cast", ["x"], ["h"], to=kind), node("RandomNormalLike", ["h"], ["r"], "draw")]
+    nodes += [node("Add", ["h", "r"], ["a"]), node("Cast", ["a"], ["y"], to=TensorProto.FLOAT)]
+    proto = build(nodes, {"x": ["n", 50, 100]}, {"y": None}, {}, opset)
+    found = drawn(proto)
+    assert np.array_equal(found, drawn(proto)) and found.std() == pytest.approx(1, abs=0.05)
     assert not draw_the_same(build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]}))
+
+
+def test_a_type_that_nobody_knows_leaves_the_node_as_it_is_before_types_can_be_taken():
+    nodes = [node("Mystery", ["x"], ["h"], domain="com.mine"), node("RandomNormalLike", ["h"], ["y"], "draw")]
+    for opset, replaced in ((14, False), (15, True)):
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])]
+        graph = helper.make_graph(nodes, "g", inputs, [onnx.ValueInfoProto(name="y")])
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.mine", 1)]
+        assert draw_the_same(helper.make_model(graph, opset_imports=opsets)) is replaced
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+@pytest.mark.parametrize("opset", [12, 15, 22])
+def test_a_dropout_that_trains_drops_the_same_in_every_run(opset, kind):
+    half = helper.tensor_dtype_to_np_dtype(kind).type
+    nodes = [node("Cast", ["x"], ["h"], to=kind), node("Dropout", ["h", "share", "trains"], ["d", "mask"], "drop")]
+    nodes += [node("Cast", ["d"], ["y"], to=TensorProto.FLOAT), node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT)]
+    for trains in (True, False):
+        weights = {"share": np.array(0.25, half), "trains": np.array(trains)}
+        loaded = session(build(nodes, {"x": ["n", 50, 100]}, {"y": None, "m": None}, weights, opset))
+        x = np.random.default_rng(0).standard_normal((4, 50, 100)).astype(half).astype(np.float32)
+        found, again = (loaded.run({"x": x}) for _ in range(2))
+        assert np.array_equal(found["y"], again["y"])
+        if not trains:
+            assert np.array_equal(found["y"], x) and found["m"].all()
+            continue
+        assert found["m"].mean() == pytest.approx(0.75, abs=0.02)
+        assert all(np.array_equal(row, found["m"][0]) for row in found["m"])
+        np.testing.assert_allclose(found["y"], x * found["m"] / 0.75, rtol=2e-3)
+
+
+def test_a_dropout_that_never_trains_stays():
+    for trains in ({"trains": np.array(False)}, {}):
+        inputs = ["x", "", "trains"] if trains else ["x"]
+        assert not draw_the_same(build([node("Dropout", inputs, ["y"])], {"x": [2]}, {"y": [2]}, trains, 13))
+    told = build([node("Dropout", ["x", "", "t"], ["y"])], {"x": [2]}, {"y": [2]}, {"t": np.array(True)}, 13)
+    assert draw_the_same(told)
+
+
+def test_classes_are_drawn_as_often_as_they_are_likely_and_the_same_in_every_run():
+    shares = np.array([[0.2, 0.5, 0.3], [0.05, 0.05, 0.9]], np.float32)
+    nodes = [node("Log", ["x"], ["l"]), node("Multinomial", ["l"], ["c"], "draw", sample_size=4000, dtype=7)]
+    loaded = session(build([*nodes, node("Cast", ["c"], ["y"], to=1)], {"x": ["n", 3]}, {"y": None}))
+    found = loaded.run({"x": shares})["y"]
+    assert found.shape == (2, 4000) and np.array_equal(found, loaded.run({"x": shares})["y"])
+    np.testing.assert_allclose([[(row == k).mean() for k in range(3)] for row in found], shares, atol=0.03)
 
 
 def test_what_is_drawn_at_any_depth_is_replaced():

@@ -14,6 +14,7 @@ from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
 from toolkit.report.findings.words import clause
+from toolkit.report.schema import DeviceInfo
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import verdict
 from toolkit.run.accuracy import accuracy_of
@@ -163,3 +164,28 @@ def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay()
     assert "100.0 % of 16 samples keep their embedding; b 31.5 dB SQNR" in first
     assert "44.0" not in first and "cosine" not in first
     assert "(cosine 0.9999 at the 5th percentile)" in to_text(build([], accuracy))
+
+
+@pytest.mark.parametrize("source", ["onnxruntime", "the engine on a GPU"])
+def test_random_numbers_that_differ_between_the_runs_are_neither_usable_nor_broken(source):
+    """A sampler's engine draws its own: 3 dB without any quantization were BROKEN on the GPU."""
+    figures = OutputFigures(sqnr_db=2.0, max_abs=3.0, cosine=0.5, agreement=0.1)
+    lost = measured(outputs={"logits": figures}, value=0.1, drop=0.886)
+    budget = BudgetSection(max_drop=0.01, min_sqnr_db=40)
+    unlike = TaskRecord(task="classification", drawing=["r"], unlike=["r"])
+    found = accuracy_of(lost, budget, source=source, task=unlike)
+    assert found.drawing == ["r"] and found.met is None and not found.misses and not found.doubts
+    assert verdict(found) == "unmeasured"
+    assert headline([], found).startswith("Not measured: 'r' draws other random numbers in every run, so outputs differ")
+    # what onnxruntime draws alike is judged there, and what an engine draws by itself is not
+    steady = accuracy_of(lost, budget, source=source, task=TaskRecord(task="classification", drawing=["r"]))
+    assert verdict(steady) == ("broken" if source == "onnxruntime" else "unmeasured")
+
+
+def test_an_engine_that_draws_its_own_numbers_leaves_the_verdict_to_the_simulation():
+    good = accuracy_of(measured(), BudgetSection(max_drop=0.01), task=TaskRecord(drawing=["r"]))
+    own = accuracy_of(
+        measured(value=0.1, drop=0.886), BudgetSection(max_drop=0.01), source="the engine", task=TaskRecord(drawing=["r"])
+    )
+    device = DeviceInfo(status="ran", gpu="GPU", accuracy=own, profiles={"default": own})
+    assert verdict(good, device) == verdict(good) == "usable"

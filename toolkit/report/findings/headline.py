@@ -86,6 +86,10 @@ def _told(
     if accuracy is not None and found == "unmeasured" and accuracy.not_compared:
         known = f"{figures(accuracy)}; " if accuracy.outputs else ""
         return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {known}{running}."
+    if accuracy is not None and found == "unmeasured" and accuracy.drawing:
+        verb = "draws" if len(accuracy.drawing) == 1 else "draw"
+        unlike = f"{quoted(accuracy.drawing)} {verb} other random numbers in every run"
+        return f"Not measured: {unlike}, so outputs differ without any quantization; {running}."
     if accuracy is None or found == "unmeasured":
         return f"Not measured: no data says whether the result is usable; {running}."
     if found == "broken":

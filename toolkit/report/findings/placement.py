@@ -72,14 +72,19 @@ def _quantized_source(pairs: int, halves: tuple[str, ...] = (), stripping: bool 
     return f"The model {'still' if stripping else 'already'} has {' and '.join(has)}: {compared}{advice}"
 
 
-def _random_source(nodes: Sequence[str], unlike: Sequence[str] = ()) -> str:
+def _random_source(nodes: Sequence[str], unlike: Sequence[str] = (), train: Sequence[str] = ()) -> str:
     drawn = f"The model draws new numbers in every run ({quoted(nodes)})"
+    remedy = "make them an input of the model"
+    if train:
+        verb = "was" if len(train) == 1 else "were"
+        mode = f"export the model in evaluation mode, since {quoted(train)} (Dropout) {verb} left training"
+        remedy = mode if len(train) == len(nodes) else f"{mode}, and make the other numbers an input of the model"
     if unlike:
         those = "" if len(unlike) == len(nodes) else f", by {quoted(unlike)}"
-        return f"{drawn}, so what is compared differs without any quantization{those}: make them an input of the model."
+        return f"{drawn}, so what is compared differs without any quantization{those}, and is not judged: {remedy}."
     return (
         f"{drawn}. In onnxruntime all is measured with the same ones for every model and sample; an engine draws its "
-        "own, so its outputs differ without any quantization: make them an input of the model to compare those."
+        f"own, so its outputs differ without any quantization, and are not judged: {remedy} to compare those."
     )
 
 
