@@ -118,6 +118,7 @@ class ReportCode(BaseCode):
     ANSWERS_BELOW_LIMIT = "report-answers-below-limit"
     OUTPUT_SIGNAL_LOST = "report-output-signal-lost"
     LAYER_SIGNAL_LOST = "report-layer-signal-lost"
+    WORK_NOT_KNOWN = "report-work-not-known"
     OUTPUT_SHAPE_NOT_JUDGED = "report-output-shape-not-judged"
     NO_FLOAT_OUTPUT = "report-no-float-output"
     SQNR_NOT_FINITE = "report-sqnr-not-finite"

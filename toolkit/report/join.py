@@ -48,7 +48,7 @@ from toolkit.report.schema import (
 )
 from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_time import slow_plan, too_slow
-from toolkit.report.shares import computes, quantized_shares
+from toolkit.report.shares import computes, quantized_shares, work_not_known
 from toolkit.report.speed import payoff_advice, payoff_warnings
 from toolkit.report.verdict import culprits, lost_layers, verdict, warnings_of
 
@@ -152,6 +152,7 @@ def join(
         *(Code.OWN_WORDS(text=line) for line in (search.warnings if search is not None else ())),
         *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),
         *warnings_of(layers, accuracy, backend, profile_list, range_list),
+        *filter(None, [work_not_known(layers)]),
         *(device_warnings(device) if backend.name != "none" else ()),
         *payoff_warnings(payoff),
     ]

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 from toolkit.graph.work import Work
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings.words import share_percent, work_share
 from toolkit.report.schema import LayerInfo, Summary
 
@@ -37,6 +39,13 @@ def quantized_shares(layers: Sequence[LayerInfo]) -> dict[str, Any]:
         "share_of": work.of,
         "share_by": "actual" if engine else "asked",
     }
+
+
+def work_not_known(layers: Sequence[LayerInfo]) -> Finding | None:
+    """The layers whose multiply-accumulates nobody knows, so that shares count layers; None where there is none."""
+    computing = [layer for layer in layers if layer.role == "compute"]
+    unknown = [layer.node for layer in computing if layer.macs is None]
+    return ReportCode.WORK_NOT_KNOWN(nodes=unknown, layers=len(computing)) if unknown else None
 
 
 def share_words(summary: Summary) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table, names
 from toolkit.report.findings.tasks import figure_words, kept_words, part_name, part_words
-from toolkit.report.findings.words import percent
+from toolkit.report.findings.words import percent, quoted
 from toolkit.report.parts import Accuracy, OutputError
 
 IDENTICAL, NOT_FINITE, ZERO_SIGNAL = "identical", "NaN/inf", "zero signal"
@@ -174,6 +176,14 @@ def _layers_lost(nodes: tuple[str, ...], sqnr_db: float) -> str:
     return f"the signal of {layers} {names(nodes)} is lost: {sqnr_db:.1f} dB SQNR{level}"
 
 
+def _work_not_known(nodes: Sequence[str], layers: int) -> str:
+    verb = "does" if len(nodes) == 1 else "do"
+    return (
+        f"How much {quoted(nodes)} {verb} is not known: their shapes are not, or how often a Loop runs. Shares count "
+        f"each of the {layers} computing layers as one, though most of the work may be there."
+    )
+
+
 ACCURACY: Table = {
     ReportCode.OUTPUT_NOT_FINITE: "output '{output}' holds NaN or infinity",
     ReportCode.METRIC_COLLAPSED: _collapsed,
@@ -185,6 +195,7 @@ ACCURACY: Table = {
     ReportCode.ANSWERS_BELOW_LIMIT: _answers,
     ReportCode.OUTPUT_SIGNAL_LOST: _signal_lost,
     ReportCode.LAYER_SIGNAL_LOST: _layers_lost,
+    ReportCode.WORK_NOT_KNOWN: _work_not_known,
     ReportCode.BUDGET_WITHOUT_DATA: (
         "no budget can be judged: the recipe has neither evaluation nor calibration data, so nothing was measured"
     ),
