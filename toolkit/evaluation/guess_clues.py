@@ -30,6 +30,8 @@ _RECURRENT = frozenset({"LSTM", "GRU"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
 _NO_PICTURE = 0.25
+_UNLIKE = 2.0
+"""How many times as far neighbours along classes lie apart as those of places."""
 _FEW_CLASSES = 16
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
@@ -214,12 +216,20 @@ def class_axis(output: SeenOutput) -> int:
 
 
 def channel_axis(output: SeenOutput) -> int:
-    """The axis of channels of a picture, counted from the end: where shares add up, else the shorter end.
+    """The axis of channels of a picture, counted from the end.
 
+    It is where shares add up, else the one end that is fixed, or along which neighbours are unlike, else the shorter.
     The last one is it where it is short, as of colours, or where the two before it are a square that is larger.
     """
     for axis in (-3, -1):
         if output.sums_to_one(axis):
+            return axis
+    for differ in (output.varies, lambda axis: not output.fixed(axis)):
+        if differ(-1) != differ(-3) and differ(-2):
+            return -3 if differ(-1) else -1
+    steps = {axis: output.step(axis) for axis in (-3, -2, -1)}
+    for axis in (-3, -1):
+        if steps[axis] > _UNLIKE * max(step for other, step in steps.items() if other != axis):
             return axis
     height, width, last = output.shape
     return -1 if last < height and (last <= 4 or height == width) else -3

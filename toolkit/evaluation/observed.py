@@ -22,6 +22,8 @@ from toolkit.graph.states import shapes_to_join
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
+_FIRST, _CROP = 4, 64
+"""Samples, and values along each of their axes, that show how far neighbours lie apart."""
 _LIKE = 0.9
 FAINT = 0.01
 """A smaller probability is no sign of anything: a detector's scores where nothing is are of rounding errors' size."""
@@ -162,6 +164,14 @@ class SeenOutput:
         rows /= np.maximum(np.linalg.norm(rows, axis=0), np.finfo(np.float64).tiny)
         near, far = ((rows * np.roll(rows, by, axis=1)).sum(axis=0)[by:].mean() for by in (1, extent // 2))
         return bool(near > _TOGETHER and far < near - _APART)
+
+    def step(self, axis: int) -> float:
+        """How far neighbours along an axis of a sample lie apart in the mean: places of a picture are near each other
+        and classes of one place are not.
+        """
+        crops = [np.asarray(one[tuple(slice(_CROP) for _ in one.shape)], np.float64) for one in self.samples[:_FIRST]]
+        found = [float(np.abs(np.diff(one, axis=axis)).mean()) for one in crops if one.shape[axis] > 1 and one.size]
+        return float(np.mean(found)) if found else 0.0
 
     def varies(self, axis: int) -> bool:
         """Whether samples differ along an axis, counted from the end."""

@@ -197,6 +197,30 @@ def test_the_classes_of_a_square_map_may_lie_on_its_last_axis(shape, axis):
     assert part.settings["axis"] == axis
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((33, 65, 21), -1), ((48, 20, 9), -1), ((20, 48, 9), -1), ((9, 20, 48), -3), ((30, 40, 12), -1), ((64, 20, 12), -3)],
+)
+def test_the_classes_of_a_smooth_map_lie_where_neighbours_are_unlike(shape, axis):
+    """Logits as a network gives them, without a Softmax: places beside each other are alike, classes are not."""
+    values = np.random.default_rng(0).standard_normal((2, *shape))
+    for place in {-3, -2, -1} - {axis}:
+        for _ in range(6):
+            values = (values + np.roll(values, 1, place) + np.roll(values, -1, place)) / 3
+    (part,) = judged_by(seen(out("y", values, "Resize")), "segmentation", None, None, {}, {})[0].parts
+    assert part.settings["axis"] == axis
+
+
+@pytest.mark.parametrize(
+    ("declared", "axis"), [(("n", "h", "w", 9), -1), (("n", 33, "h", "w"), -3), (("n", 33, 65, 9), -3)]
+)
+def test_the_classes_of_a_map_lie_along_the_axis_that_the_model_fixes(declared, axis):
+    values = np.random.default_rng(0).standard_normal((2, 33, 65, 9))
+    found = seen(out("y", values, "Conv", declared=declared))
+    (part,) = judged_by(found, "segmentation", None, None, {}, {})[0].parts
+    assert part.settings["axis"] == axis
+
+
 def test_boxes_beside_many_classes_of_unlike_scale_are_judged_apart():
     """Every other class is rare: magnitudes alternate between 0.3 and 0.015, which alone is no reason to cut."""
     scores = normal(8, 40, 20) * np.where(np.arange(20) % 2, 0.015, 0.3)
