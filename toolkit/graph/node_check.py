@@ -61,6 +61,9 @@ def _fault(node: onnx.NodeProto, schema: Any) -> str:
     for formal, name in zip(schema.inputs, node.input):
         if formal.option == single and not name:
             return f"has no input '{formal.name}'"
+    for formal, name in zip(schema.outputs, node.output):
+        if formal.option == single and not name:
+            return f"does not name its output '{formal.name}'"
     given = {attribute.name: attribute for attribute in node.attribute}
     for name, wanted in schema.attributes.items():
         attribute = given.get(name)

@@ -25,6 +25,7 @@ from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
 from toolkit.graph.masks import spread_masks
 from toolkit.graph.model import Model
+from toolkit.graph.named_outputs import name_outputs
 from toolkit.graph.onnx_file import read
 from toolkit.graph.ort_session import Arena, Optimise, explained, load_rewritten, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
@@ -234,6 +235,7 @@ def session(
         cut(model.proto, left)
     if others:
         store_otherwise(model)
+    name_outputs(model.proto, survey.operators)
     changed = spread_masks(model.proto)
     changed |= steady and draw_the_same(model.proto)
     written = written_out(model.proto)
