@@ -30,6 +30,7 @@ from toolkit.graph.onnx_file import read
 from toolkit.graph.ort_session import Arena, Optimise, explained, load_rewritten, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.quantized_once import quantize_weights
+from toolkit.graph.refused_node import with_node
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
 from toolkit.graph.survey import Survey
@@ -277,7 +278,10 @@ def session(
             )
         return load_session(*settings) if found is None else found
 
-    inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries, fits)
+    try:
+        inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries, fits)
+    except ModelError as error:
+        raise with_node(error, model, load) from error
     return Session(inner, model.where, shared, model.weights, limits, left, threads)
 
 
