@@ -58,7 +58,7 @@ def judged_by(
         found = guess(seen, task_of(metric), output)
         why = found.finding()
     else:
-        found = _named(seen, task, output)
+        found = _named(seen, task, output, task_of(metric))
         why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs_judged_as(task, found.parts))
     _classes_exist(seen, found.parts, {**(classes or {}), "blank": given.get("blank")})
     if strict:
@@ -108,10 +108,10 @@ def _has_effect(
                 raise RecipeError(what, remedy=f"{remedy}, or name another task", value=f"{place}{name}")
 
 
-def _named(seen: SeenModel, task: str, output: str | None) -> Guess:
+def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> Guess:
     """The outputs that are guessed to be of the task, where none is all that can be read so; the others as guessed.
 
-    A guess that is written out is the same as one that is not.
+    A guess that is written out is the same as one that is not: a metric of the task has its say in both.
     """
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
     chosen = [one for one in chosen if one.name not in seen.states] or chosen
@@ -120,7 +120,9 @@ def _named(seen: SeenModel, task: str, output: str | None) -> Guess:
         found = detection_part(seen)
         parts = [found] if found is not None else []
     else:
-        alike = {name for part in guess(seen).parts if part.task == task for name in part.outputs}
+        # shares of positions are metrics of classification too
+        said = metric_task if task == metric_task or (task, metric_task) == ("sequence", "classification") else ""
+        alike = {name for part in guess(seen, said, output).parts if part.task == task for name in part.outputs}
         chosen = [one for one in chosen if one.name in alike] or chosen
         parts = [part for one in chosen if task in fitting(one) for part in parts_for(task, one, seen)]
     if not parts:

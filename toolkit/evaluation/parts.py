@@ -56,7 +56,7 @@ def one_sided(part: OutputPart, output: SeenOutput) -> Finding | None:
     over = int((output.flat > limit).sum())
     if 0 < over < output.flat.size or not output.flat.size:
         return None
-    return EvaluationCode.ONE_SIDED(output=output.name, threshold=limit, above=over > 0)
+    return EvaluationCode.ONE_SIDED(output=output.name, threshold=limit, above=over > 0, scores=output.flat.size)
 
 
 def one_sided_among(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:

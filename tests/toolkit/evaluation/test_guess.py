@@ -14,6 +14,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.judged import judged_by
 from toolkit.evaluation.observed import SeenModel, SeenOutput, observe
+from toolkit.evaluation.options import options_for
 from toolkit.report.findings import sentence
 from toolkit.report.findings.tasks import figure_words
 
@@ -272,6 +273,16 @@ def test_all_outputs_of_the_task_are_named_whether_it_is_guessed_or_written_out(
     named = judged_by(two, "regression", None, None, {}, {})[1]
     assert guessed.values["outputs"] == named.values["outputs"] == ("cos", "dist")
     assert "by 'cos', 'dist'" in sentence(guessed) and "by 'cos', 'dist'" in sentence(named)
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Sigmoid"])
+def test_the_output_that_a_metric_reads_is_the_same_whether_its_task_is_guessed_or_written_out(op):
+    # three values a sample are taken for classes, unless the metric says that they are not
+    two = seen(out("rgb", RNG.uniform(0.1, 0.9, (8, 3)), op), out("sigma", normal(8, 1), "Softplus"))
+    assert "regression" not in {part.task for part in guess(two).parts if part.outputs == ("rgb",)}
+    for task in (None, "regression"):
+        parts = judged_by(two, task, "mse", None, {}, {})[0].parts
+        assert options_for("mse", None, parts).output == "rgb"
 
 
 @pytest.mark.parametrize("few", [True, False])

@@ -405,8 +405,10 @@ def test_scores_that_all_lie_on_one_side_are_judged_by_their_values_too():
     found = guess(seen(rare))
     assert (found.task, [part.task for part in found.parts]) == ("classification", ["classification", "regression"])
     (note,) = one_sided_among(found.parts, seen(rare))
-    assert dict(note.values) == {"output": "y", "threshold": 0.5, "above": False}
-    assert "below 0.5" in sentence(note)
+    count = rare.flat.size
+    assert dict(note.values) == {"output": "y", "threshold": 0.5, "above": False, "scores": count}
+    # what was looked at is said: further samples may lie on the other side
+    assert f"All of the first {count} scores of output 'y' lie below 0.5" in sentence(note)
     both = seen(out("y", SCORE, "Sigmoid"))
     assert [part.task for part in guess(both).parts] == ["classification"]
     assert not one_sided_among(guess(both).parts, both)

@@ -275,9 +275,10 @@ TASKS: Table = {
         if single
         else f"Labels are kept where the same classes score over {threshold:.3g}."
     ),
-    EvaluationCode.ONE_SIDED: lambda output, threshold, above: (
-        f"Every score of output '{output}' seen lies {'above' if above else 'below'} {threshold:.3g}: which side it is "
-        "on says nothing of it, so its values are judged too."
+    EvaluationCode.ONE_SIDED: lambda output, threshold, above, scores=None: (
+        f"{f'All of the first {scores}' if scores else 'All'} scores of output '{output}' lie "
+        f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing of them, so their values "
+        "are judged too."
     ),
     EvaluationCode.RULE_READING: (
         "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
