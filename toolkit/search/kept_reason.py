@@ -35,7 +35,7 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
     }  # fmt: skip
     lacks = _lacks(budget, group.alone, found.reference)
     if lacks == {}:
-        return Code.KEPT_TOGETHER_MISSES(**known, share=share)
+        return Code.KEPT_TOGETHER_MISSES(**known, share=share, samples=sensitivity.samples)
     missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.spare_db(group.alone)
     agreement = group.alone.agreement
     low = budget.min_agreement is not None and agreement is not None and agreement < budget.min_agreement

@@ -58,6 +58,15 @@ def test_a_layer_that_meets_the_budget_by_itself_is_kept_for_what_all_do_togethe
     assert [why.values["all_db"], why.values["alone_db"]] == pytest.approx([29.5, 77.4])
 
 
+def test_on_how_many_samples_a_layer_keeps_the_budget_by_itself_is_said():
+    # fewer than those that the plan is decided on, where it may be lost
+    group = GroupResult("a", "Conv", level(77.4), level(29.7))
+    measured = Sensitivity("fast", [group], level(29.5), samples=4)
+    why = kept_reason("a", "int8", found(measured), Budget(min_sqnr_db=35), 0.003)
+    assert why.values["samples"] == 4
+    assert "77.4 dB, within the budget on the 4 samples that single layers were measured on, and" in sentence(why)
+
+
 def test_a_layer_without_which_the_rest_is_worse_is_hidden_by_others():
     hidden, plain = reason(77.4, 29.5, 29.7, Budget(min_sqnr_db=35)), reason(77.4, 29.7, 29.5, Budget(min_sqnr_db=35))
     assert "hide" in sentence(hidden) and "instead of" not in sentence(hidden)

@@ -162,13 +162,16 @@ def _alone_misses(
 
 
 def _together_misses(
-    precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None, share: float | None
-) -> str:
+    precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None, share: float | None,
+    samples: int | None = None,
+) -> str:  # fmt: skip
+    # layers are measured on some of the samples that a plan is decided on
+    measured = f" on the {count(samples, 'sample')} that single layers were measured on" if samples else ""
     work = f", {work_share(share)}," if share is not None else ""
     return (
         f"all layers in {precision} together miss the accuracy budget ({db(all_db)} SQNR at the output); this one "
-        f"alone leaves {db(alone_db)}, within the budget, and keeping it{work} is among the cheapest ways to meet it"
-        + _without(all_db, without_db)
+        f"alone leaves {db(alone_db)}, within the budget{measured}, and keeping it{work} is among the cheapest ways to "
+        "meet it" + _without(all_db, without_db)
     )
 
 

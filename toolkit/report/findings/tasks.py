@@ -277,8 +277,8 @@ TASKS: Table = {
     ),
     EvaluationCode.ONE_SIDED: lambda output, threshold, above, scores=None: (
         f"{f'All of the first {scores}' if scores else 'All'} scores of output '{output}' lie "
-        f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing of them, so their values "
-        "are judged too."
+        f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing of them, so their "
+        "values are judged too."
     ),
     EvaluationCode.RULE_READING: (
         "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
