@@ -42,9 +42,8 @@ class Source(Protocol):
         ...
 
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
-        """By sample the shapes of its inputs, told without their values where those need not be read for it.
-
-        Nothing where every sample has one row.
+        """By sample the shapes of its inputs; nothing where every sample has one row, or where it takes one more
+        reading of the values to tell.
         """
         ...
 
@@ -103,8 +102,8 @@ class Feeds:
         self.cut = 0
 
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
-        """See ``Source``; the iterable is gone through once for it."""
-        if not self._shapes:
+        """See ``Source``."""
+        if not self._shapes and self._digests is None:
             feeds = (_mapping(feed, self._where) for feed in _each(self._make(), self._where))
             self._shapes = [
                 {name: _array(feed[name], f"{self._where}, '{name}'").shape for name in self._specs if name in feed}

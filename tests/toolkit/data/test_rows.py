@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
+from toolkit.data.sources import LoadedSamples
 from toolkit.graph.batch_probe import batch_fault, rows_apart
 from toolkit.graph.model import Model
+from toolkit.run import fingerprints
 
 VALUES = np.random.default_rng(0).standard_normal((20, 4), np.float32)
 LABELS = np.arange(20)
@@ -239,7 +242,7 @@ SUM = "s = ReduceSum<keepdims = 1>(x, zero) y = Add(x, s)"
 
 
 def graphs(tmp_path: Path, kind: str, sizes: Sequence[int]) -> Any:
-    """Nodes of graphs of these sizes, from an archive, from files, from memory or from code."""
+    """Nodes of graphs of these sizes, from an archive, from files, from memory or from code that a run has read."""
     ends = np.cumsum([0, *sizes])
     values = np.random.default_rng(1).standard_normal((ends[-1], 4), np.float32)
     parts = [values[a:b] for a, b in pairwise(ends)]
@@ -251,7 +254,12 @@ def graphs(tmp_path: Path, kind: str, sizes: Sequence[int]) -> Any:
             np.save(tmp_path / f"x.{index:05d}.npy", part)
         return tmp_path
     feeds = [{"x": part} for part in parts]
-    return feeds if kind == "memory" else lambda: iter(feeds)
+    if kind == "memory":
+        return feeds
+    with patch.object(fingerprints, "_HELD_BYTES", 0):
+        _, read = fingerprints.samples_read(lambda: iter(feeds), "code")
+    assert isinstance(read, LoadedSamples)
+    return read
 
 
 @pytest.mark.parametrize("kind", ["archive", "memory", "code"])
