@@ -149,11 +149,11 @@ def _sketches_of(model: Model, names: Iterable[str], data: CalibrationData, limi
             values = loaded.run(feed)
             for name in some:
                 flat = np.asarray(values[name], np.float32).reshape(-1)
-                found.setdefault(name, []).append(_print_of(flat, inner, outer))
+                found.setdefault(name, []).append(_sketch_of(flat, inner, outer))
     return {name: np.array(rows) for name, rows in found.items()}
 
 
-def _print_of(values: Array, inner: Array, outer: Array) -> Array:
+def _sketch_of(values: Array, inner: Array, outer: Array) -> Array:
     if not values.size:
         return np.zeros(4)
     whole = len(values) // _LONG

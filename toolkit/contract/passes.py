@@ -114,6 +114,10 @@ class Pass(BaseModel):
         """Whether ``apply`` builds or times engines where it can: its result is stale on another GPU."""
         return not self.by_graph_alone
 
+    def runs_models(self) -> bool:
+        """Whether models or engines are run for ``apply``, or to tell whether it helps, as far as the pass says."""
+        return self.reads_evaluation() or self.measures_engines() or self.helps()
+
     def predicts_times(self) -> bool:
         """Whether ``apply`` predicts times for the GPU that is here."""
         return False
@@ -192,10 +196,9 @@ class Pass(BaseModel):
     def _apply(self, model: Model, context: Context) -> None:
         """Call ``apply``, whose failures become errors that name the pass, and which may return nothing."""
         title = self.title()
-        # what a pass that looks at the graph alone makes stays in the graph
-        graph_alone = not (self.reads_evaluation() or self.measures_engines() or self.helps())
         try:
-            with collector_paused() if graph_alone else nullcontext():
+            # what a pass that looks at the graph alone makes stays in the graph
+            with nullcontext() if self.runs_models() else collector_paused():
                 # a type checker does not see what code of others gives back
                 returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:

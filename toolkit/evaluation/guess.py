@@ -10,6 +10,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import CLUES, Clue
 from toolkit.evaluation.guess_detection import detection_part
+from toolkit.evaluation.metric_table import tasks_judged
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import parts_for
 from toolkit.evaluation.tasks import OutputPart
@@ -87,8 +88,8 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
     if not guesses:
         return Guess("regression", False, parts)
     # a metric's task is the model's; elsewhere the first output's, which exporters put what counts in
-    alike = {metric_task, "sequence"} if metric_task == "classification" else {metric_task}
-    main = next((each for each in guesses if each[0] in alike), guesses[0])
+    judged = tasks_judged(metric_task)
+    main = next((each for each in guesses if each[0] in judged), guesses[0])
     return Guess(main[0], main[1], parts, main[2], main[3])
 
 

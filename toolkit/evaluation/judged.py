@@ -11,7 +11,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import Guess, fitting, guess, outputs_judged_as
 from toolkit.evaluation.guess_detection import detection_part
-from toolkit.evaluation.metric_table import METRICS, task_of
+from toolkit.evaluation.metric_table import METRICS, task_of, tasks_judged
 from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.parts import parts_for
 from toolkit.evaluation.tasks import OutputPart, reader
@@ -120,8 +120,7 @@ def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> 
         found = detection_part(seen)
         parts = [found] if found is not None else []
     else:
-        # shares of positions are metrics of classification too
-        said = metric_task if task == metric_task or (task, metric_task) == ("sequence", "classification") else ""
+        said = metric_task if task in tasks_judged(metric_task) else ""
         alike = {name for part in guess(seen, said, output).parts if part.task == task for name in part.outputs}
         chosen = [one for one in chosen if one.name in alike] or chosen
         parts = [part for one in chosen if task in fitting(one) for part in parts_for(task, one, seen)]

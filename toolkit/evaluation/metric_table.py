@@ -103,6 +103,11 @@ def task_of(metric: str | None) -> str:
     return info.task if info is not None else ""
 
 
+def tasks_judged(metric_task: str) -> frozenset[str]:
+    """The tasks that metrics of a task judge: those of classification read the classes of positions too."""
+    return frozenset({"classification", "sequence"} if metric_task == "classification" else {metric_task})
+
+
 def together(metric: str | None) -> int:
     """How many samples that follow each other have one answer: what parts the samples must not part these."""
     info = METRICS.get(metric or "")

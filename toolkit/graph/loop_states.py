@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
-from toolkit.graph.nodes import held_by
+from toolkit.graph.nodes import held_by, inferred_shapes
 
 _Shape = tuple[int, ...]
 _Key = tuple[str, int]
@@ -137,10 +137,5 @@ def _declare(value: onnx.ValueInfoProto, shape: _Shape) -> None:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, _Shape]:
-    """The shapes of a graph's own tensors, -1 for what is not known; those of unknown rank are missing."""
-    found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape"):
-            found[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return found
+    """The shapes of a graph's own tensors, initializers included; see ``inferred_shapes``."""
+    return {**{tensor.name: tuple(tensor.dims) for tensor in graph.initializer}, **inferred_shapes(graph)}

@@ -18,6 +18,16 @@ def opset_of(proto: onnx.ModelProto) -> int:
     return next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
 
 
+def inferred_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """By name the shapes that a graph says of its own tensors, -1 for what is not known; none of unknown rank."""
+    found = dict[str, tuple[int, ...]]()
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            found[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+    return found
+
+
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """The nodes with those of their subgraphs, each behind the node that holds it."""
     for node in nodes:

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.graph.node_values import run_node
+from toolkit.graph.nodes import inferred_shapes
 
 _MOST = 256
 """Shapes and indices are small; a tensor with more entries is data."""
@@ -30,12 +31,8 @@ def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx
         model: input shapes are fixed.
         inferred: its graph after shape inference.
     """
-    shapes = {
-        value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim]
-        for value in (*inferred.input, *inferred.value_info, *inferred.output)
-        if value.type.tensor_type.HasField("shape")
-    }
-    shapes |= {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    shapes = inferred_shapes(inferred)
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     values: dict[str, np.ndarray[Any, Any]] = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
@@ -70,7 +67,7 @@ def _holds_values(tensor: TensorProto) -> bool:
 
 
 def _computed(
-    node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, list[int]], opsets: list[Any]
+    node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, tuple[int, ...]], opsets: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]] | None:
     """What a node gives, by output; None where it is no shape arithmetic or an input's value is not known."""
     if node.domain not in ("", "ai.onnx") or not node.output or node.op_type not in _MAKERS:

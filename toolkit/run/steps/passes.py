@@ -168,7 +168,7 @@ class PassesStep(Step[PassesRecord]):
         for file in self.folder.hidden.glob(PATTERN):
             # as large as the weights, and of use to a run that was interrupted alone
             file.unlink()
-        if any(step.reads_evaluation() or step.measures_engines() or step.helps() for step in passes):
+        if any(step.runs_models() for step in passes):
             # a search holds the model several times, and what samples make of it
             grown_memory.give_back()
         return_free_blocks()
