@@ -8,7 +8,7 @@ from toolkit.run.recipe import Recipe
 from toolkit.run.recipe_passes import named_passes
 from toolkit.run.sections import SHARES
 
-_LOWEST = {"min_agreement": 0.0, "min_unchanged": 0.0, "min_iou": 0.0, "min_cosine": -1.0}
+_LOWEST = {"min_agreement": 0.0, "min_unchanged": 0.0, "min_iou": 0.0, "min_matched": 0.0, "min_cosine": -1.0}
 _OF_METRIC = ("max_drop", "max_relative_drop", "min_value")
 
 

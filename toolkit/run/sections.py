@@ -145,6 +145,10 @@ class BudgetSection(Section):
     min_iou: float | None = Field(
         None, ge=0, le=1, description="IoU from which on a mask counts as unchanged; default 0.95"
     )
+    min_matched: float | None = Field(
+        None, ge=0, le=1, description="share of matched detections from which on a sample's count as unchanged; "
+        "default 0.98",
+    )  # fmt: skip
     min_psnr_db: Decibels | None = Field(
         None, description="PSNR from which on an image counts as unchanged, in dB; default 30"
     )
@@ -155,7 +159,7 @@ class BudgetSection(Section):
     @property
     def floors(self) -> dict[str, float]:
         """The levels from which on an answer counts as unchanged, of those that are given."""
-        names = ("min_cosine", "min_iou", "min_psnr_db", "min_snr_db")
+        names = ("min_cosine", "min_iou", "min_matched", "min_psnr_db", "min_snr_db")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 

@@ -49,7 +49,7 @@ def test_recipes_name_the_tasks_that_there_are():
         ("classification", {"threshold": 0.4, "single": True}, {"threshold": 0.4, "single": True}),
         ("sequence", {}, None),
         ("ctc", {"blank": 7}, {"blank": 7}),
-        ("detection", {"threshold": 0.25}, {"threshold": 0.25, "slack": 0.8, "iou": 0.5}),
+        ("detection", {"threshold": 0.25}, {"threshold": 0.25, "slack": 0.8, "iou": 0.5, "floor": 0.98}),
         ("segmentation", {"floor": 0.9}, {"floor": 0.9, "small": 0.002}),
         ("embedding", {}, {"floor": 0.99, "near": 0.1}),
         ("regression", {"few": True}, {"floor": 20.0, "few": True, "quiet": 0.01}),
@@ -258,6 +258,22 @@ def test_suppressed_rows_may_differ_in_number():
     lost = reader(part).rows({"y": rows}, {"y": rows[:, :1]})
     assert same["right"].tolist() == [1.0] and lost["right"].tolist() == [0.0]
     assert lost["level"].tolist() == [pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize(
+    ("count", "lost", "floor", "kept"),
+    [(10, 1, None, 0), (25, 1, None, 0), (26, 1, None, 1), (60, 2, None, 1), (60, 3, None, 0), (60, 3, 0.95, 1),
+     (60, 1, 1.0, 0), (0, 0, None, 1)],
+)  # fmt: skip
+def test_one_detection_of_a_crowd_may_go_and_none_of_few(count, lost, floor, kept):
+    corners = np.arange(count)[:, None] * 100 + np.array([0.0, 0.0, 50.0, 50.0])
+    rows = np.column_stack([corners, np.full(count, 0.9), np.zeros(count)])[None].astype(np.float32)
+    settings = {"layout": "rows", "threshold": 0.4} | ({} if floor is None else {"floor": floor})
+    for wanted, found in ((rows, rows[:, lost:]), (rows[:, lost:], rows)):
+        made = tally("detection", wanted, found, settings)
+        assert (made.kept, made.answers) == (kept, 1)
+        # of both models' detections together
+        assert made.level == (pytest.approx(2 * (count - lost) / (2 * count - lost)) if count else None)
 
 
 @pytest.mark.parametrize("scale", ["logits", "probabilities", "small"])

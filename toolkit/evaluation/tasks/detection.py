@@ -20,28 +20,32 @@ _SLACK = 0.8
 class Detection(Task):
     """One answer a sample: the set of detections over ``threshold``, matched one to one at IoU 0.5 and equal classes.
 
-    It stays where each of the float model's has its match among the other model's with at least 0.8 of the threshold,
-    and the other way round. The level is the share of both sets that is matched, of samples that have any.
+    A detection of either model is matched where the other one has it with at least 0.8 of the threshold. The level is
+    the share of both sets that is matched, of samples that have any, and the set stays where it is at least
+    ``min_matched``: of fewer than 26 detections each one counts, of a crowd a few may go, as a mask's pixels may.
     """
 
     name: ClassVar[str] = "detection"
+    floor_name: ClassVar[str] = "min_matched"
+    floor: ClassVar[float] = 0.98
+    perfect: ClassVar[float | None] = 1.0
     figure: ClassVar[str] = "detections"
     any_shape: ClassVar[bool] = True
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
-        return EvaluationCode.RULE_DETECTION(threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP)
+        return EvaluationCode.RULE_DETECTION(
+            threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP, floor=self.level_needed
+        )
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""
         threshold = float(self.settings["threshold"])
         a, b = (detections(values, self.settings, _SLACK * threshold) for values in (wanted, found))
-        right, level = np.zeros(len(a)), np.full(len(a), np.nan)
-        for number, (x, y) in enumerate(zip(a, b)):
-            kept, total = _kept(x, y, threshold)
-            right[number] = kept == total
-            level[number] = kept / total if total else np.nan
-        return one_each(right, level)
+        counts = np.array([_kept(x, y, threshold) for x, y in zip(a, b)], np.float64).reshape(-1, 2)
+        kept, total = counts[:, 0], counts[:, 1]
+        level = np.divide(kept, total, out=np.full(len(counts), np.nan), where=total > 0)
+        return one_each(np.isnan(level) | (level >= self.level_needed), level)
 
 
 def _kept(wanted: Detections, found: Detections, threshold: float) -> tuple[int, int]:

@@ -262,9 +262,10 @@ TASKS: Table = {
         f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
         "the nearest and the median sample."
     ),
-    EvaluationCode.RULE_DETECTION: lambda threshold, slack, iou: (
-        f"Detections are kept where each one of either model that scores over {threshold:.3g} has its match in the "
-        f"other's: the same class, IoU {iou:g} or more, a score over {slack * threshold:.3g}."
+    EvaluationCode.RULE_DETECTION: lambda threshold, slack, iou, floor=1.0: (
+        f"A detection of either model that scores over {threshold:.3g} is matched by one of the other's: the same "
+        f"class, IoU {iou:g} or more, a score over {slack * threshold:.3g}. A sample's detections are kept where a "
+        f"share of at least {floor:.3g} is matched."
     ),
     EvaluationCode.RULE_MASK: lambda floor, small: (
         f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
