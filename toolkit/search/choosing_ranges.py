@@ -35,9 +35,10 @@ class ChoosingRanges(Proposing):
 
     Attributes:
         amax: the ranges now in use, as far as they differ from calibration's.
+        batches: on so many of the batches layers were measured alone; None for all.
     """
 
-    _batches: int | None = None
+    batches: int | None = None
 
     def _best_method(self) -> SearchedPlan:
         """Everything quantized with the ranges of each method; the best one's are used from here on."""
@@ -232,11 +233,11 @@ class ChoosingRanges(Proposing):
         keys = ["range:" + sha256_json([group, sorted(amax.items())]) for group, amax in asked]
         configs = [self.simulation.switches.alone(group, {**self._own, **amax}) for group, amax in asked]
         for config in configs:
-            self.spending.pay(runner.price(config, self._batches))
+            self.spending.pay(runner.price(config, self.batches))
         lines = [self.log.get(key) for key in keys]
         missing = [place for place, line in enumerate(lines) if line is None]
         fresh = [configs[place] for place in missing]
-        made = map(runner.run, fresh) if self._batches is None else run_each(runner, fresh, self._batches)
+        made = map(runner.run, fresh) if self.batches is None else run_each(runner, fresh, self.batches)
         for place, outcome in zip(missing, made):
             group, amax = asked[place]
             line = lines[place] = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}

@@ -17,6 +17,7 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.again import again
 from toolkit.search.cost import CostModel
+from toolkit.search.known_alone import KnownAlone
 from toolkit.search.racing import clear, plan_key, rounds
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.spending import FLOAT_PRICE, Spending
@@ -54,6 +55,7 @@ class Evaluations:
         missed: by what plans that meet the budget here are known to miss it otherwise, by ``plan_key`` and limit.
         known: a plan that ran on all samples before.
         likely: what stays float in a plan that met the budget in another form of the model.
+        alone: what layers did by themselves in another form.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class Evaluations:
         missed: Mapping[str, Mapping[str, float]] | None = None,
         known: SearchedPlan | None = None,
         likely: Sequence[str] | None = None,
+        alone: KnownAlone | None = None,
     ) -> None:
-        self._likely = likely
+        self._likely, self._alone = likely, alone
         self.simulation, self.budget, self.cost = simulation, budget, cost
         self._missed, self._recalled = missed or {}, known
         self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16

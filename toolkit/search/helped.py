@@ -48,7 +48,7 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
         if now.spending.over or (not before.distance and now.all_quantized_meets(before.amax)):
             break
         # whether it stays is decided here, by the plan's own budget
-        now.simulation.rest()
+        now.plain.rest()
         changed = trial.copy()
         apart = with_helper(kind, changed, last, part)
         if not apart.journal.of("changed") or context.provider is None:
@@ -60,7 +60,7 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
             continue
         tried = search.on(changed, apart, 1.0 if part is context.provider else _PART)
         fewer = tried.on_few()
-        if fewer is not tried.simulation:
+        if fewer is not tried.plain:
             fewer.compared_like(few)
         after = tried.standing(fewer, before)
         nodes = {event.node for event in apart.journal.of("changed")}
@@ -74,27 +74,27 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
             fewer.forget()
         else:
             before.simulation.forget()
-            now.simulation.forget()
+            now.plain.forget()
             now, trial, last, before = tried, changed, apart, after
             stay.append(kind)
             kept.events += [replace(event, by=search.by) for event in apart.journal.of("changed")]
-    if before.simulation is not now.simulation:
+    if before.simulation is not now.plain:
         # plans are run on more samples
         before.simulation.forget()
     context.progress("helpers", len(helpers), len(helpers))
     if trial is model or (first is not None and now.spending.over):
         search.without_helpers()
         return search
+    if isinstance(context.provider, Calibrator):
+        # this form, and that of a plan, differ only where layers were changed
+        context.provider.reuses = True
     if part is not context.provider:
-        now.simulation.forget()
+        now.plain.forget()
         last = replace(last, provider=context.provider, known_ranges=None)
         now = search.on(trial, last)
-    if isinstance(context.provider, Calibrator):
-        # the form of a plan differs where layers stay float
-        context.provider.reuses = True
     named = frozenset(event.node for event in kept.events)
     forms = HelpedForms(model.copy(), context.fork(), part, tuple(stay), named, search.quantizer.dtype, kept.events)
     model.become(trial)
     context.known_ranges = last.known_ranges
     context.journal.events += kept.events
-    return now.adopt(model, context, search.budget, forms, first)
+    return now.adopt(model, context, search.budget, forms, search)

@@ -14,6 +14,7 @@ from toolkit.graph.model import Model
 from toolkit.search.cost import CostModel
 from toolkit.search.few_answers import with_quiet
 from toolkit.search.helper_effect import HelperEffect
+from toolkit.search.known_alone import KnownAlone
 from toolkit.search.racing import meets, plan_key
 from toolkit.search.range_methods import Standing, standing
 from toolkit.search.real_types import RealTypes
@@ -35,6 +36,7 @@ class HelperTrials(RealTypes):
         decided_on: how many samples the account's inferences are of; a trial on a part of them has fewer.
         first: what ``first_plan`` found.
         likely: what stays float in a plan that met the budget in another form of the model.
+        alone: what single layers did in it.
         needs_no_help: whether that quantizes every layer and meets the budget with twice its margin, in the types that
             it runs in as well, with as many answers as tell so.
     """
@@ -45,47 +47,42 @@ class HelperTrials(RealTypes):
     decided_on: int
     first: SearchedPlan | None = None
     likely: Sequence[str] | None = None
+    alone: KnownAlone | None = None
     needs_no_help = False
     _ran: Mapping[str, SearchedPlan] = {}
-    _log: Log | None = None
+    _log: tuple[Simulation, Log] | None = None
 
     def log(self) -> Log:
         """What was measured of plans, so that nothing is measured twice."""
-        if self._log is None:
-            self._log = self._opened(self.name, self.simulation)
-        return self._log
+        if self._log is None or self._log[0] is not self.simulation:
+            self._log = self.simulation, self._opened(self.name, self.simulation)
+        return self._log[1]
 
     def first_plan(self) -> SearchedPlan | None:
         """The first plan within the budget, before anything else is tried; None where none was found.
 
-        Whoever has no minutes left, or stops the search while helpers are tried, has that. What it measured is known to
-        the search that follows. The model as helpers change it has a log of its own. All layers quantized are looked at
-        before samples have said how weights are rounded, if that is asked for: a layer's weights are rounded otherwise
-        only where its output is nearer to the float one on held-out samples, and every plan is measured again.
+        Whoever has no minutes left, or stops the search while helpers are tried, has that. Weights are rounded to the
+        nearest in it: choosing on samples how they are rounded takes as long as several inferences, and is done once,
+        for the form of the model that is searched. Where that changes nothing, what was measured is known to the search
+        that follows. A layer's weights are rounded otherwise only where its output is nearer to the float one on
+        held-out samples, and every plan is measured again.
         """
         folder, budget = self.context.log_folder, replace(self.budget, max_ms=None)
-
-        def search(simulation: Simulation, log: Log) -> Search:
-            own, work = self.settings, simulation.work
-            cost = CostModel(
-                simulation.switches, simulation.facts, gpu_for(own.gpu, self.context), self.context.rest, work=work
-            )
-            return Search(
-                simulation, budget, cost, evaluations=own.evaluations, try_ranges=own.try_ranges, log=log,
-                progress=self.context.progress, spending=self.spending,
-                best=folder / f"{self.name}_best.json" if folder is not None else None,
-            )  # fmt: skip
-
-        if self.quantizer.weights == "output":
-            # how samples round the weights better takes as long as several inferences
-            search(self.plain, self._opened(f"{self.name}_at_once", self.plain)).at_once()
-        self._log = self._opened(f"{self.name}_first", self.simulation)
-        begun = search(self.simulation, self._log)
+        simulation, own, gpu = self.plain, self.settings, gpu_for(self.settings.gpu, self.context)
+        self._log = simulation, self._opened(f"{self.name}_first", simulation)
+        begun = Search(
+            simulation, budget,
+            CostModel(simulation.switches, simulation.facts, gpu, self.context.rest, work=simulation.work),
+            evaluations=own.evaluations, try_ranges=own.try_ranges, log=self._log[1], progress=self.context.progress,
+            spending=self.spending, best=folder / f"{self.name}_best.json" if folder is not None else None,
+        )  # fmt: skip
         found = begun.run(first=True)
         best = found.best
+        if found.sensitivity is not None and begun.batches is not None:
+            self.alone = KnownAlone.of(begun.simulation, found.sensitivity, begun.batches)
         self._ran = {plan_key(plan.kept, plan.amax): plan for plan in found.plans}
         self.spending.first = begun.first
-        self.first = best if best.meets and best.whole and len(best.kept) < len(self.simulation.names) else None
+        self.first = best if best.meets and best.whole and len(best.kept) < len(simulation.names) else None
         if self.first is not None and not best.kept and budget.safely(best.outcome, found.reference):
             # a helper could quantize nothing more
             told = with_quiet(budget, best, found.plans, found.reference) is None
@@ -113,12 +110,12 @@ class HelperTrials(RealTypes):
         return Log(path, simulation.fingerprint(), needs_now)
 
     def on_few(self) -> Simulation:
-        """The simulation on an eighth of the samples, or on half of few."""
-        total = sum(feed.count for feed in self.simulation.feeds)
+        """The simulation on an eighth of the samples, or on half of few; weights are rounded to the nearest."""
+        total = sum(feed.count for feed in self.plain.feeds)
         few = max(min(_LEAST_FEW, total // 2), -(-total // _FEW))
         if few < _FEWEST:
-            return self.simulation
-        return self.simulation.on(replace(self.simulation.settings, samples=few))
+            return self.plain
+        return self.plain.on(replace(self.plain.settings, samples=few))
 
     def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
         """How all layers quantized do on ``few`` of the samples, with the method that suits them best.
@@ -154,14 +151,14 @@ class HelperTrials(RealTypes):
         if effect.helps and after.distance:
             # what it costs the layers that stay float counts where some will
             effect = replace(effect, in_types=self.louder_in_types(*forms))
-        behind = self.simulation.behind(after.outcome.output)
-        metric, rest = self.simulation.settings.metric, self.context.rest
+        behind = self.plain.behind(after.outcome.output)
+        metric, rest = self.plain.settings.metric, self.context.rest
         self.context.journal.noted(effect.finding(name, self.quantizer.dtype, metric, behind, rest))
         return effect.helps
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
-        """Whether everything quantized with these ranges meets the budget on all samples."""
+        """Whether everything quantized with these ranges meets the budget on all samples, as ``plain``."""
         plan = self._ran.get(plan_key((), amax))
         if plan is not None and (plan.whole or plan.clear is False):
             return plan.meets
-        return meets(self.budget, self.simulation, amax, self.spending)
+        return meets(self.budget, self.plain, amax, self.spending)

@@ -27,7 +27,6 @@ from toolkit.search.search import Search, SearchResult, all_float
 from toolkit.search.search_budget import Judged, budget_for, told_by_float, unlabelled, without_labels
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
-from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.searches import Searches
 from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.timed_search import TimedSearch
@@ -115,23 +114,24 @@ class PlanSearch(HelperTrials, TimedSearch):
         same = self.lower, self.reference, self.name, self.by, self.spending, self.samples
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget, made.decided_on = self.budget, self.decided_on
-        if made.simulation.settings == self.simulation.settings:
+        if made.plain.settings == self.plain.settings:
             # the same batches are not to be in memory twice
-            made.simulation.feeds = self.simulation.feeds
+            made.plain.feeds = self.plain.feeds
         if "timing" in vars(self):
             # a helper changes values, and hardly what kernels take
             made.timing = self.timing
         return made
 
     def adopt(
-        self, model: Model, context: Context, budget: Budget, forms: HelpedForms, first: SearchedPlan | None
+        self, model: Model, context: Context, budget: Budget, forms: HelpedForms, before: PlanSearch
     ) -> PlanSearch:
         """This search, for a model of the same graph and its context, with limits that are known already.
 
-        ``forms`` gives that model the form that a plan has; ``first`` met the budget without them.
+        ``forms`` gives that model the form that a plan has; ``before`` searched it without them.
         """
         self.model, self.context, self.budget, self.forms = model, context, budget, forms
-        self.likely = first.kept if first is not None else None
+        self.likely = before.first.kept if before.first is not None else None
+        self.alone = before.alone.without(forms.changed) if before.alone is not None else None
         self.spending.bought.clear()
         self.spending.again("helpers", _OF_FORM)
         return self
@@ -216,6 +216,11 @@ class PlanSearch(HelperTrials, TimedSearch):
     def _searches(self) -> Searches:
         """What runs searches of this simulation, with what is known of times."""
         context, own = self.context, self.settings
+        rounded = self.simulation is not self.plain
+        if rounded:
+            # plans that ran before are run again with these weights
+            self.spending.bought.clear()
+        likely = self.first.kept if rounded and self.first is not None else self.likely
         # one that cannot be judged is refused before any engine is built
         demand, timing = self.budget, self.timing
         gpu, folder = gpu_for(own.gpu, context), context.log_folder
@@ -230,14 +235,16 @@ class PlanSearch(HelperTrials, TimedSearch):
             return Search(
                 self.simulation, searches.demand, cost, prefer=prefer, evaluations=own.evaluations,
                 try_ranges=own.try_ranges, log=log, best=best, progress=context.progress, spending=self.spending,
-                missed=searches.missed, known=searches.known, likely=self.likely,
+                missed=searches.missed, known=searches.known, likely=likely,
+                alone=self.alone,
             )  # fmt: skip
 
         def confirm(found: SearchResult, demand: Budget) -> SearchResult:
             return confirmed(found, cost, engines, demand) if engines is not None and prefer == "time" else found
 
         return Searches(
-            self.simulation, cost, prefer, demand, make, confirm, self.spending, timing.nothing_pays, self.first
+            self.simulation, cost, prefer, demand, make, confirm, self.spending, timing.nothing_pays,
+            None if rounded else self.first,
         )
 
     def _found(self, searches: Searches) -> SearchResult:

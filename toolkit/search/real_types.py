@@ -42,6 +42,7 @@ class RealTypes:
     quantizer: Quantizer
     context: Context
     spending: Spending
+    decided_on: int
     lower: Lower
     reference: Model | None
     forms: HelpedForms | None = None
@@ -140,7 +141,7 @@ class RealTypes:
         after = helped() if not self.in_float32 else None
         if after is None:
             return None
-        part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
+        part = sum(feed.count for feed in few.feeds) / self.decided_on
         reference, found = few.runner.float_outcome, list[Outcome]()
         try:
             for form, spoilt in ((after, True), (before, False)):

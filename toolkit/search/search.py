@@ -101,6 +101,8 @@ class Search(ChoosingRanges):
     The arguments are those of ``Evaluations``.
     """
 
+    _taken: Collection[str] = ()
+
     def run(self, first: bool = False) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget.
 
@@ -112,15 +114,6 @@ class Search(ChoosingRanges):
         self._first_alone = first
         with ExitStack() as self._shared:
             return self._searched()
-
-    def at_once(self) -> SearchedPlan | None:
-        """Everything quantized, where that meets the budget; it is run on as many samples as do not say otherwise."""
-        runner = self.simulation.runner
-        # here as in a search, the float model has run before it would be paid for
-        self._begin()
-        with self.simulation.shared_out():
-            plan = self._everything()
-        return plan if plan.batches == len(runner.feeds) and plan.meets else None
 
     def _searched(self) -> SearchResult:
         names, runner = self.simulation.names, self.simulation.runner
@@ -173,26 +166,33 @@ class Search(ChoosingRanges):
     # ---------------------------------------------------------------- what each group costs
 
     def _sense(self) -> Sensitivity:
-        """Every group alone, on as many batches as ``_SENSE_PRICE`` pays for; without a limit left out too, on all."""
+        """Every group alone, on as many batches as ``_SENSE_PRICE`` pays for; without a limit left out too, on all.
+
+        What is known of groups in another form of the model is not measured again.
+        """
         simulation, log, progress = self.simulation, self._sensitivity_log, self.progress
         if not self.spending.limited:
             return exact(simulation, log=log, progress=progress)
         runner, switches = simulation.runner, simulation.switches
-        alone = [switches.alone(name) for name in simulation.names]
+        taken = self._alone.of_same(simulation) if self._alone is not None else {}
+        names = [name for name in simulation.names if name not in taken]
+        alone = [switches.alone(name) for name in names]
 
         def price(batches: int) -> float:
             return sum(runner.price(config, batches) for config in alone)
 
         count, simulated = len(runner.feeds), simulation.fingerprint()
         allowed = min(_FIRST_SENSE_PRICE if self._first_alone else _SENSE_PRICE, _SENSE_SHARE * self.spending.remaining)
-        known = max((batches for key, batches in self.spending.bought if key == simulated), default=0)
+        bought = max((batches for key, batches in self.spending.bought if key == simulated), default=0)
         # what a first plan was found by is enough for those after it, which have that plan to learn from besides
-        self._batches = known or max(bisect_right(range(1, count + 1), allowed, key=price), 1)
-        paid = (simulated, self._batches)
-        if not known:
-            self.spending.pay(price(self._batches) + runner.price(simulation.config(()), self._batches))
-        self.spending.bought.add(paid)
-        found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self._batches)
+        known = self._alone.batches if self._alone is not None and taken else bought
+        self.batches = known or max(bisect_right(range(1, count + 1), allowed, key=price), 1)
+        if not bought:
+            self.spending.pay(price(self.batches) + runner.price(simulation.config(()), self.batches))
+        self.spending.bought.add((simulated, self.batches))
+        found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self.batches, names=names)
+        self._taken = taken.keys()
+        found.groups = [replace(group, alone=taken.get(group.name, group.alone)) for group in found.groups]
         parts = [group.alone.parts for group in found.groups if group.alone is not None]
         found.reliability = reliability(parts)
         total_samples = sum(feed.count for feed in runner.feeds)
@@ -202,18 +202,27 @@ class Search(ChoosingRanges):
     def _leave_out(self, found: Sensitivity) -> list[tuple[str, Outcome]]:
         """What the model does without the worst groups, one by one, with the ranges that ``found`` was measured with.
 
-        It shows a harm that takes two layers, which a first plan need not know, and why a layer stays float.
+        It shows a harm that takes two layers, which a first plan need not know, and why a layer stays float. Of what
+        was known of another form these are measured alone too: a reader is told of them.
         """
         simulation, runner = self.simulation, self.simulation.runner
-        some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * (self._batches or 1) / len(runner.feeds), 1e-9)), _FEW)
+        some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * (self.batches or 1) / len(runner.feeds), 1e-9)), _FEW)
         worst = [group.name for group in found.ranked()[: min(some, _WORST_GROUPS)]]
-        configs = [simulation.switches.config([name]) for name in worst]
-        like = simulation.config(())
-        self.spending.pay(sum(runner.price(config, self._batches, like) for config in configs))
-        left = exact(simulation, modes=("without",), log=self._sensitivity_log, batches=self._batches, names=worst)
+        switches, like, log = simulation.switches, simulation.config(()), self._sensitivity_log
+        again = [name for name in worst if name in self._taken]
+        self.spending.pay(
+            sum(runner.price(switches.config([name]), self.batches, like) for name in worst)
+            + sum(runner.price(switches.alone(name), self.batches) for name in again)
+        )
+        left = exact(simulation, modes=("without",), log=log, batches=self.batches, names=worst)
+        alone = exact(simulation, modes=("alone",), log=log, batches=self.batches, names=again)
         without = {group.name: group.without for group in left.groups}
-        found.groups = [replace(group, without=without[group.name]) for group in found.groups]
-        found.inferences += left.inferences
+        fresh = {group.name: group.alone for group in alone.groups if group.alone is not None}
+        found.groups = [
+            replace(group, without=without[group.name], alone=fresh.get(group.name, group.alone))
+            for group in found.groups
+        ]
+        found.inferences += left.inferences + alone.inferences
         return [(name, outcome) for name, outcome in without.items() if outcome is not None]
 
     def _measure(self, full: Outcome) -> Callable[[Outcome], float]:

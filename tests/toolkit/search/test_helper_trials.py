@@ -21,6 +21,7 @@ from toolkit.search.search import Search
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import Spending
 from toolkit.simulation.runner import Runner
+from toolkit.simulation.switches import Switches
 
 
 def search_of(model, samples, least=20.0, **pairs):
@@ -138,26 +139,67 @@ def test_helpers_are_tried_where_a_plan_of_all_layers_has_hardly_its_margin(leas
     assert search.needs_no_help == needless
 
 
-@pytest.mark.parametrize(("least", "known"), [(20.0, True), (60.0, False)])
-def test_all_layers_quantized_are_a_first_plan_before_weights_are_rounded_on_samples(least, known, monkeypatch, tmp_path):
-    search, nearest = (search_of(chain(), feeds(64), least, weights=weights) for weights in ("output", "mse"))
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_a_first_plan_is_there_before_weights_are_rounded_on_samples(all_of_them, monkeypatch, tmp_path):
+    """Of all layers quantized, and of some of them too: choosing how weights are rounded takes several inferences."""
+    search, nearest = (
+        search_of(chain(), feeds(64), 20.0, weights=weights) if all_of_them else uneven(12.0, weights)
+        for weights in ("output", "mse")
+    )
     search.context.folder = tmp_path
     seen, rounder = [], InsertQDQ.rounder
 
     def rounding(own, *given):
-        seen.append(json.loads((tmp_path / "search_best.json").read_text())["met"])
+        seen.append(json.loads((tmp_path / "search_best.json").read_text()))
         return rounder(own, *given)
 
     monkeypatch.setattr(InsertQDQ, "rounder", rounding)
-    found = search.first_plan()
-    assert seen[0] is known
-    if known:
-        # what was paid for is not paid for again, and what is taken is measured with the weights that it will have
-        nearest.first_plan()
-        assert search.spending.priced == pytest.approx(nearest.spending.priced)
-        assert found.outcome.noise < nearest.first.outcome.noise
-        assert search.spending.first == nearest.spending.first
-        assert search.simulation.runner.float_outcome is search.plain.runner.float_outcome
+    first = search.first_plan()
+    assert first.meets and bool(first.kept) is not all_of_them
+    # it is what a search finds that never rounds otherwise, at the same price
+    assert first == nearest.first_plan() and search.spending.priced == pytest.approx(nearest.spending.priced)
+    found = search.run()
+    assert seen[0]["met"] and seen[0]["best"]["kept"] == list(first.kept)
+    # and what is taken is measured with the weights that it will have
+    assert found.best.meets and found.best.quantized >= first.quantized
+    again = [plan.outcome for plan in found.plans if plan.kept == first.kept and plan.whole]
+    assert all(outcome.noise < first.outcome.noise for outcome in again) and bool(again) is all_of_them
+    assert search.spending.first == nearest.spending.first
+    assert search.simulation.runner.float_outcome is search.plain.runner.float_outcome
+
+
+def test_what_single_layers_did_before_rounding_is_measured_again_only_where_that_is_told(monkeypatch):
+    search = uneven(12.0, "output")
+    runs, alone = [], Switches.alone
+    monkeypatch.setattr(Switches, "alone", lambda own, name, *given: runs.append(name) or alone(own, name, *given))
+    search.first_plan()
+    assert set(runs) == set(search.plain.names) == set(search.alone.outcomes)
+    runs.clear()
+    found = search.run()
+    told = {one.name: one for one in found.sensitivity.groups}
+    same = set(search.alone.of_same(search._searches().judged))
+    worst = {name for name, one in told.items() if one.without is not None}
+    assert worst and all(one.alone is not None for one in told.values())
+    kept = {name for name, one in told.items() if one.alone == search.alone.outcomes[name]}
+    assert kept == same - worst and kept
+
+
+def test_a_layer_with_another_range_or_that_a_helper_changed_is_not_taken_to_do_as_before():
+    search = uneven(12.0, "mse")
+    search.first_plan()
+    known, (changed, other) = search.alone, search.plain.names[2:4]
+    # a first plan may have found other ranges for the whole model
+    base = search.plain.rebased({tensor: amax for own in known.ranges.values() for tensor, amax in own.items()})
+    assert set(known.of_same(base)) == set(base.names)
+    (tensors,) = ([t for t in one.tensors if t in base.switches.amax] for one in base.switches.groups if one.name == other)
+    ranged = base.rebased({tensor: 2 * base.switches.amax[tensor] for tensor in tensors})
+    readers = {one.name for one in base.switches.groups if set(one.tensors) & set(tensors)}
+    assert readers and set(known.of_same(ranged)) == set(base.names) - readers
+    assert set(known.without([changed]).of_same(base)) == set(base.names) - {changed}
+
+
+def uneven(least, weights):
+    return search_of(trained("digits_uneven"), str(MODELS / "digits_calibration.npz"), least, weights=weights)
 
 
 @pytest.mark.parametrize("least", [20.0, 60.0])
