@@ -9,11 +9,12 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from passes.equalize import Equalize
+from passes.guard_fp16 import GuardFP16
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS, build, node, normal, said
 from tests.toolkit.search.planted import chain, damage, feeds, trained
-from toolkit import Code, Context, Model, Precision
+from toolkit import Code, Context, Model, Precision, Sequence
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.calibration.provider import Calibrator
@@ -24,6 +25,7 @@ from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.tensors import make_constant, make_node, onnx_type
 from toolkit.placement.qdq import without_pairs
 from toolkit.report.search_section import read_search
+from toolkit.search.codes import KeptCode, SearchEndCode
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.spending import Spending
 from toolkit.simulation.channels import sqnr_against
@@ -98,6 +100,50 @@ def test_it_says_which_data_it_decides_on_and_what_it_misses():
     assert "max_ms" in said(context.journal, Code.SEARCH_MISSED)[0]["limits"]
 
 
+@pytest.mark.parametrize("limits", [{"evaluations": 1}, {"inferences": 0.001}])
+def test_where_no_plan_tried_is_within_the_budget_all_float_is_taken_and_said(limits, tmp_path):
+    model = chain()
+    before = model.copy()
+    context = context_for(model, feeds(), tmp_path)
+    SearchPrecision(min_sqnr_db=48, try_ranges=False, **limits)(model, context)
+    assert kept(context) == set(before.node_names()) - {n.name for n in before.nodes if n.op == "Relu"}
+    assert not [node for node in model.nodes if "QuantizeLinear" in node.op]
+    (note,) = said(context.journal, SearchEndCode.NO_PLAN)
+    assert note["limits"] == ("min_sqnr_db",) and note["by"][0] > 0 and note["dtype"] == "int8"
+    assert not said(context.journal, Code.SEARCH_NEAREST, Code.SEARCH_MISSED)
+    found = read_search(tmp_path / "search.json")[0]
+    assert found.met and not found.chosen.quantized_share
+    codes = {context.plan.get(name).reason.code for name in kept(context)}
+    assert codes <= {KeptCode.NO_PLAN, Code.KEPT_ALONE_MISSES, Code.KEPT_MISSES}
+
+
+def test_where_all_float_misses_too_the_nearest_plan_stays():
+    model = chain()
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=48, max_ms=1e-9, evaluations=1, try_ranges=False)(model, context)
+    assert not kept(context) and not said(context.journal, SearchEndCode.NO_PLAN)
+    assert set(said(context.journal, Code.SEARCH_MISSED)[0]["limits"]) == {"min_sqnr_db", "max_ms"}
+
+
+def test_a_second_type_that_finds_no_plan_leaves_the_first():
+    model = chain(8)
+    damage(model, "layer3")
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=28, also="fp8", evaluations=1, try_ranges=False)(model, context)
+    assert all(context.plan.get(name) is not None for name in ("layer0", "layer3"))
+
+
+def test_float16_is_looked_at_with_what_a_later_guard_keeps_in_float32(tmp_path):
+    """A value above 65504 between two layers: float16 alone gives infinities, and a guard behind the search mends it."""
+    model = offset_chain(1e5)
+    context = context_for(model, feeds(), tmp_path)
+    guarded = Sequence(passes=[SearchPrecision(min_sqnr_db=20), GuardFP16()])
+    guarded(model, context)
+    assert not said(context.journal, *IN_TYPES)
+    assert read_search(tmp_path / "search.json")[0].met
+    assert lowered_sqnr(model, context, context.provider.data) > 20
+
+
 def test_a_dry_run_searches_nothing():
     model = chain()
     context = context_for(model, feeds())
@@ -167,7 +213,7 @@ def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed(tm
     assert found.chosen.meets and not found.met and found.in_types
     assert found.lacks["min_sqnr_db"] > 0 and found.rest_lacks["min_sqnr_db"] > 0
     (alone,) = said(context.journal, *IN_TYPES)
-    assert alone["why"].code is Code.TYPE_MISSES
+    assert alone["why"].code is Code.TYPE_MISSES and alone["guarded"] is False
     assert alone["why"].values["rest"] == "fp16" and "min_sqnr_db" in alone["why"].values["limits"]
 
 

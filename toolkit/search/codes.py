@@ -27,9 +27,16 @@ class DemandCode(BaseCode):
     UNLABELLED = "search-unlabelled"
 
 
+class SearchEndCode(BaseCode):
+    """What a search ends with where no plan that it tried meets the budget."""
+
+    NO_PLAN = "search-no-plan"
+
+
 class KeptCode(BaseCode):
     """Why a search keeps a layer float."""
 
+    NO_PLAN = "kept-no-plan"
     NO_FASTER = "kept-no-faster"
     NONE_FASTER = "kept-none-faster"
 

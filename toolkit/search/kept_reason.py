@@ -20,6 +20,8 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
         share: the layer's share of all multiply-accumulates, 0 to 1; None where it is not known.
     """
     sensitivity = found.sensitivity
+    if sensitivity is None and found.no_plan is not None:
+        return KeptCode.NO_PLAN(precision=precision)
     if sensitivity is None and not found.best.quantized:
         return KeptCode.NONE_FASTER(precision=precision)
     if sensitivity is None:
@@ -34,6 +36,8 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
         "without_db": group.level_in(group.without) if group.without is not None else None,
     }  # fmt: skip
     lacks = _lacks(budget, group.alone, found.reference)
+    if lacks == {} and found.no_plan is not None:
+        return KeptCode.NO_PLAN(precision=precision)
     if lacks == {}:
         return Code.KEPT_TOGETHER_MISSES(**known, share=share, samples=sensitivity.samples)
     missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.spare_db(group.alone)

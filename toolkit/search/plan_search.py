@@ -14,8 +14,10 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.metric_base import MetricOptions
+from toolkit.evaluation.outcome import Outcome
 from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
+from toolkit.search.codes import SearchEndCode
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
 from toolkit.search.helped_forms import HelpedForms
@@ -272,11 +274,42 @@ class PlanSearch(HelperTrials, TimedSearch):
                 found = self._left_float(found, searches.cost, searches.demand)
             if last:
                 break
-        return found
+        return self._without_a_plan(found, searches)
 
-    def _left_float(self, found: SearchResult, cost: CostModel, demand: Budget) -> SearchResult:
-        """What was found, with nothing quantized as the plan; held against the budget in its types too."""
-        plain = all_float(self.simulation, cost, replace(demand, types=None), self.spending).best
+    def _without_a_plan(self, found: SearchResult, searches: Searches) -> SearchResult:
+        """What was found; where no plan with a layer quantized meets the budget, with nothing quantized as the plan if
+        that does, and with what to say of it.
+
+        A search whose inferences or plans run out need not have come to keep every layer float.
+        """
+        plain, quantized = found, [plan for plan in found.plans if plan.quantized and plan.lacks]
+        if (found.best.meets and (found.best.quantized or searches.prefer == "time")) or not quantized:
+            return found
+        if not found.best.meets:
+            # of a second type it is the model as the first one's pairs leave it that nothing more is quantized of
+            outcome = self.simulation.without(self.simulation.names) if self.reference is not None else None
+            plain = self._left_float(found, searches.cost, self.budget, outcome)
+        if not plain.best.meets:
+            return found
+        nearest = min(quantized, key=lambda plan: self.budget.distance(dict(plan.lacks)))
+        plain.no_plan = SearchEndCode.NO_PLAN(
+            dtype=self.quantizer.dtype, plans=len(found.plans), limits=list(nearest.lacks),
+            by=list(nearest.lacks.values()), rest=self.context.rest, helped=self.forms is not None,
+        )  # fmt: skip
+        told = (Code.SEARCH_NEAREST, Code.SEARCH_ALL_FLOAT)
+        plain.notes = [*(one for one in found.notes if one.code not in told), plain.no_plan]
+        return plain
+
+    def _left_float(
+        self, found: SearchResult, cost: CostModel, demand: Budget, outcome: Outcome | None = None
+    ) -> SearchResult:
+        """What was found, with nothing quantized as the plan, held against the budget in its types too; it does what
+        the float model does, where no ``outcome`` is given.
+        """
+        demand = replace(demand, types=None)
+        plain = all_float(self.simulation, cost, demand, self.spending).best
+        if outcome is not None:
+            plain = replace(plain, outcome=outcome, lacks=demand.lacks(outcome, found.reference, plain.seconds))
         others = [plan for plan in found.plans if plan.kept != plain.kept]
         notes = [*found.notes, Code.SEARCH_ALL_FLOAT(by_time=False, faster=0)]
         found = replace(

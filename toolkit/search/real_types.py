@@ -79,7 +79,7 @@ class RealTypes:
             context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=on_one_line(error.what, 200)))
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
-            context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
+            context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed, guarded=bool(context.guards)))
 
     def holds_in_types(self, found: SearchResult) -> bool:
         """Whether a plan that meets the budget does so in its real types too, or cannot be run in them."""
@@ -125,6 +125,8 @@ class RealTypes:
             self.quantizer.insert(trial, apart)
         elif self.forms is not None:
             self.forms.take((), trial, apart)
+        # what later passes keep in FP32 since float16 does not carry it is so in the engine
+        apart.guard(trial)
         return self.lower(trial, apart.plan, apart.known_ranges)
 
     def louder_in_types(

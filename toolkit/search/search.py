@@ -49,6 +49,7 @@ class SearchResult:
         rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
         real: what the best plan does in the types that it runs in; None where that was not looked at.
         types: what the types that it runs in add to the best plan, where it misses the budget in them; else None.
+        no_plan: that no plan with a layer quantized meets the budget, where nothing is quantized for that; else None.
         behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
         promise: what further plans are expected to gain, as a share of the work; infinite where nothing says so.
     """
@@ -67,6 +68,7 @@ class SearchResult:
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
     limits_in_types: bool = False
+    no_plan: Finding | None = None
     real: Outcome | None = None
     types: TypeNoise | None = None
     behind: str = ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
+from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
-from toolkit.search.codes import DemandCode, KeptCode
+from toolkit.search.codes import DemandCode, KeptCode, SearchEndCode
 
 UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
@@ -73,6 +74,19 @@ def _all_float(by_time: bool, faster: int) -> str:
         return "Every layer stays float: no plan tried is predicted to be faster."
     verb = "is" if faster == 1 else "are"
     return f"Every layer stays float: {count(faster, 'plan')} tried {verb} predicted to be faster, none within budget."
+
+
+def _no_plan(
+    dtype: str, plans: int, limits: tuple[str, ...], by: tuple[float | str, ...], rest: str, helped: bool
+) -> str:
+    helpers = [name for name, _ in playing(Role.HELP)]
+    listed = ", ".join(f'"{name}"' for name in helpers)
+    helping = "" if helped or not helpers else f"helpers = [{listed}], "
+    return (
+        f"No plan with {dtype.upper()} is within the budget ({count(plans, 'plan')} tried; the nearest misses "
+        f"{misses(limits, by)}): nothing is quantized, and every layer runs in {rest.upper()}. To try next: {helping}"
+        "more inferences or minutes for the search, or a looser budget."
+    )
 
 
 def _helper(
@@ -214,9 +228,11 @@ SEARCH: Table = {
     Code.TYPE_MISSES: lambda rest, limits, by: (
         f"{rest.upper()} alone, with nothing quantized, misses {misses(limits, by)}"
     ),
-    Code.SEARCH_TYPE_ALONE: lambda why: (
-        f"{why}: no choice of layers can fix that. The plan taken meets the budget simulated in FP32 alone. Set "
-        '[engine] rest = "fp32" (or "bf16"), or keep the nodes with the largest error in fp32 with '
+    Code.SEARCH_TYPE_ALONE: lambda why, guarded=True: (
+        f"{why}: no choice of layers can fix that. The plan taken meets the budget simulated in FP32 alone. "
+        + ("" if guarded else f"Put {pass_for(Role.GUARD)} behind the search, ")
+        + ("Set" if guarded else "set")
+        + ' [engine] rest = "fp32" (or "bf16"), or keep the nodes with the largest error in fp32 with '
         f"{pass_for(Role.KEEP)}."
     ),
     Code.SEARCH_RANGE: _ranges,
@@ -247,6 +263,7 @@ SEARCH: Table = {
     ),
     Code.SEARCH_MISSED: lambda limits, by: f"No plan tried meets the budget; the nearest misses {misses(limits, by)}.",
     Code.SEARCH_NEAREST: "No plan tried meets the budget; the nearest one is taken.",
+    SearchEndCode.NO_PLAN: _no_plan,
     Code.SEARCH_SLOWER: _slower,
     Code.SEARCH_ALL_FLOAT: _all_float,
     Code.SEARCH_HELPER: _helper,
@@ -264,6 +281,7 @@ SEARCH: Table = {
     KeptCode.NONE_FASTER: (
         "all layers in {precision} meet the accuracy budget, but no plan with a layer in {precision} is faster"
     ),
+    KeptCode.NO_PLAN: "no plan tried with a layer in {precision} meets the accuracy budget, and all float does",
     KeptCode.NO_FASTER: "the engine is predicted to be no faster with it in {precision}",
     Code.KEPT_MISSES: "the accuracy budget is missed with it in {precision}",
     Code.KEPT_ALONE_MISSES: _alone_misses,
