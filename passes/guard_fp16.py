@@ -13,14 +13,15 @@ from toolkit import Code, Context, Model, Pass, Precision, Role
 class GuardFP16(Pass):
     """Ask for FP32 where the observed values or the weights overflow float16, or vanish in it.
 
-    A node is asked for only where its own inputs, outputs or inner sums show it. Put it after insert_qdq or
+    Sines and cosines of arguments that float16 is too coarse for are asked for in FP32 too, with what makes these.
+    Any other node is asked for only where its own inputs, outputs or inner sums show it. Put it after insert_qdq or
     search_precision: a node that is kept in float before them is not quantized.
     """
 
     name = "guard_fp16"
     role = Role.GUARD
     tells_in_dry_run = True
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="what such nodes compute in")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="what they compute in; fp32 where digits lack")
     margin: float = Field(2.0, ge=1, description="values may come to be this many times those observed")
 
     def reads_evaluation(self) -> bool:
@@ -64,6 +65,7 @@ class GuardFP16(Pass):
                 why = risk.why.code(**risk.why.values, by=ask.by, requested=ask.precision)
                 context.journal.declined(risk.node, why)
                 continue
-            context.plan.ask(risk.node, Precision(self.precision), risk.why)
-            context.journal.changed(risk.node, Code.REQUESTED(precision=self.precision, unquantized=()), risk.why)
+            wanted = Precision.FP32 if risk.fine else Precision(self.precision)
+            context.plan.ask(risk.node, wanted, risk.why)
+            context.journal.changed(risk.node, Code.REQUESTED(precision=wanted, unquantized=()), risk.why)
         context.journal.noted(Code.GUARDED(nodes=len(found)))

@@ -8,6 +8,10 @@ from onnx import TensorProto
 from passes.guard_fp16 import GuardFP16
 from tests.conftest import build, node, normal
 from toolkit import Code, Context, Model, Precision, PrecisionPlan, Ranges, lower
+from toolkit.calibration.codes import PhaseCode
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.rounding import with_rounding
+from toolkit.simulation.channels import sqnr_against
 
 
 def guarded(proto: onnx.ModelProto, observed: dict[str, tuple[float, float]], **settings: object) -> Context:
@@ -147,3 +151,48 @@ def test_what_is_moved_goes_as_far_as_what_it_was():
     assert asked(guarded(proto, {**calm, "m": (-1e9, 0)})) == {"m", "a", "b", "c", "p", "s", "g", "h", "t"}
     lowered = lower(Model.from_proto(proto), PrecisionPlan(), observed={**calm, "m": (-1e9, 0)})
     assert {"a", "b", "c", "p", "g", "h"} <= set(lowered.types.reason)
+
+
+def rotary(largest: float) -> tuple[onnx.ModelProto, dict[str, tuple[float, float]]]:
+    """Angles of positions as rotary embeddings make them, a Conv of something else beside, and what was observed."""
+    proto = build(
+        [node("Mul", ["p", "scale"], ["q"], "scaled"), node("MatMul", ["q", "freq"], ["a"], "angles"),
+         node("Concat", ["a", "a"], ["c"], "joined", axis=-1), node("Sin", ["c"], ["s"], "sin"),
+         node("Cos", ["c"], ["k"], "cos"), node("MatMul", ["s", "w"], ["m"], "layer"), node("Add", ["m", "k"], ["y"], "sum")],
+        {"p": ["n", 1]}, {"y": ["n", 8]},
+        {"scale": np.float32(1.0), "freq": np.float32([[0.97, 0.83, 0.61, 0.53]]), "w": normal(8, 8)},
+    )  # fmt: skip
+    ends = (0.0, largest)
+    return proto, {**dict.fromkeys(("p", "q", "a", "c"), ends), **dict.fromkeys("sk", (-1.0, 1.0)), "m": (-3, 3), "y": (-3, 3)}
+
+
+@pytest.mark.parametrize(("largest", "precision"), [(40.0, "fp32"), (1500.0, "fp32"), (1500.0, "bf16")])
+def test_sines_of_long_positions_and_what_makes_their_arguments_stay_in_float32(largest, precision):
+    proto, observed = rotary(largest)
+    context = guarded(proto, observed, precision=precision)
+    coarse = {"scaled", "angles", "joined", "sin", "cos"}
+    assert asked(context) == (coarse if largest > 100 else set())
+    if largest > 100:
+        why = context.plan.get("sin").reason
+        assert why.code is PhaseCode.COARSE and (why.values["step"], why.values["tensor"]) == (2.0, "c")
+        assert context.plan.get("scaled").reason.values["reader"] in ("sin", "cos")
+        model = Model.from_proto(proto)
+        samples = CalibrationData.open([{"p": np.float32([[largest * part]])} for part in np.linspace(0.31, 0.99, 16)], model)
+        levels = [
+            sqnr_against(model, with_rounding(lower(model, plan, observed=observed).model), samples)
+            for plan in (PrecisionPlan(), context.plan)
+        ]
+        assert levels[0] < 25 and levels[1] > 55
+
+
+def test_a_wide_layer_before_a_sine_is_kept_and_not_the_network_before_it():
+    proto = build(
+        [node("MatMul", ["x", "w"], ["h"], "first"), node("MatMul", ["h", "w"], ["m"], "second"),
+         node("Mul", ["m", "thirty"], ["a"], "times"), node("Sin", ["a"], ["y"], "sin"),
+         node("Mod", ["a", "turn"], ["z"], "mod", fmod=1)],
+        {"x": ["n", 8]}, {"y": ["n", 8], "z": ["n", 8]},
+        {"w": normal(8, 8), "thirty": np.float32(30.0), "turn": np.float32(6.0)},
+    )  # fmt: skip
+    near = {"x": (-1, 1), "h": (-3, 3), "m": (-8, 8), "y": (-1, 1), "z": (-6, 6)}
+    assert asked(guarded(proto, {**near, "a": (-240, 240)})) == {"second", "times", "sin", "mod"}
+    assert asked(guarded(proto, {**near, "a": (-24, 24)})) == set()

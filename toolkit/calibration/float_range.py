@@ -11,6 +11,8 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.parts import ends_of
 from toolkit.base.precision import Precision
+from toolkit.calibration.codes import PhaseCode
+from toolkit.calibration.phases import coarse_phases, spacing
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.macs import shape_of
@@ -37,11 +39,16 @@ class Risk:
     Attributes:
         node: its name.
         why: a finding of code OVERFLOW, INNER_OVERFLOW, SUBNORMAL, VANISHING_CONSTANT or RESOLUTION, with the
-            ``tensor`` and ``value`` that show it, and the ``limit`` of what the type can carry there.
+            ``tensor`` and ``value`` that show it, and the ``limit`` of what the type can carry there; or of PhaseCode.
     """
 
     node: str
     why: Finding
+
+    @property
+    def fine(self) -> bool:
+        """Whether the type has too few digits there, so that one of as few or fewer does not do, whatever its range."""
+        return self.why.code is Code.RESOLUTION or isinstance(self.why.code, PhaseCode)
 
 
 def risks(
@@ -57,10 +64,14 @@ def risks(
         margin: how far above the observed values inputs to come may lie: a value counts as ``margin`` times itself.
     """
     observed, found = with_moved(model, observed), []
+    phases = coarse_phases(model, facts, observed, precision, margin)
     for node in model.nodes:
         if node.op in (QUANTIZE, DEQUANTIZE, "Constant") or not _computes_floats(node, facts):
             continue
         risk = next(_of(node, model, facts, observed, precision, margin), None)
+        if node.name in phases and (risk is None or not risk.fine):
+            # a type of more range and fewer digits would not do
+            risk = Risk(node.name, phases[node.name])
         if risk is not None:
             found.append(risk)
     return found
@@ -142,9 +153,9 @@ def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precisio
             yield _risk(Code.INNER_OVERFLOW, node, out, total, limit, precision, op=node.op, summed=count)
     if node.op in ("Softmax", "LogSoftmax") and high > 0:
         # only the largest scores matter: a mask of -10000 is far below them and may round as it likes
-        spacing = 2.0 ** (math.floor(math.log2(high)) + 1) * _half_step(precision)
-        if spacing > _RESOLUTION:
-            yield _risk(Code.RESOLUTION, node, tensor, high, _RESOLUTION, precision, step=spacing)
+        step = spacing(high, precision)
+        if step > _RESOLUTION:
+            yield _risk(Code.RESOLUTION, node, tensor, high, _RESOLUTION, precision, step=step)
 
 
 def _reduced(node: gs.Node, facts: Facts) -> int:

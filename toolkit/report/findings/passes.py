@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from toolkit.base.text import count
+from toolkit.calibration.codes import PhaseCode
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
@@ -90,6 +91,15 @@ def _resolution(
 ) -> str:
     words = f"the scores '{tensor}' reach {value:.4g}, where {precision} has steps of {step:.3g}"
     return _risk(f"{words}; steps above {limit:g} make the probabilities wrong", by, requested)
+
+
+def _phase(
+    op: str, tensor: str, value: float, step: float, period: float, precision: str, reader: str = "", by: str = "",
+    requested: str = "",
+) -> str:  # fmt: skip
+    makes = f"it makes the argument of '{reader}': " if reader else ""
+    words = f"{makes}'{tensor}' reaches {value:.4g}, near which {precision} has steps of {step:.3g}"
+    return _risk(f"{words}, and {op} repeats itself after {period:.3g}", by, requested)
 
 
 def _not_homogeneous(op: str) -> str:
@@ -184,6 +194,8 @@ PASSES: Table = {
     Code.SUBNORMAL: _subnormal,
     Code.VANISHING_CONSTANT: _vanishing,
     Code.RESOLUTION: _resolution,
+    PhaseCode.COARSE: _phase,
+    PhaseCode.MAKES_IT: _phase,
     Code.NOTHING_TO_SMOOTH: "No layer with constant weights reads an activation.",
     Code.EVEN: "the largest channel of '{tensor}' is only {medians:.2g} times the median",
     Code.NO_NORM: "'{tensor}' has other readers, and insert = false",

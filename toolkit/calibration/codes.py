@@ -1,0 +1,12 @@
+"""What calibration's values say of a node."""
+
+from __future__ import annotations
+
+from toolkit.contract.findings import BaseCode
+
+
+class PhaseCode(BaseCode):
+    """That a short float type is too coarse for the argument of a periodic function."""
+
+    COARSE = "phase-coarse"
+    MAKES_IT = "phase-maker"

@@ -1,0 +1,105 @@
+"""Arguments of sines and the like that a short float type cannot hold finely enough: of long positions, of times.
+
+A type's neighbours lie the further apart the larger a value is, and a periodic function turns that distance into an
+error of its own size: at 2000 those of float16 are 1 apart, a sixth of a sine's period.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import onnx_graphsurgeon as gs
+
+from toolkit.base.parts import ends_of
+from toolkit.base.precision import Precision
+from toolkit.calibration.codes import PhaseCode
+from toolkit.contract.findings import Finding
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.placement.ops import MOVERS
+
+_PERIODS = {"Sin": 2 * math.pi, "Cos": 2 * math.pi, "Tan": math.pi}
+_STEPS = 64
+"""A period of fewer steps than this is too coarse: with as many, rounding the argument leaves a sine 28 dB SQNR, by an
+error of a step over the square root of 12 against a sine's mean square of a half."""
+_PRODUCTS = frozenset({"MatMul", "Gemm"})
+_CARRIES = MOVERS | _PRODUCTS | {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Cast", "Concat", "Einsum", "Where", "Range",
+                                 "CumSum", "Clip", "ScatterND", "Mod"}  # fmt: skip
+"""Operators whose result is off by as much of itself as what they read."""
+_LAYER = 4
+"""A product that adds up more terms is a layer of a network: what it reads is off already, and no position."""
+_OWN = (None, "", "ai.onnx")
+
+
+def coarse_phases(
+    model: Model, facts: Facts, observed: Mapping[str, tuple[float, float]], precision: Precision, margin: float
+) -> dict[str, Finding]:
+    """Why nodes need a finer type than ``precision``, by name: periodic functions of large arguments, and what makes
+    these arguments.
+
+    Args:
+        model: the graph.
+        facts: types and shapes.
+        observed: smallest and largest value seen, by tensor.
+        precision: FP16 or BF16.
+        margin: how many times as large arguments may come to be.
+    """
+    found: dict[str, Finding] = {}
+    for node in model.nodes:
+        period = _period(node, model) if node.domain in _OWN and node.inputs else None
+        argument = node.inputs[0].name if period else ""
+        if period is None or argument not in observed or not facts.is_float(argument):
+            continue
+        largest = max(map(abs, observed[argument]))
+        if not 0 < largest < math.inf:
+            continue
+        step = spacing(largest * margin, precision)
+        if step * _STEPS <= period:
+            continue
+        values = {
+            "op": node.op, "tensor": argument, "value": largest, "step": step, "period": period, "precision": precision
+        }  # fmt: skip
+        found[node.name] = PhaseCode.COARSE(**values)
+        for maker in _makers(node, facts):
+            found.setdefault(maker.name, PhaseCode.MAKES_IT(**values, reader=node.name))
+    return found
+
+
+def spacing(value: float, precision: Precision) -> float:
+    """How far the neighbours of a normal positive value lie apart in a short float type."""
+    return float(2.0 ** (math.floor(math.log2(value)) - (10 if precision is Precision.FP16 else 7)))
+
+
+def _period(node: gs.Node, model: Model) -> float | None:
+    """After how much of its argument a node's values come again; None where it is not periodic."""
+    if node.op != "Mod" or len(node.inputs) < 2:
+        return _PERIODS.get(node.op)
+    divisor = model.constant(node.inputs[1])
+    ends = ends_of(divisor) if divisor is not None and divisor.size else None
+    return max(map(abs, ends)) or None if ends is not None else None
+
+
+def _makers(node: gs.Node, facts: Facts) -> Iterator[gs.Node]:
+    """The nodes whose rounding comes to a node's first input as it is, nearest first."""
+    seen, ahead = {node.name}, [node.inputs[0]]
+    while ahead:
+        for maker in ahead.pop().inputs:
+            if maker.name in seen or maker.domain not in _OWN or maker.op not in _CARRIES:
+                continue
+            seen.add(maker.name)
+            yield maker
+            if maker.op not in _PRODUCTS or _terms(maker, facts) <= _LAYER:
+                ahead += [tensor for tensor in maker.inputs if facts.is_float(tensor.name)]
+
+
+def _terms(node: gs.Node, facts: Facts) -> int:
+    """How many products a product of matrices adds up to one value; many where that is not known."""
+    first, second = (facts.shapes.get(tensor.name) for tensor in node.inputs[:2])
+    turned = [bool(node.op == "Gemm" and node.attrs.get(name, 0)) for name in ("transA", "transB")]
+    known = [
+        shapes[-1][place]
+        for shapes, place in ((first, -2 if turned[0] else -1), (second, -1 if turned[1] else -2))
+        if shapes and len(shapes[-1]) >= 2 and shapes[-1][place] >= 0
+    ]
+    return int(known[0]) if known else _LAYER + 1
