@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.backends.codes import EngineCode
+from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
+from toolkit.placement.ops import PAIR_OPERATORS
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.device import failure
@@ -87,7 +89,8 @@ def advice(
         found.append(Advice(ReportCode.BEGIN_WITH_DECLINED(count=len(entries), rule=rule, node=node, reason=reason)))
     if chosen is not None and chosen.code is EngineCode.BACKEND_REFUSES_MODEL and chosen.values.get("remedy"):
         values = {name: chosen.values[name] for name in ("backend", "taken", "remedy")}
-        found.append(Advice(ReportCode.MEND_FOR_BACKEND(**values)))
+        pairs = any(one.op in PAIR_OPERATORS or (one.asked_precision or Precision.FP32).quantized for one in layers)
+        found.append(Advice(ReportCode.MEND_FOR_BACKEND(**values, pairs=pairs)))
     elif backend.name == "none":
         found.append(Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n'))
     return found

@@ -20,6 +20,7 @@ from toolkit.backends.none import NoBackend
 from toolkit.backends.prepare import admit_for
 from toolkit.base.errors import RecipeError
 from toolkit.graph.tensors import onnx_type
+from toolkit.report.findings import sentence
 
 
 def type_of(model, name):
@@ -238,6 +239,19 @@ def test_a_subgraph_runs_in_fp32_and_reads_fp32():
     assert {e.node for e in journal.of("declined")} >= {"t", "e", "o"}
     feeds = {"x": np.float32([1, -2, 3, 0]), "c": np.array(True)}
     assert np.allclose(run(result.model, feeds)[0], run(model, feeds)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("domain", "op", "words"),
+    [("ai.onnx.ml", "Scaler", "an operator of ONNX's domain ai.onnx.ml"), ("my.own", "Scaler", "is not an ONNX operator")],
+)
+def test_an_operator_of_onnx_s_other_domains_is_not_called_unknown_to_onnx(domain, op, words):
+    proto = build([node("Relu", ["x"], ["s"], "scaler"), node("Relu", ["s"], ["y"])], {"x": ["n", 4]}, {"y": ["n", 4]})
+    scaler = helper.make_node(op, ["x"], ["s"], "scaler", domain=domain, offset=[0.0], scale=[2.0])
+    proto.graph.node[0].CopyFrom(scaler)
+    proto.opset_import.add(domain=domain, version=1)
+    types = lower(Model.from_proto(proto), PrecisionPlan()).types
+    assert words in sentence(types.reason["scaler"])
 
 
 def test_an_operator_without_a_float16_form_stays_fp32():

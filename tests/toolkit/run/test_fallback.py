@@ -112,8 +112,9 @@ def test_what_the_builder_alone_refuses_ends_with_a_report_that_has_the_remedy(t
         again = run(small(tmp_path, [INSERT], engine={"backend": "auto"}, report={"formats": ["json"]}), out)
         assert backend.asked["build"] == 1 and said in again.report.summary.warnings
         # another model may be built
-        run(small(tmp_path, [], engine={"backend": "auto"}), out)
+        plain = run(small(tmp_path, [], engine={"backend": "auto"}), out)
         assert backend.asked["build"] == 2
+        assert any("model.onnx runs in ONNX Runtime" in one.text for one in plain.report.summary.next)
 
 
 def test_a_backend_that_is_asked_for_by_name_refuses_with_its_own_words(tmp_path, refusing):

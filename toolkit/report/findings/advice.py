@@ -73,6 +73,8 @@ def _float_type(
     return f"{'; '.join(parts)}. No choice of layers mends that. {cure}"
 
 
+_PAIRS = " with its Q/DQ pairs"
+
 ADVICE: Table = {
     ReportCode.FIRST_MEND_DATA: (
         "First {remedy}: keeping layers in float only hides that the values of '{tensor}' are clipped."
@@ -99,8 +101,8 @@ ADVICE: Table = {
     ReportCode.BUILD_AN_ENGINE: (
         "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."
     ),
-    ReportCode.MEND_FOR_BACKEND: lambda backend, taken, remedy: (
-        ("No engine was built, but model.onnx with its Q/DQ pairs runs in ONNX Runtime. " if taken == "none" else "")
+    ReportCode.MEND_FOR_BACKEND: lambda backend, taken, remedy, pairs=True: (
+        ("" if taken != "none" else f"No engine was built, but model.onnx{_PAIRS * pairs} runs in ONNX Runtime. ")
         + f"For an engine of {backend}: {remedy}."
     ),
     ReportCode.WIDEN_MARGIN: lambda samples: (
