@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.evaluation.guess_values import are_boxes, no_classes, ordered, unlike_scales
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -72,7 +73,7 @@ def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """A vector a sample: classes, an embedding, a few values, or a signal."""
     if output.discrete:
-        return _numbers(output)
+        return [] if no_classes(output) else _numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
     if len(wide) > 1 or (len(output.shape) > 1 and len(wide) == 1 and output.shape[0] == 1 and len(output.shape) == 2):
         return []
@@ -80,6 +81,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if count == 1:
         return _chances(output) or [Clue("regression", "shape", 2.0, "single"), _ANY]
     axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
+    if (kind := _other_values(output, axis)) is not None:
+        return [*_of_values(kind, 2.5), _ANY]
     found = _shares(output, axis, "classification")
     if output.ops & _SHARES:
         found.append(Clue("classification", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
@@ -108,6 +111,13 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     return found
 
 
+def _other_values(output: SeenOutput, axis: int) -> str | None:
+    """What values along an axis are where they are no scores of classes: quantiles or boxes; None where they may be."""
+    if output.ops & _SHARES:
+        return None
+    return "ordered" if ordered(output, axis) else "boxes" if are_boxes(output, axis) else None
+
+
 def _numbers(output: SeenOutput) -> list[Clue]:
     """What whole numbers say: a class each sample, or a label each position."""
     if np.prod(output.shape) <= 1:
@@ -132,11 +142,16 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """A row a position: labels, a reading, tokens, vectors, or signals."""
     if len(output.shape) != 2:
         return []
+    if output.discrete and no_classes(output):
+        return []
     if output.discrete:
         task, what = ("segmentation", "picture") if _picture(output, seen) else ("sequence", "fits")
         return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
     if _picture(output, seen):
         return _maps(output, seen, None)
+    for axis in (-1, -2):
+        if (kind := _other_values(output, axis)) is not None:
+            return [*_of_values(kind, 2.5), _ANY]
     axis = class_axis(output)
     count = output.shape[axis]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
@@ -193,6 +208,8 @@ def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
 def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """Maps of height and width: masks, images, other values."""
     if len(output.shape) != 3 or sum(extent > 1 for extent in output.shape) < 2:
+        return []
+    if output.discrete and no_classes(output):
         return []
     if output.discrete:
         return [Clue("segmentation", "values", 2.0, "integers"), Clue("segmentation", "shape", 1.0, "picture")]
@@ -306,6 +323,10 @@ def _scaled(own: int, other: int) -> bool:
 def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
     channels = output.shape[axis] if axis is not None else 1
     found = [Clue("regression", "shape", 1.0, "map")]
+    if axis is not None and not output.ops & _SHARES:
+        kind = "unlike scales" if unlike_scales(output, axis) else "boxes" if are_boxes(output, axis) else ""
+        if kind:
+            return [*found, Clue("regression", "values", 2.0, kind)]
     placed = _picture(output, seen)
     if axis is not None and channels > 1 and output.sums_to_one(axis):
         found.append(Clue("segmentation", "values", 2.0, "softmax"))

@@ -1,0 +1,79 @@
+"""Outputs whose values tell that they are no scores of classes, and outputs of classes that are nearly like them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.toolkit.evaluation.test_guess import AUDIO, IMAGE, TOKENS, out, seen, softmax
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.guess_values import are_boxes, ordered, unlike_scales
+
+RNG = np.random.default_rng(7)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape)
+
+
+def heads(*scales):
+    """Maps of [samples, channels, 64, 64] whose channels spread by so much."""
+    return normal(4, len(scales), 64, 64) * np.float64(scales)[:, None, None]
+
+
+def corners(*shape):
+    return np.sort(RNG.uniform(0, 1, (*shape, 2, 2)), axis=-2).reshape(*shape, 4)
+
+
+def centred(*shape):
+    middle = RNG.uniform(0.2, 0.8, (*shape, 2))
+    return np.concatenate([middle, RNG.uniform(0.05, 0.35, (*shape, 2))], axis=-1)
+
+
+VALUES = {
+    "a heat, offsets and sizes": out("out", heads(1, 0.3, 0.3, 20, 25, 1), "Conv"),
+    "the same behind a Resize": out("out", heads(0.2, 0.2, 9, 9, 0.1), "Resize"),
+    "the same, channels last": out("out", np.moveaxis(heads(0.2, 0.2, 9, 9, 0.1), 1, -1), "Resize", declared=("n", 64, 64, 5)),
+    "boxes of queries": out("out", centred(8, 100), "Sigmoid"),
+    "corners of queries": out("out", corners(8, 100), "Sigmoid"),
+    "boxes before their Transpose": out("out", np.moveaxis(corners(8, 100), -1, 1), "Sigmoid", declared=("n", 4, 100)),
+    "a box a sample": out("out", corners(32), "Sigmoid"),
+    "quantiles of hours": out("out", np.sort(normal(8, 12, 3), axis=-1), "Add"),
+    "quantiles in front": out("out", np.sort(normal(8, 3, 12), axis=1), "Add", declared=("n", 3, 12)),
+    "quantiles of a sample": out("out", np.sort(normal(40, 5), axis=-1), "Gemm"),
+    "differences of times": out("out", RNG.integers(-900, 900, (8, 16))),
+    "times": out("out", RNG.integers(2**30, 2**40, (8, 1))),
+    "a picture in bytes": out("out", RNG.integers(0, 256, (4, 3, 64, 64)).astype(np.uint8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_of_other_kinds_are_no_classes(name):
+    found = guess(seen(VALUES[name], inputs=IMAGE if VALUES[name].shape[-1] != 3 else AUDIO))
+    assert found.task == "regression" and {part.task for part in found.parts} == {"regression"}
+
+
+CLASSES = {
+    "classes of which some are rare": (out("out", heads(6, 5, 2, 1, 0.8) - np.arange(5)[:, None, None], "Resize"), "segmentation"),
+    "a class that is never met": (out("out", np.concatenate([heads(3, 3, 2, 2), np.full((4, 1, 64, 64), -9.0)], axis=1), "Resize"),
+                                  "segmentation"),
+    "labels of positions, mostly none": (out("out", RNG.beta(0.1, 2, (8, 100, 4)), "Sigmoid"), "segmentation"),
+    "one class mostly": (out("out", normal(8, 16, 3) + np.float64([0, 1, 4]), "Add"), "sequence"),
+    "shares in order": (out("out", np.sort(softmax(normal(40, 5)), axis=-1), "Softmax"), "classification"),
+    "labels": (out("out", RNG.integers(-1, 900, (8, 16))), "sequence"),
+    "tokens": (out("out", RNG.integers(0, 250_000, (8, 16))), "sequence"),
+    "a mask of classes": (out("out", RNG.integers(0, 150, (4, 64, 64))), "segmentation"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_that_look_nearly_like_them_stay_classes(name):
+    output, task = CLASSES[name]
+    picture = task == "segmentation" and min(output.shape[-2:]) >= 64
+    assert guess(seen(output, inputs=IMAGE if picture else TOKENS if task == "sequence" else AUDIO)).task == task
+
+
+def test_few_positions_tell_no_order_and_no_box():
+    assert not ordered(out("y", np.sort(normal(2, 12, 3), axis=-1)), -1) and ordered(out("y", np.sort(normal(3, 12, 3), axis=-1)), -1)
+    assert not are_boxes(out("y", corners(7)), -1) and are_boxes(out("y", corners(8)), -1)
+    assert not unlike_scales(out("y", heads(1, 15)), -3) and unlike_scales(out("y", heads(1, 18)), -3)
