@@ -87,7 +87,7 @@ def check_recipe(path: Path, settings: Sequence[str], allow_code: bool, json: bo
 
 def new_recipe(
     model: Path, data: Path | None, test: Path | None, metric: str | None, ranges: Path | None, out: Path | None,
-    force: bool, json: bool = False,
+    force: bool, json: bool = False, keep_pairs: bool = False,
 ) -> int:  # fmt: skip
     """``qtool new``."""
     from toolkit.base.errors import ModelError
@@ -106,7 +106,7 @@ def new_recipe(
     # the model was read: what fails from here on need not be its fault
     kind = FileKind("no recipe can be made for the model", ModelError, "write one by hand, and report it with --debug")
     with reading(model, kind):
-        made = recipe_for(model, target, data, test, metric, ranges)
+        made = recipe_for(model, target, data, test, metric, ranges, keep_pairs)
     write_text(target, made.text)
     if json:
         emit({"recipe": str(target), **made.to_json()})

@@ -118,6 +118,9 @@ def new(
     ranges: Annotated[
         Path | None, typer.Option(help="Ranges to take: a calibration cache or a table; no data is needed then.")
     ] = None,
+    keep_pairs: Annotated[
+        bool, typer.Option("--keep-pairs", help="Build a model that has Q/DQ pairs with them as they are.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
     json: Json = False,
@@ -125,7 +128,7 @@ def new(
     """Write a recipe that fits a model."""
     from toolkit.cli.commands import new_recipe
 
-    raise typer.Exit(new_recipe(model, data, test, metric, ranges, out, force, json))
+    raise typer.Exit(new_recipe(model, data, test, metric, ranges, out, force, json, keep_pairs))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

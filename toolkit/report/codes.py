@@ -157,6 +157,7 @@ class ReportCode(BaseCode):
     NEW_WITHOUT_DATA = "new-without-data"
     NEW_METHOD = "new-method"
     NEW_PASSES = "new-passes"
+    NEW_PAIRS = "new-pairs"
     NEW_SIZES_FIXED = "new-sizes-fixed"
     NEW_BATCH_REFUSED = "new-batch-refused"
     NEW_METRIC = "new-metric"

@@ -66,7 +66,13 @@ class NewRecipe:
 
 
 def recipe_for(
-    model_path: Path, target: Path, data: Path | None, test: Path | None, metric: str | None, ranges: Path | None = None
+    model_path: Path,
+    target: Path,
+    data: Path | None,
+    test: Path | None,
+    metric: str | None,
+    ranges: Path | None = None,
+    keep_pairs: bool = False,
 ) -> NewRecipe:
     """A recipe for a model; what cannot be known is marked by a comment.
 
@@ -77,8 +83,10 @@ def recipe_for(
         test: test data, with labels where a metric is to judge.
         metric: the metric to measure; None for the one that the labels fit.
         ranges: ranges to take, such as a calibration cache; without ``data`` they are all that is taken.
+        keep_pairs: whether the Q/DQ pairs that the model has stay as they are, and nothing else is quantized.
 
     Raises:
+        RecipeError: there are no pairs to keep, or TensorRT refuses them.
         ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
         DataError: the data does not fit it, or the labels do not fit the metric.
         RecipeError: there is no such metric.
@@ -103,7 +111,11 @@ def recipe_for(
     fault, declared, kept_in = batches_refused(model, data or test, seen), shapes_to_join(model), rest_of(model)
     fixed = fixed_by_samples(declared, seen)
     alone = "" if fault is None else f"Batch 1: {fault_words(fault)}."
-    passes = _passes(model, ranges if by_ranges else None, kept_in)
+    if keep_pairs:
+        _refuse_to_keep(model)
+        passes = _pairs_kept(model, kept_in, observed=data is not None)
+    else:
+        passes = _passes(model, ranges if by_ranges else None, kept_in)
     lines = [
         "[model]",
         f"path = {relative(model_path, target)}",
@@ -118,7 +130,9 @@ def recipe_for(
     decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
     decided += [] if by_ranges else [ReportCode.NEW_METHOD(method=DEFAULT)]
     used = tuple(line.split('"')[1] for line in passes if line.startswith("use = "))
-    decided.append(ReportCode.NEW_PASSES(passes=used))
+    if pairs := pair_count(model):
+        decided.append(ReportCode.NEW_PAIRS(pairs=pairs, kept=keep_pairs, usable=not paired_unusably(model)))
+    decided += [ReportCode.NEW_PASSES(passes=used)] if used else []
     if by_ranges and test is None:
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
@@ -239,10 +253,38 @@ def _strip(model: Model) -> list[str]:
         )
     else:
         why = (
-            f"# The model has {count(pairs, 'Q/DQ pair')}: made anew, so that results are compared with a float one.\n"
-            "# keep_ranges = true keeps the scales of activations, as is right after quantization-aware training."
+            f"# The model has {count(pairs, 'Q/DQ pair')}. As it stands they are taken out and made anew where the\n"
+            "# budget allows it, and results are compared with the float model. keep_ranges = true keeps the scales\n"
+            "# of activations, which quantization-aware training learnt. To build the model with its pairs as they\n"
+            "# are, delete all [[pass]] tables, or write the recipe with `qtool new --keep-pairs`."
         )
     return ["", why, "[[pass]]", _use(Role.STRIP)]
+
+
+def _pairs_kept(model: Model, kept_in: Precision, observed: bool) -> list[str]:
+    """The passes of a model whose pairs stay: none quantizes; what float16 cannot carry is told by samples alone."""
+    why = [
+        "",
+        f"# The model has {count(pair_count(model), 'Q/DQ pair')}, kept as training left them: no pass quantizes, and",
+        "# results are compared with the model without them. To choose anew what runs in INT8, write it without",
+        "# --keep-pairs.",
+    ]
+    return [*why, *(["[[pass]]", _use(Role.GUARD)] if observed and kept_in is Precision.FP16 else [])]
+
+
+def _refuse_to_keep(model: Model) -> None:
+    """Refuse to keep pairs that are not there, or that no engine can be built with.
+
+    Raises:
+        RecipeError: it is so.
+    """
+    if not pair_count(model):
+        raise RecipeError("the model has no Q/DQ pairs to keep", where="--keep-pairs", remedy="leave it out")
+    if paired_unusably(model):
+        raise RecipeError(
+            "TensorRT refuses the model's pairs (their type, two types in one layer, or a zero point that is not 0)",
+            where="--keep-pairs", remedy="leave it out: they are made anew then",
+        )  # fmt: skip
 
 
 def paired_unusably(model: Model) -> bool:

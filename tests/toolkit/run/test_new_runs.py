@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -88,6 +89,27 @@ def test_what_new_writes_runs(name, tmp_path, capsys):
     np.savez(tmp_path / "data.npz", **random_samples(Model.load(tmp_path / "model.onnx")))
     made = lives(tmp_path, "--data", tmp_path / "data.npz")
     assert made.evaluation.metric is None
+
+
+def test_pairs_that_training_left_are_kept_as_they_are_where_that_is_asked_for(tmp_path, capsys):
+    proto = corpus.MODELS["pair"]()
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", **random_samples(Model.load(tmp_path / "model.onnx")))
+    before = Counter(one.op_type for one in proto.graph.node)
+    made = lives(tmp_path, "--data", tmp_path / "data.npz", "--keep-pairs")
+    assert [one["use"] for one in made.passes] == ["guard_fp16"]
+    ops = Counter(one.op_type for one in onnx.load(str(tmp_path / "out" / "model.onnx")).graph.node)
+    assert before["QuantizeLinear"] and ops["QuantizeLinear"] == before["QuantizeLinear"]
+    assert "stays as it is" in capsys.readouterr().out and "no pass quantizes" in (tmp_path / "made.toml").read_text()
+    # else the recipe takes them out, and says how they are kept
+    assert lives(tmp_path, "--data", tmp_path / "data.npz").passes[0]["use"] == "strip_qdq"
+    assert "--keep-pairs" in capsys.readouterr().out and "--keep-pairs" in (tmp_path / "made.toml").read_text()
+
+
+def test_there_must_be_pairs_to_keep(tmp_path, capsys):
+    onnx.save(residual_proto(), str(tmp_path / "model.onnx"))
+    assert invoke(["new", str(tmp_path / "model.onnx"), "--keep-pairs", "--out", str(tmp_path / "made.toml")]) == 2
+    assert "no Q/DQ pairs to keep" in capsys.readouterr().err and not (tmp_path / "made.toml").exists()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,15 @@ def _unsure(metric: str, outputs: tuple[str, ...], values: tuple[float, ...], sa
 NEW: Table = {
     ReportCode.NEW_METHOD: "Ranges by {method}.",
     ReportCode.NEW_PASSES: lambda passes: f"Passes: {', '.join(passes)}.",
+    ReportCode.NEW_PAIRS: lambda pairs, kept, usable: (
+        f"The model has {count(pairs, 'Q/DQ pair')}: "
+        + (
+            f"{'it stays as it is' if pairs == 1 else 'they stay as they are'}, and nothing else is quantized."
+            if kept
+            else "INT8 is chosen anew without them"
+            + (", and --keep-pairs builds the model with them." if usable else ", since TensorRT refuses such pairs.")
+        )
+    ),
     ReportCode.NEW_BATCH_REFUSED: "Batch 1: {why}.",
     ReportCode.NEW_SIZES_FIXED: _sizes_fixed,
     ReportCode.NEW_METRIC: lambda metric, output: (
