@@ -1,6 +1,7 @@
 """A model with types in it for which onnxruntime's CPU provider has few kernels or none, in those that it has.
 
 Of bfloat16 the twin computes everything in float32: the values that bfloat16 would round, before their rounding.
+Constants are rounded, those too that the graph makes of others.
 FLOAT4E2M1 is stored as E4M3, which holds the same values, and FLOAT8E8M0 as float32.
 """
 
@@ -14,6 +15,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from toolkit.graph.block_functions import declare, is_written_out, round_by_function
 from toolkit.graph.light import LightModel, is_away
+from toolkit.graph.made_constants import made_in_bfloat16, round_as_bfloat16
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import stored_tensors
@@ -34,7 +36,9 @@ def widen(model: LightModel) -> bool:
     """
     if not computes_in_bfloat16(model.proto):
         return False
+    made = made_in_bfloat16(model.proto.graph)
     _retype(model, _WIDER)
+    round_as_bfloat16(model.proto.graph, made)
     return True
 
 

@@ -110,3 +110,27 @@ def test_rounding_between_two_casts_is_the_models_own():
     x = normal(50)
     assert not widen(LightModel.of(proto))
     np.testing.assert_array_equal(session(proto).run({"x": x})["y"], rounded(x))
+
+
+@pytest.mark.parametrize("how", ["cast", "computed", "moved"])
+def test_a_weight_that_the_graph_makes_in_bfloat16_is_rounded_as_a_stored_one(how):
+    """Weights of 1 + 2**-10, which bfloat16 takes for 1, and products of rounded ones, which it rounds once more."""
+    wide = normal(8, 8, seed=4) + np.float32(2.0**-10)
+    nodes = [node("Cast", ["x"], ["xs"], to=BF16), node("MatMul", ["xs", "w"], ["m"]), node("Cast", ["m"], ["y"], to=1)]
+    stored, expected = [numpy_helper.from_array(wide, "wide")], rounded(wide)
+    if how == "computed":
+        stored = [narrow(wide, "a"), narrow(wide, "b")]
+        nodes.insert(0, node("Mul", ["a", "b"], ["w"]))
+        expected = rounded(rounded(wide) * rounded(wide))
+    elif how == "moved":
+        nodes[:0] = [node("Cast", ["wide"], ["v"], to=BF16), node("Transpose", ["v"], ["w"])]
+        expected = expected.T
+    else:
+        nodes.insert(0, node("Cast", ["wide"], ["w"], to=BF16))
+    graph = helper.make_graph(
+        nodes, "test", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])], stored,
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    made = session(Model.from_proto(proto)).run({"x": np.eye(8, dtype=np.float32)})["y"]
+    np.testing.assert_array_equal(made, expected)

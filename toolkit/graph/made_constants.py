@@ -1,0 +1,62 @@
+"""Constants that a graph makes of others in bfloat16: what an engine computes of them is rounded, as stored ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+_OWN = ("", "ai.onnx")
+_COMPUTES = frozenset(
+    {"Abs", "Add", "Div", "Exp", "Log", "Mean", "MatMul", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMax",
+     "ReduceMean", "ReduceSum", "Sqrt", "Sub", "Sum", "Tanh"}
+)  # fmt: skip
+"""Operators whose result is of their first input's type."""
+_MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
+                    "Unsqueeze"})  # fmt: skip
+
+
+def made_in_bfloat16(graph: onnx.GraphProto) -> list[str]:
+    """The tensors that nodes compute of constants alone, as bfloat16, in the order of the nodes.
+
+    What only moves such values is not among them, nor what is stored: these are rounded already.
+    """
+    given = {one.name for one in graph.input}
+    kinds = {one.name: one.data_type for one in graph.initializer if one.name not in given}
+    found = []
+    for node in graph.node:
+        if node.domain not in _OWN or len(node.output) != 1 or any(name and name not in kinds for name in node.input):
+            continue
+        kind = _kind(node, [kinds[name] for name in node.input if name])
+        if kind is None:
+            continue
+        kinds[node.output[0]] = kind
+        if kind == TensorProto.BFLOAT16 and (node.op_type == "Cast" or node.op_type in _COMPUTES):
+            found.append(node.output[0])
+    return found
+
+
+def _kind(node: onnx.NodeProto, of: Sequence[int]) -> int | None:
+    """The element type of a node's result; None where it is not known here."""
+    if node.op_type == "Cast":
+        return next((one.i for one in node.attribute if one.name == "to"), None)
+    if node.op_type == "Constant":
+        return next((one.t.data_type for one in node.attribute if one.name == "value"), None)
+    return of[0] if of and node.op_type in _COMPUTES | _MOVES else None
+
+
+def round_as_bfloat16(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
+    """Put a Cast to bfloat16 and back behind what makes some float32 tensors, in place."""
+    wanted, nodes = set(tensors), list(graph.node)
+    if not wanted:
+        return
+    del graph.node[:]
+    for node in nodes:
+        graph.node.append(node)
+        for index, name in enumerate(node.output):
+            if name in wanted:
+                before, half = f"{name} before rounding", f"{name} rounded"
+                graph.node[-1].output[index] = before
+                graph.node.append(helper.make_node("Cast", [before], [half], f"{name} round", to=TensorProto.BFLOAT16))
+                graph.node.append(helper.make_node("Cast", [half], [name], f"{name} widen", to=TensorProto.FLOAT))
