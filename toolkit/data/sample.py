@@ -153,23 +153,32 @@ def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str
     """Check that every input has values and every key is an input or a label.
 
     Raises:
-        DataError: an input has no values, or a key is neither; the message names the nearest.
+        DataError: an input has no values, or a key is neither; the message says what it may be.
     """
     strangers = [name for name in found if name not in specs and name not in LABELS]
+    missing = [name for name in specs if name not in found]
     if strangers:
         inputs = ", ".join(f"'{name}'" for name in specs)
         raise DataError(
             f"'{strangers[0]}' is neither an input of the model ({inputs}) nor a label",
             where=where,
-            remedy=did_you_mean(strangers[0], [*specs, *LABELS]),
+            remedy=_instead(strangers, missing, labelled=not set(LABELS).isdisjoint(found)),
         )
-    missing = [name for name in specs if name not in found]
     if missing:
         raise DataError(
             f"there are no values for input '{missing[0]}'",
             where=where,
             remedy="give every input of the model: " + ", ".join(f"'{name}'" for name in specs),
         )
+
+
+def _instead(strangers: Sequence[str], missing: Sequence[str], labelled: bool) -> str:
+    """What to do with an array of a name that is not known, by what is lacking beside it."""
+    if len(missing) == len(strangers) == 1:
+        return f"store it under the name of input '{missing[0]}', which has no values"
+    if missing:
+        return did_you_mean(strangers[0], [*missing, *LABELS])
+    return "leave it out" if labelled else f"leave it out, or store it under '{LABELS[0]}' if it holds the labels"
 
 
 def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:

@@ -45,7 +45,7 @@ def detections(values: Sequence[Array], settings: Mapping[str, Any], least: floa
             ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
             ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class that is none.
             ``selected``: where the last output is NonMaxSuppression's of boxes and scores: rows of the sample's number,
-            the class and the box, of the whole batch.
+            the class and the box, of the whole batch. ``ranked``: a row's place is its rank by score.
         least: the smallest score.
     """
     if settings["layout"] == "rows":

@@ -61,8 +61,21 @@ def _with_selected(
 
 def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputPart:
     known = {**settings, "batch_axis": outputs[0].batch_axis}
+    if _ranked(outputs, known):
+        known["ranked"] = True
     names = tuple(one.name for one in outputs)
     return OutputPart("detection", names, {**known, "threshold": _threshold(outputs, known)})
+
+
+def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
+    """Whether a row's place is its rank by score, as behind TopK and NonMaxSuppression: it moves with every score."""
+    if settings.get("selected"):
+        return False
+    if settings["layout"] == "rows":
+        return True
+    samples = [[one.samples[number][None] for one in outputs] for number in range(len(outputs[0].samples))]
+    steps = [np.diff(best_scores(sample, settings).reshape(-1)) for sample in samples]
+    return all((one <= 0).all() for one in steps) and sum(int((one < 0).sum()) for one in steps) >= _FEWEST
 
 
 def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> float:

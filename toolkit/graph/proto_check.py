@@ -146,7 +146,10 @@ class _ProtoCheck:
         ):
             twice = next((name for name, count in Counter(names).items() if count > 1), None)
             if twice is not None:
-                raise self.fault(f"two {what} of graph '{graph.name}' are named '{twice}'")
+                given = twice in {value.name for value in graph.output}
+                other = f"{_AGAIN}, with another name for output '{twice}', which the exporter has used inside"
+                remedy = other if given and names is made else _AGAIN
+                raise self.fault(f"two {what} of graph '{graph.name}' are named '{twice}'", remedy)
         for value in (*graph.input, *graph.output):
             self.handed(value, graph.name)
         for value in (*graph.input, *graph.output, *graph.value_info):

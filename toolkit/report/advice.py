@@ -102,7 +102,8 @@ def as_good_as_float(accuracy: Accuracy | None) -> bool:
         return False
     if accuracy.drop is not None:
         return accuracy.drop <= 0
-    return all(o.identical or (o.sqnr_db is not None and o.sqnr_db >= _FINE_DB) for o in accuracy.outputs.values())
+    levels = [one for one in accuracy.outputs.values() if not one.ranked]
+    return bool(levels) and all(o.identical or (o.sqnr_db is not None and o.sqnr_db >= _FINE_DB) for o in levels)
 
 
 def titles(passes: Sequence[PassInfo], *roles: Role) -> set[str]:

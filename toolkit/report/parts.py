@@ -55,6 +55,15 @@ class OutputError(Measured):
     )
     behind: str = Field(default="", description="the operator, such as Softmax, that presses it into a fixed range")
     positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
+    ranked: bool = Field(
+        default=False,
+        description="rows are in the order of their scores, which moves with them: row by row nothing is compared",
+    )
+
+    @property
+    def incomparable(self) -> bool:
+        """Whether NaN or infinity kept the tensors from being compared."""
+        return super().incomparable and not self.ranked
 
     @property
     def discrete(self) -> bool:

@@ -198,6 +198,7 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
         console.print(plain_text(f"  {rule}"))
     for name, output in accuracy.outputs.items():
         figures = ["identical to float"] if output.identical else []
+        figures += ["its rows are ranked by score, so they are compared as a set"] if output.ranked else []
         figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []
         figures += [f"cosine similarity {output.cosine:.5f}"] if output.cosine is not None else []
         if output.agreement is not None:

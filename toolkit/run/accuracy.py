@@ -12,7 +12,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding, around
 from toolkit.evaluation.metric_table import is_share, usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
-from toolkit.evaluation.tasks import CLASS_TASKS, reader
+from toolkit.evaluation.tasks import CLASS_TASKS, ranked_outputs, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.accuracy import shown_apart
@@ -254,6 +254,8 @@ def _task_info(task: TaskRecord | None) -> TaskInfo | None:
 def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, OutputError]:
     """The outputs' figures; argmax says nothing of an output that holds no classes."""
     shown = {name: OutputError(**asdict(output)) for name, output in found.outputs.items()}
+    ranked = shown.keys() & ranked_outputs(found.tallies)
+    shown |= {name: OutputError(ranked=True) for name in ranked if not shown[name].incomparable}
     classes = {name for tally in found.tallies if tally.part.task in CLASS_TASKS for name in tally.part.outputs}
     if found.tallies and budget.min_agreement is None:
         for name, output in shown.items():
@@ -281,7 +283,10 @@ def _doubts(found: EvaluationResult, few: Finding | None, task: TaskRecord | Non
     ]
     doubts += [ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples)] if not empty and _shows_nothing(found) else []
     doubts += [few] if few is not None else []
+    ranked = ranked_outputs(found.tallies)
     for name, output in found.outputs.items():
+        if name in ranked:
+            continue
         if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
             doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
         elif output.variation_db is not None and output.variation_db < 0:

@@ -29,7 +29,9 @@ def one_bad(value: float) -> Array:
 
 ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
     ("near miss", {"z": GOOD}, r"'z' is neither an input of the model \('x'\) nor a label"),
-    ("stranger", {"x": GOOD, "extra": GOOD}, "'extra' is neither an input"),
+    ("stranger", {"x": GOOD, "extra": GOOD}, "Leave it out, or store it under 'label' if it holds the labels"),
+    ("beside labels", {"x": GOOD, "label": np.zeros(4), "target": GOOD}, r"nor a label\. Leave it out$"),
+    ("numpy's name", {"arr_0": GOOD}, r"'arr_0' is .*\. Store it under the name of input 'x', which has no values"),
     ("nothing", {"label": np.zeros(4)}, "no values for input 'x'"),
     ("nan", {"x": one_bad(np.nan)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is nan \(1 value is not finite\)"),
     ("inf", {"x": one_bad(-np.inf)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is -inf"),

@@ -8,6 +8,7 @@ from tests.toolkit.evaluation.test_guess import RNG, boxes, few, normal, out, se
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.observed import SeenOutput
+from toolkit.evaluation.tasks import ranked_outputs
 
 
 def chosen(values, scores):
@@ -43,3 +44,27 @@ def test_an_output_without_an_axis_of_samples_has_one_answer_a_run():
     answers = Answers(guess(seen(out("logits", normal(8, 10), "Gemm"), alone)).parts)
     assert {name for part in answers.parts for name in part.outputs} == {"logits", "labels"} and answers.batch(32) == 1
     assert Answers(guess(seen(out("logits", normal(8, 10), "Gemm"))).parts).batch(32) == 32
+
+
+def ranked_detector(order):
+    """Boxes, scores and class numbers of eight samples, with each sample's rows in an order by its scores."""
+    values, scores = boxes(), few().max(axis=-1)
+    values[..., 2:] += values[..., :2]
+    rows = [order(each) for each in scores]
+    values, scores = (np.stack([one[row] for one, row in zip(each, rows)]) for each in (values, scores))
+    return values, scores, RNG.integers(0, 3, scores.shape)
+
+
+def test_rows_that_come_best_first_are_ranked():
+    """A row's place is its rank then, and a score that moves moves the row."""
+    values, scores, labels = ranked_detector(lambda each: np.argsort(-each))
+    (part,) = guess(seen(out("boxes", values), out("scores", scores, "Gather"), out("labels", labels))).parts
+    assert part.task == "detection" and part.settings["ranked"] is True
+    answers, made = Answers([part]), {"boxes": values, "scores": scores, "labels": labels}
+    assert ranked_outputs(answers.tallies([answers.rows(made, made)])) == {"boxes", "scores", "labels"}
+
+
+def test_rows_of_fixed_anchors_are_not_ranked():
+    values, scores, labels = ranked_detector(lambda each: np.arange(len(each)))
+    (part,) = guess(seen(out("boxes", values), out("scores", scores, "Gather"), out("labels", labels))).parts
+    assert part.task == "detection" and "ranked" not in part.settings

@@ -176,3 +176,12 @@ def test_an_operator_that_another_of_onnx_s_domains_does_not_have_is_a_plugin():
     proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
     proto.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [3], [1, 2, 3]))
     Model.from_proto(proto).check()
+
+
+@pytest.mark.parametrize(("twice", "remedy"), [("y", "with another name for output 'y'"), ("h", "export the model again")])
+def test_a_name_that_two_nodes_make_is_refused_and_an_outputs_is_to_be_given_anew(twice, remedy):
+    """An exporter may use the name that an output is given for a value inside: exporting alike again mends nothing."""
+    made = of([helper.make_node("Relu", ["x"], [twice]), helper.make_node("Neg", ["x"], [twice])])
+    with pytest.raises(ModelError, match=f"two values of nodes of graph 'g' are named '{twice}'") as caught:
+        check_proto(made, "m.onnx")
+    assert remedy in caught.value.remedy and ("another name" in caught.value.remedy) == (twice == "y")

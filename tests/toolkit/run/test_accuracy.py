@@ -166,6 +166,24 @@ def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay()
     assert "(cosine 0.9999 at the 5th percentile)" in to_text(build([], accuracy))
 
 
+@pytest.mark.parametrize("ranked", [False, True])
+def test_rows_that_are_ranked_by_score_are_not_compared_row_by_row(ranked):
+    """Two detections of like scores change places: the boxes differ at every entry, and no detection does."""
+    part = OutputPart("detection", ("boxes", "scores"), {"threshold": 0.5, **({"ranked": True} if ranked else {})})
+    moved = OutputFigures(sqnr_db=3.0, max_abs=60.3, cosine=0.75, variation_db=-1.0)
+    tally = AnswerTally(part, 400, 400, 0.99, level=1.0, figure="detections")
+    outputs = {"boxes": moved, "scores": OutputFigures(sqnr_db=70.7, max_abs=1e-4, cosine=1.0)}
+    found = measured(tallies=(tally,), samples=400, outputs=outputs, metric=None, value=None, float_value=None, drop=None)
+    accuracy = accuracy_of(found, BudgetSection(), task=TaskRecord(task="detection", parts=[part.to_json()]))
+    first, text = headline([], accuracy), to_text(build([], accuracy))
+    assert first.startswith("Usable: 100.0 % of 400 samples keep their detections") is ranked
+    assert ("signal of 'boxes' is lost" in first) is not ranked and ("3.0 dB" in text) is not ranked
+    assert ("output boxes: its rows are ranked by score, so they are compared as a set" in text) is ranked
+    lost = OutputFigures(sqnr_db=None, max_abs=None)
+    broken = accuracy_of(replace(found, outputs={"boxes": lost}), BudgetSection())
+    assert verdict(broken) == "broken" and "holds NaN or infinity" in headline([], broken)
+
+
 @pytest.mark.parametrize("source", ["onnxruntime", "the engine on a GPU"])
 def test_random_numbers_that_differ_between_the_runs_are_neither_usable_nor_broken(source):
     """A sampler's engine draws its own: 3 dB without any quantization were BROKEN on the GPU."""

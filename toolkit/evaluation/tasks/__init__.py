@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from toolkit.evaluation.tasks.base import AnswerTally as AnswerTally
 from toolkit.evaluation.tasks.base import OutputPart as OutputPart
@@ -33,6 +33,11 @@ CLASS_TASKS = frozenset({"classification", "sequence", "ctc", "generation"})
 """Tasks whose outputs hold scores of classes: of other outputs an argmax says nothing."""
 SET_TASKS = frozenset({"detection"})
 """Tasks whose answers are sets: entries may be others, fewer or in another order although every answer stays."""
+
+
+def ranked_outputs(tallies: Iterable[AnswerTally]) -> frozenset[str]:
+    """The outputs whose rows are in the order of their scores: row by row they say nothing of the answers."""
+    return frozenset(name for one in tallies if one.part.settings.get("ranked") for name in one.part.outputs)
 
 
 def reader(part: OutputPart) -> Task:

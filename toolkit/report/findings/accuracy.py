@@ -10,7 +10,7 @@ from toolkit.report.findings.tasks import figure_words, kept_words, part_name, p
 from toolkit.report.findings.words import percent, quoted
 from toolkit.report.parts import Accuracy, OutputError
 
-IDENTICAL, NOT_FINITE, ZERO_SIGNAL = "identical", "NaN/inf", "zero signal"
+IDENTICAL, NOT_FINITE, ZERO_SIGNAL, RANKED = "identical", "NaN/inf", "zero signal", "by rank"
 _MOST_OUTPUTS = 3
 
 
@@ -25,6 +25,8 @@ def level(error: OutputError) -> str:
     """An output's SQNR in dB without its unit, or why it has none."""
     if error.sqnr_db is not None:
         return f"{error.sqnr_db:.1f}"
+    if isinstance(error, OutputError) and error.ranked:
+        return RANKED
     return IDENTICAL if error.identical else NOT_FINITE if error.incomparable else ZERO_SIGNAL
 
 
@@ -56,7 +58,7 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
             if accuracy.budget is not None:
                 notes.append(f"budget {amount(accuracy.budget, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
-    shown = list(accuracy.outputs.items())[:_MOST_OUTPUTS]
+    shown = [(name, one) for name, one in accuracy.outputs.items() if not one.ranked][:_MOST_OUTPUTS]
     said = []
     if accuracy.parts and answers:
         said = [kept_words(accuracy.parts[0], len(accuracy.parts) > 1)]

@@ -95,7 +95,8 @@ EVALUATION: Table = {
         f"measured: the accuracy figures do not include {joined(types) or 'float16'} rounding ({why})."
     ),
     EvaluationCode.DEFAULTS_REFUSE: lambda nodes, why: (
-        f"onnxruntime refuses model.onnx with its default optimizations, which rewrite {quoted(nodes)}: {why}. "
+        "onnxruntime refuses model.onnx with its default optimizations, which rewrite "
+        f"{quoted(nodes)}: {why.rstrip('. ')}. "
         f"{_AS_WRITTEN}."
     ),
     EvaluationCode.DEFAULTS_CHANGE: lambda nodes, sqnr_db, written_db: (
