@@ -27,7 +27,7 @@ _POOLED = frozenset(
      "ReduceSum", "GlobalAveragePool", "ReduceL2", "Mul"}
 )  # fmt: skip
 _NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "LpNormalization"})
-_RECURRENT = frozenset({"LSTM", "GRU"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
 _NO_PICTURE = 0.25
@@ -96,7 +96,9 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
             found += _of_values("one largest", 1.5)
     elif count % 32 == 0:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
-    if output.ops & _POOLED and not output.ops & _SHARES:
+    if output.ops and output.ops <= _RECURRENT:
+        found.append(_recurrent(output))
+    elif output.ops & _POOLED and not output.ops & _SHARES:
         # a head of few classes may be normalized too: such an output is judged as both
         found.append(_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0))
     elif output.ops & _LINEAR:
@@ -176,6 +178,8 @@ def _operators_of_rows(output: SeenOutput) -> list[Clue]:
         return [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
     if output.ops & plain:
         return [_pooled(output, plain)]
+    if output.ops and output.ops <= _RECURRENT:
+        return [_recurrent(output)]
     linear = sorted(output.ops & _LINEAR)
     return [Clue(task, "operator", 0.75, linear[0]) for task in ("sequence", "ctc", "generation")] if linear else []
 
@@ -298,6 +302,11 @@ def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue
     """The operator behind an embedding; one that normalizes has ``weight``: scores of classes are seldom normalized."""
     normalized = sorted(output.ops & of & _NORMALIZED)
     return Clue("embedding", "operator", weight if normalized else 1.0, [*normalized, *sorted(output.ops & of)][0])
+
+
+def _recurrent(output: SeenOutput) -> Clue:
+    """What a recurrent layer gives is features: scores of classes have a linear layer behind it."""
+    return Clue("embedding", "operator", 2.0, sorted(output.ops)[0])
 
 
 def _unit_norm(output: SeenOutput, axis: int) -> bool:

@@ -9,18 +9,25 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.likeness import grids, likeness
 from toolkit.evaluation.masks import valued
+from toolkit.graph.assemble import bodies
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
 from toolkit.graph.states import shapes_to_join
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
+_SUMMING = frozenset(
+    {"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "Clip"}
+)
+_CHANCES = frozenset({"Sigmoid", "Softmax"})
+"""Of chances, means and maxima are chances too."""
 _CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
 _FIRST, _CROP = 4, 64
 """Samples, and values along each of their axes, that show how far neighbours lie apart."""
@@ -46,7 +53,8 @@ class SeenOutput:
         declared: its shape as the model declares it; None where it does not. Samples that contradict it count.
         samples: what each sample gave, without the batch axis, floats in float32.
         batch_axis: where samples lie; None where no axis is theirs.
-        ops: the operators that made it, behind those that only move or reshape; of a Concat those of its inputs.
+        ops: the operators that made it, behind those that only move or reshape; of a Concat those of its inputs, of
+            an If those of its branches, of means and maxima of chances what makes the chances.
         likenesses: of some samples, how much it is like an input image; see ``likeness``.
     """
 
@@ -234,7 +242,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         batches: inputs, the model's outputs for them, and how many samples they join.
     """
     outputs = [
-        SeenOutput(t.name, tuple(t.shape) if t.shape is not None else None, ops=_makers(model, t.name))
+        SeenOutput(t.name, tuple(t.shape) if t.shape is not None else None, ops=_makers(t))
         for t in model.graph.outputs
     ]
     # what is the same for every input holds no answer
@@ -321,18 +329,25 @@ def _contradicts(declared: Sequence[Any], shape: Sequence[int]) -> bool:
     return any(isinstance(known, int) and known != extent for known, extent in zip(declared, shape))
 
 
-def _makers(model: Model, output: str) -> frozenset[str]:
-    by_output = {tensor.name: node for node in model.nodes for tensor in node.outputs}
-    found, waiting, steps = set(), [output], 0
+def _makers(output: gs.Tensor) -> frozenset[str]:
+    found: set[str] = set()
+    waiting, steps = [output], 0
     while waiting and steps < 100:
         steps += 1
-        node = by_output.get(waiting.pop())
-        if node is None:
+        tensor = waiting.pop()
+        if not tensor.inputs:
             continue
+        node = tensor.inputs[0]
         if node.op in _PASSING and node.inputs:
-            waiting.append(node.inputs[0].name)
+            waiting.append(node.inputs[0])
         elif node.op == "Concat":
-            waiting += [tensor.name for tensor in node.inputs]
+            waiting += node.inputs
+        elif node.op == "If":
+            # as torch writes squeeze(): a Squeeze in one branch, nothing in the other
+            place = next(place for place, one in enumerate(node.outputs) if one is tensor)
+            waiting += [branch.outputs[place] for branch in bodies(node)]
+        elif node.op in _SUMMING and node.inputs and (chances := _makers(node.inputs[0])) and chances <= _CHANCES:
+            found |= chances
         else:
             found.add(node.op)
     return frozenset(found)

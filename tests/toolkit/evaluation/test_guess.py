@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import build, node
 from toolkit import Model
@@ -497,6 +497,28 @@ def test_all_that_a_model_gives_is_no_past_of_it():
     )  # fmt: skip
     found = observe(Model.from_proto(proto), [({"x": x}, {"y": np.concatenate([x, x], axis=1)}, 4)])
     assert not found.pasts and [one.name for one in found.outputs] == ["y"]
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_chance_that_an_if_squeezes_is_a_chance(reduced):
+    """torch writes squeeze() as an If whose branches squeeze or hand on; a mean of chances is one still."""
+    branch = {"then_branch": [node("Squeeze", ["p", "one"], ["a"])], "else_branch": [node("Identity", ["p"], ["a"])]}
+    ends = [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)]
+    bodies = {name: helper.make_graph(nodes, name, [], ends) for name, nodes in branch.items()}
+    nodes = [node("Gemm", ["x", "w"], ["g"]), node("Sigmoid", ["g"], ["p"]), node("If", ["c"], ["i"], **bodies)]
+    nodes.append(node("ReduceMean", ["i"], ["y"], axes=[1], keepdims=1) if reduced else node("Identity", ["i"], ["y"]))
+    proto = build(nodes, {"x": ["n", 8]}, {"y": ["n", 1]},
+                  {"w": normal(8, 1), "c": np.array(False), "one": np.array([0], np.int64)})  # fmt: skip
+    x = normal(8, 8)
+    seen = observe(Model.from_proto(proto), [({"x": x}, {"y": 1e-4 / (1 + np.exp(-x[:, :1]))}, 8)])
+    assert seen.outputs[0].ops == {"Sigmoid"} and guess(seen).task == "classification"
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 256), (8, 12, 48), (8, 256), (8, 32)])
+def test_what_a_recurrent_layer_gives_is_features(shape):
+    """An encoder's memory has no labels, however many its features are: no linear layer has made scores of them."""
+    found = guess(seen(out("memory_out", np.tanh(normal(*shape)), "GRU"), inputs=TOKENS))
+    assert found.task == "embedding" and {part.task for part in found.parts} == {"embedding"}
 
 
 @pytest.mark.parametrize(("shape", "rows"), [((4, 3, 8, 8), 4), ((1, 3, 8, 8), 1), ((4, 8), None)])
