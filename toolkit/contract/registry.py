@@ -15,6 +15,8 @@ from toolkit.contract.installed import installed, installed_for
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
 
+_OWN = " pass of your own is named module:Name"
+
 
 def find(use: str, allow_code: bool = False) -> type[Pass]:
     """The pass class of a recipe's ``use``: an installed name, or ``module:Name`` where code is allowed.
@@ -66,9 +68,10 @@ def _meant(use: str, known: Iterable[str]) -> str:
         classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
         if classes:
             meant = did_you_mean(use, [f"{use}:{one}" for one in classes])
-            return f"a pass of your own is named module:Name: {meant}"
+            return f"a{_OWN}: {meant}"
     known = list(known)
     if not known:
         # a package without its metadata has no entry points
-        return "no pass is registered: install qtool itself anew; a pass of your own is named module:Name"
-    return f"{did_you_mean(use, known)}; a pass of your own is named module:Name"
+        return "no pass is registered: install qtool itself anew; a" + _OWN
+    meant = did_you_mean(use, known)
+    return meant + (" A" if meant.endswith("?") else "; a") + _OWN

@@ -112,7 +112,7 @@ class Question:
                 said = error.errors()[0]["msg"]
                 raise QtoolError(
                     f"--{name.replace('_', '-')} is {value}: {said[:1].lower()}{said[1:]}",
-                    remedy=f"expected: {BudgetSection.model_fields[name].description}",
+                    remedy=f"meaning: {BudgetSection.model_fields[name].description}",
                 ) from error
 
     def _check_command(self, command: str, allow_code: bool) -> None:

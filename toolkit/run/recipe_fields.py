@@ -22,10 +22,10 @@ def remedy(root: type[BaseModel], fault: Mapping[str, Any]) -> str:
 
 
 def expected(root: type[BaseModel], loc: Sequence[str]) -> str:
-    """What is expected at a place, as far as it is described."""
+    """What a key means, as far as it is described."""
     meant = next((f.description for f in reversed(fields_at(root, loc)) if f.description), "")
     return (
-        f"expected: {meant} (see `qtool schema recipe`)" if meant else "see `qtool schema recipe` for what is allowed"
+        f"meaning: {meant} (see `qtool schema recipe`)" if meant else "see `qtool schema recipe` for what is allowed"
     )
 
 

@@ -39,8 +39,10 @@ def test_wrong_settings_are_an_error_with_place_value_and_remedy(make, words):
 
 
 def test_a_pass_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
-    with pytest.raises(RecipeError, match="a pass of your own is named module:Name"):
+    with pytest.raises(RecipeError, match="pass of your own is named module:Name"):
         find("keep_narrow")
+    with pytest.raises(RecipeError, match=r"Did you mean 'insert_qdq'\? A pass of your own is named module:Name$"):
+        find("insert_qdp")
     (tmp_path / "keep_narrow.py").write_text("from toolkit import Pass\nclass KeepNarrow(Pass):\n    pass\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match="did you mean 'keep_narrow:KeepNarrow'"):

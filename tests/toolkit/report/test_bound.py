@@ -69,6 +69,11 @@ def test_what_was_measured_says_why_there_is_not_more_in_int8():
         "'stem', 'b' and 'c' cost most: 70 % of what all 4 layers lose one by one, with 10.0 % of the "
         "multiply-accumulates; all stay float."
     )
+    alone = {"nodes": ("head",), "loss": 1.0, "work": 0.25, "layers": 1, "kept": 1}
+    assert sentence(BoundCode.COSTLIEST(**alone)) == (
+        "'head' is the only layer that could be quantized, with 25.0 % of the multiply-accumulates; it stays float."
+    )
+    assert sentence(BoundCode.COSTLIEST(**{**alone, "layers": 4})).startswith("'head' costs most: 100 % of what all 4")
     assert "shift" in refused and "not applied, since FP16 alone, with nothing quantized, has 39.6 dB" in refused
 
 

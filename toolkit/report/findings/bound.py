@@ -76,9 +76,13 @@ def _one_layer(node: str, db_: float, before: float, tried: int) -> str:
 
 
 def _costliest(nodes: tuple[str, ...], loss: float, work: float, layers: int, kept: int) -> str:
+    if layers == 1:
+        stays = "it stays float" if kept else "it does not stay float"
+        return f"{quoted(nodes)} is the only layer that could be quantized, with {work_share(work)}; {stays}."
     stays = "all stay float" if kept == len(nodes) else f"{kept} of them {'stays' if kept == 1 else 'stay'} float"
     return (
-        f"{quoted(nodes)} cost most: {percent(loss, 0)} of what all {layers} layers lose one by one, with "
+        f"{quoted(nodes)} {'costs' if len(nodes) == 1 else 'cost'} most: {percent(loss, 0)} of what all {layers} "
+        "layers lose one by one, with "
         f"{work_share(work)}; {stays}."
     )
 
