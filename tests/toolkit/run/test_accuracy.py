@@ -80,6 +80,9 @@ def test_what_onnxruntime_itself_computes_is_told_where_it_differs():
     note = sentence(ReportCode.UNROUNDED_DIFFERS(metric="top1", value=0.986, unrounded=0.984))
     assert found.unrounded == 0.984 and found.notes[0] == note and not found.doubts
     assert "; top1 0.984 in onnxruntime" in headline([], found)
+    # what is the same as it is shown is no second figure
+    near = accuracy_of(measured(unrounded=Unrounded(measured(value=0.98604, drop=-4e-5))), BudgetSection(max_drop=0.01))
+    assert near.unrounded == 0.98604 and "in onnxruntime" not in headline([], near)
 
 
 def test_what_some_of_the_samples_show_of_it_is_an_estimate():

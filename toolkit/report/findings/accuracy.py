@@ -69,8 +69,9 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
 
 
 def unrounded(accuracy: Accuracy) -> str:
-    """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same."""
-    if accuracy.unrounded is None:
+    """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same as shown."""
+    own = accuracy.quantized if accuracy.metric else accuracy.parts[0].unchanged if accuracy.parts else None
+    if accuracy.unrounded is None or (own is not None and not shown_apart(accuracy.metric, own, accuracy.unrounded)):
         return ""
     about = "about " if accuracy.unrounded_samples is not None else ""
     return f"{about}{_headline_figure(accuracy.metric, accuracy.unrounded)} in onnxruntime"
