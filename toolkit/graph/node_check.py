@@ -33,11 +33,12 @@ def _check(nodes: Iterable[onnx.NodeProto], versions: dict[str, int], where: str
     for node in all_nodes(nodes):
         own = node.domain in ("", "ai.onnx") or (node.domain == "com.microsoft" and node.op_type in _OWN_TWINS)
         schema = _schema(node.op_type, version) if own else None
-        fault = _fault(node, schema) if schema is not None else ""
+        fault = _fault(node, schema, version) if schema is not None else ""
         if fault:
-            raise ModelError(
-                f"node '{node.name}' ({node.op_type}) {fault}", where=where, remedy="export the model again"
-            )
+            made = next(filter(None, node.output), "")
+            unnamed = f"the {node.op_type} node that makes '{made}'"
+            who = unnamed if made and not node.name else f"node '{node.name}' ({node.op_type})"
+            raise ModelError(f"{who} {fault}", where=where, remedy="export the model again")
 
 
 @lru_cache(maxsize=1024)
@@ -49,14 +50,14 @@ def _schema(op: str, version: int) -> Any:
     return None if found.deprecated else found
 
 
-def _fault(node: onnx.NodeProto, schema: Any) -> str:
+def _fault(node: onnx.NodeProto, schema: Any, version: int) -> str:
     for side, names, least, most in (
         ("input", node.input, schema.min_input, schema.max_input),
         ("output", node.output, schema.min_output, schema.max_output),
     ):
         if not least <= len(names) <= most:
             asked = f"{least}" if least == most else f"{least} to {most}"
-            return f"has {len(names)} {side}s, and ONNX has {asked}"
+            return f"has {len(names)} {side}s, and in opset {version} ONNX has {asked}"
     single = onnx.defs.OpSchema.FormalParameterOption.Single
     for formal, name in zip(schema.inputs, node.input):
         if formal.option == single and not name:

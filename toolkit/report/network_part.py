@@ -51,12 +51,12 @@ def network_part(report: Report, other: Mapping[str, LayerInfo] | None = None, l
     seen = {word(p) for layer in layers for p in (layer.asked_precision, layer.actual.precision)}
     if other is None:
         differing = sum(layer.status == "overridden" for layer in layers)
-        outlined = "run in another precision than requested"
+        outlined = "in another precision than requested"
     else:
         pairs = [(layer, other[layer.node]) for layer in layers if layer.node in other]
         differing = sum((a.actual.precision or a.asked_precision) != (b.actual.precision or b.asked_precision)
                         for a, b in pairs)  # fmt: skip
-        outlined = f"are in another precision than in {label}"
+        outlined = f"in another precision than in {label}"
     return NetworkPart(
         data=embed(page_data(report, other, label)),
         precisions=[str(one) for one in Precision if str(one) in seen],

@@ -11,6 +11,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from tests.conftest import build, node, normal
 from toolkit import Model
 from toolkit.base.errors import ModelError
+from toolkit.graph.node_check import check_nodes
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.sessions import session
 
@@ -185,3 +186,14 @@ def test_a_name_that_two_nodes_make_is_refused_and_an_outputs_is_to_be_given_ane
     with pytest.raises(ModelError, match=f"two values of nodes of graph 'g' are named '{twice}'") as caught:
         check_proto(made, "m.onnx")
     assert remedy in caught.value.remedy and ("another name" in caught.value.remedy) == (twice == "y")
+
+
+def test_a_node_without_a_name_is_called_by_what_it_makes():
+    gemm = helper.make_node("Gemm", ["x", "x"], ["y"])
+    made = of([gemm])
+    made.opset_import[0].version = 9
+    with pytest.raises(ModelError, match="the Gemm node that makes 'y' has 2 inputs, and in opset 9 ONNX has 3"):
+        check_nodes(made, "m.onnx")
+    gemm.name = "head"
+    with pytest.raises(ModelError, match=r"node 'head' \(Gemm\) has 2 inputs"):
+        check_nodes(helper.make_model(of([gemm]).graph, opset_imports=[helper.make_opsetid("", 9)]), "m.onnx")
