@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.base.sums import sum_of_products
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
@@ -59,11 +60,11 @@ class Clipping:
             largest = largest_magnitude(flat)
         self.largest = max(self.largest, largest)
         self.values += flat.size
-        self.signal += float(np.dot(flat, flat))
+        self.signal += sum_of_products(flat, flat)
         if self.amax is not None and largest > self.amax:
             beyond = np.abs(flat[(flat > self.amax) | (flat < -self.amax)]).astype(np.float64) - self.amax
             self.clipped += beyond.size
-            self.noise += float(np.dot(beyond, beyond))
+            self.noise += sum_of_products(beyond, beyond)
 
     @property
     def share(self) -> float:
