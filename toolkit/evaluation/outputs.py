@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from onnx import TensorProto
+from pydantic import BeforeValidator, PlainSerializer
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
@@ -24,6 +25,13 @@ from toolkit.evaluation.tasks import AnswerTally, Rows
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
 
+OrNaN = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: None if math.isnan(value) else value),
+]
+"""A float that may be NaN, which JSON does not have: null stands for it there."""
+
 
 @dataclass
 class EvaluationResult:
@@ -35,7 +43,8 @@ class EvaluationResult:
         value: the metric of the other model.
         drop: how much worse it is, in the metric's units; negative where it is better.
         metric_answers: how many answers the metric is a share of; 0 where it is none, or that is not known.
-        left_out: the metric of both models without each of some groups of the samples, see ``resampling``.
+        left_out: the metric of both models without each of some groups of the samples, see ``resampling``;
+            NaN without a group that has all labels.
         metric_samples: how many samples have a label, see ``MetricScore.samples``.
         rising: whether a larger value of the metric is better.
         tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
@@ -74,7 +83,7 @@ class EvaluationResult:
     rising: bool = True
     tallies: tuple[AnswerTally, ...] = ()
     unrounded: Unrounded | None = None
-    left_out: tuple[tuple[float, float], ...] = ()
+    left_out: tuple[tuple[OrNaN, OrNaN], ...] = ()
 
     @property
     def drop_error(self) -> float | None:
