@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -51,10 +50,11 @@ _EXACT = (1, 24)
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
 _FEW_SAMPLES, _FEW_OF = 16, 32
 """How many samples tell which form of a model to look at, at most, and no larger part of all than one in so many."""
-_UNROUNDED_SHARE = 0.25
-"""Of more than a few samples the part that the model is run on as onnxruntime itself computes it.
+_UNROUNDED_SHARE, _UNROUNDED_LEAST, _UNROUNDED_OF_FEW = 0.125, 32, 0.25
+"""Of more than a few samples the part that the model is run on as onnxruntime itself computes it, the fewest samples
+that this may be, and the part where that would be more of them.
 
-It costs nearly as much as the model with its rounding, and explains a difference between runtimes: an estimate will do.
+It costs two to four inferences of these samples, and explains a difference between runtimes: an estimate will do.
 """
 _MOST_UNROUNDED = 20_000
 """Nodes of a model for which that pays: of more its session alone takes longer, and more memory, than all runs."""
@@ -184,11 +184,11 @@ def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str,
 
 
 def _halves(data: CalibrationData, more: Sequence[Run], parted: int) -> list[tuple[CalibrationData, Sequence[Run]]]:
-    """The samples in two parts with what is run on each besides: a quarter of many, spread over all, and the rest."""
-    wanted = math.ceil(len(data) * _UNROUNDED_SHARE)
-    if not more or wanted >= len(data) - wanted or len(data) <= _FEW_SAMPLES:
+    """The samples in two parts with what is run on each besides: an eighth of many, spread over all, and the rest."""
+    share = max(_UNROUNDED_SHARE, min(_UNROUNDED_LEAST / max(len(data), 1), _UNROUNDED_OF_FEW))
+    if not more or len(data) <= _FEW_SAMPLES:
         return [(data, more)]
-    others, some = data.split(_UNROUNDED_SHARE, together=parted)
+    others, some = data.split(share, together=parted)
     return [(some, more), (others, ())]
 
 

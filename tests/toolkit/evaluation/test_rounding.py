@@ -54,6 +54,17 @@ def test_of_many_samples_a_quarter_is_run_without_the_rounding():
     assert other.rounded.outputs["y"].max_abs > 0.5 > 0.01 > other.found.outputs["y"].max_abs
 
 
+@pytest.mark.parametrize(("count", "some"), [(16, None), (17, 4), (100, 25), (128, 32), (240, 32), (256, 32), (480, 60)])
+def test_of_very_many_samples_an_eighth_is_run_without_the_rounding(count, some):
+    model = there_and_back()
+    lowered = lower(model.copy(), PrecisionPlan(), rest=Precision.FP16).model
+    samples = [{"x": np.full(4, 0.1 * number, np.float32)} for number in range(count)]
+    found = evaluation.evaluate(model, lowered, CalibrationData.open(samples, model), batch=32)
+    other = found.unrounded
+    assert other.found.samples == (some or count) and found.samples == count
+    assert other.rounded is None if some is None else other.rounded.samples == some
+
+
 def test_of_very_many_nodes_the_other_arithmetic_is_left_out(monkeypatch):
     monkeypatch.setattr(evaluation, "_MOST_UNROUNDED", 1)
     model = there_and_back()
