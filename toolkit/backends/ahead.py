@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from toolkit.backends.beside import BuildBeside
 from toolkit.backends.elsewhere import Builds, BuildsElsewhere, EngineBuilder, EngineOrder, engines_like
 from toolkit.base.errors import BackendError
+from toolkit.base.files import write_bytes
 from toolkit.base.places import elsewhere
 from toolkit.base.temporary import temporary_folder
 from toolkit.contract.bench import CLEARLY_FASTER, LONG, NOISE, Latency
@@ -139,7 +140,7 @@ class EnginesAhead:
         bench = self._bench
         with temporary_folder("trial") as folder:
             path = folder / f"{name}.engine"
-            path.write_bytes(found.engine)
+            write_bytes(path, found.engine)
             try:
                 turns = bench.builder.in_turn({name: path}, bench.shapes, bench.progress)
             except BackendError as error:

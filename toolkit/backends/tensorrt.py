@@ -16,6 +16,7 @@ from toolkit.backends.process import ProcessDiedError, run_job
 from toolkit.backends.rtx import profiles_to_json
 from toolkit.backends.turns import measure_turns
 from toolkit.base.errors import BackendError
+from toolkit.base.files import writing
 from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
@@ -232,7 +233,8 @@ def _store_batches(extras: Extras, settings: EngineSettings, folder: Path) -> li
                 'or use calibrator = "ranges"',
             )
         path = folder / f"batch{number}.npz"
-        np.savez(path, allow_pickle=False, **dict(batch))
+        with writing(path, sum(values.nbytes for values in batch.values())):
+            np.savez(path, allow_pickle=False, **dict(batch))
         files.append(str(path))
     if not files:
         raise BackendError(

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import WriteError, system_remedy
+from toolkit.base.text import bytes_words
 
 _CHUNK = 1 << 22
 PART = ".qtool-part"
 """How the names of temporary files end: nobody else's files do, so a run may clear away what a killed one left."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, size: int | None = None, written: Callable[[], int] = lambda: 0) -> Iterator[None]:
     """The block writes ``path``: what the system refuses meanwhile is said with its place.
+
+    Args:
+        path: a file or folder.
+        size: how many bytes the block writes; None where that is not known.
+        written: how many of them the disk holds when it takes no more.
 
     Raises:
         WriteError: the disk is full, the file system cannot be written to, a folder is a file, and the like.
@@ -33,17 +44,37 @@ def writing(path: Path) -> Iterator[None]:
         why = error.strerror or str(error)
         if isinstance(error, (FileExistsError, NotADirectoryError)):
             why = "a folder of its path is a file"
-        raise WriteError(f"it cannot be written: {why}", where=str(path), remedy=system_remedy(error)) from error
+        remedy = system_remedy(error)
+        if error.errno in _FULL:
+            remedy = _with_room(remedy, path, size, written())
+        raise WriteError(f"it cannot be written: {why}", where=str(path), remedy=remedy) from error
+
+
+def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:
+    """The remedy with the bytes that the file takes, those that are free for it, and where temporary files are put."""
+    needs = f"it takes {bytes_words(size)}" if size is not None else f"it takes more than {bytes_words(written)}"
+    folder = next((one for one in path.absolute().parents if one.is_dir()), Path(os.sep))
+    with suppress(OSError):
+        free = shutil.disk_usage(folder).free + written
+        needs += f", and {bytes_words(free)} are free in {folder}"
+    if folder.is_relative_to(Path(tempfile.gettempdir()).absolute()):
+        remedy += ", as TMPDIR"
+    return f"{remedy}: {needs}"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Args:
+        path: the file.
+        size: how many bytes it will have; None where that is not known.
 
     Raises:
         WriteError: see ``writing`` and ``require_place``.
     """
-    with writing(path):
+    written = 0
+    with writing(path, size, lambda: written):
         require_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
@@ -54,6 +85,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.chmod(0o666 & ~_umask())
             os.replace(temporary, path)
         finally:
+            with suppress(OSError):
+                written = temporary.stat().st_size
             temporary.unlink(missing_ok=True)
 
 
@@ -82,15 +115,21 @@ def _umask() -> int:
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
-    write_parts(path, [content])
+    write_parts(path, [content], len(content) if isinstance(content, bytes) else content.nbytes)
 
 
-def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file of these parts, one after the other, whole or not at all."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+def write_parts(path: Path, parts: Iterable[bytes | memoryview], size: int | None = None) -> None:
+    """Write a file of these parts, one after the other, whole or not at all; ``size`` is what they have together."""
+    with atomic_path(path, size) as temporary, open(temporary, "wb") as stream:
         stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content to ``path``, whole or not at all."""
+    with atomic_path(path, source.stat().st_size) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_text(path: Path, content: str) -> None:

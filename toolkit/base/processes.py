@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import QtoolError
+from toolkit.base.files import writing
 from toolkit.base.mapped import FilePlace, file_number, map_same, place_of
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
 from toolkit.base.reads import Reads, following
@@ -109,7 +110,8 @@ def _store(work: SharedWork[Any, Any], path: Path) -> None:
             remedy="define the class of your own metric at the top of a module, or use one process",
         ) from error
     places: list[tuple[FilePlace, int]] = []
-    with path.with_suffix(".arrays").open("wb") as stream:
+    arrays, takes = path.with_suffix(".arrays"), sum(buffer.raw().nbytes + _PAGE for buffer in buffers)
+    with writing(arrays, takes), arrays.open("wb") as stream:
         own, number = Path(stream.name).resolve(), file_number(os.fstat(stream.fileno()))
         for buffer in buffers:
             raw = buffer.raw()
@@ -121,7 +123,8 @@ def _store(work: SharedWork[Any, Any], path: Path) -> None:
             places.append((place, raw.nbytes))
         # a file without a byte cannot be mapped
         stream.write(b"\0")
-    path.write_bytes(pickle.dumps((places, content)))
+    with writing(path, len(content)):
+        path.write_bytes(pickle.dumps((places, content)))
 
 
 def _stored(path: Path) -> SharedWork[Any, Any]:

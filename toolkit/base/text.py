@@ -27,6 +27,14 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def bytes_words(size: int) -> str:
+    """So many bytes as people read them: ``512 bytes``, ``6.8 MB``, ``1.2 GB``; powers of ten, as disks count."""
+    for unit, of in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= of:
+            return f"{size / of:.1f} {unit}"
+    return count(size, "byte")
+
+
 def on_one_line(text: str, most: int = 400) -> str:
     """A text on one line, of at most so many characters: of a longer one beginning and end, where its cause stands."""
     words = " ".join(text.split())

@@ -19,7 +19,7 @@ import numpy as np
 from onnx import helper
 from pydantic import Field
 
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import QtoolError, WriteError
 from toolkit.base.files import atomic_path
 from toolkit.base.reading import OWN, parse_json, reading
 from toolkit.base.schema import FileSchema, Natural, validated
@@ -95,7 +95,13 @@ class EvaluationCheckpoint:
     Args:
         folder: the folder; with None nothing is kept.
         key: a digest of all that the result depends on.
+
+    Attributes:
+        refused: why nothing is kept from here on, as on a disk that is full: the result takes far less room, and is
+            worth going on for; None where nothing was refused.
     """
+
+    refused: WriteError | None = None
 
     def __init__(self, folder: Path | None = None, key: str = "") -> None:
         self._folder, self._stem = folder, f"evaluation-{key}."
@@ -140,10 +146,9 @@ class EvaluationCheckpoint:
 
     def summed(self, state: KeptSums, found: Mapping[str, Difference], watched: Mapping[str, Clipping]) -> None:
         """The sums have taken in the batches that ``state`` says."""
-        if self._folder is not None and self._due():
+        if self._folder is not None and self._due() and self.refused is None:
             arrays = {"sums": _rows(found.values(), _SUMS), "seen": _rows(watched.values(), _SEEN)}
-            _save(self._sums_path, state, arrays)
-            self._saved = time.monotonic()
+            self._save(self._sums_path, state, arrays)
 
     def remove(self) -> None:
         """The evaluation is over: nothing is left to go on with."""
@@ -170,7 +175,7 @@ class EvaluationCheckpoint:
     def _keep(self, batch: _JudgedBatch) -> None:
         """Hold a batch until its stretch is written; from the first that has no room or no numbers on none is kept."""
         numbers = all(value.dtype.kind != "O" for outputs in batch.outputs for value in outputs.values())
-        self._room = self._room - batch.bytes if numbers else -1
+        self._room = self._room - batch.bytes if numbers and self.refused is None else -1
         if self._room < 0:
             return
         self._new.append(batch)
@@ -178,9 +183,17 @@ class EvaluationCheckpoint:
         if self._due() or self._held > _HELD:
             packed = {f"{number}": value for number, value in enumerate(_raw(self._new))}
             head = KeptOutputs(batches=[_described(one) for one in self._new], byte_order=sys.byteorder)
-            _save(self._part(self._number), head, packed)
-            self._number, self._saved = self._number + 1, time.monotonic()
+            self._save(self._part(self._number), head, packed)
+            self._number += 1
             self._new, self._held = [], 0
+
+    def _save(self, path: Path, head: FileSchema, arrays: Mapping[str, Array]) -> None:
+        """Write a file; from the first on that cannot be written none is."""
+        try:
+            _save(path, head, arrays)
+        except WriteError as error:
+            self.refused = error
+        self._saved = time.monotonic()
 
     def _read(self) -> Iterator[_JudgedBatch]:
         """The batches that were kept, in order, up to the first file that is missing or damaged."""
@@ -240,7 +253,8 @@ def _fill(held: Iterable[Any], names: Sequence[str], rows: Iterable[Sequence[flo
 
 
 def _save(path: Path, head: FileSchema, arrays: Mapping[str, Array]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+    size = sum(values.nbytes for values in arrays.values())
+    with atomic_path(path, size) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, head=np.array(head.model_dump_json()), **arrays)  # type: ignore[arg-type]
 
 

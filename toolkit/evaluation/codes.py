@@ -20,6 +20,7 @@ class EvaluationCode(BaseCode):
     ROUNDING_PARTLY_MEASURED = "evaluation-rounding-partly-measured"
     UNROUNDED_NOT_RUN = "evaluation-unrounded-not-run"
     UNROUNDED_LEFT_OUT = "evaluation-unrounded-left-out"
+    NOTHING_TO_GO_ON_WITH = "evaluation-nothing-to-go-on-with"
     MEASURED_IN_FLOAT32 = "evaluation-measured-in-float32"
     DEFAULTS_REFUSE = "evaluation-defaults-refuse"
     DEFAULTS_CHANGE = "evaluation-defaults-change"

@@ -170,6 +170,8 @@ def evaluate(
     result.nodes, result.layer_samples = node_errors(
         exact, form, data, layer_samples, progress, pairs, result.clipping, kept
     )
+    if kept.refused is not None:
+        result.notes.append(EvaluationCode.NOTHING_TO_GO_ON_WITH(why=on_one_line(str(kept.refused), 400)))
     kept.remove()
     return result
 

@@ -320,7 +320,8 @@ def write(model: LightModel, path: Path) -> Path:
             digest.update(content)
             was_read(len(content))
         data = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
-        with atomic_path(data) as temporary, open(temporary, "wb") as stream:
+        takes = sum(len(content) + _PAGE for _, content in apart)
+        with atomic_path(data, takes) as temporary, open(temporary, "wb") as stream:
             for tensor, content in apart:
                 # whoever maps the file wants a tensor to begin with a page
                 stream.write(bytes(-stream.tell() % _PAGE))
@@ -329,7 +330,8 @@ def write(model: LightModel, path: Path) -> Path:
                 was_read(len(content))
             stream.flush()
             os.fsync(stream.fileno())
-    write_parts(path, _read_on(streamed(model if not apart else LightModel(model.proto))))
+    inside = model if not apart else LightModel(model.proto)
+    write_parts(path, _read_on(streamed(inside)), inside.message_bytes + inside.weight_bytes)
     own = re.compile(re.escape(path.name) + DATA_NAME)
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):

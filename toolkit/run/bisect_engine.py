@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.backends.bench import EngineBench
 from toolkit.base.errors import BackendError, DataError, ModelError
-from toolkit.base.files import sha256_json
+from toolkit.base.files import sha256_json, write_bytes
 from toolkit.base.precision import Precision
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
@@ -133,7 +133,7 @@ class EngineCheck:
         if build.engine is None:
             raise BackendError("the backend built no engine", where="--on engine", remedy="use another backend")
         path = folder / "candidate.engine"
-        path.write_bytes(bytes(build.engine))
+        write_bytes(path, bytes(build.engine))
         return path
 
     # ---------------------------------------------------------------- the verdict

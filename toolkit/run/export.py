@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import write_text
+from toolkit.base.files import copy_file, write_text
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.checks import input_files, reachable
@@ -90,10 +89,10 @@ def _command(run: EndedRun, folder: Path, to: To) -> Exported:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for file in copied:
-        shutil.copyfile(file, folder / file.name)
+        copy_file(file, folder / file.name)
         files.append(file.name)
     if order.timed:
-        shutil.copyfile(timing, folder / command_lines.TIMING)
+        copy_file(timing, folder / command_lines.TIMING)
         files.append(command_lines.TIMING)
     if order.calibrated:
         write_text(folder / command_lines.CACHE, _cache(run, order))
@@ -221,7 +220,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
         _refuse_over(run, folder, [file.name for file in files])
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
-            shutil.copyfile(file, folder / file.name)
+            copy_file(file, folder / file.name)
     notes = [ReportCode.EXPORT_CHECKED(**checked)]
     notes += [ReportCode.EXPORT_BIASES_APART(nodes=apart)] if apart else []
     notes += [ReportCode.EXPORT_WIDENED()] if widened else []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.base.errors import DataError
+from toolkit.base.files import write_bytes
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code
@@ -51,7 +52,7 @@ def opened_values(
         raise DataError("no sample fits the batches of any profile", remedy="add samples that fit a profile")
     with temporary_folder("opened") as folder:
         path = folder / "opened.engine"
-        path.write_bytes(engine)
+        write_bytes(path, engine)
         # the smallest run alone shows how much the others will hold
         smallest = min(feeds, key=_bytes)
         first = next(iter(run_chunk(job, path, backend, [smallest], folder)))

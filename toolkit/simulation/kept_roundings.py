@@ -79,7 +79,8 @@ class KeptRoundings:
             arrays[f"steps_{number}"] = np.array(list(error.noise), np.int64)
             arrays[f"noise_{number}"] = np.array([*error.noise.values(), error.largest], np.float64)
         head = _RoundingsHead(weights=list(self.found), layers=list(self.errors), done=sorted(self.done, key=str))
-        with atomic_path(self.path) as temporary, temporary.open("wb") as stream:
+        size = sum(values.nbytes for values in arrays.values())
+        with atomic_path(self.path, size) as temporary, temporary.open("wb") as stream:
             np.savez(stream, head=np.array(head.model_dump_json()), **arrays)  # type: ignore[arg-type]
         self._saved, self._new = time.monotonic(), False
 

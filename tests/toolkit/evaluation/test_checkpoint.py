@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import numpy as np
@@ -11,9 +13,12 @@ from ml_dtypes import bfloat16
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import placeholder_context
 from tests.toolkit.search.planted import chain, feeds
+from toolkit.base.files import writing
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import checkpoint, evaluate, node_errors
 from toolkit.evaluation.checkpoint import EvaluationCheckpoint
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.findings import sentence
 
 
 @pytest.fixture
@@ -76,6 +81,26 @@ def test_layers_in_other_groups_begin_anew(ran, tmp_path, monkeypatch):
         measured(tmp_path, "a", ("layer errors", 36))
     monkeypatch.setattr(node_errors, "by_stretch", lambda _, names: [[name] for name in reversed(names)])
     assert measured(tmp_path, "a") == whole
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_where_nothing_can_be_kept_the_result_is_the_same_and_says_so(ran, tmp_path, monkeypatch, at):
+    whole, real, asked = measured(), checkpoint._save, []
+
+    def refuse(path, *rest):
+        asked.append(path)
+        if len(asked) > at:
+            with writing(path, 5_000):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, *rest)
+
+    monkeypatch.setattr(checkpoint, "_save", refuse)
+    found = measured(tmp_path, "a")
+    note = found.notes.pop()
+    assert found == whole and not list(tmp_path.iterdir())
+    assert note.code is EvaluationCode.NOTHING_TO_GO_ON_WITH and "it takes 5.0 kB" in sentence(note)
+    # it is not tried again and again
+    assert len(asked) == at + 1
 
 
 def test_outputs_of_fewer_models_are_not_taken(ran, tmp_path):

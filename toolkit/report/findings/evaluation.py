@@ -90,6 +90,10 @@ EVALUATION: Table = {
         "model.onnx has {nodes:,} nodes, more than {most:,}: what onnxruntime itself computes, without the rounding of "
         "16-bit floats between its kernels, was not measured. The figures include the rounding."
     ),
+    EvaluationCode.NOTHING_TO_GO_ON_WITH: (
+        "What the evaluation had computed could not be kept meanwhile ({why}): stopped, it would have begun anew. "
+        "The result is complete."
+    ),
     EvaluationCode.MEASURED_IN_FLOAT32: lambda types, why: (
         "onnxruntime cannot run the lowered model accurately, so the float32 model with the same Q/DQ pairs was "
         f"measured: the accuracy figures do not include {joined(types) or 'float16'} rounding ({why})."

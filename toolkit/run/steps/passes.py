@@ -185,7 +185,8 @@ class PassesStep(Step[PassesRecord]):
         left = {tensor.name for node, _ in model.walk() for tensor in node.inputs} if context.exact else ()
         exact = {name: values for name, values in context.exact.items() if name in left}
         if exact:
-            with atomic_path(root / EXACT) as temporary, temporary.open("wb") as stream:
+            size = sum(values.nbytes for values in exact.values())
+            with atomic_path(root / EXACT, size) as temporary, temporary.open("wb") as stream:
                 np.savez(stream, *exact.values())
             written.append(root / EXACT)
         files = relative(self.folder, *written, *context.files)
