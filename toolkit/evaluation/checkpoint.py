@@ -90,11 +90,12 @@ class _JudgedBatch:
 
 
 class EvaluationCheckpoint:
-    """Keeps what an evaluation computed in files of a folder; those of evaluations with another key are removed.
+    """Keeps what an evaluation computed in files of a folder.
 
     Args:
         folder: the folder; with None nothing is kept.
         key: a digest of all that the result depends on.
+        clears: whether files of evaluations with another key are removed.
 
     Attributes:
         refused: why nothing is kept from here on, as on a disk that is full: the result takes far less room, and is
@@ -103,12 +104,12 @@ class EvaluationCheckpoint:
 
     refused: WriteError | None = None
 
-    def __init__(self, folder: Path | None = None, key: str = "") -> None:
-        self._folder, self._stem = folder, f"evaluation-{key}."
+    def __init__(self, folder: Path | None = None, key: str = "", clears: bool = True) -> None:
+        self._folder, self._key, self._stem = folder, key, f"evaluation-{key}."
         self._saved = time.monotonic()
         self._number, self._room = 0, _ROOM
         self._new, self._held = list[_JudgedBatch](), 0
-        for path in self._files():
+        for path in self._files() if clears else ():
             if not path.name.startswith(self._stem):
                 path.unlink(missing_ok=True)
         self._known = self._read()
@@ -127,6 +128,15 @@ class EvaluationCheckpoint:
         made = _JudgedBatch(digest, compute(inputs))
         self._keep(made)
         return made.outputs
+
+    def ahead(self) -> EvaluationCheckpoint:
+        """What keeps the outputs of a model that is run on all samples before the others are; see ``outputs``."""
+        return EvaluationCheckpoint(self._folder, f"{self._key}.ahead", clears=False)
+
+    def close(self) -> None:
+        """Write what is held: nothing more comes."""
+        if self._new:
+            self._write()
 
     def go_on(self, found: Mapping[str, Difference], watched: Mapping[str, Clipping], way: str) -> KeptSums:
         """How far the layers' errors had come, taken the same way; fills in the sums as they were then."""
@@ -181,11 +191,14 @@ class EvaluationCheckpoint:
         self._new.append(batch)
         self._held += batch.bytes
         if self._due() or self._held > _HELD:
-            packed = {f"{number}": value for number, value in enumerate(_raw(self._new))}
-            head = KeptOutputs(batches=[_described(one) for one in self._new], byte_order=sys.byteorder)
-            self._save(self._part(self._number), head, packed)
-            self._number += 1
-            self._new, self._held = [], 0
+            self._write()
+
+    def _write(self) -> None:
+        packed = {f"{number}": value for number, value in enumerate(_raw(self._new))}
+        head = KeptOutputs(batches=[_described(one) for one in self._new], byte_order=sys.byteorder)
+        self._save(self._part(self._number), head, packed)
+        self._number += 1
+        self._new, self._held = [], 0
 
     def _save(self, path: Path, head: FileSchema, arrays: Mapping[str, Array]) -> None:
         """Write a file; from the first on that cannot be written none is."""

@@ -115,18 +115,20 @@ def evaluate(
     if plain is not None:
         exact, rescaled, told = node_reference(reference, plain, floats.session(), data, few)
     rounded, unrounded = _rounded(subject)
+    # onnxruntime has no kernels for bfloat16: by itself it runs no such model
+    by_itself, size = rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
     besides = wanted_besides(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
     if besides:
-        parts = chain(first_samples(data, 1, few), data.first(total).batches(batch))
-        floats.ahead(part.inputs for part in parts)
+        alike = [floats.run] if by_itself and size <= _MOST_UNROUNDED else []
+        halves = (some.batches(batch) for some, _ in _halves(data.first(total), alike, together(metric)))
+        floats.ahead((part.inputs for part in chain(first_samples(data, 1, few), *halves)), kept.ahead())
     lowered = MeasuredForm(subject, SerializedModel.of(rounded) if rounded is not None else None, besides=besides)
     del rounded
     form, other_session, notes = _runnable(reference, floats, lowered, data, prepared)
     named = counterparts(reference, form.model, floats.outputs)
     runs: list[Run] = [floats.run, partial(run_on, other_session, named=named)]
-    # onnxruntime has no kernels for bfloat16: by itself it runs no such model
     unrounded_runs: list[Run] = []
-    by_itself, size = form.rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
+    by_itself &= form.rounded is not None
     if by_itself and size > _MOST_UNROUNDED:
         notes.append(EvaluationCode.UNROUNDED_LEFT_OUT(nodes=size, most=_MOST_UNROUNDED))
     elif by_itself:

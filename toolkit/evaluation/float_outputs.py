@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from toolkit.base.types import Array
-from toolkit.evaluation.checkpoint import inputs_digest
+from toolkit.evaluation.checkpoint import EvaluationCheckpoint, inputs_digest
 from toolkit.graph.model import Model
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.sessions import Session, drop_large_session, own_session
@@ -35,15 +35,20 @@ class FloatOutputs:
         known = self._known.get(inputs_digest(inputs)) if self._known else None
         return dict(known) if known is not None else self.session().run(inputs)
 
-    def ahead(self, samples: Iterable[Mapping[str, Array]]) -> None:
+    def ahead(self, samples: Iterable[Mapping[str, Array]], kept: EvaluationCheckpoint | None = None) -> None:
         """Compute the outputs for all of these inputs, on disk where they are much, and give the session back.
 
         Of very many nodes it takes 8 kB each, as does the session of the model that is measured.
+
+        Args:
+            samples: the inputs, one after the other.
+            kept: what an evaluation that was stopped had computed of them, and where this one keeps it.
         """
-        loaded = self.session()
+        kept = kept or EvaluationCheckpoint()
         for inputs in samples:
-            self._known[inputs_digest(inputs)] = {name: spilled(value) for name, value in loaded.run(inputs).items()}
-        del loaded
+            (made,) = kept.outputs(inputs, lambda given: [self.session().run(given)], 1)
+            self._known[inputs_digest(inputs)] = {name: spilled(value) for name, value in made.items()}
+        kept.close()
         self.give_back()
 
     def give_back(self) -> None:

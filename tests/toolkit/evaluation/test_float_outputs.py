@@ -5,12 +5,15 @@ from __future__ import annotations
 import weakref
 
 import numpy as np
+import pytest
 
 from tests.conftest import build, node, normal
 from tests.toolkit.placement.test_default_rewrites import joined, lowered
 from toolkit import Model
 from toolkit.data.dataset import CalibrationData
-from toolkit.evaluation import node_errors
+from toolkit.evaluation import checkpoint, node_errors
+from toolkit.evaluation import evaluate as evaluation
+from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.evaluation.float_outputs import FloatOutputs
 from toolkit.graph import sessions
@@ -62,3 +65,46 @@ def test_a_model_of_many_nodes_is_measured_as_any_while_one_session_is_held(monk
     # the lowered model's own, and the float one that gives all tensors
     assert alive == [False, False]
     assert found.nodes == wanted.nodes and found.outputs == wanted.outputs
+
+
+class Stopped(Exception):
+    """The evaluation was stopped."""
+
+
+@pytest.mark.parametrize("most", [4, 20_000])
+@pytest.mark.parametrize("at", [8, 40])
+def test_of_many_nodes_what_was_computed_ahead_is_not_computed_again(monkeypatch, tmp_path, most, at):
+    """Neither where some of the samples are run by onnxruntime's own arithmetic too, which parts them."""
+    for module in (sessions, node_errors):
+        monkeypatch.setattr(module, "MOST_NODES", 4)
+    monkeypatch.setattr(evaluation, "_MOST_UNROUNDED", most)
+    monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
+    model = joined(3).settle()
+    subject = lowered(joined(3))
+    data = CalibrationData.open([{"x": normal(1, 4, 4, 4, seed=seed)} for seed in range(40)], model)
+    ran, real = [], FloatOutputs.session
+
+    def measured(kept, stop=None):
+        def progress(what, done, total):
+            if (what, done) == stop:
+                raise Stopped
+
+        return evaluate(joined(3).settle(), subject, data, batch=4, progress=progress, kept=kept)
+
+    class Counting:
+        def __init__(self, inner):
+            self.inner, self.outputs = inner, inner.outputs
+
+        def run(self, inputs, *rest):
+            ran.append(len(inputs["x"]))
+            return self.inner.run(inputs, *rest)
+
+    monkeypatch.setattr(FloatOutputs, "session", lambda self: Counting(real(self)))
+    whole = measured(EvaluationCheckpoint(tmp_path, "k"))
+    # all samples once, and the few that are looked at one by one
+    assert sum(ran) == 40 + 1 and not list(tmp_path.iterdir())
+    with pytest.raises(Stopped):
+        measured(EvaluationCheckpoint(tmp_path, "k"), ("evaluate", at))
+    ran.clear()
+    again = measured(EvaluationCheckpoint(tmp_path, "k"))
+    assert ran == [] and again == whole and not list(tmp_path.iterdir())
