@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _PARTS, _LEAST_PART = 4, 16
 """The ranges of 13 of 52 samples clipped the others so much that a helper seemed to cost 11 dB, where it wins 6."""
 
+_OF_PART = "-part"
+KEPT_OF_PART = f"*{_OF_PART}.npz"
+"""The names of files in which collections of a part of the samples are kept."""
+
 
 @dataclass
 class Calibrator:
@@ -143,16 +147,22 @@ class Calibrator:
         )
 
     def on_part(self) -> Calibrator:
-        """The same calibration on a quarter of the samples, evenly spread, kept in memory alone: ranges, for a trial.
+        """The same calibration on a quarter of the samples, evenly spread: ranges, for a trial.
 
-        Itself where these are few, or where one profile may be left without any.
+        What it collects lies beside what is kept of all samples, in files that ``KEPT_OF_PART`` matches: of use to a
+        run that was interrupted alone. Itself where the samples are few, or where one profile may be left without any.
         """
         data, profiles = self.data, self.profiles
         several = profiles is not None and len(profiles) > 1
         if data is None or self.collected is not None or several or len(data) < _PARTS * _LEAST_PART:
             return self
+
+        def keep(model: Model, taps: list[str], scalars: list[str]) -> Path | None:
+            path = self.keep(model, taps, scalars) if self.keep is not None else None
+            return path.with_name(f"{path.stem}{_OF_PART}{path.suffix}") if path is not None else None
+
         return replace(
-            self, data=data.split(1 - 1 / _PARTS)[0], keep=None, journal=None, progress=None, extremes=False,
+            self, data=data.split(1 - 1 / _PARTS)[0], keep=keep, journal=None, progress=None, extremes=False,
             reuses=False, watches=False, _made={}, _same=SameValues(), _told=set(),
         )  # fmt: skip
 

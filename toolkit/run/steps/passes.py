@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,7 @@ class PassesStep(Step[PassesRecord]):
         Raises:
             QtoolError: a pass failed or refused; the message names it.
         """
+        from toolkit.calibration.provider import KEPT_OF_PART
         from toolkit.contract.passes import Sequence as PassSequence
         from toolkit.graph.header import model_files
         from toolkit.placement.shared_weights import shared_unlike
@@ -165,7 +167,7 @@ class PassesStep(Step[PassesRecord]):
         if unlike := shared_unlike(source, model, context.plan, context.rest):
             journal.by = self.name
             journal.noted(unlike)
-        for file in self.folder.hidden.glob(PATTERN):
+        for file in chain.from_iterable(map(self.folder.hidden.glob, (PATTERN, KEPT_OF_PART))):
             # as large as the weights, and of use to a run that was interrupted alone
             file.unlink()
         if any(step.runs_models() for step in passes):
