@@ -14,7 +14,6 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.metric_base import MetricOptions
-from toolkit.evaluation.outcome import Outcome
 from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
 from toolkit.search.codes import SearchEndCode
@@ -25,7 +24,7 @@ from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.real_types import Lower
-from toolkit.search.search import Search, SearchResult, all_float
+from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for, told_by_float, unlabelled, without_labels
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
@@ -271,7 +270,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             missed = {"limits": list(lacks), "by": list(lacks.values()), **({"left": True} if leave else {})}
             note(Code.SEARCH_IN_TYPES(rest=self.context.rest, **missed, searches=attempt, last=last))
             if leave:
-                found = self._left_float(found, searches.cost, searches.demand)
+                found = self.left_float(found, searches.cost, searches.demand)
             if last:
                 break
         return self._without_a_plan(found, searches)
@@ -288,7 +287,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         if not found.best.meets:
             # of a second type it is the model as the first one's pairs leave it that nothing more is quantized of
             outcome = self.simulation.without(self.simulation.names) if self.reference is not None else None
-            plain = self._left_float(found, searches.cost, self.budget, outcome)
+            plain = self.left_float(found, searches.cost, self.budget, outcome)
         if not plain.best.meets:
             return found
         nearest = min(quantized, key=lambda plan: self.budget.distance(dict(plan.lacks)))
@@ -299,24 +298,6 @@ class PlanSearch(HelperTrials, TimedSearch):
         told = (Code.SEARCH_NEAREST, Code.SEARCH_ALL_FLOAT)
         plain.notes = [*(one for one in found.notes if one.code not in told), plain.no_plan]
         return plain
-
-    def _left_float(
-        self, found: SearchResult, cost: CostModel, demand: Budget, outcome: Outcome | None = None
-    ) -> SearchResult:
-        """What was found, with nothing quantized as the plan, held against the budget in its types too; it does what
-        the float model does, where no ``outcome`` is given.
-        """
-        demand = replace(demand, types=None)
-        plain = all_float(self.simulation, cost, demand, self.spending).best
-        if outcome is not None:
-            plain = replace(plain, outcome=outcome, lacks=demand.lacks(outcome, found.reference, plain.seconds))
-        others = [plan for plan in found.plans if plan.kept != plain.kept]
-        notes = [*found.notes, Code.SEARCH_ALL_FLOAT(by_time=False, faster=0)]
-        found = replace(
-            found, best=plain, plans=[*others, plain], notes=notes, lacks_in_types={}, rest_lacks={}, real=None
-        )  # fmt: skip
-        self.check_in_types(found)
-        return found
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:
         """Give the model the form that the plan has, and write the plan's float layers and its ranges where the

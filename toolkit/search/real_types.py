@@ -18,11 +18,12 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.type_noise import TypeNoise
 from toolkit.graph.model import Model
+from toolkit.search.cost import CostModel
 from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import plan_key
 from toolkit.search.range_methods import NEARER
-from toolkit.search.search import SearchResult
+from toolkit.search.search import SearchResult, all_float
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.spending import FLOAT_PRICE, TYPES_PRICE, Spending
 from toolkit.simulation.simulation import Simulation
@@ -80,6 +81,24 @@ class RealTypes:
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
             context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed, guarded=bool(context.guards)))
+
+    def left_float(
+        self, found: SearchResult, cost: CostModel, demand: Budget, outcome: Outcome | None = None
+    ) -> SearchResult:
+        """What was found, with nothing quantized as the plan, held against the budget in its types too; it does what
+        the float model does, where no ``outcome`` is given.
+        """
+        demand = replace(demand, types=None)
+        plain = all_float(self.simulation, cost, demand, self.spending).best
+        if outcome is not None:
+            plain = replace(plain, outcome=outcome, lacks=demand.lacks(outcome, found.reference, plain.seconds))
+        others = [plan for plan in found.plans if plan.kept != plain.kept]
+        notes = [*found.notes, Code.SEARCH_ALL_FLOAT(by_time=False, faster=0)]
+        found = replace(
+            found, best=plain, plans=[*others, plain], notes=notes, lacks_in_types={}, rest_lacks={}, real=None
+        )  # fmt: skip
+        self.check_in_types(found)
+        return found
 
     def holds_in_types(self, found: SearchResult) -> bool:
         """Whether a plan that meets the budget does so in its real types too, or cannot be run in them."""
