@@ -113,6 +113,7 @@ def test_where_no_plan_tried_is_within_the_budget_all_float_is_taken_and_said(li
     assert not said(context.journal, Code.SEARCH_NEAREST, Code.SEARCH_MISSED)
     found = read_search(tmp_path / "search.json")[0]
     assert found.met and not found.chosen.quantized_share
+    assert any("No plan with INT8 is within the budget" in one for one in found.warnings)
     codes = {context.plan.get(name).reason.code for name in kept(context)}
     assert codes <= {KeptCode.NO_PLAN, Code.KEPT_ALONE_MISSES, Code.KEPT_MISSES}
 

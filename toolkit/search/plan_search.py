@@ -296,7 +296,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             by=list(nearest.lacks.values()), rest=self.context.rest, helped=self.forms is not None,
         )  # fmt: skip
         told = (Code.SEARCH_NEAREST, Code.SEARCH_ALL_FLOAT)
-        plain.notes = [*(one for one in found.notes if one.code not in told), plain.no_plan]
+        plain.notes = [one for one in found.notes if one.code not in told]
         return plain
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:
@@ -383,5 +383,5 @@ class PlanSearch(HelperTrials, TimedSearch):
         if cost.times.seconds:
             note(Code.TIMES_SHARE(share=content.measured_share, gpu=cost.gpu.name, scale=cost.scale))
         slower = slower_than_float(found, cost, prefer)
-        for one in ([slower] if slower is not None else []) + found.notes:
+        for one in filter(None, (found.no_plan, slower, *found.notes)):
             note(one)

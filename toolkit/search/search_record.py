@@ -203,7 +203,7 @@ def record(
         found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
         found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
         budget.higher_is_better, samples, metric,
-        cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
+        cost.measured_share(found.best.kept), cost.work.of, list(filter(None, (found.no_plan, slower))),
         [*doubts, *found.notes], list(spots), found.inferences, found.first,
         found.lacks_in_types, found.rest_lacks, found.behind, allowed, found.real,
         unlabelled,
