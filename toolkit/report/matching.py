@@ -89,15 +89,16 @@ def match(first: Report, other: Report) -> dict[str, str]:
     """By node of the first report, the node of the other that it is; nodes that only one has are not in it."""
     alike = _by_name(first, other)
     smaller = min(len(first.layers), len(other.layers))
-    one, two = _Graph.of(first), _Graph.of(other)
-    pairs = _SameNodes(one, two)
+    if len(alike) == smaller and len(first.layers) == len(other.layers):
+        # names tell all, and what is around the nodes need not be known
+        return {name: name for name in alike}
+    pairs = _SameNodes(_Graph.of(first), _Graph.of(other))
     places = {layer.node: index for index, layer in enumerate(other.layers)}
     own = {layer.node: index for index, layer in enumerate(first.layers)}
     if len(alike) >= _MOSTLY * smaller:
         for name in alike:
             pairs.add(own[name], places[name])
-    if len(alike) < smaller or len(first.layers) != len(other.layers):
-        pairs.by_structure()
+    pairs.by_structure()
     return {first.layers[a].node: other.layers[b].node for a, b in pairs.found.items()}
 
 

@@ -18,7 +18,7 @@ from toolkit.report import charts
 from toolkit.report.compare import compare, comparison_text, render_comparison_html, write_comparison_html
 from toolkit.report.html import render_html
 from toolkit.report.network_part import embed
-from toolkit.report.schema import ActualInfo, RangeInfo, counts
+from toolkit.report.schema import ActualInfo, Asked, LayerError, RangeInfo, counts
 from toolkit.report.terminal import print_report, to_text
 from toolkit.report.verdict import worst
 
@@ -180,6 +180,28 @@ def test_comparing_a_report_with_itself_finds_nothing():
     found = compare([sample(), sample()], ["a", "b"])
     assert found.same and not found.nodes
     assert "do not differ" in found.headline
+
+
+@pytest.mark.parametrize(
+    ("aspect", "change"),
+    [
+        ("asked", {"asked": None}),
+        ("actual", {"actual": ActualInfo(precision="fp32")}),
+        ("status", {"status": "removed"}),
+        ("error", {"error": LayerError(sqnr_db=3.0)}),
+        ("time", {"time_ms": {"one": 9.0}}),
+    ],
+)
+def test_a_node_differs_in_what_its_layer_says_otherwise_and_no_other_node_does(aspect, change):
+    base = {"asked": Asked(precision="int8", reason="r", by="p"), "actual": ActualInfo(precision="int8"),
+            "status": "honoured", "error": LayerError(sqnr_db=30.0), "time_ms": {"one": 1.0}}  # fmt: skip
+    first = sample()
+    alike = [layer.model_copy(update=base) for layer in first.layers]
+    first = first.model_copy(update={"layers": alike})
+    other = first.model_copy(update={"layers": [alike[0].model_copy(update=change), *alike[1:]]})
+    found = compare([first, other], ["a", "b"])
+    assert [(one.node, one.differs) for one in found.nodes] == [(alike[0].node, [aspect])]
+    assert found.in_all == len(alike) and found.runs[1].matched == len(alike) and not found.runs[1].renamed
 
 
 def test_what_no_engine_tells_is_no_difference():
