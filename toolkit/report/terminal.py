@@ -206,7 +206,7 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
         figures += ["NaN or infinity"] if output.incomparable else []
         figures += [f"max abs difference {output.max_abs:.3g}"] if output.max_abs else []
         console.print(
-            plain_text(f"  output {name}{f' (behind {output.behind})' if output.behind else ''}: {', '.join(figures)}")
+            plain_text(f"  output {name}{f' (after {output.behind})' if output.behind else ''}: {', '.join(figures)}")
         )
     doubts = accuracy.doubts[1:] if doubted else accuracy.doubts
     for note in dict.fromkeys((*accuracy.misses, *doubts, *accuracy.notes)):

@@ -86,10 +86,9 @@ def recipe_for(
         keep_pairs: whether the Q/DQ pairs that the model has stay as they are, and nothing else is quantized.
 
     Raises:
-        RecipeError: there are no pairs to keep, or TensorRT refuses them.
+        RecipeError: there is no such metric, there are no pairs to keep, or TensorRT refuses them.
         ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
         DataError: the data does not fit it, or the labels do not fit the metric.
-        RecipeError: there is no such metric.
         RangesError: ``ranges`` holds none of a tensor of the model.
     """
     if metric is not None and ":" not in metric:

@@ -43,8 +43,8 @@ NEW: Table = {
         + (
             f"{'it stays as it is' if pairs == 1 else 'they stay as they are'}, and nothing else is quantized."
             if kept
-            else "INT8 is chosen anew without them"
-            + (", and --keep-pairs builds the model with them." if usable else ", since TensorRT refuses such pairs.")
+            else f"INT8 is chosen anew without {'it' if pairs == 1 else 'them'}"
+            + ("; --keep-pairs builds the model as it is." if usable else ", since TensorRT refuses such pairs.")
         )
     ),
     ReportCode.NEW_BATCH_REFUSED: "Batch 1: {why}.",

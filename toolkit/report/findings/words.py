@@ -51,7 +51,7 @@ def db(level: float | str | None) -> str:
 
 def output_words(output: str, behind: str | None = None) -> str:
     """An output's name, and the operator that presses it into a fixed range, where there is one."""
-    return f"'{output}'{f' (behind {behind})' if behind else ''}" if output else "the outputs"
+    return f"'{output}'{f' (after {behind})' if behind else ''}" if output else "the outputs"
 
 
 def percent(share: float | str, digits: int = 1) -> str:
