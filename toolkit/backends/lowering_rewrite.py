@@ -18,6 +18,7 @@ from toolkit.graph import assemble
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
+from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.graph.tensors import make_constant, make_node, np_dtype, onnx_type, reroute, values_of
 from toolkit.placement.dequantized import pair_type, stored_type
 from toolkit.placement.grid import quantized
@@ -213,7 +214,7 @@ class Rewriter:
             if not pair_precision(node).block:
                 node.inputs[1] = self._constant(node.inputs[1], kind)
             return
-        schema = formal(node, self.model.opset) if node.domain in (None, "", "ai.onnx") else None
+        schema = formal(node, self.model.opset) if node.domain in ONNX_DOMAINS else None
         frozen = not main or node.name in self.types.frozen
         wanted = Precision.FP32 if frozen else self.types.node.get(node.name)
         for index, tensor in enumerate(node.inputs):

@@ -21,6 +21,7 @@ from toolkit.contract.plan import Ask, PrecisionPlan
 from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.graph.opset import known_operators
 from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type, values_of
 from toolkit.placement.dequantized import pair_type
@@ -136,7 +137,7 @@ def _structure(
     if node.op in RECURRENT and len(node.inputs) > _LENGTHS and not node.inputs[_LENGTHS].is_empty():
         # onnx-tensorrt, RNNHelpers.cpp, clearMissingSequenceElements
         return EngineCode.SEQUENCE_LENGTHS(op=node.op, lengths=node.inputs[_LENGTHS].name)
-    if node.domain not in (None, "", "ai.onnx"):
+    if node.domain not in ONNX_DOMAINS:
         return Code.NOT_ONNX(op=f"{node.domain}.{node.op}", known=node.op in known_operators(node.domain))
     if unknown:
         return Code.TYPE_UNKNOWN(tensor=unknown[0].name)

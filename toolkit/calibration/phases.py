@@ -17,6 +17,7 @@ from toolkit.calibration.codes import PhaseCode
 from toolkit.contract.findings import Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.placement.ops import MOVERS
 
 _PERIODS = {"Sin": 2 * math.pi, "Cos": 2 * math.pi, "Tan": math.pi}
@@ -29,7 +30,6 @@ _CARRIES = MOVERS | _PRODUCTS | {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Cast
 """Operators whose result is off by as much of itself as what they read."""
 _LAYER = 4
 """A product that adds up more terms is a layer of a network: what it reads is off already, and no position."""
-_OWN = (None, "", "ai.onnx")
 
 
 def coarse_phases(
@@ -47,7 +47,7 @@ def coarse_phases(
     """
     found: dict[str, Finding] = {}
     for node in model.nodes:
-        period = _period(node, model) if node.domain in _OWN and node.inputs else None
+        period = _period(node, model) if node.domain in ONNX_DOMAINS and node.inputs else None
         argument = node.inputs[0].name if period else ""
         if period is None or argument not in observed or not facts.is_float(argument):
             continue
@@ -85,7 +85,7 @@ def _makers(node: gs.Node, facts: Facts) -> Iterator[gs.Node]:
     seen, ahead = {node.name}, [node.inputs[0]]
     while ahead:
         for maker in ahead.pop().inputs:
-            if maker.name in seen or maker.domain not in _OWN or maker.op not in _CARRIES:
+            if maker.name in seen or maker.domain not in ONNX_DOMAINS or maker.op not in _CARRIES:
                 continue
             seen.add(maker.name)
             yield maker

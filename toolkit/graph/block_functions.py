@@ -15,10 +15,9 @@ from onnx import TensorProto, helper
 
 from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, QTOOL, TENSORRT, domain_of
 from toolkit.base.precision import Precision
-from toolkit.graph.nodes import all_nodes, opset_of
+from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, opset_of
 from toolkit.graph.stored import constants_of
 
-_ONNX = ("", "ai.onnx")
 _QUANTIZE = "QuantizeLinear"
 
 _SPLIT = """
@@ -212,7 +211,7 @@ def round_by_function(proto: onnx.ModelProto) -> None:
     """Let every QuantizeLinear to FLOAT4E2M1 be a function, in place: onnxruntime has no kernel that rounds to it."""
     narrow = {name for name, tensor in constants_of(proto.graph) if tensor.data_type == TensorProto.FLOAT4E2M1}
     for node in all_nodes(proto.graph.node):
-        if node.op_type != _QUANTIZE or node.domain not in _ONNX:
+        if node.op_type != _QUANTIZE or node.domain not in ONNX_DOMAINS:
             continue
         given = {attribute.name: attribute.i for attribute in node.attribute}
         zero = node.input[2] if len(node.input) > 2 else ""

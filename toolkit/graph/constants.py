@@ -12,6 +12,7 @@ from toolkit.base.types import Array
 from toolkit.graph.assemble import bodies
 from toolkit.graph.model import Model
 from toolkit.graph.node_values import run_node
+from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.graph.tensors import make_constant, np_dtype, onnx_type, values_of
 
 _RANDOM = frozenset(
@@ -93,7 +94,7 @@ def _makers(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
         if not current.inputs:
             return None
         node = current.inputs[0]
-        if is_random(node) or node.domain not in (None, "", "ai.onnx") or bodies(node):
+        if is_random(node) or node.domain not in ONNX_DOMAINS or bodies(node):
             return None
         if id(node) not in seen:
             seen.add(id(node))

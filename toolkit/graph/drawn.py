@@ -21,10 +21,9 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.graph.light import is_away
-from toolkit.graph.nodes import inside_out, opset_of, subgraphs_of
+from toolkit.graph.nodes import ONNX_DOMAINS, inside_out, opset_of, subgraphs_of
 from toolkit.graph.stored import constants_of
 
-_ONNX = ("", "ai.onnx")
 _SHAPED = frozenset({"RandomNormal", "RandomUniform"})
 _LIKE = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout"})
 STEADY = _SHAPED | _LIKE | {"Multinomial"}
@@ -71,14 +70,14 @@ def is_steady(node: gs.Node, version: int, kinds: Mapping[str, int]) -> bool:
 
     ``kinds`` are the element types that inference knows, by tensor.
     """
-    if node.op not in STEADY or (node.domain or "") not in _ONNX:
+    if node.op not in STEADY or node.domain not in ONNX_DOMAINS:
         return False
     typed = node.op in _SHAPED or node.op == "Multinomial" or "dtype" in node.attrs
     return typed or version >= _CAST_LIKE or bool(kinds.get(node.inputs[0].name))
 
 
 def _may_draw(node: onnx.NodeProto) -> bool:
-    if node.op_type not in STEADY or node.domain not in _ONNX:
+    if node.op_type not in STEADY or node.domain not in ONNX_DOMAINS:
         return False
     return node.op_type != "Dropout" or (len(node.input) > _TRAINS and bool(node.input[_TRAINS]))
 

@@ -21,6 +21,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.float32_twin import computes_in_bfloat16, is_bfloat16
 from toolkit.graph.inlining import Inliner
 from toolkit.graph.model import Model
+from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.graph.sessions import session
 from toolkit.graph.tensors import make_constant, np_dtype, onnx_type, reroute, stored_bytes, values_of
 
@@ -97,7 +98,7 @@ class _Folder:
         self.folded = Folded()
         self.facts: Facts | None = None
         self.inliner: Inliner | None = None
-        others = [one for one in model.graph.import_domains or () if one.domain not in ("", "ai.onnx")]
+        others = [one for one in model.graph.import_domains or () if one.domain not in ONNX_DOMAINS]
         self.opsets = [helper.make_opsetid("", model.opset), *others]
 
     def run(self, graph: gs.Graph) -> bool:

@@ -15,6 +15,7 @@ from onnx_graphsurgeon.util.misc import convert_from_onnx_attr_type
 from toolkit.base.types import Array
 from toolkit.graph import assemble
 from toolkit.graph.light import LightModel, is_away
+from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.graph.tensors import StoredValues
 
 _Scope = dict[str, gs.Tensor]
@@ -50,7 +51,7 @@ class EmptyList(list[Any], gs.Node.AttributeRef):
 class _Importer:
     def __init__(self, weights: Mapping[str, Array], opsets: list[onnx.OperatorSetIdProto]) -> None:
         self.weights, self.domains = weights, opsets
-        self.opset = next((one.version for one in opsets if one.domain in ("", "ai.onnx")), None)
+        self.opset = next((one.version for one in opsets if one.domain in ONNX_DOMAINS), None)
 
     def graph(self, proto: onnx.GraphProto, around: tuple[_Scope, ...], **more: Any) -> gs.Graph:
         """A graph; ``around`` are the tensors of those that it lies in, from within."""

@@ -11,7 +11,7 @@ import onnx.inliner
 
 from toolkit.base.errors import BackendError
 from toolkit.graph.block_functions import is_written_out
-from toolkit.graph.nodes import all_nodes, operators_of, opset_of
+from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
 
 _WITHOUT_KERNEL = frozenset({"Constant"})
 """What onnxruntime runs though no kernel is registered for it: it makes an initializer of it."""
@@ -60,13 +60,13 @@ def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
     version = opset_of(proto)
     if version <= _OWN_FUNCTIONS:
         return proto
-    ops = {op for domain, op in operators_of(proto) if domain in ("", "ai.onnx")}
+    ops = {op for domain, op in operators_of(proto) if domain in ONNX_DOMAINS}
     without = sorted(op for op in ops if not has_kernel("", op))
     wanted = [op for op in without if runs("", op, version)]
     if not wanted:
         return proto
     for node in all_nodes(proto.graph.node):
-        if node.op_type in wanted and node.domain in ("", "ai.onnx"):
+        if node.op_type in wanted and node.domain in ONNX_DOMAINS:
             # the inliner leaves out what is not given
             given = {attribute.name for attribute in node.attribute}
             every = onnx.defs.get_schema(node.op_type, version, "").attributes

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
-from toolkit.graph.nodes import held_by, inferred_shapes
+from toolkit.graph.nodes import ONNX_DOMAINS, held_by, inferred_shapes
 
 _Shape = tuple[int, ...]
 _Key = tuple[str, int]
 """What a Loop's state is called outside, and its place among the states."""
-_ONNX = ("", "ai.onnx")
 _ROUNDS = 8
 """What one Loop keeps can be what the next begins with."""
 
@@ -82,7 +81,7 @@ def _assume(
     states = dict[_Key, _Shape]()
     for node, twin in zip(graph.node, found.node):
         bodies = list(zip(held_by(node), held_by(twin)))
-        if node.op_type == "Loop" and node.domain in _ONNX:
+        if node.op_type == "Loop" and node.domain in ONNX_DOMAINS:
             body = bodies[0][0]
             for index, name in enumerate(node.input[2:]):
                 key = (node.output[index] or node.name, index)
@@ -111,7 +110,7 @@ def _made(graph: onnx.GraphProto, around: Mapping[str, _Shape]) -> dict[_Key, _S
     found = dict[_Key, _Shape]()
     for node in graph.node:
         for sub in held_by(node):
-            if node.op_type == "Loop" and node.domain in _ONNX:
+            if node.op_type == "Loop" and node.domain in ONNX_DOMAINS:
                 inner = {**shapes, **_shapes(sub)}
                 for index in range(len(node.input) - 2):
                     name = sub.output[1 + index].name

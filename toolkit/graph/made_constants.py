@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
-_OWN = ("", "ai.onnx")
+from toolkit.graph.nodes import ONNX_DOMAINS
+
 _COMPUTES = frozenset(
     {"Abs", "Add", "Div", "Exp", "Log", "Mean", "MatMul", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMax",
      "ReduceMean", "ReduceSum", "Sqrt", "Sub", "Sum", "Tanh"}
@@ -26,7 +27,8 @@ def made_in_bfloat16(graph: onnx.GraphProto) -> list[str]:
     kinds = {one.name: one.data_type for one in graph.initializer if one.name not in given}
     found = []
     for node in graph.node:
-        if node.domain not in _OWN or len(node.output) != 1 or any(name and name not in kinds for name in node.input):
+        of_constants = all(not name or name in kinds for name in node.input)
+        if node.domain not in ONNX_DOMAINS or len(node.output) != 1 or not of_constants:
             continue
         kind = _kind(node, [kinds[name] for name in node.input if name])
         if kind is None:

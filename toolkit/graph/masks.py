@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from toolkit.graph.nodes import inside_out
+from toolkit.graph.nodes import ONNX_DOMAINS, inside_out
 
-_ONNX = ("", "ai.onnx")
 _SPREAD = "/mask spread"
 _MASK = 3
 """The input of an Attention that is its mask."""
@@ -39,7 +38,7 @@ def spread_masks(proto: onnx.ModelProto) -> bool:
 
 def _masked(node: onnx.NodeProto) -> bool:
     mask = node.input[_MASK] if len(node.input) > _MASK else ""
-    return node.op_type == "Attention" and node.domain in _ONNX and bool(mask) and not mask.endswith(_SPREAD)
+    return node.op_type == "Attention" and node.domain in ONNX_DOMAINS and bool(mask) and not mask.endswith(_SPREAD)
 
 
 def _rows(graph: onnx.GraphProto) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from toolkit.base.errors import ModelError
-from toolkit.graph.nodes import all_nodes
+from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes
 
 _OWN_TWINS = ("QuantizeLinear", "DequantizeLinear")
 """Operators that com.microsoft has under the same name with the same inputs."""
@@ -31,7 +31,7 @@ def check_nodes(proto: onnx.ModelProto, where: str) -> None:
 def _check(nodes: Iterable[onnx.NodeProto], versions: dict[str, int], where: str) -> None:
     version = versions.get("", versions.get("ai.onnx", 0))
     for node in all_nodes(nodes):
-        own = node.domain in ("", "ai.onnx") or (node.domain == "com.microsoft" and node.op_type in _OWN_TWINS)
+        own = node.domain in ONNX_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _OWN_TWINS)
         schema = _schema(node.op_type, version) if own else None
         fault = _fault(node, schema, version) if schema is not None else ""
         if fault:

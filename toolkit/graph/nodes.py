@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     import onnx
 
 
+ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
+"""How messages and onnx-graphsurgeon's nodes spell the domain of ONNX's own operators."""
 _LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Of opset 6 and newer all others whose output has their input's shape are inferred by onnx 1.23."""
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a model says it uses; 0 where it names none."""
-    return next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    return next((one.version for one in proto.opset_import if one.domain in ONNX_DOMAINS), 0)
 
 
 def inferred_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
@@ -46,7 +48,7 @@ def let_inference_through(graph: onnx.GraphProto) -> None:
     To be called on a copy that shapes are inferred of: what these compute is lost.
     """
     for node in all_nodes(graph.node):
-        if node.op_type in _LIKE_FIRST and node.domain in ("", "ai.onnx"):
+        if node.op_type in _LIKE_FIRST and node.domain in ONNX_DOMAINS:
             node.op_type, node.input[:] = "Identity", node.input[:1]
             del node.attribute[:]
 

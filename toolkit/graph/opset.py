@@ -14,12 +14,11 @@ from toolkit.graph import assemble
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
-from toolkit.graph.nodes import all_nodes, operators_of, opset_of
+from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
 from toolkit.graph.onnx_file import normalise
 from toolkit.graph.tensors import onnx_type
 
-_ONNX = ("", "ai.onnx")
-_OWN_DOMAINS = frozenset({*_ONNX, "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"})
+_OWN_DOMAINS = ONNX_DOMAINS | {"ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"}
 _FOREIGN = "qtool.foreign"
 SAME_FROM = {
     "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Conv": 11, "DequantizeLinear": 13, "Equal": 13, "Flatten": 13,
@@ -52,7 +51,7 @@ def name_foreign(
     foreign = {
         (domain, op)
         for domain, op in (operators if operators is not None else operators_of(proto))
-        if is_foreign(domain, op) or (withdrawn and domain in _ONNX and _withdrawn(op, version))
+        if is_foreign(domain, op) or (withdrawn and domain in ONNX_DOMAINS and _withdrawn(op, version))
     }
     if not foreign:
         return False
@@ -68,12 +67,12 @@ def is_foreign(domain: str, op: str) -> bool:
 
     One that was registered with ``onnx.defs.register_schema`` is ONNX's as long as it is registered.
     """
-    return domain in _OWN_DOMAINS and not onnx.defs.has(op, "" if domain in _ONNX else domain)
+    return domain in _OWN_DOMAINS and not onnx.defs.has(op, "" if domain in ONNX_DOMAINS else domain)
 
 
 def known_operators(domain: str) -> frozenset[str]:
     """The names of all operators that ONNX has in a domain now, in any version; empty where it has none."""
-    domain = "" if domain in _ONNX else domain
+    domain = "" if domain in ONNX_DOMAINS else domain
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == domain)
 
 
@@ -94,7 +93,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         ModelError: the converter has no way for one of the operators.
     """
     light = export(model, where, known)
-    own = [node for node in all_nodes(light.proto.graph.node) if node.domain in _ONNX]
+    own = [node for node in all_nodes(light.proto.graph.node) if node.domain in ONNX_DOMAINS]
     groups = [node.name for node in own if node.op_type == "GroupNormalization"]
     if groups and model.opset < _PER_CHANNEL <= target:
         raise ModelError(
@@ -139,11 +138,11 @@ def renumbered(graph: gs.Graph, target: int) -> bool:
     Returns:
         Whether they do; nothing is changed where not.
     """
-    ops = {node.op for node, _ in assemble.walk(graph) if node.domain in (None, *_ONNX) and onnx.defs.has(node.op)}
+    ops = {node.op for node, _ in assemble.walk(graph) if node.domain in ONNX_DOMAINS and onnx.defs.has(node.op)}
     if graph.functions or any(_meaning(op, graph.opset) != _meaning(op, target) for op in ops):
         return False
     graph.import_domains = [
-        onnx.helper.make_opsetid(one.domain, target if one.domain in _ONNX else one.version)
+        onnx.helper.make_opsetid(one.domain, target if one.domain in ONNX_DOMAINS else one.version)
         for one in graph.import_domains or [onnx.helper.make_opsetid("", target)]
     ]
     for one in (graph, *assemble.subgraphs(graph)):

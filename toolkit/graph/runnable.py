@@ -10,12 +10,11 @@ import onnx
 
 from toolkit.graph.assemble import bodies
 from toolkit.graph.kernels import runs
-from toolkit.graph.nodes import all_nodes, operators_of, opset_of, reads_of
+from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of, reads_of
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
-_ONNX = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _plugin(operators: Iterable[tuple[str, str]], version: int | None) -> str:
     """The first operator without a kernel; empty where there is none."""
     for domain, op in operators:
         if not runs(domain, op, version):
-            return op if domain in _ONNX else f"{domain}::{op}"
+            return op if domain in ONNX_DOMAINS else f"{domain}::{op}"
     return ""
 
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.graph.node_values import run_node
-from toolkit.graph.nodes import inferred_shapes
+from toolkit.graph.nodes import ONNX_DOMAINS, inferred_shapes
 
 _MOST = 256
 """Shapes and indices are small; a tensor with more entries is data."""
@@ -70,7 +70,7 @@ def _computed(
     node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, tuple[int, ...]], opsets: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]] | None:
     """What a node gives, by output; None where it is no shape arithmetic or an input's value is not known."""
-    if node.domain not in ("", "ai.onnx") or not node.output or node.op_type not in _MAKERS:
+    if node.domain not in ONNX_DOMAINS or not node.output or node.op_type not in _MAKERS:
         return None
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     if node.op_type == "Constant" and isinstance(attributes.get("value"), TensorProto):

@@ -13,6 +13,7 @@ from toolkit.base.parts import ends_of
 from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
+from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
 from toolkit.placement.ops import MOVERS
 
@@ -35,7 +36,7 @@ _CHANNELS_STAY = frozenset({"Identity", "Dropout"})
 
 def data_inputs(node: gs.Node) -> list[int]:
     """The inputs whose quantized values a node moves into its outputs; none where it computes something else."""
-    if node.domain not in (None, "", "ai.onnx") or not _moves(node):
+    if node.domain not in ONNX_DOMAINS or not _moves(node):
         return []
     wanted = range(len(node.inputs)) if node.op in _ALL else _DATA.get(node.op, ())
     return [index for index in wanted if index < len(node.inputs) and not node.inputs[index].is_empty()]
