@@ -131,7 +131,7 @@ def _harmless(node: gs.Node, index: int, largest: float, observed: Observed, pre
 
 def _half_step(precision: Precision) -> float:
     """Half the distance of two neighbours over their magnitude, at most."""
-    return float(2.0 ** -(11 if precision is Precision.FP16 else 8))
+    return spacing(1.0, precision) / 2
 
 
 def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precision, margin: float) -> Iterator[Risk]:

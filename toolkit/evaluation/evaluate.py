@@ -119,9 +119,9 @@ def evaluate(
     by_itself, size = rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
     besides = wanted_besides(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
     if besides:
-        alike = [floats.run] if by_itself and size <= _MOST_UNROUNDED else []
-        halves = (some.batches(batch) for some, _ in _halves(data.first(total), alike, together(metric)))
-        floats.ahead((part.inputs for part in chain(first_samples(data, 1, few), *halves)), kept.ahead())
+        parts = _parts(data.first(total), by_itself and size <= _MOST_UNROUNDED, together(metric))
+        asked = chain(first_samples(data, 1, few), *(some.batches(batch) for some in parts))
+        floats.ahead((part.inputs for part in asked), kept.ahead())
     lowered = MeasuredForm(subject, SerializedModel.of(rounded) if rounded is not None else None, besides=besides)
     del rounded
     form, other_session, notes = _runnable(reference, floats, lowered, data, prepared)
@@ -139,17 +139,17 @@ def evaluate(
     compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
     whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
-    for some, more in _halves(data.first(total), unrounded_runs, together(metric)):
+    for some in _parts(data.first(total), bool(unrounded_runs), together(metric)):
         # who stops it here waits for the batch that is computed, which is kept; with its end its sessions go
-        with closing(one_ahead(some.batches(batch), partial(_kept_outputs, kept, [*runs, *more]))) as batches:
+        with closing(one_ahead(some.batches(batch), partial(_kept_outputs, kept, [*runs, *unrounded_runs]))) as batches:
             for part, (wanted, *found) in batches:
                 with at_fault(part):
                     whole.add(wanted, found[0], part.labels, part.count)
-                    if more:
+                    if unrounded_runs:
                         other.add(wanted, found, part.labels, part.count)
                 fitted.update(part.profiles)
                 progress("evaluate", whole.samples, total)
-        # its session goes
+        # the rest is not run so, and its session goes
         unrounded_runs.clear()
     result = whole.result()
     result.unrounded = other.result(whole.samples)
@@ -187,13 +187,15 @@ def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str,
     return [run(inputs) for run in runs]
 
 
-def _halves(data: CalibrationData, more: Sequence[Run], parted: int) -> list[tuple[CalibrationData, Sequence[Run]]]:
-    """The samples in two parts with what is run on each besides: an eighth of many, spread over all, and the rest."""
+def _parts(data: CalibrationData, apart: bool, parted: int) -> list[CalibrationData]:
+    """The samples in two parts where some are run as onnxruntime itself computes the model: these, spread over all, and
+    the rest.
+    """
     share = max(_UNROUNDED_SHARE, min(_UNROUNDED_LEAST / max(len(data), 1), _UNROUNDED_OF_FEW))
-    if not more or len(data) <= _FEW_SAMPLES:
-        return [(data, more)]
+    if not apart or len(data) <= _FEW_SAMPLES:
+        return [data]
     others, some = data.split(share, together=parted)
-    return [(some, more), (others, ())]
+    return [some, others]
 
 
 def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
