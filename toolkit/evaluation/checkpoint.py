@@ -19,8 +19,8 @@ import numpy as np
 from onnx import helper
 from pydantic import Field
 
+from toolkit.base.array_files import write_arrays
 from toolkit.base.errors import QtoolError, WriteError
-from toolkit.base.files import atomic_path
 from toolkit.base.reading import OWN, parse_json, reading
 from toolkit.base.schema import FileSchema, Natural, validated
 from toolkit.base.types import Array
@@ -266,9 +266,7 @@ def _fill(held: Iterable[Any], names: Sequence[str], rows: Iterable[Sequence[flo
 
 
 def _save(path: Path, head: FileSchema, arrays: Mapping[str, Array]) -> None:
-    size = sum(values.nbytes for values in arrays.values())
-    with atomic_path(path, size) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, head=np.array(head.model_dump_json()), **arrays)  # type: ignore[arg-type]
+    write_arrays(path, {"head": np.array(head.model_dump_json()), **arrays})
 
 
 def _load(path: Path, kind: type[Any]) -> tuple[Any, dict[str, Stored]]:

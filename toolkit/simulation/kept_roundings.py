@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit.base.array_files import write_arrays
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import atomic_path
 from toolkit.base.reading import OWN, parse_json, reading
 from toolkit.base.schema import FileSchema, validated
 from toolkit.base.types import Array
@@ -79,9 +79,7 @@ class KeptRoundings:
             arrays[f"steps_{number}"] = np.array(list(error.noise), np.int64)
             arrays[f"noise_{number}"] = np.array([*error.noise.values(), error.largest], np.float64)
         head = _RoundingsHead(weights=list(self.found), layers=list(self.errors), done=sorted(self.done, key=str))
-        size = sum(values.nbytes for values in arrays.values())
-        with atomic_path(self.path, size) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, head=np.array(head.model_dump_json()), **arrays)  # type: ignore[arg-type]
+        write_arrays(self.path, {"head": np.array(head.model_dump_json()), **arrays})
         self._saved, self._new = time.monotonic(), False
 
 

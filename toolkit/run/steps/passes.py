@@ -7,12 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import PrivateAttr
 
+from toolkit.base.array_files import write_arrays
 from toolkit.base.collection import grown_memory, return_free_blocks
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import atomic_path
 from toolkit.base.reading import OWN
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
@@ -187,9 +186,8 @@ class PassesStep(Step[PassesRecord]):
         left = {tensor.name for node, _ in model.walk() for tensor in node.inputs} if context.exact else ()
         exact = {name: values for name, values in context.exact.items() if name in left}
         if exact:
-            size = sum(values.nbytes for values in exact.values())
-            with atomic_path(root / EXACT, size) as temporary, temporary.open("wb") as stream:
-                np.savez(stream, *exact.values())
+            # their names are the record's, and may be no names of files
+            write_arrays(root / EXACT, {f"arr_{place}": values for place, values in enumerate(exact.values())})
             written.append(root / EXACT)
         files = relative(self.folder, *written, *context.files)
         return PassesRecord(plan=context.plan, journal=journal, exact=tuple(exact), files=files).holding(model)
