@@ -50,7 +50,12 @@ class Answers:
         return [one.rows(wanted, found) for one in self._readers]
 
     def tallies(self, batches: Sequence[Sequence[Rows]]) -> tuple[AnswerTally, ...]:
-        """All batches together, for each part."""
+        """All batches together, for each part.
+
+        Values that stand in for answers are left out where the samples show both answers: these say it themselves.
+        """
         if not batches:
             return ()
-        return tuple(one.tally([batch[place] for batch in batches]) for place, one in enumerate(self._readers))
+        found = [one.tally([batch[place] for batch in batches]) for place, one in enumerate(self._readers)]
+        one_answer = {one.part.outputs for one in found if one.only is not None}
+        return tuple(one for one in found if not one.stands_in or one.part.outputs in one_answer)

@@ -177,8 +177,12 @@ def _one_score(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence
 
 def _two_sided(labels: Sequence[Array]) -> bool:
     """Whether there is one label a sample, and these are 0 and 1."""
-    alone = all(one.size == 1 for one in labels)
-    return alone and _whole(labels, 0, 2) and len({bool(one.reshape(())) for one in labels}) == 2
+    return _there_or_not(labels) and len({bool(one.reshape(())) for one in labels}) == 2
+
+
+def _there_or_not(labels: Sequence[Array]) -> bool:
+    """Whether there is one label a sample, 0 or 1; none of the samples may have the one or the other."""
+    return all(one.size == 1 for one in labels) and _whole(labels, 0, 2)
 
 
 def _positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
@@ -277,7 +281,7 @@ def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
     known |= {() for shape in known if not longer(shape)}
     fits = not output.discrete and all(one.shape in known and one.dtype.kind in "biuf" for one in labels)
     # what is there or not is no value, and a logit is no distance from it
-    return ("mse",) if fits and not _two_sided(labels) else ()
+    return ("mse",) if fits and not _there_or_not(labels) else ()
 
 
 _FITS: dict[str, Callable[[SeenOutput, Mapping[str, Any], Sequence[Array]], tuple[str, ...]]] = {

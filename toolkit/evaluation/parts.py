@@ -12,7 +12,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
 from toolkit.evaluation.masks import valued
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
-from toolkit.evaluation.tasks import OutputPart
+from toolkit.evaluation.tasks import STANDS_IN, OutputPart
 from toolkit.evaluation.tasks.segmentation import SMALL
 
 _UNLIKE = 8.0
@@ -45,7 +45,7 @@ def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart
     if one_sided(part, output) is None:
         return [part]
     # a score that loses all it says would stay on its side
-    return [part, *_regressions(output, seen, base)]
+    return [part, *_regressions(output, seen, {**base, STANDS_IN: True})]
 
 
 def one_sided(part: OutputPart, output: SeenOutput) -> Finding | None:

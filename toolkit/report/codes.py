@@ -113,6 +113,7 @@ class ReportCode(BaseCode):
     DROP_OVER_LIMIT = "report-drop-over-limit"
     METRIC_BELOW_LIMIT = "report-metric-below-limit"
     SAMPLES_SHOW_NOTHING = "report-samples-show-nothing"
+    SAMPLES_SHOW_ONE_ANSWER = "report-samples-show-one-answer"
     SAMPLES_HOLD_NOTHING = "report-samples-hold-nothing"
     ANSWERS_LOST = "report-answers-lost"
     ANSWERS_BELOW_LIMIT = "report-answers-below-limit"

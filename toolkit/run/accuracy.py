@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
-from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding, around
 from toolkit.evaluation.metric_table import is_share, usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
@@ -20,7 +19,7 @@ from toolkit.report.findings.words import clause
 from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
 from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
-from toolkit.report.verdict import LOST_DB
+from toolkit.run.doubts import doubts_of, one_answer, shows_nothing
 
 if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult, Unrounded
@@ -64,7 +63,8 @@ def accuracy_of(
     counts = by_task or limits["min_unchanged"] is not None
     shares = [*_metric_shares(limits, found), *_agreements(limits, found)]
     if counts:
-        shares += [of_tally(tally, limits["min_unchanged"]) for tally in found.tallies]
+        # values that stand in for answers prove no loss: what is said of the samples says that
+        shares += [of_tally(one, limits["min_unchanged"]) for one in found.tallies if not one.stands_in]
     misses = [*_metric_misses(limits, found), *_output_misses(budget, found)]
     misses += _answer_misses(found.tallies, limits["min_unchanged"]) if counts else []
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
@@ -72,7 +72,8 @@ def accuracy_of(
     drawing = list(task.unlike if source == _HERE else task.drawing) if task is not None else []
     misses = [] if drawing else misses
     judged = not drawing and (by_task or any(limit is not None for limit in limits.values()))
-    standing = None if not judged else "missed" if misses else "unproven" if few is not None else "met"
+    unproven = few is not None or bool(one_answer(found))
+    standing = None if not judged else "missed" if misses else "unproven" if unproven else "met"
     accuracy = Accuracy(
         metric=found.metric,
         before=found.float_value,
@@ -96,11 +97,11 @@ def accuracy_of(
         in_place=found.in_place,
         task=_task_info(task),
         parts=_parts(found, limits["min_unchanged"], counts),
-        doubts=[clause(sentence(one)) for one in _doubts(found, None if misses else few, task)] if not drawing else [],
+        doubts=[] if drawing else [clause(sentence(one)) for one in doubts_of(found, None if misses else few, task)],
         drawing=drawing,
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
-        shows_nothing=_shows_nothing(found),
+        shows_nothing=shows_nothing(found),
         quantized_source=task is not None and task.quantized_source,
     )
     return _beside(accuracy, found.unrounded, budget, task) if found.unrounded is not None else accuracy
@@ -262,40 +263,6 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
             if name not in classes and name not in found.discrete:
                 output.agreement = None
     return shown
-
-
-def _shows_nothing(found: EvaluationResult) -> bool:
-    """Whether the samples can show nothing: there is one, all give the same at every output, or nothing is in any."""
-    if found.tallies and all(tally.empty for tally in found.tallies):
-        return True
-    steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
-    floats = found.outputs.keys() - set(found.discrete)
-    return found.samples == 1 or (bool(floats) and floats <= steady)
-
-
-def _doubts(found: EvaluationResult, few: Finding | None, task: TaskRecord | None) -> list[Finding]:
-    """Why the result is not called usable although no limit is missed."""
-    doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
-    empty = [tally for tally in found.tallies if tally.empty]
-    doubts += [
-        ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=found.samples)
-        for tally in empty
-    ]
-    doubts += [ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples)] if not empty and _shows_nothing(found) else []
-    doubts += [few] if few is not None else []
-    ranked = ranked_outputs(found.tallies)
-    for name, output in found.outputs.items():
-        if name in ranked:
-            continue
-        if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
-            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
-        elif output.variation_db is not None and output.variation_db < 0:
-            doubts.append(ReportCode.NOISE_OVER_VARIATION(output=name))
-    for tally in found.tallies:
-        if tally.part.channels is not None and tally.figure == "snr_db" and (tally.level or 0.0) < LOST_DB:
-            lost = {"outputs": tally.part.outputs, "channels": _channels(tally), "sqnr_db": tally.level or 0.0}
-            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(**lost))
-    return doubts
 
 
 def device_of(record: DeviceRecord, budget: BudgetSection, task: TaskRecord | None = None) -> DeviceInfo:

@@ -368,6 +368,9 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
         (out("y", SCORE, "Sigmoid"), SCORE, ["mse"]),
         (out("y", np.zeros((8, 1), np.int64), "Cast"), np.arange(8) % 2, ["top1"]),
         (out("y", normal(8, 3, 32, 32), "Conv"), normal(8, 3, 32, 32), ["mse"]),
+        # labels of one kind alone are no values that a score is to have
+        (out("y", SCORE, "Sigmoid"), np.zeros(COUNT, np.int64), []),
+        (out("y", SCORE, "Sigmoid"), np.ones((COUNT, 1), np.float32), []),
     ],
 )  # fmt: skip
 def test_what_labels_fit_by_their_layout(output, labels, fits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from toolkit.evaluation.tasks.base import STANDS_IN as STANDS_IN
 from toolkit.evaluation.tasks.base import AnswerTally as AnswerTally
 from toolkit.evaluation.tasks.base import OutputPart as OutputPart
 from toolkit.evaluation.tasks.base import Rows as Rows

@@ -18,12 +18,15 @@ from toolkit.evaluation.masks import MASK, masks
 from toolkit.evaluation.tasks.chance import MASKED, below_floor, expected_flips, gaps_and_errors
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
+STANDS_IN = "stands_in"
+"""The setting of a part whose values are judged in place of answers that the samples do not show."""
 Rows = Mapping[str, Array]
 """What one batch adds, by name, a row a sample."""
 
 RIGHT, COUNT, LEVEL = "right", "count", "level"
 PREFERRED, LEAD = "preferred", "lead"
 GAP, ERROR = "gap", "error"
+SIDE = "side"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class AnswerTally:
             scores tell (see ``likely_lost``); None where they do not.
         expected: the answers to expect to change, of as many like these: those that nearly changed count in part. None
             where an answer is no single choice of a class and no level over a floor.
+        only: the answer, 0 or 1, that the float model gives every sample where there are two: nothing shows the other.
+            None where the samples show both, or there are more.
     """
 
     part: OutputPart
@@ -81,6 +86,12 @@ class AnswerTally:
     independent: float = 0.0
     lost: float | None = None
     expected: float | None = None
+    only: int | None = None
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether values are judged in place of answers that the samples do not show: no answer is lost with them."""
+        return bool(self.part.settings.get(STANDS_IN))
 
     @property
     def share(self) -> float:
@@ -99,11 +110,15 @@ class AnswerTally:
         return wilson(self.share * self.independent, self.independent)
 
     def standing(self, least: float | None = None) -> LimitStanding:
-        """Whether enough answers stay; ``least`` in place of the task's default."""
+        """Whether enough answers stay; ``least`` in place of the task's default.
+
+        Values that stand in for answers show no loss of these: too few of them are kept to prove anything.
+        """
         if not self.answers:
             return LimitStanding.MET
         limit = 1.0 - (self.least if least is None else least)
-        return standing(self.answers - self.kept, self.answers, limit, self.independent)
+        found = standing(self.answers - self.kept, self.answers, limit, self.independent)
+        return LimitStanding.UNPROVEN if self.stands_in and found is LimitStanding.MISSED else found
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -186,6 +201,7 @@ class Task(ABC):
         return AnswerTally(
             self.part, float(right.sum()), int(count.sum()), self.least, level, self.figure, _independent(right, count),
             _lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None, self._expected(joined),
+            _only(joined.get(SIDE, np.zeros(0))),
         )  # fmt: skip
 
     def _expected(self, joined: Rows) -> float | None:
@@ -312,6 +328,11 @@ def same_choice(wanted: Array, found: Array) -> Array:
     if wanted.dtype.kind in "iub":
         return np.asarray(flat(wanted == found))
     return np.asarray(same_argmax(wanted, found) & ~np.isnan(found).any(axis=-1))
+
+
+def _only(answers: Array) -> int | None:
+    """The one answer that all samples have; None where they differ, or are not several."""
+    return int(answers[0]) if len(answers) > 1 and (answers == answers[0]).all() else None
 
 
 def _independent(right: Array, count: Array) -> float:

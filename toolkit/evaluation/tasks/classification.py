@@ -12,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metric_base import two_classes
-from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_each, same_choice, scores
+from toolkit.evaluation.tasks.base import SIDE, Rows, Task, chosen_each, flat, one_each, same_choice, scores
 
 
 class Classification(Task):
@@ -40,10 +40,17 @@ class Classification(Task):
             limit = float(self.settings["threshold"])
             if self.settings.get("single"):
                 sides = [two_classes(np.asarray(x, np.float32), limit)[:, None] for x in (a, b)]
-                return chosen_each(same_choice(*sides).all(axis=1), *sides)
+                return _of_two(chosen_each(same_choice(*sides).all(axis=1), *sides), sides[0])
             sets = [flat(np.asarray(x, np.float32)) > limit for x in (a, b)]
             whole = ~np.isnan(flat(np.asarray(b, np.float32))).any(axis=1)
             return one_each((sets[0] == sets[1]).all(axis=1) & whole)
         axis = int(self.settings.get("axis", -1))
         a, b = scores(a, axis), scores(b, axis)
-        return chosen_each(same_choice(a, b).all(axis=1), a, b)
+        return _of_two(chosen_each(same_choice(a, b).all(axis=1), a, b), a)
+
+
+def _of_two(rows: Rows, wanted: Array) -> Rows:
+    """With the float model's answer of each sample where there are two to choose from: [batch, 1, 2] scores."""
+    if wanted.shape[1:] != (1, 2):
+        return rows
+    return {**rows, SIDE: wanted[:, 0].argmax(axis=-1)}

@@ -191,6 +191,18 @@ def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
     )
 
 
+def _one_answer(outputs: tuple[str, ...], samples: int, only: int, threshold: float | None) -> str:
+    if threshold is None:
+        what, other = f"get class {only} by {names(outputs)}", f"of class {1 - only}"
+    else:
+        sides = ("below", "above") if only == 0 else ("above", "below")
+        what, other = f"score {sides[0]} {threshold:.3g} at {names(outputs)}", f"that score {sides[1]} it"
+    return (
+        f"all {samples} samples {what}, which shows nothing of the other answer: give samples {other}, for "
+        "calibration too"
+    )
+
+
 def _own(metric: str, value: float, samples: int) -> str:
     return f"The float model's own {metric} is {value:.3g} on {count(samples, 'sample')}"
 
@@ -217,12 +229,15 @@ def _unfit(
     shape: Sequence[int], dtype: str, low: float | None, high: float | None, outputs: Sequence[str],
     shapes: Sequence[Sequence[int]], broken: int = 0,
 ) -> str:  # fmt: skip
-    reach = "" if low is None else f", from {low:.4g} to {high:.4g}"
+    alike = low is not None and low == high
+    reach = "" if low is None else f", {low:.4g} in every sample" if alike else f", from {low:.4g} to {high:.4g}"
     reach += f", NaN or infinite in {count(broken, 'sample')}" if broken else ""
     known = ", ".join(f"'{name}' {list(own)}" for name, own in zip(outputs, shapes)) or "none that onnxruntime computes"
     return (
         f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
-        f"its outputs are {known}. Store labels as `qtool metrics` lists them, or name a metric that reads them."
+        f"its outputs are {known}. "
+        + ("Labels that are all alike tell nothing: give samples with others too." if alike else
+           "Store labels as `qtool metrics` lists them, or name a metric that reads them.")
     )
 
 
@@ -310,6 +325,7 @@ TASKS: Table = {
         + ": give samples that differ as real inputs do"
     ),
     ReportCode.SAMPLES_HOLD_NOTHING: _empty,
+    ReportCode.SAMPLES_SHOW_ONE_ANSWER: _one_answer,
     EvaluationCode.LABELS_FIT_NOTHING: _unfit,
     EvaluationCode.LABELS_UNUSED: lambda metric, output: (
         f"The samples have labels that nothing uses, since the recipe names no metric: {metric} of output '{output}' "

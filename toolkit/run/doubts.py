@@ -1,0 +1,78 @@
+"""Why a result is not called usable although it misses no limit: what the samples do not show, and lost signals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.tasks import ranked_outputs
+from toolkit.report.codes import ReportCode
+from toolkit.report.verdict import LOST_DB
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.outputs import EvaluationResult
+    from toolkit.evaluation.tasks import AnswerTally
+    from toolkit.run.task import TaskRecord
+
+
+def doubts_of(found: EvaluationResult, few: Finding | None, task: TaskRecord | None) -> list[Finding]:
+    """Why the result is not called usable although no limit is missed, what counts most first.
+
+    Args:
+        found: what was measured.
+        few: the limit that the samples are too few for; None where they are enough, or a limit is missed.
+        task: what the model is for; None where that is not known.
+    """
+    doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
+    empty, alike = [tally for tally in found.tallies if tally.empty], one_answer(found)
+    doubts += [
+        ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=found.samples)
+        for tally in empty
+    ]
+    doubts += [_shown(tally, found) for tally in alike]
+    if not empty and not alike and shows_nothing(found):
+        doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples))
+    doubts += [few] if few is not None else []
+    ranked = ranked_outputs(found.tallies)
+    for name, output in found.outputs.items():
+        if name in ranked:
+            continue
+        if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
+            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
+        elif output.variation_db is not None and output.variation_db < 0:
+            doubts.append(ReportCode.NOISE_OVER_VARIATION(output=name))
+    for tally in found.tallies:
+        if tally.part.channels is not None and tally.figure == "snr_db" and (tally.level or 0.0) < LOST_DB:
+            channels = list(tally.part.channels[1:])
+            lost = {"outputs": tally.part.outputs, "channels": channels, "sqnr_db": tally.level or 0.0}
+            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(**lost))
+    return doubts
+
+
+def one_answer(found: EvaluationResult) -> list[AnswerTally]:
+    """The parts with two answers of which the samples show one alone; none where a metric of all scores tells more.
+
+    That is one which is no share of right answers, such as the area under the ROC curve.
+    """
+    if found.metric is not None and (found.drop_error is not None or not found.metric_answers):
+        return []
+    return [tally for tally in found.tallies if tally.only is not None]
+
+
+def shows_nothing(found: EvaluationResult) -> bool:
+    """Whether the samples can show nothing: there is one, or all give the same values or answer, or hold nothing."""
+    answers, alike = [tally for tally in found.tallies if not tally.stands_in], one_answer(found)
+    if answers and all(tally.empty or tally in alike for tally in answers):
+        return True
+    steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
+    floats = found.outputs.keys() - set(found.discrete)
+    return found.samples == 1 or (bool(floats) and floats <= steady)
+
+
+def _shown(tally: AnswerTally, found: EvaluationResult) -> Finding:
+    """That the samples show one of two answers alone."""
+    return ReportCode.SAMPLES_SHOW_ONE_ANSWER(
+        outputs=tally.part.outputs, samples=tally.answers, only=tally.only,
+        threshold=tally.part.settings.get("threshold"),
+    )  # fmt: skip
