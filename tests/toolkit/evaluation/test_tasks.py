@@ -338,6 +338,66 @@ def test_answers_that_nearly_change_count_in_part_where_a_margin_is_asked_for():
     assert not budget.lacks(met, met) and not replace(budget, margin=0.0).lacks(missed, missed)
 
 
+def lines(samples, positions, seed):
+    """Scores of lines: normal, for CTC along the line as smooth as frames are, with a blank that is met often."""
+    rng = np.random.default_rng(seed)
+    frames = rng.normal(size=(samples, positions + 4, 12))
+    made = sum(frames[:, place : place + positions] for place in range(5)) * 2
+    made[..., 0] += 2
+    return made.astype(np.float32), (made + rng.normal(size=made.shape) * 0.05).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", ["sequence", "ctc"])
+@pytest.mark.parametrize("positions", [1, 6, 24])
+def test_what_a_line_is_expected_to_lose_is_told_by_its_weakest_position(task, positions):
+    """Of few lines as much as many lose, although hardly one of the few does."""
+    many = tally(task, *lines(4000, positions, 1))
+    few = [tally(task, *lines(64, positions, seed)) for seed in range(2, 22)]
+    told = np.array([one.expected / one.answers for one in few])
+    assert told.mean() == pytest.approx(1 - many.share, rel=0.3) and told.std() < 0.4 * told.mean()
+
+
+def test_near_ties_that_only_move_the_alignment_are_none():
+    wanted = np.zeros((40, 6, 4), np.float32)
+    wanted[:, :, 0] = 8
+    wanted[:, 2:4, 1] = 16
+    # whether the letter is given once more behind, or is one position shorter, is nearly open
+    wanted[:, 4, 1], wanted[:, 3, 0] = 7.99, 15.99
+    found = wanted + noise(40, 6, 4, scale=0.1)
+    found[:, 4, 0], found[:, 3, 1] = found[:, 4, 1] + 1, found[:, 3, 0] + 1
+    assert tally("ctc", wanted, found).expected < 1e-6 < 5 < tally("sequence", wanted, found).expected
+    # whether there is a second one, and whether the first one is another, is something else
+    for place, letter, score in ((5, 1, 7.99), (2, 2, 15.99)):
+        open_ = wanted.copy()
+        open_[:, place, letter] = score
+        assert tally("ctc", open_, open_ + (found - wanted)).expected > 5
+
+
+def test_a_line_of_positions_that_are_masked_or_of_one_class_has_an_estimate_or_none():
+    wanted = np.zeros((30, 12, 4), np.float32)
+    wanted[:, :, 1], wanted[:, :, 3] = 5, -np.inf
+    wanted[:, 3:] = -np.inf
+    assert tally("sequence", wanted, wanted).expected == 0
+    assert tally("ctc", wanted, wanted).expected == 0
+    assert tally("sequence", wanted[..., :1], wanted[..., :1]).expected is None
+    assert tally("sequence", wanted[:, :0], wanted[:, :0]).expected is None
+
+
+def test_lines_that_all_stay_by_a_hair_are_no_plan_within_the_limit_where_a_margin_is_asked_for():
+    wanted = np.zeros((24, 10, 5), np.float32)
+    wanted[..., 1] = 4
+    # one position of each line is nearly a tie, and every line happens to stay
+    wanted[np.arange(24), np.arange(24) % 10, 2] = 4 - np.linspace(0.01, 0.3, 24)
+    found = wanted + noise(24, 10, 5, scale=0.1)
+    found[..., 1] = found.max(axis=-1) + 0.01
+    made = Outcome(1e-4, tallies=(tally("sequence", wanted, found),))
+    assert made.tallies[0].kept == 24 and made.tallies[0].expected > 2
+    budget = Budget(by_task=True, margin=1.0)
+    assert budget.lacks(made, made) and not replace(budget, margin=0.0).lacks(made, made)
+    clear = Outcome(1e-4, tallies=(tally("sequence", wanted, wanted + (found - wanted) * 1e-3),))
+    assert not budget.lacks(clear, clear)
+
+
 @pytest.mark.parametrize(("limit", "answers"), [(0.01, 64), (0.01, 4000), (0.05, 64), (0.2, 10)])
 def test_what_a_plan_may_be_expected_to_lose_is_within_the_limit_on_other_answers_in_all_but_some_five_percent(
     limit, answers

@@ -15,7 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.difference import is_float, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.masks import MASK, masks
-from toolkit.evaluation.tasks.chance import MASKED, below_floor, expected_flips, gaps_and_errors
+from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
 STANDS_IN = "stands_in"
@@ -251,7 +251,9 @@ def one_each(right: Any, level: Any = None) -> Rows:
     return rows if level is None else {**rows, LEVEL: np.asarray(level, np.float64)}
 
 
-def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None) -> Rows:
+def chosen_each(
+    right: Any, wanted: Array, found: Array, level: Any = None, decides: Array | None = None
+) -> Rows:
     """Rows of samples that have one answer each, made of the best class at each position.
 
     Args:
@@ -259,6 +261,7 @@ def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None) -> R
         wanted: the float model's scores, [batch, positions, classes].
         found: the other model's.
         level: see ``one_each``.
+        decides: the positions where another choice is another answer, see ``weakest``.
     """
     kept = np.asarray(right, bool)
     preferred = np.zeros(len(kept))
@@ -268,11 +271,9 @@ def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None) -> R
         chosen = np.where(np.isnan(changed), -np.inf, changed).argmax(axis=-1)
         preferred[~kept] = np.where(broken, np.inf, preference(wanted[~kept], chosen))
     rows = {**one_each(right, level), PREFERRED: preferred, LEAD: closest(wanted)}
-    if wanted.shape[1] != 1 or wanted.shape[2] < 2:
+    if not wanted.shape[1] or wanted.shape[2] < 2:
         return rows
-    a, b = wanted[:, 0], found[:, 0]
-    usable = np.isfinite(a)
-    gaps, errors = gaps_and_errors(np.where(usable, a, MASKED), np.where(usable & np.isfinite(b), b, MASKED))
+    gaps, errors = weakest(wanted, found, decides)
     return {**rows, GAP: gaps, ERROR: errors}
 
 

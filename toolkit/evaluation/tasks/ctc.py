@@ -39,6 +39,33 @@ def readings(value: Array, axis: int, blank: int) -> list[tuple[int, ...]]:
     return [best_path(line, blank) for line in chosen]
 
 
+def deciding(value: Array, blank: int) -> Array:
+    """The positions where the second best class in place of the best is another reading, bool [batch, positions].
+
+    Elsewhere only the alignment moves, as where a letter is given for one position more: what is read of a position and
+    of the next one stays, given the one before.
+
+    Args:
+        value: scores, [batch, positions, classes].
+        blank: the class that stands for none.
+    """
+    if value.shape[-1] < 2:
+        return np.zeros(value.shape[:2], bool)
+    best = value.argmax(axis=-1)
+    others = value.copy()
+    np.put_along_axis(others, best[..., None], -np.inf, axis=-1)
+    none = np.full((len(best), 1), -1)
+    before, after = np.concatenate([none, best[:, :-1]], axis=1), np.concatenate([best[:, 1:], none], axis=1)
+
+    def read(chosen: Array) -> tuple[Array, Array]:
+        own = np.where((chosen != before) & (chosen != blank), chosen, -1)
+        following = np.where((after != chosen) & (after != blank), after, -1)
+        return np.where(own >= 0, own, following), np.where(own >= 0, following, -1)
+
+    kept, changed = read(best), read(others.argmax(axis=-1))
+    return np.asarray((kept[0] != changed[0]) | (kept[1] != changed[1]))
+
+
 class Ctc(Task):
     """One answer a sample: its reading. Outputs are scores [batch, positions, classes]."""
 
@@ -57,4 +84,5 @@ class Ctc(Task):
         right = np.asarray([x == y for x, y in zip(a, b)], bool) & ~broken
         if wanted[0].dtype.kind in "iub":
             return one_each(right)
-        return chosen_each(right, scores(wanted[0], axis), scores(found[0], axis))
+        own = scores(wanted[0], axis)
+        return chosen_each(right, own, scores(found[0], axis), decides=deciding(own, blank))
