@@ -16,6 +16,8 @@
 # or AVERAGE times.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
 # that mistake once cost a session's whole device time. Ask for several waits in one go: between two calls are 30 seconds.
+# Wait with this script and never with a bare sleep: a part can get lost on its way, then nothing was started, and calls
+# that sleep all the same cost a whole session's device time too. Here the first wait ends at once and names the part.
 set -u
 action=$1; shift
 if [ ! -f /tmp/gpu/env.sh ]; then
@@ -84,6 +86,7 @@ case $action in
       { job "$name"; echo "exit status $? after $SECONDS s"; } > "/tmp/results/$name.txt" 2>&1
     done ;;
   wait)
+    ls /tmp/results/*.pid > /dev/null 2>&1 || { echo "nothing was started: send the start again"; exit 1; }
     for _ in $(seq "$1"); do
       running=0
       for pid in /tmp/results/*.pid; do kill -0 "$(cat "$pid")" 2> /dev/null && running=1; done
