@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.guess import STRICTEST, Guess, fitting
-from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, longer
+from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, longer, one_hot
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import class_axis_of, one_sided, parts_for
 from toolkit.evaluation.tasks import OutputPart
@@ -94,6 +94,9 @@ def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> Stray
     flat = np.concatenate([one.reshape(-1) for one in labels])
     for one in (one for one in seen.outputs if one.samples and not one.discrete):
         guessed = [part.task for part in found.parts if one.name in part.outputs]
+        if labels[0].dtype.kind == "f" and not _OF_CLASSES.issuperset(guessed):
+            # what may be a value is no number of a class that is out of range
+            continue
         for task in (task for task in dict.fromkeys((*guessed, *fitting(one))) if task in _OF_CLASSES):
             settings = _settings(task, one, seen)
             count = 2 if "threshold" in settings else one.shape[int(settings.get("axis", class_axis_of(one)))]
@@ -156,12 +159,15 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
     if settings.get("single"):
         return _one_score(output, settings, labels)
     count = output.shape[class_axis_of(output)] if output.shape else 1
-    if shape == () and count > 1 and _whole(labels, 0, count):
+    if shape is not None and not longer(shape) and count > 1 and _whole(labels, 0, count):
         return ("top1",)
     if shape == (count,) and count > 1 and len(output.shape) == 1 and _whole(labels, 0, 2):
         if not any(one.any() for one in labels):
             return ()
-        return ("f1",) if "threshold" in settings else ("average_precision",)
+        if "threshold" in settings:
+            return ("f1",)
+        # of classes that exclude each other each sample has one
+        return ("top1", "average_precision") if one_hot(np.stack(labels)) else ("average_precision",)
     return ()
 
 
@@ -266,9 +272,10 @@ def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arra
 
 def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
     """Classes that several samples have, or scores of pairs."""
-    if _shape(labels) != () or output.discrete:
+    shape = _shape(labels)
+    if shape is None or longer(shape) or output.discrete:
         return ()
-    values = np.asarray([one[()] for one in labels], np.float64)
+    values = np.asarray([one.reshape(()) for one in labels], np.float64)
     distinct = len(np.unique(values))
     if _whole(labels, -(1 << 31), 1 << 31):
         return ("recall_at_1",) if 1 < distinct < len(values) else ()
@@ -276,10 +283,13 @@ def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequenc
 
 
 def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    if output.discrete or not all(one.dtype.kind in "biuf" for one in labels):
+        return ()
     known = {one.shape for one in output.samples}
-    # one value a sample needs no axis
-    known |= {() for shape in known if not longer(shape)}
-    fits = not output.discrete and all(one.shape in known and one.dtype.kind in "biuf" for one in labels)
+    loose = {longer(shape) for shape in known}
+    # axes of length 1 may lack; but whole numbers of a picture's places without its channel may be classes
+    apart = [one for one in labels if one.shape not in known]
+    fits = all(longer(one.shape) in loose and (one.size == 1 or one.dtype.kind == "f") for one in apart)
     # what is there or not is no value, and a logit is no distance from it
     return ("mse",) if fits and not _there_or_not(labels) else ()
 

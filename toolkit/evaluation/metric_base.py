@@ -119,12 +119,15 @@ def pick_scores(
 ) -> tuple[Array, Array]:
     """As ``pick``, with the classes or features along the last axis; integers, which are the choice already, as is.
 
-    Axes of length 1 beside the classes are dropped where samples have one label each.
+    Axes of length 1 beside the classes are dropped where samples have one label each, in both.
     """
     value, label = pick(outputs, options, labels)
     if value.dtype.kind in "iub" or options.axis is None or value.ndim <= -options.axis:
         return value, label
     value = np.moveaxis(value, options.axis, -1)
+    alone = label.ndim > 1 and label.size == len(label) and value.size == len(value) * value.shape[-1]
+    if alone and value.shape[-1] > 1 and label.shape != value.shape[:-1]:
+        label = label.reshape(-1)
     if label.ndim == 1 and value.ndim > 2 and value.size == len(value) * value.shape[-1]:
         value = value.reshape(len(value), -1)
     return value, label
@@ -133,11 +136,24 @@ def pick_scores(
 def pick_classes(
     outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]
 ) -> tuple[Array, Array]:
-    """As ``pick_scores``, with two classes in place of one score a sample where the threshold is known."""
+    """As ``pick_scores``, with two classes in place of one score a sample where the threshold is known.
+
+    One-hot labels become the numbers of their classes.
+    """
     scores, label = pick_scores(outputs, options, labels)
+    if label.shape == scores.shape and one_hot(label):
+        return scores, label.argmax(axis=-1)
     if options.threshold is None or not of_one_score(scores, label):
         return scores, label
     return two_classes(scores, options.threshold), label.reshape(-1)
+
+
+def one_hot(label: Array) -> bool:
+    """Whether labels are 1 for one class of two or more and 0 for the others, along the last axis, throughout."""
+    if label.dtype.kind not in "biuf" or label.ndim < 2 or label.shape[-1] < 2:
+        return False
+    ones = label == 1
+    return bool((ones | (label == 0)).all() and (ones.sum(axis=-1) == 1).all())
 
 
 def of_one_score(scores: Array, label: Array) -> bool:
@@ -261,7 +277,7 @@ def classes_of(scores: Array, label: Array) -> int:
     if label.shape != scores.shape[:-1]:
         wanted = f"give one label for each position of the output, {list(scores.shape[:-1])}"
         if label.shape == scores.shape:
-            wanted = "give the numbers of the classes, of one-hot labels their argmax"
+            wanted = "give the numbers of the classes, or one-hot labels, with a single 1 each"
         raise unlike_shapes(scores, label, f"{wanted}, or choose the output by [evaluation] output")
     check_labels(label, scores.shape[-1])
     return int(scores.shape[-1])

@@ -18,7 +18,7 @@ from toolkit.cli.main import invoke
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
-from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
+from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics, stray_label
 from toolkit.evaluation.observed import SeenOutput
 from toolkit.evaluation.parts import one_sided_among, parts_for
 from toolkit.graph.sessions import session
@@ -170,7 +170,7 @@ def test_labels_of_the_shape_of_an_output_are_judged_by_the_squared_error(place,
     assert 0.001 * spread <= made(place).budget.max_drop <= 0.002 * spread
 
 
-@pytest.mark.parametrize("label", [normal(COUNT, 7), np.full(COUNT, 9), np.full((COUNT, 1), 2)])
+@pytest.mark.parametrize("label", [normal(COUNT, 7), np.full(COUNT, 9), np.full((COUNT, 2), 2)])
 def test_labels_that_fit_no_output_have_no_metric(place, capsys, label):
     test_data(place, answers(place)[0], label)
     section = made(place)
@@ -337,7 +337,15 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
         (out("y", normal(8, 5), "Gemm"), np.arange(8), []),
         (out("y", normal(8, 5), "Gemm"), np.arange(8) + 0.5, []),
         (out("y", SIGMOID, "Sigmoid"), np.eye(20)[np.arange(8)], ["f1", "mse"]),
-        (out("y", normal(8, 5), "Gemm"), np.eye(5, dtype=np.int64)[np.arange(8) % 5], ["average_precision", "mse"]),
+        (out("y", normal(8, 5), "Gemm"), np.eye(5, dtype=np.int64)[np.arange(8) % 5],
+         ["top1", "average_precision", "mse"]),
+        (out("y", normal(8, 5), "Gemm"), np.tril(np.ones((5, 5)))[np.arange(8) % 5], ["average_precision", "mse"]),
+        (out("y", normal(8, 5), "Gemm"), (np.arange(8) % 5)[:, None], ["top1"]),
+        (out("y", normal(8, 5), "Gemm"), (np.arange(8) % 5).astype(np.float32)[:, None, None], ["top1"]),
+        (out("y", normal(8, 5), "Gemm"), np.round(normal(8, 5)), ["mse"]),
+        (out("y", VECTORS, "LpNormalization"), (np.arange(8) % 3)[:, None], ["recall_at_1", "top1"]),
+        (out("y", normal(8), "Gemm", declared=("n",)), np.arange(8)[:, None] / 2, ["mse"]),
+        (out("y", normal(8, 1, 32, 32), "Conv"), normal(8, 32, 32), ["mse"]),
         (out("y", normal(8, 7, 5), "Add"), np.zeros((8, 7), np.int32), ["exact", "top1"]),
         (out("y", normal(8, 7, 5), "Add"), np.tile([1, 0, 4, 0, 2, -100, -100], (8, 1)), ["exact", "top1"]),
         (out("y", normal(8, 7, 5), "Add"), np.tile([1, 0, 4, 0, 5, -100, -100], (8, 1)), []),
@@ -376,6 +384,39 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
 def test_what_labels_fit_by_their_layout(output, labels, fits):
     model = seen(output)
     assert [one.metric for one in fitting_metrics(model, guess(model), list(labels))] == fits
+
+
+@pytest.mark.parametrize("form", ["one-hot", "column"])
+def test_labels_of_classes_are_read_alike_in_every_form(form, tmp_path):
+    """One-hot, or as a column: the metric, its value and the drop are those of plain numbers."""
+    w = normal(6, 5, seed=1)
+    onnx.save(build([node("MatMul", ["x", "w"], ["y"])], {"x": ["N", 6]}, {"y": ["N", 5]}, {"w": w}),
+              str(tmp_path / "model.onnx"))  # fmt: skip
+    np.savez(tmp_path / "data.npz", x=normal(COUNT, 6, seed=3))
+    x = normal(200, 6, seed=4)
+    label = (x @ w).argmax(axis=1)
+    label[::10] = (label[::10] + 1) % 5
+    found = []
+    for given in (label, np.eye(5)[label] if form == "one-hot" else label[:, None]):
+        test_data(tmp_path, x, given)
+        section = made(tmp_path)
+        path = tmp_path / "made.toml"
+        path.write_text(path.read_text().replace('backend = "auto"', 'backend = "none"'))
+        accuracy = run(path, tmp_path / f"out{len(found)}").report.accuracy
+        found.append((section.metric, section.budget.max_drop, accuracy.before, accuracy.quantized, accuracy.standing))
+    assert found[0] == found[1] and found[0][:3] == ("top1", 0.009, 0.9)
+
+
+def test_values_out_of_a_guess_of_classes_are_no_labels_out_of_range():
+    """Floats may be what a regression is to give, although all are whole; integers are numbers of classes."""
+    model = seen(out("y", np.sort(normal(8, 3)), "Gemm"))
+    found = guess(model)
+    assert {part.task for part in found.parts} >= {"regression"}
+    ratings = np.arange(8) % 4
+    assert stray_label(model, found, list(ratings.astype(np.float32))) is None
+    assert stray_label(model, found, list(ratings)).value == 3
+    classes = seen(out("y", normal(8, 3), "Gemm"))
+    assert stray_label(classes, guess(classes), list(ratings.astype(np.float32))).value == 3
 
 
 @pytest.mark.parametrize("last", ["Sigmoid", "Identity"])
