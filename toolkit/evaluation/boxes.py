@@ -41,15 +41,21 @@ def detections(values: Sequence[Array], settings: Mapping[str, Any], least: floa
         values: the part's outputs, each [batch, ...].
         settings: ``layout``: ``joint`` (one output whose ``axis`` holds 4 box values, the objectness where
             ``objectness`` is set, then class scores), ``apart`` (boxes, scores, and the classes' numbers where the
-            scores have no axis of classes) or ``rows`` (one output of suppressed rows: box, score, class).
+            scores have no axis of classes), ``rows`` (one output of suppressed rows: box, score, class) or ``chosen``
+            (suppressed boxes without scores, which all count as 1, and what ``chosen`` says of the other output:
+            ``classes``, ``places`` among all boxes, NonMaxSuppression's ``rows`` that name boxes, or ``rows beside``
+            those).
             ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
             ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class that is none.
             ``selected``: where the last output is NonMaxSuppression's of boxes and scores: rows of the sample's number,
-            the class and the box, of the whole batch. ``ranked``: a row's place is its rank by score.
+            the class and the box, of the whole batch. ``ranked``: whether a row's place is its rank by score, or the
+            outputs of which it is.
         least: the smallest score.
     """
     if settings["layout"] == "rows":
         return [_row_detections(rows, least) for rows in _rows(values[0], settings)]
+    if settings["layout"] == "chosen":
+        return _chosen(values, settings)
     if settings.get("selected"):
         boxes, scores, _ = _apart(values[:2], settings)
         chosen = np.asarray(values[2]).reshape(-1, 3).astype(np.int64)
@@ -227,6 +233,27 @@ def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detecti
     order = np.argsort(-values, kind="stable")
     rows = rows[order[values[order] >= least]]
     return Detections(boxes[rows[:, 2]], scores[rows[:, 2], rows[:, 1]], rows[:, 1])
+
+
+def _chosen(values: Sequence[Array], settings: Mapping[str, Any]) -> list[Detections]:
+    """Each sample's boxes that the model itself has chosen, without scores."""
+    boxes = np.moveaxis(np.asarray(values[0], np.float64), int(settings["box_axis"]), -1)
+    boxes = corners(boxes.reshape(len(boxes), -1, 4), settings)
+    numbers, how = np.asarray(values[1]).astype(np.int64), settings["chosen"]
+    found = []
+    for place, own in enumerate(boxes):
+        if how.startswith("rows"):
+            rows = numbers.reshape(-1, 3)
+            # of a batch all are in one list, unless it holds a sample alone
+            rows = rows[rows[:, 0] == place] if how == "rows" and len(boxes) > 1 else rows
+            own, classes = own[rows[:, 2]] if how == "rows" else own, rows[:, 1]
+        else:
+            named = numbers.reshape(len(boxes), -1)[place]
+            classes = named if how == "classes" else np.zeros(len(own), np.int64)
+        # what fills a list up is no class and no box
+        kept = (classes >= 0) & np.isfinite(own).all(axis=1) & (own != 0).any(axis=1)
+        found.append(Detections(own[kept], np.ones(int(kept.sum())), classes[kept]))
+    return found
 
 
 def _row_detections(rows: Array, least: float) -> Detections:

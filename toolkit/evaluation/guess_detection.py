@@ -9,6 +9,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.boxes import best_scores, detections, otsu
+from toolkit.evaluation.guess_chosen import chosen_boxes
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
@@ -16,6 +17,8 @@ _FEWEST = 5
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 _SEEN, _SURE = 0.05, 0.3
 _LEAST, _MOST = 0.1, 0.6
+_CHOSEN = 0.5
+"""Below 1, which every box counts that a model has chosen itself and gives without a score."""
 _FEW_WEAK = 0.2
 """So many weak detections, for one that is sure, are few."""
 
@@ -38,6 +41,14 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
         joint = _joint(output, seen)
         if joint is not None:
             return _part((output,), joint)
+    chosen = chosen_boxes(outputs, seen)
+    if chosen is not None:
+        given, how = chosen
+        names = tuple(one.name for one in given)
+        # boxes that rows name stay where they are
+        ranked = [names[-1]] if how["chosen"] == "rows" else True
+        settings = {**how, "batch_axis": given[0].batch_axis, "ranked": ranked, "threshold": _CHOSEN}
+        return OutputPart("detection", names, settings)
     return None
 
 
@@ -61,16 +72,16 @@ def _with_selected(
 
 def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputPart:
     known = {**settings, "batch_axis": outputs[0].batch_axis}
-    if _ranked(outputs, known):
-        known["ranked"] = True
     names = tuple(one.name for one in outputs)
+    if settings.get("selected"):
+        known["ranked"] = [names[-1]]
+    elif _ranked(outputs, known):
+        known["ranked"] = True
     return OutputPart("detection", names, {**known, "threshold": _threshold(outputs, known)})
 
 
 def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
     """Whether a row's place is its rank by score, as behind TopK and NonMaxSuppression: it moves with every score."""
-    if settings.get("selected"):
-        return False
     if settings["layout"] == "rows":
         return True
     samples = [[one.samples[number][None] for one in outputs] for number in range(len(outputs[0].samples))]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.toolkit.evaluation.test_guess import RNG, boxes, few, normal, out, seen
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.observed import SeenOutput
-from toolkit.evaluation.tasks import ranked_outputs
+from toolkit.evaluation.tasks import ranked_outputs, reader
+from toolkit.report.findings import sentence
 
 
 def chosen(values, scores):
@@ -27,6 +29,8 @@ def test_the_boxes_that_the_model_itself_has_chosen_are_the_detections():
     (part,) = found.parts
     assert found.task == "detection" and part.outputs == ("boxes", "scores", "selected_indices")
     answers = Answers(found.parts)
+    # boxes and scores are of all places, what is chosen of them comes best first
+    assert part.settings["ranked"] == ["selected_indices"]
     # all of a batch at once: which sample a row is of it says itself
     wanted = {"boxes": values, "scores": scores, "selected_indices": chosen(values, scores)}
     other = scores + np.where(scores > 0.5, RNG.uniform(-0.01, 0.01, scores.shape), 0)
@@ -68,3 +72,94 @@ def test_rows_of_fixed_anchors_are_not_ranked():
     values, scores, labels = ranked_detector(lambda each: np.arange(len(each)))
     (part,) = guess(seen(out("boxes", values), out("scores", scores, "Gather"), out("labels", labels))).parts
     assert part.task == "detection" and "ranked" not in part.settings
+
+
+def few_chosen(kept, classes=6):
+    """Boxes that are chosen of each sample, in the order of scores that are not given, with their classes and places.
+
+    Args:
+        kept: how many of each sample.
+        classes: of how many.
+    """
+    found = []
+    for count in kept:
+        low = RNG.uniform(0, 50, (count, 2)).astype(np.float32)
+        found.append((np.concatenate([low, low + RNG.uniform(4, 20, (count, 2)).astype(np.float32)], axis=1),
+                      RNG.integers(0, classes, count), RNG.choice(100, count, replace=False)))  # fmt: skip
+    return found
+
+
+def listed(name, values, *ops):
+    return SeenOutput(name, ("k", *values[0].shape[1:]), list(values), None, frozenset(ops))
+
+
+KEPT = (5, 7, 3, 9, 6, 8, 4, 7)
+
+
+@pytest.mark.parametrize("form", ["classes", "places", "rows beside", "rows"])
+def test_boxes_that_are_chosen_by_hand_and_have_no_scores_are_detections(form):
+    """Whatever numbers go along with them: their order moves with scores that nobody sees."""
+    every = few_chosen(KEPT)
+    rows = [np.stack([np.zeros(len(c), int), c, p], axis=1) for _, c, p in every]
+    numbers = {"classes": [c for _, c, _ in every], "places": [p for *_, p in every]}.get(form, rows)
+    given = listed("boxes", [b for b, *_ in every], "Gather")
+    if form == "rows":
+        whole = boxes(samples=8)
+        whole[..., 2:] += whole[..., :2]
+        for own, (chosen_ones, _, places) in zip(whole, every):
+            own[places] = chosen_ones
+        given = out("boxes", whole)
+    op = "NonMaxSuppression" if form.startswith("rows") else "Gather"
+    found = guess(seen(given, listed("picked", numbers, op)))
+    (part,) = found.parts
+    assert (found.task, part.outputs, part.settings["chosen"]) == ("detection", ("boxes", "picked"), form)
+    answers = Answers(found.parts)
+    axis = 0 if form == "rows" else None
+
+    def made(order, lose=0, move=0.0):
+        return [
+            {"boxes": (b[None] if axis == 0 else b[o]) + np.float32(move), "picked": n[o][lose:]}
+            if axis == 0 else {"boxes": b[o][lose:] + np.float32(move), "picked": n[o][lose:]}
+            for b, n in zip(given.samples, numbers) for o in [order(len(n))]
+        ]  # fmt: skip
+
+    def kept(other):
+        same = made(np.arange)
+        (tally,) = answers.tallies([answers.rows(a, b) for a, b in zip(same, other)])
+        assert tally.answers == 8
+        return tally.kept
+
+    assert kept(made(lambda count: np.arange(count)[::-1], move=0.1)) == 8
+    assert kept(made(np.arange, lose=1)) == 0
+    assert kept(made(np.arange, move=30.0)) < 8
+    ranked = ranked_outputs(answers.tallies([answers.rows(one, one) for one in made(np.arange)]))
+    assert ranked == ({"picked"} if form == "rows" else {"boxes", "picked"})
+
+
+def test_rows_of_a_batch_name_the_boxes_of_each_sample():
+    whole = boxes(samples=4)
+    whole[..., 2:] += whole[..., :2]
+    rows = np.asarray([[n, 1, 10 * n + k] for n in range(4) for k in range(3)])
+    alone = [np.concatenate([np.zeros((3, 1), int), rows[3 * n : 3 * n + 3, 1:]], axis=1) for n in range(4)]
+    found = guess(seen(out("boxes", whole), listed("picked", alone, "NonMaxSuppression")))
+    answers = Answers(found.parts)
+    wanted = {"boxes": whole, "picked": rows}
+    (tally,) = answers.tallies([answers.rows(wanted, {**wanted, "picked": rows[::-1]})])
+    assert (tally.kept, tally.answers) == (4, 4)
+    (tally,) = answers.tallies([answers.rows(wanted, {**wanted, "picked": rows[:-1]})])
+    assert (tally.kept, tally.answers) == (3, 4)
+
+
+def test_four_scores_of_places_and_the_best_of_each_are_no_boxes():
+    scores = [normal(count, 4) for count in KEPT]
+    best = [one.argmax(axis=1) for one in scores]
+    found = guess(seen(listed("logits", scores, "Add"), listed("labels", best, "ArgMax")))
+    assert found.task == "sequence" and "detection" not in {part.task for part in found.parts}
+
+
+def test_boxes_without_scores_are_said_to_have_none():
+    every = few_chosen(KEPT)
+    found = guess(seen(listed("boxes", [b for b, *_ in every]), listed("labels", [c for _, c, _ in every])))
+    rule = sentence(reader(found.parts[0]).rule())
+    assert "score" not in rule and "the same class, IoU 0.5 or more." in rule
+    assert "chosen already" in sentence(found.finding())

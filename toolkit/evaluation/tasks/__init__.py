@@ -37,8 +37,16 @@ SET_TASKS = frozenset({"detection"})
 
 
 def ranked_outputs(tallies: Iterable[AnswerTally]) -> frozenset[str]:
-    """The outputs whose rows are in the order of their scores: row by row they say nothing of the answers."""
-    return frozenset(name for one in tallies if one.part.settings.get("ranked") for name in one.part.outputs)
+    """The outputs whose rows are in the order of their scores: row by row they say nothing of the answers.
+
+    The setting ``ranked`` of a part names them, or is True where they are all of its outputs.
+    """
+    return frozenset(name for one in tallies for name in _ranked(one.part))
+
+
+def _ranked(part: OutputPart) -> tuple[str, ...]:
+    ranked = part.settings.get("ranked") or ()
+    return part.outputs if ranked is True else tuple(ranked)
 
 
 def reader(part: OutputPart) -> Task:

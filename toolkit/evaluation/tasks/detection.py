@@ -34,8 +34,10 @@ class Detection(Task):
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
+        # boxes that a model gives without scores are all above it
+        scored = {"scored": False} if self.settings.get("layout") == "chosen" else {}
         return EvaluationCode.RULE_DETECTION(
-            threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP, floor=self.level_needed
+            threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP, floor=self.level_needed, **scored
         )
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:

@@ -24,6 +24,7 @@ _WHAT = {
     "joint": "boxes and scores lie along one axis",
     "apart": "boxes and scores are outputs of their own",
     "rows": "its rows are a box, a score and a class",
+    "chosen": "its boxes are chosen already, and another output numbers them",
     "anchors": "its shape is that of boxes and scores of anchors",
     "single": "it has one value a sample",
     "length": "it is as long as a signal",
@@ -203,6 +204,15 @@ def _one_answer(outputs: tuple[str, ...], samples: int, only: int, threshold: fl
     )
 
 
+def _detections(threshold: float, slack: float, iou: float, floor: float = 1.0, scored: bool = True) -> str:
+    over = f" that scores over {threshold:.3g}" if scored else ""
+    weaker = f", a score over {slack * threshold:.3g}" if scored else ""
+    return (
+        f"A detection of either model{over} is matched by one of the other's: the same class, IoU {iou:g} or "
+        f"more{weaker}. A sample's detections are kept where a share of at least {floor:.3g} is matched."
+    )
+
+
 def _own(metric: str, value: float, samples: int) -> str:
     return f"The float model's own {metric} is {value:.3g} on {count(samples, 'sample')}"
 
@@ -280,11 +290,7 @@ TASKS: Table = {
         f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
         "the nearest and the median sample."
     ),
-    EvaluationCode.RULE_DETECTION: lambda threshold, slack, iou, floor=1.0: (
-        f"A detection of either model that scores over {threshold:.3g} is matched by one of the other's: the same "
-        f"class, IoU {iou:g} or more, a score over {slack * threshold:.3g}. A sample's detections are kept where a "
-        f"share of at least {floor:.3g} is matched."
-    ),
+    EvaluationCode.RULE_DETECTION: _detections,
     EvaluationCode.RULE_MASK: lambda floor, small: (
         f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
         f"{percent(small)} of the pixels are left out."
