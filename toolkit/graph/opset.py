@@ -15,6 +15,7 @@ from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
 from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
+from toolkit.graph.old_meanings import keep_meanings
 from toolkit.graph.onnx_file import normalise
 from toolkit.graph.tensors import onnx_type
 
@@ -116,12 +117,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         ) from error
     for node in all_nodes(converted.graph.node) if foreign else ():
         node.domain = "" if node.domain == _FOREIGN else node.domain
-    if model.opset < 11 <= target:
-        _mend_resizes(proto, converted)
-    for node in converted.graph.node:
-        if node.op_type == "Dropout":
-            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
-            del node.input[1:]
+    keep_meanings(converted.graph, model.opset, target)
     inputs = [value for value in converted.graph.input if value.name in given]
     del converted.graph.input[:]
     converted.graph.input.extend(inputs)
@@ -159,18 +155,3 @@ def _meaning(op: str, opset: int) -> int:
         return 0
     same = SAME_FROM.get(op, since)
     return same if since >= same else since
-
-
-def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Say how Resize and Upsample of opset 9 and 10 place their samples; the converter leaves opset 11's defaults.
-
-    They meant asymmetric coordinates, rounded down (ONNX's Changelog.md, Resize-10).
-    """
-    old = {node.output[0] for node in before.graph.node if node.op_type in ("Resize", "Upsample")}
-    for node in after.graph.node:
-        if node.op_type == "Resize" and node.output[0] in old:
-            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))

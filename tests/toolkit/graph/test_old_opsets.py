@@ -46,3 +46,39 @@ def test_what_a_refusal_of_an_old_opset_advises_helps(opset, target):
     context = placeholder_context()
     InsertQDQ()(model, context)
     assert any(one.op == "QuantizeLinear" for one in model.nodes)
+
+
+def means_the_same(nodes, shapes, weights, opset):
+    """Hold a graph against itself at newer opsets: at its top, and in both branches of an If."""
+    x = normal(*shapes)
+    shape = helper.make_tensor_value_info("y", 1, None)
+    inner = helper.make_graph(nodes, "branch", [], [shape])
+    other = helper.make_graph([*nodes[:-1], node("Abs", nodes[-1].input, ["y"])], "other", [], [shape])
+    branched = [node("If", ["yes"], ["out"], then_branch=inner, else_branch=other)]
+    for graph, output, extra in ((nodes, "y", {}), (branched, "out", {"yes": np.array(True)})):
+        proto = build(graph, {"x": list(shapes)}, {output: None}, {**weights, **extra}, opset=opset)
+        session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        (wanted,) = session.run(None, {"x": x})
+        for target in (13, 19):
+            model = Model.from_proto(proto)
+            model.raise_opset(target)
+            model.check()
+            np.testing.assert_allclose(run(model, {"x": x})[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scales", [(1, 1, 2, 2), (1, 1, 1.5, 3), (1, 1, 0.5, 0.7)])
+@pytest.mark.parametrize(("op", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_pictures_are_resized_as_before_wherever_the_resize_stands(op, opset, scales, mode):
+    if op == "Upsample" and min(scales) < 1:
+        pytest.skip("an Upsample does not shrink")
+    nodes = [node("Relu", ["x"], ["r"]), node(op, ["r", "s"], ["u"], mode=mode), node("Tanh", ["u"], ["y"])]
+    means_the_same(nodes, (1, 2, 6, 6), {"s": np.float32(scales)}, opset)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 2, -1])
+@pytest.mark.parametrize("op", ["Hardmax", "Softmax", "LogSoftmax"])
+def test_what_looked_at_all_axes_from_its_own_on_still_does(op, axis):
+    settings = {} if axis is None else {"axis": axis}
+    nodes = [node("Neg", ["x"], ["n"]), node(op, ["n"], ["h"], **settings), node("Neg", ["h"], ["y"])]
+    means_the_same(nodes, (2, 3, 4, 5), {}, 11)
