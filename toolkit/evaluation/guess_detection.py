@@ -19,6 +19,7 @@ _SEEN, _SURE = 0.05, 0.3
 _LEAST, _MOST = 0.1, 0.6
 _CHOSEN = 0.5
 """Below 1, which every box counts that a model has chosen itself and gives without a score."""
+_SIZED = 0.95
 _FEW_WEAK = 0.2
 """So many weak detections, for one that is sure, are few."""
 
@@ -33,10 +34,10 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
         rows = _rows(output)
         if rows is not None:
             return _part((output,), rows)
-    for boxes in outputs:
-        found = _apart(boxes, outputs, seen)
-        if found is not None:
-            return _part(*_with_selected(*found, outputs))
+    pairs = [found for boxes in outputs if (found := _apart(boxes, outputs, seen)) is not None]
+    if pairs:
+        # scores of four classes have the shape of boxes
+        return _part(*_with_selected(*max(pairs, key=_signs_of_boxes), outputs))
     for output in outputs:
         joint = _joint(output, seen)
         if joint is not None:
@@ -180,7 +181,7 @@ def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[st
                 if sum((size[0] // s) * (size[1] // s) for s in strides) == anchors:
                     return {"format": "grid", "size": list(size), "strides": list(strides)}
     corners = ((sure[:, 2] > sure[:, 0]) & (sure[:, 3] > sure[:, 1])).mean()
-    return {"format": "xyxy" if corners > 0.95 else "cxcywh"}
+    return {"format": "xyxy" if corners > _SIZED else "cxcywh"}
 
 
 def _apart(
@@ -212,6 +213,14 @@ def _apart(
     best = best_scores([one.samples[0][None] for one in chosen], settings).reshape(-1)
     best = best if len(best) == len(rows) else np.ones(len(rows))
     return chosen, {**settings, **_format(rows, best, anchors, seen)}
+
+
+def _signs_of_boxes(found: tuple[tuple[SeenOutput, ...], dict[str, Any]]) -> tuple[bool, bool]:
+    """Whether what was taken for boxes has sizes as boxes do, and whether its name says that it holds boxes."""
+    (boxes, *_), settings = found
+    sizes = boxes.stacked(settings["box_axis"])[:, 2:]
+    sized = settings["format"] != "cxcywh" or bool((sizes > 0).all(axis=1).mean() > _SIZED)
+    return sized, any("box" in word for word in boxes.words)
 
 
 def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:

@@ -131,6 +131,23 @@ def test_details_of_a_detector_are_read_off():
     assert part.outputs == ("boxes", "scores") and part.settings["layout"] == "apart"
 
 
+@pytest.mark.parametrize("first", ["logits", "pred_boxes"])
+@pytest.mark.parametrize("reach", [1, 640])
+def test_scores_of_four_classes_are_no_boxes(first, reach):
+    """A detector with queries (DETR): logits of three classes and none, and as many boxes by their centres."""
+    logits = OTHER.standard_normal((8, 30, 4)) * 4
+    centres = np.concatenate([OTHER.uniform(0.3, 0.7, (8, 30, 2)), OTHER.uniform(0.1, 0.5, (8, 30, 2))], axis=2)
+    outputs = [out("logits", logits, "Add"), out("pred_boxes", centres * reach, "Sigmoid")]
+    (part,) = guess(seen(*(outputs if first == "logits" else outputs[::-1]))).parts
+    assert part.outputs == ("pred_boxes", "logits") and part.settings["format"] == "cxcywh"
+
+
+def test_four_chances_beside_four_sides_are_told_by_the_name():
+    scores, sides = OTHER.random((8, 30, 4)), OTHER.uniform(0.1, 0.5, (8, 30, 4))
+    (part,) = guess(seen(out("scores", scores, "Sigmoid"), out("bboxes", sides, "Sigmoid"))).parts
+    assert part.outputs == ("bboxes", "scores")
+
+
 @pytest.mark.parametrize("objects", [True, False])
 def test_a_score_that_is_high_where_a_class_is_tells_that_there_is_an_object(objects):
     """One class whose score means nothing where there is no object; and two classes that exclude each other."""
