@@ -54,6 +54,7 @@ class EvaluationCode(BaseCode):
     LIMIT_WITHOUT_METRIC = "evaluation-limit-without-metric"
     LABELS_SHIFTED = "evaluation-labels-shifted"
     LABELS_RENAMED = "evaluation-labels-renamed"
+    LABELS_IN_OTHER_UNIT = "evaluation-labels-in-other-unit"
     FLOAT_MODEL_USELESS = "evaluation-float-model-useless"
     TASK_CLUE = "evaluation-task-clue"
     OUTPUT_SHAPE_UNLIKE_DECLARED = "evaluation-output-shape-unlike-declared"

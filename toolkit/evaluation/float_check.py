@@ -13,9 +13,12 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metric_base import MetricOptions, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
+from toolkit.evaluation.metrics_boxes import MeanAveragePrecision
 from toolkit.evaluation.yardsticks import yardstick
 
 _FEWEST = 16
+_OTHER_UNIT = 3
+"""Boxes of a useless detector that reach so many times farther than the labels', or as much less, have another unit."""
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
 
 
@@ -81,6 +84,9 @@ class FloatCheck:
         if self._answers.count:
             return self._answers.suspicion(known)
         useless = self._yardstick.useless(value, self.samples)
+        reach = self._metric.reach() if isinstance(self._metric, MeanAveragePrecision) and useless is not None else None
+        if reach is not None and max(reach) > _OTHER_UNIT * min(reach):
+            return EvaluationCode.LABELS_IN_OTHER_UNIT(**known, boxes=reach[0], labels=reach[1])
         return EvaluationCode.FLOAT_MODEL_USELESS(**known, useless=useless) if useless is not None else None
 
     def skill(self) -> float:

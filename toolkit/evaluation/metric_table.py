@@ -42,7 +42,9 @@ _ALIKE, _MASK = (
     "the target, of the output's shape",
     "the class of every pixel: integer, [height, width]; 255 is left out",
 )
-_BOXES = "x1, y1, x2, y2, class for each object: float, [objects, 5], in the output's pixels; rows of -1 fill up"
+_BOXES = (
+    "x1, y1, x2, y2, class for each object: float, [objects, 5], in the unit of the model's boxes; rows of -1 fill up"
+)
 _TOKENS = "the next token of every position: integer, [positions]; negative ones are left out"
 
 METRICS: dict[str, MetricInfo] = {

@@ -22,7 +22,8 @@ _LEAST = 0.001
 class MeanAveragePrecision:
     """Mean average precision over classes, and over IoU from 0.50 to 0.95 or at 0.5 alone.
 
-    Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the pixels of the output; rows of -1 fill up.
+    Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the unit of the model's boxes, be it
+    pixels or shares of the picture; rows of -1 fill up.
     Without the axis of objects each sample has one, and a sample by itself needs no axis of samples.
 
     Raises:
@@ -80,6 +81,18 @@ class MeanAveragePrecision:
         """0 to 1; NaN where no sample has an object."""
         return self.value_among(np.ones(self.images, bool))
 
+    def reach(self) -> tuple[float, float] | None:
+        """How far boxes reach, in the median: the model's with at least half of its best score, and the labels'.
+
+        The larger of right and bottom. None where there are none of either.
+        """
+        if not self.found or not self.wanted:
+            return None
+        best = max(one["score"] for one in self.found)
+        sure = [one for one in self.found if one["score"] >= best / 2]
+        found, wanted = (np.array([one["bbox"] for one in some]) for some in (sure, self.wanted))
+        return float(np.median(_far(found))), float(np.median(_far(wanted)))
+
     def units(self) -> Array:
         """Each image by itself."""
         return np.arange(self.images)
@@ -128,6 +141,11 @@ class MeanAveragePrecision:
             judged.evaluate()
         self._evaluated = self.images, judged
         return judged
+
+
+def _far(boxes: Array) -> Array:
+    """The larger of right and bottom, float64 [n], of x, y, width and height, [n, 4]."""
+    return np.asarray((boxes[:, :2] + boxes[:, 2:]).max(axis=1))
 
 
 BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {

@@ -154,7 +154,7 @@ class _Likelihood(Yardstick):
         return 1 - math.log(value) / math.log(self._tokens) if self._tokens > 1 else 0.0
 
     def useless(self, value: float, samples: int) -> float | None:
-        return None
+        return float(self._tokens) if value >= self._tokens > 1 else None
 
 
 def _variance(labels: Array) -> float:

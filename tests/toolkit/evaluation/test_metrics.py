@@ -231,6 +231,36 @@ def checked(name, outputs, labels):
     return check.suspicion()
 
 
+def found_boxes(reach, labels_reach):
+    """What is said of a detector that is right throughout, whose labels may be in another unit."""
+    pytest.importorskip("pycocotools")
+    corners = np.sort(RNG.random((16, 3, 2, 2)), axis=2).reshape(16, 3, 4)
+    kinds = RNG.integers(0, 2, (16, 3, 1))
+    rows = np.concatenate([corners * reach, np.full((16, 3, 1), 0.9), kinds], axis=2).astype(np.float32)
+    layout = json.dumps(OutputPart("detection", ("y",), {"layout": "rows", "threshold": 0.5}).to_json())
+    check = FloatCheck.of("map", None, MetricOptions(layout=layout))
+    check.add({"y": rows}, {"label": np.concatenate([corners * labels_reach, kinds], axis=2)})
+    return check.suspicion()
+
+
+@pytest.mark.parametrize(("reach", "labels"), [(1, 640), (640, 1)])
+def test_boxes_whose_labels_are_in_another_unit_are_called_that(reach, labels):
+    found = found_boxes(reach, labels)
+    assert found.code is EvaluationCode.LABELS_IN_OTHER_UNIT
+    assert found.values["labels"] / found.values["boxes"] == pytest.approx(labels / reach, rel=1e-5)
+    assert sentence(found).endswith("Give the labels in the unit of the model's boxes.")
+    assert found_boxes(reach, reach) is None
+
+
+@pytest.mark.parametrize(("shift", "wrong"), [(0, False), (1, True)])
+def test_a_language_model_that_is_surer_of_wrong_tokens_than_chance_is_called_useless(shift, wrong):
+    """Labels that are not shifted to the next token: perplexity is far above the number of tokens."""
+    tokens = (np.arange(16 * 6).reshape(16, 6) * 7) % 11
+    found = checked("perplexity", one_hot(tokens, 11) * 12, np.roll(tokens, shift, axis=1))
+    assert (found is not None) is wrong
+    assert not wrong or (found.code is EvaluationCode.FLOAT_MODEL_USELESS and found.values["useless"] == 11)
+
+
 def test_labels_off_by_one_are_called_that():
     labels = RNG.integers(0, 9, 64)
     scores = one_hot(labels, 10) + RNG.random((64, 10)).astype(np.float32) * 0.1

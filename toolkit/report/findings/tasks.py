@@ -353,4 +353,8 @@ TASKS: Table = {
     EvaluationCode.LABELS_SHIFTED: _shifted,
     EvaluationCode.LABELS_RENAMED: _renamed,
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,
+    EvaluationCode.LABELS_IN_OTHER_UNIT: lambda metric, value, samples, boxes, labels: (
+        f"{_own(metric, value, samples)}: its boxes reach to {boxes:.3g} (median of the larger of right and bottom), "
+        f"the labels' to {labels:.3g}. Give the labels in the unit of the model's boxes."
+    ),
 }
