@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.evaluation.guess_values import are_boxes, no_classes, ordered, unlike_scales
+from toolkit.evaluation.guess_values import are_boxes, no_classes, ordered, peak_height, unlike_scales
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -333,7 +333,8 @@ def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
     channels = output.shape[axis] if axis is not None else 1
     found = [Clue("regression", "shape", 1.0, "map")]
     if axis is not None and not output.ops & _SHARES:
-        kind = "unlike scales" if unlike_scales(output, axis) else "boxes" if are_boxes(output, axis) else ""
+        kind = "peaks" if peak_height(output, axis) is not None else ""
+        kind = kind or ("unlike scales" if unlike_scales(output, axis) else "boxes" if are_boxes(output, axis) else "")
         if kind:
             return [*found, Clue("regression", "values", 2.0, kind)]
     placed = _picture(output, seen)

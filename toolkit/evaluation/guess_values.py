@@ -1,4 +1,4 @@
-"""What values tell of an output that is no scores of classes: unlike scales, an order, boxes, no numbers of classes."""
+"""What values tell of outputs that are no scores of classes: unlike scales, an order, boxes, peaks, other numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.observed import SeenOutput
+from toolkit.evaluation.tasks.keypoints import peaks
 
 _FACTOR = 16.0
 """How many times as far the values of one channel spread as those of another, where they are of unlike kinds. Scores of
@@ -15,6 +16,14 @@ _ROWS, _FEW_ROWS = 32, 8
 _NEARLY = 0.98
 _VOCABULARY = 2**20
 """More classes than any vocabulary has tokens."""
+_COMPACT, _SMALL, _AROUND = 0.9, 0.05, 0.25
+"""Of what lies above half of a peak the share that lies around it, the share of a map that it may cover, and the side
+of the square around it as a share of the map's."""
+_MOSTLY, _EMPTY, _BACKGROUND = 0.7, 0.3, 0.1
+"""How many maps have such a peak, how much of the places any peak covers, and how far above the others' median one
+map's may lie, as a share of a peak: more is a class that is met wherever no other one is."""
+_LEAST_SIDE, _BLANK = 8, 3
+"""The smallest map that has places around a peak, and how many samples may show none before others do."""
 _LEVELS = 64
 """More values in every channel of colours than there are kinds of things to tell apart in each."""
 
@@ -31,6 +40,40 @@ def unlike_scales(output: SeenOutput, axis: int) -> bool:
     spread = output.stacked(axis).std(axis=0)
     alive = spread[np.isfinite(spread) & (spread > 1e-9 * spread.max(initial=0.0))]
     return len(alive) > 1 and bool(alive.max() > _FACTOR * alive.min())
+
+
+def peak_height(output: SeenOutput, axis: int) -> float | None:
+    """How far peaks rise above their maps, in the median, where each channel is the heat of a key point; else None.
+
+    Such a map has one narrow peak, and nearly all places are in none: which channel is the best there is noise, where
+    each place of a mask belongs to a class.
+
+    Args:
+        output: what is seen of it, maps with the channels along an axis.
+        axis: that of the channels, counted from the end.
+    """
+    if output.discrete or len(output.shape) != 3 or output.sums_to_one(axis) or output.shape[axis] < 2:
+        return None
+    heights, covered, found = [], [], 0
+    for number, one in enumerate(output.samples):
+        maps = np.moveaxis(np.asarray(one, np.float64), axis, 0)
+        if min(maps.shape[1:]) < _LEAST_SIDE or not np.isfinite(maps).all() or (number >= _BLANK and not found):
+            return None
+        places, height = peaks(maps)
+        above = maps > (maps.max(axis=(1, 2)) - height / 2)[:, None, None]
+        apart = np.indices(maps.shape[1:])[None] - places[:, :, None, None]
+        around = (np.abs(apart) <= _AROUND / 2 * max(maps.shape[1:])).all(axis=1)
+        share = (above & around).sum(axis=(1, 2)) / np.maximum(above.sum(axis=(1, 2)), 1)
+        narrow = (share >= _COMPACT) & (above.mean(axis=(1, 2)) <= _SMALL) & (height > 0)
+        usual = np.median(maps, axis=(1, 2))
+        if narrow.any() and usual.max() - np.median(usual) > _BACKGROUND * float(np.median(height[narrow])):
+            return None
+        found += int(narrow.sum())
+        heights += height[narrow].tolist()
+        covered.append(float(above.any(axis=0).mean()))
+    if not heights or found < _MOSTLY * sum(one.shape[axis] for one in output.samples) or np.mean(covered) > _EMPTY:
+        return None
+    return float(np.median(heights))
 
 
 def ordered(output: SeenOutput, axis: int) -> bool:

@@ -19,7 +19,9 @@ class PartFigures(Part):
     answers: int
     least: float = Field(description="the share that must stay")
     level: Finite = Field(default=None, description="the figure that shows it best")
-    figure: str = Field(default="", description="what that is: positions, cosine_p5, iou, psnr_db, snr_db, detections")
+    figure: str = Field(
+        default="", description="what that is: positions, cosine_p5, iou, psnr_db, snr_db, detections, points"
+    )
     low: float = Field(description="lower end of the 95 % interval of unchanged (Wilson)")
     high: float = Field(description="its upper end")
     standing: Literal["met", "unproven", "missed"]

@@ -34,8 +34,8 @@ CLIPPED = 0.05
 BROKEN_SHARE = 0.5
 BROKEN_PSNR_DB = 20.0
 _BROKEN_LEVELS = {
-    "positions": BROKEN_AGREEMENT, "detections": BROKEN_AGREEMENT, "iou": BROKEN_AGREEMENT, "cosine_p5": BROKEN_COSINE,
-    "psnr_db": BROKEN_PSNR_DB, "snr_db": BROKEN_SQNR_DB,
+    "positions": BROKEN_AGREEMENT, "detections": BROKEN_AGREEMENT, "iou": BROKEN_AGREEMENT, "points": BROKEN_AGREEMENT,
+    "cosine_p5": BROKEN_COSINE, "psnr_db": BROKEN_PSNR_DB, "snr_db": BROKEN_SQNR_DB,
 }  # fmt: skip
 """By figure (see ``AnswerTally``) the level below which lost answers are broken ones: an answer that holds hundreds of
 detections is lost with one of them."""

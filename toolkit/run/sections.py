@@ -146,8 +146,8 @@ class BudgetSection(Section):
         None, ge=0, le=1, description="IoU from which on a mask counts as unchanged; default 0.95"
     )
     min_matched: float | None = Field(
-        None, ge=0, le=1, description="share of matched detections from which on a sample's count as unchanged; "
-        "default 0.98",
+        None, ge=0, le=1, description="share of matched detections, or key points, from which on a sample's count as "
+        "unchanged; default 0.98",
     )  # fmt: skip
     min_psnr_db: Decibels | None = Field(
         None, description="PSNR from which on an image counts as unchanged, in dB; default 30"

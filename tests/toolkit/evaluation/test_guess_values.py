@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.toolkit.evaluation.test_guess import AUDIO, IMAGE, TOKENS, out, seen, softmax
+from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.guess import guess
-from toolkit.evaluation.guess_values import are_boxes, ordered, unlike_scales
+from toolkit.evaluation.guess_values import are_boxes, ordered, peak_height, unlike_scales
+from toolkit.evaluation.tasks import reader
+from toolkit.report.findings import sentence
 
 RNG = np.random.default_rng(7)
 
@@ -77,3 +82,70 @@ def test_few_positions_tell_no_order_and_no_box():
     assert not ordered(out("y", np.sort(normal(2, 12, 3), axis=-1)), -1) and ordered(out("y", np.sort(normal(3, 12, 3), axis=-1)), -1)
     assert not are_boxes(out("y", corners(7)), -1) and are_boxes(out("y", corners(8)), -1)
     assert not unlike_scales(out("y", heads(1, 15)), -3) and unlike_scales(out("y", heads(1, 18)), -3)
+
+
+def heat(points, axis=1, noise=0.02, missing=0, samples=6, size=(64, 48)):
+    """Maps of key points: a bell of a few pixels each, but those that are missing, and noise."""
+    rows, columns = np.indices(size)
+    found = normal(samples, points, *size) * noise
+    for one in found:
+        for each in one[: points - missing]:
+            at = RNG.integers(4, np.subtract(size, 4))
+            each += np.exp(-((rows - at[0]) ** 2 + (columns - at[1]) ** 2) / 8)
+    return np.moveaxis(found, 1, axis).astype(np.float32)
+
+
+POSES = {
+    "poses": out("out", heat(17), "Conv"),
+    "poses with points out of sight": out("out", heat(17, missing=4), "Conv"),
+    "poses, channels last": out("out", heat(21, axis=-1, size=(48, 48)), "Transpose", declared=("n", 48, 48, 21)),
+    "poses in other units": out("out", 100 * heat(17) - 30, "Conv"),
+    "eyes": out("out", heat(2, samples=8), "Conv"),
+}
+
+
+@pytest.mark.parametrize("name", POSES)
+def test_maps_with_one_peak_each_are_key_points_and_no_mask(name):
+    found = guess(seen(POSES[name]))
+    (part,) = found.parts
+    axis = -1 if "last" in name else -3
+    assert (found.task, part.task, part.settings["axis"], found.sure) == ("regression", "regression", axis, True)
+    answers, values = Answers(found.parts), np.stack(POSES[name].samples)
+    spread = part.settings["height"]
+
+    def kept(other):
+        (tally,) = answers.tallies([answers.rows({"out": values}, {"out": other.astype(np.float32)})])
+        return tally.kept, tally.answers, tally.level, tally.figure
+
+    count = len(values)
+    assert kept(values) == (count, count, 1.0, "points")
+    # what is nowhere near a peak may change by as much as it likes, as may every peak's height by a little
+    assert kept(values + normal(*values.shape) * 0.02 * spread)[0] == count
+    moved = np.roll(values, 1, axis=2 if axis == -3 else 1)
+    assert kept(moved)[0] == count and kept(np.roll(moved, 4, axis=2 if axis == -3 else 1))[0] == 0
+    lost = values.copy()
+    lost[0] = np.median(values)
+    assert kept(lost)[0] == count - 1 and kept(values * np.nan)[0] == 0
+
+
+MASKS = {
+    "masks of classes": out("out", heads(3, 3, 2, 2), "Resize"),
+    "noise": out("out", heads(1, 1, 1, 1, 1, 1), "Conv"),
+    "small objects before a background": out("out", np.concatenate([heat(3), 0.3 + heat(1, missing=1)], axis=1), "Conv"),
+    "large objects": out("out", heat(1) + np.repeat(np.repeat(normal(6, 5, 4, 3), 16, axis=2), 16, axis=3), "Resize"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_maps_whose_places_belong_to_classes_are_no_key_points(name):
+    output = MASKS[name]
+    assert peak_height(output, -3) is None
+    assert "height" not in guess(seen(output)).parts[0].settings
+
+
+def test_samples_without_any_key_point_prove_nothing_of_them():
+    (part,) = guess(seen(POSES["poses"])).parts
+    answers, blank = Answers([part]), (normal(4, 17, 64, 48) * 0.001).astype(np.float32)
+    (tally,) = answers.tallies([answers.rows({"out": blank}, {"out": blank})])
+    assert tally.empty and not replace(tally, level=1.0).empty
+    assert "one cell away" in sentence(reader(part).rule())

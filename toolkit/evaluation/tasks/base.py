@@ -67,7 +67,8 @@ class AnswerTally:
         answers: how many there are; where a sample has one answer, samples.
         least: the smallest share that must stay, by the task's default.
         level: the figure that shows it best, None where the share says it all.
-        figure: what ``level`` is: ``positions``, ``cosine_p5``, ``iou``, ``psnr_db``, ``snr_db`` or ``detections``.
+        figure: what ``level`` is: ``positions``, ``cosine_p5``, ``iou``, ``psnr_db``, ``snr_db``, ``detections`` or
+            ``points``.
         independent: how many answers count as independent.
         lost: the answers that change, each weighed by how likely it costs accuracy as far as the float model's own
             scores tell (see ``likely_lost``); None where they do not.
@@ -101,7 +102,7 @@ class AnswerTally:
     @property
     def empty(self) -> bool:
         """Whether the samples hold nothing of what is found in them: no detection, no place of a mask, no row."""
-        places = self.figure in ("detections", "iou") and self.level is None
+        places = self.figure in ("detections", "iou", "points") and self.level is None
         return not self.answers or (places and self.answers == self.kept)
 
     @property

@@ -11,6 +11,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import OutputPart, Rows, Task, db, flat, one_each
+from toolkit.evaluation.tasks.keypoints import Keypoints
 
 _QUIET = 0.01
 """A sample quieter than this share of what is usual is held against that: silence has no SNR."""
@@ -66,6 +67,8 @@ class Image(Regression):
         return np.full(len(wanted), float(self.settings["peak"]) ** 2)
 
 
-def regression(part: OutputPart) -> Regression:
-    """The reader that fits the part: of an image where its peak is known."""
+def regression(part: OutputPart) -> Task:
+    """The reader that fits the part: of an image where its peak is known, of key points where their maps' height is."""
+    if "height" in part.settings:
+        return Keypoints(part)
     return Image(part) if "peak" in part.settings else Regression(part)

@@ -35,6 +35,7 @@ _WHAT = {
     "unlike scales": "its channels are of unlike scales, as scores of classes are not",
     "ordered": "its values never fall along an axis, as those of quantiles",
     "boxes": "its values from 0 to 1 are those of boxes",
+    "peaks": "each of its maps has one peak, as those of key points",
     "map": "its shape is that of a map",
     "picture": "its height and width are those of the input image",
     "fits": "its shape fits",
@@ -57,6 +58,7 @@ _FIGURES = {
     "psnr_db": "mean PSNR {:.1f} dB",
     "snr_db": "mean SNR {:.1f} dB",
     "detections": "{} of the detections",
+    "points": "{} of the key points",
 }
 
 
@@ -77,7 +79,8 @@ def part_words(part: PartFigures, named: bool = False) -> str:
 def kept_words(part: PartFigures, named: bool = False) -> str:
     """How many answers of a part stay the float model's."""
     unit = "position" if part.task == "generation" else "sample"
-    kept = f"{percent(part.unchanged)} of {count(part.answers, unit)} {_KEPT[part.task]}"
+    what = "keep their key points" if part.figure == "points" else _KEPT[part.task]
+    kept = f"{percent(part.unchanged)} of {count(part.answers, unit)} {what}"
     return f"{part_name(part.outputs, part.channels)}: {kept}" if named else kept
 
 
@@ -90,7 +93,7 @@ def figure_words(figure: str, level: float | None) -> str:
     """The figure that shows best how far answers stay, in brackets behind a space; empty without one."""
     if level is None or figure not in _FIGURES:
         return ""
-    shown = percent(level) if figure in ("positions", "detections") else level
+    shown = percent(level) if figure in ("positions", "detections", "points") else level
     return f" ({_FIGURES[figure].format(shown)})"
 
 
@@ -184,7 +187,7 @@ def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, .
 
 
 def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
-    what = {"detection": "object", "segmentation": "mask"}.get(task, "row")
+    what = {"detection": "object", "segmentation": "mask", "regression": "key point"}.get(task, "row")
     where = "the only sample" if samples == 1 else f"any of {samples} samples"
     return (
         f"the float model finds no {what} by {names(tuple(outputs))} in {where}, which shows nothing of the accuracy: "
@@ -291,6 +294,12 @@ TASKS: Table = {
         "the nearest and the median sample."
     ),
     EvaluationCode.RULE_DETECTION: _detections,
+    EvaluationCode.RULE_POINTS: lambda floor, seen, slack, near: (
+        f"A key point is where its map is highest, where that is {seen:g} of the usual height above the map's median "
+        f"or more. It is matched where the other model has it at most one cell away, or {percent(near, 0)} of the "
+        f"map's side, at {slack:g} of that height or more. A sample's points are kept where a share of at least "
+        f"{floor:.3g} is matched."
+    ),
     EvaluationCode.RULE_MASK: lambda floor, small: (
         f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
         f"{percent(small)} of the pixels are left out."
