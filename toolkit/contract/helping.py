@@ -181,8 +181,9 @@ def _measured(reference: Model, models: Sequence[Model], data: Any, context: Con
         wanted = float_one.run(batch.inputs)
         for one, own, rows in zip(both, sums, read):
             found = one.run(batch.inputs)
-            for name, value in found.items():
-                noise, signal = _difference(wanted[name], value)
+            pair = answers.side_by_side(wanted, found) if answers is not None else (wanted, found)
+            for name, value in pair[1].items():
+                noise, signal = _difference(pair[0][name], value)
                 was = own.get(name, (0.0, 0.0))
                 own[name] = was[0] + noise, was[1] + signal
             if answers is not None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from toolkit.base.types import Array
+from toolkit.evaluation.row_sets import side_by_side
 from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, OutputPart, Rows, reader
 
 
@@ -48,6 +49,17 @@ class Answers:
             found: the other model's.
         """
         return [one.rows(wanted, found) for one in self._readers]
+
+    def side_by_side(
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array]
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """The outputs of one batch with rows that are ranked by score beside the same rows of the other model."""
+        made = dict(wanted), dict(found)
+        for part in self.parts:
+            if part.settings.get("ranked") is True:
+                for whole, own in zip(made, side_by_side(part, wanted, found)):
+                    whole.update(own)
+        return made
 
     def tallies(self, batches: Sequence[Sequence[Rows]]) -> tuple[AnswerTally, ...]:
         """All batches together, for each part.

@@ -68,6 +68,30 @@ def detections(values: Sequence[Array], settings: Mapping[str, Any], least: floa
     return found
 
 
+def row_boxes(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[list[Array], list[Array]]:
+    """Each sample's boxes as corners, float64 [rows, 4], and their classes, int64 [rows], in the order of the rows.
+
+    Args:
+        values: the part's outputs, each [batch, ...].
+        settings: as for ``detections``.
+    """
+    if settings["layout"] == "rows":
+        rows = _rows(values[0], settings)
+        classes = rows[..., 5] if rows.shape[-1] > 5 else np.zeros(rows.shape[:2])
+        boxes = rows[..., :4]
+    elif settings["layout"] == "chosen":
+        boxes, classes = _boxes_of(values, settings), np.asarray(values[1])
+        of_rows = settings["chosen"].startswith("rows")
+        classes = classes.reshape(*boxes.shape[:2], 3 if of_rows else 1)[..., 1 if of_rows else 0]
+        classes = np.zeros(boxes.shape[:2]) if settings["chosen"] == "places" else classes
+    else:
+        boxes, scores, named = _apart(values, settings)
+        classes = named if named is not None else _without_background(scores, settings).argmax(axis=-1)
+    usable = np.nan_to_num(boxes, nan=0.0, posinf=0.0, neginf=0.0)
+    numbers = np.nan_to_num(np.asarray(classes, np.float64), nan=-1.0, posinf=-1.0, neginf=-1.0)
+    return list(usable), list(np.rint(numbers).astype(np.int64))
+
+
 def best_scores(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
     """The best class's score of every anchor or row, float64 [batch, anchors]."""
     if settings["layout"] == "rows":
@@ -237,8 +261,7 @@ def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detecti
 
 def _chosen(values: Sequence[Array], settings: Mapping[str, Any]) -> list[Detections]:
     """Each sample's boxes that the model itself has chosen, without scores."""
-    boxes = np.moveaxis(np.asarray(values[0], np.float64), int(settings["box_axis"]), -1)
-    boxes = corners(boxes.reshape(len(boxes), -1, 4), settings)
+    boxes = _boxes_of(values, settings)
     numbers, how = np.asarray(values[1]).astype(np.int64), settings["chosen"]
     found = []
     for place, own in enumerate(boxes):
@@ -248,12 +271,18 @@ def _chosen(values: Sequence[Array], settings: Mapping[str, Any]) -> list[Detect
             rows = rows[rows[:, 0] == place] if how == "rows" and len(boxes) > 1 else rows
             own, classes = own[rows[:, 2]] if how == "rows" else own, rows[:, 1]
         else:
-            named = numbers.reshape(len(boxes), -1)[place]
+            named = numbers.reshape(boxes.shape[:2])[place]
             classes = named if how == "classes" else np.zeros(len(own), np.int64)
         # what fills a list up is no class and no box
         kept = (classes >= 0) & np.isfinite(own).all(axis=1) & (own != 0).any(axis=1)
         found.append(Detections(own[kept], np.ones(int(kept.sum())), classes[kept]))
     return found
+
+
+def _boxes_of(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
+    """The first output as corners, float64 [batch, boxes, 4]."""
+    boxes = np.moveaxis(np.asarray(values[0], np.float64), int(settings["box_axis"]), -1)
+    return corners(boxes.reshape(len(boxes), -1, 4), settings)
 
 
 def _row_detections(rows: Array, least: float) -> Detections:

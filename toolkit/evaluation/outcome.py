@@ -162,7 +162,8 @@ def compare(
 ) -> BatchOutcome:
     """One batch of outputs against the float model's.
 
-    An output whose shape differs, as the number of detections may, counts as lost as a whole.
+    An output whose shape differs, as the number of detections may, counts as lost as a whole; rows that are ranked by
+    score are compared as a set.
 
     Args:
         reference: the float model's outputs.
@@ -171,6 +172,8 @@ def compare(
         answers: reads both as the task says; None without a task.
     """
     part = BatchOutcome(answers=answers.rows(reference, values) if answers is not None else [])
+    if answers is not None:
+        reference, values = answers.side_by_side(reference, values)
     for name, wanted in reference.items():
         found, difference = values[name], Difference()
         part.differences[name] = difference

@@ -9,6 +9,7 @@ from tests.toolkit.evaluation.test_guess import RNG, boxes, few, normal, out, se
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.observed import SeenOutput
+from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.tasks import ranked_outputs, reader
 from toolkit.report.findings import sentence
 
@@ -163,3 +164,57 @@ def test_boxes_without_scores_are_said_to_have_none():
     rule = sentence(reader(found.parts[0]).rule())
     assert "score" not in rule and "the same class, IoU 0.5 or more." in rule
     assert "chosen already" in sentence(found.finding())
+
+
+LAYOUTS = ("apart", "classes by score", "rows", "chosen")
+
+
+def ranked_outputs_of(layout, samples=8, rows=20):
+    """The outputs of a detector whose rows come best first, by name: [samples, rows, ...]."""
+    values, labels = boxes(samples, rows), RNG.integers(0, 3, (samples, rows))
+    values[..., 2:] += values[..., :2]
+    scores = np.sort(RNG.uniform(0.3, 0.9, (samples, rows)), axis=1)[:, ::-1]
+    values, scores = values.astype(np.float32), scores.astype(np.float32)
+    each = scores[..., None] * np.where(np.arange(3) == labels[..., None], 1, 0.1).astype(np.float32)
+    if layout == "rows":
+        return {"dets": np.concatenate([values, scores[..., None], labels[..., None]], axis=-1).astype(np.float32)}
+    if layout == "chosen":
+        return {"boxes": values, "labels": labels}
+    return {"boxes": values, "scores": each} if layout == "classes by score" else {
+        "boxes": values, "scores": scores, "labels": labels,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_noise_of_ranked_rows_is_that_of_the_same_detections(layout):
+    """Two neighbours that change their ranks are no noise, one that is lost is."""
+    wanted = ranked_outputs_of(layout)
+    outputs = [out(name, one, "TopK", declared=("n", "k", *one.shape[2:])) for name, one in wanted.items()]
+    answers = Answers(guess(seen(*outputs, ops=["NonMaxSuppression"])).parts)
+    assert ranked_outputs(answers.tallies([answers.rows(wanted, wanted)])) == set(wanted)
+    order = np.arange(20).reshape(10, 2)[:, ::-1].reshape(-1)
+    swapped = {name: one[:, order] for name, one in wanted.items()}
+
+    def noise(found):
+        return summed([compare(wanted, found, (), answers)], answers=answers).noise
+
+    assert noise(wanted) == noise(swapped) == 0 < summed([compare(wanted, swapped, ())]).noise
+    # each has one detection less, and as many as it has are its share of all
+    fewer = {name: one[:, 1:] for name, one in wanted.items()}
+    assert 0.001 < noise(fewer) < 0.3
+    other = {name: one + np.float32(0.5) if name in ("boxes", "dets") else one for name, one in swapped.items()}
+    assert noise(other) == pytest.approx(noise({name: one[:, order] for name, one in other.items()}), rel=1e-6)
+    assert noise({name: one[:, :0] for name, one in wanted.items()}) == pytest.approx(1.0)
+
+
+def test_rows_of_many_samples_and_of_too_many_rows():
+    """Samples of unlike numbers of rows, one of them without any; too many rows are compared as they come."""
+    every = few_chosen((5, 7, 3, 0))
+    (part,) = guess(seen(listed("boxes", [b for b, *_ in every]), listed("labels", [c for _, c, _ in every]))).parts
+    for values, labels, _ in every:
+        one = {"boxes": values, "labels": labels}
+        a, b = Answers([part]).side_by_side(one, {name: value[::-1] for name, value in one.items()})
+        assert all(np.array_equal(a[name], b[name]) and a[name][0].shape == one[name].shape for name in one)
+    many = {"boxes": np.zeros((2000, 4), np.float32), "labels": np.arange(2000)}
+    a, b = Answers([part]).side_by_side(many, many)
+    assert a["boxes"] is many["boxes"] and b["labels"] is many["labels"]
