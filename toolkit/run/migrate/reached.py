@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 
-from toolkit.run.migrate.static import Function, Static
+from toolkit.run.migrate.bindings import Function
+from toolkit.run.migrate.static import Static
 
 Test = tuple[ast.expr, bool]
 """A condition, and whether it holds where one is."""
@@ -61,7 +62,7 @@ class Reached(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         """A call, where it is one of the script's own functions."""
-        called = self._static.called(node)
+        called = self._static.names.called(node)
         if called is not None:
             self._calls.setdefault(called, []).append((self._inside, list(self._tests)))
         self.generic_visit(node)

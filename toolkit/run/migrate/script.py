@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.base.errors import QtoolError
 from toolkit.contract.findings import Finding
 from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.migrate.bindings import bound
 from toolkit.run.migrate.calls import ASSIGNED, BUILDER_FLAGS, CALLED
 from toolkit.run.migrate.command import TOOLS, Command, orders_of_commands, tool_of
 from toolkit.run.migrate.notebook import OUTPUT, SYSTEM
@@ -342,7 +343,7 @@ class _ScriptReader(ast.NodeVisitor):
     def _caches(self, made: ast.Call, own: ast.ClassDef | None) -> Iterator[Any]:
         init = next((one for one in own.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"),
                     None) if own is not None else None  # fmt: skip
-        named = self.static.bound(init, made) if init is not None else {k.arg or "": k.value for k in made.keywords}
+        named = bound(init, made) if init is not None else {k.arg or "": k.value for k in made.keywords}
         yield from (self.static.value(value) for name, value in named.items() if "cache" in name.lower())
         for node in ast.walk(own) if own is not None else ():
             if isinstance(node, ast.Assign) and "cache" in ast.unparse(node.targets[0]).lower():
