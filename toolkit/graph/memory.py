@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from itertools import count
 from math import ceil
@@ -89,6 +89,7 @@ class Loaded:
         self._owners = count()
         self._gone: deque[int] = deque()
         self._lock, self._depth = threading.RLock(), 0
+        self._turns, self._loading = threading.RLock(), set[tuple[int, Hashable]]()
         self._used: Counter[tuple[int, Hashable]] = Counter()
         self._released, self._own = threading.Condition(self._lock), threading.local()
 
@@ -144,7 +145,9 @@ class Loaded:
         """A part of what the owner computes with; it stays loaded while the block computes with it.
 
         The longest unused ones go where the limit, or ``most``, asks for it. Where what others compute with leaves no
-        room, it waits for them; not within a block that uses another part, which they might wait for.
+        room, it waits for them; not within a block that uses another part, which they might wait for. While one thread
+        loads a part others load theirs and compute; under a limit they load by turns, since a load takes more than
+        what it leaves.
 
         Args:
             owner: whose part it is.
@@ -154,31 +157,75 @@ class Loaded:
         """
         key = owner, part
         with self._alone():
-            if key not in self._known:
-                self._load(key, *make(), most)
-            self._known.move_to_end(key)
-            found, _ = self._known[key]
-            self._used[key] += 1
-            self._own.parts = getattr(self._own, "parts", 0) + 1
+            while key in self._loading:
+                self._wait()
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+                self._take(key)
+            else:
+                self._loading.add(key)
+        found = known[0] if known is not None else self._load(key, make, most)
         try:
             yield found
         finally:
             with self._alone():
-                self._used[key] -= 1
-                self._own.parts -= 1
-                self._used += Counter()
+                self._release(key)
+
+    def _take(self, key: tuple[int, Hashable]) -> None:
+        self._used[key] += 1
+        self._own.parts = getattr(self._own, "parts", 0) + 1
+
+    def _release(self, key: tuple[int, Hashable]) -> None:
+        self._used[key] -= 1
+        self._own.parts -= 1
+        self._used += Counter()
+        self._released.notify_all()
+
+    def _load(
+        self, key: tuple[int, Hashable], make: Callable[[], tuple[int, Callable[[], Any]]], most: int | None
+    ) -> Any:
+        """Load a part that this thread then computes with."""
+        taken = False
+        try:
+            with self._turn():
+                size, load = make()
+            with self._alone():
+                while not self._room_for(size, most, key[0]) and self._may_wait():
+                    self._wait()
+                # its room is taken from here on
+                self._known[key] = None, size
+                self._take(key)
+                taken = True
+            with self._turn():
+                found = load()
+            with self._alone():
+                self._known[key] = found, size
+                self._known.move_to_end(key)
+            return found
+        except BaseException:
+            with self._alone():
+                if taken:
+                    self._known.pop(key, None)
+                    self._release(key)
+            raise
+        finally:
+            with self._alone():
+                self._loading.discard(key)
                 self._released.notify_all()
 
-    def _load(self, key: tuple[int, Hashable], size: int, load: Callable[[], Any], most: int | None) -> None:
-        while key not in self._known:
-            room = self._make_room(size, most, key[0])
-            room = room and self._make_room(size + sum(self._beside.values()), self.room, None)
-            if room or not self._may_wait():
-                self._known[key] = load(), size
-            else:
-                depth, self._depth = self._depth, 0
-                self._released.wait()
-                self._depth = depth
+    def _turn(self) -> AbstractContextManager[Any]:
+        return self._turns if self.limit is not None else nullcontext()
+
+    def _room_for(self, size: int, most: int | None, owner: int) -> bool:
+        room = self._make_room(size, most, owner)
+        return room and self._make_room(size + sum(self._beside.values()), self.room, None)
+
+    def _wait(self) -> None:
+        """Until somebody has done with a part, or has loaded one."""
+        depth, self._depth = self._depth, 0
+        self._released.wait()
+        self._depth = depth
 
     def _may_wait(self) -> bool:
         return self._depth == 1 and not getattr(self._own, "parts", 0)

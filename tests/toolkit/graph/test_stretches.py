@@ -218,6 +218,59 @@ def test_what_a_thread_computes_with_is_counted_until_it_is_done(own):
     assert in_use == [[], "b"]
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_while_one_part_is_loaded_others_are_used_and_without_a_limit_loaded(own, limited):
+    class Owner:
+        pass
+
+    if not limited:
+        own.limit = None
+    owner = Owner()
+    one, begun, free, loads = own.join(owner), Event(), Event(), []
+
+    def slow():
+        loads.append("a")
+        begun.set()
+        free.wait(20)
+        return "a"
+
+    def use(part, load):
+        with own.use(one, part, lambda: (10, load)) as found:
+            assert found == part
+
+    opened(own, one, "c", 10)
+    threads = [Thread(target=use, args=("a", slow)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    begun.wait(20)
+    assert opened(own, one, "c", 10) == "c"
+    other = Thread(target=use, args=("b", lambda: loads.append("b") or "b"))
+    other.start()
+    other.join(0.2 if limited else 20)
+    assert loads == (["a"] if limited else ["a", "b"])
+    free.set()
+    for thread in (*threads, other):
+        thread.join(20)
+    # both of those that wanted it had what one of them loaded
+    assert loads == ["a", "b"] and sorted(parts(own)) == ["a", "b", "c"] and not own._used
+
+
+def test_a_part_that_cannot_be_loaded_takes_no_room_and_is_tried_again(own):
+    class Owner:
+        pass
+
+    def fails():
+        raise MemoryError
+
+    owner = Owner()
+    one = own.join(owner)
+    for make in (fails, lambda: (60, fails)):
+        with pytest.raises(MemoryError), own.use(one, "a", make):
+            pass
+        assert not own._known and not own._used
+    assert opened(own, one, "a", 60) == "a"
+
+
 def test_who_collects_an_owner_does_not_wait_for_a_load(own):
     class Owner:
         pass
