@@ -25,6 +25,10 @@ from toolkit.placement.ops import ADDS
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Switches
 
+_ROUNDED_BYTES = 32 << 20
+"""What rounded weights may take that are kept for the next piece: a search asks for those of a small model a hundred
+times."""
+
 
 class PairedGraph:
     """The nodes, constants and tensors of a model, and which input of which node has a pair.
@@ -98,7 +102,7 @@ class PairedGraph:
         self.biases = dict(self._corrected(switches))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_quantized", "_kept")}
+        return {name: value for name, value in vars(self).items() if name not in ("_quantized", "_rounded", "_kept")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -108,6 +112,7 @@ class PairedGraph:
         # another piece of the same stage needs the same weights: those of pieces that are loaded, and large ones, most
         # of which are on the disk
         self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
+        self._rounded: dict[tuple[str, int | None], Array] = {}
         self._kept: list[Array] = []
 
     def _other_uses(self, switches: Switches) -> dict[str, list[int]]:
@@ -198,7 +203,12 @@ class PairedGraph:
         if key not in self._scales:
             # to find them may take a hundred times as long as to round by them, which is done again for every piece
             self._scales[key] = self.rounder.scale(tensor, values, axis)
-        return self.rounder.rounded(tensor, values, axis, self._scales[key])
+        if (kept := self._rounded.get(key)) is not None:
+            return kept
+        found = self.rounder.rounded(tensor, values, axis, self._scales[key])
+        if not self.shares and sum(one.nbytes for one in self._rounded.values()) + found.nbytes <= _ROUNDED_BYTES:
+            self._rounded[key] = found
+        return found
 
     def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:
         """A tensor as an input or, not ``shaped``, as an output of a piece; untyped where nobody knows its type."""

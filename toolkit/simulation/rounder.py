@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import onnx_graphsurgeon as gs
 
@@ -17,6 +19,29 @@ from toolkit.graph.tensors import content_digest
 from toolkit.placement.qdq import storable_scale
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.switches import fake_quantized
+
+_KNOWN = 4096
+"""Weights whose amax is kept: each is a number a channel."""
+_known: OrderedDict[tuple[object, ...], Array] = OrderedDict()
+_looking = Lock()
+
+
+def _amax(values: Array, axis: int | None, method: str, precision: Precision, block: int) -> Array:
+    """As ``weight_amax``; what was found of the same values is found again: forms of a model share most of its weights,
+    and to look for the range of least error takes a hundred times as long as to tell that they are the same.
+    """
+    key = content_digest(values), str(values.dtype), values.shape, axis, method, precision, block
+    with _looking:
+        if (found := _known.get(key)) is not None:
+            _known.move_to_end(key)
+            return found
+    found = weight_amax(values, axis, method, precision, block)
+    found.flags.writeable = False
+    with _looking:
+        _known[key] = found
+        while len(_known) > _KNOWN:
+            _known.popitem(last=False)
+    return found
 
 
 @dataclass(frozen=True)
@@ -81,7 +106,7 @@ class Rounder:
         found = self.chosen.get((tensor, axis))
         if found is not None:
             return found.scale
-        return storable_scale(weight_amax(values, axis, self.method, self.precision, self.block), self.precision)
+        return storable_scale(_amax(values, axis, self.method, self.precision, self.block), self.precision)
 
     def rounded(self, tensor: str, values: Array, axis: int | None, scale: Array | None = None) -> Array:
         """The weight, quantized and back, by what ``scale`` gives, where that is known already."""
