@@ -118,6 +118,8 @@ class PlanSearch(HelperTrials, TimedSearch):
         if made.plain.settings == self.plain.settings:
             # the same batches are not to be in memory twice
             made.plain.feeds = self.plain.feeds
+            if self.plain.ran:
+                made.plain.compared_like(self.plain, begins=True)
         if "timing" in vars(self):
             # a helper changes values, and hardly what kernels take
             made.timing = self.timing

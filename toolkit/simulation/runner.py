@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -14,12 +15,9 @@ from toolkit.base.places import Pending, Workers
 from toolkit.base.spread import spread
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
-from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.metric_base import Metric, metric_code
-from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
-from toolkit.evaluation.outputs import widened
-from toolkit.evaluation.resampling import MetricScore, score_of
+from toolkit.evaluation.outcome import BatchOutcome, Outcome
+from toolkit.simulation.compared import ComparedOutputs, MetricMaker
 from toolkit.simulation.cuts import (
     KeptCuts,
     StateKey,
@@ -33,7 +31,6 @@ from toolkit.simulation.prices import cost_behind_cuts, cost_on
 from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
-MetricMaker = Callable[[], Metric]
 MEMORY = 1 << 30
 """Bytes that a simulation keeps."""
 _JOINED_BYTES = 256 << 20
@@ -62,8 +59,7 @@ class Runner:
             quantized where None. For a model part of which is quantized already.
         answers: reads outputs as the task says; None without a task.
         labels: makes the metric's labels of the float model's outputs; the batches' own where None.
-        like: a runner of another form of the same function on the same batches, whose float outputs are this one's too;
-            the float model is not run then, and no states are kept.
+        like: a runner of another form of the same function on the same batches, whose float outputs are this one's too.
 
     Attributes:
         threads: batches computed at once.
@@ -87,12 +83,10 @@ class Runner:
         reference: Callable[[dict[str, Array]], Tensors] | None = None,
         answers: Answers | None = None,
         labels: Callable[[Tensors], Tensors] | None = None,
-        like: Runner | None = None,
+        like: LikeRunner | None = None,
     ) -> None:
         self._pieces, self._base, self.feeds = pieces, base, list(feeds)
-        self.outputs, self.classes = list(outputs), list(classes)
-        self.metric, self._given, self._labels = metric, reference, labels
-        self.memory, self.answers = memory, answers
+        self.outputs, self.metric, self._given, self.memory = list(outputs), metric, reference, memory
         self.spent = self.float_seconds = 0.0
         self.threads = threads or cores()
         self._count = len(pieces.stages)
@@ -100,14 +94,15 @@ class Runner:
         self.joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
         self._loaded = LoadedPieces(pieces, memory // (_PARTS_JOINED if self.joins else _PARTS))
         self._kept: list[StateRun] = []
-        self._float_on: dict[int, Outcome] = {}
         self._begun: dict[StateKey, StateRun] = {}
         self._keeps_all = False
         self._later = needed_later(pieces, self.outputs)
         self._off, self._full = self.signatures(Config()), self.signatures(base)
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
         self.order = spread(len(self.feeds))
-        self.float_outcome = self._start() if like is None else self._as(like)
+        self._compared = ComparedOutputs(self.feeds, list(classes), metric, answers, labels)
+        self._start(like)
+        self.float_outcome = self.float_on(len(self.feeds))
 
     def signatures(self, config: Config) -> StateKey:
         """See ``signatures_of``."""
@@ -153,11 +148,7 @@ class Runner:
 
     def float_on(self, count: int) -> Outcome:
         """The float model's outcome on the first ``count`` batches of ``order``."""
-        if count not in self._float_on:
-            indices = sorted(self.order[:count])
-            held = [self._held(self._reference[index]) for index in indices]
-            self._float_on[count] = summed([BatchOutcome()] * len(indices), self._score(indices, held))
-        return self._float_on[count]
+        return self._compared.float_on(sorted(self.order[:count]))
 
     def price(self, config: Config, count: int | None = None, like: Config | None = None) -> float:
         """What a state costs by the graph's arithmetic, in runs of the float model over all batches.
@@ -192,7 +183,7 @@ class Runner:
 
         def one(index: int) -> tuple[BatchOutcome, Tensors]:
             outputs = model(dict(self.feeds[index].inputs))
-            return self._compared(index, outputs), self._held(outputs)
+            return self._compared.of(index, outputs), self._compared.held(outputs)
 
         done = self._pool(one)
         return self.summed([part for part, _ in done], range(len(done)), [outputs for _, outputs in done])
@@ -213,33 +204,41 @@ class Runner:
 
     # ---------------------------------------------------------------- one state
 
-    def _start(self) -> Outcome:
-        """Run the float model; one batch before, since the first run of a session allocates."""
-        off = StateRun(self, Config(), keep=True)
-        apart = self._plan(Config(), off.signatures, 0, apart=True)
-        largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
-        _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
-        scale = sum(self._sizes) / max(self._sizes[largest], 1)
-        sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
-        self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
-        self._loaded.keep_beside(self._cuts.size)
-        done = self._pool(lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)))
-        self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
-        self._reference = [{name: state[name] for name in self.outputs} for state, *_ in done]
-        for index, (_, states, _) in enumerate(done):
-            for place, state in states.items():
-                off.states.setdefault(place, {})[index] = state
-        self._kept.append(off)
-        if self._given is not None:
-            self._reference = [self._given(dict(feed.inputs)) for feed in self.feeds]
-        self._varying = varying_shares(self._reference)
-        return self.float_on(len(self.feeds))
+    def _start(self, like: LikeRunner | None) -> None:
+        """Run the float model, unless its outputs are known; keep what states begin with that are still it.
 
-    def _as(self, other: Runner) -> Outcome:
-        """Take over what the float model gives, in place of running it."""
-        self._reference, self._varying, self._cuts = other._reference, other._varying, KeptCuts()
-        self.float_seconds = other.float_seconds
-        return self.float_on(len(self.feeds))
+        One batch is run before: it tells how much is kept at the cuts, and the first run of a session allocates.
+        """
+        self._cuts = KeptCuts()
+        if like is None or like.begins:
+            off = StateRun(self, Config(), keep=True)
+            apart = self._plan(Config(), off.signatures, 0, apart=True)
+            largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
+            _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
+            scale = sum(self._sizes) / max(self._sizes[largest], 1)
+            sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
+            self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
+            self._loaded.keep_beside(self._cuts.size)
+            # where outputs are known, the others are run as far as a state begins like it
+            wanted = [index for index in range(len(self.feeds)) if like is None or index in self._cuts.first]
+            done = self._pool(
+                lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)), wanted
+            )
+            for index, (_, states, _) in zip(wanted, done):
+                for place, state in states.items():
+                    off.states.setdefault(place, {})[index] = state
+            for index in set(range(len(self.feeds))).difference(wanted):
+                for place in self._cuts.of(index):
+                    off.states.setdefault(place, {})[index] = None
+            self._kept.append(off)
+            if like is None:
+                self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
+                own = [{name: state[name] for name in self.outputs} for state, *_ in done]
+                given = self._given
+                self._compared.know(own if given is None else [given(dict(feed.inputs)) for feed in self.feeds])
+        if like is not None:
+            self._compared.know_like(like.other._compared)
+            self.float_seconds = like.other.float_seconds
 
     def _timed(self, apart: float) -> float:
         """Seconds of one float inference of all batches, where stage by stage it took ``apart``."""
@@ -264,15 +263,15 @@ class Runner:
             def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan, kept: bool = kept) -> Any:
                 return self._from(start, probe, index, plan, kept)
 
-            for some in in_rounds(group, self._output_bytes, self.threads):
+            for some in in_rounds(group, self._compared.bytes_of, self.threads):
                 # a comparison between two runs would drive the model out of the processor's caches
                 done = self._pool(one, some)
                 made = [outputs for outputs, *_ in done]
-                parts = self._pool(self._compared, some, made)
+                parts = self._pool(self._compared.of, some, made)
                 with _counting:
                     self.spent += sum(seconds for *_, seconds in done)
                 for index, part, (outputs, states, _) in zip(some, parts, done):
-                    yield index, part, self._held(outputs), states
+                    yield index, part, self._compared.held(outputs), states
 
     def asked(self, probe: StateRun, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None:
         """Have a batch of a state run elsewhere: from which cut on, and what waits for it; None where work is here."""
@@ -302,7 +301,7 @@ class Runner:
         outputs, states, seconds = self._from(asked.start, probe, asked.index, plan, asked.keep)
         for place, state in states.items():
             probe.states.setdefault(place, {})[asked.index] = state
-        return self._compared(asked.index, outputs), self._held(outputs), seconds + self.spent - before
+        return self._compared.of(asked.index, outputs), self._compared.held(outputs), seconds + self.spent - before
 
     def cuts_behind(self, start: int, index: int) -> list[int]:
         """The cuts at which a batch of a state is kept that is run from ``start`` on."""
@@ -333,9 +332,13 @@ class Runner:
         known = (one.states.get(place, {}).get(index) for one in alike)
         found = next((state for state in known if state is not None), None)
         if found is None:
-            plan = self._plan(probe.config, probe.signatures, 0, apart=True, end=place)
-            _, states, seconds = self._advance(plan, dict(self.feeds[index].inputs), {place})
-            self.spent += seconds
+            # what lies before is found or computed first
+            before = max((cut for cut, states in alike[0].states.items() if cut < place and index in states), default=0)
+            state = {**self.feeds[index].inputs, **self._state(probe, before, index)}
+            plan = self._plan(probe.config, probe.signatures, before, apart=True, end=place)
+            _, states, seconds = self._advance(plan, state, {place})
+            with _counting:
+                self.spent += seconds
             found = alike[0].states.setdefault(place, {})[index] = states[place]
         return found
 
@@ -351,7 +354,8 @@ class Runner:
         if not apart and self.joins and start < self._count:
             groups = [(start, joined_kinds(kinds[start:], self._pieces.stages[start:], config.on, based))]
         else:
-            groups = [(number, list[StageKind]([kinds[number]])) for number in range(start, self._count)[:end]]
+            last = self._count if end is None else end
+            groups = [(number, list[StageKind]([kinds[number]])) for number in range(start, last)]
         return [PlannedPiece(self._loaded, first, of, config) for first, of in groups]
 
     def _advance(
@@ -375,26 +379,19 @@ class Runner:
         with ThreadPoolExecutor(count, "simulation") as pool:
             return list(pool.map(work, *items))
 
-    def _output_bytes(self, index: int) -> int:
-        return sum(value.nbytes for value in self._reference[index].values())
-
-    def _held(self, outputs: Tensors) -> Tensors:
-        """What is kept of a state's outputs until all batches are done."""
-        return outputs if self.metric is not None else {}
-
-    def _compared(self, index: int, outputs: Tensors) -> BatchOutcome:
-        return compare(self._reference[index], outputs, self.classes, self.answers)
-
     def summed(self, parts: Sequence[BatchOutcome], indices: Sequence[int], held: Sequence[Tensors]) -> Outcome:
         """The outcome over some batches, added in order."""
-        return summed(parts, self._score(indices, held), self._varying, self.answers)
+        return self._compared.summed(parts, indices, held)
 
-    def _score(self, indices: Sequence[int], outputs: Sequence[Tensors]) -> MetricScore:
-        if self.metric is None:
-            return MetricScore()
-        metric = self.metric()
-        for index, values in zip(indices, outputs):
-            with at_fault(self.feeds[index]) as feed, metric_code(type(metric).__name__, "in update"):
-                given = feed.labels or {} if self._labels is None else self._labels(self._reference[index])
-                metric.update({n: widened(v) for n, v in values.items()}, given)
-        return score_of(metric, type(metric).__name__)
+
+@dataclass(frozen=True)
+class LikeRunner:
+    """What gives the float outputs of another form of the same function on the same batches.
+
+    Attributes:
+        other: its runner.
+        begins: see ``Simulation.compared_like``.
+    """
+
+    other: Runner
+    begins: bool = False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.code import code_of
@@ -18,24 +18,22 @@ from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.versions import code_fingerprint
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.metric_base import pick
 from toolkit.evaluation.metric_table import together
-from toolkit.evaluation.metrics import MetricOptions, make_metric
+from toolkit.evaluation.metrics import MetricOptions
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
-from toolkit.graph.light import LightModel
 from toolkit.graph.measured import measured_outputs, squashed_by
-from toolkit.graph.memory import limit_memory, memory_limited
+from toolkit.graph.memory import memory_limited
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import pairs_opset
 from toolkit.simulation.cut import Cutter
+from toolkit.simulation.job import SimulationJob
 from toolkit.simulation.loaded import cost_of
 from toolkit.simulation.rounder import Rounder
-from toolkit.simulation.runner import MEMORY, Runner
-from toolkit.simulation.state_run import BatchAsked, Tensors
+from toolkit.simulation.runner import MEMORY, LikeRunner, Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
 if TYPE_CHECKING:
@@ -76,70 +74,6 @@ class Settings:
     answers: Answers | None = None
     options: MetricOptions = field(default_factory=MetricOptions)
     against_float: bool = False
-
-
-StateAsked = tuple[Config, int | None]
-"""A state of the simulation, and on how many of the batches it is run; on all where None."""
-MeasuredState = tuple[Outcome, float]
-"""A state's outcome, and what it cost in seconds of computing."""
-
-
-@dataclass(frozen=True)
-class SimulationJob:
-    """What states are run on; can be sent to another process, see ``SharedWork``."""
-
-    cutter: Cutter
-    base: Config
-    feeds: list[Batch]
-    outputs: list[str]
-    classes: list[str]
-    metric: tuple[str, str | None, bool, MetricOptions] | None
-    threads: int | None
-    memory: int = MEMORY
-    reference: LightModel | None = None
-    answers: Answers | None = None
-    limit: int | None = None
-    against_float: bool = False
-
-    def open(self) -> Callable[[Any], Any]:
-        """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
-
-        It answers a ``StateAsked`` with a ``MeasuredState``, and a ``BatchAsked`` with a ``BatchRun``.
-        """
-        limit_memory(self.limit)
-        runner, begun = self.runner(threads=1), set[int]()
-
-        def measure(state: StateAsked) -> MeasuredState:
-            (config, batches), before = state, runner.spent
-            if batches is None:
-                return runner.run(config), runner.spent - before
-            if batches not in begun:
-                # what begins like the base state is not computed again
-                begun.add(batches)
-                runner.base.run(batches)
-            return runner.probe(config).run(batches), runner.spent - before
-
-        return lambda asked: runner.answer(asked) if isinstance(asked, BatchAsked) else measure(asked)
-
-    def runner(self, threads: int | None = None, like: Runner | None = None) -> Runner:
-        """Open the sessions; runs the float model, unless another runner is ``like`` this one."""
-        named = self.metric
-        maker = (lambda: make_metric(*named)) if named is not None else None
-        reference = None
-        if self.reference is not None:
-            from toolkit.graph.sessions import session
-
-            reference = session(self.reference, threads=1).run
-        return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
-                      self.memory, reference, self.answers,
-                      self._float_labels if self.against_float else None, like)  # fmt: skip
-
-    def _float_labels(self, outputs: Tensors) -> Tensors:
-        """The float model's outputs as the labels of a metric of distances."""
-        assert self.metric is not None
-        options = self.metric[3]
-        options = replace(options, output=self.metric[1] or options.output or self.outputs[0])
-        return {"label": pick(outputs, options, outputs)[0]}
 
 
 class Simulation:
@@ -208,6 +142,7 @@ class Simulation:
         self._data_print = ""
         self.data = data
         self._runner: Runner | None = None
+        self._like: LikeRunner | None = None
 
     @property
     def names(self) -> list[str]:
@@ -218,13 +153,13 @@ class Simulation:
     def runner(self) -> Runner:
         """Sessions and batches; the float model and the fully quantized one are run when first asked."""
         if self._runner is None:
-            self._runner = self.job().runner()
+            self._runner = self.job().runner(like=self._like)
         return self._runner
 
     @property
     def ran(self) -> bool:
-        """Whether the float model was run on the samples."""
-        return self._runner is not None
+        """Whether it is known what the float model gives for the samples."""
+        return self._runner is not None or self._like is not None
 
     @property
     def macs(self) -> float:
@@ -284,13 +219,19 @@ class Simulation:
     def on(self, settings: Settings) -> Simulation:
         """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
         twin = copy.copy(self)
-        twin.settings, twin._runner, twin._data_print = settings, None, ""
+        twin.settings, twin._runner, twin._like, twin._data_print = settings, None, None, ""
         twin.feeds = feeds_of(self.data, settings)
         return twin
 
-    def compared_like(self, other: Simulation) -> None:
-        """Compare states with what the float model gives in another form, on the same samples: it is not run again."""
-        self._runner = self.job().runner(like=other.runner)
+    def compared_like(self, other: Simulation, begins: bool = False) -> None:
+        """Compare states with what the float model gives in another form, on the same samples: it is not run again.
+
+        Args:
+            other: the simulation of that form.
+            begins: whether states are to begin where they are still the float model, which is run that far when one
+                does; else each is run from the first stage on.
+        """
+        self._like = LikeRunner(other.runner, begins)
 
     def rebased(self, amax: Mapping[str, float]) -> Simulation:
         """The same simulation with other ranges of some tensors to begin with."""

@@ -1,0 +1,82 @@
+"""How far a state's outputs are from the float model's on the same batches, and what the user's metric says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from toolkit.data.dataset import Batch
+from toolkit.data.faults import at_fault
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.metric_base import Metric, metric_code
+from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
+from toolkit.evaluation.outputs import widened
+from toolkit.evaluation.resampling import MetricScore, score_of
+from toolkit.simulation.state_run import Tensors
+
+MetricMaker = Callable[[], Metric]
+
+
+class ComparedOutputs:
+    """Compares outputs with the float model's, once these are known.
+
+    Args:
+        feeds: the batches.
+        classes: outputs that hold scores of classes.
+        metric: makes the user's metric; None without one.
+        answers: reads outputs as the task says; None without a task.
+        labels: makes the metric's labels of the float model's outputs; the batches' own where None.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[Batch],
+        classes: Sequence[str] = (),
+        metric: MetricMaker | None = None,
+        answers: Answers | None = None,
+        labels: Callable[[Tensors], Tensors] | None = None,
+    ) -> None:
+        self._feeds, self._classes, self._metric = feeds, classes, metric
+        self._answers, self._labels = answers, labels
+        self._float_on: dict[tuple[int, ...], Outcome] = {}
+
+    def know(self, outputs: Sequence[Tensors]) -> None:
+        """Take in what the float model gives for each batch."""
+        self._reference, self._varying = outputs, varying_shares(outputs)
+
+    def know_like(self, other: ComparedOutputs) -> None:
+        """Take in what is known of the same batches."""
+        self._reference, self._varying = other._reference, other._varying
+
+    def float_on(self, indices: Sequence[int]) -> Outcome:
+        """The float model's outcome on some batches."""
+        key = tuple(indices)
+        if key not in self._float_on:
+            held = [self.held(self._reference[index]) for index in indices]
+            self._float_on[key] = summed([BatchOutcome()] * len(indices), self._score(indices, held))
+        return self._float_on[key]
+
+    def of(self, index: int, outputs: Tensors) -> BatchOutcome:
+        """What differs in a batch."""
+        return compare(self._reference[index], outputs, self._classes, self._answers)
+
+    def held(self, outputs: Tensors) -> Tensors:
+        """What is kept of a state's outputs until all batches are done."""
+        return outputs if self._metric is not None else {}
+
+    def bytes_of(self, index: int) -> int:
+        """Bytes of a batch's outputs."""
+        return sum(value.nbytes for value in self._reference[index].values())
+
+    def summed(self, parts: Sequence[BatchOutcome], indices: Sequence[int], held: Sequence[Tensors]) -> Outcome:
+        """The outcome over some batches, added in order."""
+        return summed(parts, self._score(indices, held), self._varying, self._answers)
+
+    def _score(self, indices: Sequence[int], outputs: Sequence[Tensors]) -> MetricScore:
+        if self._metric is None:
+            return MetricScore()
+        metric = self._metric()
+        for index, values in zip(indices, outputs):
+            with at_fault(self._feeds[index]) as feed, metric_code(type(metric).__name__, "in update"):
+                given = feed.labels or {} if self._labels is None else self._labels(self._reference[index])
+                metric.update({n: widened(v) for n, v in values.items()}, given)
+        return score_of(metric, type(metric).__name__)

@@ -1,0 +1,83 @@
+"""All that a process needs to run states of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.metric_base import pick
+from toolkit.evaluation.metrics import MetricOptions, make_metric
+from toolkit.evaluation.outcome import Outcome
+from toolkit.graph.light import LightModel
+from toolkit.graph.memory import limit_memory
+from toolkit.graph.sessions import session
+from toolkit.simulation.cut import Cutter
+from toolkit.simulation.runner import MEMORY, LikeRunner, Runner
+from toolkit.simulation.state_run import BatchAsked, Tensors
+from toolkit.simulation.switches import Config
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import Batch
+
+StateAsked = tuple[Config, int | None]
+"""A state of the simulation, and on how many of the batches it is run; on all where None."""
+MeasuredState = tuple[Outcome, float]
+"""A state's outcome, and what it cost in seconds of computing."""
+
+
+@dataclass(frozen=True)
+class SimulationJob:
+    """What states are run on; can be sent to another process, see ``SharedWork``."""
+
+    cutter: Cutter
+    base: Config
+    feeds: list[Batch]
+    outputs: list[str]
+    classes: list[str]
+    metric: tuple[str, str | None, bool, MetricOptions] | None
+    threads: int | None
+    memory: int = MEMORY
+    reference: LightModel | None = None
+    answers: Answers | None = None
+    limit: int | None = None
+    against_float: bool = False
+
+    def open(self) -> Callable[[Any], Any]:
+        """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
+
+        It answers a ``StateAsked`` with a ``MeasuredState``, and a ``BatchAsked`` with a ``BatchRun``.
+        """
+        limit_memory(self.limit)
+        runner, begun = self.runner(threads=1), set[int]()
+
+        def measure(state: StateAsked) -> MeasuredState:
+            (config, batches), before = state, runner.spent
+            if batches is None:
+                return runner.run(config), runner.spent - before
+            if batches not in begun:
+                # what begins like the base state is not computed again
+                begun.add(batches)
+                runner.base.run(batches)
+            return runner.probe(config).run(batches), runner.spent - before
+
+        return lambda asked: runner.answer(asked) if isinstance(asked, BatchAsked) else measure(asked)
+
+    def runner(self, threads: int | None = None, like: LikeRunner | None = None) -> Runner:
+        """Open the sessions; runs the float model, unless it is known from another form."""
+        named = self.metric
+        maker = (lambda: make_metric(*named)) if named is not None else None
+        reference = None
+        if self.reference is not None:
+            reference = session(self.reference, threads=1).run
+        return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
+                      self.memory, reference, self.answers,
+                      self._float_labels if self.against_float else None, like)  # fmt: skip
+
+    def _float_labels(self, outputs: Tensors) -> Tensors:
+        """The float model's outputs as the labels of a metric of distances."""
+        assert self.metric is not None
+        options = self.metric[3]
+        options = replace(options, output=self.metric[1] or options.output or self.outputs[0])
+        return {"label": pick(outputs, options, outputs)[0]}
