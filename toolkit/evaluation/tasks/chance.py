@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.ranks import two_largest
 
 _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24
@@ -32,14 +33,14 @@ def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
     Returns:
         The float model's best score less its second, and the variance of the scores' errors over the classes; [...].
     """
-    best = np.partition(wanted, -2, axis=-1)[..., -2:].astype(np.float64)
+    second, best = (one.astype(np.float64) for one in two_largest(wanted))
     with np.errstate(over="ignore", invalid="ignore"):
         apart = found - wanted
         errors = apart.var(axis=-1, ddof=1)
         # errors of 1e-20 or 1e20 have no squares in float32; where all are equal there is nothing to be had
         if not (errors.min(initial=1.0) > _LEAST_VARIANCE and errors.max(initial=0.0) < _HUGE) and apart.any():
             errors = apart.var(axis=-1, ddof=1, dtype=np.float64)
-        return best[..., 1] - best[..., 0], errors
+        return best - second, errors
 
 
 def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.ranks import two_largest
 
 _SUM = 1e-2
 _LEAST = 1e-30
@@ -36,9 +37,10 @@ def closest(scores: Array) -> Array:
     wide = np.asarray(scores, np.float32)
     if wide.shape[-1] < 2 or not wide.shape[1]:
         return np.full(len(wide), np.inf)
-    best = _logits_of(scores)(np.partition(wide, -2, axis=-1)[..., -2:]).astype(np.float64)
+    logits = _logits_of(scores)
+    second, best = (logits(one).astype(np.float64) for one in two_largest(wide))
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.nan_to_num(best[..., 1] - best[..., 0], nan=0.0).min(axis=1))
+        return np.asarray(np.nan_to_num(best - second, nan=0.0).min(axis=1))
 
 
 def likely_lost(kept: Array, preferred: Array, usual: float) -> Array:
