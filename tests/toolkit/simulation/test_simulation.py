@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
@@ -10,9 +12,11 @@ from tests.toolkit.search.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
 from toolkit.base.errors import PassError
 from toolkit.base.spread import spread
+from toolkit.calibration.weights import weight_amax
 from toolkit.graph.sessions import session
 from toolkit.simulation import switches
 from toolkit.simulation.cuts import KeptCuts, affordable_cuts
+from toolkit.simulation.loaded import PlannedPiece
 from toolkit.simulation.piece_builder import FIXED, FULL, SWITCHED, OwnState
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.simulation import Simulation
@@ -126,6 +130,24 @@ def test_the_scales_of_a_weight_are_looked_for_once(samples, monkeypatch):
     for kept in ([], sim.names[:2], sim.names[::2]):
         sim.without(kept)
     assert len(asked) == len(set(asked)) > 2
+
+
+def test_a_weight_that_other_forms_have_too_is_looked_at_once(samples, monkeypatch):
+    looked = []
+
+    def watched(values, *given):
+        looked.append(values.shape)
+        return weight_amax(values, *given)
+
+    monkeypatch.setattr("toolkit.simulation.rounder.weight_amax", watched)
+    monkeypatch.setattr("toolkit.simulation.rounder._known", OrderedDict())
+    model = trained("digits_cnn")
+    first = simulation(model, samples / "digits_calibration.npz", batch=16, samples=24, weights="mse")
+    before, count = first.without(()), len(looked)
+    last = model.node(first.names[-1])
+    last.inputs[1].values = np.asarray(model.constant(last.inputs[1])) * 2
+    second = simulation(model, samples / "digits_calibration.npz", batch=16, samples=24, weights="mse")
+    assert second.without(()).noise == pytest.approx(before.noise, rel=0.5) and len(looked) == count + 1
 
 
 def test_an_output_that_is_a_constant_is_one_of_every_state():
@@ -271,6 +293,36 @@ def test_other_ranges_leave_what_the_float_model_is_at_the_cuts():
         assert runner._known_until(runner.probe(late), 0) == max(set(range(runner._count)) & runner._cuts.of(0))
     sim.runner.forget()
     assert not sim.runner._kept and twin.runner._kept
+
+
+@pytest.mark.parametrize("weights", [1 << 20, 0])
+def test_a_form_of_which_the_float_outputs_are_known_runs_it_as_far_as_states_begin_like_it(monkeypatch, weights):
+    """In one piece, and stage by stage."""
+    monkeypatch.setattr("toolkit.simulation.runner._JOINED_BYTES", weights)
+    sim = simulation(chain(6), feeds(32), batch=1, stages=6)
+    alone = [sim.alone(name) for name in sim.names]
+    late, ran = sim.without(sim.names[:4]), []
+    run = PlannedPiece.run
+
+    def watched(piece, state):
+        ran.append(piece)
+        return run(piece, state)
+
+    monkeypatch.setattr(PlannedPiece, "run", watched)
+    whole = sim.on(sim.settings)
+    assert whole.runner and len(ran) >= 33 * 6
+    ran.clear()
+    form = sim.on(sim.settings)
+    form.compared_like(sim, begins=True)
+    assert form.ran and form.runner.float_outcome == sim.runner.float_outcome
+    # one batch to see what it takes, and the few on which layers are measured one by one
+    assert len(ran) <= (1 + 2) * 6
+    assert form.without(form.names[:4]) == late
+    assert [form.alone(name) for name in form.names] == alone
+    plain = sim.on(sim.settings)
+    plain.compared_like(sim)
+    ran.clear()
+    assert plain.runner and not ran and plain.without(plain.names[:4]) == late
 
 
 def test_a_simulation_at_rest_keeps_its_states_and_no_session():
