@@ -45,10 +45,7 @@ class RelatedInputs:
     def __init__(self, rows: Array) -> None:
         self.power = np.einsum("grk,grk->gk", rows, rows, dtype=np.float64) / max(rows.shape[1], 1)
         self.order = np.argsort(-self.power, axis=1, kind="stable")
-        if len(rows) == 1:
-            self._rows = np.take(rows, self.order[0], axis=2)
-        else:
-            self._rows = np.take_along_axis(rows, self.order[:, None, :], axis=2)
+        self._rows = rows
 
     def factor(self, damping: float, outs: int) -> Factor:
         """The factor of the damped moments, for ``outs`` outputs.
@@ -60,18 +57,25 @@ class RelatedInputs:
         added = damping * np.maximum(self.power.mean(axis=1), 1e-12)
         count, width = self._rows.shape[1:]
         if width > _MORE_INPUTS * count:
-            return _FewRows(self._rows, added, outs)
+            return _FewRows(self._ordered, added, outs)
         damped = self._behind.astype(np.float64)
         damped[:, np.arange(width), np.arange(width)] += added[:, None]
         return _Products(damped, outs)
 
     @cached_property
+    def _ordered(self) -> Array:
+        """The rows with their inputs in order, float32 [groups, rows, in]."""
+        # whole columns are moved: of many groups of few inputs that takes a tenth of the time
+        columns = np.swapaxes(self._rows, 1, 2)[np.arange(len(self._rows))[:, None], self.order]
+        return np.ascontiguousarray(np.swapaxes(columns, 1, 2))
+
+    @cached_property
     def _behind(self) -> Array:
         """The moments with the quietest input first, float32 [groups, in, in]."""
-        behind = np.ascontiguousarray(self._rows[:, :, ::-1])
-        found = np.swapaxes(behind, 1, 2) @ behind
-        found /= max(behind.shape[1], 1)
-        return np.asarray(found)
+        found = np.swapaxes(self._rows, 1, 2) @ self._rows
+        found /= max(self._rows.shape[1], 1)
+        behind, groups = self.order[:, ::-1], np.arange(len(self._rows))
+        return np.asarray(found[groups[:, None, None], behind[:, :, None], behind[:, None, :]])
 
 
 class _Products:

@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.placement.grid import on_grid
+from toolkit.placement.grid import limits_of, on_grid
 
 _STEPS, _OCTAVES = 8, 3
 """Ranges that are tried: so many for each halving of the largest value, and how many halvings."""
@@ -49,14 +49,25 @@ class RangeErrors:
         if not signal or not math.isfinite(signal):
             return cls()
         top = math.ceil(_STEPS * math.log2(largest))
-        noise, steps = {}, np.empty_like(rows)
+        rows = np.ascontiguousarray(rows)
+        noise, error = {}, np.empty_like(rows)
         for step in range(top - _STEPS * _OCTAVES, top + 1):
             scale = np.float32(2 ** (step / _STEPS) / precision.max)
-            error = on_grid(np.divide(rows, scale, out=steps), precision)
-            error *= scale
-            error -= rows
+            _errors(rows, scale, precision, error)
             noise[step] = float(np.square(error @ wide, dtype=np.float64).sum()) / signal
         return cls(noise, largest)
+
+
+def _errors(rows: Array, scale: np.float32, precision: Precision, errors: Array) -> None:
+    """What rows are off by once they are rounded and back, into ``errors``; both float32 and contiguous."""
+    if precision.integer:
+        from toolkit.calibration.kernels_rounding import rounding_errors
+
+        low, high = limits_of(precision)
+        rounding_errors(rows.reshape(-1), scale, np.float32(low), np.float32(high), errors.reshape(-1))
+        return
+    np.multiply(on_grid(rows / scale, precision), scale, out=errors)
+    errors -= rows
 
 
 def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None:
