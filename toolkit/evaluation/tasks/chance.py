@@ -59,8 +59,8 @@ def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[
     usable = np.isfinite(wanted)
     a, b = np.where(usable, wanted, MASKED), np.where(usable & np.isfinite(found), found, MASKED)
     if decides is not None or a.shape[1] > _LIKELY:
-        best = np.partition(a, -2, axis=-1)[..., -2:]
-        apart = best[..., 1] - best[..., 0]
+        second, best = two_largest(a)
+        apart = best - second
         apart = apart if decides is None else np.where(decides, apart, np.inf)
         near = np.argsort(apart, axis=1, kind="stable")[:, :_LIKELY]
         apart, a, b = (np.take_along_axis(apart, near, 1), *(np.take_along_axis(x, near[..., None], 1) for x in (a, b)))
