@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.types import Array
 from toolkit.simulation.paired_graph import PairedGraph
@@ -43,7 +43,7 @@ class Branch:
 
     def weight(self, tensor: str, axis: int | None) -> str:
         """The fake-quantized copy of a weight; its name."""
-        if tensor in self._graph.weights:
+        if self._graph.shares and tensor in self._graph.weights:
             name, self.shared[name] = self._graph.shared_quantized(tensor, axis)
             return name
         name = self.name(f"{tensor} dq")
@@ -71,11 +71,16 @@ class Branch:
         self.result = self.nodes[-1].output[0]
 
     def _own(self, tensor: str) -> str:
-        if tensor in self._graph.weights:
-            self.shared[tensor] = self._graph.weights[tensor]
+        weights = self._graph.weights
+        if self._graph.shares and tensor in weights:
+            self.shared[tensor] = weights[tensor]
             return tensor
         # fusions of convolutions look for their constants inside the branch
-        return self._constant(tensor, self._graph.constants[tensor])
+        if tensor not in weights:
+            return self._constant(tensor, self._graph.constants[tensor])
+        name = self.name(tensor)
+        self.constants[name] = numpy_helper.from_array(weights[tensor], name)
+        return name
 
     def _constant(self, base: str, values: onnx.TensorProto) -> str:
         """A copy of a constant of this branch's own; its name."""

@@ -41,8 +41,8 @@ class PairedGraph:
     Attributes:
         nodes: all nodes in their order but Constants.
         constants: initializers and the values of Constants.
-        shares: whether the weights are too many for copies: those of all pieces are the same arrays.
-        weights: then, the values of large constants, which are not in ``constants``.
+        weights: the values of large constants, which are not in ``constants``: those of all pieces are the same arrays.
+        shares: whether they are too many for copies, in branches too.
         names: the groups' layers.
         readers: for every tensor the nodes that read it.
         uses: for every node that is no group the indices of its inputs with pairs.
@@ -66,8 +66,7 @@ class PairedGraph:
         }
         light = model.to_light()
         self.shares = shared_weights(light)
-        self.weights = light.weights if self.shares else {}
-        self.proto = light.proto if self.shares else light.whole()
+        self.weights, self.proto = light.weights, light.proto
         self._forget_quantized()
         left = not_run_in(self.proto)
         if left:
