@@ -15,8 +15,8 @@ _MOST_NODES, _MOST_BYTES = 5_000, 256 << 20
 """A model with more nodes, or bytes of weights, is not loaded in parts to find one."""
 
 
-def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel], Any]) -> ModelError:
-    """An error of loading a model, with the first node without which there is none; itself where that is not found.
+def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel], Any]) -> str:
+    """What an error of loading a model says, with the first node without which there is none, where that is found.
 
     Args:
         error: what ``load`` raised of the model.
@@ -26,18 +26,17 @@ def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel],
     nodes = list(model.proto.graph.node)
     named = (mark for node in all_nodes(nodes) for mark in (f"({node.name})", f"'{node.name}'", f'"{node.name}"'))
     if len(nodes) > _MOST_NODES or model.weight_bytes > _MOST_BYTES or any(mark in error.what for mark in named):
-        return error
+        return error.what
     low, high = 0, len(nodes)
     if not _refused(model, high, load):
-        return error
+        return error.what
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if _refused(model, middle, load) else (middle + 1, high)
     if not low:
-        return error
+        return error.what
     node = nodes[low - 1]
-    what = error.what.replace("the model", f"the model for node '{node.name}' ({node.op_type})", 1)
-    return ModelError(what, where=error.where, remedy=error.remedy)
+    return error.what.replace("the model", f"the model for node '{node.name}' ({node.op_type})", 1)
 
 
 def _refused(model: LightModel, count: int, load: Callable[[LightModel], Any]) -> bool:

@@ -281,7 +281,11 @@ def session(
     try:
         inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries, fits)
     except ModelError as error:
-        raise with_node(error, model, load) from error
+        what = with_node(error, model, load)
+        if what == error.what:
+            # no error is its own cause: it would hold itself, and with it all that was loaded
+            raise
+        raise ModelError(what, where=error.where, remedy=error.remedy) from error
     return Session(inner, model.where, shared, model.weights, limits, left, threads)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from tests.conftest import build, node, normal
 from toolkit.base.errors import ModelError
+from toolkit.graph.light import LightModel
 from toolkit.graph.sessions import session
 
 
@@ -28,3 +32,20 @@ def test_an_error_that_names_its_node_stays():
     with pytest.raises(ModelError) as caught:
         session(build(nodes, {"x": [2, 3]}, {"y": None}, {"w": normal(5)}))
     assert "for node" not in caught.value.what and "(sum)" in caught.value.what
+
+
+def test_what_was_made_of_a_model_that_is_refused_goes_with_the_error():
+    nodes = [node("Relu", ["x"], ["r"]), node("Add", ["r", "w"], ["y"], "sum")]
+    light = LightModel.of(build(nodes, {"x": [2, 3]}, {"y": None}, {"w": normal(5)}))
+    held, was = weakref.ref(light), gc.isenabled()
+    gc.disable()
+    try:
+        with pytest.raises(ModelError) as caught:
+            session(light)
+        assert caught.value.__cause__ is not caught.value
+        del light, caught
+        # by itself, without the collector of cycles
+        assert held() is None
+    finally:
+        if was:
+            gc.enable()
