@@ -323,7 +323,8 @@ class Model:
     def raise_opset(self, minimum: int) -> list[str]:
         """Bring the operator set up to ``minimum``; nodes that live on keep their names.
 
-        Where both sets mean the same by all operators it is the number alone, else ONNX's version converter does it.
+        Where both sets mean the same by all operators it is the number alone, else ONNX's version converter makes all
+        nodes and tensors anew: those of before are not to be used any more.
 
         Returns:
             Names of nodes that the conversion made anew.
@@ -331,21 +332,20 @@ class Model:
         Raises:
             ModelError: an operator has no conversion.
         """
-        if self.opset >= minimum:
+        if self.opset < minimum:
+            self._forget()
+        if self.opset >= minimum or renumbered(self.graph, minimum):
             return []
-        self._forget()
-        if renumbered(self.graph, minimum):
-            return []
-        before = set(self.node_names())
-        makers = {t.name: node.name for node in self.nodes for t in node.outputs}
-        self.graph = convert_opset(self.graph, minimum, str(self.source or "the model"), self._known)
+        before, makers = set(self.node_names()), {t.name: node.name for node in self.nodes for t in node.outputs}
+        old, self.graph = self.graph, convert_opset(self.graph, minimum, str(self.source or "the model"), self._known)
+        assemble.dismantle(old)
         kept = set(self.node_names())
         for node in self.nodes:
             # what the converter replaced goes on under its old name, so that requests and patterns still find it
-            old = makers.get(node.outputs[0].name) if node.outputs else None
-            if node.name not in before and old is not None and old not in kept:
-                node.name = old
-                kept.add(old)
+            name = makers.get(node.outputs[0].name) if node.outputs else None
+            if node.name not in before and name is not None and name not in kept:
+                node.name = name
+                kept.add(name)
         return [name for name in self.node_names() if name not in before]
 
     # ---------------------------------------------------------------- invariants

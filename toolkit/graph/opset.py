@@ -23,8 +23,8 @@ _OWN_DOMAINS = ONNX_DOMAINS | {"ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview
 _FOREIGN = "qtool.foreign"
 SAME_FROM = {
     "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Conv": 11, "DequantizeLinear": 13, "Equal": 13, "Flatten": 13,
-    "Identity": 13, "QuantizeLinear": 13, "Reshape": 13, "Shape": 13, "Size": 13, "Squeeze": 13, "Transpose": 13,
-    "Unsqueeze": 13,
+    "Identity": 13, "If": 11, "Loop": 13, "Pad": 18, "QuantizeLinear": 13, "Reshape": 13, "Scan": 11,
+    "ScatterElements": 16, "ScatterND": 16, "Shape": 13, "Size": 13, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
 }  # fmt: skip
 """Operators whose definitions from that opset on differ only in the types that they take, and in attributes whose
 defaults are what was meant before (ONNX's Changelog.md)."""

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -384,6 +387,38 @@ def test_an_opset_that_defines_all_operators_alike_is_another_number(monkeypatch
     monkeypatch.setattr(convert, lambda proto, target: targets.append(target) or proto)
     residual.raise_opset(22)
     assert targets == [22]
+
+
+def test_bodies_are_of_the_new_opset_where_it_is_another_number(monkeypatch):
+    sides = {
+        f"{word}_branch": helper.make_graph(
+            [node(op, ["x"], [word])], word, [], [helper.make_tensor_value_info(word, TensorProto.FLOAT, [2])]
+        )
+        for word, op in (("then", "Relu"), ("else", "Neg"))
+    }
+    types = {"yes": TensorProto.BOOL}
+    proto = build([node("If", ["yes"], ["y"], **sides)], {"x": [2], "yes": []}, {"y": [2]}, types=types)
+    model = Model.from_proto(proto)
+    monkeypatch.setattr("onnx.version_converter.convert_version", lambda *given: pytest.fail("it was converted"))
+    assert model.raise_opset(21) == []
+    assert {graph.opset for _, graph in model.walk()} == {21}
+    model.check(types=True)
+    x = np.float32([-1, 2])
+    assert np.array_equal(run(model, {"x": x, "yes": np.array(True)})[0], [0, 2])
+    assert np.array_equal(run(model, {"x": x, "yes": np.array(False)})[0], [1, -2])
+
+
+def test_a_graph_that_was_converted_goes_at_once():
+    model = Model.from_proto(build([node("ReduceMean", ["x"], ["y"], axes=[1])], {"x": [2, 3]}, {"y": None}))
+    old = weakref.ref(model.nodes[0])
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        model.raise_opset(18)
+        assert old() is None and np.allclose(run(model, {"x": np.ones((2, 3), np.float32)})[0], 1)
+    finally:
+        if was:
+            gc.enable()
 
 
 @pytest.mark.parametrize(("op", "since"), SAME_FROM.items())
