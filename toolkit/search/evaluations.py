@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from toolkit.base.collection import grown_memory
 from toolkit.base.files import write_json
@@ -245,8 +246,16 @@ class Evaluations:
 
     def _so_far(self, best: SearchedPlan) -> Finding:
         dtype, of = self.simulation.switches.precision, self.cost.work.of
-        lacks = {"limits": list(best.lacks), "by": list(best.lacks.values())}
-        return Code.SEARCH_BEST(share=best.quantized, of=of, dtype=dtype, **lacks)
+        said: dict[str, Any] = {"limits": list(best.lacks), "by": list(best.lacks.values())}
+        if not best.whole:
+            # what holds on a part may not hold on all
+            said |= {"samples": self._samples_on(best.batches), "all": self._samples_on(best.of)}
+        return Code.SEARCH_BEST(share=best.quantized, of=of, dtype=dtype, **said)
+
+    def _samples_on(self, count: int) -> int:
+        """How many samples the first ``count`` batches hold, in the runner's order."""
+        runner = self.simulation.runner
+        return sum(runner.feeds[index].count for index in runner.order[:count])
 
     def _rank(self, plan: SearchedPlan) -> tuple[float, float, float]:
         """Smaller is better: near the budget, then little given up, then little noise."""

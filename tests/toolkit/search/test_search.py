@@ -10,9 +10,11 @@ import pytest
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
+from toolkit.base.progress import Activity
 from toolkit.contract.findings import Code
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
+from toolkit.report.findings import sentence
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import GPUS, gpu_spec
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
@@ -352,6 +354,24 @@ def test_a_limited_search_does_not_depend_on_threads_and_goes_on_where_it_was_ki
     assert json.loads(best.read_text())["best"]["kept"] is not None
     again = limited(uneven(), budget, log=log, best=best)[0]
     assert again.best.kept == one.best.kept and [p.kept for p in again.plans] == [p.kept for p in one.plans]
+
+
+def test_what_is_best_so_far_says_on_how_many_samples_it_is():
+    """A plan that holds on an eighth of the samples is not said to hold; what ran on all needs no such words."""
+    told = []
+
+    def follow(what, done, total):
+        if isinstance(what, Activity):
+            told.append(what.best)
+
+    found, _ = limited(uneven(), Budget(min_sqnr_db=31), progress=follow)
+    parts = [one for one in told if "samples" in one.values]
+    whole = [one for one in told if "samples" not in one.values]
+    assert parts and whole and {one.values["all"] for one in parts} == {64}
+    assert all(0 < one.values["samples"] < one.values["all"] for one in parts)
+    words = sentence(parts[0])
+    assert words.endswith(f" on {parts[0].values['samples']} of {parts[0].values['all']} samples")
+    assert not sentence(whole[-1]).endswith("samples") and found.best.whole
 
 
 def test_a_search_that_goes_on_decides_by_the_same_prices_where_states_are_kept_at_the_cuts(tmp_path, monkeypatch):

@@ -258,8 +258,10 @@ SEARCH: Table = {
         f"{work_share(share, of)} requested in {dtype}, "
         f"{count(kept, 'layer')} kept float."
     ),
-    Code.SEARCH_BEST: lambda share, of, dtype, limits, by: (
-        f"{work_share(share, of)} in {dtype}, " + (f"missing {misses(limits, by)}" if limits else "within the budget")
+    Code.SEARCH_BEST: lambda share, of, dtype, limits, by, samples=None, all=None: (
+        f"{work_share(share, of)} in {dtype}, "
+        + (f"missing {misses(limits, by)}" if limits else "within the budget")
+        + (f" on {samples} of {all} samples" if samples is not None else "")
     ),
     Code.SEARCH_MISSED: lambda limits, by: f"No plan tried meets the budget; the nearest misses {misses(limits, by)}.",
     Code.SEARCH_NEAREST: "No plan tried meets the budget; the nearest one is taken.",
