@@ -167,5 +167,7 @@ class ReportCode(BaseCode):
     NEW_LIMIT = "new-limit"
     NEW_FLOAT_VALUE = "new-float-value"
     NEW_WITHOUT_SAMPLES = "new-without-samples"
+    NEW_TASK_IN_RUN = "new-task-in-run"
+    NEW_IMAGES = "new-images"
     NEW_NOT_RUN = "new-not-run"
     NEW_METRIC_NEEDS_EXTRA = "new-metric-needs-extra"

@@ -139,7 +139,7 @@ def recipe_for(
         evaluation = new_evaluation(model, data, test, metric, named, "\n".join(lines), target)
     text = "\n".join([*lines, *evaluation.lines]) + "\n"
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
-    lacking += [fixed] if fixed is not None else []
+    lacking += [one for one in (fixed, images.doubt if images is not None else None) if one is not None]
     return NewRecipe(text, [*decided, *evaluation.said], [*lacking, *evaluation.warnings])
 
 

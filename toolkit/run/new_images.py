@@ -7,9 +7,11 @@ from pathlib import Path
 
 from toolkit.base.errors import DataError
 from toolkit.base.text import plain
+from toolkit.contract.findings import Finding
 from toolkit.data.images import image_files, image_size
 from toolkit.data.sample import input_specs
 from toolkit.graph.model import Model
+from toolkit.report.codes import ReportCode
 
 _GUESS = (224, 224)
 _LARGEST = 640
@@ -24,10 +26,12 @@ class ImageTable:
     Attributes:
         lines: of the recipe.
         seen: by input the shapes that the samples will have.
+        doubt: what is assumed of how the model was trained; None where it scales whole numbers itself.
     """
 
     lines: list[str]
     seen: dict[str, list[tuple[int, ...]]]
+    doubt: Finding | None
 
 
 def image_table(model: Model, folder: Path) -> ImageTable:
@@ -68,4 +72,5 @@ def image_table(model: Model, folder: Path) -> ImageTable:
         where_from = "the first image's" if small else "a guess"
         lines.append(f"# The size, height and width, is {where_from}: check it ({found}).")
     shape = (1, *size, colours) if last else (1, colours, *size)
-    return ImageTable([*lines, f"images = {{ {', '.join(settings)} }}"], {spec.name: [shape]})
+    doubt = ReportCode.NEW_IMAGES(colour="gray" if colours == 1 else "RGB") if spec.dtype.kind not in "iu" else None
+    return ImageTable([*lines, f"images = {{ {', '.join(settings)} }}"], {spec.name: [shape]}, doubt)

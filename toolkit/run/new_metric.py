@@ -31,6 +31,7 @@ from toolkit.run.task import first_seen
 from toolkit.search.search_budget import DISTANCES, unlabelled
 
 _SHARE = 0.01
+_OWN_LIMIT = "# The task is told from samples, and a task has its own limit."
 """What a metric may drop where nothing more is known."""
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """What an error may grow, of what a constant's would be (see ``FloatCheck.spread``): noise 30 dB below what varies."""
@@ -82,9 +83,7 @@ def new_evaluation(
         if metric is not None:
             _metric(made, metric, None, _SHARE)
         else:
-            made.decided(
-                ReportCode.NEW_WITHOUT_SAMPLES(), "# The task is told from samples, and a task has its own limit."
-            )
+            made.decided(ReportCode.NEW_WITHOUT_SAMPLES(), _OWN_LIMIT)
         return made
     recipe = Recipe.parse("\n".join([before, *made.lines]), target)
     inputs = Inputs(Job(recipe, RunFolder.of(recipe.name, None)), model)
@@ -104,7 +103,10 @@ def new_evaluation(
             )
         lacking = "Images have no labels" if holds_images(own) else "There are no labels"
         made.lines.append(f"# {lacking}: the answers are compared with the float model's.")
-        _by_task(made, model, watched)
+        if _of_images(recipe):
+            made.decided(ReportCode.NEW_TASK_IN_RUN(), _OWN_LIMIT)
+        else:
+            _by_task(made, model, watched)
         return made
     if metric is not None and ":" in metric:
         _metric(made, metric, None, _SHARE)
@@ -165,8 +167,7 @@ def seen_model(inputs: Inputs) -> SeenModel | Finding | None:
         inputs: those of a recipe whose ``[evaluation]`` says no more yet than where its samples are.
     """
     recipe = inputs.job.recipe
-    sources = [recipe.resolve(data) for data in (recipe.calibration.data, recipe.evaluation.data) if data is not None]
-    if any(map(holds_images, sources)):
+    if _of_images(recipe):
         return None
     try:
         found = first_seen(inputs)
@@ -175,6 +176,12 @@ def seen_model(inputs: Inputs) -> SeenModel | Finding | None:
     except ModelError as error:
         return ReportCode.NEW_NOT_RUN(why=error.what)
     return found.model if found is not None else None
+
+
+def _of_images(recipe: Recipe) -> bool:
+    """Whether samples are pictures: what the model makes of them is told once the user has said how to scale them."""
+    sources = [recipe.resolve(data) for data in (recipe.calibration.data, recipe.evaluation.data) if data is not None]
+    return any(map(holds_images, sources))
 
 
 def _labelled(model: Model, source: Path) -> CalibrationData | None:

@@ -113,9 +113,31 @@ def test_what_the_model_fixes_is_kept(place, capsys, shape, size, layout, colour
 def test_test_images_have_no_labels_and_so_no_metric(place, capsys):
     network(place, ["n", 3, "h", "w"])
     recipe, text = made(place, "--data", place / "photos", "--test", place / "photos")
-    assert recipe.evaluation.metric is None and recipe.evaluation.budget.min_sqnr_db == 20
+    assert recipe.evaluation.metric is None and not recipe.evaluation.budget.model_dump(exclude_none=True)
     assert "Images have no labels" in text
     assert invoke(["check", str(place / "made.toml")]) == 0
+
+
+@PILLOW
+def test_answers_on_images_are_held_against_their_task_as_those_on_arrays_are(place, capsys):
+    """Masks at 20 dB of SQNR are other masks: no limit is written that is looser than the task's own."""
+    network(place, ["n", 3, "h", "w"])
+    _, text = made(place, "--data", place / "photos")
+    assert "\nbudget" not in text and "\ntask" not in text
+    said = capsys.readouterr().out
+    assert "Warning: Images are read as RGB, from 0 to 1, with mean 0 and std 1: the model does not say" in said
+    assert invoke(["check", str(place / "made.toml")]) == 0
+    assert "task: Judged as regression by 'y'" in capsys.readouterr().out
+
+
+@PILLOW
+def test_a_model_that_scales_whole_numbers_itself_leaves_no_doubt_of_them(place, capsys):
+    nodes = [node("Cast", ["x"], ["f"], to=1), node("Conv", ["f", "w"], ["y"])]
+    whole = {"x": onnx.TensorProto.UINT8}
+    proto = build(nodes, {"x": ["n", 3, 12, 20]}, {"y": None}, {"w": normal(4, 3, 1, 1)}, types=whole)
+    onnx.save(proto, str(place / "model.onnx"))
+    made(place, "--data", place / "photos")
+    assert "Images are read" not in capsys.readouterr().out
 
 
 def test_images_for_a_model_that_takes_none(place, capsys):

@@ -67,6 +67,14 @@ NEW: Table = {
     ReportCode.NEW_WITHOUT_SAMPLES: (
         "No samples: neither the task nor its limit can be told. Give --data, or set [evaluation] task and budget."
     ),
+    ReportCode.NEW_TASK_IN_RUN: (
+        "The task and its limit are told by `qtool check` and by the run, from what the model makes of the images."
+    ),
+    ReportCode.NEW_IMAGES: (
+        "Images are read as {colour}, from 0 to 1, with mean 0 and std 1: the model does not say how it was trained. "
+        "Set [calibration] images as in training; where they are wrong both models read the same wrong values, and no "
+        "figure shows it."
+    ),
     ReportCode.NEW_NOT_RUN: "Neither the task nor the labels could be looked at: {why}.",
     ReportCode.NEW_METRIC_NEEDS_EXTRA: (
         "The labels fit {metric}, which needs what is not installed: pip install 'qtool[{extra}]', and write the "
