@@ -32,6 +32,7 @@ use = "{quantizer}"
 [engine]
 backend = "none"
 [evaluation]
+task = "regression"
 budget = {{ min_sqnr_db = 20 }}
 """
 
