@@ -149,10 +149,12 @@ class Stack:
             return shape[axis], 0, 1
         if len(shape) != rank:
             declared = [dim if dim is not None else "?" for dim in spec.dims or ()]
+            alone = f"a sample by itself needs a batch dimension of 1 in front, {[1, *shape]}, as array[None] has it; "
             raise DataError(
                 f"shape {list(shape)} has rank {len(shape)}, the model declares {declared}",
                 where=f"{self.where}, input '{spec.name}'",
-                remedy="stack the samples along axis 0, or store each with a batch dimension of 1 in front as "
+                remedy=(alone if len(shape) == rank - 1 else "")
+                + "stack the samples along axis 0, or store each with its batch dimension as "
                 f"'{spec.name}/00000', '{spec.name}/00001' and so on, or in a file of a folder",
             )
         return shape[0] // spec.chunk, shape[0] % spec.chunk, spec.chunk

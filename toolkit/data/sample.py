@@ -206,10 +206,11 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
             )
         for axis, (size, wanted) in enumerate(zip(array.shape, spec.dims)):
             if isinstance(wanted, int) and size != wanted:
+                remedy = f"give samples with {wanted} there, or export the model with that dimension dynamic"
                 raise DataError(
                     f"shape {list(array.shape)} has {size} in dimension {axis}, the model declares {declared}",
                     where=place,
-                    remedy=f"give samples with {wanted} there, or export the model with that dimension dynamic",
+                    remedy=_channels_moved(array.shape, spec.dims) or remedy,
                 )
     if spec.batch_axis is not None and not array.shape[spec.batch_axis]:
         raise DataError(f"shape {list(array.shape)} holds no values", where=place, remedy="remove the sample")
@@ -227,6 +228,22 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
                 remedy="samples need finite values: repair or remove this one",
             )
     return array
+
+
+def _channels_moved(shape: Sequence[int], dims: Sequence[Any]) -> str:
+    """What to do where a sample fits once its channels are at the other end; empty where it does not fit then."""
+    rank = len(shape)
+    if rank < 3:
+        return ""
+    ends = {"first": (0, *range(2, rank), 1), "last": (0, rank - 1, *range(1, rank - 1))}
+    for end, order in ends.items():
+        if all(not isinstance(wanted, int) or shape[axis] == wanted for axis, wanted in zip(order, dims)):
+            other = "last" if end == "first" else "first"
+            return (
+                f"the samples have their channels {end} and the model {other}: transpose them, as "
+                f"array.transpose({', '.join(map(str, order))}) does"
+            )
+    return ""
 
 
 def _fit_dtype(array: Array, spec: InputSpec, place: str) -> Array:

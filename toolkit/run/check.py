@@ -44,7 +44,7 @@ _LOUD = (
     EvaluationCode.LABEL_OUT_OF_RANGE, EvaluationCode.LIMIT_NEVER_MISSED, EvaluationCode.LIMIT_WITHOUT_METRIC,
     EvaluationCode.SAMPLES_OF_ROWS, DataCode.ROWS_UNDECIDED, Code.UNVARIED_SAMPLES,
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
-    DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR,
+    DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 
@@ -149,6 +149,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.base.code import import_path
     from toolkit.base.collection import collector_seldom
     from toolkit.base.temporary import temporary_folder
+    from toolkit.calibration.diagnosis import sparse_profiles
     from toolkit.data.unvaried import unvaried
     from toolkit.report.findings import sentence
     from toolkit.run.calibrator import given_count
@@ -177,9 +178,14 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
             for said in unvaried(samples, of) if samples is not None else ():
                 journal.noted(said)
         calibration = _counts(data)
+        for profile, number in sparse_profiles(calibration.get("profiles", {})).items():
+            if number:
+                journal.noted(Code.FEW_SAMPLES(profile=profile, samples=number))
         if test is not None:
             fit(inputs, test)
         evaluation = _counts(test)
+        if evaluation.get("samples") == 1:
+            journal.noted(ReportCode.SAMPLES_SHOW_NOTHING(samples=1))
         task = task_of(inputs)
         for note in (*task.notes, task.suspicion):
             if note is not None:

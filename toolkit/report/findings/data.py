@@ -81,7 +81,7 @@ DATA: Table = {
     ),
     Code.EMPTY_PROFILE: "No sample of {data} fits profile '{profile}'.",
     Code.FEW_SAMPLES: lambda profile, samples: (
-        f"Profile '{profile}' had only {count(samples, 'calibration sample')}; provide more."
+        f"Profile '{profile}' has only {count(samples, 'calibration sample')}; provide more."
     ),
     Code.UNVARIED_SAMPLES: _unvaried,
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
