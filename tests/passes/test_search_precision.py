@@ -24,6 +24,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.tensors import make_constant, make_node, onnx_type
 from toolkit.placement.qdq import without_pairs
+from toolkit.report.findings import sentence
 from toolkit.report.search_section import read_search
 from toolkit.search.codes import KeptCode, SearchEndCode
 from toolkit.search.plan_search import PlanSearch
@@ -214,8 +215,27 @@ def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed(tm
     assert found.chosen.meets and not found.met and found.in_types
     assert found.lacks["min_sqnr_db"] > 0 and found.rest_lacks["min_sqnr_db"] > 0
     (alone,) = said(context.journal, *IN_TYPES)
-    assert alone["why"].code is Code.TYPE_MISSES and alone["guarded"] is False
+    assert alone["why"].code is Code.TYPE_MISSES and (alone["guarded"], alone["mends"]) == (False, False)
+    words = sentence(Code.SEARCH_TYPE_ALONE(**alone))
+    assert "guard_fp16 does not mend" in words and "--set engine.rest=fp32" in words and "bf16" not in words
     assert alone["why"].values["rest"] == "fp16" and "min_sqnr_db" in alone["why"].values["limits"]
+
+
+def test_a_guard_that_would_mend_float16_is_said_to_only_where_it_was_tried():
+    """Values within float16 by less than the guard's margin: with it behind the search, the plan meets the budget."""
+    model = offset_chain(6e4)
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=20)(model, context)
+    (alone,) = said(context.journal, *IN_TYPES)
+    assert (alone["guarded"], alone["mends"]) == (False, True) and not context.guards
+    assert "With guard_fp16 behind the search it is met" in sentence(Code.SEARCH_TYPE_ALONE(**alone))
+    # trying it asks for nothing
+    assert all(ask.by != "guard_fp16" for _, ask in context.plan.history)
+    assert lowered_sqnr(model, context, context.provider.data) < 20
+    model = offset_chain(6e4)
+    context = context_for(model, feeds())
+    Sequence(passes=[SearchPrecision(min_sqnr_db=20), GuardFP16()])(model, context)
+    assert not said(context.journal, *IN_TYPES) and lowered_sqnr(model, context, context.provider.data) > 20
 
 
 def test_with_rest_fp32_float16_is_not_looked_at():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from toolkit.base.errors import ModelError
+from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.precision import Precision
 from toolkit.base.text import on_one_line
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
+from toolkit.contract.registry import playing
+from toolkit.contract.roles import Role
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.type_noise import TypeNoise
@@ -80,7 +82,25 @@ class RealTypes:
             context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=on_one_line(error.what, 200)))
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
-            context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed, guarded=bool(context.guards)))
+            guarded, mends = bool(context.guards), self._guard_mends()
+            context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed, guarded=guarded, mends=mends))
+
+    def _guard_mends(self) -> bool | None:
+        """Whether the float layers' type meets the limits once a guard has asked for others, where nothing does yet.
+
+        None where it was not tried: a guard is there, none is installed or the type is not float16, or the observed
+        values that it looks at are not to be had.
+        """
+        kinds = playing(Role.GUARD)
+        if self.context.guards or not kinds or self.context.rest is not Precision.FP16:
+            return None
+        plain = replace(self.budget, margin=0.0, max_ms=None)
+        try:
+            guarded = self.simulation.outcome_of(self._in_types(None, (kinds[0][1](),)))
+        except QtoolError:
+            return None
+        self.spending.pay(TYPES_PRICE)
+        return not plain.lacks(guarded, self.simulation.runner.float_outcome)
 
     def left_float(
         self, found: SearchResult, cost: CostModel, demand: Budget, outcome: Outcome | None = None
@@ -136,9 +156,12 @@ class RealTypes:
         """Whether the simulation computes in the types that plans run in, or outputs are compared with another's."""
         return self.context.rest is Precision.FP32 or self.reference is not None
 
-    def _in_types(self, found: SearchResult | None) -> Model:
-        """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``."""
+    def _in_types(
+        self, found: SearchResult | None, guards: Sequence[Callable[[Model, Context], object]] = ()
+    ) -> Model:
+        """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``; guarded by more."""
         apart, trial = self.context.fork(), self.model.copy()
+        apart.guards = (*apart.guards, *guards)
         if found is not None:
             self.take(found, trial, apart)
             self.quantizer.insert(trial, apart)

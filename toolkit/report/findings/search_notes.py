@@ -115,6 +115,18 @@ def _helper(
     return f"{text}." if applied else f"{text}; not applied."
 
 
+def _type_alone(why: str, guarded: bool = True, mends: bool | None = None) -> str:
+    told = f"{why}: no choice of layers can fix that. The plan taken meets the budget simulated in FP32 alone. "
+    if mends:
+        return f"{told}With {pass_for(Role.GUARD)} behind the search it is met: add it as the last [[pass]]."
+    other = 'set [engine] rest = "fp32" (qtool run RECIPE --set engine.rest=fp32)'
+    keep = f"or keep the nodes with the largest error in fp32 with {pass_for(Role.KEEP)}."
+    if mends is False or guarded:
+        # values that overflow are not what is missed, and bfloat16 has fewer digits
+        return f"{told}It is rounding, which {pass_for(Role.GUARD)} does not mend: {other}, {keep}"
+    return f"{told}Put {pass_for(Role.GUARD)} behind the search, {other}, {keep}"
+
+
 def _without_labels(data: str, metric: str, how: str, limits: tuple[str, ...], values: tuple[float, ...]) -> str:
     held = joined(f"{name} = {value:.4g}" for name, value in zip(limits, values)) if limits else ""
     text = f"{data} has no labels, so the search cannot measure {metric}"
@@ -228,13 +240,7 @@ SEARCH: Table = {
     Code.TYPE_MISSES: lambda rest, limits, by: (
         f"{rest.upper()} alone, with nothing quantized, misses {misses(limits, by)}"
     ),
-    Code.SEARCH_TYPE_ALONE: lambda why, guarded=True: (
-        f"{why}: no choice of layers can fix that. The plan taken meets the budget simulated in FP32 alone. "
-        + ("" if guarded else f"Put {pass_for(Role.GUARD)} behind the search, ")
-        + ("Set" if guarded else "set")
-        + ' [engine] rest = "fp32" (or "bf16"), or keep the nodes with the largest error in fp32 with '
-        f"{pass_for(Role.KEEP)}."
-    ),
+    Code.SEARCH_TYPE_ALONE: _type_alone,
     Code.SEARCH_RANGE: _ranges,
     Code.SEARCH_UNPROVEN: "The chosen plan is {why}.",
     Code.SEARCH_ORDERING: lambda ops: (
