@@ -34,7 +34,8 @@ class MetricInfo:
     counted: bool = False
 
 
-_CLASS, _SET = "the class's number: integer, []", "0 or 1 for each class: [classes]"
+_CLASS, _SET = "the class's number: integer, [] or [1]", "0 or 1 for each class: [classes]"
+_ONE_HOT = "0, and 1 for its class: [classes]"
 _ONE = "0 or 1 for an output of one score: [] or [1]"
 _POSITIONS = "a class's number a position: integer, [positions]; -100 is left out"
 _READING = "the reading's classes, no blanks: integer, [length], filled up with -1"
@@ -49,9 +50,9 @@ _TOKENS = "the next token of every position: integer, [positions]; negative ones
 
 METRICS: dict[str, MetricInfo] = {
     "top1": MetricInfo("classification", "share of labels that are the best class; of one score a sample, accuracy",
-                       f"{_CLASS}; or {_POSITIONS}; or {_ONE}", counted=True),
-    "top5": MetricInfo("classification", "share of labels among the five best classes", f"{_CLASS}; or {_POSITIONS}",
-                       counted=True),
+                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}; or {_ONE}", counted=True),
+    "top5": MetricInfo("classification", "share of labels among the five best classes",
+                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}", counted=True),
     "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls; of sets of classes, with those of "
                                     "the samples without each", f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
     "f1": MetricInfo("classification", "mean of the classes' F1; of one score a sample, that of label 1",
