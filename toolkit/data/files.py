@@ -81,11 +81,12 @@ class Stack:
                 counts[name] = shapes[name][0] // chunk if shapes[name] else 1
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-            raise DataError(
-                f"the numbers of samples differ: {listed}",
-                where=self.where,
-                remedy="every input (and label) needs as many; an input without an axis of samples may be given once",
-            )
+            remedy = "every input (and label) needs as many; an input without an axis of samples may be given once"
+            inputs = [name for name in counts if name in self._specs]
+            if len({counts[name] for name in inputs}) > 1:
+                remedy += f"; where a sample holds several rows of '{inputs[-1]}', store each sample by itself: "
+                remedy += ", ".join(f"'{name}/00000'" for name in inputs) + " and so on"
+            raise DataError(f"the numbers of samples differ: {listed}", where=self.where, remedy=remedy)
         count = next(iter(counts.values()), 1 if single else 0)
         if not count:
             raise DataError("there are no samples", where=self.where, remedy="give at least one sample")

@@ -251,6 +251,8 @@ def _fit_dtype(array: Array, spec: InputSpec, place: str) -> Array:
     if have == want:
         return array
     remedy = f"save it as {'float32' if want.name == 'bfloat16' else want.name}"
+    if have.name == "uint8" and want.kind not in "iub":
+        remedy += ", scaled as in training, such as by 1 / 255"
     pair = (have.name, want.name)
     if pair == ("float64", "float32"):
         with np.errstate(over="ignore", under="ignore"):

@@ -184,7 +184,7 @@ def nothing_to_quantize(placement: Placement, where: str) -> RecipeError:
     return RecipeError(
         f"no layer can be quantized: {listed} by rule '{rule}' ('{first.node}': {sentence(first.why)})",
         where=where,
-        remedy="qtool check lists every layer with its rule",
+        remedy="for every layer with its rule, see qtool check",
     )
 
 

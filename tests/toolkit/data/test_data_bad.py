@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import build, node
 from tests.toolkit.calibration.networks import chain, fixed, model, sentences
 from toolkit.base.errors import DataError, NotAllowedError, QtoolError, RecipeError
 from toolkit.base.types import Array
@@ -36,6 +37,8 @@ ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
     ("nan", {"x": one_bad(np.nan)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is nan \(1 value is not finite\)"),
     ("inf", {"x": one_bad(-np.inf)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is -inf"),
     ("dtype", {"x": GOOD.astype(np.int32)}, "dtype is int32, the model expects float32. Save it as float32"),
+    ("pixels", {"x": GOOD.astype(np.uint8)}, "Save it as float32, scaled as in training, such as by 1 / 255"),
+    ("channels last", {"x": np.zeros((4, 5, 3), np.float32)}, r"Transpose the samples by \(0, 2, 1\): the model has"),
     ("overflow", {"x": one_bad(1).astype(np.float64) * 1e300}, "float64, the model expects float32, which cannot hold"),
     ("rank", {"x": np.zeros((4, 3), np.float32)}, r"shape \[4, 3\] has rank 2, the model declares \['batch', 3"),
     ("dimension", {"x": np.zeros((4, 2, 5), np.float32)}, r"shape \[1, 2, 5\] has 2 in dimension 1"),
@@ -55,6 +58,22 @@ def test_archives(tmp_path: Path, arrays: dict[str, Array], message: str) -> Non
         list(CalibrationData.open("data.npz", chain(), base=tmp_path, labels="label" in arrays).samples())
     assert "data.npz" in str(caught.value), "the message names the file"
     assert "\n" not in str(caught.value)
+
+
+def test_rows_that_are_no_samples_are_told_where_to_go(tmp_path: Path) -> None:
+    """Two towers: some queries, held against other documents."""
+    towers = Model.from_proto(build(
+        [node("MatMul", ["query", "document"], ["y"])], {"query": ["queries", 4], "document": [4, "documents"]},
+        {"y": ["queries", "documents"]},
+    ))  # fmt: skip
+    arrays = {"query": np.zeros((3, 4), np.float32), "document": np.zeros((4, 7), np.float32)}
+    np.savez(tmp_path / "data.npz", **{f"{name}/00000": value for name, value in arrays.items()})
+    (sample,) = CalibrationData.open("data.npz", towers, base=tmp_path).samples()
+    assert sample.inputs["query"].shape == (3, 4)
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(DataError, match="where a sample holds several rows of 'document', store each sample by itself: "
+                       "'query/00000', 'document/00000' and so on"):  # fmt: skip
+        list(CalibrationData.open("data.npz", towers, base=tmp_path).samples())
 
 
 FEEDS: list[tuple[str, Callable[[], Model], Any, str]] = [
