@@ -91,6 +91,12 @@ class EvaluationResult:
         return drop_error(*self._left_out())
 
     @property
+    def refused(self) -> bool:
+        """Whether onnxruntime cannot run the other model as it is written, or not all of it."""
+        codes = {note.code for note in self.notes}
+        return self.form != "lowered" or bool(self.not_compared) or EvaluationCode.UNROUNDED_NOT_RUN in codes
+
+    @property
     def alone(self) -> bool:
         """Whether one sample, or one group, is all that the metric is from; see ``is_alone``."""
         return is_alone(self.metric_samples, *self._left_out())

@@ -90,7 +90,8 @@ def advice(
     if chosen is not None and chosen.code is EngineCode.BACKEND_REFUSES_MODEL and chosen.values.get("remedy"):
         values = {name: chosen.values[name] for name in ("backend", "taken", "remedy")}
         pairs = any(one.op in PAIR_OPERATORS or (one.asked_precision or Precision.FP32).quantized for one in layers)
-        found.append(Advice(ReportCode.MEND_FOR_BACKEND(**values, pairs=pairs)))
+        runs = accuracy is not None and bool(accuracy.samples) and not accuracy.refused
+        found.append(Advice(ReportCode.MEND_FOR_BACKEND(**values, pairs=pairs, runs=runs)))
     elif backend.name == "none":
         found.append(Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n'))
     return found

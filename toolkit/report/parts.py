@@ -97,6 +97,7 @@ class Accuracy(Part):
     in_place: list[str] = Field(
         default_factory=list, description="the tensors among ``outputs`` that were compared in place of those"
     )
+    refused: bool = Field(default=False, description="whether onnxruntime cannot run model.onnx as it is written")
     notes: list[str] = Field(default_factory=list)
     task: TaskInfo | None = Field(default=None, description="what the model was taken to be for")
     parts: list[PartFigures] = Field(default_factory=list, description="its answers, the worst part first")

@@ -91,6 +91,7 @@ def accuracy_of(
         outputs=_outputs(found, budget),
         source=source,
         held_out=held_out,
+        refused=found.refused,
         notes=[sentence(note) for note in notes],
         misses=[sentence(miss) for miss in misses],
         not_compared=found.not_compared,

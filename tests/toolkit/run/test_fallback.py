@@ -117,6 +117,26 @@ def test_what_the_builder_alone_refuses_ends_with_a_report_that_has_the_remedy(t
         assert any("model.onnx runs in ONNX Runtime" in one.text for one in plain.report.summary.next)
 
 
+@pytest.mark.parametrize("data", ["none", "summed", "foreign"])
+def test_a_model_that_onnxruntime_does_not_run_is_not_said_to_run_there(tmp_path, refusing, data):
+    """onnxruntime sums no float16 that is scattered to one place, and knows no operator of another's domain."""
+    refusing("parse", BackendError("its parser knows no such node", remedy="cut it off"))
+    if data == "none":
+        recipe = small(tmp_path, [], engine={"backend": "auto"}, calibration={}, evaluation={})
+    else:
+        scattered = node("ScatterElements", ["x", "where", "h"], ["y"], name="last", axis=1, reduction="add")
+        foreign = node("Magic", ["h"], ["y"], name="last", domain="com.acme")
+        nodes = [node("MatMul", ["x", "w"], ["h"], name="product"), scattered if data == "summed" else foreign]
+        weights = {"w": normal(8, 8), **({"where": np.zeros((1, 8), np.int64)} if data == "summed" else {})}
+        proto = build(nodes, {"x": [1, 8]}, {"y": None}, weights, opset=18)
+        proto.opset_import.add(domain="com.acme", version=1)
+        recipe = small(tmp_path, [INSERT], proto, engine={"backend": "auto"})
+    report = run(recipe, tmp_path / "run").report
+    assert report.backend.name == "none" and (report.accuracy is None or report.accuracy.refused)
+    (advice,) = [one.text for one in report.summary.next if "tensorrt_rtx" in one.text]
+    assert advice == "For an engine of tensorrt_rtx: cut it off."
+
+
 def test_a_backend_that_is_asked_for_by_name_refuses_with_its_own_words(tmp_path, refusing):
     refusing("build", BackendError("no kernel runs 'nms'", remedy="cut it off"))
     with pytest.raises(BackendError, match="no kernel runs 'nms'"):

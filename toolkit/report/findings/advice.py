@@ -101,8 +101,8 @@ ADVICE: Table = {
     ReportCode.BUILD_AN_ENGINE: (
         "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."
     ),
-    ReportCode.MEND_FOR_BACKEND: lambda backend, taken, remedy, pairs=True: (
-        ("" if taken != "none" else f"No engine was built, but model.onnx{_PAIRS * pairs} runs in ONNX Runtime. ")
+    ReportCode.MEND_FOR_BACKEND: lambda backend, taken, remedy, pairs=True, runs=True: (
+        (f"No engine was built, but model.onnx{_PAIRS * pairs} runs in ONNX Runtime. " * (runs and taken == "none"))
         + f"For an engine of {backend}: {remedy}."
     ),
     ReportCode.WIDEN_MARGIN: lambda samples: (
