@@ -32,7 +32,9 @@ together, or from the system each time."""
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
-_SQUARE_REWRITES = {"CommonSubexpressionElimination": 2_000, "NchwcTransformer": MOST_BLOCKED}
+BLOCKED_LAYOUT = "NchwcTransformer"
+"""What lets convolutions hand on their results in blocked layout."""
+_SQUARE_REWRITES = {"CommonSubexpressionElimination": 2_000, BLOCKED_LAYOUT: MOST_BLOCKED}
 """Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
 
 Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s of 2,500 nodes, 4 s of 10,000.

@@ -27,7 +27,15 @@ from toolkit.graph.masks import spread_masks
 from toolkit.graph.model import Model
 from toolkit.graph.named_outputs import name_outputs
 from toolkit.graph.onnx_file import read
-from toolkit.graph.ort_session import Arena, Optimise, explained, load_rewritten, load_session, unwanted_rewrites
+from toolkit.graph.ort_session import (
+    BLOCKED_LAYOUT,
+    Arena,
+    Optimise,
+    explained,
+    load_rewritten,
+    load_session,
+    unwanted_rewrites,
+)
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.refused_node import with_node
@@ -270,7 +278,7 @@ def session(
         taken: Arena = arena if alone else "shared" if fits else "none"
         settings = (part, threads, optimise, keeps, as_written, taken, unwanted)
         found = None
-        if any_order and alone and keeps and optimise is True:
+        if any_order and alone and keeps and optimise is True and BLOCKED_LAYOUT not in unwanted:
             found = in_any_order(
                 part,
                 lambda path: load_session(*settings, rewritten=path),

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph import any_order
+from toolkit.graph import any_order, ort_session, sessions
 from toolkit.graph.any_order import AnyOrder
 from toolkit.graph.sessions import session
 
@@ -100,3 +100,19 @@ def test_what_onnxruntime_does_not_read_again_is_run_in_order():
     ordered = session(found, ["a", "y"], threads=1).run(x)
     made = session(found, ["a", "y"], threads=1, any_order=True).run(x)
     assert all(np.sort(made[n], axis=None).tobytes() == np.sort(ordered[n], axis=None).tobytes() for n in ("a", "y"))
+
+
+def test_where_nothing_is_in_blocked_layout_the_model_is_loaded_once(proto, monkeypatch):
+    monkeypatch.setitem(ort_session._SQUARE_REWRITES, ort_session.BLOCKED_LAYOUT, 0)
+    loaded, plain = [], sessions.load_session
+
+    def load(*given, **more):
+        loaded.append(given[0])
+        return plain(*given, **more)
+
+    monkeypatch.setattr(sessions, "load_session", load)
+    x = np.random.default_rng(1).standard_normal((2, 3, 9, 9), np.float32)
+    found = session(proto, WANTED, threads=1, any_order=True).run({"x": x})
+    assert len(loaded) == 1
+    ordered = session(proto, WANTED, threads=1).run({"x": x})
+    assert all(np.array_equal(found[name], ordered[name]) for name in WANTED)
