@@ -36,7 +36,7 @@ from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import Session, session
+from toolkit.graph.sessions import MOST_NODES, Session, session
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import QUANTIZE
@@ -122,7 +122,10 @@ def evaluate(
         parts = _parts(data.first(total), by_itself and size <= _MOST_UNROUNDED, together(metric))
         asked = chain(first_samples(data, 1, few), *(some.batches(batch) for some in parts))
         floats.ahead((part.inputs for part in asked), kept.ahead())
-    lowered = MeasuredForm(subject, SerializedModel.of(rounded) if rounded is not None else None, besides=besides)
+    # of a graph of so many nodes few runs do not pay for what is rewritten of it
+    once = rounded is not None and total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES
+    written = SerializedModel.of(rounded) if rounded is not None else None
+    lowered = MeasuredForm(subject, written, besides=besides, as_it_is=once)
     del rounded
     form, other_session, notes = _runnable(reference, floats, lowered, data, prepared)
     named = counterparts(reference, form.model, floats.outputs)

@@ -10,13 +10,16 @@ import pytest
 from tests.conftest import build, node, normal
 from tests.toolkit.placement.test_default_rewrites import joined, lowered
 from toolkit import Model
+from toolkit.base.collection import collector_paused
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import checkpoint, node_errors
 from toolkit.evaluation import evaluate as evaluation
 from toolkit.evaluation.checkpoint import EvaluationCheckpoint
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.evaluation.float_outputs import FloatOutputs
-from toolkit.graph import sessions
+from toolkit.graph import ort_session, sessions
+from toolkit.graph.light import LightModel
 
 _SAMPLES = [{"x": normal(1, 4, 4, 4, seed=seed)} for seed in range(5)]
 
@@ -65,6 +68,56 @@ def test_a_model_of_many_nodes_is_measured_as_any_while_one_session_is_held(monk
     # the lowered model's own, and the float one that gives all tensors
     assert alive == [False, False]
     assert found.nodes == wanted.nodes and found.outputs == wanted.outputs
+
+
+def test_of_few_samples_a_rounded_graph_of_many_nodes_is_run_as_it_is_with_the_same_values(monkeypatch):
+    # such a graph has no convolutions in blocked layout
+    monkeypatch.setitem(ort_session._SQUARE_REWRITES, ort_session.BLOCKED_LAYOUT, 0)
+    reference, subject = joined(3).settle(), lowered(joined(3)).settle()
+    few, more = (CalibrationData.open(_SAMPLES * times, reference) for times in (1, 4))
+    for module in (sessions, node_errors):
+        monkeypatch.setattr(module, "MOST_NODES", 4)
+    wanted, asked = evaluate(reference, subject, few, batch=2), []
+    monkeypatch.setattr(evaluation, "MOST_NODES", 4)
+    plain = node_errors.session
+
+    def load(source, **more):
+        asked.append((isinstance(source, LightModel), more.get("optimise", True)))
+        return plain(source, **more)
+
+    monkeypatch.setattr(node_errors, "session", load)
+    found = evaluate(reference, subject, few, batch=2)
+    assert set(asked) == {(True, False), (False, True)}
+    assert found.nodes == wanted.nodes and found.outputs == wanted.outputs
+    asked.clear()
+    evaluate(reference, subject, more, batch=2)
+    assert set(asked) == {(True, True), (False, True)}
+
+
+@pytest.mark.parametrize("stretches", [False, True])
+def test_an_evaluation_leaves_no_session_to_the_collector_of_cycles(monkeypatch, stretches):
+    """Also where onnxruntime refuses the model with its default optimizations; the report is made beside what stays."""
+    if stretches:
+        for module in (sessions, node_errors):
+            monkeypatch.setattr(module, "MOST_NODES", 4)
+        monkeypatch.setattr(sessions, "_STRETCH_NODES", 40)
+    made, plain = [], sessions.load_session
+
+    class Held(list):
+        """A model that is loaded, as it can be watched."""
+
+    def load(model, *more, **others):
+        made.append(weakref.ref(held := Held()))
+        model.held = held
+        return plain(model, *more, **others)
+
+    monkeypatch.setattr(sessions, "load_session", load)
+    reference, subject = joined(3).settle(), lowered(joined(3)).settle()
+    data = CalibrationData.open(_SAMPLES, reference)
+    with collector_paused():
+        found = evaluate(reference, subject, data, batch=2)
+        assert made and not any(one() is not None for one in made)
+    assert any(note.code is EvaluationCode.DEFAULTS_REFUSE for note in found.notes)
 
 
 class Stopped(Exception):

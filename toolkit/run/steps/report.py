@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from toolkit.base.collection import grown_memory
 from toolkit.base.files import write_text
 from toolkit.base.profiles import Profiles
 from toolkit.base.versions import code_fingerprint, versions
@@ -136,8 +135,6 @@ class ReportStep(Step[ReportRecord]):
         """Join, and write all four."""
         from toolkit.report.html import write_html
 
-        # what the evaluation dropped in cycles would stay beside the report's layers
-        grown_memory.give_back()
         root, engine, said = self.folder.path, self.found.engine, SharedSentences()
         journal = self._journal()
         report = self._report(journal, said)
