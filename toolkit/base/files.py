@@ -11,14 +11,15 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import WriteError, system_remedy
 from toolkit.base.text import bytes_words
 
-_CHUNK = 1 << 22
+_CHUNK, _AT_ONCE = 1 << 22, 1_000
+"""Bytes of a file that are read at once, and entries of JSON that are written at once."""
 PART = ".qtool-part"
 """How the names of temporary files end: nobody else's files do, so a run may clear away what a killed one left."""
 
@@ -139,7 +140,8 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all, a line for each entry, as it is made; see ``json_lines``."""
-    write_parts(path, (part.encode("utf-8") for part in chain(_parts(content), ["\n"])))
+    parts = chain(_parts(content), ["\n"])
+    write_parts(path, (some.encode("utf-8") for some in iter(lambda: "".join(islice(parts, _AT_ONCE)), "")))
 
 
 def json_lines(content: Any) -> str:
@@ -158,11 +160,11 @@ def json_lines(content: Any) -> str:
 
 
 def _parts(content: Any) -> Iterator[str]:
-    return _indented(content, _encoder(), "\n", 2)
+    return _indented(content, json_encoder(), "\n", 2)
 
 
-def _encoder() -> Callable[[Any], str]:
-    """What writes a value as strict JSON.
+def json_encoder() -> Callable[[Any], str]:
+    """What writes a value as strict JSON, as ``json.dumps`` would; it raises ValueError for NaN and infinities.
 
     ``JSONEncoder.encode`` makes the part of it that is in C anew for every value, which takes half of the time that
     writing a short one does.
@@ -184,12 +186,14 @@ def _indented(content: Any, encode: Callable[[Any], str], line: str, levels: int
     inner, before = line + " ", ""
     for entry in content:
         before = f",{inner}" if before else ends[0] + inner
-        yield before + _key(entry, encode) if isinstance(content, dict) else before
-        value = content[entry] if isinstance(content, dict) else entry
+        begin, value = before, entry
+        if isinstance(content, dict):
+            begin, value = before + _key(entry, encode), content[entry]
         if levels > 1:
+            yield begin
             yield from _indented(value, encode, inner, levels - 1)
         else:
-            yield encode(value)
+            yield begin + encode(value)
     yield line + ends[1] if before else ends
 
 

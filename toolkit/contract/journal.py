@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from toolkit.base.files import json_encoder
 from toolkit.contract.findings import BaseCode, Finding, finding
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class Journal:
 
     def to_jsonl(self, sentence: Callable[[Finding], str] | None = None) -> str:
         """One JSON object a line; with ``sentence`` each has its sentences too, for people."""
-        return "".join(json.dumps(e.to_json(sentence)) + "\n" for e in self.events)
+        encode = json_encoder()
+        return "".join([encode(e.to_json(sentence)) + "\n" for e in self.events])
 
     @classmethod
     def from_jsonl(cls, text: str) -> Journal:
