@@ -90,6 +90,7 @@ class Loaded:
         self._gone: deque[int] = deque()
         self._lock, self._depth = threading.RLock(), 0
         self._turns, self._loading = threading.RLock(), set[tuple[int, Hashable]]()
+        self._urgent: Counter[tuple[int, Hashable]] = Counter()
         self._used: Counter[tuple[int, Hashable]] = Counter()
         self._released, self._own = threading.Condition(self._lock), threading.local()
 
@@ -145,9 +146,9 @@ class Loaded:
         """A part of what the owner computes with; it stays loaded while the block computes with it.
 
         The longest unused ones go where the limit, or ``most``, asks for it. Where what others compute with leaves no
-        room, it waits for them; not within a block that uses another part, which they might wait for. While one thread
-        loads a part others load theirs and compute; under a limit they load by turns, since a load takes more than
-        what it leaves.
+        room, it waits for them; not within a block that uses another part, which they might wait for, nor while such a
+        block waits for this part. While one thread loads a part others load theirs and compute; under a limit they load
+        by turns, since a load takes more than what it leaves.
 
         Args:
             owner: whose part it is.
@@ -157,8 +158,7 @@ class Loaded:
         """
         key = owner, part
         with self._alone():
-            while key in self._loading:
-                self._wait()
+            self._await_load(key)
             known = self._known.get(key)
             if known is not None:
                 self._known.move_to_end(key)
@@ -172,9 +172,14 @@ class Loaded:
             with self._alone():
                 self._release(key)
 
+    @property
+    def _own_parts(self) -> int:
+        """How many parts this thread computes with."""
+        return getattr(self._own, "parts", 0)
+
     def _take(self, key: tuple[int, Hashable]) -> None:
         self._used[key] += 1
-        self._own.parts = getattr(self._own, "parts", 0) + 1
+        self._own.parts = self._own_parts + 1
 
     def _release(self, key: tuple[int, Hashable]) -> None:
         self._used[key] -= 1
@@ -191,7 +196,7 @@ class Loaded:
             with self._turn():
                 size, load = make()
             with self._alone():
-                while not self._room_for(size, most, key[0]) and self._may_wait():
+                while not self._room_for(size, most, key[0]) and self._may_wait(key):
                     self._wait()
                 # its room is taken from here on
                 self._known[key] = None, size
@@ -221,14 +226,31 @@ class Loaded:
         room = self._make_room(size, most, owner)
         return room and self._make_room(size + sum(self._beside.values()), self.room, None)
 
+    def _await_load(self, key: tuple[int, Hashable]) -> None:
+        """Until no other thread loads a part; it waits for no room meanwhile if this thread may hold that."""
+        holds = key in self._loading and self._own_parts > 0
+        if holds:
+            self._urgent[key] += 1
+            self._released.notify_all()
+        try:
+            while key in self._loading:
+                self._wait()
+        finally:
+            if holds:
+                self._urgent[key] -= 1
+                self._urgent += Counter()
+
     def _wait(self) -> None:
         """Until somebody has done with a part, or has loaded one."""
         depth, self._depth = self._depth, 0
-        self._released.wait()
-        self._depth = depth
+        try:
+            self._released.wait()
+        finally:
+            self._depth = depth
 
-    def _may_wait(self) -> bool:
-        return self._depth == 1 and not getattr(self._own, "parts", 0)
+    def _may_wait(self, key: tuple[int, Hashable]) -> bool:
+        """Whether the load of a part may wait for others to give back theirs."""
+        return self._depth == 1 and not self._own_parts and key not in self._urgent
 
     def _make_room(self, size: int, most: int | None, owner: int | None) -> bool:
         """Drop what is longest unused; False where more must go and is in use."""
