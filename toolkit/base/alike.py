@@ -1,4 +1,4 @@
-"""What must be alike on all machines that share work: the versions that numbers, and what is sent, depend on."""
+"""What must be alike on all machines that share work: the versions that results and messages depend on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refuse_unlike(ours: Mapping[str, str], theirs: Mapping[str, str], machine: s
     """Refuse a machine with other versions.
 
     Raises:
-        QtoolError: it has; the message names machine, package and both versions.
+        QtoolError: a version differs; the message names machine, package and both versions.
     """
     if "lacks" in theirs:
         raise QtoolError(
@@ -44,7 +44,7 @@ def refuse_unlike(ours: Mapping[str, str], theirs: Mapping[str, str], machine: s
 
 
 def teller() -> Callable[[list[str]], dict[str, str]]:
-    """A function that says what a machine has; it is sent as code, since qtool may be missing there."""
+    """A function that returns a machine's versions; it is sent as code, since qtool may be missing there."""
 
     def tell(paths: list[str]) -> dict[str, str]:
         import sys

@@ -11,5 +11,5 @@ QTOOL = "qtool"
 
 
 def domain_of(precision: Precision) -> str:
-    """The domain of the pairs of a type whose blocks of an activation get their scales when the model runs."""
+    """The domain of the Q/DQ pairs of a type whose activation blocks get their scales at run time."""
     return f"{QTOOL}.{precision}"

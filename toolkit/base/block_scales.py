@@ -13,7 +13,7 @@ _FEWEST, _MOST = -126, 127
 _LARGEST = (448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0, 240.0)
 """An E4M3 number of every mantissa, as the scale of the largest block."""
 _SAME, _SAME_HALF = 2.0**-20, 2.0**-10
-"""How far a scale may be off that was rounded to float32, and to float16."""
+"""How far off a scale that was rounded to float32, and to float16, may be."""
 
 
 def to_e2m1(values: Array) -> Array:

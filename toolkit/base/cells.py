@@ -1,4 +1,4 @@
-"""Values made of each other: where one changes, those made of it are made anew, and no others."""
+"""Values computed from each other: when one changes, those computed from it are recomputed, and no others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Making(threading.local):
-    """The cells that are being made in this thread, the innermost last."""
+    """The cells that are being computed in this thread, the innermost last."""
 
     def __init__(self) -> None:
         self.stack: list[Cell[Any]] = []
@@ -32,13 +32,13 @@ class Input(Generic[T]):
         self._readers: set[Cell[Any]] = set()
 
     def __call__(self) -> T:
-        """The value; a cell that is being made is made anew once it changes."""
+        """The value; the cell being computed, if any, is recomputed once this value changes."""
         if _making.stack:
             self._readers.add(_making.stack[-1])
         return self._value
 
     def set(self, value: T) -> None:
-        """Change it; what was made of it is out of date until its network settles."""
+        """Change it; what was computed from it is out of date until the network settles."""
         if value != self._value:
             self._value = value
             for reader in self._readers:
@@ -46,18 +46,18 @@ class Input(Generic[T]):
 
 
 class Cell(Input[T]):
-    """A value that is made of others. ``Network.add`` makes one."""
+    """A value computed from others; created by ``Network.add``."""
 
     def __init__(self, network: Network, rank: int, make: Callable[[], T]) -> None:
         self._network, self.rank, self._make = network, rank, make
         super().__init__(self._made())
 
     def doubt(self) -> None:
-        """Note that something it was made of has changed."""
+        """Note that something it was computed from has changed."""
         self._network.doubted(self)
 
     def remake(self) -> None:
-        """Make it anew; its readers are doubted where it is another value now."""
+        """Recompute it; its readers are doubted where the value has changed."""
         self.set(self._made())
 
     def _made(self) -> T:
@@ -69,7 +69,7 @@ class Cell(Input[T]):
 
 
 class Network:
-    """Cells in an order in which each is made of earlier ones alone."""
+    """Cells in an order in which each is computed from earlier ones alone."""
 
     def __init__(self) -> None:
         self._cells: list[Cell[Any]] = []
@@ -77,25 +77,25 @@ class Network:
         self._waiting: set[int] = set()
 
     def add(self, make: Callable[[], T]) -> Cell[T]:
-        """A cell whose value ``make`` gives, from earlier cells and from inputs; made at once."""
+        """A cell whose value ``make`` computes from earlier cells and inputs; computed at once."""
         cell = Cell(self, len(self._cells), make)
         self._cells.append(cell)
         return cell
 
     def doubted(self, cell: Cell[Any]) -> None:
-        """Note that a cell is to be made anew."""
+        """Note that a cell is to be recomputed."""
         if cell.rank not in self._waiting:
             self._waiting.add(cell.rank)
             heapq.heappush(self._doubted, cell.rank)
 
     def close(self) -> None:
-        """Give back what the cells hold, which they do in circles; none is to be asked afterwards."""
+        """Free what the cells hold, in reference cycles; none may be read afterwards."""
         for cell in self._cells:
             cell.__dict__.clear()
         self._cells.clear()
 
     def settle(self) -> None:
-        """Make all doubted cells anew, in their order."""
+        """Recompute all doubted cells, in their order."""
         while self._doubted:
             rank = heapq.heappop(self._doubted)
             self._waiting.discard(rank)

@@ -39,7 +39,7 @@ _RETRIES = 5
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _LINE = 300
 _SOON = 60
-"""Seconds within which a GPU is given that is free."""
+"""Seconds within which Ray assigns a GPU that is free."""
 
 
 class RemoteTracebackError(Exception):
@@ -50,7 +50,7 @@ class RemoteTracebackError(Exception):
 def cluster(address: str | None = None) -> Iterator[Cluster]:
     """A Ray cluster, for the block. It is connected to when there is work for it.
 
-    That which the caller's program is connected to already, if it is; else the one at ``address``; else the one that
+    The cluster that the caller's program is already connected to; else the one at ``address``; else the one that
     ``RAY_ADDRESS`` names or that was started on this machine; else one of this machine's cores, which ends with the
     block.
 
@@ -110,13 +110,13 @@ def _first(error: BaseException) -> str:
 
 @contextmanager
 def _answering(*lost: type[Exception]) -> Iterator[None]:
-    """What the cluster is asked in the block is answered, or the block fails as qtool does.
+    """Turn Ray's errors in the block into qtool's.
 
     Args:
-        lost: errors by which Ray says that the cluster has gone; that the connection has gone, it says by its own.
+        lost: errors by which Ray says that the cluster has gone; a lost connection is a ConnectionError.
 
     Raises:
-        QtoolError: it has.
+        QtoolError: the cluster or the connection has gone.
     """
     try:
         yield
@@ -191,7 +191,7 @@ class Cluster:
 
     @contextmanager
     def _others_than_own(self) -> Iterator[int]:
-        """How many GPUs there are beside the one that this process computes on, which no task gets in the block."""
+        """How many GPUs there are besides the one this process computes on, which no task gets within the block."""
         ray, own = self.ray, gpu_uuid()
         held, mine = list[Any](), list[Any]()
         try:
@@ -211,7 +211,7 @@ class Cluster:
             self._end(held + mine)
 
     def _end(self, actors: list[Any]) -> None:
-        """Have actors give back what they hold."""
+        """Have actors release what they hold."""
         while actors:
             with suppress(Exception):
                 self.ray.kill(actors.pop())
@@ -379,7 +379,7 @@ class _Holder:
 
 
 def _reach(paths: list[str]) -> None:
-    """Find modules where the asking process finds them, and read those anew that the user may have changed."""
+    """Find modules where the asking process finds them, and reload those that the user may have changed."""
     missing = [path for path in paths if path not in sys.path and Path(path).is_dir()]
     sys.path += missing
     kept = tuple(f"{place}{os.sep}" for place in (Path(__file__).parents[2], sysconfig.get_path("stdlib")))

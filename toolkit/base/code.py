@@ -62,10 +62,10 @@ def code_of(use: str) -> str:
 
 
 class _SourceFinder(MetaPathFinder):
-    """Finds the modules below a folder as Python does, and has them compiled anew from their source.
+    """Finds the modules below a folder as Python does, and has them recompiled from source.
 
-    Compiled files are told apart by seconds and size, which is too coarse for a file that is being worked on: what
-    runs would not be what the file says.
+    Compiled files are matched by modification time in seconds and size, too coarse for a file being worked on: what
+    runs might not be what the file says.
     """
 
     def __init__(self, folder: Path) -> None:

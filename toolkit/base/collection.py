@@ -24,7 +24,7 @@ class LivingLimit:
     """How many objects may live before they are all looked through.
 
     Attributes:
-        most: that many.
+        most: the limit.
         blocks: blocks of memory that Python may have in use before the objects are counted again.
     """
 
@@ -69,7 +69,7 @@ def collector_paused() -> Iterator[None]:
 
 def _made_old() -> None:
     """Make all objects old, where many are new, without looking through them: two lists are joined."""
-    # somebody may have frozen what lived before
+    # earlier objects may have been frozen by other code
     if gc.get_count()[0] < MANY_NEW or gc.get_freeze_count():
         return
     gc.freeze()
@@ -101,7 +101,7 @@ def collector_seldom() -> Iterator[None]:
 class GrownMemory:
     """Gives back what was dropped in cycles while the collector looks seldom.
 
-    A few objects may hold much: a simulation that nobody asks any more has weights, sessions and states in it.
+    A few objects may hold much: a simulation that is no longer used has weights, sessions and states in it.
 
     Attributes:
         most: bytes that the process may have grown by before all objects are looked through.
@@ -129,8 +129,8 @@ class GrownMemory:
 def return_free_blocks() -> None:
     """Give freed memory between blocks that are in use back to the system, where it runs on glibc.
 
-    By itself glibc gives back what lies at the end alone: of the sessions and arrays that threads made and dropped by
-    turns half a gigabyte stays.
+    By itself glibc returns only what lies at the end: of the sessions and arrays that threads make and drop in
+    turn, half a gigabyte stays.
     """
     if sys.platform.startswith("linux"):
         # other C libraries have no such function

@@ -38,7 +38,7 @@ of their operators do."""
 
 @cache
 def cores() -> int:
-    """How many CPUs this process may use: those that it may run on, or as many as its control groups' quota pays for.
+    """How many CPUs this process may use: those it may run on, or as many as its control groups' quota pays for.
 
     A container on a large host is often given a quota of time and shown all CPUs. With a thread for each of them the
     quota is spent in a fraction of every period, and all threads stand still for the rest of it.

@@ -36,7 +36,7 @@ _SHOWN = 200
 _PROPOSED = 3
 _UNSURE = 0.4
 _FAR = 0.75
-"""Words that are less alike than this share of the best one's likeness are not named beside it."""
+"""Words whose similarity is below this share of the best word's are not named beside it."""
 
 
 class QtoolError(Exception):
@@ -46,8 +46,8 @@ class QtoolError(Exception):
         what: the fault and the value that shows it.
         where: the place: a file and line, a node, a sample of a data file.
         remedy: what the user can do.
-        value: what the recipe says that is at fault, as it is written there, where whoever raises knows no line; it may
-            be empty text; None where nothing is.
+        value: what the recipe says that is at fault, as it is written there, where the raising code knows no line; it
+            may be empty text; None where nothing is.
     """
 
     exit_status = 2
@@ -85,7 +85,7 @@ class DataError(QtoolError):
     """Samples that do not fit the model or cannot be read.
 
     Attributes:
-        row: which of the samples at hand is at fault, where whoever raises knows no place; None where that is not one.
+        row: which of the samples at hand is at fault, where the raising code knows no place; None if not a single one.
     """
 
     row: int | None = None
@@ -186,7 +186,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def no_value(name: str, known: Iterable[str], given: Iterable[str]) -> tuple[str, str]:
-    """What is wrong, and the remedy, where an input has no value: a name that is given and not known may be meant.
+    """What is wrong, and the remedy, where an input has no value: a given but unknown name may be meant.
 
     Args:
         name: the input.

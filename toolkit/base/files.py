@@ -21,7 +21,7 @@ from toolkit.base.text import bytes_words
 _CHUNK, _AT_ONCE = 1 << 22, 1_000
 """Bytes of a file that are read at once, and entries of JSON that are written at once."""
 PART = ".qtool-part"
-"""How the names of temporary files end: nobody else's files do, so a run may clear away what a killed one left."""
+"""How the names of temporary files end: no other files do, so a run may clear away what a killed one left."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,7 +29,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def writing(path: Path, size: int | None = None, written: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """The block writes ``path``: what the system refuses meanwhile is said with its place.
+    """The block writes ``path``: a refusal of the system is reported with its path.
 
     Args:
         path: a file or folder.
@@ -52,7 +52,7 @@ def writing(path: Path, size: int | None = None, written: Callable[[], int] = la
 
 
 def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:
-    """The remedy with the bytes that the file takes, those that are free for it, and where temporary files are put."""
+    """The remedy with the bytes the file needs, the bytes that are free, and where temporary files are put."""
     needs = f"it takes {bytes_words(size)}" if size is not None else f"it takes more than {bytes_words(written)}"
     folder = next((one for one in path.absolute().parents if one.is_dir()), Path(os.sep))
     with suppress(OSError):
@@ -166,7 +166,7 @@ def _parts(content: Any) -> Iterator[str]:
 def json_encoder() -> Callable[[Any], str]:
     """What writes a value as strict JSON, as ``json.dumps`` would; it raises ValueError for NaN and infinities.
 
-    ``JSONEncoder.encode`` makes the part of it that is in C anew for every value, which takes half of the time that
+    ``JSONEncoder.encode`` rebuilds its part in C for every value, which takes half of the time that
     writing a short one does.
     """
     plain = json.JSONEncoder(allow_nan=False)
@@ -198,7 +198,7 @@ def _indented(content: Any, encode: Callable[[Any], str], line: str, levels: int
 
 
 def _key(key: Any, encode: Callable[[Any], str]) -> str:
-    """A key with what stands behind it; the encoder knows how to write those that are no text."""
+    """A key with the colon that follows it; the encoder knows how to write keys that are not text."""
     return f"{encode(key)}: " if isinstance(key, str) else encode({key: 0})[1:-2]
 
 

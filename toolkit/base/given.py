@@ -1,7 +1,7 @@
 """Objects that a caller hands over in Python where a recipe would name code.
 
 Such an object stands in the recipe as a ``Given``: a text, ``@given:Class``, that holds the object. It goes wherever
-the text goes, into other processes too as far as the object can be pickled, and lives as long as somebody holds it.
+the text goes, into other processes too as far as the object can be pickled, and lives as long as something holds it.
 The objects are the caller's own, so that no permission is asked for; no module can be called so.
 """
 
@@ -55,7 +55,7 @@ def names_code(name: str) -> bool:
 
 
 def taken(name: str) -> Any:
-    """The object behind a name.
+    """The object that a name stands for.
 
     Raises:
         RecipeError: the name came without its object, as from a file.
@@ -71,7 +71,7 @@ def taken(name: str) -> Any:
 def code_print(thing: Any) -> str:
     """What an object's behaviour depends on, as far as it can be known: its class's code, and its state.
 
-    A class without a file, one made in a function, or a state that cannot be pickled gives another value each time, so
+    A class without a file, one made in a function, or a state that cannot be pickled yields another value each time, so
     that nothing that was made with it is found again.
     """
     kind = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)

@@ -54,7 +54,7 @@ def find_gpu() -> Gpu | None:
 
 
 def gpu_uuid() -> str:
-    """What tells the first CUDA device from all others anywhere, in hex; empty where there is none."""
+    """The UUID of the first CUDA device, in hex; empty where there is none."""
     driver, device, found = _driver(), ctypes.c_int(), ctypes.create_string_buffer(16)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
         return ""

@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequence[K]) -> list[T]:
-    """What ``work`` gives for every item, in their order; the threads of a pool take them one by one from one list.
+    """What ``work`` returns for every item, in order; the threads of a pool take items one by one from one list.
 
-    ``Executor.map`` makes a future of every item, with a lock of its own: of a graph's 50,000 tensors these take longer
+    ``Executor.map`` makes a future with a lock for every item: for a graph's 50,000 tensors these take longer
     than the work.
 
     Raises:
@@ -41,7 +41,7 @@ def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequ
 
 
 def one_ahead(items: Iterable[K], work: Callable[[K], T]) -> Generator[tuple[K, T], None, None]:
-    """Each item with what ``work`` gives for it, in order; another thread is at the next one meanwhile.
+    """Each item with what ``work`` returns for it, in order; another thread works on the next item meanwhile.
 
     Raises:
         Exception: what ``work`` raises, in its item's turn.

@@ -23,18 +23,18 @@ _SYNC_SECONDS = 1.0
 
 
 class Log:
-    """Results by key. The first line names what they belong to; a file that belongs to something else is begun anew.
+    """Results by key. The first line names what they belong to; a file that belongs to something else is started over.
 
-    What user code read for a result is written before it. A file in which any of that is not as it was, or cannot be
-    known, is begun anew too, and ``refused`` says why. A line that was damaged is left out.
+    What user code read for a result is written before the result. A file in which any of that has changed, or cannot be
+    known, is started over too, and ``refused`` says why. A damaged line is left out.
 
     Args:
         path: the file; None keeps the results in memory only.
         fingerprint: what the results depend on, as far as it is known beforehand.
-        needs: gives what user code has read so far; None where none has a part in the results.
+        needs: returns what user code has read so far; None where no user code contributes to the results.
 
     Attributes:
-        refused: why results that were there are not used; empty where there were none, or of something else.
+        refused: why existing results are not used; empty where there were none, or they belonged to something else.
     """
 
     def __init__(self, path: Path | None, fingerprint: str, needs: Callable[[], Needs | None] | None = None) -> None:
@@ -65,7 +65,7 @@ class Log:
         return found
 
     def add(self, key: str, content: Mapping[str, Any]) -> None:
-        """Keep a result: no end of this process loses it, and one of the machine's at most what a second measured."""
+        """Keep a result: it survives the end of this process; a crash of the machine loses at most one second's."""
         line = {"key": key, **content}
         self.found[key] = line
         if self.path is None:

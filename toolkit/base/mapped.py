@@ -1,7 +1,7 @@
 """Arrays that lie in files, mapped into memory, and the places that they have there.
 
-The system loads the pages that are looked at and drops them where memory is short. Whoever is told the place maps the
-same pages: onnxruntime, and other processes.
+The system loads the pages that are looked at and drops them where memory is short. Whoever knows the place can map the
+same pages: onnxruntime and other processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FilePlace:
     Attributes:
         path: the file's path, without links.
         offset: in bytes.
-        file: its device and its number there, which tell it from another one that takes the path.
+        file: its device and its number there, which distinguish it from another file that takes its path.
     """
 
     path: Path
@@ -72,7 +72,7 @@ def file_number(status: os.stat_result) -> tuple[int, int]:
 
 
 def map_same(place: FilePlace) -> mmap.mmap:
-    """The file of a place that another process told, mapped.
+    """The file of a place that another process named, mapped.
 
     Raises:
         DataError: its path leads to another file by now.
@@ -90,7 +90,7 @@ def map_same(place: FilePlace) -> mmap.mmap:
 def place_of(values: Array) -> FilePlace | None:
     """The file that an array is mapped from; None where it is not, or its path is not to be handed on.
 
-    A path is not where it leads to another file by now, or is no UTF-8, as a message's texts are.
+    A path is not handed on where it leads to another file by now, or is not UTF-8, as a message's strings must be.
     """
     found = _file_of(values)
     if found is None or not values.flags.c_contiguous:
@@ -104,7 +104,7 @@ def place_of(values: Array) -> FilePlace | None:
 
 
 def is_mapped(values: Array) -> bool:
-    """Whether an array is one of a mapped file."""
+    """Whether an array is mapped from a file."""
     return _file_of(values) is not None
 
 
@@ -116,14 +116,14 @@ def release_pages() -> None:
 
 
 def looked_at(values: Array) -> Array:
-    """The same values, which somebody is about to read; of mapped files no more than 256 MB stay in memory for that."""
+    """The same values, which are about to be read; of mapped files no more than 256 MB stay in memory for that."""
     if is_mapped(values):
         was_read(values.nbytes)
     return values
 
 
 def was_read(size: int) -> None:
-    """Count bytes of mapped files that somebody reads; where they have become many, their pages are let go of."""
+    """Count bytes of mapped files that are read; where they have become many, their pages are let go of."""
     pages_read.bytes += size
     if pages_read.bytes > pages_read.most:
         pages_read.bytes = 0
@@ -137,7 +137,7 @@ def hold_pages(size: int | None) -> None:
 
 @dataclass
 class PagesRead:
-    """How many bytes of mapped files were read since pages were last let go of, and after how many they are."""
+    """How many bytes of mapped files were read since pages were last let go of, and the limit for that."""
 
     bytes: int = 0
     most: int = LOOKED_AT

@@ -37,9 +37,9 @@ class Sources:
 
 
 def installs(folder: str, name: str) -> bool:
-    """Whether what has a name in a folder is an installed package's, which has a version.
+    """Whether the file or folder of that name belongs to an installed package, which has a version.
 
-    That is so of all in a folder by whose name it is known, and of what pip has noted beside it: ``pip install
+    True of everything in a folder known as one of packages, and of what pip has noted beside it: ``pip install
     --target`` puts packages anywhere, among the user's own modules too.
     """
     return Path(folder).name in _INSTALLED or name in _noted(folder)

@@ -43,14 +43,14 @@ class Needs(FileSchema):
 
     @classmethod
     def read(cls, content: Any) -> Needs:
-        """What was kept as JSON; of damaged content that nothing is known of it."""
+        """What was kept as JSON; damaged content yields needs that are unknown."""
         try:
             return cls.model_validate(content)
         except (ValidationError, RecursionError):
             return cls(unknown=["what was noted of its code is damaged"])
 
     def merged(self, others: Iterable[Needs]) -> Needs:
-        """These and others together; of what several know, the first reading counts."""
+        """These and others together; where several have an entry, the first counts."""
         made = self.model_copy(deep=True)
         for other in others:
             made.files = {**other.files, **made.files}
@@ -61,7 +61,7 @@ class Needs(FileSchema):
         return made
 
     def broken(self) -> str:
-        """The first that is not as it was, or that cannot be known, in words; empty where all holds."""
+        """The first need that has changed or cannot be known, in words; empty where all hold."""
         if self.unknown:
             return f"what its code reads is not known: {self.unknown[0]}"
         for path, before in self.files.items():

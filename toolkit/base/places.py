@@ -1,7 +1,7 @@
 """Where work runs: in this process, in several processes of this machine, or on the machines of a Ray cluster.
 
-What can be cut into parts says so by a ``SharedWork``: opened once in each process that takes part, it answers item
-after item. The answers come in the items' order wherever they were computed, so that what is made of them is the same
+What can be cut into parts says so by a ``SharedWork``: opened once in each process that takes part, it answers one item
+after another. Answers come in the items' order wherever they were computed, so that results are the same
 for any number of workers. Whoever has such work asks ``elsewhere()`` for the place that the user chose; where there is
 none, the work is done here, in the way that is best in one process.
 """
@@ -24,10 +24,10 @@ AnswerT_co = TypeVar("AnswerT_co", covariant=True)
 
 
 class SharedWork(Protocol[ItemT_contra, AnswerT_co]):
-    """What items are answered with. It is sent to other processes, so it can be pickled, with large arrays apart."""
+    """What answers items. It is sent to other processes, so it can be pickled, with large arrays kept separate."""
 
     def open(self) -> Callable[[ItemT_contra], AnswerT_co]:
-        """What answers one item; made once in each process, where sessions are loaded, say."""
+        """A function that answers one item; made once in each process, where it may load sessions."""
         ...
 
 
@@ -43,7 +43,7 @@ class Pending(Protocol[AnswerT_co]):
         ...
 
     def give_up(self) -> None:
-        """Have nobody go on with it: no one waits."""
+        """Cancel it: nobody waits for it any more."""
         ...
 
 
@@ -82,7 +82,7 @@ class Workplace(Protocol):
 
 
 def in_order(hands: Workers[ItemT, AnswerT], items: Iterable[ItemT]) -> Iterator[AnswerT]:
-    """The answer to every item, in their order; an item is asked for no earlier than the window has room for it."""
+    """The answer to every item, in their order; an item is taken only once the window has room for it."""
     under_way: deque[Pending[AnswerT]] = deque()
     for item in items:
         under_way.append(hands.submit(item))
@@ -116,7 +116,7 @@ def answered(answer: Callable[[ItemT], AnswerT], item: ItemT) -> tuple[AnswerT, 
 
 
 def taken_in(found: tuple[AnswerT, Needs | None]) -> AnswerT:
-    """What ``answered`` gave, in the process that asked: what was read there was read on behalf of this one."""
+    """The answer that ``answered`` returned, in the process that asked; what was read there counts as read here."""
     answer, needs = found
     if needs is not None and (reads := current()) is not None:
         reads.add(needs)

@@ -37,7 +37,7 @@ class Precision(str, Enum):
 
     @property
     def min(self) -> float:
-        """Smallest number that is stored of weights, without its scale: -8 of INT4, whose levels are few; else -max."""
+        """Smallest number stored for weights, without the scale: -8 for INT4, whose levels are few; else -max."""
         return -8.0 if self is Precision.INT4 else -self.max
 
     @property
@@ -116,7 +116,7 @@ class Precision(str, Enum):
             raise RecipeError(f"'{name}' is no precision", remedy=did_you_mean(str(name), names), value=str(name))
         return cls(str(name))
 
-    # those of the word itself: Enum's look a name up each time, and a large report asks a million times
+    # str's own methods: Enum's look a name up each time, and a large report asks a million times
     __str__ = str.__str__
     __hash__ = str.__hash__
 

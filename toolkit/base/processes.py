@@ -29,7 +29,7 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes of this machine, each with a work of its own opened; see ``Workplace``.
+    """Processes of this machine, each of which opens the work itself; see ``Workplace``.
 
     More than one needs a main module that can be imported, as Python's ``spawn`` does.
 
@@ -57,7 +57,7 @@ class Processes:
             try:
                 yield _Pool(pool, 2 * self.count)
             finally:
-                # whoever stops early does not wait for what nobody asks for any more
+                # whoever stops early does not wait for answers that are no longer needed
                 pool.shutdown(cancel_futures=True)
 
     def gpu_hands(self, work: SharedWork[Any, Any]) -> AbstractContextManager[None]:
@@ -89,7 +89,7 @@ class _PoolAnswer:
 
 @contextmanager
 def _told_where_ended() -> Iterator[None]:
-    """A pool that has lost a process says so when it is asked for more as when it is waited for."""
+    """Report the loss of a pool's process in submitting work as in waiting for it."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -100,7 +100,7 @@ def _told_where_ended() -> Iterator[None]:
 
 
 def _store(work: SharedWork[Any, Any], path: Path) -> None:
-    """Write a work, with the places of its arrays: in the files that they are mapped from, or in one beside it."""
+    """Write a work, with the places of its arrays: in the files they are mapped from, or in one file beside it."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         content = pickle.dumps(work, protocol=5, buffer_callback=buffers.append)
@@ -148,7 +148,7 @@ def _start(path: str) -> None:
     try:
         _answer = _stored(Path(path)).open()
     except Exception as error:
-        # raised here it would end the process, and nobody would learn why
+        # raised here it would end the process, and nothing would say why
         _answer = partial(_fail, error)
 
 

@@ -102,7 +102,7 @@ class Profiles:
     ) -> list[ShapeProfile]:
         """The profiles that hold ``shapes``, tightest first.
 
-        The axis that ``batch_axes`` gives for an input is left out of account: how many samples make a batch is ours
+        An input's axis in ``batch_axes`` is left out of account: how many samples make a batch is ours
         to choose.
         """
         found = [profile for profile in self.profiles if profile.fits(shapes, batch_axes)]

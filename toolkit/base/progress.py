@@ -24,7 +24,7 @@ def silent(*_: object) -> None:
 
 
 class Activity(str):
-    """What is being done, with the part of it that is at work and the best that it has found so far.
+    """What is being done, with the part of it that is running and the best result so far.
 
     Args:
         what: its name.
@@ -62,12 +62,12 @@ class FinishedStep(Protocol):
 
     @property
     def why(self) -> str:
-        """Why it was not found again."""
+        """Why an earlier result was not reused."""
         ...
 
     @property
     def first(self) -> bool:
-        """Whether it was never done before, so that there was nothing to find."""
+        """Whether it was never done before, so that there was nothing to reuse."""
         ...
 
     @property
@@ -117,7 +117,7 @@ class Lines:
         self.tick()
 
     def step(self) -> None:
-        """A step has ended, and its activities with it; the line that says so counts as one."""
+        """A step has ended, and its activities with it; the line that reports it counts as a progress line."""
         with self._lock:
             self._open.clear()
             self._begun = self._last = self._clock()
@@ -216,6 +216,6 @@ class Terminal:
         self.console.print(plain(line), markup=False, soft_wrap=True)
 
     def _tell(self) -> None:
-        """Say what is at work also while nothing moves, as in the build of one engine."""
+        """Keep saying what is running while nothing advances, as in the build of one engine."""
         while not self._over.wait(self._lines.due()):
             self._lines.tick()

@@ -27,7 +27,7 @@ _FOREIGN = (
     (b"<!doctype html", "it is a web page, as a failed download leaves it", "download it again"),
     (b"<html", "it is a web page, as a failed download leaves it", "download it again"),
 )
-"""How files begin that stand under another's name, in lower case; what they are, and what to do."""
+"""How misnamed files begin, in lower case; what they are, and what to do."""
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -42,11 +42,11 @@ class FileKind:
     """A kind of file that qtool reads, and how its faults are told.
 
     Attributes:
-        refusal: what is said of a file that is none: ``it cannot be read as a collection``.
-        error: the kind of error that a fault of it is.
-        remedy: what helps where the file is none.
+        refusal: what is said of a file that is not of this kind: ``it cannot be read as a collection``.
+        error: the class of error to raise.
+        remedy: what helps where the file is not of this kind.
         limit: how many bytes one may have.
-        smaller: what helps where it has more; what helps anyway where empty.
+        smaller: what helps where it has more; where empty, ``remedy`` is used.
     """
 
     refusal: str
@@ -62,12 +62,12 @@ class FileKind:
 
 
 OWN = FileKind("it is damaged", QtoolError, "remove it: it is made again")
-"""A file that qtool keeps for itself: nothing that is wrong with it is the user's business."""
+"""A file that qtool keeps for itself: what is wrong with it is not the user's business."""
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
-    """The block reads ``path``: whatever fails in it, and is not said better already, is said of the file.
+    """The block reads ``path``: whatever fails in it is reported as a fault of the file, unless it already is.
 
     Raises:
         QtoolError: of the kind's own class; what the block raises of ours goes through.
@@ -91,7 +91,7 @@ def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
 
 
 def foreign(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """What a file is that stands under another's name, by how it begins, and what to do; None where nobody knows."""
+    """What a misnamed file is, by its first bytes, and what to do; None where that is not known."""
     with suppress(OSError, ValueError, QtoolError), open_regular(path) as stream:
         head = stream.read(32).lstrip().lower()
         return next(((what, remedy) for begin, what, remedy in _FOREIGN if head.startswith(begin)), None)

@@ -39,7 +39,7 @@ _COMPUTING = (
 )  # fmt: skip
 """Packages that qtool itself works with: in frames of theirs it is their caller who asks."""
 _COMPILERS = ("numba", "llvmlite")
-"""What these read are caches of their own."""
+"""What these read are their own caches."""
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _IMPORTING = "<frozen importlib"
 _CHANGED = "changed"
@@ -142,7 +142,7 @@ class Reads:
         return any(str(parent) in self._made for parent in (Path(path), *Path(path).parents))
 
     def _ours(self, path: str) -> bool:
-        """Whether a path is the run's own, has a version, or is no file at all."""
+        """Whether a path is the run's own, belongs to a versioned package, or is no file at all."""
         temporary = os.path.join(tempfile.gettempdir(), "qtool-")  # noqa: PTH118
         own = (temporary, *_SYSTEM) if self._folder is None else (self._folder, temporary, *_SYSTEM)
         return path.startswith(own) or not _is_users(path) or path.endswith(".pyc")
@@ -185,12 +185,12 @@ class _Hook:
         """The source of every module of the user's in this process, as it was loaded.
 
         Args:
-            called: the sources of what qtool calls: where nobody knows what runs of these, nothing is known.
+            called: the sources of what qtool calls: where it is not known which of their code runs, nothing is known.
         """
         found = Needs()
         for path in self._users_modules():
             if path not in self._sources:
-                # nobody saw it loaded: where the file was changed since then, nobody knows what runs
+                # its loading was not seen: where the file was changed since then, it is not known what runs
                 changed = os.stat(path).st_mtime >= self._start  # noqa: PTH116
                 self._sources[path] = _CHANGED if changed else digest_of(path)
             if self._sources[path] != _CHANGED:
@@ -313,7 +313,7 @@ def _places() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @lru_cache(maxsize=8192)
 def _kind(file: str) -> str:
-    """Whose a source file is: ``own`` (qtool's), ``library``, ``compiler``, ``installed``, or the ``user``'s."""
+    """Who owns a source file: ``own`` (qtool's), ``library``, ``compiler``, ``installed``, or the ``user``'s."""
     if file.startswith("<") or not file:
         return "library"
     own, python = _places()
@@ -332,7 +332,7 @@ def _is_users(path: str) -> bool:
 
 
 def _users_ask(frame: FrameType | None) -> bool:
-    """Whether a function of the user's, which qtool called, is being run, here or in a thread that such a one began."""
+    """Whether a function of the user's that qtool called is running, here or in a thread that it started."""
     asked = False
     while frame is not None:
         kind = _kind(frame.f_code.co_filename)

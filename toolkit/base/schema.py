@@ -1,4 +1,4 @@
-"""What files of others must look like, as pydantic models: the base of them, numbers that are numbers, and faults."""
+"""pydantic models for the files of others: their base class, strict numbers, and faults in words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FileSchema(BaseModel):
 
 
 def validated(model: type[FileModel], content: Any, path: str | os.PathLike[str], kind: FileKind) -> FileModel:
-    """Parsed JSON as what it should be.
+    """Parsed JSON as an instance of ``model``.
 
     Raises:
         QtoolError: of the kind's own class: a field is unknown, missing, or of the wrong type; the message names it.
@@ -50,7 +50,7 @@ def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[
 
     Args:
         given: the settings.
-        made: what pydantic, which converts these, made of them.
+        made: what pydantic, which converts values, made of them.
         place: where they are.
     """
     if isinstance(made, BaseModel):

@@ -33,7 +33,7 @@ def without_effect(setting: str, why: str, name: str) -> tuple[str, str]:
     """What is wrong with a setting that changes nothing, and the remedy.
 
     Args:
-        setting: what is said, with its value.
+        setting: the setting as written, with its value.
         why: what takes its effect away.
         name: what to leave out.
     """

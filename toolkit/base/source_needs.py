@@ -1,4 +1,4 @@
-"""What the source of user code says of what it reads: environment variables, files by name, libraries."""
+"""What user code reads according to its source: environment variables, files by name, libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST = 400
 
 
 def source_needs(modules: Iterable[str], loaded: Iterable[str], base: Path) -> Needs:
-    """What the sources of modules need that no audit hook can see, as far as they name it.
+    """What modules need that no audit hook can see, as far as their sources name it.
 
     Args:
         modules: names of the modules that the recipe names, or that hold its objects.

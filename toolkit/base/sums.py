@@ -1,4 +1,4 @@
-"""Sums of products over very many values: exact enough, and by the thread that asks alone."""
+"""Sums of products over very many values: accurate enough, and in the calling thread alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from toolkit.base.types import Array
 
 _LEAST = 1e-30
-"""Sums of float32 products that are smaller may lack most of what they sum: less than 1e-38 has few digits or none."""
+"""Smaller sums of float32 products may have lost most of their terms: below 1e-38 few digits or none are left."""
 _BLOCK, _BLOCK_64 = 1 << 16, 1 << 13
 """Values whose products are summed at once, in float32 and in float64.
 
-OpenBLAS shares a product of vectors of more than 100,000 float32 or 10,000 float64 values among its threads. To wake
-them takes longer than to compute it, up to a thousand times where others compute too, and their number decides the last
+OpenBLAS shares a product of vectors of more than 100,000 float32 or 10,000 float64 values among its threads. Waking
+them takes longer than computing it, up to a thousand times where others compute too, and their number decides the last
 bits.
 """
 

@@ -50,7 +50,7 @@ def _claim(folder: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.replace(nameless, folder / _OWNER)
     except OSError:
-        # a file system without locks: a folder left there stays, since nobody can know
+        # a file system without locks: a folder left there stays, since its owner may live
         os.close(handle)
         return None
     return handle
@@ -83,7 +83,7 @@ def clear_left_folders() -> list[Path]:
 
 
 def _opened(folder: Path) -> int | None:
-    """The owner's file of one of our folders, opened; None where it is none."""
+    """The lock file of one of our folders, opened; None where the folder is not ours."""
     with contextlib.suppress(OSError):
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

@@ -23,7 +23,7 @@ def plain(name: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural but for one."""
+    """A number with its noun, in the plural unless the number is 1."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
@@ -59,7 +59,7 @@ def literal_glob(name: str) -> str:
 
 
 def matching(pattern: str, names: Collection[str]) -> list[str]:
-    """The names that a glob matches; one that is itself a name stands for that alone, whatever brackets it holds."""
+    """The names that a glob matches; a pattern that is itself a name matches it alone, whatever brackets it holds."""
     return [pattern] if pattern in names else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
