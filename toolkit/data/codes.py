@@ -1,4 +1,4 @@
-"""What is said of samples beside what the calibration says of them."""
+"""Codes of findings about samples, besides those of calibration."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Counts:
 
 
 class CalibrationData:
-    """Samples for a model. Made with ``open``; read as often as you like; nothing but the file under way is in memory.
+    """Samples for a model. Made with ``open``; read as often as you like; only the file being read is in memory.
 
     Example:
         >>> data = CalibrationData.open("digits.npz", model, profiles)        # doctest: +SKIP
@@ -108,7 +108,7 @@ class CalibrationData:
 
         Args:
             source: path of an .npz file, of a folder of .npz, .npy or image files, or of inputs saved by Polygraphy
-                (.json); an iterable of dictionaries from input names to arrays, or a function that gives one;
+                (.json); an iterable of dictionaries from input names to arrays, or a function that returns one;
                 ``module:Name`` of such an object; None with ``random``.
             model: the model, whose inputs say what is wanted.
             profiles: the recipe's profiles; with none, every sample counts for ``default``.
@@ -266,7 +266,7 @@ class CalibrationData:
 
     @property
     def counts(self) -> Counts:
-        """What became of the samples; reads all of them once if nobody has yet."""
+        """What became of the samples; reads all of them once if not done yet."""
         if self._counts is None:
             for _ in self.samples():
                 pass
@@ -274,7 +274,7 @@ class CalibrationData:
         return self._counts
 
     def rows_apart(self) -> Finding | None:
-        """That each row counts as a sample where the source gives several at once; None where it does not."""
+        """The finding that each row counts as a sample where the source yields several at once; else None."""
         return self._source.apart() if isinstance(self._source, RowsApart) else None
 
     def count(self, keep: Keep | None = None) -> int:
@@ -284,7 +284,7 @@ class CalibrationData:
         return sum(map(self._accepts(keep), range(len(self._source))))
 
     def all_samples(self, keep: Keep | None = None) -> Iterator[Sample]:
-        """Every sample as the source gives it, checked, those that fit no profile included."""
+        """Every sample as the source yields it, checked, those that fit no profile included."""
         for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
             yield self._checked(index, origin, inputs, labels)
 
@@ -319,7 +319,7 @@ class CalibrationData:
     # ---------------------------------------------------------------- parts
 
     def part(self, keep: Keep, name: str, journal: Journal | None = None) -> CalibrationData:
-        """The samples whose index ``keep`` accepts, as data of their own."""
+        """The samples whose index ``keep`` accepts, as separate data."""
         twin = CalibrationData(
             self._source, self.specs, self.profiles, outside=self.outside, labels=self.labels, mask=self.mask,
             journal=journal, random=self.random, name=name,

@@ -11,7 +11,7 @@ from toolkit.data.dataset import Batch
 
 @contextmanager
 def at_fault(batch: Batch) -> Iterator[Batch]:
-    """Say of an error that names no place which of the batch's samples it is of; gives the batch."""
+    """Add to an error that names no place which of the batch's samples it concerns; yields the batch."""
     try:
         yield batch
     except DataError as error:

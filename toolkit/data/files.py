@@ -62,10 +62,10 @@ class Stack:
                 )
 
     def samples(self, arrays: Callable[[str], Stored]) -> tuple[int, int, Callable[[int], InputsAndLabels]]:
-        """How many samples there are, how many rows are left over, and a function that gives the i-th.
+        """How many samples there are, how many rows are left over, and a function that returns the i-th.
 
         Args:
-            arrays: gives the array of a key.
+            arrays: returns the array of a key.
         """
         stacked = {name: arrays(name) for name in self._stacked}
         shapes = {name: array.shape for name, array in stacked.items()}
@@ -181,7 +181,7 @@ def _inner_axis(shape: tuple[int, ...], spec: InputSpec) -> int | None:
 
 
 class Files:
-    """Sets of arrays in files, one set a file (.npz) or one a group of .npy files; one set is in memory at a time."""
+    """Sets of arrays in files, one set per .npz file or per group of .npy files; one set is in memory at a time."""
 
     def __init__(self, sets: list[tuple[str, Any]], specs: Specs) -> None:
         self._sets, self._specs = sets, specs

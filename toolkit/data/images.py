@@ -24,7 +24,7 @@ _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", 
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a path is a folder of images; arrays beside them win."""
+    """Whether a path is a folder of images; arrays beside them take precedence."""
     kinds = {path.suffix.lower() for path in folder.rglob("*")}
     return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
 

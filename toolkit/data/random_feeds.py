@@ -69,7 +69,7 @@ def random_feeds(settings: Mapping[str, Any], specs: Specs, profiles: Profiles) 
     """The samples that a recipe's ``random = { seed, samples }`` asks for.
 
     Raises:
-        DataError: there are other settings, or these are no whole numbers.
+        DataError: there are other settings, or the values are not whole numbers.
     """
     seed, samples = settings.get("seed"), settings.get("samples", 32)
     unknown = sorted(set(settings) - {"seed", "samples"})

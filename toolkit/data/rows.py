@@ -26,7 +26,7 @@ Apart = Callable[[Mapping[str, int], Sequence[Mapping[str, Array]]], bool]
 def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
     """The source, with items of several rows taken apart where their rows are samples.
 
-    The dimension has to be called after samples or after nothing, and the model to compute the rows of an item that
+    The dimension has to be named after samples or not at all, and the model must compute the rows of an item that
     ``apart`` is shown as it computes them together; the rows of others are one sample. ``name`` is what messages call
     the source.
     """
@@ -43,7 +43,7 @@ class RowsApart:
 
     The first item that can decide does so for all: one of several rows that differ. It is looked for among the first
     few; where these have one row each, or rows of one value, each counts as a sample, and a later one whose rows may be
-    samples is refused: nobody knows then what a sample is.
+    samples is refused: it is not known then what a sample is.
 
     Args:
         source: the source.
@@ -70,7 +70,7 @@ class RowsApart:
 
     @property
     def together(self) -> bool:
-        """Whether the rows of an item are one sample, as the nodes of a graph: one of a single row is one too then, and
+        """Whether the rows of an item are one sample, as the nodes of a graph: an item of one row is one too then, and
         nothing that it could be joined with others to. A few items are read to tell it, where they have not been, and
         where these have one row each, the shapes of all, as far as they are known without reading once more.
         """
@@ -81,9 +81,9 @@ class RowsApart:
         return self._joint
 
     def _later_together(self) -> bool:
-        """Whether the first item of several rows that can tell, behind those that were looked at, is one sample.
+        """Whether the first item of several rows that can tell, after those that were looked at, is one sample.
 
-        It is found by the shapes of all. One whose rows may be samples is refused when it is read.
+        It is found by the shapes of all. An item whose rows may be samples is refused when it is read.
         """
         for index, shapes in enumerate(self._source.shapes()):
             if index < _LOOKED or self._rows_in(shapes, []) == 1:
@@ -96,7 +96,7 @@ class RowsApart:
         return False
 
     def apart(self) -> Finding | None:
-        """How many items of how many rows were taken apart, for which all are read once, or that this was not decided.
+        """How many items of how many rows were taken apart, for which all are read once, or that this was undecided.
 
         None where no item has several rows, or the model shows that these are one sample.
         """
@@ -115,7 +115,7 @@ class RowsApart:
         return self._starts[-1] if self._splits else len(self._source)
 
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
-        """See ``Source``; of the other source's items, taken apart or not."""
+        """See ``Source``; those of the other source's items, taken apart or not."""
         return self._source.shapes()
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
@@ -124,7 +124,7 @@ class RowsApart:
         def wanted(item: int) -> bool:
             if self._splits is False:
                 return keep(item)
-            # an item that has not been read holds nobody knows how many
+            # how many an unread item holds is not known
             known = item + 1 < len(self._starts)
             return not known or any(map(keep, range(self._starts[item], self._starts[item + 1])))
 
@@ -174,7 +174,7 @@ class RowsApart:
         yield from chain(held, items)
 
     def _require_together(self, inputs: Mapping[str, Array], origin: str, count: int, singles: int) -> None:
-        """Check that an item of several rows behind many that decided nothing is one sample.
+        """Check that an item of several rows, after many that decided nothing, is one sample.
 
         Raises:
             DataError: the model computes its rows each by itself, so that they may be samples as those before were.
@@ -200,7 +200,7 @@ class RowsApart:
         return self._rows_in({name: inputs[name].shape for name in self._axes}, map(len, labels.values()))
 
     def _rows_in(self, shapes: Mapping[str, Shape], labels: Iterable[int]) -> int:
-        """See ``_count``; of an item by the shapes of its inputs and the lengths of its labels."""
+        """``_count`` by the shapes of an item's inputs and the lengths of its labels."""
         ranks = {name: len(self._specs[name].dims or ()) for name in self._axes}
         if any(len(shapes.get(name, ())) != rank for name, rank in ranks.items()):
             return 1
@@ -214,7 +214,7 @@ class RowsApart:
     def _two(self, inputs: Mapping[str, Array], origin: str) -> list[dict[str, Array]]:
         """Two rows of an item that differ, as the model takes them; of equal rows one with its values moved.
 
-        Empty where they are equal then too: what the model makes of one value shows nothing of how it mixes rows.
+        Empty where they are still equal then: a single repeated value does not show how the model mixes rows.
         """
         whole = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self._specs.items()}
         first, *others = (rows_of(whole, self._axes, slice(i, i + 1)) for i in range(self._count(whole, {})))

@@ -1,4 +1,4 @@
-"""Opening any source of samples; those that are no files: iterables and Polygraphy's inputs."""
+"""Opening any source of samples, and those that are no files: iterables and Polygraphy's inputs."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class HeldSamples:
 
 @dataclass(frozen=True)
 class LoadedSamples:
-    """Samples that code gives anew for each pass over them.
+    """Samples that code yields again for each pass over them.
 
     Attributes:
         name: what messages call them.
-        loader: what gives them, see ``repeatable``.
+        loader: what yields them, see ``repeatable``.
         digests: of each sample as it was read first, see ``sample_digest``.
         shapes: of each sample's arrays then.
     """
@@ -77,11 +77,11 @@ class Feeds:
     """Dictionaries of arrays, one a sample, from anything that can be iterated again and again.
 
     Args:
-        make: gives them from the start.
+        make: returns them from the start.
         specs: the model's inputs.
         where: what messages call them.
-        digests: of all samples where they are known already, empty where they are not, and ``make`` may give others
-            each time; each pass has to give the same, or the samples held out would be some of those that were
+        digests: of all samples where they are known already, empty where they are not, and ``make`` may yield others
+            each time; each pass has to yield the same, or the samples held out would be some of those that were
             calibrated with. None where the samples are in memory.
         shapes: of all samples' arrays where they are known already.
     """
@@ -223,17 +223,17 @@ def _array(value: Any, where: str) -> Array:
 
 @contextmanager
 def _theirs(where: str, doing: str) -> Iterator[None]:
-    """The block runs code of whoever gives the samples: what fails in it is said to be theirs.
+    """The block runs code of whoever supplies the samples: a failure in it is reported as theirs.
 
     Raises:
         DataError: something failed.
     """
     try:
-        # what it reads is known by the samples that it gives
+        # what it reads is known by the samples that it yields
         with aside():
             yield
     except DataError:
-        # what is wrong with the samples is said already, see ``_rows``
+        # what is wrong with the samples is reported already, see ``_rows``
         raise
     except FAILURES as error:
         raise DataError(
@@ -243,10 +243,10 @@ def _theirs(where: str, doing: str) -> Iterator[None]:
 
 
 def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
-    """A function that gives the samples from the start each time.
+    """A function that returns the samples from the start each time.
 
     A function or class is called each time; an iterator, which can be read only once, is read into memory. A loader
-    that collates samples into batches of dictionaries, as torch's DataLoader does, gives their rows one by one, also
+    that collates samples into batches of dictionaries, as torch's DataLoader does, yields their rows one by one, also
     where it is what a function returns.
 
     Raises:
@@ -307,7 +307,7 @@ def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
 
 
 def _collates(source: Any) -> bool:
-    """Whether it is a loader whose items are batches of samples, as torch's DataLoader is; its class is none yet."""
+    """Whether it is a loader whose items are batches of samples, as torch's DataLoader is; its class is not one yet."""
     held = (getattr(source, "dataset", None), getattr(source, "batch_size", None))
     return not isinstance(source, type) and all(value is not None for value in held)
 
@@ -358,7 +358,7 @@ def open_source(
 
 
 def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> Source:
-    """The source in a file or folder, by what the one is called and the other holds."""
+    """The source in a file or folder, by the file's name and the folder's content."""
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
     if path.is_dir():
@@ -380,6 +380,6 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
 
 
 def _given(source: Any, specs: Specs, where: str) -> Feeds:
-    """What code gives; of a sequence or an iterator the samples are in memory, and the same each time."""
+    """What code supplies; the samples of a sequence or an iterator are in memory, and the same each time."""
     digests = None if isinstance(source, (list, tuple, Iterator)) else ()
     return Feeds(repeatable(source, where), specs, where, digests)

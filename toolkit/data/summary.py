@@ -22,7 +22,7 @@ class ArraySummary:
     """One array, or all members ``name/...`` of an archive, each of which is a sample.
 
     Attributes:
-        name: of the array; of members what is in front of the slash.
+        name: of the array; for members what is before the slash.
         dtype: as stored; several where the members' differ.
         shapes: how many members have each shape; of one array its own.
         samples: rows along the first axis, or members; 1 for a single number.
@@ -79,7 +79,7 @@ def summarized(path: Path) -> list[ArraySummary]:
 
 
 def _summary(name: str, members: Sequence[Stored], each: bool) -> ArraySummary:
-    """The members of one name; ``each`` of which is a sample, else it is one array with a row a sample."""
+    """The summary of the members of one name; ``each`` of them a sample, else one array with a row per sample."""
     made = ArraySummary(name, sorted({stored.dtype.name for stored in members}))
     made.shapes = dict(Counter(stored.shape for stored in members).most_common())
     shape = members[0].shape
@@ -92,7 +92,7 @@ def _summary(name: str, members: Sequence[Stored], each: bool) -> ArraySummary:
             rows = values[None] if each else values
             if made.alike and len(rows):
                 first = rows[0] if first is None else first
-                # one row at a time holds no more memory than it must, and most samples differ at once
+                # one row at a time takes the least memory, and most samples differ at once
                 made.alike = all(np.array_equal(row, first, equal_nan=row.dtype.kind == "f") for row in rows)
     return made
 

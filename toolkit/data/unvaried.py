@@ -10,7 +10,7 @@ from toolkit.data.dataset import CalibrationData
 
 
 def unvaried(data: CalibrationData, of: str) -> list[Finding]:
-    """The inputs that are the same in all samples, where all inputs are or where it is one of floats.
+    """The inputs that are the same in all samples, where all inputs are, or where the input is a float one.
 
     Reading ends as soon as every input has differed once.
 
