@@ -1,7 +1,7 @@
-"""Sessions whose outputs keep the order that onnxruntime computes them in, for whoever only counts their values.
+"""Sessions whose outputs keep the order that onnxruntime computes them in, for callers that only count their values.
 
 Its convolutions compute in blocks of 8 or 16 channels, and what leaves them is reordered, which takes more than half as
-long as counting it. That is taken out of the model as onnxruntime has rewritten it: the same kernels give the same
+long as counting it. That is taken out of the model as onnxruntime has rewritten it: the same kernels compute the same
 values, each as often as before.
 """
 
@@ -24,7 +24,7 @@ from toolkit.graph.stretches import Value
 _MOST_BYTES = 512 << 20
 """Bytes of weights up to which the rewritten model is written: that takes a millisecond a megabyte."""
 _BLOCK = 16
-"""A multiple of every block: of other counts of channels the last block has some that are none of the tensor's."""
+"""A multiple of every block: with other channel counts the last block is padded."""
 
 
 class AnyOrder:
@@ -43,7 +43,7 @@ class AnyOrder:
         return list(self._inner.get_inputs())
 
     def get_outputs(self) -> list[Value]:
-        """What the model gives, by the names that were asked for."""
+        """The model's outputs, by the names that were asked for."""
         asked = {own: name for name, own in self._names.items()}
         found = map(Value.of, self._inner.get_outputs())
         return [value._replace(name=asked.get(value.name, value.name)) for value in found]
@@ -58,7 +58,7 @@ def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Cal
 
     Args:
         model: the model with the outputs wanted; not changed.
-        rewrite: has onnxruntime write to a path what it makes of the model.
+        rewrite: has onnxruntime write its rewritten model to a path.
         load: loads what is at a path as it is.
     """
     convolutions = any(node.op_type == "Conv" for node in model.proto.graph.node)
@@ -76,13 +76,13 @@ def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Cal
             # its weights stay mapped when the files are gone
             return AnyOrder(load(path), names)
         except (QtoolError, OSError):
-            # whoever loads the model as it is will say what is wrong with it; and onnxruntime does not read all that it
+            # loading the model as it is will report what is wrong with it; and onnxruntime does not read all that it
             # writes, as it makes the same names within a branch of an If and outside
             return None
 
 
 def _without_reordering(proto: onnx.ModelProto) -> dict[str, str]:
-    """Take out what only reorders an output; gives what is an output in its place."""
+    """Take out what only reorders an output; returns, by output, the tensor that takes its place."""
     graph = proto.graph
     outputs = {value.name for value in graph.output}
     readers = Counter(name for node in graph.node for name in reads_of(node))

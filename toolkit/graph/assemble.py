@@ -2,7 +2,7 @@
 
 Those put every tensor of a node into lists that watch each other one by one, which takes most of the time that reading
 and copying a large graph does. What is set here never asks for an object's ``__dict__``: Python keeps the attributes
-within the object until somebody does, in a third of the memory.
+within the object until it is asked for, in a third of the memory.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def detach(nodes: Iterable[gs.Node]) -> None:
 
 
 def discard(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
-    """Take nodes out of a graph, and give back their memory and that of tensors that nobody else has.
+    """Take nodes out of a graph, and free their memory and that of tensors that nobody else holds.
 
     Neither is to be used any more. By themselves they would stay until the collector of cycles comes: each holds its
     lists, and these hold it.
@@ -112,7 +112,7 @@ def discard(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
 
 
 def dismantle(graph: gs.Graph) -> None:
-    """Give back the memory of a graph that nobody uses any more: its nodes and tensors hold one another."""
+    """Free the memory of a graph that is no longer used: its nodes and tensors hold one another."""
     held: dict[int, gs.Node | gs.Tensor] = {}
     for one in (graph, *subgraphs(graph)):
         for node in one.nodes:
@@ -185,7 +185,7 @@ def body_begins(node: gs.Node) -> dict[str, str]:
 
 
 def body_ends(node: gs.Node) -> list[str]:
-    """Names of the tensors that a node's bodies give it, each once."""
+    """Names of the tensors that a node's bodies return to it, each once."""
     return list(dict.fromkeys(tensor.name for sub in bodies(node) for tensor in sub.outputs))
 
 
@@ -206,7 +206,7 @@ def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
 
 
 class _Watching(SynchronizedList):
-    """A node's or tensor's list without a dictionary of its own: these take half of a large graph's memory.
+    """A node's or tensor's list without a ``__dict__``: these take half of a large graph's memory.
 
     What it takes out is found by identity: onnx-graphsurgeon compares nodes by all that they hold.
     """

@@ -56,12 +56,12 @@ class BatchFault:
 def batch_fault(
     model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]], loaded: Session | None = None
 ) -> BatchFault | None:
-    """Run samples one by one and as one batch; the node that is to blame where these differ, None where they do not.
+    """Run samples one by one and as one batch; returns the node to blame where these differ, else None.
 
-    A batch is right where an output holds the values that the samples give, in whatever order, and none that has one
+    A batch is right where an output holds the samples' values, in whatever order, and none that has one
     row for each sample holds others. Those of other shapes are no fault beside it: the mean over a batch, the scores
     of each sample against each other, or detections with the number of their sample.
-    Behind plugins, which cannot be run, shapes alone are looked at. Where Q/DQ pairs round, what a batch changes in the
+    After plugins, which cannot be run, only shapes are looked at. Where Q/DQ pairs round, what a batch changes in the
     last bits becomes whole steps in the next layer: such a model is looked at once more without its pairs.
 
     Args:
@@ -97,8 +97,8 @@ def batch_fault(
 def rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
     """Whether every output of a batch is made up of its samples' own, so that to run them apart changes nothing.
 
-    Stricter than ``batch_fault``, for which a mean over the batch is no fault. False where it cannot be told: the model
-    does not run, or draws random numbers. Of a settled model it is asked once.
+    Stricter than ``batch_fault``, for which a mean over the batch is no fault. False where that is not known: the model
+    does not run, or draws random numbers. For a settled model the result is cached.
 
     Args:
         model: the model.
@@ -126,7 +126,7 @@ def _rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping
 
 
 def _all_apart(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> bool:
-    """Whether all outputs of a batch hold what its samples give, and one at least has more of it than a sample."""
+    """Whether all outputs of a batch hold what its samples yield, and at least one holds more than one sample's."""
     found = {name: [one[name] for one in apart] for name in together}
     grown = any(value.size > found[name][0].size for name, value in together.items())
     return grown and all(side_by_side(found[name], value) for name, value in together.items())
@@ -233,9 +233,9 @@ class _BlameSearch:
         return [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
 
     def mixed_behind(self, outputs: Collection[str]) -> list[str]:
-        """The tensors behind outputs of integers that show that the samples were not computed each by itself.
+        """The tensors upstream of integer outputs that show that the samples were not computed each by itself.
 
-        Those are the floats that decide them; integers that no float decides are held against each other themselves.
+        These are the floats that decide the outputs; integers that no float decides are compared themselves.
         """
         behind = floats_behind(self.nodes, outputs, self.model.facts().types, {*FLOAT_TYPES, TensorProto.DOUBLE})
         names = sorted({name for floats in behind.values() for name in floats} | set(behind))
@@ -280,7 +280,7 @@ class _BlameSearch:
         return _fault(self._swallower(self._before(index)) or found, True)
 
     def _before(self, index: int) -> list[int]:
-        """The nodes that one hangs on, in order."""
+        """The nodes that a node depends on, in order."""
         makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
         found: set[int] = set()
         pending = [index]
@@ -326,7 +326,7 @@ class _BlameSearch:
             yield from ((name, [one[name] for one in apart], together[name]) for name in part)
 
     def _mixer(self, before: Sequence[int]) -> onnx.NodeProto | None:
-        """The first of these nodes that makes of a batch what it does not make of its samples."""
+        """The first of these nodes whose result for the batch differs from its results for the samples."""
         makers = {name: i for i in before for name in self.nodes[i].output if name}
         for name, apart, together in self._values(list(makers), before[-1] if before else -1):
             if not side_by_side(apart, together):
@@ -334,7 +334,7 @@ class _BlameSearch:
         return None
 
     def _swallower(self, before: Sequence[int]) -> onnx.NodeProto | None:
-        """The last of these nodes that reshapes to a constant with the batch in it, so that it goes elsewhere."""
+        """The last of these nodes that reshapes to a constant so that the batch ends up in another axis."""
         reshapes = [i for i in before if self.nodes[i].op_type == "Reshape"]
         made = {name for i in before for name in self.nodes[i].output}
         wanted = {name for i in reshapes for name in (self.nodes[i].input[0], self.nodes[i].output[0])}
@@ -353,7 +353,7 @@ class _BlameSearch:
 
 
 def _pass_by_pairs(proto: onnx.ModelProto) -> bool:
-    """Hand on as it is, in the message itself, what is quantized and dequantized at once; whether there was any."""
+    """Bypass, in place, the pairs that quantize and dequantize at once; whether there were any."""
     quantized = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
     pairs = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
     for node in pairs:

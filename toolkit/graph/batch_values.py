@@ -1,4 +1,4 @@
-"""Whether a tensor of a batch holds what its samples give, and which tensors tell it where outputs are integers."""
+"""Whether a batch's tensor holds what its samples yield, and which tensors show it where outputs are integers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEAR = 1e-3
 
 
 def side_by_side(apart: Sequence[Array], together: Array) -> bool:
-    """Whether a tensor of a batch holds what its samples give: their values, in any order, or one value for all."""
+    """Whether a batch's tensor holds what its samples yield: their values, in any order, or one value for all."""
     if together.size == sum(value.size for value in apart):
         if together.dtype.kind in "fV":
             one_by_one = np.concatenate([_flat(value) for value in apart])
@@ -58,7 +58,7 @@ def same_integers(apart: Sequence[Array], together: Array) -> bool:
 def floats_behind(
     nodes: Sequence[onnx.NodeProto], outputs: Collection[str], types: Mapping[str, int], floats: Collection[int]
 ) -> dict[str, list[str]]:
-    """By output of integers the float tensors that decide it: the nearest ones that nodes compute.
+    """By integer output the float tensors that decide it: the nearest upstream that nodes compute.
 
     Args:
         nodes: of the graph.

@@ -1,8 +1,8 @@
-"""Q/DQ pairs in front of a Concat put behind it, where every input has the same one.
+"""Q/DQ pairs before a Concat moved after it, where every input has the same pair.
 
 Engines quantize what a Concat reads with one scale: with as many pairs as inputs. A pair rounds value by value, so one
-behind the Concat gives the very same values. Of a graph of wide Concats a session has little more than half the nodes
-then.
+after the Concat yields exactly the same values. For a graph of wide Concats a session then has little more than
+half the nodes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _PAIR = _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
 def pairs_behind_concats(proto: onnx.ModelProto) -> int:
-    """Put pairs behind the Concats that they are in front of, in the main graph; the message is changed.
+    """Move pairs from before Concats to after them, in the main graph; the message is changed.
 
     A pair stays where something else reads what is within it, where its scale is not one constant for the whole tensor,
-    and where the model gives its result.
+    and where its result is a model output.
 
     Returns:
         How many pairs are gone.
@@ -51,7 +51,7 @@ class _Moved:
 
     Args:
         graph: the graph.
-        made: the nodes of pairs, by what they give.
+        made: the nodes of pairs, by the tensor that they produce.
     """
 
     def __init__(self, graph: onnx.GraphProto, made: dict[str, onnx.NodeProto]) -> None:
@@ -67,12 +67,12 @@ class _Moved:
         self._behind: dict[str, list[onnx.NodeProto]] = {}
 
     def behind(self, concat: onnx.NodeProto) -> int:
-        """Put all pairs that every input of a Concat has behind it; gives how many fewer there are."""
+        """Move all pairs that every input of a Concat has after it; returns how many fewer pairs there are."""
         gone, behind = 0, list[onnx.NodeProto]()
         while concat.input and (first := self._pair(concat.input[0])) is not None:
             pairs = {name: pair for name in concat.input if (pair := self._pair(name)) is not None}
             if len(pairs) < 2 or not all(name in pairs for name in concat.input):
-                # one pair alone is no less behind the Concat
+                # a single pair is no fewer after the Concat
                 break
             keys = {self._key(pair) for pair in pairs.values()}
             if len(keys) > 1 or None in keys:
@@ -95,7 +95,7 @@ class _Moved:
         return gone
 
     def rebuild(self) -> None:
-        """Write the nodes anew."""
+        """Rewrite the list of nodes."""
         kept = [
             one
             for node in self._graph.node
@@ -106,7 +106,7 @@ class _Moved:
         self._graph.node.extend(kept)
 
     def _pair(self, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-        """The pair that gives a tensor, which nothing else reads and within which nobody looks."""
+        """The pair that produces a tensor, if nothing else reads the tensor or what lies within the pair."""
         dequantize = self._made.get(name)
         if dequantize is None or dequantize.op_type != _DEQUANTIZE or not self._read_once(name):
             return None
@@ -119,7 +119,7 @@ class _Moved:
         return self._readers[name] == 1 and name not in self._outputs
 
     def _key(self, pair: tuple[onnx.NodeProto, onnx.NodeProto]) -> bytes | None:
-        """What a pair does to a value; None where that is not the same for all values."""
+        """A key of what a pair does to a value; None where that is not the same for all values."""
         found = []
         for node in pair:
             found += [one.SerializeToString(deterministic=True) for one in node.attribute]
@@ -132,7 +132,7 @@ class _Moved:
         return repr(found).encode()
 
     def _constant(self, name: str) -> bytes | None:
-        """A stored number with its type, whatever it is called; None of what is no stored number."""
+        """A stored number with its type, whatever it is called; None if it is not a stored number."""
         if name not in self._keys:
             tensor, key = self._stored.get(name), None
             if tensor is not None and all(size == 1 for size in tensor.dims) and len(tensor.dims) < 2:

@@ -1,6 +1,6 @@
 """A layer's bias: where it lies, what a constant input adds to the output, and what rounding the weights asks of it.
 
-Rounding the weights W to Wq moves the mean of a layer's output by (Wq - W) E[x]. Where a pass notes E[x], whoever
+Rounding the weights W to Wq moves the mean of a layer's output by (Wq - W) E[x]. Where a pass notes E[x], the pass that
 rounds the weights takes that off the bias: Nagel et al., "Data-free quantization through weight equalization and bias
 correction", ICCV 2019, section 4.2.
 """
@@ -28,7 +28,7 @@ class BiasPlace:
 
     Attributes:
         layer: the layer.
-        holder: the node whose input it is: the layer, or the Add behind a MatMul.
+        holder: the node whose input it is: the layer, or the Add after a MatMul.
         index: which input; one after the last where the layer has no bias yet.
         beta: what the holder multiplies it by.
     """
@@ -156,7 +156,7 @@ def take_back(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], 
         model: the graph.
         node: the layer.
         weight: the weight that it is to have, in the node's own layout.
-        rounded: gives its rounded weight; not asked where nothing was made up for.
+        rounded: returns its rounded weight; not called where nothing was made up for.
         names: the names of the model's tensors.
     """
     mean = _corrected(model, node, weight)

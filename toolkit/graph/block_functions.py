@@ -128,7 +128,7 @@ _MXFP8 = (
     stored = Cast <to = 17> (kept)
 """
 )
-"""The logarithm only guesses: the power is moved to where the products with 448 say, which are exact."""
+"""The logarithm is only a guess: the power is corrected by the products with 448, which are exact."""
 
 
 def _own(text: str, block: int) -> str:
@@ -178,7 +178,7 @@ def is_written_out(domain: str, op: str) -> bool:
 def declare(proto: onnx.ModelProto, imports_all: bool = False) -> bool:
     """Give a message the functions of the operators here that it uses, in place.
 
-    TensorRT would take these functions for its own operators: no file for it may have them.
+    TensorRT would use these functions in place of its own operators: no file for it may have them.
 
     Args:
         proto: the message.

@@ -1,6 +1,6 @@
 """Large weights that lie in Constant nodes or in bodies of If, Loop and Scan, as initializers of the main graph.
 
-Those alone can be beside a message: what is within a node or a body is in it, however large.
+Only initializers can be beside a message: what is within a node or a body is in it, however large.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _OLDEST_IR = 4
 
 
 def bring_out(proto: onnx.ModelProto) -> int:
-    """Make large tensors with external data initializers of the main graph, in place; how many.
+    """Make large tensors with external data initializers of the main graph, in place; returns how many.
 
-    Bodies read what the graphs around them define (docs/IR.md, "Graphs"). A name that is given more than once gets a
+    Bodies read what the graphs around them define (docs/IR.md, "Graphs"). A name that is defined more than once gets a
     number. What is an output of its own graph stays where it is.
     """
     graph = proto.graph
@@ -45,7 +45,7 @@ def bring_out(proto: onnx.ModelProto) -> int:
 
 
 def _given(graph: onnx.GraphProto) -> list[str]:
-    """What a graph gives values to."""
+    """The names that a graph defines."""
     made = [name for node in graph.node for name in node.output if name]
     return [*made, *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
 

@@ -48,7 +48,7 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
         opset = max(model.opset, 19) if node.op in ("QuantizeLinear", "DequantizeLinear") else model.opset
         try:
             made = run_node(OnnxExporter.export_node(node), inputs, [helper.make_opsetid("", opset)])  # type: ignore[arg-type]
-        except Exception:  # whatever the reference implementation says: the value stays unknown
+        except Exception:  # whatever the reference implementation raises: the value stays unknown
             return None
         values.update((t.name, value) for t, value in zip((t for t in node.outputs if t.name), made))
     return values.get(tensor.name)
@@ -57,8 +57,8 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
 def with_values(model: Model, values: Mapping[str, Array]) -> None:
     """Let the constants of these names hold other values, in place.
 
-    One of another shape is another constant, which took the name, and stays. What numpy has no name for in its files,
-    bfloat16, is taken by the type that the constant has.
+    A constant of another shape is a different one that took the name, and stays. A type that numpy's files cannot name,
+    bfloat16, is taken from the constant.
     """
     made: dict[str, gs.Constant] = {}
     for node, _ in model.walk() if values else ():
@@ -79,7 +79,7 @@ def is_stored(tensor: gs.Tensor) -> bool:
 
 
 def _makers(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
-    """The nodes that make a tensor of constants alone, in their order; None where something else goes in."""
+    """The nodes that make a tensor of constants alone, in their order; None where something else contributes."""
     order: list[gs.Node] = []
     seen: set[int] = set()
     pending: list[tuple[gs.Tensor, gs.Node | None]] = [(tensor, None)]

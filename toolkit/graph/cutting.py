@@ -1,6 +1,6 @@
 """Where a graph is cut into stretches whose weights fit into memory, or that have few nodes.
 
-It is cut in front of nodes with weights, where few tensors are alive and onnxruntime fuses nothing.
+It is cut before nodes with weights, where few tensors are alive and onnxruntime fuses nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_BLOCKED = 5_000
 _WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "QuantizeLinear"})
 """Operators that nearly always begin a layer with weights, however few these are."""
 _FUSED = frozenset({"Transpose", "Mul", "Div", "Pad", "QuantizeLinear", "DequantizeLinear"})
-"""Operators that onnxruntime may fuse with a node with weights behind them."""
+"""Operators that onnxruntime may fuse with a node with weights that follows them."""
 _BLOCKED = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
 """Operators whose results onnxruntime hands on in blocked layout; an Add that reads one is summed by a convolution."""
 _KEEP_BLOCKED = frozenset({
@@ -79,7 +79,7 @@ def by_nodes(model: LightModel, most: int) -> list[Stretch]:
 def by_widened(model: LightModel, most: int) -> list[Stretch]:
     """The stretches in which weights stored in fewer bits take about so many bytes at most, widened for a run.
 
-    onnxruntime computes what depends on no input where it likes, seen with 1.32 at the beginning of a run: whole, a
+    onnxruntime computes what depends on no input whenever it likes, with 1.32 at the beginning of a run: uncut, a
     model in float16 or with stored INT8 has all of its weights in float32 at once. One node's may take more.
     """
     sizes = {name: widened_bytes(values) for name, values in model.weights.items() if values.itemsize < _WIDE}
@@ -108,7 +108,7 @@ def _kinds(model: LightModel) -> list[int]:
 
 
 def _rounded_or_not(model: LightModel) -> set[str]:
-    """The float16 tensors that ``_HALF_KERNELS`` give; of a model with such tensors those of unknown type as well."""
+    """The float16 results of ``_HALF_KERNELS``; in a model with such tensors those of unknown type as well."""
     graph = model.proto.graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     if _FLOAT16 not in (*kinds.values(), *_kinds(model)):
@@ -177,7 +177,7 @@ class Cut:
         result: list[Stretch] = []
         for number, (nodes, reads, made) in enumerate(found):
             later = {name for name in made if last_read.get(name, -1) > number}
-            # what constants' nodes make is made in several stretches, and given by the first
+            # what constants' nodes make is made in several stretches, and handed on by the first
             given = (later | made & self._outputs) - made_before
             made_before |= given
             gives = sorted(given)
@@ -206,7 +206,7 @@ class Cut:
         return found
 
     def _ordered(self) -> list[int]:
-        """The nodes but for those of constants; those that only outputs come of, such as probes, as early as can be."""
+        """The nodes but for those of constants; those that lead only to outputs, such as probes, as early as can be."""
         order = [index for index in range(len(self._nodes)) if index not in self._behind]
         inner: set[str] = set()
         early: set[int] = set()
@@ -232,7 +232,7 @@ class Cut:
         return {index, *needed, *(one for other in needed for one in self._behind[other])}
 
     def _find_lives(self) -> dict[str, tuple[int, int]]:
-        """The first and the last place in front of a node at which a tensor is made before it and read from there on.
+        """By tensor the first and the last place, each before a node, at which it is made and still to be read.
 
         Sets of the tensors alive at every place would take, in a graph of a few hundred thousand nodes, a gigabyte.
         """
@@ -248,7 +248,7 @@ class Cut:
         }
 
     def _alive(self, among: Collection[str] | None = None) -> list[int]:
-        """How many tensors are alive in front of every node; of those ``among`` some, where these are given."""
+        """How many tensors are alive before every node; counting only those in ``among`` where it is given."""
         more = [0] * (len(self._order) + 1)
         for name, (first, last) in self._lives.items():
             if among is None or name in among:
@@ -257,7 +257,7 @@ class Cut:
         return list(accumulate(more[:-1]))
 
     def _places(self) -> list[int]:
-        """In front of which nodes the graph is cut."""
+        """Before which nodes the graph is cut."""
         makers = {name: self._ops[index] for index in self._order for name in self._makes[index]}
         clean, possible = self._clean(makers), list[int]()
         if self._sizes is not None:
@@ -284,7 +284,7 @@ class Cut:
         return found
 
     def _clean(self, makers: Mapping[str, str]) -> list[int]:
-        """The places in front of nodes with weights where onnxruntime fuses nothing."""
+        """The places before nodes with weights where onnxruntime fuses nothing."""
         fused = {name for name, op in makers.items() if op in _FUSED} | self._half
         if len(self._nodes) <= MOST_BLOCKED:
             fused |= self._blocked()
@@ -328,5 +328,5 @@ class Cut:
 
 
 def _within(places: list[int], first: int, last: int) -> list[int]:
-    """Those of some sorted places that are between two, these included."""
+    """The sorted places from ``first`` to ``last``, both included."""
     return places[bisect_left(places, first) : bisect_left(places, last + 1)]

@@ -17,7 +17,7 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class DerivedDimension:
-    """The size of a dimension, as its name tells it.
+    """The size of a dimension, as its name defines it.
 
     Attributes:
         name: the dimension's.
@@ -37,7 +37,7 @@ class DerivedDimension:
 
 
 def derived_dimensions(shapes: Mapping[str, Dims]) -> dict[str, DerivedDimension]:
-    """By name the dimensions of inputs that others of them tell.
+    """By name the dimensions of inputs that can be computed from other dimensions.
 
     Args:
         shapes: by input its declared dimensions.

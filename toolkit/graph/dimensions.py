@@ -14,7 +14,7 @@ _BATCH = re.compile(r"n|b|bs|bsz|nb|num_samples|[\w.:]*batch([ -](size|dim|dimen
 _NO_NAMES = frozenset({"?", "*", "-1", "None", "none"})
 """What exporters write where they know no name."""
 _MADE_UP = re.compile(r"s\d+|unk__?\d+|.*_dim_\d+|.*_dynamic_axes_\d+")
-"""What exporters call a dimension that nobody named."""
+"""What exporters call a dimension without a name."""
 
 
 def dim_of(value: Any) -> int | str | None:
@@ -30,7 +30,7 @@ def is_batch_name(name: int | str | None) -> bool:
 
 
 def may_be_batch(name: int | str | None) -> bool:
-    """Whether a dynamic dimension is called after the number of samples, or has no name of its own that says else."""
+    """Whether a dynamic dimension is called after the number of samples, or has no name that says otherwise."""
     return name is None or is_batch_name(name) or (isinstance(name, str) and _MADE_UP.fullmatch(name) is not None)
 
 

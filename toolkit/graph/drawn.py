@@ -38,7 +38,7 @@ _CAST_LIKE = 15
 
 
 def draw_the_same(proto: onnx.ModelProto) -> bool:
-    """Replace what draws random numbers, in place; whether there was any.
+    """Replace what draws random numbers, in place; returns whether there was any.
 
     Before opset 15 a node that takes its type from its input stays as it is where inference does not know that type.
     """
@@ -88,7 +88,7 @@ def _by_input(node: onnx.NodeProto) -> bool:
 
 
 def _false_constants(proto: onnx.ModelProto) -> set[str]:
-    """The names of numbers that are stored and 0: a Dropout that is told so by one never trains."""
+    """The names of numbers that are stored and 0: a Dropout whose training flag is one of these never trains."""
     found = set[str]()
     for graph in (proto.graph, *subgraphs_of(proto.graph)):
         for name, tensor in constants_of(graph):
@@ -140,7 +140,7 @@ class _Drawing:
         return self._made
 
     def _typed(self, drawn: str) -> None:
-        """Give what was drawn, in the node's type, under the node's own name."""
+        """Output what was drawn, in the node's type, under the node's own name."""
         out, kind = list(self._node.output), self._given.get("dtype")
         if kind is None and self._node.op_type in _SHAPED:
             kind = TensorProto.FLOAT
@@ -150,7 +150,7 @@ class _Drawing:
             self._made.append(self._like_input(drawn, out[0], self._base))
 
     def _like_input(self, values: str, out: str, name: str) -> onnx.NodeProto:
-        """A node that gives values in the type of the node's first input."""
+        """A node that converts values to the type of the node's first input."""
         if self._kind is not None:
             return helper.make_node("Cast", [values], [out], name, to=self._kind)
         return helper.make_node("CastLike", [values, self._node.input[0]], [out], name)
@@ -201,7 +201,7 @@ class _Drawing:
         shape = self._make("Shape", [self._node.input[0]])
         size = self._make("Reshape", [self._make("Size", [self._node.input[0]]), self._constant([1])])
         rank = self._make("Shape", [shape])
-        # the extents of a number are none: one in front of them is the rows of it, and of an axis alone
+        # a scalar has no extents: a 1 before them counts as its rows, and likewise for a single axis
         extents = self._make("Concat", [self._constant([1]), shape], axis=0)
         several = self._make("Cast", [self._make("Less", [self._constant([1]), rank])], to=TensorProto.INT64)
         rows = self._make("Gather", [extents, several], axis=0)
@@ -229,7 +229,7 @@ class _Drawing:
         return self._make("Mul", [reach, angle])
 
     def _shaped(self, values: str, shape: str) -> str:
-        """Values in a shape; one of none, which no values have, is made of the one that there is then."""
+        """Values in a shape; an empty shape is made of the single value that there is then."""
         one = self._constant([1])
         empty = self._make("Equal", [self._product(shape), self._constant([0])])
         extents = self._make("Where", [empty, one, shape])

@@ -24,7 +24,7 @@ _INTERVAL = 0.1
 
 @dataclass(frozen=True)
 class LoopLimits:
-    """How far a run of a model whose loops may never end is let go.
+    """How far a run of a model whose loops may never end may go.
 
     Attributes:
         node: the Loop.
@@ -38,7 +38,7 @@ class LoopLimits:
 
 
 class EndlessLoopError(ModelError):
-    """A run of a model was stopped because a loop may not end: whoever tries a model does not try it again.
+    """A run of a model was stopped because a loop may not end: whoever tries models does not retry this one.
 
     Args:
         node: the Loop.
@@ -72,7 +72,7 @@ def loop_limits(proto: onnx.ModelProto, operators: Collection[tuple[str, str]], 
 
 
 def _long_loops(graph: onnx.GraphProto, constants: Mapping[str, TensorProto], trips: int) -> Iterator[tuple[str, bool]]:
-    """Loops of many trips, or of nobody knows how many, each with whether its number of trips is computed."""
+    """Loops of many trips, or of an unknown number, each with whether its number of trips is computed."""
     for node in graph.node:
         inside = trips
         if node.op_type == "Loop":

@@ -95,7 +95,7 @@ class NodeMessages:
 
 
 def _serialized(message: onnx.NodeProto | onnx.ValueInfoProto) -> bytes:
-    """A message as it stands behind the number of its field: its length in bytes, and these."""
+    """A message as it is written after its field number: its length in bytes, then the bytes."""
     content: bytes = message.SerializeToString()
     head, left = bytearray(), len(content)
     while left >= 0x80:
@@ -108,7 +108,7 @@ def _serialized(message: onnx.NodeProto | onnx.ValueInfoProto) -> bytes:
 def _append(proto: onnx.GraphProto, field: str, messages: Iterable[bytes]) -> None:
     """Append serialized messages to a field of a graph, all at once.
 
-    Each stands behind the field's number and the word that its length follows (protobuf's encoding, "Message
+    Each follows its tag, the field's number and the wire type of what has a length (protobuf's encoding, "Message
     structure"); the numbers of all fields of a graph are one byte.
     """
     mark = bytes([onnx.GraphProto.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
@@ -180,7 +180,7 @@ class _Writer:
     def _fill(
         self, proto: onnx.GraphProto, graph: gs.Graph, around: tuple[set[str], ...], tensors: dict[str, gs.Tensor]
     ) -> None:
-        """Write a graph of these tensors; ``around`` are the names that those it lies in give values to."""
+        """Write a graph of these tensors; ``around`` are the names that the graphs around it define."""
         constants = [t for t in tensors.values() if isinstance(t, gs.Constant)]
         if around:
             constants = [t for t in constants if id(t) not in self.moved and not any(t.name in one for one in around)]
@@ -279,7 +279,7 @@ def _size(tensor: gs.Constant) -> int:
 
 
 def _inner_constants(graph: gs.Graph) -> Iterator[gs.Constant]:
-    """The constants that subgraphs read or give, each once; those of the main graph may be among them."""
+    """The constants that subgraphs read or return, each once; those of the main graph may be among them."""
     seen: set[int] = set()
     for sub in subgraphs(graph):
         for tensor in (*sub.outputs, *(t for inner in sub.nodes for t in inner.inputs)):

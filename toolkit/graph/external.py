@@ -38,7 +38,7 @@ def read_external(model: LightModel, path: Path, maps: dict[Path, mmap.mmap]) ->
         maps: files that are mapped already.
 
     Raises:
-        ModelError: data is missing, cut short, or described by what is no place in a file.
+        ModelError: data is missing, cut short, or its description is no place in a file.
         NotAllowedError: data lies outside the model's folder.
     """
     bring_out(model.proto)
@@ -92,7 +92,7 @@ def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Arr
         place.require(len(mapped))
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         values = np.frombuffer(mapped, np.uint8, place.needed, place.offset).view(dtype).reshape(tuple(tensor.dims))
-        # whoever computes with it may ask for whole steps of its element's size
+        # whoever computes with it may require alignment to the element size
         values = values if place.offset % dtype.itemsize == 0 else spilled_as(values, dtype)
         send_away(tensor)
         return values

@@ -11,7 +11,7 @@ from toolkit.graph.tensors import FLOAT_TYPES
 class Facts:
     """What shape inference found: element types, and every tensor's shape at every corner of every profile.
 
-    ``shapes[tensor]`` lists one shape a corner (one in all where there are no profiles); an unknown dimension is -1.
+    ``shapes[tensor]`` lists one shape per corner (a single one without profiles); an unknown dimension is -1.
     A tensor whose rank is unknown at any corner is missing. Tensors of the same shapes share a list: put another in its
     place to change one.
     """

@@ -1,7 +1,7 @@
-"""A model with types in it for which onnxruntime's CPU provider has few kernels or none, in those that it has.
+"""A model whose types onnxruntime's CPU provider has few kernels or none for, converted to types that it has.
 
 Of bfloat16 the twin computes everything in float32: the values that bfloat16 would round, before their rounding.
-Constants are rounded, those too that the graph makes of others.
+Constants are rounded, including those that the graph makes of others.
 FLOAT4E2M1 is stored as E4M3, which holds the same values, and FLOAT8E8M0 as float32.
 """
 

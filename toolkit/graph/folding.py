@@ -129,7 +129,7 @@ class _Folder:
                 self._store(node, node.outputs[0], plain)
 
     def _store_shapes(self, graph: gs.Graph) -> None:
-        """Shapes that are known, and the known part of others where only that is read, by Gather or Slice."""
+        """Store shapes that are known, and the known part of others where only that is read, by Gather or Slice."""
         outputs = {id(tensor) for tensor in graph.outputs}
         shapes = [node for node in graph.nodes if node.op in ("Shape", "Size") and node.outputs and not self.keep(node)]
         if not shapes:
@@ -174,7 +174,7 @@ class _Folder:
             self.folded.failed[error.node] = error.what
             return
         except QtoolError:
-            # one that onnxruntime cannot run spoils the whole: each by itself shows which
+            # a node that onnxruntime cannot run spoils the whole: running each by itself shows which
             values = self._one_by_one(nodes)
             nodes, wanted = self._wanted(graph)
         for name, node in wanted.items():
@@ -185,7 +185,7 @@ class _Folder:
                 self.folded.large[node.name] = value.nbytes
                 continue
             self._store(node, next(tensor for tensor in node.outputs if tensor.name == name), value)
-        # those between have nobody left who reads them
+        # those in between have no readers left
         for node in reversed(nodes):
             if node.outputs and not any(tensor.outputs for tensor in node.outputs):
                 node.inputs.clear()
@@ -232,7 +232,7 @@ class _Folder:
         return size > self.limit
 
     def _one_by_one(self, nodes: list[gs.Node]) -> dict[str, Array]:
-        """The values of all that these nodes make; those that cannot be computed are noted."""
+        """The values of all that these nodes make; nodes that cannot be computed are noted."""
         found: dict[str, Array] = {}
         for node in nodes:
             names = [tensor.name for tensor in node.outputs if not tensor.is_empty()]
@@ -265,7 +265,7 @@ class _Folder:
         values = session(proto, wanted, optimise=False).run(feeds)
         if not computes_in_bfloat16(proto):
             return values
-        # a session gives float32 for bfloat16
+        # a session returns float32 for bfloat16
         typed = onnx.shape_inference.infer_shapes(proto).graph
         narrow = {v.name for v in (*typed.value_info, *typed.output) if is_bfloat16(v.type)}
         bfloat16 = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)

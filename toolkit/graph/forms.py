@@ -2,7 +2,7 @@
 
 PyTorch writes LayerNorm as LayerNormalization from opset 17 on and in nine nodes before, GELU as Gelu from opset 20 on
 and in five before, adaptive pooling as GlobalAveragePool or as ReduceMean over the spatial axes. TensorRT makes the
-same layers of both forms, so whoever decides by operator asks here.
+same layers of both forms, so code that decides by operator asks here.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class Forms:
         return list(found.values())
 
     def behind(self, node: gs.Node) -> list[gs.Tensor]:
-        """What a node makes, or the composite that it is a piece of."""
+        """The outputs of a node, or of the composite that it is a piece of."""
         whole = self._of.get(id(node))
         return list(node.outputs) if whole is None else [whole.output]
 
     def before(self, node: gs.Node) -> list[gs.Tensor]:
-        """What a node reads, or the composite that it is a piece of."""
+        """The inputs of a node, or of the composite that it is a piece of."""
         whole = self._of.get(id(node))
         return list(node.inputs) if whole is None else [whole.input]
 
@@ -110,7 +110,7 @@ class Forms:
         return tuple(sorted(int(axis) + rank if axis < 0 and rank is not None else int(axis) for axis in axes))
 
     def _spatial(self, node: gs.Node) -> bool:
-        """Whether a reduction goes over axes behind batch and channels only, as a pool does."""
+        """Whether a reduction goes over axes after batch and channels only, as a pool does."""
         axes = self._axes(node)
         return axes is not None and axes[0] >= 2
 
@@ -210,7 +210,7 @@ class Forms:
         """Gates of one tensor: every path from it to a Mul or Div goes through arithmetic with single numbers."""
         behind: dict[int, list[tuple[gs.Tensor, tuple[gs.Node, ...]]]] = {}
         found: list[Composite] = []
-        # of a graph in which no path can end none is followed
+        # in a graph in which no path can end, none is followed
         if not any(node.op in ("Mul", "Div") for node, _ in self.model.walk()):
             return found
         for node, _ in self.model.walk():
@@ -306,5 +306,5 @@ def _joined(
 
 
 def constant_affine(model: Model, node: gs.Node) -> bool:
-    """Whether a node scales or shifts by constants: what a BatchNormalization is written out as."""
+    """Whether a node scales or shifts by constants: the written-out form of a BatchNormalization."""
     return node.op in ("Mul", "Add", "Sub", "Div") and any(model.constant(t) is not None for t in node.inputs)

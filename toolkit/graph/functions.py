@@ -18,7 +18,7 @@ _DEEPEST = 100
 
 
 def check_functions(proto: onnx.ModelProto, where: str) -> None:
-    """Check that functions differ, do not call themselves, and do not grow out of all measure where they are inlined.
+    """Check that functions differ, do not call themselves, and do not grow beyond all bounds when they are inlined.
 
     Raises:
         ModelError: they do not; the message names the function.
@@ -80,7 +80,7 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
             where=where,
             remedy="export the model and its functions at one opset, or without functions",
         )
-    # what is left, nothing calls
+    # nothing calls what is left
     del copy.functions[:]
     return copy
 
@@ -131,7 +131,7 @@ def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[Key, onnx.FunctionProt
 
 
 def _depths(calls: dict[Key, Counter[Key]], where: str) -> dict[Key, int]:
-    """How deep each function calls others, 1 for one that calls none; each stands behind those that it calls."""
+    """How deep each function calls others, 1 for one that calls none; each comes after those that it calls."""
     depth: dict[Key, int] = {}
     waiting = dict(calls)
     while waiting:

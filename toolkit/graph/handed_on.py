@@ -40,14 +40,14 @@ def handed_on_wide(model: LightModel, stretches: Sequence[Stretch]) -> dict[str,
 
 
 def _maybe_half(proto: onnx.ModelProto) -> set[str]:
-    """The tensors of the main graph that may be float16: what is computed of such, or where a node says so."""
+    """The tensors of the main graph that may be float16: computed from float16, or declared so by a node."""
     graph = proto.graph
     found = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     found |= {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
     if proto.functions or graph.sparse_initializer:
         return {name for node in graph.node for name in node.output}
     for node in graph.node:
-        # a Cast gives what it says, whatever it reads, and QuantizeLinear no float16
+        # a Cast yields the type it names, whatever it reads, and QuantizeLinear never float16
         reads = node.op_type not in ("Cast", "QuantizeLinear") and not found.isdisjoint(node.input)
         if reads or any(map(_names_half, node.attribute)):
             found.update(node.output)
@@ -66,9 +66,9 @@ def _names_half(attribute: onnx.AttributeProto) -> bool:
 
 
 def widened(name: str, wide: str) -> list[onnx.NodeProto]:
-    """Nodes that give a float16 tensor in float32, not rounded.
+    """Nodes that hand on a float16 tensor in float32, not rounded.
 
-    Whether what makes it has a float16 kernel or not, the Sum of it alone has none: it is computed as in front of any
+    Whether what makes it has a float16 kernel or not, a Sum of it alone has none: it is computed as before any
     other node that is computed in float32.
     """
     half = f"{name} handed on"
@@ -79,7 +79,7 @@ def widened(name: str, wide: str) -> list[onnx.NodeProto]:
 
 
 def narrowed(wide: str, name: str) -> list[onnx.NodeProto]:
-    """Nodes that make the float16 tensor of it for those that read it; see ``widened``."""
+    """Nodes that restore the float16 tensor for its readers; see ``widened``."""
     half = f"{name} handed on"
     return [
         helper.make_node("Cast", [wide], [half], f"{_LEFT_OUT}{wide}", to=TensorProto.FLOAT16),
@@ -88,6 +88,6 @@ def narrowed(wide: str, name: str) -> list[onnx.NodeProto]:
 
 
 def rounded(values: Array) -> Array:
-    """A tensor that was handed on in float32 as the model gives it: what is too large for float16 is infinite."""
+    """A tensor that was handed on in float32 as the model outputs it: what is too large for float16 is infinite."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16)

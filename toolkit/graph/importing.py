@@ -24,7 +24,7 @@ _Scope = dict[str, gs.Tensor]
 def import_light(model: LightModel) -> gs.Graph:
     """A message without its large weights as a graph that has them: those of ``model``, not copies.
 
-    The graph reads its small constants from the message, which nobody may change any more.
+    The graph reads its small constants from the message, which must not be changed any more.
     """
     proto = model.proto
     reader = _Importer(model.weights, list(proto.opset_import))
@@ -76,7 +76,7 @@ class _Importer:
         )  # fmt: skip
 
     def _node(self, proto: onnx.NodeProto, own: _Scope, around: tuple[_Scope, ...]) -> gs.Node:
-        # what the subgraphs read and nobody has made yet is theirs, as onnx-graphsurgeon has it
+        # what the subgraphs read and nobody has made yet belongs to them, as in onnx-graphsurgeon
         attrs: dict[str, Any] = {}
         for attribute in proto.attribute:
             self._attribute(attribute, attrs, own, around)

@@ -26,11 +26,11 @@ class Inliner:
         self._holders = Counter(tensor.name for tensor in _tensors(graph))
 
     def inline(self, graph: gs.Graph, index: int, condition: bool) -> str:
-        """Replace the If at ``index`` of a graph or subgraph by a branch; its word, ``then`` or ``else``.
+        """Replace the If at ``index`` of a graph or subgraph by a branch; returns which, ``then`` or ``else``.
 
-        What the If gives keeps its name, since it may be an output of the graph. A result that no node of the branch
-        makes (a constant, or one that the branch gives twice) goes through an Identity. The shape that the branch
-        declares for it is left behind: exporters write those of another case, and inference knows the true one.
+        What the If outputs keeps its name, since it may be an output of the graph. A result that no node of the branch
+        makes (a constant, or one that the branch outputs twice) goes through an Identity. The shape that the branch
+        declares for it is dropped: exporters write that of another case, and inference knows the true one.
         """
         node = graph.nodes[index]
         taken, left = _BRANCHES if condition else _BRANCHES[::-1]
@@ -79,7 +79,7 @@ class Inliner:
 
 
 def nodes_of(graph: gs.Graph) -> Iterator[gs.Node]:
-    """The nodes of a graph and of its subgraphs, each behind the node that holds it."""
+    """The nodes of a graph and of its subgraphs, each after the node that holds it."""
     for node in list(graph.nodes):
         yield node
         for sub in bodies(node):

@@ -1,5 +1,5 @@
-"""Notes in a model's metadata: the mean of what a layer reads, by which whoever rounds its weights corrects its bias,
-and the rounded weights whose error a bias was measured against.
+"""Notes in a model's metadata: the mean of what a layer reads, by which the pass that rounds its weights corrects its
+bias, and the rounded weights whose error a bias was measured against.
 
 They go with the model from the pass that changes an activation to the one that rounds the weights of its readers.
 """
@@ -19,7 +19,7 @@ _MEAN, _CORRECTED, _SETTLED = "qtool.input_mean", "qtool.corrected_mean", "qtool
 
 
 def note_input_mean(model: Model, node: gs.Node, mean: Array) -> None:
-    """Note the mean of what a layer reads, by channel: whoever rounds its weights corrects its bias by that."""
+    """Note the mean of what a layer reads, by channel: the pass that rounds its weights corrects its bias by it."""
     model.metadata.setdefault(node.name, {})[_MEAN] = json.dumps([float(f"{value:.4g}") for value in mean])
 
 
@@ -34,13 +34,13 @@ def corrected_mean(model: Model, node: gs.Node) -> Array | None:
 
 
 def mark_corrected(model: Model, node: gs.Node) -> None:
-    """Say that the noted mean is made up for: it is not again."""
+    """Note that the mean has been made up for, so that it is not again."""
     own = model.metadata[node.name]
     own[_CORRECTED] = own.pop(_MEAN)
 
 
 def mark_open(model: Model, node: gs.Node) -> None:
-    """Say that the noted mean is not made up for any more: the weights are as they were before their rounding."""
+    """Note that the mean is no longer made up for: the weights are as they were before their rounding."""
     own = model.metadata[node.name]
     own[_MEAN] = own.pop(_CORRECTED)
 
@@ -51,7 +51,7 @@ def note_settled(model: Model, node: gs.Node, rounded: Array) -> None:
 
 
 def is_settled(model: Model, node: gs.Node, rounded: Array) -> bool:
-    """Whether it does so already: what is measured once more would be corrected twice."""
+    """Whether the bias makes up for these rounded weights already: measured again, it would be corrected twice."""
     return model.metadata.get(node.name, {}).get(_SETTLED) == _digest(rounded)
 
 

@@ -1,4 +1,4 @@
-"""Which operators onnxruntime's CPU provider can run; all others are plugins to it, whoever makes them."""
+"""Which operators onnxruntime's CPU provider can run; all others are plugins to it, wherever they come from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.graph.block_functions import is_written_out
 from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
 
 _WITHOUT_KERNEL = frozenset({"Constant"})
-"""What onnxruntime runs though no kernel is registered for it: it makes an initializer of it."""
+"""What onnxruntime runs though no kernel is registered for it: it turns it into an initializer."""
 
 _OWN_FUNCTIONS = 23
 """The newest operator set in which onnxruntime writes out every operator that is a function."""
@@ -74,13 +74,13 @@ def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return _inlined(proto, wanted)
     except RuntimeError:
-        # a function that hangs on types, as CastLike's does, asks for those that the inliner does not find by itself
+        # a function that depends on types, as CastLike's does, needs those that the inliner does not find by itself
         proto = onnx.shape_inference.infer_shapes(proto)
     for op in wanted:
         try:
             proto = _inlined(proto, [op])
         except RuntimeError:
-            # of what a plugin makes no type is known: onnxruntime says what it thinks of the operator
+            # the types of a plugin's outputs are not known: onnxruntime reports the operator itself
             continue
     return proto
 

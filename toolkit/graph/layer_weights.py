@@ -93,7 +93,7 @@ class LayerWeights:
 
     @staticmethod
     def channels_of(node: gs.Node, weight: Array) -> tuple[int, int]:
-        """The same for a weight in the node's own layout."""
+        """How many output and input channels a weight in the node's own layout has."""
         out, into = (weight.shape[-1], weight.shape[0]) if _is_turned(node) else weight.shape[:2]
         return int(out), int(into) * _group(node)
 
@@ -129,7 +129,7 @@ class LayerWeights:
 
         Args:
             word: what was done to them.
-            names: the names of the model's tensors, for whoever writes many.
+            names: the names of the model's tensors, for callers that write many.
         """
         names = names if names is not None else self.model.tensor_names()
         weight = (self.weight.T if self.turned else self.weight).astype(self.dtype)
@@ -140,7 +140,7 @@ class LayerWeights:
             holder, index = self.holder
             name, shape = names.take(f"{holder.inputs[index].name}_{word}"), holder.inputs[index].shape
             bias = self.bias.astype(self.dtype)
-            # an Add's bias may have axes of length 1 in front
+            # an Add's bias may have leading axes of length 1
             keeps = holder is not self.node and int(np.prod(shape)) == bias.size
             holder.inputs[index] = make_constant(name, bias.reshape(shape) if keeps else bias)
 

@@ -51,7 +51,7 @@ class LightModel:
         return cls(proto, {}, where).lighten()
 
     def lighten(self) -> LightModel:
-        """Take out large weights that have come into the message; gives itself back."""
+        """Take out large weights that have come into the message; returns itself."""
         for tensor in self.proto.graph.initializer:
             if tensor.name not in self.weights and is_large(tensor) and tensor.data_location != TensorProto.EXTERNAL:
                 self.weights[tensor.name] = spilled(onnx.numpy_helper.to_array(tensor))
@@ -59,7 +59,7 @@ class LightModel:
         return self
 
     def drop_unread(self) -> LightModel:
-        """Leave out weights that nothing reads: onnxruntime refuses to be given one; gives itself back."""
+        """Leave out weights that nothing reads: onnxruntime refuses to be given one; returns itself."""
         if not self.weights:
             return self
         graph = self.proto.graph
@@ -77,7 +77,7 @@ class LightModel:
         return self
 
     def copy(self) -> LightModel:
-        """The same with a message of its own; the weights' arrays are shared."""
+        """The same model with its own message; the weights' arrays are shared."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         return LightModel(proto, dict(self.weights), self.where)
@@ -97,17 +97,17 @@ class LightModel:
 
     def holds_at_most(self, limit: int) -> bool:
         """Whether the constants that are in the message take no more bytes than ``limit``."""
-        # a small integer takes one byte of the message, and eight as a value: of a small message nobody asks them all
+        # a small integer takes one byte of the message, and eight as a value: small messages need no count
         return 8 * self.proto.ByteSize() <= limit or self.message_bytes <= limit
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights that are not."""
+        """Bytes of the weights beside the message."""
         return sum(value.nbytes for value in self.weights.values())
 
     @property
     def shares(self) -> bool:
-        """Whether the weights are too many for a second copy in memory: whoever computes with them reads these."""
+        """Whether the weights are too many for a second copy in memory: sessions then read these."""
         # what is stored as integers is computed with in float32
         return not fits_message(8 * sum(value.size for value in self.weights.values()))
 
@@ -122,11 +122,11 @@ class SerializedModel:
 
     @classmethod
     def of(cls, model: LightModel) -> SerializedModel:
-        """That of a model, which may be changed afterwards."""
+        """Serialize a model, which may be changed afterwards."""
         return cls(model.proto.SerializeToString(), dict(model.weights), model.where)
 
     def light(self) -> LightModel:
-        """The model with a message of its own; the weights' arrays are shared."""
+        """The model with its own message; the weights' arrays are shared."""
         return LightModel(onnx.ModelProto.FromString(self.content), dict(self.weights), self.where)
 
 
@@ -193,7 +193,7 @@ def bytes_of(values: Array) -> memoryview:
 
 
 def weights_as_inputs(proto: onnx.ModelProto, weights: Mapping[str, object]) -> onnx.ModelProto:
-    """The message with the initializers in ``weights`` as graph inputs, for what must not look for values; changed."""
+    """The message with the initializers in ``weights`` as graph inputs, for code that must not see values; in place."""
     graph = proto.graph
     gone = [tensor for tensor in graph.initializer if tensor.name in weights]
     if gone:

@@ -1,4 +1,4 @@
-"""Shapes of what Loops carry: inference leaves them open, since an iteration may change them, and most keep them."""
+"""Shapes of the states that Loops carry: inference leaves them open, as an iteration may change them; most do not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ROUNDS = 8
 def with_kept_states(
     model: onnx.ModelProto, found: onnx.ModelProto, infer: Callable[[onnx.ModelProto], onnx.ModelProto]
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A model that says of what its Loops carry as much of the shape as an iteration keeps, and what is inferred of it.
+    """A model that declares as much of its Loops' states' shapes as an iteration keeps, and what is inferred of it.
 
     A state is taken to have the shape that it begins with; what the body makes of it then tells which of its dimensions
-    stay, by induction over the iterations. Nothing is said of one whose shape the body does not tell.
+    stay, by induction over the iterations. A state whose shape the body does not tell is left open.
 
     Args:
         model: not changed.
-        found: what ``infer`` gives of it.
+        found: what ``infer`` returns for it.
         infer: shape inference.
     """
     refused, known = set[_Key](), dict[_Key, _Shape]()
@@ -52,7 +52,7 @@ def _assumed(
     """The shapes that states are taken to have, a model that says so, and what is inferred of it."""
     states, trial = dict[_Key, _Shape](), model
     for _ in range(_ROUNDS):
-        # what one Loop carries is what another within it, or behind it, begins with
+        # what one Loop carries is what another within it, or after it, begins with
         trial = onnx.ModelProto()
         trial.CopyFrom(model)
         more = _assume(trial.graph, found.graph, {}, refused, {**states, **known})
@@ -76,7 +76,7 @@ def _assume(
     refused: set[_Key],
     known: Mapping[_Key, _Shape],
 ) -> dict[_Key, _Shape]:
-    """Declare states of Loops to be of the shape that they begin with, or that is ``known``, in place; these shapes."""
+    """Declare Loops' states to have their initial shape, or the ``known`` one, in place; returns these shapes."""
     shapes = {**around, **_shapes(found)}
     states = dict[_Key, _Shape]()
     for node, twin in zip(graph.node, found.node):

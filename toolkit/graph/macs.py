@@ -52,16 +52,16 @@ def _given(node: Any, index: int) -> bool:
 
 
 def _convolution(node: Any, facts: Facts) -> int | None:
-    """For each element of the output one for each weight of that output channel's filter.
+    """For each element of the output as many as the output channel's filter has weights.
 
-    A weight is [M, C / group, kernel], com.microsoft's channels-last forms have [M, kernel, C / group].
+    Weights are [M, C / group, kernel], in com.microsoft's channels-last forms [M, kernel, C / group].
     """
     weight, out = _shape(node, facts, 1), shape_of(facts, node.outputs[0].name)
     return None if weight is None or out is None else math.prod(out) * math.prod(weight[1:])
 
 
 def _transposed_convolution(node: Any, facts: Facts) -> int | None:
-    """For each element of the input one for each weight of that input channel, [C, M / group, kernel]."""
+    """For each element of the input as many as that input channel has weights, [C, M / group, kernel]."""
     data, weight = _shape(node, facts, 0), _shape(node, facts, 1)
     return None if weight is None or data is None else math.prod(data) * math.prod(weight[1:])
 
@@ -73,9 +73,9 @@ def _gemm(node: Any, facts: Facts) -> int | None:
 
 
 def _product(node: Any, facts: Facts) -> int | None:
-    """For each element of the output one for each of the K elements that are summed up, as numpy.matmul does.
+    """For each element of the output K, the number of elements summed, as in numpy.matmul.
 
-    com.microsoft's FusedMatMul takes A as [..., K, M] with ``transA``, and the batch axes from behind with
+    com.microsoft's FusedMatMul takes A as [..., K, M] with ``transA``, and the batch axes after the first axis with
     ``transBatchA``: [M, ..., K], or with both [K, ..., M].
     """
     data, out = _shape(node, facts, 0), shape_of(facts, node.outputs[0].name)
@@ -88,13 +88,13 @@ def _product(node: Any, facts: Facts) -> int | None:
 
 
 def _narrow_product(node: Any, facts: Facts) -> int | None:
-    """As of MatMul, for weights [K, N] that are stored in few bits: K and N are attributes."""
+    """As for MatMul, with weights [K, N] that are stored in few bits: K and N are attributes."""
     data = _shape(node, facts, 0)
     return None if data is None else math.prod(data) * int(node.attrs["N"])
 
 
 def _recurrent(node: Any, facts: Facts) -> int | None:
-    """For each element of a sequence one for each weight of input and state, in every direction.
+    """For each element of a sequence as many as there are weights of input and state, in every direction.
 
     The gates are W x + R h: ONNX's LSTM, with W [directions, 4 hidden, input] and R [directions, 4 hidden, hidden];
     GRU has 3 gates, RNN one. Biases, peepholes and activations work by element. Sequences count at their full length.
@@ -106,7 +106,7 @@ def _recurrent(node: Any, facts: Facts) -> int | None:
 
 
 def _attention(node: Any, facts: Facts) -> int | None:
-    """Of softmax(Q K^T) V: with ``keys`` the length of past and present, B Hq Lq keys (dk + dv).
+    """For softmax(Q K^T) V: with ``keys`` the length of past and present, B Hq Lq keys (dk + dv).
 
     ONNX's Attention (opset 23) has Q [B, heads, Lq, dk], or [B, Lq, heads * dk] with the numbers of heads as
     attributes; keys and values may have fewer heads, each of which serves several of Q. Masks leave no work out: a
@@ -143,7 +143,7 @@ def _attention_with_projection(node: Any, facts: Facts) -> int | None:
 
 
 def _multi_head_attention(node: Any, facts: Facts) -> int | None:
-    """As ONNX's Attention, of com.microsoft's MultiHeadAttention.
+    """com.microsoft's MultiHeadAttention, counted as ONNX's Attention.
 
     Query [B, Lq, heads * dk] with key [B, L, heads * dk] and value [B, L, heads * dv], or [B, heads, L, d] of both as
     cross-attention keeps them; query and keys packed as [B, L, heads, 2 or 3, d].
@@ -167,9 +167,9 @@ def _multi_head_attention(node: Any, facts: Facts) -> int | None:
 
 
 def _group_query_attention(node: Any, facts: Facts) -> int | None:
-    """B Lq keys heads 2 d, of com.microsoft's GroupQueryAttention.
+    """B Lq keys heads 2 d, for com.microsoft's GroupQueryAttention.
 
-    Query [B, L, heads * d], or with keys and values behind it in one [B, L, (heads + 2 kv_heads) * d] where no key is
+    Query [B, L, heads * d], or packed with keys and values after it as [B, L, (heads + 2 kv_heads) * d] where no key is
     given. The length of the keys is that of its second output, [B, kv_heads, keys, d].
     """
     query, past = _shape(node, facts, 0), _past(node, facts, 3)

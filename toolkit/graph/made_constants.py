@@ -1,4 +1,4 @@
-"""Constants that a graph makes of others in bfloat16: what an engine computes of them is rounded, as stored ones."""
+"""Constants that a graph makes of others in bfloat16: what an engine computes of them is rounded, like stored ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _kind(node: onnx.NodeProto, of: Sequence[int]) -> int | None:
 
 
 def round_as_bfloat16(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
-    """Put a Cast to bfloat16 and back behind what makes some float32 tensors, in place."""
+    """Put a Cast to bfloat16 and back after the nodes that make some float32 tensors, in place."""
     wanted, nodes = set(tensors), list(graph.node)
     if not wanted:
         return

@@ -19,9 +19,9 @@ _MASK = 3
 
 
 def spread_masks(proto: onnx.ModelProto) -> bool:
-    """Have every Attention read its mask with a row for each query, in place; whether there was any.
+    """Have every Attention read its mask with a row for each query, in place; returns whether there was any.
 
-    A mask that is known to have several rows stays as it is, and so does one that this was done to.
+    A mask that is known to have several rows stays as it is, and so does one that was spread already.
     """
     changed = False
     for graph in inside_out(proto.graph):
@@ -52,7 +52,7 @@ def _rows(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _spreading(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The nodes in front of one, which reads what they give.
+    """The nodes to put before an Attention, which reads what they make.
 
     The queries are the last axis but one of the first input, with and without an axis of heads.
     """

@@ -17,9 +17,9 @@ def measured_outputs(model: Model) -> list[str]:
 
 
 def squashed_by(model: Model, output: str) -> str:
-    """The operator that presses what is behind an output into a fixed range, such as Softmax; empty without one.
+    """The operator upstream of an output that squashes it into a fixed range, such as Softmax; empty without one.
 
-    An SQNR behind one is another than that of the scores in front of it: certain answers hardly move.
+    The SQNR after such an operator differs from that of the scores before it: confident answers hardly move.
     """
     tensor = model.graph.tensors().get(output)
     node = model.producer(tensor) if tensor is not None else None

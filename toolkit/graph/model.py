@@ -101,7 +101,7 @@ class Model:
     @classmethod
     @collector_paused()
     def from_light(cls, light: LightModel, source: Path | None = None) -> Model:
-        """Take a model in memory with the arrays of its large weights, which nobody may change. It is not changed."""
+        """Take a model in memory with the arrays of its large weights, which must not be changed. It is not changed."""
         proto, changed = normalise(light.proto, light.where)
         light = replace(light, proto=proto, weights=dict(light.weights)).lighten()
         metadata = {
@@ -169,26 +169,26 @@ class Model:
         return made
 
     def become(self, other: Model) -> None:
-        """Take the other's graph with all that is noted of its nodes; the other is not to be used afterwards."""
+        """Take the other's graph with all that is noted about its nodes; the other is not to be used afterwards."""
         self.graph, self.metadata, self.props = other.graph, other.metadata, other.props
         self._forget()
 
     def settle(self, checked: bool = False) -> Model:
-        """Say that nobody changes the graph any more, nor did since it was ``checked``, and give it back.
+        """Declare that the graph is not changed any more, nor has been since it was ``checked``; returns the model.
 
-        What is found out of it is found out once.
+        From then on what is found out about it is cached.
         """
         self._found = self._found if self._found is not None else ((checked and self._as_checked) or {})
         return self.changing()
 
     def changing(self) -> Model:
-        """Drop what was found out when the graph was checked, since it will be changed; gives it back."""
+        """Drop what was found out about the graph, since it will be changed; returns the model."""
         self._as_checked = None
         return self
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """In the block nobody changes the graph but by the model's own methods; see ``settle``."""
+        """In the block the graph is changed only by the model's own methods; see ``settle``."""
         before = self._found
         self.settle()
         try:
@@ -205,7 +205,7 @@ class Model:
         return cast("T", self._found[what])
 
     def drop(self, what: str) -> None:
-        """Give back what ``once`` keeps by a name."""
+        """Forget what ``once`` keeps under a name."""
         (self._found or {}).pop(what, None)
 
     def _forget(self) -> None:
@@ -243,7 +243,7 @@ class Model:
         return [node.name for node, _ in self.walk()]
 
     def tensor_names(self) -> Names:
-        """The names of all tensors, subgraphs included: ``take`` gives free ones, of which it keeps count itself."""
+        """The names of all tensors, subgraphs included: ``take`` returns free ones and keeps track of them itself."""
         found = Names(t.name for n, _ in self.walk() for t in (*n.inputs, *n.outputs))
         found.update(t.name for t in (*self.graph.inputs, *self.graph.outputs))
         return found
@@ -289,7 +289,7 @@ class Model:
     def facts(self, profiles: Profiles | None = None) -> Facts:
         """Element types and shapes by ONNX's shape inference, at every corner of every profile.
 
-        They are inferred anew where the graph changed since; what this gives is the caller's own.
+        They are inferred again where the graph has changed since; the result is the caller's own.
         """
         return self._inferred.facts(self._skeleton_now().content, profiles)
 
@@ -327,7 +327,7 @@ class Model:
         nodes and tensors anew: those of before are not to be used any more.
 
         Returns:
-            Names of nodes that the conversion made anew.
+            Names of nodes that the conversion created.
 
         Raises:
             ModelError: an operator has no conversion.
@@ -376,7 +376,7 @@ class Model:
             raise PassError(f"shape inference refuses the graph: {on_one_line(str(fault))}") from fault
 
     def _exported(self) -> LightModel:
-        """The graph as a message that is the caller's own, without its large weights; kept serialized where settled."""
+        """The graph as a message of the caller's own, without its large weights; kept serialized where settled."""
         if self._found is None or "exported" not in self._found:
             made = export(self.graph, str(self.source or "the model"), self._known)
             if self._found is not None:
@@ -391,7 +391,7 @@ class Model:
     @collector_paused()
     def _made_skeleton(self) -> Skeleton:
         light = self._exported()
-        # who made a file is no part of the graph
+        # who made a file is not part of the graph
         light.proto.ClearField("producer_name")
         light.proto.ClearField("producer_version")
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)

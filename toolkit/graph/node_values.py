@@ -21,7 +21,7 @@ def run_node(node: onnx.NodeProto, inputs: Mapping[str, Array], opsets: Sequence
         opsets: the model's.
 
     Raises:
-        Exception: whatever the reference implementation says of a node that it cannot compute.
+        Exception: whatever the reference implementation raises for a node that it cannot compute.
     """
     types = tuple((name, helper.np_dtype_to_tensor_dtype(value.dtype)) for name, value in inputs.items())
     versions = tuple((one.domain, one.version) for one in opsets)

@@ -21,7 +21,7 @@ def opset_of(proto: onnx.ModelProto) -> int:
 
 
 def inferred_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    """By name the shapes that a graph says of its own tensors, -1 for what is not known; none of unknown rank."""
+    """By name the shapes that a graph declares of its own tensors, -1 for unknown sizes; none of unknown rank."""
     found = dict[str, tuple[int, ...]]()
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -31,11 +31,11 @@ def inferred_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
 
 
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes with those of their subgraphs, each behind the node that holds it."""
+    """The nodes with those of their subgraphs, each after the node that holds it."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
-            # a message that is not there is slow to ask for
+            # asking for a message that is not there is slow
             if attribute.HasField("g"):
                 yield from all_nodes(attribute.g.node)
             for sub in attribute.graphs:
@@ -73,7 +73,7 @@ def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def inside_out(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """A graph behind its subgraphs, each behind those within it: the nodes of each may be written anew in turn."""
+    """A graph after its subgraphs, each after those within it, so that the nodes of each can be rewritten in turn."""
     return [graph, *subgraphs_of(graph)][::-1]
 
 

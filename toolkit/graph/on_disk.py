@@ -26,7 +26,7 @@ ROOM = 256 << 20
 def spilled(values: Array) -> Array:
     """The same values, read-only and in a temporary file, where what is in memory is much already.
 
-    Small arrays, those that are mapped, and all where the disk has no room, are given back as they are.
+    Small arrays, mapped ones, and all of them where the disk has no room, are returned as they are.
     """
     if values.nbytes < SPILL_BYTES or values.dtype.hasobject or is_mapped(values):
         return values
@@ -51,7 +51,7 @@ def spilled_as(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def limit_room(size: int) -> None:
-    """What arrays may take of memory from here on, ``ROOM`` at most; those that are there stay."""
+    """Set how much memory arrays may take from here on, ``ROOM`` at most; existing arrays stay."""
     _store.room = size
 
 
@@ -85,9 +85,9 @@ class _Store:
             return sum(list(self._held.values())) + size <= self.room
 
     def add(self, shape: tuple[int, ...], dtype: np.dtype[Any], parts: Iterable[Array]) -> Array:
-        """Write an array into a file of its own, given as parts one behind the other."""
+        """Write an array, given as consecutive parts, into its own file."""
         with self._lock:
-            # first of all: a collection of garbage within this block may drop what is the last one until then
+            # first of all: garbage collection within this block may drop what has been the last array until then
             self._count, self._number = self._count + 1, self._number + 1
             name = str(self._number)
         path: Path | None = None

@@ -33,7 +33,7 @@ from toolkit.graph.value_check import check_values
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
-"""What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
+"""What the file of a large model's weights is called, after the model file's own name, as a regular expression."""
 ONNX = FileKind(
     "this is not a valid ONNX model",
     ModelError,
@@ -102,7 +102,7 @@ def _scanned(path: Path) -> tuple[bytes, dict[Path, mmap.mmap]]:
     with reading(path, ONNX), open_regular(path) as stream:
         if _SCANNED <= os.fstat(stream.fileno()).st_size <= ONNX.limit:
             file = path.resolve()
-            # what is no message, and a name that is no text, is told by whoever reads the whole
+            # what is no message, or a name that is no text, is reported in reading the whole
             with suppress(ValueError):
                 mapped = map_file(stream, file)
                 return without_values(memoryview(mapped), file.name), {file: mapped}
@@ -141,7 +141,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         copy.CopyFrom(proto)
         proto = copy
     changed["sparse"] = _sparse_to_dense(proto.graph, where)
-    # the checker wants a name, and some exporters give none
+    # the checker wants a name, and some exporters write none
     proto.graph.name = proto.graph.name or "graph"
     changed["shadowing"] = unshadowed(proto.graph)
     changed["constants"] = _constants_to_initializers(proto.graph)
@@ -177,7 +177,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
 def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
     """Clear dimensions called '?' or -1: Paddle's exporter writes both for sizes that it does not know.
 
-    Dimensions of one name would have to be equal, and those are not.
+    Dimensions of one name would have to be equal, and these are not.
     """
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
@@ -186,7 +186,7 @@ def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
 
 
 def _forget_other_types(graph: onnx.GraphProto) -> None:
-    """Drop what is said of the types of sequences and the like within a graph: onnx-graphsurgeon cannot hold it."""
+    """Drop declared types of sequences and the like within a graph: onnx-graphsurgeon cannot hold them."""
     kept = [value for value in graph.value_info if value.type.HasField("tensor_type")]
     if len(kept) < len(graph.value_info):
         del graph.value_info[:]
@@ -231,7 +231,7 @@ def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
-    """Give every node a name of its own; how many had none, and how many had that of another."""
+    """Give every node a unique name; returns how many had none, and how many had another's."""
     taken: set[str] = set()
     unnamed = doubled = 0
     pending = [graph]
@@ -255,7 +255,7 @@ def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
 
 
 def _sparse_to_dense(graph: onnx.GraphProto, where: str) -> int:
-    """Make sparse initializers and Constants dense, in subgraphs too: onnx-graphsurgeon loses them; how many."""
+    """Make sparse initializers and Constants dense, also in bodies: onnx-graphsurgeon drops them; returns how many."""
     found = 0
     for one in (graph, *subgraphs_of(graph)):
         found += len(one.sparse_initializer)
@@ -323,7 +323,7 @@ def write(model: LightModel, path: Path) -> Path:
         takes = sum(len(content) + _PAGE for _, content in apart)
         with atomic_path(data, takes) as temporary, open(temporary, "wb") as stream:
             for tensor, content in apart:
-                # whoever maps the file wants a tensor to begin with a page
+                # mapping the file requires tensors to begin on a page
                 stream.write(bytes(-stream.tell() % _PAGE))
                 place_at(tensor, data.name, stream.tell(), len(content))
                 stream.write(content)
@@ -347,7 +347,7 @@ def _read_on(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview
 
 
 def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:
-    """The tensors whose values go to a file of their own, with these; none where the model's file can hold them all."""
+    """The tensors whose values go to a separate file, with the values; none where the model's file can hold all."""
     left = model.message_bytes
     if fits_message(left + model.weight_bytes):
         return []

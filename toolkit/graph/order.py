@@ -11,9 +11,9 @@ from toolkit.graph.assemble import detach, subgraphs
 
 
 def sort(graph: gs.Graph, recurse: bool = True) -> None:
-    """Put every node behind those whose results it reads, by how many lie before it at most; subgraphs too.
+    """Put every node after those whose results it reads, by its greatest depth; subgraphs too.
 
-    The order is the one that ``Graph.toposort`` of onnx-graphsurgeon gives.
+    The order is that of onnx-graphsurgeon's ``Graph.toposort``.
 
     Raises:
         PassError: the graph has a cycle.
@@ -43,7 +43,7 @@ def sort(graph: gs.Graph, recurse: bool = True) -> None:
 
 
 def _level_at_once(node: gs.Node, levels: Mapping[int, int]) -> int | None:
-    """The level of a node behind all that it reads, as nearly all nodes stand; None where more must be looked at."""
+    """The level of a node stored after all that it reads, as nearly all are; None where more must be looked at."""
     if node.attrs and gs.Graph in map(type, node.attrs.values()):
         return None
     highest = -1
@@ -112,7 +112,7 @@ def _unread(graph: gs.Graph) -> list[gs.Node]:
             unread.append(node)
     if not any(id(tensor) in needed for node in unread for tensor in node.outputs):
         return unread
-    # a node stands behind one that reads it: go from node to node instead
+    # a node is stored after one that reads it: go from node to node instead
     inside = {id(node) for node in graph.nodes}
     pending = [maker for tensor in graph.outputs for maker in tensor.inputs if id(maker) in inside]
     used = {id(node) for node in pending}
@@ -131,7 +131,7 @@ def _makers(node: gs.Node, inside: set[int]) -> list[gs.Node]:
 
 
 def _read_inside(node: gs.Node) -> Iterator[gs.Tensor]:
-    """What the subgraphs of a node read and give."""
+    """What the subgraphs of a node read and return."""
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             for sub in (value, *subgraphs(value)):

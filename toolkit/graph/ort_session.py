@@ -41,7 +41,7 @@ Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone tak
 CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,000 with 16,000 outputs.
 """
 _OF_CONSTANTS = {"ConstantFolding": 20_000, "ConstantSharing": 20_000}
-"""The same, of such as compute what the graph does: of a stretch it is the stretch's own nodes that count. A weight
+"""The same for rewrites that compute part of the graph: for a stretch its own nodes count. A weight
 that is dequantized takes 6 kB less than the node that would do it in every run."""
 _OF_BASIC = [
     "Level1_RuleBasedTransformer",
@@ -69,7 +69,7 @@ _WRITTEN = {
 """Weights are written beside the message, from where they are mapped."""
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _BUSY_US, _WAITS_BRIEFLY = "10", (1, 27)
-"""Microseconds that a thread waits busily for more work, and the first version that can be told: about what waking it
+"""Microseconds that a thread waits busily for more work, and the first version with the setting: about what waking it
 takes, in which most operators hand on to the next."""
 _SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
 """Where in onnxruntime's source a check failed, with the C++ of it."""
@@ -80,9 +80,9 @@ _TOO_NEW = ("is under development and support for this is limited", "Unsupported
 def unwanted_rewrites(
     proto: onnx.ModelProto, operators: Collection[tuple[str, str]], packed: bool, as_written: bool
 ) -> list[str]:
-    """The rewrites that onnxruntime is to leave out of a model of these operators and all of its parts.
+    """The rewrites that onnxruntime is to skip for a model of these operators and all of its parts.
 
-    ``load_session`` leaves out besides what a part has too many nodes for.
+    ``load_session`` also skips those for which a part has too many nodes.
     """
     count = len(proto.graph.node)
     return [
@@ -106,7 +106,7 @@ def load_session(
 ) -> Any:
     """Onnxruntime's own session of a model; see ``toolkit.graph.sessions.session`` for the settings.
 
-    Where a path is given, onnxruntime writes there what it makes of the model, for ``load_rewritten``.
+    Where a path is given, onnxruntime writes its rewritten model there, for ``load_rewritten``.
 
     Raises:
         ModelError: onnxruntime refuses the model.
@@ -206,7 +206,7 @@ def _options(threads: int, as_written: bool, arena: Arena) -> Any:
 
 
 def _places(model: LightModel) -> dict[str, FilePlace]:
-    """The weights that onnxruntime maps from their files itself: of what it is given in memory it makes a copy."""
+    """The weights that onnxruntime maps from their files itself: it copies what it is given in memory."""
     if os.name != "posix" or _version() < _MAPS_FILES:
         return {}
     found = {name: place_of(value) for name, value in model.weights.items()}

@@ -17,7 +17,7 @@ _HANDS_ON = {"Attention": {1: 4, 2: 5}, "GroupQueryAttention": {1: 3, 2: 4}}
 _RENEWS = {"LSTM": {1: 5, 2: 6}, "GRU": {1: 5}, "RNN": {1: 5}}
 """Recurrent operators: by output, which holds the last step's state, the input that holds the first one's."""
 _PARTS = _PASSING | {"Slice", "Split", "Gather"}
-"""Operators that give parts of their first input, as the states of one layer."""
+"""Operators that output parts of their first input, as the states of one layer."""
 
 
 def handed_on(model: Model) -> dict[str, str]:
@@ -33,7 +33,7 @@ def handed_on(model: Model) -> dict[str, str]:
 
 
 def renewed(model: Model) -> set[tuple[str, str]]:
-    """The inputs that an output takes the place of at the next step, each with that output, by what makes it.
+    """The inputs that an output replaces at the next step, each with that output, judged by what produces it.
 
     It is the last state of a recurrent layer that begins with the input, or of several such layers; or what is new
     joined to the input, of which the oldest values are cut off, in the shape that the input has.
@@ -64,7 +64,7 @@ def reached(model: Model, outputs: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _renewed(output: gs.Tensor) -> list[gs.Tensor]:
-    """The tensors whose values a state continues; empty where an output is none."""
+    """The tensors whose values a state continues; empty where the output is no state."""
     found, pending = [], [(output, False, False)]
     seen: set[tuple[int, bool, bool]] = set()
     while pending:
@@ -96,7 +96,7 @@ def _alike(one: gs.Tensor, other: gs.Tensor) -> bool:
 
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor that nodes which only move or retype values begin with."""
+    """The tensor found upstream past nodes that only move or retype values."""
     while tensor.inputs and tensor.inputs[0].op in _PASSING:
         tensor = tensor.inputs[0].inputs[0]
     return tensor

@@ -48,7 +48,7 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         where: the file, for the error.
 
     Raises:
-        ModelError: something is not so; the message names the node or tensor.
+        ModelError: one of these does not hold; the message names the node or tensor.
     """
     check = _ProtoCheck(where)
     check.text(proto, "the model")
@@ -92,7 +92,7 @@ class _ProtoCheck:
             place = f"node '{_shown(message.name)}'"
         for field, value in message.ListFields():
             if field.name == "doc_string":
-                # nobody reads it, and who copies it fails
+                # nobody reads it, and copying it fails
                 if isinstance(value, bytes):
                     message.ClearField(field.name)
             elif field.type == field.TYPE_STRING:
@@ -111,7 +111,7 @@ class _ProtoCheck:
     # ---------------------------------------------------------------- graphs
 
     def version(self, proto: onnx.ModelProto) -> None:
-        """The format is one that is known: what a later one means is not."""
+        """The format version is a known one: what a later one means is not known."""
         if proto.ir_version > onnx.IR_VERSION:
             raise self.fault(
                 f"the model has IR version {proto.ir_version}, and onnx {onnx.__version__} knows {onnx.IR_VERSION} at "
@@ -208,7 +208,7 @@ class _ProtoCheck:
             )
 
     def handed(self, value: onnx.ValueInfoProto, graph: str) -> None:
-        """What a graph, or a subgraph, takes and gives is a tensor."""
+        """Inputs and outputs of a graph, or a subgraph, are tensors."""
         kind = value.type.WhichOneof("value") or "tensor_type"
         if kind != "tensor_type":
             raise self.fault(

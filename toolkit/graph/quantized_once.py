@@ -1,4 +1,4 @@
-"""Weights behind a QuantizeLinear, quantized once: what keeps no copies of weights would do it in every run.
+"""Weights read by a QuantizeLinear, quantized once: sessions that keep no copies of weights would do it in every run.
 
 Where weights are too many for copies, onnxruntime folds no constants, and of a large model with pairs on its float
 weights it quantizes all of them for every sample, at some 30 ns a value. What is stored here takes a quarter of the
@@ -85,7 +85,7 @@ def _quantized(
             shape[axis] = -1
         found = _rounded(weight, scale.reshape(shape), zero.reshape(shape))
         if found is None or weight.flags.writeable:
-            # nobody knows whether it will still be the same
+            # it is not known whether it will still be the same
             return found
         _known[key] = spilled(found)
         weakref.finalize(weight, _known.pop, key, None).atexit = False

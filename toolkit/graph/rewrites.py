@@ -1,4 +1,4 @@
-"""Rewrites of onnxruntime's to leave out: what would make something else of a model, and what would find nothing."""
+"""Rewrites of onnxruntime's to leave out: those that would change what a model computes or find nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NORMS = frozenset({
     "SkipSimplifiedLayerNormalization",
 })  # fmt: skip
 _PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-# it takes pairs behind pairs out too
+# it takes out pairs that follow pairs too
 _MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth"}) | _PAIRS
 _QUERIES = frozenset({"GroupQueryAttention", "MultiHeadAttention", "Attention"})
 _BEGINS_AT: dict[str, frozenset[str]] = {
@@ -72,9 +72,9 @@ _WIDE_NORMS = ("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFus
 def wrong_rewrites(proto: onnx.ModelProto) -> list[str]:
     """The rewrites to leave out.
 
-    ``MatmulTransposeFusion`` takes a Transpose into the MatMul whose first operand it gives; where the second one is a
+    ``MatmulTransposeFusion`` takes a Transpose into the MatMul whose first operand it makes; where the second one is a
     vector, onnxruntime 1.32 then multiplies it with rows in place of columns.
-    ``LayerNormFusion`` takes a Cast in front into the normalization: it has no kernel for one that reads float64.
+    ``LayerNormFusion`` takes a preceding Cast into the normalization: it has no kernel for one that reads float64.
     """
     return [*_wrong_products(proto), *(_WIDE_NORMS if _normalizes(proto) and _is_wide(proto) else ())]
 
@@ -115,10 +115,10 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
 
 
 def copying_rewrites(proto: onnx.ModelProto) -> list[str]:
-    """The rewrites that would make other weights of those that are stored, of their size or several times that.
+    """The rewrites that would make new weights from stored ones, of their size or several times that.
 
-    A stored weight behind a DequantizeLinear or Cast is folded to one of four or two times the size. A transposed one
-    is stored anew, where a MatMul could read it as it is; from 2 GB on onnxruntime 1.32 refuses what it has made.
+    A stored weight read by a DequantizeLinear or Cast is folded to four or two times the size. A transposed one
+    is stored again, where a MatMul could read it as it is; from 2 GB on onnxruntime 1.32 refuses what it has made.
     """
     constant = {tensor.name for tensor in proto.graph.initializer}
     turned = False

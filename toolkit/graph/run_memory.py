@@ -10,7 +10,7 @@ from typing import Any
 from onnx import TensorProto, helper
 
 USE_POOL = "session.use_env_allocators", "1"
-"""What a session is told that takes its memory from the pool."""
+"""The option for a session that takes its memory from the pool."""
 _SHRINK = "memory.enable_memory_arena_shrinkage", "cpu:0"
 _DOUBLING = 0
 """Each block is at least as large as the one before: blocks of what is asked for add up where sizes rise, since none
@@ -21,7 +21,7 @@ class RunPool:
     """Blocks of memory that stay with the process between runs, whichever session takes them next.
 
     An arena for each session would keep what the largest run of each took; without any, onnxruntime takes every large
-    tensor anew from the system, whose pages are then cleared: measured on EfficientNet-Lite with all pairs, 52 ms of
+    tensor afresh from the system, whose pages are then cleared: measured on EfficientNet-Lite with all pairs, 52 ms of
     processor time a sample, 29 with a pool.
     """
 
@@ -35,7 +35,7 @@ class RunPool:
         with self._lock:
             if not self._open:
                 self._open = True
-                # whoever runs onnxruntime in this process too may have made one, which is as good
+                # other code in this process that runs onnxruntime may have made one, which is as good
                 with suppress(RuntimeError):
                     ort.create_and_register_allocator(
                         ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
@@ -44,7 +44,7 @@ class RunPool:
         options.add_session_config_entry(*USE_POOL)
 
     def shrink(self) -> None:
-        """Give the blocks back that nothing lies in."""
+        """Free the blocks that nothing lies in."""
         if self._open:
             import onnxruntime as ort
 

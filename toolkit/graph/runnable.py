@@ -24,7 +24,7 @@ class NotRun:
     Attributes:
         plugins: operator by name of the nodes of the main graph that have, or hold, an operator without a kernel.
         behind: for every node that reads what a plugin makes, directly or through others, the first such plugin.
-        tensors: what plugins and the nodes behind them make, each with the plugin to blame.
+        tensors: what plugins and the nodes downstream of them make, each with the plugin to blame.
         feeds: the tensors that the part which runs hands to them, in the order that they are read.
         places: which nodes of the main graph are not run, counted from 0.
     """
@@ -87,7 +87,7 @@ def _not_run_of(model: Model) -> NotRun:
 def cut(proto: onnx.ModelProto, left: NotRun) -> None:
     """Take out what does not run, in place.
 
-    The outputs that are still computed stay; behind them come the tensors that were handed to what is gone, so that
+    The outputs that are still computed stay; after them come the tensors that were handed to what is gone, so that
     they can be looked at in its place. There may be no output left.
     """
     graph = proto.graph

@@ -9,7 +9,7 @@ from toolkit.graph.value_check import SCALED
 
 
 def wrong_scales(model: Model) -> dict[str, str]:
-    """What is wrong with every scale that is known and no positive number, by tensor; it names the node too."""
+    """By tensor what is wrong with every known scale that is not a positive number; the text names the node too."""
     found: dict[str, str] = {}
     seen = set[str]()
     for node, _ in model.walk():

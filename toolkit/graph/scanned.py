@@ -1,6 +1,6 @@
 """The message in an ONNX file with the values of its large weights left where they are: the file is never in memory.
 
-The counterpart of ``streamed``: fields are told by their numbers and lengths
+The counterpart of ``streamed``: fields are identified by their numbers and lengths
 (https://protobuf.dev/programming-guides/encoding/), and what is left out of a tensor becomes external data that lies in
 the model's own file.
 """
@@ -35,7 +35,7 @@ def without_values(content: memoryview, location: str) -> bytes:
 
     Args:
         content: the message, as it is in the file.
-        location: the file's name, which the external data is said to lie in.
+        location: the file's name, as the location of the external data.
 
     Raises:
         ValueError: this is no message, or not one that ends where the file does.

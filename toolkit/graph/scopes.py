@@ -11,10 +11,10 @@ from toolkit.graph.nodes import held_by, subgraphs_of
 
 
 def unshadowed(graph: onnx.GraphProto) -> int:
-    """Rename, in place, what subgraphs define under the name of a tensor of a graph around them; how many.
+    """Rename, in place, what subgraphs define under the name of a tensor of a graph around them; returns how many.
 
-    ONNX wants every name to be given once in a graph and those around it (docs/IR.md, "Names Within a Graph");
-    onnxruntime runs a body with the name of what is computed behind it. By its name one would be taken for the other.
+    ONNX wants every name to be defined once in a graph and those around it (docs/IR.md, "Names Within a Graph");
+    onnxruntime runs a body that reuses the name of a tensor computed later. By name one would be taken for the other.
     """
     inner = list(subgraphs_of(graph))
     if not inner:
@@ -33,7 +33,7 @@ def _rename(graph: onnx.GraphProto, around: Set[str], renamed: Mapping[str, str]
     """Rename what a subgraph defines; ``renamed`` says what the graphs around it were renamed to."""
     own = _defined(graph)
     fresh = {name: taken.take(name) for name in sorted(own & around)}
-    # what is read before it is made is the tensor around
+    # what is read before it is made is the outer tensor
     known = {name: new for name, new in renamed.items() if name not in own}
     for value in (*graph.input, *graph.initializer):
         if value.name in fresh:

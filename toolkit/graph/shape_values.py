@@ -69,7 +69,7 @@ def _holds_values(tensor: TensorProto) -> bool:
 def _computed(
     node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, tuple[int, ...]], opsets: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]] | None:
-    """What a node gives, by output; None where it is no shape arithmetic or an input's value is not known."""
+    """What a node computes, by output; None where it is no shape arithmetic or an input's value is not known."""
     if node.domain not in ONNX_DOMAINS or not node.output or node.op_type not in _MAKERS:
         return None
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
@@ -92,7 +92,7 @@ def _computed(
         return None
     try:
         made = run_node(node, inputs, opsets)
-    except Exception:  # whatever the reference implementation says: the shape stays unknown
+    except Exception:  # whatever the reference implementation raises: the shape stays unknown
         return None
     if any(value.size > _MOST for value in made):
         return None

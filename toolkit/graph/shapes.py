@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _KEPT, _KEPT_TENSORS = 4, 20_000
 """Results that are kept: a run asks for the facts of a few graphs again and again, and a search for those of a dozen.
-More than a few as long as they are of so few tensors in all."""
+More are kept as long as they have only so many tensors in all."""
 _LARGE = 1 << 20
 """Bytes of a message of some thousands of nodes."""
 _ROUNDS = 16
@@ -65,7 +65,7 @@ class Inferred:
 
 
 def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> tuple[Facts, bool]:
-    """What is inferred at the corners, and whether the graph's types agree by what is inferred without one."""
+    """What is inferred at the corners, and whether the graph's types agree when inferred without corners."""
     facts, stored, agree = Facts(), dict[str, tuple[int, tuple[int, ...]]](), False
     for corner in corners:
         at_corner = onnx.ModelProto.FromString(skeleton)
@@ -96,11 +96,11 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> t
                 facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))
     for name, (kind, shape) in stored.items():
         facts.types[name], facts.shapes[name] = kind, [shape]
-    # thousands of tensors have one shape, and the facts of a few graphs are kept
+    # thousands of tensors share a shape, and the facts of a few graphs are kept
     same: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
     facts.shapes = {name: same.setdefault(tuple(shapes), shapes) for name, shapes in facts.shapes.items()}
     if len(skeleton) > _LARGE:
-        # the messages were as large several times
+        # the messages are several times as large
         del at_corner, found
         return_free_blocks()
     return facts, agree
@@ -127,7 +127,7 @@ def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.Tens
 
 
 def _strictly(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """What ``_inferred`` gives of a graph in which nothing is wrong; None of others."""
+    """What ``_inferred`` returns for a graph in which nothing is wrong; None for others."""
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except Exception:

@@ -1,4 +1,4 @@
-"""Along which axis the first states of recurrent layers hold samples: told by the operators that read them."""
+"""Along which axis the first states of recurrent layers hold samples: known from the operators that read them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from toolkit.graph.model import Model
 _STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """By recurrent operator the inputs that hold the states that it begins with."""
 _KEEPING = frozenset({"Identity", "Cast", "Slice", "Split"})
-"""Operators behind which each axis of their first input is where it was."""
+"""Operators in whose output each axis of their first input is where it was."""
 _RANK = 3
-"""Of a state as recurrent operators read it."""
+"""The axis of a state's samples, as recurrent operators read it."""
 _MADE_UP = "batch"
 
 
@@ -32,7 +32,7 @@ def shapes_to_join(model: Model) -> dict[str, list[int | str | None]]:
     unnamed = [name for name, dim in declared.items() if not isinstance(dim, int) and not is_batch_name(dim)]
     named = [dim for dims in shapes.values() for dim in dims if is_batch_name(dim)]
     firsts = {dims[0] for name, dims in shapes.items() if name not in states and dims}
-    # theirs where they have one, that of all first axes, or where these have none one that counts samples with them
+    # the batch's name where an input has one, else that of all first axes, or a new one where these have none
     names = named[:1] or list(firsts)
     if len(names) != 1 or isinstance(names[0], int):
         return shapes
@@ -95,7 +95,7 @@ def _before(model: Model, node: gs.Node, rank: int, axis: int) -> tuple[int, int
 
 
 def _taken(rank: int, axis: int, at: int, places: int) -> tuple[int, int] | None:
-    """As ``_before``, of a Gather along ``at`` by indices of the rank ``places``."""
+    """``_before`` for a Gather along ``at`` by indices of rank ``places``."""
     if at <= axis < at + places:
         # as many as there are indices
         return (rank, axis) if places == 1 else None
@@ -118,11 +118,11 @@ def _axes(model: Model, node: gs.Node) -> list[int] | None:
 
 
 def _unshaped(model: Model, node: gs.Node, axis: int) -> tuple[int, int] | None:
-    """As ``_before``, of a Reshape: the axis in front of which and behind which there is as much as before."""
+    """``_before`` for a Reshape: the axis with as many values to its left and to its right as before."""
     shape, before = model.constant(node.inputs[1]), node.inputs[0].shape
     if shape is None or before is None or axis >= len(shape):
         return None
-    # what is not told by numbers: 0 stands for the extent at the same place
+    # not literal sizes: 0 stands for the extent at the same place
     target = [before[place] if one == 0 and place < len(before) else int(one) for place, one in enumerate(shape)]
     for place in range(len(before)):
         sides = (target[:axis], before[:place]), (target[axis + 1 :], before[place + 1 :])
@@ -132,7 +132,7 @@ def _unshaped(model: Model, node: gs.Node, axis: int) -> tuple[int, int] | None:
 
 
 def _as_much(made: Sequence[Any], read: Sequence[Any]) -> bool:
-    """Whether two parts of a shape surely hold as much."""
+    """Whether two parts of a shape surely hold equally many values."""
     if not all(isinstance(one, int) and one > 0 for one in (*made, *read)):
         return False
     return math.prod(made) == math.prod(read)

@@ -70,7 +70,7 @@ def _around(message: Any, number: int) -> tuple[bytes, bytes]:
 
 
 def head(number: int, size: int) -> bytes:
-    """What is written in front of a field of so many bytes."""
+    """What is written before a field of so many bytes."""
     return _varint(number << 3 | OF_BYTES) + _varint(size)
 
 

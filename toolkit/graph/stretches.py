@@ -1,9 +1,9 @@
 """A model whose weights are more than may be in memory: run stretch by stretch, a few of them loaded at a time.
 
-So is one of very many nodes, whose stretches all stay loaded: onnxruntime takes 0.09 ms a node to make a session of
+So is a model of very many nodes, whose stretches all stay loaded: onnxruntime takes 0.09 ms a node to make a session of
 20,000 nodes, 0.29 ms a node where there are 225,000 (seen with 1.32).
 
-The graph is cut in front of nodes with weights, where few tensors are alive and onnxruntime fuses nothing, so that
+The graph is cut before nodes with weights, where few tensors are alive and onnxruntime fuses nothing, so that
 every stretch computes what the whole model would, bit by bit. Of a float16 model what is handed on is in float32 and
 not rounded, as it is between two nodes that onnxruntime computes in float32. Where there is no such place, among
 convolutions that hand on their results in blocked layout, the last bits may differ.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _PACKED = 2
-"""What a stretch takes in sizes of its weights, where onnxruntime keeps them as its kernels like them."""
+"""What a stretch takes, in multiples of its weights, where onnxruntime keeps them as its kernels like them."""
 
 
 def by_stretch(model: Model, names: Iterable[str]) -> list[list[str]]:
@@ -69,7 +69,7 @@ def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
         packed: whether onnxruntime keeps the weights as its kernels like them.
 
     Raises:
-        ModelError: the weights of one node alone do not fit; it is the one with most.
+        ModelError: the weights of one node alone do not fit; the message names the node with most.
     """
     room = weights_room()
     sizes = {name: widened_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
@@ -87,7 +87,7 @@ class Value(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> Value:
-        """That of onnxruntime, copied."""
+        """A copy of onnxruntime's value."""
         return cls(value.name, value.type, tuple(value.shape))
 
 
@@ -100,7 +100,7 @@ class Stretched:
         load: makes a session of a model.
         packed: see ``stretches_of``.
         boundaries: where what is handed from stretch to stretch is kept; None for nowhere.
-        all_fit: whether all stretches stay loaded; the model gives its message away then, which takes as much memory
+        all_fit: whether all stretches stay loaded; the model then gives up its message, which takes as much memory
             as the sessions of it.
     """
 
@@ -143,18 +143,18 @@ class Stretched:
         return list(self._takes.values())
 
     def get_outputs(self) -> list[Value]:
-        """What the model gives, with the types that onnxruntime finds."""
+        """The model's outputs, with the types that onnxruntime finds."""
         found = {value.name: value for value in self._given}
         return [found[name] for name in self._outputs]
 
     def run_with_ort_values(self, names: Sequence[str], feed: Mapping[str, Any], options: Any = None) -> list[Any]:
-        """The outputs that are asked for; what no later stretch reads is given back at once."""
+        """The outputs that are asked for; what no later stretch reads is freed at once."""
         return self.run_each(names, [feed], options)[0]
 
     def run_each(
         self, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], options: Any = None
     ) -> list[list[Any]]:
-        """The same for several samples, which go through a stretch together: it is loaded once for all."""
+        """``run_with_ort_values`` for several samples, which go through a stretch together: it is loaded once."""
         wanted, kept = set(names), self._boundaries
         having = [number for number, one in enumerate(self._stretches) if wanted & set(one.gives)]
         keys = [_digest(feed) if kept is not None else "" for feed in feeds]
@@ -186,14 +186,14 @@ class Stretched:
         return [[self._given_out(name, state[name]) for name in names] for state in held]
 
     def _called(self, names: Iterable[str]) -> list[str]:
-        """What tensors are called that stretches hand to each other; see ``handed_on_wide``."""
+        """The names of the tensors that stretches hand to each other; see ``handed_on_wide``."""
         return [self._wide.get(name, name) for name in names]
 
     def _given_out(self, name: str, value: Any) -> Any:
         return _ort(rounded(as_array(value)) if name in self._wide else value)
 
     def _inputs(self) -> Iterator[Value]:
-        """Load every stretch once, in order: the types of what it gives are those of what the next ones take.
+        """Load every stretch once, in order: the types of its outputs are those of the next stretches' inputs.
 
         Those whose types another session of the model has found are not loaded.
         """
@@ -217,7 +217,7 @@ class Stretched:
             yield from (found[name] for name in one.reads if name in own)
 
     def _require_last(self, number: int, value: Value) -> None:
-        """Refuse what is no tensor where a later stretch reads it; whoever runs the model is told of other outputs."""
+        """Refuse what is no tensor where a later stretch reads it; other outputs are reported when it runs."""
         if any(value.name in one.reads for one in self._stretches[number + 1 :]):
             raise ModelError(
                 f"'{value.name}', which is no tensor but {value.type}, is read far behind where it is made, and the "
@@ -272,7 +272,7 @@ def _copy(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 
 def _waiting(value: Any) -> Any:
-    """A value of onnxruntime as an array that may be spilled; what is no tensor as it is."""
+    """A value of onnxruntime as an array that may be spilled; what is no tensor is returned as it is."""
     return spilled(as_array(value)) if value.is_tensor() else value
 
 
@@ -295,13 +295,13 @@ class Boundaries:
         self._known: dict[str, dict[int, dict[str, Array]]] = {}
 
     def last(self, key: str, most: int) -> tuple[int, dict[str, Array]]:
-        """The last stretch up to number ``most`` that can be begun with, and what it needs besides the inputs."""
+        """The last stretch up to number ``most`` that can be started from, and what it needs besides the inputs."""
         known = self._known.get(key, {})
         number = max((one for one in known if one <= most), default=0)
         return number, known.get(number, {})
 
     def keep(self, key: str, number: int, values: Mapping[str, Any]) -> None:
-        """Keep what stretch ``number`` begins with; what those before the last one did is forgotten."""
+        """Keep what stretch ``number`` begins with; what was kept for stretches before the last is forgotten."""
         known = self._known.setdefault(key, {})
         known[number] = {
             name: spilled(value if isinstance(value, np.ndarray) else as_array(value)) for name, value in values.items()

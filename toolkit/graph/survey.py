@@ -1,4 +1,4 @@
-"""What is in a message, found in one walk over its nodes: most questions about a large graph end here."""
+"""What is in a message, found in one walk over its nodes: most questions about a large graph are answered here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Survey:
 
     @classmethod
     def of(cls, proto: onnx.ModelProto) -> Survey:
-        """That of a message."""
+        """The survey of a message."""
         operators, types = set[tuple[str, str]](), set[int]()
         attributes = False
         for node in all_nodes(proto.graph.node):
@@ -68,7 +68,7 @@ def _look(node: onnx.NodeProto, types: set[int]) -> bool:
 
 
 def _elements(kind: onnx.TypeProto) -> set[int]:
-    """The element type within a type: of a sequence or an optional that of what it holds."""
+    """The element type within a type: for a sequence or an optional that of what it holds."""
     word = kind.WhichOneof("value")
     while word in ("sequence_type", "optional_type"):
         kind = getattr(kind, word).elem_type

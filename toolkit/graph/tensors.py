@@ -41,10 +41,10 @@ def _onnx_type(dtype: Any) -> int:
 class StoredValues(LazyValues):
     """Values of a constant that all copies of a model share: in memory once, or a file that is mapped into it.
 
-    ``Constant.values`` of onnx-graphsurgeon is a copy of its own, which a pass may change; ``values_of`` gives these.
+    ``Constant.values`` of onnx-graphsurgeon is a copy, which a pass may change; ``values_of`` returns the shared ones.
 
     Args:
-        array: the values; nobody may change them.
+        array: the values; they must not be changed.
         kind: their ONNX element type.
     """
 
@@ -54,7 +54,7 @@ class StoredValues(LazyValues):
 
     @classmethod
     def of(cls, message: TensorProto) -> StoredValues:
-        """The values that a message holds, which nobody may change any more; they are decoded when first looked at."""
+        """The values that a message holds, which must not change any more; they are decoded when first looked at."""
         made = cls.__new__(cls)
         made._describe(message, whole=True)
         return made
@@ -78,7 +78,7 @@ class StoredValues(LazyValues):
 
     @property
     def tensor(self) -> TensorProto:
-        """The values as a message: that which they came in, or a copy, made for whoever writes them into another."""
+        """The values as a message: the one they came in, or a copy, to be written into another message."""
         if self._whole:
             return self._header
         made = TensorProto()
@@ -162,7 +162,7 @@ def stored_bytes(tensors: Iterable[Any]) -> int:
 
 
 def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
-    """Let every reader of one tensor read another; the readers, each once."""
+    """Let every reader of one tensor read another; returns the readers, each once."""
     readers = list({id(reader): reader for reader in old.outputs}.values())
     for reader in readers:
         for index, tensor in enumerate(reader.inputs):

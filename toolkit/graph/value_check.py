@@ -42,7 +42,7 @@ def check_values(model: LightModel) -> None:
         model: the model with its external data.
 
     Raises:
-        ModelError: one is not so; the message names tensor and node.
+        ModelError: one is wrong; the message names tensor and node.
     """
     proto, where, weights = model.proto, model.where, model.weights
     for body in (proto.graph, *proto.functions):

@@ -1,4 +1,4 @@
-"""Whether all that nodes read is made, and no node waits for itself; onnxruntime says it without the node."""
+"""Whether all that nodes read is made, and no node waits for itself; onnxruntime reports it without the node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_wiring(proto: onnx.ModelProto, where: str) -> None:
 
     Raises:
         ModelError: a node reads what nothing makes, makes what is an input or a weight, or nodes read each other's
-            results in a circle; a function gives what nothing makes.
+            results in a circle; a function outputs what nothing makes.
     """
     _check_graph(proto.graph, (), where)
     for function in proto.functions:
@@ -70,7 +70,7 @@ def _refuse_circles(nodes: list[onnx.NodeProto], made: dict[str, int], place: st
     try:
         TopologicalSorter(dict(reads)).prepare()
     except CycleError as error:
-        # each is read by the one behind it, and the first is the last
+        # each is read by the next, and the first is the last
         circle = [_named(nodes[index]) for index in error.args[1]]
         shown = circle if len(circle) <= _SHOWN + 1 else [*circle[:_SHOWN], "...", circle[-1]]
         raise ModelError(f"{place} has a cycle: {' -> '.join(shown)}", where=where, remedy=_AGAIN) from error

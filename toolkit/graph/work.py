@@ -1,6 +1,6 @@
 """What a node computes, and its share of a model's arithmetic.
 
-Whoever says a share of the arithmetic takes it from here: the report, search, sensitivity, the cost model.
+All shares of the arithmetic come from here: the report, search, sensitivity, the cost model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
 def role(node: Any, facts: Facts) -> NodeRole:
     """What a node is: a computation, a conversion between types, or other (constants, shape arithmetic).
 
-    A node whose types nobody knows (a plugin's) counts as a computation.
+    A node of unknown types (a plugin's) counts as a computation.
     """
     if node.op in CONVERSIONS:
         return "convert"
@@ -87,7 +87,7 @@ class Work:
 
 
 def work_of(model: Model, facts: Facts) -> Work:
-    """What the model's nodes count for; ``facts`` are those of ``facts_at_opt``, so that everybody counts the same."""
+    """What the model's nodes count for; ``facts`` are those of ``facts_at_opt``, so that all callers count the same."""
     counts = node_macs(model, facts)
     return Work.counted({node.name: counts[node.name] for node, _ in model.walk() if role(node, facts) == "compute"})
 
