@@ -31,13 +31,13 @@ def place_blocks(
 ) -> Placement:
     """A pair on the constant weights of every MatMul and Gemm, with a scale for each block along the summed axis.
 
-    Where the type is not one of weights alone, what the layer reads gets a pair too, which finds the scales of its
-    blocks when the model runs.
+    Where the type is not for weights alone, the layer's input gets a pair too, which finds the scales of its
+    blocks at run time.
 
     Args:
         model: the graph; pairs that it already has are kept.
         facts: its types and shapes.
-        judge: says for a node why it stays as it is, or None.
+        judge: returns for a node why it stays as it is, or None.
         trouble: what keeps a layer float in any case.
         precision: the type that weights are stored in.
         block: how many values share a scale.
@@ -99,8 +99,8 @@ def _misfit(model: Model, node: gs.Node, precision: Precision, block: int) -> Fi
 def _unread(facts: Facts, node: gs.Node, precision: Precision) -> Finding | None:
     """Why what a layer reads cannot be quantized in blocks when the model runs.
 
-    TensorRT's DynamicQuantize takes tensors of rank 2 and 3 and blocks of the last axis or the one before; that of the
-    blocks has to be known when the engine is built (documentation of the operator).
+    TensorRT's DynamicQuantize takes tensors of rank 2 and 3 and blocks of the last axis or the one before; the extent
+    of that axis has to be known when the engine is built (documentation of the operator).
     """
     rank = facts.rank(node.inputs[0].name)
     if rank not in RANKS:

@@ -1,4 +1,4 @@
-"""Between which values a tensor lies, as far as the operators that make it say so."""
+"""Between which values a tensor lies, as far as the operators that make it tell."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The activations that Q/DQ pairs stood in for: quantizers remove a clamp before a pair that clamps as it does.
+"""The activations that Q/DQ pairs stood in for: quantizers remove a clamp before a pair that clamps likewise.
 
-onnxruntime's quantizer drops Relu and Clip in front of a pair, unless told to quantize symmetrically
-(QDQRemovableActivation in its operators/activation.py). Without them the float model is another one.
+onnxruntime's quantizer drops Relu and Clip before a pair, unless told to quantize symmetrically
+(QDQRemovableActivation in its operators/activation.py). Without them the float model is a different one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from toolkit.placement.ops import ACTIVATIONS
 
 _CLAMPS = re.compile(r"relu_?6|clip|clamp|hard_?tanh", re.IGNORECASE)
 _ROUND_WIDTH, _EXACT = 0.05, 2e-7
-"""Limits that somebody chose lie at short numbers, and a scale made of them does so to float32's last digit."""
+"""Limits that were chosen by hand are short numbers, and so does a scale made of them, to float32's last digit."""
 
 
 @dataclass(frozen=True)
 class Clamp:
-    """What is to be put back in front of a pair.
+    """What is to be put back before a pair.
 
     Attributes:
         low: the smallest value, float64, shape [] or [channels]; None where nothing was cut off below.
@@ -79,22 +79,22 @@ class LostClamps:
 def lost_clamps(
     model: Model, pairs: Iterable[ExistingPair], seen: Mapping[str, tuple[bool, bool]] | None = None
 ) -> LostClamps:
-    """The clamps that are missing in front of pairs.
+    """The clamps that are missing before pairs.
 
-    One is missing where the pair's range ends at 0 and the tensor may go beyond, where the tensor is called after an
-    activation that does not make it, where the range is as wide as a clamp that somebody wrote down, or where samples
-    show that the tensor goes beyond the range more than a calibration lets it.
+    A clamp is missing where the pair's range ends at 0 and the tensor may go beyond, where the tensor is called after
+    an activation that does not make it, where the range is as wide as a clamp with limits chosen by hand, or where
+    samples show that the tensor goes beyond the range more than a calibration lets it.
 
     Args:
         model: the graph with its pairs.
-        pairs: those that are to be removed, in the graph's order.
+        pairs: the pairs to be removed, in the graph's order.
         seen: by the QuantizeLinear's name, whether samples go beyond the range below, and above; None without samples.
     """
     lost = LostClamps({}, [], set())
     kept: dict[str, Interval] = {}
     bounds = Bounds(model, kept)
     chosen = {id(quantize) for pair in pairs for quantize in pair.quantizers}
-    # in the graph's order, so that what is in front of a node is known when its turn comes
+    # in the graph's order, so that what precedes a node is known when its turn comes
     for node, _ in model.walk():
         if id(node) in chosen:
             clamp = _lost(bounds, node, seen, lost)
@@ -108,7 +108,7 @@ def lost_clamps(
 def _lost(
     bounds: Bounds, quantize: gs.Node, seen: Mapping[str, tuple[bool, bool]] | None, lost: LostClamps
 ) -> Clamp | None:
-    """The clamp that is missing in front of one QuantizeLinear."""
+    """The clamp that is missing before one QuantizeLinear."""
     tensor, grid = quantize.inputs[0], grid_of(bounds.model, quantize)
     reach, known = grid.reach, bounds.of(tensor)
     if known == TRUSTED or not tensor.inputs:
@@ -122,7 +122,7 @@ def _lost(
         low, high = low or below, high or above
     elif known == ANY and not grid.centred and not (low and high):
         lost.unsure.append(tensor.name)
-    # an activation that is still there, behind the pair
+    # an activation that is still there, after the pair
     behind, step = _behind(bounds, quantize), float(grid.scale.max())
     low = low and behind[0] < float(reach[0].max()) - step
     high = high and behind[1] > float(reach[1].min()) + step
@@ -131,7 +131,7 @@ def _lost(
 
 
 def _behind(bounds: Bounds, quantize: gs.Node) -> Interval:
-    """Between which values all that reads a pair keeps what it reads."""
+    """The interval within which every reader of a pair clamps what it reads."""
     readers = [r for t in quantize.outputs for back in t.outputs for out in back.outputs for r in out.outputs]
     limits = [bounds.limits(reader) for reader in readers]
     return (min(low for low, _ in limits), max(high for _, high in limits)) if limits else ANY

@@ -1,4 +1,4 @@
-"""What is said of the placement of a whole model, beside what the journal says of its nodes."""
+"""Codes of findings about the placement of a whole model; the journal has those about its nodes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from toolkit.contract.findings import BaseCode
 
 
 class PlacementCode(BaseCode):
-    """What is said of the placement of a whole model."""
+    """A finding about the placement of a whole model."""
 
     SHARED_UNLIKE = "placement-shared-unlike"

@@ -1,9 +1,9 @@
-"""Where onnxruntime's default optimizations make something else of Q/DQ pairs than what they say.
+"""Where onnxruntime's default optimizations change what Q/DQ pairs compute.
 
 They are for integer kernels that compute in float32, and are applied to float16 too (seen with 1.32):
 
 - ``WeightBiasQuantization`` (onnxruntime's weight_bias_quantization.cc): a float bias of one dimension, of a Conv,
-  ConvTranspose or Gemm (MatMul and Add are made one) that reads pairs and whose result is quantized, also behind Relu
+  ConvTranspose or Gemm (MatMul and Add are made one) that reads pairs and whose result is quantized, also after Relu
   or Clip, becomes ``round(bias / (input scale * weight scale))`` in the scales' type, then an int32. In float16 that is
   infinite beyond 65504.
 - Operators with an integer form between pairs get it whatever the scales' type; onnxruntime then refuses its own node,
@@ -33,7 +33,7 @@ _LARGEST = {TensorProto.FLOAT16: 65504.0, TensorProto.FLOAT: 2.0**31 - 1}
 
 
 def rewritten(model: Model) -> list[str]:
-    """Nodes that onnxruntime's default optimizations would compute otherwise, or refuse, by what is known of them."""
+    """Nodes that onnxruntime's default optimizations would compute differently, or refuse, as far as is known."""
     found = [node.name for node, bias in _biases(model) if not _fits(model, node, bias)]
     for node in model.nodes:
         if node.op not in _INTEGER_FORMS:
@@ -49,7 +49,7 @@ def rewritten(model: Model) -> list[str]:
 def biases_as_rows(model: Model, facts: Facts) -> list[str]:
     """Write float16 biases of one dimension as [1, channels], which are left alone, where that means the same.
 
-    It does in a Gemm, and in an Add behind a MatMul whose result has two dimensions and more: TensorRT-RTX's
+    It does in a Gemm, and in an Add after a MatMul whose result has two dimensions and more: TensorRT-RTX's
     parser gives a flat bias that shape by itself (seen). A convolution's bias has one dimension.
 
     Returns:
@@ -67,9 +67,9 @@ def biases_as_rows(model: Model, facts: Facts) -> list[str]:
 
 
 def biases_apart(model: Model) -> list[str]:
-    """Add biases behind their convolutions that are too large to be written in steps of the layer's scales.
+    """Move biases that are too large for steps of the layer's scales into Adds after their convolutions.
 
-    ``WeightBiasQuantization`` looks for a convolution's own bias alone, so that one in an Add stays float.
+    ``WeightBiasQuantization`` looks for a convolution's own bias alone, so that a bias in an Add stays float.
 
     Returns:
         The nodes whose bias was taken out.
@@ -120,7 +120,7 @@ def _biases(model: Model) -> Iterator[tuple[gs.Node, Bias]]:
 
 
 def _quantized(model: Model, tensor: gs.Tensor) -> bool:
-    """Whether the tensor's one reader quantizes it, perhaps behind Relu or Clip."""
+    """Whether the tensor's one reader quantizes it, perhaps after Relu or Clip."""
     while len(tensor.outputs) == 1 and not model.is_output(tensor):
         reader = tensor.outputs[0]
         if reader.op == QUANTIZE:

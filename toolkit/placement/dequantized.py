@@ -1,4 +1,4 @@
-"""The Q/DQ pair that a tensor comes from: its DequantizeLinear, its type, the float tensor behind it, what is wrong."""
+"""The Q/DQ pair that a tensor comes from: its DequantizeLinear, its type, the float tensor it reads, what is wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
 
 
 def pair_type(node: gs.Node) -> Precision | None:
-    """The quantized type of a QuantizeLinear or DequantizeLinear, or None where it is not said or not one of ours."""
+    """The quantized type of a QuantizeLinear or DequantizeLinear, or None where it is not given or not one of ours."""
     blocks = block_type(node)
     if blocks is not None:
         return blocks
@@ -38,7 +38,7 @@ def pair_type(node: gs.Node) -> Precision | None:
 
 
 def stored_type(node: gs.Node) -> int:
-    """ONNX's element type of the values between a pair's halves; 0 where it is not said."""
+    """ONNX's element type of the values between a pair's halves; 0 where it is not given."""
     stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         stored = node.inputs[2]

@@ -1,4 +1,4 @@
-"""The Q/DQ pairs that a model has, whoever made them, also where operators lie between their halves."""
+"""The Q/DQ pairs that a model has, whatever made them, also where operators lie between their halves."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class HalfPair:
     """A QuantizeLinear or DequantizeLinear that is not half of a pair.
 
     Attributes:
-        node: it.
-        why: what keeps it from being one.
+        node: the node.
+        why: what keeps it from being half of a pair.
         at: the name of the node where its other half was lost, or of the tensor that comes from outside.
         op: that node's operator; empty for a tensor.
     """
@@ -73,7 +73,7 @@ class ExistingPair:
 
 
 def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
-    """Every Q/DQ pair of the model, or of its main graph alone, whoever made it, in graph order."""
+    """Every Q/DQ pair of the model, or of its main graph alone, whatever made it, in graph order."""
     every = model.once("pairs", lambda: list(_pairs(model)))
     main = None if subgraphs else {id(node) for node in model.graph.nodes}
     yield from (pair for pair in every if main is None or id(pair.dequantize) in main)
@@ -93,7 +93,7 @@ def quantized_tensors(model: Model) -> set[str]:
 
 
 def half_pairs(model: Model) -> Iterator[HalfPair]:
-    """Every DequantizeLinear without its other half, and every QuantizeLinear that no DequantizeLinear is behind."""
+    """Every DequantizeLinear without its other half, and every QuantizeLinear that no DequantizeLinear follows."""
     for node, _ in model.walk():
         if node.op == DEQUANTIZE:
             found = pair_at(model, node)
@@ -181,7 +181,7 @@ class _Tracer:
         return None
 
     def _same_grid(self, quantize: gs.Node) -> bool:
-        """Whether a QuantizeLinear says of its grid what the DequantizeLinear does, as in nearly all pairs."""
+        """Whether a QuantizeLinear declares the same grid as the DequantizeLinear, as in nearly all pairs."""
         mine, other = self.dequantize, quantize
         return (
             len(mine.inputs) == len(other.inputs) == 3
@@ -191,7 +191,7 @@ class _Tracer:
         )
 
     def _before(self, node: gs.Node, along: int | None, data: list[int]) -> int | None:
-        """Where the channels lie before an operator; None where there are none, or nobody knows."""
+        """Where the channels lie before an operator; None where there are none, or it is not known."""
         if along is None or self.grid.block or (len(data) > 1 and node.op != "Concat"):
             return None
         if along < 0:
@@ -213,7 +213,7 @@ def _same_axis(own: int | None, along: int | None, rank: int | None) -> bool:
 
 
 def _lost(quantize: gs.Node) -> HalfPair | None:
-    """What a QuantizeLinear goes into that is no DequantizeLinear, where it goes into none at all."""
+    """What other node a QuantizeLinear goes into, where it goes into no DequantizeLinear at all."""
     pending, seen = [quantize], {id(quantize)}
     other: gs.Node | None = None
     while pending:
@@ -233,7 +233,7 @@ def _lost(quantize: gs.Node) -> HalfPair | None:
 
 
 def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node | None:
-    """The QuantizeLinear of a symmetric one-scale pair that already hangs on a float tensor, or None.
+    """The QuantizeLinear of a symmetric one-scale pair that a float tensor already has, or None.
 
     With ``precision`` only a pair of that type counts.
     """

@@ -18,7 +18,7 @@ def said_before(journal: Journal) -> dict[str, Finding]:
 
 
 def explained(node: gs.Node, refusal: Refusal, said: Mapping[str, Finding]) -> Finding:
-    """The reason, with what was ``said`` of the node that stands in the way: it is not advised once more."""
+    """The reason, with what was ``said`` of the node that stands in the way: advice is not repeated."""
     why = refusal.why
     if why.code not in (Code.FOREIGN_PAIR, Code.COMPUTED_WEIGHTS):
         return why

@@ -1,4 +1,4 @@
-"""Placement under groups that stay float or are quantized one at a time: only what a flip changes is decided anew."""
+"""Placement under groups that stay float or are quantized one at a time: only what a flip changes is decided again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Flips:
     Args:
         placer: the rule that decides for all groups quantized.
         kept: for every group whether it stays float.
-        lacks: says for a tensor why it cannot have a pair, or None.
+        lacks: returns for a tensor why it cannot have a pair, or None.
 
     Attributes:
         tensors: all activations that may get a pair.
@@ -41,15 +41,15 @@ class Flips:
         groups: Collection[str],
         lacks: Callable[[str], Finding | None],
     ) -> Flips | None:
-        """Flips under a rule; None where it is not made of ``place`` alone, so that only it knows what it decides.
+        """Flips under a rule; None where the rule is not ``place`` alone, so that only it knows what it decides.
 
         Args:
             rule: says where pairs go.
             model: the graph.
             facts: its types and shapes.
-            judge: says for a node why it stays float in any case, or None.
+            judge: returns for a node why it stays float in any case, or None.
             groups: the layers that may be flipped.
-            lacks: says for a tensor why it cannot have a pair, or None.
+            lacks: returns for a tensor why it cannot have a pair, or None.
         """
         kept = {name: Input(False) for name in groups}
 
@@ -72,7 +72,7 @@ class Flips:
 
     @property
     def network(self) -> Network:
-        """Takes further values that are made of the decisions."""
+        """The network of decisions; takes further values computed from them."""
         return self._placer.network
 
     def keep(self, kept: Iterable[str]) -> bool:

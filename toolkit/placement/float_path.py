@@ -1,4 +1,4 @@
-"""The float tensors behind Q/DQ pairs; operators between the halves get twins that move floats."""
+"""The float tensors that Q/DQ pairs quantize; operators between the halves get twins that move floats."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from toolkit.placement.ops import QUANTIZE
 
 FloatKey = tuple[int, Hashable, int | None]
 Entry = Callable[[gs.Node], gs.Tensor]
-"""Gives the float tensor to read in place of what a QuantizeLinear gives."""
+"""Returns the float tensor to read in place of a QuantizeLinear's output."""
 _SHAPES = ("Shape", "Size")
 
 
 class FloatPath:
-    """Makes the float tensors of pairs; what the pairs were made of stays until ``finish``.
+    """Makes the float tensors of pairs; the nodes of the pairs stay until ``finish``.
 
     Args:
         model: the graph; twins and float constants are added to it.
@@ -45,7 +45,7 @@ class FloatPath:
         self._fresh: dict[int, tuple[gs.Tensor, set[FloatKey]]] = {}
 
     def of(self, pair: ExistingPair) -> gs.Tensor:
-        """The float tensor that equals what the pair gives, its rounding and clamping aside.
+        """The float tensor that equals the pair's output, apart from rounding and clamping.
 
         Of constants that are stored quantized it holds (stored - zero point) * scale.
         """
@@ -66,21 +66,21 @@ class FloatPath:
         return self._float(stored, grid, axis)
 
     def given(self, pair: ExistingPair) -> gs.Tensor:
-        """As ``of``, in the type that the pair gives: from opset 19 on one may read float32 and give float16.
+        """``of`` in the type of the pair's output: from opset 19 on a pair may read float32 and return float16.
 
         Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
         """
         return self.in_type(self.of(pair), pair.quantize, pair.dequantize)
 
     def in_type(self, source: gs.Tensor, quantize: gs.Node | None, dequantize: gs.Node) -> gs.Tensor:
-        """What is read in place of a pair, by a Cast where the pair was one too; see ``given``."""
+        """What is read in place of a pair, through a Cast where the pair changed the float type; see ``given``."""
         if quantize is None:
             return source
         read, made = (onnx_type(node.inputs[1].dtype) for node in (quantize, dequantize))
         if read == made or not {read, made} <= FLOAT_TYPES:
             return source
         graph = self.graphs[id(dequantize)]
-        # what one branch of an If makes is not there in the other
+        # what one branch of an If makes does not exist in the other
         key = (id(source), ("cast", made, id(graph)), None)
         if key not in self._made:
             dtype = dequantize.inputs[1].dtype
@@ -95,7 +95,7 @@ class FloatPath:
         """Let the twin that makes ``old`` make ``new`` in its place, so that its name stays; once for each.
 
         Returns:
-            Whether a twin made it, and nothing took it over before.
+            Whether a twin made it, and nothing had taken it over before.
         """
         if id(old) not in self._fresh:
             return False
@@ -108,7 +108,7 @@ class FloatPath:
         return True
 
     def finish(self) -> None:
-        """Drop what nobody reads any more; twins take the names of the nodes that they replace."""
+        """Drop what is no longer read; twins take the names of the nodes that they replace."""
         self.model.tidy()
         left = set(self.model.node_names())
         for twin, name in self._twins:

@@ -59,15 +59,15 @@ class Grid:
     """The parameters of a QuantizeLinear or DequantizeLinear.
 
     Attributes:
-        kind: ONNX's element type of the quantized values; 0 where it is not said.
+        kind: ONNX's element type of the quantized values; 0 where it is not given.
         scale: float64, shape [], [channels] or [.., blocks, ..]; None where it is computed from activations.
         zero: float64, of the scale's shape or []; 0 where the node has none; None where it is computed.
-        axis: the channel axis as the node says it, where there is more than one scale.
+        axis: the channel axis as the node gives it, where there is more than one scale.
         block: how many values along ``axis`` share a scale; 0 where these are not blocked. Of blocks that get their
             scales when the model runs the scale is that of the largest.
         tensors: the node's scale and, where it has one, its zero point.
         float_kind: ONNX's element type of the scale, which is that of the float values; 0 where it is not known.
-        limits: the smallest and largest q, where a Clip in the pair says them; None where the pair has none.
+        limits: the smallest and largest q, where a Clip in the pair sets them; None where the pair has none.
     """
 
     kind: int
@@ -90,7 +90,7 @@ class Grid:
 
     @property
     def range_type(self) -> str:
-        """What a range that is read off the pair is made for: a float type by its name, ``int8`` of all integers."""
+        """The type that a range read off the pair is for: a float type by its name, ``int8`` for all integers."""
         found = self.precision
         return "int8" if found is None or not found.quantized or found.integer else str(found)
 
@@ -111,7 +111,7 @@ class Grid:
     def amax(self) -> float | None:
         """The magnitude that is kept, over all channels.
 
-        Of a signed type whose zero point is 0 that of the largest value, as symmetric quantization means it: the
+        For a signed type whose zero point is 0 that of the largest value, as in symmetric quantization: the
         smallest one (-128) lies one step beyond.
         """
         reach = self.reach
@@ -126,7 +126,7 @@ class Grid:
         if self.zero is None or self.kind not in _LIMITS:
             return True
         low, high = self._ends
-        # of an even number of q the upper one of the middle two: 0 of -128 to 127, and of -127 to 127
+        # the middle q, of an even number the upper of the middle two: 0 for -128 to 127, and for -127 to 127
         return bool(np.all(self.zero == (0 if self.kind in _FLOATS else (low + high + 1) // 2)))
 
     @property
@@ -182,13 +182,13 @@ class Grid:
 
 
 def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
-    """Scales or zero points in a shape that broadcasts over the values that they are of.
+    """Scales or zero points in a shape that broadcasts over the values they belong to.
 
     Args:
         part: of one element, of shape [channels], or with ``block`` of the values' rank.
         like: the values.
         axis: the axis of the channels or of the blocks; None where there is one element.
-        block: how many values along ``axis`` share an element; the last block may have fewer. 0: one a channel.
+        block: how many values along ``axis`` share an element; the last block may have fewer. 0: one per channel.
     """
     if part.size == 1 or axis is None:
         return part.reshape(-1)[:1].reshape(())
@@ -238,7 +238,7 @@ def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Ar
     """
     low, high = limits_of(precision)
     if precision.integer:
-        # numpy's clip takes longer to be called than small layers take to be rounded
+        # calling numpy's clip takes longer than rounding a small layer
         steps = np.asarray(np.rint(ratio)) if zero is None else np.asarray(np.rint(ratio) + zero)
         np.maximum(steps, low, out=steps)
         return np.minimum(steps, high, out=steps)
@@ -251,7 +251,7 @@ def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Ar
 
 
 def block_type(node: gs.Node) -> Precision | None:
-    """The type of a pair that finds the scales of its blocks when the model runs; None of any other node."""
+    """The type of a pair that finds the scales of its blocks when the model runs; None for any other node."""
     return _BLOCK_TYPES.get(node.domain or "")
 
 
@@ -261,7 +261,7 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
     Args:
         model: its graph.
         node: the node.
-        kind: the element type, where the node itself does not say it.
+        kind: the element type, where the node itself does not give it.
     """
     blocks = block_type(node)
     tensors = tuple(t for t in node.inputs[1:3] if not t.is_empty())
@@ -270,17 +270,17 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
     float_kind = onnx_type(tensors[0].dtype if scale is None else scale.dtype)
     zero: Array | None = np.zeros((), np.float64)
     if blocks is not None:
-        # where no range is needed nothing is known of the scale either
+        # where no range is needed, nothing is known of the scale either
         known = np.asarray(scale.astype(np.float64)).reshape(()) if scale is not None and blocks.ranged else None
         return Grid(blocks.onnx_type, known, zero, None, blocks.block, tensors, TensorProto.FLOAT)
-    # without a zero point a QuantizeLinear gives what it says, or uint8
+    # without a zero point a QuantizeLinear returns the type that it names, or uint8
     said = int(node.attrs.get("output_dtype", 0) or TensorProto.UINT8) if node.op == QUANTIZE else 0
     if len(tensors) > 1:
         zero = None if zero_known is None else np.asarray(zero_known.astype(np.float64))
         said = onnx_type(tensors[1].dtype if zero_known is None else zero_known.dtype)
     if scale is not None:
         scale = np.asarray(scale.astype(np.float64))
-        # a scale of one element is one for the whole tensor, whatever its rank
+        # a scale of one element is for the whole tensor, whatever its rank
         scale = scale.reshape(()) if scale.size == 1 else scale
     if zero is not None and zero.size == 1:
         zero = zero.reshape(())
@@ -301,14 +301,14 @@ def _own_limits(model: Model, node: gs.Node, kind: int) -> tuple[float, float] |
     """The limits of a quantizer that uses fewer bits than its type has, which exporters write as a Clip.
 
     PyTorch's fake quantization of 0 to 127 in uint8 (torch/onnx/symbolic_opset13.py, fake_quantize_per_tensor_affine),
-    which x86's reduce_range asks for. What cuts elsewhere is an activation.
+    which x86's reduce_range asks for. A Clip at other limits is an activation.
     """
     clip = limiter(node)
     if clip is None or kind not in _LIMITS or kind in _FLOATS:
         return None
     found = []
     for tensor, most in zip(clip.inputs[1:3], _LIMITS[kind]):
-        # an end that is not said is the type's
+        # an end that is not given is the type's
         value = np.array(most) if tensor.is_empty() else constant_value(model, tensor)
         if value is None or value.size != 1:
             return None

@@ -11,10 +11,10 @@ from toolkit.placement.qdq import bypass
 
 
 def keep_float(context: Context, node: gs.Node, precision: Precision | str, why: Finding | str) -> list[str]:
-    """Ask for a float precision, and let the node read the float tensors behind its Q/DQ pairs.
+    """Ask for a float precision, and let the node read the float tensors that its Q/DQ pairs quantize.
 
     ``context.plan.ask`` alone leaves the pairs in place, and a TensorRT engine then runs the node quantized. Call
-    ``model.tidy()`` when all is asked for: it drops the pairs that nobody reads any more.
+    ``model.tidy()`` when all is asked for: it drops the pairs that are no longer read.
 
     Args:
         context: its plan gets the request, its journal a line.

@@ -1,4 +1,4 @@
-"""Layers with weights, whatever their operator and layout, and constants, also behind a Q/DQ pair."""
+"""Layers with weights, whatever their operator and layout, and constants, also through a Q/DQ pair."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
 
 
 def constant_behind(model: Model, tensor: gs.Tensor) -> Array | None:
-    """The float values of a constant, also behind a Q/DQ pair, or stored quantized; None where it is computed.
+    """The float values of a constant, also through a Q/DQ pair, or stored quantized; None where it is computed.
 
     Values that are stored quantized come back as (stored - zero point) * scale, float32, as ONNX's DequantizeLinear
     computes them; so do those of a pair whose halves are apart.

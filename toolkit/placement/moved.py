@@ -1,6 +1,6 @@
 """Operators that move quantized values, or choose among them: with Q and DQ around them they are a pair.
 
-With the pair's grid they mean the same on float values as on quantized ones, since a grid's values keep their order.
+With the pair's grid they do the same to float values as to quantized ones, since a grid's values keep their order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _moves(node: gs.Node) -> bool:
 
 
 def with_moved(model: Model, observed: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest values with those of what nodes only move, which calibration does not look at again.
+    """``observed`` with the extremes of tensors that nodes only move, which calibration does not look at again.
 
     Args:
         model: the graph, its nodes in order.
@@ -94,7 +94,7 @@ def _ends(model: Model, tensor: gs.Tensor, observed: Mapping[str, tuple[float, f
 
 
 def picks(node: gs.Node) -> bool:
-    """Whether a node gives its first input's values as they are, from all of its regions: one scale fits both."""
+    """Whether a node returns values of its first input as they are, from all of its regions: one scale fits both."""
     nearest = node.op in ("Resize", "Upsample") and _text(node.attrs.get("mode", "nearest")) == "nearest"
     return (nearest or node.op == "MaxPool") and len(node.outputs) == 1 and data_inputs(node) == [0]
 
@@ -104,7 +104,7 @@ def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
 
     Args:
         model: the graph.
-        node: one that ``data_inputs`` knows.
+        node: a node that ``data_inputs`` knows.
         axis: 0 or more.
     """
     if node.op in _CHANNELS_STAY:

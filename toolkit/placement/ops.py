@@ -71,7 +71,7 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 BLOCK_OPERATORS = {
     FP4_QUANTIZE: Precision.NVFP4, MXFP8_QUANTIZE: Precision.MXFP8, MXFP8_DEQUANTIZE: Precision.MXFP8,
 }  # fmt: skip
-"""TensorRT's own operators, by which lowering writes pairs of blocks."""
+"""TensorRT's own operators, as which lowering writes pairs of blocks."""
 QUANTIZERS = frozenset({QUANTIZE, FP4_QUANTIZE, MXFP8_QUANTIZE})
 DEQUANTIZERS = frozenset({DEQUANTIZE, MXFP8_DEQUANTIZE})
 PAIR_OPERATORS = QUANTIZERS | DEQUANTIZERS

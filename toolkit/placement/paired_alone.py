@@ -1,4 +1,4 @@
-"""Whether a graph is another one with Q/DQ pairs put on its tensors, told without taking them out again."""
+"""Whether a graph is another graph with Q/DQ pairs put on its tensors, found without taking them out again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PLAIN = (int, float, str, bytes, list)
 def paired_alone(paired: Model, plain: Model) -> bool:
     """Whether ``paired`` without its pairs is ``plain``, node by node by their names, in whatever order they stand.
 
-    Of a large graph it takes a tenth of what a copy without pairs does. What is not plain to see counts as no: halves
+    For a large graph this takes a tenth of the time of a copy without pairs. What is not obvious counts as no: halves
     that do not share their scale, operators between them, weights that are equal and not the same.
 
     Args:
         paired: a graph, pairs and all.
-        plain: one without any.
+        plain: a graph without any.
     """
     a, b = paired.graph, plain.graph
     if a.opset != b.opset or a.functions or b.functions or list(a.import_domains or ()) != list(b.import_domains or ()):
@@ -71,7 +71,7 @@ def _same_tensor(paired: gs.Tensor, plain: gs.Tensor) -> bool:
 
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:
-    """The float tensor behind a pair whose halves share scale and zero point; any other tensor is itself."""
+    """The float tensor that a pair whose halves share scale and zero point quantizes; any other tensor is itself."""
     dequantize = tensor.inputs[0] if len(tensor.inputs) == 1 else None
     if dequantize is None or dequantize.op != DEQUANTIZE or not dequantize.inputs[0].inputs:
         return tensor

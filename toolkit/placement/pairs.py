@@ -42,7 +42,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Quantized:
-    """That a node is quantized.
+    """The decision that a node is quantized.
 
     Attributes:
         reads: indices of its inputs that want a pair.
@@ -56,7 +56,7 @@ class Quantized:
 
 
 Decision = Finding | str | Quantized | None
-"""That a node is quantized, or why not, or None where there is nothing to say."""
+"""That a node is quantized, or why not, or None where nothing is decided."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Placement:
         complete: nodes that had all their pairs already.
         groups: for every target, the tensors whose pairs exist for its sake.
         ranged: whether activations need ranges for their pairs.
-        placer: the ``Placer`` that decided it; None where nobody will ask it again.
+        placer: the ``Placer`` that decided it; None where it will not be asked again.
     """
 
     pairs: dict[tuple[str, int | None], Pair] = field(default_factory=dict)
@@ -105,14 +105,14 @@ class Placement:
 def want(
     placement: Placement, tensor: str, use: Use, axis: int | None, weight: bool, reason: Finding, block: int = 0
 ) -> None:
-    """Ask for a pair on a tensor, or share the one that it has."""
+    """Ask for a pair on a tensor, or share its existing one."""
     pair = placement.pairs.setdefault((tensor, axis), Pair(tensor, reason, axis=axis, weight=weight, block=block))
     if use not in pair.uses:
         pair.uses.append(use)
 
 
 def close(placement: Placement) -> None:
-    """Nobody asks a placement's ``Placer`` again: give back what it holds of the model."""
+    """Release what a placement's ``Placer`` holds of the model: it will not be asked again."""
     if placement.placer is not None:
         placement.placer.network.close()
         placement.placer = None

@@ -29,9 +29,9 @@ from toolkit.placement.sums import Sums
 from toolkit.placement.trouble import Trouble
 
 Judge = Callable[[gs.Node], Finding | str | None]
-"""Says for a candidate why the user or the plan keeps it float, or None."""
+"""Returns for a candidate why the user or the plan keeps it float, or None."""
 PlacementRule = Callable[[Model, Facts, Judge], Placement]
-"""Says where pairs go, with all that the judge keeps left float."""
+"""Decides where pairs go; what the judge keeps stays float."""
 
 
 def place(
@@ -60,23 +60,23 @@ def place(
 
 @dataclass(frozen=True)
 class _Claim:
-    """A node input that reads a tensor's pair where something holds."""
+    """A node input that reads a tensor's pair where a condition holds."""
 
     use: Use
     holds: Is
 
 
 class Placer:
-    """The decisions about one model, each kept with what it hangs on.
+    """The decisions about one model, each kept with what it depends on.
 
-    A judge that reads ``cells.Input`` may change its mind: ``network.settle()`` makes what hangs on that anew, and no
+    A judge that reads ``cells.Input`` may change its mind: ``network.settle()`` recomputes what depends on that, and no
     more. Every walk goes with the graph's order, which passes keep topological.
 
     Args:
         model: the graph.
         facts: its types and shapes.
         judge: what the user's patterns and the plan say.
-        trouble: what keeps a layer float in any case.
+        trouble: returns what keeps a layer float in any case.
 
     Attributes:
         network: the decisions.
@@ -108,7 +108,7 @@ class Placer:
         sums = Sums(self.forms, facts, self.reach, judge, self.layer, products)
         self._residuals = self._decided(sums.rule, self.nodes)
         self._concats = self._decided(self._concat, self.nodes)
-        # from behind: a pool before a pool is quantized where that one is, as a mean over one axis after the other
+        # backwards: a pool before a pool is quantized where the latter is, as in means over one axis after the other
         self._pools = self._decided(self._pool, reversed(self.nodes))
         self._picked = self._decided(self._picking, self.nodes)
 
@@ -160,7 +160,7 @@ class Placer:
             result.groups[name].append(tensor.name)
 
     def _take(self, node: gs.Node, decision: Decision, result: Placement) -> bool:
-        """Write a decision down; whether the node is quantized."""
+        """Record a decision; returns whether the node is quantized."""
         if decision is None:
             return False
         if not isinstance(decision, Quantized):
@@ -260,12 +260,12 @@ class Placer:
         return decide
 
     def _picking(self, node: gs.Node) -> Callable[[], Decision] | None:
-        """A MaxPool or nearest Resize beside another reader with a pair reads that pair, at the scale of its output.
+        """A MaxPool or nearest Resize next to another reader with a pair reads that pair, at the scale of its output.
 
         Q moves through it by itself only where nothing else reads the input. Where a Concat reads it too (a U-Net's
         skip), the convolution before wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these took
-        0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32). Of a Resize beside a convolution (the detector's way down from
-        the coarse scales) both scales happened to be one in what was measured, and its producer wrote INT8.
+        0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32). For a Resize next to a convolution (the detector's way down
+        from the coarse scales) both scales happened to be one in what was measured, and its producer wrote INT8.
         """
         if not picks(node):
             return None
@@ -281,7 +281,7 @@ class Placer:
         return decide
 
     def _held(self, tensor: gs.Tensor) -> set[Use]:
-        """The node inputs that read the tensor's pair, those that pick left out."""
+        """The node inputs that read the tensor's pair, except those of nodes that pick."""
         return {claim.use for claim in self._claims.get((tensor.name, None), ()) if claim.holds()}
 
     def _all_quantized(self, tensor: gs.Tensor) -> bool:

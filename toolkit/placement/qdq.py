@@ -33,7 +33,7 @@ _SMALLEST_HALF, _SMALLEST = 2.0**-24, 2.0**-126
 def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scales for symmetric quantization: amax / 127 (INT8) or amax / 448 (FP8), as float32.
 
-    Those of MXFP8 and NVFP4 are of blocks, see ``scales_of_blocks``. Each of the others is rounded up to a float16
+    MXFP8 and NVFP4 have scales of blocks, see ``scales_of_blocks``. Each other scale is rounded up to a float16
     value where it lies in float16's range, so that a strongly typed float16 engine and a float32 simulation use the
     very same scale and nothing is clipped by the rounding. A tensor that is as small as float16's smallest steps, all
     its channels, keeps its scales, which lowering then leaves in float32; a channel of a larger tensor loses no more
@@ -74,7 +74,7 @@ class Inserter:
         """Put a pair on ``pair.tensor`` and let its uses read it; an existing pair of the tensor is shared.
 
         Args:
-            pair: the tensor, its uses, and of a weight the channel axis, or the axis and size of its blocks.
+            pair: the tensor, its uses, and for a weight the channel axis, or the axis and size of its blocks.
             scale: float32, shape [1] for one scale, [channels], or with blocks of the weight's rank.
 
         Returns:
@@ -109,7 +109,7 @@ class Inserter:
         return self._dequantize(tensor, stored, grid, attrs)
 
     def _in_blocks(self, tensor: gs.Tensor, values: Array, pair: Pair, kind: int) -> gs.Node:
-        """A pair of blocks: float32 scales whatever type the tensor has, and an operator of qtool's own on activations.
+        """A pair of blocks: float32 scales whatever type the tensor has, and qtool's own operator on activations.
 
         A block's scale is the product of two numbers or far from 1, and float16 would not hold it.
         """
@@ -161,7 +161,7 @@ class Inserter:
 
 
 def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
-    """Let a node read the float tensors behind its Q/DQ pairs; ``model.tidy()`` then removes pairs nobody reads.
+    """Let a node read the float tensors that its Q/DQ pairs quantize; ``model.tidy()`` then drops unread pairs.
 
     Constants that are stored quantized stay so, since a float kernel reads them too.
 
@@ -171,7 +171,7 @@ def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
             pairs stay.
 
     Returns:
-        Names of the float tensors it reads again.
+        Names of the float tensors it reads now.
     """
     freed: list[str] = []
     path: FloatPath | None = None
@@ -195,7 +195,7 @@ def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
 
 
 def _casts(quantize: gs.Node, dequantize: gs.Node) -> bool:
-    """Whether a pair gives another float type than it reads."""
+    """Whether a pair returns another float type than it reads."""
     return onnx_type(quantize.inputs[1].dtype) != onnx_type(dequantize.inputs[1].dtype)
 
 
@@ -220,9 +220,9 @@ def _is_number(model: Model, dequantize: gs.Node) -> bool:
 
 
 def float_constants(model: Model, journal: Journal) -> int:
-    """Make what TensorRT refuses behind a DequantizeLinear float: int32 biases (seen on 8.6 and RTX), single numbers.
+    """Make constants that TensorRT refuses as inputs of a DequantizeLinear float: int32 biases (8.6 and RTX), scalars.
 
-    Of a number without dimensions its parser makes a tensor of one element, by a layer in front of the DequantizeLinear
+    Its parser turns a scalar into a tensor of one element, by a layer before the DequantizeLinear
     that may not stand there («Quantized constant is only allowed before DQ», seen on RTX 1.7.1).
 
     Returns:

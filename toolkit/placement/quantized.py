@@ -68,11 +68,11 @@ def pair_count(model: Model) -> int:
 
 
 def quantized_source(model: Model, stripping: bool) -> Finding | None:
-    """What it means that results are compared with a model that has quantized values; None where it has none.
+    """A note that results are compared with a model that has quantized values itself; None where it has none.
 
     Args:
-        model: the one that results are compared with.
-        stripping: whether the recipe removes pairs, so that these are what could not or was not to go.
+        model: the model that results are compared with.
+        stripping: whether the recipe removes pairs, so that those left could not or were not to be removed.
     """
     from toolkit.placement.existing import half_pairs
 

@@ -1,4 +1,4 @@
-"""Placement where not every activation has a range: what reads one without stays float."""
+"""Placement where not every activation has a range: what reads one without a range stays float."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def place_ranged(
     """Place pairs so that every activation that gets one has a range.
 
     Args:
-        placer: says where pairs go.
+        placer: decides where pairs go.
         model: the graph; not changed.
         facts: its types and shapes.
-        judge: says for a node why it stays float in any case, or None.
-        lacks: says for a tensor why it cannot have a pair, or None.
+        judge: returns for a node why it stays float in any case, or None.
+        lacks: returns for a tensor why it cannot have a pair, or None.
 
     Returns:
         The placement, and the nodes that stay float for want of a range, each with the reason.

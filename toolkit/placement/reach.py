@@ -23,7 +23,7 @@ class Reach:
         nodes: of the main graph, in its order.
         forms: their operators.
         layers: for every Conv, ConvTranspose, Gemm and MatMul whether it is quantized.
-        network: gets what is made of these.
+        network: gets what is computed from these.
 
     Attributes:
         depth: for each node the number of such layers on the longest path that leads to it.
@@ -48,7 +48,7 @@ class Reach:
         return inside is not None and inside()
 
     def constant_affine(self, node: gs.Node) -> bool:
-        """Whether a node is what a BatchNormalization is written out as, and no piece of something else."""
+        """Whether a node is a written-out BatchNormalization, and no piece of something else."""
         return self._forms.composite(node) is None and constant_affine(self._forms.model, node)
 
     def _find_leading(self) -> dict[str, Is]:

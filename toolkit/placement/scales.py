@@ -1,4 +1,4 @@
-"""Scales that do not come from samples alone: those that are tied together, and that of probabilities in FP8."""
+"""Scales that do not come from samples alone: tied scales, and that of probabilities in FP8."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.placement.qdq import storable_scale
 
 
 def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[Finding]:
-    """Give tensors that must share one scale the largest amax among them, in place; a pair that exists decides.
+    """Give tensors that must share one scale the largest amax among them, in place; an existing pair decides.
 
     In FP8 the output of a Softmax has the amax 1 whatever the samples hold: TensorRT's fused attention takes it by this
     scale alone, 1/448 (as ModelOpt writes it), and E4M3 loses nothing by it, since its steps are relative.
@@ -52,11 +52,11 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
 
 
 def _cancelling(amax: float, precision: Precision) -> float:
-    """The next amax at whose scale a Q behind a DQ cancels: 1 / (1 / scale) is the scale, within float32's epsilon.
+    """The next amax at whose scale a Q after a DQ cancels: 1 / (1 / scale) is the scale, within float32's epsilon.
 
     TensorRT 8.6.0 left kernels in place that requantized from a scale to the very same one. On an H100 they took
-    0.019 ms of the detector's 0.719 ms (batch 8), all in one of its nine Concats, with the one scale of the nine that
-    is 1 or larger and does not come back; in ModelOpt's engine of it likewise. That the scale is why was not tried.
+    0.019 ms of the detector's 0.719 ms (batch 8), all in one of its nine Concats, the only one of the nine whose scale
+    is 1 or larger and does not come back; in ModelOpt's engine of it likewise. That this is the cause was not tested.
     """
     if not 0 < amax < np.inf:
         return amax

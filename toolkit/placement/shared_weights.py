@@ -18,7 +18,7 @@ _PASSING = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Un
 
 
 def shared_unlike(source: Model, final: Model, plan: PrecisionPlan, rest: Precision) -> Finding | None:
-    """That layers which share a weight are asked to run in unlike precisions; None where none are.
+    """A finding that layers which share a weight are asked to run in unlike precisions; None where none are.
 
     It is legal: the engine keeps such a weight in each of them. The branches do not compute alike then, so that the
     errors of one do not cancel against those of the other.
@@ -27,7 +27,7 @@ def shared_unlike(source: Model, final: Model, plan: PrecisionPlan, rest: Precis
         source: the model before its passes, which may have made copies of weights.
         final: the graph after them.
         plan: what they ask for.
-        rest: the type of all that nobody asked about.
+        rest: the type of all layers without a request.
     """
     there = {node.name for node, _ in final.walk()}
     layers: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -51,7 +51,7 @@ def shared_unlike(source: Model, final: Model, plan: PrecisionPlan, rest: Precis
 
 
 def _weights(model: Model, node: gs.Node) -> Iterator[str]:
-    """Names of the constants of two dimensions and more that a layer reads, whatever turns them first."""
+    """Names of the constants of two dimensions and more that a layer reads, whatever transposes them first."""
     for tensor in node.inputs:
         while model.constant(tensor) is None and (maker := model.producer(tensor)) is not None:
             if maker.op not in _PASSING:

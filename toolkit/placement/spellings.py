@@ -1,7 +1,7 @@
 """Pairs that others spell in their own way, written as a graph under work has them: by ONNX's operators.
 
-TensorRT's parser has operators of its own for FP8, INT4 and for blocks (onnx-tensorrt, onnxOpImporters.cpp), which
-ModelOpt and Transformer Engine export; onnxruntime has ONNX's in a domain of its own, for types that came later.
+TensorRT's parser has its own operators for FP8, INT4 and for blocks (onnx-tensorrt, onnxOpImporters.cpp), which
+ModelOpt and Transformer Engine export; onnxruntime has ONNX's in its own domain, for types that came later.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PLAIN = frozenset({0, TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, T
 _DOMAINS = frozenset({TENSORRT, "com.microsoft"})
 _EXPONENTS = 127
 _SAME = 2.0**-8
-"""How far a scale may be off in a type of 16 bits: bfloat16's rounding. Of float16's subnormals the small are not."""
+"""How far off a scale in a type of 16 bits may be: bfloat16's rounding. The small ones of float16's subnormals fail."""
 
 
 def write_as_onnx(model: Model) -> int:
@@ -49,7 +49,7 @@ def write_as_onnx(model: Model) -> int:
     lowering writes as TensorRT's operators again. What is in none of the known forms stays as it is.
 
     Returns:
-        How many nodes were written anew.
+        How many nodes were rewritten.
 
     Raises:
         ModelError: it has operators of TensorRT's, and others that have no conversion to that set.
@@ -85,13 +85,13 @@ def load_source(path: str | os.PathLike[str]) -> Model:
     before = len(model.node_names())
     model.drop_unused()
     if unused := before - len(model.node_names()):
-        # a pass that is asked for one would not find it, since the first that tidies the graph drops it
+        # a pass that is asked for such a node would not find it, since the first pass that tidies the graph drops it
         model.changed["unused"] = unused
     return model
 
 
 def _all_outputs(model: Model) -> dict[int, gs.Tensor]:
-    """The outputs of the graph and of all bodies, by identity: what gives one stays, whoever else reads it."""
+    """The outputs of the graph and of all bodies, by identity: a node that makes one stays, whoever else reads it."""
     graphs = (model.graph, *assemble.subgraphs(model.graph))
     return {id(tensor): tensor for graph in graphs for tensor in graph.outputs}
 
@@ -167,7 +167,7 @@ def _own_opset(node: gs.Node) -> int:
         return _HALVES[node.op][1].opset
     if node.op in _BLOCKS or _two_scales(node):
         return (Precision.MXFP8 if node.op in (MXFP8_QUANTIZE, MXFP8_DEQUANTIZE) else Precision.NVFP4).opset
-    # of both halves one says the type: the values that are stored, or a zero point
+    # one of the two halves tells the type: the values that are stored, or a zero point
     kinds = [onnx_type(tensor.dtype) for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()]
     half = onnx_type(node.inputs[1].dtype) != TensorProto.FLOAT or node.attrs.get("output_dtype")
     if all(kind in _PLAIN for kind in kinds) and not node.attrs.get("block_size"):
@@ -183,7 +183,7 @@ class _PairWriter:
         self.outputs, self.written = _all_outputs(model), set[str]()
 
     def write(self, node: gs.Node) -> None:
-        """Write one node, and what belongs to it, anew."""
+        """Rewrite one node, and what belongs to it."""
         if node.op in _HALVES:
             self._half(node, *_HALVES[node.op])
         elif node.op == FP4_QUANTIZE:
@@ -221,7 +221,7 @@ class _PairWriter:
         self.written.add(node.name)
 
     def _with_type(self, node: gs.Node, kind: int) -> None:
-        """Say the type by a zero point, as ONNX has it, and the blocks' size, which TensorRT takes from the shapes."""
+        """Set the type by a zero point, as ONNX does, and the blocks' size, which TensorRT takes from the shapes."""
         scale = node.inputs[1]
         shape = tuple(scale.shape or ())
         if node.op == QUANTIZE:
@@ -349,7 +349,7 @@ class _PairWriter:
     # ---------------------------------------------------------------- casts
 
     def _without_casts(self, node: gs.Node) -> None:
-        """Let a DequantizeLinear give the float type that its readers cast it to, where all cast it to the same one."""
+        """Let a DequantizeLinear return the float type that its readers cast it to, where all cast to the same type."""
         kind, result = _cast_to(node, self.outputs), node.outputs[0]
         if kind not in FLOAT_TYPES:
             return
@@ -381,5 +381,5 @@ class _PairWriter:
 
 
 def _given(node: gs.Node) -> dict[str, Any]:
-    """The float type that a dequantizer gives: float32 where it does not say."""
+    """The float type that a dequantizer returns: float32 where it names none."""
     return {"output_dtype": int(node.attrs.get("output_dtype", 0)) or int(TensorProto.FLOAT)}

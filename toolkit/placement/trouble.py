@@ -16,11 +16,11 @@ from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type
 from toolkit.placement.ops import REGION, TARGETS
 
 _FEW_CHANNELS, _PADDED_CHANNELS = 4, 32
-"""Of a picture, and of the format that TensorRT's INT8 convolutions of large kernels read."""
+"""Channels of a picture, and of the format that TensorRT's INT8 convolutions of large kernels read."""
 
 
 class Trouble:
-    """Says of a layer why it cannot be quantized.
+    """Tells for a layer why it cannot be quantized.
 
     Args:
         model: the graph; pairs that it already has are kept and completed.
@@ -79,7 +79,7 @@ class Trouble:
         return None if self._leads_to_layers(node) else Code.PATCHES(channels=weight.shape[1], padded=_PADDED_CHANNELS)
 
     def _leads_to_layers(self, node: gs.Node) -> bool:
-        """Whether a layer that may be quantized reads what a node makes, or what stays quantized behind it."""
+        """Whether a layer that may be quantized reads what a node makes, or what stays quantized after it."""
         seen, ahead = {id(node)}, [node]
         while ahead:
             for reader in (reader for tensor in ahead.pop().outputs for reader in tensor.outputs):
