@@ -26,7 +26,7 @@ def minmax(histogram: Histogram, precision: Precision = Precision.INT8) -> float
 
 
 def percentile(histogram: Histogram, percent: float = 99.99, zeros: bool = True) -> float:
-    """The upper edge of the first bin up to which ``percent`` of all values lie; ``zeros`` says whether these count.
+    """The upper edge of the first bin up to which ``percent`` of all values lie; ``zeros``: whether zeros count.
 
     The result is exact to one bin (less than 1/2048 of the largest magnitude at 4,096 bins).
 
@@ -47,16 +47,16 @@ def percentile(histogram: Histogram, percent: float = 99.99, zeros: bool = True)
 
 
 def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
-    """The amax whose quantized distribution tells the least from the original, by Kullback-Leibler divergence.
+    """The amax whose quantized distribution differs least from the original, by Kullback-Leibler divergence.
 
     S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the kept bins with
-    everything beyond added to the last are compared with themselves quantized to 128 levels. Where this follows its
+    everything beyond added to the last are compared with themselves quantized to 128 levels. Where this goes its
     own way: no candidate clips more than 1% of the values that are not zero (with a single value left the divergence
     is zero, and images with few grey levels fall for it); exact zeros are left out, since every scale represents them
     exactly and a ReLU's zeros would outweigh all else; the levels' borders lie at equal parts of the range, so that
     no level takes the remainder; and the histogram is brought to between 2,048 and 4,095 bins up to the largest
     magnitude, as in TensorRT, since the divergence depends on how fine they are. For FP8 the levels are e4m3's.
-    Where every block has a scale of its own (NVFP4) nothing is clipped: the tensor's only bounds those of blocks.
+    Where every block has its own scale (NVFP4) nothing is clipped: the tensor's scale only bounds those of blocks.
     """
     from toolkit.calibration.kernels_amax import best_divergence
 
@@ -71,7 +71,7 @@ def mse(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
     """The amax with the smallest expected squared error of rounding and clipping, values spread evenly in each bin.
 
     Candidates lie 2.2% apart, from the largest magnitude six octaves down; of equals the largest is taken. Where every
-    block has a scale of its own (NVFP4) nothing is clipped.
+    block has its own scale (NVFP4) nothing is clipped.
     """
     if not histogram.absmax or precision.block:
         return histogram.absmax
@@ -124,7 +124,7 @@ def sqnr(histogram: Histogram, amax: float, precision: Precision) -> float | Non
     if not histogram.absmax or not amax or precision.block:
         return None
     used = histogram.used
-    # a width is a power of two, so that all of this is the same with and without it
+    # the width is a power of two, so that the result is the same with and without it
     squares = float(np.sum(histogram.counts[:used] * _cubes_apart(histogram.bins)[:used])) / 3
     signal = squares * histogram.width * histogram.width
     noise = float(errors(histogram, np.array([amax]), precision)[0])

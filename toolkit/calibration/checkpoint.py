@@ -17,7 +17,7 @@ from toolkit.calibration.collection import Collection, differences
 from toolkit.data.dataset import Batch, Keep
 
 GROUPS = "groups"
-"""What a key calls the groups of taps that are collected one after the other, which hang on the memory allowed."""
+"""The key's entry for the groups of taps collected one after the other, which depend on the memory allowed."""
 _SAVE_EVERY = 20.0
 _KIND = FileKind(
     "it cannot be read as the state of a calibration", RangesError, "remove the file to start from nothing"
@@ -34,14 +34,14 @@ class CheckpointState(FileSchema):
 
 
 class Checkpoint:
-    """Which samples are done for which group of taps, and what was collected of them.
+    """Which samples are done for which group of taps, and what was collected from them.
 
     Args:
         path: the file; with None nothing is kept.
         key: fingerprints and settings of the run.
 
     Raises:
-        RangesError: the file is of another run; the message names the difference.
+        RangesError: the file belongs to another run; the message names the difference.
     """
 
     def __init__(self, path: Path | None, key: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ class Checkpoint:
             held = Collection.load(path)
             state = validated(CheckpointState, held.made_from, path, _KIND)
         except QtoolError:
-            # half a state is none: the run begins anew
+            # half a state is no state: the run starts over
             return
         for key, difference in differences(state.key, self._key, ignore=(GROUPS,)):
             raise RangesError(
@@ -68,7 +68,7 @@ class Checkpoint:
                 remedy="remove the file to start from nothing",
             )
         if state.key.get(GROUPS) != self._key.get(GROUPS):
-            # the same is collected in another way: its groups are not those that are done
+            # the same is collected in another way: its groups are not the ones done
             return
         self.collection, self.group, self.total = held, state.group, state.total
         bits = int(state.done, 16)
@@ -106,7 +106,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """The run is over: nothing is left to go on with."""
+        """Remove the file: the run is over."""
         if self._path is not None:
             with writing(self._path):
                 self._path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What calibration's values say of a node."""
+"""Codes of findings about nodes from calibration's values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class PhaseCode(BaseCode):
-    """That a short float type is too coarse for the argument of a periodic function."""
+    """A short float type is too coarse for the argument of a periodic function."""
 
     COARSE = "phase-coarse"
     MAKES_IT = "phase-maker"

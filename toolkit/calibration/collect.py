@@ -37,7 +37,7 @@ from toolkit.graph.stretches import Boundaries, by_stretch
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20
 _LIKE = math.log(1.25)
-"""Samples whose sizes are less apart than this are taken to be alike."""
+"""Samples whose sizes differ by less than this are taken to be alike."""
 
 
 def collect(
@@ -58,7 +58,7 @@ def collect(
     """Collect histograms of ``taps`` and extremes of ``scalars`` over all samples.
 
     The result depends on the samples only: not on their order, the batch size, how they are spread over shards, nor
-    on ``memory`` (as far as onnxruntime gives the same values for a sample whatever it shares a batch with). Where work
+    on ``memory`` (as far as onnxruntime's values for a sample do not depend on what it shares a batch with). Where work
     runs elsewhere (see ``toolkit.base.places``), the batches are the same and only shared out.
 
     Args:
@@ -107,7 +107,7 @@ def collect(
     }
     limit = memory or MEMORY
     sizes = bytes_per_sample(facts, counted)
-    # workers elsewhere do not see what others hand from stretch to stretch
+    # workers elsewhere do not see what other workers hand from stretch to stretch
     parts = by_stretch(model, [*counted, *scalars]) if elsewhere() is None else [[*counted, *scalars]]
     groups = [group for part in parts for group in _groups(part, sizes, limit)]
     boundaries = Boundaries()
@@ -190,7 +190,7 @@ class CollectionRun:
         self._seen: dict[int, int] = {}
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
-        """Run every batch; give each back once its statistics are in, in their order."""
+        """Run every batch; yield each once its statistics are in, in order."""
         place = elsewhere()
         if place is None:
             under_way = self._here(batches)
@@ -253,7 +253,7 @@ class CollectionRun:
 
         Args:
             batch: the batch.
-            size: gives the bytes of its taps; waits for them where they are computed elsewhere.
+            size: returns the bytes of its taps; waits for them where they are computed elsewhere.
         """
         volume = _volume({name: value.shape for name, value in batch.inputs.items()}) // batch.count
         near = self._nearest(volume)

@@ -71,7 +71,7 @@ class Collection:
 
     Attributes:
         histograms: for every group of profiles (the profiles that a sample counts for together), a Histogram a tensor.
-        observed: smallest and largest finite value of the tensors of which only these were wanted, over all samples.
+        observed: smallest and largest finite value of the tensors of which only extremes were wanted, over all samples.
         infinite: the tensors among ``observed`` that also held NaN or infinities.
         samples: how many samples each group had.
         same: by input the SHA-256 of its value, where all samples have the same; empty where they differ.
@@ -106,7 +106,7 @@ class Collection:
         Args:
             tensor: its name.
             profile: count only this profile's samples.
-            weights: how often a sample of each profile counts (default 1); of several profiles the largest weight.
+            weights: how often a sample of each profile counts (default 1); for several profiles the largest weight.
 
         Raises:
             RangesError: the tensor was not collected.
@@ -158,7 +158,7 @@ class Collection:
         for name in batch.inputs:
             rows = batch.each(name)
             while self.same.get(name) != "" and (row := next(rows, None)) is not None:
-                # a 0 is one, whichever sign it has: what is multiplied by 0 has both
+                # 0 and -0 count as equal: products with 0 have either sign
                 content = (row + 0.0 if row.dtype.kind == "f" else row).tobytes()
                 self._compare(name, sha256(f"{row.dtype}{row.shape}".encode() + content).hexdigest())
 
@@ -181,10 +181,10 @@ class Collection:
             self._compare(name, digest)
 
     def merge(self, other: Collection) -> Collection:
-        """Two parts of one run joined: exactly what one run over both would have given.
+        """Two parts of one run joined: exactly what one run over both would have collected.
 
         Raises:
-            RangesError: they are of different models, settings or tensors, or share samples; the message names what.
+            RangesError: they come from different models, settings or tensors, or share samples; the message names what.
         """
         mine, theirs = self.made_from, other.made_from
         for key, difference in differences(mine, theirs, ignore=("data", "shards")):
@@ -291,7 +291,7 @@ class Collection:
 
 
 def _rows(held: Sequence[Histogram]) -> Array:
-    """The counts of histograms, [histograms, bins], in the smallest type that holds them all: most count few values."""
+    """The counts of histograms, [histograms, bins], in the smallest type that holds them: most count few values."""
     most = max((int(one.counts.max()) for one in held), default=0)
     kind = next(kind for kind in (np.int16, np.int32, np.int64) if most <= np.iinfo(kind).max)
     rows = np.empty((len(held), held[0].bins if held else 0), kind)
@@ -301,7 +301,7 @@ def _rows(held: Sequence[Histogram]) -> Array:
 
 
 def holds_collection(path: Path) -> bool:
-    """Whether an archive says of itself that it is a collection, and is no file of samples.
+    """Whether an archive is marked as a collection, and is no file of samples.
 
     Raises:
         DataError: it is no archive of arrays, or broken.

@@ -22,11 +22,11 @@ _FEW_SAMPLES = 8
 
 
 def diagnose(histogram: Histogram, amax: float, precision: Precision, by_method: Mapping[str, float]) -> dict[str, Any]:
-    """How well ``amax`` serves the values of a histogram, of which each method gives the amax in ``by_method``.
+    """How well ``amax`` serves the values of a histogram; ``by_method`` holds the amax that each method chooses.
 
     Returns:
-        ``amax``: what each method gives. ``clipped``: the fraction of values beyond amax. ``sqnr_db``: expected
-        (None where it has no value). ``outlier_ratio``: the largest magnitude over the 99.9th percentile.
+        ``amax``: what each method chooses. ``clipped``: the fraction of values beyond amax. ``sqnr_db``: expected
+        (None where undefined). ``outlier_ratio``: the largest magnitude over the 99.9th percentile.
         ``zeros``: the fraction of exact zeros. ``nonfinite``: NaN and infinities left out. ``histogram``: 32 shares
         of the values that are not zero, over equal parts from 0 to the largest magnitude. ``notes``: ``dead`` (only
         zeros), ``one-sided`` (never below zero, so that half of a symmetric INT8's numbers are unused), ``infinite``.
@@ -94,13 +94,13 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
 def unvaried_inputs(collection: Collection, floats: Container[str] = (), first: Sample | None = None) -> list[Finding]:
     """What is wrong with samples that are all the same, or hold one value only, input by input.
 
-    Inputs that no range hangs on, such as a mask of integers, may be the same in all samples as long as another one is
-    not.
+    Inputs that no range depends on, such as a mask of integers, may be the same in all samples as long as another input
+    varies.
 
     Args:
         collection: what was seen of the samples.
-        floats: the float inputs: ranges hang on them, be it behind a Concat or what else moves values.
-        first: one of the samples: it tells the value of those that hold one only.
+        floats: the float inputs: ranges depend on them, if only through a Concat or another operator that moves values.
+        first: one of the samples: it shows the value of inputs that hold only one.
     """
     number = sum(collection.samples.values())
     everything = number > 1 and all(collection.same.values())

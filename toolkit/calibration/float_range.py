@@ -27,7 +27,7 @@ REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1", "ReduceSumSquare"
                         "GlobalAveragePool", "AveragePool", "CumSum"})  # fmt: skip
 SQUARES = frozenset({"ReduceSumSquare", "ReduceL2"})
 _NEAR_ZERO = frozenset({"Log", "Pow", "Reciprocal", "Sqrt"})
-"""Operators whose result hangs on how close to zero their input is, as that of Div does on its divisor."""
+"""Operators whose result depends on how close to zero their input is, as that of Div does on its divisor."""
 _RESOLUTION = 0.5
 Observed = Mapping[str, tuple[float, float]]
 
@@ -47,7 +47,7 @@ class Risk:
 
     @property
     def fine(self) -> bool:
-        """Whether the type has too few digits there, so that one of as few or fewer does not do, whatever its range."""
+        """Whether the type has too few digits there, so that none of as few or fewer will do, whatever its range."""
         return self.why.code is Code.RESOLUTION or isinstance(self.why.code, PhaseCode)
 
 
@@ -61,7 +61,7 @@ def risks(
         facts: types, and shapes where reductions are to be judged by how much they add.
         observed: smallest and largest value seen, by tensor.
         precision: FP16 or BF16.
-        margin: how far above the observed values inputs to come may lie: a value counts as ``margin`` times itself.
+        margin: how far above the observed values future inputs may lie: a value counts as ``margin`` times itself.
     """
     observed, found = with_moved(model, observed), []
     phases = coarse_phases(model, facts, observed, precision, margin)
@@ -110,7 +110,7 @@ def _harmless(node: gs.Node, index: int, largest: float, observed: Observed, pre
     """Whether a small addend, ``largest`` at most, may vanish: an epsilon or a bias.
 
     It may where what it is added to stays clear of zero; and where it is less than half a step of the largest sum, if
-    no reader of the sum asks how close to zero it is.
+    no reader of the sum depends on how close to zero it is.
     """
     bias = index == 2 and node.op in ("Conv", "ConvTranspose", "Gemm")
     if not bias and node.op not in ("Add", "Sub", "Max", "Clip"):

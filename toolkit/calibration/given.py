@@ -1,4 +1,4 @@
-"""Ranges that a file gives, fitted to a model and to the type that they are asked for."""
+"""Ranges read from a file, fitted to a model and to the type that they are asked for."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from toolkit.contract.ranges import LARGEST, SMALLEST, Range, Ranges
 def given_ranges(
     given: Ranges, tensors: Collection[str], dtype: Precision | None = None
 ) -> tuple[dict[str, Range], list[Finding]]:
-    """Those of the ranges that are of the model's tensors, each with the method and the type that it was given with.
+    """The ranges that belong to the model's tensors, each with the method and the type that it was given with.
 
     Args:
         given: what a file holds.
         tensors: names of the model's tensors.
-        dtype: leave out what does not hold for this type, since calibration has what does; None: leave out nothing.
+        dtype: leave out ranges that do not hold for this type, as calibration has some that do; None: keep all.
 
     Returns:
-        The ranges, and what there is to say of those that are not taken.
+        The ranges, and findings about those that are not taken.
 
     Raises:
         RangesError: one is above 0 and below ``SMALLEST``.

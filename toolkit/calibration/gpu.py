@@ -66,7 +66,7 @@ def collect_on_gpu(
         timing: is filled where given.
 
     Returns:
-        What the CPU collector would give, but for the rounding of the engine's own arithmetic.
+        What the CPU collector would return, but for the rounding of the engine's own arithmetic.
 
     Raises:
         BackendError: no TensorRT, no GPU, no cuda-python, or the engine cannot be built.
@@ -178,7 +178,7 @@ class _Statistics:
 
 
 def _float(key: np.uint32) -> float:
-    """The float behind a sortable key."""
+    """The float that a sortable key encodes."""
     bits = int(key) & 0x7FFFFFFF if int(key) & 0x80000000 else ~int(key) & 0xFFFFFFFF
     return float(np.uint32(bits).view(np.float32))
 

@@ -126,7 +126,7 @@ LOWEST = -100
 
 
 def check(answer: Any, what: str) -> Any:
-    """What a call of cuda-python gave besides its status.
+    """What a call of cuda-python returned besides its status.
 
     Raises:
         BackendError: the status is not success.
@@ -187,13 +187,13 @@ class Kernels:
         )
 
     def allocate(self, size: int) -> int:
-        """Device memory, zeroed; its address."""
+        """Allocate zeroed device memory; returns its address."""
         address = check(self.driver.cuMemAlloc(max(size, 16)), "cuMemAlloc")
         check(self.driver.cuMemsetD8(address, 0, max(size, 16)), "cuMemsetD8")
         return int(address)
 
     def free(self, address: int) -> None:
-        """Give memory back."""
+        """Free device memory."""
         check(self.driver.cuMemFree(address), "cuMemFree")
 
     def upload(self, address: int, values: np.ndarray[Any, Any]) -> None:

@@ -59,7 +59,7 @@ class Histogram:
 
     @classmethod
     def of(cls, counts: Array, whole: Array, extremes: Array) -> Histogram:
-        """A histogram from what it was saved as.
+        """A histogram from its saved form.
 
         Args:
             counts: int64 [bins].
@@ -155,7 +155,7 @@ class Histogram:
         self._count(flat, weight)
 
     def _count(self, flat: Array, weight: int) -> int:
-        """Count values, of many the extremes too, up to one that is beyond the bins; how many were counted."""
+        """Count values up to one that is beyond the bins, of many the extremes too; returns how many were counted."""
         self._make_room(flat.size * weight)
         counts = self.counts if weight == 1 else np.zeros_like(self.counts)
         if self._is_long(flat):
@@ -180,7 +180,7 @@ class Histogram:
             self.exponent = exponent
 
     def _make_room(self, more: int) -> None:
-        """Let the counts take so many more values."""
+        """Let the counts hold so many more values."""
         if self.counts.dtype == np.int16 and int(self.counts.sum()) + more >= _FEW:
             self.counts = self.counts.astype(np.int64)
 
@@ -237,7 +237,7 @@ def _count_few(flat: Array, scale: Any, counts: Array) -> int:
 
 
 def _count_long(flat: Array, exponent: int, counts: Array) -> tuple[int, int, float, float]:
-    """How many values were counted, all or those in front of a piece with one beyond the bins; zeros and extremes."""
+    """How many values were counted, all or those before a piece with one beyond the bins; zeros and extremes."""
     scratch = getattr(_thread, "scratch", None)
     if scratch is None or scratch.bins != len(counts):
         scratch = _thread.scratch = _Scratch(len(counts))

@@ -31,11 +31,11 @@ def read_ranges(path: str | Path) -> Ranges:
 
     ranges.json, a TensorRT calibration cache, onnxruntime's calibration table (calibration.json or its text form
     ``tensor value``), JSON with an amax or a lowest and a highest value by tensor, or text with a line
-    ``tensor: range`` each. ``made_from["kind"]`` says which it was. A cache's ranges are INT8's, ranges.json says of
-    each which type it is for, and those of the others hold for every type.
+    ``tensor: range`` each. ``made_from["kind"]`` says which it was. A cache's ranges are INT8's, ranges.json says for
+    each which type it is for, and those of other files hold for every type.
 
     Raises:
-        RangesError: it cannot be read or is of no such kind; the message names the line.
+        RangesError: it cannot be read or is none of these kinds; the message names the line.
     """
     path = Path(path)
     text = read_utf8(path, _KIND)
@@ -181,7 +181,7 @@ def _one_line(name: str) -> str:
 
 
 def _tensor_data(value: Range) -> dict[str, Any]:
-    # onnxruntime takes the range as it stands, so what clipping decided goes in, not what was observed
+    # onnxruntime takes the range as it stands, so the range after clipping goes in, not what was observed
     def number(x: float) -> dict[str, Any]:
         return {"data": x, "dtype": "float32", "CLS": "numpy.array"}
 
@@ -245,7 +245,7 @@ def _number(value: Any) -> float | None:
 
 
 def _from_lines(text: str, where: str) -> Ranges:
-    """``tensor: range`` a line, or onnxruntime's ``tensor range``: the kind that every line can be read as."""
+    """``tensor: range`` a line, or onnxruntime's ``tensor range``: whichever kind every line can be read as."""
     kinds: dict[str, Callable[[str], tuple[str, str, str]]] = {
         "text": lambda line: line.rpartition(":"),
         "onnxruntime": lambda line: line.rpartition(" "),

@@ -28,7 +28,7 @@ def compiled(function: _F) -> _F:
 
 @compiled
 def count_few(values: Any, scale: Any, counts: Any) -> int:
-    """Add every value that is not zero to the bin ``floor(|value| * scale)``; gives how many are zero.
+    """Add every value that is not zero to the bin ``floor(|value| * scale)``; returns how many are zero.
 
     Args:
         values: float32 [N], all finite, with |value| * scale < bins.
@@ -48,7 +48,7 @@ def count_few(values: Any, scale: Any, counts: Any) -> int:
 def count_into(
     values: Any, bits: Any, scale: Any, most: int, lanes: Any, slots: Any, words: Any, counts: Any
 ) -> tuple[int, int, int, int]:
-    """Find the smallest and largest value, and count as ``count_few`` does as long as the bins reach so far.
+    """Find the smallest and largest value, and count like ``count_few`` as long as the bins reach so far.
 
     One pass over memory does all, since reading it takes as long as the rest. As an integer, with all other bits
     inverted where the sign is set, a float32 orders as the float does, NaN outside the infinities, and compilers make
@@ -67,13 +67,13 @@ def count_into(
         counts: int64 [bins], added to.
 
     Returns:
-        How many values were counted: all, or those in front of a piece of ``PIECE`` that holds one beyond the bins; how
+        How many values were counted: all, or those before a piece of ``PIECE`` that holds one beyond the bins; how
         many of them are zero; the smallest and largest integer among them.
     """
     zero, one, low_bits = np.float32(0), np.uint16(1), np.int32(0x7FFFFFFF)
     lowest, highest = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
     bins, block, width = len(counts), len(slots), len(lanes) // 4
-    # in front are slots for zeros, so that they need no pass of their own: several, since a ReLU makes half of the
+    # first come slots for zeros, which so need no pass of their own: several, since a ReLU makes half of the
     # values zero; the last one is for what is beyond the bins
     end, first, turn = np.float32(bins), np.int32(ZERO_SLOTS), np.int32(ZERO_SLOTS - 1)
     second, third, fourth = np.uint64(width), np.uint64(2 * width), np.uint64(3 * width)

@@ -11,11 +11,11 @@ from toolkit.calibration.kernels import compiled
 
 _SAME = 1e-12
 _ROUNDED = 1e-13
-"""More than sums of divergences are rounded by."""
+"""A bound on the rounding error of sums of divergences."""
 _SPARSE = 64
 _SURELY = 1 + 1e-6
 _FIRST = 8
-"""Of so many amaxes one is looked at to know which others clip too much."""
+"""One amax in so many is looked at to know which others clip too much."""
 
 
 @compiled
@@ -26,9 +26,9 @@ def _divergence(i: int, mass: Any, entropy: Any, filled: Any, bounds: Any, last:
 
     Args:
         i: the candidate.
-        mass: float64 [N + 1], the sums of counts in front of each bin.
-        entropy: float64 [N + 1], the same of counts times their logarithms.
-        filled: float64 [N + 1], the same of bins that are not empty.
+        mass: float64 [N + 1], the sums of counts before each bin.
+        entropy: float64 [N + 1], likewise for counts times their logarithms.
+        filled: float64 [N + 1], likewise for the number of bins that are not empty.
         bounds: see ``best_divergence``.
         last: the count of the last bin kept.
         most: the largest divergence of interest.
@@ -221,7 +221,7 @@ def best_weight_factor(rows: Any, amax: Any, factors: Any, levels: float, below:
         amax: float32 [channels].
         factors: float64 [K].
         levels: see ``expected_errors``.
-        below: the same of numbers below 0.
+        below: the largest magnitude of numbers below 0.
         floating: see ``expected_errors``.
 
     Returns:

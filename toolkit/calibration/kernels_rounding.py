@@ -13,7 +13,7 @@ from toolkit.calibration.kernels import compiled
 def round_in_turn(
     whole: Any, steps: Any, upper: Any, carried: Any, found: Any, errors: Any, low: Any, high: Any
 ) -> None:
-    """Round the weights of each input in turn to integers, and carry its errors to the inputs behind it.
+    """Round the weights of each input in turn to integers, and carry its errors to the inputs that follow it.
 
     Numpy is called some ten times for each input, which takes longer than what there is to compute, and holds the lock.
 

@@ -33,9 +33,9 @@ def make_ranges(
     The model is not run again, whatever is changed here.
 
     Args:
-        collection: what ``collect`` gave.
+        collection: what ``collect`` returned.
         method: minmax, entropy, percentile (or ``percentile:99.9``) or mse.
-        percentile: of method percentile, in percent.
+        percentile: for method percentile, in percent.
         precision: the type that the tensors are to be quantized to: INT8 or FP8.
         by_pattern: a method by tensor name or glob; a later pattern wins over an earlier one.
         profile_weights: how much a sample of each profile counts; 1 where a profile is not named.

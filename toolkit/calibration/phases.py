@@ -27,7 +27,7 @@ error of a step over the square root of 12 against a sine's mean square of a hal
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 _CARRIES = MOVERS | _PRODUCTS | {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Cast", "Concat", "Einsum", "Where", "Range",
                                  "CumSum", "Clip", "ScatterND", "Mod"}  # fmt: skip
-"""Operators whose result is off by as much of itself as what they read."""
+"""Operators whose result has the relative error of what they read."""
 _LAYER = 4
 """A product that adds up more terms is a layer of a network: what it reads is off already, and no position."""
 
@@ -72,7 +72,7 @@ def spacing(value: float, precision: Precision) -> float:
 
 
 def _period(node: gs.Node, model: Model) -> float | None:
-    """After how much of its argument a node's values come again; None where it is not periodic."""
+    """The period of a node's function in its argument; None where it is not periodic."""
     if node.op != "Mod" or len(node.inputs) < 2:
         return _PERIODS.get(node.op)
     divisor = model.constant(node.inputs[1])

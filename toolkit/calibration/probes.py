@@ -21,7 +21,7 @@ from toolkit.graph.tensors import FLOAT_TYPES
 _FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
 _LARGEST = float(np.finfo(np.float32).max)
 MEMORY = 192 << 20
-"""Bytes of tensors that may be held at a time where nothing else is said."""
+"""Bytes of tensors that may be held at a time by default."""
 SMALL_BYTES = 1024
 """Bytes of a sample up to which a tensor's own values leave the graph, not its extremes: a batch of eight takes less
 memory than the three nodes that find these, 8 kB each, and less time than loading and running them."""
@@ -29,7 +29,7 @@ memory than the three nodes that find these, 8 kB each, and less time than loadi
 
 @dataclass(frozen=True)
 class Probe:
-    """The names of the graph outputs that give a tensor's smallest and largest value, and whether all are finite.
+    """The names of the graph outputs that hold a tensor's smallest and largest value, and whether all are finite.
 
     ``check`` is not finite, or above zero for a careful probe, where a value is NaN or infinite: a sum passes them on,
     while a smallest or largest value may lose sight of a NaN.
@@ -45,14 +45,14 @@ def add_probes(
 ) -> dict[str, Probe]:
     """Append ReduceMin, ReduceMax and ReduceSum, so that three numbers a tensor leave the graph, not its values.
 
-    Without axes they reduce over everything in every opset. onnxruntime's CPU kernels take no float16: a Cast is put in
-    front of ``other_types``.
+    Without axes they reduce over everything in every opset. onnxruntime's CPU kernels take no float16: a Cast is put
+    before ``other_types``.
 
     Args:
         proto: the model; changed.
         tensors: the float tensors to watch.
         careful: those of them that hold NaN or infinities, which are to be left out, at the cost of more nodes.
-        other_types: those of them that may be of another type than float32.
+        other_types: those of them whose type may be other than float32.
     """
     careful = set(careful)
     nodes: list[onnx.NodeProto] = []
@@ -131,7 +131,7 @@ def bytes_per_sample(facts: Facts, tensors: Iterable[str]) -> dict[str, int]:
     """Bytes of each tensor for the largest sample of any profile; 0 where shape inference cannot tell.
 
     Args:
-        facts: at the profiles that ``largest_samples`` gives.
+        facts: at the profiles that ``largest_samples`` returns.
         tensors: their names.
     """
     sizes = {}
@@ -147,7 +147,7 @@ def small_tensors(model: Model, facts: Facts, data: CalibrationData, tensors: It
 
     Args:
         model: the model.
-        facts: at the profiles that ``largest_samples`` gives.
+        facts: at the profiles that ``largest_samples`` returns.
         data: says along which axis of an input its samples lie: where no profile tells how many share a batch, and all
             else is known of the inputs, a first axis of unknown size is that of the samples.
         tensors: names of float32 tensors.

@@ -1,4 +1,4 @@
-"""Calibration on demand: gives a pass the ranges of the model it is working on."""
+"""Calibration on demand: provides a pass with the ranges of the model it is working on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEPT_OF_PART = f"*{_OF_PART}.npz"
 
 @dataclass
 class Calibrator:
-    """Collects statistics once and gives ranges by any method; use it as a Context's ``provider``.
+    """Collects statistics once and returns ranges by any method; use it as a Context's ``provider``.
 
     Example:
         >>> context = Context(provider=Calibrator(CalibrationData.open("digits.npz", model)))  # doctest: +SKIP
@@ -62,9 +62,9 @@ class Calibrator:
         collected: statistics collected before, which are taken instead of running the model.
         profiles: the shape profiles, where there is no data that knows them.
         extremes: whether the extremes of tensors that need no histogram are collected too, for float16's limits.
-        reuses: whether nothing is collected again of a tensor that holds the same values in another form of the model.
-            Ranges are then those of other last bits.
-        watches: whether the forms that statistics are collected of are kept to that end, before ``reuses`` is set.
+        reuses: whether a tensor that holds the same values in another form of the model is not collected again.
+            Ranges may then differ in the last bits.
+        watches: whether the forms that statistics are collected from are kept to that end, before ``reuses`` is set.
     """
 
     data: CalibrationData | None
@@ -100,12 +100,12 @@ class Calibrator:
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         """Ranges of every tensor that placement could want, and of ``tensors``, on the grid of ``dtype``.
 
-        Where there is nothing to calibrate with, those that are given, whatever type they are for. What onnxruntime
+        Where there is nothing to calibrate with, the given ranges, whatever type they are for. What onnxruntime
         cannot run, and what held no value in any sample, has none unless it is given.
 
         Raises:
             DataError: a sample does not fit.
-            RangesError: a tensor set by hand does not exist, or none that ranges are given of.
+            RangesError: a tensor set by hand does not exist, or no tensor that ranges are given for does.
         """
         with model.settled():
             return self._ranges(model, tensors, dtype)
@@ -149,8 +149,8 @@ class Calibrator:
     def on_part(self) -> Calibrator:
         """The same calibration on a quarter of the samples, evenly spread: ranges, for a trial.
 
-        What it collects lies beside what is kept of all samples, in files that ``KEPT_OF_PART`` matches: of use to a
-        run that was interrupted alone. Itself where the samples are few, or where one profile may be left without any.
+        What it collects is kept beside the rest, in files that ``KEPT_OF_PART`` matches: of use only to a
+        run that was interrupted. Returns itself where samples are few, or where a profile might be left without any.
         """
         data, profiles = self.data, self.profiles
         several = profiles is not None and len(profiles) > 1
@@ -209,12 +209,12 @@ class Calibrator:
 
         Raises:
             DataError: a sample does not fit.
-            RangesError: ``collected`` is of another model, or lacks a tensor.
+            RangesError: ``collected`` belongs to another model, or lacks a tensor.
         """
         taps, scalars = self.taps(model, tensors)
         own = self.collected is not None and self.collected.made_from.get("model") == model.fingerprint()
         if self.collected is not None and not own and self._served:
-            # a pass that tries another form of the model (equalize) needs statistics that nobody collected
+            # a pass that tries another form of the model (equalize) needs statistics that were not collected
             self._note(Code.OTHER_COLLECTION())
         elif self.collected is not None:
             self.collected.require(model=model.fingerprint())
@@ -243,7 +243,7 @@ class Calibrator:
 
     @staticmethod
     def _kept(path: Path | None) -> Collection | None:
-        """A collection that an earlier run finished; one that was damaged is no loss: it is made again."""
+        """A collection that an earlier run finished; a damaged one is no loss: it is collected again."""
         from toolkit.calibration.collection import Collection
 
         if path is not None and path.exists():
@@ -259,7 +259,7 @@ class Calibrator:
 
         known = self._same.known(model, taps, scalars, self.memory) if self.reuses else {}
         if known and path is not None:
-            # who reuses nothing is not to find what is joined of other forms' last bits
+            # without reuse nothing joined from other forms, with their last bits, may be found
             sources = sha256_json(sorted((name, one.made_from["model"]) for name, one in known.items()))
             path = path.with_name(f"{path.stem}-{sources[:20]}{path.suffix}")
             kept = self._kept(path)
@@ -332,5 +332,5 @@ class Calibrator:
 
 
 def _linear(op: str) -> bool:
-    """Whether TensorRT keeps the result of this operator in registers until the activation behind it is done."""
+    """Whether TensorRT keeps the result of this operator in registers until the activation after it is done."""
     return op in ("Conv", "ConvTranspose") or op in AFFINE

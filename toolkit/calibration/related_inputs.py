@@ -16,7 +16,7 @@ _MORE_INPUTS = 3
 
 
 class Factor(Protocol):
-    """The upper triangular U of moments = U U^T, and what errors of some inputs ask of those behind them."""
+    """The upper triangular U of moments = U U^T, and what errors of some inputs ask of those that follow."""
 
     def diagonal(self, begin: int, end: int) -> Array:
         """The part of U for these inputs alone, float32 [groups, end - begin, end - begin]."""
@@ -39,7 +39,7 @@ class RelatedInputs:
 
     Attributes:
         order: numbers of the inputs, the loudest first, [groups, in].
-        power: mean square of each input, as they came, float64 [groups, in].
+        power: mean square of each input, in their original order, float64 [groups, in].
     """
 
     def __init__(self, rows: Array) -> None:
@@ -79,7 +79,7 @@ class RelatedInputs:
 
 
 class _Products:
-    """By Cholesky's factor of the moments; ``behind``: damped, float64, with the last input first."""
+    """``Factor`` by Cholesky's factor of the moments; ``behind``: damped, float64, with the last input first."""
 
     def __init__(self, behind: Array, outs: int) -> None:
         self._upper = _turned(np.linalg.cholesky(behind)).astype(np.float32)
@@ -96,9 +96,9 @@ class _Products:
 
 
 class _FewRows:
-    """Without the moments, by products of rows: they are a multiple of the identity and a matrix of few rows' rank.
+    """``Factor`` by products of rows: the moments are a multiple of the identity plus a matrix of few rows' rank.
 
-    With X_F the inputs behind a block B, Q_F = a (a I + X_F X_F^T)^-1 and the Schur complement of what is behind the
+    With X_F the inputs after a block B, Q_F = a (a I + X_F X_F^T)^-1 and the Schur complement of what follows the
     block, a I + X_B^T Q_F X_B = U_B U_B^T (Woodbury), the block's columns of U are X_A^T Y_B for the inputs A before
     it, with Y_B = Q_F X_B U_B^-T; and Q becomes Q_F - Y_B Y_B^T for the next block before it.
     """

@@ -1,4 +1,4 @@
-"""Tensors that hold the same values in several forms of a model: what one form's run collected of them holds for all.
+"""Tensors that hold the same values in several forms of a model: what one form's run collected holds for all.
 
 A helper pass that is exact in float changes the values of a few tensors, and of the others the last bits. That is
 looked at, on a few samples, and not concluded from names: a tensor that was divided by channels keeps its name.
@@ -26,7 +26,7 @@ _SAMPLES = 2
 _SAME = 1e-4
 """How far apart values may be, as a share of the tensor's largest or of its norm: 80 dB are lost in a histogram."""
 _LONG = 1 << 14
-"""A tensor's values are summed with random factors in so long pieces, and their sums with others."""
+"""A tensor's values are summed with random factors in pieces of this length, and their sums with others."""
 
 
 @dataclass
@@ -34,9 +34,9 @@ class _RunForm:
     """A form of the model that was run.
 
     Attributes:
-        collection: what was collected of it.
-        wanted: the tensors that this was of.
-        model: the form, until it was looked at.
+        collection: what was collected from it.
+        wanted: the tensors that were collected.
+        model: the form, until it has been looked at.
         sketches: see ``_sketches_of``.
     """
 
@@ -47,7 +47,7 @@ class _RunForm:
 
 
 class SameValues:
-    """The forms of one model that statistics were collected of, and which of their tensors hold the same values.
+    """The forms of one model that statistics were collected from, and which of their tensors hold the same values.
 
     A model of which no other form is asked for is not looked at.
     """
@@ -57,11 +57,11 @@ class SameValues:
         self._data: CalibrationData | None = None
 
     def learn(self, model: Model, wanted: Sequence[str], data: CalibrationData, collection: Collection) -> None:
-        """Take in what was collected of a form of the model.
+        """Take in what was collected from a form of the model.
 
         Args:
             model: the form; copied.
-            wanted: the tensors that the collection is of.
+            wanted: the tensors in the collection.
             data: the samples, the same for all forms; a few of them are looked at.
             collection: not to be changed from here on.
         """
@@ -72,12 +72,12 @@ class SameValues:
     def known(
         self, model: Model, taps: Sequence[str], scalars: Sequence[str], memory: int | None = None
     ) -> dict[str, Collection]:
-        """By tensor what was collected of another form where it holds the same values, the latest form first.
+        """By tensor what was collected from another form where it holds the same values, the latest form first.
 
         Args:
             model: a form of the model.
-            taps: its tensors that histograms are wanted of.
-            scalars: those of which the extremes are enough.
+            taps: its tensors whose histograms are wanted.
+            scalars: the tensors of which the extremes are enough.
             memory: bytes of tensors that may be held at a time; 192 MiB where None.
 
         Raises:
@@ -101,12 +101,12 @@ class SameValues:
 
 
 def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iterable[str]) -> Collection:
-    """What was collected of a form of a model, and what is known of its other tensors, as one collection.
+    """What was collected from a form of a model, and what is known of its other tensors, as one collection.
 
     Args:
         fresh: what was collected now, with its fingerprints; None where nothing had to be.
         known: by tensor the collection of another form where it has the same values.
-        taps: the tensors that histograms are wanted of; of the others the extremes.
+        taps: the tensors whose histograms are wanted; of the others the extremes.
     """
     first = fresh if fresh is not None else next(iter(known.values()))
     histograms = {group: dict(by_name) for group, by_name in fresh.histograms.items()} if fresh is not None else {}

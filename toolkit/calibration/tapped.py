@@ -42,8 +42,8 @@ class Tapped:
         model: the model.
         taps: tensors that want a histogram.
         scalars: tensors of which smallest and largest value are enough; these are found inside the graph.
-        small: tensors of which these are enough too, and which are so small that they are found here.
-        other_types: the scalars that may be of another type than float32.
+        small: scalars so small that their extremes are found here.
+        other_types: the scalars whose type may be other than float32.
         repeated: the taps that may be computed once a batch, see ``repeated_tensors``.
         bins: bins of a histogram.
         threads: threads of onnxruntime within one operator; one a core where None.
@@ -71,7 +71,7 @@ class Tapped:
         threads: int | None,
         small: frozenset[str] = frozenset(),
     ) -> Tapped:
-        """See the attributes; ``scalars`` that are ``small`` are found here, ``facts`` are those of the model.
+        """See the attributes; which of the ``scalars`` are ``small`` is found here; ``facts`` are those of the model.
 
         The model is not changed.
         """
@@ -106,7 +106,7 @@ class Tapped:
 
 
 class TappedSession:
-    """The session that gives the tapped tensors.
+    """The session that computes the tapped tensors.
 
     Args:
         tapped: the model and its tensors.
@@ -130,7 +130,7 @@ class TappedSession:
         return session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)
 
     def compute(self, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
-        """Run a batch: the values of its taps, and how often each counts that was computed once for all its samples.
+        """Run a batch: the values of its taps, and how often each tap computed once for all samples counts.
 
         The extremes of the other tensors go into the collection.
         """

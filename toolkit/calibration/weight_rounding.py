@@ -11,9 +11,9 @@ from toolkit.calibration.related_inputs import BLOCK, RelatedInputs
 from toolkit.placement.grid import limits_of, on_grid
 
 _TURN = 16
-"""Inputs whose errors are carried one by one; to those behind them by one product of matrices."""
+"""Inputs whose errors are carried one by one; to those that follow by one product of matrices."""
 _LEAST_SCALE = 1e-38
-"""Of a smaller one float32 does not hold the inverse."""
+"""float32 does not hold the inverse of a smaller scale."""
 _FACTORS = 20
 """How many factors are tried, from 1 to a half."""
 
@@ -21,7 +21,7 @@ _FACTORS = 20
 def round_for_output(
     weights: Array, scales: Array, inputs: RelatedInputs, precision: Precision, damping: float = 0.01
 ) -> Array:
-    """The values of a type at which a layer's output is near the float one: every weight is rounded in turn, and those
+    """The values of a type at which a layer's output is near the float one: each weight is rounded in turn, and those
     that are not rounded yet make up for its error.
 
     Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023,
@@ -69,7 +69,7 @@ def round_for_output(
 def _round_in_turn(
     whole: Array, steps: Array, upper: Array, carried: Array, found: Array, errors: Array, precision: Precision
 ) -> None:
-    """As ``round_in_turn``, for types whose values lie at unequal distances."""
+    """``round_in_turn`` for types whose values lie at unequal distances."""
     for at in range(whole.shape[1]):
         wanted = (whole[:, at] + carried[:, at] / upper[:, at, at, None]) / steps[:, at]
         found[:, at] = on_grid(wanted, precision)
@@ -82,7 +82,7 @@ def scales_for_output(weights: Array, amax: Array, power: Array, precision: Prec
 
     Args:
         weights: float64 [groups, out, in].
-        amax: of each row that at which nothing is clipped, float64 [groups, out].
+        amax: for each row the amax at which nothing is clipped, float64 [groups, out].
         power: mean square of each input, float64 [groups, in].
         precision: the quantized type.
 

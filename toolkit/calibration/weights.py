@@ -1,4 +1,4 @@
-"""The amax of constant weights, one a channel."""
+"""The amax of constant weights, one per channel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def weight_amax(
         method: minmax, mse or output.
         precision: what they are quantized to. A block of MXFP8 keeps its largest magnitude by any method, since its
             scale is a power of two.
-        block: how many values along ``axis``, which it divides, have an amax of their own; 0: a slice has one.
+        block: how many values along ``axis``, which it divides, share an amax; 0: a slice has one.
 
     Returns:
         float32 [channels] ([1] without an axis), with ``block`` of the weights' rank; 0 where a slice is all zero.
@@ -46,7 +46,7 @@ def weight_amax(
             f"weights of shape {list(given.shape)} have no axis {axis}", remedy="give the axis of the output channels"
         )
     if axis is not None and not block and (parts := min(-(-given.nbytes // _AT_ONCE), given.shape[axis])) > 1:
-        # one channel has nothing to do with another, and in rows or in float32 they are a copy
+        # channels are independent of each other, and in rows or in float32 they are a copy
         found = [weight_amax(part, axis, method, precision) for part in np.array_split(given, parts, axis)]
         return np.concatenate(found)
     wide = given.astype(np.float32, copy=False)
@@ -94,6 +94,6 @@ def _least_error(rows: Array, amax: Array, precision: Precision) -> Array:
 
 
 def in_blocks(values: Array, axis: int, block: int) -> Array:
-    """Values as [..., blocks, block]: what shares a scale lies together, the axis of the blocks behind all others."""
+    """Values as [..., blocks, block]: what shares a scale lies together, the axis of the blocks after all others."""
     moved = np.moveaxis(values, axis, -1)
     return moved.reshape(*moved.shape[:-1], -1, block)
