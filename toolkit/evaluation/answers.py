@@ -11,7 +11,7 @@ from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, OutputPart, Rows,
 
 
 class Answers:
-    """Reads the outputs of the float model and of another as the task says. Can be sent to another process.
+    """Reads the outputs of the float model and of another model for a task. Can be sent to another process.
 
     Args:
         parts: the parts of the outputs that are judged.
@@ -32,7 +32,7 @@ class Answers:
     def batch(self, most: int) -> int:
         """How many samples to run at once, at most ``most``.
 
-        One, where an output that is read has no axis of samples: a batch of many would be one answer.
+        One, where an output that is read has no axis of samples: a larger batch would be a single answer.
         """
         return 1 if any(part.settings.get("batch_axis", 0) is None for part in self.parts) else most
 

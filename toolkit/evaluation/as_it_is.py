@@ -1,4 +1,4 @@
-"""A lowered model as onnxruntime itself computes it: float16 is rounded only where it hands it on as such."""
+"""A lowered model as onnxruntime itself computes it: float16 is rounded only where it is handed on as float16."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) ->
         ModelError: onnxruntime cannot run the model.
         BackendError: it has not enough memory.
     """
-    # a fusion's other last bits may turn as many answers as the rounding; weights are dequantized once all the same
+    # the last bits that a fusion changes may flip as many answers as the rounding; weights are still dequantized once
     light = quantized_in_float32(subject.to_light())
     run = partial(run_on, session(light, outputs=list(named.values()), optimise="constants"), named=named)
     run(next(data.batches(1)).inputs)
@@ -40,10 +40,10 @@ def as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) ->
 
 
 def quantized_in_float32(model: LightModel) -> LightModel:
-    """Widen float16 tensors in front of the QuantizeLinears that read them, in place; gives the model back.
+    """Widen float16 tensors before the QuantizeLinears that read them, in place; returns the model.
 
     The values are the same: onnxruntime's kernel for float16 divides in float32 too (from 1.24 on), but converts one
-    value at a time, and takes several times as long. So does that of a Clip between, which only picks values. A model
+    value at a time, and takes several times as long. So does its Clip in between, which only picks values. A model
     of opset 23 or newer stays as it is.
     """
     if opset_of(model.proto) < _DIVIDES_AS_SCALED:
@@ -52,7 +52,7 @@ def quantized_in_float32(model: LightModel) -> LightModel:
 
 
 def _widen(graph: onnx.GraphProto, outer: Mapping[str, int]) -> None:
-    """The same for one graph with its bodies; ``outer`` are the types of the constants around it."""
+    """``quantized_in_float32`` for one graph with its bodies; ``outer`` are the types of the constants around it."""
     kinds = {**outer, **{tensor.name: tensor.data_type for tensor in graph.initializer}}
     nodes = list(graph.node)
     clips = _clips(graph, nodes, kinds)
@@ -77,7 +77,7 @@ def _quantizes(node: onnx.NodeProto, kinds: Mapping[str, int]) -> bool:
 
 
 def _clips(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], kinds: Mapping[str, int]) -> set[str]:
-    """What Clips with constant bounds give that is read by QuantizeLinears of float16 alone, as their input."""
+    """Results of Clips with constant bounds that only QuantizeLinears of float16 read, as their input."""
     clips = [node for node in nodes if node.op_type == "Clip"]
     made = {node.output[0] for node in clips if all(name in kinds for name in node.input[1:] if name)}
     made -= {value.name for value in graph.output}
@@ -89,14 +89,14 @@ def _clips(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], kinds: Mappi
 
 
 def _wide(node: onnx.NodeProto, places: Iterable[int], kinds: Mapping[str, int]) -> Iterator[onnx.NodeProto]:
-    """Have a node read some of its inputs in float32; gives the nodes that make them so."""
+    """Have a node read some of its inputs in float32; yields the nodes that convert them."""
     for place in places:
         name = node.input[place]
         if not name:
             continue
         node.input[place] = wide = f"{node.output[0]} input {place} widened"
         if name not in kinds:
-            # a Cast right behind one that onnxruntime inserts would be taken out with it, and the rounding between them
+            # a Cast right after one that onnxruntime inserts would be removed with it, and the rounding between them
             kept = f"{node.output[0]} input {place} kept"
             yield helper.make_node("Identity", [name], [kept], f"{node.name} keep {place}")
             name = kept

@@ -29,7 +29,7 @@ class Detections:
     classes: Array
 
     def over(self, least: float) -> Detections:
-        """Those with at least this score."""
+        """The detections with at least this score."""
         keep = self.scores >= least
         return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
 
@@ -46,7 +46,7 @@ def detections(values: Sequence[Array], settings: Mapping[str, Any], least: floa
             ``classes``, ``places`` among all boxes, NonMaxSuppression's ``rows`` that name boxes, or ``rows beside``
             those).
             ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
-            ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class that is none.
+            ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class of no object.
             ``selected``: where the last output is NonMaxSuppression's of boxes and scores: rows of the sample's number,
             the class and the box, of the whole batch. ``ranked``: whether a row's place is its rank by score, or the
             outputs of which it is.
@@ -101,7 +101,7 @@ def best_scores(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
 
 
 def otsu(values: Array) -> float:
-    """The threshold that parts values into two groups best: N. Otsu, IEEE Trans. SMC 9(1), 1979.
+    """The threshold that best separates values into two groups: N. Otsu, IEEE Trans. SMC 9(1), 1979.
 
     Args:
         values: float64 [n], at least one.
@@ -129,7 +129,7 @@ def iou(first: Array, second: Array) -> Array:
 def matched(found: Detections, among: Detections) -> int:
     """How many of ``found`` have one of ``among`` to themselves, of the same class and with an IoU of at least 0.5.
 
-    A box that a model turns inside out is that between its corners, and one without an area is like its equal alone:
+    A box whose corners are swapped counts as the box between them, and one without an area matches only its equal:
     a detection is always its own match.
     """
     if not len(found.scores) or not len(among.scores):
@@ -193,7 +193,7 @@ def _apart(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[Array,
     if scores.ndim == 2:
         scores = scores[..., None]
     scores = np.moveaxis(scores, int(settings.get("axis", -1)), -1)
-    # of no boxes numpy cannot tell how many scores each has
+    # without boxes numpy cannot tell how many scores each has
     each = -1 if scores.size else scores.shape[-1]
     return corners(boxes, settings), _activated(scores.reshape(len(scores), boxes.shape[1], each), settings), None
 
@@ -220,7 +220,7 @@ def _without_background(scores: Array, settings: Mapping[str, Any]) -> Array:
 def _suppressed(
     boxes: Array, scores: Array, named: Array | None, settings: Mapping[str, Any], least: float
 ) -> Detections:
-    """One sample's detections: each class's boxes, without those that overlap a better one of it."""
+    """One sample's detections: each class's boxes, without those that overlap a better box of the same class."""
     scores = _without_background(scores, settings)
     scores = np.where(np.isfinite(boxes).all(axis=-1, keepdims=True), np.nan_to_num(scores, nan=-np.inf), -np.inf)
     anchors, classes = np.nonzero(scores >= least)
@@ -252,7 +252,7 @@ def _rows(value: Array, settings: Mapping[str, Any]) -> Array:
 
 
 def _selected(boxes: Array, scores: Array, rows: Array, least: float) -> Detections:
-    """One sample's detections that the model itself has chosen."""
+    """One sample's detections, as chosen by the model itself."""
     values = np.nan_to_num(scores[rows[:, 2], rows[:, 1]], nan=-np.inf)
     order = np.argsort(-values, kind="stable")
     rows = rows[order[values[order] >= least]]

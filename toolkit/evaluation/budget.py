@@ -28,12 +28,12 @@ _BROKEN_SQNR_DB = 3.0
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits that must hold; one that is None does not matter.
+    """The limits that must hold; None means no limit.
 
     A limit on a share of answers is judged as ``intervals.standing`` says wherever it is judged: by the search, by
-    bisection and by the run. Where the answers are too few for it, no margin is asked for the count: what it is refused
-    for must be in the samples. With a margin, the answers to expect to change must be within the limit too, where more
-    than a count tells them (see ``AnswerTally``), and so many fewer that as many others as decide the limit are likely
+    bisection and by the run. Where there are too few answers for it, the count needs no margin: what a plan is refused
+    for must be in the samples. With a margin, the answers expected to change must be within the limit too, where more
+    than a count is known (see ``AnswerTally``), and so far below it that as many others as decide the limit are likely
     to be within it (see ``allowed``).
 
     Attributes:
@@ -46,15 +46,15 @@ class Budget:
         max_ms: largest predicted latency in milliseconds.
         margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR
             (see ``spare_db``), in standard errors for shares of enough answers, and for the drop of a metric that is
-            no share. The standard error of a share is that of the samples' own shares, at least sqrt(p (1 - p) / n)
+            not a share. The standard error of a share is that of the samples' own shares, at least sqrt(p (1 - p) / n)
             for a share p of n positions; of other metrics that of ``resampling``. With a margin, the argmax
             changes to expect count too, like five hundred further positions: a hundred without one prove little.
         higher_is_better: which way the metric goes.
-        by_task: whether the answers are held against the task's own limit where ``min_unchanged`` is None.
+        by_task: whether the answers are compared with the task's own limit where ``min_unchanged`` is None.
         stands_in: whether ``min_unchanged`` stands for a drop of the metric that no labels tell: an answer that changes
             counts as much as it is likely to cost, and with a margin no more may be lost than the limit says, however
             few the answers are.
-        types: what the types that a plan runs in add to its simulation, which every plan has to leave room for.
+        types: the noise that a plan's types add to its simulation, which every plan has to leave room for.
     """
 
     max_drop: float | None = None
@@ -81,7 +81,7 @@ class Budget:
 
     @property
     def on_answers(self) -> tuple[float | None, ...]:
-        """The limits that are on answers or on what a metric makes of them."""
+        """The limits on answers or on a metric of them."""
         return self.max_drop, self.max_relative_drop, self.min_value, self.min_agreement, self.min_unchanged
 
     def lacks(self, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> dict[str, float]:
@@ -104,13 +104,13 @@ class Budget:
                 found["variation_db"] = self.margin - outcome.variation_db
         if self.max_ms is not None and seconds is not None:
             found["max_ms"] = seconds * 1e3 - self.max_ms
-        # what is no number is no limit that holds
+        # a limit on what is no number does not hold
         return {name: lack for name, lack in found.items() if not lack <= 1e-9}
 
     def on_part(self, outcome: Outcome, reference: Outcome) -> Budget | None:
-        """The budget as far as some of the samples tell of it; None where they tell of none of its limits.
+        """The budget as far as a part of the samples can judge it; None where they can judge none of its limits.
 
-        A metric that is no number on them, as where none of them has a label, tells nothing of its limits yet. Of one
+        A metric that is no number on them, as where none of them has a label, tells nothing of its limits yet. For one
         that is no share of answers a miss which may be chance tells nothing of a drop, and samples on which the float
         model itself misses ``min_value`` nothing of that. Outputs that are no numbers tell enough.
         """
@@ -145,7 +145,7 @@ class Budget:
         return self.margin + 10 * math.log10(1 + ONE_SIDED * self.margin * error)
 
     def unproven(self, outcome: Outcome, reference: Outcome) -> Finding | None:
-        """That the samples are too few for a limit that they do not miss; None where they are enough, or miss one."""
+        """A finding that samples are too few for a limit that they do not miss; None if enough, or if one is missed."""
         few = too_few(self._share_limits(outcome, reference))
         missed = few is not None and replace(self, margin=0.0, max_ms=None).lacks(outcome, reference)
         return None if missed else few
@@ -179,15 +179,15 @@ class Budget:
         return min(count * (one.limit / spread) ** 2, 1.0) if spread > 0 else 1.0
 
     def left_of(self, one: ShareLimit) -> float:
-        """As ``allowed``, of what a plan may be expected to lose by its simulation alone: ``types`` add to it."""
+        """``allowed`` for what a plan may be expected to lose by its simulation alone: ``types`` add to it."""
         allowed = self.allowed(one)
         return allowed if self.types is None else self.types.left(allowed)
 
     def most_noise(self, outcome: Outcome) -> float | None:
-        """The noise over signal that the limit on the SQNR leaves a plan by its simulation alone; None without one.
+        """The noise over signal that the limit on the SQNR leaves a plan by its simulation alone; None without a limit.
 
         Args:
-            outcome: one like it: what must be spared depends on how far batches differ.
+            outcome: a similar outcome: what must be spared depends on how far batches differ.
         """
         if self.min_sqnr_db is None:
             return None
@@ -195,7 +195,7 @@ class Budget:
         return noise if self.types is None else max(noise - self.types.noise, 0.0)
 
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
-        """Of the limits that allow a share of counted answers to be lost the one that is furthest missed."""
+        """Of the limits that allow a share of counted answers to be lost, the one missed by most."""
         told = self.on_part(outcome, reference)
         limits = told._share_limits(outcome, reference) if told is not None else []
         counted = [one for one in limits if one.answers > 0 and one.limit > 0]
@@ -233,18 +233,18 @@ class Budget:
         return found
 
     def _by_name(self, outcome: Outcome, reference: Outcome) -> dict[str, ShareLimit]:
-        """Of limits of one name the one that is missed by most."""
+        """For each name the limit that is missed by most."""
         found: dict[str, ShareLimit] = {}
         for one in sorted(self._share_limits(outcome, reference), key=lambda one: self._share_lack(one, outcome)):
             found[one.name] = one
         return found
 
     def _share_lack(self, one: ShareLimit, outcome: Outcome) -> float:
-        """By how much a share that is lost exceeds its limit; not above 0 where it does not."""
-        # as many may be lost elsewhere as nearly were here
+        """By how much a share that is lost exceeds its limit; 0 or less where it does not."""
+        # what was nearly lost here may be lost elsewhere
         likely = (one.expected or 0.0) - self.allowed(one) if self.margin > 0 else 0.0
         if one.few:
-            # a change that only chance decided is weighed already
+            # a change decided by chance alone is already weighted
             strict = self.stands_in and self.margin > 0 and one.lost > one.limit
             missed = strict or one.standing is LimitStanding.MISSED
             return max(one.lost - one.limit if missed else 0.0, likely, _LEAST_LACK if missed else 0.0)
@@ -258,12 +258,12 @@ class Budget:
         return max(one.lost + self.margin * error, self._flips(outcome)) - one.limit
 
     def _value_lack(self, outcome: Outcome) -> float:
-        """By how much the metric is worse than ``min_value``; not above 0 where it is not."""
+        """By how much the metric is worse than ``min_value``; 0 or less where it is not."""
         least = self.min_value or 0.0
         return (least if self.higher_is_better else -least) - self._quality(outcome)
 
     def _quality(self, outcome: Outcome) -> float:
-        """The metric so that more is better; -inf where it is no number.
+        """The metric with the sign at which more is better; -inf where it is no number.
 
         Raises:
             RecipeError: none was measured.
@@ -305,7 +305,7 @@ class Budget:
 
 
 def judged_by_task(limits: Mapping[str, float | None], answers: Answers | None, measured: bool) -> bool:
-    """Whether the task's own limit counts beside those that are given, where none of them says what it says.
+    """Whether the task's own limit counts besides the given ones, where none of those covers the same.
 
     Args:
         limits: by the budget's names; None where not given.
@@ -316,13 +316,13 @@ def judged_by_task(limits: Mapping[str, float | None], answers: Answers | None, 
         return False
     if measured and any(limits.get(name) is not None for name in ("max_drop", "max_relative_drop", "min_value")):
         return False
-    # an argmax a sample is its answer; of positions, boxes and vectors it is not
+    # one argmax per sample is its answer; argmaxes of positions, boxes and vectors are not
     single = all(part.task == "classification" for part in answers.parts)
     return not (single and limits.get("min_agreement") is not None)
 
 
 def changed_answers(outcome: Outcome) -> float | None:
-    """The share of the answers that a metric is made of which change; None where the task reads others."""
+    """The share of a metric's answers that change; None where the task reads other answers."""
     of_metric = [one for one in outcome.tallies if outcome.metric_answers and one.answers == outcome.metric_answers]
     return max((1 - one.share for one in of_metric), default=None)
 
@@ -331,5 +331,5 @@ def _standard_error(outcome: Outcome) -> float:
     if outcome.agreement is None or not outcome.positions or not outcome.of_classes:
         return 0.0
     binomial = math.sqrt(outcome.agreement * (1 - outcome.agreement) / outcome.positions)
-    # positions of one sample go wrong together: then the samples' own spread is the larger
+    # positions of one sample go wrong together: then the spread between samples is the larger
     return max(binomial, outcome.agreement_error or 0.0)

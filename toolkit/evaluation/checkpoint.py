@@ -1,7 +1,7 @@
-"""What a killed evaluation had computed, so that the next one goes on from there: judged outputs, and layers' sums.
+"""What a killed evaluation had computed, so that the next one resumes from there: judged outputs, and layers' sums.
 
-Outputs are kept and not what a metric made of them, which may be an object of the user's; all models' outputs are held
-against each other anew, in the same order, so that the result is that of a run that nobody stopped.
+Outputs are kept and not what a metric made of them, which may be an object of the user's; all models' outputs are
+compared again, in the same order, so that the result is that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class KeptBatch(FileSchema):
 
 
 class KeptOutputs(FileSchema):
-    """A stretch of batches in their order, and that of the bytes in their values, ``sys.byteorder``."""
+    """A stretch of batches in order, and the byte order of their values, ``sys.byteorder``."""
 
     batches: list[KeptBatch]
     byte_order: str
@@ -59,7 +59,7 @@ class KeptSums(FileSchema):
         samples: the samples of these.
         counted: how many samples a whole group has; 0 before the first is done.
         compared: the nodes that were compared.
-        way: a digest of the groups and of the samples, which hang on the memory allowed.
+        way: a digest of the groups and of the samples, which depend on the memory allowed.
     """
 
     groups: Natural = 0
@@ -117,7 +117,7 @@ class EvaluationCheckpoint:
     def outputs(
         self, inputs: Outputs, compute: Callable[[Outputs], Sequence[Outputs]], models: int = 2
     ) -> Sequence[Outputs]:
-        """All models' outputs for the next batch: what was kept of the very same inputs, or ``compute`` of them."""
+        """All models' outputs for the next batch: those kept for exactly the same inputs, or else from ``compute``."""
         if self._folder is None:
             return compute(inputs)
         digest = inputs_digest(inputs)
@@ -130,7 +130,7 @@ class EvaluationCheckpoint:
         return made.outputs
 
     def ahead(self) -> EvaluationCheckpoint:
-        """What keeps the outputs of a model that is run on all samples before the others are; see ``outputs``."""
+        """A checkpoint for the outputs of a model that is run on all samples before the others are; see ``outputs``."""
         return EvaluationCheckpoint(self._folder, f"{self._key}.ahead", clears=False)
 
     def close(self) -> None:
@@ -155,13 +155,13 @@ class EvaluationCheckpoint:
         return state
 
     def summed(self, state: KeptSums, found: Mapping[str, Difference], watched: Mapping[str, Clipping]) -> None:
-        """The sums have taken in the batches that ``state`` says."""
+        """Note that the sums include the batches up to ``state``."""
         if self._folder is not None and self._due() and self.refused is None:
             arrays = {"sums": _rows(found.values(), _SUMS), "seen": _rows(watched.values(), _SEEN)}
             self._save(self._sums_path, state, arrays)
 
     def remove(self) -> None:
-        """The evaluation is over: nothing is left to go on with."""
+        """Remove the files: the evaluation is over."""
         for path in self._files():
             path.unlink(missing_ok=True)
 
@@ -183,7 +183,7 @@ class EvaluationCheckpoint:
         return time.monotonic() - self._saved > _SAVE_EVERY
 
     def _keep(self, batch: _JudgedBatch) -> None:
-        """Hold a batch until its stretch is written; from the first that has no room or no numbers on none is kept."""
+        """Hold a batch until its stretch is written; after one that does not fit or holds no numbers, none is kept."""
         numbers = all(value.dtype.kind != "O" for outputs in batch.outputs for value in outputs.values())
         self._room = self._room - batch.bytes if numbers and self.refused is None else -1
         if self._room < 0:
@@ -201,7 +201,7 @@ class EvaluationCheckpoint:
         self._new, self._held = [], 0
 
     def _save(self, path: Path, head: FileSchema, arrays: Mapping[str, Array]) -> None:
-        """Write a file; from the first on that cannot be written none is."""
+        """Write a file; after the first that cannot be written, none is."""
         try:
             _save(path, head, arrays)
         except WriteError as error:
@@ -230,7 +230,7 @@ def inputs_digest(inputs: Outputs) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(inputs.items()):
         digest.update(f"{name} {value.dtype} {value.shape};".encode())
-        # strings are objects, which have no bytes of their own
+        # strings are objects, whose bytes lie elsewhere
         digest.update(repr(value.tolist()).encode() if value.dtype.kind == "O" else bytes_of(value))
     return digest.hexdigest()
 

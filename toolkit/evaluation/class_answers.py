@@ -1,4 +1,4 @@
-"""Answers by class against labels: whether they are right, a guess, or those of labels that are numbered otherwise."""
+"""Answers by class against labels: whether they are right, a guess, or right under another numbering."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_CLASS = -1
 
 
 class _Numbering(NamedTuple):
-    """Another numbering of the labels, by how many answers it makes right, and the finding that says it."""
+    """Another numbering of the labels: how many answers it makes right, and the finding that reports it."""
 
     right: int
     code: EvaluationCode
@@ -51,7 +51,7 @@ class ClassAnswers:
         self._classes = scores.shape[-1]
 
     def skill(self) -> float:
-        """How much of the way from the best guess to all right they go, by the labels' own numbering; not below 0."""
+        """How far the answers get from the best guess to all right, by the labels' own numbering; 0 or more."""
         right, count, numberings = self._right()
         most, chance = max([right, *(one.right for one in numberings)]) / count, self._chance()
         return max((most - chance) / (1 - chance), 0.0) if chance < 1 else 0.0
@@ -64,13 +64,13 @@ class ClassAnswers:
         """
         right, count, numberings = self._right()
         if numberings:
-            # of equals the simplest, which comes first
+            # among equals the simplest, which comes first
             found = max(numberings, key=lambda one: one.right)
             return found.code(**known, share=found.right / count, **found.values)
         # where all labels are one, what needs no model is a guess: the class is that of the data, not of a constant
         chance = self._chance() if self._often() < 1 else 1.0 / self._classes
         most = chance + 2 * math.sqrt(chance * (1 - chance) / count)
-        # of so few answers, or of labels so alike, the best of models would seem no better
+        # with so few answers, or labels so alike, the best model would seem no better
         if right / count <= most < 1:
             return EvaluationCode.FLOAT_MODEL_USELESS(**{**known, "value": right / count}, useless=chance)
         return None
@@ -91,7 +91,7 @@ class ClassAnswers:
                 nearest = offset - modulo if 2 * offset > modulo > 0 else offset
                 found.append(_Numbering(shifted, EvaluationCode.LABELS_SHIFTED, {"offset": nearest, "modulo": modulo}))
         renamed, alone = _renamed(chosen, labels)
-        # the most frequent label is told by any answer
+        # any answer predicts the most frequent label
         least = max(wilson(right, count)[1], 2 * right / count, _TOLD, self._often())
         if wilson(renamed, count)[0] > least:
             joined = alone < _ONE_TO_ONE * renamed
@@ -114,7 +114,7 @@ def _common(values: Array) -> int:
 
 
 def _renamed(chosen: Array, labels: Array) -> tuple[int, int]:
-    """How many labels the other samples of the same answer tell: by a numbering of its own the model may be right.
+    """How many labels the other samples with the same answer predict: the model may be right by its own numbering.
 
     Returns:
         Their number, and how many of them are left with one answer a label.
@@ -123,7 +123,7 @@ def _renamed(chosen: Array, labels: Array) -> tuple[int, int]:
     for answer in np.unique(chosen):
         own, counts = np.unique(labels[chosen == answer], return_counts=True)
         first, *others = np.argsort(-counts, kind="stable")
-        # one's own label is not among those that tell it
+        # a sample's own label does not count towards its prediction
         if counts[first] - 1 > counts[others].max(initial=0):
             right.setdefault(int(own[first]), []).append(int(counts[first]))
     return sum(map(sum, right.values())), sum(map(max, right.values()))

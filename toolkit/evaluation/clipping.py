@@ -142,7 +142,7 @@ def beyond(tensor: str, seen: Clipping, known: Range | None) -> Beyond | None:
     if known is None or seen.amax is None or not seen.clipped:
         return None
     if seen.amax < _SAME_RANGE * _kept(known):
-        # the pair was there before, with a range of its own
+        # the pair was there before, with its own range
         return None
     share, promised = known.diagnosis.get("clipped"), known.diagnosis.get("sqnr_db")
     found = Beyond(tensor, seen.largest / seen.amax, seen.share, share, seen.level_db, promised)
@@ -212,7 +212,7 @@ def _growth(seen: Clipping | None, tensor: str, ranges: Ranges | None) -> float:
 
 
 def _least_range(tensor: str, ranges: Ranges | None) -> float | None:
-    """The smallest range that any calibration method gives a tensor; what it reached, where it has no range."""
+    """The smallest range that any calibration method chooses for a tensor; without a range, its largest magnitude."""
     if ranges is None:
         return None
     known = ranges.tensors.get(tensor)

@@ -1,4 +1,4 @@
-"""What the evaluation has to say of outputs, tensors and samples."""
+"""Codes of the evaluation's findings about outputs, tensors and samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class EvaluationCode(BaseCode):
-    """What the evaluation has to say of outputs, tensors and samples."""
+    """A finding of the evaluation about outputs, tensors and samples."""
 
     VALUES_NOT_COMPARABLE = "evaluation-values-not-comparable"
     NO_PAIR_BETWEEN = "evaluation-no-pair-between"

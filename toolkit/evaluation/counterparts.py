@@ -1,4 +1,4 @@
-"""What stands in a model for an output of the float one, and running it on the float one's samples."""
+"""The counterparts of the float model's outputs in another model, and running that on the float model's samples."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
-"""Gives a model's outputs by name for inputs."""
+"""Returns a model's outputs by name for inputs."""
 
 
 def counterparts(reference: Model, subject: Model, outputs: Sequence[str]) -> dict[str, str]:
-    """By output of ``reference`` the tensor of ``subject`` that is it.
+    """By output of ``reference`` the tensor of ``subject`` that corresponds to it.
 
-    A tensor in front of a plugin has no name that must be kept: where the name is gone, it is what the same plugin
+    A tensor before a plugin has no name that must be kept: where the name is gone, it is what the same plugin
     reads at the same place.
     """
     made = {t.name for n in subject.nodes for t in n.outputs} | {t.name for t in subject.graph.inputs}
@@ -36,7 +36,7 @@ def counterparts(reference: Model, subject: Model, outputs: Sequence[str]) -> di
 def run_on(loaded: Session, inputs: Mapping[str, Array], named: Mapping[str, str] | None = None) -> dict[str, Array]:
     """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast.
 
-    ``named`` gives the tensors of the model by the names that their values are wanted under, see ``counterparts``.
+    ``named`` maps the names that values are wanted under to the model's tensors, see ``counterparts``.
     """
     feed = {}
     for name, value in inputs.items():

@@ -60,7 +60,7 @@ class Difference:
 
         Args:
             reference: the float tensor.
-            value: the other one.
+            value: the other tensor.
             classes: whether the last axis holds scores of classes, whose argmax is compared.
         """
         a = np.asarray(reference, np.float32)
@@ -90,7 +90,7 @@ class Difference:
             reference: the float model's scores, float32 [..., classes].
             value: the other model's.
         """
-        # NaN is what wins nowhere
+        # NaN never wins
         plain = (np.where(lost, -np.inf, one) if (lost := np.isnan(one)).any() else one for one in (reference, value))
         same = same_argmax(*plain)
         self.same += int(same.sum())
@@ -98,7 +98,7 @@ class Difference:
         return same
 
     def _usable(self, a: Array, b: Array) -> tuple[Array, Array]:
-        """Both with zeros where the float tensor has NaN, an infinity or a mask, or the other one no number."""
+        """Both with zeros where the float tensor has NaN, an infinity or a mask, or the other one is no number."""
         usable = np.isfinite(a)
         broken = usable & ~np.isfinite(b)
         self.broken += int(broken.sum())
@@ -161,7 +161,7 @@ class Difference:
         """Whether the float output is the same for every sample."""
         count = sum(n for n, _ in self.sums.values())
         power = sum(float((total * total).sum()) / n for n, total in self.sums.values())
-        # a shape that one sample has is the same for all of its samples
+        # a shape that a single sample has cannot vary
         least = 2 if len(self.sums) == 1 else _FEW_SAMPLES * max(len(self.sums), 1)
         return count >= least and self.signal <= power * (1 + 1e-7)
 
@@ -179,7 +179,7 @@ class Difference:
     def variation_db(self) -> float | None:
         """Power of the variation between samples over the noise, in dB; None where too few samples were seen.
 
-        A model that gives the same answer to every input can have a fine SQNR; here it has 0 dB or less.
+        A model that returns the same answer for every input can have a fine SQNR; here it has 0 dB or less.
         """
         share = self.varying
         if share is None or self.noise == 0 or self.broken:
@@ -196,7 +196,7 @@ class Difference:
     def agreement(self) -> float | None:
         """Top-1 agreement, the share of positions with the same argmax; None where nothing was compared.
 
-        Of integers and the like it is the share of equal elements.
+        For integers and the like it is the share of equal elements.
         """
         return self.same / self.positions if self.positions else None
 
@@ -214,7 +214,7 @@ class Difference:
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether an array holds floats; numpy itself does not know that bfloat16 and float8 are some."""
+    """Whether an array holds floats; numpy itself does not count bfloat16 and float8."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name.startswith(("bfloat", "float")))
 
 
@@ -227,7 +227,7 @@ def same_argmax(reference: Array, value: Array) -> Array:
     """
     chosen = np.take_along_axis(reference, value.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     best = reference.max(axis=-1)
-    # infinity is no more than its like, and less itself no number
+    # infinity is not greater than infinity, and their difference is no number
     level = np.where(np.isfinite(best), best, 0)
     slack = 1e-6 * np.maximum(np.abs(level), 1e-30)
     return np.asarray(np.where(np.isfinite(best), chosen >= level - slack, chosen == best))

@@ -46,18 +46,18 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, BatchSize, CalibrationData
 
 _EXACT = (1, 24)
-# integer kernels round otherwise: below this level, and by as much worse, it is another model
+# integer kernels round differently: below this level, and by that much worse, it is another model
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
 _FEW_SAMPLES, _FEW_OF = 16, 32
 """How many samples tell which form of a model to look at, at most, and no larger part of all than one in so many."""
 _UNROUNDED_SHARE, _UNROUNDED_LEAST, _UNROUNDED_OF_FEW = 0.125, 32, 0.25
-"""Of more than a few samples the part that the model is run on as onnxruntime itself computes it, the fewest samples
+"""Of more than a few samples, the part that the model is run on as onnxruntime itself computes it, the fewest samples
 that this may be, and the part where that would be more of them.
 
 It costs two to four inferences of these samples, and explains a difference between runtimes: an estimate will do.
 """
 _MOST_UNROUNDED = 20_000
-"""Nodes of a model for which that pays: of more its session alone takes longer, and more memory, than all runs."""
+"""Nodes of a model for which that pays: with more, its session alone takes more time and memory than all runs."""
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
@@ -94,10 +94,10 @@ def evaluate(
         layer_samples: samples for the error of every node; where None as many as it costs little to run, 64 at most.
         progress: called with what is being done, how much is done, and of how much.
         allow_code: whether ``metric`` may be code.
-        prepared: gives ``subject`` before lowering, in float32 with its pairs. It is measured where onnxruntime cannot
-            run ``subject``, which has no kernel for many operators in bfloat16; and its nodes' errors are against its
-            own float form, since passes may rescale tensors. Without it they are against ``reference``.
-        float_form: gives ``prepared`` without its pairs; it is made here where None.
+        prepared: returns ``subject`` before lowering, in float32 with its pairs. It is measured where onnxruntime
+            cannot run ``subject``, which has no kernel for many operators in bfloat16; and its nodes' errors are
+            against its own float form, since passes may rescale tensors. Without it they are against ``reference``.
+        float_form: returns ``prepared`` without its pairs; it is made here where None.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
         kept: what an evaluation that was killed had computed, and where this one keeps it; None for nowhere.
@@ -106,7 +106,7 @@ def evaluate(
     batch = answers.batch(batch) if answers is not None else batch
     paired, plain = prepared() if prepared is not None else subject, None
     if prepared is not None:
-        # before sessions are opened: of a large graph it takes a copy, most of which is given back
+        # before sessions are opened: it takes a copy of a large graph, most of which is freed again
         plain = float_form() if float_form is not None else without_pairs(paired).settle()
     total = min(len(data), samples) if samples else len(data)
     few = min(_FEW_SAMPLES, max(total // _FEW_OF, 1))
@@ -143,7 +143,7 @@ def evaluate(
     whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
     for some in _parts(data.first(total), bool(unrounded_runs), together(metric)):
-        # who stops it here waits for the batch that is computed, which is kept; with its end its sessions go
+        # stopping it here waits for the batch being computed, which is kept; its sessions go when it ends
         with closing(one_ahead(some.batches(batch), partial(_kept_outputs, kept, [*runs, *unrounded_runs]))) as batches:
             for part, (wanted, *found) in batches:
                 with at_fault(part):
@@ -162,7 +162,7 @@ def evaluate(
         for name in data.profiles.names
         if name not in fitted
     ]
-    # asked only where something is there that default optimizations are known to change
+    # asked only where there is something that default optimizations are known to change
     nodes = rewritten(subject) if form.name == "lowered" else []
     outputs = outputs_of(runs[:2], data, few) if nodes else []
     del other_session, runs
@@ -191,7 +191,7 @@ def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str,
 
 
 def _parts(data: CalibrationData, apart: bool, parted: int) -> list[CalibrationData]:
-    """The samples in two parts where some are run as onnxruntime itself computes the model: these, spread over all, and
+    """The samples in two parts where some are run as onnxruntime itself computes the model: these, evenly spread, and
     the rest.
     """
     share = max(_UNROUNDED_SHARE, min(_UNROUNDED_LEAST / max(len(data), 1), _UNROUNDED_OF_FEW))
@@ -252,7 +252,7 @@ def _runnable(
 def outputs_of(
     runs: Sequence[Run], data: CalibrationData, samples: int = _FEW_SAMPLES
 ) -> list[tuple[Mapping[str, Array], list[dict[str, Array]]]]:
-    """The inputs of the first samples, one by one, each with the outputs that ``runs`` give for it."""
+    """The inputs of the first samples, one by one, each with the outputs of ``runs`` for it."""
     return [(part.inputs, _outputs(runs, part.inputs)) for part in first_samples(data, 1, samples)]
 
 
@@ -262,7 +262,7 @@ def defaults_fault(
     named: Mapping[str, str],
     nodes: Sequence[str] = (),
 ) -> Finding | None:
-    """That onnxruntime refuses the model with its default optimizations, or computes something else of it.
+    """A finding that onnxruntime refuses the model with its default optimizations, or computes something else.
 
     Args:
         subject: the model.
@@ -314,7 +314,7 @@ def first_samples(data: CalibrationData, batch: BatchSize, samples: int | None) 
 
 
 def _watched(exact: Model, paired: Model, rescaled: set[str]) -> dict[str, Clipping]:
-    """What watches the activations that ``paired`` quantizes, and the model's own float inputs, in ``exact``."""
+    """Clipping watchers for activations that ``paired`` quantizes, and the model's own float inputs, in ``exact``."""
     facts = exact.facts()
     inputs = [t.name for t in exact.graph.inputs if facts.is_float(t.name)]
     made = {*inputs, *(t.name for n in exact.nodes for t in n.outputs)} - rescaled - not_run(exact).tensors.keys()

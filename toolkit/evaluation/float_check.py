@@ -28,7 +28,7 @@ class FloatCheck:
     Args:
         metric: a built-in metric's name.
         output: the output that it looks at.
-        options: what it must know besides.
+        options: the other settings it needs.
 
     Attributes:
         samples: how many were taken in.
@@ -43,7 +43,7 @@ class FloatCheck:
 
     @classmethod
     def of(cls, metric: str | None, output: str | None, options: MetricOptions) -> FloatCheck | None:
-        """The check for a recipe's metric; None for none, or one of the user's, whose sense only he knows."""
+        """The check for a recipe's metric; None without one, or for a user's metric, whose meaning is not known."""
         return cls(metric, output, options) if metric in METRICS and metric is not None else None
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
@@ -65,14 +65,14 @@ class FloatCheck:
         return value if math.isfinite(value) else None
 
     def silence(self) -> str | None:
-        """What the labels of these samples lack, so that the metric says nothing of them; None where it does."""
+        """What the labels of these samples lack for the metric to be a number; None where it is one."""
         if self._yardstick.told or not self.samples or not math.isnan(self._metric.value()):
             return None
         return self._yardstick.silent
 
     @property
     def spread(self) -> float:
-        """What mse or mae would be of the best constant, in the metric's unit; 0 of other metrics."""
+        """What mse or mae would be for the best constant, in the metric's unit; 0 for other metrics."""
         return self._yardstick.spread
 
     def suspicion(self) -> Finding | None:
@@ -90,9 +90,9 @@ class FloatCheck:
         return EvaluationCode.FLOAT_MODEL_USELESS(**known, useless=useless) if useless is not None else None
 
     def skill(self) -> float:
-        """How much of the way from what needs no model to what is perfect the float model goes: 0 to 1.
+        """How far the float model gets from what needs no model to perfection: 0 to 1.
 
-        Labels that are numbered otherwise than the model's answers, see ``suspicion``, count as they would by its own
+        Labels that are numbered differently from the model's answers, see ``suspicion``, count as by the model's own
         numbers. 0 where the metric is no number.
         """
         value = self.value()

@@ -1,9 +1,9 @@
 """The float model that node errors are measured against.
 
-A pass such as smooth, equalize or shift computes the same function with rescaled or shifted inner tensors: held against
-the source model's tensors of those names, such a tensor looks wrong while it is exact. The float form of the prepared
-model, its pairs bypassed, has the same scales; the source stays the judge of whether it still computes the same
-function.
+A pass such as smooth, equalize or shift computes the same function with rescaled or shifted inner tensors: compared
+with the source model's tensors of those names, such a tensor looks wrong while it is exact. The float form of the
+prepared model, its pairs bypassed, has the same scales; the source stays the judge of whether it still computes the
+same function.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ about."""
 def node_reference(
     source: Model, plain: Model, loaded: Session, data: CalibrationData, samples: int
 ) -> tuple[Model, set[str], list[Finding]]:
-    """What the nodes of a quantized model are to be held against.
+    """What the nodes of a quantized model are to be compared with.
 
     Args:
         source: the float model that the recipe started from.
@@ -50,7 +50,7 @@ def node_reference(
     Returns:
         The model to compare with, the names of its inner tensors that say nothing since a pass rescaled or shifted
         them, and notes.
-        The model is ``plain`` where its outputs equal the source's and the graph is another, else ``source``.
+        The model is ``plain`` where its outputs equal the source's and the graph differs, else ``source``.
     """
     if plain.fingerprint() == source.fingerprint():
         return source, set(), []
@@ -119,7 +119,7 @@ class _Fit:
             return
         x, y = (np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
                 for values in (wanted, given))  # fmt: skip
-        # masks of -inf tell nothing of a line
+        # masks of -inf tell nothing about a line
         x, y = (np.where(np.isfinite(x) & np.isfinite(y), values, 0.0) for values in (x, y))
         new = np.stack([x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1), (y * y).sum(1)])
         if self.sums is None or self.sums.shape == new.shape:

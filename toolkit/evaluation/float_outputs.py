@@ -1,4 +1,4 @@
-"""What the float model gives for the samples: computed when asked, or ahead, so that its session can go."""
+"""The float model's outputs for the samples: computed when asked for, or ahead, so that its session can go."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FloatOutputs:
         self.outputs = self._loaded.outputs
 
     def session(self) -> Session:
-        """The model's session, loaded again where it was given back."""
+        """The model's session, loaded again where it was released."""
         if self._loaded is None:
             self._loaded = own_session(self._model)
         return self._loaded
@@ -36,9 +36,9 @@ class FloatOutputs:
         return dict(known) if known is not None else self.session().run(inputs)
 
     def ahead(self, samples: Iterable[Mapping[str, Array]], kept: EvaluationCheckpoint | None = None) -> None:
-        """Compute the outputs for all of these inputs, on disk where they are much, and give the session back.
+        """Compute the outputs for all of these inputs, on disk where they are much, and release the session.
 
-        Of very many nodes it takes 8 kB each, as does the session of the model that is measured.
+        With very many nodes a session takes 8 kB a node, and so does that of the measured model.
 
         Args:
             samples: the inputs, one after the other.
@@ -52,6 +52,6 @@ class FloatOutputs:
         self.give_back()
 
     def give_back(self) -> None:
-        """Give back the session, unless it is one that the model keeps."""
+        """Release the session, unless the model keeps it."""
         self._loaded = None
         drop_large_session(self._model)

@@ -27,7 +27,7 @@ class Guess:
     """What the model is for.
 
     Attributes:
-        task: of the output that counts most.
+        task: that of the output that counts most.
         sure: whether at least two kinds of clue speak for it and none as much for another.
         parts: what is judged of each output.
         clues: what spoke for the task.
@@ -77,7 +77,7 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
         if one.name in taken or not one.samples:
             continue
         if one.name in seen.states and one.name != output:
-            # what counts is what the next step makes of it: no value of it is an answer
+            # what counts is what the next step makes of it: none of its values is an answer
             parts += parts_for("regression", one, seen)
             continue
         named = metric_task if output in (None, one.name) else ""
@@ -87,21 +87,21 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
         guesses.append((task, sure, clues, others))
     if not guesses:
         return Guess("regression", False, parts)
-    # a metric's task is the model's; elsewhere the first output's, which exporters put what counts in
+    # a metric's task is the model's; else the first output's, where exporters put what counts
     judged = tasks_judged(metric_task)
     main = next((each for each in guesses if each[0] in judged), guesses[0])
     return Guess(main[0], main[1], parts, main[2], main[3])
 
 
 def _of_output(output: SeenOutput, seen: SeenModel, metric_task: str) -> tuple[str, bool, list[Finding], list[str]]:
-    """The task of one output, whether that is sure, what speaks for it, and what fits as well."""
+    """The task of one output, whether that is sure, what speaks for it, and what else fits equally well."""
     if output.empty:
         return "regression", False, [], []
     found: dict[str, list[Clue]] = defaultdict(list)
     for clue in _all_clues(output, seen, CLUES):
         found[clue.task].append(clue)
     if metric_task == "classification" and metric_task not in fitting(output):
-        # shares of positions are of this task too
+        # metrics over positions belong to this task too
         metric_task = "sequence"
     if metric_task in fitting(output):
         found[metric_task] += [Clue(metric_task, "metric", 3.0), Clue(metric_task, "shape", 1.0, "fits")]

@@ -1,4 +1,4 @@
-"""What speaks for a task in one output: its shape, its values, its name, and the operators behind it."""
+"""What speaks for a task in one output: its shape, its values, its name, and the operators that produce it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
 _NO_PICTURE = 0.25
 _UNLIKE = 2.0
-"""How many times as far neighbours along classes lie apart as those of places."""
+"""How many times further apart neighbours along classes are than neighbouring places."""
 _FEW_CLASSES = 16
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
@@ -45,7 +45,7 @@ class Clue:
     Attributes:
         task: the task.
         kind: ``shape``, ``values``, ``name``, ``operator`` or ``metric``.
-        weight: how much it says.
+        weight: how much it weighs.
         what: which clue of its kind; the name or operator itself.
         value: a number that goes with it.
     """
@@ -71,7 +71,7 @@ def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """A vector a sample: classes, an embedding, a few values, or a signal."""
+    """A vector per sample: classes, an embedding, a few values, or a signal."""
     if output.discrete:
         return [] if no_classes(output) else _numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
@@ -114,14 +114,14 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def _other_values(output: SeenOutput, axis: int) -> str | None:
-    """What values along an axis are where they are no scores of classes: quantiles or boxes; None where they may be."""
+    """What values along an axis are if no scores of classes: quantiles or boxes; None where they may be scores."""
     if output.ops & _SHARES:
         return None
     return "ordered" if ordered(output, axis) else "boxes" if are_boxes(output, axis) else None
 
 
 def _numbers(output: SeenOutput) -> list[Clue]:
-    """What whole numbers say: a class each sample, or a label each position."""
+    """Clues from whole numbers: a class per sample, or a label per position."""
     if np.prod(output.shape) <= 1:
         return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
     fits = [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
@@ -129,19 +129,19 @@ def _numbers(output: SeenOutput) -> list[Clue]:
 
 
 def _chances(output: SeenOutput) -> list[Clue]:
-    """What values between 0 and 1 behind a Sigmoid say."""
+    """Clues from values between 0 and 1 that a Sigmoid produces."""
     if "Sigmoid" not in output.ops or not output.in_unit:
         return []
     return [Clue("classification", "values", 2.0, "sigmoid"), Clue("classification", "operator", 1.0, "Sigmoid")]
 
 
 def _may_be_classes(count: int) -> bool:
-    """Whether so many values may be scores of classes: few, a known number, or one that no width of features is."""
+    """Whether so many values may be scores of classes: few, a known number, or no usual width of features."""
     return count in _IMAGENET or count < 64 or (count % 32 != 0 and count <= 4096)
 
 
 def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """A row a position: labels, a reading, tokens, vectors, or signals."""
+    """A row per position: labels, a reading, tokens, vectors, or signals."""
     if len(output.shape) != 2:
         return []
     if output.discrete and no_classes(output):
@@ -158,7 +158,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     count = output.shape[axis]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
-        # any number of labels a position
+        # any number of labels per position
         found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
     found += _operators_of_rows(output)
     if seen.pasts:
@@ -172,7 +172,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def _operators_of_rows(output: SeenOutput) -> list[Clue]:
-    """What the operators behind rows say."""
+    """Clues from the operators that produce rows."""
     plain = _POOLED - {"Mul", "Div"}
     if output.ops & _SHARES:
         return [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
@@ -185,19 +185,19 @@ def _operators_of_rows(output: SeenOutput) -> list[Clue]:
 
 
 def _tokens(count: int) -> list[Clue]:
-    """What the width of rows says where the model reads tokens: a vocabulary, or a few labels."""
+    """Clues from the width of rows where the model reads tokens: a vocabulary, or a few labels."""
     if count >= 4096:
         return [Clue("generation", "shape", 1.5, "vocabulary", count), Clue("generation", "values", 0.5, "tokens")]
     return [Clue("sequence", "shape", 1.0, "classes", count)] if count < 512 else []
 
 
 def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
-    """What rows say where the model reads no tokens: labels or a reading, unless they look like plain values."""
+    """Clues from rows where the model reads no tokens: labels or a reading, unless they look like plain values."""
     count, positions = output.shape[axis], output.shape[-3 - axis]
     if min(count, positions) <= 2 and max(count, positions) >= 256:
         return [Clue("regression", "shape", 3.0, "length", positions), _ANY]
     if _beside_shares(output, seen):
-        # a detector's boxes beside its scores of the same places
+        # a detector's boxes next to its scores for the same places
         return _of_values("beside shares", 2.5)
     if not output.ops & _SHARES and output.has_bands(axis):
         # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
@@ -224,9 +224,9 @@ CLUES = (names, vectors, rows, pictures)
 
 
 def class_axis(output: SeenOutput) -> int:
-    """The axis of classes of positions, counted from the end: where shares add up, else the fixed, else the last.
+    """The axis of classes of positions, counted from the end: where shares add up, else the fixed one, else the last.
 
-    Fixed is an axis along which all samples are alike while they differ along the other, or that the model declares so.
+    An axis is fixed if its extent never varies while the other's does, or if the model declares it so.
     """
     for axis in (-1, -2):
         if output.sums_to_one(axis):
@@ -239,8 +239,8 @@ def class_axis(output: SeenOutput) -> int:
 def channel_axis(output: SeenOutput) -> int:
     """The axis of channels of a picture, counted from the end.
 
-    It is where shares add up, else the one end that is fixed, or along which neighbours are unlike, else the shorter.
-    The last one is it where it is short, as of colours, or where the two before it are a square that is larger.
+    The axis where shares add up, else the one end that is fixed, or along which neighbours are unlike, else the
+    shorter. The last axis is it where it is short, as for colours, or where the two before it form a larger square.
     """
     for axis in (-3, -1):
         if output.sums_to_one(axis):
@@ -259,7 +259,7 @@ def channel_axis(output: SeenOutput) -> int:
 def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float]:
     """The class that may be CTC's blank, the first or the last, and the share of positions that are it.
 
-    A class that labels name is none, unless they name both.
+    A class that labels name is no blank, unless they name both.
     """
     chosen = output.stacked(axis).argmax(axis=1)
     ends = (0, output.shape[axis] - 1)
@@ -277,19 +277,19 @@ def _blanks(output: SeenOutput, axis: int, seen: SeenModel) -> list[Clue]:
     share, classes = blank_of(output, axis, seen)[1], output.shape[axis]
     if classes < _ALPHABET or output.shape[-3 - axis] < 4:
         return []
-    # of few classes each is met often
+    # with few classes each is met often
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
 
 
 def _of_values(what: str, weight: float) -> list[Clue]:
-    """That an output holds plain values, by what these are like; any shape fits."""
+    """A clue that an output holds plain values, by what these are like; any shape fits."""
     return [Clue("regression", "values", weight, what), Clue("regression", "shape", 0.5, "fits")]
 
 
 def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
     """Whether the model makes shares of another output's values, of classes, and not of this one's.
 
-    Of outputs of positions that is told by one of the same positions.
+    For an output of positions, another output of the same positions shows that.
     """
     shares = [one for one in seen.outputs if one.ops & _SHARES or ("Sigmoid" in one.ops and one.in_unit)]
     if any(one is output for one in shares):
@@ -299,13 +299,13 @@ def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
 
 
 def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue:
-    """The operator behind an embedding; one that normalizes has ``weight``: scores of classes are seldom normalized."""
+    """The operator that makes an embedding; normalizing has ``weight``: scores of classes are seldom normalized."""
     normalized = sorted(output.ops & of & _NORMALIZED)
     return Clue("embedding", "operator", weight if normalized else 1.0, [*normalized, *sorted(output.ops & of)][0])
 
 
 def _recurrent(output: SeenOutput) -> Clue:
-    """What a recurrent layer gives is features: scores of classes have a linear layer behind it."""
+    """A recurrent layer's output is features: scores of classes come from a linear layer after it."""
     return Clue("embedding", "operator", 2.0, sorted(output.ops)[0])
 
 
@@ -347,7 +347,7 @@ def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
     if channels == 1 and output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED:
         found.append(Clue("segmentation", "values", 1.5, "two-sided"))
     elif channels in (1, 3) and placed and _pixels(output):
-        # a map of something about the places of the input has such values too: its user may read where it is high
+        # a map about places in the input has such values too: its user may read where it is high
         found.append(Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels"))
     if placed and channels == 1:
         found.append(Clue("segmentation", "shape", 0.5, "picture"))

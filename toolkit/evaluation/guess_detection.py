@@ -56,7 +56,7 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
 def _with_selected(
     chosen: tuple[SeenOutput, ...], settings: dict[str, Any], outputs: Sequence[SeenOutput]
 ) -> tuple[tuple[SeenOutput, ...], dict[str, Any]]:
-    """With the output that says which boxes NonMaxSuppression chose, where there is one: by sample, class and box."""
+    """The part with the output that says which boxes NonMaxSuppression chose, if any: by sample, class and box."""
     if len(chosen) != 2 or "axis" not in settings or settings.get("activation"):
         return chosen, settings
     boxes, scores = chosen
@@ -91,9 +91,9 @@ def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
 
 
 def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> float:
-    """What parts the float model's detections into objects and the rest, and lets few weak ones count as objects too.
+    """The score that separates objects from the float model's other detections; weak ones count too where they are few.
 
-    An application that asks for less than the sure ones shows the weak ones: where they are few, they are answers.
+    An application with a lower threshold shows the weak ones too: where they are few, they are answers.
     """
     samples = [[one.samples[number][None] for one in outputs] for number in range(len(outputs[0].samples))]
     best = np.concatenate([best_scores(sample, settings).reshape(-1) for sample in samples] or [np.zeros(0)])
@@ -129,7 +129,7 @@ def _rows(output: SeenOutput) -> dict[str, Any] | None:
 
 
 def _joint(output: SeenOutput, seen: SeenModel) -> dict[str, Any] | None:
-    """Boxes and scores along one axis, in front of or behind that of the anchors."""
+    """Boxes and scores along one axis, before or after that of the anchors."""
     if output.discrete or len(output.shape) != 2 or min(output.shape) < _FEWEST:
         return None
     if output.sums_to_one(-1) or output.sums_to_one(-2):
@@ -147,7 +147,7 @@ def _joint(output: SeenOutput, seen: SeenModel) -> dict[str, Any] | None:
 
 
 def _box_like(boxes: Array, scores: Array) -> bool:
-    """Whether four columns are on a scale of their own, or sizes that are never negative beside sparse scores."""
+    """Whether four columns are on a different scale, or sizes that are never negative beside sparse scores."""
     spread, unit = np.abs(boxes).max(axis=0), float(np.abs(scores).max())
     if (spread > 1.5 * max(unit, 1.0)).sum() >= 2:
         return True
@@ -159,7 +159,7 @@ def _objectness(scores: Array) -> bool:
     """Whether the first score says that there is an object.
 
     Most anchors are empty by it, and a class is sure of itself where there is an object (classes exclude each other),
-    or where there is none (nobody taught it what to say there).
+    or where there is none (where it was never trained).
     """
     if scores.shape[1] < 2:
         return False
@@ -187,7 +187,7 @@ def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[st
 def _apart(
     boxes: SeenOutput, outputs: Sequence[SeenOutput], seen: SeenModel
 ) -> tuple[tuple[SeenOutput, ...], dict[str, Any]] | None:
-    """Boxes in an output of their own, with scores, or scores and classes, of as many anchors."""
+    """Boxes in a separate output, with scores, or scores and classes, of as many anchors."""
     shape = tuple(extent for extent in boxes.shape if extent != 1 or len(boxes.shape) <= 2)
     if boxes.discrete or len(shape) != 2 or 4 not in shape:
         return None

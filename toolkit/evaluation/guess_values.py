@@ -33,7 +33,7 @@ def unlike_scales(output: SeenOutput, axis: int) -> bool:
 
     Args:
         output: what is seen of it.
-        axis: that of the channels, counted from the end. One that never changes says nothing.
+        axis: that of the channels, counted from the end. A channel that never changes says nothing.
     """
     if output.discrete or output.sums_to_one(axis):
         return False
@@ -100,7 +100,7 @@ def are_boxes(output: SeenOutput, axis: int) -> bool:
 
 
 def _centred(rows: Array) -> bool:
-    """Whether centres and sizes stay within the picture, with sizes that are some."""
+    """Whether centres and sizes stay within the picture, with sizes above zero."""
     half = rows[:, 2:] / 2
     inside = (rows[:, :2] - half >= -0.02) & (rows[:, :2] + half <= 1.02)
     return _all_but_few(inside) and bool((np.median(half, axis=0) > 0.005).all())

@@ -1,4 +1,4 @@
-"""How sure a share of answers is, and the one rule by which a limit on it is met, missed or not proven."""
+"""How certain a share of answers is, and the one rule by which a limit on it is met, missed or not proven."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ ONE_SIDED, TWO_SIDED = 1.645, 1.96
 _UNLIKELY = 0.025
 _ROUNDING = 1e-9
 _FINEST = 1e-9
-"""Nobody has as many answers as a finer limit takes: it allows none to be lost."""
+"""Nobody has as many answers as a finer limit needs: such a limit allows none to be lost."""
 
 
 class LimitStanding(str, Enum):
-    """How a limit stands on the samples that are there, the best first."""
+    """How a limit stands on the available samples, the best first."""
 
     MET = "met"
     UNPROVEN = "unproven"
@@ -43,7 +43,7 @@ def wilson(successes: float, count: float, z: float = TWO_SIDED) -> tuple[float,
     middle = share + spread / 2
     reach = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
     high = (middle + reach) / (1 + spread)
-    # the product of both ends is known; the difference of middle and reach would cancel
+    # the product of both ends is known; the difference of centre and half-width would cancel
     return share * share / (1 + spread) / high if share else 0.0, min(high, 1.0)
 
 
@@ -60,11 +60,11 @@ def standing(lost: float, answers: float, limit: float, independent: float | Non
 
     Met: no more is lost, on enough answers to say so. Not proven: fewer answers, and no more is lost, or one answer
     where the limit is finer than one, unless that is too unlikely to be chance. Missed: anything else. A limit of 0
-    says what it means of the answers that are there.
+    is judged on the available answers alone.
 
     Args:
-        lost: answers lost less those won, where answers are held against labels; need not be whole.
-        answers: of how many.
+        lost: answers lost less those won, where answers are compared with labels; need not be whole.
+        answers: out of how many.
         limit: the largest share that may be lost, 0 to 1.
         independent: how many answers count as independent, for the interval; all where None.
     """
@@ -78,7 +78,7 @@ def standing(lost: float, answers: float, limit: float, independent: float | Non
 
 
 def _at_least(lost: float, count: float, share: float) -> float:
-    """The probability that of ``count`` answers as many are lost, where each is with the probability ``share``."""
+    """The probability that at least ``lost`` of ``count`` answers are lost, each with the probability ``share``."""
     if share >= 1:
         return 1.0
     total, trials = 0.0, round(count)
@@ -88,6 +88,6 @@ def _at_least(lost: float, count: float, share: float) -> float:
 
 
 def worst(*found: LimitStanding) -> LimitStanding:
-    """The worst of several; met where there is none."""
+    """The worst of several; met where there are none."""
     order = list(LimitStanding)
     return max(found, key=order.index, default=LimitStanding.MET)

@@ -19,10 +19,10 @@ from toolkit.evaluation.tasks import OutputPart, reader
 _READ_AS = {
     "segmentation": {"segmentation"},
     "ctc": {"ctc"},
-    # the logits of one next token are those of classes
+    # the logits of a single next token are those of classes
     "generation": {"generation", "classification"},
 }
-"""What an output must fit for a metric of a task; of other tasks the labels' shape alone says whether one does."""
+"""What an output must fit for a metric of a task; for other tasks the labels' shape alone tells."""
 
 
 def judged_by(
@@ -45,8 +45,8 @@ def judged_by(
         floors: levels from which on an answer counts as unchanged, by the budget's names.
         given: ``blank`` and ``threshold`` where the recipe sets them.
         classes: other settings that name a class of a reading, such as ``space``.
-        strict: refuse what no task reads; a run that is judged again, on other samples or as releases before did, is
-            not to be mended by whoever asks.
+        strict: refuse what no task reads; a run that is judged again, on other samples or as earlier releases did,
+            cannot be fixed by whoever asks.
 
     Raises:
         RecipeError: no output can be read as the task that the recipe names, nor as its metric reads one, or none with
@@ -71,7 +71,7 @@ def refuse_unread(seen: SeenModel, metric: str | None, output: str | None) -> No
     """Check that an output has the shape of what a metric of positions reads.
 
     Raises:
-        RecipeError: none has: the metric would take the samples of a batch for its positions.
+        RecipeError: none has: the metric would take the samples of a batch for positions.
     """
     read = _READ_AS.get(task_of(metric))
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
@@ -109,9 +109,9 @@ def _has_effect(
 
 
 def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> Guess:
-    """The outputs that are guessed to be of the task, where none is all that can be read so; the others as guessed.
+    """The outputs guessed to belong to the task, or all that can be read so where none is; the others as guessed.
 
-    A guess that is written out is the same as one that is not: a metric of the task has its say in both.
+    Writing a guess into the recipe changes nothing: a metric of the task counts in both.
     """
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
     chosen = [one for one in chosen if one.name not in seen.states] or chosen

@@ -1,4 +1,4 @@
-"""Which of the outputs that labels fit they belong to: that with which the float model's answers agree."""
+"""Which of the outputs that labels fit they belong to: the one whose answers agree with them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def read_alike(metric: str, other: str) -> bool:
 
 @dataclass(frozen=True)
 class MeasuredFit:
-    """A metric that labels fit, as the float model does by it.
+    """A metric that labels fit, and how well the float model does by it.
 
     Attributes:
         fit: the metric and its output.
-        check: with what the float model gave.
+        check: with the float model's outputs.
     """
 
     fit: FittingMetric
@@ -40,7 +40,7 @@ class FitMeasurement:
     """Each of several metrics over the same batches; those whose labels do not fit after all are left out.
 
     Args:
-        fits: at least one, the best first; one that cannot be had is left out.
+        fits: at least one, the best first; one that cannot be computed is left out.
         seen: the model with what it gave on a few samples.
 
     Raises:
@@ -72,14 +72,14 @@ class FitMeasurement:
 
     @property
     def fitting(self) -> list[MeasuredFit]:
-        """Those that the labels fit."""
+        """The metrics that the labels fit."""
         return [one for one in self._found if one.fit not in self._refusals]
 
     def kept(self) -> list[MeasuredFit]:
-        """Those that the labels fit, at least one.
+        """The metrics that the labels fit, at least one.
 
         Raises:
-            DataError: there is none; what the first says.
+            DataError: there is none; with the first one's message.
         """
         if not self.fitting:
             raise self._refusals[self._found[0].fit]
@@ -89,7 +89,7 @@ class FitMeasurement:
 def measured_fits(
     fits: Sequence[FittingMetric], seen: SeenModel, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
 ) -> list[MeasuredFit]:
-    """See ``FitMeasurement``.
+    """The metrics that labels fit, measured; see ``FitMeasurement``.
 
     Args:
         fits: at least one, the best first.
@@ -97,7 +97,7 @@ def measured_fits(
         batches: the float model's outputs, wide floats, and the labels.
 
     Raises:
-        DataError: the labels fit none of them; what the first says.
+        DataError: the labels fit none of them; with the first one's message.
         RecipeError: the first needs what is not installed.
     """
     measured = FitMeasurement(fits, seen)
@@ -107,14 +107,14 @@ def measured_fits(
 
 
 def labelled_output(found: Sequence[MeasuredFit]) -> tuple[MeasuredFit, list[MeasuredFit]]:
-    """The metric of the output that the labels belong to, and those of others that they may as well belong to.
+    """The metric of the output that the labels belong to, and those of others that they may equally well belong to.
 
-    Taken is the first that is nearly as much better than what needs no model as the best one is, see
-    ``FloatCheck.skill``: to within one standard error of a share, as it is at most. What is within two of the best,
+    The first is taken that is nearly as much better than what needs no model as the best one is, see
+    ``FloatCheck.skill``: to within one standard error of a share, at its largest. What is within two of the best,
     by the same metric and with another value, cannot be told from it by these samples.
 
     Args:
-        found: at least one, the best guess first; of several of one output the first counts.
+        found: at least one, the best guess first; of several for one output the first counts.
     """
     firsts = list({one.fit.output: one for one in reversed(found)}.values())[::-1]
     skills = [one.check.skill() for one in firsts]

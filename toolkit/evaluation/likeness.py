@@ -1,4 +1,4 @@
-"""Whether an output is a picture of what an input image shows, as a denoiser's, or says something of its places."""
+"""Whether an output is a picture of what an input image shows, as a denoiser's, or a map about its places."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def likeness(images: Sequence[Array], output: Array) -> float:
     """The correlation of an output's brightness with that of the input image that it is most like, -1 to 1.
 
     Args:
-        images: what ``grids`` gave for a sample's inputs.
+        images: what ``grids`` returned for a sample's inputs.
         output: the same sample's output, shaped as an image is.
 
     Returns:
-        0 where the output or every input is no image, or the same everywhere.
+        0 where the output or every input is no image, or constant.
     """
     made = _brightness(output)
     return max((_correlation(image, made) for image in images), default=0.0) if made is not None else 0.0

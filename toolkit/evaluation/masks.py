@@ -1,4 +1,4 @@
-"""Masks, the values of -1e9 and the like that stand for none, told from quantities that are as large."""
+"""Masks, the values of -1e9 and the like that stand for none, distinguished from quantities that are as large."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from toolkit.base.types import Array
 
 MASK = 9e8
-"""The least magnitude of a mask: one of -1e9 comes with the score that it was added to."""
+"""The least magnitude of a mask: a mask of -1e9 comes with the score that it was added to."""
 _GAP = 100.0
 _MOST_LEVELS, _TIMES, _LOOKED_AT = 8, 2, 4096
 _BITS = 12
@@ -15,7 +15,7 @@ _BITS = 12
 
 
 def largest_magnitude(values: Array) -> float:
-    """The largest magnitude of an array; NaN where it holds one, 0 where it is empty."""
+    """The largest magnitude of an array; NaN where it holds NaN, 0 where it is empty."""
     return max(float(values.max()), -float(values.min())) if values.size else 0.0
 
 
@@ -23,8 +23,8 @@ def masks(values: Array) -> Array | None:
     """Where an array holds masks, bool of its shape; None where it holds none.
 
     Large values are masks where all others are smaller by a factor of 100 or more, and where they have few levels that
-    come again and again: a quantity that is as large takes values of all sizes. A single large value is one where it is
-    negative. Infinity and NaN are no masks.
+    come again and again: a quantity that is as large takes values of all sizes. A single large value is a mask where it
+    is negative. Infinity and NaN are no masks.
 
     Args:
         values: float32, of any shape: one batch of a tensor.

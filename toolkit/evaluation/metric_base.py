@@ -13,9 +13,9 @@ from toolkit.base.errors import FAILURES, DataError, QtoolError, RecipeError, di
 from toolkit.base.types import Array
 
 UNLABELLED = -100
-"""Stands at positions without a label, as torch's losses (``ignore_index``) and Hugging Face's collators have it."""
+"""Stands at positions without a label, as in torch's losses (``ignore_index``) and Hugging Face's collators."""
 UNLABELLED_PIXEL = 255
-"""Stands for no class in masks, as PASCAL VOC and Cityscapes have it."""
+"""Stands for no class in masks, as in PASCAL VOC and Cityscapes."""
 
 
 class Metric(Protocol):
@@ -39,10 +39,10 @@ class MetricOptions:
         blank: CTC's blank class.
         space: the class that parts words; None where every class is a word.
         layout: how a detector's outputs are read, as ``Part.to_json`` writes its part; None where that is not known.
-        batch_axis: where samples lie in the output; None where no axis is theirs.
+        batch_axis: where samples lie in the output; None where there is no such axis.
         axis: where its classes, features or channels lie in a sample, counted from the end; None where that is not
-            known: last, of pictures first.
-        threshold: above which score a label holds, or a place is in the mask; None where that is not known.
+            known: then the last, for pictures the first.
+        threshold: the score above which a label holds, or a place is in the mask; None where that is not known.
     """
 
     output: str | None = None
@@ -55,13 +55,13 @@ class MetricOptions:
 
 
 def answers_of(metric: Metric) -> int:
-    """How many answers a metric's value is a share of; 0 where it is no share, or its class does not say."""
+    """How many answers a metric's value is a share of; 0 where it is no share, or its class does not tell."""
     return int(getattr(metric, "answers", 0))
 
 
 @contextmanager
 def metric_code(metric: str | None, doing: str) -> Iterator[None]:
-    """The block runs the code of a metric: what fails in it is said to be the metric's.
+    """The block runs the code of a metric: what fails in it is reported as the metric's fault.
 
     Raises:
         DataError: something failed.
@@ -81,7 +81,7 @@ def value_of(metric: Metric, name: str | None) -> float:
     """A metric's value; it may be no finite number.
 
     Raises:
-        DataError: it failed, or gives something else than a number.
+        DataError: it failed, or returned something other than a number.
     """
     with metric_code(name, "in value"):
         value: Any = metric.value()
@@ -117,7 +117,7 @@ def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[s
 def pick_scores(
     outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]
 ) -> tuple[Array, Array]:
-    """As ``pick``, with the classes or features along the last axis; integers, which are the choice already, as is.
+    """``pick`` with the classes or features along the last axis; integers, which are the choice already, as is.
 
     Axes of length 1 beside the classes are dropped where samples have one label each, in both.
     """
@@ -157,16 +157,16 @@ def one_hot(label: Array) -> bool:
 
 
 def of_one_score(scores: Array, label: Array) -> bool:
-    """Whether there is one score a sample, that of the class 1 of two, and one label; whatever axes of length 1."""
+    """Whether there is one score per sample, that of class 1 of two, and one label; axes of length 1 do not matter."""
     each = len(scores) if scores.ndim else 0
     return scores.dtype.kind not in "iub" and each > 0 and scores.size == each == label.size
 
 
 def two_classes(scores: Array, threshold: float) -> Array:
-    """One score a sample as those of two classes, [samples, 2]: 1 is the better one above the threshold.
+    """One score per sample as scores of two classes, [samples, 2]: class 1 wins above the threshold.
 
     Args:
-        scores: float [samples, ...], one a sample.
+        scores: float [samples, ...], one per sample.
         threshold: see ``MetricOptions``.
     """
     flat = np.asarray(scores).reshape(len(scores))
@@ -174,7 +174,7 @@ def two_classes(scores: Array, threshold: float) -> Array:
 
 
 def threshold_of(scores: Array, options: MetricOptions) -> float:
-    """Above which score a label holds: as ``options`` say, else 0.5 of probabilities, and 0 of others, as of logits."""
+    """The score above which a label holds: that of ``options``, else 0.5 for probabilities, 0 for others (logits)."""
     if options.threshold is not None:
         return options.threshold
     known = scores[np.isfinite(scores)]
@@ -184,8 +184,8 @@ def threshold_of(scores: Array, options: MetricOptions) -> float:
 def never_right(scores: Array, wanted: Array) -> Array:
     """Scores in which NaN says the opposite of the label: -inf where it holds, inf where it does not.
 
-    numpy's argmax, sorting and ranks take NaN for the largest value: an engine that gives it for the samples that have
-    the label would seem perfect.
+    numpy's argmax, sorting and ranks take NaN for the largest value: an engine that returns NaN for the samples that
+    have the label would seem perfect.
 
     Args:
         scores: float, of any shape.
@@ -203,12 +203,12 @@ def label_of(labels: Mapping[str, Array]) -> Array:
 def by_sample(label: Array, batch_axis: int | None) -> Array:
     """A batch's label with its samples along the first axis, [batch, ...].
 
-    Where no axis of the output is the samples', a batch is one, whose label may be stored by itself: as many classes as
-    a graph has nodes.
+    Where the output has no axis of samples, a batch is one sample, whose label may be stored by itself: as many classes
+    as a graph has nodes.
 
     Args:
         label: as the data has it.
-        batch_axis: where samples lie in the output; None where no axis is theirs.
+        batch_axis: where samples lie in the output; None where there is no such axis.
     """
     return label[None] if batch_axis is None and label.ndim and len(label) != 1 else label
 
@@ -259,7 +259,7 @@ def check_finite(label: Array) -> None:
         label: float64 [batch, ...].
 
     Raises:
-        DataError: one is NaN or infinite; its row is the sample's.
+        DataError: a label is NaN or infinite; the error's row is its sample.
     """
     rows = np.flatnonzero(~np.isfinite(label).reshape(len(label), -1).all(axis=1))
     if len(rows):
@@ -269,7 +269,7 @@ def check_finite(label: Array) -> None:
 
 
 def classes_of(scores: Array, label: Array) -> int:
-    """How many classes an output has, whose labels are checked against it.
+    """How many classes an output has; checks the labels against it.
 
     Raises:
         DataError: the labels' shape is not that of its positions, or they are no numbers of its classes.

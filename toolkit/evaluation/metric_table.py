@@ -1,4 +1,4 @@
-"""The built-in metrics by name: what each measures, the label layout that it wants, and what a usual budget is."""
+"""The built-in metrics by name: what each measures, the label layout that it wants, and the usual budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MetricInfo:
         share: whether the value is a share, 0 to 1.
         higher_is_better: which way it goes.
         extra: the optional dependency that it needs; empty where none.
-        together: how many samples that follow each other have one answer.
+        together: how many consecutive samples share an answer.
         counted: whether it moves in steps of one answer, so that a limit finer than these cannot be told from none.
     """
 
@@ -87,7 +87,7 @@ METRICS: dict[str, MetricInfo] = {
 
 
 def usual_limits(metric: str | None) -> dict[str, float]:
-    """The limit on a metric's drop where the recipe gives none; empty of a metric that is not built in."""
+    """The limit on a metric's drop where the recipe gives none; empty for a metric that is not built in."""
     info = METRICS.get(metric or "")
     if info is None:
         return {}
@@ -101,7 +101,7 @@ def is_share(metric: str | None) -> bool:
 
 
 def task_of(metric: str | None) -> str:
-    """The task that a metric belongs to; empty of one that is not built in."""
+    """The task that a metric belongs to; empty for one that is not built in."""
     info = METRICS.get(metric or "")
     return info.task if info is not None else ""
 
@@ -112,6 +112,6 @@ def tasks_judged(metric_task: str) -> frozenset[str]:
 
 
 def together(metric: str | None) -> int:
-    """How many samples that follow each other have one answer: what parts the samples must not part these."""
+    """How many consecutive samples share an answer: splits of the samples must not separate them."""
     info = METRICS.get(metric or "")
     return info.together if info is not None else 1

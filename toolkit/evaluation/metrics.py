@@ -69,7 +69,7 @@ class TopK:
 
 
 def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
-    """How many classes there are, 0 where the output is the choice itself; and where it is the label, bool.
+    """How many classes there are, 0 where the output is the choice itself; and where the choice is the label, bool.
 
     Raises:
         DataError: the labels do not fit the output.

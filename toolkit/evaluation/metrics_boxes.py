@@ -50,7 +50,7 @@ class MeanAveragePrecision:
 
         Raises:
             RecipeError: no output holds detections.
-            DataError: labels are not rows of box and class, or of other samples than the outputs.
+            DataError: labels are not rows of box and class, or not as many samples as the outputs.
         """
         if self.part is None:
             raise RecipeError("map needs detections, and no output of the model was recognised as such",
@@ -59,7 +59,7 @@ class MeanAveragePrecision:
             raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
         label, each = label_of(labels), detections(reader(self.part).samples(outputs), self.part.settings, _LEAST)
         if label.ndim == 2:
-            # of a sample by itself they are its objects, of several one object each
+            # for a sample by itself these are its objects, for several samples one object each
             label = label[None] if len(each) == 1 else label[:, None]
         if label.ndim != 3 or label.shape[-1] != 5 or len(label) != len(each):
             raise DataError(f"labels of boxes of {len(each)} samples have shape {list(label.shape)}",
@@ -98,13 +98,13 @@ class MeanAveragePrecision:
         return np.arange(self.images)
 
     def value_among(self, kept: Array) -> float:
-        """The value of the images that are kept, bool [images]; NaN where none of them has an object."""
+        """The value over the images that are kept, bool [images]; NaN where none of them has an object."""
         if not any(kept[one["image_id"] - 1] for one in self.wanted):
             return float("nan")
         if not self.found:
             return 0.0
         judged = self._judged()
-        # what was found in each image is held against its objects once
+        # the detections in each image are matched with its objects once
         every = judged.evalImgs
         judged.evalImgs = [one if one is None or kept[one["image_id"] - 1] else None for one in every]
         with contextlib.redirect_stdout(io.StringIO()):
@@ -116,7 +116,7 @@ class MeanAveragePrecision:
         return float(precision.mean()) if precision.size else 0.0
 
     def _judged(self) -> Any:
-        """Each image's detections against its objects, as of what was taken in so far."""
+        """Each image's detections matched with its objects, for everything taken in so far."""
         if self._evaluated is not None and self._evaluated[0] == self.images:
             return self._evaluated[1]
         from pycocotools.coco import COCO

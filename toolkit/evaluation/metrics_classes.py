@@ -28,7 +28,7 @@ CHANCE = 0.5
 class _ByClass:
     """Gathers scores and labels; labels are classes' numbers [batch], or 0 and 1 for each class [batch, classes].
 
-    One score a sample, with labels 0 and 1, is a set of one class: that of the label 1. A score that is NaN counts as
+    One score per sample, with labels 0 and 1, is a set of one class: that of label 1. A score that is NaN counts as
     the wrong one.
 
     Attributes:
@@ -67,7 +67,7 @@ class _ByClass:
         return sum(len(part) for part in self.scores)
 
     def value(self) -> float:
-        """The value of all samples."""
+        """The value over all samples."""
         return self.value_among(np.ones(self.answers, bool))
 
     def units(self) -> Array:
@@ -75,7 +75,7 @@ class _ByClass:
         return np.arange(self.answers)
 
     def value_among(self, kept: Array) -> float:
-        """The value of the samples that are kept, bool [samples]."""
+        """The value over the samples that are kept, bool [samples]."""
         return self.of(np.concatenate(self.scores)[kept], np.concatenate(self.labels)[kept])
 
     def of(self, scores: Array, labels: Array) -> float:
@@ -92,14 +92,14 @@ class _ByClass:
 class BalancedAccuracy(_ByClass):
     """Mean of the recalls of the classes that have labels.
 
-    Of sets each of these is two classes, the samples that have it and those that have not: by recalls of the first
-    alone a model that answers every class were perfect. What has no sample is left out.
+    For sets each class is two, the samples that have it and those that have not: by recalls of the first
+    alone a model that answers every class would be perfect. Classes without samples are left out.
     """
 
     def of(self, scores: Array, labels: Array) -> float:
         """0 to 1; NaN where no class has a label."""
         chosen = self._chosen(scores)
-        # one score a sample says of each whether it has the label
+        # one score per sample says whether it has the label
         asked = labels.any(axis=0) | (labels.shape[1] == 1)
         if not len(labels) or not asked.any():
             return math.nan
@@ -124,7 +124,7 @@ class AveragePrecision(_ByClass):
     """Mean over classes with labels of the precision at each of their samples, in the order of the scores.
 
     Samples of one score have no order: for each of them the precision is that of all down to this score, as
-    scikit-learn's ``average_precision_score`` has it.
+    in scikit-learn's ``average_precision_score``.
     """
 
     def of(self, scores: Array, labels: Array) -> float:
@@ -149,7 +149,7 @@ class AreaUnderCurve(_ByClass):
 
 
 def _recalls(chosen: Array, labels: Array) -> Array:
-    """The share of each class's samples that are answered by it, float64 [classes]; NaN of a class that has none."""
+    """The share of each class's samples that are answered by it, float64 [classes]; NaN for a class that has none."""
     counts = labels.sum(axis=0)
     return np.where(counts > 0, (chosen & labels).sum(axis=0) / np.maximum(counts, 1), np.nan)
 

@@ -27,7 +27,7 @@ _WINDOW = 7
 
 
 class _Alike(Summed):
-    """Takes an output and a label of the same shape; axes of length 1 may lack in either."""
+    """Takes an output and a label of the same shape; axes of length 1 may be missing in either."""
 
     higher_is_better = True
 
@@ -78,7 +78,7 @@ class MeanAbsoluteError(_Alike):
 
 
 class Psnr(_Alike):
-    """Mean over samples of 10 log10(peak^2 / mse), dB; the peak is 255, 1 or 2 as the labels' range says."""
+    """Mean over samples of 10 log10(peak^2 / mse), dB; the peak is 255, 1 or 2, by the labels' range."""
 
     def add(self, values: Array, label: Array) -> None:
         """Take in both."""
@@ -140,7 +140,7 @@ class MeanIoU:
         self.options = options
         self.told: list[Array] = [np.zeros(0, bool)]
         self.samples = 0
-        # by class the samples that have it, and their pixels that both name and that either names
+        # by class the samples that have it, and the number of their pixels that both name and that either names
         self.counts: dict[int, list[Array]] = {}
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
@@ -176,7 +176,7 @@ class MeanIoU:
         return np.where(np.concatenate(self.told), np.arange(self.samples), NO_UNIT)
 
     def value_among(self, kept: Array) -> float:
-        """The value of the samples that are kept, bool [samples]."""
+        """The value over the samples that are kept, bool [samples]."""
         totals = [(counts := np.concatenate(parts))[kept[counts[:, 0]]].sum(axis=0) for parts in self.counts.values()]
         shares = [int(common) / int(union) for _, common, union in totals if union]
         return math.fsum(shares) / len(shares) if shares else math.nan

@@ -17,7 +17,7 @@ _BLOCK = 512
 
 
 class _Vectors:
-    """Gathers one vector a sample, the mean over positions where there are some, and one label a sample."""
+    """Gathers one vector per sample, the mean over positions if there are any, and one label per sample."""
 
     higher_is_better = True
 
@@ -31,7 +31,7 @@ class _Vectors:
         """Take in one batch.
 
         Raises:
-            DataError: there is not one label a sample.
+            DataError: there is not one label per sample.
         """
         values, label = pick_scores(outputs, self.options, labels)
         if label.size != len(values):
@@ -64,7 +64,7 @@ class RecallAtK(_Vectors):
     def value(self) -> float:
         """0 to 1; NaN where no two samples have one label."""
         if not self.answers:
-            # asked after each sample until one says something: no distances for that
+            # asked after each sample until the value is a number: no distances for that
             return math.nan
         vectors, labels = self._all()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -87,7 +87,7 @@ class RecallAtK(_Vectors):
 class Spearman(_Vectors):
     """Spearman's rank correlation of labels with outputs of one value, or with cosines of samples 2i and 2i + 1.
 
-    Batches may join samples of unlike pairs, by their shapes: the samples' places in the data tell which are one.
+    Batches may join samples of unlike pairs, by their shapes: the samples' places in the data tell which are a pair.
     """
 
     def value(self) -> float:
@@ -95,12 +95,12 @@ class Spearman(_Vectors):
         return self.value_among(np.ones(sum(map(len, self.vectors)), bool))
 
     def units(self) -> Array:
-        """The pair of each sample; of one value a sample each by itself."""
+        """The pair of each sample; with one value per sample each by itself."""
         vectors, _ = self._all()
         return np.arange(len(vectors)) if vectors.shape[1] == 1 else self._places(len(vectors)) // 2
 
     def value_among(self, kept: Array) -> float:
-        """The value of the samples that are kept, bool [samples]."""
+        """The value over the samples that are kept, bool [samples]."""
         vectors, labels = self._all()
         if vectors.shape[1] == 1:
             found, labels = vectors[kept, 0], labels[kept]
@@ -119,7 +119,7 @@ class Spearman(_Vectors):
         return np.asarray(self.places if len(self.places) == count else range(count))
 
     def _pairs(self, count: int) -> tuple[Array, Array]:
-        """Where the first and the second sample of each pair are among those taken in; one alone is left out."""
+        """Where the first and second sample of each pair are among those taken in; unpaired samples are left out."""
         places = self._places(count)
         at = {int(place): row for row, place in enumerate(places)}
         found = [(row, at[place + 1]) for place, row in sorted(at.items()) if place % 2 == 0 and place + 1 in at]

@@ -1,4 +1,4 @@
-"""Metrics of readings and of texts: exact readings, edits a character and a word, perplexity."""
+"""Metrics of readings and of texts: exact readings, edits per character and per word, perplexity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.evaluation.tasks.ctc import readings
 
 
 class _Readings:
-    """Reads CTC outputs [batch, positions, classes]; labels are integers [batch, length], filled up with -1."""
+    """Reads CTC outputs [batch, positions, classes]; labels are integers [batch, length], padded with -1."""
 
     higher_is_better = True
 
@@ -28,7 +28,7 @@ class _Readings:
         """Take in one batch.
 
         Raises:
-            DataError: labels are not integers, one row a sample, or the output has no scores of classes.
+            DataError: labels are not integers, one row per sample, or the output has no scores of classes.
         """
         scores, label = pick_scores(outputs, self.options, labels)
         if label.dtype.kind not in "iu" or label.ndim != 2:
@@ -49,7 +49,7 @@ class _Readings:
         return self.count
 
     def value(self) -> float:
-        """Share of readings that are right, 0 to 1; NaN of none."""
+        """Share of readings that are right, 0 to 1; NaN where there are none."""
         return self.right / self.count if self.count else math.nan
 
 
@@ -76,7 +76,7 @@ class CharacterErrorRate(_Readings, Summed):
         return int(self.sums()[1])
 
     def value(self) -> float:
-        """Edits a character, 0 and more; NaN where no label has one."""
+        """Edits per character, 0 and more; NaN where no label has any."""
         return self.of(self.sums())
 
 

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 Pairs = list[tuple[str, str, str]]
 
 _MOST_SAMPLES = 64
-"""No more samples say more of a layer."""
+"""More samples say no more about a layer."""
 _TAP_BYTES = 768_000_000
 _BATCH, _BATCH_BYTES = 16, 128_000_000
 _SHARE, _LEAST_MACS = 0.5, 1e10
 """What the errors may cost, in plain inferences of all samples; small models may take about a third of a second."""
 _TAPPED, _QUANTIZED = 1.6, 1.8
-"""A run of the float model and one of that with its pairs in plain inferences, all tensors kept; as on ResNet-50."""
+"""A run of the float model and one of the paired model in plain inferences, all tensors kept; as on ResNet-50."""
 _MADE, _COMPARED = 10, 400
 """What making an element and comparing it with another costs, in multiply-accumulates."""
 _REORDER = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
@@ -59,8 +59,8 @@ class MeasuredForm:
 
     Attributes:
         model: its graph as it is reported on.
-        rounded: the same with the rounding of its 16-bit floats written out, whose tensors have the names that they
-            have there: it is run instead. None where it is the model itself that is run.
+        rounded: the model with the rounding of its 16-bit floats written out, whose tensors have the names that they
+            have there: it is run instead. None where the model itself is run.
         name: lowered, or float32 where onnxruntime cannot run the lowered one.
         besides: the tensors that all sessions give beside those that they are asked for; see ``wanted_besides``.
         as_it_is: onnxruntime rewrites nothing in ``rounded``, all results of which are rounded by nodes of their own:
@@ -75,13 +75,13 @@ class MeasuredForm:
     _opened: list[Session] = field(default_factory=list)
 
     def session(self, outputs: Sequence[str], boundaries: Boundaries | None = None) -> Session:
-        """A session that gives these tensors, and maybe others."""
+        """A session that returns these tensors, and maybe others."""
         for one in self._opened:
             if set(outputs) <= set(one.outputs):
                 return one
         wanted = [*outputs, *sorted(self.besides)]
         source = self.model if self.rounded is None else self.rounded.light()
-        # what sessions hand on to each other is of one graph, and its order hangs on what is wanted
+        # what sessions hand on to each other is from one graph, whose order depends on what is wanted
         apart = boundaries is None or (isinstance(source, LightModel) and not shared_weights(source))
         if isinstance(source, LightModel) and not self.besides and apart:
             fused_more(source, wanted)
@@ -100,7 +100,7 @@ class Taps:
         groups: their names; those of a group are held at once.
         batch: samples to run at once.
         samples: how many samples can be afforded.
-        whole: the session that gives all of them, where they are one group.
+        whole: the session that returns all of them, where they are one group.
     """
 
     groups: list[list[str]]
@@ -126,13 +126,13 @@ def node_errors(
 
     Args:
         reference: the float model.
-        subject: the other one.
+        subject: the other model.
         data: the samples.
         samples: how many of them to use, spread over the data; where None 64, or as many as cost half a plain
             inference of all.
         progress: called with what is being done, how much is done, and of how much.
         pairs: what to compare, see ``comparable``.
-        watched: by tensor of ``reference`` what takes in its values.
+        watched: by tensor of ``reference`` the object that takes in its values.
         kept: what an evaluation that was killed had summed, and where this one keeps it.
 
     Returns:
@@ -175,10 +175,10 @@ def node_errors(
 def wanted_besides(
     reference: Model, subject: Model, rounded: LightModel, data: CalibrationData, batch: int
 ) -> frozenset[str]:
-    """What ``node_errors`` may look at of a model with so many nodes that making its session twice costs the most.
+    """The tensors ``node_errors`` may look at in a model with so many nodes that making its session twice dominates.
 
-    Nothing where a batch of these tensors may be large: then outputs are computed by a session that keeps none. All
-    results of ``rounded`` are rounded by nodes of their own, so that onnxruntime fuses as little where it keeps them.
+    Nothing where a batch of these tensors may be large: then outputs are computed by a session without them. All
+    results of ``rounded`` are rounded by separate nodes, so that onnxruntime fuses just as little where it keeps them.
     """
     if len(rounded.proto.graph.node) <= MOST_NODES:
         return frozenset()
@@ -192,7 +192,7 @@ def wanted_besides(
 def comparable(reference: Model, subject: Model) -> Pairs:
     """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for tensors that mean the same.
 
-    What is computed of constants alone, such as a weight that is transposed, is a weight and no result of a layer.
+    What is computed from constants alone, such as a transposed weight, is a weight and no result of a layer.
     """
     facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
     made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
@@ -211,7 +211,7 @@ def comparable(reference: Model, subject: Model) -> Pairs:
         if name in made:
             pairs.append((node.name, name, name))
             continue
-        # lowering gives an output's own name to the Cast behind the node that computes it
+        # lowering gives an output's own name to the Cast after the node that computes it
         for reader in node.outputs[0].outputs:
             if reader.op == "Cast" and reader.outputs[0].name in made:
                 pairs.append((node.name, reader.outputs[0].name, name))
@@ -220,7 +220,7 @@ def comparable(reference: Model, subject: Model) -> Pairs:
 
 
 def _reordered(reference: Model, subject: Model, pairs: Pairs) -> dict[str, str]:
-    """The nodes that only reorder what another node of ``pairs`` gives, in both models, by that node."""
+    """The nodes that only reorder the result of another node of ``pairs``, in both models, each with that node."""
     makers = {tensor.name: node for node in reference.nodes for tensor in node.outputs}
     nodes = {node.name: node for node in subject.nodes}
     by_tensors = {(ref, sub): node for node, ref, sub in pairs}
@@ -269,7 +269,7 @@ def _facts_for(model: Model, inputs: Mapping[str, Array]) -> Facts:
 
 
 def _groups(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """The tensors in groups that take, of one sample and in both models, about the bytes that may be held."""
+    """The tensors in groups that take, for one sample and in both models, about the bytes that may be held."""
     group: list[str] = []
     held = 0
     for name in names:

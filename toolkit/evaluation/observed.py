@@ -1,4 +1,4 @@
-"""What is seen of a model's outputs on a few samples, and of the graph behind them: what its task is guessed from."""
+"""What is seen of a model's outputs on a few samples, and of the graph that makes them: clues to its task."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SUMMING = frozenset(
     {"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "Clip"}
 )
 _CHANCES = frozenset({"Sigmoid", "Softmax"})
-"""Of chances, means and maxima are chances too."""
+"""Operators for which the result of chances is chances too: means and maxima."""
 _CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
 _FIRST, _CROP = 4, 64
 """Samples, and values along each of their axes, that show how far neighbours lie apart."""
 _LIKE = 0.9
 FAINT = 0.01
-"""A smaller probability is no sign of anything: a detector's scores where nothing is are of rounding errors' size."""
+"""A smaller probability is no sign of anything: a detector's scores of nothing have the size of rounding errors."""
 _SAME = 0.99
 _BANDS, _TOGETHER, _APART = 16, 0.6, 0.3
 """The fewest bands of a spectrum; how much neighbours correlate at least, and by how much less those far apart do. In
@@ -51,11 +51,11 @@ class SeenOutput:
     Attributes:
         name: its name.
         declared: its shape as the model declares it; None where it does not. Samples that contradict it count.
-        samples: what each sample gave, without the batch axis, floats in float32.
-        batch_axis: where samples lie; None where no axis is theirs.
-        ops: the operators that made it, behind those that only move or reshape; of a Concat those of its inputs, of
-            an If those of its branches, of means and maxima of chances what makes the chances.
-        likenesses: of some samples, how much it is like an input image; see ``likeness``.
+        samples: its values for each sample, without the batch axis, floats in float32.
+        batch_axis: where samples lie; None where there is no such axis.
+        ops: the operators that produce it, upstream of those that only move or reshape; for a Concat those of its
+            inputs, for an If those of its branches, for means and maxima of chances what makes the chances.
+        likenesses: for some samples, how much it is like an input image; see ``likeness``.
     """
 
     name: str
@@ -82,7 +82,7 @@ class SeenOutput:
 
     @property
     def empty(self) -> bool:
-        """Whether no sample has a value: rows that vary in number, and none was found."""
+        """Whether no sample has a value: its rows vary in number, and there were none."""
         return all(one.size == 0 for one in self.samples)
 
     @cached_property
@@ -121,7 +121,7 @@ class SeenOutput:
 
     @cached_property
     def extents(self) -> tuple[Any, ...] | None:
-        """What the model declares of a sample's axes; None where it declares nothing, or what no sample has."""
+        """The declared extents of a sample's axes; None where none are declared, or the samples contradict them."""
         if self.declared is None:
             return None
         axis = self.batch_axis
@@ -131,7 +131,7 @@ class SeenOutput:
 
     @property
     def contradiction(self) -> Finding | None:
-        """That the model declares another shape than it gives; None where it does not."""
+        """A finding that the model declares another shape than it returns; None where it does not."""
         if self.declared is None or self.extents is not None:
             return None
         shape = [str(extent) for extent in self.shape]
@@ -150,7 +150,7 @@ class SeenOutput:
         return isinstance(extent, str) and bool(extent) and not _LOST.match(extent)
 
     def one_largest(self, axis: int) -> bool:
-        """Whether the same place along an axis holds the largest value in every sample, of some samples."""
+        """Whether the same place along an axis holds the largest value in every sample, given several samples."""
         return len(self.samples) >= _SOME and len(set(self.stacked(axis).argmax(axis=1).tolist())) == 1
 
     def largest_as(self, other: SeenOutput) -> bool:
@@ -188,14 +188,14 @@ class SeenOutput:
 
 @dataclass
 class SeenModel:
-    """A model with what it gave on a few samples.
+    """A model with its outputs for a few samples.
 
     Attributes:
         outputs: each output, in the model's order, but those that hand a past on.
         inputs: one sample of each input, without the batch axis.
         ops: all operators of the graph, those of subgraphs included.
         states: the outputs that a next step reads in place of an input, as a recurrent layer's.
-        pasts: the inputs that outputs hand on longer, as a decoder's keys: these are no answers, those no images.
+        pasts: the inputs that outputs hand on longer, as a decoder's keys: they are no answers, and no images.
         read: the classes that labels of readings name, as far as they were seen: none of them is CTC's blank.
     """
 
@@ -212,7 +212,7 @@ class SeenModel:
         return any(one.dtype.kind in "iu" and one.ndim >= 1 for one in self.inputs.values())
 
     def labels_of(self, samples: Sequence[Array]) -> list[Array]:
-        """Each sample's label without an axis of samples, which one that is stored by itself may lack.
+        """Each sample's label without an axis of samples, which a label that is stored by itself may lack.
 
         Args:
             samples: the label of each sample as the data has it.
@@ -235,7 +235,7 @@ class SeenModel:
 
 
 def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array], int]]) -> SeenModel:
-    """Gather what is needed.
+    """Gather what is seen of a model.
 
     Args:
         model: the float model.
@@ -245,7 +245,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         SeenOutput(t.name, tuple(t.shape) if t.shape is not None else None, ops=_makers(t))
         for t in model.graph.outputs
     ]
-    # what is the same for every input holds no answer
+    # an output that is the same for every input holds no answer
     outputs = [one for one in outputs if one.ops != {"Constant"}]
     inputs: dict[str, Array] = {}
     shapes = shapes_to_join(model)
@@ -261,7 +261,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         inputs, images = inputs or firsts, grids(firsts)
         states = {(a, b) for a, b in states if b in made and _same_kind(given[a], made[b])}
         for name in held.keys() & made.keys():
-            # an output that is lacking comes from a node that onnxruntime cannot run
+            # a missing output comes from a node that onnxruntime cannot run
             held[name].append((made[name], count * each, images))
     for one in outputs:
         if held[one.name]:
@@ -274,11 +274,11 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     handed = handed_on(model)
     answers = [one for one in outputs if one.name not in handed]
     if not answers:
-        # all that a model gives is no past of it
+        # a model's only output is no past
         answers, handed = outputs, {}
     kept = frozenset(output for _, output in states)
     if len(shapes) < 2 or kept >= {one.name for one in answers}:
-        # what is all that a model reads or gives is no state of it
+        # a model's only input or output is no state
         kept = frozenset()
     return SeenModel(answers, inputs, ops, states=kept, pasts=frozenset(handed.values()))
 
@@ -291,10 +291,10 @@ def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:
 
 
 def _called_renewed(given: str, made: str) -> bool:
-    """Whether an output is called as an input is, and something more: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
+    """Whether an output has an input's name with something added: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
     stem = given.rstrip("0123456789_.-").removesuffix("_in")
     rest = made.removeprefix(stem)
-    # a word that only begins alike is another: ``classes`` is no state of ``c0``
+    # a word that merely begins alike is a different one: ``classes`` is no state of ``c0``
     return bool(stem) and made not in (given, rest) and (rest in _NEXT or not rest[:1].islower())
 
 
@@ -313,9 +313,9 @@ def _take(output: SeenOutput, value: Array) -> None:
 def _batch_axis(
     declared: Sequence[Any] | None, seen: Sequence[tuple[tuple[int, ...], int]], joined: Collection[Any]
 ) -> int | None:
-    """The axis of samples, of the first two: that is as long as every batch; None where neither is.
+    """The axis of samples among the first two: the one that is as long as every batch; None where neither is.
 
-    Where both are, it is the one that the model calls as it calls the inputs' batch, else one that it leaves open.
+    Where both are, it is the one named like the inputs' batch, else a dynamic one.
     """
     fitting = [axis for axis in (0, 1) if all(len(shape) > axis and shape[axis] == count for shape, count in seen)]
     if len(fitting) < 2 or declared is None or len(declared) != len(seen[0][0]):

@@ -40,8 +40,8 @@ class OpenedAccumulator:
             out.
 
     Attributes:
-        tensors: the names of those that are compared.
-        lacking: the names of those that are not.
+        tensors: the names of the tensors that are compared.
+        lacking: the names of the tensors that are not.
 
     Raises:
         ModelError: onnxruntime refuses one of the models.
@@ -64,7 +64,7 @@ class OpenedAccumulator:
         if self._known:
             self._source = session(source, self._known)
             self._simulation = session(simulation, self._known)
-        # by tensor: the engine and the simulation against the float model, the engine against either form, and these
+        # by tensor: engine and simulation against the float model, engine against either form, and the forms
         self._found = {name: [Difference() for _ in range(5)] for name in self.tensors}
         self._compared: set[str] = set()
 
@@ -94,7 +94,7 @@ class OpenedAccumulator:
             apart.add(plain[name], quantized[name])
 
     def result(self) -> dict[str, dict[str, Any]]:
-        """By tensor, for those whose shapes agreed.
+        """The verdict by tensor, for tensors whose shapes agreed.
 
         Returns:
             ``verdict`` (as quantized, as float, cannot be told apart), ``why`` it cannot be told, ``engine`` and

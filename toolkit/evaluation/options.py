@@ -1,4 +1,4 @@
-"""What a metric must know of the output that it looks at, from how that is read for its task."""
+"""What a metric must know about its output, from how that is read for its task."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def options_for(
         parts: how the outputs are read.
         blank: CTC's blank class; that of the part where None.
         space: the class that parts words.
-        threshold: above which score a label holds or a place is in the mask; of labels that of the part where None.
+        threshold: the score above which a label holds or a place is in the mask; for labels the part's where None.
     """
     task = task_of(metric)
-    # shares of positions are metrics of classification too
+    # metrics over positions belong to classification too
     alike = (task, "sequence") if task == "classification" else (task,)
     own = [part for part in parts if output is None or output in part.outputs]
     chosen = next((part for part in own if part.task in alike), None)
@@ -38,6 +38,6 @@ def options_for(
     known = blank if blank is not None else int(settings.get("blank", 0))
     layout = json.dumps(boxes.to_json()) if boxes is not None else None
     name = output if output is not None or chosen is None else chosen.outputs[0]
-    # that of a mask may be made for comparing two models
+    # the threshold of a mask may have been chosen for comparing two models
     limit = settings.get("threshold") if threshold is None and task == "classification" else threshold
     return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), settings.get("axis"), limit)

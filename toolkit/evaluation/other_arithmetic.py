@@ -11,10 +11,10 @@ from toolkit.evaluation.tasks import Rows
 
 
 class OtherArithmetic:
-    """Takes in what both arithmetics give for the same samples, batch by batch.
+    """Takes in the results of both arithmetics for the same samples, batch by batch.
 
     Args:
-        compared: makes what holds outputs against the float model's.
+        compared: creates an object that compares outputs with the float model's.
         answers: reads outputs as the task says; None without a task.
     """
 
@@ -33,7 +33,7 @@ class OtherArithmetic:
 
         Args:
             wanted: the float model's outputs by name.
-            found: those of the other model with its rounding, and those without.
+            found: the other model's outputs with its rounding, and without.
             labels: the samples' labels, for the metric.
             count: how many samples the batch holds.
         """
@@ -44,11 +44,11 @@ class OtherArithmetic:
             self._rows.append(self._answers.rows(rounded, unrounded))
 
     def result(self, samples: int) -> Unrounded | None:
-        """What the batches showed, of an evaluation of so many samples; None where there was none."""
+        """What the batches showed, in an evaluation of so many samples; None where there were none."""
         if not self._unrounded.samples:
             return None
         tallies = self._answers.tallies(self._rows) if self._answers is not None else ()
-        # as many as the samples leave possible, of the part that moves most
+        # the largest share that the samples leave possible, of the part that moves most
         moved = max((1.0 - tally.interval[0] for tally in tallies), default=None)
         rounded = self._rounded.result() if self._rounded.samples < samples else None
         return Unrounded(self._unrounded.result(), rounded, moved)

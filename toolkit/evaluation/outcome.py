@@ -19,7 +19,7 @@ from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_err
 _AT_ONCE = 1 << 16
 """Scores that are looked at at a time: what is made of them stays in a core's cache."""
 _MOST_EXPONENT = 60.0
-"""Of which float32 holds e to the power of it, and that times what sums of it need."""
+"""The largest exponent whose power of e, and sums of such, fit into float32."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Outcome:
     """The outputs of a quantized model against those of the float model, over all samples.
 
     Attributes:
-        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Of a model
+        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. For a model
             all of whose outputs are integers or the like, the share of elements that differ.
         cosine: cosine similarity of the worst output, or None.
         kl: mean Kullback-Leibler divergence KL(float || state) of the outputs' softmax, in nats; None where no output
@@ -38,15 +38,15 @@ class Outcome:
         metric: the user's metric, or None.
         positions: how many positions ``agreement`` and ``kl`` are from.
         parts: noise over signal of each batch, in order.
-        agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without ``agreement``.
-        variation_db: power of the variation between samples over the noise, of the worst output, in dB, of those whose
-            entries count (see ``by_entry``); None where nothing varies or too few samples were seen.
+        agreement_error: standard error of ``agreement``, from the samples' own shares; None without ``agreement``.
+        variation_db: power of the variation between samples over the noise, of the worst output, in dB, among those
+            whose entries count (see ``by_entry``); None where nothing varies or too few samples were seen.
         tallies: the answers that stay, by part of the outputs as the task reads them; empty without a task.
         metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
         noises: ``noise`` of each output, by name.
         metric_left_out: what ``metric`` would be without each of some groups of the samples, see ``resampling``.
         metric_samples: how many samples have a label, see ``MetricScore.samples``.
-        output: the output that ``noise`` is of; empty where that is not known.
+        output: the output that has ``noise``; empty where that is not known.
     """
 
     noise: float
@@ -67,17 +67,17 @@ class Outcome:
     noises: tuple[tuple[str, float], ...] = ()
 
     def at(self, output: str) -> float:
-        """``noise`` of one output; of the worst where that one's is not known."""
+        """``noise`` of one output; of the worst output where it is not known."""
         return dict(self.noises).get(output, self.noise)
 
     @property
     def of_classes(self) -> bool:
-        """Whether an argmax says something of the outputs: the task has classes, or no task is known."""
+        """Whether an argmax is meaningful for the outputs: the task has classes, or no task is known."""
         return not self.tallies or any(tally.part.task in CLASS_TASKS for tally in self.tallies)
 
     @property
     def by_entry(self) -> bool:
-        """Whether the noise of the worst output, entry by entry, says something of its answers."""
+        """Whether the noise of the worst output, entry by entry, is meaningful for its answers."""
         sets = {name for tally in self.tallies if tally.part.task in SET_TASKS for name in tally.part.outputs}
         return self.output not in sets
 
@@ -106,7 +106,7 @@ class Outcome:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Outcome:
-        """Read what ``to_json`` gave."""
+        """Read what ``to_json`` returned."""
         keys = ("cosine", "kl", "agreement", "flips", "metric", "agreement_error", "variation_db")
         values = {key: _number(content.get(key)) for key in keys}
         parts = tuple(float(part) for part in content.get("parts", ()))
@@ -199,7 +199,7 @@ def compare(
 def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Array) -> None:
     usable = np.isfinite(wanted)
     if not usable.all():
-        # a class that is masked by -inf is none; infinity less itself would be NaN
+        # a class that is masked by -inf is none; infinity minus itself would be NaN
         wanted, found = np.where(usable, wanted, MASKED), np.where(usable, found, MASKED)
         same = same_argmax(wanted, found)
     part.positions += wanted.size // wanted.shape[-1]
@@ -225,7 +225,7 @@ def _divergence(wanted: Array, found: Array) -> float:
     log(sum of w exp(m - d)): as log(1 + sum of w (exp(m - d) - 1 + d - m)), whose terms are all 0 or more, float32 has
     digits enough.
     """
-    # what leaves float32's range here is for the other way
+    # what leaves float32's range here is left to the float64 version
     with np.errstate(over="ignore", invalid="ignore"):
         weights = np.exp(wanted - wanted.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
@@ -239,7 +239,7 @@ def _divergence(wanted: Array, found: Array) -> float:
 
 
 def _wide_divergence(wanted: Array, found: Array) -> float:
-    """The same in float64, of scores as far apart as one likes."""
+    """``_divergence`` in float64, for scores however far apart."""
     a, b = _below_most(wanted), _below_most(found)
     apart = a - b
     weights, others = np.exp(a, out=a), np.exp(b, out=b)
@@ -277,8 +277,8 @@ def summed(
     Args:
         parts: the batches.
         score: the user's metric.
-        varying: what ``varying_shares`` gives for the float model.
-        answers: what read the batches' answers.
+        varying: what ``varying_shares`` returns for the float model.
+        answers: the reader of the batches' answers.
     """
     score = score or MetricScore()
     total: dict[str, Difference] = {}
@@ -330,7 +330,7 @@ def _variation_db(total: Mapping[str, Difference], varying: Mapping[str, float])
 def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float | None, int]:
     """The worst output's agreement and the positions it is from.
 
-    Of equal shares that of the fewest scored positions proves least; integers may be no more than a shape.
+    Among equal shares that of the fewest scored positions proves least; integers may be no more than a shape.
     """
     found = [(d.agreement, name in discrete, -d.positions if name in discrete else d.positions)
              for name, d in total.items() if d.agreement is not None]  # fmt: skip
@@ -339,14 +339,14 @@ def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tu
 
 
 def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float, str]:
-    """Of the worst output, and its name."""
+    """The noise of the worst output, and its name."""
     known = _noises(differences, discrete)
     worst = max(known, key=known.__getitem__, default="")
     return known.get(worst, 0.0), worst
 
 
 def _noises(differences: Mapping[str, Difference], discrete: Collection[str]) -> dict[str, float]:
-    """Of each output; integers count only where no output holds floats."""
+    """The noise of each output; integers count only where no output holds floats."""
     ratios = {name: _ratio(difference) for name, difference in differences.items() if name not in discrete}
     return ratios or {name: 1.0 - d.agreement for name, d in differences.items() if d.agreement is not None}
 

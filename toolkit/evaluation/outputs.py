@@ -49,7 +49,7 @@ class EvaluationResult:
         rising: whether a larger value of the metric is better.
         tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
         samples: how many samples the metric saw.
-        outputs: figures by output that could be compared. Of integers and the like agreement is the share of equal
+        outputs: figures by output that could be compared. For integers and the like agreement is the share of equal
             elements.
         unlike: by output how many samples could not be compared, since its shape differs between the models.
         discrete: the outputs that hold integers and the like, not floats.
@@ -87,7 +87,7 @@ class EvaluationResult:
 
     @property
     def drop_error(self) -> float | None:
-        """Standard error of the drop as samples differ; None where the metric does not tell it."""
+        """Standard error of the drop, from how samples differ; None where the metric does not tell it."""
         return drop_error(*self._left_out())
 
     @property
@@ -98,7 +98,7 @@ class EvaluationResult:
 
     @property
     def alone(self) -> bool:
-        """Whether one sample, or one group, is all that the metric is from; see ``is_alone``."""
+        """Whether the metric comes from a single sample or group; see ``is_alone``."""
         return is_alone(self.metric_samples, *self._left_out())
 
     def _left_out(self) -> tuple[list[float], list[float]]:
@@ -110,9 +110,9 @@ class Unrounded:
     """The other model as onnxruntime itself computes it: without the rounding of 16-bit floats between its kernels.
 
     Attributes:
-        found: its figures, of some of the samples or of all.
-        rounded: the figures with the rounding, of the same samples; None where these are all.
-        moved: how large the share of answers may be, 0 to 1, that the rounding decides: the upper end of Wilson's 95 %
+        found: its figures on some of the samples or on all.
+        rounded: the figures with the rounding, on the same samples; None where these are all.
+        moved: how large the share of answers that the rounding decides may be, 0 to 1: the upper end of Wilson's 95 %
             interval, of the part of the outputs where it is largest; None without a task.
     """
 
@@ -254,7 +254,7 @@ def _with_nan(value: Array, count: int) -> int:
 
 
 def metric_computable(output: str | None, lacking: Sequence[str]) -> bool:
-    """Whether a metric that looks at ``output`` (the one it likes where None) can be had without some outputs."""
+    """Whether a metric that looks at ``output`` (any that suits it where None) can be computed without some outputs."""
     return not lacking if output is None else output not in lacking
 
 

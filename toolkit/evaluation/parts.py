@@ -22,7 +22,7 @@ _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 _FEW_VALUES = 16
 _HALF = 0.5
 _SOME = 8
-"""Of fewer scores all may lie on one side by chance."""
+"""With fewer scores all may lie on one side by chance."""
 _STEADY = 1e-12
 """Values whose variance is less than this share of their power are the same to float32's last bits: 2^-23, some eight
 times over, squared."""
@@ -50,7 +50,7 @@ def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart
 
 
 def one_sided(part: OutputPart, output: SeenOutput) -> Finding | None:
-    """That all scores seen lie on one side of the threshold, of an output with one a sample; None where they do not."""
+    """A finding that all scores of an output with one per sample lie on one side of the threshold; None where not."""
     if part.task != "classification" or not part.settings.get("single") or len(output.samples) < _SOME:
         return None
     limit = float(part.settings["threshold"])
@@ -61,7 +61,7 @@ def one_sided(part: OutputPart, output: SeenOutput) -> Finding | None:
 
 
 def one_sided_among(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
-    """What ``one_sided`` says of each part."""
+    """The ``one_sided`` findings of all parts."""
     by_name = {one.name: one for one in seen.outputs}
     found = [one_sided(part, by_name[part.outputs[0]]) for part in parts]
     return [one for one in found if one is not None]
@@ -97,15 +97,15 @@ def _segmentation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
 
 
 def _labels(output: SeenOutput, axis: int) -> bool:
-    """Whether each class along an axis has a probability of its own, so that any number of them may be true."""
+    """Whether each class along an axis has an independent probability, so that any number of them may be true."""
     return "Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)
 
 
 def _threshold(output: SeenOutput) -> float:
-    """Above which value a place is in the mask: half; of probabilities that nearly all lie on one side their mean.
+    """The value above which a place is in the mask: 0.5; for probabilities nearly all on one side of it their mean.
 
     Masks of so few places are not compared (see ``segmentation.SMALL``): a map that loses all its peaks would be
-    unchanged. But where no probability is worth the name there is no mask.
+    unchanged. But where all probabilities are negligible there is no mask.
     """
     if not output.in_unit:
         return 0.0
@@ -137,16 +137,16 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
         if whole and _image(output, seen):
             low, high = output.bounds
             settings["peak"] = high - low
-        # the axis is counted from the end, so that it stays whether there is a batch axis or not
+        # the axis is counted from the end, so that it holds with and without a batch axis
         channels = None if whole else (axis, first, last)
         found.append(OutputPart("regression", (output.name,), settings, channels))
     return found
 
 
 def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, float]:
-    """What the float model's values vary around, and their mean square about it, which noise is held against.
+    """What the float model's values vary around, and their mean square about it, which noise is compared with.
 
-    Values that are the same throughout vary around nothing: they count themselves, and zeros by the whole output.
+    Constant values vary around nothing: their own mean square counts, and for zeros the whole output's.
     """
     if not values.size:
         return 0.0, 0.0
@@ -171,7 +171,7 @@ def _image(output: SeenOutput, seen: SeenModel) -> bool:
 def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
     """The axis of channels, counted from the end, and its runs of channels of like magnitude; one run where all are.
 
-    Of several axes it is the one whose runs lie furthest apart where they meet: kinds of values change at once, along
+    Among several axes it is the one whose runs differ most where they meet: kinds of values change at once, along
     places the magnitude changes step by step.
     """
     likely = _channel_axes(output)
@@ -188,14 +188,14 @@ def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
         if len(runs) == 1:
             continue
         jump = _jump(size, runs)
-        # an edge of a picture where nothing is, is no other kind of value
+        # an empty edge of a picture is no other kind of value
         if jump > best and (axis in likely or (jump > _UNLIKE and not empty.any())):
             best, found = jump, (axis, runs)
     return found
 
 
 def _channel_axes(output: SeenOutput) -> list[int]:
-    """Axes that are likely channels: of a picture one, elsewhere those that the model declares as a number."""
+    """Axes that are likely channels: for a picture one, else those with a fixed declared extent."""
     if len(output.shape) == 3:
         return [channel_axis(output)]
     return [axis for axis in range(-len(output.shape), 0) if output.fixed(axis)]
@@ -208,9 +208,9 @@ def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
 
 
 def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
-    """As ``_runs`` with ``_UNLIKE``, or the least doubling of it that leaves no more than ``_MOST_SLICES``.
+    """``_runs`` with ``_UNLIKE``, or with the least doubling of it that leaves at most ``_MOST_SLICES``.
 
-    Classes of which some are rare are many runs of their own, and boxes beside them are of another scale all the same:
+    Classes of which some are rare form many runs by themselves, and boxes next to them still have another scale:
     further apart than what differs within either. Uneven channels of one kind, as of a state, are not.
     """
     unlike = _UNLIKE

@@ -32,12 +32,12 @@ class MetricScore:
 
     Attributes:
         value: in the metric's units; None without a metric.
-        answers: how many answers the value is a share of; 0 where it is none, or that is not known.
+        answers: how many answers the value is a share of; 0 where it is no share, or that is not known.
         left_out: what it would be without each of some groups of the samples, see above; empty where the
             metric does not tell, NaN without a group that has all labels.
-        samples: how many samples have a label, of a metric that tells what it would be of some of them; those of a pair
+        samples: how many samples have a label, for a metric that can be computed on some of them; those of a pair
             both. They are joined to groups where there are two or more.
-        untold: why nothing says how far the value would differ on other samples; None where something does, or the
+        untold: why it is not known how far the value would differ on other samples; None where something does, or the
             samples are too few for it.
     """
 
@@ -50,16 +50,16 @@ class MetricScore:
 
 @runtime_checkable
 class Resampled(Protocol):
-    """A metric that tells what it would be of some of its samples."""
+    """A metric that can tell its value on some of its samples."""
 
     def units(self) -> Array:
         """Which unit each row belongs to, int [rows]: rows of one unit are never parted, as a pair of samples.
 
-        ``NO_UNIT`` where a row has no label. It hangs on labels alone, so that groups are the same for two models.
+        ``NO_UNIT`` where a row has no label. It depends on labels alone, so that groups are the same for two models.
         """
 
     def value_among(self, kept: Array) -> float:
-        """The value of the rows that are kept, bool [rows]; NaN where these say nothing."""
+        """The value over the rows that are kept, bool [rows]; NaN where these say nothing."""
 
 
 class Summed:
@@ -82,11 +82,11 @@ class Summed:
         return np.asarray((rows if kept is None else rows[kept]).sum(axis=0))
 
     def of(self, sums: Array) -> float:
-        """The value by what ``sums`` gives: the first over the second; NaN where that is 0."""
+        """The value from what ``sums`` returns: the first over the second; NaN where that is 0."""
         return float(sums[0]) / float(sums[1]) if sums[1] else math.nan
 
     def value(self) -> float:
-        """The value of all samples."""
+        """The value over all samples."""
         return self.of(self.sums())
 
     def units(self) -> Array:
@@ -94,18 +94,18 @@ class Summed:
         return np.arange(sum(map(len, self.rows)))
 
     def value_among(self, kept: Array) -> float:
-        """The value of the samples that are kept, bool [samples]."""
+        """The value over the samples that are kept, bool [samples]."""
         return self.of(self.sums(kept))
 
 
 def score_of(metric: Metric, name: str | None) -> MetricScore:
-    """A metric's value, and what says how far it would differ on other samples.
+    """A metric's value, and how far it would differ on other samples.
 
-    Nothing says it where what the metric tells of all samples is not its value: one of the user's that is derived from
-    a built-in one may write a ``value`` of its own, in another unit.
+    That is unknown where the metric's value over all samples is not its ``value``: a user's metric derived from
+    a built-in one may define its own ``value``, in another unit.
 
     Raises:
-        DataError: it failed, or gives something else than a number.
+        DataError: it failed, or returned something other than a number.
     """
     value, answers = value_of(metric, name), answers_of(metric)
     if not math.isfinite(value):
@@ -147,12 +147,12 @@ def drop_error(before: Sequence[float], after: Sequence[float]) -> float | None:
 
 
 def is_alone(samples: int, before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether one sample, or one group, is all that a metric of two models is from, so that no error can be told.
+    """Whether a metric of two models comes from a single sample or group, so that no error can be known.
 
     It is where the metric says nothing without that one; how the others differ tells little then.
 
     Args:
-        samples: ``MetricScore.samples``; 0 of a metric that never tells one.
+        samples: ``MetricScore.samples``; 0 for a metric that never tells.
         before: ``MetricScore.left_out`` of the one model.
         after: that of the other.
     """

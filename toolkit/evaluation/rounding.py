@@ -1,8 +1,8 @@
 """A lowered model for onnxruntime's CPU provider, which would leave float16's rounding out.
 
 The provider has no float16 kernels for most operators: it computes them in float32 and removes the Casts between two
-of them, so that what lies in between is never rounded. Here every result is rounded by a Cast of the graph's own,
-which stays: ((x + 8000) - 8000) is x by the provider's float16 and 0 by this, as on an engine.
+of them, so that what lies in between is never rounded. Here every result is rounded by a Cast in the graph,
+which stays: ((x + 8000) - 8000) is x in the provider's float16 and 0 here, as in an engine.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _PICKS = frozenset({
     "Relu", "Clip", "Max", "Min", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Abs", "Neg", "Concat", "Where",
     "GatherElements", "GatherND", "TopK",
 })  # fmt: skip
-"""Operators beside the movers that give values that they read, negatives of them or zeros: rounding leaves these as
+"""Operators besides the movers that return values that they read, their negatives or zeros: rounding leaves these as
 they are where all that is read was rounded before."""
 
 
 def with_rounding(lowered: Model, unknown: list[str] | None = None) -> LightModel:
-    """The same model in float32, with a Cast to float16 or bfloat16 and back behind every node of such a result.
+    """The same model in float32, with a Cast to float16 or bfloat16 and back after every node with such a result.
 
-    So it is inside the bodies of If, Loop and Scan. What only moves values or picks among rounded ones rounds nothing,
-    and what DequantizeLinear gives is exact in the layer that reads it.
+    The same inside the bodies of If, Loop and Scan. What only moves values or picks among rounded ones rounds nothing,
+    and the result of DequantizeLinear is exact in the layer that reads it.
 
     Args:
         lowered: the model.
-        unknown: gets the names of nodes in bodies the types of whose results are not known: these are not rounded.
+        unknown: gets the names of nodes in bodies whose result types are not known: these are not rounded.
     """
     types = lowered.facts().types
     light = lowered.to_light()
     if any(_bodies(node) for node in light.proto.graph.node):
-        # names in bodies may mean something else in others: what is known of their types stands in each
+        # names in one body may mean something else in another: each holds what is known of their types
         light.proto.CopyFrom(onnx.shape_inference.infer_shapes(light.proto))
     graph = light.proto.graph
     for tensor in graph.initializer:
@@ -68,7 +68,7 @@ def _round_graph(
 
     Args:
         graph: the graph.
-        types: of the tensors that its nodes read and give.
+        types: of the tensors that its nodes read and return.
         away: initializers whose values are not in the message.
         unknown: see ``with_rounding``.
         outer: the tensors of the graphs around it that are rounded.
@@ -81,7 +81,7 @@ def _round_graph(
             _widen(tensor)
     nodes = list(graph.node)
     del graph.node[:]
-    # what a loop's body is given in a later turn may be other than in the first
+    # what a loop's body reads in a later iteration may differ from the first
     rounded = {*outer, *(tensor.name for tensor in graph.initializer)}
     for node in nodes:
         for body in _bodies(node):
@@ -109,7 +109,7 @@ def _widen_type(kind: onnx.TypeProto) -> None:
 
 
 def _rounded(node: onnx.NodeProto, types: Mapping[str, int], rounded: set[str]) -> list[onnx.NodeProto]:
-    """A node with what rounds its results behind it; ``rounded`` are the tensors that are rounded, and gets its own."""
+    """A node followed by what rounds its results; ``rounded``, the tensors that are rounded, gets the node's."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
             _widen(attribute.t)

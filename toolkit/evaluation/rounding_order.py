@@ -1,7 +1,7 @@
-"""The order of what rounds in a model whose rounding is written out: onnxruntime fuses what no rounding parts.
+"""The order of what rounds in a model whose rounding is written out: onnxruntime fuses what no rounding separates.
 
-The values are the same: rounding is monotonic and leaves zeros and 16-bit numbers as they are, so it may as well come
-behind what picks among such; and a pair quantizes each element by itself, so it may come in front of a Pad.
+The values are the same: rounding is monotonic and leaves zeros and 16-bit numbers as they are, so it may just as well
+come after what picks among such; and a pair quantizes each element by itself, so it may come before a Pad.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from toolkit.graph.nodes import reads_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-"""What onnxruntime computes within the convolution in front of it."""
+"""What onnxruntime computes within the convolution before it."""
 
 
 def fused_more(model: LightModel, outputs: Collection[str]) -> LightModel:
-    """Round behind activations and pad behind pairs, in place; gives the model back.
+    """Round after activations and pad after pairs, in place; returns the model.
 
     Args:
-        model: what ``with_rounding`` gives.
-        outputs: the tensors wanted beside the graph's own outputs: other inner ones may get other values.
+        model: what ``with_rounding`` returned.
+        outputs: the tensors wanted besides the graph's own outputs: other inner tensors may get other values.
     """
     graph = model.proto.graph
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
@@ -68,7 +68,7 @@ class _RoundingOrder:
                 yield from (node, *self._behind.get(id(node), ()))
 
     def round_behind(self, activation: onnx.NodeProto) -> None:
-        """Round what an activation gives in place of what it reads, where that is rounded for it alone."""
+        """Round an activation's output in place of its input, where the input is rounded for it alone."""
         before, after = activation.input[0], activation.output[0]
         widened = self._before(activation, "Cast")
         narrowed = self._before(widened, "Cast") if widened is not None else None
@@ -79,7 +79,7 @@ class _RoundingOrder:
         self._move({before: activation, after: widened}, activation, [narrowed, widened])
 
     def pad_behind(self, dequantize: onnx.NodeProto) -> None:
-        """Pad what a pair gives in place of what it reads, where it does so alone and zeros stay zeros."""
+        """Pad a pair's output in place of its input, where the pair alone reads the Pad and zeros stay zeros."""
         quantize = self._before(dequantize, QUANTIZE)
         pad = self._before(quantize, "Pad") if quantize is not None else None
         if quantize is None or pad is None or not self._keeps_zeros(quantize, dequantize) or not self._pads_zeros(pad):
@@ -99,14 +99,14 @@ class _RoundingOrder:
         self._behind[id(first)] = behind
 
     def _before(self, node: onnx.NodeProto, op: str) -> onnx.NodeProto | None:
-        """What makes a node's first input for it alone, where it is this operator."""
+        """The node that makes a node's first input for it alone, if it is this operator."""
         name = node.input[0]
         maker = self._makers.get(name)
         alone = self._reads[name] == 1 and list(node.input).count(name) == 1
         return maker if maker is not None and maker.op_type == op and alone else None
 
     def _keeps_zeros(self, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> bool:
-        """Whether a pair does the same to all elements, and gives zeros for zeros: by the same zero point."""
+        """Whether a pair does the same to all elements, and keeps zeros: by the same zero point."""
         scales = [self._constants.get(node.input[1]) for node in (quantize, dequantize)]
         if any(scale is None or math.prod(scale.dims) != 1 for scale in scales):
             return False
@@ -117,7 +117,7 @@ class _RoundingOrder:
         return len(values) == 2 and np.array_equal(*values)
 
     def _pads_zeros(self, pad: onnx.NodeProto) -> bool:
-        """Whether a Pad puts zeros, or elements of its input."""
+        """Whether a Pad pads with zeros, or with elements of its input."""
         given = {attribute.name: attribute for attribute in pad.attribute}
         if "mode" in given and given["mode"].s != b"constant":
             return True

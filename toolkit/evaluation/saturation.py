@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
 _TIMES, _LEAST_SHARE, _LEAST_CENTRED = 4.0, 1e-4, 1e-2
-"""A calibration that weighs clipping against rounding makes about as much noise by either; what unseen samples add is
+"""A calibration that trades clipping against rounding makes about as much noise by either; what unseen samples add is
 below 40 dB. Symmetric pairs are made with methods that clip on purpose (entropy, percentiles, learnt ranges), and
 seldom replace a clamp: there it counts from 20 dB on."""
 _AT_ONCE = 64
@@ -74,7 +74,7 @@ def saturation(
 ) -> dict[str, tuple[bool, bool]]:
     """Whether tensors go beyond their pairs' range below and above, by the QuantizeLinear's name.
 
-    Pairs in subgraphs are left out, whose tensors are not seen, and those of types that have no equal steps.
+    Pairs in subgraphs, whose tensors are not seen, and those of types without equal steps are left out.
 
     Args:
         model: the graph with its pairs.

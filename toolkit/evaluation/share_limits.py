@@ -1,4 +1,4 @@
-"""A limit on a share of answers as it stands on the samples, and the one finding that says that they are too few."""
+"""A limit on a share of answers as it stands on the samples, and the one finding that these are too few."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class ShareLimit:
     Attributes:
         name: the budget's name for it.
         lost: the share that is lost, 0 to 1; below 0 where more were won against labels.
-        answers: of how many answers.
+        answers: out of how many answers.
         limit: the largest share that may be lost.
         independent: how many answers count as independent; all where None.
         samples: whether every sample has one answer.
-        expected: the share to expect to be lost on samples like these; None where only a count tells.
-        error: standard error of ``lost`` as samples differ, of a metric that is no share of samples which are right;
+        expected: the share expected to be lost on samples like these; None where only a count is known.
+        error: standard error of ``lost``, from how samples differ, for a metric that is no share of right samples;
             None where that is not known.
-        measured: how many samples tell of it, of a metric that says what it would be of some of them.
-        alone: whether one sample, or one group, has all labels: nothing says then how far others would differ from it.
+        measured: how many samples it comes from, for a metric that can be computed on some of them.
+        alone: whether one sample, or one group, has all labels: then how far others would differ is not known.
     """
 
     name: str
@@ -45,8 +45,8 @@ class ShareLimit:
     def standing(self) -> LimitStanding:
         """Whether it is met; see ``intervals.standing``.
 
-        A metric that is no share of answers is held by its value, and not proven where samples differ so much that
-        one which loses nothing could not be told from one at the limit, or where one sample is all there is.
+        A metric that is no share of answers is judged by its value, and not proven where samples differ so much that
+        a loss of zero could not be told from one at the limit, or where there is a single sample.
         """
         found = LimitStanding.MET if self.lost <= self.limit + 1e-12 else LimitStanding.MISSED
         if self.answers > 0:
@@ -63,7 +63,7 @@ class ShareLimit:
     def by_chance(self) -> bool:
         """Whether a drop of a metric that is no share of answers may be within the limit on other samples.
 
-        It is where its one-sided 95 % interval reaches the limit, or where one sample is all there is.
+        It is where its one-sided 95 % interval reaches the limit, or where there is a single sample.
         """
         if self.answers > 0:
             return False
@@ -71,7 +71,7 @@ class ShareLimit:
 
     @property
     def likely(self) -> float:
-        """The share to expect to be lost elsewhere: what was lost here, or what nearly was, the larger."""
+        """The share expected to be lost elsewhere: what was lost here, or nearly was, whichever is larger."""
         return max(self.lost, self.expected or 0.0)
 
     @property
@@ -92,14 +92,14 @@ class ShareLimit:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of what is lost: by its standard error where that is known, else Wilson's of a share."""
+        """The 95 % interval of what is lost: by its standard error where that is known, else Wilson's for a share."""
         if self.error is not None:
             return around(self.lost, self.error)
         count = min(self.independent if self.independent is not None else self.answers, self.answers)
         return wilson(max(self.lost, 0.0) * count, count)
 
     def finding(self) -> Finding:
-        """That it is within the limit on these answers, and how many it takes to say more."""
+        """The finding that it is within the limit on these answers, and how many it takes to say more."""
         if self.alone and not self.few:
             return EvaluationCode.WITHIN_ON_ONE(
                 limit=self.name, answers=self.measured, samples=True, share=self.limit, enough=2 * self.measured,
@@ -146,7 +146,7 @@ def of_drop(
         answers: how many answers the metric is a share of; 0 where it is none.
         single: whether every sample has one of them.
         error: the standard error of the drop, see ``resampling.drop_error``.
-        samples: how many samples tell of the drop.
+        samples: how many samples the drop comes from.
         alone: whether one sample, or one group, has all labels.
     """  # fmt: skip
     units = {"max_drop": 1.0, "max_relative_drop": max(abs(before), 1e-12)}
@@ -163,7 +163,7 @@ def of_drop(
 def too_few(limits: Iterable[ShareLimit]) -> Finding | None:
     """The finding of a limit that is not proven; None where all are met or missed.
 
-    Of several it is one beyond which more are lost than may be, before one that needs more answers.
+    Among several, one whose limit is exceeded comes before one that needs more answers.
     """
     found = [one for one in limits if one.standing is LimitStanding.UNPROVEN]
     worst = max(found, key=lambda one: (one.lost > one.limit, one.lacking, one.lost), default=None)

@@ -34,7 +34,7 @@ class Drift:
     Attributes:
         output: its name.
         sqnr_db: of the stripped model against the one with its pairs, dB; infinite where they are equal.
-        rounding_db: of the stripped model with its pairs' rounding against itself, dB: what the pairs account for.
+        rounding_db: of the stripped model with its pairs' rounding against itself without, dB: what pairs account for.
         samples: how many were compared.
         excessive: whether rounding does not account for the difference.
     """
@@ -50,7 +50,7 @@ def drifts(paired: Model, stripped: Model, rounded: Model, data: CalibrationData
     """Compare the outputs of a model before and after its pairs went, with rounding as the measure.
 
     The noise that pairs may make is the model's own: however few bits they have and however badly they are scaled, the
-    stripped model with each tensor rounded as its pair did it is as far from itself without. Integers count only where
+    stripped model with each tensor rounded as its pair did is as far from itself without. Integers count only where
     no output holds floats.
 
     Args:
@@ -58,7 +58,7 @@ def drifts(paired: Model, stripped: Model, rounded: Model, data: CalibrationData
         stripped: the model without them.
         rounded: the model without them, each tensor rounded to its pair's steps where the pair was.
         data: the samples.
-        samples: compare on about so many.
+        samples: compare on about this many.
 
     Returns:
         A drift for each output, the worst first.

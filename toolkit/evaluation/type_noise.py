@@ -20,7 +20,7 @@ class TypeNoise:
     Attributes:
         noise: noise power over signal power of the worst output.
         flips: the share of positions whose argmax is to be expected to change for it alone.
-        expected: the share of answers to be expected to change for it alone, of the part where that is largest.
+        expected: the share of answers expected to change because of it alone, in the part where that is largest.
     """
 
     noise: float
@@ -29,12 +29,12 @@ class TypeNoise:
 
     @classmethod
     def of(cls, outcome: Outcome) -> TypeNoise:
-        """Of a model that nothing is quantized in."""
+        """The type noise of a model in which nothing is quantized."""
         return cls.between(outcome, Outcome(0.0))
 
     @classmethod
     def between(cls, real: Outcome, simulated: Outcome) -> TypeNoise:
-        """Of a plan, by its outcome in the types that it runs in and that of its simulation.
+        """The type noise of a plan, from its outcome in its own types and that of its simulation.
 
         Args:
             real: in its types.
@@ -53,7 +53,7 @@ class TypeNoise:
         return TypeNoise(max(self.noise, other.noise), max(self.flips, other.flips), max(self.expected, other.expected))
 
     def beside(self, simulated: Outcome) -> Outcome:
-        """A simulated outcome with this noise too; one without any noise is that of the float model, and stays it."""
+        """A simulated outcome with this noise added; one without any noise is the float model's, and stays as it is."""
         if simulated.noise == 0:
             return simulated
         tallies = tuple(
@@ -68,7 +68,7 @@ class TypeNoise:
         return replace(simulated, noise=noise, flips=flips, tallies=tallies, variation_db=variation)
 
     def left(self, expected: float) -> float:
-        """How much of a share of answers to be expected is left to a plan's own noise; over 0 where the share is."""
+        """How much of an expected share of answers is left to a plan's own noise; above 0 where the share is."""
         return max(_apart(expected, self.expected), _LEAST * expected)
 
 

@@ -1,4 +1,4 @@
-"""What a metric is worth that needs no model, by the kind of metric: chance, a constant, nothing at all."""
+"""What a metric reaches without a model, by the kind of metric: chance, a constant, nothing at all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NOISE_AS_LOUD_DB = 6.0
 
 
 class Yardstick:
-    """Of a share of which more is better, such as of right answers: none is worth nothing, and all is perfect.
+    """The yardstick of a share of which more is better, such as of right answers: 0 is worthless, and all is perfect.
 
     Attributes:
-        told: whether the labels are known to say something; where not, a metric that is no number tells.
-        silent: what labels lack of which the metric is no number.
+        told: whether the labels are known to say something; where not, a metric that is no number shows that.
+        silent: what labels lack where the metric is no number.
     """
 
     def __init__(self, silent: str = "none of them has a label at any position") -> None:
@@ -30,23 +30,23 @@ class Yardstick:
 
     @property
     def spread(self) -> float:
-        """What the metric would be of the best constant, in its unit; 0 where it is no distance."""
+        """What the metric would be for the best constant, in its unit; 0 where it is no distance."""
         return 0.0
 
     def take(self, scores: Array, label: Array) -> None:
         """Take in a batch: scores or values, and labels of any shape."""
 
     def skill(self, value: float) -> float:
-        """How much of the way to what is perfect a value goes; below 0 where it is worse than what needs no model."""
+        """How far a value gets towards perfection, 1; below 0 where it is worse than what needs no model."""
         return value
 
     def useless(self, value: float, samples: int) -> float | None:
-        """The value that needs no model, where this one of so many samples is no better; None where it is."""
+        """The value reached without a model, where this value on so many samples is no better; None where it is."""
         return 0.0 if value <= _HOPELESS else None
 
 
 class _Values(Yardstick):
-    """Of values that labels hold throughout, so that the metric is no number where the outputs are none."""
+    """The yardstick of values that labels hold throughout: the metric is no number only where outputs are none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,10 +57,10 @@ class _Values(Yardstick):
 
 
 class _Distance(_Values):
-    """Of a mean error: a constant is worth nothing.
+    """The yardstick of a mean error: a constant is worth nothing.
 
-    Of labels of unlike shapes it is one constant for all elements, else one each: what elements of unlike scale or
-    offset differ by is nothing that a model has to tell.
+    For labels of unlike shapes it is one constant for all elements, else one each: what elements of unlike scale or
+    offset differ by needs no model.
     """
 
     def __init__(self, of_labels: Callable[[Array], float]) -> None:
@@ -99,7 +99,7 @@ class _RankCorrelation(_Values):
 
 
 class _Edits(Yardstick):
-    """Of edits a character or word: an empty reading takes one each."""
+    """The yardstick of edits per character or word: an empty reading takes one each."""
 
     def __init__(self) -> None:
         super().__init__("all their labels are empty")
@@ -123,7 +123,7 @@ class _Area(Yardstick):
 
 
 class _Neighbours(Yardstick):
-    """Of the label of one of the k nearest: k others that are drawn have it by chance, as frequent as it is."""
+    """The yardstick of recall among the k nearest: k others drawn at random have the label by its frequency."""
 
     def __init__(self, k: int) -> None:
         super().__init__("no two of them have the same label")
@@ -140,7 +140,7 @@ class _Neighbours(Yardstick):
 
 
 class _Likelihood(Yardstick):
-    """Of the likelihood of tokens: all as likely is worth nothing. It is no number where the outputs are none, too."""
+    """The yardstick of token likelihoods: uniform ones are worth nothing. No number where the outputs are none, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ _BY_METRIC: dict[str, Callable[[], Yardstick]] = {
     "spearman": _RankCorrelation,
     "perplexity": _Likelihood,
 }
-"""By the name of a built-in metric; of others it is a share of right answers."""
+"""By the name of a built-in metric; others are shares of right answers."""
 
 
 def yardstick(metric: str) -> Yardstick:
