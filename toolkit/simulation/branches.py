@@ -12,14 +12,14 @@ from toolkit.simulation.paired_graph import PairedGraph
 
 
 class Branch:
-    """One branch of a switch: nodes with names of their own and the constants they read.
+    """One branch of a switch: nodes with their own names and the constants they read.
 
     Attributes:
         nodes: its nodes.
         constants: its own constants.
         shared: values of the constants that it reads from outside, by name: where weights are too many for copies, the
             piece's main graph has them.
-        result: the tensor that it gives.
+        result: the tensor that it returns.
     """
 
     def __init__(self, graph: PairedGraph, members: Sequence[onnx.NodeProto], word: str) -> None:
@@ -35,7 +35,7 @@ class Branch:
         return self._prefix + base
 
     def pair(self, tensor: str, scale: str) -> str:
-        """Quantize and dequantize an activation; the name of the result."""
+        """Quantize and dequantize an activation; returns the name of the result."""
         nodes, zero = self._graph.pair(tensor, scale, lambda word: self.name(f"{tensor} {word}"))
         self.constants[zero.name] = zero
         self.nodes += nodes
@@ -83,7 +83,7 @@ class Branch:
         return name
 
     def _constant(self, base: str, values: onnx.TensorProto) -> str:
-        """A copy of a constant of this branch's own; its name."""
+        """Add this branch's own copy of a constant; returns its name."""
         name = self.name(base)
         copy = onnx.TensorProto()
         copy.CopyFrom(values)
@@ -92,7 +92,7 @@ class Branch:
         return name
 
     def subgraph(self, like: str) -> onnx.GraphProto:
-        """The branch as a subgraph, whose result is of the type of the tensor ``like``."""
+        """The branch as a subgraph, whose result has the type of the tensor ``like``."""
         kind = self._graph.type_of(like) or TensorProto.FLOAT
         output = helper.make_tensor_value_info(self.result, kind, None)
         return helper.make_graph(self.nodes, "branch", [], [output], list(self.constants.values()))

@@ -65,7 +65,7 @@ def collect_channels(
     for part in data.batches(batch):
         for name, value in loaded.run(part.inputs).items():
             if name not in axes:
-                # a graph whose inputs alone are wanted hands its own outputs over too
+                # a graph from which only inputs are wanted returns its own outputs too
                 continue
             rows = np.moveaxis(np.asarray(value, np.float32), axes[name], 0)
             rows = rows.reshape(rows.shape[0], -1)

@@ -30,12 +30,12 @@ _UNKNOWN_ELEMENTS = 10_000
 
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring stages as a model of their own.
+    """Neighbouring stages as a separate model.
 
     Attributes:
         model: the ONNX model.
         inputs: tensors it takes from before, switches and scales not counted.
-        outputs: tensors it gives to later stages, and outputs of the whole model.
+        outputs: tensors it hands to later stages, and outputs of the whole model.
         switches: its switches.
         scales: tensors that have a scale input here, with the ONNX element type of the scale.
     """
@@ -54,7 +54,7 @@ class Cutter:
         switches: the model, its groups and their pairs.
         facts: shapes for the cost of every node, as far as known.
         stages: how many stages to aim at.
-        rounder: says how weights are rounded.
+        rounder: determines how weights are rounded.
 
     Attributes:
         graph: the model with its pairs.
@@ -62,7 +62,7 @@ class Cutter:
         stages: for every stage its switches, each with the activation tensors whose scales it needs.
         reads: for every stage the tensors that it takes from before.
         weight_bytes: bytes of all constants.
-        input_elements: of all inputs at the facts' shapes.
+        input_elements: elements of all inputs at the facts' shapes.
         shares: whether the weights are too many for copies.
     """
 
@@ -135,7 +135,7 @@ class Cutter:
         return segments
 
     def _tail(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Nodes behind a layer that work on its result alone and that onnxruntime fuses with it."""
+        """Nodes after a layer that work on its result alone and that onnxruntime fuses with it."""
         tail: list[onnx.NodeProto] = []
         while True:
             out = node.output[0]

@@ -1,4 +1,4 @@
-"""What a state is between the stages of a graph: what it is known by there, what is handed on, what may be kept."""
+"""A state between the stages of a graph: what identifies it there, what is handed on, what may be kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from toolkit.simulation.switches import Config
 StateKey = tuple[Any, ...]
 _MIXED_STAGES = 3
 _STATES, _STATES_JOINED = 4, 3
-"""So many states are kept, with the one that is run; that one is not, where states are run in one piece."""
+"""So many states are kept, including the one that is run; not that one where states are run in one piece."""
 _FINE, _FOR_FINE = 16, 0.25
-"""Finer cuts are for such a part of the batches, in this share of the memory."""
+"""Finer cuts are for this part of the batches, in this share of the memory."""
 
 
 def signatures_of(pieces: Pieces, config: Config) -> StateKey:
@@ -29,7 +29,7 @@ def signatures_of(pieces: Pieces, config: Config) -> StateKey:
 
 
 def needed_later(pieces: Pieces, outputs: Sequence[str]) -> list[set[str]]:
-    """For every stage the tensors that later stages read or the model gives out."""
+    """For every stage the tensors that later stages read or the model outputs."""
     needed, later = [set(outputs)], set(outputs)
     for reads in reversed(pieces.reads[1:]):
         later = later | reads
@@ -45,13 +45,13 @@ def kept_bytes(sizes: Mapping[int, float], places: Iterable[int], states: int = 
 def affordable_cuts(sizes: Mapping[int, float], memory: float, states: int = _STATES) -> set[int]:
     """The cuts at which states can be kept within the memory: the last one, then what saves most for its bytes.
 
-    States that first differ in any stage count alike, and stages cost alike: a state that is run from cut k on is
+    The first stage in which states differ is equally likely to be any, and stages cost alike: a state run from cut k is
     saved k of them.
 
     Args:
         sizes: bytes of one state of all batches, by cut from 1 on.
         memory: bytes that all states may take.
-        states: how many there are.
+        states: how many states there are.
     """
     count = len(sizes)
     places = {count}
@@ -72,7 +72,7 @@ class KeptCuts:
     """The cuts at which states are kept: finer ones for the few batches on which layers are measured one by one.
 
     Attributes:
-        first: the numbers of these batches, which stand for all.
+        first: the numbers of these batches, which represent all.
         fine: cuts for them.
         rest: cuts for the others.
         size: bytes of the states that are kept there.
@@ -108,22 +108,22 @@ class KeptCuts:
         return self.fine if index in self.first else self.rest
 
     def before(self, stage: int, index: int) -> int:
-        """The cut from which a state is run that is another from a stage on."""
+        """The cut from which a state that differs from a given stage on is run."""
         return max((place for place in self.of(index) if place <= stage), default=0)
 
 
 def joined_kinds(
     kinds: Sequence[str], stages: Sequence[Collection[str]], on: frozenset[str], fixed: bool
 ) -> list[StageKind]:
-    """The kinds of one piece of these stages that computes a state, and others like it where few stages are mixed.
+    """The kinds of a single piece of these stages that computes a state, and similar ones where few stages are mixed.
 
     One more session for every state that differs from another in a stage would cost more than switches that are not
-    needed: what comes before the last change is switched, unless it is all of a stage that has one layer. Where many
-    stages are mixed the state is a plan, which is run on many samples: it has a session of its own.
+    needed: what comes before the last change is switched, unless it is the whole of a stage with one layer. Where many
+    stages are mixed the state is a plan, which is run on many samples: it has its own session.
 
     Args:
         kinds: what each stage is in the state.
-        stages: the switches of each.
+        stages: the switches of each stage.
         on: the state's switches that are on.
         fixed: whether its scales are the base state's.
     """

@@ -1,4 +1,4 @@
-"""What samples showed of rounding weights, kept in a file: a run that was interrupted does not find it out again."""
+"""What samples showed of rounding weights, kept in a file: an interrupted run need not find it out again."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class KeptRoundings:
     """The roundings that one look at samples finds, weight by weight.
 
     Args:
-        path: the file; None keeps them in memory alone. One that is damaged, or of other weights, is begun anew.
+        path: the file; None keeps them in memory alone. A damaged file, or one for other weights, is started over.
         shapes: of the weights that are rounded, by name.
 
     Attributes:
-        found: by weight how it is rounded better than to the nearest.
+        found: by weight a rounding that is better than to the nearest.
         errors: by layer what ranges of its input cost its output.
         done: the weights that were looked at.
     """

@@ -1,8 +1,8 @@
 """How far each quantized layer's own output lies from the float one, by channel, on samples: in one run of the samples.
 
-Every layer gets the float model's input, so that its own rounding is seen and nothing that comes from layers in front.
+Every layer gets the float model's input, so that its own rounding is seen and nothing from earlier layers.
 A twin of it reads the same input through its Q/DQ pair and has the rounded weights; the sums are taken in the graph,
-for layers' outputs are too large to be handed over.
+since layers' outputs are too large to hand over.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _VARIES = 1e-6
 class ChannelErrors:
     """Sums over all values of each output channel of a quantized layer, float64 [channels out]; its bias left out.
 
-    With q the quantized layer's output and d the float one's less it:
+    With q the quantized layer's output and d the float one's minus q:
 
     Attributes:
         count: how many values a channel had.
@@ -58,7 +58,7 @@ class ChannelErrors:
     noise: Array
 
     def plus(self, other: ChannelErrors | None) -> ChannelErrors:
-        """The sums over this one's values and another's."""
+        """The sums over these values and another's."""
         return self if other is None else ChannelErrors(
             self.count + other.count, self.error + other.error, self.value + other.value,
             self.product + other.product, self.square + other.square, self.noise + other.noise,
@@ -67,8 +67,8 @@ class ChannelErrors:
     def factor(self) -> Array:
         """The factor by which q is too small: a where q = y / a + e, by least squares; 1 for what hardly varies.
 
-        The reverse, y = a q + b, is nearer to the layer's own output, but shrinks it by the share of its noise, and
-        what all layers of a deep model shrink multiplies.
+        The reverse, y = a q + b, is closer to the layer's own output, but shrinks it by the share of its noise, and
+        the shrinking of all layers of a deep model multiplies.
         """
         count = np.maximum(self.count, 1)
         error, value, square = self.error / count, self.value / count, self.square / count
@@ -89,7 +89,7 @@ class RoundedLayer:
     """A layer whose weights have a Q/DQ pair.
 
     Attributes:
-        node: it.
+        node: the layer.
         quantize: the QuantizeLinear of its weights.
         dequantize: the DequantizeLinear.
         weight: the float weights, in the node's own layout.
@@ -114,12 +114,12 @@ class RoundedLayer:
         return None if self.block else self.along
 
     def rounded(self) -> Array:
-        """What the pair makes of the weights; computed when it is asked for, and not kept."""
+        """The weights after the pair's rounding; computed when asked for, and not kept."""
         return fake_quantized(self.weight, self.scale, self.along, self.precision, self.block)
 
 
 def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
-    """The Conv, ConvTranspose, Gemm and MatMul nodes whose second input is a constant behind a Q/DQ pair."""
+    """The Conv, ConvTranspose, Gemm and MatMul nodes whose second input is a constant read through a Q/DQ pair."""
     for node in model.nodes:
         back = dequantizer(node.inputs[1]) if node.op in TARGETS and len(node.inputs) > 1 else None
         if back is None or not back.inputs[0].inputs or back.inputs[0].inputs[0].op != QUANTIZE:
@@ -142,7 +142,7 @@ def collect_output_errors(
 
     Args:
         model: the graph with its pairs; not changed.
-        layers: those of its layers that are looked at.
+        layers: the layers to look at.
         data: the samples.
         samples: stop after this many.
     """
@@ -175,7 +175,7 @@ class _Twins:
 
     Attributes:
         sums: for each layer the names of the tensors that hold its sums.
-        biases: what its own bias adds to the float output, which the twin is without.
+        biases: what each layer's bias adds to the float output; the twin has none.
     """
 
     def __init__(self, model: Model) -> None:
@@ -184,7 +184,7 @@ class _Twins:
         self.biases: dict[str, Array] = {}
 
     def add(self, layer: RoundedLayer, node: gs.Node) -> None:
-        """Add the twin of one layer; ``node`` is the same in the float model."""
+        """Add the twin of one layer; ``node`` is its counterpart in the float model."""
         bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
         values = self.model.constant(bias) if bias is not None else np.zeros(1)
         if values is None:
@@ -210,7 +210,7 @@ class _Twins:
         self.sums[node.name]["count"] = self._made("Size", [error]).name
 
     def without_bias(self, name: str, sums: Mapping[str, Array]) -> ChannelErrors:
-        """What one batch gave for a layer."""
+        """The sums of one batch for a layer."""
         count = np.full(len(sums["error"]), float(sums["count"]) / len(sums["error"]))
         bias = self.biases[name]
         error, value = sums["error"], sums["value"]
@@ -227,7 +227,7 @@ class _Twins:
         quantize = back.inputs[0].inputs[0]
         if quantize.op != QUANTIZE:
             return plain
-        # constants are nodes' own in each graph
+        # each graph has its own constants
         grid = [assemble.constant(self.tensors.take(f"{t.name} twin"), t._values) for t in quantize.inputs[1:]]
         stored = self._like(quantize, [plain, *grid])
         return self._like(back, [stored, *grid])

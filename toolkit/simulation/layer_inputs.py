@@ -52,7 +52,7 @@ def collect_rows_by_sample(
     model: Model, nodes: Iterable[gs.Node], shapes: dict[str, tuple[int, ...]], data: CalibrationData, samples: int,
     rows: int,
 ) -> dict[str, dict[int, Array]]:  # fmt: skip
-    """The same by layer and sample, counted from 0; a sample of which a layer reads nothing is missing there."""
+    """``collect_rows`` by layer and sample, counted from 0; a sample of which a layer reads nothing is missing."""
     left = not_run(model).tensors
     nodes = [node for node in nodes if node.inputs[0].name not in left]
     if not nodes:
@@ -76,7 +76,7 @@ def collect_rows_by_sample(
 
 
 def _rows(node: gs.Node, shape: tuple[int, ...], rows: int) -> int:
-    """How many rows tell enough of a layer: of a depthwise convolution each row is one of every channel."""
+    """How many rows suffice for a layer: for a depthwise convolution each row has one of every channel."""
     if int(node.attrs.get("group", 1)) == 1:
         return rows
     return min(rows, max(_LEAST_ROWS, _ROWS_AN_INPUT * int(np.prod(shape[1:]))))

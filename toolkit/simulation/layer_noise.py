@@ -20,15 +20,15 @@ _KEPT = (1.0, 0.8, 0.6, 0.4)
 class LayerNoise:
     """The estimate for one input and the weights that read it, with each channel divided by a factor.
 
-    The errors of different inputs are taken as unrelated. Of the input the range is kept that costs the output least,
-    of the largest magnitude and parts of it, as a calibration method would keep it; of blocks with scales all of it.
+    The errors of different inputs are taken as unrelated. For the input the range is used that costs the output least,
+    of the largest magnitude and parts of it, as a calibration method would choose it; with scales of blocks all of it.
 
     Args:
         rows: what the layer reads, float32 [groups, rows, in]; see ``collect_rows``.
         weights: the weights of all layers that read it, float64 [groups, out, in].
         channels: how many channels the input has.
-        precision: what both are rounded to; of a type of weights alone the input stays as it is.
-        block: how many weights share a scale; 0, or what does not divide them: a row does.
+        precision: what both are rounded to; with a type for weights alone the input stays as it is.
+        block: how many weights share a scale; 0, or a number that does not divide them: a row does.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class LayerNoise:
         return from_weights + min(costs)
 
     def least(self, factors: Sequence[Array]) -> int:
-        """The place of the factors with the least noise, the first of several; they are tried in a few threads."""
+        """The index of the factors with the least noise, the first among equals; they are tried in a few threads."""
         workers = max(1, min(session_threads(), len(factors)))
         with ThreadPoolExecutor(workers, "noise") as pool:
             noises = list(pool.map(self.of, factors))
         return noises.index(min(noises))
 
     def _off(self, values: Array) -> Array:
-        """What rounding takes off values, float64 [.., .., in], with a scale for every block of the last axis."""
+        """The rounding error of values, float64 [.., .., in], with a scale for every block of the last axis."""
         parts = in_blocks(values, 2, self.block)
         amax = reach(parts, self.precision)[..., None]
         scale = scales_of_blocks(amax, self.precision) if self.precision.block else amax / self.precision.max

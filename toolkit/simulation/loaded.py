@@ -23,11 +23,11 @@ from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind
 from toolkit.simulation.switches import Config
 
 _COPIES = 3
-"""What a session takes, in sizes of its model: the weights, those as kernels like them, and the message at first."""
+"""What a session takes, in multiples of its model: the weights, packed weights, and at first the message."""
 
 
 class Pieces(Protocol):
-    """The stages of a model, and any neighbouring ones as a model of their own."""
+    """The stages of a model, and any neighbouring ones as a separate model."""
 
     stages: list[dict[str, tuple[str, ...]]]
     reads: list[set[str]]
@@ -51,8 +51,8 @@ def cost_of(pieces: Pieces, stages: Iterable[int], config: Config, elements: flo
         pieces: the stages of the model.
         stages: their numbers.
         config: the state.
-        elements: of all inputs of all samples.
-        batches: how many the samples come in.
+        elements: elements of all inputs of all samples.
+        batches: how many batches the samples come in.
     """
     costs = [pieces.cost(stage, config) for stage in stages]
     samples = elements / max(pieces.input_elements, 1)
@@ -64,7 +64,7 @@ class LoadedPieces:
 
     Args:
         pieces: the stages of the model; a ``Cutter``.
-        memory: bytes that they may take, mapped weights among them; the one in use is there in any case.
+        memory: bytes that they may take, mapped weights included; the session in use stays in any case.
     """
 
     def __init__(self, pieces: Pieces, memory: int) -> None:
@@ -76,7 +76,7 @@ class LoadedPieces:
         return loaded.count(self._owner)
 
     def use(self, first: int, kinds: Sequence[StageKind]) -> AbstractContextManager[tuple[Piece, Session]]:
-        """The piece of these stages with its session; the longest unused ones go where the memory asks for it."""
+        """The piece of these stages with its session; the longest unused ones are unloaded where memory is short."""
 
         def make() -> tuple[int, Callable[[], tuple[Piece, Session]]]:
             piece, packed = self._pieces.piece(first, kinds), not self._pieces.shares
@@ -91,16 +91,16 @@ class LoadedPieces:
         return loaded.use(self._owner, (first, tuple(kinds)), make, self._memory)
 
     def keep_beside(self, size: int) -> None:
-        """Count states that are kept as memory."""
+        """Count the bytes of kept states against the memory."""
         loaded.beside(self._owner, size)
 
     def unload(self) -> None:
-        """Give back the memory of all sessions; what is kept beside them stays."""
+        """Free the memory of all sessions; what is kept beside them stays."""
         loaded.unload(self._owner)
         run_pool.shrink()
 
     def forget(self) -> None:
-        """Give back the memory of all sessions, and count nothing beside them any more."""
+        """Free the memory of all sessions, and count nothing beside them any more."""
         loaded.drop(self._owner)
         run_pool.shrink()
 
@@ -124,7 +124,7 @@ class PlannedPiece:
         self._choices: dict[str, Array] | None = None
 
     def run(self, state: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-        """What it gives for the tensors that it takes, and the seconds of this thread that it computed."""
+        """Its outputs for the tensors that it takes, and the seconds of this thread that it took."""
         with self._loaded.use(self._first, self._kinds) as (piece, opened):
             if self._choices is None:
                 self._choices = self._chosen(piece)

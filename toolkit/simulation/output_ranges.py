@@ -34,7 +34,7 @@ class RangeErrors:
 
     @classmethod
     def of(cls, rows: Array, weights: Array, precision: Precision) -> RangeErrors:
-        """Measured on samples.
+        """The errors measured on samples.
 
         Args:
             rows: what the layer reads, float32 [groups, rows, in]; see ``collect_rows``.
@@ -74,8 +74,8 @@ def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None
     """The amax at which all readers of a tensor together lose least; None where it is hardly better than ``now``.
 
     Args:
-        errors: of each reader.
-        now: the amax that it has.
+        errors: those of each reader.
+        now: its current amax.
     """
     known = [one for one in errors if one.noise]
     steps = sorted(set.intersection(*(set(one.noise) for one in known))) if known else []
@@ -84,7 +84,7 @@ def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None
     total = {step: sum(one.noise[step] for one in known) for step in steps}
     best = min(steps, key=total.__getitem__)
     own = min(max(_STEPS * math.log2(now), steps[0]), steps[-1])
-    # what is seen of a tensor in rows may lack its largest values, and a range beyond all of them only coarsens steps
+    # rows may lack a tensor's largest values, and a range beyond all values only coarsens steps
     if 2 ** (best / _STEPS) >= max(one.largest for one in known) and now <= 2 ** (best / _STEPS):
         return None
     before = float(np.interp(own, steps, [total[step] for step in steps]))
@@ -92,7 +92,7 @@ def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None
 
 
 def _sketched(weights: Array) -> Array:
-    """Weights of a few random sums of the outputs, [groups, sums, in]; as they are where they are few."""
+    """Weights of a few random sums of the outputs, [groups, sums, in]; unchanged where they are few."""
     outs = weights.shape[1]
     if outs <= _SKETCH:
         return weights

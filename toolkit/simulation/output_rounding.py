@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
 _HELD, _LEAST_HELD = 0.25, 2
-"""The part of the samples that decide how weights are rounded by the others, and so many at least: one does not tell
+"""The part of the samples that decide how weights are rounded by the others, and so many at least: one does not show
 how far samples differ."""
 _DAMPINGS = 0.01, 0.1, 1.0
 _OUTPUTS, _PARTS = 64, 16
@@ -50,7 +50,7 @@ def rounder_on_samples(
     plain: Rounder,
     context: Context,
 ) -> Rounder:
-    """How the weights of layers are rounded, with what is seen on samples.
+    """How the weights of layers are rounded, given samples.
 
     A search, its trials and the insertion after it choose once for a layer that is the same in all of them: what is
     known of as many samples or more holds. Where the context keeps what calibration collects, this is kept beside it.
@@ -59,7 +59,7 @@ def rounder_on_samples(
         model: the float graph.
         nodes: its layers with constant weights.
         data: the samples.
-        plain: how they are rounded without any.
+        plain: how they are rounded without samples.
         context: knows what was found before, and gets what is found now.
     """
     known: SeenOnSamples = context.roundings
@@ -94,7 +94,7 @@ def round_on_samples(
     progress: Progress = silent,
     kept: KeptRoundings | None = None,
 ) -> tuple[dict[tuple[str, int | None], RoundedWeight], dict[str, RangeErrors]]:
-    """Weights that are better than those rounded to the nearest, by tensor and axis of the channels or blocks, and by
+    """Weights better than those rounded to the nearest, by tensor and axis of the channels or blocks, and by
     layer what ranges of its input cost its output.
 
     The scale of a channel or block is the one of 20 whose rounding costs the output least, as SeqMSE chooses it; then
@@ -106,9 +106,9 @@ def round_on_samples(
         model: the float graph.
         nodes: its layers with constant weights; transposed convolutions and very wide layers are left out.
         data: the samples, of which 64 are looked at.
-        rounder: says the type, and how many weights share a scale.
+        rounder: holds the type, and how many weights share a scale.
         progress: called with what is being done, how much is done, and of how much.
-        kept: what an interrupted run found of these weights, and where this one keeps it.
+        kept: what an interrupted run found for these weights, and where this one keeps it.
     """
     kept = kept or KeptRoundings()
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}
@@ -156,7 +156,7 @@ def round_on_samples(
 
 
 def _by_sample(model: Model, nodes: Sequence[gs.Node], seen: Mapping[str, Mapping[int, Array]]) -> list[Array]:
-    """What layers of one weight read of each sample, float32 [groups, rows, in]."""
+    """What layers that share a weight read of each sample, float32 [groups, rows, in]."""
     found: dict[int, list[Array]] = {}
     for node in nodes:
         for sample, rows in seen[node.name].items():
@@ -176,11 +176,11 @@ def _axis(node: gs.Node, weight: Array, rounder: Rounder) -> int | None:
 
 
 def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], rounder: Rounder) -> RoundedWeight | None:
-    """What is better for a layer's output than each weight's nearest level in its range of least error, if anything is.
+    """A rounding better for a layer's output than each weight's nearest level in its range of least error, if any is.
 
-    What the inputs of few samples have in common by chance would be taken for a rule. So samples that nothing was
-    chosen on decide how far the relations between inputs are believed, and whether the result is kept; of fewer than
-    three samples nothing is.
+    What the inputs of few samples have in common by chance would be taken for a rule. So samples that no choice
+    was based on decide how far the relations between inputs are trusted, and whether the result is kept; with fewer
+    than three samples nothing is.
     """
     first_held = len(samples) - max(_LEAST_HELD, int(len(samples) * _HELD))
     if first_held < 1:
@@ -217,7 +217,7 @@ def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], ro
         kept = by_block if rounder.block else scale.reshape(-1)
         return RoundedWeight(kept, values, _db(signal, before.sum()), _db(signal, after.sum()))
     if _surely_less(nearest["minmax"], nearest["mse"]):
-        # what the weights' own error would clip matters here
+        # what the range of the weights' own least error would clip matters here
         full, name = plain["minmax"], node.inputs[1].name
         levels = _db(signal, nearest["mse"].sum()), _db(signal, nearest["minmax"].sum())
         return RoundedWeight(full.scale(name, weight, axis), full.rounded(name, weight, axis), *levels)
@@ -228,7 +228,7 @@ def _fitted(flat: Array, inputs: RelatedInputs, rounder: Rounder, damping: float
     """The scales [groups, out, blocks] by these ``inputs``, and the weights [groups, out, in] quantized and back."""
     groups, outs, width = flat.shape
     block, precision = rounder.block or width, rounder.precision
-    # what shares a scale, [groups * blocks, out, block]: the inputs of a block are taken as a layer of their own
+    # what shares a scale, [groups * blocks, out, block]: the inputs of a block are treated as a layer of their own
     parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
     power = (inputs.power + damping * inputs.power.mean(axis=1, keepdims=True)).reshape(-1, block)
     amax = reach(parts, precision)
@@ -257,17 +257,17 @@ def _width(node: gs.Node, weight: Array) -> int:
 
 
 def _power(weights: Array, rows: Array) -> float:
-    """Sum of squares of what weights make of rows of inputs, over all outputs."""
+    """Sum of squares of the outputs for rows of inputs, over all outputs."""
     return float(_by_row(weights, rows).sum())
 
 
 def _powers(weights: Array, rows: Array, ends: Array) -> Array:
-    """The same for parts of the rows, each of one sample or several, float64 [parts].
+    """``_power`` for parts of the rows, each of one sample or several, float64 [parts].
 
     Args:
         weights: [groups, out, in].
         rows: [groups, rows, in].
-        ends: of each sample the row behind its last.
+        ends: for each sample the row after its last.
     """
     by_sample = np.diff(np.cumsum(_by_row(weights, rows))[ends - 1], prepend=0.0)
     return np.array([part.sum() for part in np.array_split(by_sample, min(_PARTS, len(by_sample)))])
@@ -279,7 +279,7 @@ def _by_row(weights: Array, rows: Array) -> Array:
 
 
 def _surely_less(noise: Array, other: Array) -> bool:
-    """Whether noise is less than another by more than the standard error of what the parts of the rows say."""
+    """Whether noise is less than another by more than the standard error over the parts of the rows."""
     gain = other - noise
     return bool(gain.sum() > 0 and gain.mean() * math.sqrt(len(gain)) > (gain.std(ddof=1) if len(gain) > 1 else 0.0))
 

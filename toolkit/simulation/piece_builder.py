@@ -30,7 +30,7 @@ scales as inputs, or switches with the base state's scales as constants. An inpu
 class OwnState:
     """Another kind of stage: plain nodes, with the pairs of one state.
 
-    onnxruntime fuses nothing across the border of an ``If``, and a convolution in one takes its input and gives its
+    onnxruntime fuses nothing across the border of an ``If``, and a convolution in one takes its input and returns its
     output in the plain layout: seen on a network of depthwise convolutions, a state under switches takes twice the time
     of the float model even where nearly all is float.
 
@@ -86,7 +86,7 @@ class PieceBuilder:
             self._other(segment.nodes[0])
 
     def drop_unread(self, outputs: Collection[str]) -> None:
-        """Leave out the nodes in whose place their like behind a pair is read."""
+        """Leave out nodes that nothing reads any more, since their counterpart after a pair is read instead."""
         read = {name for node in self.nodes for name in reads_of(node)}.union(outputs)
         self.nodes = [node for node in self.nodes if node.output[0] in read or node.output[0] not in self._passed]
 
@@ -136,7 +136,7 @@ class PieceBuilder:
     def _pair(self, tensor: str) -> str:
         """The dequantized tensor, one pair for all readers.
 
-        Of a tensor that is padded with zeros it is what is padded that gets the pair: zero is zero on any grid, and
+        For a tensor padded with zeros, the Pad's input gets the pair: zero is zero on any grid, and
         onnxruntime makes one node of a Pad and the convolution that reads it.
         """
         if tensor not in self._pairs:
@@ -199,7 +199,7 @@ class PieceBuilder:
 
     def _base_scale(self, tensor: str) -> str:
         name, kind = f"qtool {tensor} scale", self.graph.scale_type(tensor)
-        # a tensor that has no pair in the base state has none wherever the base state's scales are asked for
+        # a tensor without a pair in the base state has none wherever the base state's scales are used
         self.constants[name] = helper.make_tensor(name, kind, [], [self.graph.base.scales.get(tensor, 1.0)])
         return name
 

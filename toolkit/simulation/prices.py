@@ -26,16 +26,16 @@ def cost_behind_cuts(
     pieces: Pieces, config: Config, like: Config, sizes: Sequence[int], part: Sequence[int], cuts: KeptCuts,
     kept: Container[int],
 ) -> float:  # fmt: skip
-    """What a state costs on some batches, run from the last cut before which it is one that is kept there.
+    """What a state costs on some batches, run from the last cut up to which it equals one that is kept there.
 
     Args:
         pieces: the stages of the model.
         config: the state.
-        like: one that is kept of some batches.
+        like: a state that is kept for some batches.
         sizes: by batch the elements of all inputs.
         part: the batches' numbers.
-        cuts: where states are kept, the float model of all batches.
-        kept: the batches of which ``like`` is.
+        cuts: where states are kept, the float model for all batches.
+        kept: the batches for which ``like`` is kept.
     """
     count, own = len(pieces.stages), signatures_of(pieces, config)
 

@@ -41,7 +41,7 @@ _counting = Lock()
 
 
 class Runner:
-    """The stages of one model with sessions, batches, and what is kept of states run before.
+    """The stages of one model with sessions, batches, and what is kept of earlier states.
 
     Every session has one thread and batches run side by side, so that the numbers depend neither on the number of
     threads nor on that of processes.
@@ -55,8 +55,8 @@ class Runner:
         metric: makes the user's metric; None without one.
         threads: batches computed at once; one a core where None.
         memory: bytes for what is kept: half of it at the cuts of states, up to half of it sessions' weights.
-        reference: gives the outputs that states are compared with, for a batch of inputs; the state with nothing
-            quantized where None. For a model part of which is quantized already.
+        reference: returns the outputs that states are compared with, for a batch of inputs; the state with nothing
+            quantized where None. For a model that is partly quantized already.
         answers: reads outputs as the task says; None without a task.
         labels: makes the metric's labels of the float model's outputs; the batches' own where None.
         like: a runner of another form of the same function on the same batches, whose float outputs are this one's too.
@@ -65,7 +65,7 @@ class Runner:
         threads: batches computed at once.
         joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
         order: the batches' numbers such that the first few are spread evenly over all.
-        hands: who runs states in this process's place; None where it does.
+        hands: workers that run states instead of this process; None where it does.
     """
 
     hands: Workers[BatchAsked, BatchRun] | None = None
@@ -110,7 +110,7 @@ class Runner:
 
     @cached_property
     def full_outcome(self) -> Outcome:
-        """Of the base state, which is kept at the cuts for states that begin like it."""
+        """The outcome of the base state, which is kept at the cuts for states that begin like it."""
         self._keeps_all = True
         return self.base.run()
 
@@ -141,7 +141,7 @@ class Runner:
         return found
 
     def anchor(self, probe: StateRun) -> None:
-        """Keep this state at its cuts for those that begin like it, in place of the one before."""
+        """Keep this state at its cuts for those that begin like it, in place of the previous one."""
         self._kept = [one for one in self._kept if one.signatures in (self._off, self._full)]
         if probe not in self._kept:
             self._kept.append(probe)
@@ -156,7 +156,7 @@ class Runner:
         Args:
             config: the state.
             count: on how many batches of ``order``; on all where None.
-            like: a state that is kept: what begins like it is run from a cut on. The float model where None.
+            like: a state that is kept: states that begin like it are run from a cut on. The float model where None.
         """
         part, like = self.order[:count], like or Config()
         kept = self._cuts.first if self.joins else part
@@ -179,7 +179,7 @@ class Runner:
         return twin
 
     def outcome_of(self, model: Callable[[dict[str, Array]], Tensors]) -> Outcome:
-        """The outcome of any other form of the model, run on the same batches: ``model`` gives outputs for inputs."""
+        """The outcome of any other form of the model, run on the same batches: ``model`` returns outputs for inputs."""
 
         def one(index: int) -> tuple[BatchOutcome, Tensors]:
             outputs = model(dict(self.feeds[index].inputs))
@@ -189,13 +189,13 @@ class Runner:
         return self.summed([part for part, _ in done], range(len(done)), [outputs for _, outputs in done])
 
     def unload(self) -> None:
-        """Give back the memory of sessions; what is run after this loads its own, and begins at the kept states."""
+        """Free the memory of sessions; later runs load their own, and begin at the kept states."""
         self._loaded.unload()
 
     def forget(self, float_too: bool = True) -> None:
-        """Give back the memory of sessions and kept states; what is run after this begins at the first stage.
+        """Free the memory of sessions and kept states; later runs begin at the first stage.
 
-        Not ``float_too``: what the float model is at the cuts stays, and states that begin like it still do there.
+        Without ``float_too`` the float model's state at the cuts stays, and states that begin like it start there.
         """
         self._kept = [] if float_too else [one for one in self._kept if one.signatures == self._off]
         self._begun.clear()
@@ -253,7 +253,7 @@ class Runner:
     def compute(
         self, probe: StateRun, indices: Sequence[int], keep: bool
     ) -> Iterable[tuple[int, BatchOutcome, Tensors, dict[int, Tensors]]]:
-        """Run a state on some batches: for each its number, what differs, its outputs and what it is at the cuts."""
+        """Run a state on some batches: for each its number, what differs, its outputs and its state at the cuts."""
         alike: dict[tuple[int, bool], list[int]] = {}
         for index in indices:
             alike.setdefault((self._known_until(probe, index), keep and self._keeps(index)), []).append(index)
@@ -274,7 +274,7 @@ class Runner:
                     yield index, part, self._compared.held(outputs), states
 
     def asked(self, probe: StateRun, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None:
-        """Have a batch of a state run elsewhere: from which cut on, and what waits for it; None where work is here."""
+        """Have a batch of a state run elsewhere: from which cut on, and the pending result; None where work is here."""
         if self.hands is None:
             return None
         start = self._known_until(probe, index)
@@ -304,11 +304,11 @@ class Runner:
         return self._compared.of(asked.index, outputs), self._compared.held(outputs), seconds + self.spent - before
 
     def cuts_behind(self, start: int, index: int) -> list[int]:
-        """The cuts at which a batch of a state is kept that is run from ``start`` on."""
+        """The cuts at which a batch of a state run from ``start`` on is kept."""
         return [place for place in self._cuts.of(index) if place > start and self._keeps(index)]
 
     def _keeps(self, index: int) -> bool:
-        """Whether states are kept of a batch; stage by stage they take up to a third longer than in one piece."""
+        """Whether states of a batch are kept; stage by stage they take up to a third longer than in one piece."""
         return not self.joins or self._keeps_all or index in self._cuts.first
 
     def _from(
@@ -325,7 +325,7 @@ class Runner:
                     if index in states and one.signatures[:place] == probe.signatures[:place]), default=0)  # fmt: skip
 
     def _state(self, probe: StateRun, place: int, index: int) -> Tensors:
-        """What the state is at a cut, from one that begins alike; computed where another process alone knows it."""
+        """The state at a cut, from one that begins alike; computed where only another process has it."""
         if not place:
             return {}
         alike = [one for one in (*self._kept, probe) if one.signatures[:place] == probe.signatures[:place]]
@@ -345,7 +345,7 @@ class Runner:
     def _plan(
         self, config: Config, signatures: StateKey, start: int, apart: bool, end: int | None = None
     ) -> list[PlannedPiece]:
-        """The pieces that compute a state from stage ``start`` on; before ``end``, where ``apart``."""
+        """The pieces that compute a state from stage ``start`` on; up to ``end``, where ``apart``."""
         kinds = [
             FLOAT if own == off else FULL if own == full else SWITCHED
             for own, off, full in zip(signatures, self._off, self._full)
@@ -372,7 +372,7 @@ class Runner:
         return state, kept, seconds
 
     def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
-        """What ``work`` gives for each of the items, for each feed's index where there are none."""
+        """The results of ``work`` for each of the items, for each feed's index where there are none."""
         items = items or (range(len(self.feeds)),)
         if (count := min(self.threads, len(items[0]))) == 1:
             return list(map(work, *items))

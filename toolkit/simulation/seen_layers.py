@@ -1,4 +1,4 @@
-"""What samples showed of rounding single layers' weights, found again where another form of the model has these."""
+"""What samples showed of rounding single layers' weights, found again where another form of the model has them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder
 
 _SAME = 1e-4
-"""Weights that are less apart than this, as a share of their channel's largest, are rounded alike: a helper that is
+"""Weights that differ by less than this, as a share of their channel's largest, are rounded alike: a helper that is
 applied again to a form of the model that computes the same meets activations with other last bits, as its factors
 have."""
 
@@ -33,10 +33,10 @@ class SeenLayer:
     """What was seen of one layer.
 
     Attributes:
-        samples: on how many samples.
+        samples: how many samples it was seen on.
         weight: its weights.
         mean: the noted mean of what it reads, float64 [channels]; None where there is none.
-        rounded: its weights as they are rounded for its output, by tensor and axis; empty where to the nearest.
+        rounded: its weights rounded for its output, by tensor and axis; empty where rounded to the nearest.
         errors: what ranges of its input cost its output.
     """
 
@@ -54,9 +54,9 @@ class SeenLayer:
         return self.weight.shape == other.weight.shape and _near(*rows)
 
     def of(self, model: Model, node: gs.Node, precision: Precision) -> SeenLayer | None:
-        """The same for a layer of this name, whose weights may be those times a factor of each output channel.
+        """What was seen, for a layer of this name whose weights may differ by a factor for each output channel.
 
-        Nothing that an output channel's rounding weighs depends on that factor, which a helper takes off again where
+        The choice of an output channel's rounding does not depend on that factor, which a helper takes off again where
         what reads the channels stays float. None where the weights, or the mean of what the layer reads, are others.
         """
         weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
@@ -81,7 +81,7 @@ class SeenLayer:
 
 
 def seen_before(known: SeenOnSamples, model: Model, node: gs.Node, rounder: Rounder, samples: int) -> SeenLayer | None:
-    """What is known of a layer of as many samples or more, the latest first; None where that is nothing.
+    """What is known of a layer from as many samples or more, the latest first; None where nothing is.
 
     A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
 
@@ -89,7 +89,7 @@ def seen_before(known: SeenOnSamples, model: Model, node: gs.Node, rounder: Roun
         known: what was seen.
         model: the float graph.
         node: its layer.
-        rounder: says the grid.
+        rounder: holds the grid.
         samples: how many samples there are.
     """
     of_name = [one for one in known.get(layer_key(node, rounder), []) if one.samples >= samples]
@@ -110,17 +110,17 @@ def remember(known: SeenOnSamples, key: tuple[object, ...], layer: SeenLayer) ->
 
 
 def layer_key(node: gs.Node, rounder: Rounder) -> tuple[object, ...]:
-    """By what ``SeenOnSamples`` knows a layer."""
+    """The key by which ``SeenOnSamples`` knows a layer."""
     return node.name, *(tensor.name for tensor in node.inputs[:2]), str(rounder.precision), rounder.block
 
 
 def _alike(one: Array | None, other: Array | None) -> bool:
-    """Whether two means are the same, by what the largest of their channels is."""
+    """Whether two means are the same, relative to their largest channel."""
     if one is None or other is None:
         return one is other
     return one.shape == other.shape and _near(one.reshape(1, -1), other.reshape(1, -1))
 
 
 def _near(one: Array, other: Array) -> bool:
-    """Whether the values of each row differ by hardly anything of its largest."""
+    """Whether the values of each row differ by hardly any fraction of its largest."""
     return bool((np.abs(one - other) <= _SAME * np.abs(one).max(axis=1, initial=0, keepdims=True)).all())

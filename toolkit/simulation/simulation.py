@@ -1,4 +1,4 @@
-"""A model's simulation with a switch for every quantizable layer: the door to sensitivity, search and bisection."""
+"""A model's simulation with a switch for every quantizable layer: used by sensitivity, search and bisection."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Settings:
         allow_code: whether ``metric`` may name code.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
-        against_float: whether the metric takes the float model's outputs for labels, which the samples lack.
+        against_float: whether the metric takes the float model's outputs as labels, which the samples lack.
     """
 
     precision: Precision = Precision.INT8
@@ -85,15 +85,15 @@ class Simulation:
 
     Args:
         model: the float model; not changed. Its opset is raised where pairs need it.
-        ranges: of the activation tensors that placement wants; what reads one without stays float.
+        ranges: of the activation tensors that placement wants; readers of a tensor without one stay float.
         data: the samples to run.
         profiles: the recipe's profiles.
-        judge: what stays float in any case.
+        judge: decides what stays float in any case.
         settings: everything else.
         reference: the float model that outputs are compared with, where ``model`` is quantized in part; itself where
             None.
-        placer: says where pairs go.
-        rounder: how weights are rounded; as the settings say where None.
+        placer: decides where pairs go.
+        rounder: how weights are rounded; from the settings where None.
 
     Raises:
         PassError: there is no quantizable layer.
@@ -112,7 +112,7 @@ class Simulation:
         placer: PlacementRule = place,
         rounder: Rounder | None = None,
     ) -> None:
-        # of those made before, only what is still asked is to stay
+        # of simulations made before, only what is still in use is to stay
         grown_memory.give_back()
         self.settings = settings or Settings()
         self._reference = reference
@@ -132,7 +132,7 @@ class Simulation:
         self.feeds = feeds_of(data, self.settings)
         # without profiles the sizes of dynamic dimensions are known from the samples alone
         self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
-        # shares are counted at the shapes that the report counts them at
+        # shares are counted at the same shapes as in the report
         self.work = work_of(self.model, self.facts if len(profiles) else facts)
         self.rounder = rounder or Rounder(self.settings.weights, self.settings.precision)
         self.cutter = Cutter(self.switches, self.facts, self.settings.stages, self.rounder)
@@ -172,7 +172,7 @@ class Simulation:
         """In the block, states are run where the user wants work to run: who runs them, None where that is here.
 
         Args:
-            states: how many there are, where that is known: for one nobody opens sessions.
+            states: how many there are, where that is known: for a single one no sessions are opened.
         """
         place, runner = elsewhere(), self.runner
         if place is None or runner.hands is not None or states in (0, 1):
@@ -186,10 +186,10 @@ class Simulation:
                 runner.hands = None
 
     def rest(self) -> None:
-        """Give back the memory of sessions while another form of the model is looked at; of kept states too, where the
+        """Free the memory of sessions while another form of the model is looked at; of kept states too, where the
         weights are too many to be held for both.
 
-        What is run after this is loaded anew.
+        Later runs load them again.
         """
         if self.cutter.shares:
             self.forget()
@@ -197,11 +197,11 @@ class Simulation:
             self._runner.unload()
 
     def forget(self) -> None:
-        """Give back the memory of sessions and kept states: hardly anything more is to be run."""
+        """Free the memory of sessions and kept states: hardly anything more is to be run."""
         if self._runner is not None:
             self._runner.forget()
             if self.cutter.shares:
-                # nodes and tensors of a graph refer to each other: what is gone with it stays until it is looked for
+                # nodes and tensors of a graph refer to each other: what is dropped stays until garbage is collected
                 gc.collect()
 
     def job(self) -> SimulationJob:
@@ -234,17 +234,17 @@ class Simulation:
         self._like = LikeRunner(other.runner, begins)
 
     def rebased(self, amax: Mapping[str, float]) -> Simulation:
-        """The same simulation with other ranges of some tensors to begin with."""
+        """The same simulation with other initial ranges of some tensors."""
         twin = copy.copy(self)
         twin.switches = self.switches.with_amax(amax)
         twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages, self.rounder)
         if self._runner is not None:
-            # what the float model gives stays
+            # the float model's outputs stay
             twin._runner = self._runner.rebased(twin.cutter, twin.config(()))
         return twin
 
     def rounded_by(self, rounder: Rounder) -> Simulation:
-        """The same simulation with weights rounded in another way; what the float model gives stays."""
+        """The same simulation with weights rounded in another way; the float model's outputs stay."""
         if rounder == self.rounder:
             return self
         twin = copy.copy(self)
@@ -256,7 +256,7 @@ class Simulation:
         return twin
 
     def quantized_share(self) -> float:
-        """Share of the model's arithmetic that is quantized where no group is kept, 0 to 1; see ``Work``."""
+        """Share of the model's arithmetic that is quantized where no group is kept float, 0 to 1; see ``Work``."""
         return self.work.share(self.switches.placement(()).layers)
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:

@@ -17,7 +17,7 @@ _HELD_BYTES = 32 << 20
 _SIDE_BY_SIDE = 2
 Tensors = dict[str, Array]
 BatchRun = tuple[BatchOutcome, Tensors, float]
-"""Of one batch what differs, the outputs that the metric needs, and the seconds that it took."""
+"""For one batch what differs, the outputs that the metric needs, and the seconds that it took."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class BatchAsked:
     Attributes:
         config: the state.
         index: the batch's number.
-        start: the cut that it is run from. Whoever lacks what the state is there computes it stage by stage: what one
-            session gives and what two in its place give may differ in the last bits.
+        start: the cut that it is run from. A process that lacks the state there computes it stage by stage: results of
+            one session and of two in its place may differ in the last bits.
         keep: see ``StateRun``.
         anchor: the state that others begin like; None where there is none.
     """
@@ -67,15 +67,15 @@ class RunsBatches(Protocol):
 
 
 class StateRun:
-    """A state that is run on more and more of the batches; what was run stays.
+    """A state that is run on more and more of the batches; completed batches stay.
 
     Args:
         runner: runs it.
         config: the state.
-        keep: keep what it is at the cuts of the graph, for states that begin alike.
+        keep: keep the state at the cuts of the graph, for states that begin alike.
 
     Attributes:
-        states: by cut and batch what it is there; None where another process knows that.
+        states: by cut and batch the state there; None where another process has it.
     """
 
     def __init__(self, runner: RunsBatches, config: Config, keep: bool = False) -> None:
@@ -90,7 +90,7 @@ class StateRun:
     def ask(self, count: int | None = None) -> None:
         """Have the first ``count`` batches run elsewhere, without waiting; nothing where work is done here."""
         if self._hands is not self._runner.hands:
-            # whoever was asked before has given up what was under way
+            # the process asked before has given up what was under way
             self._asked.clear()
             self._hands = self._runner.hands
         for index in sorted(self._runner.order[:count]):
@@ -119,8 +119,8 @@ class StateRun:
 def run_each(runner: RunsBatches, configs: Sequence[Config], count: int) -> Iterator[Outcome]:
     """The outcomes of states on the first ``count`` batches, in order.
 
-    As many states are run side by side as there are batches too few, and two at least: while one is loaded the other
-    computes.
+    Where there are fewer batches than threads, several states are run side by side, two at least: while one loads, the
+    other computes.
     """
 
     def run(config: Config) -> Outcome:
@@ -137,7 +137,7 @@ def run_each(runner: RunsBatches, configs: Sequence[Config], count: int) -> Iter
 
 
 def in_rounds(indices: Sequence[int], size: Callable[[int], int], threads: int) -> list[list[int]]:
-    """Batches in order, as many at a time as there are threads or as have outputs of 32 MB; ``size`` is a batch's."""
+    """Batches in order, as many at a time as there are threads or as have 32 MB of outputs; ``size`` is a batch's."""
     rounds, held = list[list[int]](), 0
     for index in indices:
         if not rounds or (held + size(index) > _HELD_BYTES and len(rounds[-1]) >= threads):

@@ -30,7 +30,7 @@ from toolkit.placement.scales import share_amax
 
 _CANDIDATE = Code.TRIAL()
 _PLACEMENTS = 256
-"""How many are kept: one takes a kilobyte a layer, and sensitivity alone asks for two a layer."""
+"""How many are kept: each takes a kilobyte per layer, and sensitivity alone asks for two per layer."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Switches:
     Args:
         model: the float graph at an opset that holds the pairs.
         facts: its types and shapes.
-        amax: by activation tensor; what reads one without stays float.
+        amax: by activation tensor; readers of a tensor without one stay float.
         precision: the quantized type.
         judge: what the user and the plan keep float in any case.
-        placer: says where pairs go.
+        placer: decides where pairs go.
     """
 
     def __init__(
@@ -154,9 +154,9 @@ class Switches:
                 return _CANDIDATE
             return self._judge(node) if self._judge is not None else None
 
-        # of a residual Add either branch may be wanted, and ranges that are given need not know both
+        # of a residual Add either branch may be wanted, and given ranges need not include both
         found = place_ranged(self._placer, self.model, self.facts, judge, self._lacks)[0]
-        # hundreds of placements are kept, and nobody asks theirs again
+        # hundreds of placements are kept, and their placers are not asked again
         found.placer = None
         return found
 
@@ -204,7 +204,7 @@ def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Pre
         scale: float32 [1], or [channels] with ``axis``; with ``block`` of the weights' rank.
         axis: the axis of the channels or blocks.
         precision: the quantized type; see ``on_grid``.
-        block: how many values along ``axis`` share a scale; 0: one a channel.
+        block: how many values along ``axis`` share a scale; 0: one per channel.
     """
     if not values.ndim:
         return fake_quantized(values.reshape(1), scale, None, precision).reshape(())
