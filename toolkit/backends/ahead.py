@@ -1,4 +1,4 @@
-"""Trial engines begun ahead of the question what they take: by other GPUs, or on this one beside all else."""
+"""Trial engines begun before their latency is asked for: by other GPUs, or on this one alongside everything else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from toolkit.base.progress import Progress
 
 _ROOM_BESIDE = 24 << 30
-"""Bytes of free GPU memory from which on two engines are built at once: a builder takes what it wants of it."""
+"""Bytes of free GPU memory from which on two engines are built at once: a builder takes as much of it as it wants."""
 
 
 class BuildsTrials(Protocol):
@@ -70,7 +70,7 @@ class EnginesAhead:
         bench: lowers, names, builds and keeps them.
 
     Attributes:
-        beside: the engine without pairs that is built here beside all else.
+        beside: the engine without pairs that is built here alongside everything else.
         bar: the latency of the engine without pairs as the run would build it, by profile; empty until it is known.
     """
 
@@ -102,7 +102,7 @@ class EnginesAhead:
         return self._others.spare if self._others is not None else 0
 
     def order(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, float_only: bool, rough: bool) -> str:
-        """See ``Bench.ahead``. What TensorRT's own calibrators calibrate is built here alone."""
+        """See ``Bench.ahead``. Engines that TensorRT's own calibrators calibrate are built only here."""
         bench = self._bench
         settings = bench.settings_for(float_only, rough)
         if not self.spare or settings.calibrator != "ranges":
@@ -122,9 +122,9 @@ class EnginesAhead:
             self._others.forget(engine)
 
     def take(self, name: str) -> tuple[Build | None, str, BuildBeside | None]:
-        """An engine that was begun ahead, with its latency here; or None, and why where it was begun in vain.
+        """An engine that was begun ahead, with its latency here; or None, and why, where it was begun in vain.
 
-        Besides, who built it, where that was here.
+        Also the ``BuildBeside`` that built it, where that was here.
         """
         if self.beside is not None and self.beside.name == name:
             built = self.beside.result(self._bench.progress)
@@ -152,7 +152,7 @@ class EnginesAhead:
         found.lacks = dict(turns.lacks)
         return found, ""
 
-    # ---------------------------------------------------------------- beside all else
+    # ---------------------------------------------------------------- alongside everything else
 
     @contextmanager
     def float_ahead(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Iterator[None]:
@@ -204,7 +204,7 @@ class EnginesAhead:
             self.beside.give_up()
 
     def as_run(self, key: str, repeat: int) -> bool:
-        """Whether there is an engine as the run would build it; of one that is under way the end is waited for."""
+        """Whether there is an engine as the run would build it; waits for one that is under way."""
         name = self._bench.name_of(key, repeat)
         if self.beside is not None and self.beside.name == name:
             return not isinstance(self.beside.result(self._bench.progress), str)

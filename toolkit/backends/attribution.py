@@ -14,7 +14,7 @@ def attribute(model: Model, build: Build, plan: PrecisionPlan) -> dict[str, Actu
     Args:
         model: the final graph, the one that was handed to the backend.
         build: what the backend made of it.
-        plan: what was asked of each node; a node that nobody asked about is honoured in whatever it runs in.
+        plan: what was asked of each node; a node without a request is honoured in whatever it runs in.
 
     Returns:
         Node name to Actual. Where asked and actual differ there is always a reason.

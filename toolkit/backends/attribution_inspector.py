@@ -47,7 +47,7 @@ class InspectorAttribution:
         return {name: self._actual(node, engine, mains) for name, node in self.flow.nodes.items()}
 
     def _mains(self, engine: EngineMap) -> dict[str, str]:
-        """The node that a layer is there for, by layer name: its heaviest."""
+        """By layer name the node that the layer mainly computes: its heaviest."""
         mains: dict[str, tuple[int, str]] = {}
         for name, layers in engine.layers.items():
             weight = self._weight(self.flow.nodes[name])

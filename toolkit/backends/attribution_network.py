@@ -105,7 +105,7 @@ class NetworkAttribution:
         return widest, None
 
     def _pair(self, node: gs.Node, layers: list[Layer]) -> Actual:
-        """A QuantizeLinear or DequantizeLinear: part of the quantized layer beside it, or a kernel of its own."""
+        """A QuantizeLinear or DequantizeLinear: part of the quantized layer next to it, or a separate kernel."""
         precision = self.flow.pair_type(node)
         own = tuple(dict.fromkeys(layer.name for layer in layers))
         into, why = self._host(node)
@@ -149,7 +149,7 @@ class NetworkAttribution:
         return [], EngineCode.QUANTIZES_INPUT(tensor=node.inputs[0].name)
 
     def _absent(self, node: gs.Node) -> Actual:
-        """A node that the network has no layer of."""
+        """A node without a layer in the network."""
         own = {tensor.name for tensor in self.model.graph.outputs}
         read = any(tensor.outputs or tensor.name in own for tensor in node.outputs)
         if node.op == "Constant":
@@ -186,7 +186,7 @@ class NetworkAttribution:
         )
 
     def _word(self, tensor: gs.Tensor) -> str:
-        """The type of a tensor: the network's word, else the graph's."""
+        """The type of a tensor: as the network has it, else as the graph does."""
         if tensor.name in self.types and not isinstance(tensor, gs.Constant):
             return self.types[tensor.name]
         kind = onnx_type(tensor.dtype)

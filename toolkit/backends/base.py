@@ -27,7 +27,7 @@ Typing = Literal["strong", "weak"]
 
 
 class EngineChoices(pydantic.BaseModel):
-    """What a recipe's ``[engine]`` says and a backend takes, the same in both. Every default is TensorRT's own.
+    """Settings that a recipe's ``[engine]`` and a backend share. Every default is TensorRT's own.
 
     Attributes:
         refit: weights can be replaced in the built engine.
@@ -106,7 +106,7 @@ class Extras:
 
     Attributes:
         plan: layer precisions to ask for.
-        rest: the precision allowed to layers that nobody asked about.
+        rest: the precision allowed to layers without a request.
         ranges: amax by tensor, for implicit quantization.
         batches: calibration batches for TensorRT's calibrators, each input name to array, all of one shape.
         calibration_profile: the name of the profile whose opt shape the batches have.
@@ -155,7 +155,7 @@ class Backend(Protocol):
         ...
 
     def room_beside(self) -> int:
-        """Bytes of GPU memory for engines that are built side by side; 0 where none can be begun beside other work."""
+        """Bytes of GPU memory for engines that are built side by side; 0 where none can be built alongside others."""
         ...
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
@@ -163,7 +163,7 @@ class Backend(Protocol):
 
         Args:
             engines: files of engines that it built, by name.
-            profiles: those that they were built with.
+            profiles: the profiles that they were built with.
             progress: called with what is being done, how much is done, and of how much.
 
         Raises:

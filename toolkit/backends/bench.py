@@ -55,13 +55,13 @@ class EngineBench:
         >>> InsertQDQ(only_if_faster=True)(model, Context(provider=..., bench=bench))     # doctest: +SKIP
 
     Attributes:
-        backend: who builds, or its name as in ``[engine] backend``.
+        backend: the backend, or its name as in ``[engine] backend``.
         settings: the engine's settings.
         shapes: the shape profiles that are built and timed.
-        rest: the float type of nodes that nobody asked about.
-        io: types of inputs and outputs that shall differ from the model's own.
+        rest: the float type of nodes without a request.
+        io: types of inputs and outputs where they differ from the model's own.
         calibration_profile: the profile of TensorRT's own calibrators.
-        batches: gives the batches of TensorRT's own calibrators.
+        batches: returns the batches of TensorRT's own calibrators.
         batches_print: a fingerprint of these batches.
         folder: where the log, the timing cache, the engines that were measured and the model under work lie; a
             temporary one where None.
@@ -85,7 +85,7 @@ class EngineBench:
         """The backend itself, looked for when first needed.
 
         Raises:
-            QtoolError: the one that is named cannot be used here.
+            QtoolError: the named backend cannot be used here.
         """
         from toolkit.backends.choose import choose
 
@@ -120,7 +120,7 @@ class EngineBench:
 
     @property
     def prefers_speed(self) -> bool:
-        """Whether a short time counts more than much in the quantized type."""
+        """Whether a short latency counts more than a large quantized share."""
         return self.settings.prefer == "speed"
 
     @property
@@ -207,7 +207,7 @@ class EngineBench:
         )  # fmt: skip
 
     def apart(self) -> EngineBench:
-        """The same without what is this process's and this thread's own."""
+        """The same bench without what belongs to this process and thread."""
         return replace(self, folder=None, progress=silent, batches=tuple)
 
     def several(self) -> AbstractContextManager[None]:
@@ -248,7 +248,7 @@ class EngineBench:
     def settings_for(self, float_only: bool, rough: bool) -> EngineSettings:
         """The settings of an engine with or without pairs, as the run would build it or in less time."""
         settings = self._rough if rough else self.settings
-        # with implicit quantization TensorRT gives INT8 to whatever has ranges
+        # with implicit quantization TensorRT runs whatever has ranges in INT8
         own: dict[str, Any] = {"quantization": "explicit", "calibrator": "ranges"} if float_only else {}
         # kernels that several engines have in common are timed once
         cache = settings.timing_cache or (self.folder / "engines.timing" if self.folder is not None else None)

@@ -1,9 +1,9 @@
-"""An engine that is built beside all else that this process does: ahead of the question what it takes.
+"""An engine that is built alongside everything else this process does, before its latency is asked for.
 
 The engine without pairs needs no ranges, so that it can be begun before anything is calibrated; and it is likely to be
 the run's own. Its build and its measurement are jobs like any other: while an engine is measured, its own child stands
-still, and while it is measured, all others do (see ``children``). What it was built beside can have disturbed the times
-by which TensorRT chose its kernels; so it is judged by its latency, measured alone like that of the others.
+still, and while it is measured, all others do (see ``children``). What it was built alongside can have disturbed the
+times by which TensorRT chose its kernels; so it is judged by its latency, measured alone like that of the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class BuildBeside:
 
     Args:
         name: the name that it is to be kept by.
-        build: builds it, in a thread of its own.
+        build: builds it, in a separate thread.
 
     Attributes:
         others: how many engines were built meanwhile.
@@ -59,7 +59,7 @@ class BuildBeside:
 
     @property
     def aside(self) -> str:
-        """Since when it is at work, for a progress line that is begun now and stays; empty once it is done."""
+        """Since when it has been at work, for a progress line that is begun now and stays; empty once it is done."""
         seconds = time.monotonic() - self._begun
         return "" if self.done else f"; beside it one without pairs, begun {seconds:.0f} s earlier"
 

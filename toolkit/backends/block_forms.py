@@ -1,8 +1,8 @@
 """The form in which TensorRT's parsers take pairs of blocks: its own operators on activations, packed weights.
 
-NVFP4: the scales of blocks are E4M3 numbers behind a DequantizeLinear by the tensor's float32 scale, and the values are
-dequantized by what comes out of it. MXFP8: an operator of TensorRT's own takes the biased exponents of the scales. Both
-were seen to build on TensorRT-RTX 1.7.1 for 12.0; of E8M0 scales its parser takes no DequantizeLinear of ONNX.
+NVFP4: the scales of blocks are E4M3 numbers that a DequantizeLinear multiplies by the tensor's float32 scale; the
+values are dequantized by its result. MXFP8: TensorRT's own operator takes the biased exponents of the scales. Both
+were seen to build on TensorRT-RTX 1.7.1 for 12.0; with E8M0 scales its parser takes no DequantizeLinear of ONNX.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _FormWriter:
         self.written = 0
 
     def quantize(self, node: gs.Node, kind: Precision) -> None:
-        """An activation's quantizer, which gives the scales of its blocks beside the values."""
+        """Write an activation's quantizer, which returns the scales of its blocks beside the values."""
         stored = node.outputs[0]
         scales = assemble.variable(self.tensors.take(f"{stored.name}_scales"))
         node.domain, node.attrs = TENSORRT, {"axis": -1, "block_size": kind.block}
@@ -73,13 +73,13 @@ class _FormWriter:
         node.outputs.append(scales)
 
     def dequantize(self, node: gs.Node, kind: Precision) -> None:
-        """A dequantizer of an activation or of stored weights."""
+        """Write a dequantizer of an activation or of stored weights."""
         maker = node.inputs[0].inputs[0] if block_type(node) is not None else None
         scale = self.model.constant(node.inputs[1])
         if maker is None and (
             scale is None or self.model.constant(node.inputs[0]) is None or not can_store(scale, kind)
         ):
-            # it came in this form, or has scales that this form would change
+            # it is in this form already, or has scales that this form would change
             self._cast(node, int(node.attrs.pop("output_dtype", TensorProto.FLOAT)))
             return
         self.written += 1
@@ -107,7 +107,7 @@ class _FormWriter:
         self._cast(node, given)
 
     def _whole(self, scale: gs.Tensor) -> gs.Tensor:
-        """The scale of a tensor, of that of its largest block."""
+        """The scale of a tensor, from that of its largest block."""
         if id(scale) not in self.scales:
             value = self.model.constant(scale)
             assert value is not None
@@ -133,9 +133,9 @@ class _FormWriter:
         return result
 
     def _cast(self, node: gs.Node, kind: int) -> None:
-        """Give the float type that readers want: the scales are float32, and so is what they multiply.
+        """Convert to the float type that readers want: the scales are float32, and so is the product with them.
 
-        By its attribute output_dtype alone it parses, and fails in Myelin (seen on RTX 1.7.1).
+        With the attribute output_dtype alone it parses, but fails in Myelin (seen on RTX 1.7.1).
         """
         precision = Precision.from_onnx(kind)
         if precision is None or precision is Precision.FP32:

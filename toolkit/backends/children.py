@@ -33,7 +33,7 @@ class Child:
     """A process for one job, and the file that its noise goes to.
 
     Args:
-        library: the module that it loads before it is told its job; none where empty.
+        library: the module that it loads before it gets its job; none where empty.
 
     Attributes:
         stops: from when to when it was stopped, by the clock of ``time.monotonic``.
@@ -63,7 +63,7 @@ class Child:
             self.send({"warm": library})
 
     def send(self, message: Mapping[str, Any]) -> bool:
-        """Write a line; False where nobody reads it any more."""
+        """Write a line; False where the child no longer reads."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
@@ -82,7 +82,7 @@ class Child:
         """Wait until it has loaded its library; False where it died of that."""
         if self._waiting:
             said = next(self.events(), None)
-            # not before: what it says is still unread where an interrupt ends the wait, and no job's answer
+            # only now: where an interrupt ends the wait, its message is still unread, and is no job's answer
             self._waiting = False
             return said is not None and self.process.poll() is None
         return self.process.poll() is None
@@ -98,12 +98,12 @@ class Child:
         self.process.send_signal(signal.SIGCONT)
 
     def stopped_within(self, began: float, seconds: float) -> float:
-        """For how many of the seconds from then on it was stopped; all processes of a Linux machine have one clock."""
+        """For how many of the ``seconds`` from ``began`` on it was stopped; Linux processes share a clock."""
         ended = began + seconds
         return sum(max(min(end, ended) - max(start, began), 0.0) for start, end in self.stops)
 
     def end(self) -> None:
-        """Kill it if it is still there, and close what leads to it."""
+        """Kill it if it is still there, and close its pipes."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -123,8 +123,8 @@ class Spares:
         self._lock, self._thread = threading.Lock(), threading.get_ident()
 
     def take(self, library: str) -> Child | None:
-        """One that has loaded the library; None where there is none."""
-        # whoever settles waits for one that is taken while it loads, too
+        """A child that has loaded the library; None where there is none."""
+        # settling also waits for a child that is taken while it loads
         with self._lock:
             while (child := next((one for one in self._found if one.library == library), None)) is not None:
                 self._found.remove(child)
@@ -133,22 +133,22 @@ class Spares:
                     if ready := child.ready():
                         return child
                 finally:
-                    # also where an interrupt ends the wait: nobody else knows of it any more
+                    # also where an interrupt ends the wait: nothing else knows of it any more
                     if not ready:
                         child.end()
                         child.noise.close()
         return None
 
     def fill(self, library: str, number: int) -> None:
-        """Start as many as are lacking to have so many of a library; none while engines are measured."""
+        """Start as many as are missing for ``number`` spares of a library; none while engines are measured."""
         if threading.get_ident() != self._thread:
             return
         with self._lock:
             lacking = number - sum(one.library == library for one in self._found)
-            # whoever measures has settled those that were there, and a job without a spare starts its own
+            # measuring has settled the existing ones, and a job without a spare starts its own
             if lacking > 0 and GPU_TURN.acquire(blocking=False):
                 try:
-                    # where the system gives no more processes or files, a job has done without a spare before
+                    # where the system allows no more processes or files, a job does without a spare
                     with contextlib.suppress(OSError):
                         for _ in range(lacking):
                             self._found.append(Child(library))
@@ -156,7 +156,7 @@ class Spares:
                     GPU_TURN.release()
 
     def settle(self) -> None:
-        """Wait until all have loaded their library: none shall use the GPU while engines are measured."""
+        """Wait until all have loaded their library: none may use the GPU while engines are measured."""
         with self._lock:
             for child in self._found:
                 child.ready()
@@ -187,7 +187,7 @@ def children_ahead() -> Iterator[None]:
 
 
 def spares() -> Spares | None:
-    """Those of the block under way; None outside of one."""
+    """The spares of the block under way; None outside of one."""
     return _SPARES[-1] if _SPARES else None
 
 
@@ -198,7 +198,7 @@ _AT_WORK: list[Child] = []
 
 @contextmanager
 def measuring_alone() -> Iterator[None]:
-    """In the block no other job measures, and those that do anything else stand still: parsing uses the GPU too."""
+    """In the block no other job measures, and jobs that do anything else stand still: parsing uses the GPU too."""
     with GPU_TURN:
         found = spares()
         if found is not None:
@@ -215,7 +215,7 @@ def measuring_alone() -> Iterator[None]:
 
 @contextmanager
 def at_work(child: Child) -> Iterator[None]:
-    """In the block the child does its job, such as building an engine, which it begins once nobody measures."""
+    """In the block the child does its job, such as building an engine, which it begins once nothing is measured."""
     with GPU_TURN:
         _AT_WORK.append(child)
     try:

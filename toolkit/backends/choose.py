@@ -52,7 +52,7 @@ def choose(name: str = "auto") -> tuple[Backend, Finding]:
 
 
 def next_after(refusing: str) -> str:
-    """The name of the backend that ``auto`` takes where one refuses the model."""
+    """The name of the backend that ``auto`` takes next where ``refusing`` refuses the model."""
     behind = _BUILDING[_BUILDING.index(refusing) + 1 :]
     return next((name for name in behind if usable(name)[0] is not None), "none")
 

@@ -1,7 +1,7 @@
 """The command lines of trtexec and Polygraphy that build what a run's backend built.
 
-Options as trtexec has them in NVIDIA's samples/common/sampleOptions.cpp, of 8.6.1, 10.0 and 11.1, and as ``polygraphy
-convert --help`` of 0.53 lists them.
+Options are those of trtexec in NVIDIA's samples/common/sampleOptions.cpp, 8.6.1, 10.0 and 11.1, and those that
+``polygraphy convert --help`` of 0.53 lists them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BuildOrder:
     Attributes:
         backend: tensorrt or tensorrt_rtx.
         version: of the backend; empty where nothing was built yet.
-        settings: as the build took them, ``EngineSettings`` with ``typing``, ``rest`` and ``constraints``.
+        settings: as used by the build, ``EngineSettings`` with ``typing``, ``rest`` and ``constraints``.
         profiles: the shape profiles.
         plan: by node, the type asked of a weakly typed network; see ``weak_network``.
         types: by node, the float type that this makes of it.
@@ -81,7 +81,7 @@ class CommandLine:
         words: the command's words.
         environment: variables that it needs.
         scripts: by name, Python files beside it.
-        unsaid: nodes whose type the command cannot say.
+        unsaid: nodes whose type the command cannot express.
     """
 
     words: list[str]
@@ -91,7 +91,7 @@ class CommandLine:
 
 
 def trtexec(order: BuildOrder) -> CommandLine:
-    """The line of trtexec.
+    """The command line of trtexec.
 
     Raises:
         QtoolError: trtexec of this version cannot build it.
@@ -139,7 +139,7 @@ def trtexec(order: BuildOrder) -> CommandLine:
 
 
 def polygraphy(order: BuildOrder) -> CommandLine:
-    """The line of ``polygraphy convert``, with scripts for what it has no options for."""
+    """The command line of ``polygraphy convert``, with scripts for what it has no options for."""
     settings, rtx = order.settings, order.backend == "tensorrt_rtx"
     words = ["polygraphy", "convert", MODEL, "--convert-to", "trt", "-o", ENGINE]
     for profile in order.profiles:
@@ -197,8 +197,8 @@ def _quoted(name: str) -> str:
 
 
 def _layer_types(order: BuildOrder) -> tuple[list[str], list[str]]:
-    """What says the layers' types, and the nodes whose names trtexec would split."""
-    # trtexec splits at commas, and takes quotation marks and stars for its own
+    """The options for the layers' types, and the nodes whose names trtexec would split."""
+    # trtexec splits at commas, and interprets quotation marks and stars itself
     unsaid = [name for name in order.types if re.search(r"[,'*]", name)]
     types = {name: word for name, word in order.types.items() if name not in unsaid}
     if not types:
@@ -213,7 +213,7 @@ def _layer_types(order: BuildOrder) -> tuple[list[str], list[str]]:
 
 
 def _precisions(order: BuildOrder) -> str:
-    """A script that does to a network what a run does: by the very functions of the run."""
+    """A script that does to a network what a run does, with the functions of the run itself."""
     own = inspect.getsource(weak_network)
     needed = (
         f"BRANCH = re.compile({network.BRANCH.pattern!r})\n"

@@ -23,8 +23,8 @@ _REMEDY = 'export the model for the one case that is needed, without the If, or 
 def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurrent: bool) -> None:
     """Refuse Ifs that the builder fails on, of those that are decided at run time.
 
-    What the profiles decide is no If for TensorRT either. Both branches must give tensors of equal rank, as
-    TensorRT's IIfConditional wants.
+    What the profiles decide is no If for TensorRT either. Both branches must return tensors of equal rank, as
+    TensorRT's IIfConditional requires.
 
     Args:
         model_path: the ONNX file.

@@ -8,7 +8,7 @@ from toolkit.backends.messages import Messages
 
 
 def load_plugins(trt: Any, logger: Any) -> None:
-    """Register TensorRT's own plugins, which an engine that was built with one needs before it can be opened.
+    """Register TensorRT's own plugins, which an engine built with one of them needs before it can be opened.
 
     The ONNX parser does so by itself; a process that only opens engines must. TensorRT-RTX has none.
     """

@@ -1,7 +1,7 @@
-"""Trial engines built on other GPUs, one each, beside the one that this process builds.
+"""Trial engines built on other GPUs, one each, alongside the one that this process builds.
 
-They are built on GPUs of the kind that is here and measured here, in turn with the engine without pairs, as all others
-are: latencies of one GPU can be compared, those of two of one kind differ with their clocks and their cooling.
+They are built on GPUs of the same kind as this one and measured here, in turn with the engine without pairs, like all
+others: latencies on one GPU can be compared; those on two of a kind differ with their clocks and their cooling.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class EngineBuilder:
     """What engines are built with; can be sent to another process, see ``SharedWork``.
 
     Attributes:
-        bench: the bench that they are for, without what is of its process alone.
-        like: what ``engines_like`` gives there.
+        bench: the bench that they are for, without what belongs to its process alone.
+        like: what ``engines_like`` returns there.
     """
 
     bench: Builds
@@ -73,7 +73,7 @@ class EngineBuilder:
 
 
 def engines_like() -> tuple[str, ...]:
-    """What engines that are built here are made by: the GPU, and the versions of TensorRT's packages."""
+    """What engines built here depend on: the GPU, and the versions of TensorRT's packages."""
     found = [f"{name} {version}" for name, version in versions().items() if name.startswith("tensorrt")]
     gpu = find_gpu()
     return (gpu.name if gpu is not None else "no GPU", *sorted(found))
@@ -84,7 +84,7 @@ class BuildsElsewhere:
     """Engines that other GPUs build.
 
     Attributes:
-        hands: who builds them.
+        hands: the workers that build them.
         under_way: by the name that the engine is to be kept by.
     """
 
@@ -101,14 +101,14 @@ class BuildsElsewhere:
         self.under_way[name] = self.hands.submit(order)
 
     def forget(self, name: str) -> None:
-        """Give up an engine that nobody will ask for."""
+        """Give up an engine that will not be asked for."""
         if name in self.under_way:
             self.under_way.pop(name).give_up()
 
     def take(self, name: str) -> Build | str | None:
-        """What was built, or why it was not; None where nobody was asked.
+        """What was built, or why it was not; None where it was not ordered.
 
-        That a build fails on another GPU, where others may take its memory, says nothing of one here.
+        A build that fails on another GPU, where others may take its memory, may succeed here.
         """
         pending = self.under_way.pop(name, None)
         try:

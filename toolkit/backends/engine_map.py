@@ -131,7 +131,7 @@ def is_constant_node(node: gs.Node) -> bool:
 
 
 def _reads(node: gs.Node) -> list[gs.Tensor]:
-    """What a node reads, what the nodes of its subgraphs read included."""
+    """What a node reads, including what the nodes of its subgraphs read."""
     found = list(node.inputs)
     for sub in bodies(node, recursive=True):
         found += [tensor for inner in sub.nodes for tensor in inner.inputs]
@@ -179,7 +179,7 @@ def _closes_at_end(name: str) -> bool:
 
 
 def _top_level(text: str) -> list[str]:
-    """The parts of ``text`` between commas that stand in no bracket."""
+    """The parts of ``text`` between commas outside all brackets."""
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
         if character in "([":

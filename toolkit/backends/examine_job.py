@@ -1,4 +1,4 @@
-"""Inspecting and measuring an engine that TensorRT built, inside a child process of its own."""
+"""Inspecting and measuring an engine that TensorRT built, inside its own child process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def examine(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         and ``lacks`` (see ``MeasuredEngine``).
 
     Raises:
-        BackendError: TensorRT cannot open the engine, or makes no context of it.
+        BackendError: TensorRT cannot open the engine, or creates no context for it.
     """
     trt = importlib.import_module("tensorrt")
     messages, folder, profiles = Messages(talk), Path(request["folder"]), request["profiles"]

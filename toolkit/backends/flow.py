@@ -41,7 +41,7 @@ class ComputeType:
     Attributes:
         precision: that type, or None.
         reason: why it does, or why it does not.
-        into: the node whose kernel runs it, where that is another's.
+        into: the node whose kernel runs it, where that is another node.
     """
 
     precision: Precision | None
@@ -65,15 +65,15 @@ class Flow:
         self._without_kernel: dict[str, ComputeType] = {}
 
     def pair_type(self, node: gs.Node) -> Precision | None:
-        """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's own for blocks.
+        """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's own operators for blocks.
 
-        None where it is one that TensorRT computes nothing in, such as uint8.
+        None for a type that TensorRT computes nothing in, such as uint8.
         """
         found = self._stored_in(node)
         return found if isinstance(found, Precision) else Precision.from_onnx(found)
 
     def _type_name(self, node: gs.Node) -> str:
-        """The type that ``pair_type`` tells, by its name, also where TensorRT computes nothing in it."""
+        """The name of the quantized type, as for ``pair_type``, also where TensorRT computes nothing in it."""
         found = self._stored_in(node)
         return str(self.pair_type(node) or onnx.TensorProto.DataType.Name(int(found)).lower())
 
@@ -92,7 +92,7 @@ class Flow:
         tensor = node.inputs[0]
         while (producer := tensor.inputs[0] if tensor.inputs else None) is not None:
             if producer.op in QUANTIZERS:
-                # beside the values one of TensorRT's own gives their scales
+                # besides the values, TensorRT's own operators return their scales
                 return self._stored_in(producer) if tensor is producer.outputs[0] else Precision.FP8
             data = data_inputs(producer)
             if not data:
@@ -112,7 +112,7 @@ class Flow:
         return None
 
     def _widens_blocks(self, node: gs.Node) -> bool:
-        """Whether a node is the Cast behind a DequantizeLinear of NVFP4, whose scales are float32."""
+        """Whether a node is the Cast after a DequantizeLinear of NVFP4, whose scales are float32."""
         maker = node.inputs[0].inputs[0] if node.op == "Cast" and node.inputs[0].inputs else None
         return maker is not None and maker.op in DEQUANTIZERS and self.pair_type(maker) is Precision.NVFP4
 
@@ -257,6 +257,6 @@ def is_constant(tensor: gs.Tensor) -> bool:
         producer = current.inputs[0] if current.inputs else None
         if producer is None or producer.op not in MOVERS | PAIR_OPERATORS | {"Constant"}:
             return False
-        # a Gather moves constants, but indices that are not tell which
+        # a Gather moves constants, but indices that are not constant choose which
         pending += producer.inputs
     return True

@@ -26,9 +26,9 @@ def inspect_engine(
 ) -> list[str]:
     """Write what the inspector says of each profile, at its opt shapes, as TensorRT wrote it.
 
-    8.6 shows formats only once a context has worked its shapes out, which setting them does not always do: then the
-    shapes are inferred, and if that is not enough the engine is run once. Where the inspector's words on the whole
-    engine are no JSON (8.6 can leave them empty), each layer is asked about by itself.
+    8.6 shows formats only once a context has resolved its shapes, which setting them does not always do: then the
+    shapes are inferred, and if that is not enough the engine is run once. Where the inspector's output for the whole
+    engine is no JSON (8.6 can leave it empty), each layer is asked about by itself.
 
     Args:
         trt: the TensorRT module.
@@ -54,9 +54,9 @@ def inspect_engine(
 def _shown(
     trt: Any, engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], talk: Talk, warm: Warm | None
 ) -> str:
-    """The inspector's words on one profile, after as little work in a context as makes it show the formats.
+    """The inspector's output for one profile, after as little work in a context as makes it show the formats.
 
-    The context lives no longer than this call: 8.6 gives a profile to one context at a time.
+    The context lives no longer than this call: 8.6 allows a profile in only one context at a time.
     """
     context = context_at(engine, index, shapes)
     said = _said(trt, engine, context, index, talk)
@@ -75,7 +75,7 @@ def _shown(
 
 
 def _said(trt: Any, engine: Any, context: Any, index: int, talk: Talk) -> str:
-    """The inspector's words on the engine in this context, as JSON."""
+    """The inspector's output for the engine in this context, as JSON."""
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
     said = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -95,7 +95,7 @@ def _is_json(text: str) -> bool:
 
 
 def _layer_by_layer(trt: Any, engine: Any, inspector: Any, talk: Talk) -> str:
-    """The same content, put together from what the inspector says of single layers."""
+    """The content of ``_said``, put together from the inspector's output for single layers."""
     found, lost = [], 0
     for index in range(engine.num_layers):
         said = inspector.get_layer_information(index, trt.LayerInformationFormat.JSON)

@@ -91,13 +91,13 @@ def type_word(text: str) -> str:
 
 
 def tactic_word(tactic: str) -> str:
-    """The type that a kernel's name tells of its operands, empty where it tells none."""
+    """The type of a kernel's operands as its name tells it, empty where it tells none."""
     found = _TACTIC.search(tactic)
     return found.lastgroup or "" if found else ""
 
 
 def _layer(entry: Any) -> tuple[Layer, int | None] | None:
-    """One layer and the number of its profile, or None for what is no layer."""
+    """One layer and the number of its profile, or None if the entry is no layer."""
     if isinstance(entry, str):
         name, number = _split(entry)
         return Layer(name), number

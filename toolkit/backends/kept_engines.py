@@ -17,7 +17,7 @@ class KeptEngines:
     """Engines by name, each a file with what is known of it beside.
 
     Args:
-        folder: they lie in a folder of their own in it; in a temporary one where None.
+        folder: they lie in a subfolder of it; in a temporary folder where None.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -41,7 +41,7 @@ class KeptEngines:
         return path if path.is_file() else None
 
     def keep(self, name: str, build: Build) -> bool:
-        """Keep what a backend built; whether it gave an engine."""
+        """Keep what a backend built; returns whether there is an engine."""
         if build.engine is None:
             return False
         self.folder.mkdir(parents=True, exist_ok=True)

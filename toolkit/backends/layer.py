@@ -40,7 +40,7 @@ class Layer:
         nodes: the ONNX nodes its metadata names.
         origin: for reformats: QDQ, REFORMAT or empty.
         profile: index of the optimization profile.
-        stream: index of the stream, where the version says it.
+        stream: index of the stream, where the version reports it.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Actual:
         status: honoured, fused, removed, overridden, opaque or unknown.
         reason: why asked and actual differ, or where the node went; None where there is nothing to say.
         engine_layers: names of the engine layers that run it.
-        opened: for an opaque node what an engine told whose inner tensors were marked: precision, status, source,
+        opened: for an opaque node what an engine with marked inner tensors told: precision, status, source,
             input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds) and, where that engine
             was run, values (see ``opened.with_values``).
     """
@@ -126,7 +126,7 @@ def build_to_json(build: Build) -> dict[str, Any]:
 
 
 def build_from_json(content: dict[str, Any]) -> Build:
-    """Read what ``build_to_json`` gave."""
+    """Read what ``build_to_json`` returned."""
 
     def port(entry: dict[str, Any]) -> Port:
         return Port(**{**entry, "shape": tuple(entry["shape"])})

@@ -1,4 +1,4 @@
-"""Something computed between a Cast to float32 and a recurrent layer, where TensorRT-RTX fails to build without."""
+"""An operation put between a Cast to float32 and a recurrent layer, where TensorRT-RTX fails to build without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "
 def computed_before_loops(model: Model) -> list[tuple[str, str]]:
     """Add 0 to what a recurrent layer reads that was widened from 16 bits with nothing but views of it in between.
 
-    Seen of TensorRT-RTX 1.7.1: such a build ends by an error in the shapes of the loop. It takes away a product with 1
+    Seen with TensorRT-RTX 1.7.1: such a build ends in an error in the shapes of the loop. It removes a product with 1
     and an Identity; a sum with 0 stays, and is exact but for the sign of a zero.
 
     Args:
@@ -43,7 +43,7 @@ def computed_before_loops(model: Model) -> list[tuple[str, str]]:
 
 
 def _widened(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is another view of what a Cast to float32 makes of a 16-bit one."""
+    """Whether a tensor is a view of the result of a Cast to float32 from a 16-bit type."""
     while tensor.inputs and tensor.inputs[0].op in _VIEWS:
         tensor = tensor.inputs[0].inputs[0]
     cast = tensor.inputs[0] if tensor.inputs else None

@@ -1,4 +1,4 @@
-"""What lowering gives: the graph that a backend takes, the plan for it, and a reason for the precision of each node."""
+"""What lowering returns: the graph that a backend takes, the plan for it, and a reason for each node's precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Lowered:
     """A model lowered for a backend.
 
     Attributes:
-        model: the graph; the metadata of its nodes says their precision (``qtool.precision``).
+        model: the graph; the metadata of its nodes holds their precision (``qtool.precision``).
         plan: the plan with what lowering had to change.
         reasons: by node name, why it has its precision.
         types: the decision for every node; empty for weak typing, where TensorRT decides.

@@ -30,7 +30,7 @@ from toolkit.placement.qdq import float_constants
 
 _BFLOAT16_OPSET = 22
 BY_MODEL = "the model"
-"""Who asks for the float type that a model states for a node which no pass asked about."""
+"""The name under which the float type that a model states is asked for, for a node without a request."""
 
 
 @collector_paused()
@@ -51,13 +51,13 @@ def lower(
     Args:
         model: the graph with its Q/DQ pairs; it is not changed, but where it is ``own``.
         plan: what was asked; it is not changed.
-        rest: the float type of nodes that nobody asked about, and of the float side of quantized nodes.
+        rest: the float type of nodes without a request, and of the float side of quantized nodes.
         observed: smallest and largest value seen of float tensors; nodes that leave float16's range stay FP32.
-        io: types of inputs and outputs that shall differ from the model's own.
+        io: types of inputs and outputs where they differ from the model's own.
         journal: gets a line for every node that does not get what was asked, and every Cast.
         newest: the newest operator set that the backend's parser takes.
         unbuilt: operators that the backend fails to build in a float type.
-        own: nobody else needs ``model``: it is lowered itself, not a copy of it.
+        own: nobody else needs ``model``: it is lowered itself, not a copy.
 
     Raises:
         QtoolError: see ``admit``.
@@ -68,17 +68,17 @@ def lower(
     lowered, opset = model.changing() if own else model.copy(), model.opset
     admit(lowered, plan, rest=rest, io=io or {}, journal=journal, newest=newest)
     changed = float_constants(lowered, journal) > 0 or lowered.opset != opset
-    # what is known of a graph as it came need not be found out of its copy
+    # what is known of the original graph need not be found out from its copy
     seen = lowered if changed else model
     with seen.settled():
         facts, sound = seen.facts(), seen.types_fault() is None
-    # says no more of any type or shape
+    # adds nothing about any type or shape
     state_kernel_shapes(lowered, journal)
     types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {}, unbuilt or {})
     if types.unchecked and _has_short(plan, rest):
         journal.noted(Code.UNCHECKED())
     for node, reason in types.reason.items():
-        # what was asked stays in the plan: the report sets it beside what became of it, with this reason
+        # what was asked stays in the plan: the report sets it next to the outcome, with this reason
         out_of_range = reason.code is Code.BEYOND_TYPE
         journal.declined(node, Code.FLOAT_RANGE(why=reason) if out_of_range else Code.STAYS_FP32(why=reason))
     plan.by = BY_MODEL
@@ -142,7 +142,7 @@ def _has_short(plan: PrecisionPlan, rest: Precision) -> bool:
 
 
 def _states_bfloat16(model: Model) -> bool:
-    """Whether a model computes in bfloat16 as it comes: by an input, a constant or a Cast."""
+    """Whether a model states bfloat16 itself: by an input, a constant or a Cast."""
     read = (tensor for node in model.nodes for tensor in node.inputs if not tensor.inputs)
     return any(onnx_type(tensor.dtype) == TensorProto.BFLOAT16 for tensor in read) or any(
         node.op == "Cast" and node.attrs.get("to") == TensorProto.BFLOAT16 for node in model.nodes
@@ -184,7 +184,7 @@ def _takes_bfloat16(op: str, opset: int) -> bool:
 
 def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:
     """Nodes inside subgraphs keep their types: where that is not what was asked, they are declined."""
-    # one for all nodes of a type: of what is said of many nodes the report makes one sentence
+    # one for all nodes of a type: the report makes one sentence of the same finding about many nodes
     why = {precision: Code.SUBGRAPH(precision=precision) for precision in Precision}
     for node, graph in model.walk():
         if graph is model.graph:

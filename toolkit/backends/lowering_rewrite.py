@@ -41,9 +41,9 @@ def pair_reason(node: gs.Node) -> Finding:
 
 
 def pair_precision(node: gs.Node) -> Precision:
-    """The quantized type of a QuantizeLinear or DequantizeLinear: INT8 where it is not said, or is UINT8.
+    """The quantized type of a QuantizeLinear or DequantizeLinear: INT8 where it is not given, or is UINT8.
 
-    Of any other type that is not one of ours the float type that is quantized: nothing is asked of the stored values.
+    For any other type that is not one of ours the float type that is quantized: nothing is asked of the stored values.
     """
     found = pair_type(node)
     if found is None and stored_type(node) not in (0, TensorProto.UINT8):
@@ -60,7 +60,7 @@ class Rewriter:
         types: the decision for every node; those of new DequantizeLinear nodes are added.
         plan: gets the Casts and the pairs.
         journal: gets a line for every node added, changed or removed.
-        rest: the float type where nobody asked.
+        rest: the float type of nodes without a request.
     """
 
     def __init__(
@@ -180,9 +180,9 @@ class Rewriter:
         self.made[node.outputs[0].name] = precision
 
     def _join_scales(self) -> None:
-        """Give all halves of a pair the number that the narrowest float type among them makes of the scale.
+        """Give all halves of a pair the scale as rounded to the narrowest float type among them.
 
-        The scales of pairs of others may be no numbers of 16 bits; halves in two types would then differ by a factor.
+        The scales of pairs from elsewhere may not fit 16 bits; halves in two types would then differ by a factor.
         """
         for node in self.model.nodes:
             if node.op != QUANTIZE:

@@ -1,4 +1,4 @@
-"""Lowering for strong typing, first half: the float type every node computes in, and why where it is not asked."""
+"""Lowering for strong typing, first half: every node's float type, and why where it is not as requested."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _AFTER_EPSILON = frozenset({"Sqrt", "Reciprocal", "Pow", "Log", "Max", "Clip", "
 _PARSER_LACKS = {
     Precision.BF16: frozenset({"GRU", "HardSwish", "LpNormalization", "LpPool", "Mish", "Shrink"}),
 }
-"""Operators that ONNX has in a type in which TensorRT's parser refuses them (tried with that of TensorRT-RTX 1.7)."""
+"""Operators that ONNX allows in a type in which TensorRT's parser refuses them (tried with TensorRT-RTX 1.7's)."""
 EXACT_INTEGERS = {Precision.FP16: 2048.0, Precision.BF16: 256.0}
 
 
@@ -49,8 +49,8 @@ class Types:
     Attributes:
         node: float type by node name; nodes that compute no floats are missing.
         reason: for nodes that do not get what was asked (or the rest's precision): why.
-        own: the type that the model states for a node that nobody asked about, where that is not the rest's.
-        unchecked: whether no observed values were there to hold against float16's range.
+        own: the type that the model states for a node without a request, where that differs from ``rest``.
+        unchecked: whether there were no observed values to compare with float16's range.
         frozen: nodes with subgraphs, which keep the types they have.
     """
 
@@ -68,14 +68,14 @@ def decide(
     """Choose a float type for every node of the main graph that computes floats.
 
     A node gets what the plan asks (a quantized node's float side gets ``rest``, or bfloat16 where the model has that).
-    One that nobody asked about gets ``rest``, or in a model that states 16-bit types the type that is stated for it.
+    A node without a request gets ``rest``, or in a model that states 16-bit types the type stated for it.
     Where its values, weights, scales or operator do not allow that, it gets FP32 and a reason.
 
     Args:
         model: float graph with its Q/DQ pairs, at the opset it will be lowered at.
         facts: types of its tensors.
         plan: what was asked.
-        rest: the type of nodes that nobody asked about.
+        rest: the type of nodes without a request.
         observed: smallest and largest value seen of float tensors.
         unbuilt: operators that the backend fails to build in a type.
     """
@@ -121,7 +121,7 @@ def _wanted(ask: Ask | None, stated: Precision | None, rest: Precision, authored
 
 
 def _stated(node: gs.Node, facts: Facts) -> Precision | None:
-    """The float type that the model states for a node: of what it makes, else of what it reads (Shape, Less)."""
+    """The float type that the model states for a node: that of its outputs, else of its inputs (Shape, Less)."""
     for tensors in (node.outputs, node.inputs):
         own = [Precision.from_onnx(facts.types[t.name]) for t in tensors if facts.is_float(t.name)]
         if own:
@@ -189,7 +189,7 @@ def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Findi
     for index, tensor in enumerate(node.outputs):
         if facts.is_float(tensor.name):
             allowed = _output_types(schema, index)
-            # mean and deviation of a LayerNormalization have the type that it says for them, not that of its input
+            # mean and deviation of a LayerNormalization have the type that it names for them, not that of its input
             stash = index > 0 and "stash_type" in schema.attributes
             other = stash and wanted.onnx_type != int(node.attrs.get("stash_type", TensorProto.FLOAT))
             if other or (allowed and name not in allowed):
@@ -231,13 +231,13 @@ def _values(
 
 
 def _held(model: Model, tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
-    """The values of a constant, also of one whose shape is known only when the model runs."""
+    """The values of a constant, also where its shape is known only when the model runs."""
     values = model.constant(tensor)
     return _filling(tensor.inputs[0]) if values is None and tensor.inputs else values
 
 
 def _filling(node: gs.Node) -> np.ndarray[Any, Any] | None:
-    """The number that a ConstantOfShape fills its output with; None of other nodes."""
+    """The number that a ConstantOfShape fills its output with; None for other nodes."""
     value = node.attrs.get("value") if node.op == "ConstantOfShape" else None
     return values_of(value) if isinstance(value, gs.Constant) else None
 

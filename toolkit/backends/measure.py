@@ -86,7 +86,7 @@ def _measure_profile(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Latency at every corner and time per layer at opt, of one profile.
 
-    The context lives no longer than this call: 8.6 gives a profile to one context at a time.
+    The context lives no longer than this call: 8.6 allows a profile in only one context at a time.
     """
     stream = call(runtime.cudaStreamCreate())
     context = None
@@ -104,7 +104,7 @@ def _measure_profile(
         talk.progress(f"measuring profile '{name}'", len(corners) + 1, len(corners) + 1)
         return found, layers
     finally:
-        # The context holds on to its stream: on 8.6 one that outlives it crashes the next profile's context (seen).
+        # The context holds on to its stream: on 8.6 a context outliving it crashes the next profile's context (seen).
         context = None
         runtime.cudaStreamDestroy(stream)
 
@@ -136,7 +136,7 @@ def latencies_in_turn(
         try:
             for turn in range(rounds):
                 order = list(engines)
-                # each one is the first in some round
+                # each engine is the first in some round
                 for one in order[turn % len(order) :] + order[: turn % len(order)]:
                     times[one].append(_median_at(trt, runtime, engines[one], index, shapes))
         except QtoolError as error:
@@ -173,7 +173,7 @@ def cuda_runtime() -> Any:
 
 
 def call(answer: Any) -> Any:
-    """What a CUDA runtime call gave besides its status.
+    """What a CUDA runtime call returned besides its status.
 
     Raises:
         BackendError: the status is not success.
@@ -261,7 +261,7 @@ def _captured(runtime: Any, context: Any, stream: int) -> Any:
     ran = context.execute_async_v3(stream)
     status, graph = runtime.cudaStreamEndCapture(stream)
     if not ran or int(status) != 0:
-        # A failed capture leaves an error behind that the next call would report as its own.
+        # A failed capture leaves an error that the next call would report as its own.
         runtime.cudaGetLastError()
         return None
     status, executable = runtime.cudaGraphInstantiate(graph, 0)
@@ -270,7 +270,7 @@ def _captured(runtime: Any, context: Any, stream: int) -> Any:
 
 
 def _layer_times(trt: Any, runtime: Any, context: Any, stream: int) -> dict[str, float]:
-    """Median milliseconds of each layer. Layers of one name count together; profile suffixes are left out."""
+    """Median milliseconds of each layer. Layers of the same name count together; profile suffixes are left out."""
 
     class Profiler(trt.IProfiler):
         def __init__(self) -> None:

@@ -21,7 +21,7 @@ _NODE = (
 )
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _BEGUN = re.compile(r"(?:Static check for p|P)arsing node: (?P<node>.*) \[(?P<op>\w+)\]$")
-"""What the parser says, at its most talkative, before it reads a node; of some faults it names no node."""
+"""What the parser says, at its most verbose, before it reads a node; for some faults it names no node."""
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
@@ -71,7 +71,7 @@ _REMEDIES = (
 )  # fmt: skip
 _FRAME = re.compile(r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?")
 _CHECKED = re.compile(r"In function check(?P<op>\w+):\s*\[\d+\] false$")
-"""All that is said of an operator that is known by its name alone."""
+"""The message about an operator that is known by its name alone."""
 _CACHE_LEFT_OUT = re.compile(r"timing cache will not be used|myelinCache\.h::deserializeFromBuffer")
 _NO_USE = re.compile(r"^--- (Begin|End) node|^Node name:|^input:|ModelImporter\.cpp:14[0-3]")
 
@@ -123,11 +123,11 @@ class Messages:
             stage: what failed, as in "TensorRT-RTX 1.7 refused the model".
             where: the model file.
             cause: what Polygraphy or Python said, for when TensorRT said nothing.
-            layers: of the parsed network, as ``walk_network`` gives them, where it was parsed: they tell which nodes a
-                layer that is complained about stands for.
+            layers: of the parsed network, as ``walk_network`` returns them, where it was parsed: they tell which nodes
+                a layer that is complained about stands for.
         """
         errors = [text for severity, text in self.kept if severity != "WARNING"]
-        # Without a driver TensorRT only warns, and then gives its Python binding nothing to return.
+        # Without a driver TensorRT only warns, and then its Python binding has nothing to return.
         errors = errors or [text for _, text in self.kept if "CUDA initialization" in text]
         everything = "\n".join(errors) or cause
         node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
@@ -144,7 +144,7 @@ class Messages:
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip
         if "{" in remedy:
-            # what knows passes loads the model's libraries too, which takes longer than many a build
+            # the module that knows passes loads the model's libraries too, which takes longer than many builds
             from toolkit.contract.registry import named
             from toolkit.contract.roles import Role
 

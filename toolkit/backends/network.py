@@ -1,4 +1,4 @@
-"""The typed network definition: what a parsed model says of every layer, where no GPU can open the engine."""
+"""The typed network definition: what is known of every layer of a parsed model, where no GPU can open the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a weakly typed network is given for types, told by the ONNX graph: see ``weak_network``, which sets them."""
+"""The types that a weakly typed network gets, from the ONNX graph: see ``weak_network``, which sets them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def float_types(model: Model, plan: Mapping[str, str], rest: str, implicit: bool
     Args:
         model: the lowered graph.
         plan: by node the precision asked for.
-        rest: the type of nodes that nobody asked about.
+        rest: the type of nodes without a request.
         implicit: whether ranges quantize, and not pairs.
     """
     spread = spreads(plan, rest)

@@ -53,7 +53,7 @@ class NoBackend:
         return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
-        """Nobody reads the model."""
+        """Do nothing: there is no parser."""
 
     def build(
         self,

@@ -1,4 +1,4 @@
-"""Opening opaque blocks: which inner tensors to mark, and what the engine that was built so tells of the nodes.
+"""Opening opaque blocks: which inner tensors to mark, and what an engine built that way tells about the nodes.
 
 A block that TensorRT compiles as one (Myelin) shows no kernels. Where its inner tensors must be written out, the block
 is cut there, and the pieces show formats and kernels. But what is cut is not what runs: marked tensors break fusions,
@@ -89,11 +89,11 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
 def with_evidence(
     actuals: Mapping[str, Actual], opened: Mapping[str, Actual], build: Build
 ) -> tuple[dict[str, Actual], int]:
-    """The opaque nodes with what the opened engine tells of them.
+    """The opaque nodes with what the opened engine tells about them.
 
     Args:
         actuals: what the engine itself tells.
-        opened: the same of the engine whose tensors were marked.
+        opened: the same for the engine whose tensors were marked.
         build: that engine.
 
     Returns:
@@ -121,14 +121,14 @@ def with_values(
 ) -> dict[str, Actual]:
     """The opaque nodes with what the values of their opened tensors tell.
 
-    A node that was asked for a quantized type, and whose values are as that gives them, gets that precision, source
+    A node that was asked for a quantized type, and whose values are those of that type, gets that precision, source
     ``values``, where the opened engine's inspector showed none.
 
     Args:
-        found: what ``with_evidence`` gave.
+        found: what ``with_evidence`` returned.
         marked: the tensors that were marked.
         plan: what was asked.
-        values: by tensor what ``evaluation.opened_values`` tells, and how many ``samples`` it is from.
+        values: by tensor what ``evaluation.opened_values`` tells, and from how many ``samples``.
     """
     made = dict(found)
     for tensor, node in zip(marked.tensors, marked.nodes):
@@ -173,7 +173,7 @@ def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[
 
 
 def _shown(there: Actual | None, evidence: Mapping[str, Any] | None) -> Finding:
-    """What the opened engine's inspector shows of a node."""
+    """What the opened engine's inspector shows about a node."""
     if there is None or evidence is None:
         return EngineCode.OPENED_NOT_KNOWN()
     layer = there.engine_layers[0] if there.engine_layers else "?"

@@ -9,8 +9,8 @@ from typing import Any
 def mark_tensors(trt: Any, network: Any, names: Sequence[str], half: bool) -> list[str]:
     """Mark tensors as debug tensors where the module has them (TensorRT 10 on), else as network outputs (8.6).
 
-    A network output is written in float32 unless told otherwise, which would itself forbid a kernel that writes
-    float16; so it becomes float16 where the network may use it and nobody set the tensor's type.
+    A network output is written in float32 by default, which would itself forbid a kernel that writes
+    float16; so it becomes float16 where the network may use it and the tensor's type was not set.
 
     Args:
         trt: the TensorRT module.

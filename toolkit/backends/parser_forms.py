@@ -1,4 +1,4 @@
-"""Forms of a graph that TensorRT's ONNX parsers need, or make faster engines of, and ONNX leaves open."""
+"""Forms of a graph that ONNX leaves open and that TensorRT's ONNX parsers need, or make faster engines of."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SAME_SHAPE = (QUANTIZE, DEQUANTIZE, "Cast", "Identity")
 def state_kernel_shapes(model: Model, journal: Journal) -> int:
     """Write the attribute kernel_shape to every Conv and ConvTranspose that leaves it to its weights.
 
-    ONNX allows to leave it out. TensorRT's parser reads it off weights that are constants, but of weights behind a
-    DequantizeLinear it takes only the attribute: without it 8.6 refuses the node.
+    ONNX allows to leave it out. TensorRT's parser reads it off constant weights, but for weights from a
+    DequantizeLinear it uses only the attribute: without it 8.6 refuses the node.
 
     Returns:
         How many nodes got it.
@@ -56,7 +56,7 @@ def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
 
 
 def float_weights(model: Model, journal: Journal) -> int:
-    """Let stored INT8 weights be float32 in front of a Q/DQ pair of the same scale, the form weak typing takes.
+    """Let stored INT8 weights be float32 before a Q/DQ pair of the same scale, the form weak typing takes.
 
     Quantizing the new weights gives the stored integers again.
 
@@ -109,11 +109,11 @@ def _spread(values: np.ndarray[Any, Any] | None, like: np.ndarray[Any, Any], axi
 
 
 def convolve_pooled(model: Model, journal: Journal) -> int:
-    """Let a quantized Gemm behind a Flatten of [batch, channels, 1, 1] be a convolution of kernel 1 in front of it.
+    """Turn a quantized Gemm after a Flatten of [batch, channels, 1, 1] into a convolution of kernel 1 before it.
 
-    Both compute the same. TensorRT's parser makes a product and a sum of a Gemm whose weights are behind a
+    Both compute the same. TensorRT's parser makes a product and a sum of a Gemm whose weights come from a
     DequantizeLinear; 8.6.0 ran these as a convolution that writes float16, 32 channels at a time, and copied that into
-    the output. Where the parser takes the Gemm whole, as without pairs, and of a Conv at the end with pairs (a
+    the output. Where the parser takes the Gemm whole, as without pairs, and for a Conv at the end with pairs (a
     U-Net's), one kernel writes the output. On an H100, ResNet-18, batch 8: 7.4 us and 5.6 us for the copy, as a
     convolution 7.4 us alone; the engine took 0.1618 ms before and takes 0.1553, without pairs 0.1561 and 0.1565.
 
@@ -175,9 +175,9 @@ def _weight_pair(model: Model, tensor: gs.Tensor) -> tuple[gs.Node, gs.Node] | N
 
 
 def _way_from_flatten(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
-    """What makes a matrix of one value a channel, and the nodes behind it up to ``tensor``, which nothing else reads.
+    """The node that makes a matrix of one value per channel, and those from it to ``tensor``, which nothing else reads.
 
-    None where there is none, or no pair behind it or in front of it.
+    None where there is none, or no pair after it or before it.
     """
     way: list[gs.Node] = []
     pair = []

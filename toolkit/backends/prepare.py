@@ -34,18 +34,18 @@ def lower_for(
     """The graph that the backend takes, and the plan for it; neither argument is changed, but a model that is ``own``.
 
     Args:
-        backend: who builds; its typing decides which lowering it is.
+        backend: the backend that builds; its typing decides which lowering it is.
         settings: the engine's settings.
         model: the graph with its Q/DQ pairs.
         plan: what was asked of each node.
-        rest: the float type of nodes that nobody asked about.
+        rest: the float type of nodes without a request.
         observed: smallest and largest value seen of float tensors (strong typing).
-        io: types of inputs and outputs that shall differ from the model's own (strong typing).
-        journal: gets a line for all that was not done as asked.
-        own: nobody else needs ``model``: it is lowered itself, not a copy of it.
+        io: types of inputs and outputs where they differ from the model's own (strong typing).
+        journal: gets a line for everything that was not done as asked.
+        own: nobody else needs ``model``: it is lowered itself, not a copy.
 
     Raises:
-        QtoolError: the model cannot be lowered so; see ``lower`` and ``lower_weak``.
+        QtoolError: the model cannot be lowered this way; see ``lower`` and ``lower_weak``.
     """
     if backend.typing_for(settings) == "weak":
         from toolkit.backends.weak import lower_weak
@@ -76,7 +76,7 @@ def admit_for(
     """Refuse what ``lower_for`` refuses, without lowering; the model is changed.
 
     Raises:
-        QtoolError: the model cannot be lowered so.
+        QtoolError: the model cannot be lowered this way.
     """
     from toolkit.backends.lowering import admit
     from toolkit.backends.weak import admit_weak
@@ -84,7 +84,7 @@ def admit_for(
     if backend.typing_for(settings) == "weak":
         admit_weak(model, backend)
     else:
-        # the pass that asks for quantized layers may have left their pairs out: nobody reads them
+        # the pass that asks for quantized layers may have left out pairs that nothing reads
         paired = any(ask.precision.quantized for _, ask in plan.items())
         admit(model, plan, rest=rest, io=io, journal=Journal(), newest=backend.max_opset(), paired=paired)
 

@@ -24,14 +24,14 @@ from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
 
 _MEASURES = frozenset({"examine_tensorrt", "measure_in_turn"})
-"""What nothing else may use the GPU beside."""
+"""The jobs during which nothing else may use the GPU."""
 _MEANWHILE = {"build_tensorrt": 2}
 """How many spares to have while a job works: an engine that was built is looked at, and then often measured in turn."""
 _NEXT = dict.fromkeys(("probe", "parse_tensorrt", "parse_rtx", "examine_tensorrt", "measure_in_turn"), 1)
-"""How many to have behind a job: another one is likely."""
+"""How many to have after a job: another one is likely."""
 _TAIL = 8000
 _ROOM = 16 << 20
-"""Bytes: with less, what is written beside an engine does not fit."""
+"""Bytes: with less, what is written next to an engine does not fit."""
 
 
 class ProcessDiedError(BackendError):
@@ -39,7 +39,7 @@ class ProcessDiedError(BackendError):
 
 
 def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progress: Progress = silent) -> dict[str, Any]:
-    """Run one of ``worker.JOBS`` in a child process and return what it gave.
+    """Run one of ``worker.JOBS`` in a child process and return its result.
 
     Args:
         job: the job's name.
@@ -64,7 +64,7 @@ def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progres
             ahead.fill(library, _NEXT.get(job, 0))
     result: dict[str, Any] = outcome["result"]
     if child.stops and "seconds" in result:
-        # loading TensorRT and writing the engine are no part of what it took
+        # loading TensorRT and writing the engine are not part of its time
         result["seconds"] -= child.stopped_within(result["started"], result["seconds"])
     return result
 

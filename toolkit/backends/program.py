@@ -29,7 +29,7 @@ class Kernel:
     """One kernel of a compiled program.
 
     Attributes:
-        op: the compiler's word for it: corrltn (convolution), deconvolution, fully_connected, ...
+        op: the compiler's name for it: corrltn (convolution), deconvolution, fully_connected, ...
         nodes: the ONNX nodes it runs.
         operands: types of the tensors it reads, in order: int8, fp16, ...
     """
@@ -69,5 +69,5 @@ def tactics(engine: bytes) -> dict[str, str]:
 
 
 def operands(tactic: str) -> set[str]:
-    """The types of the operands in what ``tactics`` gave; empty for anything else."""
+    """The types of the operands in what ``tactics`` returned; empty for anything else."""
     return {word for group in re.findall(r"\w+\(([\w, ]*)\)", tactic) for word in group.split(", ") if word}

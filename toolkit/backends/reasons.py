@@ -15,7 +15,7 @@ from toolkit.contract.findings import Finding
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """A node and the precision asked for it, None where nobody asked."""
+    """A node and the precision requested for it, None without a request."""
 
     node: gs.Node
     precision: Precision | None

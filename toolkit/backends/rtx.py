@@ -111,7 +111,7 @@ class RtxBackend:
         """Let the parser read the model; see ``Backend.parse``."""
         from toolkit.backends.conditionals import refuse_conditionals
 
-        # RNN, Loop and Scan build inside an If, and LSTM and GRU beside one
+        # RNN, Loop and Scan build inside an If, and LSTM and GRU next to one
         recurrent = self._release <= _RECURRENT_BRANCHES_FAIL
         refuse_conditionals(model_path, profiles, f"TensorRT-RTX {self.version()}", recurrent)
         capabilities, _ = target_capabilities(settings)
@@ -136,7 +136,7 @@ class RtxBackend:
         capabilities, why = target_capabilities(settings)
         resolved = {
             **settings.model_dump(mode="json"),
-            # Kernels are chosen on the GPU that runs the engine: a build without one has no times to keep.
+            # Kernels are chosen on the GPU that runs the engine: a build without a GPU has no times to keep.
             "timing_cache": str(settings.timing_cache) if settings.timing_cache and find_gpu() else None,
             "typing": typing,
             "profiles": profiles.names,

@@ -46,7 +46,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     started = time.monotonic()
     talk.progress("parsing", 0, 1)
     trt, opened, walked, capabilities = _opened(request, messages)
-    # Polygraphy settles at its first import which of the two it drives, which is done by now
+    # Polygraphy decides at its first import which of the two it drives, which has happened by now
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import EngineBytesFromNetwork
     from polygraphy.exception import PolygraphyException

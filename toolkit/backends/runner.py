@@ -29,7 +29,7 @@ class EngineRunner:
 
     Args:
         engine: the serialized engine.
-        backend: what built it: tensorrt or tensorrt_rtx.
+        backend: the backend that built it: tensorrt or tensorrt_rtx.
         profiles: the profiles it was built with, in their order.
 
     Example:
@@ -121,7 +121,7 @@ class EngineRunner:
         """The types of the engine's inputs, or of its outputs, by name.
 
         Raises:
-            BackendError: one has a type of less than a byte.
+            BackendError: a tensor's type takes less than a byte.
         """
         found = {}
         for position in range(self._engine.num_io_tensors):
@@ -173,7 +173,7 @@ class EngineRunner:
         self.close()
 
     def close(self) -> None:
-        """Give the GPU's memory back."""
+        """Free the GPU's memory."""
         for runner in self._runners.values():
             runner.deactivate()
         self._runners.clear()

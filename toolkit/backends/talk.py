@@ -1,4 +1,4 @@
-"""How a child process speaks to the one that started it."""
+"""How a child process speaks to its parent."""
 
 from __future__ import annotations
 

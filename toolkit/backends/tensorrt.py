@@ -102,7 +102,7 @@ class TensorRTBackend:
         return next((opset for version, opset in _NEWEST_OPSET if mine >= version), 17)
 
     def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
-        """None that was seen."""
+        """None is known."""
         return {}
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
@@ -179,7 +179,7 @@ class TensorRTBackend:
 def _examined(
     folder: Path, profiles: Profiles, settings: EngineSettings, log: LogLine, progress: Progress
 ) -> dict[str, Any]:
-    """What ``examine_job`` found; where its process dies even the second time, as much as can be had without it.
+    """What ``examine_job`` found; where its process dies even the second time, as much as is known without it.
 
     TensorRT 8.6.0 was seen to crash where a context is made for its inspector, and not the next time («missing offset
     in id2offset»): the engine, which took minutes, must not be lost with it.

@@ -158,7 +158,7 @@ def _config(trt: Any, network: Any, request: dict[str, Any], talk: Talk, calibra
 def constraints(network: Any, settings: Mapping[str, Any]) -> str | None:
     """How strictly layer precisions hold under weak typing: ``obey`` or ``prefer``; None where typing is strong.
 
-    ``auto`` prefers them where there are pairs. Where they are obeyed, TensorRT 8.6.0 cannot build an Add behind an
+    ``auto`` prefers them where there are pairs. Where they are obeyed, TensorRT 8.6.0 cannot build an Add after an
     INT8 convolution whose result no quantized layer reads, whether or not a precision is set on any layer («All of the
     candidates were removed, which points to the node being incorrectly marked as an int8 node»). Where they are
     preferred, it fuses the Add into the convolution, and the layers set to float run in float (measured on an H200 with

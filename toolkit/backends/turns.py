@@ -28,10 +28,10 @@ def measure_turns(
     Args:
         module: the TensorRT module that built them.
         engines: their files by name.
-        profiles: those that they were built with.
+        profiles: the profiles that they were built with.
         progress: called with what is being done, how much is done, and of how much.
-        rounds: how often each is measured.
-        host_code: whether an engine may hold code of its own, as version compatible ones do; for those that this run
+        rounds: how often each engine is measured.
+        host_code: whether an engine may hold host code, as version compatible ones do; for engines that this run
             built.
 
     Raises:

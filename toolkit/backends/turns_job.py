@@ -17,7 +17,7 @@ def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
 
     Args:
         request: ``backend``, ``engines`` (name to path), ``profiles`` (see ``rtx.profiles_to_json``), ``rounds``,
-            ``host_code`` (whether an engine may hold code of its own, as version compatible ones do).
+            ``host_code`` (whether an engine may hold host code, as version compatible ones do).
         talk: where messages and progress go.
 
     Returns:

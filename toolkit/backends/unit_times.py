@@ -41,7 +41,7 @@ def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
     Args:
         model: the lowered graph that was built.
         build: its engine, with layer times.
-        units: names of the nodes to tell times of.
+        units: names of the nodes to time.
 
     Returns:
         No times at all where the build has none or its layers are not the engine's own.
@@ -86,7 +86,7 @@ def _shares(
         own = heavy or [node for node in inside if node in units]
         if len(own) > 1:
             ties.add(frozenset(own))
-        # a pair that runs in another layer's kernel costs nothing of its own
+        # a pair that runs in another layer's kernel costs nothing extra
         served = [node for node in inside if flow.nodes[node].op not in _PAIR] or inside
         shares[layer.name] = _unique(own or [unit for node in served for unit in owners.get(node, ())])
     readers = {port.name: layer.name for layer in reversed(layers) for port in layer.inputs}

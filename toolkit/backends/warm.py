@@ -19,7 +19,7 @@ def load(library: str, modules: Iterable[str]) -> None:
 
     Args:
         library: ``tensorrt`` or ``tensorrt_rtx``.
-        modules: those of the jobs.
+        modules: the jobs' own modules.
 
     Raises:
         Exception: whatever the module's own import raises.

@@ -46,9 +46,9 @@ def lower_weak(
         plan: what was asked; it is not changed.
         settings: with ``quantization = "implicit"`` the pairs are taken out and the plan says INT8 by itself.
         backend: tells the newest opset it takes.
-        journal: gets a line for what is done.
-        own: nobody else needs ``model``: it is lowered itself, not a copy of it.
-        rest: the float type of nodes that nobody asked about.
+        journal: gets a line for everything done.
+        own: nobody else needs ``model``: it is lowered itself, not a copy.
+        rest: the float type of nodes without a request.
 
     Raises:
         BackendError: see ``admit_weak``.
@@ -81,11 +81,11 @@ def lower_weak(
 
 
 def _settle_attention(model: Model, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:
-    """Ask for the type of the rest in float attention, or leave types to TensorRT where all attention is quantized.
+    """Ask for ``rest`` in float attention, or leave types to TensorRT where all attention is quantized.
 
     TensorRT 8.6.0 runs a transformer as one block of Myelin's, in float16 without pairs. With pairs it ran products of
-    activations, for which nobody asked a type, in TF32: BERT-6 with its projections quantized took 0.373 ms at batch 8
-    on an H100, and 0.322 with float16 asked for in the attention. Between quantized products it computes in float32
+    activations, for which no type was requested, in TF32: BERT-6 with its projections quantized took 0.373 ms at batch
+    8 on an H100, and 0.322 with float16 asked for in the attention. Between quantized products it computes in float32
     without writing it, and every float16 that is asked for, as for Softmax and LayerNormalization, is a cast that parts
     what it fuses, GELU from its product among them: 0.211 ms at batch 1 with these asked for, 0.177 without. No other
     node loses its constraint.
@@ -111,7 +111,7 @@ def admit_weak(model: Model, backend: Backend) -> None:
     """Refuse a model whose opset the parser does not take; pairs of short floats or of late types raised it.
 
     Raises:
-        BackendError: it is so.
+        BackendError: its opset is too new.
     """
     newest = backend.max_opset()
     if model.opset <= newest:
@@ -135,7 +135,7 @@ def admit_weak(model: Model, backend: Backend) -> None:
 
 
 def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal: Journal) -> None:
-    """Let nodes that this version has no INT8 kernel for read the float tensors behind their pairs."""
+    """Let nodes that this version has no INT8 kernel for read the float tensors that their pairs quantize."""
     version = major(backend.version())
     refused = NO_INT8_KERNEL.get(version, frozenset())
     for node, _ in list(model.walk()):
@@ -155,7 +155,7 @@ def major(version: str) -> int:
 
 
 def _take_out(model: Model) -> int:
-    """Let every reader of a pair read the float tensor; stored integer weights stay behind their dequantizer."""
+    """Let every reader of a pair read the float tensor; stored integer weights keep their dequantizer."""
     pairs = [pair for pair in pairs_of(model) if pair.quantizers]
     path, names = FloatPath(model), Names(model.node_names())
     for pair in pairs:

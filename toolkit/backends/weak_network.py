@@ -20,15 +20,15 @@ _SAME_VALUES = ("SHUFFLE", "IDENTITY", "SLICE", "GATHER", "SQUEEZE", "UNSQUEEZE"
 def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, implicit: bool) -> int:
     """Set the compute precision and output types of every layer whose node was asked for a float type.
 
-    Asks for a quantized type are not set: pairs, or ranges, make them. With implicit quantization TensorRT would give
-    INT8 to any layer whose tensors have ranges, so convolutions and products that nobody asked INT8 for get ``rest``.
-    Where ``rest`` is fp32 and somebody asked for less, the layers of all other nodes get FP32.
+    Requests for a quantized type are not set: pairs, or ranges, do that. With implicit quantization TensorRT would give
+    INT8 to any layer whose tensors have ranges, so convolutions and products without a request for INT8 get ``rest``.
+    Where ``rest`` is fp32 and less was asked for somewhere, the layers of all other nodes get FP32.
 
     Args:
         trt: the TensorRT module.
         network: the parsed ``trt.INetworkDefinition``; it is changed.
         plan: node name to precision.
-        rest: the precision of nodes that nobody asked about.
+        rest: the precision of nodes without a request.
         implicit: whether quantization is implicit.
 
     Returns:
@@ -62,7 +62,7 @@ def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, i
 
 
 def spreads(plan: Mapping[str, str], rest: str) -> bool:
-    """Whether nodes that nobody asked about are given the type of the rest: somebody asked for less than FP32."""
+    """Whether nodes without a request are set to ``rest``: some request is for less than FP32."""
     return rest == "fp32" and any(word in ("fp16", "bf16") for word in plan.values())
 
 
@@ -71,7 +71,7 @@ def allowed_types(plan: Mapping[str, str], rest: str, quantized: bool) -> list[s
 
     Args:
         plan: node name to precision.
-        rest: the precision of nodes that nobody asked about.
+        rest: the precision of nodes without a request.
         quantized: whether pairs or ranges quantize something.
     """
     wanted = {*plan.values(), rest}
@@ -92,7 +92,7 @@ class _LayerStep:
 
 
 def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
-    """Set the dynamic range of every float tensor that has one, or that has the values of one that has.
+    """Set the dynamic range of every float tensor that has one, or that holds the values of a tensor that has one.
 
     Tensors inside one ONNX node (the product before Gemm's bias) and before a ReLU get the range of the tensor after
     them: these run in one kernel. Constants get their own.

@@ -30,7 +30,7 @@ JOBS = {
 
 
 def main() -> None:
-    """Run the job that stands on the first line of standard input."""
+    """Run the job given on the first line of standard input."""
     # A crash in native code leaves the Python stack in the noise, for the parent's error message.
     faulthandler.enable(all_threads=False)
     talk = Talk(os.fdopen(os.dup(1), "w", encoding="utf-8"))
@@ -40,7 +40,7 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     if "warm" in order:
         with contextlib.suppress(Exception):
-            # what does not load is told where a job needs it
+            # what does not load is reported where a job needs it
             modules = [target.partition(":")[0] for target in JOBS.values()]
             importlib.import_module("toolkit.backends.warm").load(order["warm"], modules)
         talk.say({"ready": order["warm"]})
@@ -60,7 +60,7 @@ def main() -> None:
         traceback.print_exc()
         talk.say({"error": {"what": what, "where": order["job"], "remedy": "see TensorRT's messages in the run's log"}})
     finally:
-        # Unloading CUDA and TensorRT at exit can hang or crash after the answer is given: skip it.
+        # Unloading CUDA and TensorRT at exit can hang or crash after the answer is sent: skip it.
         sys.stderr.flush()
         os._exit(0)
 
@@ -75,6 +75,6 @@ def _end_with_starter() -> None:
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when the parent is gone: then nobody wants the result."""
+    """Standard input ends when the parent is gone: then the result is not wanted."""
     sys.stdin.read()
     os._exit(1)
