@@ -7,5 +7,5 @@ from toolkit.contract.findings import Code, Finding
 
 
 def again(log: Log) -> list[Finding]:
-    """That the results of a log were not used, and why; nothing where they were, or where there were none."""
+    """Findings that the results of a log were not used, and why; empty where they were, or where there were none."""
     return [Code.MEASURED_AGAIN(why=log.refused)] if log.refused else []

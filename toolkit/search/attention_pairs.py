@@ -16,18 +16,18 @@ def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: C
     """Whether all that ``both`` quantizes runs faster than all that ``without`` does, by more than their noise, and
     slower in no profile.
 
-    TensorRT takes a transformer as one block, in which a quantized layer beside float attention can cost more than it
+    TensorRT takes a transformer as one block, in which a quantized layer next to float attention can cost more than it
     saves: on an H100 with 8.6.0 and batch 1, BERT-6 took 0.191 ms in float16, 0.216 with its projections quantized, and
     0.177 with the products of attention too.
 
     Args:
         without: quantizes layers with constant weights alone.
-        both: the same, and products of two activations.
+        both: quantizes these, and products of two activations.
         model: the float graph; it is not changed.
         context: gets a note of the latencies, or of why they are not known.
 
     Returns:
-        False where nothing is measured, and where the two are one.
+        False where nothing is measured, and where the two are the same.
     """
     bench = context.bench
     if bench is None or bench.cannot_measure() or bench.implicit:

@@ -23,7 +23,7 @@ from toolkit.search.again import again
 
 @dataclass(frozen=True)
 class Answer:
-    """What a check says, where it can say why."""
+    """A check's answer, with the reason where it can give one."""
 
     passed: bool
     reason: str = ""
@@ -83,18 +83,18 @@ def bisect(
 
     Args:
         names: all layers that can be quantized, in the graph's order.
-        check: says whether the model passes with these layers kept float and all others quantized.
-        log: a JSON-lines file of verdicts; one that is there for the same ``fingerprint`` is not asked again.
+        check: tells whether the model passes with these layers kept float and all others quantized.
+        log: a JSON-lines file of verdicts; a verdict for the same ``fingerprint`` is not asked for again.
         fingerprint: what the verdicts depend on.
         repeats: how often the check is run with everything quantized, with everything float, and on the answer; an
             answer that changes shows that the check is flaky.
         progress: called with what is being done, how much is done, and of how much.
-        content: a digest of what is checked with these layers kept float; sets with one digest share their verdicts.
-            None: the layers' names say it all.
+        content: a digest of what is checked with these layers kept float; sets of the same digest share verdicts.
+            None: the layers' names are enough.
         likely: the layers, those most likely to matter first, as sensitivity ranks them: the first n of them that pass
             are found by doubling and bisection, and the answer is looked for among these. It is smaller then, since
-            many small harms take the place of one large one otherwise.
-        needs: gives what the check has read so far; verdicts of a check that reads something else are not used again.
+            otherwise many small harms would replace one large one.
+        needs: returns what the check has read so far; verdicts of a check that reads something else are not reused.
 
     Raises:
         QtoolError: the check fails with all layers float, or gives unlike answers for the same model.
@@ -160,7 +160,7 @@ class _Asker:
 
 
 def _first_that_pass(ranked: list[str], passes: Callable[[frozenset[str]], bool]) -> list[str]:
-    """The first n of ``ranked`` with a small n for which they pass; empty where no n below all of them was found."""
+    """The first n of ``ranked`` for a small n at which they pass; empty where no n below all of them was found."""
     below, above = 0, 1
     while above < len(ranked) and not passes(frozenset(ranked[:above])):
         below, above = above, 2 * above

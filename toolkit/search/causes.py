@@ -56,8 +56,8 @@ class Cause:
     """One reason why a layer loses accuracy, or one fact about it that decides what to do.
 
     Attributes:
-        kind: which.
-        tensor: the tensor that shows it; empty where it is the layer as a whole.
+        kind: which kind.
+        tensor: the tensor that shows it; empty where the whole layer does.
         value: the number that shows it: a ratio, a share, or dB.
         why: what was found, with all its numbers.
         remedy: the pass or setting that would help.
@@ -82,7 +82,7 @@ class Cause:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Cause:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
             KeyError: it is not a cause.
@@ -111,18 +111,18 @@ class MethodSetting:
     tensor: str = ""
 
     def remedy(self, better_db: float | None = None, own_db: float | None = None, operand: str = "") -> Finding:
-        """To set it; with both levels, what it gains on an operand of the layer in dB."""
+        """Advice to set it; with both levels, what it gains on an operand of the layer in dB."""
         return CauseCode.SET_METHOD(
             tensor=self.tensor, method=self.method, better_db=better_db, own_db=own_db, operand=operand
         )
 
 
 def data_cause(beyond: Beyond, measured: bool = False) -> Cause:
-    """That a tensor's values leave its range, since they are unlike those that calibration saw.
+    """The cause that a tensor's values leave its range, since they are unlike those that calibration saw.
 
     Args:
         beyond: what leaves the range.
-        measured: on the samples that the layer was measured on; else on the evaluation's.
+        measured: whether on the samples that the layer was measured on; else on the evaluation's.
     """
     why = CauseCode.CLIPPED_ON_UNLIKE_DATA(what=beyond.finding, measured=measured)
     return Cause(CauseKind.UNLIKE_DATA, beyond.tensor, beyond.share, why, beyond.remedy)
@@ -173,7 +173,7 @@ def range_causes(
 
 
 def other_method(tensor: str, known: Range) -> MethodSetting | None:
-    """The setting that gives a tensor the range with the least squared error, where it has another; else None.
+    """The setting that gives a tensor the range with the least squared error, where its range differs; else None.
 
     Rounding noise goes with the square of the range: ranges less than 12% apart are worth less than 1 dB.
     """
@@ -184,9 +184,9 @@ def other_method(tensor: str, known: Range) -> MethodSetting | None:
 
 
 def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, evening: Callable[[], str]) -> list[Cause]:
-    """Whether one input channel's weights take the levels from all others.
+    """The cause that one input channel's weights leave few levels to all others, if so.
 
-    ``evening`` names a pass that evens them out, empty where none does: to find one takes walks over the whole graph.
+    ``evening`` names a pass that evens them out, empty where none does: finding one takes walks over the whole graph.
     """
     reach = layer.in_range()
     typical = float(np.median(reach[reach > 0])) if (reach > 0).any() else 0.0
@@ -199,7 +199,7 @@ def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, evenin
 
 
 def cheap(share: float | None, layer: LayerWeights | None) -> Cause | None:
-    """That keeping a layer float costs next to nothing, or None where it does not."""
+    """The fact that keeping a layer float costs next to nothing, or None where it does not."""
     if share is None or share >= _CHEAP:
         return None
     weights = math.prod(layer.shape) if layer is not None else None

@@ -19,23 +19,23 @@ _WORST_GROUPS, _WORST_SHARE = 8, 0.02
 _TRIED_PRICE = 0.7
 _FEW = 2
 _CLOSE = ((0.2, 2.0), (0.4, 1.4), (1.0, 1.1))
-"""Up to how many times the least noise ranges may have, on at most such a share of the samples, to be run on more."""
+"""How many times the least noise ranges may have, on at most this share of the samples, to be run on more."""
 _MISSED_ROUNDS = 2
-"""How far ranges race with which the plan misses the budget by far: they are for plans that come after it."""
+"""How far ranges race where the plan misses the budget by far: they are for later plans."""
 _FAR = 1.0
-"""From which distance a plan misses the budget by far, as ``Budget.distance`` has it."""
+"""The distance from which on a plan misses the budget by far; see ``Budget.distance``."""
 _SPEAKS = 0.8
-"""From which share of the noise on a few layers may have spoken for ranges that do not suit the others."""
+"""The share of the noise from which on a few layers may have favoured ranges that do not suit the others."""
 
 
 class ChoosingRanges(Proposing):
-    """Chooses ranges, of those that the calibration's methods give.
+    """Chooses among the ranges of calibration's methods.
 
     The arguments are those of ``Evaluations``.
 
     Attributes:
         amax: the ranges now in use, as far as they differ from calibration's.
-        batches: on so many of the batches layers were measured alone; None for all.
+        batches: the number of batches on which layers were measured alone; None for all.
     """
 
     batches: int | None = None
@@ -48,9 +48,9 @@ class ChoosingRanges(Proposing):
         return self._race((), [{}, *self._methods])
 
     def _clearly_best(self) -> SearchedPlan:
-        """As ``_best_method`` by what the fewest samples show: other ranges than the recipe's must be better by 1 dB.
+        """``_best_method`` judged on the fewest samples: ranges other than the recipe's must be better by 1 dB.
 
-        A first plan is wanted soon, and plans with the recipe's own ranges are run by sessions that are there.
+        A first plan is wanted soon, and plans with the recipe's own ranges run in existing sessions.
         """
         plans = []
         for amax in self._unlike((), [{}, *self._methods]):
@@ -64,7 +64,7 @@ class ChoosingRanges(Proposing):
     def _everything(self) -> SearchedPlan:
         """All layers quantized, on more and more of the samples as long as these do not miss the budget.
 
-        Where they do, what else is to be learnt comes first: others are wanted that meet it, whatever more samples say.
+        Where they do, other things are learnt first: plans that meet it are wanted, whatever more samples say.
         """
         plan = self._evaluate((), until=1, sure=True)
         while not plan.whole and not plan.lacks:
@@ -72,9 +72,9 @@ class ChoosingRanges(Proposing):
         return plan
 
     def _with_best_ranges(self, kept: Sequence[str]) -> bool:
-        """Use the method's ranges that suit the layers left quantized best; whether they are others than before.
+        """Use the ranges of the method that suits the layers left quantized best; returns whether they have changed.
 
-        A layer that is float now may have been what spoke for a method.
+        A layer that is float now may have been the one that spoke for a method.
         """
         if not self.try_ranges or len(kept) == len(self.simulation.names):
             return False
@@ -111,11 +111,11 @@ class ChoosingRanges(Proposing):
                 break
             number += 1
         while True:
-            # of those that were left behind, one may be better than what looked good and was not
+            # one of those dropped may be better than the one that looked good and was not
             known = [(self._found(kept, amax), amax) for amax in seen]
             furthest = max(plan.batches for plan, _ in known)
             least = min(plan.outcome.noise for plan, _ in known if plan.batches == furthest)
-            # few samples have few answers to be missed: what is far noisier only seems to miss none
+            # few samples have few answers to lose: what is far noisier only seems to lose none
             near = [one for one in known if one[0].outcome.noise <= _CLOSE[0][1] * least]
             before, self.amax = min(near, key=lambda one: self._rank(one[0]))
             if missed and self._misses_by_far(before):
@@ -133,7 +133,7 @@ class ChoosingRanges(Proposing):
         return plan.clear is False or self.budget.distance(dict(plan.lacks)) > _FAR
 
     def _unlike(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-        """Those of the ranges that differ in a tensor that some layer left quantized reads; of equal ones the first."""
+        """The ranges that differ in a tensor that some layer left quantized reads; the first among equals."""
         found: dict[str, dict[str, float]] = {}
         for amax in ranges:
             scales = self.simulation.config(kept, {**self._own, **amax}).scales
@@ -157,9 +157,9 @@ class ChoosingRanges(Proposing):
     def _for_the_others(
         self, harm: dict[str, float], sensitivity: Sensitivity, measure: Callable[[Outcome], float]
     ) -> bool:
-        """Choose ranges anew without the few layers that make nearly all of the noise; whether they are others now.
+        """Choose ranges again without the few layers that make nearly all of the noise; returns whether they changed.
 
-        These will stay float, and have spoken for a method that may suit none of the others.
+        These layers will stay float, and spoke for a method that may suit none of the others.
         """
         total = sum(value for value in harm.values() if math.isfinite(value))
         worst = sorted(harm, key=lambda name: -harm[name])
@@ -216,7 +216,7 @@ class ChoosingRanges(Proposing):
     def _measure_again(
         self, tensors: set[str], harm: dict[str, float], sensitivity: Sensitivity, measure: Callable[[Outcome], float]
     ) -> None:
-        """Take into ``harm`` what the groups cost that read tensors of other ranges than before: a shared range
+        """Update ``harm`` for the groups that read tensors whose ranges have changed: a shared range
         changes several.
         """
         readers = {group.name for group in self.simulation.switches.groups if set(group.tensors) & tensors}
@@ -228,7 +228,7 @@ class ChoosingRanges(Proposing):
             harm[before.name] = now if kept <= alone * 1.5 else max(now, kept - alone)
 
     def _tried(self, asked: Sequence[tuple[str, Mapping[str, float]]]) -> list[Outcome]:
-        """What groups alone do with these ranges, each by itself, on the samples that sensitivity is measured on."""
+        """Outcomes of single groups with these ranges, on the samples that sensitivity is measured on."""
         runner = self.simulation.runner
         keys = ["range:" + sha256_json([group, sorted(amax.items())]) for group, amax in asked]
         configs = [self.simulation.switches.alone(group, {**self._own, **amax}) for group, amax in asked]

@@ -1,4 +1,4 @@
-"""What the search's analyses say: why a layer loses accuracy and what would help, and which attention is faster."""
+"""Codes of the search's findings: why a layer loses accuracy and what would help, which attention is faster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrialCode(BaseCode):
 
 
 class DemandCode(BaseCode):
-    """What a search holds its plans to beside the budget."""
+    """What a search requires of its plans besides the budget."""
 
     ON_CHANCE = "search-on-chance"
     UNLABELLED = "search-unlabelled"

@@ -2,10 +2,10 @@
 
 S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model", CACM 2009: a layer takes
 the longer of its arithmetic at the peak rate and its traffic at the peak bandwidth. A tensor that a quantized layer
-makes and only quantized layers read is stored in eight bits; anywhere else the quantization is a pass over memory of
-its own, so that islands of INT8 cost what they cost. Absolute times are optimistic; only differences are used.
+makes and only quantized layers read is stored in eight bits; anywhere else the quantization is a separate pass over
+memory, so that islands of INT8 are charged for it. Absolute times are optimistic; only differences are used.
 Where layers were measured, their times replace the roofline, and a layer that was not measured takes its roofline times
-the median of measured over predicted; a border's quantization is a kernel of its own, at the roofline.
+the median of measured over predicted; a border's quantization is a separate kernel, at the roofline.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FLIPPED = 4
 
 
 class _Placed:
-    """What the cost asks of a placement."""
+    """What the cost model needs from a placement."""
 
     def __init__(self, placement: Placement, cost: CostModel) -> None:
         self._layers, self._cost = placement.layers, cost
@@ -64,7 +64,7 @@ class _Placed:
 
 
 class _Terms:
-    """The same of flips, and the terms of a plan's time, each made anew only where a flip changes it."""
+    """``_Placed`` for flips, and the terms of a plan's time, each recomputed only where a flip changes it."""
 
     def __init__(self, flips: Flips, cost: CostModel) -> None:
         self.keep, self.layer, self.uses = flips.keep, flips.layer, flips.uses
@@ -100,9 +100,9 @@ class CostModel:
         gpu: the GPU's peak rates.
         rest: the float precision of what is not quantized.
         times: measured times; they replace the roofline of these layers.
-        work: what every node counts for in shares of the arithmetic; by ``facts`` where None.
+        work: what every node counts for in shares of the arithmetic; from ``facts`` where None.
         others: nodes that other passes have quantized to the same type.
-        named: whether the user asked for times: of this GPU, or of any.
+        named: whether the user asked for times, on this GPU or on any.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class CostModel:
 
     @property
     def place(self) -> str:
-        """The GPU that times are of, in words; empty where nobody asked for times and none was measured.
+        """The GPU that times refer to, in words; empty where times were neither asked for nor measured.
 
-        Predictions only order plans then: what they are is nobody's GPU.
+        Predictions only order plans then: they are not for any actual GPU.
         """
         return self.times.gpu or (self.gpu.name if self.named or self.times.seconds else "")
 
@@ -151,14 +151,14 @@ class CostModel:
         return self._whole[kept] if kept in self._whole else sum(self._parts(kept, launch))
 
     def idle(self, kept: Collection[str]) -> set[str]:
-        """Those of the groups kept float whose quantized form would make the plan no faster."""
+        """The groups kept float whose quantized form would make the plan no faster."""
         time = self.time(kept)
         return {name for name in kept if self.time(other for other in kept if other != name) >= time}
 
     def least_time(self) -> float | None:
         """Seconds of the fastest plan that flips of single groups lead to, from everything quantized and from nothing.
 
-        None where all pairs would have to be placed anew for every flip.
+        None where all pairs would have to be placed again for every flip.
         """
         if self._terms is None:
             return None
@@ -207,14 +207,14 @@ class CostModel:
 
     @cached_property
     def _terms(self) -> _Terms | None:
-        """What a flip of a group changes of a plan's time; None where all pairs have to be placed anew for it."""
+        """The terms of a plan's time that a flip of a group changes; None where it takes placing all pairs again."""
         flips, _ = self.switches.flips, self._measured_borders
         return _Terms(flips, self) if flips is not None else None
 
     def _parts(self, kept: Iterable[str], launch: float) -> tuple[float, float]:
         """Measured and predicted seconds of a plan.
 
-        Sums are rounded once, so that they do not hang on the order in which their terms were found.
+        Sums are rounded once, so that they do not depend on the order in which their terms were found.
         """
         terms = self._terms
         if terms is not None and terms.keep(kept):
@@ -233,7 +233,7 @@ class CostModel:
         return (True, seconds) if seconds is not None else (False, self._layer(node, quantized, small))
 
     def border_term(self, tensor: str, placed: _Placed | _Terms) -> float | None:
-        """Seconds of the kernel that quantizes a tensor; None where no kernel of its own does."""
+        """Seconds of the kernel that quantizes a tensor; None where no separate kernel does."""
         if not placed.uses(tensor) or placed.small(tensor) or tensor in self._measured_borders:
             return None
         return self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
@@ -272,7 +272,7 @@ class CostModel:
         return max(work / self.gpu.rate(precision), traffic / self.gpu.bandwidth)
 
     def is_small(self, name: str, uses: set[Use], layer: Callable[[str], bool]) -> bool:
-        """Whether the layer before a quantized tensor writes it in eight bits: nobody reads it as floats."""
+        """Whether the layer before a quantized tensor writes it in eight bits: nothing reads it as floats."""
         if not uses or name in self._outputs:
             return False
         tensor = self.switches.tensors[name]
@@ -285,7 +285,7 @@ class CostModel:
         return everyone and self._made_quantized(tensor, layer)
 
     def _made_quantized(self, tensor: gs.Tensor, layer: Callable[[str], bool]) -> bool:
-        """Whether a quantized layer makes the tensor, what fuses with the layer in between."""
+        """Whether a quantized layer makes the tensor, directly or through what fuses with it."""
         while tensor.inputs:
             node = tensor.inputs[0]
             if node.op in TARGETS:

@@ -14,7 +14,7 @@ from toolkit.simulation.simulation import Settings, Simulation
 
 _PARTS, _LAYERS_A_PART, _LEAST = 8, 3, 32
 _MOST_MACS = 3e11
-"""Of a float inference of all samples: some 12 seconds, and a search takes twenty of them."""
+"""A float inference of all samples: some 12 seconds, and a search takes twenty of them."""
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def in_parts(settings: Settings, samples: int, layers: int) -> Settings:
-    """The settings for so many samples: a plan that is looked at on a part of them needs parts.
+    """The settings for so many samples: looking at a plan on a part of them takes enough batches.
 
-    The more layers there are the smaller these: each is run alone on one of them at least.
+    The more layers there are, the smaller the batches: each layer is run alone on one of them at least.
     """
     parts = max(_PARTS, layers // _LAYERS_A_PART)
     return replace(settings, samples=samples, batch=max(1, min(settings.batch, samples // parts)))
 
 
 def fewer_where_slow(simulation: Simulation) -> Simulation:
-    """The simulation on as many of its samples as a float inference may take, and on 32 at least."""
+    """The simulation on as many of its samples as a float inference may take, and on at least 32."""
     count = sum(feed.count for feed in simulation.feeds)
     few = max(int(count * _MOST_MACS / max(simulation.macs, 1.0)), _LEAST)
     return simulation.on(in_parts(simulation.settings, few, len(simulation.names))) if few < count else simulation
@@ -62,7 +62,7 @@ def samples_to_decide_on(
     """The samples to decide on, and the metric where they have labels for it.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no samples.
     """
     evaluation = context.evaluation
     metric = evaluation.metric if evaluation is not None else None

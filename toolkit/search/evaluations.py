@@ -1,4 +1,4 @@
-"""The plans that a search has run: on as many samples as it takes to know, what they cost, and the best of them."""
+"""The plans that a search has run: on as many samples as it takes to know, their cost, and the best of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from toolkit.simulation.switches import Config
 SCHEMA = "qtool-search-1"
 _RICH = 5.0
 _PREDICTIONS = 2000
-"""How often a time is predicted while looking for faster plans; each places the pairs anew."""
+"""How often a time is predicted while looking for faster plans; each places the pairs again."""
 _SETTLED = 3
 _UNSEEN = 1e-3
 
@@ -52,11 +52,11 @@ class Evaluations:
         log: a JSON-lines file of every evaluation; an interrupted search goes on from it.
         best: a file that holds the best plan so far, at any moment.
         progress: called with what is being done, how much is done, and of how much.
-        spending: what may be spent, and what was before; no limit where None.
-        missed: by what plans that meet the budget here are known to miss it otherwise, by ``plan_key`` and limit.
-        known: a plan that ran on all samples before.
+        spending: what may be spent, and what has been; no limit where None.
+        missed: how far plans that meet the budget here are known to miss it elsewhere, by ``plan_key`` and limit.
+        known: a plan that has run on all samples before.
         likely: what stays float in a plan that met the budget in another form of the model.
-        alone: what layers did by themselves in another form.
+        alone: the effects of single layers in another form.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Evaluations:
             self._recall(self._recalled)
 
     def _recall(self, plan: SearchedPlan) -> None:
-        """Take in a plan that ran on all samples before, as it stands against this budget."""
+        """Take in a plan that ran on all samples before, judged against this budget."""
         key, seconds = plan_key(plan.kept, plan.amax), self.cost.time(plan.kept)
         lacks = self.budget.lacks(plan.outcome, self.simulation.runner.float_outcome, seconds)
         plan = replace(plan, lacks={**lacks, **self._missed.get(key, {})}, seconds=seconds)
@@ -131,8 +131,8 @@ class Evaluations:
         Args:
             kept: the groups that stay float; ranges are those now in use.
             until: go on to as many rounds at most; to all where None.
-            sure: whether a plan that clearly meets the budget is run on all samples all the same.
-            race: whether it is run so far whatever it shows, to be compared with others.
+            sure: whether a plan that clearly meets the budget is still run on all samples.
+            race: whether it is run that far whatever it shows, to be compared with others.
         """
         grown_memory.give_back(young_alone=True)
         key = plan_key(kept, self.amax)
@@ -141,7 +141,7 @@ class Evaluations:
         paid = runner.price(config, before.batches, self._anchor) if before is not None else 0.0
         for count in self._rounds[:until]:
             if plan is not None:
-                # the first plan within the budget is for whoever stops the search
+                # the first plan within the budget is for users who stop the search
                 enough = plan.clear is False or (plan.clear is True and not sure and self.first is not None)
                 if plan.batches >= count or plan.whole or (enough and not race):
                     continue
@@ -157,7 +157,7 @@ class Evaluations:
         return plan
 
     def _take(self, key: str, plan: SearchedPlan, before: SearchedPlan | None, config: Config) -> None:
-        """Write down what was found of a plan, in place of what was known before."""
+        """Record what was found about a plan, in place of what was known before."""
         if before is not None:
             self.plans[self.plans.index(before)] = plan
         else:
@@ -166,7 +166,7 @@ class Evaluations:
         if plan.whole or plan.clear is not None:
             probe, runner = self._probes.pop(key, None), self.simulation.runner
             if plan.meets and len(self._rounds) > 1 and not runner.joins:
-                # plans that are tried from here on begin like this one; prices say so too where the log has it
+                # later plans begin like this one; prices assume so too where the outcome comes from the log
                 self._anchor = config
                 if probe is not None:
                     runner.anchor(probe)
@@ -215,7 +215,7 @@ class Evaluations:
         return self._probes[key]
 
     def _ahead(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]]) -> None:
-        """Have plans that are looked at next run side by side, where work runs elsewhere."""
+        """Have the next plans to look at run side by side, where work runs elsewhere."""
         count = self._rounds[0]
         for amax in ranges if self.simulation.runner.hands is not None and len(self._rounds) > 1 else ():
             key = plan_key(kept, amax)
@@ -227,7 +227,7 @@ class Evaluations:
         return self._known[plan_key(kept, amax)]
 
     def _settle(self) -> None:
-        """Run the best plan on all samples, where a part of them told what it is worth."""
+        """Run the best plan on all samples, where it was judged on a part of them."""
         for _ in range(_SETTLED):
             assert self.best is not None
             if self.best.whole:
@@ -241,7 +241,7 @@ class Evaluations:
             )
             self._take(key, self._on(key, plan.kept, config, plan.of), plan, config)
         if self.best is not None and not self.best.whole:
-            # the others that look cheaper on a part of the samples may hold as little as those that were run on all
+            # others that look cheaper on a part of the samples may fail just as those that were run on all did
             self._hold(min((plan for plan in self.plans if plan.whole), key=self._rank))
 
     def _so_far(self, best: SearchedPlan) -> Finding:
@@ -260,7 +260,7 @@ class Evaluations:
     def _rank(self, plan: SearchedPlan) -> tuple[float, float, float]:
         """Smaller is better: near the budget, then little given up, then little noise."""
         distance = self.budget.distance(dict(plan.lacks))
-        # what a part of the samples does not tell clearly is not within the budget yet
+        # what is unclear on a part of the samples is not within the budget yet
         return (
             distance if plan.whole or plan.clear else max(distance, _UNSEEN),
             self._given_up(plan.kept),
@@ -275,7 +275,7 @@ class Evaluations:
 
     @property
     def _rich(self) -> bool:
-        """Whether there is enough left for plans that all layers are quantized in, and for others after them."""
+        """Whether there is enough left for plans with all layers quantized, and for others after them."""
         return self.spending.left(_RICH * self._whole_price) > 0
 
     def _left_by_count(self) -> int:

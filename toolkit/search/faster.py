@@ -1,5 +1,5 @@
-"""Engines with more and fewer pairs are built and measured, and pairs that do not pay go: so that none is slower than
-float, or, with ``only_if_faster``, so that the fastest is found.
+"""Engines with more and fewer pairs are built and measured, and pairs that do not pay go: so that no engine is slower
+than float, or, with ``only_if_faster``, so that the fastest is found.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SETTING = "only_if_faster"
 _TRIALS_FROM = 5
 """Engines from which on trials are built in less time."""
 _GUARD_BUILDS = 6
-"""Engines that are built at most so that the run's is no slower than the float one."""
+"""Engines to build at most so that the run's engine is no slower than the float one."""
 
 
 def measuring(context: Context) -> Bench:
     """The context's bench, where latencies can be measured on it.
 
     Raises:
-        RecipeError: there is none, no GPU, no backend that measures, or measuring is switched off.
+        RecipeError: there is no bench, no GPU, no backend that measures, or measuring is switched off.
     """
     bench = context.bench
     lacks = bench.cannot_measure() if bench is not None else "the context has no bench to build engines on"
@@ -49,7 +49,7 @@ def measuring(context: Context) -> Bench:
 def units_of(model: Model, placement: Placement) -> list[Unit]:
     """What placement quantizes and could give back: layers, Concats and pools, in the graph's order.
 
-    Additions are no units of their own: they run in the kernel of the convolution before them.
+    Additions are not units: they run in the kernel of the convolution before them.
     """
     found = []
     forms = Forms(model)
@@ -72,7 +72,7 @@ class Trials:
         candidate: makes the model with fewer pairs.
         units: what can be given back.
         bench: where engines are built.
-        ranges: those that the pairs were made from.
+        ranges: the ranges that the pairs were made from.
         context: for the journal and the progress bar.
         builds: how many engines there may be, for the progress bar.
         rough: whether trials are built in less time, and only what is measured once more as the run's own engine.
@@ -123,7 +123,7 @@ class Trials:
         tell_of_ahead(found, self.context.journal)
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
         if bare and (repeat == 0 or self.rough):
-            # trials are compared with trials, engines as they will be with such
+            # trials are compared with trials, final engines with final engines
             self._without = found
         latency = dict(found.latency)
         for profile, (ratio, noise) in turns.items():
@@ -135,7 +135,7 @@ class Trials:
         return trial
 
     def ahead(self, soon: Sequence[frozenset[str]]) -> None:
-        """Have engines that may be measured next built by other GPUs, as many as there are; the first is built here."""
+        """Have engines that may be measured next built by other GPUs, one each; the first is built here."""
         for kept in self._ordered.keys() - set(soon):
             self.bench.forget(self._ordered.pop(kept))
         for kept in soon[1:]:
@@ -171,11 +171,11 @@ class Trials:
 
 
 def require_profiles(weights: Mapping[str, float], names: Sequence[str]) -> None:
-    """Check what profiles are to count for.
+    """Check the weights of profiles.
 
     Args:
         weights: by the profile's name; 1 where it is not named.
-        names: the profiles that there are.
+        names: the existing profiles.
 
     Raises:
         RecipeError: ``weights`` names no profile, or makes all count for nothing.
@@ -208,10 +208,10 @@ def not_faster(
         candidate: makes the model and plan in which the named units stay float.
         units: what can be given back.
         bench: where engines are built.
-        ranges: those that the pairs are made from; None where no activation is quantized.
+        ranges: the ranges that the pairs are made from; None where no activation is quantized.
         context: gets notes on what was found, and progress.
         words: the quantized and the float type.
-        builds: engines to build at most in search of the fastest; None: it is enough that none is slower than float.
+        builds: engines to build at most in search of the fastest; None: not slower than float is enough.
         weights: what each profile counts for; 1 where not named.
 
     Raises:
@@ -221,7 +221,7 @@ def not_faster(
     require_profiles(weights, bench.profiles)
     path = context.folder / "faster.json" if context.folder is not None else None
     lenient, builds = builds is None, builds or _GUARD_BUILDS
-    # the last two are for what is taken, and the float engine, as they will be built
+    # the last two builds are for the chosen engine and the float engine in their final form
     rough = trial_takes_long(bench) if lenient else bench.has_rough and builds > _TRIALS_FROM
     trials = Trials(candidate, units, bench, ranges, context, builds, rough)
 

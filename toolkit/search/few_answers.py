@@ -1,4 +1,4 @@
-"""A limit on noise beside one on the drop of a metric that the samples are too few to tell."""
+"""A limit on noise besides one on a metric's drop that the samples are too few to judge."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _QUIETER = 0.5
 def with_quiet(
     budget: Budget, best: SearchedPlan, plans: Iterable[SearchedPlan], reference: Outcome
 ) -> tuple[Budget, Finding] | None:
-    """The budget with a limit on noise beside it, and the note that says so.
+    """The budget with an additional limit on noise, and the note that says so.
 
-    Few answers that are won as often as lost add up to no drop by chance, and on others to one that is over its limit:
+    With few answers, wins and losses may cancel by chance, and on other samples add up to a drop over the limit:
     seen on a text recogniser whose plan won one line of 96 and lost three of 96 others, with 8 percent of the readings
-    changed. What few answers do not tell of a single plan, its noise does, and all plans that ran tell how many change
-    with how much noise: a share that grows as the size of the error, the square root of the noise (as in
+    changed. What few answers do not show about one plan, its noise does, and all plans that ran show how many change
+    with how much noise: a share that grows with the size of the error, the square root of the noise (see
     ``TypeNoise``). So much noise is allowed that no more are likely to change than ``Budget.may_change`` says.
 
     Args:
@@ -37,7 +37,7 @@ def with_quiet(
         reference: the float model.
 
     Returns:
-        None where the answers are enough, a metric is not what is limited, or hardly one answer is likely to change.
+        None where the answers are enough, no metric is limited, or hardly one answer is likely to change.
     """
     one = budget.untold_drop(best.outcome, reference)
     if one is None or not 0 < best.outcome.noise < math.inf:
@@ -62,14 +62,14 @@ def with_quiet(
 
 
 def quieter(found: SearchResult, simulation: Simulation, before: SearchedPlan, budget: Budget, worth: float) -> bool:
-    """Whether a search with that limit found a plan to take; one that lacks some of the limit may become its best.
+    """Whether a search with the limit on noise found a plan to take; one that misses it somewhat may become its best.
 
     Args:
         found: what it found; changed where no plan within the limit quantizes enough.
         simulation: what its plans ran on.
         before: the plan that was found without the limit.
         budget: the budget without it.
-        worth: what a plan must quantize, as a share of what that one does.
+        worth: what a plan must quantize, as a share of what ``before`` does.
     """
     plans = [plan for plan in found.plans if plan.whole and plan.quantized >= worth * before.quantized]
     if found.best.meets and found.best in plans:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def float_ahead(quantizer: Quantizer, model: Model, context: Context) -> Iterator[None]:
-    """In the block the engine of the model without any pairs is built beside all else, where engines are measured.
+    """In the block the engine of the model without pairs is built alongside all else, where engines are measured.
 
     Args:
-        quantizer: says where pairs would go.
+        quantizer: decides where pairs would go.
         model: the float graph; not changed.
         context: its bench is where engines are built.
     """
@@ -29,7 +29,7 @@ def float_ahead(quantizer: Quantizer, model: Model, context: Context) -> Iterato
         yield
         return
     with ExitStack() as begun:
-        # whoever needs the engine will say why it cannot be lowered or built
+        # whatever needs the engine will report why it cannot be lowered or built
         with suppress(QtoolError):
             trial, apart = model.copy(), context.fork()
             layers = quantizer.prepare(trial, apart).layers

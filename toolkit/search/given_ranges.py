@@ -16,14 +16,14 @@ from toolkit.placement.ranged import place_ranged
 def without_ranges(
     place: PlacementRule, precision: Precision, model: Model, context: Context, judge: Judge
 ) -> dict[str, Finding]:
-    """Nodes that stay float since a tensor has no range of the type that is inserted, with the reason.
+    """Nodes that stay float because a tensor has no range for the type that is inserted, each with the reason.
 
     Args:
-        place: says where pairs go.
+        place: decides where pairs go.
         precision: their type.
         model: the graph.
-        context: has the ranges that are given.
-        judge: what keeps nodes float besides.
+        context: has the given ranges.
+        judge: what else keeps nodes float.
 
     Raises:
         RangesError: no tensor that any layer needs has one.
@@ -53,7 +53,7 @@ def without_ranges(
 
 
 def in_form(place: PlacementRule, model: Model, context: Context, judge: Judge) -> Model:
-    """A copy of the model in the form that attention takes: ranges that are given are of its tensors."""
+    """A copy of the model in the form that attention takes: given ranges are those of its tensors."""
     trial = model.copy()
     scale_queries(trial, place(trial, trial.facts(context.profiles), judge).layers)
     return trial

@@ -59,7 +59,7 @@ GPUS: dict[str, GpuSpec] = {
 
 
 def gpu_spec(name: str) -> GpuSpec:
-    """A GPU by name, upper and lower case alike, ``NVIDIA`` and what follows the name left out.
+    """A GPU by name, case-insensitive, ``NVIDIA`` and what follows the name left out.
 
     Laptop GPUs and slices of a GPU (MIG) are not the GPU whose name they bear.
 
@@ -75,7 +75,7 @@ def gpu_spec(name: str) -> GpuSpec:
 
 
 def known_as(name: str) -> GpuSpec | None:
-    """The GPU of the table that a driver or a person calls so, see ``gpu_spec``; None where it is not in the table."""
+    """The table's GPU that a driver or a person calls by this name, see ``gpu_spec``; None if it is not there."""
     plain = re.sub(r"\b(nvidia|geforce|tesla)\b", "", name.lower()).strip()
     if re.search(r"\b(laptop|mobile|max-q|mig)\b", plain):
         return None

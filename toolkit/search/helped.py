@@ -16,26 +16,26 @@ from toolkit.search.helped_forms import HelpedForms, with_helper
 from toolkit.search.plan_search import PlanSearch
 
 _SAME_DB = 40.0
-"""A helper moves factors about: what float16 rounds differently stays above this."""
+"""A helper moves factors around: the SQNR of what float16 rounds differently stays above this."""
 _PART = 0.25
-"""What a trial costs that is calibrated on a part of the samples."""
+"""What a trial calibrated on a part of the samples costs."""
 
 
 def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, context: Context) -> PlanSearch:
-    """Apply the helper passes that make plain quantization clearly better, where it does not hold the budget safely.
+    """Apply the helper passes that make plain quantization clearly better, where that does not meet the budget safely.
 
     Args:
         search: the search on the model as it is.
         helpers: the passes by name, in the order in which they are tried.
         model: the float graph; helpers that stay are applied to it.
-        context: its context, whose journal is told what each does, and what those that stay changed.
+        context: its context, whose journal gets what each does, and what those that stay changed.
 
     Returns:
         The search on the model as the helpers leave it.
     """
     if not helpers or search.nothing_pays():
         return search
-    # they cost as much as many plans, and may leave no minutes for another search
+    # trials cost as much as many plans, and may leave no minutes for another search
     first = search.first_plan()
     if search.needs_no_help:
         return search
@@ -86,7 +86,7 @@ def helped(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, contex
         search.without_helpers()
         return search
     if isinstance(context.provider, Calibrator):
-        # this form, and that of a plan, differ only where layers were changed
+        # this form and a plan's differ only where layers were changed
         context.provider.reuses = True
     if part is not context.provider:
         now.plain.forget()

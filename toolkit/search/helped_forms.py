@@ -1,4 +1,4 @@
-"""A model whose helpers changed only what a plan quantizes: what they do for INT8 costs layers in float16 accuracy."""
+"""A model whose helpers changed only what a plan quantizes: what helps INT8 costs float16 layers accuracy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MADE = 2
 
 @dataclass
 class HelpedForms:
-    """The forms of a model that its helpers make of it, by what stays float.
+    """The forms of a model that its helpers produce, by what stays float.
 
-    A search looks at the model with all that its helpers do: in float32 that is the function it had, whatever layers a
-    plan leaves float. A plan's own form is the model as it was, with the helpers asked again under a plan that says
-    which layers those are (see ``Helper.kept_float``); each does for a layer what it did before.
+    A search looks at the model with all that its helpers do: in float32 that is the same function, whatever layers a
+    plan leaves float. A plan's own form is the original model, with the helpers applied again under a plan that says
+    which layers stay float (see ``Helper.kept_float``); each does for a layer what it did before.
 
     Attributes:
         before: the model without helpers.
@@ -31,7 +31,7 @@ class HelpedForms:
         helpers: those that stay, in their order.
         changed: the nodes that they changed.
         dtype: the type that layers are quantized to.
-        events: what the journal says that they changed, with all layers quantized.
+        events: what they changed according to the journal, with all layers quantized.
     """
 
     before: Model
@@ -44,12 +44,12 @@ class HelpedForms:
     _made: dict[frozenset[str], tuple[Model, list[Event]]] = field(default_factory=dict)
 
     def take(self, quantized: Collection[str], model: Model, context: Context) -> bool:
-        """Give a model, with the form of all layers quantized, that of a plan; whether that is another one.
+        """Change a model from the form with all layers quantized to that of a plan; returns whether they differ.
 
         Args:
             quantized: the layers that the plan quantizes.
             model: changed in place.
-            context: its journal is told what the helpers changed, in place of what it was told; what it knew of ranges
+            context: its journal gets what the helpers changed, in place of the earlier entries; what it knew of ranges
                 is forgotten.
 
         Raises:
@@ -60,7 +60,7 @@ class HelpedForms:
             return False
         if idle not in self._made:
             self._made[idle] = self._form(idle)
-        # that of the last plan is wanted again, after one without pairs was looked at: it is checked, and then taken
+        # the last plan's form is wanted again after the form without pairs: first it is checked, then it is taken
         made = form, events = self._made.pop(idle)
         self._made = {**dict(list(self._made.items())[1 - _MADE :]), idle: made}
         model.become(form.copy())
@@ -72,7 +72,7 @@ class HelpedForms:
     def _form(self, idle: frozenset[str]) -> tuple[Model, list[Event]]:
         model, context, events = self.before.copy(), self.context, list[Event]()
         by = self.events[0].by if self.events else ""
-        # what a helper left as it was with all layers quantized it need not look at again
+        # what a helper left unchanged with all layers quantized it need not look at again
         others = {node.name for node in model.nodes} - (self.changed - idle)
         for helper in self.helpers:
             context = with_helper(helper, model, context, self.provider, others, self.dtype)
@@ -84,12 +84,12 @@ def with_helper(
     helper: Pass, model: Model, context: Context, provider: RangesProvider | None, idle: Iterable[str] = (),
     dtype: str = "",
 ) -> Context:  # fmt: skip
-    """Apply a helper to a model, in place; the context of that, with a journal of its own.
+    """Apply a helper to a model, in place; returns the context used, with a separate journal.
 
     Args:
         helper: the pass.
         model: what it is applied to.
-        context: of the model as it is.
+        context: that of the model before.
         provider: what the helper learns from.
         idle: nodes that are going to stay float.
         dtype: the type that the others are quantized to.

@@ -18,10 +18,10 @@ class HelperEffect:
 
     Attributes:
         before: all layers quantized without it.
-        after: and with it.
-        alone: how many layers it changed, and what these do by themselves without it and with it, all others float: the
-            layers that a plan leaves out first hide what the others gain. None where that was not looked at.
-        in_types: what the float layers' type alone does without it and with it, where that speaks against it.
+        after: all layers quantized with it.
+        alone: how many layers it changed, and the effect of these alone without and with it, all others float: the
+            layers that a plan keeps float first hide what the others gain. None where that was not looked at.
+        in_types: the effect of the float layers' type alone without and with it, where that speaks against the helper.
     """
 
     before: Standing
@@ -33,13 +33,13 @@ class HelperEffect:
     def of(
         cls, before: Standing, after: Standing, changed: Collection[str], pay: Callable[[float], None]
     ) -> HelperEffect:
-        """Look at the changed layers alone where all together gain little, and neither get further from the budget nor
-        1 dB noisier: what others hide cannot be heard.
+        """The effect; changed layers are looked at alone where all together gain little, and get neither further from
+        the budget nor 1 dB noisier.
 
         Args:
             before: without the helper.
             after: with it.
-            changed: the nodes that it changed; one that is quantized on one side alone is not compared.
+            changed: the nodes that it changed; a node that is quantized on one side only is not compared.
             pay: as in ``standing``.
         """
         effect = cls(before, after)
@@ -52,14 +52,14 @@ class HelperEffect:
 
     @property
     def helps(self) -> bool:
-        """Whether it is worth a changed graph: all do clearly better, or what it changed loses 1 dB of noise; and the
-        layers that stay float pay no more for it than they can.
+        """Whether it is worth a changed graph: all layers do clearly better, or the changed ones lose 1 dB of noise;
+        and the layers that stay float pay no more for it than they can.
         """
         if self.in_types is not None:
             return False
         if self.alone is not None:
             return self.alone[2].noise < NEARER * self.alone[1].noise
-        # by the number that is shown too
+        # by the number that is shown, too
         better = self.after.outcome.sqnr_db > self.before.outcome.sqnr_db
         return better and self.after.clearly_better(self.before)
 

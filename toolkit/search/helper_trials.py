@@ -1,4 +1,4 @@
-"""What a search asks of its model before it searches: a first plan, and which helper passes make INT8 better."""
+"""What a search finds out before it searches: a first plan, and which helper passes make INT8 better."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class HelperTrials(RealTypes):
 
     Attributes:
         plain: the simulation before samples have said how weights are rounded.
-        decided_on: how many samples the account's inferences are of; a trial on a part of them has fewer.
+        decided_on: how many samples an inference of the account covers; a trial on a part of them covers fewer.
         first: what ``first_plan`` found.
         likely: what stays float in a plan that met the budget in another form of the model.
-        alone: what single layers did in it.
-        needs_no_help: whether that quantizes every layer and meets the budget with twice its margin, in the types that
-            it runs in as well, with as many answers as tell so.
+        alone: the effects of single layers in that form.
+        needs_no_help: whether the first plan quantizes every layer and meets the budget with twice its margin, in the
+            types that it runs in as well, on enough answers to show that.
     """
 
     settings: SearchSettings
@@ -61,10 +61,10 @@ class HelperTrials(RealTypes):
     def first_plan(self) -> SearchedPlan | None:
         """The first plan within the budget, before anything else is tried; None where none was found.
 
-        Whoever has no minutes left, or stops the search while helpers are tried, has that. Weights are rounded to the
+        It remains where the minutes run out, or the search is stopped among helper trials. Weights are rounded to the
         nearest in it: choosing on samples how they are rounded takes as long as several inferences, and is done once,
         for the form of the model that is searched. Where that changes nothing, what was measured is known to the search
-        that follows. A layer's weights are rounded otherwise only where its output is nearer to the float one on
+        that follows. A layer's weights are rounded differently only where its output is nearer to the float one on
         held-out samples, and every plan is measured again.
         """
         folder, budget = self.context.log_folder, replace(self.budget, max_ms=None)
@@ -90,7 +90,7 @@ class HelperTrials(RealTypes):
         return self.first
 
     def without_helpers(self) -> None:
-        """Say of the helpers that were found to help that they are not applied."""
+        """Note that helpers that were found to help are not applied."""
         events = self.context.journal.events
         for place, event in enumerate(events):
             if event.why is not None and event.why.code is Code.SEARCH_HELPER and event.why.values["applied"]:
@@ -99,7 +99,7 @@ class HelperTrials(RealTypes):
 
     @cached_property
     def _trials(self) -> Log:
-        """What trials showed: each line says for itself of which form of the model it is."""
+        """What trials showed: each line names the form of the model that it is about."""
         folder = self.context.log_folder
         path = folder / f"{self.name}_helpers.jsonl" if folder is not None else None
         return Log(path, code_fingerprint(), needs_now)
@@ -118,7 +118,7 @@ class HelperTrials(RealTypes):
         return self.plain.on(replace(self.plain.settings, samples=few))
 
     def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
-        """How all layers quantized do on ``few`` of the samples, with the method that suits them best.
+        """How all layers quantized do on ``few`` of the samples, with the calibration method that suits them best.
 
         Args:
             few: this search's simulation on some of its samples.
@@ -141,10 +141,10 @@ class HelperTrials(RealTypes):
         Args:
             name: the helper's.
             before: how all layers quantized do without it.
-            after: and with it.
+            after: and how they do with it.
             changed: names of the nodes that it changed.
-            forms: this search's simulation on few samples, the float model without the helper, and what makes it with
-                what the helper does even where every layer stays float; None where it leaves all of them as they are.
+            forms: this search's simulation on few samples, the float model without the helper, and a function
+                returning it with what the helper changes even where every layer stays float; None where that is none.
         """
         part = after.samples / self.decided_on
         effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
@@ -157,7 +157,7 @@ class HelperTrials(RealTypes):
         return effect.helps
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
-        """Whether everything quantized with these ranges meets the budget on all samples, as ``plain``."""
+        """Whether everything quantized with these ranges meets the budget on all samples, in ``plain``."""
         plan = self._ran.get(plan_key((), amax))
         if plan is not None and (plan.whole or plan.clear is False):
             return plan.meets

@@ -1,4 +1,4 @@
-"""Which helper passes can do something about a layer's harm: each pass says for itself what it mends, and where."""
+"""Which helper passes can do something about a layer's harm: each pass declares what it mends, and where."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Helpers:
     def _known(self) -> list[tuple[Harm, str, set[str]]]:
         found = []
         for name, kind in playing(Role.HELP):
-            # one that cannot be made without settings cannot be advised either
+            # a pass that cannot be created without settings cannot be advised either
             if kind.mends is not None and not any(field.is_required() for field in kind.model_fields.values()):
                 found.append((kind.mends, name, kind().layers_mended(self.model)))
         return found

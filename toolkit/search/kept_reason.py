@@ -15,7 +15,7 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
     Args:
         name: the layer's node.
         precision: the type that the others are quantized to.
-        found: the plan, and what the search measured of the layers, if not everything quantized met the budget at once.
+        found: the plan, and what the search measured of the layers, unless everything quantized met the budget at once.
         budget: what the search kept.
         share: the layer's share of all multiply-accumulates, 0 to 1; None where it is not known.
     """
@@ -43,7 +43,7 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
     missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.spare_db(group.alone)
     agreement = group.alone.agreement
     low = budget.min_agreement is not None and agreement is not None and agreement < budget.min_agreement
-    # these two are said with what is asked for
+    # these two are reported with the limit
     others = {k: v for k, v in (lacks or {}).items() if k not in ("min_sqnr_db", "min_agreement")}
     return Code.KEPT_ALONE_MISSES(
         **known, limits=list(others) if lacks is not None else None, by=list(others.values()),
@@ -53,7 +53,7 @@ def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, 
 
 
 def _lacks(budget: Budget, outcome: Outcome, reference: Outcome) -> dict[str, float] | None:
-    """How far it misses each limit; None where that is not known: a limit on a metric that was not measured of it, or
+    """How far an outcome misses each limit; None where that is not known: a limit on a metric that was not measured, or
     that is no number on the samples of the measurement.
     """
     of_metric = (budget.max_drop, budget.max_relative_drop, budget.min_value)

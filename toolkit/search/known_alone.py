@@ -1,4 +1,4 @@
-"""What single layers do by themselves, known before weights were rounded on samples or helpers changed others."""
+"""The effects of single layers, known before weights were rounded on samples or helpers changed other layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class KnownAlone:
     """Layers that were measured alone in an earlier form of the model, all others float.
 
     Attributes:
-        batches: on so many of the batches.
-        outcomes: by layer what it did to the outputs.
+        batches: the number of batches it was measured on.
+        outcomes: by layer its effect on the outputs.
         ranges: by layer the amax of each activation that it quantizes.
     """
 
@@ -26,20 +26,20 @@ class KnownAlone:
 
     @classmethod
     def of(cls, simulation: Simulation, found: Sensitivity, batches: int) -> KnownAlone:
-        """What a sensitivity on so many of the batches of a simulation says."""
+        """The results of a sensitivity analysis on so many of a simulation's batches."""
         outcomes = {group.name: group.alone for group in found.groups if group.alone is not None}
         return cls(batches, outcomes, _ranges(simulation))
 
     def without(self, changed: Collection[str]) -> KnownAlone:
-        """The same less the layers that were changed."""
+        """The same without the layers that were changed."""
         kept = {name: outcome for name, outcome in self.outcomes.items() if name not in changed}
         return KnownAlone(self.batches, kept, self.ranges)
 
     def of_same(self, simulation: Simulation) -> dict[str, Outcome]:
         """The layers whose activations have the ranges that they were measured with.
 
-        How their weights are rounded may differ: that is nearer to the float layer then, by less than plans that run
-        correct what is expected of a layer.
+        Their weights may be rounded differently, nearer to the float layer, by less than what the outcomes of plans
+        that ran correct in the expectation of a layer.
         """
         now = _ranges(simulation)
         return {name: one for name, one in self.outcomes.items() if name in now and now[name] == self.ranges[name]}

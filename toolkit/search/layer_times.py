@@ -29,7 +29,7 @@ class LayerTimes:
         rest: seconds of all nodes that are no quantizable layer, of the first report that has any; 0 where unknown.
         borders: whether a quantized layer's time holds the conversions beside it in the engine where every layer is
             quantized.
-        gpu: where the times were measured, if that is this machine.
+        gpu: where the times were measured, if on this machine.
         notes: what the reader should know.
     """
 
@@ -56,12 +56,12 @@ def read_times(
         paths: report.json files, or run folders that hold one.
         layers: names of the layers that can be quantized.
         quantized: the quantized precision; times of layers that ran in another one are left out.
-        rest: the precision of float layers, likewise; FP32 where that is what TensorRT made of it counts too.
+        rest: the precision of float layers, likewise; FP32 counts too where TensorRT chose that.
         profile: the profile whose times count; the report's first where it is empty.
         shapes: the opt shapes that the times must belong to, by input; any where None.
         fingerprint: of the model as it was read; a report of another model is used by the names of its layers, and
             a note says so.
-        gpu: the GPU that the rest is predicted for; a note says where a report was measured on another one.
+        gpu: the GPU that other times are predicted for; a note says where a report was measured on another one.
 
     Raises:
         RecipeError: a file is no report, was measured at other shapes, or holds no time of any of the layers, be it

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SAMPLES, _BATCH = 16, 4
 _FEWER, _ENOUGH = 8, 1 << 16
-"""So many samples do where each layer reads that many values in them."""
+"""This many samples are enough where each layer reads this many values in them."""
 _AT_ONCE = 1 << 14
 """Values whose squares are summed in their own type."""
 _LEAST = 1e-30
@@ -46,7 +46,7 @@ class LocalNoise:
     Attributes:
         both: all operands rounded.
         sides: one operand rounded.
-        other: one operand rounded in another way, by operand and the setting that does it.
+        other: one operand rounded differently, by operand and the setting that does it.
         uneven: by activation tensor its largest channel over the median one.
         clipping: by activation tensor what its range cuts off.
     """
@@ -59,7 +59,7 @@ class LocalNoise:
 
 
 def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNoise]:
-    """Run these layers by themselves on 16 samples, on 8 where these have values enough for every layer.
+    """Run these layers by themselves on 16 samples, on 8 where these have enough values for every layer.
 
     Layers without a quantized operand are left out.
 
@@ -81,7 +81,7 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
     with ThreadPoolExecutor(min(session_threads(), len(layers)), "layers") as pool:
         for number in spread(len(parts)):
             values = tapped.run(parts[number].inputs)
-            # one layer's noise has nothing to do with another's
+            # layers' noises are independent
             list(pool.map(lambda layer, values=values: layer.add(values), layers))
             seen += parts[number].count
             read = {tensor: count + values[tensor].size for tensor, count in read.items()}
@@ -91,7 +91,7 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
 
 
 class _SingleLayer:
-    """One layer as a model of its own, its operands inputs."""
+    """One layer as a separate model, with its operands as inputs."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         graph, self.name = simulation.cutter.graph, name
@@ -199,7 +199,7 @@ class _SingleLayer:
         return spilled(rounder.rounded(self.node.input[index], self.constants[index], self.axes[index]))
 
     def _activation(self, index: int, values: Array) -> dict[MethodSetting | None, Array]:
-        """The tensor rounded with its scale, and with those that other calibration methods give."""
+        """The tensor rounded with its scale, and with those of other calibration methods."""
         tensor, own = self.computed[index], self.scales[index]
         scales: dict[MethodSetting | None, Array] = {None: np.asarray([own], np.float32)}
         entry = self.ranges.tensors.get(tensor)
@@ -217,11 +217,11 @@ class _SingleLayer:
 
 
 def _power(values: Array) -> float:
-    """The sum of squares: of blocks in their own type, of these in float64, which is several times as fast."""
+    """The sum of squares: within blocks in their own type, over blocks in float64, which is several times as fast."""
     flat = np.ascontiguousarray(values).reshape(-1)
     with np.errstate(over="ignore"):
         found = sum(
             float(np.dot(some, some)) for some in (flat[at : at + _AT_ONCE] for at in range(0, flat.size, _AT_ONCE))
         )
-    # of what is as large or as small as this float32 has no squares
+    # the squares of such large or small values leave float32's range
     return found if _LEAST < found < math.inf else float(np.square(flat, dtype=np.float64).sum())

@@ -29,7 +29,7 @@ def require_finite(amax: Mapping[str, float]) -> None:
         amax: {activation: the largest absolute value of its range}.
 
     Raises:
-        RangesError: one is not finite.
+        RangesError: a range is not finite.
     """
     for tensor, value in amax.items():
         if not math.isfinite(value):
@@ -37,11 +37,11 @@ def require_finite(amax: Mapping[str, float]) -> None:
 
 
 class PairInsertion:
-    """Inserts pairs and says in the journal which node reads which.
+    """Inserts pairs and records in the journal which node reads which.
 
     Args:
         model: the graph, which is changed.
-        context: its journal and what stands in for a weight or bias that was changed.
+        context: its journal, and the stand-ins for weights or biases that were changed.
         precision: the quantized type.
         amax: {activation: the largest absolute value of its range}, all finite.
     """
@@ -94,7 +94,7 @@ class PairInsertion:
         return storable_scale(value, self._precision)
 
     def _take(self, quantize: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node]) -> None:
-        """Let a weight's pair read the values that were chosen, which it rounds to themselves."""
+        """Let a weight's pair read the chosen values, which it rounds to themselves."""
         exact, name = quantize.inputs[0], self._names.take(f"{quantize.inputs[0].name}_rounded")
         quantize.inputs[0] = make_constant(name, chosen.values)
         self._context.stands_in(name, exact.name, values_of(exact))
@@ -103,7 +103,7 @@ class PairInsertion:
             self._context.journal.changed(node.name, Code.ROUNDED_FOR_OUTPUT(), why)
 
     def _correct_bias(self, node: gs.Node, rounded: Array) -> None:
-        """Take what rounding its weights does to the mean of a layer's output off its bias, where a mean is noted."""
+        """Correct a layer's bias for what rounding its weights does to the output's mean, where a mean is noted."""
         if (found := correction(self._model, node, rounded)) is None:
             return
         place, values = found

@@ -2,8 +2,8 @@
 
 The reasoning. The engine without pairs is the bar, and the engine with all pairs is the first try. Where the engine
 tells times by layer, a unit (a node that placement quantizes) whose kernels with their Q/DQ pairs and reformats take
-longer than its float kernels is given back; all such units at once, since builds are dear, and where that makes the
-engine slower, the worse half of them, because what one unit costs depends on its neighbours' types. Where one block
+longer than its float kernels is given back; all such units at once, since builds are expensive, and where that makes
+the engine slower, the worse half of them, because what one unit costs depends on its neighbours' types. Where one block
 runs several units and shows no times of its own (Myelin runs a whole transformer so), its units are tried by role:
 all of one operator and weight shape at once, the smallest weights first, then the halves of the roles that did not
 help. Trials go on from the best engine so far, so what is given back only grows. Where the engine with all pairs cannot
@@ -44,15 +44,15 @@ class PayoffSearch:
 
     Args:
         units: what placement quantizes, in the graph's order.
-        measure: builds and measures; it raises where the engine without pairs cannot be built.
+        measure: builds and measures; raises where the engine without pairs cannot be built.
         builds: engines to build at most, 2 at least.
         weights: what each profile counts for; 1 where not named.
         words: the quantized and the float type, for the reasons.
         on_trial: called after every engine; ``best`` is the fastest so far.
-        lenient: whether an engine that is no slower than the float one will do, so that the search ends with the first
-            of that kind.
+        lenient: whether an engine that is no slower than the float one is enough, so that the search ends with the
+            first of that kind.
         rough: whether engines are trials, built in less time than a run's own, so that what is taken must be measured
-            once more, as it will be built; lenient, a clear win among trials will do.
+            once more, as it will be built; if lenient, a clear win among trials is enough.
         ahead: told what will be measured next, in order, as long as nothing comes out faster.
     """
 
@@ -173,7 +173,7 @@ class PayoffSearch:
         return min(self.trials.values(), key=self.score)
 
     def _quantized(self) -> list[Trial]:
-        """Engines with pairs, the fastest first; of equals the one that gives back least."""
+        """Engines with pairs, the fastest first; among equals the one that gives back least."""
         found = [t for kept, t in self.trials.items() if kept != self.everything and t.key != self.without.key]
         return sorted(found, key=lambda t: (self.score(t), len(t.kept), sorted(t.kept)))
 
@@ -182,8 +182,8 @@ class PayoffSearch:
         return self.weights.faster(self.ratios(trial))
 
     def will_do(self, trial: Trial) -> bool:
-        """Whether an engine may be taken. Lenient: it is slower in no profile, and where profiles are weighed, not in
-        their mean, by more than the noise.
+        """Whether an engine may be taken. If lenient: it is slower in no profile, and where profiles are weighted, not
+        in their mean, by more than the noise.
         """
         if not self.lenient:
             return self.faster(trial)
@@ -237,7 +237,7 @@ class PayoffSearch:
         return sorted(found, key=lambda entry: (-entry[1], entry[0]))
 
     def _clusters(self, trial: Trial) -> list[list[str]]:
-        """The units, those together that one layer runs in this engine or in the float one."""
+        """The units, grouped where one layer runs several in this engine or in the float one."""
         sets: list[set[str]] = []
         for tie in (*trial.ties, *self.without.ties):
             joined = {name for name in tie if name in self.units}
@@ -251,7 +251,7 @@ class PayoffSearch:
     def _time(self, trial: Trial, names: Sequence[str]) -> dict[str, float]:
         """Milliseconds by profile of some units together, empty where the engine tells no times.
 
-        A unit without a time has no layer of its own: it runs in another's kernel, and costs nothing.
+        A unit without a time has no separate layer: it runs in another's kernel, and costs nothing.
         """
         if not trial.ms:
             return {}
@@ -270,13 +270,13 @@ class PayoffSearch:
     # ---------------------------------------------------------------- by role
 
     def _by_role(self) -> None:
-        """Give back units without times of their own by role, then by halves of a role."""
+        """Give back units without separate times by role, then by halves of a role."""
         best = next(iter(self._quantized()), None)
         if best is None:
             return
         hidden = {name for names in self._clusters(best) if len(names) > 1 for name in names}
         if not best.ms or not self.without.ms or self.lenient:
-            # lenient: what its layers' times do not explain goes by role too
+            # if lenient, what its layers' times do not explain goes by role too
             hidden = set(self.units)
         rest: list[tuple[str, list[str]]] = []
         roles = self._roles(hidden - best.kept)
@@ -292,13 +292,13 @@ class PayoffSearch:
                     best = self._give_back(best, half, role, len(names)) or best
 
     def _soon(self, best: Trial, given_back: Sequence[Sequence[str]]) -> None:
-        """Tell of the engines that give back one of these sets each, as far as there are builds left for them."""
+        """Announce the engines that give back one of these sets each, as far as there are builds left for them."""
         sets = dict.fromkeys(best.kept | frozenset(names) for names in given_back)
         known = {self.everything, *self.trials, *self.failed}
         self.ahead([kept for kept in sets if kept not in known][: max(self._left(), 0)])
 
     def _roles(self, names: Collection[str]) -> dict[str, list[str]]:
-        """These units by role, the smallest weights first, those of one role in the graph's order."""
+        """These units by role, the smallest weights first; within a role in the graph's order."""
         roles: dict[str, list[str]] = {}
         for unit in sorted(self.units.values(), key=lambda unit: unit.size):
             if unit.name in names:
@@ -335,15 +335,15 @@ class PayoffSearch:
             chosen = next((trial for trial in self._quantized() if self.will_do(trial)), None)
             if chosen is None or chosen.kept in self.repeated or (self.lenient and not self.rough):
                 break
-            # the fastest is measured as it will be built; that one is no slower, a clear win among trials tells too
+            # the fastest is measured in its final form; for not being slower a clear win among trials is enough
             bar = 1.0 if not self.rough else CLEARLY_FASTER if self.lenient else 0.0
             if self.score(chosen) + _CLOSE * self.noise(chosen) < bar:
                 break
-            # what was measured in turn with the float engine needs no second one of that
+            # what was measured in turn with the float engine needs no second float engine
             both = (chosen,) if chosen.turns and not self.rough else (self.without, chosen)
             again = [t for t in both if t.kept not in self.repeated]
             if self.builds + len(again) > self.limit:
-                # a trial says nothing of the engine that would be built
+                # a trial says nothing about the engine that would be built
                 chosen = None if self.rough else chosen
                 break
             for trial in again:

@@ -1,4 +1,4 @@
-"""What the noise of plans is likely to be, and up to which noise they meet the budget, learnt from those that ran."""
+"""The likely noise of plans, and the noise up to which they meet the budget, learnt from those that ran."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.base.types import Array
 
 _SCALE, _SINGLE, _PAIR, _ROUGH = 0.5, 0.5, 0.35, 0.03
-"""Standard deviations, as shares: of what all harms are wrong by together, of each, of each pair, of what is left."""
+"""Standard deviations, as shares: of the error of all harms together, of each, of each pair, of the rest."""
 _LEAST, _MOST = 1e-6, 1e3
 _FLOOR = 0.05
 _TIE = 0.35
@@ -22,8 +22,8 @@ _EXPECTED, _FAR = 0.3, 10.0
 
 
 class PlanNoise:
-    """A Gaussian process over plans: the noise of a plan is the sum of its layers' harms, wrong by shares that are
-    alike for plans that are alike.
+    """A Gaussian process over plans: a plan's noise is the sum of its layers' harms, off by shares that are
+    similar for similar plans.
 
     What a single layer or a pair of them adds may differ from its harm, so that layers that are good only together are
     seen to be (C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006, section 2.2, with
@@ -31,13 +31,13 @@ class PlanNoise:
 
     Args:
         harm: by layer the noise that it adds when it is quantized.
-        doubt: how much more than usual the harms may be wrong.
+        doubt: how much more than usual the harms may be off.
     """
 
     def __init__(self, harm: Mapping[str, float], doubt: float = 1.0) -> None:
         self._doubt = doubt
         finite = [value for value in harm.values() if math.isfinite(value)]
-        # what was too little to be measured is little and not nothing
+        # a harm too small to be measured is small, not zero
         least = max(max(finite, default=0.0) * _LEAST, 1e-30)
         most = max(max(finite, default=1.0), least) * _MOST
         self.names = list(harm)
@@ -55,7 +55,7 @@ class PlanNoise:
         Args:
             kept: what stays float in it.
             noise: what it showed.
-            error: how far that may be off since it ran on a part of the samples, as a share.
+            error: how far that may be off because it ran on a part of the samples, as a share.
         """
         plan = self.quantized(kept)
         if plan.any() and 0 < noise < math.inf:
@@ -96,12 +96,12 @@ class PlanNoise:
 
 
 class NoiseLimit:
-    """Up to which noise a plan meets the budget: what is known of it.
+    """What is known about the noise up to which a plan meets the budget.
 
     Args:
         most: the noise of the plan that quantizes everything.
         exact: the limit on noise, where the budget has one.
-        learnt: whether it has others too, of which it is to be learnt what noise they allow.
+        learnt: whether it has other limits too, for which the noise they allow is to be learnt.
     """
 
     def __init__(self, most: float, exact: float | None, learnt: bool) -> None:
@@ -111,7 +111,7 @@ class NoiseLimit:
         self._exact = math.inf if exact is None else math.log(exact) if exact > 0 else -math.inf
         self._learnt = learnt
         self._at = (top - depth)[:, None]
-        # by the limit, and by the power of the noise that lost answers grow with
+        # by the limit, and by the power of the noise with which lost answers grow
         self._weight = np.repeat(np.exp(-np.maximum(depth, 0) / _FADES)[:, None], len(_POWERS), axis=1)
 
     def saw(self, noise: float, meets: bool) -> None:
@@ -126,13 +126,13 @@ class NoiseLimit:
 
         An answer is lost where the error exceeds what sets it apart from another: the share that is lost grows with the
         error's size, the square root of the noise, where answers lie close together evenly, and faster where they are
-        held against a floor; which of the two, the plans show. Plans alike lose the same answers: each is believed by
-        half, and like a hundred answers at most.
+        compared with a floor; the plans show which. Similar plans lose the same answers: each counts for
+        half, and for a hundred answers at most.
 
         Args:
             noise: the plan's.
-            lost: the share of answers that is lost, or is to be expected to be.
-            answers: of how many.
+            lost: the share of answers that is lost, or expected to be.
+            answers: out of how many.
             most: the largest share that may be lost, over 0.
         """
         if 0 < noise < math.inf and answers > 0:
@@ -140,10 +140,10 @@ class NoiseLimit:
             self._believe(min(answers, _COUNTED) * (max(lost, 0.0) * np.log(share) - share) / 2)
 
     def saw_expected(self, noise: float, expected: float, most: float) -> None:
-        """As ``saw_lost``, of a share that is to be expected by how near all answers are to be lost.
+        """``saw_lost`` for an expected share, from how near all answers are to being lost.
 
-        It is no count: what chance does to it, the answers' margins, is the same for all plans, and shares of two plans
-        are as unlike as their noise. Beyond ten times the limit, or a tenth of it, one says no more than that.
+        It is no count: its chance part, the answers' margins, is the same for all plans, and shares of two plans
+        differ as their noise does. Beyond ten times the limit, or a tenth of it, a share says no more than that.
 
         Args:
             noise: the plan's.
@@ -163,7 +163,7 @@ class NoiseLimit:
         self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
 
     def chance(self, level: Array, spread: Array) -> Array:
-        """The probability that plans meet it, whose noise has such logarithms and standard deviations; [plans]."""
+        """The probability that plans whose noise has these logarithms and standard deviations meet it; [plans]."""
         found = _normal((self._exact - level) / (spread + 1e-9))
         if self._learnt:
             wide, weight = np.sqrt(spread**2 + _TIE**2), self._weight.sum(axis=1)

@@ -1,4 +1,4 @@
-"""The time of a whole graph on a GPU, predicted from its datasheet: every node counts, or nothing is said.
+"""The time of a whole graph on a GPU, predicted from its datasheet: every node counts, or there is no prediction.
 
 A kernel takes at least its arithmetic at the peak rate and its traffic at the peak bandwidth, whichever is longer (the
 roofline of S. Williams, A. Waterman, D. Patterson, CACM 2009), and what launching it takes. Peak rates are not reached,
@@ -44,12 +44,12 @@ class KernelTime:
     """What one kernel takes at least, in seconds.
 
     Attributes:
-        node: the node that it is for.
+        node: the node that the kernel is for.
         fused: nodes that run in it too.
         precision: what it computes in.
-        arithmetic: at the peak rate.
+        arithmetic: its arithmetic at the peak rate.
         memory: its traffic at the peak bandwidth.
-        launch: its launches; a recurrent layer has one a step and direction.
+        launch: its launches; a recurrent layer has one per step and direction.
     """
 
     node: str
@@ -61,12 +61,12 @@ class KernelTime:
 
     @property
     def seconds(self) -> float:
-        """All together."""
+        """The kernel's whole time."""
         return max(self.arithmetic, self.memory) + self.launch
 
     @property
     def bound(self) -> Bound:
-        """What limits it."""
+        """What limits the kernel."""
         parts: dict[Bound, float] = {"arithmetic": self.arithmetic, "memory": self.memory, "launches": self.launch}
         return max(parts, key=parts.__getitem__)
 
@@ -85,7 +85,7 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        """Of one inference."""
+        """Seconds of one inference."""
         return math.fsum(kernel.seconds for kernel in self.kernels)
 
 
@@ -99,7 +99,7 @@ def predict(
         facts: its types and shapes at one corner of a profile.
         gpu: the GPU.
         computes: by node what it computes in.
-        rest: what nodes that are not in ``computes`` compute in, and what floats are stored in.
+        rest: the type of nodes that are not in ``computes``, and of stored floats.
         pairs: whether Q/DQ pairs quantize; else the graph is taken as if it had none, all in ``rest``.
     """
     return _Predictor(model, facts, gpu, computes, rest, pairs).all()
@@ -154,7 +154,7 @@ class _Predictor:
             self._own(node, kernel)
 
     def _constant(self, node: gs.Node) -> bool:
-        """Whether a node reads weights alone; what pairs and views make of weights is one, for the nodes behind."""
+        """Whether a node reads weights alone; for the nodes downstream, pairs and views of weights are weights too."""
         read = [tensor for tensor in node.inputs if not tensor.is_empty()]
         if not node.inputs or not all(t.name in self.weights or self.model.constant(t) is not None for t in read):
             return False
@@ -165,7 +165,7 @@ class _Predictor:
     def _host(self, node: gs.Node) -> KernelTime | None:
         """The kernel that a node runs in: that of what it reads, where it computes element by element.
 
-        A Q/DQ node or a Cast goes with the kernel that writes its input, or for it there is none with the one that
+        A Q/DQ node or a Cast goes with the kernel that writes its input, or, if there is none, with the one that
         reads its output, which reads the narrower type then.
         """
         if node.op not in _POINTWISE:
@@ -194,7 +194,7 @@ class _Predictor:
         if own:
             kernel.launch += LAUNCH * self._steps(node)
         size = 0.0
-        # scales and zero points are nothing beside what they scale
+        # scales and zero points are negligible next to what they scale
         for tensor in node.inputs[:1] if node.op in CONVERSIONS else node.inputs:
             if not tensor.is_empty() and self.owner.get(tensor.name) is not kernel:
                 size += self._bytes(tensor)
@@ -206,7 +206,7 @@ class _Predictor:
         kernel.memory += size / self.gpu.bandwidth
 
     def _read_by(self, tensor: gs.Tensor) -> Iterator[str]:
-        """The first output of each node that reads a tensor, views seen through."""
+        """The first output of each node that reads a tensor, looking through views."""
         seen = [tensor]
         while seen:
             for reader in seen.pop().outputs:
@@ -226,7 +226,7 @@ class _Predictor:
         return int(shape[0]) * int(weights[0])
 
     def _bytes(self, tensor: gs.Tensor) -> float:
-        """Bytes of a tensor in memory; a weight behind a pair is stored as the pair's type."""
+        """Bytes of a tensor in memory; a weight read through a pair is stored in the pair's type."""
         stored = tensor
         if self.pairs:
             while stored.inputs and stored.inputs[0].op in DEQUANTIZERS:
@@ -241,7 +241,7 @@ class _Predictor:
         found = Precision.from_onnx(kind)
         if found is None:
             return math.prod(shape) * (8 if kind in _EIGHT_BYTES else 1 if kind in _ONE_BYTE else 4)
-        # what an engine stores floats in is the type of the rest, whatever the graph says
+        # an engine stores floats in the type of the rest, whatever the graph says
         return math.prod(shape) * (found if found.quantized else self.rest).bits / 8
 
     def _declared(self, tensor: gs.Tensor) -> list[int] | None:

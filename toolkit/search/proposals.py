@@ -1,4 +1,4 @@
-"""Plans that are worth running, by what is known of their noise and of the limit on it."""
+"""Plans that are worth running, from what is known of their noise and of the limit on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLIPS, _ROUNDS, _STARTS, _SHOWN = 24, 4, 3, 40
 _LEAST_GAIN, _LEAST_WORTH = 1e-3, 1e-2
 """As shares of the price of all layers."""
 LEAST_MORE = 0.04
-"""Where that is less: as a share of what is quantized already."""
+"""Where this is less: as a share of what is quantized already."""
 
 
 class Proposals:
@@ -26,7 +26,7 @@ class Proposals:
         noise: what is known of plans' noise.
         limit: what is known of the limit on it.
         price: by layer what keeping it float costs.
-        caution: the power of the chance that plans are compared by; above 1 those come first that are likely to do.
+        caution: the power of the chance in comparing plans; above 1, plans likely to meet the budget come first.
     """
 
     def __init__(self, noise: PlanNoise, limit: NoiseLimit, price: Mapping[str, float], caution: float = 1.0) -> None:
@@ -34,24 +34,24 @@ class Proposals:
         self._price = np.asarray([price[name] for name in noise.names], np.float64)
 
     def best(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> list[list[str]]:
-        """Plans that give up less than ``spare``, the one worth most first; none where nothing is worth running.
+        """Plans that give up less than ``spare``, the most worthwhile first; none where nothing is worth running.
 
         Args:
             kept: what stays float in the best plan so far.
             spare: the price of what it keeps.
-            done: plans of which everything is known.
+            done: plans about which everything is known.
         """
         worthy = heapq.nsmallest(_SHOWN, self._worthy(kept, spare, done))
         return [[name for name, quantized in zip(self._noise.names, row) if not quantized] for *_, row in worthy]
 
     def promise(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> float:
-        """What the plan worth most is expected to gain, times its chance, as a share of the price of all layers."""
+        """What the most worthwhile plan is expected to gain, times its chance, as a share of all layers' price."""
         return max((-worth for worth, *_ in self._worthy(kept, spare, done)), default=0.0) / float(self._price.sum())
 
     def _worthy(
         self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]
     ) -> list[tuple[float, bytes, Array]]:
-        """Plans worth running, each with its worth, less than 0, and a key that no other has."""
+        """Plans worth running, each with its worth, less than 0, and a unique key."""
         base = self._noise.quantized(kept)
         ended = {self._noise.quantized(one).tobytes() for one in done}
         found: set[bytes] = set()
@@ -109,7 +109,7 @@ class Proposals:
         return np.concatenate(plans)
 
     def _near(self, base: Array) -> Array:
-        """Plans that differ by one layer, or by two or three of those that are nearest to be changed."""
+        """Plans that differ by one layer, or by two or three of those that are nearest to changing."""
         harm = self._harm(base)
         bargain = harm / self._price
         inside = [int(i) for i in np.argsort(bargain, kind="stable") if not base[i]][:_FLIPS]

@@ -1,4 +1,4 @@
-"""The second half of a search: plans are proposed by what is known of their noise, and what they show is learnt."""
+"""The second half of a search: plans are proposed from what is known of their noise, and results learnt from."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from toolkit.search.proposals import LEAST_MORE, Proposals
 from toolkit.search.searched_plan import SearchedPlan
 
 _UNKNOWN = 0.3
-"""How far the noise of one batch may be from that of all, as a share, where nothing says more."""
+"""How far the noise of one batch may be from that of all, as a share, where nothing more is known."""
 
 _CAUTION = 3.0
 """How much more the chance to meet the budget counts than what a plan gains, as a power, where the first is wanted."""
 _DOUBT = 4.0
-"""How much less harms are believed that were measured with other ranges."""
+"""How much less harms that were measured with other ranges are trusted."""
 
 OfNoise = Callable[[Outcome], float]
 
@@ -52,7 +52,7 @@ class Proposing(Evaluations):
             first: whether the first plan within the budget is enough.
         """
         price = {name: self._price(name) for name in harm}
-        # what is too dear to be run further
+        # what is too expensive to be run further
         left = set[frozenset[str]]()
         while self._left() > 0 and not (first and self.best is not None and self.best.passes):
             proposals = Proposals(*self._learnt(harm, measure, known), price, _CAUTION if self._first_alone else 1.0)
@@ -61,7 +61,7 @@ class Proposing(Evaluations):
             kept = self.best.kept if self.best.passes else self.simulation.names
             spare = self._given_up(kept)
             proposed = proposals.best(kept, spare, done | left)
-            # what keeping a layer costs hangs on its neighbours where times decide
+            # what keeping a layer costs depends on its neighbours where times decide
             proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
             if proposed:
                 chosen = self._under_way(own, proposed[0], spare, left) or proposed[0]
@@ -83,15 +83,15 @@ class Proposing(Evaluations):
     def _under_way(
         self, own: Sequence[SearchedPlan], proposed: Sequence[str], spare: float, left: Collection[frozenset[str]]
     ) -> Sequence[str]:
-        """What stays float in the plan that was run furthest and misses nothing so far, where another hardly differs.
+        """What stays float in the plan run furthest that misses nothing so far, if ``proposed`` hardly differs from it.
 
-        Empty where there is none: plans that quantize a little more or less are otherwise all begun, and none ended.
+        Empty where there is none. Without this, plans quantizing slightly more or less would be begun but not finished.
 
         Args:
             own: the plans with the ranges now in use.
-            proposed: what stays float in the other.
+            proposed: what stays float in the proposed plan.
             spare: the price of what the best plan so far keeps.
-            left: what is too dear to be run further.
+            left: what is too expensive to be run further.
         """
         begun = [
             plan for plan in own
@@ -106,18 +106,18 @@ class Proposing(Evaluations):
         return furthest.kept if abs(more) < LEAST_MORE * (whole - self._given_up(furthest.kept)) else ()
 
     def _ended(self) -> tuple[list[SearchedPlan], set[frozenset[str]]]:
-        """The plans with the ranges now in use, and what stays float in those of which everything is known."""
+        """The plans with the ranges now in use, and what stays float in those about which everything is known."""
         own = [plan for plan in self.plans if plan.amax == self.amax]
         return own, {frozenset(plan.kept) for plan in own if plan.whole or plan.clear is not None}
 
     def _until(self, before: SearchedPlan | None) -> int | None:
-        """The next of the rounds; all of them where limits on answers decide, of which a part of them tells little."""
+        """The next of the rounds; all where limits on answers decide, about which part of the samples tells little."""
         if self.budget.min_sqnr_db is None:
             return None
         return 1 + sum(count <= before.batches for count in self._rounds) if before is not None else 1
 
     def _confirm(self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]) -> None:
-        """Nothing meets the budget for sure: run the likeliest plan on all samples, and then what keeps all float."""
+        """If nothing surely meets the budget, run the likeliest plan on all samples, then the one keeping all float."""
         open_ones = [plan for plan in self.plans if plan.amax == self.amax and not plan.whole and plan.clear is None]
         if open_ones and self.spending.left(self._whole_price):
             proposals = Proposals(*self._learnt(harm, measure, known), {name: self._price(name) for name in harm})
@@ -132,7 +132,7 @@ class Proposing(Evaluations):
     def _learnt(
         self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]
     ) -> tuple[PlanNoise, NoiseLimit]:
-        """What all plans with the ranges now in use have shown."""
+        """The proposals learnt from all plans with the ranges now in use."""
         own = [plan for plan in self.plans if plan.amax == self.amax]
         noise = PlanNoise(harm, _DOUBT if self.amax != self._measured_with else 1.0)
         whole = [plan for plan in own if plan.whole and 0 < measure(plan.outcome) < math.inf]
@@ -165,7 +165,7 @@ class Proposing(Evaluations):
     def _estimated(self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: OfNoise) -> tuple[float, float]:
         """A plan's noise on all samples, and how far it may be off as a share.
 
-        Of a plan that ran on a part of them, by the ratio of the two at the plan nearest in noise that ran on all.
+        For a plan that ran on a part of them, by the ratio of the two for the plan nearest in noise that ran on all.
         """
         found = measure(plan.outcome)
         if plan.whole or not 0 < found < math.inf:
@@ -186,7 +186,7 @@ class Proposing(Evaluations):
         return self._spread(outcome.parts)
 
     def _spread(self, parts: Sequence[float]) -> float:
-        """The standard error of the mean of some of the batches, as a share; more where few say how far they differ."""
+        """The standard error of the mean of some of the batches, as a share; larger where few tell their spread."""
         count, of = len(parts), len(self.simulation.runner.feeds)
         if count < 2 or not 0 < statistics.fmean(parts) < math.inf:
             return _UNKNOWN

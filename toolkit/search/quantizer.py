@@ -1,4 +1,4 @@
-"""What a pass that quantizes is: it says where pairs go, and gets insertion, search, analyses and timing for that."""
+"""What a pass that quantizes is: it decides where pairs go; insertion, search, analyses and timing come with it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from toolkit.simulation.switches import wanted_tensors
 
 
 class Quantizer(Pass):
-    """A pass that quantizes by Q/DQ pairs. Subclasses say where pairs go by ``place``; the rest is here.
+    """A pass that quantizes by Q/DQ pairs. Subclasses decide where pairs go in ``place``; the rest is here.
 
     The search, ``qtool sensitivity``, ``qtool bisect``, ``only_if_faster`` and the report work with every subclass.
     Where the context's bench measures engines and prefers speed, pairs that would make the engine slower than the float
@@ -70,17 +70,17 @@ class Quantizer(Pass):
     # ---------------------------------------------------------------- what a subclass says
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
-        """Where the pairs go, with every node for which ``judge`` gives a reason left float; changes nothing.
+        """Where the pairs go, with every node for which ``judge`` returns a reason left float; changes nothing.
 
         Args:
             model: the graph, at an opset that holds the pairs or below.
             facts: its types and shapes at every corner of every profile.
-            judge: says for a node why it stays float, or None.
+            judge: returns for a node why it stays float, or None.
         """
         raise NotImplementedError
 
     def settings_judge(self, model: Model) -> Judge:
-        """Says for a node why the settings keep it float, or None. Here they keep none."""
+        """Returns for a node why the settings keep it float, or None. Here they keep none."""
         return lambda node: None
 
     def plain(self) -> Quantizer:
@@ -99,7 +99,7 @@ class Quantizer(Pass):
         return {self.precision}
 
     def idle(self) -> dict[str, str]:
-        """Blocks of a type that has none, and a count of engines that are not built."""
+        """Block sizes for a type without blocks, and a count of engines that are not built."""
         found = super().idle()
         if not self.precision.weights_only:
             found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
@@ -112,7 +112,7 @@ class Quantizer(Pass):
         return False
 
     def measures_engines(self) -> bool:
-        """Only where the pairs that do not pay are to be given back."""
+        """Whether pairs that do not pay are to be given back."""
         return self.only_if_faster
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
@@ -164,14 +164,14 @@ class Quantizer(Pass):
             context.journal.noted(Code.DEAD_NODES(nodes=gone))
 
     def guards_speed(self, context: Context) -> bool:
-        """Whether pairs that make the engine slower than the float one are given back although nobody asked for it."""
+        """Whether pairs that make the engine slower than the float one are given back without being asked for."""
         bench = context.bench
         return bench is not None and bench.prefers_speed and not bench.implicit and not bench.cannot_measure()
 
     def _no_slower(self, model: Model, context: Context, bench: Bench) -> dict[str, Finding]:
         """The nodes whose pairs would make the engine slower than the float one, each with the reason.
 
-        None where that cannot be measured: the journal says why, and whoever needs the engine will fail.
+        Empty where that cannot be measured: the journal says why, and building the engine will fail.
         """
         try:
             return self._not_faster(model, context, bench, None)
@@ -199,7 +199,7 @@ class Quantizer(Pass):
         return context.ranges(model, activations, self.precision) if activations else None
 
     def candidate(self, model: Model, context: Context) -> Candidate:
-        """Makes the model and plan with all pairs but those of the nodes named; neither argument is changed."""
+        """Creates the model and plan with all pairs but those of the named nodes; neither argument is changed."""
 
         def make(slow: Mapping[str, Finding]) -> tuple[Model, PrecisionPlan]:
             trial, apart = model.copy(), context.fork()
@@ -230,7 +230,7 @@ class Quantizer(Pass):
     def _ranged(
         self, model: Model, context: Context, slow: Mapping[str, Finding]
     ) -> tuple[Placement, dict[str, float]]:
-        """Where the pairs go once it is known which ranges are to be had, and {activation: amax}; refusals are said."""
+        """Where the pairs go given the ranges that exist, and {activation: amax}; refusals are reported."""
         placement = self.prepare(model, context, slow)
         close(placement)
         ranges = self.ranges(model, placement, context)
@@ -255,9 +255,9 @@ class Quantizer(Pass):
         return Rounder(self.weights, self.precision, block=self.block if self.precision.weights_only else 0)
 
     def rounder(self, model: Model, context: Context, placement: Placement | None = None) -> Rounder:
-        """How the weights that get pairs are rounded; chosen on the calibration samples where that is asked for.
+        """How the weights that get pairs are rounded; chosen on the calibration samples where requested.
 
-        ``placement`` says which those are; all that these settings want where None.
+        ``placement`` tells which weights these are; all that these settings want where None.
         """
         plain = self.plain_rounder()
         if self.weights != "output" or context.dry_run:
@@ -283,7 +283,7 @@ class Quantizer(Pass):
         return self.place(model, model.facts(context.profiles), self.judge(model, context, slow))
 
     def judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Judge:
-        """Says for a node why these settings, the plan so far or a range that is not to be had keep it float, or None.
+        """Returns for a node why these settings, the plan so far or a missing range keep it float, or None.
 
         Ranges that were asked for and not found count from then on.
         """
@@ -319,13 +319,13 @@ class Quantizer(Pass):
         Args:
             model: the graph; it is not changed.
             context: the journal is told which layers have pairs.
-            paired: whether pairs are expected to be there, so that nothing is said of them.
+            paired: whether pairs are expected to be there, so that they are not reported.
 
         Raises:
             RecipeError: every layer that could be decided on has its pairs, and from no search.
         """
         placement = self.placement(model, context)
-        # a search for another type may follow a search, which leaves it what it leaves
+        # a search for another type may follow a search, which leaves it some layers
         asked = {name: ask.by for name in placement.complete if (ask := context.plan.get(name)) is not None}
         before = [] if paired else [name for name in placement.complete if asked.get(name) != self.title()]
         if before:
@@ -344,7 +344,7 @@ class Quantizer(Pass):
         return wanted_tensors(model, model.facts(context.profiles), self.judge(model, context), self.place)
 
     def prepare(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
-        """Raise the opset to that of the pairs, and scale queries where the type takes attention; the placement."""
+        """Raise the opset to the pairs', scale queries where the type takes attention; returns the placement."""
         with model.settled():
             placement, types = self.placement(model, context, slow), model.facts().types
         half = any(types.get(pair.tensor) in SHORT_FLOATS for pair in placement.pairs.values())

@@ -1,4 +1,4 @@
-"""What a part of the samples says of a plan: that it meets the budget, that it misses it, or that more are needed."""
+"""What a part of the samples says about a plan: it meets the budget, it misses it, or more samples are needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.simulation.simulation import Simulation
 
 _PARTS = 8
 _SLACK = ((0.2, 3.0), (0.4, 2.0), (1.0, 1.0))
-"""How far a limit must be away, in dB and standard errors, on at most such a share of the samples."""
+"""How far away a limit must be, in dB and standard errors, on at most this share of the samples."""
 _ERRORS, _LEAST_DB = 3.0, 0.1
 
 
@@ -28,7 +28,7 @@ def rounds(batches: int) -> list[int]:
 def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) -> bool | None:
     """Whether a plan meets the budget as far as a part of the samples tells; None where it does not tell.
 
-    The noise of many values varies little from batch to batch, and its spread says how much. A share of answers can be
+    The noise of many values varies little from batch to batch, and its spread shows how much. A share of answers can be
     missed clearly on few of them, but never be met.
 
     Args:
@@ -41,10 +41,10 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
     known = slack
     if len(outcome.parts) > 1 and 0 < outcome.noise < math.inf:
         error = statistics.stdev(outcome.parts) / math.sqrt(len(outcome.parts)) / statistics.fmean(outcome.parts)
-        # two batches that happen to be alike say little of how far batches differ
+        # two batches that happen to be alike say little about how far batches differ
         known = 10 * math.log10(1 + _ERRORS * (1 + 2 / (len(outcome.parts) - 1)) * error) + _LEAST_DB
     least = budget.min_sqnr_db
-    # a limit on the metric itself says nothing of samples on which the float model misses it
+    # a limit on the metric itself says nothing on samples where the float model misses it
     told = budget.on_part(outcome, reference)
     loose = _loosened(told, slack, None if least is None else least - min(known, slack) + slack)
     if loose is not None and loose.lacks(outcome, reference):
@@ -68,7 +68,7 @@ def _loosened(budget: Budget | None, slack: float, least: float | None) -> Budge
 
 
 def plan_key(kept: Iterable[str], amax: Mapping[str, float]) -> str:
-    """What a plan is known by: the groups that stay float, and the ranges that differ from calibration's."""
+    """The key of a plan: the groups that stay float, and the ranges that differ from calibration's."""
     return sha256_json([sorted(kept), sorted(amax.items())])
 
 
@@ -79,7 +79,7 @@ def meets(budget: Budget, simulation: Simulation, amax: Mapping[str, float], spe
         budget: what must hold.
         simulation: the model and its samples.
         amax: ranges that differ from calibration's.
-        spending: pays for it.
+        spending: the account that pays for it.
     """
     runner, config = simulation.runner, simulation.config((), amax)
     run, paid, whole, key = runner.probe(config), 0.0, len(runner.feeds), plan_key((), amax)

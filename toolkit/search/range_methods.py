@@ -1,4 +1,4 @@
-"""Every activation's range by another calibration method, for the whole model: one run says which method suits it."""
+"""Every activation's range by another calibration method, for the whole model: one run shows which method suits it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from toolkit.simulation.output_ranges import range_for_outputs
 from toolkit.simulation.simulation import Simulation
 
 OUTPUT = "output"
-"""The method whose range costs the output of the layers least that read the tensor."""
+"""The method whose range costs least in the outputs of the layers that read the tensor."""
 _DIFFER, NEARER, _MUCH_NEARER = 0.03, 0.8, 0.5
 
 
 def alternatives(simulation: Simulation, tensor: str, now: float) -> list[float]:
-    """The values of amax that the methods give a tensor and that differ from ``now`` and from each other."""
+    """The values of amax that methods choose for a tensor and that differ from ``now`` and from each other."""
     found: list[float] = []
     for amax in _proposed(simulation, tensor).values():
         if amax and all(_differs(amax, other) for other in (now, *found)):
@@ -41,7 +41,7 @@ def whole_model(simulation: Simulation) -> Iterator[tuple[str, dict[str, float]]
 
 
 def methods_of(simulation: Simulation, amax: Mapping[str, float]) -> dict[str, str]:
-    """For every tensor the method that proposes this amax; of several the one that proposes most of the others too."""
+    """For every tensor the method that proposes this amax; among several the one that proposes most others too."""
     known = {name: [method for method, given in _proposed(simulation, name).items() if given == value]
              for name, value in amax.items()}  # fmt: skip
     often = Counter(method for methods in known.values() for method in methods)
@@ -73,11 +73,11 @@ class Standing:
 
     Attributes:
         distance: from the budget; 0 where it is met.
-        outcome: what it does to the outputs.
+        outcome: the effect on the outputs.
         amax: the ranges that differ from calibration's.
-        method: the one that gives them; empty for the recipe's own.
-        samples: on how many.
-        simulation: the model on these.
+        method: the method that gives them; empty for the recipe's own.
+        samples: how many samples were run.
+        simulation: the model on these samples.
         kept: where outcomes are looked for and kept; None for nowhere.
     """
 
@@ -99,14 +99,14 @@ class Standing:
     def clearly_better(self, other: Standing) -> bool:
         """Whether it is worth a changed graph: much nearer to the budget, or hardly further with less noise, by 1 dB.
 
-        How far a budget is missed is told in steps where it is on answers, of which few samples have few.
+        Where a budget is on answers, of which few samples have few, the distance from it moves in steps.
         """
         if self.distance < _MUCH_NEARER * other.distance:
             return True
         return self.distance <= other.distance / NEARER and self.outcome.noise < NEARER * other.outcome.noise
 
     def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
-        """What these groups do, all others float; ``pay`` as in ``standing``."""
+        """The outcome with only these groups quantized; ``pay`` as in ``standing``."""
         others = [name for name in self.simulation.names if name not in groups]
         return _outcome(self.simulation, others, self.amax, pay, self.kept)
 
@@ -119,14 +119,14 @@ def standing(
     pay: Callable[[float], None] = lambda price: None,
     kept: Log | None = None,
 ) -> Standing:
-    """The best of all methods.
+    """The standing with the best of all methods.
 
     Args:
         simulation: the model and its samples.
         budget: what must hold.
         try_ranges: whether other methods than the recipe's own are tried.
         like: only its method is tried, besides the recipe's own.
-        pay: told what each run costs, in runs of the float model over these samples.
+        pay: called with what each run costs, in runs of the float model over these samples.
         kept: where outcomes are looked for and kept, so that an interrupted search goes on; None for nowhere.
     """
     reference = simulation.runner.float_outcome
@@ -135,7 +135,7 @@ def standing(
     found, samples = [], sum(feed.count for feed in simulation.feeds)
     for method, amax in ranges:
         outcome = _outcome(simulation, (), amax, pay, kept)
-        # they may be a part of the samples that the search decides on
+        # these may be a part of the samples that the search decides on
         told = budget.on_part(outcome, reference)
         distance = budget.distance(told.lacks(outcome, reference)) if told is not None else 0.0
         found.append(Standing(distance, outcome, simulation, amax, method, samples, kept))
@@ -148,7 +148,7 @@ def _outcome(
     simulation: Simulation, floats: Collection[str], amax: Mapping[str, float], pay: Callable[[float], None],
     kept: Log | None,
 ) -> Outcome:  # fmt: skip
-    """What a plan does, which is paid for whether it was kept or not: no decision depends on an interruption."""
+    """A plan's outcome, which is paid for whether it was kept or not: no decision depends on an interruption."""
     config = simulation.config(floats, amax)
     pay(simulation.runner.price(config))
     if kept is None:

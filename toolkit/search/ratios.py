@@ -1,4 +1,4 @@
-"""One engine's latency over another's: profile by profile, and their mean as the profiles count."""
+"""One engine's latency over another's: profile by profile, and their mean weighted by profile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ratios_in_turn(bench: Bench, own: str, base: str, again: Callable[[], None],
         own: the name that it is kept by; empty where it is not kept.
         base: the other's.
         again: builds both once more: an earlier run measured them, and their files have gone.
-        journal: is told what was not measured so, and why.
+        journal: gets what was not measured that way, and why.
 
     Returns:
         What was measured; each build's own numbers count for the rest.
@@ -42,12 +42,12 @@ def ratios_in_turn(bench: Bench, own: str, base: str, again: Callable[[], None],
 
 
 def ratios(own: Mapping[str, Latency], base: Mapping[str, Latency], turns: Ratios) -> Ratios:
-    """Those in turn, and for other profiles what two separate measurements say, whose errors are independent.
+    """Ratios in turn, and for other profiles those of two separate measurements, whose errors are independent.
 
     Args:
-        own: an engine's latencies by profile; at least of those of ``base``.
+        own: an engine's latencies by profile; at least for those of ``base``.
         base: the other's.
-        turns: what ``ratios_in_turn`` gave.
+        turns: what ``ratios_in_turn`` returned.
     """
     return {
         profile: turns.get(profile) or (own[profile].ms / one.ms, math.hypot(own[profile].noise, one.noise) / one.ms)
@@ -56,7 +56,7 @@ def ratios(own: Mapping[str, Latency], base: Mapping[str, Latency], turns: Ratio
 
 
 class ProfileWeights:
-    """What each profile counts for.
+    """The weights of profiles.
 
     Args:
         weights: by profile; 1 where not named.
@@ -66,7 +66,7 @@ class ProfileWeights:
         self._weights = dict(weights)
 
     def __bool__(self) -> bool:
-        """Whether any profile is weighed."""
+        """Whether any profile is weighted."""
         return bool(self._weights)
 
     def of(self, profile: str) -> float:
@@ -74,7 +74,7 @@ class ProfileWeights:
         return self._weights.get(profile, 1.0)
 
     def mean(self, values: Mapping[str, float]) -> float:
-        """The weighed mean of a value by profile; infinite where none of them counts."""
+        """The weighted mean of a value by profile; infinite where none of them counts."""
         total = sum(map(self.of, values))
         return sum(self.of(profile) * value for profile, value in values.items()) / total if total else math.inf
 

@@ -32,10 +32,10 @@ from toolkit.simulation.simulation import Simulation
 
 _ASKED = 0.9
 """How much of its margin a plan must still have in its types: plans are chosen at its edge, and what the types add is
-known of other plans to some percent."""
+known from other plans to within some percent."""
 
 Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
-"""Gives a model the types that it will run in."""
+"""Returns a model in the types that it will run in."""
 
 
 class RealTypes:
@@ -68,8 +68,8 @@ class RealTypes:
         """Note how far a plan that meets the budget in float32 misses it in its real types, and what these add to it;
         layers kept float run in ``rest`` then.
 
-        Its margin is asked for too, nearly in full: what float16 changes or nearly changes, it does to other samples as
-        well. Where the unquantized model in ``rest`` leaves none of it, the limits alone are asked for; where it misses
+        Its margin is required too, nearly in full: what float16 changes or nearly changes, it does to other samples as
+        well. Where the unquantized model in ``rest`` leaves none of it, only the limits are required; where it misses
         these, the journal says so, and no layer is blamed.
         """
         context = self.context
@@ -105,8 +105,8 @@ class RealTypes:
     def left_float(
         self, found: SearchResult, cost: CostModel, demand: Budget, outcome: Outcome | None = None
     ) -> SearchResult:
-        """What was found, with nothing quantized as the plan, held against the budget in its types too; it does what
-        the float model does, where no ``outcome`` is given.
+        """What was found, with nothing quantized as the plan, judged by the budget in its types too; its outcome is
+        the float model's, where no ``outcome`` is given.
         """
         demand = replace(demand, types=None)
         plain = all_float(self.simulation, cost, demand, self.spending).best
@@ -132,7 +132,7 @@ class RealTypes:
         return not looked.lacks_in_types
 
     def _look_in_types(self, found: SearchResult) -> None:
-        """As ``check_in_types``; what ran in its types once is known.
+        """``check_in_types``, reusing the outcome of what has run in its types before.
 
         Raises:
             ModelError: onnxruntime cannot run it.
@@ -167,20 +167,20 @@ class RealTypes:
             self.quantizer.insert(trial, apart)
         elif self.forms is not None:
             self.forms.take((), trial, apart)
-        # what later passes keep in FP32 since float16 does not carry it is so in the engine
+        # what later passes keep in FP32 because float16 cannot hold it is in FP32 in the engine too
         apart.guard(trial)
         return self.lower(trial, apart.plan, apart.known_ranges)
 
     def louder_in_types(
         self, few: Simulation, before: Model, helped: Callable[[], Model | None]
     ) -> tuple[Outcome, Outcome] | None:
-        """What ``rest`` alone does to two forms of the float model, where the second is 1 dB noisier in it and leaves
-        quantizing less than half of the noise that the budget allows, as the first does not; None where that is not so.
+        """The outcomes of ``rest`` alone on two forms of the float model, where the second is 1 dB noisier in it and
+        leaves quantizing less than half of the allowed noise, which the first does not; None where that is not so.
 
         Args:
             few: the simulation on the samples to look at.
-            before: one form.
-            helped: makes the other; None where that is the first.
+            before: the first form.
+            helped: creates the second; None where it equals the first.
         """
         after = helped() if not self.in_float32 else None
         if after is None:
@@ -196,20 +196,20 @@ class RealTypes:
                 if bool(with_as_much.lacks(found[-1], reference)) is not spoilt:
                     return None
         except ModelError:
-            # what a plan does in its types is not known then either, and said
+            # a plan's outcome in its types is not known then either, and that is reported
             return None
         return (found[1], found[0]) if found[1].noise < NEARER * found[0].noise else None
 
 
 def _of_others(budget: Budget, of_plan: TypeNoise, alone: Outcome, reference: Outcome) -> TypeNoise:
-    """What the types are taken to add to other plans than the one that was looked at.
+    """What the types are assumed to add to plans other than the one that was looked at.
 
-    A sample at the edge that falls for them can cost a plan all that the budget allows. Where as much, added to hardly
-    any noise at all, would miss a budget that the unquantized model in these types meets, it is that plan's own.
+    One borderline sample lost to them can cost a plan all that the budget allows. Where as much, added to hardly
+    any noise at all, would miss a budget that the unquantized model in these types meets, it is peculiar to that plan.
 
     Args:
         budget: what must hold.
-        of_plan: what they add to that plan.
+        of_plan: what the types add to the plan looked at.
         alone: the unquantized model in these types.
         reference: the float model.
     """
@@ -224,10 +224,10 @@ def lacks_in_types(
     """How far a plan misses a budget in the types that it runs in; its latency is not looked at.
 
     Args:
-        budget: what must hold, with the margin that the plan kept in float32: nearly all of it is asked for here too.
+        budget: what must hold, with the margin that the plan kept in float32: nearly all of it is required here too.
         real: the plan in its types.
         reference: the float model.
-        alone: gives the unquantized model in these types; where that leaves none of the margin, the limits alone count.
+        alone: returns the unquantized model in these types; where that leaves no margin, only the limits count.
 
     Returns:
         The limits by how far each is missed, and the unquantized model's outcome where it was looked at.
@@ -243,14 +243,14 @@ def lacks_in_types(
 
 def best_known(plans: Collection[SearchedPlan], missed: Collection[str], budget: Budget, reference: Outcome,
                by_time: bool) -> SearchedPlan | None:  # fmt: skip
-    """Of the plans that ran on all samples the best that meets a budget; None where none does.
+    """Among the plans that ran on all samples the best that meets a budget; None where none does.
 
     Args:
         plans: what is known.
-        missed: by ``plan_key``, the plans that are known to miss it otherwise.
+        missed: by ``plan_key``, the plans that are known to miss it elsewhere.
         budget: what must hold now.
         reference: the float model's outcome.
-        by_time: whether the fastest is the best, and not that with most of the work quantized.
+        by_time: whether the fastest is the best, rather than the one with most of the work quantized.
     """
     met = [
         plan for plan in plans

@@ -35,23 +35,23 @@ class SearchResult:
         best: the cheapest plan that meets the budget, or the nearest one.
         plans: all plans evaluated, in order.
         evaluations: how many there were.
-        sensitivity: of all groups; None where the first plan met the budget.
+        sensitivity: results for all groups; None where the first plan met the budget.
         reference: the float model's outcome.
         methods: for every tensor whose range the best plan replaces, the method that gives this one.
         notes: what the reader should know.
         inferences: the price of everything that ran a model, in float inferences of the samples, by arithmetic alone.
-        computed: what it really took, by the clock; no record has it, since it never comes out the same twice.
+        computed: what it really took, by the clock; not recorded, since it is never the same twice.
         first: what it had cost when the first plan within the budget was found; None where none was.
-        idle: groups of the best plan that would gain no time, where it was looked for the fastest.
+        idle: groups of the best plan that would gain no time, where the fastest plan was wanted.
         lacks_in_types: how far the best plan misses the budget in the types that it runs in, where its simulation in
             float32 meets it; empty where it meets it in these too, or cannot be run in them.
-        limits_in_types: whether it meets the budget's limits in these, and lacks some of its margin alone.
+        limits_in_types: whether it meets the budget's limits in these, and misses only some of its margin.
         rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
-        real: what the best plan does in the types that it runs in; None where that was not looked at.
+        real: the best plan's outcome in the types that it runs in; None where that was not looked at.
         types: what the types that it runs in add to the best plan, where it misses the budget in them; else None.
-        no_plan: that no plan with a layer quantized meets the budget, where nothing is quantized for that; else None.
-        behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
-        promise: what further plans are expected to gain, as a share of the work; infinite where nothing says so.
+        no_plan: the finding that no plan with a layer quantized meets the budget, so that nothing is; else None.
+        behind: the operator that squashes the output of the best plan's noise into a fixed range.
+        promise: what further plans are expected to gain, as a share of the work; infinite where not known.
     """
 
     best: SearchedPlan
@@ -98,7 +98,7 @@ class Search(ChoosingRanges):
 
     Where inferences are limited, steps 3 and 4 are left out: step 5 begins with what the groups showed on as many
     batches as some of the inferences pay for, and runs each plan on few batches first. Methods race: the quieter ones
-    go on to more batches. Where few groups make nearly all of the noise, ranges are chosen anew without these before.
+    go on to more batches. Where few groups make nearly all of the noise, ranges are first chosen again without these.
 
     The arguments are those of ``Evaluations``.
     """
@@ -130,10 +130,10 @@ class Search(ChoosingRanges):
         if not plan.meets:
             self._probes.clear()
             if self.amax:
-                # states are reused where they begin like the base state, which is better the one now in use
+                # states are reused where they begin like the base state, which had better be the one now in use
                 self._shared.close()
                 before, self.simulation = self.simulation, self.simulation.rebased(self.amax)
-                # the float model's states are those of the new one too
+                # the float model's states remain valid for the new one
                 before.runner.forget(float_too=False)
                 self._shared.enter_context(self.simulation.shared_out())
             sensitivity = self._sense()
@@ -186,7 +186,7 @@ class Search(ChoosingRanges):
         count, simulated = len(runner.feeds), simulation.fingerprint()
         allowed = min(_FIRST_SENSE_PRICE if self._first_alone else _SENSE_PRICE, _SENSE_SHARE * self.spending.remaining)
         bought = max((batches for key, batches in self.spending.bought if key == simulated), default=0)
-        # what a first plan was found by is enough for those after it, which have that plan to learn from besides
+        # what led to a first plan is enough for later plans, which also have that plan to learn from
         known = self._alone.batches if self._alone is not None and taken else bought
         self.batches = known or max(bisect_right(range(1, count + 1), allowed, key=price), 1)
         if not bought:
@@ -204,8 +204,8 @@ class Search(ChoosingRanges):
     def _leave_out(self, found: Sensitivity) -> list[tuple[str, Outcome]]:
         """What the model does without the worst groups, one by one, with the ranges that ``found`` was measured with.
 
-        It shows a harm that takes two layers, which a first plan need not know, and why a layer stays float. Of what
-        was known of another form these are measured alone too: a reader is told of them.
+        It shows a harm that takes two layers, which a first plan need not know, and why a layer stays float. Of the
+        layers known from another form, these are measured alone too, since they are reported.
         """
         simulation, runner = self.simulation, self.simulation.runner
         some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * (self.batches or 1) / len(runner.feeds), 1e-9)), _FEW)
@@ -228,10 +228,10 @@ class Search(ChoosingRanges):
         return [(name, outcome) for name, outcome in without.items() if outcome is not None]
 
     def _measure(self, full: Outcome) -> Callable[[Outcome], float]:
-        """What the budget is about, as a measure that grows with every error and not in steps.
+        """A measure of what the budget limits that grows with every error and not in steps.
 
-        Limits on answers go by the divergence of the classes' scores, where there are any, which weighs an error by
-        what it can change; noise weighs all alike.
+        For limits on answers it is the divergence of the classes' scores, where there are any, which weighs an error by
+        what it can change; noise weighs all errors alike.
         """
         if self.budget.min_sqnr_db is not None or full.kl is None or not math.isfinite(full.noise):
             return lambda outcome: outcome.noise
@@ -242,7 +242,7 @@ class Search(ChoosingRanges):
     def _layers(
         self, harm: dict[str, float], measure: Callable[[Outcome], float], sensitivity: Sensitivity, other: bool
     ) -> None:
-        """Look for the layers to keep float; ``other``: with other ranges than ``sensitivity`` was measured with."""
+        """Look for the layers to keep float; ``other``: with ranges other than those of ``sensitivity``."""
         if not self.spending.limited:
             self._choose(harm)
             if self.best is not None and self.best.passes and len(self.best.kept) > _FEW:
@@ -252,12 +252,12 @@ class Search(ChoosingRanges):
         self._propose(harm, measure, first=True)
         assert self.best is not None
         if self._likely is not None and len(self.best.kept) == len(self.simulation.names):
-            # a form of the model that suits INT8 better has this plan at least, whatever is left
+            # a form of the model that suits INT8 better has at least this plan, whatever is left to spend
             self._evaluate(self._likely)
         if not self.best.passes:
             return
         if self.first is None and self.best.amax == self.amax:
-            # whoever stops the search from here on has a plan
+            # from here on a stopped search has a plan
             self._evaluate(self.best.kept)
         if self._first_alone:
             return
@@ -287,7 +287,7 @@ class Search(ChoosingRanges):
     def _nested(self, order: Sequence[str], first: bool) -> list[str] | None:
         """The smallest n, by doubling and bisection, for which keeping the first n groups meets the budget.
 
-        The first time it is asked again which method suits what is left, once the few worst layers are out.
+        The first time, the method that suits the remaining layers is chosen again once the few worst are out.
         """
         fails, n = 0, 1 if self._left() > 1 else len(order)
         if self._left() <= 0 and (self._left_by_count() <= 0 or (self.best is not None and self.best.meets)):
@@ -323,7 +323,7 @@ class Search(ChoosingRanges):
                 if rest and self._evaluate(rest).passes:
                     order = rest
                 elif size > 1:
-                    # what follows is needed more
+                    # the following groups are needed more
                     break
                 else:
                     position += size
@@ -332,7 +332,7 @@ class Search(ChoosingRanges):
 
 
 def all_float(simulation: Simulation, cost: CostModel, budget: Budget, spending: Spending) -> SearchResult:
-    """What a search finds where no plan is predicted to be faster than float: nothing is quantized, and no layer's
+    """The result of a search where no plan is predicted to be faster than float: nothing is quantized, and no layer's
     accuracy is looked at.
     """
     names, reference = tuple(sorted(simulation.names)), simulation.runner.float_outcome

@@ -1,4 +1,4 @@
-"""The budget that a search works to: what the pass or the recipe says, made to fit what can be judged."""
+"""The budget that a search works to: the pass's or the recipe's, reduced to what can be judged."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 OWN_LIMITS = ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")
 """The limits that a search may have of its own, in place of the recipe's."""
 DISTANCES = frozenset({"mse", "mae"})
-"""Metrics whose rise is told without labels l, by the float model's values f and the quantized model's q. The mean of
-(q - l)^2 exceeds that of (f - l)^2 by the mean of (q - f)^2, where q - f and f - l are uncorrelated, as of a least
+"""Metrics whose rise is known without labels l, from the float model's values f and the quantized model's q. The mean
+of (q - l)^2 exceeds that of (f - l)^2 by the mean of (q - f)^2, where q - f and f - l are uncorrelated, as of a least
 squares fit, whose residuals depend on nothing that the model reads; the mean of |q - l| exceeds that of |f - l| by the
 mean of |q - f| at most."""
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
@@ -35,8 +35,8 @@ class Judged:
 
     Attributes:
         outputs: the model's outputs.
-        classes: those with scores of classes.
-        discrete: those that hold integers and the like.
+        classes: the outputs with scores of classes.
+        discrete: the outputs that hold integers and the like.
         metric: the metric where the samples have labels for it, else None.
         output: the output that the metric looks at.
         allow_code: whether the metric may be code.
@@ -66,7 +66,7 @@ class Judged:
         named: str | None = None,
         against_float: bool = False,
     ) -> Judged:
-        """By a model's outputs."""
+        """What a model's outputs allow to be judged."""
         outputs = model.graph.outputs
         names, classes = [t.name for t in outputs], [t.name for t in outputs if class_like(t.shape)]
         discrete = discrete_outputs(model)
@@ -74,11 +74,11 @@ class Judged:
 
 
 def told_by_float(metric: str | None, own: Mapping[str, float | None], section: Any) -> bool:
-    """Whether a limit on a metric's drop can be held on samples without labels, by the float model's outputs alone.
+    """Whether a limit on a metric's drop can be checked without labels, from the float model's outputs alone.
 
     Args:
         metric: the recipe's.
-        own: as of ``budget_for``.
+        own: as for ``budget_for``.
         section: likewise.
     """
     here = any(value is not None for value in own.values())
@@ -95,18 +95,18 @@ def budget_for(
     margin: float = 0.0,
     max_ms: float | None = None,
 ) -> Budget:
-    """The limits that are given, else the recipe's, and the task's own; a usual one, which the journal says, without.
+    """The given limits, else the recipe's, and the task's own; without any a usual one, which the journal notes.
 
     Args:
         judged: the model's outputs, and whether there is a metric.
-        own: ``OWN_LIMITS`` as the pass has them; None where not given.
+        own: the pass's ``OWN_LIMITS``; None where not given.
         section: ``[evaluation] budget``, or None.
-        journal: is told of a default.
+        journal: gets a note of a default.
         margin: as in ``Budget``.
         max_ms: as in ``Budget``.
 
     Raises:
-        RecipeError: an SQNR is asked for and no output holds floats, or an agreement and no output has classes.
+        RecipeError: an SQNR is required and no output holds floats, or an agreement and no output has classes.
     """
     limits = dict(own)
     named_here = any(value is not None for value in limits.values())
@@ -116,14 +116,14 @@ def budget_for(
     only_integers = len(judged.discrete) == len(judged.outputs)
     classes, stands_in = bool(judged.classes) or only_integers, False
     if judged.against_float:
-        # these are of the metric's own value
+        # these limits are on the metric's own value
         limits.pop("min_value", None)
         limits.pop("max_relative_drop", None)
     if judged.metric is None:
         drop = limits.pop("max_drop", None)
         limits.pop("min_value", None)
         limits.pop("max_relative_drop", None)
-        # a sample whose answer stays cannot lose accuracy: what is likely lost with the others is the drop of a share
+        # a sample whose answer stays cannot lose accuracy: the likely loss of the others is the drop of a share
         if drop is not None and drop < 1:
             if judged.answers is not None and is_share(judged.named) and limits.get("min_unchanged") is None:
                 limits["min_unchanged"], stands_in = 1.0 - drop, True
@@ -133,7 +133,7 @@ def budget_for(
         limits |= usual_limits(judged.metric)
         for kind, value in usual_limits(judged.metric).items():
             journal.noted(Code.SEARCH_BUDGET(limit=kind, value=value))
-    # who gives a search limits of its own wants these and no others
+    # a search with limits of its own is to meet these and no others
     by_task = not named_here and judged_by_task(limits, judged.answers, measured=judged.metric is not None)
     if not by_task and not any(value is not None for value in limits.values()):
         kind = "max_drop" if judged.metric else "min_agreement" if classes else "min_sqnr_db"
@@ -154,7 +154,7 @@ def budget_for(
 
 
 def unlabelled(data: str, metric: str, by_float: bool) -> Finding:
-    """That a search of samples without labels will not measure the recipe's metric.
+    """The finding that a search on samples without labels will not measure the recipe's metric.
 
     Args:
         data: what the samples are called.
@@ -165,7 +165,7 @@ def unlabelled(data: str, metric: str, by_float: bool) -> Finding:
 
 
 def without_labels(judged: Judged, budget: Budget, data: str) -> Finding:
-    """What is held in place of the recipe's metric, on samples that have no labels for it.
+    """The finding of what is limited in place of the recipe's metric, on samples that have no labels for it.
 
     Args:
         judged: the model's outputs, and the recipe's metric.

@@ -1,4 +1,4 @@
-"""What a search leaves for people and for the report: search.json, and whether its plan pays in predicted time."""
+"""What a search records for people and for the report: search.json, and whether its plan pays in predicted time."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ class SearchRecord:
         front: those of them that no other beats in noise and time.
         reference: the float model's outcome.
         float_ms: its predicted time in milliseconds.
-        sensitivity: of all layers; None where the first plan met the budget.
+        sensitivity: results for all layers; None where the first plan met the budget.
         methods: for every tensor whose range the best plan replaces, the method that gives this one.
         precision: the quantized type.
         rest: the type of the layers kept float.
         gpu: what times are predicted for; empty where they only order plans.
         prefer: what made a plan cheap: int8 or time.
         budget: the limits that had to hold.
-        higher_is_better: of the metric.
+        higher_is_better: for the metric.
         samples: how many samples it decided on.
         metric: the metric's name; None where there was none.
         measured_share: share of the best plan's time that was measured, 0 to 1.
         share_of: what the plans' quantized shares are shares of.
-        warnings: what everybody has to know of the plan.
+        warnings: what every reader has to know about the plan.
         notes: what the reader should know.
         weak_spots: the worst layers, explained.
         inferences: what the search cost, in float inferences of its samples: everything that ran a model.
         first: what it had cost when the first plan within the budget was found; None where none was.
         lacks_in_types: how far the best plan misses the budget in the types that it runs in; see ``SearchResult``.
-        rest_lacks: how far the unquantized model does with its layers in ``rest``.
-        behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
-        allowed: the share of answers that may be expected to change, with the margin; None where only a count tells.
-        real: what the best plan does in the types that it runs in; None where that was not looked at.
+        rest_lacks: how far the unquantized model with its layers in ``rest`` misses it.
+        behind: the operator that squashes the output of the best plan's noise into a fixed range.
+        allowed: the share of answers that may be expected to change, with the margin; None where only a count is known.
+        real: the best plan's outcome in the types that it runs in; None where that was not looked at.
         unlabelled: the recipe's metric, where the samples have no labels for it; else None.
     """
 
@@ -109,7 +109,7 @@ class SearchRecord:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SearchRecord:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
             QtoolError: another schema.
@@ -158,7 +158,7 @@ class SearchRecord:
         """Read search.json.
 
         Raises:
-            QtoolError: the file is none.
+            QtoolError: the file is no such record.
         """
         try:
             with reading(path, _KIND):
@@ -179,7 +179,7 @@ def record(
     metric: str | None = None,
     unlabelled: str | None = None,
 ) -> SearchRecord:
-    """What a search leaves.
+    """The record of a search.
 
     Args:
         found: the search's result.
@@ -219,9 +219,9 @@ def _counted(word: Any) -> Literal["macs", "nodes"]:
 
 
 def slower_than_float(found: SearchResult, cost: CostModel, prefer: str) -> Finding | None:
-    """That the chosen plan is predicted slower than the float model, with what to do; None where it is not.
+    """A finding that the chosen plan is predicted slower than the float model, with what to do; None where it is not.
 
-    None too where the times are of no GPU that anybody named or measured.
+    None too where the times are for no GPU that was named or measured.
     """
     plain = cost.time(cost.switches.names)
     best = found.best

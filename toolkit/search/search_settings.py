@@ -12,14 +12,14 @@ class SearchSettings:
     """What a search is to do.
 
     Attributes:
-        limits: ``OWN_LIMITS`` of the search's own; None where the recipe's budget counts.
+        limits: the search's own ``OWN_LIMITS``; None where the recipe's budget counts.
         margin: safety against other samples: dB of SQNR, standard errors of shares and of a metric's drop.
         max_ms: largest predicted latency in milliseconds.
         keep: precision of kept layers; the context's ``rest`` where None.
         prefer: what makes a plan good: much quantized (``int8``), or a short time; ``auto``: time where it is measured.
         times: reports of earlier runs, whose measured layer times replace predictions.
         measure: build engines for layer times where they decide or limit.
-        insist: whether ``measure`` was asked for: the journal says then why nothing is measured.
+        insist: whether ``measure`` was asked for: the journal then says why nothing is measured.
         gpu: the GPU that times are predicted for; the one here, else an A10, where it is empty.
         data: the samples to decide on.
         samples: decide on at most this many.

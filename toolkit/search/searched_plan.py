@@ -11,12 +11,12 @@ from toolkit.evaluation.outcome import Outcome
 
 
 def lacks_json(lacks: Mapping[str, float]) -> dict[str, float | str]:
-    """How far limits are missed, as JSON holds it: what is no finite number as text."""
+    """How far limits are missed, as JSON holds it: non-finite numbers as text."""
     return {name: lack if math.isfinite(lack) else str(lack) for name, lack in lacks.items()}
 
 
 def lacks_of(content: Mapping[str, Any]) -> dict[str, float]:
-    """Read what ``lacks_json`` gave."""
+    """Read what ``lacks_json`` returned."""
     return {str(name): float(lack) for name, lack in content.items()}
 
 
@@ -27,13 +27,13 @@ class SearchedPlan:
     Attributes:
         kept: groups that stay float, sorted.
         amax: ranges that differ from calibration's, by tensor.
-        outcome: what it does to the outputs.
+        outcome: its effect on the outputs.
         lacks: how far it misses the budget, by limit; empty where it meets it.
         seconds: predicted time, unchanged nodes left out.
         quantized: share of the model's arithmetic that is quantized, 0 to 1; see ``Work``.
-        batches: on how many batches of samples it was run.
-        of: of how many.
-        clear: whether it meets the budget as far as a part of them tells; None where it does not, or all were run.
+        batches: how many batches of samples it was run on.
+        of: out of how many.
+        clear: whether it meets the budget as far as a part of them tells; None where that is unclear, or all were run.
     """
 
     kept: tuple[str, ...]
@@ -72,7 +72,7 @@ class SearchedPlan:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SearchedPlan:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
             KeyError, TypeError, ValueError: it is no plan.

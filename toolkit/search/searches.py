@@ -1,4 +1,4 @@
-"""One search after the other of the same layers, each with what those before it found."""
+"""One search after the other of the same layers, each using what the earlier ones found."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from toolkit.simulation.simulation import Simulation
 _WORTH = 0.5
 """A plan with less than this share of what all layers quantized would have is hardly worth having."""
 _PROMISING = 0.1
-"""Of the same: what further plans must be expected to gain for a search to go on for them where it found little."""
+"""As such a share, what further plans must be expected to gain for a search that found little to go on."""
 _PLAN_PRICE = 1.0
-"""In float inferences, about what a plan costs on all samples."""
+"""About what a plan costs on all samples, in float inferences."""
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Searches:
         simulation: the model with its layers under switches.
         cost: predicts times.
         prefer: ``int8`` or ``time``.
-        demand: what must hold in the next one.
-        make: a search of the simulation, for what must hold, with what is known.
+        demand: what must hold in the next search.
+        make: creates a search of the simulation, for what must hold, given what is known.
         confirm: measures the plans that were found, where times decide.
-        spending: their account.
+        spending: the searches' account.
         nothing_pays: whether no plan is worth a search.
         known: a plan that ran on all samples.
-        missed: by what plans are known to miss the budget in their types, by ``plan_key``.
+        missed: how far plans are known to miss the budget in their types, by ``plan_key``.
         judged: the simulation with the ranges that the last search measured its layers with.
     """
 
@@ -73,13 +73,13 @@ class Searches:
             return self.confirm(found, self.demand)
 
     def goes_on(self, found: SearchResult) -> bool:
-        """Whether little was found and much more is expected, so that another search follows, which is then allowed."""
+        """Whether little was found and much more is expected, so that another search follows; allows for it then."""
         all_of_it = self.simulation.quantized_share()
         little = self.prefer == "int8" and found.best.quantized < _WORTH * all_of_it
         return little and found.promise > _PROMISING * all_of_it and self.spending.more()
 
     def quiet(self, found: SearchResult) -> tuple[Budget, Finding] | None:
-        """See ``with_quiet``; None too where the best plan does not meet the budget, or the minutes are over."""
+        """The budget of ``with_quiet``; None too where the best plan misses the budget, or the minutes are over."""
         if not found.best.meets or self.spending.over:
             return None
         return with_quiet(self.demand, found.best, found.plans, found.reference)
@@ -98,9 +98,9 @@ class Searches:
         return before
 
     def learn_types(self, found: SearchResult) -> bool:
-        """Take in what the best plan lacks in its types, which others will add too; whether another search may follow.
+        """Learn what the best plan's types add, which other plans' will too; returns whether another search may follow.
 
-        What only lacks some of its margin is worth more than nothing quantized.
+        A plan that only lacks some of its margin is worth more than nothing quantized.
         """
         self.missed[plan_key(found.best.kept, found.best.amax)] = dict(found.lacks_in_types)
         if found.types is not None:
@@ -115,11 +115,11 @@ class Searches:
         return not ended and not self.spending.over
 
     def rest(self) -> None:
-        """Give back the memory of the sessions of plans: other forms of the model are run before any others are."""
+        """Free the memory of the sessions of plans: other forms of the model are run before any others are."""
         for one in (self.simulation, *self._twins):
             one.rest()
 
     def forget(self) -> None:
-        """Give back the memory of all simulations: hardly anything more is to be run."""
+        """Free the memory of all simulations: hardly anything more is to be run."""
         for one in (self.simulation, *self._twins):
             one.forget()

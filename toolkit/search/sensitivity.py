@@ -53,9 +53,9 @@ class GroupResult:
 
     @property
     def output(self) -> str:
-        """The output that the layer is judged at: of those that it feeds the one where it makes most noise.
+        """The output that the layer is judged at: among those that it feeds the one where it makes most noise.
 
-        Empty where it was not measured alone: then it is the worst of all.
+        Empty where the layer was not measured alone: then it is the worst output.
         """
         return self.alone.output if self.alone is not None else ""
 
@@ -64,11 +64,11 @@ class GroupResult:
         return outcome.at(self.output)
 
     def level_in(self, outcome: Outcome) -> float:
-        """The SQNR of an outcome there, in dB; infinite where nothing differs."""
+        """The SQNR of an outcome at that output, in dB; infinite where nothing differs."""
         return replace(outcome, noise=self.noise_in(outcome)).sqnr_db
 
     def harm(self, full: Outcome, of: Callable[[Outcome], float] | None = None) -> float:
-        """Noise over signal that this layer is to blame for: alone, or what is saved by leaving it out; the larger.
+        """Noise over signal that this layer is to blame for: alone, or saved by leaving it out, whichever is larger.
 
         It is that of the output that the layer is judged at: at another, which it does not feed, it can save nothing.
         ``of`` is another measure of what differs, the larger the worse.
@@ -95,10 +95,10 @@ class Sensitivity:
         metric: the metric's name, or None; ``float_metric`` is its value for the float model.
         samples: how many samples were run.
         inferences: what it cost, in runs of the float model over the samples of the data.
-        reliability: fast only: the correlation with the exact order that two halves of the samples let expect, 0 to 1.
+        reliability: fast only: the correlation with the exact order to expect from two halves of the samples, 0 to 1.
         fingerprint: what the numbers depend on.
         notes: what the reader should know.
-        outdated: whether a later measurement began in its place and has not finished.
+        outdated: whether a later measurement to replace it has begun and not finished.
         quantized_share: how much of the arithmetic is quantized with all layers, 0 to 1.
         share_of: whether shares are of multiply-accumulates (``macs``) or of computing nodes (``nodes``).
     """
@@ -157,7 +157,7 @@ class Sensitivity:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Sensitivity:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
             QtoolError: another schema.
@@ -212,8 +212,8 @@ def exact(
         modes: ``alone`` (leave one in), ``without`` (leave one out), or both.
         log: a JSON-lines file; what it holds of the same simulation is not measured again.
         progress: called with what is being done, how much is done, and of how much.
-        batches: on so many of the batches, evenly spread; on all where None.
-        names: these layers alone.
+        batches: how many of the batches to use, evenly spread; all where None.
+        names: measure only these layers.
 
     Raises:
         QtoolError: an unknown mode.
@@ -272,7 +272,7 @@ def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress 
     Every layer's local error is carried to the output by running what comes after it, on a part of the samples: the
     order of the layers needs far fewer samples than the values do. How far the order can be relied on is measured by
     comparing the ranks of two halves of the samples (split-half reliability, corrected for length by the formula of
-    Spearman and Brown; its square root is the correlation to expect); below 0.9 the result says that it is not to be
+    Spearman and Brown; its square root is the correlation to expect); below 0.9 the result is marked as not to be
     trusted.
     """
     total = sum(feed.count for feed in simulation.feeds)
@@ -308,7 +308,7 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def reliability(parts: Sequence[Sequence[float]]) -> float:
-    """The correlation with the exact order that two halves of the batches let expect, 0 to 1.
+    """The correlation with the exact order to expect from two halves of the batches, 0 to 1.
 
     Args:
         parts: noise over signal of each layer, batch by batch.

@@ -1,7 +1,7 @@
 """What a search may spend and what it has spent, in float inferences of the samples that it decides on.
 
-Decisions go by prices, which are the graph's arithmetic, so that they are the same on any machine and when an
-interrupted search goes on, as long as the minutes last. What was really computed is counted beside them, of everything
+Decisions are based on prices, the graph's arithmetic, so that they are the same on any machine and when an
+interrupted search resumes, as long as the minutes last. What was really computed is counted separately, for everything
 that ran a model.
 """
 
@@ -17,20 +17,20 @@ from toolkit.graph.meter import computed
 PLENTY = 10**9
 """What is left where there is no limit."""
 FLOAT_PRICE, CALIBRATION_PRICE, TYPES_PRICE, SPOTS_PRICE = 1.3, 4.0, 2.0, 1.0
-"""In float inferences: of the first run of the float model, of the ranges of another form of the model, of a check in
+"""Costs in float inferences: of the first run of the float model, of the ranges of another form, of a check in
 the real types, and of what explains the worst layers."""
 _USUAL, _USUAL_MINUTES, _AGAIN = 20.0, 3.0, 6.0
 _PRICED = 0.95
 """How much of what is allowed is spent by prices, which are the graph's arithmetic alone."""
 _LEAST_MACS = 1e11
-"""Some 40 milliseconds: a model whose inferences take less may have more of them."""
+"""Some 40 milliseconds: a model with shorter inferences may have more of them."""
 
 
 def at_work() -> Callable[[], float]:
-    """A clock of the seconds that this process had, which stands still where others have the processor.
+    """A clock of the seconds that this process had, which stands still while others have the processor.
 
-    A search that nobody limited finds the same on a machine that is busy with something else. Between two looks at it
-    the shorter of wall and processor time has passed: many threads do not make up for what was spent waiting before.
+    A search without limits finds the same on a machine that is busy with something else. Between two readings
+    the shorter of wall and processor time has passed: many threads do not make up for time spent waiting before.
     """
     shown, seen = 0.0, (time.monotonic(), time.process_time())
 
@@ -55,7 +55,7 @@ class Spending:
     Attributes:
         minutes: how long it may take in all; None without a limit.
         priced: what was spent, by prices.
-        bought: what was paid for and is known: nobody pays twice.
+        bought: what has been paid for and is known: nothing is paid for twice.
         first: what had been spent when a first plan within the budget was known; None where none was looked for.
     """
 
@@ -92,7 +92,7 @@ class Spending:
         return made
 
     def more(self) -> bool:
-        """Allow twice as much again and the minutes twice, once, where nobody set a limit; whether there is more now.
+        """Allow twice as much again and double the minutes, once, where no limit was set; returns whether it did.
 
         For a search that has nothing worth having: a model that stays float costs its user more than a longer search.
         """
@@ -105,7 +105,7 @@ class Spending:
         return True
 
     def again(self, why: str = "", least: float = _AGAIN) -> None:
-        """Let a search look at a few plans more, where nobody set a limit: for each reason once.
+        """Let a search look at a few more plans, where no limit was set: once for each reason.
 
         Args:
             why: what the plans that it has known lack.
@@ -116,19 +116,19 @@ class Spending:
         self._asked.add(why)
 
     def know(self, macs: float) -> None:
-        """Take in what a float inference of all samples is, in multiply-accumulates."""
+        """Take in what a float inference of all samples costs, in multiply-accumulates."""
         if self.inferences is not None:
             self._allowed = max(self._allowed, self._at_least / max(macs, 1.0))
             self.inferences = max(self.inferences, self._allowed)
 
     @property
     def over(self) -> bool:
-        """Whether the minutes are over."""
+        """Whether the minutes are used up."""
         return self._clock() >= self._until
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside, another process builds and measures engines: usual minutes pass as far as this one computes."""
+        """Inside, another process builds and measures engines: default minutes pass only while this one computes."""
         self._clock()
         yield
         self._clock()

@@ -1,4 +1,4 @@
-"""Decisions inside a model that hang by little: TopK and ArgMax whose best values lie close together."""
+"""Decisions inside a model that are nearly tied: TopK and ArgMax whose best values lie close together."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class NearTies:
 
 
 def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dict[str, NearTies]:
-    """The first node that decides behind each of these layers, with how close its decisions are.
+    """The first deciding node downstream of each of these layers, with how close its decisions are.
 
-    Layers with none behind them are left out. Only nodes of the main graph are looked at.
+    Layers with none downstream are left out. Only nodes of the main graph are looked at.
 
     Args:
         model: the float model.
@@ -74,7 +74,7 @@ def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dic
 
 
 def _next(start: gs.Node, main: set[str]) -> gs.Node | None:
-    """The nearest node behind ``start`` that decides, of the main graph's nodes."""
+    """The nearest deciding node downstream of ``start``, among the main graph's nodes."""
     queue, seen = deque([start]), {start.name}
     while queue:
         node = queue.popleft()
@@ -88,7 +88,7 @@ def _next(start: gs.Node, main: set[str]) -> gs.Node | None:
 
 
 def _margins(model: Model, node: gs.Node, values: Array) -> Array:
-    """By decision the last value that is taken less the first that is not, in standard deviations of all values."""
+    """By decision the last value that is taken minus the first that is not, in standard deviations of all values."""
     axis = int(node.attrs.get("axis", -1 if node.op == "TopK" else 0))
     count = 1
     if node.op == "TopK":

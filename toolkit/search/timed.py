@@ -15,7 +15,7 @@ class Unit:
 
     Attributes:
         name: the node's name.
-        role: its operator and its weight's shape; units of one role are tried together.
+        role: its operator and its weight's shape; units of the same role are tried together.
         size: elements of its weight.
     """
 
@@ -31,7 +31,7 @@ class Trial:
     Attributes:
         kept: the units that stayed float in it.
         latency: by profile.
-        ms: unit to {profile: milliseconds}, where the engine tells.
+        ms: unit to {profile: milliseconds}, where the engine reports it.
         ties: sets of units whose times are known only together.
         key: fingerprint of what was built; placements that make the same engine have the same key.
         turns: by profile the latency over the float engine's and what it may be off by, where both were measured in
@@ -52,7 +52,7 @@ class PayoffResult:
 
     Attributes:
         kept: the units that stay float: all of them where no placement of pairs is faster.
-        reasons: for each of them why.
+        reasons: why, for each of them.
         best: the quantized engine with the least latency, None where none could be built.
         without: the engine without pairs.
         score: the best engine's mean over the profiles of latency over the float engine's.

@@ -1,4 +1,4 @@
-"""What a search knows of times: measured on engines that are built for it, of earlier runs, or predicted."""
+"""What a search knows of times: measured on engines built for it, from earlier runs, or predicted."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class TimedSearch:
     """The part of a search that weighs plans by time.
 
     Attributes:
-        quantizer: says where pairs go.
+        quantizer: decides where pairs go.
         settings: what to do.
         model: the float graph.
         context: for ranges, the bench and the journal.
         simulation: the model with its layers under switches.
-        spending: its account.
+        spending: the search's account.
         reference: the float model that outputs are compared with, where ``model`` is quantized in part.
         by: the pass that searches.
     """
@@ -51,7 +51,7 @@ class TimedSearch:
 
     @cached_property
     def timing(self) -> KnownTimes:
-        """Layer times, measured on engines that are built for it where times decide, or of earlier runs."""
+        """Layer times, measured on engines that are built for it where times decide, or from earlier runs."""
         gpu = gpu_for(self.settings.gpu, self.context)
         engines = self._engines(gpu)
         with self.spending.waiting():
@@ -64,9 +64,9 @@ class TimedSearch:
         return found
 
     def _nothing_pays(self, cost: CostModel, engines: EngineTimes) -> bool:
-        """Whether neither the engine with everything quantized nor any plan in between is worth a search for its time.
+        """Whether neither the engine with everything quantized nor any plan in between is fast enough for a search.
 
-        That one was measured; a plan in between is only predicted, and must gain what makes its engine worth building.
+        The former was measured; a plan in between is only predicted, and must gain enough to be worth an engine.
         """
         plain, least = cost.time(self.simulation.names), cost.least_time()
         too_slow = self.settings.max_ms is not None and plain * 1e3 > self.settings.max_ms
@@ -81,7 +81,7 @@ class TimedSearch:
         return earlier_times(self.settings.times, names, self.quantizer.precision, self.context, gpu.name)
 
     def _cost(self, timing: KnownTimes, gpu: GpuSpec) -> CostModel:
-        """Predicts what a plan takes, by what was measured as far as that goes."""
+        """The cost model of plans, from measured times as far as there are any."""
         simulation, own = self.simulation, self.settings
         others = {name for name, ask in self.context.plan.items() if ask.precision is self.quantizer.precision}
         cost = CostModel(
@@ -99,12 +99,12 @@ class TimedSearch:
         return "time" if timing.layers.seconds and self._may_prefer_time() else "int8"
 
     def _may_prefer_time(self) -> bool:
-        """Whether a plan's time may count more than its share of the work, where nobody said which."""
+        """Whether a plan's time may count more than its share of the work, where that is left open."""
         bench = self.context.bench
         return not self.settings.int8_alone and (bench is None or bench.prefers_speed)
 
     def _engines(self, gpu: GpuSpec) -> EngineTimes | None:
-        """Where engines are measured for the search; None where they are not, with a note where one may expect it."""
+        """Where engines are measured for the search; None where they are not, with a note where that was expected."""
         own, context = self.settings, self.context
         decides = own.prefer == "time" or own.max_ms is not None or (own.prefer == "auto" and self._may_prefer_time())
         if own.times or not own.measure or not decides or self.reference is not None:

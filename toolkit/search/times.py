@@ -1,4 +1,4 @@
-"""Layer times for a precision search: from the reports of earlier runs, or of engines that are built for it."""
+"""Layer times for a precision search: from the reports of earlier runs, or from engines that are built for it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def earlier_times(
         paths: report.json files or run folders, as the recipe names them.
         layers: names of the layers that can be quantized.
         quantized: the quantized precision.
-        context: gives the profiles, the float type and the source model, and gets a note for each report.
-        gpu: the GPU that the rest is predicted for.
+        context: holds the profiles, the float type and the source model, and gets a note for each report.
+        gpu: the GPU that other times are predicted for.
 
     Raises:
         RecipeError: see ``read_times``.
@@ -56,7 +56,7 @@ def gpu_for(asked: str, context: Context) -> GpuSpec:
     """The GPU that times are predicted for: the one asked for, else the one here, else an A10.
 
     Raises:
-        RecipeError: no datasheet figures are known of the one asked for.
+        RecipeError: no datasheet figures are known for the one asked for.
     """
     here = None if asked else find_gpu()
     found = known_as(here.name) if here is not None else None
@@ -76,7 +76,7 @@ class _EngineTime:
 
     Attributes:
         latency: of one inference.
-        ms: by layer, with its conversions and what else belongs to it.
+        ms: by layer, with its conversions and whatever else belongs to it.
         rest: of the engine's layers that belong to no such layer.
         ties: sets of layers that share some kernel or block.
     """
@@ -114,10 +114,10 @@ class EngineTimes:
     Args:
         candidate: makes the model and plan in which the named layers stay float.
         searched: the layers that the search decides on.
-        work: multiply-accumulates by layer, of these and all other convolutions and products; layers of which they are
+        work: multiply-accumulates by layer, for these and all other convolutions and products; layers whose count is
             not known are left out.
         bench: where engines are built.
-        ranges: those that the pairs are made from.
+        ranges: the ranges that the pairs are made from.
         context: for notes and progress.
         quantized: the quantized precision.
         by: the pass that searches, for the progress bar.
@@ -141,9 +141,9 @@ class EngineTimes:
 
     @property
     def margin(self) -> float:
-        """How many times as long as a plan's predicted time an engine must take that the plan's is built to replace.
+        """How many times a plan's predicted time an engine must take for the plan's engine to be built.
 
-        Where building takes long, engines are trials and are compared with some of other levels: a gain that these
+        Where building takes long, engines are trials and are compared with ones of other levels: a gain that these
         would not show is not worth minutes.
         """
         return 1 / CLEARLY_FASTER if self.take_long else CLEARLY
@@ -168,7 +168,7 @@ class EngineTimes:
                 self._ahead(self.searched)
                 self._engine(())
                 plain = self._engine(self.searched)
-                # a trial that does not tell which of them is faster is built as a run would build it
+                # a trial that does not show which of them is faster is built as a run would build it
                 small = self._engine(())
         except QtoolError as error:
             self.note(Code.TIMES_PREDICTED(why=str(error)))
@@ -239,10 +239,10 @@ class EngineTimes:
 
 
 def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget: Budget) -> SearchResult:
-    """The search's result with its chosen plan's engine measured, and another plan taken where that one is faster.
+    """The search's result with its chosen plan's engine measured, and another plan taken where that is faster.
 
     A plan between all quantized and none is chosen by sums of layer times; it is taken only if its engine is faster
-    than theirs by more than the noise. Where building takes long and no such gain is predicted, it is not built.
+    than both by more than the noise. Where building takes long and no such gain is predicted, it is not built.
     """
     chosen, names = found.best, tuple(engines.searched)
     if not chosen.meets or chosen.kept in ((), names):
@@ -277,19 +277,19 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
 
 
 def _take(best: SearchedPlan, found: SearchResult) -> None:
-    """Make it the plan that was found, and the last of all."""
+    """Make ``best`` the plan that was found, and the last of all."""
     found.best = best
     found.plans[:] = [*(plan for plan in found.plans if plan is not best), best]
 
 
 def _factor(engine: _EngineTime) -> float:
-    """What brings an engine's layer times to its latency."""
+    """The factor that scales an engine's layer times to its latency."""
     total = sum(engine.ms.values()) + engine.rest
     return engine.latency / total if total else 1.0
 
 
 def _shared(first: _EngineTime, second: _EngineTime, work: Mapping[str, int]) -> list[set[str]]:
-    """Sets of layers that either engine runs together, those that overlap as one; all where one tells no times."""
+    """Sets of layers that either engine runs together, merged where they overlap; all layers where one has no times."""
     if not (first.ms and second.ms):
         return [set(work)]
     found: list[set[str]] = []

@@ -19,7 +19,7 @@ def trials_pay(bench: Bench) -> bool:
 
 
 def trial_takes_long(bench: Bench) -> bool:
-    """Whether a trial that was built before shows that building takes long."""
+    """Whether an earlier trial shows that building takes long."""
     return bench.has_rough and (bench.trial_seconds or 0.0) > LONG
 
 
@@ -41,17 +41,17 @@ def compared(
 ) -> Measurement:
     """An engine to be compared with others that this function builds: see ``Bench.measure``.
 
-    The first one is a trial, and tells by its time how it and all others are built.
+    The first is a trial, and its build time decides how it and all others are built.
 
     Args:
-        bench: where it is built.
+        bench: the bench that builds it.
         model: with the candidate's Q/DQ pairs; not changed.
         plan: its plan.
-        nodes: those to tell the times of.
-        ranges: those that the pairs are made from.
-        journal: is told once that trials are compared.
+        nodes: the nodes to report times for.
+        ranges: the ranges that the pairs are made from.
+        journal: gets one note that trials are compared.
         float_only: nothing is quantized.
-        anew: build it although it was measured before.
+        anew: build it again although it was measured before.
 
     Raises:
         QtoolError: the engine cannot be built or timed.
@@ -68,7 +68,7 @@ def compared(
 
 
 def tell_of_ahead(found: Measurement, journal: Journal) -> None:
-    """Note that an engine was begun ahead, and how many were built beside it; or why it was built once more."""
+    """Note that an engine was begun ahead, and how many were built at the same time; or why it was built again."""
     if found.anew:
         journal.noted(Code.TRIAL_BUILT_ANEW(why=found.anew))
     if found.ahead_s:

@@ -50,7 +50,7 @@ class WeakSpot:
     Attributes:
         node: its name.
         blame: its share of the harm of all layers, 0 to 1.
-        causes: why, the plainest first; never empty.
+        causes: why, the most obvious first; never empty.
     """
 
     node: str
@@ -63,7 +63,7 @@ class WeakSpot:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> WeakSpot:
-        """Read what ``to_json`` gave; raises as ``Cause.from_json`` does."""
+        """Read what ``to_json`` returned; raises like ``Cause.from_json``."""
         causes = tuple(Cause.from_json(cause) for cause in content["causes"])
         return cls(str(content["node"]), float(content["blame"]), causes)
 
@@ -78,7 +78,7 @@ def weak_spots(
     """The worst layers with what is wrong with their tensors.
 
     Args:
-        simulation: the model and its ranges, those that ``sensitivity`` was measured with.
+        simulation: the model with the ranges that ``sensitivity`` was measured with.
         sensitivity: what every layer costs.
         worst: how many layers at most.
         least: leave out layers with a smaller share of the harm than this.
@@ -100,14 +100,14 @@ def weak_spots(
 
 
 def alike(spots: Sequence[WeakSpot]) -> list[list[tuple[WeakSpot, Cause]]]:
-    """All causes, those of one finding with one remedy together: whoever reads them is told it once.
+    """All causes, grouped by finding and remedy, so that readers are told each once.
 
-    Each list begins with the layer that it costs most.
+    Each list begins with the layer that is hurt most.
     """
     found: dict[object, list[tuple[WeakSpot, Cause]]] = {}
     for spot in spots:
         for cause in spot.causes:
-            # what is not a number decides which sentence it is
+            # the values that are not numbers decide which sentence it is
             words = {key: str(value) for key, value in cause.why.values.items() if isinstance(value, (bool, str))}
             said = sorted((key, value) for key, value in words.items() if key != "tensor")
             found.setdefault((cause.why.code, cause.remedy.code, *said), []).append((spot, cause))
@@ -135,7 +135,7 @@ class _Doctor:
         return self.helpers.passes(layer).get(Harm.UNEVEN_WEIGHTS, "")
 
     def causes(self, group: GroupResult) -> list[Cause]:
-        """Why this layer is bad: its tensors, its rounding, what hangs on it, what keeping it costs."""
+        """Why this layer is bad: its tensors, its rounding, what depends on it, what keeping it costs."""
         node = self.switches.nodes[group.name]
         local = self.local.get(group.name)
         found = self._tensors(group.name, local)
@@ -160,7 +160,7 @@ class _Doctor:
                 continue
             own = self.switches.amax.get(tensor, known.amax)
             if own != known.amax:
-                # the search gave it another method's range: what calibration said of its own is no longer true
+                # the search gave it another method's range: what calibration said of the original is no longer true
                 kept = {key: value for key, value in known.diagnosis.items() if key not in ("sqnr_db", "clipped")}
                 known = replace(known, amax=own, diagnosis=kept)
             shared = self.scales.get(tensor, 0.0) * self.switches.precision.max / own if own else 1.0
@@ -212,7 +212,7 @@ def _skewed(known: Range) -> bool:
 
 
 def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
-    """Whether the layer's harm shows only together with that of others, or is hidden behind theirs."""
+    """Whether the layer's harm shows only together with that of others, or is masked by theirs."""
     if group.alone is None or group.without is None:
         return []
     noises = [group.noise_in(outcome) for outcome in (group.alone, sensitivity.full, group.without)]
@@ -227,7 +227,7 @@ def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
         ratio = saved / alone if alone else math.inf
         why, remedy = CauseCode.HARM_TOGETHER(**levels), CauseCode.KEEP_IT_OR_OTHERS(others=others)
         return [Cause(CauseKind.TOGETHER, "", ratio, why, remedy)]
-    # what is little of the whole is lost in how the others' errors happen to add up
+    # a small part of the whole is lost in how the other errors happen to add up
     if saved * _TOGETHER < alone and alone > _SEEN * full and others:
         ratio = alone / saved if saved > 0 else math.inf
         why, remedy = CauseCode.HARM_HIDDEN(**levels), CauseCode.KEEP_WITH_OTHERS(others=others)
@@ -236,7 +236,7 @@ def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
 
 
 def _ties(group: GroupResult, ties: NearTies | None) -> list[Cause]:
-    """Decisions that so little noise turns: at the output, or at a TopK or ArgMax behind the layer."""
+    """Decisions that little noise flips: at the output, or at a TopK or ArgMax downstream of the layer."""
     found: list[Cause] = []
     alone = group.alone
     if alone is not None and alone.flips is not None and alone.flips >= _FLIPS and alone.sqnr_db >= _FINE_DB:
