@@ -1,4 +1,4 @@
-"""What to try next, by the joined data: the most useful first, with a piece of recipe where one helps."""
+"""What to try next, from the joined data: the most useful first, with a piece of recipe where one helps."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def advice(
         backend: what built the engine.
         declined: what the passes declined.
         ranges: the calibrated ranges.
-        searched: whether a search measured the layers one by one: its own advice says which to keep then, since the
+        searched: whether a search measured the layers one by one: then its own advice says which to keep, since the
             error at the layer is a poorer guide.
         device: the engine's run on the GPU: an engine that does worse than the simulation counts, one that crashes
             does not.
         passes: the recipe's passes.
-        chosen: why that backend.
+        chosen: why that backend was used.
     """
     result = verdict(accuracy, None if failure(device) is not None else device)
     found: list[Advice] = []
@@ -62,7 +62,7 @@ def advice(
         info = max(clipped, key=lambda one: one.clipped or 0.0)
         finding = ReportCode.TRY_ANOTHER_METHOD(tensor=info.tensor, method=info.method, clipped=info.clipped)
         found.append(Advice(finding, f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'))
-    # a budget that nothing was held against is missed, and no search could be
+    # a budget that nothing was compared with is missed, and no search could be
     measured = accuracy is None or bool(accuracy.samples)
     if result in ("missed", "broken") and measured:
         found += _search_instead(passes)

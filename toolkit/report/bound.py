@@ -15,15 +15,15 @@ from toolkit.report.schema import LayerInfo, PassInfo
 from toolkit.report.search_parts import PlanPoint, SearchInfo
 
 MUCH = 0.85
-"""Where a plan quantizes as much of the work, nobody asks why it is not more."""
+"""The share of the work from which on it needs no explanation why a plan does not quantize more."""
 _LATE = "max_ms"
 _NAMED = 3
 
 
 def bounded(info: SearchInfo) -> bool:
-    """Whether accuracy kept the chosen plan from quantizing ``MUCH`` of the work: everything quantized misses it.
+    """Whether accuracy kept the chosen plan from quantizing ``MUCH`` of the work: all quantized misses the budget.
 
-    Not where the chosen plan quantizes every layer that can be, with other ranges: what stays float takes no pairs.
+    Not where the chosen plan quantizes every layer that can be, with other ranges: the rest takes no pairs.
     """
     best, chosen = _everything(info), info.chosen
     return (
@@ -36,7 +36,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
 
     Args:
         info: the search.
-        journal: tells of the helpers that were tried and not applied.
+        journal: tells which helpers were tried and not applied.
         layers: those of the final graph, with their multiply-accumulates.
     """
     if not bounded(info):
@@ -77,7 +77,7 @@ def bound_advice(info: SearchInfo, passes: Sequence[PassInfo]) -> list[Advice]:
 
 
 def _everything(info: SearchInfo) -> PlanPoint | None:
-    """Of the plans that quantize every layer the one with the least noise; they differ in ranges."""
+    """Among the plans that quantize every layer the one with the least noise; they differ in ranges."""
     plans = [plan for plan in info.plans if plan.kept == 0 and plan.noise is not None]
     return min(plans, key=lambda plan: plan.noise or 0.0, default=None)
 
@@ -104,7 +104,7 @@ def _layers(info: SearchInfo, layers: Sequence[LayerInfo]) -> list[Finding]:
     gains = {
         layer.node: (layer.without_db, full)
         for layer in info.layers
-        # a report of an earlier release holds that of the worst output alone
+        # a report of an earlier release holds only that of the worst output
         if layer.without_db is not None
         and (full := layer.full_db if layer.full_db is not None else info.full_db) is not None
     }

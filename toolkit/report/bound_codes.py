@@ -1,4 +1,4 @@
-"""What a search's bound says: why less of the work is quantized than there could be."""
+"""Codes for a search's bound: why less of the work is quantized than there could be."""
 
 from __future__ import annotations
 

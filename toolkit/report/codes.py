@@ -1,4 +1,4 @@
-"""What the report has to say of the joined result: breakage, warnings, speed and advice."""
+"""Codes of the report's findings on the joined result: breakage, warnings, speed and advice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class ReportCode(BaseCode):
-    """What the report has to say of the joined result: breakage, warnings, speed and advice."""
+    """A finding of the report on the joined result: breakage, warnings, speed and advice."""
 
     SLOWER_THAN_FLOAT = "report-slower-than-float"
     FASTER_THAN_FLOAT = "report-faster-than-float"

@@ -170,7 +170,7 @@ def level(side: NodeSide) -> str:
 
 
 def level_words(side: NodeSide) -> str:
-    """The same with its change from the first run."""
+    """A node's SQNR in one run with its change from the first run, in words."""
     return level(side) + (f" ({side.error_delta_db:+.1f})" if side.error_delta_db is not None else "")
 
 

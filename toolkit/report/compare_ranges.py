@@ -1,4 +1,4 @@
-"""Two files of ranges beside each other: what is only in one, and the ratios sorted by size."""
+"""Two files of ranges side by side: what is only in one, and the ratios sorted by size."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class RangesComparison:
     Attributes:
         labels: what to call the two.
         ratios: (tensor, first amax, second amax, second / first).
-        only_first: the tensors of the first alone.
-        only_second: of the second.
+        only_first: the tensors that only the first file has.
+        only_second: those that only the second file has.
         other_models: whether runs of different models made them.
     """
 

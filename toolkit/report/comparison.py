@@ -43,13 +43,13 @@ class Figure(Part):
     better: Literal["more", "less", ""] = ""
 
     def change(self, run: int) -> float | None:
-        """The figure of a run less that of the first, where both are known."""
+        """The figure of a run minus that of the first, where both are known."""
         first, other = self.values[0], self.values[run]
         return other - first if first is not None and other is not None else None
 
     @property
     def differs(self) -> bool:
-        """Whether the runs do not all have the same."""
+        """Whether the runs differ in it."""
         return any(value != self.values[0] for value in self.values)
 
 
@@ -103,12 +103,12 @@ class Comparison(Part):
 def compare(reports: Sequence[Report], labels: Sequence[str]) -> Comparison:
     """What differs between reports.
 
-    Nodes of one name are one node, and of the others those that structure tells to be: see ``matching``. Precision,
+    Nodes of the same name are the same, as are others that match by structure: see ``matching``. Precision,
     status: any difference counts. Error: from 1 dB on, or where only one is identical to float. Time: from 10% and 5
     microseconds on.
 
     Args:
-        reports: two or more runs; all others are held against the first.
+        reports: two or more runs; all others are compared with the first.
         labels: what to call them, such as the run folders' names.
     """
     first, *others = reports
@@ -177,7 +177,7 @@ def _difference(found: Sequence[LayerInfo | None]) -> NodeDifference | None:
 
 
 def _told(layer: LayerInfo) -> tuple[Any, ...]:
-    """All that nodes are compared by."""
+    """Everything that nodes are compared by."""
     error = (layer.error.sqnr_db, layer.error.identical) if layer.error else None
     return layer.asked_precision, layer.actual.precision, layer.status, error, layer.time_ms
 
@@ -187,7 +187,7 @@ def _aspects(first: NodeSide, other: NodeSide, measured: bool) -> Iterator[Aspec
     if first.asked != other.asked:
         yield "asked"
     if "unknown" not in (first.status, other.status):
-        # what nobody knows does not differ
+        # what is not known does not differ
         if first.actual != other.actual:
             yield "actual"
         if first.status != other.status:
@@ -236,7 +236,7 @@ def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
 
 
 def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
-    """Shares quantized where all are of the same, engine size, latency and the count of each actual precision.
+    """Quantized shares where all count the same, engine size, latency and the count of each actual precision.
 
     Where a run has no engine, requested precisions are counted.
     """

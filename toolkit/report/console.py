@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PLAIN_WIDTH = 100_000
-"""Columns where no terminal is: more than any line has, so that names stay whole for whoever searches for them."""
+"""Columns where no terminal is: more than any line has, so that names stay whole for searching."""
 
 
 def make_console() -> Console:

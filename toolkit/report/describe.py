@@ -1,4 +1,4 @@
-"""What the report says of the model, the profiles and the ranges."""
+"""What the report says about the model, the profiles and the ranges."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def _type_word(number: int) -> str:
 
 
 def _sizes(shape: Iterable[Any] | None) -> list[int | str | None] | None:
-    """A shape; sizes that nobody knows are null."""
+    """A shape; unknown sizes are null."""
     if shape is None:
         return None
     return [s if isinstance(s, str) or (isinstance(s, int) and s >= 0) else None for s in shape]
 
 
 def model_info(model: Model, profiles: Profiles, path: str = "") -> ModelInfo:
-    """What the report says of the float model, before any pass.
+    """What the report says about the float model, before any pass.
 
     Args:
         model: the model as loaded.

@@ -40,7 +40,7 @@ def judged(device: DeviceInfo) -> list[tuple[str, Accuracy]]:
 
 
 def device_warnings(device: DeviceInfo | None) -> list[Finding]:
-    """What to know of the engine's own numbers; that they are missing only where a GPU could have given them."""
+    """Warnings about the engine's own numbers; that they are missing only where a GPU could have measured them."""
     if device is None or device.status == "failed":
         return []
     if device.status == "skipped":

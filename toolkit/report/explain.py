@@ -72,9 +72,9 @@ class NodeFacts:
     """What a report knows of each of its nodes: ``qtool explain`` asks of one, the page of all.
 
     Args:
-        report: of the run.
-        other: of a run that it is compared with, the layers by what they are called in this one.
-        label: what the other is called.
+        report: the run's report.
+        other: the layers of a run that it is compared with, by their names in this one.
+        label: what the other run is called.
     """
 
     def __init__(self, report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> None:
@@ -110,11 +110,11 @@ class NodeFacts:
         )
 
     def facts(self, layer: LayerInfo) -> list[Fact]:
-        """The same in words, what people ask first in front."""
+        """What is known of a node in words, what people ask first at the beginning."""
         return [fact for some in self.parted(layer) for fact in some]
 
     def parted(self, layer: LayerInfo) -> tuple[list[Fact], Iterator[Fact]]:
-        """The same in two parts: a list that all nodes share of which it says the same, and the node's own."""
+        """``facts`` in two parts: a list shared by all nodes that it says the same about, and the node's own facts."""
         known = self.known(layer)
         key = decision(known)
         if key not in self._decided:
@@ -176,11 +176,11 @@ def explain(report: Report, name: str) -> Explanation:
     """Explain a node.
 
     Args:
-        report: of the run.
+        report: the run's report.
         name: of the node, or of a tensor that it makes.
 
     Raises:
-        QtoolError: the run has no such node or tensor; the remedy names the nearest, or who reads an input.
+        QtoolError: the run has no such node or tensor; the remedy names the nearest, or what reads an input.
     """
     layer = _named(report, name)
     answers = NodeFacts(report)

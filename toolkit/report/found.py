@@ -26,7 +26,7 @@ class Requests:
     """What was asked for.
 
     Attributes:
-        recipe: the recipe; its ``rest`` is what nodes nobody asked about were given.
+        recipe: the recipe; its ``rest`` is the type of nodes without a request.
         plan: the precision asked for, by node of the final graph.
         journal: events of all passes; what they declined goes into the report.
     """
@@ -64,7 +64,7 @@ class EngineFound:
     Attributes:
         build: what the backend made.
         actuals: what each node runs in; nodes without a record are 'unknown'.
-        reason: why this backend.
+        reason: why this backend was used.
         typing: 'strong', 'weak', or empty where nothing was built.
         engine_bytes: the engine's size where ``build`` does not hold its bytes.
         compared: engines of the unquantized model, by precision.

@@ -45,7 +45,7 @@ def harms_chart(harms: Sequence[LayerHarm], order: Mapping[str, int], full_db: f
     Args:
         harms: the layers, the costliest first.
         order: each node's place in the graph.
-        full_db: SQNR with every layer quantized, of the worst output: a layer that is judged at another one has no
+        full_db: SQNR with every layer quantized, of the worst output: a layer that is judged at another output has no
             mark beside it.
     """
     shown = sorted(harms[:_MOST], key=lambda harm: order.get(harm.node, len(order)))

@@ -13,9 +13,9 @@ from toolkit.report.schema import PassInfo
 
 
 def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Finding]:
-    """One finding a helper pass: what it does to the SQNR, and whether it was kept for that.
+    """One finding per helper pass: what it does to the SQNR, and whether it was kept for that.
 
-    Those that a search tried and kept are named by the search's notes, those of the recipe by their own; of a pass
+    Those that a search tried and kept are named by the search's notes, those of the recipe by their own; for a pass
     that changed something without measuring, the finding says so.
     """
     noted = journal.of("noted")

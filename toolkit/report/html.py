@@ -91,7 +91,7 @@ def _word(report: Report) -> str:
 
 
 def _banner(report: Report) -> str:
-    """The banner's colour: the verdict's, but that of a missed target where a usable engine is slower than float."""
+    """The banner's colour: the verdict's, or that of a missed target where a usable engine is slower than float."""
     found = report.summary.verdict
     amber = found in ("usable", "unmeasured") and slower(report.payoff) is not None
     return "missed" if amber or found == "doubtful" else found
@@ -110,7 +110,7 @@ def asset(name: str) -> str:
 
 
 def script_text() -> str:
-    """The scripts of the pages as one, whose names nobody else sees."""
+    """The scripts of the pages as one, whose names stay private."""
     from markupsafe import Markup
 
     parts = "".join(asset(name) for name in SCRIPTS)

@@ -83,11 +83,11 @@ def join(
         graphs: the model before and after.
         engine: what the backend built.
         measured: what was measured.
-        steps: what was done and what was found again.
-        warnings: what else the reader must know, before all others.
+        steps: what was done and what was reused.
+        warnings: further warnings, put before all others.
         advised: what to try before anything else.
         gpu: the GPU to predict the time for, where the user named one.
-        said: sentences that are written already, of what the journal holds.
+        said: sentences already written for entries of the journal.
     """
     profiles, ranges, build, search = graphs.profiles, graphs.ranges, engine.build, measured.search
     accuracy, device, recipe, journal = measured.accuracy, measured.device, asked.recipe, asked.journal
@@ -138,7 +138,7 @@ def join(
         log=list(build.log),
     )
     declined = _declined(journal, layers, said)
-    # ranges that were given come without samples
+    # given ranges come without samples
     calibrated = ranges is not None and (bool(ranges.samples) or not ranges.tensors)
     profile_list = profile_infos(profiles, ranges.samples if ranges is not None and calibrated else None)
     range_list = range_infos(ranges, graphs.quantized) if ranges is not None else None
@@ -210,7 +210,7 @@ def join(
 
 
 class _SharedParts:
-    """Parts of layers, each made once however many layers have the same; nobody may change them."""
+    """Parts of layers, each made once however many layers have the same; they must not be changed."""
 
     def __init__(self) -> None:
         self._asked: dict[tuple[Precision | None, str, str], Asked] = {}
@@ -233,7 +233,7 @@ class _SharedParts:
                 source=actual.source,
                 opened=_opened(actual),
             )
-            # it is kept, so that no other can have its identity
+            # it is kept, so that no other object can have its identity
             self._actual[id(actual)] = actual, info
         return self._actual[id(actual)][1]
 

@@ -34,10 +34,10 @@ def left_out(
         layers: the report's layers.
         declined: what all passes left alone.
         passes: the recipe's passes.
-        rest: the float type of all that nobody asked about.
+        rest: the float type of all nodes without a request.
 
     Returns:
-        None where something is quantized and no kind of layers is left out for one rule; two layers are a kind.
+        None where something is quantized and no kind of layers (two layers or more) is left out by a single rule.
     """
     quantizing = any(one.role in (Role.QUANTIZE, Role.SEARCH) for one in passes)
     by = quantizers(passes)
@@ -63,7 +63,7 @@ def left_out(
 
 
 def _converted(layers: Sequence[LayerInfo], declined: Sequence[Declined], rest: Precision) -> Finding:
-    """That the recipe converts the model to a float type alone, and the layers that stay in float32, with a reason."""
+    """The finding that the recipe only converts to a float type, and the layers that stay in float32, with a reason."""
     computing = [layer for layer in layers if layer.role == "compute"]
     if rest is Precision.FP32:
         return ReportCode.NO_PASS_QUANTIZES()
@@ -88,7 +88,7 @@ def _nothing(layers: Sequence[LayerInfo], left: Sequence[Declined]) -> Finding:
     candidates = [(layer, layer.asked) for layer in layers if layer.op in TARGETS and layer.asked is not None]
     if not candidates:
         return ReportCode.NO_LAYER_TO_QUANTIZE()
-    # no rule left them alone, so a pass asked for another precision, or took their pairs out
+    # no rule left them alone, so a pass asked for another precision, or removed their pairs
     by_pass: dict[str, list[tuple[LayerInfo, Asked]]] = defaultdict(list)
     for layer, asked in candidates:
         by_pass[asked.by].append((layer, asked))

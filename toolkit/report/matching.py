@@ -1,4 +1,4 @@
-"""Which node of one run is which of another, where names differ: as with two exporters of one network.
+"""Which node of one run corresponds to which of another, where names differ, as with two exporters of one network.
 
 Nodes are told apart by what they are (operator, work, sizes of weights) and by what is around them, as Weisfeiler and
 Lehman refine colours of graphs, from far to near; what is next to a pair that is found follows from it.
@@ -16,7 +16,7 @@ from toolkit.report.wiring import folded, wiring
 
 _DEPTH = 8
 _MOSTLY = 0.5
-"""The share of nodes from which on equal names are taken at their word: exporters that count nodes share names too."""
+"""The share of nodes from which on equal names are trusted: exporters that number nodes share names too."""
 _LINEAR = {"Gemm": "linear", "MatMul": "linear"}
 
 
@@ -26,11 +26,11 @@ class _Graph:
 
     Attributes:
         layers: all of them.
-        nodes: indices of those that are no conversions.
-        before: by node, those whose tensors it reads, in the order of its inputs; -1 for an input of the model.
-        behind: by node, those that read it.
+        nodes: indices of the layers that are no conversions.
+        before: by node, the nodes whose tensors it reads, in the order of its inputs; -1 for an input of the model.
+        behind: by node, the nodes that read it.
         kinds: by node, what it is.
-        conversions: by the node behind it and its operator, the Q/DQ nodes and Casts.
+        conversions: by the node downstream and its operator, the Q/DQ nodes and Casts.
     """
 
     layers: list[LayerInfo]
@@ -65,7 +65,7 @@ class _Graph:
         return made
 
     def labels(self) -> list[dict[int, int]]:
-        """By depth, what every node is with all that lies so far around it."""
+        """By depth, what every node is together with everything within that distance."""
         now = {index: hash(self.kinds[index]) for index in self.nodes}
         found = [now]
         for _ in range(_DEPTH):
@@ -86,11 +86,11 @@ class _Graph:
 
 
 def match(first: Report, other: Report) -> dict[str, str]:
-    """By node of the first report, the node of the other that it is; nodes that only one has are not in it."""
+    """By node of the first report, the corresponding node of the other; nodes that only one has are missing."""
     alike = _by_name(first, other)
     smaller = min(len(first.layers), len(other.layers))
     if len(alike) == smaller and len(first.layers) == len(other.layers):
-        # names tell all, and what is around the nodes need not be known
+        # names are enough, and the nodes' surroundings need not be known
         return {name: name for name in alike}
     pairs = _SameNodes(_Graph.of(first), _Graph.of(other))
     places = {layer.node: index for index, layer in enumerate(other.layers)}
@@ -103,7 +103,7 @@ def match(first: Report, other: Report) -> dict[str, str]:
 
 
 def _by_name(first: Report, other: Report) -> list[str]:
-    """The names that both have, of nodes with one operator."""
+    """The names that both have, for nodes of the same operator."""
     ops = {layer.node: layer.op for layer in other.layers}
     return [layer.node for layer in first.layers if ops.get(layer.node) == layer.op]
 
@@ -117,7 +117,7 @@ class _SameNodes:
         self.taken: set[int] = set()
 
     def add(self, a: int, b: int) -> bool:
-        """Take two nodes for one; False where either has its pair already."""
+        """Match two nodes; False where either is matched already."""
         if a in self.found or b in self.taken:
             return False
         self.found[a] = b
@@ -125,7 +125,7 @@ class _SameNodes:
         return True
 
     def by_structure(self) -> None:
-        """Pair what is left: what is unique with most of its surroundings first."""
+        """Match what is left: what is unique with most of its surroundings first."""
         self._spread(list(self.found.items()))
         for mine, theirs in zip(reversed(self.one.labels()), reversed(self.two.labels())):
             added = []
@@ -149,7 +149,7 @@ class _SameNodes:
                 yield a[0], b[0]
 
     def _spread(self, pairs: list[tuple[int, int]]) -> None:
-        """What a pair reads at one place is a pair too, and what reads it where it is the only one of its kind."""
+        """Match the nodes that a matched pair reads at the same place, and its readers where unique in kind."""
         while pairs:
             a, b = pairs.pop()
             if a not in self.one.kinds or b not in self.two.kinds:
@@ -164,7 +164,7 @@ class _SameNodes:
                     pairs.append((c, d))
 
     def _in_order(self) -> None:
-        """Twins, of which both graphs have as many, in the order that they stand in."""
+        """Match twins, of which both graphs have equally many, in graph order."""
         left, right = self._left()
         for a, b in _grouped(left, right, self.one.kinds.__getitem__, self.two.kinds.__getitem__):
             if len(a) == len(b):
@@ -172,7 +172,7 @@ class _SameNodes:
                     self.add(*pair)
 
     def _conversions(self) -> None:
-        """Q/DQ nodes and Casts go with the node behind them."""
+        """Match Q/DQ nodes and Casts with the node that follows them."""
         for (reader, op), mine in self.one.conversions.items():
             theirs = self.two.conversions.get((self.found.get(reader, -1), op), [])
             if len(mine) == len(theirs):
@@ -183,7 +183,7 @@ class _SameNodes:
 def _grouped(
     left: Iterable[int], right: Iterable[int], mine: Callable[[int], Hashable], theirs: Callable[[int], Hashable]
 ) -> list[tuple[list[int], list[int]]]:
-    """The nodes of both sides that have one label, by label, in the order of the first side."""
+    """The nodes of both sides that have the same label, by label, in the order of the first side."""
     groups: dict[Hashable, tuple[list[int], list[int]]] = {}
     for index in left:
         groups.setdefault(mine(index), ([], []))[0].append(index)

@@ -1,4 +1,4 @@
-"""What `qtool migrate` has to say: what became of flags, calls, ranges and pairs."""
+"""Codes of the findings of `qtool migrate`: what became of flags, calls, ranges and pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from toolkit.contract.findings import BaseCode
 class MigrateCode(BaseCode):
     """What became of flags, calls, ranges and pairs, and why."""
 
-    # ---- flags of which nothing stands in the recipe
+    # ---- flags of which nothing is in the recipe
     ALWAYS_EXPLICIT_BATCH = "migrate-always-explicit-batch"
     ENGINE_IN_FOLDER = "migrate-engine-in-folder"
     TF32_IS_ON = "migrate-tf32-is-on"

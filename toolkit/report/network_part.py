@@ -20,8 +20,8 @@ class NetworkPart:
 
     Attributes:
         data: what the script reads, see ``embed``.
-        precisions: those that are seen.
-        colours: what it can be coloured by, of what there are figures: value and name.
+        precisions: those that occur.
+        colours: what it can be coloured by, where there are figures: value and name.
         kernels: whether it can be grouped by engine layers.
         reformats: whether reformats are known.
         differing: how many layers are outlined in red.
@@ -41,9 +41,9 @@ def network_part(report: Report, other: Mapping[str, LayerInfo] | None = None, l
     """The drawing of a run's network; None where the report knows no tensors.
 
     Args:
-        report: of the run.
-        other: of a run that it is compared with, the layers by what they are called in this one.
-        label: what the other is called.
+        report: the run's report.
+        other: the layers of a run that it is compared with, by their names in this one.
+        label: what the other run is called.
     """
     if not report.tensors:
         return None
@@ -69,7 +69,7 @@ def network_part(report: Report, other: Mapping[str, LayerInfo] | None = None, l
 
 
 def embed(content: Any) -> str:
-    """JSON for the page's script: compressed (zlib), in base 64, in which no name can end the element or say anything.
+    """JSON for the page's script: compressed (zlib), in base 64, so that no name can close the element or act.
 
     Raises:
         ValueError: there is a NaN or an infinity.

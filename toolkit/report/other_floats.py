@@ -17,7 +17,7 @@ def other_floats(layers: Iterable[LayerInfo], rest: Precision, declined: Iterabl
 
     Args:
         layers: the report's layers.
-        rest: the float type of all that nobody asked about.
+        rest: the float type of all nodes without a request.
         declined: what was not done as asked: lowering keeps in FP32 what ``rest`` cannot hold.
     """
     kept = {one.node: one for one in declined if one.rule in _STAYS}

@@ -13,7 +13,7 @@ from toolkit.report.schema import LayerInfo, PassInfo
 from toolkit.report.shares import work_in
 
 _SOME = 0.15
-"""The share of the work from which on it is said."""
+"""The share of the work from which on it is reported."""
 _WISHED = frozenset({Code.EXCLUDED, Code.NOT_INCLUDED, Code.KEPT})
 """Why the recipe itself, or a search, leaves a layer float."""
 _NAMED = 3
@@ -25,8 +25,8 @@ def out_of_reach(
     """The work of the layers that nothing would quantize, by operator and reason, the largest share first.
 
     Args:
-        layers: those of the report, with their multiply-accumulates.
-        why: the reason of a node that nobody asked about.
+        layers: the layers of the report, with their multiply-accumulates.
+        why: returns the reason for a node without a request.
         passes: the recipe's.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The groups in which a network is drawn: scopes of names, and stretches of the graph where names say nothing."""
+"""The groups in which a network is drawn: scopes of names, and stretches of the graph where names tell nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def outline(paths: Sequence[Sequence[str] | None], edges: Iterable[tuple[int, in
     edges cross, again and again until each part is small.
 
     Args:
-        paths: by layer the groups it lies in, the outermost first; None for one that is not drawn.
+        paths: by layer the groups it lies in, the outermost first; None for a layer that is not drawn.
         edges: from layer to layer.
         names: what each layer is called in the title of a stretch.
     """
@@ -73,7 +73,7 @@ def _scope(index: dict[tuple[str, ...], _Scope], path: tuple[str, ...]) -> _Scop
 
 
 def _merge(scope: _Scope) -> None:
-    """Put the member of a group of one in the group's place."""
+    """Replace each group of one member by the member."""
     for place, member in enumerate(scope.members):
         if isinstance(member, _Scope):
             _merge(member)
@@ -125,7 +125,7 @@ def _cut(root: _Scope, edges: Iterable[tuple[int, int]], names: Sequence[str], c
 def _stretches(
     members: list[int | _Scope], crossing: Sequence[int], start: int, names: Sequence[str]
 ) -> list[int | _Scope]:
-    """The members in groups of neighbours; ``crossing[start + i]`` edges cross in front of the i-th."""
+    """The members in groups of neighbours; ``crossing[start + i]`` edges cross before the i-th."""
     if len(members) <= MOST_MEMBERS:
         return members
     parts = min(_MOST_STRETCHES, max(2, round(math.sqrt(len(members)))))

@@ -71,7 +71,7 @@ def _floats(report: Report, layers: list[LayerInfo]) -> list[FloatGroup]:
     for layer in layers:
         entry = rules.get(layer.node)
         by = layer.asked.by if layer.asked is not None else ""
-        # what nobody asked about has the same reason where it has the same operator
+        # nodes without a request have the same reason where they have the same operator
         of_op = (by, layer.op if not by or by in UNASKED else "")
         groups[(f"{entry.by}, rule {entry.rule}", "") if entry is not None else of_op].append(layer)
     return [
@@ -81,7 +81,7 @@ def _floats(report: Report, layers: list[LayerInfo]) -> list[FloatGroup]:
 
 
 def _reason(layer: LayerInfo, rules: Mapping[str, Declined]) -> str:
-    """Why a layer runs in float: by the rule that left it alone, where one did; a request for float is none of it."""
+    """Why a layer runs in float: by the rule that left it alone, if any; a request for float is not such a rule."""
     entry = rules.get(layer.node)
     return entry.reason if entry is not None and entry.reason else layer.why
 

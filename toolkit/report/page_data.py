@@ -42,8 +42,8 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
 
     Args:
         report: the run that is shown.
-        other: of a run that it is compared with, the layers by what they are called in this one.
-        label: what the other is called.
+        other: the layers of a run that it is compared with, by their names in this one.
+        label: what the other run is called.
     """
     texts, known = _Texts(), NodeFacts(report, other, label)
     wires = known.wiring
@@ -128,7 +128,7 @@ def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) ->
     return {
         "node": [plain(layer.node) for layer in layers],
         "op": texts.column(layer.op for layer in layers),
-        # what handles data is drawn, whatever else is not
+        # nodes that handle data are drawn, whatever else is not
         "role": texts.column("data" if index in data else layer.role for index, layer in enumerate(layers)),
         "asked": texts.column(word(one.precision if one else None) for one in asked),
         "actual": texts.column(word(one.precision) for one in actual),
@@ -143,7 +143,7 @@ def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) ->
 
 
 def _other(report: Report, other: Mapping[str, LayerInfo], label: str, texts: _Texts) -> dict[str, Any]:
-    """The other run's figures of the layers of this one; null for a layer that it has not."""
+    """The other run's figures of the layers of this one; null for a layer that it lacks."""
     there = [other.get(layer.node) for layer in report.layers]
     profile = next((name for layer in report.layers for name in layer.time_ms), "")
     return {
@@ -171,7 +171,7 @@ def _places(value: float | None) -> float | None:
 
 
 def _steps(numbers: Iterable[int]) -> list[int]:
-    """Each number less the one before it, which is short where they rise."""
+    """Each number minus the previous one, which is short where they rise."""
     found, before = [], 0
     for number in numbers:
         found.append(number - before)
@@ -248,7 +248,7 @@ def profile_words(info: RangeInfo) -> str:
 
 
 def _node(nodes: dict[str, int], texts: _Texts, name: str) -> int:
-    """A node's index, or below 0 a text: a pass may have left alone what is gone by now."""
+    """A node's index, or below 0 a text: a pass may have left alone a node that no longer exists."""
     return nodes[name] if name in nodes else -1 - texts(name)
 
 

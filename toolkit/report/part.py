@@ -14,7 +14,7 @@ def _finite_or_none(value: Any) -> Any:
 
 
 AT_ONCE = 1000
-"""Entries of a list that are made at once where it is written."""
+"""Entries of a list that are built at a time when it is written."""
 Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A float, or null where it would be NaN or infinite."""
 

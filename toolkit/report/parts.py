@@ -142,7 +142,7 @@ class Accuracy(Part):
 
     @property
     def output_compared(self) -> bool:
-        """Whether anything was compared at an output of the model, and not only in front of what cannot be run."""
+        """Whether anything was compared at an output of the model, and not only before what cannot be run."""
         return self.quantized is not None or bool(self.outputs.keys() - set(self.in_place))
 
     @property

@@ -3,7 +3,7 @@
 Time is known by engine layer, and the layers of two engines are not the same: one kernel runs several nodes, and which
 ones differs. So layers of both engines are joined wherever they run a node in common, and a group is what cannot be
 parted: its time in either engine is the sum over its layers. A layer that runs no node that computes (a reformat, a
-Q/DQ kernel) belongs to the layer it works for: to its reader, or, where it makes float values again, to its maker.
+Q/DQ kernel) belongs to the layer it works for: to its reader, or, where it turns values back to float, to its maker.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def payoff_of(
 ) -> PayoffInfo | None:
     """What this engine's time goes into, and how it compares with the engines in ``others``, by their precision.
 
-    Latencies measured in turn count before those that each build measured.
+    Latencies measured in turn take precedence over those that each build measured.
 
     None where neither layers nor latencies were measured.
     """
@@ -74,7 +74,7 @@ def payoff_of(
 def _latencies(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str, turns: Turns, alike: bool
 ) -> dict[str, Latencies]:
-    """By profile; two builds of one network differ by their kernels' timing alone, which pays for nothing."""
+    """Latencies by profile; two builds of one network differ only in their kernels' timing, which is no gain."""
     found = {}
     for profile, times in ours.items():
         mine, other = _opt(times), _opt(theirs.get(profile))
@@ -92,7 +92,7 @@ def _latencies(
 
 
 def _spread(turns: Sequence[float]) -> float:
-    """Half of what the turns lie apart, as a share; of five or more the fastest and the slowest are left out."""
+    """Half of the spread of the turns, as a share; of five or more the fastest and the slowest are left out."""
     inner = sorted(turns)[1:-1] if len(turns) >= 5 else turns
     return (max(inner) - min(inner)) / 2 / statistics.median(inner)
 
@@ -103,7 +103,7 @@ def _opt(times: Any) -> float | None:
 
 
 def _paid(ours: float, other: float, noise: float = NOISE) -> Paid:
-    """Faster or slower by more than the noise, and by more than can be told."""
+    """Whether faster or slower by more than the noise and the timer's resolution."""
     if abs(ours - other) <= max(noise * other, _LEAST_MS):
         return "even"
     return "faster" if ours < other else "slower"

@@ -47,7 +47,7 @@ class PredictionInfo(Part):
     uncounted: list[str] = Field(default_factory=list)
 
     def bounded(self, bound: Bound) -> float:
-        """Milliseconds of the layers that are limited by this."""
+        """Milliseconds of the layers that are limited by ``bound``."""
         return sum(layer.ms for layer in self.layers if layer.bound == bound)
 
 
@@ -60,8 +60,8 @@ def predicted_time(
         gpu: the GPU's name.
         model: the final graph.
         facts: its types and shapes at the profile's opt shapes.
-        computes: what its nodes run in, or were asked to.
-        rest: the type of all that nobody asked about.
+        computes: what its nodes run in, or were asked to run in.
+        rest: the type of all nodes without a request.
         profile: the profile's name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Why a node that nobody asked about is not quantized, so that it runs in the type of the rest."""
+"""Why a node without a request is not quantized, so that it runs in the type of the rest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 BY_REST = "rest"
-"""Who asks for the float type of a node that no pass asked about."""
+"""The name under which the float type of a node without a request is asked for."""
 UNASKED = frozenset({BY_REST, BY_MODEL})
-"""Who gives their float type to the nodes that no pass asked about."""
+"""The names under which nodes without a request get their float type."""
 
 
 class RestReasons:
@@ -30,7 +30,7 @@ class RestReasons:
         final: the final graph with its pairs.
         journal: what all passes declined.
         quantizers: the passes that quantize, as the journal calls them.
-        rest: the type of all that nobody asked about.
+        rest: the type of all nodes without a request.
     """
 
     def __init__(self, final: Model, journal: Journal, quantizers: Collection[str], rest: Precision) -> None:
@@ -39,16 +39,16 @@ class RestReasons:
         self._declined = {event.node: event.why for event in journal.of("declined") if event.by in quantizers}
 
     def why(self, node: str) -> Finding:
-        """The rule by which a pass left the node alone, else what TensorRT's rules for pairs say of it."""
+        """The rule by which a pass left the node alone, else what TensorRT's rules for pairs say about it."""
         why = self._declined.get(node)
         return why if why is not None else self._flow.verdict(self._flow.nodes[node]).reason
 
     def stated(self, node: str, precision: Precision) -> Finding:
-        """The same as the reason why a node runs in the type that the model states for it."""
+        """``why`` as the reason why a node runs in the type that the model states for it."""
         return ReportCode.KEEPS_STATED_TYPE(precision=precision, why=self.why(node))
 
     def reason(self, node: str) -> Finding:
-        """The same as the reason of a request; one for all nodes that share what it is from."""
+        """``why`` as the reason of a request; a single one for all nodes with the same cause."""
         why = self.why(node)
         if id(why) not in self._requests:
             self._requests[id(why)] = ReportCode.NOT_REQUESTED(rest=self._rest, why=why)

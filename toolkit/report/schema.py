@@ -258,7 +258,7 @@ class RangeInfo(Part):
 
 
 class StepInfo(Part):
-    """One step of the run: made anew or found again, and why."""
+    """One step of the run: done again or reused, and why."""
 
     name: str
     status: Literal["done", "reused"] = "done"
@@ -333,7 +333,7 @@ class Report(Part):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "report") -> Report:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
             QtoolError: another schema, unknown keys, or counts that do not add up.

@@ -21,8 +21,8 @@ _LATE = {"max_ms"}
 
 
 def rest_alone(info: SearchInfo) -> Finding | None:
-    """That the float layers' type alone misses the budget, with nothing quantized; None where it does not."""
-    # the report holds what is no finite number as null
+    """The finding that the float layers' type alone misses the budget; None where it does not."""
+    # the report holds non-finite numbers as null
     lacks = {name: math.inf if by is None else by for name, by in info.rest_lacks.items()}
     return Code.TYPE_MISSES(rest=info.rest, limits=list(lacks), by=list(lacks.values())) if lacks else None
 
@@ -39,7 +39,7 @@ def search_advice(
     Args:
         info: the search.
         result: the run's verdict.
-        blamed: the layers with the largest error of their own; named where they are others.
+        blamed: the layers with the largest error of their own; named where they differ from the search's.
         accuracy: what was measured, on the engine where one was run: under weak typing the simulation computes in
             float32.
         passes: the recipe's passes: helper passes that its search tries already are not advised.
@@ -50,7 +50,7 @@ def search_advice(
     own = next((one for one in passes if one.role is Role.SEARCH), None)
     use = own.use if own is not None else named(Role.SEARCH)
     if result in ("missed", "broken") and (info.rest_lacks or (info.met and not info.chosen.quantized_share)):
-        # no choice of layers mends what is missed with nothing quantized
+        # no choice of layers fixes what is missed with nothing quantized
         return [_other_rest(info, accuracy)]
     if not info.met and not info.in_types:
         found.append(_unmet(info, use, own is not None and bool(own.settings.get("helpers"))))

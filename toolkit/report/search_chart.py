@@ -57,7 +57,7 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
     if not shown:
         return None
     known = [value for _, value in shown] + [v for v in (limit, exact) if v is not None]
-    # without a GPU that anybody named, times only order plans
+    # unless a GPU was named, times only order plans
     timed = bool(info.gpu)
 
     def cost(plan: PlanPoint) -> float:

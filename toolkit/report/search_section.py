@@ -1,4 +1,4 @@
-"""The search's part of the report, made of the record that the search left."""
+"""The search's part of the report, made from the record that the search left."""
 
 from __future__ import annotations
 

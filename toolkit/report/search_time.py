@@ -1,4 +1,4 @@
-"""What a search's times say of the result: a latency limit that is missed, a plan that is predicted to be slow."""
+"""What a search's times say about the result: a missed latency limit, a plan that is predicted to be slow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from toolkit.report.search_parts import SearchInfo
 
 
 def too_slow(search: SearchInfo | None, latency: Mapping[str, Any]) -> Finding | None:
-    """That the engine takes longer than ``max_ms``; None where it does not, or there is no limit.
+    """The finding that the engine takes longer than ``max_ms``; None where it does not, or there is no limit.
 
     Args:
         search: the search, whose plan's time counts where the engine was not measured.
-        latency: of the engine, as the report has it; that of the first profile at its opt shapes counts.
+        latency: the engine's, as in the report; that of the first profile at its opt shapes counts.
     """
     limit = search.budget.get("max_ms") if search is not None else None
     if search is None or limit is None:
@@ -28,9 +28,9 @@ def too_slow(search: SearchInfo | None, latency: Mapping[str, Any]) -> Finding |
 
 
 def slow_plan(search: SearchInfo | None) -> Finding | None:
-    """That the chosen plan is predicted slower than the float model; None where it is not, or is the float model.
+    """The finding that the chosen plan is predicted slower than the float model; None where it is not.
 
-    None too where times are of no GPU that anybody named or measured.
+    None too where it is the float model, or times are for no GPU that was named or measured.
     """
     if (
         search is None

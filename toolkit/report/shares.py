@@ -1,4 +1,4 @@
-"""How much of a model's arithmetic runs quantized, as every part of the report says it."""
+"""How much of a model's arithmetic runs quantized, as every part of the report states it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def quantized_shares(layers: Sequence[LayerInfo]) -> dict[str, Any]:
     """The shares of ``Summary``, by field.
 
     Where an engine's precisions are known, what runs is counted, never what was asked for; layers whose precision it
-    does not show count as not quantized, and their own share is said.
+    does not show count as not quantized, and their share is given separately.
     """
     work = work_in(layers)
     if not work.weights:
@@ -42,7 +42,7 @@ def quantized_shares(layers: Sequence[LayerInfo]) -> dict[str, Any]:
 
 
 def work_not_known(layers: Sequence[LayerInfo]) -> Finding | None:
-    """The layers whose multiply-accumulates nobody knows, so that shares count layers; None where there is none."""
+    """The layers with unknown multiply-accumulates, because of which shares count layers; None where there are none."""
     computing = [layer for layer in layers if layer.role == "compute"]
     unknown = [layer.node for layer in computing if layer.macs is None]
     return ReportCode.WORK_NOT_KNOWN(nodes=unknown, layers=len(computing)) if unknown else None
@@ -62,6 +62,6 @@ def share_words(summary: Summary) -> str:
 
 
 def computes(layers: Iterable[LayerInfo]) -> dict[str, Precision]:
-    """What each node runs in, or was asked to where that is not known."""
+    """What each node runs in, or was asked to run in where that is not known."""
     known = {layer.node: layer.actual.precision or layer.asked_precision for layer in layers}
     return {node: precision for node, precision in known.items() if precision is not None}

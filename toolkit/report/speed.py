@@ -16,20 +16,20 @@ from toolkit.report.schema import LayerInfo, PassInfo
 _HEAVY_SHARE = 0.1
 _IF_FASTER = "only_if_faster"
 _CACHE_REFUSED = "timing cache will not be used"
-"""TensorRT's words, seen of 8.6.0."""
+"""TensorRT's message, as seen with 8.6.0."""
 
 
 def main_comparison(payoff: PayoffInfo | None) -> tuple[str, Payoff] | None:
     """The comparison that the first line is about: with FP16 where that was built, else with BF16."""
     if payoff is None or not payoff.against:
         return None
-    # beside FP32 even an engine that did not pay looks fast
+    # next to FP32 even an engine that did not pay looks fast
     name = next((word for word in ("fp16", "bf16") if word in payoff.against), next(iter(payoff.against)))
     return name, payoff.against[name]
 
 
 def slower(payoff: PayoffInfo | None) -> Finding | None:
-    """That the engine is slower than the unquantized model's; None where it is in no profile."""
+    """The finding that the engine is slower than the unquantized model's; None where it is so in no profile."""
     found = main_comparison(payoff)
     slow = _sorted(found[1], "slower") if found is not None else []
     if found is None or not slow:
@@ -38,7 +38,7 @@ def slower(payoff: PayoffInfo | None) -> Finding | None:
 
 
 def speed(payoff: PayoffInfo | None) -> Finding | None:
-    """How much faster the engine is where it is slower nowhere; None where nothing is known or it is slower."""
+    """How much faster the engine is if it is slower in no profile; None where nothing is known or it is slower."""
     found = main_comparison(payoff)
     if found is None or not found[1].profiles or slower(payoff) is not None:
         return None
@@ -52,7 +52,7 @@ def speed(payoff: PayoffInfo | None) -> Finding | None:
 
 
 def payoff_warnings(payoff: PayoffInfo | None) -> list[Finding]:
-    """That conversions take much of the time, in the profile where they take the largest share."""
+    """The warning that conversions take much of the time, in the profile where they take the largest share."""
     heavy = [item for item in (payoff.overhead.items() if payoff is not None else ()) if item[1].share > _HEAVY_SHARE]
     if not heavy:
         return []
@@ -61,7 +61,7 @@ def payoff_warnings(payoff: PayoffInfo | None) -> list[Finding]:
 
 
 def timing_cache_warnings(log: Sequence[str]) -> list[Finding]:
-    """That TensorRT could not read the kernel times of earlier builds, by what it said while it built."""
+    """The warning that TensorRT could not read the kernel times of earlier builds, from its messages."""
     said = next((line for line in log if _CACHE_REFUSED in line), None)
     return [ReportCode.TIMING_CACHE_REFUSED(said=said)] if said is not None else []
 
@@ -118,7 +118,7 @@ def _leave(dear: Sequence[PayoffGroup], precision: str) -> Advice:
 
 
 def _sorted(compared: Payoff, paid: str) -> list[tuple[str, Latencies]]:
-    """The profiles in which it paid so, the slowest first."""
+    """The profiles with this outcome ``paid``, the slowest first."""
     found = [(name, times) for name, times in compared.profiles.items() if times.paid == paid]
     return sorted(found, key=lambda item: -item[1].ratio)
 

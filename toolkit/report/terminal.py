@@ -69,7 +69,7 @@ def print_report(report: Report, console: Console | None = None, *, files: Seque
 
 
 def _print_verdict(console: Console, report: Report) -> None:
-    """The first line, and in a line each what it stands on."""
+    """The first line, and the facts it rests on, a line each."""
     summary = report.summary
     console.print(plain_text(summary.headline, STYLES[summary.verdict]))
     console.print(plain_text(_backend_line(report)))
@@ -95,7 +95,7 @@ def _print_verdict(console: Console, report: Report) -> None:
 def _backend_line(report: Report) -> str:
     backend = report.backend
     said = " ".join(part for part in (backend.name, backend.version) if part)
-    # what is a warning too is said there
+    # what is also a warning is printed there
     reason = "" if backend.reason in report.summary.warnings else backend.reason
     details = [backend.typing and f"{backend.typing} typing", reason]
     if backend.engine_bytes is not None:
@@ -173,7 +173,7 @@ def _matrix(report: Report) -> Table:
 
 
 def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
-    """The figures and what is to say of them; where the first line says a doubt already, the others."""
+    """The figures and remarks on them; where the first line states a doubt already, the other doubts."""
     held = "held out" if accuracy.held_out else "seen by calibration"
     by = f", measured by {accuracy.source}" if accuracy.source else ""
     section(console, f"Accuracy on {count(accuracy.samples, 'sample')} ({held}){by}")
@@ -184,7 +184,7 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
                 f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}{drop_interval(accuracy)}"
             )
         if accuracy.budget is not None:
-            # other limits that were missed have lines of their own
+            # other missed limits have separate lines
             kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")
             budget = amount(accuracy.budget, accuracy.in_points)
             line += f", budget {with_points(budget, accuracy.budget, accuracy)}{kept}"

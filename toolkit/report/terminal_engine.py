@@ -43,7 +43,7 @@ def print_engine(report: Report, console: Console) -> None:
 
 
 def print_device(device: DeviceInfo, console: Console) -> None:
-    """Print what the engine gave on the GPU, or why it did not run."""
+    """Print the engine's results on the GPU, or why it did not run."""
     if device.status == "skipped" and not device.gpu:
         console.print(plain_text(f"The engine was not run: {device.why}"))
     if device.status == "failed":

@@ -1,4 +1,4 @@
-"""What was measured again of a run that has ended, in the terminal."""
+"""Measurements repeated for a run that has ended, in the terminal."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def print_accuracy_again(
     """The verdict and the figures.
 
     Args:
-        report: of the run.
-        accuracy: what onnxruntime gave; None where the engine was run.
-        device: what the engine gave.
+        report: the run's report.
+        accuracy: the accuracy in onnxruntime; None where the engine was run.
+        device: the engine's results.
         why: why the engine was not run.
         console: where to.
     """

@@ -1,4 +1,4 @@
-"""The verdict, the layers that are to blame, and the warnings, by the joined data."""
+"""The verdict, the layers that are to blame, and the warnings, from the joined data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: F
     Doubtful: no limit is missed, but the samples are too few to say so, an output's or a layer's signal is lost
     although the whole passes, or the float model itself is wrong by its labels.
 
-    ``late`` is what ``too_slow`` finds: an engine that takes too long misses its budget too.
+    ``late`` is the finding of ``too_slow``: an engine that takes too long misses its budget too.
 
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
     it; or, where no metric was measured, more than half of the answers are lost, and by their level not by a little
@@ -74,9 +74,9 @@ def judged_accuracy(accuracy: Accuracy | None, device: DeviceInfo | None) -> Ver
     if any(breakage(one) for _, one in judged(device)):
         return "broken"
     if own.drawing:
-        # its random numbers are its own: it gave nothing to judge
+        # its random numbers are its own: its outputs cannot be judged
         return found
-    # where onnxruntime measured nothing, what the engine gave is what is known
+    # where onnxruntime measured nothing, only the engine's results are known
     return _simulated(own) if found == "unmeasured" else worse(found, _simulated(own))
 
 
@@ -130,7 +130,7 @@ def breakage(accuracy: Accuracy) -> Finding | None:
 
 
 def _else_kept(part: PartFigures, parts: Sequence[PartFigures]) -> bool:
-    """Whether the same outputs, read as another task, keep their answers: which reading is right was not sure."""
+    """Whether the same outputs, read as another task, keep their answers: it was not certain which reading is right."""
     others = [one for one in parts if one.outputs == part.outputs and one.task != part.task]
     return bool(others) and all(one.standing != "missed" for one in others)
 
@@ -185,7 +185,7 @@ def culprits(layers: Iterable[LayerInfo], most: int = 5) -> list[LayerInfo]:
 
     A layer that was asked quantized counts even where its engine computes it in float: its pairs still round.
 
-    The noise added is the layer's noise-to-signal ratio less that of its worst input; layers whose inputs have no
+    The noise added is the layer's noise-to-signal ratio minus that of its worst input; layers whose inputs have no
     error of their own are left out where they are within 30 dB of exact, the usual cost of eight bits.
     """
     added: list[tuple[float, LayerInfo]] = []
@@ -264,7 +264,7 @@ def warnings_of(
 
 def lost_layers(layers: Iterable[LayerInfo]) -> Finding | None:
     """The layers with multiply-accumulates whose signal is lost, the worst first; None where there is none."""
-    # of an operator that computes, None says that a batch of any size has no one number of them
+    # for a computing operator, None means that with a batch of any size there is no single number of them
     computing = ((layer.node, layer.error) for layer in layers if layer.macs != 0 and layer.error is not None)
     found = [
         (error.sqnr_db, node) for node, error in computing if error.sqnr_db is not None and error.sqnr_db < LOST_DB

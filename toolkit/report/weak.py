@@ -1,4 +1,4 @@
-"""Why the layers where a run's error arises lose accuracy, by their ranges and weights alone: nothing is run."""
+"""Why the layers where a run's error arises lose accuracy, from their ranges and weights alone: nothing is run."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def weak_spots_from_ranges(
     ranges: Ranges | None,
     float_form: Callable[[], Model] | None = None,
 ) -> list[WeakSpotInfo]:
-    """Why some layers lose accuracy; layers of which nothing is known are left out.
+    """Why some layers lose accuracy; layers about which nothing is known are left out.
 
     Args:
         blamed: the layers to explain, the worst first.
         layers: all layers, for the share of multiply-accumulates.
         model: the graph with its pairs, before lowering; not changed.
         ranges: the calibrated ranges.
-        float_form: gives ``model`` without its pairs; it is made here where None.
+        float_form: returns ``model`` without its pairs; it is made here where None.
     """
     if not blamed or ranges is None:
         return []
@@ -80,13 +80,13 @@ def blame_data(
 ) -> list[WeakSpotInfo]:
     """The weak spots with clipping on unlike data as the first cause, where that explains them.
 
-    Where a spot was judged by its ranges, its rounding is left out then: it holds for calibration's samples alone.
+    Where a spot was judged from its ranges, its rounding is left out then: it only holds for calibration's samples.
 
     Args:
         spots: the weak spots, however they were found.
         model: the graph with its pairs, before lowering; not changed.
         unlike: the tensors whose values leave their ranges on the evaluation's samples.
-        float_form: gives ``model`` without its pairs; it is made here where None.
+        float_form: returns ``model`` without its pairs; it is made here where None.
     """
     if not unlike:
         return list(spots)
@@ -112,7 +112,7 @@ def data_advice(unlike: Sequence[Beyond]) -> list[Advice]:
 
 
 class _Reader:
-    """The float graph behind the pairs, with what calibration knows of its tensors."""
+    """The float graph without its pairs, with what calibration knows of its tensors."""
 
     def __init__(self, model: Model, ranges: Ranges, scales: Mapping[str, float]) -> None:
         self.model, self.ranges, self.scales = model, ranges, scales
@@ -121,7 +121,7 @@ class _Reader:
         self.helpers = Helpers(model)
 
     def causes(self, layer: LayerInfo, share: float | None) -> list[Cause]:
-        """Why a layer loses accuracy, the plainest cause first."""
+        """Why a layer loses accuracy, the most obvious cause first."""
         node = self.nodes.get(layer.node)
         precision = quantized_type(layer)
         if node is None or precision is None:

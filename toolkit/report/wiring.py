@@ -50,7 +50,7 @@ class Wiring:
         connections: between nodes that are no conversions, and to and from the model's inputs and outputs.
         weights: constants, with the layers that read them; ``source`` is -1.
         outputs: names of the model's outputs, in the order of the connections that lead to them.
-        readers: of each conversion, by its index, the first layer behind it that is none, or the one before it.
+        readers: of each conversion, by its index, the first layer downstream that is none, or else upstream.
     """
 
     connections: list[Connection]
@@ -79,7 +79,7 @@ def wiring(report: Report) -> Wiring:
     origins: dict[str, tuple[str, str, Mark]] = {}
     for layer in layers:
         if folded(layer):
-            # in the graph's order, so that what is in front is known already
+            # in the graph's order, so that what comes before is known already
             start = began(layer.inputs[0])
             before, carried, marks = origins.get(start, (start, "", _BARE))
             own = Mark.CAST if layer.op.startswith("Cast") else Mark.PAIR
@@ -114,7 +114,7 @@ def wiring(report: Report) -> Wiring:
 
 
 def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
-    """Indices of the layers that compute in no float and still hand on data, not sizes alone.
+    """Indices of the layers that compute in no float and still hand on data, not only sizes.
 
     They lie on a way from an input, or a layer that computes in floats, to such a layer or an output: a Gather of
     tokens, or one that picks classes out of what NonMaxSuppression has selected.
