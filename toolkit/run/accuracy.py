@@ -1,4 +1,4 @@
-"""The evaluation held against the budget: what was missed, and what could not be judged."""
+"""The evaluation judged by the budget: what was missed, and what could not be judged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def accuracy_of(
     """The evaluation as the report holds it, with the budget's verdict; None where nothing was asked or measured.
 
     A budget that cannot be judged is missed: silence would pass for a promise kept. Where the recipe gives no limit
-    that says what the task's does, the task's own counts.
+    that covers the task's, the task's own counts.
 
     Args:
         found: what was measured; None where nothing was.
@@ -109,9 +109,9 @@ def accuracy_of(
 
 
 def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: TaskRecord | None) -> Accuracy:
-    """The accuracy with what differs in model.onnx as onnxruntime itself computes it.
+    """The accuracy with what differs when onnxruntime itself computes model.onnx.
 
-    Of some of the samples that is an estimate: the figure of all, moved by as much as it moves on these.
+    If measured on some of the samples, it is an estimate: the figure on all, shifted by as much as on these.
     """
     unrounded = accuracy_of(found.found, budget, task=task)
     rounded = accuracy_of(found.rounded, budget, task=task) if found.rounded is not None else accuracy
@@ -143,7 +143,7 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
 
 
 def _drops_too_far(accuracy: Accuracy, rounded: Accuracy, unrounded: Accuracy) -> bool:
-    """Whether the drop on all samples misses its limit if it moves by as much as on some, where chance may miss it."""
+    """Whether the drop on all samples, shifted by as much as on some, misses its limit, where chance may decide."""
     drops = (accuracy.drop, unrounded.drop, rounded.drop)
     if accuracy.budget is None or any(drop is None for drop in drops):
         return False
@@ -160,7 +160,7 @@ def _moved(judged: EvaluationResult, value: float, by: float) -> float:
 
 
 def _first_figure(accuracy: Accuracy, first: Accuracy) -> float | None:
-    """What a report's first line says: the metric, or the answers that stay in the part which is first in ``first``."""
+    """The figure of a report's first line: the metric, or the share of unchanged answers of ``first``'s first part."""
     if first.metric is not None or not first.parts:
         return accuracy.quantized
     part = first.parts[0]
@@ -206,7 +206,7 @@ def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> 
 
 
 def _answer_misses(tallies: Sequence[AnswerTally], least: float | None) -> list[Finding]:
-    """Parts of the outputs of which too few answers stay, the worst first."""
+    """Parts of the outputs with too few unchanged answers, the worst first."""
     missed = [tally for tally in tallies if tally.standing(least) is LimitStanding.MISSED]
     return [
         ReportCode.ANSWERS_BELOW_LIMIT(
@@ -222,7 +222,7 @@ def _channels(tally: AnswerTally) -> list[int] | None:
 
 
 def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[PartFigures]:
-    """The answers part by part, the worst first; whether the share that must stay ``counts`` is the budget's to say."""
+    """The answers part by part, the worst first; the budget decides whether the share that must stay ``counts``."""
     made = []
     order = list(LimitStanding)
     for tally in sorted(found.tallies, key=lambda one: (-order.index(one.standing(least)), one.share)):
@@ -254,7 +254,7 @@ def _task_info(task: TaskRecord | None) -> TaskInfo | None:
 
 
 def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, OutputError]:
-    """The outputs' figures; argmax says nothing of an output that holds no classes."""
+    """The outputs' figures; argmax says nothing about an output that holds no classes."""
     shown = {name: OutputError(**asdict(output)) for name, output in found.outputs.items()}
     ranked = shown.keys() & ranked_outputs(found.tallies)
     shown |= {name: OutputError(ranked=True) for name in ranked if not shown[name].incomparable}
@@ -267,7 +267,7 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
 
 
 def device_of(record: DeviceRecord, budget: BudgetSection, task: TaskRecord | None = None) -> DeviceInfo:
-    """The engine's own figures as the report holds them, held against the same budget.
+    """The engine's own figures as the report holds them, judged by the same budget.
 
     The budget is judged over all profiles together, as it is for the simulation; a profile that misses it by itself,
     on however few samples, is noted.

@@ -36,7 +36,7 @@ class MeasuredAgain:
         data: what was measured on.
         accuracy: of model.onnx in onnxruntime; None where the engine was run.
         device: of the engine on the GPU; None where it was not run.
-        why: why it was not, where nobody said which to run.
+        why: why it was not run, where the choice was left open.
     """
 
     run: Path
@@ -47,12 +47,12 @@ class MeasuredAgain:
 
     @property
     def verdict(self) -> Verdict:
-        """As a run's."""
+        """The verdict, as for a run."""
         return verdict(self.accuracy, self.device)
 
     @property
     def exit_status(self) -> int:
-        """As a run's."""
+        """The exit status, as for a run."""
         on_device = self.device.accuracy if self.device is not None else None
         return status_of(self.verdict, self.accuracy or on_device, self.device)
 
@@ -76,7 +76,7 @@ def accuracy_again(
         data: other samples than the recipe's: a file, a folder, or code as a recipe names it.
         metric: another metric; the recipe's budget is not meant for it, so the metric's own holds.
         samples: use at most this many.
-        on: what is run; ``auto`` takes the engine where there is one and it can run here.
+        on: what to run; ``auto`` takes the engine where there is one and it can run here.
 
     Raises:
         BackendError: the engine is asked for and there is none, or it cannot run here.
@@ -114,17 +114,17 @@ def judge_by(section: EvaluationSection, metric: str, task: str) -> None:
 
     Args:
         section: the recipe's, which is changed.
-        metric: the metric; one that is not built in belongs to no task, and leaves the run's.
+        metric: the metric; one that is not built in belongs to no task, and the run's task stays.
         task: the run's task.
     """
     if task_of(metric) not in ("", task):
-        # they are of the task that the recipe's metric belongs to
+        # they belong to the task of the recipe's metric
         section.blank = section.space = section.threshold = None
     section.metric, section.budget = metric, BudgetSection()
 
 
 def _same_model(run: EndedRun) -> None:
-    """Refuse where the float model is another one by now: what it gives is what everything is compared with."""
+    """Refuse where the float model has changed since: everything is compared with its outputs."""
     if run.inputs.prints.of(run.job.model_path) != run.lock.fingerprints.get("model"):
         raise DataError(
             "the float model was changed since the run",

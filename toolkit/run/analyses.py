@@ -36,14 +36,14 @@ class Analyses(FileSchema):
 
     @classmethod
     def load(cls, folder: RunFolder) -> Analyses:
-        """What a run folder holds; a file that is not there or damaged says nothing."""
+        """What a run folder holds; a missing or damaged file counts as empty."""
         try:
             return cls.model_validate(own_json(path_of(folder)) or {})
         except ValidationError:
             return cls()
 
     def now(self, basis: str) -> Analyses:
-        """The same, with those that depend on anything else than ``basis`` called outdated."""
+        """These analyses, with those that depend on anything other than ``basis`` marked as outdated."""
         found = self.model_copy(deep=True)
         for name in ("sensitivity", "bisection"):
             info = getattr(found, name)
@@ -75,10 +75,10 @@ def basis_of(inputs: Inputs) -> str:
 
 
 def join_analysis(inputs: Inputs, found: SensitivityInfo | BisectionInfo) -> Path | None:
-    """Keep what was found for the reports to come, and put it into the one that is there.
+    """Keep what was found for later reports, and add it to the existing one.
 
     Returns:
-        The page; None where there is none, or it is of another recipe, model or data.
+        The page; None where there is none, or it is for another recipe, model or data.
     """
     from toolkit.report.html import write_html
     from toolkit.report.schema import Report

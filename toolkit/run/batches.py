@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from toolkit.run.inputs import Inputs
 
 _MOST_VALUES = 1 << 26
-"""Of random inputs: what a model declares may be more than there is memory."""
+"""Bytes of random inputs: declared shapes may exceed the memory."""
 _LOOKED_AT = 32
 """Samples among which others of the first one's shapes are looked for."""
 _PLAIN, _BRANCHING = 2, 8
@@ -38,8 +38,8 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
     """Run a batch of the smallest telling size that the recipe's profiles allow.
 
     Raises:
-        RecipeError: the model cannot compute it, or gives something else than for the samples one by one; the message
-            names the node.
+        RecipeError: the model cannot compute it, or computes something other than for the samples one by one; the
+            message names the node.
         ModelError: the model does not run on one sample.
     """
     from toolkit.graph.batch_probe import batch_fault
@@ -74,7 +74,7 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
 def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault | None:
     """Why a model cannot take several samples at once, tried on the data's, or on random ones of the shapes to expect.
 
-    None where it can, where nothing says along which axis samples are joined, where it does not run on one random
+    None where it can, where no axis along which samples are joined is known, where it does not run on one random
     sample either, and where random inputs would be too large.
 
     Args:
@@ -104,7 +104,7 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         return batch_fault(model, data.axes, _alike(data, first.inputs, _telling(model)))
     except QtoolError as error:
         if source is not None and isinstance(error, ModelError):
-            # of random samples it says little; of real ones no recipe would run
+            # for random samples it says little; with real ones no recipe would run
             raise
         return fault_by_shapes(model, data.axes, first.inputs, 2)
 
@@ -120,12 +120,12 @@ def fault_words(fault: BatchFault) -> str:
 
 
 def _telling(model: Model) -> int:
-    """How many samples a batch needs to show whether the model computes each as by itself."""
+    """How many samples a batch needs to show whether the model computes each as it would alone."""
     return _BRANCHING if any(node.op in ("If", "Loop") for node in model.nodes) else _PLAIN
 
 
 def _first(data: CalibrationData) -> Sample | None:
-    """The first sample, where samples are joined: each is one row then."""
+    """The first sample, where samples are joined: each is a single row then."""
     sample = next(iter(data.samples()), None)
     if sample is None or not data.can_batch:
         return None
@@ -133,7 +133,7 @@ def _first(data: CalibrationData) -> Sample | None:
 
 
 def _alike(data: CalibrationData, first: Mapping[str, Array], count: int) -> list[Mapping[str, Array]]:
-    """Samples of the first one's shapes: the data's own, and where they do not suffice the first with values moved."""
+    """Samples of the first one's shapes: the data's own, and where they are too few the first with its values moved."""
     from toolkit.data.rows import moved
 
     found: list[Mapping[str, Array]] = []

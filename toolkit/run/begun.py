@@ -1,4 +1,4 @@
-"""What a rehearsal makes that the run itself would make again: the graph behind the passes that go by it alone."""
+"""What a rehearsal makes that the run would make again: the graph after the passes that depend on the graph alone."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Begun:
 
     Attributes:
         done: how many passes these are.
-        model: the graph behind them.
+        model: the graph after them.
         plan: what they asked for.
-        events: what they said.
+        events: what they noted.
     """
 
     done: int
@@ -34,7 +34,7 @@ class Begun:
 
 
 def begin(steps: Sequence[Pass], model: Model, context: Context) -> Begun:
-    """Apply the passes in front that go by the graph alone, and keep what they made; the model is changed.
+    """Apply the first passes that depend on the graph alone, and keep the result; the model is changed.
 
     Raises:
         QtoolError: a pass failed or refused.

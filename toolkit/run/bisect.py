@@ -53,7 +53,7 @@ class BisectLimits:
 
     @property
     def given(self) -> bool:
-        """Whether there is any."""
+        """Whether any limit is given."""
         return any(limit is not None for limit in vars(self).values())
 
 
@@ -64,8 +64,8 @@ class Question:
     Attributes:
         limits: an answer passes if it keeps these.
         command: an answer passes if this command exits 0; ``{model}`` in it is the ONNX file's path.
-        reads: files and folders that the command reads. Where none are named nobody knows what its verdicts depend
-            on, and it is asked anew each time.
+        reads: files and folders that the command reads. Where none are named, it is not known what its verdicts depend
+            on, and it is run again each time.
         on: what is checked: ``simulation`` or ``engine``.
         precision: what kept layers run in: fp16, bf16 or fp32; the recipe's ``rest`` where None.
         repeats: how often the ends are checked, to notice flaky checks.
@@ -89,8 +89,8 @@ class Question:
         """Refuse what cannot be asked, before anything is done.
 
         Raises:
-            QtoolError: a word that is not known, a limit that is no limit, a command that is not allowed or cannot be
-                read, or a command beside engines or limits.
+            QtoolError: an unknown word, a limit that is no limit, a command that is not allowed or cannot be
+                read, or a command together with engines or limits.
         """
         self._check_limits()
         if self.command is not None:
@@ -142,7 +142,7 @@ class Bisected:
 
     Attributes:
         found: the layers to keep, and how they were found.
-        layers: how many there were to choose from.
+        layers: how many layers there were to choose from.
         precision: what the kept layers ran in.
         rest: what ``[engine] rest`` has to be in place of the recipe's; None where that stays.
         page: the run's page that shows it.
@@ -197,7 +197,7 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
             if question.on == "engine":
                 check = on_engine = EngineCheck(ready, budget, precision)
                 content = on_engine.content
-                # a file of its own: a bisection of the simulation would begin it anew, and engines take long
+                # a separate file: a bisection of the simulation would start it over, and engines take long
                 log = ready.hidden / "bisect.engine.jsonl"
             else:
                 check = _SimulationCheck(budget, ready)
@@ -252,7 +252,7 @@ def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
 
 
 def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
-    """The limits as they are judged.
+    """The budget that the limits make.
 
     Raises:
         QtoolError: a limit of the metric, and no labels to measure it with.
@@ -286,17 +286,17 @@ class _SimulationCheck:
         return not self.budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
 
     def doubts(self, kept: frozenset[str]) -> list[Finding]:
-        """What the answer's standing depends on: too few samples."""
+        """What makes the answer doubtful: too few samples."""
         simulation = self.ready.simulation
         few = self.budget.unproven(simulation.without(kept), simulation.runner.float_outcome)
         return [Code.SEARCH_UNPROVEN(why=few)] if few is not None else []
 
     def settle(self, found: Bisection, asked: Precision) -> tuple[Precision, Precision | None]:
-        """What kept layers run in, and what ``rest`` has to be where the recipe's will not do: the answer passes so.
+        """The types in which the answer passes: that of kept layers, and ``rest`` where the recipe's will not do.
 
         The simulation computes in float32. ``asked`` and the recipe's own type are taken where the answer passes in
-        them, with the margin that a search's plan must have in its types, or where onnxruntime cannot run it so; else
-        float32, for the kept layers first. The notes say why.
+        them, with the margin that a search's plan must have in its types, or where onnxruntime cannot run it in them;
+        else float32, for the kept layers first. The notes say why.
         """
         from toolkit.search.real_types import lacks_in_types
 

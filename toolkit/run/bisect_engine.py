@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class EngineCheck:
-    """Says whether the engine whose named layers are float passes; a check for ``bisect``.
+    """Tells whether the engine whose named layers are float passes; a check for ``bisect``.
 
-    The samples are those of the simulation, each in every profile that it counts for; what they give is compared with
-    onnxruntime's run of the float model, and the limits are judged, by the simulation's own code.
+    The samples are those of the simulation, each in every profile that it counts for; its outputs are compared with
+    onnxruntime's of the float model, and the limits are judged, by the simulation's own code.
 
     Args:
         ready: the recipe up to its quantizing pass.
         budget: the limits.
-        precision: what the layers that are kept shall run in: fp16, bf16 or fp32.
+        precision: the type of kept layers: fp16, bf16 or fp32.
 
     Raises:
         DataError: no sample fits the batches of any profile.
@@ -111,7 +111,7 @@ class EngineCheck:
             return Answer(False, str(error))
 
     def notes(self) -> list[Finding]:
-        """What became of the samples, where it was not what one would expect."""
+        """What became of the samples, where that is unexpected."""
         self._tally.mixed = sum(self._mixed.values())
         found = {feed.profile for chunk in self._chunks for feed in chunk}
         empty = [name for name in self.ready.job.profiles.names if name not in found]
@@ -121,7 +121,7 @@ class EngineCheck:
     # ---------------------------------------------------------------- the engine
 
     def _lowered(self, kept: frozenset[str]) -> tuple[Model, PrecisionPlan]:
-        """The candidate as it is built; the last one is remembered, since it is named before it is asked for."""
+        """The candidate as it is built; the last one is remembered, since it is named before it is built."""
         if self._last is None or self._last[0] != kept:
             model, context = self.ready.candidate(kept, self.precision)
             self._last = kept, *self.bench.lowered(model, context.plan, self.ranges)
@@ -145,7 +145,7 @@ class EngineCheck:
 
         simulation = self.ready.simulation
         own = simulation.settings
-        # the metric of both sides, on the very batches that are compared
+        # the metric of both sides, on the same batches that are compared
         scores = OutputComparison(simulation.model, own.metric, own.output, own.allow_code, options=own.options)
         parts: list[BatchOutcome] = []
         references: list[Mapping[str, Array]] = []
@@ -163,7 +163,7 @@ class EngineCheck:
                     try:
                         scores.add(wanted, found, feed.labels, feed.count)
                     except Exception as error:
-                        # a user's metric took the simulation's outputs: these are such as it cannot take
+                        # a user's metric that took the simulation's outputs cannot take these
                         why = f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
                         return Answer(False, why)
                     parts.append(compare(wanted, found, simulation.classes, own.answers))

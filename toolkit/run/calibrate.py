@@ -37,7 +37,7 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
     Args:
         job: the recipe at work.
         shard: (i, n): every n-th sample, starting with the i-th, counted from 1.
-        target: where the result is kept; an unfinished collection is kept beside it, and gone on from.
+        target: where the result is kept; an unfinished collection is kept beside it, and resumed.
 
     Raises:
         QtoolError: an input is missing, or ``target`` is one of them, or it lies in a folder that has the recipe's name
@@ -60,7 +60,7 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
 
 
 class _Unasked:
-    """Stands in for calibration while passes run that say that they ask for no ranges."""
+    """Stands in for calibration while passes run that declare that they ask for no ranges."""
 
     def __init__(self, data: CalibrationData) -> None:
         self.data = data

@@ -92,7 +92,7 @@ def _collected(job: Job) -> Collection | None:
     """The collection that the recipe names.
 
     Raises:
-        RangesError: it is none, parts of it are missing, or it knows other profiles.
+        RangesError: it is no collection, parts of it are missing, or it has other profiles.
     """
     from toolkit.calibration.collection import Collection
     from toolkit.data.sample import EVERYTHING

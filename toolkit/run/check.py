@@ -94,13 +94,13 @@ class DryRun:
 
 
 class _Placeholders:
-    """Stands in for calibration: every tensor has amax 1, but those that cannot be computed and are not given.
+    """Stands in for calibration: every tensor has amax 1, except those that cannot be computed and are not given.
 
-    What a calibration refuses by the graph alone, it refuses.
+    It refuses what a calibration refuses from the graph alone.
 
     Attributes:
         data: the samples, for passes that look at them in a dry run too.
-        wanted: gets the name of each file that would hold the statistics; None where nobody asks.
+        wanted: gets the name of each file that would hold the statistics; None where not wanted.
     """
 
     def __init__(self, calibrator: Calibrator, wanted: list[str] | None) -> None:
@@ -130,9 +130,9 @@ class Rehearsal:
     """A run without calibrating, measuring and building.
 
     Attributes:
-        context: what the passes said, and the plan.
+        context: what the passes noted, and the plan.
         backend: what would build the engine.
-        reason: why that one.
+        reason: why that backend.
     """
 
     context: Context
@@ -144,7 +144,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     """Read model and all data, run one sample, try every pass with placeholder ranges, and say what would be done.
 
     Raises:
-        QtoolError: whatever a run would stumble over.
+        QtoolError: whatever a run would fail on.
     """
     from toolkit.base.code import import_path
     from toolkit.base.collection import collector_seldom
@@ -200,7 +200,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         declined=[
             {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
         ],
-        # calibration and evaluation may say the same of one source
+        # calibration and evaluation may report the same about one source
         notes=list(dict.fromkeys(sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)))
         + [sentence(why) for why in _why_nothing(found.context, steps)],
         warnings=[
@@ -223,9 +223,9 @@ def _types(found: Rehearsal, source: Model) -> set[Precision]:
 
 
 def rehearsed(inputs: Inputs) -> None:
-    """Rehearse a run before it calibrates, as far as its passes say what they would do.
+    """Rehearse a run before it calibrates, as far as its passes tell what they would do.
 
-    What has been rehearsed is remembered in the run folder, and not done again until model, settings or tools change;
+    What has been rehearsed is remembered in the run folder, and not repeated until model, settings or tools change;
     so is the backend that ``auto`` falls back to where the one that it takes refuses the model.
 
     Raises:
@@ -247,7 +247,7 @@ def rehearsed(inputs: Inputs) -> None:
 
 
 def recalled(inputs: Inputs) -> bool:
-    """Whether this very run was rehearsed before; the backend that it fell back to is taken from there."""
+    """Whether exactly this run was rehearsed before; then the backend that it fell back to is taken."""
     return recall(inputs.job, _DONE, _rehearsal_key(inputs))
 
 
@@ -256,7 +256,7 @@ def _rehearsal_key(inputs: Inputs) -> dict[str, Any]:
     from toolkit.run.steps.passes import PassesStep
     from toolkit.run.task import TaskRecord
 
-    # nothing is measured here, so it does not matter by what
+    # nothing is measured here, so the task does not matter
     return {**PassesStep(inputs, TaskRecord()).key(), **engine_key(inputs.job)}
 
 
@@ -268,7 +268,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     Raises:
         QtoolError: a pass, lowering or the backend refuses, and ``auto`` has none to fall back to, or a GPU that the
             engine is for lacks a quantized type. What a pass refuses
-            behind one whose nodes are known in a run alone is noted.
+            after one whose nodes are known only in a run is noted.
     """
     from toolkit.backends.choose import choose
     from toolkit.calibration.provider import Calibrator
@@ -286,10 +286,10 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     backend, reason = choose(job.backend)
     backend.typing_for(settings)
     context = context_for(inputs, source, journal, dry_run=True)
-    # without an engine there is no parser that reads it
+    # without an engine no parser reads it
     context.unread = backend.name == "none"
     if isinstance(context.provider, Calibrator) and context.can_calibrate:
-        # ranges that are given are known already, and what has none is what a run would name
+        # given ranges are known already, and what has none is what a run would name
         context.provider = _Placeholders(context.provider, statistics)
     model = source.copy()
     begun = inputs.begun = begin(steps, model, context)
@@ -321,7 +321,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
 def _refused(
     job: Job, backend: Backend, settings: EngineSettings, model: Model, plan: PrecisionPlan, own: bool
 ) -> BackendError | None:
-    """Why the backend's parser refuses the model as it is lowered; None where it does not, or none is to build.
+    """Why the backend's parser refuses the model as it is lowered; None where it does not, or no backend is to build.
 
     The model is changed where it is ``own``.
     """
@@ -329,7 +329,7 @@ def _refused(
 
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
     if backend.name == "none":
-        # nobody reads what would be lowered
+        # nothing reads what would be lowered
         admit_for(backend, settings, model, plan, rest=job.recipe.rest, io=io)
         return None
     made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal(), own=own)
@@ -338,7 +338,7 @@ def _refused(
     try:
         backend.parse(save_for(backend, settings, made.model, path), job.profiles, settings)
     except BackendError as error:
-        # that file is gone when the message is read
+        # that file is gone by the time the message is read
         found = BackendError(error.what, where=str(job.model_path), remedy=error.remedy)
         found.__cause__ = error
         return found
@@ -364,7 +364,7 @@ def _settled(begun: Begun, model: Model, steps: Sequence[Pass], context: Context
 
 
 def _why_nothing(context: Context, steps: Sequence[Pass]) -> list[Finding]:
-    """Why no layer is asked to run quantized, where no declined layer says it."""
+    """Why no layer is asked to run quantized, where no declined layer tells."""
     quantizers = [step.title() for step in steps if step.role in (Role.QUANTIZE, Role.SEARCH)]
     if any(ask.precision.quantized for _, ask in context.plan.items()):
         return []

@@ -40,7 +40,7 @@ def opened(job: Job) -> Iterator[None]:
 
 @contextmanager
 def reachable(job: Job) -> Iterator[None]:
-    """As ``opened``, but that the run folder is not taken and nothing is written.
+    """``opened`` without taking the run folder or writing anything.
 
     Raises:
         QtoolError: see ``opened``.
@@ -66,7 +66,7 @@ def known_beforehand(job: Job) -> None:
     """Look for the faults of a recipe that show before model and samples are read.
 
     Raises:
-        QtoolError: a file is missing or would be written over, a name does not exist, or a setting cannot be had.
+        QtoolError: a file is missing or would be written over, a name does not exist, or a setting cannot be used.
     """
     inputs_exist(job)
     _cache_is_apart(job)
@@ -114,7 +114,7 @@ def code_allowed(job: Job) -> None:
     """Check that the recipe names no code unless the user allowed it; nothing is imported.
 
     Raises:
-        NotAllowedError: it does.
+        NotAllowedError: the recipe names code.
     """
     if job.allow_code:
         return
@@ -187,7 +187,7 @@ def inputs_exist(job: Job) -> None:
 
     Raises:
         ModelError: the model is not there.
-        DataError: data is not.
+        DataError: data is not there.
         NotAllowedError: the recipe names code.
     """
     code_allowed(job)

@@ -1,4 +1,4 @@
-"""The metric of a new recipe: one that labels fit, of the output that they belong to, by the float model's answers."""
+"""The metric of a new recipe: one that labels fit, for the output whose float answers agree with them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from toolkit.run.labels import refuse_stray, unfit
 from toolkit.run.output_choice import output_unsure
 
 _MEASURED = 64
-"""Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
+"""Samples that the float model runs on, one by one: the limit only has to be of the right order."""
 _WHOLE = 0.5
-"""The share of samples from which on they count as wholes, where labels are one a position."""
+"""The share of samples from which on they count as wholes, where labels are one per position."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FloatValue:
 
     Attributes:
         value: in the metric's units; None where it is no number.
-        samples: how many it is from.
+        samples: how many samples it is from.
         spread: see ``FloatCheck.spread``.
         suspicion: what is plainly wrong with it; None where nothing is.
     """
@@ -55,7 +55,7 @@ class ChosenMetric:
     Attributes:
         fit: the metric and the output that it looks at.
         value: the float model's own; None where onnxruntime cannot run the model.
-        as_well: that the labels may be another output's as well; None where they are this one's.
+        as_well: the finding that the labels may also be another output's; None where they are this one's.
     """
 
     fit: FittingMetric
@@ -69,7 +69,7 @@ def chosen_metric(
     """The metric of the output that the labels belong to; or why there is no metric, where none was asked for.
 
     Raises:
-        DataError: the labels do not fit the metric that was asked for, or it says nothing of them.
+        DataError: the labels do not fit the metric that was asked for, or it says nothing about them.
         RecipeError: no output has the shape of what it reads.
     """
     samples = [replace(sample, inputs={}) for sample in data.samples()]
@@ -113,7 +113,7 @@ def chosen_metric(
     _refuse_silent(taken, _answers(model, data, seen, _MEASURED), data.name)
     as_well = output_unsure(taken, others) if others else None
     if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
-        # where hardly a whole sample is right, single positions say more
+        # where hardly any whole sample is right, single positions say more
         single = FittingMetric("top1", taken.fit.output)
         taken = next((one for one in found if one.fit == single), taken)
     check = taken.check
@@ -123,7 +123,7 @@ def chosen_metric(
 def _refuse_silent(
     taken: MeasuredFit, further: Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]], source: str
 ) -> None:
-    """Check that the metric says something of the samples; the first label may stand behind those measured.
+    """Check that the metric says something about the samples; the first label may come after those measured.
 
     Raises:
         DataError: it does not; a run would refuse it.
@@ -140,7 +140,7 @@ def _refuse_silent(
 
 
 def _refuse_unread(seen: SeenModel, asked: str) -> None:
-    """See ``refuse_unread``."""
+    """``refuse_unread`` for the metric that was asked for."""
     try:
         refuse_unread(seen, asked, None)
     except RecipeError as error:
@@ -151,7 +151,7 @@ def _refuse_unread(seen: SeenModel, asked: str) -> None:
 def _answers(
     model: Model, data: CalibrationData, seen: SeenModel, behind: int = 0
 ) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
-    """What the float model gives on the first samples, or on all those behind so many, and their labels."""
+    """The float model's outputs for the first samples, or for all after those, and their labels."""
     loaded = session(model)
     wanted = [one.name for one in seen.outputs if one.samples]
     for sample in islice(data.samples(), behind, None if behind else _MEASURED):

@@ -11,7 +11,7 @@ from toolkit.base.needs import Needs, digest_of
 
 
 def command_needs(command: str, reads: Sequence[Path]) -> Needs:
-    """The content of what the command's words name and of what it is said to read.
+    """The content of the files that the command's words name and that it is said to read.
 
     Args:
         command: the command; its first word is looked for as a shell would.
@@ -25,7 +25,7 @@ def command_needs(command: str, reads: Sequence[Path]) -> Needs:
     for path in reads:
         files |= {file.absolute() for file in path.rglob("*") if file.is_file()} if path.is_dir() else {path.absolute()}
         if path.is_dir():
-            # one more file in it is another folder
+            # a folder with one more file is a different one
             files |= {folder.absolute() for folder in (path, *path.rglob("*")) if folder.is_dir()}
     unknown = [] if reads else ["it is not said what --command reads; --reads says it"]
     return Needs(files={str(file): digest_of(str(file)) for file in sorted(files)}, unknown=unknown)

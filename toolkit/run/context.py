@@ -27,7 +27,7 @@ def context_for(
     Args:
         inputs: what the recipe starts from.
         model: the graph under work.
-        journal: where what is said goes.
+        journal: where notes go.
         dry_run: nothing is calibrated, measured or built.
         task: how the model is judged; None where that is not known.
     """

@@ -28,7 +28,7 @@ def not_wanted(recipe: Recipe, device_check: bool | None) -> Finding | None:
 
 
 def refusal(recipe: Recipe) -> QtoolError | None:
-    """Why the engine cannot be run on a GPU here, or None; knows this before anything is built."""
+    """Why the engine cannot be run on a GPU here, or None; known before anything is built."""
     from toolkit.backends.choose import choose
     from toolkit.backends.rtx import target_capabilities
     from toolkit.base.gpu import find_gpu

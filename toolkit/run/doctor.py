@@ -25,9 +25,9 @@ class Ability:
 
     Attributes:
         what: ``build``, ``run`` or ``measure`` an engine, or ``simulate`` it in onnxruntime.
-        by: the backend, or what else does it.
+        by: the backend, or whatever else does it.
         able: whether it can be done.
-        why: what keeps it, in words; what it is done for where there is something to say of that.
+        why: what prevents it, in words; or what it is done for where there is something to say about that.
         remedy: what the user can do.
     """
 
@@ -85,7 +85,7 @@ class Health:
 
 
 def examine() -> Health:
-    """Look at this machine: packages, GPU and backends; each backend is loaded in a process of its own."""
+    """Look at this machine: packages, GPU and backends; each backend is loaded in a separate process."""
     from toolkit.backends.choose import choose
     from toolkit.report.findings import sentence
 
@@ -126,7 +126,7 @@ def _simulating() -> Ability:
 
 
 def _of_backend(name: str) -> list[Ability]:
-    """What a backend can do here: what keeps it from building keeps it from the rest."""
+    """What a backend can do here: what prevents building prevents the rest."""
     from toolkit.backends.base import EngineSettings
     from toolkit.backends.choose import choose, usable
     from toolkit.backends.rtx import target_capabilities

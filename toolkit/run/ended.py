@@ -32,7 +32,7 @@ _AGAIN = "run its recipe again"
 
 @dataclass
 class EndedRun:
-    """What a run left. Records are read when first asked for.
+    """What a run left. Records are read when first needed.
 
     Attributes:
         folder: the run folder.
@@ -106,7 +106,7 @@ class EndedRun:
         """The record of a step.
 
         Raises:
-            QtoolError: it cannot be read, or a file that it names was changed since.
+            QtoolError: it cannot be read, or a file that it names has changed since.
         """
         broken = self.job.folder.damage(step.name)
         if broken:

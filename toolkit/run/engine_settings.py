@@ -22,8 +22,8 @@ def engine_settings(recipe: Recipe, kept: Path | None = None) -> EngineSettings:
 
     Args:
         recipe: with its section ``[engine]``.
-        kept: where files of the run's own lie. Where the recipe names no timing cache, all engines of the run share one
-            there: a kernel that several engines have in common is timed once, and a run that builds anew is faster.
+        kept: where the run keeps its files. Where the recipe names no timing cache, all engines of the run share one
+            there: a kernel that several engines have in common is timed once, and a run that builds again is faster.
 
     Raises:
         RecipeError: one of them is not what backends take.
@@ -31,7 +31,7 @@ def engine_settings(recipe: Recipe, kept: Path | None = None) -> EngineSettings:
     section = recipe.engine
     cache = recipe.resolve(section.timing_cache) if section.timing_cache is not None else None
     if cache is None and kept is not None:
-        # times that are the mean of so many runs must not mix with others
+        # times averaged over a number of runs must not mix with others
         cache = kept / f"engines{section.avg_timing_iterations or ''}.timing"
     try:
         return EngineSettings(

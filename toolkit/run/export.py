@@ -38,7 +38,7 @@ class Exported:
         files: their names.
         command: what builds the engine there; empty where none is to be built.
         notes: what the reader must know.
-        checked: of an ONNX model, what was measured of it.
+        checked: for an ONNX model, what was measured of it.
     """
 
     folder: Path
@@ -64,12 +64,12 @@ def export(run: EndedRun, to: To, out: Path | None = None) -> Exported:
     Args:
         run: the run.
         to: ``trtexec`` or ``polygraphy``: model.onnx with a command line, and the scripts and caches that it reads;
-            ``onnxruntime``: a float32 model with Q/DQ pairs that any runtime opens, held against onnxruntime with its
-            default optimizations first.
+            ``onnxruntime``: a float32 model with Q/DQ pairs that any runtime opens, first compared with onnxruntime's
+            default optimizations.
         out: the folder; ``export/<to>`` in the run folder by default.
 
     Raises:
-        QtoolError: it cannot be built so, or onnxruntime computes something else of the model.
+        QtoolError: it cannot be built that way, or onnxruntime computes something else.
     """
     folder = out if out is not None else run.folder / "export" / to
     if folder.exists() and not folder.is_dir():
@@ -124,10 +124,10 @@ def _command(run: EndedRun, folder: Path, to: To) -> Exported:
 
 
 def _refuse_over(run: EndedRun, folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder where one of the files to be written stands already as one that the run read or made.
+    """Refuse a folder where one of the files to be written already exists as one that the run read or made.
 
     Raises:
-        QtoolError: it does; the message names it.
+        QtoolError: there is one; the message names it.
     """
     inputs = input_files(run.job) | {f"the run's own {path.name}": path for path in files_of_run(run.folder)}
     for name in names:
@@ -147,7 +147,7 @@ def _order(run: EndedRun) -> tuple[BuildOrder, Path]:
     asked = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
     implicit = resolved["quantization"] == "implicit"
     weak = run.engine.typing == "weak"
-    # what a build without a GPU kept no times in is not taken along
+    # a cache of a build without a GPU holds no times and is not taken along
     timing = Path(str(resolved.get("timing_cache") or hidden / "none"))
     ranges = run.passes.ranges() if weak and implicit else None
     own = implicit and resolved["calibrator"] != "ranges"
@@ -186,7 +186,7 @@ def _plugins(run: EndedRun) -> list[str]:
 
 
 def _onnx(run: EndedRun, folder: Path) -> Exported:
-    """The float32 model with its pairs, written only once onnxruntime computes by default what the pairs say."""
+    """The float32 model with its pairs, written only once onnxruntime's default run computes what the pairs say."""
     from toolkit.base.temporary import temporary_folder
     from toolkit.graph.float32_twin import widen
     from toolkit.graph.header import model_files
@@ -209,7 +209,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     model.source = None
     with temporary_folder("export") as made:
         light = model.to_light(_IR)
-        # sessions of qtool's own do this by themselves, and nobody else's
+        # qtool's own sessions do this by themselves, others do not
         widened = widen(light)
         spread_masks(light.proto)
         light.proto = written_out(light.proto)
@@ -232,7 +232,7 @@ _IR = 10
 
 
 def _open_plainly(path: Path, run: EndedRun) -> None:
-    """Open a model as everybody does.
+    """Open a model with onnxruntime's defaults.
 
     Raises:
         QtoolError: onnxruntime refuses it.
@@ -251,10 +251,10 @@ def _open_plainly(path: Path, run: EndedRun) -> None:
 
 
 def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
-    """What onnxruntime computes of the model with its default optimizations, beside what the pairs say.
+    """Figures of what onnxruntime computes with its default optimizations, compared with what the pairs say.
 
     Raises:
-        QtoolError: it refuses the model, or computes something else of it.
+        QtoolError: it refuses the model, or computes something else.
     """
     from toolkit.evaluation.counterparts import counterparts, run_on
     from toolkit.evaluation.evaluate import defaults_fault, outputs_of

@@ -1,4 +1,4 @@
-"""What ``auto`` does where the backend that it took cannot build the model: the next one is taken, and all say so."""
+"""What ``auto`` does where the backend that it took cannot build the model: it takes the next one and says so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def decided(job: Job) -> bool:
 
 
 def fall_back(job: Job, refusing: str, error: BackendError) -> Finding:
-    """Take the backend that comes behind the one that refuses the model; returns what there is to say of it."""
+    """Take the backend that comes after the one that refuses the model; returns the finding about it."""
     from toolkit.backends.choose import next_after
 
     job.fallback = EngineCode.BACKEND_REFUSES_MODEL(
@@ -37,7 +37,7 @@ def remember(job: Job, name: str, key: Mapping[str, Any]) -> None:
 
 
 def recall(job: Job, name: str, key: Mapping[str, Any]) -> bool:
-    """Whether that was noted for this very key; the backend that was fallen back to is taken then."""
+    """Whether that was noted for exactly this key; then the backend that was fallen back to is taken."""
     if not job.folder.find(name, key)[0]:
         return False
     told = json.loads((job.folder.hidden / f"{name}.json").read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ class Feed:
 
     Attributes:
         profile: the profile it runs in; empty where the engine has none.
-        inputs: one array an input, within the profile.
+        inputs: one array per input, within the profile.
         labels: the labels of its ``count`` samples.
         count: how many samples it holds.
         rows: its length along the batch axis, more than ``count`` where it was filled up; 0 without such an axis.
@@ -71,7 +71,7 @@ def batch_limits(profile: ShapeProfile, data: CalibrationData) -> tuple[int, int
 def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
     """A batch cut to fit each profile that its samples count for, filled up where it is too short for one.
 
-    It is filled up with samples of its own, whose outputs are left out again.
+    It is filled up with its own samples, whose outputs are then left out.
     """
     profiles = {profile.name: profile for profile in data.profiles}
     if not profiles:
@@ -97,7 +97,7 @@ def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
 
 
 def chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
-    """Feeds in groups of bounded size: a group is what one child process runs and what lies on disk at once."""
+    """Feeds in groups of bounded size: a group is run by one child process and lies on disk at once."""
     held: list[Feed] = []
     size = 0
     for feed in feeds:
@@ -158,7 +158,7 @@ def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed
 
 
 def notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[Finding]:
-    """What the reader should know of the samples. ``whole``: all of the data was read."""
+    """What the reader should know about the samples. ``whole``: all of the data was read."""
     fits = whole and not tally.mixed
     told = [ReportCode.PROFILE_NOT_RUN(profile=name, unfit=fits) for name in empty]
     if tally.left_out:

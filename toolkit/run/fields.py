@@ -11,7 +11,7 @@ from toolkit.contract.plan import PrecisionPlan
 
 
 def _plan(value: Any) -> PrecisionPlan:
-    # a copy as it is read back: the requests that were replaced are not kept
+    # a copy as it is read back: replaced requests are not kept
     return PrecisionPlan(dict(value.items())) if isinstance(value, PrecisionPlan) else PrecisionPlan.from_json(value)
 
 

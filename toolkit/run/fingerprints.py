@@ -24,10 +24,10 @@ _HELD_BYTES = 256 << 20
 
 
 class Fingerprints:
-    """SHA-256 of what a job reads; of one file or loader it is computed once.
+    """SHA-256 of what a job reads; for each file or loader it is computed once.
 
-    What code gives is known by its samples alone: all of them are read for their fingerprint, and held in memory where
-    they are few, so that nobody has to ask for them again.
+    Data from code is known only by its samples: all of them are read for their fingerprint, and held in memory where
+    they are few, so that they need not be read again.
     """
 
     def __init__(self, job: Job) -> None:
@@ -44,10 +44,10 @@ class Fingerprints:
         return self._known[path]
 
     def require_unchanged(self) -> None:
-        """Check that no file was changed since its fingerprint was taken: what was read then is what the key says.
+        """Check that no file has changed since its fingerprint was taken, so that the key holds for what was read.
 
         Raises:
-            DataError: one was; a result kept under its old fingerprint would be one of neither content.
+            DataError: one has; a result kept under its old fingerprint would belong to neither content.
         """
         for path, before in self._seen.items():
             if _looks(path) != before:
@@ -56,17 +56,17 @@ class Fingerprints:
                 )
 
     def of_data(self, data: str | None) -> str:
-        """SHA-256 of a recipe's data: of its files, or of all samples where code gives them.
+        """SHA-256 of a recipe's data: of its files, or of all samples where code supplies them.
 
         Raises:
-            DataError: the code failed, or gives no dictionaries.
+            DataError: the code failed, or yields no dictionaries.
         """
         if data is None:
             return ""
         return self._read(data)[0] if self.job.names_code(data) else self.of_file(data)
 
     def from_code(self) -> dict[str, str]:
-        """``of_data`` of what code gives, by its use and its name in the recipe."""
+        """``of_data`` of data from code, by its use and its name in the recipe."""
         recipe = self.job.recipe
         named = {"calibration": recipe.calibration.data, "evaluation": recipe.evaluation.data}
         return {
@@ -76,13 +76,13 @@ class Fingerprints:
         }
 
     def other_samples(self) -> list[Finding]:
-        """Of which use code gave other samples than for the results that are in the run folder."""
+        """Findings of uses whose code yields samples other than those of the results in the run folder."""
         before = RunState.load(self.job.folder.path).samples
         changed = [name.split(" ", 1) for name, found in self.from_code().items() if before.get(name, found) != found]
         return [DataCode.OTHER_SAMPLES(use=use, data=_spoken(data)) for use, data in changed]
 
     def given(self, data: str) -> HeldSamples | LoadedSamples:
-        """The samples that code gives, where they are few enough to be held; else it is asked again for the same.
+        """The samples that code yields, where they are few enough to be held; else the code, which is asked again.
 
         Raises:
             DataError: see ``of_data``.
@@ -116,7 +116,7 @@ class Fingerprints:
 
 
 def _looks(path: Path) -> list[tuple[str, int, int, int]]:
-    """What the system says of a file, or of all files in a folder: enough to notice a change within one run."""
+    """What the system reports about a file, or all files in a folder: enough to notice a change within one run."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = []
     for file in files:
@@ -135,12 +135,12 @@ def _spoken(data: str) -> str:
 
 
 def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | LoadedSamples]:
-    """SHA-256 over all samples of a loader, and the samples themselves, or what gives them again.
+    """SHA-256 over all samples of a loader, and the samples themselves, or what yields them again.
 
-    They are held where they are few, and in any case of an iterator, which can be read only once.
+    They are held where they are few, and in any case for an iterator, which can be read only once.
 
     Raises:
-        DataError: the loader failed, or gives no dictionaries.
+        DataError: the loader failed, or yields no dictionaries.
     """
     digest = hashlib.sha256()
     held: list[dict[str, Array]] | None = []

@@ -1,4 +1,4 @@
-"""The steps of a run and their results: kept in the run folder, found again when their key is the same."""
+"""The steps of a run and their results: kept in the run folder, reused when their key is the same."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from toolkit.run.state import RunState
 class RunFolder:
     """One run's folder. Results of steps are listed in ``.qtool/steps.json`` with their key and the hash of each file.
 
-    A step is found again only where its key is equal and every file it wrote is still what it wrote. What an earlier
-    run left stays until its successor is there.
+    A step is reused only where its key is equal and every file it wrote is unchanged. What an earlier
+    run left stays until its successor exists.
 
     Attributes:
         path: the folder.
-        by_name: whether it was chosen for the recipe's name, and not by the user.
-        read_only: whether results are only looked for: what there would be to note is left out.
+        by_name: whether it was chosen from the recipe's name, and not by the user.
+        read_only: whether results are only looked up: nothing is noted.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class RunFolder:
         with writing(self.hidden):
             self.hidden.mkdir(parents=True, exist_ok=True)
             for own in (self.hidden, self.hidden / "lock"):
-                # a link would make and lock a file wherever whoever wrote the folder likes
+                # a link would create and lock a file wherever the folder's author likes
                 if own.is_symlink():
                     raise QtoolError("this is a link, not qtool's own", where=str(own), remedy="remove it")
             flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -75,7 +75,7 @@ class RunFolder:
         return content if isinstance(content, dict) else {}
 
     def update(self, **changes: Any) -> None:
-        """Change what ``.qtool/state.json`` says, see ``RunState``."""
+        """Change entries of ``.qtool/state.json``, see ``RunState``."""
         state = RunState.load(self.path)
         changed = state.model_copy(update=changes)
         if changed != state:
@@ -96,7 +96,7 @@ class RunFolder:
         return (False, broken) if broken else (True, "nothing it depends on changed")
 
     def damage(self, name: str) -> str:
-        """What is wrong with what a step left, whatever its key; empty where it is all there as it was written."""
+        """What is wrong with a step's files, whatever its key; empty where all are there as they were written."""
         entry = self._manifest().get(name)
         if not isinstance(entry, dict):
             return "not done before"
@@ -127,8 +127,8 @@ class RunFolder:
             name: the step.
             key: what its result depends on, as far as it is known beforehand.
             files: the files that it wrote.
-            why: why it was not found again.
-            needs: what code of the user's read for it; None where none had a part in it.
+            why: why it was not reused.
+            needs: what code of the user's read for it; None where none was involved.
 
         Raises:
             QtoolError: a file lies outside the run folder.
@@ -169,7 +169,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _parts(self, key: Mapping[str, Any]) -> dict[str, str]:
-        """The digest of each part of a key; found out once where a step is looked for and then done."""
+        """The digest of each part of a key; computed once where a step is looked up and then done."""
         if self._digested is None or self._digested[0] is not key:
             self._digested = key, {name: sha256_json(value) for name, value in key.items()}
         return self._digested[1]

@@ -19,10 +19,10 @@ from toolkit.run.recipe import Recipe
 
 
 def types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: str) -> Iterator[Finding]:
-    """What there is to say of the types that a GPU lacks, by type.
+    """Findings about the types that a GPU lacks, by type.
 
     Args:
-        recipe: names the GPUs, where it does; else the one here counts, or the backend's default.
+        recipe: may name the GPUs; else the one here counts, or the backend's default.
         asked: the types of the plan.
         backend: the backend's name.
     """
@@ -42,7 +42,7 @@ def refuse_types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: st
         backend: the name of the backend that builds; ``none`` refuses nothing.
 
     Raises:
-        RecipeError: a GPU lacks one.
+        RecipeError: a GPU lacks one of them.
     """
     wanted = {precision for precision in asked if precision.quantized} if backend != "none" else set()
     for found in types_lacking(recipe, wanted, backend):
@@ -63,8 +63,8 @@ def refuse_types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: st
 
 
 def _capabilities(recipe: Recipe, backend: str) -> list[str]:
-    """The compute capabilities of the GPUs that an engine is for; empty where nobody knows."""
-    # TensorRT builds for the GPU that is here alone
+    """The compute capabilities of the GPUs that an engine is for; empty where they are not known."""
+    # TensorRT builds only for the GPU that is here
     if recipe.engine.compute_capabilities and backend != "tensorrt":
         return list(recipe.engine.compute_capabilities)
     if backend == "tensorrt_rtx":

@@ -37,7 +37,7 @@ def refuse_missing(path: Path, what: str) -> None:
     """Refuse a path at which nothing is.
 
     Raises:
-        QtoolError: nothing is there, or it cannot be looked at; ``what`` says the first.
+        QtoolError: nothing is there, with ``what`` as the message, or it cannot be looked at.
     """
     try:
         path.stat()
@@ -53,7 +53,7 @@ def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
     """Refuse a run folder in which a run would write over one of its inputs, or in which an input folder changes.
 
     Args:
-        inputs: what is read, by what it is called in the message: files and folders.
+        inputs: what is read, by its name in the message: files and folders.
         folder: the run folder; it need not exist.
 
     Raises:
@@ -89,12 +89,12 @@ def _refuse(what: str, path: Path, why: str) -> None:
 
 
 def _places(path: Path) -> Sequence[Path]:
-    """Where a path leads, and where it stands itself: a link that is written over is lost, though its target is not."""
+    """Where a path leads, and where it is itself: a link that is overwritten is lost, though its target is not."""
     return path.resolve(), path.parent.resolve() / path.name
 
 
 def _same(path: Path, folder: Path) -> bool:
-    """Whether an existing input is one of the folder's files under another spelling, as where case plays no part."""
+    """Whether an existing input is one of the folder's files under another spelling, as where case is ignored."""
     return path.is_file() and any(_samefile(path, folder / name) for name in (*FILES, *_OTHERS))
 
 

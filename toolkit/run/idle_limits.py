@@ -13,7 +13,7 @@ _OF_METRIC = ("max_drop", "max_relative_drop", "min_value")
 
 
 def idle_limits(recipe: Recipe, float_value: float | None, allow_code: bool = False) -> list[Finding]:
-    """The limits of the recipe's budget, and of its passes, that hold whatever is quantized, or are on no metric.
+    """The limits of the recipe's budget, and of its passes, that hold whatever is quantized, or limit no metric.
 
     Args:
         recipe: the recipe.

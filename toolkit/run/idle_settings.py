@@ -1,4 +1,4 @@
-"""Settings of a recipe that change nothing beside its others."""
+"""Settings of a recipe that change nothing given its others."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def idle_settings(
     profiles: int,
     passes: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, str, str]]:
-    """The table, the name and the reason of each setting that is given and has no effect beside the others.
+    """The table, the name and the reason of each setting that is given and has no effect given the others.
 
-    What has none beside the settings of its own pass the pass knows.
+    A pass itself knows which of its settings have no effect given its others.
 
     Args:
         calibration: ``[calibration]``.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def random_nodes(model: Model) -> tuple[list[str], list[str]]:
-    """The nodes that draw random numbers, and those of them that draw others in every run of onnxruntime too."""
+    """The nodes that draw random numbers, and those that draw different ones in every run of onnxruntime too."""
     drawing = [node for node, _ in model.walk() if is_random(node)]
     kinds = model.facts().types if drawing else {}
     return [node.name for node in drawing], [n.name for n in drawing if not is_steady(n, model.opset, kinds)]
@@ -43,11 +43,11 @@ class Inputs:
     Attributes:
         job: the recipe at work.
         prints: fingerprints of what is read.
-        looked: how the model's outputs are read, once ``task.look`` has told it.
+        looked: how the model's outputs are read, once ``task.look`` has found it.
         begun: what a rehearsal made of the model that the run goes on with; None where there was none.
 
     Args:
-        source: the model as ``load_source`` gives it, where somebody has loaded it.
+        source: the model as ``load_source`` returns it, if already loaded.
     """
 
     def __init__(self, job: Job, source: Model | None = None) -> None:
@@ -60,7 +60,7 @@ class Inputs:
         self.begun: Begun | None = None
 
     def source(self, journal: Journal | None = None) -> Model:
-        """The model as it was loaded; loaded once. ``journal`` gets what there is to say of it."""
+        """The model as it was loaded; loaded once. ``journal`` gets findings about it."""
         from toolkit.graph.onnx_file import ONNX
 
         if self._source is None:
@@ -97,8 +97,8 @@ class Inputs:
     def reference(self) -> Model:
         """The model that results are compared with: the source without the pairs that the recipe has taken out.
 
-        What the pairs stood in for is told by the calibration samples, as it is where the recipe's passes strip them.
-        Pairs that a pass names by what an earlier pass made stay in it.
+        What the pairs stood in for is found from the calibration samples, as where the recipe's passes strip them.
+        Pairs that a pass names by the result of an earlier pass stay.
         """
         if self._reference is None:
             source = self.source()
@@ -106,7 +106,7 @@ class Inputs:
         return self._reference
 
     def _quantized_notes(self) -> Sequence[Finding]:
-        """What there is to say of pairs that the recipe leaves in the model."""
+        """Findings about pairs that the recipe leaves in the model."""
         if self._left is None:
             source = self.source()
             stripping = bool(stripping_passes(self.job.recipe, self.job.allow_code))
@@ -116,7 +116,7 @@ class Inputs:
         return self._left
 
     def _stripped(self, model: Model, dry_run: bool = False) -> Model:
-        """The model without its pairs; in a dry run nothing is measured, and clamps that only samples tell are out."""
+        """The model without pairs; in a dry run nothing is measured, so clamps that only samples show are missing."""
         from toolkit.calibration.provider import Calibrator
         from toolkit.contract.context import Context
 
@@ -165,7 +165,7 @@ class Inputs:
         return data.split(section.hold_out, together=self._together())[1].first(section.samples), True
 
     def _together(self) -> int:
-        """How many samples that follow each other have one label of the evaluation's."""
+        """How many consecutive samples share a label of the evaluation's."""
         from toolkit.evaluation.metric_table import together
 
         return together(self.job.recipe.evaluation.metric)
@@ -208,7 +208,7 @@ class Inputs:
         return self.prints.given(data) if self.job.names_code(data) else str(self.job.recipe.resolve(data))
 
     def calibrator_print(self) -> str:
-        """A fingerprint of what ``calibrator_batches`` gives; empty where it gives nothing."""
+        """A fingerprint of the batches of ``calibrator_batches``; empty where there are none."""
         recipe = self.job.recipe
         if recipe.engine.quantization != "implicit" or recipe.engine.calibrator == "ranges":
             return ""

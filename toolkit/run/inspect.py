@@ -36,7 +36,7 @@ _LAYERS = FileKind("it cannot be read as an engine's layers", QtoolError, "name 
 
 
 def inspect(path: Path) -> Shown:
-    """Say what a file or run folder holds, and where it is out of date.
+    """Say what a file or run folder holds, and whether it is out of date.
 
     Raises:
         QtoolError: nothing is there, or qtool does not know its kind.
@@ -245,7 +245,7 @@ def _layers(path: Path, content: Any) -> Shown:
         try:
             layers = layers_of_file(content, str(path))
         except BackendError as error:
-            # no backend is at fault, the file is
+            # the file is at fault, not the backend
             raise QtoolError(error.what, where=error.where, remedy=error.remedy) from error
         fields = content if isinstance(content, dict) else {}
         kernels = fields.get("kernels") or {}
@@ -304,7 +304,7 @@ def compare_files(paths: Sequence[Path], html: Path | None = None) -> Shown:
 
 
 def _files(*paths: Path) -> list[Path]:
-    """The files themselves, of a run folder all that is the run's."""
+    """The files themselves; for a run folder all files of the run."""
     return [file for path in paths for file in (files_of_run(path) if path.is_dir() else [path])]
 
 

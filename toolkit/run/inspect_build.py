@@ -26,7 +26,7 @@ _TAGS = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
 in bytes 24 to 27; RTX's was seen with 1.7.1.116, and has its version there too."""
 _HEADER = 28
 _OFF: tuple[Any, ...] = (None, False, "", [], {})
-"""What settings of passes that are not used hold."""
+"""The values of pass settings that are not used."""
 _LINE = re.compile(r"^(VERBOSE|INFO|WARNING|ERROR|INTERNAL_ERROR): (.*)$")
 
 
@@ -37,14 +37,14 @@ def engine_tag(path: Path) -> str:
 
 
 def shown_engine(path: Path, layers: Callable[[Path], Shown]) -> Shown:
-    """An engine's own header, and the layers beside it.
+    """An engine's header, and the layers in the file beside it.
 
     Args:
         path: the engine.
         layers: shows a layers.json.
 
     Raises:
-        QtoolError: it does not begin as engines do.
+        QtoolError: it does not begin as an engine does.
     """
     with reading(path, _FILE), open_regular(path) as stream:
         head = stream.read(_HEADER)
@@ -80,7 +80,7 @@ def _installed(backend: str) -> str:
 
 
 def shown_timing(path: Path) -> Shown:
-    """A timing cache: binary, and readable to the TensorRT that wrote it alone."""
+    """A timing cache: binary, and readable only by the TensorRT that wrote it."""
     length = path.stat().st_size
     text = (
         f"{path}: a timing cache of TensorRT, {size(length)}. It holds kernel times of one GPU and one version, which "
@@ -90,7 +90,7 @@ def shown_timing(path: Path) -> Shown:
 
 
 def shown_log(path: Path) -> Shown:
-    """What a build log warns of, each line once.
+    """The warnings of a build log, each line once.
 
     Raises:
         QtoolError: it cannot be read, or has no line of TensorRT's.
@@ -113,7 +113,7 @@ def shown_log(path: Path) -> Shown:
 
 
 def shown_recipe(path: Path) -> Shown:
-    """A recipe, or a lock file, with what its files are now.
+    """A recipe, or a lock file, with the present state of its files.
 
     Raises:
         RecipeError: it cannot be read.

@@ -28,8 +28,8 @@ class Job:
         folder: the run folder.
         allow_code: whether the recipe may name code (``module:Name``).
         progress: called with what is being done, how much is done, and of how much.
-        found: what there is to say of what the run folder held before.
-        fallback: that a backend which ``auto`` took refuses the model, and which is taken instead.
+        found: findings about what the run folder held before.
+        fallback: the finding that a backend which ``auto`` took refuses the model, and which is taken instead.
     """
 
     recipe: Recipe
@@ -43,7 +43,7 @@ class Job:
         told = self.progress
 
         def progress(what: str, done: int, total: int) -> None:
-            # whoever listens has no part in the results
+            # listeners do not affect the results
             with aside():
                 told(what, done, total)
 
@@ -76,7 +76,7 @@ class Job:
         return self.recipe.folder / Path(path).expanduser()
 
     def names_code(self, data: str) -> bool:
-        """Whether a setting names code, ``module:Name``, rather than a file that is called so."""
+        """Whether a setting names code, ``module:Name``, rather than a file of that name."""
         if is_given(data):
             return True
         return names_code(data) and not self.place(data).exists()

@@ -1,4 +1,4 @@
-"""Parts of steps' keys: the content of what goes into them, so that no result is found again where it is wrong."""
+"""Parts of steps' keys: the content of what goes into them, so that no result is reused where it is wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def engine_key(job: Job) -> dict[str, Any]:
 
 
 def _stripped(inputs: Inputs) -> list[Any]:
-    """What the model that results are compared with depends on: samples tell which clamps pairs stood in for."""
+    """What the model that results are compared with depends on: samples show which clamps pairs stood in for."""
     job = inputs.job
     steps = [pass_code(step) for step in stripping_passes(job.recipe, job.allow_code)]
     settings = job.recipe.calibration
@@ -49,14 +49,14 @@ def evaluation_key(inputs: Inputs) -> dict[str, Any]:
 
 
 def model_hash(path: Path) -> list[str]:
-    """A model of the run folder with the file of its weights, hashed anew each time."""
+    """A model of the run folder with the file of its weights, hashed again each time."""
     from toolkit.graph.header import model_files
 
     return [path_fingerprint(file) for file in model_files(path)] if path.is_file() else []
 
 
 def hashes(*paths: Path) -> dict[str, str]:
-    """Files of the run folder by name, hashed anew each time; empty where there is none."""
+    """Files of the run folder by name, hashed again each time; empty where there are none."""
     return {path.name: path_fingerprint(path) if path.is_file() else "" for path in paths}
 
 

@@ -1,4 +1,4 @@
-"""Labels that a recipe does not use, or cannot: said where a recipe is made, checked and run."""
+"""Labels that a recipe does not use, or cannot: reported where a recipe is made, checked and run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
-    """That no built-in metric fits the labels, one array a sample."""
+    """The finding that no built-in metric fits the labels, one array per sample."""
     numbers = [one for one in labels if one.dtype.kind in "biuf"]
     flat = np.concatenate([one[np.isfinite(one)] for one in numbers] or [np.zeros(0)])
     known = {one.name: list(one.shape) for one in seen.outputs if one.samples} if seen is not None else {}
@@ -35,7 +35,7 @@ def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
 
 
 def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> None:
-    """Check that labels laid out as numbers of an output's classes are such.
+    """Check that labels laid out as class numbers of an output are valid ones.
 
     Raises:
         DataError: one is not.
@@ -61,7 +61,7 @@ def _fitting(
 ) -> Finding:
     best = fits[0]
     if len({one.output for one in fits}) > 1:
-        # what fails says why where the metric that is named is asked for
+        # a failure gives its reason where the named metric is asked for
         with suppress(DataError, RecipeError):
             best = labelled_output(measured_fits(fits, seen, answers))[0].fit
     return EvaluationCode.LABELS_UNUSED(metric=best.metric, output=best.output)
@@ -73,12 +73,12 @@ def unused(
     seen: SeenModel,
     answers: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
 ) -> Finding:
-    """What labels that no metric reads are good for, or why they are not.
+    """What labels that no metric reads could be used for, or why they cannot.
 
     Args:
-        labels: one array a sample.
+        labels: one array per sample.
         samples: these samples.
-        seen: the model with what it gave on a few samples.
+        seen: the model with its outputs for a few samples.
         answers: the float model's outputs and the labels, which are read where several outputs fit these.
     """
     fits = fitting_metrics(seen, guess(seen), labels)

@@ -37,7 +37,7 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
         {"use": use, **step.model_dump(mode="json", exclude_none=True, exclude=set(step.idle()))}
         for use, step in named_passes(recipe, inputs.job.allow_code)
     ]
-    # no key has it, since it changes no result: whoever opens the run again works within the same memory
+    # not in any key, since it changes no result; but reopening the run should use the same memory limit
     settings["run"] = recipe.run.model_dump(mode="json", exclude_none=True, exclude={"on"})
     settings["lock"] = {
         "backend": backend,
@@ -56,7 +56,7 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
 
 
 class LockInfo(FileSchema):
-    """What a lock file says besides the recipe.
+    """What a lock file holds besides the recipe.
 
     Attributes:
         backend: what built the engine.

@@ -89,7 +89,7 @@ def recipe_for(
         RecipeError: there is no such metric, there are no pairs to keep, or TensorRT refuses them.
         ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
         DataError: the data does not fit it, or the labels do not fit the metric.
-        RangesError: ``ranges`` holds none of a tensor of the model.
+        RangesError: ``ranges`` holds none for a tensor of the model.
     """
     if metric is not None and ":" not in metric:
         try:
@@ -159,9 +159,9 @@ def _calibration(target: Path, data: Path | None, ranges: Path | None, images: S
 
 
 def _passes(model: Model, ranges: Path | None, kept_in: Precision) -> list[str]:
-    """The passes of a model: a search, or what ``ranges`` quantize without samples."""
+    """The passes of a model: a search, or those that quantize by ``ranges`` without samples."""
     strip, forms = _strip(model), Forms(model)
-    # weights behind a pair and a Transpose are constants once the pair has gone
+    # weights that come through a pair and a Transpose are constants once the pair is gone
     lines, prepared = [*strip, "", "[[pass]]", _use(Role.FOLD)], [*([Role.STRIP] if strip else []), Role.FOLD]
     if any(node.op == "BatchNormalization" for node, _ in model.walk()) or _scaled(model, forms):
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
@@ -182,7 +182,7 @@ def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
             for _, kind in playing(role)[:1]:
                 kind()(prepared, Context(dry_run=True))
     except QtoolError:
-        # the run will say what is wrong
+        # the run will report what is wrong
         prepared = model
     return Helpers(prepared).able()
 
@@ -203,7 +203,7 @@ def rest_of(model: Model) -> Precision:
 
 def _search(helpers: Sequence[str], kept_in: Precision) -> list[str]:
     word = "bfloat16" if kept_in is Precision.BF16 else "float16"
-    # what float16 cannot carry bfloat16 can
+    # bfloat16 holds what float16 cannot
     guard = ["", "[[pass]]", _use(Role.GUARD)] if kept_in is Precision.FP16 else []
     listed = ", ".join(map(toml_string, helpers))
     return [
@@ -261,7 +261,7 @@ def _strip(model: Model) -> list[str]:
 
 
 def _pairs_kept(model: Model, kept_in: Precision, observed: bool) -> list[str]:
-    """The passes of a model whose pairs stay: none quantizes; what float16 cannot carry is told by samples alone."""
+    """The passes of a model whose pairs stay: none quantizes; what float16 cannot hold is found only from samples."""
     why = [
         "",
         f"# The model has {count(pair_count(model), 'Q/DQ pair')}, kept as training left them: no pass quantizes, and",
@@ -275,7 +275,7 @@ def _refuse_to_keep(model: Model) -> None:
     """Refuse to keep pairs that are not there, or that no engine can be built with.
 
     Raises:
-        RecipeError: it is so.
+        RecipeError: there are none, or no engine can be built with them.
     """
     if not pair_count(model):
         raise RecipeError("the model has no Q/DQ pairs to keep", where="--keep-pairs", remedy="leave it out")

@@ -24,7 +24,7 @@ class ImageTable:
     """``[calibration] images``, as far as model and images tell.
 
     Attributes:
-        lines: of the recipe.
+        lines: lines of the recipe.
         seen: by input the shapes that the samples will have.
         doubt: what is assumed of how the model was trained; None where it scales whole numbers itself.
     """
@@ -38,7 +38,7 @@ def image_table(model: Model, folder: Path) -> ImageTable:
     """Settings for the images of a folder: what the model fixes is left out, the size is the first image's if sensible.
 
     Raises:
-        DataError: there are no images, the first is none, or the model's input takes none.
+        DataError: there are no images, the first is not one, or the model's input takes none.
     """
     first = image_files(folder)[0]
     specs = input_specs(model)

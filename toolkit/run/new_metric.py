@@ -34,7 +34,7 @@ _SHARE = 0.01
 _OWN_LIMIT = "# The task is told from samples, and a task has its own limit."
 """What a metric may drop where nothing more is known."""
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
-"""What an error may grow, of what a constant's would be (see ``FloatCheck.spread``): noise 30 dB below what varies."""
+"""How much an error may grow, as a share of a constant's (see ``FloatCheck.spread``): noise 30 dB below what varies."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class NewEvaluation:
     """``[evaluation]`` of a new recipe.
 
     Attributes:
-        lines: of the recipe.
+        lines: lines of the recipe.
         said: what was decided, and why.
         warnings: what the user should look into.
     """
@@ -66,7 +66,7 @@ def new_evaluation(
         model: the float model.
         data: calibration data, whose held-back part is measured on where there is no test data.
         test: test data.
-        metric: what the user asks for; None for the one that the labels fit.
+        metric: the metric the user asks for; None for the one that the labels fit.
         named: the test data as the recipe names it.
         before: the text of the recipe up to the lines that are made here.
         target: where the recipe will be written.
@@ -142,7 +142,7 @@ def _metric(made: NewEvaluation, metric: str, output: str | None, limit: float |
 
 
 def _blank(made: NewEvaluation, found: Guess, unlabelled: Guess) -> None:
-    """CTC's blank where the labels tell another than the outputs do: a run sees fewer labels than there are."""
+    """CTC's blank where labels and outputs disagree on it: a run sees fewer labels than there are."""
     readings = [[part for part in one.parts if "blank" in part.settings] for one in (found, unlabelled)]
     blank, other = (int(parts[0].settings["blank"]) if parts else None for parts in readings)
     if blank is not None and blank != other:
@@ -158,13 +158,13 @@ def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
 
 
 def seen_model(inputs: Inputs) -> SeenModel | Finding | None:
-    """The model that results are compared with, and what it gives on the samples from which a run will tell its task.
+    """The model that results are compared with, and its outputs for the samples from which a run will tell its task.
 
-    A finding where it cannot be run, which says why; None without samples, and for images: how these are scaled is left
-    to the user.
+    A finding where it cannot be run, which says why; None without samples, and for images: how images are scaled is
+    left to the user.
 
     Args:
-        inputs: those of a recipe whose ``[evaluation]`` says no more yet than where its samples are.
+        inputs: those of a recipe whose ``[evaluation]`` so far only names its samples.
     """
     recipe = inputs.job.recipe
     if _of_images(recipe):
@@ -199,7 +199,7 @@ def _labelled(model: Model, source: Path) -> CalibrationData | None:
 
 
 def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: int) -> None:
-    """The limit of a metric's drop, with what it is made from.
+    """The limit of a metric's drop, with what it is based on.
 
     Args:
         made: takes it in.
@@ -239,7 +239,7 @@ def _drop(limit: float) -> str:
 
 
 def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
-    """The task and its limit, written out so that it can be changed; no task where its answers cannot be told."""
+    """The task and its limit, written out so that it can be changed; no task where its answers cannot be determined."""
     if seen is None:
         name, value = ("min_agreement", 0.95) if _has_classes(model) else ("min_sqnr_db", 20.0)
     else:
@@ -258,5 +258,5 @@ def _has_classes(model: Model) -> bool:
     """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
     left = not_run(model)
     outputs = [tensor for tensor in model.graph.outputs if tensor.name not in left.tensors]
-    # what is compared in place of the others has no classes
+    # what is compared in place of the other outputs has no classes
     return any(class_like(t.shape) for t in outputs) or (not left and len(discrete_outputs(model)) == len(outputs))

@@ -15,7 +15,7 @@ from toolkit.report.codes import ReportCode
 
 Seen = Mapping[str, Sequence[tuple[int, ...]]]
 SizeKey = str | tuple[str, int]
-"""What tells a dynamic dimension: its name, which inputs share, or its place."""
+"""What identifies a dynamic dimension: its name, which inputs share, or its place."""
 Sizes = tuple[int, int, int]
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
@@ -27,7 +27,7 @@ def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed
         shapes: what the model declares of each input.
         seen: by input the shapes of the samples.
         alone: why samples cannot share a batch; empty where they can.
-        fixed: which dimensions have one size alone, since no sample has another; empty where none has.
+        fixed: which dimensions have only one size, since no sample has another; empty where none has.
     """
     dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
     if not dynamic:
@@ -48,9 +48,9 @@ def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed
 
 
 def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
-    """The dynamic dimensions that get one size alone, since all samples have it; None where none does.
+    """The dynamic dimensions that get only one size, since all samples have it; None where none does.
 
-    The batch is none of them: how many samples are stored together says nothing of it.
+    The batch is not among them: how many samples are stored together says nothing about it.
     """
     sizes, axes = profile_sizes(shapes, seen), batch_axes(shapes)
     found: dict[str, int] = {}
@@ -88,7 +88,7 @@ def one_sample(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, tuple[int, .
 def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -> dict[SizeKey, Sizes]:
     """Min, opt and max of every dynamic dimension: one for all that have the same name, and one for the batch.
 
-    The opt sizes are those of one sample, since dimensions may hang on each other: TensorRT refuses a mask whose opt
+    The opt sizes are those of one sample, since dimensions may depend on each other: TensorRT refuses a mask whose opt
     length is not that of the past and the new tokens together. Where names say so, min and max agree too.
     """
     stands: dict[SizeKey, list[tuple[str, int]]] = {}
@@ -101,7 +101,7 @@ def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -
     found: dict[SizeKey, Sizes] = {}
     batch = [key for key, places in stands.items() if any(axes.get(name) == axis for name, axis in places)]
     for key, places in stands.items():
-        # inputs whose first axes have names of their own, or none, are joined along them all the same
+        # inputs whose first axes have their own names, or none, are still joined along them
         members = [place for one in batch for place in stands[one]] if key in batch else places
         known = sorted(s[axis] for name, axis in members for s in seen.get(name, ()) if len(s) == len(shapes[name]))
         if key in batch and whole:
@@ -109,7 +109,7 @@ def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -
         elif known:
             found[key] = known[0], known[len(known) // 2], known[-1]
         elif key in batch:
-            # where an input has no axis of samples nothing says that two can run at once
+            # where an input has no axis of samples, nothing shows that two can run at once
             found[key] = 1, 1, 1
         else:
             found[key] = _GUESS["image" if len(shapes[places[0][0]]) == 4 else "length"]
@@ -125,7 +125,7 @@ def _of_one_sample(
     shapes: Mapping[str, Dims],
     seen: Seen,
 ) -> dict[SizeKey, int]:
-    """The sizes of the sample that is nearest to the middle of each; empty where none has all of them."""
+    """The sizes of the sample that is nearest to the middle of each range; empty where none has all of them."""
     known = {name for places in own.values() for name, _ in places}
     counts = {len(seen.get(name, ())) for name in known}
     if len(counts) != 1:
@@ -148,7 +148,7 @@ def _derived(
     shapes: Mapping[str, Dims],
     seen: Seen,
 ) -> dict[SizeKey, Sizes]:
-    """The sizes that the names of dimensions tell, where that leaves them in order and takes in all that was seen."""
+    """The sizes derived from dimensions' names, where that keeps them in order and includes all that was seen."""
     told: dict[SizeKey, Sizes] = {}
     for name, one in derived_dimensions(shapes).items():
         if name not in own:

@@ -16,7 +16,7 @@ def pass_lines(model: Model, path: Path) -> list[str]:
     """The passes that quantize by the ranges of a file alone: there is nothing that a search could decide on.
 
     Raises:
-        RangesError: it holds none, or none of a tensor of the model.
+        RangesError: it holds none, or none for a tensor of the model.
     """
     given = read_ranges(path).tensors
     known = model.graph.tensors()
@@ -44,4 +44,4 @@ EVALUATION = [
     "# Accuracy is not measured without samples, and a budget can only be held to what is measured.",
     "# data = \"test.npz\"                 # real inputs, with labels under 'label' for a metric",
 ]
-"""What [evaluation] says where there are no samples at all."""
+"""The [evaluation] table where there are no samples at all."""

@@ -20,7 +20,7 @@ def named(value: Any) -> Any:
 
 
 def entry_of(value: Any) -> Any:
-    """The recipe's table of a pass: of one that was made in Python, of its class, or of its name.
+    """The recipe's table of a pass: from one that was made in Python, from its class, or from its name.
 
     Raises:
         ValueError: it is none of these.
@@ -43,9 +43,9 @@ def entries_of(value: Any) -> list[Any]:
 
 
 def _named_setting(value: Any, text: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    # what a file holds is text, or wrong: a list there is nobody's object
+    # what a file holds is text, or wrong: a list there is no caller's object
     made = value if (info.context or {}).get("file") else named(value)
-    # pydantic would make plain text of it
+    # pydantic would turn it into plain text
     return made if isinstance(made, Given) else text(made)
 
 

@@ -29,12 +29,12 @@ def opened_values(
         inputs: float model and samples.
         passes: the model with its pairs.
         engine: the opened engine.
-        backend: what built it.
+        backend: the backend that built it.
         tensors: the tensors that were marked, those that matter most first.
         journal: gets a line on what was run, and on what was left out.
 
     Returns:
-        By tensor what ``OpenedAccumulator.result`` tells, and ``samples``.
+        By tensor what ``OpenedAccumulator.result`` returns, and ``samples``.
 
     Raises:
         QtoolError: there are no samples that fit, or the engine cannot be run.
@@ -53,7 +53,7 @@ def opened_values(
     with temporary_folder("opened") as folder:
         path = folder / "opened.engine"
         write_bytes(path, engine)
-        # the smallest run alone shows how much the others will hold
+        # the smallest run by itself shows how much the others will hold
         smallest = min(feeds, key=_bytes)
         first = next(iter(run_chunk(job, path, backend, [smallest], folder)))
         chosen = _within(tensors, first)

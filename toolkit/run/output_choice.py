@@ -19,7 +19,7 @@ from toolkit.report.codes import ReportCode
 
 
 def output_unsure(taken: MeasuredFit, others: Sequence[MeasuredFit]) -> Finding:
-    """That the labels may as well be those of other outputs than the one that the metric reads."""
+    """The finding that the labels may equally be those of other outputs than the one that the metric reads."""
     told = (taken, *others)
     return ReportCode.NEW_OUTPUT_UNSURE(
         metric=taken.fit.metric, outputs=[one.fit.output for one in told], values=[one.check.value() for one in told],
@@ -28,13 +28,13 @@ def output_unsure(taken: MeasuredFit, others: Sequence[MeasuredFit]) -> Finding:
 
 
 class OutputChoice:
-    """Holds the other outputs against the labels beside the one that the metric reads.
+    """Compares the other outputs with the labels besides the one that the metric reads.
 
     Args:
         check: the metric of the output that it reads.
         output: that output.
         others: the outputs that it might read.
-        seen: the model with what it gave on a few samples.
+        seen: the model with its outputs for a few samples.
     """
 
     def __init__(self, check: FloatCheck, output: str, others: Sequence[str], seen: SeenModel) -> None:
@@ -44,7 +44,7 @@ class OutputChoice:
 
     @classmethod
     def of(cls, check: FloatCheck, seen: SeenModel | None, read: str | None) -> OutputChoice | None:
-        """That of a recipe that names no output; None where there is nothing to choose.
+        """The choice for a recipe that names no output; None where there is nothing to choose.
 
         Args:
             check: the metric of the output that it reads.
@@ -60,12 +60,12 @@ class OutputChoice:
         return cls(check, output, others, seen) if others and output in names else None
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in what the float model gives for one batch, and its labels; the check itself has them already."""
+        """Take in the float model's outputs for one batch, and its labels; the check itself has them already."""
         self._others.add(outputs, labels)
         self._labels.append(label_of(labels))
 
     def said(self) -> list[Finding]:
-        """That the labels may be another output's as well.
+        """The finding that the labels may also be another output's.
 
         Raises:
             RecipeError: they are another's.
@@ -75,7 +75,7 @@ class OutputChoice:
         fitting = {one.output for one in fits if read_alike(metric, one.metric)}
         others = [one for one in self._others.fitting if one.fit.output in fitting]
         found, as_well = labelled_output([own, *others])
-        # labels that another output follows by a numbering of its own say too little to refuse what was written
+        # labels that another output follows under its own numbering say too little to refuse what was written
         if found is not own and own not in as_well and self._is_better(found):
             raise RecipeError(
                 f"the labels are those of output '{found.fit.output}': the float model's own {metric} is "

@@ -11,12 +11,12 @@ from toolkit.contract.passes import Pass
 
 
 def pass_code(step: Pass) -> list[str]:
-    """Which pass it is, with what settings, and the code that is not qtool's own, whose code is in every key."""
+    """Which pass it is, its settings, and its code if not qtool's own, which is in every key."""
     kind = type(step)
     try:
         settings = step.model_dump_json()
     except Exception:
-        # settings that are no JSON: nothing made with them is found again
+        # settings that are not JSON: nothing made with them is reused
         settings = uuid4().hex
     found = [kind.__module__, kind.__qualname__, settings]
     for module in (kind.__module__, *(name.partition(":")[0] for name in step.code_named())):

@@ -1,4 +1,4 @@
-"""What a run must know of a recipe's passes to find their result again: their code, and what they look at."""
+"""What a run must know about a recipe's passes to reuse their result: their code, and what they look at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from toolkit.run.task import TaskRecord
 
 
 def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
-    """The passes' part of the key: settings, code, and the files, GPU and evaluation that they say they look at."""
+    """The passes' part of the key: settings, code, and the files, GPU and evaluation that they declare to look at."""
     job = inputs.job
     steps = passes_of(job.recipe, job.allow_code)
     return {
@@ -34,7 +34,7 @@ def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
 
 
 def _measured(steps: Sequence[Pass], job: Job) -> bool:
-    """Whether a pass decides by engines that it has built here: where it says so, or where a GPU tells what is slow."""
+    """Whether a pass decides by engines that it has built here: where it says so, or where a GPU shows what is slow."""
     quantize = any(step.role in (Role.QUANTIZE, Role.SEARCH) for step in steps)
     engine = job.recipe.engine
     guards = engine.prefer == "speed" and engine.quantization == "explicit" and engine.measure
@@ -46,8 +46,8 @@ def pass_files(job: Job, code: bool = False) -> dict[str, Path]:
 
     Args:
         job: the recipe at work.
-        code: of the passes that the recipe names as ``module:Name`` too, which are imported for that; else of
-            installed ones and those that were made in Python.
+        code: also for passes that the recipe names as ``module:Name``, which are imported for that; else only for
+            installed ones and those made in Python.
     """
     found = {}
     for number, step in _known(job, code):
@@ -76,7 +76,7 @@ def _known(job: Job, code: bool) -> Iterator[tuple[int, Pass]]:
             settings = {key: value for key, value in entry.items() if key != "use"}
             step = taken(use) if is_given(use) else configure(find(use, code and job.allow_code), settings)
         except QtoolError:
-            # said with the right words when the passes are made
+            # reported properly when the passes are created
             continue
         for member in members(step):
             yield number, member

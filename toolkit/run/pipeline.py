@@ -1,4 +1,4 @@
-"""A recipe run step by step; each step's result is kept and found again."""
+"""A recipe run step by step; each step's result is kept and reused."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def run(
         out: the run folder; ``runs/<recipe name>`` by default.
         allow_code: whether the recipe may name code (``module:Name``).
         progress: called with what is being done, how much is done, and of how much.
-        on_step: called when a step is done or found again.
+        on_step: called when a step is done or reused.
         device_check: whether the engine is run on this machine's GPU: True demands it, None does it where it can.
         passes: a pass or several, in place of the recipe's.
-        calibration: calibration samples in place of the recipe's: a path, or what gives dictionaries of arrays again
-            and again, such as a torch DataLoader; every array has its batch axis.
+        calibration: calibration samples in place of the recipe's: a path, or an object that yields dictionaries of
+            arrays again and again, such as a torch DataLoader; every array has its batch axis.
         evaluation: test samples with their labels, likewise.
         metric: a metric in place of the recipe's: its name, its class, or an object with ``update`` and ``value``.
 
@@ -105,12 +105,12 @@ class Pipeline:
         return Result(self.folder.path, joined.report(), self.steps)
 
     def follow(self, not_on_device: Finding | None) -> ReportRecord:
-        """The steps in their order; ``not_on_device`` says why the engine will not be run on a GPU, if it won't."""
+        """Do the steps in order; ``not_on_device`` says why the engine will not be run on a GPU, if it won't."""
         inputs, engine = self.inputs, self.inputs.job.recipe.engine
         task = self.do(TaskStep(inputs))
         passes = self.do(PassesStep(inputs, task))
         lowering, built = self.build(passes)
-        # the run has its own of those that passes measured
+        # the run has taken its own engine from those that passes measured
         KeptEngines(self.folder.hidden).drop()
         blocks = self.do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
         plain = self.do_if(bool(engine.compare), CompareStep(inputs, passes))
@@ -123,7 +123,7 @@ class Pipeline:
     def build(self, passes: PassesRecord) -> tuple[LoweringRecord, EngineRecord]:
         """The lowered model and its engine, by the next backend where the one that ``auto`` took cannot build it.
 
-        What it cannot build is known from now on, unless it crashed: that may have passed by the next run.
+        What it cannot build is remembered, unless it crashed: the cause may be gone by the next run.
 
         Raises:
             BackendError: the engine cannot be built, and there is no other backend to take.
@@ -141,13 +141,13 @@ class Pipeline:
                 crashed = crashed or isinstance(error, ProcessDiedError)
                 if not crashed:
                     remember(job, _REFUSAL, key)
-                # it is done anew for that backend
+                # it is done again for that backend
                 self.steps = [info for info in self.steps if info.name != LoweringStep.name]
             else:
                 return lowering, built
 
     def recall_refusal(self, passes: PassesRecord) -> dict[str, Any]:
-        """Fall back as far as an earlier run had to with the same content; returns that as a key."""
+        """Fall back as far as an earlier run had to with the same content; returns that as a part of keys."""
         inputs, job = self.inputs, self.inputs.job
         key = {**LoweringStep(inputs, passes).key(), "profiles": repr(job.profiles), "gpu": gpu_here()}
         recall(job, _REFUSAL, key)
@@ -167,7 +167,7 @@ class Pipeline:
         rehearsed(self.inputs)
 
     def do(self, step: Step[R]) -> R:
-        """The step's record: found again where its key is the same and it is final, else made."""
+        """The step's record: reused where its key is the same and it is final, else made."""
         start, key, first = time.perf_counter(), step.key(), not self.folder.knows(step.name)
         found, why = self.folder.find(step.name, key)
         record = step.load() if found else None
@@ -177,7 +177,7 @@ class Pipeline:
         if record is None:
             self._begin(step.name, why)
             self.inputs.job.progress(step.name, 0, 1)
-            # of a large graph a third of what the process holds is between what earlier steps left
+            # for a large graph a third of the process's memory lies in gaps between what earlier steps left
             return_free_blocks()
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
@@ -191,14 +191,14 @@ class Pipeline:
         return record
 
     def _begin(self, step: str, why: str) -> None:
-        """Before anything of this run is written, what an earlier one left is called out of date."""
+        """Mark what an earlier run left as out of date before anything of this run is written."""
         if self._unfinished is None:
             self._unfinished = Unfinished(step=step, why=why, current=[info.name for info in self.steps])
             self.folder.update(unfinished=self._unfinished)
             mark_report(self.folder.path, self._unfinished)
 
     def do_if(self, wanted: bool, step: Step[R]) -> R | None:
-        """The step's record; None where the recipe does not ask for it, and what an earlier run found is dropped."""
+        """The step's record; None where the recipe does not ask for it; then what an earlier run found is dropped."""
         if wanted:
             return self.do(step)
         if self.folder.knows(step.name):

@@ -1,4 +1,4 @@
-"""What is to be said of a model with operators that onnxruntime cannot run."""
+"""The note about a model with operators that onnxruntime cannot run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plugin_note(model: Model) -> Finding | None:
-    """What onnxruntime cannot run, up to where the model is measured, and what is not; None where all runs."""
+    """What onnxruntime cannot run, up to where the model is measured, and what is not measured; None where all runs."""
     from toolkit.graph.runnable import not_run
 
     left = not_run(model)
@@ -24,7 +24,7 @@ def plugin_note(model: Model) -> Finding | None:
 
 
 def said_of_plugins(model: Model) -> list[str]:
-    """The same as comment lines of a recipe; none where all runs."""
+    """``plugin_note`` as comment lines of a recipe; none where all runs."""
     from toolkit.report.findings import sentence
 
     found = plugin_note(model)

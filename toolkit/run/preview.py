@@ -1,4 +1,4 @@
-"""What a run would do anew and what it would find again, and why; nothing is computed, built or written."""
+"""What a run would do again and what it would reuse, and why; nothing is computed, built or written."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class ForeseenStep:
 
     Attributes:
         step: its name.
-        fate: ``anew``; ``kept``: its result is found again; ``depends``: that is so where the steps before it, which
-            are done anew, give what they gave before; ``dropped``: the recipe does not ask for it any more.
+        fate: ``anew``; ``kept``: its result is reused; ``depends``: it is reused if the steps before it, which
+            are done again, yield the same as before; ``dropped``: the recipe does not ask for it any more.
         why: the reason, in words.
-        parts: what of its own work would be found again, though it is done anew.
+        parts: what of its own work would be reused, though it is done again.
     """
 
     step: str
@@ -78,7 +78,7 @@ class Foreseen:
 def preview(
     recipe: Recipe, out: str | Path | None = None, *, allow_code: bool = False, device_check: bool | None = None
 ) -> Foreseen:
-    """What a run of this recipe would do anew.
+    """What a run of this recipe would do.
 
     Args:
         recipe: the recipe.
@@ -95,18 +95,18 @@ def preview(
 
 
 class _Unmade:
-    """Stands for a record that only a run makes: whoever looks into it learns that."""
+    """Stands for a record that only a run makes: looking into it raises an error."""
 
     def __getattr__(self, name: str) -> Any:
         raise _UnmadeError(name)
 
 
 class _UnmadeError(Exception):
-    """A key that cannot be known before a step is done."""
+    """A key cannot be known before a step is done."""
 
 
 class _Preview(Pipeline):
-    """The steps of a run, each only looked for: where one would be done anew, what was left of it before is taken."""
+    """The steps of a run, each only looked up: where one would be done again, what an earlier run left is taken."""
 
     def __init__(self, inputs: Inputs, device_check: bool | None = None) -> None:
         super().__init__(inputs, device_check=device_check)
@@ -135,7 +135,7 @@ class _Preview(Pipeline):
         try:
             return super().recall_refusal(passes)
         except _UnmadeError:
-            # what is built anew may be refused anew
+            # what is built again may be refused again
             return {}
 
     def do(self, step: Step[R]) -> R:
@@ -176,7 +176,7 @@ class _Preview(Pipeline):
         return None
 
     def _before(self, step: Step[Any]) -> list[str]:
-        """The steps whose results are in this one's key, and not sure to be what they were."""
+        """The steps whose results are in this one's key, and not sure to be the same."""
         if isinstance(step, ReportStep):
             return [self._unsure[id(value)] for value in vars(step.found).values() if id(value) in self._unsure]
         found = []
@@ -191,6 +191,6 @@ class _Preview(Pipeline):
         return found
 
     def _parts(self) -> tuple[str, ...]:
-        """What calibration finds again."""
+        """What calibration reuses."""
         kept = [name for name in dict.fromkeys(self._statistics) if (self.folder.hidden / name).is_file()]
         return tuple(f"calibration statistics are found again: .qtool/{name}" for name in kept)

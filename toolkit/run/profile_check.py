@@ -24,7 +24,7 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> list[Finding]:
         What may keep an engine from being built.
 
     Raises:
-        RecipeError: one does not; the message names the profile, the input and the line.
+        RecipeError: a profile does not; the message names the profile, the input and the line.
     """
     shapes = model.input_shapes()
     dynamic = [name for name, shape in shapes.items() if any(not isinstance(dim, int) for dim in shape)]
@@ -78,9 +78,9 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> list[Finding]:
 
 
 def _unlike_names(profile: ShapeProfile, shapes: dict[str, list[int | str | None]]) -> Iterator[Finding]:
-    """The dimensions called after others, as ``past + length`` is, that have another opt than these make.
+    """The dimensions called after others, as ``past + length`` is, whose opt differs from what these make.
 
-    Names may lie: exporters take over what the example happened to have, and a decoder's first step may bring an empty
+    Names may lie: exporters copy what the example happened to have, and a decoder's first step may bring an empty
     past of length 1.
     """
     stands = places(shapes)
@@ -100,7 +100,7 @@ def _unlike_names(profile: ShapeProfile, shapes: dict[str, list[int | str | None
 
 
 def _names_agree(profile: ShapeProfile, shapes: dict[str, list[int | str | None]], where: str) -> None:
-    """Check that dimensions to which the model gives one name have one extent: no other shape can run.
+    """Check that dimensions of the same name have the same extent: no other shape can run.
 
     Raises:
         RecipeError: two differ; the message names both.

@@ -66,9 +66,9 @@ class QuantizingRecipe:
         model: the graph after the passes before it.
         context: with ranges and plan.
         step: the quantizing pass.
-        later: the passes behind it.
+        later: the passes after it.
         simulation: with a switch for every layer that the recipe quantizes.
-        notes: what the reader should know of these layers.
+        notes: what the reader should know about these layers.
     """
 
     inputs: Inputs
@@ -92,7 +92,7 @@ class QuantizingRecipe:
     def candidate(self, kept: frozenset[str], precision: Precision) -> tuple[Model, Context]:
         """The model with pairs on all layers but ``kept``, which run in ``precision``, and the context with its plan.
 
-        The passes behind the quantizing one are applied too, since they say what other layers run in. Nothing here
+        The passes after the quantizing one are applied too, since they decide what other layers run in. Nothing here
         changes.
         """
         model, context = self.model.copy(), context_for(self.inputs, self.model, self.context.journal)
@@ -113,7 +113,7 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
 
     Raises:
         QtoolError: ``on_engine``, and no engine can be built and run here; nothing has been done then.
-        RecipeError: the recipe quantizes nothing, or no layer of the model can be.
+        RecipeError: the recipe quantizes nothing, or no layer of the model can be quantized.
         DataError: there are no samples.
     """
     from toolkit.graph.sessions import session
@@ -196,7 +196,7 @@ def _raise_without_gpu(job: Job) -> None:
 
 
 def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Context) -> list[Finding]:
-    """Ask for float for the layers whose pairs the passes behind the quantizing one take out again; a note on them."""
+    """Ask for float for the layers whose pairs later passes take out again; returns a note on them."""
     if not later:
         return []
     trial, apart = model.copy(), context.fork()

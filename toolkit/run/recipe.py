@@ -1,4 +1,4 @@
-"""The recipe: one TOML file that says the model, profiles, data, passes, engine, evaluation and report."""
+"""The recipe: one TOML file with the model, profiles, data, passes, engine, evaluation and report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Recipe(Section):
     engine: EngineSection = Field(default_factory=EngineSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     report: ReportSection = Field(default_factory=ReportSection)
-    # what is made does not depend on it: it is in no key and no lock file
+    # results do not depend on it: it is in no key and no lock file
     run: RunSection = Field(default_factory=RunSection, exclude=True)
     _path: Path | None = PrivateAttr(None)
     _folder: Path | None = PrivateAttr(None)
@@ -82,7 +82,7 @@ class Recipe(Section):
 
         Args:
             path: the file.
-            settings: lines that stand in place of the file's or beside them, each ``section.key=value``; see
+            settings: lines that replace or complement the file's, each ``section.key=value``; see
                 ``recipe_settings``.
 
         Raises:
@@ -124,7 +124,7 @@ class Recipe(Section):
     def build(cls, name: str = "recipe", **tables: Any) -> Recipe:
         """A recipe made in Python: ``tables`` are those of the file, with ``passes`` for ``[[pass]]``.
 
-        Where a file names code, objects may stand: passes, data loaders (anything that gives dictionaries of arrays
+        Where a file names code, objects may stand: passes, data loaders (anything that yields dictionaries of arrays
         again and again, a torch DataLoader among them) and metrics. Relative paths start in the working directory.
 
         Example:
@@ -132,7 +132,7 @@ class Recipe(Section):
             ...              passes=[InsertQDQ(dtype="int8")])
 
         Raises:
-            RecipeError: an unknown table or key, a wrong value, or a setting that has no effect beside the others.
+            RecipeError: an unknown table or key, a wrong value, or a setting that has no effect given the others.
         """
         recipe = cls._made(tables, "", None)
         recipe._name = name
@@ -146,7 +146,7 @@ class Recipe(Section):
 
         Args:
             passes: a pass or several, in place of the recipe's.
-            calibration: the calibration samples: a path, or what gives dictionaries of arrays.
+            calibration: the calibration samples: a path, or an object that yields dictionaries of arrays.
             evaluation: the test samples, with their labels.
             metric: its name, its class, or an object with ``update`` and ``value``.
         """
@@ -226,13 +226,13 @@ class Recipe(Section):
         sections = self.calibration, self.evaluation, self.engine
         for table, name, why in idle_settings(*sections, len(self.profile), self.passes):
             value = getattr(getattr(self, table), name)
-            # of a table its name: it holds what nobody wrote too
+            # for a table its name: it also holds what was not written
             said = f"[{table}] {name}" + ("" if isinstance(value, Section) else f" = {value_words(value)}")
             what, remedy = without_effect(said, why, name)
             raise RecipeError(what, where=self.locate(table, name), remedy=remedy)
 
     def _check_shares(self) -> None:
-        """Refuse percentages where the metric is a share: no result could miss them, or none keep them."""
+        """Refuse percentages where the metric is a share: no result could miss them, or none meet them."""
         metric, budget = self.evaluation.metric, self.evaluation.budget
         if metric not in SHARES:
             return
@@ -257,7 +257,7 @@ class Recipe(Section):
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """What was given beside the file."""
+        """The settings given besides the file."""
         return tuple(self._settings)
 
     @property
@@ -267,7 +267,7 @@ class Recipe(Section):
 
     @property
     def is_resolved(self) -> bool:
-        """Whether it is a lock file's: every setting is said, also those that have no effect."""
+        """Whether it is a lock file's: every setting is given, also those that have no effect."""
         return self._resolved
 
     @property
@@ -280,11 +280,11 @@ class Recipe(Section):
         return (self.folder / Path(path).expanduser()).resolve()
 
     def locate(self, *loc: str | int) -> str:
-        """``file:line`` of a key, as near as it can be found, or the setting given beside the file."""
+        """``file:line`` of a key, as near as it can be found, or the setting given besides the file."""
         return _where(self._settings, loc) or place_of(str(self._path or "the recipe"), self._text, loc)
 
     def locate_value(self, value: str, *loc: str | int) -> str:
-        """``file:line`` of a value: in the table ``loc``, else where it is said first, else of the table."""
+        """``file:line`` of a value: in the table ``loc``, else where it occurs first, else of the table."""
         given = [one for one in self._settings if one.place[: len(loc)] == loc and (value or "''") in repr(one.value)]
         if given:
             return given[-1].where
@@ -325,10 +325,10 @@ class Recipe(Section):
 
     @property
     def rest(self) -> Precision:
-        """The precision of nodes that nobody asks about."""
+        """The precision of nodes without a request."""
         return Precision(self.engine.rest)
 
 
 def _where(settings: Sequence[Setting], loc: Sequence[str | int]) -> str:
-    """The last of the settings that gives what stands at a place; empty where none does."""
+    """The last of the settings that sets what is at a place; empty where none does."""
     return next((one.where for one in reversed(settings) if one.covers(loc)), "")

@@ -12,7 +12,7 @@ from toolkit.base.errors import did_you_mean
 
 
 def remedy(root: type[BaseModel], fault: Mapping[str, Any]) -> str:
-    """What helps against a fault that pydantic found in a recipe: the nearest key, or what is expected there."""
+    """The remedy for a fault that pydantic found in a recipe: the nearest key, or what is expected there."""
     loc = [part for part in fault["loc"] if isinstance(part, str)]
     if fault["type"] == "extra_forbidden":
         return did_you_mean(loc[-1], keys_at(root, loc[:-1])) if loc else ""
@@ -51,7 +51,7 @@ def fields_at(root: type[BaseModel], loc: Sequence[str]) -> list[FieldInfo]:
 
 
 def type_at(root: type[BaseModel], loc: Sequence[str]) -> Any:
-    """The type of what stands at a place, with its limits; None where nothing may stand there."""
+    """The type of what is at a place, with its limits; None where nothing may be there."""
     current: Any = root
     for part in loc:
         model, values = next(_models(current), None), _values(current)

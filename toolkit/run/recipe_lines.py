@@ -13,10 +13,10 @@ def place_of(path: str, text: str, loc: Sequence[str | int]) -> str:
 
 
 def place_of_value(path: str, text: str, loc: Sequence[str | int], value: str) -> str:
-    """``file:line`` of a value in the table ``loc``, else of the first line that says it, else of the table."""
+    """``file:line`` of a value in the table ``loc``, else of the first line that has it, else of the table."""
     start, end = _table(text, loc) or (0, 0)
     lines = text.splitlines()
-    # in quotes first: of a bracket, or of nothing, any line has one
+    # in quotes first: a bracket, or an empty text, is in any line
     said = [r"([\"'])" + re.escape(value) + r"\1", *([r"(?<!\w)" + re.escape(value) + r"(?!\w)"] if value else [])]
     for area in (range(start, end), range(len(lines))):
         for one in map(re.compile, said):
@@ -47,9 +47,9 @@ def _line_of(text: str, loc: Sequence[str | int]) -> int | None:
 
 
 def _table(text: str, loc: Sequence[str | int]) -> tuple[int, int] | None:
-    """The lines from a table's header to the next, counted from 0; with a number behind its name, of that one of many.
+    """The lines from a table's header to the next, counted from 0; with a number after its name, of that one of many.
 
-    None where no header says the table.
+    None where no header names the table.
     """
     lines = text.splitlines()
     header = re.compile(r"^\s*\[\[?\s*" + re.escape(str(loc[0])) + r"\b")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
-    """The recipe's passes, in order; of a sequence its members.
+    """The recipe's passes, in order; for a sequence its members.
 
     Raises:
         RecipeError: an unknown pass or setting; the message names the line.
@@ -26,11 +26,11 @@ def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
 
 
 def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
-    """As ``passes_of``, each with the name that a recipe calls it by; of a Python object its title.
+    """``passes_of``, each with the name that a recipe calls it by; for a Python object its title.
 
     Raises:
-        RecipeError: an unknown pass or setting, or a pass without settings of its own that takes out all that one in
-            front of it inserts; the message names the line.
+        RecipeError: an unknown pass or setting, or a pass without settings that takes out all that one
+            before it inserts; the message names the line.
     """
     from toolkit.contract.registry import find
 
@@ -56,7 +56,7 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
 
 
 def _takes_all(strip: Pass) -> bool:
-    """Whether nothing is said of which pairs it takes out, and of what it keeps of them."""
+    """Whether nothing limits which pairs it takes out, or what it keeps of them."""
     return not strip.model_fields_set
 
 
@@ -86,7 +86,7 @@ def members(step: Pass) -> list[Pass]:
 
 
 def pass_infos(recipe: Recipe, allow_code: bool) -> list[PassInfo]:
-    """The recipe's passes as the report names them, with what advice must know of each.
+    """The recipe's passes as the report names them, with what advice must know about each.
 
     Raises:
         RecipeError: an unknown pass or setting; the message names the line.
@@ -115,7 +115,7 @@ def _place(recipe: Recipe, index: int, value: str) -> str:
 
 
 def predicts_for(recipe: Recipe, allow_code: bool) -> str:
-    """The GPU that the user named to predict times for: the report's, else a search's own; empty without either."""
+    """The GPU that the user named to predict times for: the report's, else a search's; empty without either."""
     if recipe.report.gpu:
         return recipe.report.gpu
     searches = (step for step in passes_of(recipe, allow_code) if step.role is Role.SEARCH)

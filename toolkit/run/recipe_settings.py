@@ -1,4 +1,4 @@
-"""Settings given beside a recipe's file, as by ``qtool run --set section.key=value``: lines of it like all others."""
+"""Settings given besides a recipe's file, as by ``qtool run --set section.key=value``: treated as lines of it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Setting:
 
     Attributes:
         key: as it was given, ``engine.rest``.
-        place: where in the recipe it stands.
+        place: where in the recipe it belongs.
         value: as a file would hold it.
-        before: what the file says there; None where it says nothing.
+        before: what the file has there; None where it has nothing.
     """
 
     key: str
@@ -42,7 +42,7 @@ class Setting:
     before: Any = None
 
     def covers(self, loc: Sequence[str | int]) -> bool:
-        """Whether it gives what stands at a place, or a part of it."""
+        """Whether it sets what is at a place, or a part of it."""
         length = min(len(loc), len(self.place))
         return length > 1 and tuple(loc[:length]) == self.place[:length]
 
@@ -57,7 +57,7 @@ def apply_settings(content: dict[str, Any], given: Sequence[str], root: type[Bas
 
     Args:
         content: what the file holds.
-        given: texts ``section.key=value``. A pass or profile is said by its name or number: ``pass.NAME.key``,
+        given: texts ``section.key=value``. A pass or profile is given by its name or number: ``pass.NAME.key``,
             ``profile.0.name``. A value is TOML, or text without quotation marks where text is wanted.
         root: the recipe's class.
 
@@ -81,7 +81,7 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
     table: Any = content
     for depth, part in enumerate(place[:-1]):
         table = table[part] if isinstance(part, int) else table.setdefault(part, {})
-        # a number was looked up in its list
+        # a number has been looked up in its list
         if not isinstance(table, dict) and not isinstance(place[depth + 1], int):
             name = ".".join(map(str, place[: depth + 1]))
             raise RecipeError(f"'{name}' is no table in the recipe", where=where, remedy=_FORM)
@@ -91,7 +91,7 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
 
 
 def _parts(key: str) -> list[str]:
-    """The parts of a key as TOML reads it; where it is none for TOML, what stands between its dots."""
+    """The parts of a key as TOML reads it; where it is not valid TOML, what is between its dots."""
     try:
         found: Any = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError:
@@ -104,7 +104,7 @@ def _parts(key: str) -> list[str]:
 
 
 def _place(content: dict[str, Any], parts: list[str], where: str, root: type[BaseModel]) -> tuple[str | int, ...]:
-    """Where the key stands; names of passes and profiles become numbers.
+    """Where the key belongs; names of passes and profiles become numbers.
 
     Raises:
         RecipeError: there is no such section, or no pass or profile of that name, or several.
@@ -134,10 +134,10 @@ def _place(content: dict[str, Any], parts: list[str], where: str, root: type[Bas
 def _wanted(
     content: dict[str, Any], place: tuple[str | int, ...], words: list[str], where: str, root: type[BaseModel]
 ) -> Any:
-    """The type that belongs there; ``Any`` for settings of a pass that is the user's own.
+    """The type that belongs there; ``Any`` for settings of the user's own passes.
 
     Raises:
-        RecipeError: nothing may stand there.
+        RecipeError: nothing may be there.
     """
     if place[0] == "pass":
         from toolkit.contract.installed import installed
@@ -168,7 +168,7 @@ def _value(key: str, text: str, wanted: Any, words: list[str], where: str, root:
     """The value that a text stands for: TOML where that fits the type, else the text itself.
 
     Raises:
-        RecipeError: neither does.
+        RecipeError: neither fits.
     """
     candidates: list[Any] = [text]
     with suppress(tomllib.TOMLDecodeError, RecursionError):

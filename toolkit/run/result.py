@@ -23,7 +23,7 @@ class Result:
     Attributes:
         folder: the run folder.
         report: the joined report.
-        steps: what was done and what was found again.
+        steps: what was done and what was reused.
         exit_status: 0; 1 where a target of the recipe was missed or the result is broken; 3 where the engine failed on
             its own GPU.
     """
@@ -85,6 +85,6 @@ def status_of(verdict: Verdict, accuracy: Accuracy | None, device: DeviceInfo | 
     """0 done; 1 done, but the result misses its target or is broken; 3 the engine does not run on its own GPU."""
     if device is not None and device.status == "failed":
         return 3
-    # a recipe without a budget demands nothing: what the task's own says is in the first line
+    # a recipe without a budget demands nothing: the task's own limit is reported in the first line
     demanded = verdict == "broken" or (verdict == "missed" and not (accuracy is not None and accuracy.by_default))
     return 1 if demanded else 0

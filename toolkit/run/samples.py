@@ -26,7 +26,7 @@ _DONE = "samples"
 def first_samples_fit(inputs: Inputs) -> None:
     """Look at the first batch of the evaluation's samples, and run one through the float model and the metric.
 
-    What has been looked at is remembered in the run folder, and not looked at again until one of these changes.
+    What has been checked is remembered in the run folder, and not checked again until one of these changes.
 
     Raises:
         DataError: samples or labels do not fit the model or the metric.
@@ -62,7 +62,7 @@ def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None
 
 
 def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
-    """Run the first sample; the number of classes that its label is one of, 0 where it is none, and where the metric
+    """Run the first sample; returns how many classes its label is one of, 0 where it is no class, and where the metric
     takes samples to lie in the output.
     """
     from toolkit.evaluation.metrics import make_metric
@@ -71,7 +71,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
     from toolkit.run.task import look, metric_options
 
     section = inputs.job.recipe.evaluation
-    # a metric of the user's may need as many as the evaluation gives it at once
+    # a user's metric may need as many as the evaluation passes it at once
     batch = next(iter(data.batches(section.batch if ":" in (section.metric or "") else 1)), None)
     if batch is None:
         raise DataError(
@@ -102,16 +102,16 @@ def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
 
 
 def float_outputs(inputs: Inputs, batch: Batch, loaded: Session) -> dict[str, Array]:
-    """What the float model gives for a batch, by output, floats in float32.
+    """The float model's outputs for a batch, by name, floats in float32.
 
     Args:
         inputs: the job's.
-        batch: of the evaluation's samples.
+        batch: a batch of the evaluation's samples.
         loaded: the float model's session.
 
     Raises:
-        ModelError: onnxruntime cannot run the model, or an output holds NaN and infinities only: whatever it were
-            compared with would be equal to it.
+        ModelError: onnxruntime cannot run the model, or an output holds only NaN and infinities: whatever it is
+            compared with would count as equal.
     """
     from toolkit.evaluation.outputs import widened
 

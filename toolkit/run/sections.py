@@ -158,7 +158,7 @@ class BudgetSection(Section):
 
     @property
     def floors(self) -> dict[str, float]:
-        """The levels from which on an answer counts as unchanged, of those that are given."""
+        """The given levels from which on an answer counts as unchanged."""
         names = ("min_cosine", "min_iou", "min_matched", "min_psnr_db", "min_snr_db")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -219,7 +219,7 @@ class ReportSection(Section):
 
 
 class RunSection(Section):
-    """``[run]``: where the work is done, which changes no result but for last bits of models that run in parts."""
+    """``[run]``: where the work is done, which changes no result except last bits of models that run in parts."""
 
     on: Annotated[str, Field(pattern=rf"^(here|ray|{ADDRESS})$")] = Field(
         "here", description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port"

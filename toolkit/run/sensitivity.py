@@ -73,7 +73,7 @@ def _share_something(job: Job, fast: bool, processes: int) -> None:
 
 
 def _outdate(file: Path) -> None:
-    """Make what an earlier measurement left say that it is out of date; it stays until its successor is there."""
+    """Mark what an earlier measurement left as out of date; it stays until its successor exists."""
     from toolkit.search.sensitivity import Sensitivity
 
     if not file.is_file():

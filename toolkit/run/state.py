@@ -1,4 +1,4 @@
-"""Whose results a run folder holds, and how far the last run in it came: what is out of date says so."""
+"""Whose results a run folder holds, and how far the last run in it came: what is out of date is marked."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Unfinished(FileSchema):
 
     Attributes:
         step: the first step that it did again.
-        why: why that step was not found again.
-        current: the steps whose results are this run's; those of all others are of the run before it.
+        why: why that step was not reused.
+        current: the steps whose results are this run's; all others belong to the run before it.
     """
 
     step: str
@@ -33,14 +33,14 @@ class Unfinished(FileSchema):
 
 
 class RunState(FileSchema):
-    """What is known of a run folder besides the results of its steps.
+    """What is known about a run folder besides the results of its steps.
 
     Attributes:
         recipe: the file of the recipe that ran here last; empty for one that was made in Python.
         model: the file of its model.
-        before: the recipe whose results were here when this one came; empty once its own report is there.
+        before: the recipe whose results were here when this one started; empty once its own report exists.
         unfinished: the run under way, or the one that failed or was killed.
-        samples: SHA-256 of what code gave for the results that are here, by its use and its name in the recipe.
+        samples: SHA-256 of the samples from code for the results here, by their use and name in the recipe.
     """
 
     recipe: str = ""
@@ -51,7 +51,7 @@ class RunState(FileSchema):
 
     @classmethod
     def load(cls, folder: Path) -> RunState:
-        """The state of a run folder; one that is not there or damaged says nothing."""
+        """The state of a run folder; a missing or damaged one counts as empty."""
         with suppress(ValidationError):
             return cls.model_validate(own_json(folder / ".qtool" / _STATE))
         return cls()
@@ -62,16 +62,16 @@ class RunState(FileSchema):
 
 
 def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> Finding | None:
-    """Note in a run folder whose it is from here on; returns that it was another recipe's, where it was.
+    """Note in a run folder whose it is from now on; returns a finding if it was another recipe's.
 
     Args:
         folder: the run folder, taken by this process.
-        by_name: whether it was chosen for the recipe's name alone.
-        recipe: the recipe's file; None for one made in Python, which its model tells from others.
+        by_name: whether it was chosen only from the recipe's name.
+        recipe: the recipe's file; None for one made in Python, which its model distinguishes from others.
         model: the file of its model.
 
     Raises:
-        QtoolError: it is another recipe's of the same name, and nobody asked to share it.
+        QtoolError: it is another recipe's of the same name, and sharing was not asked for.
     """
     state, own = refuse_another(folder, by_name, recipe, model)
     if own != state:
@@ -83,7 +83,7 @@ def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path
     """What a run folder's state is, and what it is once this recipe has taken it over; see ``taken_over``."""
     state = RunState.load(folder)
     own = state.model_copy(update={"recipe": str(recipe.resolve()) if recipe is not None else "", "model": str(model)})
-    # a recipe that was moved with its results is no other one
+    # a recipe that was moved with its results is not another one
     gone = bool(state.recipe) and not Path(state.recipe).is_file()
     same = state.recipe == own.recipe and (bool(own.recipe) or state.model == own.model)
     another = bool(state.recipe or state.model) and not gone and not same
@@ -99,7 +99,7 @@ def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path
 
 
 def mark_report(folder: Path, unfinished: Unfinished) -> None:
-    """Make the report of a run folder say, in both its forms, that it is out of date; a damaged one is removed."""
+    """Mark the report of a run folder, in both its forms, as out of date; a damaged one is removed."""
     from toolkit.report.html import write_html
     from toolkit.report.schema import Report
 
@@ -123,7 +123,7 @@ def mark_report(folder: Path, unfinished: Unfinished) -> None:
 
 
 def unfinished_note(path: Path) -> Finding | None:
-    """What to say of a file of a run folder whose last run did not finish; None where there is nothing to say."""
+    """The note on a file of a run folder whose last run did not finish; None where there is nothing to say."""
     place = path if path.is_dir() else path.parent
     folder = place.parent if place.name == ".qtool" else place
     found = RunState.load(folder).unfinished

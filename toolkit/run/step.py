@@ -39,12 +39,12 @@ class Record(BaseModel):
 
     @property
     def final(self) -> bool:
-        """Whether the next run may take this result; not where it is a failure that may have passed by then."""
+        """Whether the next run may take this result; not where it is a failure whose cause may be gone by then."""
         return True
 
     @property
     def said(self) -> list[Finding]:
-        """What the user must hear when the step is done, before those behind it."""
+        """What the user must be told when the step is done, before the next ones."""
         return []
 
     def path(self, name: str) -> Path | None:
@@ -52,15 +52,15 @@ class Record(BaseModel):
         return self._folder / name if name in self.files else None
 
     def content(self) -> dict[str, Any]:
-        """All of the record as JSON; the files are in it by name only."""
+        """The whole record as JSON; files are in it by name only."""
         return self.model_dump(mode="json")
 
     def key(self) -> Any:
-        """All of the record in few bytes, for the keys of steps behind it: its content where it was not kept."""
+        """The whole record in few bytes, for the keys of later steps: its content where it was not kept."""
         return hashes(self._file) if self._file is not None else self.content()
 
     def kept_in(self: R, folder: Path, file: Path | None = None) -> R:
-        """This record, as one that ``file`` holds, and whose files lie in ``folder``."""
+        """This record as kept in ``file``, its files in ``folder``."""
         self._folder, self._file = folder, file
         return self
 
@@ -78,7 +78,7 @@ class GraphRecord(Record):
         return self._folder / self.model_file
 
     def model(self) -> Model:
-        """The graph; whoever would change it takes a copy."""
+        """The graph; to change it, take a copy."""
         from toolkit.graph.model import Model
 
         if self._model is None:
@@ -88,7 +88,7 @@ class GraphRecord(Record):
     def holding(self: G, model: Model) -> G:
         """This record with the graph that was written, which is settled.
 
-        One whose weights went to a file of their own is read again: they are mapped then, and take no memory.
+        A graph whose weights went to a separate file is read again: they are mapped then, and take no memory.
         """
         from toolkit.graph.light import fits_message
 
@@ -97,7 +97,7 @@ class GraphRecord(Record):
         return self
 
     def model_key(self) -> list[str]:
-        """The graph's content; read again only where a file was written since."""
+        """The graph's content; read again only where a file has been written since."""
         stats = [path.stat() for name in self.files if (path := self._folder / name).is_file()]
         looks = [(one.st_size, one.st_mtime_ns) for one in stats]
         if self._hashed is None or self._hashed[0] != looks:
@@ -106,15 +106,15 @@ class GraphRecord(Record):
 
 
 class Step(ABC, Generic[R]):
-    """A part of a run whose result is kept in the run folder, and found again where its key is the same.
+    """A part of a run whose result is kept in the run folder, and reused where its key is the same.
 
     It knows the job's inputs and the records of the steps before it, nothing else.
 
     Attributes:
         name: what users see, and the name of the record's file.
         kind: the record's class.
-        leaves: files that it writes into the run folder where there is something to write. One that the record does
-            not name is of another run, which was killed: it goes.
+        leaves: files that it writes into the run folder where there is something to write. A file that the record does
+            not name belongs to another run, which was killed: it is removed.
     """
 
     name: ClassVar[str]
@@ -130,12 +130,12 @@ class Step(ABC, Generic[R]):
         """All that the result depends on, as content, part by part."""
 
     def calls_users_code(self) -> bool:
-        """Whether code of the user's has a part in the result: what it reads is kept with it then."""
+        """Whether code of the user's contributes to the result: then what it reads is kept with it."""
         return False
 
     @abstractmethod
     def run(self) -> R:
-        """Do it; files that are named in the record are written, the record is not."""
+        """Do the step; files that are named in the record are written, the record is not."""
 
     def load(self) -> R:
         """The record that was kept."""
@@ -143,10 +143,10 @@ class Step(ABC, Generic[R]):
         return self.kind.model_validate_json(text).kept_in(self.folder.path, self._file)
 
     def keep(self, record: R, key: Mapping[str, Any], why: str) -> R:
-        """Write the record, and note in the run folder that the step is done; ``why`` it was not found again.
+        """Write the record, and note in the run folder that the step is done; ``why`` it was not reused.
 
         Raises:
-            DataError: an input was changed meanwhile: nobody knows which content the result is of.
+            DataError: an input was changed meanwhile: it is not known which content the result is from.
         """
         self.inputs.prints.require_unchanged()
         for left in set(self.leaves) - set(record.files):

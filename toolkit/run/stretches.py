@@ -1,4 +1,4 @@
-"""What is to be said of a model that is run in stretches."""
+"""The note about a model that is run in stretches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe's model is for, looked at before anything is quantized: the task, and the float model by the labels."""
+"""The task of a recipe's model, and the float model against the labels: looked at before anything is quantized."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class TaskRecord(Record):
         parts: what is judged of the outputs, as ``OutputPart.to_json`` writes it.
         float_value: the float model's metric on the first samples; None without a built-in metric.
         suspicion: what is plainly wrong with that value; None where nothing is.
-        notes: what else was seen of the outputs.
+        notes: what else was seen in the outputs.
         quantized_source: whether the model that results are compared with has Q/DQ pairs itself.
         drawing: the nodes that draw random numbers, which an engine draws by itself.
-        unlike: those of them that draw others in every run of onnxruntime too.
+        unlike: those of them that draw different ones in every run of onnxruntime too.
     """
 
     task: str = ""
@@ -58,12 +58,12 @@ class TaskRecord(Record):
 
     @property
     def said(self) -> list[Finding]:
-        """The task, what else was seen of the outputs, and what is plainly wrong."""
+        """The task, what else was seen in the outputs, and what is plainly wrong."""
         return [one for one in (self.why, *self.notes, self.suspicion) if one is not None]
 
     @property
     def answers(self) -> Answers | None:
-        """Reads outputs as the task says; None where no task is known."""
+        """The reader of outputs for the task; None where no task is known."""
         from toolkit.evaluation.answers import Answers
         from toolkit.evaluation.tasks import OutputPart
 
@@ -72,13 +72,13 @@ class TaskRecord(Record):
 
 @dataclass
 class Looked:
-    """How the model's outputs are read, and the samples that tell it.
+    """How the model's outputs are read, and the samples that show it.
 
     Attributes:
         record: the task.
         batches: the evaluation's samples with the float model's outputs, from the first on; to be read once.
         lacking: the outputs that onnxruntime cannot compute.
-        seen: the model with what it gave on the first samples; None where there are none.
+        seen: the model with its outputs for the first samples; None where there are none.
     """
 
     record: TaskRecord
@@ -88,7 +88,7 @@ class Looked:
 
 
 def look(inputs: Inputs) -> Looked:
-    """Run the float model on the first samples and tell its task; looked at once.
+    """Run the float model on the first samples and determine its task; done once.
 
     Raises:
         RecipeError: no output can be read for the task that the recipe names, or not with the classes that it names.
@@ -102,14 +102,14 @@ def look(inputs: Inputs) -> Looked:
 
 @dataclass
 class FirstSeen:
-    """What the task is told from, whoever tells it.
+    """What the task is determined from.
 
     Attributes:
-        model: with what it gave on the first samples.
+        model: the model with its outputs for the first samples.
         first: these samples.
         batches: the evaluation's samples with the float model's outputs, from the first on; to be read once.
         data: the samples.
-        outputs: those that onnxruntime computes.
+        outputs: the outputs that onnxruntime computes.
     """
 
     model: SeenModel
@@ -184,12 +184,12 @@ def _look(inputs: Inputs) -> Looked:
 
 
 def task_of(inputs: Inputs) -> TaskRecord:
-    """Tell the model's task, and hold the float model against the labels of the first samples.
+    """Determine the model's task, and compare the float model with the labels of the first samples.
 
     Raises:
         RecipeError: no output can be read for the task that the recipe names, or the labels are those of another output
             than the one that is read where it names none.
-        DataError: the metric says nothing of the samples, as where none has a label.
+        DataError: the metric says nothing about the samples, as where none has a label.
         QtoolError: the samples or the model cannot be used.
     """
     from toolkit.data.faults import at_fault
@@ -210,7 +210,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
                 check.add(outputs, batch.labels or {})
             if choice is not None:
                 choice.add(outputs, batch.labels or {})
-            # further only for the first label, which may stand anywhere
+            # further only for the first label, which may be anywhere
             if number >= _CHECKED and check.silence() is None:
                 break
         if (lacking := check.silence()) is not None:
@@ -228,15 +228,15 @@ def task_of(inputs: Inputs) -> TaskRecord:
     if section.metric is None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked)]
     record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value, inputs.job.allow_code)]
-    # the first outputs and the session go: what comes later needs the memory
+    # free the first outputs and the session: later steps need the memory
     looked.batches, looked.seen = iter(()), None
     return record
 
 
 def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]]) -> list[Finding]:
-    """That a sample holds a whole batch, as a loader gives it, or that its rows are counted as samples.
+    """Findings that a sample holds a whole batch, as a loader yields it, or that its rows are counted as samples.
 
-    Nothing of dimensions that are not called after a batch.
+    Dimensions that are not named after a batch are left out.
 
     Args:
         data: where the samples are from.
@@ -253,7 +253,7 @@ def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]])
 
 
 def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
-    """What there is to say of labels that the recipe's samples have and no metric reads."""
+    """Findings about labels that the recipe's samples have and no metric reads."""
     from toolkit.evaluation.metric_base import label_of
     from toolkit.run.labels import unused
     from toolkit.simulation.samples import with_labels

@@ -44,7 +44,7 @@ class TimedAgain:
     Attributes:
         gpu: the GPU's name.
         times: by engine and profile.
-        layers: by engine, layer and profile its milliseconds; empty where they were not asked for.
+        layers: by engine, layer and profile its milliseconds; empty where not asked for.
         lacks: by profile, or by engine and profile, why nothing was measured.
     """
 
@@ -65,14 +65,14 @@ def time_again(
     allow_code: bool = False,
     progress: Progress = silent,
 ) -> TimedAgain:
-    """Measure the engines of runs, those of the unquantized model that they built for comparison too, all in turn.
+    """Measure the engines of runs, including those of the unquantized model built for comparison, all in turn.
 
     Args:
         runs: one or several, of one backend and with the same profiles.
         rounds: how often each engine is measured.
         layers: measure the layers of each run's engine too, by TensorRT's profiler.
-        allow_code: whether an engine may hold code of its own, as version compatible ones do.
-        progress: is told how far it is.
+        allow_code: whether an engine may hold host code, as version compatible ones do.
+        progress: called with how far it is.
 
     Raises:
         BackendError: nothing can be measured here, a run built no engine, or an engine cannot be opened.

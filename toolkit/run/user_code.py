@@ -25,7 +25,7 @@ def followed(job: Job) -> Iterator[None]:
     Data functions are not followed: all their samples are read for the fingerprint of the data.
 
     Raises:
-        QtoolError: a pass or the metric cannot be had, so that what it reads could not be followed.
+        QtoolError: a pass or the metric cannot be created, so that what it reads could not be followed.
     """
     modules = _modules(job)
     if not modules:
@@ -38,7 +38,7 @@ def followed(job: Job) -> Iterator[None]:
 
 
 def passes_call_it(job: Job) -> bool:
-    """Whether code of the user's has a part in what the passes make."""
+    """Whether code of the user's contributes to the passes' result."""
     steps = passes_of(job.recipe, job.allow_code)
     return any(_is_users(step) for step in steps) or (
         _metric(job) is not None and any(step.reads_evaluation() for step in steps)
@@ -46,7 +46,7 @@ def passes_call_it(job: Job) -> bool:
 
 
 def measuring_calls_it(job: Job) -> bool:
-    """Whether code of the user's has a part in what is measured: the metric, or what makes the model compared with."""
+    """Whether code of the user's contributes to what is measured: the metric, or what makes the reference model."""
     return _metric(job) is not None or reference_calls_it(job)
 
 
@@ -69,7 +69,7 @@ def _metric(job: Job) -> Any:
     """The class or object of a metric of the user's; None where there is none.
 
     Raises:
-        QtoolError: it cannot be had.
+        QtoolError: it cannot be created.
     """
     name = job.recipe.evaluation.metric
     if name is None or ":" not in name:
@@ -101,7 +101,7 @@ def _module_of(thing: Any) -> str:
 
 
 def _all_declare(job: Job) -> bool:
-    """Whether all code of the user's says what it reads: passes by ``input_files``, a metric by ``inputs``."""
+    """Whether all code of the user's declares what it reads: passes by ``input_files``, a metric by ``inputs``."""
     said = [_declares(step) for step in passes_of(job.recipe, job.allow_code) if _is_users(step)]
     kind = _metric(job)
     return all([*said, *([hasattr(kind, "inputs")] if kind is not None else [])])
@@ -113,6 +113,6 @@ def _is_users(step: Pass) -> bool:
 
 
 def _declares(step: Pass) -> bool:
-    """Whether a pass's own class says what it reads, and not one of qtool's that it is made from."""
+    """Whether a pass's own class declares what it reads, and not a class of qtool's that it derives from."""
     owner = next(kind for kind in type(step).__mro__ if "input_files" in vars(kind))
     return owner.__module__.partition(".")[0] not in OWN_PACKAGES

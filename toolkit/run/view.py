@@ -40,7 +40,7 @@ def open_page(page: Path) -> bool:
     shown = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
-    # without a screen what Python finds is a browser that takes over the terminal
+    # without a screen Python finds a browser that takes over the terminal
     try:
         return shown and webbrowser.open(page.resolve().as_uri())
     except webbrowser.Error:

@@ -1,4 +1,4 @@
-"""What names of TensorRT's and Polygraphy's Python say of an engine."""
+"""What names in TensorRT's and Polygraphy's Python API say about an engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUILDER_FLAGS: dict[str, Flag] = {
     "GPU_FALLBACK": Flag(Term.DLA),
     "DEBUG": Flag(Term.PRINTING),
 }
-"""Members of ``trt.BuilderFlag``; what is not here no recipe has a setting for."""
+"""Members of ``trt.BuilderFlag``; no recipe has a setting for others."""
 
 ASSIGNED: dict[str, Flag] = {
     "max_workspace_size": Flag(Term.WORKSPACE),
@@ -80,4 +80,4 @@ CREATE_CONFIG: dict[str, Flag] = {
     "profiles": Flag(Term.PROFILE),
     "memory_pool_limits": Flag(Term.WORKSPACE),
 }
-"""The arguments of ``CreateConfig``; the others no recipe has a setting for."""
+"""The arguments of ``CreateConfig``; no recipe has a setting for the others."""

@@ -32,8 +32,8 @@ class Command:
 
     Attributes:
         line: its line there.
-        words: its words, variables of the environment in front.
-        why: what the script decides about it: that it is not reached, or that this is not known.
+        words: its words, preceded by environment variables.
+        why: whether the script reaches it: that it does not, or that this is not known.
     """
 
     line: int
@@ -42,13 +42,13 @@ class Command:
 
 
 def tool_of(word: str) -> str:
-    """Which of the tools a command's first word names, under whatever path; empty where it is none."""
+    """Which of the tools a command's first word names, under whatever path; empty where it names none."""
     name = PurePosixPath(PureWindowsPath(word).name).name.lower().removesuffix(".exe").strip("${}")
     return name if name in TOOLS else ""
 
 
 def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
-    """What a command line says: variables of Polygraphy, and all from the tool's name on.
+    """What a command line says: variables of Polygraphy, and everything from the tool's name on.
 
     Raises:
         QtoolError: it is neither a trtexec nor a ``polygraphy convert`` or ``polygraphy run`` command.
@@ -74,14 +74,14 @@ def is_command(words: Sequence[str]) -> bool:
 
 
 def orders_of_commands(commands: Sequence[Command], where: str) -> list[Order]:
-    """What the commands of a script say: those of the first that builds from ONNX, and that there are others.
+    """The orders of a script's first command that builds from ONNX, and a note where there are others.
 
     Args:
         commands: the commands.
         where: the script's name, for messages.
 
     Raises:
-        QtoolError: there are some, and none that can be migrated.
+        QtoolError: there are commands, and none that can be migrated.
     """
     reached = [one for one in commands if one.why is None or one.why.code is not MigrateCode.NOT_TAKEN] or commands
     able = [one for one in reached if _migratable(one.words)] or reached
@@ -108,7 +108,7 @@ def _migratable(words: Sequence[str]) -> bool:
 
 
 def without_variables(words: Sequence[str]) -> Sequence[str]:
-    """A command's words from its name on: without ``env`` and ``NAME=value`` in front."""
+    """A command's words from its name on: without preceding ``env`` and ``NAME=value``."""
     first = next((i for i, word in enumerate(words) if word != "env" and not _ASSIGNMENT.fullmatch(word)), len(words))
     return words[first:]
 
@@ -119,7 +119,7 @@ def of_rtx(word: str) -> bool:
 
 
 def _numbered(orders: Iterator[Order]) -> Iterator[Order]:
-    """Shapes with the number of their profile: that of ``--profile``, or how often the flag was said before."""
+    """Shapes with the number of their profile: that of ``--profile``, or how often the flag occurred before."""
     said: dict[Term, int] = {}
     named: int | None = None
     for order in orders:
@@ -191,5 +191,5 @@ def _read(flag: Flag, said: str, line: int, value: Any) -> Order:
 
 
 def another_command(command: Command) -> Finding:
-    """That a script holds a further command, which is not migrated."""
+    """The finding that a script holds a further command, which is not migrated."""
     return MigrateCode.OTHER_COMMAND(line=command.line, command=" ".join(command.words[:3]))

@@ -1,4 +1,4 @@
-"""Each order's place in a recipe: one method a kind of order, which writes it down and says what is lost of it."""
+"""Each order's place in a recipe: one method per kind of order, which writes it down and tells what is lost of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Settled:
     """What a recipe has to say.
 
     Attributes:
-        rest: the float type of all that nobody asks about.
+        rest: the float type of everything without a request.
         quantize: the quantized type that is allowed; empty where none is.
         strong: whether the graph's own types count.
         profiles: by number the shapes of the inputs: min, opt and max.
@@ -67,7 +67,7 @@ class Settled:
 
 
 class Entries:
-    """What a recipe says, written down order by order.
+    """The content of a recipe, written down order by order.
 
     Args:
         model: the ONNX model.
@@ -81,7 +81,7 @@ class Entries:
         self.shapes = {name: list(dims) for name, dims in model.input_shapes().items()}
 
     def write(self, order: Order) -> tuple[str, Finding | None]:
-        """Where an order stands in the recipe, and what else there is to say of it; it is written down."""
+        """Write an order down; returns its place in the recipe, and what else there is to say about it."""
         assert order.term is not None
         if order.term in _ENGINE:
             return self._engine(order.term, order.value)
@@ -168,7 +168,7 @@ class Entries:
         return "", MigrateCode.CODE_TO_ALLOW(said=order.said)
 
     def _tactics(self, order: Order) -> tuple[str, Finding | None]:
-        """Sources that are TensorRT's own; libraries' make a recipe that newer TensorRTs refuse."""
+        """Tactic sources that are TensorRT's own; those of libraries make a recipe that newer TensorRTs refuse."""
         own = [one for one in order.value if one not in _LIBRARIES]
         left = [one for one in order.value if one in _LIBRARIES]
         if own:
@@ -221,7 +221,7 @@ class Entries:
 
     @staticmethod
     def _named(place: Any, sides: Mapping[str, Sequence[Any]]) -> str:
-        """A tensor's name, which a script may also say by its side and number."""
+        """A tensor's name, which a script may also give by its side and number."""
         if isinstance(place, str):
             return place
         side, number = place
@@ -255,7 +255,7 @@ class Entries:
         return OUTCOMES[term].words, None
 
     def fill_profiles(self) -> None:
-        """Fill up what was left out, as trtexec does: opt from max or min, min and max from opt, 1 for all else."""
+        """Fill in what was left out, as trtexec does: opt from max or min, min and max from opt, 1 for all else."""
         dynamic = {name: dims for name, dims in self.shapes.items() if any(not isinstance(d, int) for d in dims)}
         if not dynamic:
             self.found.profiles.clear()
@@ -266,7 +266,7 @@ class Entries:
         profiles = self.found.profiles or {0: {}}
         ones = sorted(name for shapes in profiles.values() for name in dynamic if name not in shapes)
         if ones:
-            # they are only named where another shape was said, or trtexec would have made up all of them
+            # they are only named where another shape was given, or trtexec would have made up all of them
             order = Order(None, said="shapes")
             self.found.turns.append(Outturn(order, "implied", why=MigrateCode.SHAPES_OF_ONES(inputs=sorted(set(ones)))))
         for number, shapes in profiles.items():

@@ -9,9 +9,9 @@ _LISTED = re.compile(
     r"\s*(?:-\s+)?(?:(ENTRYPOINT|CMD|RUN)\s|(entrypoint|command|args)\s*:)\s*\[(.*)\]\s*(?:#.*)?", re.DOTALL
 )
 _WORD = re.compile(r"""\s*(?:'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"][^,]*))\s*(?:,|$)""")
-"""A word of a list of YAML's: in quotation marks of either kind, or in none."""
+"""A word of a list of YAML's: in either kind of quotation marks, or in none."""
 _OPENS = re.compile(r"(\s*(?:-\s+)?)(entrypoint|command|args)\s*:\s*")
-"""What a list with a word a line stands below."""
+"""The key above a list with one word per line."""
 _ITEM = re.compile(r"(\s*)-\s+(.*?)\s*", re.DOTALL)
 _QUOTED = re.compile(r"""'((?:[^']|'')*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 _BLOCK = re.compile(r"[|>][+-]?\d*")
@@ -22,7 +22,7 @@ _ORDER = ("entrypoint", "command", "cmd", "args")
 
 
 class ExecForms:
-    """Collects the parts of what a container runs, which may lie on several lines."""
+    """Collects the parts of what a container runs, which may span several lines."""
 
     def __init__(self) -> None:
         self._parts: dict[str, tuple[int, list[str]]] = {}
@@ -57,7 +57,7 @@ class ExecForms:
         return True, done
 
     def _item(self, line: str) -> bool:
-        """Take in a line as a word of the list that is open, or as a part of its last one; whether it is that."""
+        """Take in a line as a word of the open list, or as a part of its last word; returns whether it is one."""
         if self._below is None:
             return False
         part, indent = self._below
@@ -90,7 +90,7 @@ class ExecForms:
 
 
 def _scalar(text: str) -> str:
-    """A word as YAML writes it."""
+    """The word that a YAML scalar stands for."""
     quoted = _QUOTED.fullmatch(text)
     if quoted is None:
         return text

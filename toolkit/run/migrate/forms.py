@@ -1,4 +1,4 @@
-"""The form that is left beside the one that is made, both measured on the same samples in onnxruntime."""
+"""The old form and the new one, both measured on the same samples in onnxruntime."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Form:
     Attributes:
         sqnr_db: the lowest SQNR of its outputs.
         metric: the metric's value; None where there are no labels.
-        float_metric: that of the float model.
+        float_metric: the float model's value.
     """
 
     sqnr_db: float | None
@@ -70,7 +70,7 @@ def implicit_form(prepared: Model, ranges: Ranges) -> Model:
 
 
 def measured(inputs: Inputs, reference: Model, subject: Model) -> Form | None:
-    """One form held against the float model on the recipe's samples; None where it has none."""
+    """One form compared with the float model on the recipe's samples; None where it has none."""
     from toolkit.evaluation.evaluate import evaluate
 
     data, _ = inputs.evaluation_data(inputs.source())

@@ -41,7 +41,7 @@ def cache_version(release: str) -> int:
     """The number of a release in a cache's first line, see ``release_number``.
 
     Raises:
-        QtoolError: it is no release that has calibrators.
+        QtoolError: it is not a release that has calibrators.
     """
     words = release.split(".")
     known = 1 <= len(words) <= 3 and all(word.isdecimal() for word in words) and 8 <= int(words[0]) <= 10
@@ -55,12 +55,12 @@ def cache_version(release: str) -> int:
 
 
 def paired_model(path: Path) -> Path:
-    """The model with its pairs: itself, or of a run folder the graph before lowering, which is float32."""
+    """The model with its pairs: the file itself, or for a run folder the graph before lowering, which is float32."""
     return path / PREPARED if path.is_dir() else path
 
 
 def recipe_of_run(path: Path) -> Recipe | None:
-    """The recipe of a run folder; None where it is none.
+    """The recipe of a run folder; None where it is not one.
 
     Raises:
         RecipeError: its lock file cannot be read.
@@ -70,7 +70,7 @@ def recipe_of_run(path: Path) -> Recipe | None:
 
 
 def types_asked(path: Path) -> dict[str, str]:
-    """What a run asked of each node, by its folder's model; nothing where it is no run folder."""
+    """What a run asked of each node, by its folder's model; empty where it is no run folder."""
     model = path / FINAL
     if not path.is_dir() or not model.is_file():
         return {}
@@ -79,18 +79,18 @@ def types_asked(path: Path) -> dict[str, str]:
 
 
 class BackToImplicit:
-    """The float model behind a model's pairs, and the ranges that TensorRT needs in their place.
+    """A model without its pairs, and the ranges that TensorRT needs in their place.
 
     Args:
         source: the model with its pairs.
         asked: what is known to have been asked of its layers.
-        recipe: what the model was made by, where that is known.
+        recipe: the recipe that made the model, where that is known.
 
     Attributes:
         model: the float model.
-        fit: its ranges, those that follow from them among them.
-        rest: the float type of all else: float16 where nobody knows.
-        profiles: by number the shapes of the inputs, as the recipe has them.
+        fit: its ranges, including those that follow from them.
+        rest: the float type of all else: float16 where it is not known.
+        profiles: by number the shapes of the inputs, as in the recipe.
         floats: layers with weights that were not quantized, each with its float type.
         turns: what became of each pair.
     """
@@ -132,7 +132,7 @@ class BackToImplicit:
         ]
 
     def _lacking(self) -> list[tuple[str, str]]:
-        """Outputs of quantized layers that no pair tells a range of, each with its layer."""
+        """Outputs of quantized layers for which no pair gives a range, each with its layer."""
         known = self.fit.ranges.tensors
         return [
             (node.outputs[0].name, node.name)
@@ -141,7 +141,7 @@ class BackToImplicit:
         ]
 
     def said(self) -> list[Finding]:
-        """What there is to say of all of it."""
+        """Findings about the whole."""
         if not self.fit.ranges.tensors:
             return [MigrateCode.NOTHING_IMPLICIT()]
         return [MigrateCode.FLOAT_LAYERS(layers=list(self.floats))] if self.floats else []

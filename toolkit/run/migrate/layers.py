@@ -1,4 +1,4 @@
-"""Types asked for layers, layer by layer: the last word of a name counts."""
+"""Types asked for layers, layer by layer: the last request for a name counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.run.migrate.terms import Term
 
 _FLOATS = ("fp32", "fp16", "bf16")
 _NODE_OF = "node_of_"
-"""How TensorRT's parser calls the layer of a node without a name: by its first output."""
+"""How TensorRT's parser names the layer of a node without a name: by its first output."""
 
 
 @dataclass
@@ -22,10 +22,10 @@ class LayerTypes:
     """What is asked of layers.
 
     Attributes:
-        asked: precision by node, a later word in place of an earlier one.
+        asked: precision by node, a later request replacing an earlier one.
         outputs: output type by node.
         ops: precision by operator.
-        patterns: the globs and names by precision, where no later word takes a node out of them.
+        patterns: the globs and names by precision, where no later request takes a node out of them.
         quantized: nodes that were asked for a quantized type.
     """
 
@@ -37,7 +37,7 @@ class LayerTypes:
     _said: list[tuple[str, str]] = field(default_factory=list)
 
     def ask(self, model: Model, term: Term, value: Sequence[tuple[str, str]], rest: str) -> Finding | None:
-        """Write down what is asked; what cannot be had is told.
+        """Write down what is asked for; returns what cannot be done.
 
         Args:
             model: the graph, whose nodes are layers by their names.
@@ -76,7 +76,7 @@ class LayerTypes:
         return MigrateCode.NO_QUANTIZED_FORM(layers=unquantized) if unquantized else None
 
     def settle(self, model: Model) -> None:
-        """Work out the patterns for the recipe: as they were said where that means the same, else names."""
+        """Work out the patterns for the recipe: as they were written where that means the same, else as names."""
         for name, kind in self.outputs.items():
             self.asked.setdefault(name, kind)
         self.quantized = [name for name, kind in self.asked.items() if kind in ("int8", "fp8")]

@@ -1,4 +1,4 @@
-"""`qtool migrate`: what was said to TensorRT's builder becomes a recipe and a Q/DQ model that mean the same."""
+"""`qtool migrate`: instructions to TensorRT's builder become an equivalent recipe and Q/DQ model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from toolkit.run.steps.passes import PREPARED
 _FORMS = ("explicit", "implicit")
 _FOLDER, _RECORD, _EXPLICIT = "migrated", "migration.json", "explicit"
 _FEW = 12
-"""Tensors and flags that are listed one by one on the terminal; migration.json lists all."""
+"""How many tensors and flags are listed one by one on the terminal; migration.json lists all."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class MigrationRequest:
         cache: the calibration cache, likewise.
         data: calibration samples; ranges are calibrated where the source gives none.
         test: samples to measure both forms on.
-        rest: the float type, where the source says none: a cache or a model; fp16 where None.
+        rest: the float type, where the source (a cache or a model) gives none; fp16 where None.
         to: ``explicit``, or ``implicit``: the way back, from a model's pairs or a run folder.
         release: back to implicit: the release of TensorRT that reads the cache.
         capabilities: compute capabilities of the GPUs that the engine is for.
@@ -97,11 +97,11 @@ class Migration:
         recipe: the recipe.
         model: the Q/DQ model; None where there are no ranges to make it with.
         kind: what the source is.
-        turns: what became of each thing that the source says.
+        turns: what became of each order in the source.
         tensors: what became of each tensor's range or pair.
-        said: what there is to say of the whole.
-        forms: by form what it keeps of the float model, where there are samples.
-        lacks: the float model, where nothing was made of it for want of ranges and samples.
+        said: findings about the whole.
+        forms: by form how close it is to the float model, where there are samples.
+        lacks: the float model, where nothing was made of it for lack of ranges and samples.
         exit_status: 0; 1 where the source names what cannot be migrated without more.
     """
 
@@ -137,7 +137,7 @@ class Migration:
         ):  # fmt: skip
             found = [turn for turn in self.turns if turn.fate in fates]
             if found:
-                # a call may say several things of which the same is to be told: a shape's three ends
+                # a call may hold several orders with the same outcome: a shape's three ends
                 lines += [f"{title}:", *dict.fromkeys(f"  {_line(turn)}" for turn in found)]
         if self.tensors:
             lines.append(f"ranges ({count(len(self.tensors), 'tensor')}):")
@@ -161,7 +161,7 @@ _PLAIN = (
     MigrateCode.TENSOR_CONSTANT,
     MigrateCode.TENSOR_UNNAMED,
 )
-"""What the most tensors become: one of each stands for all."""
+"""What most tensors become: one of each represents all."""
 
 
 def _line(turn: Outturn) -> str:
@@ -171,11 +171,11 @@ def _line(turn: Outturn) -> str:
 
 
 def migrate(asked: MigrationRequest) -> Migration:
-    """Read the source, write recipe, ranges and model, and tell what became of everything.
+    """Read the source, write recipe, ranges and model, and report what became of everything.
 
     Raises:
-        QtoolError: the source does not parse, names no model, or files that are not there; or its ranges are of
-            another network altogether.
+        QtoolError: the source does not parse, names no model, or files that are not there; or its ranges belong to
+            an entirely different network.
     """
     if asked.to not in _FORMS:
         raise QtoolError(f"--to is '{asked.to}'", remedy=did_you_mean(asked.to, _FORMS))
@@ -208,7 +208,7 @@ def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
     """Where the recipe goes.
 
     Raises:
-        QtoolError: one is there, and ``force`` is not.
+        QtoolError: there is one already, without ``force``.
     """
     target = folder / f"{stem}.toml"
     if target.exists() and not asked.force:
@@ -219,7 +219,7 @@ def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
 
 
 def _to_explicit(asked: MigrationRequest) -> Migration:
-    """Write the recipe and the Q/DQ model that mean what the source says."""
+    """Write the recipe and the Q/DQ model equivalent to the source."""
     source = read_source(asked.words)
     source.orders[:] = _completed(source, asked)
     model_path = _model_path(source, asked)
@@ -233,7 +233,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         )
     paired = pair_count(model) > 0 and not paired_unusably(model)
     if paired and source.kind == "model":
-        # of which type its pairs are, they say themselves
+        # its pairs themselves state their type
         source.orders[:] = [order for order in source.orders if order.term is not Term.INT8]
     settled = settle(source.orders, model, paired)
     folder = asked.out if asked.out is not None else Path(_FOLDER) / model_path.stem
@@ -277,7 +277,7 @@ def _completed(source: MigrationSource, asked: MigrationRequest) -> list[Order]:
     """The source's orders with what the command line of qtool adds.
 
     Raises:
-        QtoolError: ``rest`` is given, and the source says it itself.
+        QtoolError: ``rest`` is given, and the source has one itself.
     """
     orders = list(source.orders)
     rest = asked.rest or "fp16"
@@ -319,14 +319,14 @@ def _ops(model: Model) -> dict[str, int]:
 
 
 def _data(source: MigrationSource, settled: Settled) -> Path | None:
-    """The samples that the source names, where they are there."""
+    """The samples that the source names, if they exist."""
     return source.find(settled.data, "the samples", "--data") if settled.data else None
 
 
 def _ranges(
     source: MigrationSource, asked: MigrationRequest, settled: Settled, model: Model, paired: bool
 ) -> tuple[Ranges | None, FittedRanges | None, list[Finding]]:
-    """The ranges that are given, the same fitted to the model, and what there is to say of them."""
+    """The given ranges, the same fitted to the model, and findings about them."""
     if pair_count(model):
         known = ranges_of_pairs(model, stripped=not paired)
         return None, known if known.ranges.tensors else None, []
@@ -351,7 +351,7 @@ def _make(
     quantizes: bool,
     paired: bool,
 ) -> None:
-    """Run the recipe without a backend: its model is the Q/DQ model, and its report says what there is to say."""
+    """Run the recipe without a backend: its model is the Q/DQ model, and its report holds the findings."""
     recipe = Recipe.load(found.recipe)
     recipe.engine.backend = "none"
     engine_settings(recipe)
@@ -386,7 +386,7 @@ def _measure(
     before = model if pair_count(model) else None
     if before is None and fit is not None:
         before = implicit_form(prepared, fit.ranges)
-    # what pairs with zero points stood in for is put back where they are taken out
+    # what pairs with zero points stood in for is put back where the pairs are taken out
     reference = without_pairs(model) if paired else inputs.reference()
     for name, subject in (("before", before), ("after", Model.load(found.model))):
         one = measured(inputs, reference, subject) if subject is not None else None

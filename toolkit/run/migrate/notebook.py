@@ -1,4 +1,4 @@
-"""Jupyter notebooks as Python: what IPython adds to the language becomes the calls that it makes of it."""
+"""Jupyter notebooks as Python: IPython's additions to the language become the calls that it turns them into."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.reading import FileKind, parse_json
 
 SYSTEM, OUTPUT = "get_ipython().system", "get_ipython().getoutput"
-"""What IPython calls for ``!command`` and ``said = !command``."""
+"""The functions that IPython calls for ``!command`` and ``said = !command``."""
 _KIND = FileKind("this is not a notebook of Jupyter", QtoolError, "export it as a script")
 _SHELL = re.compile(r"%%(?:bash|sh|cmd|script\s+(?:ba)?sh|writefile\s.*\.(?:sh|bat))\b")
-"""What makes a whole cell one of the shell."""
+"""What makes a whole cell a shell cell."""
 _PYTHON = re.compile(r"%%(?:time|timeit|capture|prun|python3?|pypy|writefile\s.*\.py)\b")
-"""What leaves a whole cell one of Python."""
+"""What leaves a whole cell Python."""
 _ONE = re.compile(r"(\s*)(?:(\w+)\s*=\s*)?(?:!!?|%(?:system|sx)\s)(.*)", re.DOTALL)
-"""What makes a line one of the shell, whether its output is kept or not."""
+"""What makes a line a shell line, whether its output is kept or not."""
 _MAGIC = re.compile(r"\s*(?:[\w.\[\]]+\s*=\s*)?%{1,2}[A-Za-z]|\s*\?{0,2}[\w.*]+\?{1,2}\s*$|\s*\?{1,2}[\w.*]+\s*$")
 """Another line that is IPython's own: a magic, or a question for help."""
 _FILLED = re.compile(r"\{([^{}]*)\}|\$([A-Za-z_]\w*)")
@@ -32,7 +32,7 @@ def notebook_code(text: str, where: str) -> str:
         where: its name, for messages.
 
     Raises:
-        QtoolError: it is no notebook.
+        QtoolError: it is not a notebook.
     """
     found = parse_json(text, where, _KIND)
     cells = found.get("cells") if isinstance(found, dict) else None
@@ -48,7 +48,7 @@ def notebook_code(text: str, where: str) -> str:
 
 
 def _python(lines: list[str], given: set[str]) -> Iterator[str]:
-    """A cell's lines in Python; a line that is left out keeps its number, and a block that has no other its body."""
+    """A cell's lines in Python; a line that is left out keeps its number, and a block with no other line its body."""
     first = lines[0].strip() if lines else ""
     if _SHELL.match(first):
         script = "\n".join(["", *lines[1:]])

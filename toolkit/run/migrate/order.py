@@ -1,4 +1,4 @@
-"""One thing that a command line or a script says of an engine, and what became of it."""
+"""One instruction about an engine in a command line or a script, and what became of it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from toolkit.contract.findings import Finding
 from toolkit.run.migrate.terms import Term
 
 Fate = Literal["written", "implied", "unrelated", "lost", "look", "overruled"]
-"""In the recipe; needs no word in it; does not concern the engine; has no place there; for the user to read; said in
-vain, since something else decides."""
+"""In the recipe; needs no entry; does not concern the engine; has no equivalent; for the user to read; without
+effect, since something else decides."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One thing that is said.
+    """One instruction.
 
     Attributes:
-        term: what it is about; None where nobody knows the flag, or where a script only shows a place to look at.
+        term: what it is about; None for an unknown flag, or where a script only shows a place to look at.
         value: by term, see ``toolkit.run.migrate.values``.
-        said: as it is said there.
+        said: its wording there.
         line: the line of the script; 0 where there is none.
         why: what keeps it from being taken.
     """
@@ -37,10 +37,10 @@ class Outturn:
     """What became of an order.
 
     Attributes:
-        order: it.
-        fate: in a word.
-        became: what stands in the recipe for it; empty where nothing does.
-        why: why nothing does, or what else there is to say.
+        order: the order.
+        fate: its outcome, in a word.
+        became: its equivalent in the recipe; empty where there is none.
+        why: why there is none, or what else there is to say.
     """
 
     order: Order

@@ -1,4 +1,4 @@
-"""The pairs of a quantized model before and after a migration: what was kept, and what was made anew."""
+"""The pairs of a quantized model before and after a migration: what was kept, and what was rebuilt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
 
     Args:
         model: the model with its pairs.
-        stripped: whether the pairs go: what reads one behind a Flatten then reads a tensor that hands its range on.
+        stripped: whether the pairs are removed: readers after a Flatten then read a tensor that inherits its range.
     """
     found, behind = FittedRanges(Ranges(made_from={"kind": "pairs"})), []
     for name, pair in activations(model):
@@ -57,11 +57,11 @@ def symmetric(pair: ExistingPair) -> bool:
 
 
 def float_layers(model: Model, stored: bool = False) -> list[str]:
-    """The layers that do not compute in a quantized type: one of their two operands is behind no pair.
+    """The layers that do not compute in a quantized type: one of their two operands comes from no pair.
 
     Args:
         model: the model with its pairs.
-        stored: whether those are among them whose weights alone are quantized, to a type of weights (INT4).
+        stored: whether to include layers of which only the weights are quantized, to a type for weights (INT4).
     """
     found = []
     for node in (node for node in model.nodes if node.op in TARGETS):
@@ -81,7 +81,7 @@ def _pair_behind(model: Model, tensor: gs.Tensor) -> gs.Node | None:
 
 
 def said_of_layers(model: Model) -> Iterator[Finding]:
-    """What there is to say of a model's layers: those of two types, and those that stay float."""
+    """Findings about a model's layers: those of two types, and those that stay float."""
     if mixed := mixed_layers(model):
         yield MigrateCode.PAIRS_MIXED(layers=mixed)
     if floats := float_layers(model):
@@ -89,7 +89,7 @@ def said_of_layers(model: Model) -> Iterator[Finding]:
 
 
 def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[TensorTurn]:
-    """What became of the pair of each activation; ``derived`` is that of ``FittedRanges``."""
+    """What became of the pair of each activation; ``derived`` as in ``FittedRanges``."""
     after = dict(scales_of(final))
     in_blocks = {name for name, pair in activations(final) if block_type(pair.dequantize) is not None}
     turns: dict[str, TensorTurn] = {}

@@ -19,7 +19,7 @@ _SWITCHES = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.TF32, Term.SPARSE, 
 
 
 def polygraphy_calls(node: ast.Call, static: Static) -> Iterator[Order]:
-    """What one call of Polygraphy's says; nothing where it is none. Lines and conditions are the caller's."""
+    """The orders of one call of Polygraphy's; none for other calls. Lines and conditions are the caller's."""
     name = _snake(static.name(node.func).rpartition(".")[2])
     given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
     first = node.args[0] if node.args else None
@@ -95,7 +95,7 @@ def _pools(value: ast.expr, static: Static) -> Any:
 
 
 def _profile(node: ast.Call, given: Mapping[str, ast.expr], static: Static) -> Iterator[Order]:
-    """``Profile().add("x", min=..., opt=..., max=...)``; a chain of such calls is one profile, told by its begin."""
+    """``Profile().add("x", min=..., opt=..., max=...)``; a chain of such calls is one profile, known by its start."""
     name = static.value(node.args[0]) if node.args else static.value(given.get("name"))
     sizes = {term: static.value(given[key]) for term, key in
              ((Term.MIN, "min"), (Term.OPT, "opt"), (Term.MAX, "max"))}  # fmt: skip

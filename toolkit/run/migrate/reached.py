@@ -8,7 +8,7 @@ from toolkit.run.migrate.bindings import Function
 from toolkit.run.migrate.static import Static
 
 Test = tuple[ast.expr, bool]
-"""A condition, and whether it holds where one is."""
+"""A condition, and whether it holds at that place."""
 
 
 class Reached(ast.NodeVisitor):
@@ -16,7 +16,7 @@ class Reached(ast.NodeVisitor):
 
     Args:
         tree: the script.
-        static: which function a call is of.
+        static: tells which function is called.
     """
 
     def __init__(self, tree: ast.Module, static: Static) -> None:
@@ -42,7 +42,7 @@ class Reached(ast.NodeVisitor):
         self._body(node)
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        """The same."""
+        """An async function's body, which runs where it is called."""
         self._body(node)
 
     def _body(self, node: Function) -> None:

@@ -42,12 +42,12 @@ _HOLDERS = {"create_builder_config": "config", "create_network": "network", "Bui
 
 
 def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line: int = 1) -> list[Order]:
-    """What a script's calls say, in the order of its lines.
+    """The orders of a script's calls, in the order of its lines.
 
     Args:
         text: the script.
         where: its name, for messages.
-        arguments: what it is run with.
+        arguments: the arguments it is run with.
         line: the line of the file on which it begins.
 
     Raises:
@@ -76,14 +76,14 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line:
 
 
 def joined_orders(calls: Sequence[Order], commands: Sequence[Order]) -> list[Order]:
-    """What a script's calls and the commands that it runs say, by line; a command that names its model decides."""
+    """The orders of a script's calls and of its commands, by line; a command that names its model decides."""
     named = any(order.term is Term.MODEL and order.why is None for order in commands)
     kept = [order for order in calls if not (named and order.term is Term.MODEL)]
     return sorted([*kept, *commands], key=lambda order: order.line)
 
 
 def _made(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.Call]]:
-    """Variables and the calls that make what they hold, by assignment or by ``with``."""
+    """Variables and the calls that create their values, by assignment or by ``with``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
             yield from ((target, node.value) for target in node.targets)
@@ -92,7 +92,7 @@ def _made(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.Call]]:
 
 
 class _ScriptReader(ast.NodeVisitor):
-    """Collects orders; knows under which conditions and in which loops it is."""
+    """Collects orders; tracks the conditions and loops that it is in."""
 
     def __init__(self, static: Static, tree: ast.Module) -> None:
         self.static, self.orders, self.commands = static, list[Order](), list[Command]()
@@ -118,7 +118,7 @@ class _ScriptReader(ast.NodeVisitor):
             self.where.tests.pop()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        """A function's body, under what has to hold where it is called."""
+        """A function's body, under the conditions of its call."""
         outer, self.where.tests = self.where.tests, [*self.where.tests, *self.reached.conditions(node)]
         self.generic_visit(node)
         self.where.tests = outer
@@ -149,7 +149,7 @@ class _ScriptReader(ast.NodeVisitor):
         self._say(None, None, node, MigrateCode.LOOK_AT(line=getattr(node, "lineno", 0)))
 
     def _value(self, flag: Flag, node: ast.expr, statement: ast.AST, read: Callable[[Any], Any]) -> None:
-        """Note what an expression says, or the place where only a run would tell it."""
+        """Note the value of an expression, or the place where only a run would tell it."""
         value = self.static.value(node)
         try:
             if value is UNKNOWN:
@@ -227,7 +227,7 @@ class _ScriptReader(ast.NodeVisitor):
     # ---------------------------------------------------------------- calls
 
     def visit_Call(self, node: ast.Call) -> None:
-        """A call of TensorRT's or Polygraphy's that says something of the engine."""
+        """A call of TensorRT's or Polygraphy's that concerns the engine."""
         for said in polygraphy_calls(node, self.static):
             self._say(said.term, said.value, node, said.why)
         name = self.static.name(node.func)

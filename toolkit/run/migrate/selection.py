@@ -15,7 +15,7 @@ _OPS = {
     "RESIZE": ("Resize",), "CONCATENATION": ("Concat",), "SCALE": ("BatchNormalization",), "LRN": ("LRN",),
     "REDUCE": ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "GlobalAveragePool"),
 }  # fmt: skip
-"""The operators that TensorRT's parser makes layers of a kind of, where the kind says it."""
+"""The operators that TensorRT's parser turns into a kind of layer, where the kind tells."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Selection:
         return bool(self.names or self.ops or self.unclear)
 
     def also(self, other: Selection) -> Selection:
-        """What both choose: that is clear where one of them says nothing."""
+        """What both choose; clear where one of them says nothing."""
         if not self:
             return other
         return Selection(unclear=True)
 
 
 def selection_of(test: ast.expr, static: Static) -> Selection:
-    """What a condition says of a layer's or tensor's ``name`` or ``type``; empty where it is about other things."""
+    """What a condition says about a layer's or tensor's ``name`` or ``type``; empty where it is about other things."""
     return _of(_spelled(test, static), static)
 
 
@@ -70,7 +70,7 @@ def _compared(test: ast.expr, static: Static) -> Selection | None:
         ops = tuple(op for kind in kinds if kind is not None for op in kind)
         return Selection(ops=ops) if all(kinds) else None
     if _attribute(left, "name") and isinstance(op, (ast.Eq, ast.In)) and wanted:
-        # a name in one text is a question after its parts
+        # a name tested against one text asks for its parts
         return Selection(names=tuple(wanted)) if isinstance(op, ast.Eq) or static.value(right) != wanted[0] else None
     part = _texts(static.value(left))
     if isinstance(op, ast.In) and _attribute(right, "name") and len(part) == 1:
@@ -113,7 +113,7 @@ def _lowered(node: ast.expr) -> bool:
 
 
 def _part(text: str, holder: ast.expr) -> str:
-    """A glob for a part of a name, of letters in both cases where the name is compared in lower case."""
+    """A glob for a part of a name, matching both cases where the name is compared in lower case."""
     if not _lowered(holder):
         return literal_glob(text)
     return "".join(f"[{one}{one.upper()}]" if one.isalpha() else literal_glob(one) for one in text)

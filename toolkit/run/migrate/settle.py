@@ -1,4 +1,4 @@
-"""Orders settled for a model: what a recipe has to say, and what became of each."""
+"""Orders settled for a model: what its recipe has to hold, and what became of each order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FATES: Mapping[BaseCode, Fate] = {
     MigrateCode.OTHER_COMMAND: "look",
     MigrateCode.NOT_TAKEN: "overruled",
 }
-"""What becomes of an order by what keeps it from being taken; of others nothing does."""
+"""The fate of an order by what keeps it from being taken; others have none."""
 _PRECISIONS = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.BEST, Term.LAYERS, Term.OPS, Term.TYPES, Term.OBEY)
 _SINGLE = (Term.MODEL, Term.CACHE, Term.OBEY, Term.WORKSPACE, Term.TIMES, Term.LEVEL, Term.INPUT_IO, Term.OUTPUT_IO,
            Term.SPARSE, Term.HARDWARE)  # fmt: skip
-"""Terms of which the last order counts."""
+"""Terms for which the last order counts."""
 _OF_RANGES = (Term.CACHE, Term.CALIBRATOR, Term.QUANTILE, Term.RANGE, Term.INPUTS, Term.LOADER)
 
 
@@ -36,12 +36,12 @@ def settle(orders: Sequence[Order], model: Model, paired: bool) -> Settled:
     """What the orders mean for a model.
 
     Args:
-        orders: what a command line or a script says.
+        orders: the orders of a command line or a script.
         model: the ONNX model.
         paired: whether it has Q/DQ pairs that stay.
 
     Raises:
-        QtoolError: the shapes of a profile are no profile: min above max.
+        QtoolError: the shapes of a profile are invalid: min above max.
     """
     return _Settler(orders, model, paired).settle()
 
@@ -96,12 +96,12 @@ class _Settler:
             return Outturn(order, "overruled", why=overruled)
         became, why = self.entries.write(order)
         if order.term is Term.OPS and not became:
-            # a script that serves many models asks for layers that some of them have
+            # a script for many models asks for layers that only some of them have
             return Outturn(order, "implied", why=why)
         return Outturn(order, "written" if became else "lost", became, why or order.why)
 
     def _overruled(self, order: Order) -> Finding | None:
-        """What decides in an order's place."""
+        """What decides in place of an order."""
         if self.found.strong and order.term in _PRECISIONS:
             return MigrateCode.CONTRADICTS(by=self._said(Term.STRONG))
         if order.term is Term.SHAPES and {Term.MIN, Term.OPT, Term.MAX} & self.terms:
@@ -163,5 +163,5 @@ def _lost(order: Order) -> bool:
 
 
 def said_lost(turns: Sequence[Outturn]) -> Iterator[Outturn]:
-    """What has no place in the recipe although the engine is another one without it."""
+    """Orders without an equivalent in the recipe although the engine differs without them."""
     yield from (turn for turn in turns if turn.fate in ("lost", "look"))

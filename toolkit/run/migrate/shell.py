@@ -16,7 +16,7 @@ from toolkit.run.migrate.shell_text import Document, Line, lines_of
 from toolkit.run.migrate.shell_values import OF_THE_SCRIPT, VARIABLE, filled, printed
 
 _SHIELD = "\ue000"
-"""What stands for a dollar that is one."""
+"""What stands for a literal dollar."""
 _ENDED_NAME = re.compile(r"\$([A-Za-z_]\w*)(?=[\"'\\]+\w)")
 """A variable whose name ends at a quotation mark or a backslash."""
 _DEEPEST, _MOST = 20, 10_000
@@ -27,13 +27,13 @@ _WINDOWS = re.compile(r"\b[A-Za-z]:\\|%\w+%|\.exe\b|\$env:", re.IGNORECASE)
 _ARRAY = re.compile(r"(?:^|(?<=[\s;]))([A-Za-z_]\w*\+?=)\(([^()]*)\)")
 _SUBSHELL = re.compile(r"(^|[\s;&|])\(([^()]*)\)(?=\s*(?:$|[;&|<>]))")
 _QUIET = re.compile(r"^\s*(?:@-?|-@?)(?=[\w$./])")
-"""What a line of a Makefile begins with that is not to be shown, or may fail."""
+"""The prefixes of a Makefile's lines that are not to be shown, or may fail."""
 _ASSIGNMENT = re.compile(r"(?:\$env:)?([A-Za-z_]\w*)([+?]?)=(.*)", re.DOTALL)
 _LEADING = frozenset(
     {"then", "do", "else", "{", "!", "export", "local", "readonly", "declare", "set", "function", "RUN", "ENV", "ARG",
      "CMD", "ENTRYPOINT"}
 )  # fmt: skip
-"""What may stand in front of an assignment or a command."""
+"""What may precede an assignment or a command."""
 _BEGINS, _FINISHES = (
     frozenset({"if", "for", "while", "until", "case", "select", "{"}),
     frozenset({"fi", "done", "esac", "}"}),
@@ -42,10 +42,10 @@ _NAMED = {"function": 1, "case": 2}
 _SPACED = re.compile(r"\$?(?:env:)?([A-Za-z_]\w*)")
 _CLOSE = re.compile(r"^([A-Za-z_]\w*)(::?=|\?=)")
 _MAKES = {"=": "=", ":=": "=", "::=": "=", "?=": "?=", "+=": "+= "}
-"""By what stands between a name and its value, alone, in a Makefile or PowerShell, what does in a shell."""
+"""By the assignment operator of a Makefile or PowerShell, standing alone, that of a shell."""
 _SHELL = re.compile(r"(?:ba|da|a|k|z)?sh|cmd|powershell|pwsh|su|runuser")
 _SCRIPT_FLAG = re.compile(r"-[A-Za-z]*c|/[cCkK]|-[cC]ommand")
-"""What stands in front of a shell's script on its command line."""
+"""What precedes a shell's script on its command line."""
 _PYTHON = re.compile(r"python[0-9.]*")
 _READS_AGAIN = frozenset({"eval", "ssh"})
 """Programs that join their words to a text for a shell."""
@@ -61,25 +61,25 @@ class Found:
 
     Attributes:
         commands: the commands of the tools, each with its line, variables filled in.
-        python: the texts that it gives to Python, each with the line on which it begins.
+        python: the texts that it passes to Python, each with the line on which it begins.
     """
 
     commands: list[tuple[int, list[str]]] = field(default_factory=list)
     python: list[tuple[int, str]] = field(default_factory=list)
     nested: int = 0
-    """How many scripts within it were read."""
+    """How many scripts within it have been read."""
 
 
 def read_shell(text: str, arguments: Sequence[str] = ()) -> Found:
-    """What a script or a command line runs of the tools, and of Python within itself.
+    """The commands of the tools, and the Python within it, that a script or a command line runs.
 
-    Lines go on behind a backslash and until their quotations and brackets are closed; variables and arrays of the
-    script itself are known, unless it decides at some place whether they get another value. Scripts within the script
-    are read too: in substitutions, behind ``bash -c``, in here-documents and Docker's lists. Nothing is run.
+    Lines continue after a backslash and until their quotations and brackets are closed; variables and arrays of the
+    script itself are known, unless a condition decides whether they get another value. Scripts within the script
+    are read too: in substitutions, after ``bash -c``, in here-documents and Docker's lists. Nothing is run.
 
     Args:
         text: the script.
-        arguments: what it is run with; without any, what it takes in place of one that is missing.
+        arguments: the arguments it is run with; without any, its own defaults count.
 
     Raises:
         QtoolError: the script does not parse; the message names the line.
@@ -94,12 +94,12 @@ def read_shell(text: str, arguments: Sequence[str] = ()) -> Found:
 
 
 def commands_in(text: str) -> list[tuple[int, list[str]]]:
-    """The commands alone, see ``read_shell``."""
+    """Only the commands, see ``read_shell``."""
     return read_shell(text).commands
 
 
 def _is_pattern(word: str) -> bool:
-    """Whether it is one of a ``case``, or the name of a function that is defined."""
+    """Whether it is a pattern of a ``case``, or the name of a function being defined."""
     return word.endswith(")") and not word.startswith(("$", "("))
 
 
@@ -113,7 +113,7 @@ def _prints_path(word: str) -> bool:
 
 
 def _array(found: re.Match[str]) -> str:
-    """An array as one word; what is added to one are further words."""
+    """An array as one word; additions to an array are further words."""
     more = " " if found[1].endswith("+=") else ""
     return f"{found[1]}{shlex.quote(more + found[2].strip())}"
 
@@ -123,12 +123,12 @@ class _Shell:
         self.found, self.known, self.within = found, known, within
         self.depth = 0
         self.functions: list[int] = []
-        """The depths at which functions begin whose bodies are being read: their parameters are not the script's."""
+        """The depths at which functions whose bodies are being read begin: their parameters are not the script's."""
         self.waiting: dict[str, tuple[str, str, str, int]] = {}
         """By the variable in its place: a substitution that is still to be read."""
         self.ran: list[list[str]] = []
         self.opaque: set[str] = set()
-        """Substitutions of which only a run tells what they print."""
+        """Substitutions whose output only a run would tell."""
         self.listed = ExecForms()
 
     def read_text(self, text: str, number: int = 1) -> None:
@@ -159,7 +159,7 @@ class _Shell:
     # ---------------------------------------------------------------- scripts within the script
 
     def _nested(self, text: str, number: int, arguments: Sequence[str] = ()) -> list[list[str]]:
-        """Take in a script within this one, whose variables are its own; the commands that it runs are returned."""
+        """Take in a script within this one, which has its own variables; returns the commands that it runs."""
         given = {str(place): word for place, word in enumerate(arguments)}
         reader = _Shell(self.found, {**self._visible(), **given}, self.within + 1)
         self.found.nested += 1
@@ -183,7 +183,7 @@ class _Shell:
         return made + line.text[at:]
 
     def _substitute(self, words: Sequence[str]) -> None:
-        """Run what a command's substitutions hold, before the command itself."""
+        """Read what a command's substitutions hold, before the command itself."""
         for mark in [mark for mark in self.waiting if any(mark in word for word in words)]:
             name, text, shown, number = self.waiting.pop(mark)
             ran = self._nested(text, number)
@@ -206,7 +206,7 @@ class _Shell:
             self._nested(document.text, document.number)
 
     def _within_words(self, number: int, words: list[str]) -> bool:
-        """Take in the script that a command line gives to a shell or to Python, if it does."""
+        """Take in the script that a command line passes to a shell or to Python, if any."""
         programs = [_program(self._filled(word)) for word in words]
         at = next((i for i, name in enumerate(programs) if _SHELL.fullmatch(name) or _PYTHON.fullmatch(name)), None)
         if at is not None:
@@ -232,7 +232,7 @@ class _Shell:
         while words and (words[0] in _LEADING | _BEGINS | _FINISHES or _is_pattern(words[0])):
             defined = defined or words[0] == "function" or words[0].endswith("()")
             if words[0] in _NAMED:
-                # what it is called, or looks at, follows
+                # its name, or what it looks at, follows
                 del words[1 : 1 + _NAMED[words[0]]]
             if words[0] == "{" and defined:
                 self.functions.append(self.depth)
@@ -266,7 +266,7 @@ class _Shell:
             self.found.commands.append((number, list(map(_unshielded, [*rtx, *whole[start:]]))))
 
     def _assign(self, name: str, value: str, how: str, decided: bool) -> None:
-        """What a script decides about when it runs is not known, unless it is the same either way."""
+        """Assign a variable; a value that depends on a condition is not known, unless it is the same either way."""
         if how == "?" and name in self.known:
             return
         told = not any(mark in value for mark in self.opaque)
@@ -302,14 +302,14 @@ def _shielded(line: str) -> str:
     while at < len(line):
         sign, following = line[at], line[at + 1 : at + 2]
         if sign == "\\" and quotation != "'" and following:
-            # in double quotation marks, a backslash stands for itself but before these
+            # in double quotation marks, a backslash stands for itself except before these
             made.append({"$": _SHIELD, "`": "`" if quotation else "\\`"}.get(following, sign + following))
             at += 2
             continue
         if sign in "'\"" and quotation in ("", sign):
             quotation = "" if quotation else sign
         if sign == "$" and quotation != "'" and (ended := _ENDED_NAME.match(line, at)):
-            # the name would go on without what is between
+            # the name would continue without what is in between
             made.append(f"${{{ended[1]}}}")
             at = ended.end()
             continue
@@ -328,7 +328,7 @@ def _words(line: str, number: int) -> list[str]:
     reader.whitespace_split = True
     reader.commenters = ""
     if _WINDOWS.search(line):
-        # a backslash is a folder's there
+        # a backslash separates folders there
         reader.escape = ""
     try:
         return list(reader)
@@ -343,7 +343,7 @@ def _words(line: str, number: int) -> list[str]:
 
 
 def _commands(words: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
-    """The commands of a line, each with whether another one decides about it; where their output goes is no part."""
+    """The commands of a line, each with whether another one decides if it runs; redirections are left out."""
     current: list[str] = []
     decided = False
     rest = list(words)
@@ -353,7 +353,7 @@ def _commands(words: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
             current.append(word)
         elif "<" in word or ">" in word:
             if current and current[-1].isdecimal():
-                # the number of the stream that is sent elsewhere
+                # the number of the redirected stream
                 current.pop()
             del rest[:1]
         else:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _LONGEST, _FARTHEST, _DEEPEST, _TRIES = 1 << 16, 500, 50, 200
-"""Characters and lines that are looked over for one closing mark, brackets in each other, and marks never closed."""
+"""Limits: characters and lines searched for one closing mark, nested brackets, and marks never closed."""
 _FRESH = frozenset(" \t\n=(:;|&,{[")
-"""What stands in front of a quotation; an apostrophe within a word opens none."""
+"""What precedes a quotation; an apostrophe within a word opens none."""
 _OPEN_ARRAY = re.compile(r"(?:^|[\s;])[A-Za-z_]\w*\+?=\([^()]*$")
 _COMMENT = re.compile(r"\s*(?:@?rem\b|::|#(?!!))", re.IGNORECASE)
 _DOCUMENT = re.compile(r"<<(-?)\s*(?:'([^'\n]+)'|\"([^\"\n]+)\"|\\?([A-Za-z_]\w*))")
@@ -45,7 +45,7 @@ class Document:
 
 @dataclass
 class Line:
-    """A line of a script as the shell reads it: continued, until its quotations and brackets are closed.
+    """A line of a script as the shell reads it: continued until its quotations and brackets are closed.
 
     Attributes:
         number: the line of the script on which it begins.
@@ -84,7 +84,7 @@ def lines_of(text: str, escapes: bool = True) -> Iterator[Line]:
 
 
 def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Scan]:
-    """The line that begins at one, with those behind that belong to it, and where the next one begins."""
+    """The line that begins at ``start``, with the lines after it that belong to it, and where the next one begins."""
     pending, alone = "", None
     for end in range(start, min(len(lines), start + _FARTHEST)):
         line = lines[end]
@@ -95,7 +95,7 @@ def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Sca
             return end + 1, pending + line, _Scan()
         if _OPEN_ARRAY.search(pending + line):
             alone = alone or (end + 1, pending + line)
-            # an array goes on until its bracket is closed
+            # an array continues until its bracket is closed
             pending += line.partition(" #")[0] + " "
             continue
         scan = _scan(pending + line, escapes)
@@ -108,7 +108,7 @@ def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Sca
 
 
 def _goes_on(line: str, escapes: bool) -> bool:
-    """Whether its last sign has it go on in the next line: a backslash that another one escapes does not."""
+    """Whether its last character continues it on the next line: an escaped backslash does not."""
     backslashes = len(line) - len(line.rstrip("\\"))
     return line.endswith("^") or (backslashes % 2 == 1 if escapes else backslashes > 0)
 
@@ -146,7 +146,7 @@ def _scan(line: str, escapes: bool) -> _Scan:
             found.documents.append((next(filter(None, document.groups()[1:])), bool(document[1])))
             past = document.end()
         if past < 0:
-            # a mark in the middle of a word is one of prose
+            # a mark in the middle of a word is an apostrophe
             tries += 1
             found.complete = found.complete and not (fresh or char == "$")
         at = past if past > 0 else at + 1
@@ -154,7 +154,7 @@ def _scan(line: str, escapes: bool) -> _Scan:
 
 
 def _mark(line: str, at: int) -> str:
-    """What begins a text that the shell runs first."""
+    """The mark that begins a text that the shell runs first."""
     return next((mark for mark in ("$(", "<(", ">(", "`") if line.startswith(mark, at)), "")
 
 
@@ -177,7 +177,7 @@ def _end_of_comment(line: str, at: int) -> int:
 
 
 def _past(line: str, at: int, closer: str, depth: int = 0) -> int:
-    """Where the text behind the mark that closes goes on; -1 where nothing closes it."""
+    """Where the text continues after the closing mark; -1 where nothing closes it."""
     if depth > _DEEPEST:
         return -1
     if closer == "'":

@@ -1,4 +1,4 @@
-"""What variables and substitutions of a shell script are worth, where the script alone says it."""
+"""The values of variables and substitutions of a shell script, where the script alone tells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VARIABLE = re.compile(
 )
 """A variable of a shell, a Makefile, PowerShell or a batch file, perhaps with what is done to its value."""
 OF_THE_SCRIPT: Mapping[str, str] = {"PWD": ".", "CURDIR": ".", "0": "./script", "BASH_SOURCE": "./script"}
-"""Where a script runs and lies is what relative paths are looked up from."""
+"""Where a script runs and lies: relative paths are looked up from there."""
 
 
 def filled(word: str, known: Mapping[str, str]) -> str:
@@ -38,7 +38,7 @@ def _worth(found: re.Match[str], known: Mapping[str, str]) -> str:
     if how is None:
         return found[0] if value is None else value
     if how in ("-", "=", ":-", ":="):
-        # what a script runs with is given with it: what is not given has its default
+        # a script's arguments are known: one that is not given has its default
         return str(value) if value or (value is not None and ":" not in how) else filled(more, known)
     if value is None:
         return found[0]
@@ -48,7 +48,7 @@ def _worth(found: re.Match[str], known: Mapping[str, str]) -> str:
 
 
 def _cut(value: str, how: str, pattern: str) -> str:
-    """``${x%pattern}`` and its like: a value without the shortest or longest beginning or end that fits."""
+    """``${x%pattern}`` and its like: a value without the shortest or longest matching prefix or suffix."""
     lengths = range(len(value) + 1) if len(how) == 1 else range(len(value), -1, -1)
     for length in lengths:
         cut = length if how[0] == "#" else len(value) - length
@@ -59,7 +59,7 @@ def _cut(value: str, how: str, pattern: str) -> str:
 
 
 def printed(commands: Sequence[Sequence[str]]) -> str | None:
-    """What the commands of a substitution print, where it is a path that the script itself says; None elsewhere."""
+    """What the commands of a substitution print, where it is a path that the script itself gives; else None."""
     folder, said = ".", None
     for words in commands:
         name, rest = (words[0], [word for word in words[1:] if not word.startswith("-")]) if words else ("", [])

@@ -46,10 +46,10 @@ class MigrationSource:
 
     Attributes:
         kind: what it is.
-        name: how it is called in messages.
-        orders: what it says.
+        name: its name in messages.
+        orders: its instructions.
         folders: where relative paths in it may start, the likeliest first.
-        model: the model, where it is one itself.
+        model: the model, where the source is one itself.
     """
 
     kind: Kind
@@ -63,8 +63,8 @@ class MigrationSource:
 
         Args:
             named: the file's path there.
-            what: what it is, for the message.
-            option: what gives another one.
+            what: what the file is, for the message.
+            option: the option that gives another one.
 
         Raises:
             QtoolError: it is not there, or a folder.
@@ -87,7 +87,7 @@ def cached_ranges(path: Path, remedy: str) -> Ranges:
     """The ranges in a calibration cache or a file like it.
 
     Raises:
-        RangesError: it cannot be read; ``remedy`` says what to do where it is no such file at all.
+        RangesError: it cannot be read; ``remedy`` says what to do where it is not such a file.
     """
     try:
         return read_ranges(path)
@@ -99,7 +99,7 @@ def cached_ranges(path: Path, remedy: str) -> Ranges:
 
 
 def read_source(words: Sequence[str]) -> MigrationSource:
-    """Tell what was given, by its content, and read it.
+    """Identify what was given by its content, and read it.
 
     Args:
         words: one path, a script with its arguments, or a command line, in words or as one text.
@@ -124,7 +124,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     if path.suffix.lower() == ".onnx":
         return _alone("model", path, plain[1:], Order(Term.MODEL, str(path), str(path)))
     text = read_utf8(path, _TEXT)
-    # what a script says of files holds where it runs: beside itself, where it goes there
+    # relative files of a script start where it runs: beside itself, if it changes to there
     folders = [path.parent, Path()] if 'cd "$(dirname' in text else [Path(), path.parent]
     suffix = path.suffix.lower()
     if suffix == ".ipynb":
@@ -148,7 +148,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
 
 
 def _alone(kind: Kind, path: Path, more: Sequence[str], order: Order) -> MigrationSource:
-    """A cache or a model: it says INT8, and what else an engine was built with is not in it."""
+    """A cache or a model: it implies INT8, and tells nothing else about how an engine was built."""
     if more:
         raise QtoolError(
             f"'{shlex.join(more)}' stands behind {path}", remedy="give the model by --model and a cache by --cache"
@@ -174,7 +174,7 @@ def _of_shell(text: str, name: str, folders: list[Path], arguments: Sequence[str
 
 
 def _refuse_quantizers(text: str, where: str) -> None:
-    """Refuse a script or command that quantizes a model and builds no engine of it, with what to do in its place.
+    """Refuse a script or command that quantizes a model and builds no engine from it, with what to do instead.
 
     Raises:
         QtoolError: it is one.

@@ -1,4 +1,4 @@
-"""What the expressions of a Python script are worth, as far as it can be told without running anything."""
+"""The values of a Python script's expressions, as far as they can be told without running anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.run.migrate.bindings import CALLS, SAME_PATH, Bindings
 from toolkit.run.migrate.script_options import script_options
 
 _MOST, _LONGEST = 1 << 64, 1 << 16
-"""The largest number and the longest text that are worked out."""
+"""The largest number and the longest text that are evaluated."""
 _TEXT = ("lower", "upper", "strip", "replace", "startswith", "endswith")
 """Methods of texts that are computed."""
 _WIDE = re.compile(r"\d{4}|\*")
@@ -27,11 +27,11 @@ class _Unknown:
 
 
 UNKNOWN: Final = _Unknown()
-"""The worth of what only a run would tell."""
+"""The value of what only a run would tell."""
 
 
 class Dotted(str):
-    """A name of a library's, such as ``trt.BuilderFlag.FP16``."""
+    """A name from a library, such as ``trt.BuilderFlag.FP16``."""
 
     @property
     def member(self) -> str:
@@ -61,11 +61,11 @@ def _short(*parts: object) -> bool:
 
 
 class Static:
-    """The names of a script and their worth; a name with several values has none that is known.
+    """The names of a script and their values; a name with several values counts as unknown.
 
     Args:
         tree: the script.
-        arguments: what the script is run with; of arguments that are not given, argparse's default counts.
+        arguments: the arguments the script is run with; for those not given, argparse's default counts.
     """
 
     def __init__(self, tree: ast.Module, arguments: Sequence[str] = ()) -> None:
@@ -79,14 +79,14 @@ class Static:
         self._known.clear()
 
     def value(self, node: ast.expr | None) -> Any:
-        """The worth of an expression, or ``UNKNOWN``."""
+        """The value of an expression, or ``UNKNOWN``."""
         try:
             return self._value(node)
         except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError):
             return UNKNOWN
 
     def spelled(self, node: ast.expr) -> Any:
-        """The worth of a text or a list; parts of it that are not known stand there as they are written, in braces."""
+        """The value of a text or a list; unknown parts of it appear as they are written, in braces."""
         value = self.value(node)
         if value is not UNKNOWN:
             return value

@@ -1,4 +1,4 @@
-"""Ranges of a calibration cache or a script on a model's tensors: which went where, and what had none."""
+"""Ranges of a calibration cache or a script on a model's tensors: which went where, and which tensors had none."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class FittedRanges:
     """Given ranges, fitted to a model.
 
     Attributes:
-        ranges: those of the model's tensors, with what follows from them.
-        derived: by tensor the one whose range it has.
-        said: what there is to say of all of them together.
+        ranges: those of the model's tensors, with the ranges that follow from them.
+        derived: by tensor the tensor whose range it has.
+        said: findings about all of them together.
     """
 
     ranges: Ranges
@@ -66,7 +66,7 @@ def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
     """The ranges of a model's tensors; operators that only move or cut values hand theirs on, as TensorRT does.
 
     Raises:
-        RangesError: none is of a tensor of the model.
+        RangesError: none belongs to a tensor of the model.
     """
     known = model.graph.tensors()
     named = [name for name in given.tensors if not name.startswith(_UNNAMED)]
@@ -106,9 +106,9 @@ def hand_on(found: FittedRanges, model: Model) -> None:
 
 
 def hand_back(found: FittedRanges, model: Model) -> None:
-    """As ``hand_on``, and back to what runs in one kernel: what lies before a ReLU or a MaxPool has its result's range.
+    """``hand_on``, and also back within a kernel: what lies before a ReLU or a MaxPool has its result's range.
 
-    TensorRT wants a range of every tensor that an INT8 layer touches (see ``backends.weak_network.set_ranges``).
+    TensorRT needs a range for every tensor that an INT8 layer touches (see ``backends.weak_network.set_ranges``).
     """
     hand_on(found, model)
     for node in reversed(model.nodes):
@@ -124,14 +124,14 @@ def _take(found: FittedRanges, tensor: str, source: str) -> None:
 
 
 def tensor_turns(given: Ranges, fit: FittedRanges, source: Model, final: Model, journal: Journal) -> list[TensorTurn]:
-    """What became of each range that was given, and of each that was wanted.
+    """What became of each given range, and of each tensor that wanted one.
 
     Args:
-        given: what the file or the script says.
+        given: the ranges of the file or the script.
         fit: the same, fitted to the model.
-        source: the model that it was given for.
+        source: the model that they were given for.
         final: the model with its pairs.
-        journal: what the passes said.
+        journal: what the passes noted.
     """
     scales = dict(scales_of(final))
     known = source.graph.tensors()
@@ -177,7 +177,7 @@ def _turn(
 
 
 def scales_of(model: Model) -> Iterator[tuple[str, float]]:
-    """Scale by activation that has a pair, also by what a Cast in front of it reads, which may be lowering's."""
+    """Scale by activation that has a pair, also by what a Cast before it reads, which may be lowering's."""
     for pair in pairs_of(model):
         if pair.scale is None or pair.scale.size != 1:
             continue

@@ -1,7 +1,7 @@
-"""What can be said of an engine in trtexec's and Polygraphy's flags and in Python, and what becomes of it in a recipe.
+"""What trtexec's and Polygraphy's flags and Python scripts can say about an engine, and its equivalents in a recipe.
 
 The flags are those of TensorRT 8.6 to 11.1 (samples/common/sampleOptions.cpp) and Polygraphy 0.49 to 0.53
-(tools/args). A test holds Polygraphy's against its own parsers, and the README's table against this one.
+(tools/args). A test compares Polygraphy's with its own parsers, and the README's table with this one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Takes = Literal["nothing", "value", "values", "maybe"]
 
 
 class Term(str, Enum):
-    """One thing that can be said of an engine, whichever tool says it."""
+    """One instruction about an engine, whichever tool gives it."""
 
     MODEL = "model"
     FP16 = "fp16"
@@ -80,9 +80,9 @@ class TermOutcome:
     """What becomes of a term.
 
     Attributes:
-        becomes: what stands in the recipe for it, passes by their roles; empty where nothing does.
-        why: why nothing stands there.
-        lost: whether the engine is another one without it.
+        becomes: its equivalent in the recipe, passes by their roles; empty where there is none.
+        why: why there is none.
+        lost: whether the engine differs without it.
     """
 
     becomes: str = ""
@@ -153,7 +153,7 @@ OUTCOMES: dict[Term, TermOutcome] = {
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of a tool: what it says, what follows it, and what it says where nothing does."""
+    """A flag of a tool: its meaning, what follows it, and its value where nothing follows."""
 
     term: Term
     takes: Takes = "value"
@@ -373,5 +373,5 @@ POLYGRAPHY: dict[str, Flag] = dict(
         *_flags(Term.PRINTING, "nothing", "help verbose quiet silent show-heatmaps show-error-metrics-plot"),
     ]
 )
-"""Flags of ``polygraphy convert`` and ``polygraphy run``; values are words of their own."""
+"""Flags of ``polygraphy convert`` and ``polygraphy run``; values are separate words."""
 SHORT = {"-o": "--output", "-v": "--verbose", "-q": "--quiet", "-h": "--help"}

@@ -87,7 +87,7 @@ def trtexec_value(term: Term, text: str) -> Any:
 
 
 def polygraphy_value(term: Term, words: Sequence[str]) -> Any:
-    """The value of a Polygraphy flag, of the words behind it; as ``trtexec_value`` gives them.
+    """The value of a Polygraphy flag, from the words after it; in the form of ``trtexec_value``.
 
     Raises:
         ValueError: it does not follow Polygraphy's grammar.
@@ -130,7 +130,7 @@ def _one_of(text: str, *known: str) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Parts between commas that are not in quotation marks, which layer names with commas stand in."""
+    """Parts between commas outside quotation marks, which enclose layer names with commas."""
     parts, quote = [""], ""
     for letter in text:
         if letter in "'\"" and quote in ("", letter):
@@ -160,7 +160,7 @@ def _pairs(text: str, several: bool = False) -> list[tuple[str, str]]:
 
 
 def _any_type(kind: str) -> str:
-    # integers are types of layers too, of those that compute shapes
+    # layers that compute shapes have integer types
     return kind if kind in ("int32", "int64", "bool", "uint8") else type_word(kind)
 
 
@@ -210,7 +210,7 @@ def _bytes(text: str, unit: str = "") -> int:
 
 
 def _workspace(words: Sequence[str]) -> int | None:
-    """As ``_pool``, of Polygraphy's words: a number alone is bytes."""
+    """``_pool`` for Polygraphy's words: a number alone is bytes."""
     if len(words) == 1 and ":" not in words[0]:
         return _bytes(words[0], "B")
     pools = dict(_last_colon(word) for word in words)

@@ -1,4 +1,4 @@
-"""Where in a script a statement stands: under which conditions, in which loops, and which layers these choose."""
+"""Where in a script a statement is: under which conditions, in which loops, and which layers these choose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Whereabouts:
     """The place that a reader is at.
 
     Attributes:
-        static: what the script's names are worth.
+        static: the values of the script's names.
         tests: the conditions around the place, each with whether it holds there.
         loops: the loops around it, each with how many conditions are around the loop.
         roles: what variables hold, by how they are written.
@@ -30,13 +30,13 @@ class Whereabouts:
     roles: dict[str, str] = field(default_factory=dict)
 
     def role(self, holder: ast.expr) -> str:
-        """What a variable holds: config, network or builder, also where it is a parameter; empty where none of them."""
+        """What a variable holds: config, network or builder, also where it is a parameter; else empty."""
         written = ast.unparse(holder)
         plain = written.rpartition(".")[2]
         return self.roles.get(written) or (plain if plain in ("config", "network", "builder") else "")
 
     def selected(self, holder: ast.expr) -> Selection | None:
-        """Which layers or tensors the conditions around a place choose; None where they cannot be told."""
+        """Which layers or tensors the conditions around a place choose; None where that cannot be told."""
         loop = next((one for one in reversed(self.loops) if self._over_layers(one[0])), None)
         chosen, all_layers = Selection(), loop is not None and self._is_of(holder, loop[0])
         for number, (test, holds) in enumerate(self.tests):
@@ -87,7 +87,7 @@ class Whereabouts:
         return place[1] if place is not None and place[0] == "input" else None
 
     def place(self, tensor: ast.expr) -> tuple[str, int] | None:
-        """Which input or output of the network it is: ``network.get_input(0)``."""
+        """Which input or output of the network a tensor is: ``network.get_input(0)``."""
         tensor = self.static.given(ast.unparse(tensor)) or tensor
         if not (isinstance(tensor, ast.Call) and isinstance(tensor.func, ast.Attribute) and len(tensor.args) == 1):
             return None
@@ -96,7 +96,7 @@ class Whereabouts:
         return (side, number) if side in ("input", "output") and isinstance(number, int) and of_network else None
 
     def table(self, value: ast.expr) -> dict[str, float] | None:
-        """The largest magnitude by tensor, of the literal table that an expression reads at a tensor's name."""
+        """The largest magnitude by tensor, from the literal table that an expression indexes by a tensor's name."""
         for node in ast.walk(value):
             if isinstance(node, ast.Subscript) and ast.unparse(node.slice).endswith(".name"):
                 table = self.static.value(node.value)

@@ -38,9 +38,9 @@ def recipe_text(
     """The recipe.
 
     Args:
-        settled: what it has to say.
+        settled: what it has to hold.
         model: the model.
-        target: where it will stand; its paths are relative to there.
+        target: where it will be; its paths are relative to there.
         model_path: the model's file.
         ranges: the file of ranges; None where there are none.
         paired: whether the model's own pairs stay.
@@ -130,7 +130,7 @@ def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[
     for kind, chosen in by_type.items():
         add(Role.KEEP, **chosen, precision=kind)
     if not paired:
-        # behind those, which name nodes of the model as it came
+        # after those, which name nodes of the original model
         add(Role.FOLD)
         if any(node.op == "BatchNormalization" for node in model.nodes):
             add(Role.FOLD_NORMALIZATION)

@@ -1,1 +1,1 @@
-"""The steps of a run, one a file, each with the record that it leaves for those after it."""
+"""The steps of a run, one per file, each with the record that it leaves for later steps."""

@@ -1,4 +1,4 @@
-"""The step "compare": the model as it came, built in plain precisions, to hold the quantized engine against."""
+"""The step "compare": the original model, built in plain precisions, to compare the quantized engine with."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PlainEngine:
     """The unquantized model's engine in one precision.
 
     Attributes:
-        build: without the engine's bytes and the inspector's words.
+        build: the build, without the engine's bytes and the inspector's output.
         runs: for each node the names of the engine layers that run it.
         lacks: by profile why its latency was not measured.
     """
@@ -74,7 +74,7 @@ class CompareRecord(Record):
     engines: dict[str, PlainEngine]
 
     def engine_file(self, precision: str) -> Path | None:
-        """The file of one engine; None where the backend gave none."""
+        """The file of one engine; None where the backend built none."""
         return self.path(_engine(precision))
 
     def engines_key(self) -> dict[str, str]:
@@ -140,7 +140,7 @@ class CompareStep(Step[CompareRecord]):
         from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
         plain = self.inputs.source().copy()
-        # stored INT8 weights have a DequantizeLinear alone
+        # stored INT8 weights have only a DequantizeLinear
         if any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in plain.walk()):
             for strip in _strippers():
                 strip(plain, Context())

@@ -1,4 +1,4 @@
-"""The step "device": the engine run on this machine's GPU, beside onnxruntime's float run of the model."""
+"""The step "device": the engine run on this machine's GPU, next to onnxruntime's float run of the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from toolkit.run.user_code import measuring_calls_it
 
 
 class DeviceRecord(Record):
-    """What the engine gave on the GPU.
+    """The engine's results on the GPU.
 
     Attributes:
         status: whether it ran, failed, or was not tried.
@@ -32,11 +32,11 @@ class DeviceRecord(Record):
         gpu: the GPU's name; empty where there is none.
         samples: how many samples it ran.
         left_out: runs of a sample left out, since their batches fit no shape of the profile.
-        notes: what the reader should know of the samples.
-        held_out: whether calibration did not see them.
+        notes: what the reader should know about the samples.
+        held_out: whether calibration did not see the samples.
         random: whether they are made up.
         found: the figures over all profiles.
-        profiles: those of each profile.
+        profiles: the figures of each profile.
     """
 
     status: Literal["ran", "failed", "skipped"]
@@ -107,7 +107,7 @@ class DeviceStep(Step[DeviceRecord]):
             raise DataError("there is no sample to run the engine on", remedy="add [evaluation] data")
         known = profiles.names or [EVERYTHING]
         reference = session(source)
-        # an engine gives no tensor in front of a plugin: the float model's own outputs are left
+        # an engine returns no tensor before a plugin: only the float model's own outputs are left
         own_outputs = [t.name for t in source.graph.outputs if t.name in reference.outputs]
         if not own_outputs:
             return skipped(ReportCode.NO_OUTPUT_TO_COMPARE(plugins=sorted(reference.left.plugins)))
@@ -147,7 +147,7 @@ class DeviceStep(Step[DeviceRecord]):
                         for comparison in (total, each[feed.profile or EVERYTHING]):
                             comparison.add(wanted, own, feed.labels, feed.count)
                     except Exception as error:
-                        # the same metric took the simulation's outputs: these are such as it cannot take
+                        # the same metric took the simulation's outputs, but cannot take these
                         why = ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")
                         return self._failed(why)
                     seen.update(feed.origins)

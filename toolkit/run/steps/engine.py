@@ -32,8 +32,8 @@ class EngineRecord(Record):
     """What the backend built.
 
     Attributes:
-        build: without the engine's bytes and the inspector's words, which have files of their own.
-        reason: why this backend.
+        build: the build, without the engine's bytes and the inspector's output, which are in separate files.
+        reason: why this backend was used.
         typing: ``strong`` or ``weak``.
         engine_bytes: the engine's size; None where none was built.
         actuals: what each node of the final graph runs in.
@@ -49,7 +49,7 @@ class EngineRecord(Record):
 
     @property
     def refused(self) -> list[Finding]:
-        """That ``auto`` fell back to this backend, where it did."""
+        """The finding that ``auto`` fell back to this backend, if it did."""
         return [self.reason] if self.reason.code is EngineCode.BACKEND_REFUSES_MODEL else []
 
     @property
@@ -62,12 +62,12 @@ class EngineRecord(Record):
         return hashes(self._folder / _ENGINE)
 
     def layers_key(self) -> dict[str, str]:
-        """What the inspector said."""
+        """The content of the inspector's output."""
         return hashes(self._folder / _LAYERS)
 
 
 class EngineStep(Step[EngineRecord]):
-    """Writes model.engine, layers.json and build.log as far as the backend gives them."""
+    """Writes model.engine, layers.json and build.log as far as the backend provides them."""
 
     name = "engine"
     kind = EngineRecord
@@ -91,7 +91,7 @@ class EngineStep(Step[EngineRecord]):
         }
 
     def run(self) -> EngineRecord:
-        """Build the engine. The log is no part of the record: a failed build leaves it too.
+        """Build the engine. The log is not part of the record: a failed build leaves it too.
 
         Raises:
             BackendError: the backend refuses the model or the settings, or crashed.
@@ -151,7 +151,7 @@ class EngineStep(Step[EngineRecord]):
 def explain(
     actuals: Mapping[str, Actual], plan: PrecisionPlan, rest: Precision, reasons: Mapping[str, Finding]
 ) -> dict[str, Actual]:
-    """Nodes to which lowering gave another type than asked are overridden, for lowering's reason."""
+    """Mark nodes that lowering gave another type than requested as overridden, with lowering's reason."""
     found = dict(actuals)
     for name, reason in reasons.items():
         actual, ask = found.get(name), plan.get(name)

@@ -98,5 +98,5 @@ class EvaluationStep(Step[EvaluationRecord]):
             options=metric_options(section, self.task),
             kept=EvaluationCheckpoint(self.folder.hidden, sha256_json(self.key())[:20]),
         )
-        # it was made here: looking through the figures of very many nodes again takes seconds
+        # it was created here: validating the figures of very many nodes again takes seconds
         return EvaluationRecord.model_construct(found=found, held_out=held_out, random=data.random)

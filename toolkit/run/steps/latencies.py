@@ -70,5 +70,5 @@ class LatenciesStep(Step[LatenciesRecord]):
             found = choose(self.job.backend)[0].in_turn(files, self.job.profiles, self.job.progress)
             return LatenciesRecord(**vars(found))
         except BackendError as error:
-            # what each build measured is known all the same
+            # what each build measured is still known
             return LatenciesRecord(lacks=dict.fromkeys(self.job.profiles.names or ["default"], str(error)))

@@ -22,7 +22,7 @@ class LoweringRecord(GraphRecord):
 
     Attributes:
         plan: the precision asked for, by node of that graph.
-        journal: what lowering could not do as asked.
+        journal: what lowering could not do as requested.
     """
 
     model_file = _MODEL

@@ -1,6 +1,6 @@
-"""The step "open": opaque blocks built once more with their inner tensors marked, to see what they can run in.
+"""The step "open": opaque blocks built again with their inner tensors marked, to see what they can run in.
 
-Where a GPU is here that engine is run too: what the inspector does not tell, the tensors' values may.
+Where there is a GPU that engine is also run: what the inspector does not show, the tensors' values may.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OpenRecord(Record):
     Attributes:
         actuals: the opaque nodes with what was found.
         journal: what was done, left out, and not known.
-        failed: whether the opened engine could not be run; it is tried again then, since another program may have held
+        failed: whether the opened engine could not be run; then it is tried again, since another program may have held
             the GPU's memory.
     """
 
@@ -130,7 +130,7 @@ class OpenStep(Step[OpenRecord]):
     def _found(
         self, model: Model, build: Build, chosen: Marks, opaque: int, journal: Journal
     ) -> tuple[dict[str, Actual], bool]:
-        """What the opened engine tells of the opaque nodes, and whether running it failed."""
+        """What the opened engine tells about the opaque nodes, and whether running it failed."""
         from toolkit.backends.attribution import attribute
         from toolkit.backends.opened import with_evidence, with_values
 

@@ -44,7 +44,7 @@ class PassesRecord(GraphRecord):
 
     Attributes:
         plan: the precision that they ask for, node by node.
-        journal: what they said, and what there is to say of the model, the samples and the ranges.
+        journal: what they noted, and findings about the model, the samples and the ranges.
         exact: the constants that were rounded or corrected for the quantized layers, in the order of ``exact.npz``,
             which has their values in float.
     """
@@ -57,7 +57,7 @@ class PassesRecord(GraphRecord):
     _ranges: Ranges | None = PrivateAttr(None)
 
     def float_form(self, source: Model | None = None) -> Model:
-        """The graph without its pairs and what was rounded for them, made once; whoever would change it takes a copy.
+        """The graph without its pairs and what was rounded for them, made once; to change it, take a copy.
 
         A helper pass may have rescaled weights before they were rounded, so that the source's are not the same. Where
         they are, and the graph is, it is ``source`` itself: a large graph is not held twice.
@@ -83,7 +83,7 @@ class PassesRecord(GraphRecord):
         return self._float_form
 
     def ranges(self) -> Ranges | None:
-        """The calibrated ranges, read once; None where nothing was calibrated. Nobody may change them."""
+        """The calibrated ranges, read once; None where nothing was calibrated. They must not be changed."""
         from toolkit.contract.ranges import Ranges
 
         path = self.path(_RANGES)
@@ -113,7 +113,7 @@ class PassesStep(Step[PassesRecord]):
         self.task = task
 
     def key(self) -> Mapping[str, Any]:
-        """Model, passes, calibration, and what passes may look at besides."""
+        """Model, passes, calibration, and what else passes may look at."""
         recipe, prints = self.recipe, self.inputs.prints
         settings = recipe.calibration.as_key()
         method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
@@ -132,7 +132,7 @@ class PassesStep(Step[PassesRecord]):
         }
 
     def calls_users_code(self) -> bool:
-        """Where a pass is the user's, or the metric that a pass measures by."""
+        """Where a pass, or the metric that a pass measures by, is the user's."""
         return passes_call_it(self.job)
 
     def run(self) -> PassesRecord:
@@ -153,7 +153,7 @@ class PassesStep(Step[PassesRecord]):
         journal.by = "load"
         source = self.inputs.source(journal)
         context = context_for(self.inputs, source, journal, task=self.task)
-        # what a rehearsal made is given away: the passes change it
+        # the rehearsal's result is handed over: the passes change it
         begun, self.inputs.begun = self.inputs.begun or Begun(0, source.copy(), PrecisionPlan(), ()), None
         model, context.plan = begun.model, begun.plan
         journal.events += begun.events
@@ -167,10 +167,10 @@ class PassesStep(Step[PassesRecord]):
             journal.by = self.name
             journal.noted(unlike)
         for file in chain.from_iterable(map(self.folder.hidden.glob, (PATTERN, KEPT_OF_PART))):
-            # as large as the weights, and of use to a run that was interrupted alone
+            # as large as the weights, and of use only to an interrupted run
             file.unlink()
         if any(step.runs_models() for step in passes):
-            # a search holds the model several times, and what samples make of it
+            # a search holds the model several times, and its values on samples
             grown_memory.give_back()
         return_free_blocks()
         model.source = None
@@ -186,7 +186,7 @@ class PassesStep(Step[PassesRecord]):
         left = {tensor.name for node, _ in model.walk() for tensor in node.inputs} if context.exact else ()
         exact = {name: values for name, values in context.exact.items() if name in left}
         if exact:
-            # their names are the record's, and may be no names of files
+            # their names are in the record, and may not be valid file names
             write_arrays(root / EXACT, {f"arr_{place}": values for place, values in enumerate(exact.values())})
             written.append(root / EXACT)
         files = relative(self.folder, *written, *context.files)
@@ -208,7 +208,7 @@ class PassesStep(Step[PassesRecord]):
         return ranges
 
     def _diagnose(self, ranges: Ranges, journal: Journal, model: Model) -> None:
-        """Note quantized tensors that no one scale serves in all profiles, and profiles with too few samples."""
+        """Note quantized tensors that no single scale serves in all profiles, and profiles with too few samples."""
         from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
         from toolkit.placement.existing import quantized_tensors
 

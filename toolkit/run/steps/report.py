@@ -49,7 +49,7 @@ _WARNING = {
     Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE, Code.NO_QUANTIZED_WEIGHTS,
     DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR,
 }  # fmt: skip
-"""What is noted of the model, the samples and the ranges that everybody has to know."""
+"""What is noted about the model, the samples and the ranges that every reader has to know."""
 _REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl", "recipe.lock.toml"
 
 
@@ -68,7 +68,7 @@ class RunRecords:
     device: DeviceRecord
 
     def made(self) -> list[Record]:
-        """The records that there are."""
+        """The records that exist."""
         return [record for record in vars(self).values() if record is not None]
 
     def key(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class RunRecords:
 
 
 class ReportRecord(Record):
-    """The files of the report, and what an analysis must depend on to be joined into it."""
+    """The files of the report, and the basis an analysis must have to be joined into it."""
 
     basis: str = ""
     _report: Report | None = PrivateAttr(None)
@@ -148,7 +148,7 @@ class ReportStep(Step[ReportRecord]):
         return ReportRecord(files=files, basis=basis_of(self.inputs)).holding(report)
 
     def _journal(self) -> Journal:
-        """What all steps said."""
+        """What all steps noted."""
         found, journal = self.found, Journal()
         journal.by = "recipe"
         for one in self.recipe.settings:
@@ -216,7 +216,7 @@ class ReportStep(Step[ReportRecord]):
             profiles,
             _facts(final, prepared, profiles),
             ranges,
-            # with implicit quantization TensorRT gives INT8 to whatever has a range
+            # with implicit quantization TensorRT runs whatever has a range in INT8
             quantized_tensors(prepared) if self.recipe.engine.quantization == "explicit" else None,
         )
 
@@ -284,7 +284,7 @@ def _recipe_info(recipe: Recipe, allow_code: bool) -> RecipeInfo:
 
 
 def _given(recipe: Recipe) -> dict[str, Any]:
-    """The settings given beside the file, by key, the last of each."""
+    """The settings given besides the file, by key, the last of each."""
     given: dict[str, Any] = json.loads(json.dumps({one.key: one.value for one in recipe.settings}, default=str))
     return given
 

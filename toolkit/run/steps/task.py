@@ -1,4 +1,4 @@
-"""The step "task": what the model is for, and whether the float model is right by the labels."""
+"""The step "task": what the model is for, and whether the float model agrees with the labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.run.user_code import reference_calls_it
 
 
 class TaskStep(Step[TaskRecord]):
-    """Tells the task, before anything is quantized."""
+    """Determines the task, before anything is quantized."""
 
     name = "task"
     kind = TaskRecord
@@ -23,7 +23,7 @@ class TaskStep(Step[TaskRecord]):
         return {"float": self.inputs.prints.of_model(), "code": code_fingerprint(), **evaluation_key(self.inputs)}
 
     def calls_users_code(self) -> bool:
-        """Where a pass of the user's strips the model that is looked at; a metric of the user's is not asked here."""
+        """Where a pass of the user's strips the model that is looked at; a metric of the user's is not called here."""
         return reference_calls_it(self.job)
 
     def run(self) -> TaskRecord:
