@@ -34,7 +34,7 @@ together, or from the system each time."""
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 BLOCKED_LAYOUT = "NchwcTransformer"
 """What lets convolutions hand on their results in blocked layout."""
-_SQUARE_REWRITES = {"CommonSubexpressionElimination": 2_000, BLOCKED_LAYOUT: MOST_BLOCKED}
+SQUARE_REWRITES = {"CommonSubexpressionElimination": 2_000, BLOCKED_LAYOUT: MOST_BLOCKED}
 """Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
 
 Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s of 2,500 nodes, 4 s of 10,000.
@@ -90,7 +90,7 @@ def unwanted_rewrites(
         *(() if packed else copying_rewrites(proto)),
         *(wrong_rewrites(proto) if any(op in ("Transpose", "ReduceMean") for _, op in operators) else ()),
         *idle_rewrites(operators),
-        *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
+        *(rewrite for rewrite, most in SQUARE_REWRITES.items() if count > most),
     ]
 
 
@@ -253,7 +253,7 @@ def explained(error: Exception, what: str, where: str) -> QtoolError:
             remedy=f"onnxruntime {onnxruntime.__version__} is too old: pip install -U onnxruntime, "
             "or export the model at an older opset",
         )
-    remedy = "check that the model runs in onnxruntime by itself"
+    remedy = "check that the model runs in onnxruntime on its own"
     if "NOT_IMPLEMENTED" in text:
         remedy = "onnxruntime has no kernel for this operator in its type: export the model in float32"
     return ModelError(f"{what}: {on_one_line(text)}", where=where, remedy=remedy)

@@ -72,7 +72,7 @@ def test_a_model_of_many_nodes_is_measured_as_any_while_one_session_is_held(monk
 
 def test_of_few_samples_a_rounded_graph_of_many_nodes_is_run_as_it_is_with_the_same_values(monkeypatch):
     # such a graph has no convolutions in blocked layout
-    monkeypatch.setitem(ort_session._SQUARE_REWRITES, ort_session.BLOCKED_LAYOUT, 0)
+    monkeypatch.setitem(ort_session.SQUARE_REWRITES, ort_session.BLOCKED_LAYOUT, 0)
     reference, subject = joined(3).settle(), lowered(joined(3)).settle()
     few, more = (CalibrationData.open(_SAMPLES * times, reference) for times in (1, 4))
     for module in (sessions, node_errors):

@@ -103,7 +103,7 @@ def test_what_onnxruntime_does_not_read_again_is_run_in_order():
 
 
 def test_where_nothing_is_in_blocked_layout_the_model_is_loaded_once(proto, monkeypatch):
-    monkeypatch.setitem(ort_session._SQUARE_REWRITES, ort_session.BLOCKED_LAYOUT, 0)
+    monkeypatch.setitem(ort_session.SQUARE_REWRITES, ort_session.BLOCKED_LAYOUT, 0)
     loaded, plain = [], sessions.load_session
 
     def load(*given, **more):

@@ -31,6 +31,7 @@ use = "{use}"
 [engine]
 backend = "none"
 [evaluation]
+task = "regression"
 budget = {{ min_sqnr_db = 10.0 }}
 """
 WORK = {"in": 6 * 2 * 3 * 8, "rec": 6 * 2 * (32 * 8 + 32 * 8), "out": 6 * 2 * 8 * 4}
