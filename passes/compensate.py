@@ -27,11 +27,11 @@ _MOST = 1.5
 
 
 class Compensate(CorrectBias):
-    """Give each output channel of a quantized layer the factor and the number that bring it nearest to the float one.
+    """Give each output channel of a quantized layer the factor and the offset that bring it closest to the float one.
 
     Both are least squares on calibration samples (channel-wise affine compensation: Tao et al., "QwT-v2", 2025, arXiv
-    2505.20932). The factor goes into the scales of the weights, whose integers stay, and the number into the bias, so
-    that nothing is added to the engine. Use it after insert_qdq, in place of correct_bias.
+    2505.20932). The factor goes into the scales of the weights, whose integers stay, and the offset into the bias, so
+    that nothing is added to the engine. Use it after insert_qdq, instead of correct_bias.
     """
 
     name = "compensate"

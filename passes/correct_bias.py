@@ -1,4 +1,4 @@
-"""Bias correction: take out the mean shift that rounding the weights gives each output channel."""
+"""Bias correction: remove the mean shift that rounding the weights causes in each output channel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CorrectBias(Helper):
     """
 
     name = "correct_bias"
-    # it works on pairs: nothing that is tried on a float model
+    # it works on pairs, so it is not tried on a float model
     role = None
     tells_in_dry_run = True
     mends = Harm.SHIFTED_MEAN

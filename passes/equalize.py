@@ -19,13 +19,13 @@ class Equalize(Helper):
 
     For W1 -> ReLU -> W2, channel c of W1 is divided by s and that of W2 multiplied, s = sqrt(r1 / r2) with r the
     largest weights of the channel: Nagel et al., "Data-free quantization through weight equalization and bias
-    correction", ICCV 2019, equation 11. Depthwise chains are walked over until nothing changes.
+    correction", ICCV 2019, equation 11. Depthwise chains are traversed until nothing changes.
     """
 
     name = "equalize"
     tells_in_dry_run = True
     mends = Harm.UNEVEN_WEIGHTS
-    rounds: int = Field(20, gt=0, le=1_000_000, description="walk over all pairs at most this many times")
+    rounds: int = Field(20, gt=0, le=1_000_000, description="go over all pairs at most this many times")
 
     def measures_engines(self) -> bool:
         """It builds none."""
@@ -77,7 +77,7 @@ class Equalize(Helper):
         """
         holder = bias_of(model, first)
         tensor = (holder[0] if holder is not None and first.op == "MatMul" else first).outputs[0]
-        # a convolution's channels lie along axis 1 until a pool and a Flatten have left nothing behind them
+        # a convolution's channels lie along axis 1 until a pool and a Flatten have left no axes after them
         spatial, pooled = first.op == "Conv", False
         while True:
             if model.is_output(tensor) or tensor.name in inner:

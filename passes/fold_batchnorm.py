@@ -17,14 +17,14 @@ _WHY = Code.SCALES_CHANNELS()
 
 
 class FoldBatchNorm(Pass):
-    """Put BatchNormalization, and constant Mul, Add, Sub and Div that it is written out as, into the layer before."""
+    """Fold BatchNormalization, or the constant Mul, Add, Sub and Div that spell it out, into the layer before it."""
 
     name = "fold_batchnorm"
     role = Role.FOLD_NORMALIZATION
     tells_in_dry_run = by_graph_alone = True
 
     def apply(self, model: Model, context: Context) -> None:
-        """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
+        """Scale the weights and shift the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
         # most graphs need no ranks, and inferring them costs more than all the folding
         nodes = model.nodes
         by_rank = any(node.op in _BY_RANK for node in nodes) and any(_needs_rank(model, node) for node in nodes)
@@ -92,7 +92,7 @@ class FoldBatchNorm(Pass):
 def _folded_bias(
     model: Model, layer: gs.Node, place: tuple[gs.Node, int] | None, gain: Array, offset: Array
 ) -> Array:
-    """The layer's bias [channels] behind the fold, as it is stored: Gemm multiplies its own by beta, never 0 here."""
+    """The layer's bias [channels] after the fold, as it is stored: Gemm multiplies its own by beta, never 0 here."""
     beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
     bias = model.constant(place[0].inputs[place[1]]) if place is not None else None
     if bias is None:
@@ -101,7 +101,7 @@ def _folded_bias(
 
 
 def _rewire(layer: gs.Node, place: tuple[gs.Node, int] | None, after: gs.Node, bias: gs.Constant) -> None:
-    """Give the layer its bias, and what it writes to the readers of what is folded into it.
+    """Give the layer its bias, and its output to the readers of what is folded into it.
 
     A MatMul has no bias of its own: what is left of the normalization, an Add, is one.
     """
@@ -124,7 +124,7 @@ def _rewire(layer: gs.Node, place: tuple[gs.Node, int] | None, after: gs.Node, b
 
 
 class _NamesInUse:
-    """The names of a model's tensors, looked at once something is folded: most graphs have nothing to fold."""
+    """The names of a model's tensors, read once something is folded: most graphs have nothing to fold."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -152,7 +152,7 @@ def _needs_rank(model: Model, node: gs.Node) -> bool:
         after = behind[0] if len(behind) == 1 else None
     normalizes = after is not None and after.op == "BatchNormalization"
     if node.op == "MatMul":
-        # what is said of one that may not be folded depends on it too
+        # what is reported for one that may not be folded depends on it too
         normalizes = any(reader.op == "BatchNormalization" for reader in readers)
     return normalizes or (
         after is not None and after.op in _SCALINGS and any(model.constant(t) is not None for t in after.inputs)

@@ -1,4 +1,4 @@
-"""Compute what depends on constants alone."""
+"""Compute what depends only on constants."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from toolkit import (
 class FoldConstants(Pass):
     """Replace nodes whose inputs are all constants by their result; Q and DQ nodes stay.
 
-    An If whose condition is a constant, or decided by dimensions that all profiles fix, is replaced by the branch that
-    it takes. What is inside If, Loop and Scan is folded too.
+    An If whose condition is a constant, or decided by dimensions that all profiles fix, is replaced by the branch
+    taken. The bodies of If, Loop and Scan are folded too.
     """
 
     name = "fold_constants"
@@ -38,8 +38,8 @@ class FoldConstants(Pass):
     def apply(self, model: Model, context: Context) -> None:
         """Fold; what cannot be computed stays as it is, and the journal says why.
 
-        Where all profiles fix a dimension that the model leaves open, and that decides an If, the model takes that
-        size alone from then on.
+        Where all profiles fix a dimension that the model leaves open, and that decides an If, the model accepts only
+        that size from then on.
         """
         before = {node.name: node.op for node, _ in model.walk()}
         model.tidy()

@@ -11,18 +11,18 @@ from toolkit import Code, Context, Model, Pass, Precision, Role
 
 
 class GuardFP16(Pass):
-    """Ask for FP32 where the observed values or the weights overflow float16, or vanish in it.
+    """Request FP32 where the observed values or the weights overflow float16, or vanish in it.
 
-    Sines and cosines of arguments that float16 is too coarse for are asked for in FP32 too, with what makes these.
-    Any other node is asked for only where its own inputs, outputs or inner sums show it. Put it after insert_qdq or
-    search_precision: a node that is kept in float before them is not quantized.
+    For sines and cosines of arguments that float16 is too coarse for, FP32 is requested too, with the nodes that
+    compute these. Any other node is included only where its own inputs, outputs or inner sums require it. Put it after
+    insert_qdq or search_precision: a node kept in float before them is not quantized.
     """
 
     name = "guard_fp16"
     role = Role.GUARD
     tells_in_dry_run = True
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="what they compute in; fp32 where digits lack")
-    margin: float = Field(2.0, ge=1, description="values may come to be this many times those observed")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="what they compute in; fp32 where digits are lost")
+    margin: float = Field(2.0, ge=1, description="values may become this many times those observed")
 
     def reads_evaluation(self) -> bool:
         """It looks at the values that calibration saw."""

@@ -9,14 +9,14 @@ from toolkit import TARGETS, Code, Facts, Finding, Judge, Model, Placement, Quan
 
 
 class InsertQDQ(Quantizer):
-    """Quantize Conv, ConvTranspose, Gemm and MatMul by Q/DQ pairs placed where TensorRT fuses them.
+    """Quantize Conv, ConvTranspose, Gemm and MatMul with Q/DQ pairs placed where TensorRT fuses them.
 
-    Activations get one scale a tensor from calibration, weights one a channel. Residual branches, pools and Concats
+    Activations get one scale per tensor from calibration, weights one per channel. Residual branches, pools and Concats
     get the pairs that keep their blocks in the quantized type. Pairs that the model has keep their scales.
 
-    With ``only_if_faster`` engines with more and fewer pairs are built and measured, and the pairs that do not pay are
-    given back: all of them, where no engine with pairs is faster. Make it the last pass then, for what later passes do
-    is not in what was measured.
+    With ``only_if_faster`` engines with more and fewer pairs are built and measured, and the pairs that do not pay off
+    are removed: all of them, if no engine with pairs is faster. It should then be the last pass, since the measurements
+    do not include what later passes do.
     """
 
     name = "insert_qdq"
@@ -24,9 +24,9 @@ class InsertQDQ(Quantizer):
     include: list[str] = Field([], description="names or globs of nodes to quantize; empty: all candidates")
     include_ops: list[str] = Field([], description="operators to quantize; empty: Conv, ConvTranspose, Gemm, MatMul")
     include_between: list[tuple[str, str]] = Field([], description="quantize the nodes between two tensors")
-    exclude: list[str] = Field([], description="names or globs of nodes to leave alone")
-    exclude_ops: list[str] = Field([], description="operators to leave alone")
-    exclude_between: list[tuple[str, str]] = Field([], description="leave alone the nodes between two tensors")
+    exclude: list[str] = Field([], description="names or globs of nodes to skip")
+    exclude_ops: list[str] = Field([], description="operators to skip")
+    exclude_between: list[tuple[str, str]] = Field([], description="skip the nodes between two tensors")
     activation_matmul: bool | None = Field(
         None,
         description="also quantize MatMuls of two activations (attention); default: in FP8, where TensorRT fuses it, "
@@ -37,7 +37,7 @@ class InsertQDQ(Quantizer):
         """Products of two activations stay float in a type of weights alone, and in blocks."""
         found = super().idle()
         if self.activation_matmul and (self.precision.weights_only or self.precision.block):
-            found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes layers with constant weights alone"
+            found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes only layers with constant weights"
         return found
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:

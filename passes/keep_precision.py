@@ -1,4 +1,4 @@
-"""Ask that chosen nodes compute in a float precision."""
+"""Request a float precision for chosen nodes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from toolkit import Code, Context, Model, Pass, Precision, Role, choose, keep_fl
 
 
 class KeepPrecision(Pass):
-    """Ask for FP16, BF16 or FP32 for the nodes that match; pairs in front of them are taken out.
+    """Request FP16, BF16 or FP32 for the nodes that match; pairs on their inputs are removed.
 
-    Nodes that compute no floats (shape arithmetic) are left as they are.
+    Nodes without float computation (shape arithmetic) are left as they are.
     """
 
     name = "keep_precision"

@@ -62,12 +62,12 @@ class _HelperName:
 class SearchPrecision(InsertQDQ):
     """Quantize like insert_qdq, but keep in float the layers that the accuracy budget does not allow to quantize.
 
-    Use it in place of insert_qdq; it takes the same settings. The budget is the recipe's [evaluation] budget unless
-    one is given here. It decides on calibration samples, so that the test data stay unseen. Another pass that
-    quantizes is searched with by naming it as ``quantizer``.
+    Use it instead of insert_qdq; it takes the same settings. The budget is the recipe's [evaluation] budget unless
+    one is given here. It decides on calibration samples, so that the test data stay unseen. To search with another
+    quantizing pass, name it as ``quantizer``.
 
-    Where a recipe's run has a GPU and TensorRT, an engine with every layer quantized and one with none are built first:
-    their layer times say which plan is fast, and the chosen plan's engine is measured beside theirs.
+    If a run has a GPU and TensorRT, an engine with every layer quantized and one with none are built first: their layer
+    times show which plan is fast, and the chosen plan's engine is measured along with theirs.
     """
 
     name = "search_precision"
@@ -81,7 +81,7 @@ class SearchPrecision(InsertQDQ):
     )
     min_agreement: float | None = Field(None, ge=0, le=1, description="smallest top-1 agreement with the float model")
     min_unchanged: float | None = Field(
-        None, ge=0, le=1, description="smallest share of answers that stay the float model's, as the task reads them"
+        None, ge=0, le=1, description="smallest share of answers that match the float model's, as the task reads them"
     )
     margin: float = Field(
         1.0, ge=0, le=1000,
@@ -120,16 +120,16 @@ class SearchPrecision(InsertQDQ):
         None, gt=0, le=1e9,
         description="how long the search may take; default without inferences 3, and 6 where 3 find little",
     )  # fmt: skip
-    memory: ByteSize = Field("1GB", description="for activations that are kept and weights that are loaded, each half")
+    memory: ByteSize = Field("1GB", description="for cached activations and loaded weights, half each")
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
     helpers: list[Annotated[str, _HelperName()]] = Field(
         [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
     )
-    threads: int | None = Field(None, gt=0, le=1024, description="batches computed at once; default one a core")
+    threads: int | None = Field(None, gt=0, le=1024, description="batches computed at once; default one per core")
     also: Literal["fp8", "int8", "mxfp8"] | None = Field(
-        None, description="a type to try for layers that dtype damages, before they stay float"
+        None, description="a type to try for layers that dtype damages, before they stay in float"
     )
-    quantizer: str = Field("", description="another pass that quantizes, to search with in place of insert_qdq")
+    quantizer: str = Field("", description="another pass that quantizes, to search with instead of insert_qdq")
     quantizer_settings: dict[str, Any] = Field({}, description="the settings of that pass")
     _reference: Model | None = PrivateAttr(None)
     _quantizer: Quantizer | None = PrivateAttr(None)
@@ -150,12 +150,12 @@ class SearchPrecision(InsertQDQ):
         """As of insert_qdq; and what another quantizer, earlier runs or the type itself leave nothing to say of."""
         found = super().idle()
         if self.quantizer:
-            own = f"it is a setting of insert_qdq: give {self.quantizer} its own by quantizer_settings"
+            own = f"it is a setting of insert_qdq: give {self.quantizer} its own in quantizer_settings"
             found |= dict.fromkeys(_PLACING, own)
             if "weights" in self.quantizer_settings:
-                found["weights"] = "quantizer_settings say it too, and win"
+                found["weights"] = "quantizer_settings set it too, and override it"
         elif self.quantizer_settings:
-            found["quantizer_settings"] = "they are those of another pass, to be named by quantizer"
+            found["quantizer_settings"] = "they belong to another pass, to be named by quantizer"
         if self.measure and self.times:
             found["measure"] = "layer times come from the runs that times names"
         if self.try_ranges and not any(one.ranged for one in self.types()):
@@ -194,7 +194,7 @@ class SearchPrecision(InsertQDQ):
         return [place / "report.json" if place.is_dir() else place for place in places]
 
     def code_named(self) -> list[str]:
-        """The quantizer and the helpers that are no installed passes."""
+        """The quantizer and the helpers that are not installed passes."""
         return [name for name in (self.quantizer, *self.helpers) if ":" in name]
 
     def plain(self) -> Quantizer:
@@ -212,7 +212,7 @@ class SearchPrecision(InsertQDQ):
                 if made.dtype != self.dtype:
                     raise RecipeError(
                         f"quantizer_settings say dtype = {made.dtype!r}, and the search dtype = {self.dtype!r}",
-                        remedy="say dtype in search_precision itself",
+                        remedy="set dtype in search_precision itself",
                         value="quantizer_settings",
                     )
                 self._quantizer = made
@@ -226,7 +226,7 @@ class SearchPrecision(InsertQDQ):
         return self.plain().place(model, facts, judge)
 
     def settings_judge(self, model: Model) -> Judge:
-        """What the quantizer's settings keep float."""
+        """What the quantizer's settings keep in float."""
         return self.plain().settings_judge(model)
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
@@ -241,13 +241,13 @@ class SearchPrecision(InsertQDQ):
     # ---------------------------------------------------------------- the pass
 
     def apply(self, model: Model, context: Context) -> None:
-        """Search, write what stays float into the plan, then insert the pairs of the rest.
+        """Search, write the layers that stay in float into the plan, then insert the pairs of the rest.
 
         Raises:
             RangesError: there is no calibration data.
             DataError: there is no data to decide on.
-            RecipeError: the budget needs a metric that is not there, ``only_if_faster`` a GPU that is not, no datasheet
-                figures are known of ``gpu``, or every layer has its pairs already.
+            RecipeError: the budget needs a metric and there is none, ``only_if_faster`` needs a GPU and there is none,
+                no datasheet figures are known for ``gpu``, or every layer already has its pairs.
         """
         self.without_dead_nodes(model, context)
         self.require_profiles(context)
@@ -280,7 +280,7 @@ class SearchPrecision(InsertQDQ):
                 # what helpers leave as it is holds for their forms too
                 context.provider.watches = True
             self.prepare(model, context)
-            # what has no range stays float from here on
+            # what has no range stays in float from here on
             context.ranges(model, self.wanted(model, context), self.precision)
         if not context.dry_run and self.placement(model, context).pairs:
             search = helped(self._search(model, context), self._helpers(), model, context)
@@ -330,12 +330,12 @@ class SearchPrecision(InsertQDQ):
         return made
 
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:
-        """Quantize to ``also`` as many of the layers kept float as the budget allows, in place; what came of it.
+        """Quantize to ``also`` as many layers kept in float as the budget allows, in place; what came of it.
 
         Args:
             model: the graph with the first type's pairs.
             plain: the float graph before them: outputs are still compared with its.
-            kept: names of the layers that the first search kept float.
+            kept: names of the layers that the first search kept in float.
             context: for the plan, the journal and the data.
         """
         assert self.also is not None
@@ -361,7 +361,7 @@ class SearchPrecision(InsertQDQ):
 
 
 def _in_types(context: Context) -> Lower:
-    """Lowers a trial to the float type of the layers that nobody quantizes."""
+    """Lowers a trial to the float type of the layers that are not quantized."""
 
     def lowered(trial: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Model:
         observed = ranges.observed if ranges is not None else None

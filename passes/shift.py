@@ -33,10 +33,10 @@ from toolkit import (
 )
 
 _MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "MaxPool"})
-"""Operators that give back a number that was added to all they read; a MaxPool pads with what is smaller than all."""
+"""Operators that pass on a number added to all their inputs; a MaxPool pads with what is smaller than all."""
 _SIZES = frozenset({"Shape", "Size"})
 _KERNELS = frozenset({"Gelu", "HardSwish", "Mish", "Swish"})
-"""Activations whose kernel takes the addition of a number with it. Seen on an H100 with TensorRT 8.6.0
+"""Activations whose kernel absorbs the addition of a number. Seen on an H100 with TensorRT 8.6.0
 (tests/benchmarks/bench_shift.py): as many engine layers with it as without, ms without and with it before a convolution
 and a MatMul: SiLU 0.0219/0.0209, 0.0259/0.0252; HardSwish 0.0207/0.0198, 0.0250/0.0239; GELU 0.0236/0.0242,
 0.0287/0.0280. Mish was not measured.
@@ -51,11 +51,11 @@ class _Site:
     Attributes:
         tensor: what the layers read.
         layers: its readers, each with the place of its bias.
-        made: the tensor that takes the shift: ``tensor``, or what becomes of it by moving values alone.
+        made: the tensor that takes the shift: ``tensor``, or one upstream whose values it only moves.
         maker: the node that makes it.
         axis: the channel axis, where each channel can have its own shift; None where one number shifts all.
-        bias: where the maker's bias lies, where that takes the shift.
-        index: the maker's input that takes the shift, where it is no bias; None: an Add behind the maker.
+        bias: the place of the maker's bias, if that takes the shift.
+        index: the maker's input that takes the shift, if it is not a bias; None: an Add after the maker.
         clamps: each Clip between the maker and the layers: its limits are shifted too.
     """
 
@@ -86,23 +86,23 @@ class _Offset:
 
 
 class Shift(Helper):
-    """Subtract from a layer's input the middle of its range, and let its bias make up for it: a zero point for free.
+    """Subtract the middle of its range from a layer's input, and compensate in its bias: a zero point for free.
 
-    With x = x' + c the layer computes W x' + (b + W c), exactly where it does not pad its input. What is in front gives
-    x': a bias or the shift of a normalization takes c channel by channel, as in Outlier Suppression+ (Wei et al., EMNLP
-    2023, equation 3); behind a SiLU, GELU, HardSwish or Mish one number is subtracted, which TensorRT fuses into the
+    With x = x' + c the layer computes W x' + (b + W c), exactly where it does not pad its input. The producer outputs
+    x': a bias or the shift of a normalization takes c per channel, as in Outlier Suppression+ (Wei et al., EMNLP
+    2023, equation 3); after a SiLU, GELU, HardSwish or Mish one number is subtracted, which TensorRT fuses into the
     activation's pointwise kernel. The limits of a ReLU6 or another Clip are shifted with its input: it is a Clip as
-    before. A ReLU would become one; whether TensorRT fuses that into the convolution in front was not measured, and it
+    before. A ReLU would become one; whether TensorRT fuses that into the preceding convolution was not measured, so it
     stays as it is.
 
-    The mean of x' is noted, by which the quantizer corrects the bias for the rounding of the weights.
+    The mean of x' is noted; with it the quantizer corrects the bias for the rounding of the weights.
     """
 
     name = "shift"
     tells_in_dry_run = True
     mends = Harm.ONE_SIDED
     least: float = Field(1.0, ge=0, le=100, description="shift only inputs whose steps become this many dB finer")
-    insert: bool = Field(True, description="subtract behind a SiLU, GELU, HardSwish or Mish too")
+    insert: bool = Field(True, description="also subtract after a SiLU, GELU, HardSwish or Mish")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
 
     def measures_engines(self) -> bool:
@@ -114,7 +114,7 @@ class Shift(Helper):
         return {node.name for site in self._sites(model, Context(), None) for node, _ in site.layers}
 
     def apply(self, model: Model, context: Context) -> None:
-        """Shift the inputs that gain by it; each layer that reads one gets a line in the journal.
+        """Shift the inputs that gain from it; each layer that reads one gets a line in the journal.
 
         Raises:
             RangesError: there is no calibration data.
@@ -123,7 +123,7 @@ class Shift(Helper):
 
         sites = []
         for site in self._sites(model, context, model.facts(context.profiles)):
-            # float16 is finest around 0, where activations are that nobody shifted
+            # float16 is finest around 0, where activations lie that were not shifted
             kept = self.kept_float(context, (node.name for node, _ in site.layers))
             if kept is None:
                 sites.append(site)
@@ -171,7 +171,7 @@ class Shift(Helper):
     def _sites(self, model: Model, context: Context, facts: Facts | None) -> list[_Site]:
         """The activations that can be shifted; of layers that read another the journal gets the reason.
 
-        Without ``facts`` some are shifted by one number that could be shifted channel by channel.
+        Without ``facts`` some are shifted by one number that could be shifted per channel.
         """
         kept = model.subgraph_tensors() | {tensor.name for tensor in model.graph.outputs}
         forms = Forms(model, facts)
@@ -352,7 +352,7 @@ def _middle(low: Array, high: Array, amax: float, channels: bool, clamped: bool)
 
 
 def _take(model: Model, site: _Site, shift: Array, tensors: Names, nodes: Names) -> str:
-    """Let what is in front of the layers subtract the shift; the name of the node that does."""
+    """Let the producer of the layers' input subtract the shift; the name of the node that does."""
     maker = site.maker
     for node in site.clamps:
         for index, tensor in enumerate(node.inputs[1:], start=1):
@@ -387,7 +387,7 @@ def _take(model: Model, site: _Site, shift: Array, tensors: Names, nodes: Names)
 
 
 def _insert(model: Model, site: _Site, shift: float, tensors: Names, nodes: Names) -> str:
-    """Put an Add of a number behind an activation; its name."""
+    """Put an Add of a number after an activation; its name."""
     weight = model.constant(site.layers[0][0].inputs[1])
     assert weight is not None
     out = gs.Variable(tensors.take(f"{site.made.name}_shifted"), dtype=site.made.dtype, shape=site.made.shape)

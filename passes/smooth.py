@@ -37,7 +37,7 @@ _LAYERS = ("MatMul", "Gemm", "Conv")
 _EVEN = 4.0
 """Medians of the largest channel below which an input has no outliers worth moving."""
 _SAME = 1e-4
-"""How far apart values of two forms of a model may be, as a share of the largest, that are the same in float."""
+"""How far apart values that agree in float may be in two forms of a model, as a share of the largest."""
 
 
 class _Editing:
@@ -81,29 +81,33 @@ class Smooth(Helper):
     """Divide each channel of a layer's input by s and multiply its weights by it, so that outliers fit one scale.
 
     s = amax(x)^strength / amax(w)^(1 - strength) by channel: Xiao et al., "SmoothQuant: accurate and efficient
-    post-training quantization for large language models", ICML 2023, equation 4. The strength is the one of which the
-    output of the layers loses least on samples, unless it is given. The division goes into what is in front where these
+    post-training quantization for large language models", ICML 2023, equation 4. The strength is the one with the least
+    error at the layers' outputs on samples, unless it is given. The division goes into the preceding node where these
     layers are its only readers: a normalization, or another layer, also through a ReLU or a MaxPool; else into a Mul.
 
-    In INT4 the activations stay floats, and s = amax(x)^strength: the weights that large channels meet get finer steps
-    (Lin et al., "AWQ: activation-aware weight quantization for LLM compression and acceleration", MLSys 2024, eq. 4).
+    In INT4 the activations stay in float, and s = amax(x)^strength: the weights that large channels meet get finer
+    steps (Lin et al., "AWQ: activation-aware weight quantization for LLM compression and acceleration", MLSys 2024,
+    equation 4).
     """
 
     name = "smooth"
     tells_in_dry_run = True
     mends = Harm.OUTLIER_CHANNELS
     strength: float | None = Field(
-        None, ge=0, le=1, description="how much of the difficulty the weights take (alpha); null: by the layers' output"
+        None,
+        ge=0,
+        le=1,
+        description="migration strength (alpha): how much of the difficulty moves to the weights; null: by the output",
     )
     least: float | None = Field(
         None, ge=1, le=1e6,
-        description="leave inputs alone whose largest channel is below this many medians; default 4, in int4 1",
+        description="skip inputs whose largest channel is below this many medians; default 4, in int4 1",
     )  # fmt: skip
     dtype: Literal["int8", "fp8", "int4", "mxfp8", "nvfp4"] = Field(
         "int8", description="the type that the layers are quantized to"
     )
     block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
-    insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
+    insert: bool = Field(True, description="insert a Mul where no normalization can absorb the factors")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
     _chosen: dict[tuple[str, str], list[_Choice]] = PrivateAttr(default_factory=dict)
 
@@ -274,7 +278,7 @@ class Smooth(Helper):
         return tried[best].astype(np.float32) if best else None
 
     def _insert(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:
-        """Put a Mul by channel in front of the layers; its name."""
+        """Put a Mul by channel before the layers; its name."""
         rank = np.asarray(editing.model.constant(nodes[0].inputs[1])).ndim
         spread = inverse.reshape(-1, *(1,) * (rank - 2)) if nodes[0].op == "Conv" else inverse
         out = gs.Variable(editing.tensors.take(f"{tensor.name}_smooth"), dtype=tensor.dtype, shape=tensor.shape)
@@ -286,7 +290,7 @@ class Smooth(Helper):
         return name
 
     def _fold(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], factor: Array) -> str | None:
-        """Divide what makes the tensor; the name of the node that does, or None where nothing there can."""
+        """Divide the tensor where it is made; the name of the node that does, or None where none can."""
         model = editing.model
         mine = {id(node) for node in nodes}
         if not editing.read_by(tensor, mine):

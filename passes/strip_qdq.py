@@ -1,4 +1,4 @@
-"""Take out Q/DQ nodes, whoever made them."""
+"""Remove Q/DQ nodes, whoever made them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _SAMPLES, _FAR_DB = 16, 20.0
 
 
 class StripQDQ(Pass):
-    """Remove Q/DQ pairs of QAT or PTQ, of every type and zero point; what is stored quantized becomes float again.
+    """Remove Q/DQ pairs of QAT or PTQ, of every type and zero point; weights stored quantized become float again.
 
-    Activations that a quantizer removed, since a pair clamped as they did, are put back. Where there are calibration
-    samples, the model is compared with itself before: a difference that the pairs' rounding does not account for is an
-    error.
+    Activations that a quantizer removed because a pair clamped as they did are restored. If there are calibration
+    samples, the model is compared with itself before stripping: a difference that the pairs' rounding does not account
+    for is an error.
     """
 
     name = "strip_qdq"
@@ -58,7 +58,7 @@ class StripQDQ(Pass):
     keep_ranges: bool = Field(False, description="keep the scales of activations as ranges for insert_qdq")
 
     def reads_evaluation(self) -> bool:
-        """It looks at the graph and at calibration samples alone."""
+        """It looks only at the graph and at calibration samples."""
         return False
 
     def measures_engines(self) -> bool:
@@ -66,7 +66,7 @@ class StripQDQ(Pass):
         return False
 
     def apply(self, model: Model, context: Context) -> None:
-        """Rewire every reader of a pair to the float tensor behind it.
+        """Rewire every reader of a pair to the float tensor before it.
 
         Raises:
             RecipeError: a pattern matches nothing.
@@ -113,7 +113,7 @@ class StripQDQ(Pass):
 
 
 def _take_back_corrections(model: Model, pairs: Sequence[ExistingPair]) -> None:
-    """Take off the biases what made up for the rounding of weights that is removed."""
+    """Remove from the biases what compensated for the rounding of weights that is removed."""
     weights, names = {id(pair.dequantize) for pair in pairs}, model.tensor_names()
     for layer in rounded_layers(model):
         if id(layer.dequantize) in weights:
@@ -132,7 +132,7 @@ def _samples(context: Context) -> CalibrationData | None:
 
 
 def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData, context: Context) -> None:
-    """Hold the stripped model against the one with its pairs.
+    """Compare the stripped model with the one with its pairs.
 
     Raises:
         PassError: an output differs by more than rounding.
@@ -148,9 +148,9 @@ def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData,
     worst = found[0]
     if worst.excessive:
         raise PassError(
-            f"without its Q/DQ pairs the model is another one: output '{worst.output}' keeps {worst.sqnr_db:.1f} dB of "
+            f"without its Q/DQ pairs the model differs: output '{worst.output}' keeps {worst.sqnr_db:.1f} dB of "
             f"what it was with them on {worst.samples} samples, where their rounding leaves {worst.rounding_db:.1f} dB",
-            remedy="begin from the float model that was quantized, or name the pairs to strip by nodes = [...]",
+            remedy="start from the float model that was quantized, or name the pairs to strip by nodes = [...]",
         )
     code = Code.STRIP_FAR if worst.sqnr_db < _FAR_DB else Code.STRIP_MEASURED
     context.journal.noted(
@@ -163,7 +163,7 @@ class _Stripper:
 
     Args:
         model: the graph.
-        lost: the clamps that are put back.
+        lost: the clamps that are restored.
         context: its journal and plan.
         beyond: where pairs are rounded instead of removed, the names of the QuantizeLinears whose tensors leave their
             range, which are rounded without a limit; None where pairs are removed.
@@ -226,7 +226,7 @@ class _Stripper:
     # ---------------------------------------------------------------- where values were quantized
 
     def _entry(self, quantize: gs.Node) -> gs.Tensor:
-        """What is read in place of a QuantizeLinear's result."""
+        """What is read instead of a QuantizeLinear's result."""
         if id(quantize) not in self._entered:
             tensor = quantize.inputs[0]
             clamp = self.lost.clamps.get(quantize.name)
@@ -238,7 +238,7 @@ class _Stripper:
         return self._entered[id(quantize)]
 
     def _clamp(self, quantize: gs.Node, tensor: gs.Tensor, clamp: Clamp) -> gs.Tensor:
-        """Put back the activation that a pair stood in for; its output takes the tensor's name where it may."""
+        """Restore the activation that a pair stood in for; its output takes the tensor's name where it may."""
         ends = tuple(None if end is None else end.tobytes() for end in (clamp.low, clamp.high))
         if (id(tensor), ends) in self._clamped:
             return self._clamped[id(tensor), ends]

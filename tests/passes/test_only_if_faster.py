@@ -192,7 +192,7 @@ def test_slower_in_one_profile_is_not_taken():
 
 def test_profile_weights_are_checked():
     backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.5), {"small": 1.0, "large": 8.0})
-    for weights, text in (({"tiny": 1}, "names the profile 'tiny'"), ({"small": 0, "large": 0}, "every profile for 0")):
+    for weights, text in (({"tiny": 1}, "names the profile 'tiny'"), ({"small": 0, "large": 0}, "0 for every profile")):
         with pytest.raises(RecipeError, match=text):
             InsertQDQ(only_if_faster=True, profile_weights=weights)(chain(), context_for(backend, profiles=PROFILES))
 

@@ -228,7 +228,7 @@ def test_a_guard_that_would_mend_float16_is_said_to_only_where_it_was_tried():
     SearchPrecision(min_sqnr_db=20)(model, context)
     (alone,) = said(context.journal, *IN_TYPES)
     assert (alone["guarded"], alone["mends"]) == (False, True) and not context.guards
-    assert "With guard_fp16 behind the search it is met" in sentence(Code.SEARCH_TYPE_ALONE(**alone))
+    assert "With guard_fp16 after the search it is met" in sentence(Code.SEARCH_TYPE_ALONE(**alone))
     # trying it asks for nothing
     assert all(ask.by != "guard_fp16" for _, ask in context.plan.history)
     assert lowered_sqnr(model, context, context.provider.data) < 20

@@ -48,14 +48,12 @@ class EngineChoices(pydantic.BaseModel):
     prefer: Literal["speed", "int8"] = pydantic.Field(
         "speed",
         description="speed: where a GPU measures that quantizing makes the engine slower than the float one in a "
-        "profile, the layers that do not pay stay float; int8: they are quantized all the same, and a search looks for "
-        "much in int8",
+        "profile, the layers that do not pay off stay in float; int8: they are quantized anyway, and a search looks "
+        "for much in int8",
     )
     measure: bool = pydantic.Field(True, description="measure latency and layer times where a GPU is present")
     compute_capabilities: list[str] = pydantic.Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
-    tactic_sources: list[str] | None = pydantic.Field(
-        None, description="TensorRT's default where not given; [] for none"
-    )
+    tactic_sources: list[str] | None = pydantic.Field(None, description="TensorRT's default if not given; [] for none")
     optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder optimization level")
     trial_level: int = pydantic.Field(
         2, ge=0, le=5,
@@ -63,8 +61,8 @@ class EngineChoices(pydantic.BaseModel):
         "most optimization_level, at which what is taken is built and measured",
     )  # fmt: skip
     side_by_side: bool = pydantic.Field(
-        True, description="where building takes long and the GPU has the memory, build trial engines beside the engine "
-        "without pairs, each measured alone; false: one engine at a time",
+        True, description="where building takes long and the GPU has the memory, build trial engines alongside the "
+        "engine without pairs, each measured alone; false: one engine at a time",
     )  # fmt: skip
     avg_timing_iterations: int | None = pydantic.Field(
         None, ge=1, le=1000,
@@ -96,7 +94,7 @@ class EngineSettings(EngineChoices):
     def _capability(cls, value: list[str]) -> list[str]:
         for capability in value:
             if not re.fullmatch(r"\d{1,2}\.\d", capability):
-                raise ValueError(f"'{capability}' is no compute capability: write it as in '8.9'")
+                raise ValueError(f"'{capability}' is not a compute capability: write it as in '8.9'")
         return value
 
 

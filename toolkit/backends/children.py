@@ -239,7 +239,7 @@ class Jobs:
         """
         with self._lock:
             if self._over:
-                raise BackendError("its engine was given up")
+                raise BackendError("its engine was abandoned")
             self._child = child
 
     def end(self) -> None:

@@ -31,7 +31,7 @@ def choose(name: str = "auto") -> tuple[Backend, Finding]:
         BackendError: the backend that was asked for by name cannot be used here.
     """
     if name not in NAMES:
-        raise RecipeError(f"no backend is called '{name}'", where="[engine] backend", remedy=did_you_mean(name, NAMES))
+        raise RecipeError(f"there is no backend '{name}'", where="[engine] backend", remedy=did_you_mean(name, NAMES))
     if name == "none":
         return NoBackend(), EngineCode.NO_BACKEND_REQUESTED()
     refusals: list[BackendError] = []

@@ -80,7 +80,7 @@ def _said(trt: Any, engine: Any, context: Any, index: int, talk: Talk) -> str:
     inspector.execution_context = context
     said = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     if not _is_json(said):
-        talk.log(f"WARNING: the inspector says no JSON on profile {index} ({said[:60]!r}): asked layer by layer")
+        talk.log(f"WARNING: the inspector returns no JSON for profile {index} ({said[:60]!r}): asked layer by layer")
         said = _layer_by_layer(trt, engine, inspector, talk)
     inspector.execution_context = None
     return said
@@ -104,7 +104,7 @@ def _layer_by_layer(trt: Any, engine: Any, inspector: Any, talk: Talk) -> str:
         else:
             lost += 1
     if lost:
-        talk.log(f"WARNING: the inspector says nothing of {lost} of {engine.num_layers} layers")
+        talk.log(f"WARNING: the inspector says nothing about {lost} of {engine.num_layers} layers")
     return '{"Layers": [' + ",\n".join(found) + "]}"
 
 
@@ -130,7 +130,7 @@ def context_at(engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], s
         )
     if index and not context.set_optimization_profile_async(index, stream):
         raise BackendError(
-            "TensorRT did not take the profile", where=f"profile {index}", remedy="see TensorRT's messages"
+            "TensorRT did not accept the profile", where=f"profile {index}", remedy="see TensorRT's messages"
         )
     set_shapes(context, shapes)
     return context

@@ -125,7 +125,7 @@ def admit(
         for name in io:
             if name not in known:
                 raise RecipeError(
-                    f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known)
+                    f"io names '{name}', which is not a float input or output", remedy=did_you_mean(name, known)
                 )
     pairs = paired or any(node.op in (QUANTIZE, DEQUANTIZE) for node in model.nodes)
     if pairs and model.opset < 19 and _has_short(plan, rest):

@@ -38,7 +38,7 @@ _REMEDIES = (
      "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
      "outside the engine, or build with another backend (TensorRT has kernels that TensorRT-RTX lacks)"),
     (r"The current (?:data )?type = \w+",
-     "TensorRT takes this operator in other types only: request fp16 or fp32 for this node (pass {keep})"),
+     "TensorRT supports this operator in other types only: request fp16 or fp32 for this node (pass {keep})"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
      "the inputs of this node differ in type: request one precision for the nodes before it, or add a Cast"),
     (r"[Zz]ero.?point",
@@ -51,7 +51,7 @@ _REMEDIES = (
      "or raise [engine] workspace_mb"),
     (r"incorrectly marked as an int8 node",
      "set [engine] constraints = \"prefer\": where precisions are obeyed, this version cannot build a float layer "
-     "behind an INT8 convolution"),
+     "after an INT8 convolution"),
     (r"optimization profile|profile .*(?:min|max|dimension)|kMIN|kMAX",
      "make the profile's shapes fit the model's inputs"),
     (r"for Turing \(SM75\)",

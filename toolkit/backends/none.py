@@ -42,7 +42,7 @@ class NoBackend:
         Raises:
             BackendError: always.
         """
-        raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the backend tensorrt")
+        raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the tensorrt backend")
 
     def max_opset(self) -> int:
         """The newest operator set qtool itself reads."""

@@ -52,7 +52,7 @@ class EngineRunner:
 
     def _open(self) -> None:
         if find_gpu() is None:
-            raise BackendError("no GPU is here to run the engine", remedy="run on the machine that the engine is for")
+            raise BackendError("no GPU here for the engine", remedy="run on the machine that the engine is for")
         from polygraphy import config as polygraphy_config
 
         polygraphy_config.USE_TENSORRT_RTX = self._backend == "tensorrt_rtx"
@@ -131,7 +131,7 @@ class EngineRunner:
             kind = self._engine.get_tensor_dtype(name).name
             if kind not in TYPES:
                 raise BackendError(
-                    f"'{name}' has the type {kind}, which no array on the host has",
+                    f"'{name}' has the type {kind}, which arrays on the host cannot have",
                     remedy="give the model inputs and outputs of another type",
                 )
             found[name] = np.dtype(TYPES[kind])

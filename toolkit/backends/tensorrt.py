@@ -57,7 +57,7 @@ class TensorRTBackend:
         if settings.quantization == "implicit":
             if not self._features["implicit"]:
                 raise BackendError(
-                    f"TensorRT {version} quantizes by Q/DQ pairs only",
+                    f"TensorRT {version} quantizes with Q/DQ pairs only",
                     where='[engine] quantization = "implicit"',
                     remedy=f'use the pass {named(Role.QUANTIZE)} and quantization = "explicit", or TensorRT 8.6 to 10',
                 )
@@ -85,7 +85,7 @@ class TensorRTBackend:
     def cannot_measure(self) -> str:
         """Why nothing can be measured here: no GPU, or no cuda-python."""
         if find_gpu() is None:
-            return "no GPU is here to measure on"
+            return "there is no GPU here to measure on"
         return "" if cuda_runtime() is not None else "cuda-python is not installed"
 
     def room_beside(self) -> int:

@@ -137,7 +137,7 @@ def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Talk) -> None:
         missing = set_ranges(trt, network, request["amax"])
         if missing:
             some = ", ".join(f"'{name}'" for name in missing[:3])
-            talk.log(f"WARNING: {len(missing)} tensors have no range, layers on them stay float: {some}")
+            talk.log(f"WARNING: {len(missing)} tensors have no range, layers on them stay in float: {some}")
 
 
 def _config(trt: Any, network: Any, request: dict[str, Any], talk: Talk, calibration: Calibration | None) -> Any:
@@ -183,7 +183,7 @@ def _flags(trt: Any, network: Any, request: dict[str, Any]) -> dict[str, Any]:
             raise BackendError(
                 f"TensorRT {trt.__version__} has no {word.upper()}",
                 where="the precision plan",
-                remedy="ask another precision, or use a newer TensorRT",
+                remedy="request another precision, or use a newer TensorRT",
             )
         flags[word] = True
     return flags

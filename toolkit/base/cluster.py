@@ -93,7 +93,7 @@ def _connect(ray: Any, address: str | None) -> None:
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
         remedy = (
             "check that `ray status` there shows the cluster, that Python and Ray are of the same versions, and "
-            "RAY_AUTH_MODE and RAY_AUTH_TOKEN where it asks for a token"
+            "RAY_AUTH_MODE and RAY_AUTH_TOKEN if it requires a token"
         )
         raise QtoolError(f"Ray cannot be used: {_first(error)}", where=place, remedy=remedy) from error
     finally:
@@ -122,7 +122,7 @@ def _answering(*lost: type[Exception]) -> Iterator[None]:
         yield
     except (ConnectionError, *lost) as error:  # type: ignore[misc]
         raise QtoolError(
-            f"the cluster does not answer any more: {_first(error)}",
+            f"the cluster no longer answers: {_first(error)}",
             where="Ray",
             remedy="see what `ray status` says there; the same command goes on from what is kept",
         ) from error
@@ -300,7 +300,7 @@ class _RayTasks:
             raise QtoolError(
                 f"a task was lost, and {_RETRIES} more times when it ran again: {_first(error)}",
                 where="Ray",
-                remedy="its machine may be out of memory: use smaller batches, or fewer tasks a machine "
+                remedy="its machine may be out of memory: use smaller batches, or fewer tasks per machine "
                 "(`ray start --num-cpus`)",
             ) from error
         finally:

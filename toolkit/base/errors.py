@@ -23,7 +23,7 @@ _SYSTEM = {
     errno.ENFILE: "close other programs",
     errno.EIO: "check that disk",
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.ELOOP: "mend the links, which lead in a circle",
+    errno.ELOOP: "fix the links, which form a loop",
     errno.ENOTDIR: "check the path: a part of it is a file, not a folder",
     errno.EISDIR: "name a file, not a folder",
     errno.EFBIG: "write to a file system that takes files of this size",

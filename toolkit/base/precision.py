@@ -113,7 +113,7 @@ class Precision(str, Enum):
             return name
         names = [str(one) for one in cls]
         if str(name) not in names:
-            raise RecipeError(f"'{name}' is no precision", remedy=did_you_mean(str(name), names), value=str(name))
+            raise RecipeError(f"'{name}' is not a precision", remedy=did_you_mean(str(name), names), value=str(name))
         return cls(str(name))
 
     # str's own methods: Enum's look a name up each time, and a large report asks a million times

@@ -61,8 +61,8 @@ class FileKind:
         return self.error(f"{self.refusal}: {what}", where=os.fspath(path), remedy=remedy or self.remedy)
 
 
-OWN = FileKind("it is damaged", QtoolError, "remove it: it is made again")
-"""A file that qtool keeps for itself: what is wrong with it is not the user's business."""
+OWN = FileKind("it is damaged", QtoolError, "remove it: it will be made again")
+"""A file that qtool keeps for itself: nothing that is wrong with it is the user's business."""
 
 
 @contextmanager

@@ -189,12 +189,12 @@ class Collection:
         mine, theirs = self.made_from, other.made_from
         for key, difference in differences(mine, theirs, ignore=("data", "shards")):
             raise RangesError(
-                f"the parts differ in {key}: {difference}", remedy="join parts that one recipe and model made"
+                f"the parts differ in {key}: {difference}", remedy="join parts made by one recipe and model"
             )
         odd = sorted(set(self.tensors) ^ set(other.tensors))
         if odd and self.samples and other.samples:
             raise RangesError(
-                f"the parts differ in tensors: '{odd[0]}' is in one of them only", remedy="collect the parts anew"
+                f"the parts differ in tensors: '{odd[0]}' is in one of them only", remedy="collect the parts again"
             )
         parts, others = _parts(mine), _parts(theirs)
         twice = sorted(set(parts) & set(others))

@@ -30,7 +30,7 @@ def given_ranges(
     tiny = next((name for name, one in mine.items() if 0 < one.amax < SMALLEST), None)
     if tiny is not None:
         raise RangesError(
-            f"the range that is given of tensor '{tiny}' is {mine[tiny].amax:g}",
+            f"the range given for tensor '{tiny}' is {mine[tiny].amax:g}",
             remedy=f"a range is 0 or between {SMALLEST:g} and {LARGEST:.2g}: write the file again, or leave it out",
             value="ranges",
         )

@@ -141,7 +141,7 @@ class Calibrator:
         first = min(given.tensors)
         return RangesError(
             f"there is no calibration data, and of {count(len(given.tensors), 'given range')}, such as that of "
-            f"'{first}', none is of a tensor of the model",
+            f"'{first}', none belongs to a tensor of the model",
             remedy=did_you_mean(first, known) or "give ranges under the names of the model's tensors",
             value="ranges",
         )
@@ -224,12 +224,12 @@ class Calibrator:
             if missing:
                 raise RangesError(
                     f"the collection has no statistics of tensor '{missing[0]}'",
-                    remedy="collect anew with qtool calibrate and this recipe",
+                    remedy="collect again with qtool calibrate and this recipe",
                 )
             return self.collected
         if self.data is None:
             raise RangesError(
-                "statistics are needed of a model that a pass has changed, and there are no samples",
+                "statistics are needed for a model that a pass has changed, and there are no samples",
                 remedy='add [calibration] data = "..." to the recipe',
             )
         key = model.fingerprint() + repr(taps)

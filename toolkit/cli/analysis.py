@@ -27,7 +27,7 @@ def sensitivity(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Measure which layers cost the accuracy.
+    """Measure which layers cost accuracy.
 
     What quantizing each layer alone costs, what keeping it alone saves, why the worst are bad, and what helps.
     """
@@ -54,7 +54,7 @@ def bisect(
     samples: MostSamples = None,
     batch: BatchOption = 64,
     data: Data = "calibration",
-    repeats: Annotated[int, typer.Option(min=1, help="How often the ends are checked, to notice flaky checks.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="How often both ends are checked, to detect flaky checks.")] = 2,
     precision: Annotated[
         str | None, typer.Option(help="What kept layers run in: fp16, bf16, fp32; default: [engine] rest.")
     ] = None,
@@ -64,7 +64,7 @@ def bisect(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Find a smallest set of layers that must stay float.
+    """Find a minimal set of layers that must stay in float.
 
     With these in float a check passes: an SQNR, a metric's drop, or a command of yours.
     """

@@ -27,7 +27,7 @@ def view_run(path: Path, json: bool) -> int:
     say(
         str(page)
         if opened
-        else f"{page}\nNo browser is here: open this file where there is one; it needs nothing else."
+        else f"{page}\nThere is no browser here: open this file where there is one; it needs nothing else."
     )
     return 0
 

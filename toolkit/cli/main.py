@@ -69,13 +69,13 @@ def run(
         bool | None,
         typer.Option(
             "--device-check/--no-device-check",
-            help="Demand that the engine runs on this machine's GPU, or do not try. Default: where there is one.",
+            help="Require a run of the engine on this machine's GPU, or skip it. Default: run if there is one.",
             show_default=False,
         ),
     ] = None,
     open_blocks: Annotated[
         bool,
-        typer.Option("--open", help="Build opaque blocks once more with inner tensors marked, to see what they run."),
+        typer.Option("--open", help="Build opaque blocks again with inner tensors marked, to see what they run in."),
     ] = False,
     gpu: Annotated[
         str | None,
@@ -83,7 +83,7 @@ def run(
     ] = None,
     on: OnPlace = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done anew and what is found again, and why.")
+        bool, typer.Option("--dry-run", help="Show what would be done and what would be reused, and why.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -112,17 +112,17 @@ def check(recipe: RecipePath, settings: Set = None, allow_code: AllowCode = Fals
 @app.command()
 def new(
     model: Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)],
-    data: Annotated[Path | None, typer.Option(help="Calibration data; profiles are read off its shapes.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Calibration data; profiles are derived from its shapes.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test data with labels.")] = None,
     metric: Annotated[str | None, typer.Option(help="The metric for the test data; see `qtool metrics`.")] = None,
     ranges: Annotated[
-        Path | None, typer.Option(help="Ranges to take: a calibration cache or a table; no data is needed then.")
+        Path | None, typer.Option(help="Ranges to use: a calibration cache or a table; then no data is needed.")
     ] = None,
     keep_pairs: Annotated[
-        bool, typer.Option("--keep-pairs", help="Build a model that has Q/DQ pairs with them as they are.")
+        bool, typer.Option("--keep-pairs", help="Build a model that has Q/DQ pairs as it is.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
     json: Json = False,
 ) -> None:
     """Write a recipe that fits a model."""
@@ -137,7 +137,7 @@ def migrate(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="A command line of trtexec or polygraphy, as it is or in a script; a Python script with its "
+            help="A trtexec or polygraphy command line, as it is or in a script; a Python script with its "
             "arguments; a calibration cache; or a model with Q/DQ pairs.",
             show_default=False,
         ),
@@ -147,10 +147,10 @@ def migrate(
     data: Annotated[Path | None, typer.Option(help="Calibration samples, where there are no ranges.")] = None,
     test: Annotated[Path | None, typer.Option(help="Samples to measure both forms on.")] = None,
     rest: Annotated[
-        str | None, typer.Option(help="The float type, where a cache or a model says none. Default: fp16.")
+        str | None, typer.Option(help="The float type, where a cache or a model sets none. Default: fp16.")
     ] = None,
     to: Annotated[
-        str, typer.Option(help="explicit; or implicit: the way back, from a model with pairs or a run folder.")
+        str, typer.Option(help="explicit; or implicit, to convert a model with pairs or a run folder back.")
     ] = "explicit",
     release: Annotated[
         str, typer.Option("--tensorrt", help="--to implicit: the release of TensorRT that reads the cache.")
@@ -159,17 +159,17 @@ def migrate(
         list[str] | None, typer.Option(help="Compute capability of a GPU that the engine is for, such as 8.6.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The folder. Default: migrated/<model>.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over an earlier migration.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier migration.")] = False,
     json: Json = False,
 ) -> None:
     """Turn trtexec lines, scripts and caches into a recipe.
 
-    What was said to TensorRT's builder becomes a recipe and a Q/DQ model that mean the same; none of it is run.
+    The settings of TensorRT's builder become an equivalent recipe and Q/DQ model; nothing is run.
     """
     from toolkit.cli.commands import migrate_source
 
     if to == "implicit":
-        back = "with --to implicit the model's pairs say all that is written"
+        back = "with --to implicit the model's pairs decide all that is written"
         refuse_idle(context, ("model", "cache", "data", "test", "rest", "capability"), back)
     else:
         refuse_idle(context, ("release",), "it is the release that --to implicit writes a cache for")
@@ -191,7 +191,7 @@ def passes(
 
 @app.command()
 def metrics(json: Json = False) -> None:
-    """List the metrics by task, and the labels that they want."""
+    """List the metrics by task, and the labels that they expect."""
     from toolkit.cli.commands import list_metrics
 
     raise typer.Exit(list_metrics(json))
@@ -217,14 +217,14 @@ def inspect(
 def explain(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
     node: Annotated[
-        str, typer.Argument(help="A node, or a tensor that it makes. Default: the whole run.", show_default=False)
+        str, typer.Argument(help="A node, or a tensor that it produces. Default: the whole run.", show_default=False)
     ] = "",
     json: Json = False,
 ) -> None:
-    """Explain a layer: why it runs in what it runs in.
+    """Explain why a layer runs in the precision it does.
 
     What was requested, what runs and why, its neighbours, ranges, error and time, and what keeps it in float. Without a
-    layer: why layers run in float, whether the engine is faster, and which layers cost the accuracy.
+    layer: why layers run in float, whether the engine is faster, and which layers cost accuracy.
     """
     from toolkit.cli.commands import explain_node
 
@@ -241,7 +241,7 @@ def compare(
 ) -> None:
     """Compare runs, or two files of ranges.
 
-    All other runs are held against the first.
+    All other runs are compared with the first.
     """
     from toolkit.cli.commands import compare_runs
 
@@ -272,7 +272,7 @@ def calibrate(
 ) -> None:
     """Collect calibration statistics, all or a share.
 
-    [calibration] collection then takes them in place of running the model.
+    [calibration] collection then uses them instead of running the model.
     """
     from toolkit.cli.commands_calibration import calibrate as collect
 
@@ -349,7 +349,7 @@ def _stopped(words: list[str]) -> str:
     """What a stopped command leaves: only those that work in a run folder keep anything."""
     if _KEEPING.isdisjoint(words[:1]):
         return "stopped"
-    return "stopped; the steps that were finished are kept, and the same command goes on from there"
+    return "stopped; finished steps are kept, and the same command resumes from there"
 
 
 @cache

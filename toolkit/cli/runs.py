@@ -49,7 +49,7 @@ def time(
         typer.Option(help="Measure nothing: predict the time on this GPU from its datasheet.", show_default=False),
     ] = None,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Let a version compatible engine run the code that it holds.")
+        bool, typer.Option("--allow-code", help="Let a version-compatible engine run the code that it contains.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -71,9 +71,7 @@ def accuracy(
     data: Annotated[
         str | None, typer.Option(help="Other samples than the recipe's: a file, folder or module:Name.")
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Another metric than the recipe's; its usual limit holds then.")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Another metric than the recipe's, with its usual limit.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")] = None,
     on: Annotated[
         str, typer.Option(help="What is run: engine, onnxruntime (model.onnx on the CPU), or auto, the first that can.")

@@ -21,5 +21,5 @@ def empty_word(words: Sequence[str]) -> QtoolError | None:
         option = word[:-1] if word.startswith("--") and word.find("=") == len(word) - 1 else ""
         if not word or option:
             place = option or (before if before.startswith("-") else "an argument")
-            return QtoolError(f"{place} is empty", remedy="give it a value: a variable of the shell may not be set")
+            return QtoolError(f"{place} is empty", remedy="give it a value: a shell variable may be unset")
     return None

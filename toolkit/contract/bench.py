@@ -1,4 +1,4 @@
-"""Where a pass has engines built and timed, as a pass sees it: what builds them is the backends' concern."""
+"""How a pass has engines built and timed; building them is up to the backends."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from toolkit.contract.ranges import Ranges
 from toolkit.graph.model import Model
 
 Candidate = Callable[[Mapping[str, Finding]], tuple[Model, PrecisionPlan]]
-"""The model and the plan with all pairs but those of the nodes named, each with the reason why it stays float."""
+"""The model and the plan with all pairs except those of the nodes named, each with the reason why it stays in float."""
 
 NOISE = 0.01
-"""Engines of the same kernels that are measured in turn differ by as much."""
+"""Engines with the same kernels, measured in turn, differ by this much."""
 LONG = 60.0
-"""Seconds from which on a build takes long. A recogniser of 10 MB with a dynamic width (TensorRT 8.6.0, H200) takes 273
-to build in float16 at level 3 and 111 at level 2, its engine of level 2 runs 3.6 % slower."""
+"""Seconds above which a build counts as long. A recogniser of 10 MB with a dynamic width (TensorRT 8.6.0, H200) takes
+273 to build in float16 at level 3 and 111 at level 2, its engine of level 2 runs 3.6 % slower."""
 CLEARLY_FASTER = 0.95
-"""Trials tell which of two engines is faster where they differ by more: what a build gains by a higher level was up to
-5 % (a recogniser in float16 on an H200: 0.498 ms at level 3, 0.516 at 2, 0.524 at 1)."""
+"""Trials show which of two engines is faster if they differ by more: a higher level gained up to 5 % (a recogniser in
+float16 on an H200: 0.498 ms at level 3, 0.516 at 2, 0.524 at 1)."""
 LEAST_MS = 0.001
-"""Smaller differences count as none: CUDA events tell half a microsecond."""
+"""Smaller differences count as none: CUDA events resolve half a microsecond."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class TurnsFound:
 
 
 def ratio_in_turn(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """An engine's latency over another's, both measured in the same turns, and what that may be off by.
+    """An engine's latency relative to another's, both measured in the same turns, and its uncertainty.
 
-    The ratio is the median of the turns' ratios: what the clocks do between two turns is in both engines. Its noise is
-    half of what they lie apart, of five turns or more without the smallest and the largest, but at least ``NOISE``, and
-    no less than ``LEAST_MS`` of the other's latency.
+    The ratio is the median of the turns' ratios: clock changes between two turns affect both engines. Its noise is half
+    their spread, for five turns or more without the smallest and the largest, but at least ``NOISE``, and no less than
+    ``LEAST_MS`` of the other's latency.
 
     Args:
         ours: median milliseconds of each turn.
@@ -78,16 +78,15 @@ class Measurement:
     Attributes:
         key: fingerprint of what was built; candidates that make the same engine have the same key.
         latency: by profile.
-        ms: node to {profile: milliseconds}, where the engine tells, with the conversions that belong to the node.
+        ms: node to {profile: milliseconds}, where the engine reports them, including the node's conversions.
         rest: profile to milliseconds of the engine's layers that belong to none of these nodes.
         ties: profile to sets of nodes whose times are known only together.
-        lacks: profile to the error that kept its latency from being measured.
+        lacks: profile to the error that prevented measuring its latency.
         reused: whether an earlier, interrupted run measured it.
-        engine: the name that its engine is kept by; empty where it is not kept.
-        anew: why an engine that was to be built by another GPU or beside others was built once more; empty where none
-            was.
-        ahead_s: seconds that building it took, where that was begun ahead.
-        beside: how many engines were built beside it meanwhile.
+        engine: the name that its engine is kept under; empty if it is not kept.
+        anew: why an engine to be built by another GPU or in parallel with others was built again; empty if none was.
+        ahead_s: seconds that building it took, if that was started early.
+        beside: how many engines were built in parallel with it.
     """
 
     key: str
@@ -104,7 +103,7 @@ class Measurement:
 
 
 class Bench(Protocol):
-    """Builds engines and times them; what it measured is kept, so that an interrupted search goes on."""
+    """Builds engines and times them; measurements are kept, so that an interrupted search can resume."""
 
     @property
     def profiles(self) -> Sequence[str]:
@@ -113,7 +112,7 @@ class Bench(Protocol):
 
     @property
     def prefers_speed(self) -> bool:
-        """Whether a short time counts more than much in the quantized type."""
+        """Whether low latency counts more than a large share in the quantized type."""
         ...
 
     @property
@@ -128,21 +127,19 @@ class Bench(Protocol):
 
     @property
     def trial_seconds(self) -> float | None:
-        """How long the first engine took that was built in less time, or the one that was begun ahead; None where there
-        is none yet.
-        """
+        """How long the first engine built in less time took, or the one started early; None if there is none yet."""
         ...
 
     def float_ahead(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None = None
     ) -> AbstractContextManager[None]:
-        """In the block the engine of a model without pairs, as a run would build it, is built beside all else, where
-        that can be: ``measure`` takes it then, also for a trial.
+        """Within the block the engine of a model without pairs, as a run would build it, is built in parallel, if
+        possible: ``measure`` then uses it, also for a trial.
         """
         ...
 
     def make_room(self) -> bool:
-        """Wait until another engine may be built here: for one begun ahead, unless that takes long and both fit.
+        """Wait until another engine may be built here: for one started early, unless that takes long and both fit.
 
         Returns:
             Whether it takes long, and is still being built.
@@ -150,12 +147,12 @@ class Bench(Protocol):
         ...
 
     def several(self) -> AbstractContextManager[None]:
-        """In the block other GPUs build what ``ahead`` names, where work runs elsewhere and there are any."""
+        """Within the block other GPUs build what ``ahead`` names, if work runs elsewhere and there are any."""
         ...
 
     @property
     def spare(self) -> int:
-        """How many engines other GPUs would begin at once."""
+        """How many engines other GPUs would start at once."""
         ...
 
     def ahead(
@@ -170,26 +167,26 @@ class Bench(Protocol):
         """Have a candidate's engine built by another GPU that is free: ``measure`` may be asked for it next.
 
         Returns:
-            What ``forget`` knows it by.
+            The key that ``forget`` takes.
         """
         ...
 
     def forget(self, engine: str) -> None:
-        """Give up an engine that ``ahead`` was told of: its GPU is free for others."""
+        """Abandon an engine that ``ahead`` was given: its GPU is free for others."""
         ...
 
     def cannot_measure(self) -> str:
-        """Why no latency can be measured here, in words; empty where it can."""
+        """Why no latency can be measured here, in words; empty if it can."""
         ...
 
     def in_turn(self, *engines: str) -> TurnsFound | None:
         """Latencies of kept engines, measured in turn or found among what was measured before.
 
         Args:
-            engines: the names that they are kept by.
+            engines: the names that they are kept under.
 
         Returns:
-            None where one of them is not kept any more.
+            None if one of them is no longer kept.
 
         Raises:
             QtoolError: they cannot be measured.
@@ -213,13 +210,13 @@ class Bench(Protocol):
         Args:
             model: the graph with the candidate's Q/DQ pairs; not changed.
             plan: its plan.
-            nodes: the nodes to tell the times of.
+            nodes: the nodes whose times are reported.
             ranges: amax by tensor, for implicit quantization, and the values seen, for float16's limits.
             float_only: nothing is to be quantized, implicitly either.
-            repeat: 0; 1 to build and measure the same candidate once more, and so on.
+            repeat: 0; 1 to build and measure the same candidate again, and so on.
             anew: build it although it was measured before.
-            rough: build it in less time, as a trial that is only compared with others: unless its engine as a run
-                would build it is there, or that is what tells whether it is slower than the float engine.
+            rough: build it in less time, as a trial that is only compared with others, unless its engine as a run would
+                build it exists, or is needed to tell whether it is slower than the float engine.
 
         Raises:
             QtoolError: the engine cannot be built or timed.

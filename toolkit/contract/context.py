@@ -25,7 +25,7 @@ class RangesProvider(Protocol):
     """Gives the ranges of a model's tensors; calibrates where they are not known yet."""
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
-        """Ranges on the grid of ``dtype``, of ``tensors`` and of all that placement could want."""
+        """Ranges on the grid of ``dtype``, of ``tensors`` and of all that placement could need."""
         ...
 
 
@@ -35,31 +35,31 @@ class Context:
 
     Attributes:
         journal: where every change and every refusal is written.
-        plan: the precision asked for, node by node.
-        profiles: the recipe's shape profiles; decisions about shapes look at all of them.
-        rest: the precision of nodes that nobody asks about.
-        progress: called with what is being done, how much is done, and of how much.
-        provider: calibrates when ``ranges`` is first asked; its ``data`` are the calibration samples.
+        plan: the requested precision of each node.
+        profiles: the recipe's shape profiles; decisions about shapes must consider all of them.
+        rest: the precision of nodes without a request.
+        progress: called with the current task, the amount done, and the total.
+        provider: calibrates when ``ranges`` is first called; its ``data`` are the calibration samples.
         known_ranges: what is known of ranges so far: given by hand, kept by a pass, or calibrated.
-        evaluation: what the run is judged by; None where nobody said.
+        evaluation: what the run is judged by; None if unspecified.
         bench: builds and times engines; None where none may be built.
         folder: where a pass may write files for people; see ``wrote``. None: it writes nothing.
-        logs: where interrupted work is kept, to be gone on with; ``folder`` where None.
+        logs: where interrupted work is kept, to be resumed; ``folder`` if None.
         base: the folder that relative paths in settings are relative to.
         source: the model as it was loaded, before any pass.
         dry_run: nothing may be calibrated, measured or built: a pass says what it would do.
-        unread: nobody reads the graph that the last pass leaves, in a dry run for whom no engine is built: what that
-            pass would put into it may be left out.
-        judges_helpers: whether a helper pass is undone where it does not help; not where whoever tries it decides.
-        following: titles of the passes behind the one at work, without guards.
-        guards: the passes behind it that only ask for floats where float16 does not do: they count for engines that are
-            measured too.
-        model: the model under work.
+        unread: the graph that the last pass leaves is not read, in a dry run that builds no engine: the pass may leave
+            it unchanged.
+        judges_helpers: whether a helper pass is undone if it does not help; not if the caller that tries it decides.
+        following: titles of the passes after the current one, without guards.
+        guards: the passes after it that only request wider floats where float16 is not enough: they apply to measured
+            engines too.
+        model: the model being worked on.
         files: the files that passes wrote into ``folder``.
-        roundings: what samples showed of weights and inputs, by what it depends on: trials of one model share it.
-        exact: by constant of the graph under work that a pass rounded or corrected for the layers that are quantized,
-            the values that it would have in float: what nodes are measured against.
-        unranged: why a tensor that was asked for has no range: what reads it cannot be quantized.
+        roundings: what samples showed about weights and inputs, by what it depends on: trials of one model share it.
+        exact: by constant that a pass rounded or corrected for the quantized layers, the values that it would have in
+            float: what nodes are measured against.
+        unranged: why a requested tensor has no range: its readers cannot be quantized.
     """
 
     journal: Journal = field(default_factory=Journal)
@@ -89,19 +89,19 @@ class Context:
     def ranges(
         self, model: Model | None = None, tensors: Sequence[str] | None = None, dtype: Precision = Precision.INT8
     ) -> Ranges:
-        """Ranges of ``tensors`` (default: all that placement could want) of the model under work.
+        """Ranges of ``tensors`` (default: all that placement could need) of the current model.
 
-        Calibrates once, when first asked. Ranges given by hand in ``known_ranges`` come without calibration. Where
-        nothing can be calibrated (``can_calibrate``), only what was given is there: ask each by ``fits``.
+        Calibrates once, on the first call. Ranges given by hand in ``known_ranges`` need no calibration. If nothing can
+        be calibrated (``can_calibrate``), only given ranges are there: check each with ``fits``.
 
         Args:
-            model: the model under work where None.
+            model: the current model if None.
             tensors: names of float tensors; nothing is calibrated for an empty list.
             dtype: the type that the tensors are to be quantized to: a method weighs clipping against the rounding of
                 that type's grid.
 
         Raises:
-            RangesError: there is no calibration data, and of no tensor is a range of that type known.
+            RangesError: there is no calibration data, and no tensor has a known range of that type.
         """
         if tensors is not None and not tensors:
             return Ranges()
@@ -135,12 +135,12 @@ class Context:
 
     @property
     def keeps_graph(self) -> bool:
-        """Whether the pass at work may leave the graph as it is, since nobody reads what it makes; see ``unread``."""
+        """Whether the current pass may leave the graph as it is, since its result is not read; see ``unread``."""
         return self.dry_run and self.unread and not self.following and not self.guards
 
     @property
     def can_calibrate(self) -> bool:
-        """Whether every tensor can get a range; without it those alone have one that were given one."""
+        """Whether every tensor can get a range; otherwise only those have one that were given one."""
         return self.provider is not None and getattr(self.provider, "calibrates", True)
 
     def calibration_samples(self) -> Any:
@@ -152,7 +152,7 @@ class Context:
         data = getattr(self.provider, "data", None)
         if data is None:
             raise RangesError(
-                "values of activations are needed and there is no calibration data",
+                "activation values are needed and there is no calibration data",
                 remedy='add [calibration] data = "..." to the recipe',
             )
         return data
@@ -161,7 +161,7 @@ class Context:
         """A context for a trial: a journal and a plan of its own, the rest shared.
 
         Args:
-            ranges: whether the trial begins with the ranges known so far (a copy); without, it calibrates anew.
+            ranges: whether the trial starts with the ranges known so far (a copy); otherwise it calibrates again.
         """
         known = self.known_ranges if ranges else None
         return replace(
@@ -176,22 +176,22 @@ class Context:
         )
 
     def stands_in(self, new: str, old: str, exact: Array) -> None:
-        """Say that a constant was made of another for the layers that are quantized alone: rounded, or corrected.
+        """Record that a constant was derived from another only for the quantized layers: rounded, or corrected.
 
         Args:
             new: its name.
-            old: the name of the one before; empty where there was none.
+            old: the name of the original; empty if there was none.
             exact: the values that the graph would have there in float, of the same shape.
         """
         self.exact[new] = self.exact.get(old, exact)
 
     def guard(self, model: Model) -> None:
-        """Have a trial's graph and plan guarded, as they will be: engines are measured with what guards ask for."""
+        """Apply the guards to a trial's graph and plan, as the run will: engines are measured with their requests."""
         for one in self.guards:
             one(model, self)
 
     def wrote(self, path: Path) -> None:
-        """Say that a pass wrote a file into ``folder``: it belongs to the run's results."""
+        """Announce a file that a pass wrote into ``folder``: it belongs to the run's results."""
         if path not in self.files:
             self.files.append(path)
 
@@ -208,7 +208,7 @@ def no_ranges(known: Ranges | None, wanted: Collection[str], dtype: Precision) -
     shown = ", ".join(f"'{name}'" for name in (other or sorted(wanted))[:3])
     if other:
         return RangesError(
-            f"the ranges that are given hold for {tensors[other[0]].dtype}, and {dtype} is asked for ({shown})",
+            f"the ranges given are for {tensors[other[0]].dtype}, and {dtype} is needed ({shown})",
             remedy=f"give calibration data, ranges made for {dtype}, or the largest magnitudes in [calibration] manual",
         )
     return RangesError(

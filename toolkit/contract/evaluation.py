@@ -14,12 +14,12 @@ class Limits:
     """The recipe's budget; None where a limit is not given.
 
     Attributes:
-        max_drop: largest drop of the metric against the float model, in the metric's unit.
+        max_drop: largest drop of the metric from the float model, in the metric's unit.
         min_value: smallest value of the metric (largest, where lower is better).
         min_sqnr_db: smallest SQNR of any output, in dB.
         min_agreement: smallest share of positions with the float model's argmax.
         max_relative_drop: largest drop of the metric as a share of the float model's value.
-        min_unchanged: smallest share of answers that stay the float model's.
+        min_unchanged: smallest share of answers that match the float model's.
     """
 
     max_drop: float | None = None
@@ -38,10 +38,10 @@ class Evaluation:
         metric: its name, or ``module:Name``; None compares outputs with the float model's alone.
         output: the output that the metric reads; the only one where None.
         limits: the budget.
-        samples: gives the test samples for a model (a ``CalibrationData`` with labels), or None where there are none.
+        samples: returns the test samples for a model (a ``CalibrationData`` with labels), or None if there are none.
         allow_code: whether ``metric`` may name code.
-        answers: reads outputs as the recipe's task says (an ``Answers``); None where no task is known.
-        options: what the metric must know besides the output (``MetricOptions``); None where nothing.
+        answers: reads outputs as the recipe's task defines (an ``Answers``); None if no task is known.
+        options: what the metric must know besides the output (``MetricOptions``); None for nothing.
     """
 
     metric: str | None = None

@@ -1,4 +1,4 @@
-"""What a pass or a backend has to say: a code with typed values. Sentences for people are made in report/findings."""
+"""What a pass or a backend reports: a code with typed values. Sentences for people are written in report/findings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ JSON has no infinity and no NaN: such numbers are the words ``inf`` and ``nan``.
 
 
 class BaseCode(str, Enum):
-    """What a code is. Each floor of the library has its codes in an enumeration of its own, with unlike values."""
+    """Base of the codes. Each layer of the library has its own enumeration of codes, with distinct values."""
 
     def __call__(self, **values: Any) -> Finding:
-        """The finding with these values; enumerations, arrays' numbers and lists are made plain."""
+        """The finding with these values; enumerations, NumPy scalars and lists become plain values."""
         return Finding(self, values)
 
     def __str__(self) -> str:
@@ -25,10 +25,10 @@ class BaseCode(str, Enum):
 
     @staticmethod
     def of(value: str) -> BaseCode:
-        """The code of that value, whichever enumeration has it.
+        """The code with that value, whichever enumeration has it.
 
         Raises:
-            ValueError: no enumeration that was imported has it.
+            ValueError: no imported enumeration has it.
         """
         for kind in BaseCode.__subclasses__():
             if value in kind._value2member_map_:
@@ -37,8 +37,8 @@ class BaseCode(str, Enum):
 
 
 class Code(BaseCode):
-    """What passes, lowering, calibration and search can say. The value is the code in JSON; of what a pass declined it
-    is the rule in report.json.
+    """What passes, lowering, calibration and search can report. The value is the code in JSON; for what a pass declined
+    it is the rule in report.json.
 
     Example:
         >>> Code.OWN_WORDS(text="its input is a constant").code.value
@@ -330,7 +330,7 @@ class Code(BaseCode):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is known: a code, and the values that tell it from others of that code.
+    """One finding: a code, and the values that distinguish it from others with that code.
 
     Attributes:
         code: what it is.
@@ -362,7 +362,7 @@ class Finding:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Finding:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
             ValueError: it is not a finding, or there is no such code.
@@ -375,7 +375,7 @@ class Finding:
 
 
 def finding(said: Finding | str) -> Finding:
-    """What was said, as a finding: plain text becomes one of code ``OWN_WORDS``."""
+    """The argument as a finding: plain text becomes one with code ``OWN_WORDS``."""
     return said if isinstance(said, Finding) else Code.OWN_WORDS(text=said)
 
 

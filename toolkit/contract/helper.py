@@ -1,4 +1,4 @@
-"""The settings of helper passes: whether what they do is measured, and kept only where it helps."""
+"""The settings of helper passes: whether their effect is measured, and kept only if it helps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Helper(Pass):
     """A pass that changes a model so that it loses less when quantized.
 
     It is kept only where it raises the SQNR that the journal shows: with all layers quantized, or of the model with its
-    pairs where it has some. Every pass of role ``HELP``, or that says what it ``mends``, is held to that; this class
-    adds the settings that force it.
+    pairs where it has some. This holds for every pass of role ``HELP``, or that states what it ``mends``; this class
+    adds the settings that override it.
 
-    A search asks its helpers once more when it has a plan, with the layers that stay float asked for in a float type:
-    what only serves these is to be left as it is, see ``kept_float``.
+    A search calls its helpers again once it has a plan, with a float type requested for the layers that stay in float:
+    what only serves these should be left as it is, see ``kept_float``.
     """
 
     role: ClassVar[Role | None] = Role.HELP
     only_if_better: bool = Field(
-        True, description="keep it only where it raises the SQNR that is measured; false: keep it in any case"
+        True, description="keep it only where it raises the measured SQNR; false: keep it in any case"
     )
     measure: bool = Field(True, description="measure what it does to the SQNR; false: keep it, unmeasured")
 
@@ -38,7 +38,7 @@ class Helper(Pass):
 
     @staticmethod
     def kept_float(context: Context, layers: Iterable[str]) -> dict[str, Finding] | None:
-        """Why the plan so far keeps these layers float, by name; None where it leaves one of them to be quantized."""
+        """Why the plan so far keeps these layers in float, by name; None if one of them is to be quantized."""
         found = {}
         for name in layers:
             ask = context.plan.get(name)

@@ -1,4 +1,4 @@
-"""Whether a helper pass is kept: only where it helps by the number that is shown."""
+"""Whether a helper pass is kept: only if it helps by the figure shown."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
 LEAST_DB = 0.1
-"""What a helper has to gain: what is shown has one digit behind the point, and must be seen to rise."""
+"""What a helper has to gain: the figure shown has one decimal, and must visibly rise."""
 SAMPLES = 64
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a helper pass does to the SQNR of the worst output against the float model, in dB.
+    """What a helper pass does to the SQNR of the worst output relative to the float model, in dB.
 
     Attributes:
         before_db: without the pass.
         after_db: with it.
-        quantized: the type that all layers are quantized to for the measurement; empty where the model has its Q/DQ
-            pairs, with which it is measured as it is.
-        before_share: share of the answers that stay the float model's without the pass, of the worst part that the
-            task judges; None without a task.
+        quantized: the type that all layers are quantized to for the measurement; empty if the model has Q/DQ pairs,
+            with which it is measured as it is.
+        before_share: share of answers that match the float model's without the pass, for the worst part that the task
+            judges; None without a task.
         after_share: with it.
-        samples: on how many samples that is.
-        output: the output that is worst with the pass.
-        behind: the operator behind it that presses values into a fixed range, such as Softmax; None without one.
+        samples: how many samples it was measured on.
+        output: the worst output with the pass.
+        behind: the operator that maps it to a fixed range, such as Softmax; empty without one.
     """
 
     before_db: float
@@ -55,18 +55,18 @@ class Effect:
 
     @property
     def helps(self) -> bool:
-        """Whether the pass gains at least ``LEAST_DB``; what is not a number is no gain."""
+        """Whether the pass gains at least ``LEAST_DB``; NaN is no gain."""
         return self.after_db >= self.before_db + LEAST_DB and self.after_db > self.before_db
 
 
 class HelperTrial:
-    """The model and the context as they were before a helper pass, to which they return where it does not help.
+    """The model and the context as they were before a helper pass, to be restored if it does not help.
 
     Args:
-        model: the model under work, before the pass.
+        model: the current model, before the pass.
         context: its context.
         insist: keep the pass whatever it does.
-        settings: those of the pass that quantizes with which the effect is measured.
+        settings: those of the quantizing pass with which the effect is measured.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class HelperTrial:
         self.events = len(context.journal.events)
 
     def settle(self, by: str, model: Model, context: Context) -> None:
-        """Keep what the pass did, or undo it; the journal says the number with and without it, and what was decided."""
+        """Keep what the pass did, or undo it; the journal gives the figure with and without it, and the decision."""
         if model.fingerprint() == self.before.fingerprint():
             return
         journal = context.journal
@@ -113,20 +113,20 @@ def effect_of(
     known: Ranges | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> Effect | None:
-    """What lies between two forms of a model, on at most 64 calibration samples.
+    """How two forms of a model differ, on at most 64 calibration samples.
 
-    A float model is measured with the pairs that the installed pass of role ``QUANTIZE`` inserts by itself. Both are
-    held against the float outputs of ``before``, so that a pass that changes the function is seen to do so.
+    A float model is measured with the pairs that the installed pass of role ``QUANTIZE`` inserts by default. Both are
+    compared with the float outputs of ``before``, so that a pass that changes the function is detected.
 
     Args:
         before: the model without the helper pass.
         after: the model with it.
         context: for samples and ranges.
-        known: the ranges that were known of ``before``; those of ``after`` are what ``context`` knows.
+        known: the ranges known for ``before``; those of ``after`` are in ``context``.
         settings: those of the pass that quantizes.
 
     Returns:
-        None where nothing can be measured: there are no samples, or nothing is quantized.
+        None if nothing can be measured: there are no samples, or nothing is quantized.
 
     Raises:
         ModelError: onnxruntime cannot run one of them.
@@ -169,7 +169,7 @@ def _stripped(model: Model) -> Model | None:
 
 
 def _measured(reference: Model, models: Sequence[Model], data: Any, context: Context, quantized: str = "") -> Effect:
-    """The worst output of two models against a third, and the answers that stay, where a task says what they are."""
+    """The worst output of two models relative to a third, and the unchanged answers, if a task defines them."""
     float_one = session(reference)
     both = [session(model, float_one.outputs) for model in models]
     answers = context.evaluation.answers if context.evaluation is not None else None
@@ -203,7 +203,7 @@ def _measured(reference: Model, models: Sequence[Model], data: Any, context: Con
 
 
 def _difference(wanted: Array, found: Array) -> tuple[float, float]:
-    """Noise and signal power of an output; of integers and the like the number of elements that differ, and all."""
+    """Noise and signal power of an output; for integers and the like the number of elements that differ, and of all."""
     if wanted.shape != found.shape:
         return math.inf, 1.0
     if wanted.dtype.kind not in "fV":

@@ -16,19 +16,19 @@ GROUP = "qtool.passes"
 
 
 def installed() -> dict[str, importlib.metadata.EntryPoint]:
-    """The passes installed here, by name: qtool's own and anybody else's, through the same entry-point group."""
+    """The passes installed here, by name: qtool's own and those of others, through the same entry-point group."""
     with aside():
         return dict(_entries(tuple((place, _changed(place)) for place in sys.path)))
 
 
 @functools.lru_cache(maxsize=4)
 def _entries(places: tuple[tuple[str, int], ...]) -> dict[str, importlib.metadata.EntryPoint]:
-    """What ``installed`` gives while nothing is installed or removed: reading it takes milliseconds each time."""
+    """What ``installed`` returns while nothing is installed or removed: reading it takes milliseconds each time."""
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
 
 
 def _changed(place: str) -> int:
-    """When something was put into a folder of ``sys.path`` or taken out, in nanoseconds."""
+    """When something was last added to a folder of ``sys.path`` or removed, in nanoseconds."""
     try:
         return os.stat(place or ".").st_mtime_ns  # noqa: PTH116
     except OSError:

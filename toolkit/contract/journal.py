@@ -23,10 +23,10 @@ class Event:
 
     Attributes:
         kind: ``changed``, ``declined`` or ``noted``.
-        by: who says it.
-        node: the node concerned; empty where it is the whole model.
-        why: the reason of a change or a refusal; of what is noted, the thing itself.
-        what: what was done to the node; None where nothing was.
+        by: the writer.
+        node: the node concerned; empty for the whole model.
+        why: the reason for a change or a refusal; for a note, the note itself.
+        what: what was done to the node; None if nothing was.
     """
 
     kind: str
@@ -60,10 +60,10 @@ class Event:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Event:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
-            ValueError: it holds a code that is not known, or is no object.
+            ValueError: it holds an unknown code, or is not an object.
         """
         try:
             why = Finding(BaseCode.of(content.get("code", content["rule"])), content.get("values", {}))
@@ -77,7 +77,7 @@ class Event:
 class Journal:
     """A list of events; ``by`` names whoever is writing (the pass under way).
 
-    Whoever writes gives findings, or plain text, which becomes a finding of code ``OWN_WORDS``, and a node or its name.
+    Writers pass findings, or plain text, which becomes a finding with code ``OWN_WORDS``, and a node or its name.
 
     Example:
         >>> journal = Journal()
@@ -96,7 +96,7 @@ class Journal:
         self.events.append(Event(CHANGED, self.by, _name(node), finding(why), finding(what)))
 
     def declined(self, node: str | gs.Node, why: Finding | str) -> None:
-        """A node was left alone although the pass concerns its kind."""
+        """A node was skipped although the pass concerns its kind."""
         self.events.append(Event(DECLINED, self.by, _name(node), finding(why)))
 
     def noted(self, why: Finding | str, node: str | gs.Node = "") -> None:
@@ -104,7 +104,7 @@ class Journal:
         self.events.append(Event(NOTED, self.by, _name(node), finding(why)))
 
     def noted_once(self, why: Finding) -> None:
-        """Something the user should be able to find later, where the journal does not say it yet."""
+        """Something the user should be able to find later, unless the journal has it already."""
         if not any(event.why == why for event in self.of(NOTED)):
             self.noted(why)
 
@@ -128,7 +128,7 @@ class Journal:
         """Read what ``to_jsonl`` wrote.
 
         Raises:
-            ValueError: a line is no JSON, or not an event.
+            ValueError: a line is not JSON, or not an event.
         """
         return cls(Event.from_json(json.loads(line)) for line in text.splitlines() if line.strip())
 

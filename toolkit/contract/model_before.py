@@ -15,15 +15,15 @@ from toolkit.graph.scale_check import wrong_scales
 
 @dataclass(frozen=True)
 class ModelBefore:
-    """The state that a pass found a model in.
+    """The state of a model before a pass.
 
     Attributes:
         signature: its inputs and outputs, by names and types.
-        thorough: whether types, scales and operators are looked at. qtool's own passes are tested to keep them; of a
-            large graph that costs as much again as all else that is checked.
-        typed: whether its types agreed, as far as it was looked at.
+        thorough: whether types, scales and operators are checked. qtool's own passes are tested to keep them; for a
+            large graph that costs as much as all other checks together.
+        typed: whether its types agreed, if that was checked.
         scales: what was wrong with scales of Q/DQ nodes, by tensor.
-        foreign: the first node of each operator that no opset of the model has, by domain and operator.
+        foreign: the first node of each operator that is in none of the model's opsets, by domain and operator.
     """
 
     signature: object
@@ -34,7 +34,7 @@ class ModelBefore:
 
     @classmethod
     def of(cls, model: Model, thorough: bool) -> ModelBefore:
-        """Look at a model that is about to be changed."""
+        """Record a model that is about to be changed."""
         signature = model.changing().signature()
         if not thorough:
             return cls(signature, thorough)
@@ -44,7 +44,7 @@ class ModelBefore:
         """Refuse scales that are wrong and were not before.
 
         Raises:
-            PassError: there is one; it says which and why.
+            PassError: there is one; the message says which and why.
         """
         for tensor, what in wrong_scales(model).items() if self.thorough else ():
             if tensor not in self.scales:
@@ -64,7 +64,7 @@ class ModelBefore:
             )
 
     def tell_of_operators(self, title: str, model: Model, context: Context) -> None:
-        """Note the operators that no opset of the model has and that were not there before."""
+        """Note the operators that are in none of the model's opsets and were not there before."""
         for (domain, op), node in foreign_operators(model).items() if self.thorough else ():
             if (domain, op) not in self.foreign:
                 context.journal.noted(

@@ -26,31 +26,32 @@ from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
 _OF_APPLY = ("tells_in_dry_run", "by_graph_alone", "reads_evaluation", "measures_engines")
-"""What a pass says of its ``apply``."""
+"""What a pass states about its ``apply``."""
 
 
 class Pass(BaseModel):
     """One transformation or analysis of the graph. Its fields are its recipe settings, their descriptions its help.
 
-    Numbers among them are finite, unless a field says ``allow_inf_nan=True``.
+    Numbers among them are finite, unless a field sets ``allow_inf_nan=True``.
 
     Subclasses write ``apply``; users call the object: ``MyPass(setting=1)(model, context)``.
 
-    What a run must know of a pass beside that, the pass says: the class attributes, and the methods that tell what
-    ``apply`` reads. The defaults are the careful ones: a pass that says nothing is done again whenever the evaluation,
-    the engine's settings or the GPU changed.
+    A pass states whatever else a run must know about it, in class attributes and in methods that report what ``apply``
+    reads. The defaults are conservative: a pass that states nothing runs again whenever the evaluation, the engine's
+    settings or the GPU changed.
 
     Attributes:
-        name: what recipes call it; the class name in snake_case where it is empty.
-        role: the part it plays, by which advice and analyses find it.
-        mends: what a pass of role ``HELP`` is good against.
-        tells_in_dry_run: whether ``apply`` heeds ``context.dry_run``: it measures and builds nothing then, refuses what
-            it would refuse in a run, and says what it would do. A run of such passes is tried before it calibrates.
-        by_graph_alone: whether ``apply`` goes by graph, settings, profiles and plan alone. A run goes on
-            from what it made when the run was tried.
+        name: its name in recipes; if empty, the class name in snake_case.
+        role: its role, by which advice and analyses find it.
+        mends: what a pass of role ``HELP`` helps against.
+        tells_in_dry_run: whether ``apply`` respects ``context.dry_run``: it then measures and builds nothing, refuses
+            what it would refuse in a run, and says what it would do. A run of such passes is rehearsed before it
+            calibrates.
+        by_graph_alone: whether ``apply`` depends only on graph, settings, profiles and plan. A run continues from its
+            result in the rehearsal.
 
-    These two, and the methods ``reads_evaluation`` and ``measures_engines``, are said of the ``apply`` that the class
-    has: a class that writes another, or takes one from a class beside, says them anew, or has the defaults.
+    These two, and the methods ``reads_evaluation`` and ``measures_engines``, hold for the ``apply`` of the class that
+    sets them: a class that defines another, or inherits one from a mixin, sets them again, or has the defaults.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
@@ -66,7 +67,7 @@ class Pass(BaseModel):
         super().__pydantic_init_subclass__(**settings)
         for member in _OF_APPLY:
             said_by = next(kind for kind in cls.__mro__ if member in vars(kind))
-            # another apply may ask for ranges, which are placeholders when a run is tried, or read the evaluation
+            # another apply may ask for ranges, which are placeholders in a rehearsal, or read the evaluation
             if said_by is not cls and getattr(said_by, "apply", cls.apply) not in (Pass.apply, cls.apply):
                 setattr(cls, member, vars(Pass)[member])
 
@@ -74,8 +75,8 @@ class Pass(BaseModel):
         """Take the settings.
 
         Raises:
-            RecipeError: an unknown setting (the message names the nearest right one), a wrong value, or a setting that
-                has no effect beside the others, which is the error's value.
+            RecipeError: an unknown setting (the message names the closest known one), a wrong value, or a setting that
+                has no effect given the others, which is the error's value.
         """
         try:
             super().__init__(**settings)
@@ -88,17 +89,17 @@ class Pass(BaseModel):
 
     @classmethod
     def _fault(cls, what: str) -> RecipeError:
-        """The error of wrong settings: what is wrong with them, of which pass, and where to look."""
+        """The error for wrong settings: what is wrong, in which pass, and where to look."""
         return RecipeError(
             what, where=f"pass '{cls.title()}'", remedy=f"`qtool passes {cls.title()}` lists its settings"
         )
 
     def idle(self) -> dict[str, str]:
-        """The settings that have no effect beside the others, each with the reason: none of them may be given."""
+        """The settings that have no effect given the others, each with the reason: none of them may be set."""
         return {}
 
     def comes_from(self, place: Callable[[str], str]) -> None:
-        """Say where a recipe asks for this pass: ``place`` gives the file and line of one of its settings' values."""
+        """Set where a recipe uses this pass: ``place`` returns the file and line of one of its settings' values."""
         self._place = place
 
     @classmethod
@@ -107,27 +108,27 @@ class Pass(BaseModel):
         return cls.name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     def reads_evaluation(self) -> bool:
-        """Whether ``apply`` reads the evaluation's settings or samples: its result is stale where those change."""
+        """Whether ``apply`` reads the evaluation's settings or samples: its result is stale if those change."""
         return not self.by_graph_alone
 
     def measures_engines(self) -> bool:
-        """Whether ``apply`` builds or times engines where it can: its result is stale on another GPU."""
+        """Whether ``apply`` builds or times engines if it can: its result is stale on another GPU."""
         return not self.by_graph_alone
 
     def runs_models(self) -> bool:
-        """Whether models or engines are run for ``apply``, or to tell whether it helps, as far as the pass says."""
+        """Whether models or engines are run for ``apply``, or to tell whether it helps, as far as the pass states."""
         return self.reads_evaluation() or self.measures_engines() or self.helps()
 
     def predicts_times(self) -> bool:
-        """Whether ``apply`` predicts times for the GPU that is here."""
+        """Whether ``apply`` predicts times for this machine's GPU."""
         return False
 
     def accuracy_limits(self) -> Mapping[str, float | None]:
-        """The limits of an accuracy budget that the settings say, by their names in ``[evaluation] budget``."""
+        """The limits of an accuracy budget that the settings give, by their names in ``[evaluation] budget``."""
         return {}
 
     def input_files(self, base: Path) -> list[Path]:
-        """The files that the settings name, relative to ``base``: its result is stale where they change."""
+        """The files that the settings name, relative to ``base``: its result is stale if they change."""
         return []
 
     def code_named(self) -> list[str]:
@@ -135,16 +136,16 @@ class Pass(BaseModel):
         return []
 
     def ranges_wanted(self, model: Model, context: Context) -> SequenceOf[str] | None:
-        """The tensors whose ranges ``apply`` asks for; none where None, all that placement could want where empty.
+        """The tensors whose ranges ``apply`` needs; None for none, empty for all that placement could need.
 
-        ``qtool calibrate`` collects statistics for the first pass that asks. The model may be changed as ``apply``
-        does before it asks (raising the opset, say); it is not used for anything else afterwards. Those of a helper
-        pass are asked for where its effect is measured.
+        ``qtool calibrate`` collects statistics for the first pass that asks. The model may be changed as ``apply`` does
+        before it asks (raising the opset, say); it is not used for anything else afterwards. Those of a helper pass are
+        needed where its effect is measured.
         """
         return [] if self.helps() and getattr(self, "measure", True) else None
 
     def measured_with(self) -> dict[str, object]:
-        """For a pass of role ``HELP``: settings of the pass that quantizes with which its effect is measured."""
+        """For a pass of role ``HELP``: settings of the quantizing pass with which its effect is measured."""
         return {}
 
     def layers_mended(self, model: Model) -> set[str]:
@@ -152,7 +153,7 @@ class Pass(BaseModel):
         return set()
 
     def apply(self, model: Model, context: Context) -> None:
-        """Change ``model`` in place, speaking through ``context``; it returns nothing."""
+        """Change ``model`` in place, reporting through ``context``; returns nothing."""
         raise NotImplementedError("its class defines no apply(self, model, context)")
 
     def __call__(self, model: Model, context: Context | None = None) -> Model:
@@ -184,7 +185,7 @@ class Pass(BaseModel):
 
     @contextmanager
     def _speaking(self, context: Context, model: Model | None) -> Iterator[None]:
-        """Inside, what is said and asked for is this pass's, of this model."""
+        """Within the block, reports and requests are attributed to this pass and this model."""
         previous = context.journal.by, context.plan.by, context.model
         context.journal.by = context.plan.by = self.title()
         context.model = model
@@ -197,9 +198,9 @@ class Pass(BaseModel):
         """Call ``apply``, whose failures become errors that name the pass, and which may return nothing."""
         title = self.title()
         try:
-            # what a pass that looks at the graph alone makes stays in the graph
+            # what a pass that only looks at the graph makes stays in the graph
             with nullcontext() if self.runs_models() else collector_paused():
-                # a type checker does not see what code of others gives back
+                # a type checker does not see what code of others returns
                 returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:
             if error.value is not None and self._place is not None:
@@ -215,11 +216,11 @@ class Pass(BaseModel):
                 returned.close()
             raise PassError(
                 f"pass '{title}' returned an object of the type {type(returned).__name__}, which nothing would read",
-                remedy="apply changes the model that it is given, is no generator or coroutine, and returns nothing",
+                remedy="apply changes the model in place, is not a generator or coroutine, and returns nothing",
             )
 
     def _refuse_lost_names(self, model: Model, context: Context, asked: int) -> None:
-        """Refuse what this pass asked of nodes that are not there; of a sequence, a later pass may have folded them."""
+        """Refuse this pass's requests for missing nodes; in a sequence, a later pass may have folded them."""
         own = [name for name, ask in context.plan.history[asked:] if ask.by == self.title()]
         names = set(model.node_names()) if own else set()
         lost = [name for name in own if name not in names]
@@ -231,11 +232,11 @@ class Pass(BaseModel):
 
     @classmethod
     def helps(cls) -> bool:
-        """Whether it is a helper, which is kept only where it helps: of role ``HELP``, or it says what it mends."""
+        """Whether it is a helper, kept only if it helps: of role ``HELP``, or with something it mends."""
         return cls.role is Role.HELP or cls.mends is not None
 
     def _trial(self, model: Model, context: Context) -> HelperTrial | None:
-        """What a helper pass is undone by; None where nobody is to judge it here."""
+        """What undoes a helper pass; None if it is not judged here."""
         if not self.helps() or not getattr(self, "measure", True) or not context.judges_helpers:
             return None
         if context.dry_run:
@@ -248,7 +249,7 @@ class Pass(BaseModel):
         model.check(types)
 
     def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
-        """Note the nodes that were asked to be float and still read Q/DQ pairs: an engine runs them quantized."""
+        """Note the nodes with a float request that still read Q/DQ pairs: an engine runs them quantized."""
         wanted = {name for name, ask in context.plan.history[asked:] if not ask.precision.quantized and not ask.free}
         for node, _ in model.walk() if wanted else ():
             pairs = [t.name for t in node.inputs if t.inputs and t.inputs[0].op == "DequantizeLinear"]
@@ -260,12 +261,12 @@ class Pass(BaseModel):
 
 
 class Sequence(Pass):
-    """Passes one after another: a pass itself.
+    """Passes applied in order; itself a pass.
 
     Attributes:
-        passes: all of them, which messages name.
-        begin: how many of them the model has behind it.
-        end: up to which of them are applied; all where None.
+        passes: all of them, named in messages.
+        begin: how many of them were already applied to the model.
+        end: how many of them are applied in all; None for all.
     """
 
     name: ClassVar[str] = "sequence"

@@ -1,4 +1,4 @@
-"""The precision asked for, node by node, each with a reason and the pass that asked."""
+"""The requested precision of each node, with a reason and the pass that requested it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from toolkit.contract.findings import Finding, finding
 
 @dataclass(frozen=True)
 class Ask:
-    """One node's request: the precision, why, and who asked.
+    """One node's request: the precision, the reason, and the pass that made it.
 
-    ``free`` says that it names what is expected, and orders nothing: weak typing sets no constraint for it.
+    ``free`` marks an expectation rather than an order: weak typing sets no constraint for it.
     """
 
     precision: Precision
@@ -32,21 +32,21 @@ class PrecisionPlan:
         self.by = "qtool"
 
     def ask(self, node: str, precision: Precision | str, why: Finding | str, free: bool = False) -> None:
-        """Ask that ``node`` computes in ``precision``; ``free``: expect it, without a constraint."""
+        """Request that ``node`` computes in ``precision``; ``free``: expect it, without a constraint."""
         ask = Ask(Precision.named(precision), finding(why), self.by, free)
         self._asks[node] = ask
         self.history.append((node, ask))
 
     def release(self, node: str) -> None:
-        """Expect what was asked for ``node``, without a constraint."""
+        """Turn the request for ``node`` into an expectation, without a constraint."""
         self._asks[node] = replace(self._asks[node], free=True)
 
     def withdraw(self, node: str) -> None:
-        """Forget what was asked for ``node``, if anything."""
+        """Remove the request for ``node``, if there is one."""
         self._asks.pop(node, None)
 
     def get(self, node: str) -> Ask | None:
-        """What was asked for ``node``, or None."""
+        """The request for ``node``, or None."""
         return self._asks.get(node)
 
     def rename(self, old: str, new: str) -> None:
@@ -74,7 +74,7 @@ class PrecisionPlan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> PrecisionPlan:
-        """Read what ``to_json`` gave."""
+        """Read what ``to_json`` returned."""
         return cls(
             {
                 n: Ask(Precision(a["precision"]), Finding.from_json(a["reason"]), a["by"], a.get("free", False))

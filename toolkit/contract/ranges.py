@@ -1,4 +1,4 @@
-"""What calibration learnt of the tensors: amax by tensor, how it was found, and where it came from."""
+"""What calibration learned about the tensors: amax by tensor, how it was found, and where it came from."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from toolkit.contract.findings import Finding
 
 SCHEMA = "qtool-ranges-1"
 GIVEN = frozenset({"manual", "table", "stripped", "cache"})
-"""Methods of ranges that were given rather than calibrated: they win over calibration."""
+"""Methods of ranges that were given rather than calibrated: they override calibration."""
 ANY_TYPE = frozenset({"minmax", "manual", "table"})
-"""Methods that give the largest magnitude itself, whatever type it is quantized to; others weigh one type's grid."""
+"""Methods that return the largest magnitude itself, whatever type it is quantized to; others weigh one type's grid."""
 LARGEST = 3.4028234663852886e38
 """The largest amax there can be: scales are float32."""
 SMALLEST = 1e-30
-"""The smallest amax above 0 that is taken: a smaller one comes of a damaged file. Its scale is 0 in float16 by far."""
+"""The smallest amax above 0 that is accepted: smaller ones come from damaged files. Its scale is 0 in float16 by
+far."""
 _KIND = FileKind("it cannot be read as ranges", RangesError, "calibrate again", limit=1 << 26)
 Amax = Annotated[Number, Field(ge=0, le=LARGEST)]
 Shares = Annotated[list[Number], Field(max_length=4096)]
 
 
 class Diagnosis(FileSchema):
-    """What a range's ``diagnosis`` holds where qtool wrote it; see ``toolkit.calibration.diagnosis.diagnose``."""
+    """What a range's ``diagnosis`` holds if qtool wrote it; see ``toolkit.calibration.diagnosis.diagnose``."""
 
     model_config = ConfigDict(extra="allow")
     amax: dict[str, Amax] = Field(default_factory=dict)
@@ -72,13 +73,14 @@ class Range:
 
     Attributes:
         amax: the largest magnitude kept; the scale is amax / 127 for INT8, amax / 448 for FP8.
-        method: minmax, entropy, percentile, mse, output (by a search, for what reads the tensor), or where the value is
-            from: manual, table, stripped, cache.
-        observed: the smallest and largest value seen, where values were seen.
+        method: minmax, entropy, percentile, mse, output (by a search, for the tensor's readers), or the source of the
+            value: manual, table, stripped, cache.
+        observed: the smallest and largest value seen, if values were seen.
         per_profile: the amax that each profile's samples alone would give.
         samples: how many samples were seen.
         diagnosis: amax by method, fraction clipped, SQNR and the like, by name.
-        dtype: the type whose grid the method weighed, or that it was made for where it was given: ``int8`` or ``fp8``.
+        dtype: the type whose grid the method weighed, or, for a given range, the type that it was made for: ``int8`` or
+            ``fp8``.
     """
 
     amax: float
@@ -90,20 +92,20 @@ class Range:
     dtype: str = "int8"
 
     def holds_for(self, dtype: Precision) -> bool:
-        """Whether it may be a scale's range in that type; see ``ANY_TYPE``."""
+        """Whether it can serve as a scale's range in that type; see ``ANY_TYPE``."""
         return self.dtype == str(dtype) or self.method.partition(":")[0] in ANY_TYPE
 
 
 @dataclass
 class Ranges:
-    """Ranges by tensor name, with the fingerprints of what they were made from.
+    """Ranges by tensor name, with the fingerprints of their sources.
 
     Attributes:
-        tensors: a Range for every tensor that placement wants.
+        tensors: a Range for every tensor that placement needs.
         observed: smallest and largest value of every float tensor seen, for float16's limits.
         samples: how many samples each profile had.
         made_from: fingerprints and settings: model, data, method, tool version.
-        missing: why there is no range, by tensor that was asked for; not kept in files.
+        missing: why there is no range, by requested tensor; not kept in files.
     """
 
     tensors: dict[str, Range] = field(default_factory=dict)
@@ -128,7 +130,7 @@ class Ranges:
         return known is not None and known.holds_for(dtype)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ranges.json; ``dtype`` is left out where it is INT8."""
+        """The content of ranges.json; ``dtype`` is omitted for INT8."""
         return {
             "schema": SCHEMA,
             "made_from": self.made_from,
@@ -139,7 +141,7 @@ class Ranges:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "ranges") -> Ranges:
-        """Read what ``to_json`` gave.
+        """Read what ``to_json`` returned.
 
         Raises:
             RangesError: another schema, or an amax that is negative, infinite or not a number.

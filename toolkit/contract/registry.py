@@ -1,4 +1,4 @@
-"""How passes are found by name or by the part they play, and made from their settings."""
+"""How passes are found by name or by role, and created from their settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
     else:
         entries = installed()
         if use not in entries:
-            raise RecipeError(f"no pass is called '{use}'", remedy=_meant(use, entries))
+            raise RecipeError(f"there is no pass '{use}'", remedy=_meant(use, entries))
         found = entries[use].load()
     if not (isinstance(found, type) and issubclass(found, Pass)):
         raise RecipeError(f"'{use}' is not a pass", remedy="a pass is a subclass of toolkit.Pass")
@@ -38,12 +38,12 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
 
 
 def playing(role: Role) -> list[tuple[str, type[Pass]]]:
-    """The installed passes that play a part, qtool's own first; those that cannot be imported are left out."""
+    """The installed passes with a role, qtool's own first; those that cannot be imported are left out."""
     return [(name, kind) for name, kind in installed_for(role) if issubclass(kind, Pass)]
 
 
 def named(role: Role) -> str:
-    """The name of an installed pass that plays a part, the first by name; the part's own name where none does."""
+    """The name of an installed pass with a role, the first by name; the role's own name if there is none."""
     return next((name for name, _ in playing(role)), str(role.value))
 
 
@@ -51,7 +51,7 @@ def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
     """A pass with its settings.
 
     Raises:
-        RecipeError: an unknown key (the message names the nearest right one) or a wrong value.
+        RecipeError: an unknown key (the message names the closest known one) or a wrong value.
     """
     made = kind(**settings)
     fault = no_number(settings, made)
@@ -61,7 +61,7 @@ def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
 
 
 def _meant(use: str, known: Iterable[str]) -> str:
-    """What else may be meant by the name of a pass: an installed one, or a class in a file of that name here."""
+    """What else the name of a pass may mean: an installed one, or a class in a file of that name here."""
     with suppress(SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         file = Path(f"{use}.py")
         tree = ast.parse(file.read_text(encoding="utf-8") if use.isidentifier() and file.is_file() else "")
@@ -72,6 +72,6 @@ def _meant(use: str, known: Iterable[str]) -> str:
     known = list(known)
     if not known:
         # a package without its metadata has no entry points
-        return "no pass is registered: install qtool itself anew; a" + _OWN
+        return "no pass is registered: install qtool itself again; a" + _OWN
     meant = did_you_mean(use, known)
     return meant + (" A" if meant.endswith("?") else "; a") + _OWN

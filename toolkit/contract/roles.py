@@ -1,4 +1,4 @@
-"""The parts that passes play, so that the toolkit can find, advise and explain them without knowing any by name."""
+"""The roles of passes, so that the toolkit can find, recommend and explain them without knowing any by name."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from enum import Enum
 
 
 class Role(str, Enum):
-    """What a pass is for. Several passes may play one part."""
+    """What a pass is for. Several passes may have the same role."""
 
     FOLD = "fold"
     """Computes what is constant."""
     FOLD_NORMALIZATION = "fold-normalization"
     """Folds normalizations into the layers before them."""
     STRIP = "strip"
-    """Takes Q/DQ pairs out: the model behind it is float."""
+    """Removes Q/DQ pairs: the resulting model is float."""
     QUANTIZE = "quantize"
-    """Inserts Q/DQ pairs as its settings say."""
+    """Inserts Q/DQ pairs as its settings specify."""
     SEARCH = "search"
     """Inserts the Q/DQ pairs that the accuracy budget allows."""
     KEEP = "keep"
-    """Asks for a float precision for chosen nodes; settings ``nodes`` and ``precision``."""
+    """Requests a float precision for chosen nodes; settings ``nodes`` and ``precision``."""
     GUARD = "guard"
-    """Asks for a wider float precision where float16 does not carry the values."""
+    """Requests a wider float precision where float16 cannot represent the values."""
     HELP = "help"
-    """Changes the float model so that it loses less when quantized; ``mends`` says what it is good against."""
+    """Changes the float model so that it loses less when quantized; ``mends`` says what it helps against."""
 
 
 class Harm(str, Enum):
     """Why a layer loses accuracy in a quantized type, as far as a pass can do something about it."""
 
     OUTLIER_CHANNELS = "outlier-channels"
-    """Few channels of an activation are much larger than the others."""
+    """A few channels of an activation are much larger than the others."""
     UNEVEN_WEIGHTS = "uneven-weights"
     """The channels of a weight differ much in magnitude."""
     SHIFTED_MEAN = "shifted-mean"
-    """Rounding the weights moves the mean of the layer's output."""
+    """Rounding the weights shifts the mean of the layer's output."""
     ONE_SIDED = "one-sided"
-    """An activation lies mostly on one side of zero: a symmetric type has levels there that are never used."""
+    """An activation lies mostly on one side of zero: a symmetric type has levels that are never used."""

@@ -253,7 +253,7 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
         raise DataError(
             "it holds Python objects, which qtool never unpickles",
             where=where,
-            remedy="save plain arrays: samples of unlike shape each under its own key, 'name/00000', 'name/00001'...",
+            remedy="save plain arrays: samples of different shapes under separate keys, 'name/00000', 'name/00001'...",
         )
     if dtype.names or dtype.subdtype is not None or dtype.kind not in _KINDS or not dtype.itemsize:
         raise ValueError(f"its dtype is {dtype}")

@@ -248,7 +248,7 @@ class CalibrationData:
 
     def _checked(self, index: int, origin: str, inputs: Mapping[str, Any], labels: dict[str, Array]) -> Sample:
         if self.labels and not labels:
-            raise DataError("there are no labels", where=origin, remedy="add a 'label' array with a row a sample")
+            raise DataError("there are no labels", where=origin, remedy="add a 'label' array with a row per sample")
         fitted = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self.specs.items()}
         sample = Sample(fitted, index, origin, (), labels if self.labels else {})
         check_shared_dims(sample, self.specs)

@@ -87,7 +87,7 @@ class Images:
         self._where = f"images in {folder}"
         for key in settings:
             if key not in _KNOWN:
-                raise self._fault(key, "is no image setting", did_you_mean(key, _KNOWN))
+                raise self._fault(key, "is not an image setting", did_you_mean(key, _KNOWN))
         settings = {key: value for key, value in settings.items() if value is not None and value != []}
         self._files = image_files(folder)
         self._folder, self.cut = folder, 0

@@ -182,12 +182,12 @@ class RowsApart:
         if not (two := self._two(inputs, origin)):
             return
         if self._decide(self._axes, two):
-            before = "one" if singles >= _LOOKED else "one, or rows of one value, which show nothing"
+            before = "one" if singles >= _LOOKED else "one, or identical rows, which show nothing"
             raise DataError(
                 f"it holds {count} rows, and each of the first {_LOOKED} items {before}: each row may be a sample, or "
                 "all",
                 where=origin,
-                remedy="give every sample by itself, or a batch of several rows that differ first",
+                remedy="give every sample separately, or a batch of several rows that differ first",
             )
         self._undecided, self._joint = None, True
 

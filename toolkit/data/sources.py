@@ -143,18 +143,18 @@ class Feeds:
             yield index, where, (inputs, labels)
         self._count = index + 1
         if self._digests is not None and self._count < len(self._digests):
-            raise _other_samples(f"it gives {self._count} samples, and gave {len(self._digests)} before", self._where)
+            raise _other_samples(f"it yields {self._count} samples, before {len(self._digests)}", self._where)
         self._complete = True
 
     def _require_same(self, known: list[bytes], index: int, feed: Mapping[str, Any], where: str) -> None:
         found = sample_digest({name: _array(value, f"{where}, '{name}'") for name, value in feed.items()})
         if index == len(known) and self._complete:
-            raise _other_samples(f"it gives more than the {len(known)} samples that it gave before", where)
+            raise _other_samples(f"it yields more than the {len(known)} samples that it yielded before", where)
         if index == len(known):
             known.append(found)
         elif found != known[index]:
             how = f"it came as sample {known.index(found)} then" if found in known else "its values were not among them"
-            raise _other_samples(f"it is another sample than the one given before at this place: {how}", where)
+            raise _other_samples(f"it is not the sample yielded before at this place: {how}", where)
 
     def _value(self, name: str, value: Any, where: str) -> Array:
         if type(value) in (bool, int, float) and name in self._specs:
@@ -193,7 +193,7 @@ def _other_samples(what: str, where: str) -> DataError:
         f"{what}; a run reads its samples several times, and would mix held-out ones with those calibrated with",
         where=where,
         remedy="yield the same samples in the same order in every pass: do not shuffle, and seed random augmentation "
-        "anew at the start of each pass; or store the samples once with numpy.savez",
+        "again at the start of each pass; or store the samples once with numpy.savez",
     )
 
 
@@ -255,7 +255,7 @@ def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
     if _collates(source):
         if type(getattr(source, "sampler", None)).__name__ == "RandomSampler":
             raise DataError(
-                "the loader shuffles, so each pass over it yields other samples",
+                "the loader shuffles, so each pass over it yields different samples",
                 where=where,
                 remedy="set shuffle = False",
             )
@@ -287,7 +287,7 @@ def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
             raise DataError(
                 f"a batch is a {type(batch).__name__}",
                 where=where,
-                remedy="let the data set give dictionaries from input names to arrays",
+                remedy="let the data set return dictionaries from input names to arrays",
             )
         arrays = {name: _array(value, f"{where}, '{name}'") for name, value in batch.items()}
         # a number that is not collated is one for all samples

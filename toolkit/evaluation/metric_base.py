@@ -86,7 +86,7 @@ def value_of(metric: Metric, name: str | None) -> float:
     with metric_code(name, "in value"):
         value: Any = metric.value()
         if isinstance(value, str) or np.size(value) != 1:
-            raise TypeError(f"it gives {value!r}, which is no number")
+            raise TypeError(f"it returns {value!r}, which is not a number")
         return float(np.reshape(value, ())[()])
 
 

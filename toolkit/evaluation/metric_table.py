@@ -37,25 +37,25 @@ class MetricInfo:
 _CLASS, _SET = "the class's number: integer, [] or [1]", "0 or 1 for each class: [classes]"
 _ONE_HOT = "0, and 1 for its class: [classes]"
 _ONE = "0 or 1 for an output of one score: [] or [1]"
-_POSITIONS = "a class's number a position: integer, [positions]; -100 is left out"
-_READING = "the reading's classes, no blanks: integer, [length], filled up with -1"
+_POSITIONS = "a class's number per position: integer, [positions]; -100 is left out"
+_READING = "the reading's classes, no blanks: integer, [length], padded with -1"
 _ALIKE, _MASK = (
     "the target, of the output's shape",
     "the class of every pixel: integer, [height, width]; 255 is left out",
 )
 _BOXES = (
-    "x1, y1, x2, y2, class for each object: float, [objects, 5], in the unit of the model's boxes; rows of -1 fill up"
+    "x1, y1, x2, y2, class per object: float, [objects, 5], in the unit of the model's boxes; padded with rows of -1"
 )
 _TOKENS = "the next token of every position: integer, [positions]; negative ones are left out"
 
 METRICS: dict[str, MetricInfo] = {
-    "top1": MetricInfo("classification", "share of labels that are the best class; of one score a sample, accuracy",
+    "top1": MetricInfo("classification", "share of labels that are the top class; of one score per sample, accuracy",
                        f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}; or {_ONE}", counted=True),
     "top5": MetricInfo("classification", "share of labels among the five best classes",
                        f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}", counted=True),
     "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls; of sets of classes, with those of "
                                     "the samples without each", f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
-    "f1": MetricInfo("classification", "mean of the classes' F1; of one score a sample, that of label 1",
+    "f1": MetricInfo("classification", "mean of the classes' F1; of one score per sample, that of label 1",
                      f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
     "average_precision": MetricInfo("classification", "mean of the classes' average precision",
                                     f"{_CLASS}; or {_SET}; or {_ONE}"),
@@ -63,8 +63,8 @@ METRICS: dict[str, MetricInfo] = {
                       f"{_CLASS}; or {_SET}; or {_ONE}"),
     "exact": MetricInfo("sequence", "share of samples all of whose positions are right", _POSITIONS, counted=True),
     "ctc_exact": MetricInfo("ctc", "share of samples whose reading is right", _READING, counted=True),
-    "cer": MetricInfo("ctc", "edits a label character of the readings", _READING, higher_is_better=False),
-    "wer": MetricInfo("ctc", "edits a label word of the readings; [evaluation] space parts words", _READING,
+    "cer": MetricInfo("ctc", "edits per label character of the readings", _READING, higher_is_better=False),
+    "wer": MetricInfo("ctc", "edits per label word of the readings; [evaluation] space separates words", _READING,
                       higher_is_better=False),
     "map": MetricInfo("detection", "mean average precision at IoU 0.50 to 0.95, as COCO counts it", _BOXES,
                       extra="detection"),
@@ -75,7 +75,7 @@ METRICS: dict[str, MetricInfo] = {
     "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS,
                               counted=True),
     "spearman": MetricInfo("embedding", "rank correlation with the labels: of the cosine of samples 0 and 1, 2 and 3, "
-                           "...; of outputs with one value a sample, of these", "the pair's score: float, []",
+                           "...; of outputs with one value per sample, of these", "the pair's score: float, []",
                            share=False, together=2),
     "psnr": MetricInfo("regression", "peak signal-to-noise ratio, dB", _ALIKE, 0.1, share=False),
     "ssim": MetricInfo("regression", "structural similarity", f"{_ALIKE}, an image", share=False),

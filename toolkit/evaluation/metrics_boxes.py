@@ -22,8 +22,8 @@ _LEAST = 0.001
 class MeanAveragePrecision:
     """Mean average precision over classes, and over IoU from 0.50 to 0.95 or at 0.5 alone.
 
-    Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the unit of the model's boxes, be it
-    pixels or shares of the picture; rows of -1 fill up.
+    Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the unit of the model's boxes, whether
+    pixels or shares of the picture; rows of -1 pad.
     Without the axis of objects each sample has one, and a sample by itself needs no axis of samples.
 
     Raises:
@@ -63,7 +63,7 @@ class MeanAveragePrecision:
             label = label[None] if len(each) == 1 else label[:, None]
         if label.ndim != 3 or label.shape[-1] != 5 or len(label) != len(each):
             raise DataError(f"labels of boxes of {len(each)} samples have shape {list(label.shape)}",
-                            remedy="give [samples, objects, 5]: x1, y1, x2, y2, class; rows of -1 fill up")  # fmt: skip
+                            remedy="give [samples, objects, 5]: x1, y1, x2, y2, class; pad with -1 rows")  # fmt: skip
         for found, rows in zip(each, label):
             self.images += 1
             for box, score, kind in zip(found.boxes, found.scores, found.classes):

@@ -36,7 +36,7 @@ class _Vectors:
         values, label = pick_scores(outputs, self.options, labels)
         if label.size != len(values):
             raise DataError(f"labels have shape {list(label.shape)}, and the batch has {len(values)} samples",
-                            remedy="give one label a sample")  # fmt: skip
+                            remedy="give one label per sample")  # fmt: skip
         rows = np.asarray(values, np.float64)
         self.vectors.append(rows.reshape(len(rows), -1, rows.shape[-1] if rows.ndim > 1 else 1).mean(axis=1))
         self.labels.append(label.reshape(-1))

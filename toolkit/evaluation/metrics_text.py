@@ -33,7 +33,7 @@ class _Readings:
         scores, label = pick_scores(outputs, self.options, labels)
         if label.dtype.kind not in "iu" or label.ndim != 2:
             raise DataError(f"labels of readings have shape {list(label.shape)} and type {label.dtype.name}",
-                            remedy="give integers [samples, length], filled up with -1")  # fmt: skip
+                            remedy="give integers [samples, length], padded with -1")  # fmt: skip
         if len(scores) != len(label) or (scores.ndim < 2 and scores.dtype.kind not in "iub"):
             raise unlike_shapes(scores, label, "give one row of labels for each sample, of its scores by class")
         for found, row in zip(readings(scores, -1, self.options.blank), label):

@@ -51,7 +51,7 @@ class EndlessLoopError(ModelError):
         super().__init__(
             f"Loop '{node}' was stopped {why}: nothing bounds how often it runs",
             where=where,
-            remedy="export it with a maximum trip count, or mend the condition that ends it",
+            remedy="export it with a maximum trip count, or fix the condition that ends it",
         )
 
 

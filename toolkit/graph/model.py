@@ -1,4 +1,4 @@
-"""The model under work: an onnx-graphsurgeon graph with unique node names, shapes and a fingerprint."""
+"""The model being worked on: an onnx-graphsurgeon graph with unique node names, shapes and a fingerprint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Signature:
 
 
 class Model:
-    """A graph under work.
+    """A graph being worked on.
 
     ``graph`` is an onnx_graphsurgeon graph whose node names are unique over all subgraphs. ``metadata`` maps node
     names to ONNX ``metadata_props``, which graphsurgeon itself drops. ``changed`` counts what reading the file
@@ -95,7 +95,7 @@ class Model:
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, source: Path | None = None) -> Model:
-        """Take a model in memory. ``proto`` is not changed."""
+        """Wrap a model in memory. ``proto`` is not changed."""
         return cls.from_light(LightModel(proto, where=str(source or "the model")), source)
 
     @classmethod
@@ -115,7 +115,7 @@ class Model:
 
     @collector_paused()
     def to_light(self, ir_version: int | None = None) -> LightModel:
-        """The model as a message with node metadata, and beside it the large weights: the model's own, not copies."""
+        """The model as a message with node metadata, and separately the large weights: the model's own, not copies."""
         light = self._exported()
         self.graph.ir_version = light.proto.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
         for node in all_nodes(light.proto.graph.node) if self.metadata else ():
@@ -130,7 +130,7 @@ class Model:
         return self.to_light(ir_version).whole()
 
     def save(self, path: str | os.PathLike[str], ir_version: int | None = None) -> Path:
-        """Write the model whole or not at all; above 1.9 GB the weights go to ``<name>.<hash>.data`` beside it."""
+        """Write the model atomically; above 1.9 GB the weights go to ``<name>.<hash>.data`` beside it."""
         path = Path(path)
         if self.source is not None and path.exists() and path.resolve() == self.source.resolve():
             raise ModelError("refusing to write over the input model", where=str(path), remedy="give another file name")
@@ -140,7 +140,7 @@ class Model:
         """The serialized model, the same bytes for the same graph.
 
         Raises:
-            ModelError: it is larger than a protobuf message may be; save it to a file instead.
+            ModelError: it exceeds the size limit of a protobuf message; save it to a file instead.
         """
         light = self.to_light()
         if not fits_message(light.message_bytes + light.weight_bytes):
@@ -148,7 +148,7 @@ class Model:
         return bytes(light.whole().SerializeToString(deterministic=True))
 
     def fingerprint(self) -> str:
-        """SHA-256 over graph and weights, in hex. Node metadata and names of files play no part."""
+        """SHA-256 over graph and weights, in hex. Node metadata and file names do not count."""
         found = self._skeleton_now()
         if not found.fingerprint:
             constants = (t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant))
@@ -197,7 +197,7 @@ class Model:
             self._found = before
 
     def once(self, what: str, found: Callable[[], T]) -> T:
-        """What ``found`` says of the graph; asked once by that name where the graph is settled."""
+        """What ``found`` returns for the graph; called once per name if the graph is settled."""
         if self._found is None:
             return found()
         if what not in self._found:
@@ -231,7 +231,7 @@ class Model:
         """The node of that name, in any subgraph.
 
         Raises:
-            PassError: there is none; the message names the nearest.
+            PassError: there is none; the message names the closest.
         """
         for node, _ in self.walk():
             if node.name == name:
@@ -249,7 +249,7 @@ class Model:
         return found
 
     def producer(self, tensor: gs.Tensor) -> gs.Node | None:
-        """The node that makes a tensor, or None for inputs and constants."""
+        """The node that produces a tensor, or None for inputs and constants."""
         return tensor.inputs[0] if tensor.inputs else None
 
     def is_output(self, tensor: gs.Tensor) -> bool:
@@ -257,7 +257,7 @@ class Model:
         return any(out is tensor for out in self.graph.outputs)
 
     def constant(self, tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
-        """The values of an initializer or of a Constant node's output; None where they are computed or not numeric."""
+        """The values of an initializer or of a Constant node's output; None if they are computed or not numeric."""
         if isinstance(tensor, gs.Constant):
             return values_of(tensor)
         producer = self.producer(tensor)
@@ -281,7 +281,7 @@ class Model:
         return {t.name: [dim_of(d) for d in t.shape] if t.shape is not None else [] for t in self.graph.inputs}
 
     def weight_bytes(self) -> int:
-        """Bytes of all constants, bodies' among them, as a file has them, types of less than a byte packed."""
+        """Bytes of all constants, including those of bodies, as stored in a file, with sub-byte types packed."""
         held = (t for node, _ in self.walk() for t in (*node.inputs, node.attrs.get("value")))
         return stored_bytes((*self.graph.outputs, *held))
 
@@ -295,17 +295,17 @@ class Model:
 
     @collector_paused()
     def types_fault(self) -> Exception | None:
-        """Why ONNX's strict shape inference refuses the graph; None where its types agree with each other."""
+        """Why ONNX's strict shape inference rejects the graph; None if its types agree."""
         return self._inferred.fault(self._skeleton_now().content)
 
     # ---------------------------------------------------------------- changing
 
     def unique_tensor(self, base: str) -> str:
-        """``base``, or ``base_2`` and so on where a tensor of that name exists; for many see ``tensor_names``."""
+        """``base``, or ``base_2`` and so on if a tensor of that name exists; for many see ``tensor_names``."""
         return self.tensor_names().take(base)
 
     def unique_node(self, base: str) -> str:
-        """``base``, or ``base_2`` and so on where a node of that name exists."""
+        """``base``, or ``base_2`` and so on if a node of that name exists."""
         return Names(self.node_names()).take(base)
 
     @collector_paused()
@@ -321,7 +321,7 @@ class Model:
         drop_unused(self.graph)
 
     def raise_opset(self, minimum: int) -> list[str]:
-        """Bring the operator set up to ``minimum``; nodes that live on keep their names.
+        """Raise the operator set to ``minimum``; nodes that remain keep their names.
 
         Where both sets mean the same by all operators it is the number alone, else ONNX's version converter makes all
         nodes and tensors anew: those of before are not to be used any more.

@@ -99,7 +99,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
     if groups and model.opset < _PER_CHANNEL <= target:
         raise ModelError(
             f"opset {model.opset} cannot be raised to {target}: node '{groups[0]}' (GroupNormalization) has a scale "
-            f"a group, and from opset {_PER_CHANNEL} on one a channel, which ONNX's converter gets wrong",
+            f"per group, and from opset {_PER_CHANNEL} on one per channel, which ONNX's converter gets wrong",
             where=where,
             remedy=f"export the model at opset {_PER_CHANNEL} or later, or at 17",
         )

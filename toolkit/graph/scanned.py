@@ -91,7 +91,7 @@ def _fields(content: memoryview, begin: int, end: int) -> Iterator[_Field]:
         else:
             raise ValueError(f"wire type {wire} in byte {begin}")
         if after > end:
-            raise ValueError(f"the field in byte {begin} ends behind its message")
+            raise ValueError(f"the field in byte {begin} ends after its message")
         yield _Field(key >> 3, wire, begin, place, after)
         begin = after
 

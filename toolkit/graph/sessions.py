@@ -154,7 +154,7 @@ class Session:
             raise DataError(
                 f"the inputs are a {type(inputs).__name__}",
                 where=self._where,
-                remedy="give a dictionary of arrays by input, and the outputs wanted behind it",
+                remedy="give a dictionary of arrays by input, followed by the outputs wanted",
             )
         known = set(self.outputs)
         for name in self.inputs:
@@ -166,7 +166,9 @@ class Session:
                 raise _not_computed(name, self.left, self._where)
             if name not in known:
                 raise ModelError(
-                    f"'{name}' is no output of this session", where=self._where, remedy=did_you_mean(name, self.outputs)
+                    f"'{name}' is not an output of this session",
+                    where=self._where,
+                    remedy=did_you_mean(name, self.outputs),
                 )
 
     def _computed(self, names: list[str], feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
@@ -339,7 +341,7 @@ def _not_computed(name: str, left: NotRun, where: str) -> ModelError:
     return ModelError(
         f"tensor '{name}' comes from node '{plugin}' ({left.plugins[plugin]}), for which onnxruntime has no kernel",
         where=where,
-        remedy="ask for tensors in front of it",
+        remedy="ask for tensors before it",
     )
 
 

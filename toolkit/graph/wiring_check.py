@@ -53,7 +53,7 @@ def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: 
         for name in node.input:
             if name and not any(name in scope for scope in scopes):
                 raise ModelError(
-                    f"{_named(node)} of {place} reads '{name}', which is no input, no weight and made by no node",
+                    f"{_named(node)} of {place} reads '{name}', which is no input or weight, and no node makes it",
                     where=where,
                     remedy=_AGAIN,
                 )

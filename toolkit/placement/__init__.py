@@ -1,1 +1,1 @@
-"""What TensorRT fuses: which tensors want a Q/DQ pair, and which must not have one."""
+"""What TensorRT fuses: which tensors need a Q/DQ pair, and which must not have one."""

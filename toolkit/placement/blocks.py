@@ -1,4 +1,4 @@
-"""Where pairs go whose scales are of blocks: on weights alone (INT4), or on both operands (MXFP8, NVFP4)."""
+"""Where pairs with block scales go: on weights only (INT4), or on both operands (MXFP8, NVFP4)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _misfit(model: Model, node: gs.Node, precision: Precision, block: int) -> Fi
 
 
 def _unread(facts: Facts, node: gs.Node, precision: Precision) -> Finding | None:
-    """Why what a layer reads cannot be quantized in blocks when the model runs.
+    """Why a layer's input cannot be quantized in blocks at run time.
 
     TensorRT's DynamicQuantize takes tensors of rank 2 and 3 and blocks of the last axis or the one before; the extent
     of that axis has to be known when the engine is built (documentation of the operator).

@@ -34,7 +34,7 @@ class Clamp:
     Attributes:
         low: the smallest value, float64, shape [] or [channels]; None where nothing was cut off below.
         high: the largest value, likewise.
-        axis: the channel axis where there is one value a channel.
+        axis: the channel axis, if there is one value per channel.
     """
 
     low: Array | None
@@ -61,7 +61,7 @@ class LostClamps:
 
     Attributes:
         clamps: what is missing, by the QuantizeLinear's name.
-        unsure: tensors of which only samples could tell.
+        unsure: tensors for which only samples could tell.
         trusted: names of the QuantizeLinears whose tensors are the model's own inputs: nothing can be missing there.
     """
 

@@ -46,9 +46,9 @@ def stored_type(node: gs.Node) -> int:
 
 
 def source(tensor: gs.Tensor) -> gs.Tensor:
-    """The float tensor that was quantized to make this one, also where operators lie between the pair's halves.
+    """The float tensor that was quantized to make this one, even if operators lie between the pair's halves.
 
-    The tensor itself where it comes from no pair, or from one that several tensors go into.
+    The tensor itself if it comes from no pair, or from one fed by several tensors.
     """
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op != DEQUANTIZE:
@@ -66,7 +66,7 @@ def source(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
-    """What TensorRT refuses about the pair on a tensor; None where it has none, or one that TensorRT takes."""
+    """What TensorRT refuses about the pair on a tensor; None if it has none, or one that TensorRT accepts."""
     node = dequantizer(tensor)
     if node is None:
         return None

@@ -49,10 +49,10 @@ class ExistingPair:
         dequantize: the DequantizeLinear node.
         scale: its scale, float32, shape [] or [channels]; None where it is computed.
         zero: its zero point, or None.
-        axis: the channel axis where there is one scale a channel.
+        axis: the channel axis, if there is one scale per channel.
         grid: the values that it can hold.
-        quantizers: all QuantizeLinear nodes that go into it.
-        constants: the constants that are stored quantized and go into it.
+        quantizers: all QuantizeLinear nodes that feed it.
+        constants: the constants stored quantized that feed it.
         between: the operators between the halves, which move quantized values.
     """
 

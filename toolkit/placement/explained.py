@@ -1,4 +1,4 @@
-"""Why a candidate was left alone, with what was said before of the node that stands in its way."""
+"""Why a candidate was skipped, with what was reported before about the node that blocks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.placement.pairs import Refusal
 
 
 def said_before(journal: Journal) -> dict[str, Finding]:
-    """By node why an earlier pass left its pair, or its constant, alone."""
+    """By node, why an earlier pass left its pair, or its constant, in place."""
     return {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
 
 

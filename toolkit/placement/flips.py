@@ -15,7 +15,7 @@ from toolkit.placement.place import Judge, PlacementRule, Placer
 
 
 class Flips:
-    """The decisions of a placement rule, kept up with the groups that stay float.
+    """The decisions of a placement rule, kept up to date with the groups that stay in float.
 
     Args:
         placer: the rule that decides for all groups quantized.
@@ -76,7 +76,7 @@ class Flips:
         return self._placer.network
 
     def keep(self, kept: Iterable[str]) -> bool:
-        """Let exactly these groups stay float; whether every tensor that gets a pair then can have one."""
+        """Let exactly these groups stay in float; whether every tensor that gets a pair then can have one."""
         now = frozenset(kept)
         for name in now ^ self._now:
             self._kept[name].set(name in now)

@@ -28,7 +28,7 @@ class FloatPath:
 
     Args:
         model: the graph; twins and float constants are added to it.
-        entry: the tensor that is read in place of a QuantizeLinear's result; its own input where None.
+        entry: the tensor that is read instead of a QuantizeLinear's result; its own input if None.
     """
 
     def __init__(self, model: Model, entry: Entry | None = None) -> None:
@@ -47,7 +47,7 @@ class FloatPath:
     def of(self, pair: ExistingPair) -> gs.Tensor:
         """The float tensor that equals the pair's output, apart from rounding and clamping.
 
-        Of constants that are stored quantized it holds (stored - zero point) * scale.
+        For constants stored quantized it holds (stored - zero point) * scale.
         """
         stored, grid = pair.dequantize.inputs[0], pair.grid
         if not pair.quantizers:
@@ -92,7 +92,7 @@ class FloatPath:
         return self._made[key]
 
     def take_over(self, new: gs.Tensor, old: gs.Tensor) -> bool:
-        """Let the twin that makes ``old`` make ``new`` in its place, so that its name stays; once for each.
+        """Let the twin that makes ``old`` make ``new`` instead, so that its name stays; once for each.
 
         Returns:
             Whether a twin made it, and nothing had taken it over before.

@@ -1,4 +1,4 @@
-"""Asking that a node computes in a float precision, so that it does: its Q/DQ pairs go."""
+"""Requesting a float precision for a node so that it takes effect: its Q/DQ pairs are removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def keep_float(context: Context, node: gs.Node, precision: Precision | str, why:
         why: the reason, for the report.
 
     Returns:
-        Names of the float tensors that the node reads in place of its pairs.
+        Names of the float tensors that the node reads instead of its pairs.
     """
     asked = Precision.named(precision)
     context.plan.ask(node.name, asked, why)

@@ -24,7 +24,7 @@ class WeightedLayer:
         weight: its float values, in the node's own layout.
         axis: the axis of its output channels; None where one scale serves the whole weight.
         quantized: whether the weight comes from a Q/DQ pair or is stored quantized.
-        bias: its bias, or None where it has none or a computed one.
+        bias: its bias, or None if it has none or a computed one.
     """
 
     node: gs.Node
@@ -72,7 +72,7 @@ def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
 def constant_behind(model: Model, tensor: gs.Tensor) -> Array | None:
     """The float values of a constant, also through a Q/DQ pair, or stored quantized; None where it is computed.
 
-    Values that are stored quantized come back as (stored - zero point) * scale, float32, as ONNX's DequantizeLinear
+    Values stored quantized are returned as (stored - zero point) * scale, float32, as ONNX's DequantizeLinear
     computes them; so do those of a pair whose halves are apart.
     """
     node = tensor.inputs[0] if tensor.inputs else None

@@ -1,4 +1,4 @@
-"""What placement decides: where a Q/DQ pair goes, which layers it serves, and what is left alone and why."""
+"""What placement decides: where a Q/DQ pair goes, which layers it serves, and what is skipped and why."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Use:
 
 @dataclass
 class Pair:
-    """A Q/DQ pair wanted on a tensor, shared by all its uses.
+    """A Q/DQ pair needed on a tensor, shared by all its uses.
 
     Attributes:
         tensor: the float tensor's name.
-        reason: why the pair is wanted.
+        reason: why the pair is needed.
         uses: the node inputs that will read the dequantized tensor.
         axis: the channel axis of a weight's scales, or that of its blocks; None for one scale.
         block: how many values along ``axis`` share a scale; 0 where a channel does.
@@ -45,9 +45,9 @@ class Quantized:
     """The decision that a node is quantized.
 
     Attributes:
-        reads: indices of its inputs that want a pair.
+        reads: indices of its inputs that need a pair.
         reason: why.
-        group: the layer for whose sake.
+        group: the layer that it is quantized for.
     """
 
     reads: tuple[int, ...]
@@ -61,7 +61,7 @@ Decision = Finding | str | Quantized | None
 
 @dataclass(frozen=True)
 class Refusal:
-    """A candidate left alone, and why."""
+    """A skipped candidate, and why."""
 
     node: str
     op: str
@@ -70,15 +70,15 @@ class Refusal:
 
 @dataclass
 class Placement:
-    """All that one look at the graph decides.
+    """All decisions of one pass over the graph.
 
     Attributes:
         pairs: pairs to insert, activations and weights, keyed by (tensor, axis).
         layers: nodes that will compute in the quantized type, each with the reason.
         refusals: candidates that stay as they are.
         same_scale: sets of tensors that must share one scale (the inputs and the output of a Concat).
-        complete: nodes that had all their pairs already.
-        groups: for every target, the tensors whose pairs exist for its sake.
+        complete: nodes that already had all their pairs.
+        groups: for every target, the tensors whose pairs exist because of it.
         ranged: whether activations need ranges for their pairs.
         placer: the ``Placer`` that decided it; None where it will not be asked again.
     """
@@ -94,11 +94,11 @@ class Placement:
 
     @property
     def activations(self) -> list[str]:
-        """Names of the activation tensors that want a range, each once."""
+        """Names of the activation tensors that need a range, each once."""
         return list(dict.fromkeys(pair.tensor for pair in self.pairs.values() if self.needs_range(pair)))
 
     def needs_range(self, pair: Pair) -> bool:
-        """Whether a pair's scale comes from what calibration saw of its tensor."""
+        """Whether a pair's scale comes from the calibration of its tensor."""
         return self.ranged and not pair.weight
 
 
@@ -119,12 +119,12 @@ def close(placement: Placement) -> None:
 
 
 def refuse(placement: Placement, node: gs.Node, why: Finding | str) -> None:
-    """Leave a candidate alone."""
+    """Skip a candidate."""
     placement.refusals.append(Refusal(node.name, node.op, finding(why)))
 
 
 def joined(sets: Iterable[set[str]]) -> list[set[str]]:
-    """Sets that share a member, made one."""
+    """Sets that share a member, merged."""
     found: list[set[str]] = []
     for new in sets:
         apart = [s for s in found if not s & new]

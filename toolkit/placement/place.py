@@ -1,4 +1,4 @@
-"""Where Q/DQ pairs go so that TensorRT fuses them, and which candidates are left alone.
+"""Where Q/DQ pairs go so that TensorRT fuses them, and which candidates are skipped.
 
 The rules follow TensorRT's documentation on explicit quantization and what was measured on an H200 with 8.6 (residual
 branches: ResNet-50, batch 32, 0.786 ms with their pairs and 1.313 ms without).
@@ -50,7 +50,7 @@ def place(
         judge: what the user's patterns and the plan say.
         activation_matmul: also quantize MatMuls both of whose operands are activations.
         precision: the type being inserted; layers that have a pair of another type are left alone.
-        block: how many weights share a scale, where the type is one of weights alone.
+        block: how many weights share a scale, if the type is for weights only.
     """
     trouble = Trouble(model, facts, activation_matmul, precision)
     if precision is not None and (precision.weights_only or precision.block):
@@ -183,7 +183,7 @@ class Placer:
     # ---------------------------------------------------------------- targets
 
     def _refusal(self, node: gs.Node, main: bool) -> Finding | str | None:
-        """Why a target stays float; None where it is quantized."""
+        """Why a target stays in float; None if it is quantized."""
         if not main:
             return Code.SUBGRAPH()
         kept = self.judge(node)
@@ -262,7 +262,7 @@ class Placer:
     def _picking(self, node: gs.Node) -> Callable[[], Decision] | None:
         """A MaxPool or nearest Resize next to another reader with a pair reads that pair, at the scale of its output.
 
-        Q moves through it by itself only where nothing else reads the input. Where a Concat reads it too (a U-Net's
+        Q moves through it on its own only if nothing else reads the input. Where a Concat reads it too (a U-Net's
         skip), the convolution before wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these took
         0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32). For a Resize next to a convolution (the detector's way down
         from the coarse scales) both scales happened to be one in what was measured, and its producer wrote INT8.

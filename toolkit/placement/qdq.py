@@ -163,7 +163,7 @@ class Inserter:
 def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
     """Let a node read the float tensors that its Q/DQ pairs quantize; ``model.tidy()`` then drops unread pairs.
 
-    Constants that are stored quantized stay so, since a float kernel reads them too.
+    Constants stored quantized stay so, since a float kernel reads them too.
 
     Args:
         node: the node.
@@ -200,7 +200,7 @@ def _casts(quantize: gs.Node, dequantize: gs.Node) -> bool:
 
 
 def without_pairs(model: Model) -> Model:
-    """The same model in float; weights that are stored quantized stay so, since a float kernel reads them too."""
+    """The same model in float; weights stored quantized stay so, since a float kernel reads them too."""
     twin = model.copy()
     path = FloatPath(twin)
     for pair in list(pairs_of(twin)):

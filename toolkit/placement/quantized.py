@@ -1,4 +1,4 @@
-"""Models that come quantized: with operators that TensorRT does not take, or with Q/DQ pairs of their own."""
+"""Models that come quantized: with operators that TensorRT does not support, or with Q/DQ pairs of their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _INTEGER = frozenset(
 def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
     """Refuse a model that computes in integers by operators of ONNX (QLinearConv) or onnxruntime (QGemm).
 
-    TensorRT's parser has none of them (onnx-tensorrt's docs/operators.md), and they leave no float model to begin from.
+    TensorRT's parser has none of them (onnx-tensorrt's docs/operators.md), and they leave no float model to start from.
 
     Args:
         ops: how many nodes there are of each operator.

@@ -26,7 +26,7 @@ def place_ranged(
         lacks: returns for a tensor why it cannot have a pair, or None.
 
     Returns:
-        The placement, and the nodes that stay float for want of a range, each with the reason.
+        The placement, and the nodes that stay in float for lack of a range, each with the reason.
     """
     lacking: dict[str, Finding] = {}
 

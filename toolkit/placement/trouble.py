@@ -1,4 +1,4 @@
-"""What keeps a Conv, ConvTranspose, Gemm or MatMul float whatever anybody asks for."""
+"""What keeps a Conv, ConvTranspose, Gemm or MatMul in float, whatever is requested."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trouble:
         self._known: dict[int, Finding | None] = {}
 
     def of(self, node: gs.Node) -> Finding | None:
-        """Why the layer stays float, or None where nothing keeps it."""
+        """Why the layer stays in float, or None if nothing keeps it."""
         if id(node) not in self._known:
             self._known[id(node)] = self._found(node)
         return self._known[id(node)]
@@ -64,7 +64,7 @@ class Trouble:
         return None if self.precision is None or kind is self.precision else kind
 
     def _patches(self, node: gs.Node) -> Finding | None:
-        """Why a convolution that cuts a picture into patches for a transformer stays float.
+        """Why a convolution that cuts an image into patches for a transformer stays in float.
 
         On an H100 with 8.6.0 a ViT-S's, 16 x 16 of 3 channels, took 0.099 ms at batch 8 and 0.281 ms at batch 32, of
         which 0.059 and 0.175 ms in an INT8 kernel for 32 channels and the rest in kernels that quantize, reformat and

@@ -57,7 +57,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             ("node", "left"), ("op", "left"), *((f"{label}{unit}", "right" if unit else "left") for label in labels)
         )
         for node in nodes[:limit]:
-            cells = (cell(side) if side is not None else "not there" for side in node.sides)
+            cells = (cell(side) if side is not None else "absent" for side in node.sides)
             grid.add_row(plain_text(node.node), plain_text(node.op), *(plain_text(one) for one in cells))
         console.print(grid)
         if limit is not None and len(nodes) > limit:

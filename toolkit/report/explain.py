@@ -213,10 +213,10 @@ def _named(report: Report, name: str) -> LayerInfo:
         ends = [one.target for one in wiring(report).connections if one.tensor == tensor and one.target >= 0]
         readers = [report.layers[index].node for index in dict.fromkeys(ends)]
         raise QtoolError(
-            f"'{tensor}' is an input of the model, which no node makes", remedy=f"ask for a node: {quoted(readers)}"
+            f"'{tensor}' is an input of the model, which no node produces", remedy=f"ask for a node: {quoted(readers)}"
         )
     raise QtoolError(
-        f"the run has no node '{name}', and no node makes a tensor of that name", remedy=did_you_mean(name, layers)
+        f"the run has no node '{name}', and no node produces a tensor of that name", remedy=did_you_mean(name, layers)
     )
 
 

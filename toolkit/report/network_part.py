@@ -94,5 +94,5 @@ def _colours(report: Report, other: Mapping[str, LayerInfo] | None) -> list[tupl
     if report.harms:
         found.append(("harm", "sensitivity"))
     if any(layer.macs for layer in report.layers):
-        found.append(("macs", "weight of the work"))
+        found.append(("macs", "share of the work"))
     return found

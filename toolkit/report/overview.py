@@ -33,7 +33,7 @@ class Overview(Part):
     computing: int
     floats: list[FloatGroup] = Field(description="the most layers first")
     speed: list[str]
-    costs: list[str] = Field(description="the layers that cost the accuracy, the worst first")
+    costs: list[str] = Field(description="the layers that cost accuracy, the worst first")
     measured: bool = Field(description="whether what they cost was measured at the output, or is their own error alone")
     text: str
 
@@ -50,7 +50,7 @@ def overview(report: Report) -> Overview:
         *(f"  {reason_words(len(group.nodes), group.rule, group.nodes[0], group.reason)}" for group in floats),
         "Is it faster?",
         *(f"  {one}" for one in faster),
-        "Which layers cost the accuracy?",
+        "Which layers cost accuracy?",
         f"  {costs_words(costs, harms[:_MOST])}",
     ]
     return Overview(

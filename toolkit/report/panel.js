@@ -65,7 +65,7 @@ const panelOf = (net, go) => {
       for (const [term, ...pieces] of net.factsOf(i)) list.append(made("dt", { text: term }), made("dd", {}, ...pieces.map(piece)));
       body.replaceChildren(list);
       const beside = net.beside.get(i);
-      if (beside !== undefined && beside >= 0) body.append(made("p", { class: "soft" }, "Drawn as a mark in front of ", link(beside)));
+      if (beside !== undefined && beside >= 0) body.append(made("p", { class: "soft" }, "Drawn as a mark before ", link(beside)));
       if (net.reads[i].length) body.append(made("h3", { text: "Reads" }), side(net.reads[i], "from", "the model's input"));
       if (net.weights[i].length) body.append(made("h3", { text: "Weights" }), side(net.weights[i], "from", ""));
       if (net.feeds[i].length) body.append(made("h3", { text: "Feeds" }), side(net.feeds[i], "to", "the model's output"));

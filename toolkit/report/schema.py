@@ -70,7 +70,7 @@ class RecipeInfo(Part):
     name: str
     path: str = ""
     passes: list[PassInfo] = Field(default_factory=list)
-    rest: Precision = Field(default=Precision.FP16, description="precision of all that nobody asked about")
+    rest: Precision = Field(default=Precision.FP16, description="precision of everything not requested")
     given: dict[str, JsonValue] = Field(default_factory=dict, description="settings by --set, beside the file's")
     calibration: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)

@@ -106,7 +106,7 @@ def _backend_line(report: Report) -> str:
 def _print_precisions(console: Console, report: Report) -> None:
     summary = report.summary
     layers, others = count(summary.computing, "computing layer"), summary.nodes - summary.computing
-    section(console, f"Requested against actual precision of {layers} ({count(others, 'other node')})")
+    section(console, f"Requested and actual precision of {layers} ({count(others, 'other node')})")
     console.print(_matrix(report))
     for line in summary.floats:
         console.print(plain_text(line))

@@ -85,7 +85,7 @@ def accuracy_again(
     section, job = run.recipe.evaluation, run.job
     if data is not None:
         if not job.names_code(data):
-            refuse_missing(Path(data).expanduser(), "--data names what is not there")
+            refuse_missing(Path(data).expanduser(), "--data names something that does not exist")
             data = str(Path(data).expanduser().absolute())
         section.data = data
     if metric is not None:
@@ -129,7 +129,7 @@ def _same_model(run: EndedRun) -> None:
         raise DataError(
             "the float model was changed since the run",
             where=str(run.job.model_path),
-            remedy="run the recipe again, or put the model back that it was",
+            remedy="run the recipe again, or restore the model as it was",
         )
 
 
@@ -142,7 +142,9 @@ def _not_on_engine(run: EndedRun, on: On) -> Finding | None:
     if on == "onnxruntime":
         return ReportCode.DEVICE_CHECK_OFF()
     fault: QtoolError | None = BackendError(
-        "the run built no engine", where=str(run.folder), remedy="run its recipe where TensorRT is, or --on onnxruntime"
+        "the run built no engine",
+        where=str(run.folder),
+        remedy="run its recipe where TensorRT is installed, or use --on onnxruntime",
     )
     if run.engine.engine_file is not None:
         recipe = run.recipe.model_copy(deep=True)

@@ -113,7 +113,7 @@ def fault_words(fault: BatchFault) -> str:
     """What is wrong with a batch, with the node."""
     if fault.runs:
         return (
-            f"of a batch of {fault.samples} the model computes something else than of its samples one by one: "
+            f"for a batch of {fault.samples} the model computes something else than for its samples one by one: "
             f"{fault.words} does not keep them apart"
         )
     return f"the model cannot compute a batch of {fault.samples}: {fault.words} has the batch fixed"

@@ -106,7 +106,7 @@ class EngineCheck:
                 raise BackendError(
                     f"the engine with every layer float fails: {error.what}",
                     where=error.where,
-                    remedy=error.remedy or "see what `qtool run` says of the recipe without its quantizing pass",
+                    remedy=error.remedy or "see what `qtool run` says about the recipe without its quantizing pass",
                 ) from error
             return Answer(False, str(error))
 
@@ -164,7 +164,7 @@ class EngineCheck:
                         scores.add(wanted, found, feed.labels, feed.count)
                     except Exception as error:
                         # a user's metric that took the simulation's outputs cannot take these
-                        why = f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
+                        why = f"the metric does not accept the engine's outputs: {type(error).__name__}: {error}"
                         return Answer(False, why)
                     parts.append(compare(wanted, found, simulation.classes, own.answers))
                     references.append(wanted)
@@ -175,7 +175,7 @@ class EngineCheck:
             )  # fmt: skip
         result = scores.result()
         if own.metric is not None and result.value is None:
-            return Answer(False, f"the metric {own.metric} of the engine's outputs is no number")
+            return Answer(False, f"the metric {own.metric} of the engine's outputs is not a number")
         before, after = (tuple(one[of] for one in result.left_out) for of in (0, 1))
         score = MetricScore(result.value, result.metric_answers, after, result.samples)
         outcome = summed(parts, score, varying_shares(references), own.answers)

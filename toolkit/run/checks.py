@@ -218,9 +218,9 @@ def inputs_exist(job: Job) -> None:
     cache = job.recipe.engine.timing_cache
     if cache is not None and job.recipe.resolve(cache).exists() and not job.recipe.resolve(cache).is_file():
         raise RecipeError(
-            f"the timing cache is no file: {job.recipe.resolve(cache)}",
+            f"the timing cache is not a file: {job.recipe.resolve(cache)}",
             where=job.recipe.locate("engine", "timing_cache"),
-            remedy="name a file; it is made where there is none",
+            remedy="name a file; it is made if there is none",
         )
     _files_exist(job, pass_files(job))
 

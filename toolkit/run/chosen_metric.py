@@ -132,7 +132,7 @@ def _refuse_silent(
         batch = next(further, None)
         if batch is None:
             raise DataError(
-                f"the metric {taken.fit.metric} says nothing of the {taken.check.samples} samples: {lacking}",
+                f"the metric {taken.fit.metric} says nothing about the {taken.check.samples} samples: {lacking}",
                 where=source,
                 remedy="give samples whose labels it can be judged by, or leave --metric out",
             )

@@ -27,5 +27,5 @@ def command_needs(command: str, reads: Sequence[Path]) -> Needs:
         if path.is_dir():
             # a folder with one more file is a different one
             files |= {folder.absolute() for folder in (path, *path.rglob("*")) if folder.is_dir()}
-    unknown = [] if reads else ["it is not said what --command reads; --reads says it"]
+    unknown = [] if reads else ["what --command reads is not known; name it with --reads"]
     return Needs(files={str(file): digest_of(str(file)) for file in sorted(files)}, unknown=unknown)

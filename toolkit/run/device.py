@@ -36,7 +36,7 @@ def refusal(recipe: Recipe) -> QtoolError | None:
 
     gpu = find_gpu()
     if gpu is None:
-        return BackendError("no GPU is here to run the engine on", remedy="run on the machine that the engine is for")
+        return BackendError("there is no GPU here for the engine", remedy="run on the machine that the engine is for")
     backend, reason = choose(recipe.engine.backend)
     if backend.name == "none":
         return RecipeError(

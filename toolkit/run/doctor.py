@@ -79,7 +79,7 @@ class Health:
         for one, whats in alike.items():
             said = f"{', '.join(whats)} with {one.by}: {'yes' if one.able else 'NO'}"
             said += f", {one.why}" if one.why else ""
-            lines.append(said + (f". To mend it: {one.remedy}" if one.remedy else ""))
+            lines.append(said + (f". To fix it: {one.remedy}" if one.remedy else ""))
         lines.append(f'backend = "auto" takes {self.auto}')
         return "\n".join(lines)
 
@@ -149,7 +149,7 @@ def _of_backend(name: str) -> list[Ability]:
     build = Ability("build", by, True, built_for)
     elsewhere = "run on a machine that has the GPU"
     if gpu is None:
-        no_gpu = "no GPU is here"
+        no_gpu = "there is no GPU here"
         return [build, *(Ability(what, by, False, no_gpu, elsewhere) for what in ("run", "measure"))]
     run = Ability("run", by, not target, f"engines are {target}" if target else "", elsewhere if target else "")
     lacks = backend.cannot_measure()

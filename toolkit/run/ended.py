@@ -58,7 +58,7 @@ class EndedRun:
         refuse_missing(folder, "no such run folder")
         for name in ("report.json", "recipe.lock.toml"):
             if not (folder / name).is_file():
-                raise QtoolError(f"the folder is no run folder: it has no {name}", where=str(folder), remedy=_AGAIN)
+                raise QtoolError(f"the folder is not a run folder: it has no {name}", where=str(folder), remedy=_AGAIN)
         note = unfinished_note(folder)
         if note is not None:
             raise QtoolError(sentence(note), where=str(folder))

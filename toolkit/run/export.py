@@ -201,7 +201,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     blocks = sorted(str(one).upper() for one in types_of_pairs(model) if one.block)
     if blocks:
         raise QtoolError(
-            f"onnxruntime has no operators of {' and '.join(blocks)}",
+            f"onnxruntime has no operators for {' and '.join(blocks)}",
             where=str(run.folder),
             remedy="export to trtexec or polygraphy, or quantize to int8 or fp8",
         )
@@ -271,7 +271,7 @@ def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
             sentence(ReportCode.EXPORT_REFUSED(why=fault.values.get("why"), sqnr_db=fault.values.get("sqnr_db"),
                                                written_db=fault.values.get("written_db"))),
             where=str(run.folder),
-            remedy="leave the layers out that it rewrites (exclude), or use model.onnx with session.disable_quant_qdq",
+            remedy="leave out the layers that it rewrites (exclude), or use model.onnx with session.disable_quant_qdq",
         )  # fmt: skip
     return {"samples": min(len(data), 16), "made_up": made_up}
 

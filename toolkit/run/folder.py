@@ -47,7 +47,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
-            raise QtoolError("the run folder is a file", where=str(self.path), remedy="give another folder by --out")
+            raise QtoolError("the run folder is a file", where=str(self.path), remedy="give another folder with --out")
         with writing(self.hidden):
             self.hidden.mkdir(parents=True, exist_ok=True)
             for own in (self.hidden, self.hidden / "lock"):

@@ -52,7 +52,9 @@ def refuse_types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: st
         others = [f"'{one}'" for one in Precision if one.quantized and all(computes_in(c, one) for c in every)]
         named = backend == "tensorrt_rtx" and bool(recipe.engine.compute_capabilities)
         how = (
-            "for GPUs from {} on by [engine] compute_capabilities" if backend == "tensorrt_rtx" else "on one from {} on"
+            "for GPUs of {} or higher by [engine] compute_capabilities"
+            if backend == "tensorrt_rtx"
+            else "on one of {} or higher"
         )
         raise RecipeError(
             sentence(found).rstrip("."),

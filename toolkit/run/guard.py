@@ -64,7 +64,7 @@ def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
             for place in _places(path):
                 hidden = root / ".qtool"
                 if place in [root / name for name in (*FILES, *_OTHERS)] or _same(path, folder):
-                    _refuse(what, path, f"the run would write over it as {folder / place.name}")
+                    _refuse(what, path, f"the run would overwrite it as {folder / place.name}")
                 if place == hidden or hidden in place.parents or (place.parent == root and _DATA.fullmatch(place.name)):
                     _refuse(what, path, "it lies where the run keeps and removes its own files")
                 if path.is_dir() and (place == root or place in root.parents):
@@ -85,7 +85,7 @@ def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = 
 
 
 def _refuse(what: str, path: Path, why: str) -> None:
-    raise QtoolError(f"this is {what}, and {why}", where=str(path), remedy="give another folder by --out")
+    raise QtoolError(f"this is {what}, and {why}", where=str(path), remedy="give another folder with --out")
 
 
 def _places(path: Path) -> Sequence[Path]:

@@ -46,21 +46,21 @@ def _calibration(
 ) -> Iterator[tuple[str, str]]:
     methods = (section.method, *section.methods.values())
     if "percentile" in section.model_fields_set and "percentile" not in methods and not _may_search(passes):
-        yield "percentile", f"method is '{section.method}', no tensor has another by methods, and no pass tries others"
+        yield "percentile", f"method is '{section.method}', no tensor has another in methods, and no pass tries others"
     if not any(_may_be_folder(data) for data in (section.data, evaluation.data)):
         yield "images", "it says how a folder of images becomes samples, and no data is a folder"
     if section.ranges is None:
-        yield "ranges_use", "it is said of ranges, and none are given"
+        yield "ranges_use", "it applies to given ranges, and none are given"
     if section.collection is not None and section.device == "gpu":
-        yield "device", "the collection is taken in place of running the model"
+        yield "device", "the collection is used instead of running the model"
     if profiles < 2:
         yield "unlike", "it compares profiles, and the recipe has fewer than two"
-        yield "weights", "it weighs profiles against each other, and the recipe has fewer than two"
+        yield "weights", "it weighs profiles, and the recipe has fewer than two"
 
 
 def _evaluation(section: EvaluationSection) -> Iterator[tuple[str, str]]:
     if section.data is not None:
-        yield "hold_out", "there is test data, so that no calibration samples are held back"
+        yield "hold_out", "there is test data, so no calibration samples are held out"
     if section.metric != "wer":
         yield "space", f"metric wer reads it, and metric is {section.metric or 'not given'}"
 

@@ -28,7 +28,7 @@ _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
 _JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
 _SHAPES = 4
 _NOT_SHOWN = {
-    ".html": "open a page by `qtool view`",
+    ".html": "open a page with `qtool view`",
     ".py": "`qtool migrate` reads scripts",
     ".sh": "`qtool migrate` reads scripts",
 }
@@ -89,7 +89,7 @@ def _shown(path: Path) -> Shown:
         if report.exists():
             return _report(report)
         raise QtoolError(
-            "the folder is no run folder: it has no report.json", where=str(path), remedy="name a file in it"
+            "the folder is not a run folder: it has no report.json", where=str(path), remedy="name a file in it"
         )
     kinds: dict[str, Callable[[Path], Shown]] = {
         ".onnx": _model, ".toml": shown_recipe, ".timing": shown_timing, ".log": shown_log, ".json": _json,
@@ -312,7 +312,7 @@ def _report_path(path: Path) -> Path | None:
     if path.is_dir():
         if not (path / "report.json").exists():
             raise QtoolError(
-                "the folder is no run folder: it has no report.json", where=str(path), remedy="run its recipe"
+                "the folder is not a run folder: it has no report.json", where=str(path), remedy="run its recipe"
             )
         return path / "report.json"
     if path.suffix != ".json":

@@ -51,7 +51,7 @@ def shown_engine(path: Path, layers: Callable[[Path], Shown]) -> Shown:
     backend = _TAGS.get(head[:4])
     if backend is None or len(head) < _HEADER:
         raise QtoolError(
-            "this is no engine: it does not begin as TensorRT's and TensorRT-RTX's do",
+            "this is not an engine: it does not begin as those of TensorRT and TensorRT-RTX do",
             where=str(path),
             remedy="build it again",
         )
@@ -68,7 +68,7 @@ def shown_engine(path: Path, layers: Callable[[Path], Shown]) -> Shown:
         found = layers(beside)
         content["layers"] = found.content
         return Shown(content, "\n".join(lines) + "\n" + found.text, found.warnings)
-    lines.append("what its layers run is known by the layers.json of its run folder, which is not beside it")
+    lines.append("what its layers run in is in the layers.json of its run folder, which is not beside it")
     return Shown(content, "\n".join(lines) + "\n")
 
 

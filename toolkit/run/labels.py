@@ -47,7 +47,7 @@ def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenM
     if found.value < 0 and labels[found.index].ndim:
         cure = f"{cure}, write {UNLABELLED} where a position has no label"
     raise DataError(
-        f"the label {found.value} is no class of output '{found.output}', whose {found.classes} classes are 0 to "
+        f"the label {found.value} is not a class of output '{found.output}', whose {found.classes} classes are 0 to "
         f"{found.classes - 1}; labels reach from {found.low} to {found.high}",
         where=samples[found.index].origin,
         remedy=f"{cure}, or name a metric that reads such labels",

@@ -248,13 +248,13 @@ def _strip(model: Model) -> list[str]:
     if paired_unusably(model):
         why = (
             "# The model has pairs that TensorRT refuses (their type, two types in one layer, or a zero point that is "
-            "not 0): made anew."
+            "not 0): made again."
         )
     else:
         why = (
-            f"# The model has {count(pairs, 'Q/DQ pair')}. As it stands they are taken out and made anew where the\n"
+            f"# The model has {count(pairs, 'Q/DQ pair')}. As it stands they are removed and placed again where the\n"
             "# budget allows it, and results are compared with the float model. keep_ranges = true keeps the scales\n"
-            "# of activations, which quantization-aware training learnt. To build the model with its pairs as they\n"
+            "# of activations, which quantization-aware training learned. To build the model with its pairs as they\n"
             "# are, delete all [[pass]] tables, or write the recipe with `qtool new --keep-pairs`."
         )
     return ["", why, "[[pass]]", _use(Role.STRIP)]
@@ -265,7 +265,7 @@ def _pairs_kept(model: Model, kept_in: Precision, observed: bool) -> list[str]:
     why = [
         "",
         f"# The model has {count(pair_count(model), 'Q/DQ pair')}, kept as training left them: no pass quantizes, and",
-        "# results are compared with the model without them. To choose anew what runs in INT8, write it without",
+        "# results are compared with the model without them. To choose again what runs in INT8, write it without",
         "# --keep-pairs.",
     ]
     return [*why, *(["[[pass]]", _use(Role.GUARD)] if observed and kept_in is Precision.FP16 else [])]
@@ -282,7 +282,7 @@ def _refuse_to_keep(model: Model) -> None:
     if paired_unusably(model):
         raise RecipeError(
             "TensorRT refuses the model's pairs (their type, two types in one layer, or a zero point that is not 0)",
-            where="--keep-pairs", remedy="leave it out: they are made anew then",
+            where="--keep-pairs", remedy="leave it out: they are then made again",
         )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def image_table(model: Model, folder: Path) -> ImageTable:
     settings += ['colour = "gray"'] if colours == 1 else []
     settings += [f"mean = {[0.0] * colours}", f"std = {[1.0] * colours}"]
     lines = [
-        "# Each image is scaled until it covers the size, cut to its middle, multiplied by scale (1/255, for integer",
+        "# Each image is scaled to cover the size, cropped to its centre, multiplied by scale (1/255, for integer",
         "# inputs 1); then mean is subtracted and the result divided by std: set them as in training.",
     ]
     if len(fixed) < 2:

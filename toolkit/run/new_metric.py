@@ -31,7 +31,7 @@ from toolkit.run.task import first_seen
 from toolkit.search.search_budget import DISTANCES, unlabelled
 
 _SHARE = 0.01
-_OWN_LIMIT = "# The task is told from samples, and a task has its own limit."
+_OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
 """What a metric may drop where nothing more is known."""
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """How much an error may grow, as a share of a constant's (see ``FloatCheck.spread``): noise 30 dB below what varies."""
@@ -77,7 +77,7 @@ def new_evaluation(
     own = test if test is not None else data
     made = NewEvaluation([f"data = {named}"] if test is not None else [])
     if test is None:
-        made.lines.append("# Without test data the outputs are compared on samples held back from calibration.")
+        made.lines.append("# Without test data the outputs are compared on samples held out of calibration.")
         made.lines.append("# data = \"test.npz\"                 # with labels under 'label'")
     if own is None:
         if metric is not None:
@@ -248,7 +248,7 @@ def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
         limits = {part.task: reader(part).least for part in found.parts}
         if len(set(limits.values())) > 1:
             told = ", ".join(f"{least:g} of {task}" for task, least in limits.items())
-            made.lines.append(f"# Each task has a limit of its own, unless one is set for all: min_unchanged = {told}.")
+            made.lines.append(f"# Each task has its own limit, unless one is set for all: min_unchanged = {told}.")
             return
         name, value = "min_unchanged", min(limits.values(), default=0.99)
     made.decided(ReportCode.NEW_LIMIT(limit=name, value=value), f"budget = {{ {name} = {value} }}")

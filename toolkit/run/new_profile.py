@@ -37,7 +37,7 @@ def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed
         *wrapped(alone),
         *wrapped(fixed),
         "[[profile]]",
-        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guessed"),
+        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guesses"),
     ]
     for name, dims in dynamic.items():
         extents = [(dim, dim, dim) if isinstance(dim, int) else sizes[_key(name, axis, dim)]

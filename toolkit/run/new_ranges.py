@@ -22,7 +22,7 @@ def pass_lines(model: Model, path: Path) -> list[str]:
     known = model.graph.tensors()
     if not known.keys() & given.keys():
         raise RangesError(
-            "none of its ranges is of a tensor of the model, whose first is "
+            "none of its ranges belongs to a tensor of the model, whose first is "
             f"'{next(iter(known), '')}'; the file's is '{next(iter(given), '')}'",
             where=str(path),
             remedy="give the ranges that were made for this model",
@@ -41,7 +41,7 @@ def pass_lines(model: Model, path: Path) -> list[str]:
 
 
 EVALUATION = [
-    "# Accuracy is not measured without samples, and a budget can only be held to what is measured.",
+    "# Accuracy is not measured without samples, and a budget applies only to what is measured.",
     "# data = \"test.npz\"                 # real inputs, with labels under 'label' for a metric",
 ]
 """The [evaluation] table where there are no samples at all."""

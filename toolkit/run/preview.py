@@ -29,7 +29,7 @@ from toolkit.run.task import TaskRecord
 
 R = TypeVar("R", bound=Record)
 StepFate = Literal["anew", "kept", "depends", "dropped"]
-_WORDS = {"anew": "anew", "kept": "from the cache", "depends": "it depends", "dropped": "dropped"}
+_WORDS = {"anew": "will run", "kept": "from the cache", "depends": "it depends", "dropped": "dropped"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Preview(Pipeline):
         fate: StepFate = "anew" if not kept else "depends" if before else "kept"
         if fate == "depends":
             names = " and ".join(f"'{name}'" for name in before)
-            why = f"found again where {names} {'gives' if len(before) == 1 else 'give'} the same as before"
+            why = f"reused if {names} {'produces' if len(before) == 1 else 'produce'} the same as before"
         parts = self._parts() if step.name == PassesStep.name and fate == "anew" else ()
         self.found.append(ForeseenStep(step.name, fate, why, parts))
         taken = record if record is not None else cast(R, _Unmade())
@@ -193,4 +193,4 @@ class _Preview(Pipeline):
     def _parts(self) -> tuple[str, ...]:
         """What calibration reuses."""
         kept = [name for name in dict.fromkeys(self._statistics) if (self.folder.hidden / name).is_file()]
-        return tuple(f"calibration statistics are found again: .qtool/{name}" for name in kept)
+        return tuple(f"calibration statistics are reused: .qtool/{name}" for name in kept)

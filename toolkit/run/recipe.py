@@ -40,7 +40,7 @@ else:
 
 
 _SEVERAL = {"profile", "pass"}
-_TOML = FileKind("not TOML", RecipeError, "mend the file", 1 << 22)
+_TOML = FileKind("not TOML", RecipeError, "fix the file", 1 << 22)
 
 
 class Recipe(Section):

@@ -62,9 +62,9 @@ def _takes_all(strip: Pass) -> bool:
 
 def _refuse_taken_out(recipe: Recipe, index: int, quantizer: str, strip: str) -> None:
     raise RecipeError(
-        f"{quantizer} has no effect: {strip} behind it takes all Q/DQ pairs out",
+        f"{quantizer} has no effect: {strip} after it removes all Q/DQ pairs",
         where=recipe.locate("pass", index, "use"),
-        remedy=f"put {strip} in front of {quantizer}",
+        remedy=f"put {strip} before {quantizer}",
     )
 
 

@@ -73,7 +73,7 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
     where = f"{OPTION} {text}"
     parts = _parts(key)
     if not equals or len(parts) < 2:
-        raise RecipeError("this is no setting", where=where, remedy=_FORM)
+        raise RecipeError("this is not a setting", where=where, remedy=_FORM)
     place = _place(content, parts, where, root)
     words = [part for part in place if isinstance(part, str)]
     wanted = _wanted(content, place, words, where, root)
@@ -84,7 +84,7 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
         # a number has been looked up in its list
         if not isinstance(table, dict) and not isinstance(place[depth + 1], int):
             name = ".".join(map(str, place[: depth + 1]))
-            raise RecipeError(f"'{name}' is no table in the recipe", where=where, remedy=_FORM)
+            raise RecipeError(f"'{name}' is not a table in the recipe", where=where, remedy=_FORM)
     before = table.get(place[-1])
     table[place[-1]] = made
     return Setting(key, place, made, before)
@@ -124,7 +124,7 @@ def _place(content: dict[str, Any], parts: list[str], where: str, root: type[Bas
     if len(found) != 1 or len(rest) < 2:
         several = f"there are {len(found)}: say which by its number, {section}.{found[0] if found else 0}.key=value"
         raise RecipeError(
-            f"the recipe has no {section} '{rest[0]}'" if not found else f"'{'.'.join(parts)}' names no one setting",
+            f"the recipe has no {section} '{rest[0]}'" if not found else f"'{'.'.join(parts)}' names no single setting",
             where=where,
             remedy=did_you_mean(rest[0], names) if not found else several if len(found) > 1 else _FORM,
         )

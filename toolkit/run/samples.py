@@ -122,6 +122,6 @@ def float_outputs(inputs: Inputs, batch: Batch, loaded: Session) -> dict[str, Ar
                 f"output '{name}' of the float model has no finite value on {batch.origins[0]} "
                 f"({value.reshape(-1)[0]:g})",
                 where=str(inputs.job.model_path),
-                remedy="mend the model or the sample: nothing can be measured against it",
+                remedy="fix the model or the sample: nothing can be compared with it",
             )
     return outputs

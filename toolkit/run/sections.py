@@ -105,17 +105,15 @@ class CalibrationSection(Section):
         "cpu", description="where statistics are made: onnxruntime on the CPU, or a TensorRT engine on the first GPU"
     )
     memory: ByteSize | None = Field(None, description="bound for tapped tensors, such as 2GB")
-    mask: str | None = Field(None, description="the mask input, where unlike lengths are to be padded together")
+    mask: str | None = Field(None, description="the mask input, where different lengths are padded together")
     random: RandomSection | None = Field(None, description="random data instead of real data")
     images: ImagesSection | None = Field(None, description="how images become samples")
     collection: PathText | None = Field(
         None, description="statistics that `qtool calibrate` and `qtool merge` wrote, instead of running the model"
     )
-    ranges: PathText | None = Field(
-        None, description="a file of ranges to take: ranges.json, a TensorRT cache, a table"
-    )
-    ranges_use: Literal["override", "fill"] = Field("override", description="whether given ranges win over calibration")
-    manual: dict[str, _Amax] = Field({}, description="amax by tensor name, set by hand; wins over everything")
+    ranges: PathText | None = Field(None, description="a file of ranges to use: ranges.json, a TensorRT cache, a table")
+    ranges_use: Literal["override", "fill"] = Field("override", description="whether given ranges override calibration")
+    manual: dict[str, _Amax] = Field({}, description="amax by tensor name, set by hand; overrides everything")
     weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         {}, description="weight of each profile's samples"
     )
@@ -137,23 +135,23 @@ class BudgetSection(Section):
         None, ge=0, le=1e6, description="largest drop of the metric as a share of the float model's value"
     )
     min_unchanged: float | None = Field(
-        None, ge=0, le=1, description="smallest share of answers that stay the float model's; default: the task's"
+        None, ge=0, le=1, description="smallest share of unchanged answers; default: the task's"
     )
     min_cosine: float | None = Field(
-        None, ge=-1, le=1, description="cosine from which on an embedding counts as unchanged; default 0.99"
+        None, ge=-1, le=1, description="smallest cosine at which an embedding counts as unchanged; default 0.99"
     )
     min_iou: float | None = Field(
-        None, ge=0, le=1, description="IoU from which on a mask counts as unchanged; default 0.95"
+        None, ge=0, le=1, description="smallest IoU at which a mask counts as unchanged; default 0.95"
     )
     min_matched: float | None = Field(
-        None, ge=0, le=1, description="share of matched detections, or key points, from which on a sample's count as "
-        "unchanged; default 0.98",
+        None, ge=0, le=1, description="smallest share of matched detections, or key points, at which a sample "
+        "counts as unchanged; default 0.98",
     )  # fmt: skip
     min_psnr_db: Decibels | None = Field(
-        None, description="PSNR from which on an image counts as unchanged, in dB; default 30"
+        None, description="smallest PSNR at which an image counts as unchanged, in dB; default 30"
     )
     min_snr_db: Decibels | None = Field(
-        None, description="SNR from which on a signal or map counts as unchanged, in dB; default 20"
+        None, description="smallest SNR at which a signal or map counts as unchanged, in dB; default 20"
     )
 
     @property
@@ -166,21 +164,17 @@ class BudgetSection(Section):
 class EvaluationSection(Section):
     """``[evaluation]``."""
 
-    data: _Source | None = Field(
-        None, description="test data with labels; without it calibration samples are held back"
-    )
+    data: _Source | None = Field(None, description="test data with labels; without it calibration samples are held out")
     task: TaskName | None = Field(None, description="what the model is for; guessed and said where not given")
     metric: Named | None = Field(None, description="a metric that `qtool metrics` lists, or module:Name")
     output: str | None = Field(None, description="the output the metric looks at; the first by default")
-    blank: int | None = Field(None, ge=0, le=10_000_000, description="CTC's blank class; guessed where not given")
-    space: int | None = Field(None, ge=0, le=10_000_000, description="the class that parts words, for metric wer")
+    blank: int | None = Field(None, ge=0, le=10_000_000, description="CTC's blank class; guessed if not given")
+    space: int | None = Field(None, ge=0, le=10_000_000, description="the class that separates words, for metric wer")
     threshold: float | None = Field(
-        None, ge=-1e9, le=1e9, description="score from which on a label, mask or detection counts; default: guessed"
+        None, ge=-1e9, le=1e9, description="smallest score at which a label, mask or detection counts; default: guessed"
     )
     budget: BudgetSection = Field(default_factory=BudgetSection)
-    hold_out: float = Field(
-        0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data"
-    )
+    hold_out: float = Field(0.2, gt=0, lt=1, description="share of calibration samples held out where there is no data")
     batch: Count = Field(8, description="samples to run at once")
     samples: Count | None = Field(None, description="use at most this many samples")
     layer_samples: Count | None = Field(
@@ -195,16 +189,16 @@ class EngineSection(EngineChoices, Section):
     backend: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
     rest: FloatName = Field(
         "fp16",
-        description="precision of all that nobody asked about; in models with 16-bit layers nodes keep their types",
+        description="precision of everything else; in models with 16-bit layers nodes keep their types",
     )
-    io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type shall change")
+    io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type changes")
     calibration_profile: str | None = Field(
         None, description="the profile that TensorRT's own calibrators run at; the first where not given"
     )
     workspace_mb: int | None = Field(None, gt=0, le=1 << 24, description="workspace limit in megabytes")
     timing_cache: PathText | None = Field(None, description="file kept between builds")
     open: bool = Field(
-        False, description="build opaque blocks once more with their inner tensors marked, to see what they can run in"
+        False, description="build opaque blocks again with their inner tensors marked, to see what they can run in"
     )
     compare: list[FloatName] = Field([], description="also build the model in these precisions, to compare")
 

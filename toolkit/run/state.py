@@ -92,7 +92,7 @@ def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path
         raise QtoolError(
             f"the folder holds the results of another recipe of this name, {before}",
             where=str(folder),
-            remedy="give this run a folder of its own by --out (in Python by out=), or rename one of the recipes",
+            remedy="give this run its own folder with --out (in Python, out=), or rename one of the recipes",
         )
     own.before = before if another else own.before
     return state, own

@@ -215,7 +215,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
                 break
         if (lacking := check.silence()) is not None:
             raise DataError(
-                f"the metric {section.metric} says nothing of the {check.samples} samples of the evaluation: {lacking}",
+                f"the metric {section.metric} says nothing about the evaluation's {check.samples} samples: {lacking}",
                 remedy="give samples whose labels it can be judged by, or leave the metric out",
             )
         record.float_value, record.suspicion = check.value(), check.suspicion()

@@ -93,7 +93,7 @@ def time_again(
         ):
             if own != other:
                 raise QtoolError(
-                    f"the runs have unlike {what}, and only what is alike can be measured in turn",
+                    f"the runs have different {what}, and only like with like can be measured in turn",
                     where=f"{first.folder}, {run.folder}",
                     remedy="time them one at a time",
                 )
@@ -103,7 +103,7 @@ def time_again(
             f"no time can be measured: {lacks}",
             where=str(first.folder),
             remedy="run on a machine with the engine's GPU, TensorRT and cuda-python (`qtool doctor` looks for them), "
-            "or predict it by --gpu, such as --gpu L4",
+            "or predict it with --gpu, such as --gpu L4",
         )
     answer = measure_turns(
         first.engine.build.backend, engines, first.job.profiles, progress, rounds=rounds, host_code=allow_code

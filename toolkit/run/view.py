@@ -24,7 +24,7 @@ def page_of(path: Path) -> Path:
     if path.is_dir() and not page.is_file():
         ran = (path / "report.json").is_file()
         raise QtoolError(
-            "the run wrote no page" if ran else "the folder is no run folder: it has no report.html",
+            "the run wrote no page" if ran else "the folder is not a run folder: it has no report.html",
             where=str(path),
             remedy='run its recipe again with --set \'report.formats=["html", "json"]\'' if ran else "run its recipe",
         )

@@ -187,7 +187,7 @@ def require_profiles(weights: Mapping[str, float], names: Sequence[str]) -> None
             )
     if not any(weights.get(name, 1.0) > 0 for name in names):
         raise RecipeError(
-            "profile_weights counts every profile for 0", remedy="give one of them a weight", value="profile_weights"
+            "profile_weights is 0 for every profile", remedy="give one a positive weight", value="profile_weights"
         )
 
 

@@ -149,9 +149,9 @@ def _load(path: Path) -> dict[str, Any]:
         report = read_json(file, _KIND)
         for layer in report["layers"]:
             if not isinstance(layer["node"], str) or not isinstance(layer["role"], str):
-                raise TypeError("a layer's name or role is no text")
+                raise TypeError("a layer's name or role is not text")
             if any(not isinstance(ms, (int, float)) or not ms >= 0 for ms in layer["time_ms"].values()):
-                raise TypeError(f"a time of layer '{layer['node']}' is no number of milliseconds")
+                raise TypeError(f"a time of layer '{layer['node']}' is not a number of milliseconds")
             if "precision" not in layer["actual"]:
                 raise TypeError(f"layer '{layer['node']}' does not say what it ran in")
         return dict(report)

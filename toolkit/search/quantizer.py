@@ -59,12 +59,12 @@ class Quantizer(Pass):
     block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
     weights: Literal["minmax", "mse", "output"] = Field(
         "minmax",
-        description="how weights are rounded: to the nearest level of a range, or, by samples, for the layer's output",
+        description="how weights are rounded: to the nearest level of a range, or, on samples, for the layer's output",
     )
-    only_if_faster: bool = Field(False, description="measure engines, and give back the pairs that do not pay")
+    only_if_faster: bool = Field(False, description="measure engines, and remove the pairs that do not pay off")
     builds: int = Field(10, ge=2, description="only_if_faster: engines to build at most")
     profile_weights: dict[str, NonNegativeFloat] = Field(
-        {}, description="what the latency of a profile counts for where engines are compared; 1 where not named"
+        {}, description="weight of a profile's latency where engines are compared; 1 where not named"
     )
 
     # ---------------------------------------------------------------- what a subclass says
@@ -104,7 +104,7 @@ class Quantizer(Pass):
         if not self.precision.weights_only:
             found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
         if not self.only_if_faster:
-            found["builds"] = "it is the most engines that only_if_faster = true builds"
+            found["builds"] = "it limits the engines that only_if_faster = true builds"
         return found
 
     def reads_evaluation(self) -> bool:
@@ -333,8 +333,8 @@ class Quantizer(Pass):
                 raise RecipeError(
                     f"{self.title()} has nothing to decide on: {count(len(before), 'layer')}, such as '{before[0]}', "
                     "had Q/DQ pairs before it",
-                    remedy=f"leave out the pass in front that inserts them ({named(Role.QUANTIZE)}), or take the "
-                    f"model's own out with {named(Role.STRIP)}",
+                    remedy=f"leave out the pass before it that inserts them ({named(Role.QUANTIZE)}), or remove the "
+                    f"model's own with {named(Role.STRIP)}",
                 )
             context.journal.noted(Code.SEARCH_PAIRED(nodes=before))
         return bool(placement.pairs)

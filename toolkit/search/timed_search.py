@@ -114,7 +114,7 @@ class TimedSearch:
         if not why and own.gpu and (here is None or known_as(here.name) is not gpu):
             why = f"gpu = {own.gpu!r} is not the GPU here"
         elif not why and own.keep not in (None, str(context.rest)):
-            why = f"layers kept float run in {own.keep}, and the engine without pairs in {context.rest}"
+            why = f"layers kept in float run in {own.keep}, and the engine without pairs in {context.rest}"
         if bench is None or why:
             if here is not None or own.insist:
                 context.journal.noted(Code.TIMES_PREDICTED(why=why))

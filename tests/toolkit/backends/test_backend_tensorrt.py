@@ -49,7 +49,7 @@ def test_typing_by_what_the_version_offers(features, settings, typing):
     [
         (OLD, {"typing": "strong"}, "8.6.0 has no strong typing"),
         (NEW, {"typing": "weak"}, "11.0.0.1 has no weak typing"),
-        (NEW, {"quantization": "implicit"}, "quantizes by Q/DQ pairs only.*8.6 to 10"),
+        (NEW, {"quantization": "implicit"}, "quantizes with Q/DQ pairs only.*8.6 to 10"),
         (MIDDLE, {"quantization": "implicit", "typing": "strong"}, "implicit quantization needs weak typing"),
     ],
 )

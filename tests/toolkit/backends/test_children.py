@@ -306,7 +306,7 @@ def test_an_engine_beside_is_given_up_with_its_child(jobs, tmp_path):
     until(lambda: note.exists() and note.read_text())
     assert not beside.done and beside.seconds() is None and "beside it one without pairs" in beside.aside
     beside.give_up()
-    assert gone(int(note.read_text())) and beside.result(silent) == "its engine was given up" and beside.aside == ""
+    assert gone(int(note.read_text())) and beside.result(silent) == "its engine was abandoned" and beside.aside == ""
 
 
 def test_an_engine_beside_tells_what_it_took_or_why_it_failed():

@@ -278,7 +278,7 @@ def test_io_types_change_only_where_the_recipe_says(residual):
     lowered = lower(residual, PrecisionPlan(), io={"x": Precision.FP16}).model
     assert lowered.signature().inputs == (("x", TensorProto.FLOAT16),)
     assert lowered.signature().outputs == (("y", TensorProto.FLOAT),)
-    with pytest.raises(RecipeError, match="no float input or output"):
+    with pytest.raises(RecipeError, match="not a float input or output"):
         lower(residual, PrecisionPlan(), io={"z": Precision.FP16})
 
 

@@ -309,7 +309,7 @@ def test_check_says_what_only_if_faster_would_do_or_cannot(recipe, monkeypatch, 
     path = write(only="only_if_faster = true")
     assert invoke(["check", str(path)]) == 0
     assert sentence(Code.DRY_RUN(step="engines")) in capsys.readouterr().out and backend.built == []
-    backend.cannot_measure = lambda: "no GPU is here to measure on"
+    backend.cannot_measure = lambda: "there is no GPU here to measure on"
     assert invoke(["check", str(path)]) == 2
     said = capsys.readouterr().err
-    assert "r.toml:16" in said and "no GPU is here" in said and "remove only_if_faster" in said
+    assert "r.toml:16" in said and "no GPU here" in said and "remove only_if_faster" in said

@@ -73,6 +73,6 @@ def test_a_cluster_that_goes_meanwhile_is_told_and_holds_nothing(monkeypatch, er
     monkeypatch.setattr(cluster, "gpu_uuid", lambda: "own")
     place = cluster.Cluster("ray://nowhere:1")
     vars(place)["ray"] = ray
-    with pytest.raises(QtoolError, match="does not answer any more: gone"), place._others_than_own():
+    with pytest.raises(QtoolError, match="no longer answers: gone"), place._others_than_own():
         pass
     assert not ray.held

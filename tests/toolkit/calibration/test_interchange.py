@@ -141,6 +141,6 @@ def test_a_range_that_no_scale_holds_is_refused_where_it_is_taken(amax: float, r
     if right:
         assert given_ranges(given, ["x"])[0]["x"].amax == amax
         return
-    with pytest.raises(RangesError, match=r"the range that is given of tensor 'x' is .*0 or between 1e-30 and") as caught:
+    with pytest.raises(RangesError, match=r"the range given for tensor 'x' is .*0 or between 1e-30 and") as caught:
         given_ranges(given, ["x"])
     assert caught.value.value == "ranges"

@@ -169,7 +169,7 @@ def test_only_a_command_that_keeps_its_steps_says_so_when_it_is_stopped(command,
     monkeypatch.setattr("toolkit.cli.main._command", lambda: stopped)
     assert invoke([command, "x"]) == 130
     said = capsys.readouterr().err
-    assert "stopped" in said and ("goes on from there" in said) is kept
+    assert "stopped" in said and ("resumes from there" in said) is kept
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_an_empty_word_is_refused(tmp_path, monkeypatch, capsys, words, place):
     """A variable of the shell that is not set named the folder here, and a run wrote its model.onnx over what lay in it."""
     monkeypatch.chdir(tmp_path)
     assert invoke(words) == 2 and not any(tmp_path.iterdir())
-    assert capsys.readouterr().err.startswith(f"qtool: {place} is empty. Give it a value: a variable of the shell")
+    assert capsys.readouterr().err.startswith(f"qtool: {place} is empty. Give it a value: a shell variable")
 
 
 def test_an_empty_setting_is_told_by_its_key(tmp_path, capsys):

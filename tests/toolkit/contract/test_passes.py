@@ -53,7 +53,7 @@ def test_a_package_whose_passes_are_not_registered_is_said_to_be(monkeypatch):
     monkeypatch.setattr("toolkit.contract.registry.installed", dict)
     with pytest.raises(RecipeError) as caught:
         find("insert_qdq")
-    assert "no pass is called 'insert_qdq'. No pass is registered: install qtool itself anew" in str(caught.value)
+    assert "there is no pass 'insert_qdq'. No pass is registered: install qtool itself again" in str(caught.value)
 
 
 class GivesACopy(Pass):

@@ -146,7 +146,7 @@ class CollatingPairs(Collating):
 def test_batches_that_are_no_dictionaries_are_refused_once() -> None:
     with pytest.raises(DataError) as error:
         stacked(CalibrationData.open(CollatingPairs(), chain()))
-    assert str(error.value).startswith("the iterable: a batch is a list. Let the data set give dictionaries")
+    assert str(error.value).startswith("the iterable: a batch is a list. Let the data set return dictionaries")
     assert "failed" not in str(error.value)
 
 
@@ -157,20 +157,20 @@ def test_samples_that_come_in_another_order_are_not_mixed() -> None:
     calibration, held_out = data.split(0.5)
     assert len(stacked(calibration)) == 3
     with pytest.raises(
-        DataError, match=r"sample 0: .*than the one given before at this place: it came as sample 5 then"
+        DataError, match=r"sample 0: .*not the sample yielded before at this place: it came as sample 5 then"
     ):
         stacked(held_out)
     shorter = CalibrationData.open(Shuffled(straight, straight[:4]), chain())
     stacked(shorter)
-    with pytest.raises(DataError, match="it gives 4 samples, and gave 6 before"):
+    with pytest.raises(DataError, match="it yields 4 samples, before 6"):
         stacked(shorter)
     longer = CalibrationData.open(Shuffled(straight[:4], straight), chain())
     stacked(longer)
-    with pytest.raises(DataError, match="it gives more than the 4 samples that it gave before"):
+    with pytest.raises(DataError, match="it yields more than the 4 samples that it yielded before"):
         stacked(longer)
     augmented = CalibrationData.open(Augmented(), chain())
     stacked(augmented)
-    with pytest.raises(DataError, match=r"its values were not among them; a run reads .* seed random augmentation anew"):
+    with pytest.raises(DataError, match=r"its values were not among them; a run reads .* seed random augmentation again"):
         stacked(augmented)
     # somebody may look at the first ones only
     data = CalibrationData.open(Shuffled(straight, straight, straight), chain())
@@ -232,7 +232,7 @@ def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sise": [4, 4]}, r"images.sise is no image setting \(images in .*\). Did you mean 'size'"),
+        ({"sise": [4, 4]}, r"images.sise is not an image setting \(images in .*\). Did you mean 'size'"),
         ({"crop": "middle"}, r"images.crop is 'middle' .*. One of center, none, pad"),
         ({"mean": [1, 2]}, r"images.mean is \[1, 2\]"),
         ({"std": 0}, "images.std is 0"),

@@ -178,7 +178,7 @@ def test_one_labelled_sample_proves_no_limit_on_a_metric_that_is_no_share(lost, 
     if few is not None:
         assert few.code is EvaluationCode.WITHIN_ON_ONE
         assert sentence(few) == (
-            "within the budget on one labelled sample, which tells nothing of how far others differ; give more to "
+            "within the budget on one labelled sample, which says nothing about how much others differ; give more to "
             "judge max_drop"
         )
         assert "give more" in few_details(FewAnswers(**few.values))
@@ -221,7 +221,7 @@ def test_a_metric_of_another_value_than_what_it_is_derived_from_has_no_error_of_
     assert score_of(metric, "Readable").value == pytest.approx(1000 * (1 - plain.value()))
     said = score_of(metric, "Readable").untold
     assert said.values == {"metric": "Readable", "value": metric.value(), "among": plain.value()}
-    assert "Let value_among(kept) give what value() does" in sentence(said)
+    assert "Let value_among(kept) return what value() does" in sentence(said)
     assert len(score_of(plain, "cer").left_out) == 16
 
 

@@ -205,7 +205,7 @@ def test_what_is_of_an_unknown_type_inside_a_branch_is_named():
         ["Relu", "Neg"], ["Strange", "Neg", "Cast", "Cast"],
     ]  # fmt: skip
     said = EvaluationCode.ROUNDING_PARTLY_MEASURED(types=["fp16"], nodes=unknown)
-    assert "only in part: what 'strange' give inside" in sentence(said)
+    assert "only in part: what 'strange' return inside" in sentence(said)
 
 
 def test_what_a_branch_picks_of_outer_values_is_rounded_unless_these_are():

@@ -123,7 +123,7 @@ def test_errors() -> None:
         inner.run({"xx": X})
     with pytest.raises(ModelError, match=r"cannot run the model on x \[1, 2, 4\]"):
         inner.run({"x": X[:, :2]})
-    with pytest.raises(ModelError, match=r"'z' is no output of this session"):
+    with pytest.raises(ModelError, match=r"'z' is not an output of this session"):
         inner.run({"x": X}, ["z"])
     with pytest.raises(ModelError, match=r"no tensor of the main graph is named 'keep'. Did you mean 'kept'"):
         session(network, ["keep"])

@@ -64,14 +64,14 @@ def test_what_was_measured_says_why_there_is_not_more_in_int8():
     assert "next larger plan" in more and "20.7 % of the multiply-accumulates in INT8: 40.2 dB SQNR, 0.49 %" in more
     assert "largest plan" in last and last.endswith("32.7 dB SQNR, 1.30 % of the answers are expected to change.")
     assert "41.1 dB SQNR instead of 43.3 dB and 0.43 % instead of 0.35 %" in types
-    assert single == "With one layer kept float, 'stem', the best of 2 tried, SQNR is 24.9 dB instead of 20.6 dB."
+    assert single == "With one layer kept in float, 'stem', the best of 2 tried, SQNR is 24.9 dB instead of 20.6 dB."
     assert costly == (
-        "'stem', 'b' and 'c' cost most: 70 % of what all 4 layers lose one by one, with 10.0 % of the "
-        "multiply-accumulates; all stay float."
+        "'stem', 'b' and 'c' cost most: 70 % of what all 4 layers lose individually, with 10.0 % of the "
+        "multiply-accumulates; all stay in float."
     )
     alone = {"nodes": ("head",), "loss": 1.0, "work": 0.25, "layers": 1, "kept": 1}
     assert sentence(BoundCode.COSTLIEST(**alone)) == (
-        "'head' is the only layer that could be quantized, with 25.0 % of the multiply-accumulates; it stays float."
+        "'head' is the only layer that could be quantized, with 25.0 % of the multiply-accumulates; it stays in float."
     )
     assert sentence(BoundCode.COSTLIEST(**{**alone, "layers": 4})).startswith("'head' costs most: 100 % of what all 4")
     assert "shift" in refused and "not applied, since FP16 alone, with nothing quantized, has 39.6 dB" in refused
@@ -124,10 +124,10 @@ def test_fp8_is_advised_where_it_is_not_tried_already():
 
 def test_page_and_terminal_show_it():
     report = sample()
-    report.search, report.summary.bound = info(), ["All layers in INT8: too few.", "FP16 adds to it."]
+    report.search, report.summary.bound = info(), ["All layers in INT8: too few.", "FP16 adds error."]
     text, page = to_text(report), render_html(report)
     assert "What keeps 87.1 % of the multiply-accumulates out of INT8:\n- All layers in INT8: too few.\n" in text
-    assert "<li>FP16 adds to it.</li>" in page and "What keeps 87.1 % of the multiply-accumulates out of INT8:" in page
+    assert "<li>FP16 adds error.</li>" in page and "What keeps 87.1 % of the multiply-accumulates out of INT8:" in page
     report.summary.bound = []
     assert "What keeps" not in to_text(report) and "What keeps" not in render_html(report)
 
@@ -137,9 +137,9 @@ def test_a_plan_that_only_misses_for_what_its_float_type_adds_is_said_to():
              point(0.0, 48, 150.0, 0.0, chosen=True)]  # fmt: skip
     told = " ".join(sentence(one) for one in bound(info(plans=plans), Journal(), LAYERS))
     assert "54.6 dB SQNR, 100.0 % of the answers unchanged on 64 samples, which misses" in told
-    assert told.count("once what FP16 was seen to add is counted") == 1
+    assert told.count("once the error that FP16 adds is counted") == 1
     # what answers that changed or another limit miss is not for the type to answer for
     for plan in (point(0.58, 28, 54.6, 0.0, unchanged=0.5, lacks={"min_unchanged": 0.49}),
                  point(0.58, 28, 54.6, 0.0, lacks={"max_drop": 0.02})):  # fmt: skip
         told = " ".join(sentence(one) for one in bound(info(plans=[plans[0], plan, plans[2]]), Journal(), LAYERS))
-        assert "which misses" in told and "was seen to add" not in told
+        assert "which misses" in told and "once the error that" not in told

@@ -211,7 +211,7 @@ def test_what_no_engine_tells_is_no_difference():
     bare = bare.model_copy(update={"summary": bare.summary.model_copy(update=counts(bare.layers))})
     found = compare([sample(), bare], ["built", "bare"])
     assert not found.differing("asked", "actual", "status") and [run.built for run in found.runs] == [True, False]
-    assert "no engine says what runs in bare" in found.headline
+    assert "no engine shows what runs in bare" in found.headline
     requested = {one.name: one for one in found.figures if one.name.startswith("nodes requested in ")}
     assert requested and not any(one.differs for one in requested.values())
 

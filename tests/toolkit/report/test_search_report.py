@@ -294,7 +294,7 @@ def test_what_float16_gives_is_measured_on_the_engine_where_one_was_run():
         Measurements({}, simulated, device(measured(met=False, sqnr_db=43.8)), plain),
     )
     (first, *_) = report.summary.next
-    assert "FP16 itself gives 43.8 dB" in first.text and "119" not in first.text
+    assert "FP16 itself has 43.8 dB" in first.text and "119" not in first.text
 
 
 def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():

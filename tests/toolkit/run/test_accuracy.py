@@ -197,7 +197,7 @@ def test_random_numbers_that_differ_between_the_runs_are_neither_usable_nor_brok
     found = accuracy_of(lost, budget, source=source, task=unlike)
     assert found.drawing == ["r"] and found.met is None and not found.misses and not found.doubts
     assert verdict(found) == "unmeasured"
-    assert headline([], found).startswith("Not measured: 'r' draws other random numbers in every run, so outputs differ")
+    assert headline([], found).startswith("Not measured: 'r' draws different random numbers in every run, so outputs differ")
     # what onnxruntime draws alike is judged there, and what an engine draws by itself is not
     steady = accuracy_of(lost, budget, source=source, task=TaskRecord(task="classification", drawing=["r"]))
     assert verdict(steady) == ("broken" if source == "onnxruntime" else "unmeasured")

@@ -224,7 +224,7 @@ def test_paths_that_cannot_be(place, capsys):
     assert "no such file" in complain(place, capsys, "inspect", str(place / "none.onnx"))
     assert "report.json" in complain(place, capsys, "inspect", str(place))
     assert "no schema" in complain(place, capsys, "schema", "car")
-    assert "no pass is called" in complain(place, capsys, "passes", "inset_qdq")
+    assert "there is no pass" in complain(place, capsys, "passes", "inset_qdq")
 
 
 def test_a_recipe_is_not_written_over(place, capsys):

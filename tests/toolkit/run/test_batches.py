@@ -122,7 +122,7 @@ def test_a_branch_that_the_whole_batch_takes_is_found_where_two_samples_take_the
     assert "min = [1, 4], opt = [1, 4], max = [1, 4]" in Path("made.toml").read_text()
     Path("wide.toml").write_text(RECIPE.format(least=[1, 4], most=[8, 4]))
     said = complain(tmp_path, capsys, "check", "wide.toml")
-    assert "of a batch of 8" in said and "node 'mean' (ReduceMean) does not keep them apart" in said
+    assert "for a batch of 8" in said and "node 'mean' (ReduceMean) does not keep them apart" in said
 
 
 @pytest.mark.parametrize("dimension", ["n", None, "points"])

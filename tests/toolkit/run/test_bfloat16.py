@@ -136,7 +136,7 @@ def test_what_tensorrts_parser_refuses_in_bfloat16_stays_float32_and_the_recipe_
     (casts,) = [[one.attrs["to"] for one in final.nodes if one.op == "Cast"]]
     assert casts == [FP32, BF16]
     (declined,) = [entry for entry in report.declined if entry.node == "swish" and entry.by == "lowering"]
-    assert declined.reason == "stays fp32: TensorRT's parser takes no HardSwish in bf16"
+    assert declined.reason == "stays fp32: TensorRT's parser does not support HardSwish in bf16"
 
 
 def test_a_layer_that_stays_float_stays_bfloat16(place):

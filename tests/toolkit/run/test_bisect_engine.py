@@ -246,7 +246,7 @@ def test_without_a_gpu_it_is_refused_before_anything_is_done(tmp_path, capsys, m
     monkeypatch.setattr(gpu, "find_gpu", lambda: None)
     prepare(tmp_path)
     said = call(tmp_path, capsys, "--min-sqnr-db", "15", status=3)
-    assert "no GPU is here" in said and "leave out --on engine" in said and not (tmp_path / "run").exists()
+    assert "no GPU here" in said and "leave out --on engine" in said and not (tmp_path / "run").exists()
 
 
 def test_without_a_backend_it_is_refused_before_anything_is_done(place, capsys, monkeypatch):
@@ -266,7 +266,7 @@ def test_the_metric_and_its_budget_are_the_recipes(place, capsys, monkeypatch):
     assert found["kept"] == [FRAGILE] and "max_drop is missed by" in found["verdicts"][0]["reason"]
     monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: {"logits": np.float32(1)}))
     said = call(place, capsys, "--data", "evaluation", "--samples", "90", status=2)
-    assert "every layer in float: the metric cannot take the engine's outputs" in said
+    assert "every layer in float: the metric does not accept the engine's outputs" in said
 
 
 def test_a_lost_output_fails(place, capsys, monkeypatch):

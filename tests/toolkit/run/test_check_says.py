@@ -327,7 +327,7 @@ def test_labels_that_are_numbered_from_another_start_are_said_before_a_run(tmp_p
     answers = (x @ normal(6, 5)).argmax(axis=1)
     np.savez(tmp_path / "data.npz", x=x[answers < 4], label=answers[answers < 4] + 1)
     (warning,) = dry_run(recipe).warnings
-    assert "the labels are numbered from another start" in warning
+    assert "the labels start at another number" in warning
 
 
 @pytest.mark.parametrize("limit", [None, 16, 32, 200])
@@ -389,7 +389,7 @@ def test_a_dropout_that_trains_is_told_and_measured_with_one_mask(tmp_path, trai
     recipe = Recipe.load(tmp_path / "r.toml")
     told = sentence(Code.RANDOM_SOURCE(nodes=["drop"], unlike=[], train=["drop"]))
     assert (told in dry_run(recipe).warnings) == trains
-    assert "export the model in evaluation mode, since 'drop' (Dropout) was left training" in told
+    assert "export the model in evaluation mode, since 'drop' (Dropout) was left in training mode" in told
     made = run(recipe.model_copy(update={"passes": []}), tmp_path / "o")
     output = next(iter(made.report.accuracy.outputs.values()))
     assert made.report.summary.verdict != "broken" and (output.sqnr_db is None or output.sqnr_db > 40)

@@ -131,7 +131,7 @@ def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr("toolkit.run.gpu_types.types_of_pairs", lambda model: {Precision.NVFP4, Precision.INT8})
         assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
-        assert "no operators of NVFP4" in capsys.readouterr().err
+        assert "no operators for NVFP4" in capsys.readouterr().err
     monkeypatch.setattr("toolkit.evaluation.evaluate._FAIR_DB", 500.0)
     monkeypatch.setattr("toolkit.evaluation.evaluate._WORSE_DB", -500.0)
     assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2

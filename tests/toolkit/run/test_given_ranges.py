@@ -161,7 +161,7 @@ def test_no_range_at_all_is_an_error_that_names_what_is_asked_for(tmp_path):
 def test_ranges_of_other_tensors_alone_are_an_error_that_names_the_line_one_of_them_and_the_nearest(tmp_path):
     path = recipe(tmp_path, files(tmp_path, {"P0_": 1.0, "strange": 2.0}, "json"))
     for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
-        with pytest.raises(RangesError, match="of 2 given ranges, such as that of 'P0_', none is of a tensor") as caught:
+        with pytest.raises(RangesError, match="of 2 given ranges, such as that of 'P0_', none belongs to a tensor") as caught:
             go()
         assert "'p0'" in caught.value.remedy and ":" in str(caught.value.where)
 

@@ -56,7 +56,7 @@ def test_an_engine_is_known_by_its_header(name, tmp_path):
 def test_what_is_no_engine_is_refused(tmp_path, capsys):
     for content in (b"", b"ftrt", b"PK\x03\x04" + bytes(40)):
         (tmp_path / "model.engine").write_bytes(content)
-        assert invoke(["inspect", str(tmp_path / "model.engine")]) == 2 and "no engine" in capsys.readouterr().err
+        assert invoke(["inspect", str(tmp_path / "model.engine")]) == 2 and "not an engine" in capsys.readouterr().err
 
 
 def test_a_log_tells_each_warning_once(tmp_path, capsys):

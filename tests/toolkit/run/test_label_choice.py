@@ -127,7 +127,7 @@ def test_a_new_recipe_has_no_metric_that_says_nothing_of_its_samples(metric, tmp
     """A run would refuse it; the one label that decides may be the last."""
     label = np.full((70, 5), -100)
     given = tagger(tmp_path, label)
-    with pytest.raises(DataError, match=f"{metric} says nothing of the 70 samples: none of them has a label at any pos"):
+    with pytest.raises(DataError, match=f"{metric} says nothing about the 70 samples: none of them has a label at any pos"):
         recipe_for(*given, metric)
     assert [note.code for note in recipe_for(*given, None).warnings] == [EvaluationCode.LABELS_FIT_NOTHING]
     label[69, 2] = 1
@@ -188,9 +188,9 @@ def test_heads_that_labels_fit_alike_are_named_in_check_and_run(tmp_path, capsys
         'backend = "none"\n[evaluation]\ndata = "test.npz"\nmetric = "top1"\n'
     )
     assert invoke(["check", str(tmp_path / "hand.toml"), "--json"]) == 0
-    assert any("name another as [evaluation] output" in one for one in json.loads(capsys.readouterr().out)["warnings"])
+    assert any("name it as [evaluation] output" in one for one in json.loads(capsys.readouterr().out)["warnings"])
     report = run(tmp_path / "hand.toml", tmp_path / "out").report
-    assert any("name another as [evaluation] output" in one for one in report.summary.warnings)
+    assert any("name it as [evaluation] output" in one for one in report.summary.warnings)
 
 
 def graphs(tmp_path, nodes, smallest=2):

@@ -130,7 +130,7 @@ def test_labels_out_of_range_are_an_error_of_new_and_a_warning_where_no_metric_r
     sample = sample if sample is not None else int(np.flatnonzero(label == CLASSES)[0])
     given = ["--data", str(place / "data.npz"), "--test", str(place / "test.npz"), "--out", str(place / "made.toml")]
     said = complain(place, capsys, "new", str(place / "model.onnx"), *given)
-    assert "test.npz" in said and f"{sample}: the label {value} is no class" in said and remedy in said
+    assert "test.npz" in said and f"{sample}: the label {value} is not a class" in said and remedy in said
     assert not (place / "made.toml").exists()
     (place / "made.toml").write_text(UNLABELLED)
     assert invoke(["check", str(place / "made.toml")]) == 0

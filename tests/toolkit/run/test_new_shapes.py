@@ -162,7 +162,7 @@ def test_an_opt_that_contradicts_the_name_is_a_warning(tmp_path, monkeypatch, ca
     Path("made.toml").write_text(wrong)
     capsys.readouterr()
     assert invoke(["check", "made.toml"]) == 0
-    assert f"has opt 8 in dimension 1 of 'both', whose name 'past + new' makes it {opt[2]}" in capsys.readouterr().out
+    assert f"has opt 8 in dimension 1 of 'both', whose name 'past + new' gives {opt[2]} from" in capsys.readouterr().out
 
 
 def test_samples_that_contradict_a_name_are_taken(tmp_path, monkeypatch, capsys):
@@ -180,7 +180,7 @@ def test_samples_that_contradict_a_name_are_taken(tmp_path, monkeypatch, capsys)
     np.savez("data.npz", **stored)
     assert invoke(["new", "model.onnx", "--data", "data.npz", "--out", "made.toml"]) == 0
     assert invoke(["check", "made.toml"]) == 0
-    assert "whose name 'past + new' makes it" in capsys.readouterr().out
+    assert "whose name 'past + new' gives" in capsys.readouterr().out
 
 
 def test_where_an_input_has_no_axis_of_samples_they_run_one_by_one():

@@ -222,7 +222,9 @@ def test_samples_that_are_too_many_to_hold_come_in_the_same_order(tmp_path, monk
     same = recipe(calibration={"data": Loader(48, labels=False), "method": "minmax"})
     assert run(same, tmp_path / "same").report.accuracy.samples == 64
     other = recipe(calibration={"data": Reordered(48, labels=False), "method": "minmax"})
-    with pytest.raises(DataError, match=r"sample 0: it is another sample .* the same samples in the same order"):
+    with pytest.raises(
+        DataError, match=r"sample 0: it is not the sample yielded before .* the same samples in the same order"
+    ):
         run(other, tmp_path / "other")
 
 
@@ -246,7 +248,7 @@ def test_samples_that_are_others_in_each_run_are_said_to_be_why_nothing_is_found
 
     assert said(0.01) == []
     (line,) = said(0.01)
-    assert line.startswith("For calibration the iterable gave other samples")
+    assert line.startswith("For calibration, the iterable returned other samples")
     # and no longer where they stay the same
     assert len(said(0.0)) == 1
     assert said(0.0) == []

@@ -59,11 +59,11 @@ def test_a_setting_is_typed_by_the_recipes_schema(setting, place, value):
         ("engine.compare=fp16", "'fp16'", "'[\"fp16\"]'"),
         ("pass.insert_qdq.exclud=x", "'exclud'", "'exclude'"),
         ("pass.insert_qdd.exclude=x", "'insert_qdd'", "'insert_qdq'"),
-        ("pass.insert_qdq=x", "no one setting", "section.key=value"),
+        ("pass.insert_qdq=x", "no single setting", "section.key=value"),
         ("profile.al.name=x", "'al'", "'all'"),
         ("engin.rest=x", "'engin'", "'engine'"),
-        ("engine=3", "no setting", "section.key=value"),
-        ("engine.rest", "no setting", "section.key=value"),
+        ("engine=3", "not a setting", "section.key=value"),
+        ("engine.rest", "not a setting", "section.key=value"),
         ("calibration.data.x=3", "'x'", "section.key=value"),
     ],
 )
@@ -87,8 +87,8 @@ def test_what_the_whole_recipe_refuses_is_laid_on_the_setting(setting, what):
 @pytest.mark.parametrize(
     ("text", "setting", "what"),
     [
-        ("[[calibration]]\nmethod = 'mse'\n", "calibration.method=mse", "'calibration' is no table"),
-        ("pass = ['x', {use = 'insert_qdq'}, 1]\n", "pass.2.dtype=fp8", "'pass.2' is no table"),
+        ("[[calibration]]\nmethod = 'mse'\n", "calibration.method=mse", "'calibration' is not a table"),
+        ("pass = ['x', {use = 'insert_qdq'}, 1]\n", "pass.2.dtype=fp8", "'pass.2' is not a table"),
     ],
 )
 def test_what_is_no_table_takes_no_setting(text, setting, what):

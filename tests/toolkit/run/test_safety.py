@@ -94,10 +94,10 @@ def test_no_input_lies_where_the_run_writes(place, capsys, case):
 def test_links_to_inputs_and_data_around_the_run_folder_are_refused(place, capsys):
     (place / "out").mkdir()
     (place / "out" / "model.onnx").symlink_to(place / "model.onnx")
-    assert "write over" in complain(place, capsys)
+    assert "overwrite" in complain(place, capsys)
     # the other way round: the recipe names a link that the run would replace
     rewrite(place, '"model.onnx"', '"out/model.onnx"')
-    assert "write over" in complain(place, capsys)
+    assert "overwrite" in complain(place, capsys)
     rewrite(place, '"out/model.onnx"', '"model.onnx"')
     (place / "out" / "model.onnx").unlink()
     rewrite(place, '"data.npz"', '"."')

@@ -97,8 +97,8 @@ def test_a_metric_of_the_users_that_fails(place, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("{}['x']", "failed in value: KeyError: 'x'"), ("'0.5'", "failed in value: TypeError: it gives '0.5'"),
-        ("[1.0, 2.0]", "failed in value: TypeError: it gives [1.0, 2.0]"), (None, "has no value"),
+        ("{}['x']", "failed in value: KeyError: 'x'"), ("'0.5'", "failed in value: TypeError: it returns '0.5'"),
+        ("[1.0, 2.0]", "failed in value: TypeError: it returns [1.0, 2.0]"), (None, "has no value"),
     ],
 )  # fmt: skip
 def test_a_metric_of_the_users_that_gives_no_number(tmp_path, value, words, monkeypatch):

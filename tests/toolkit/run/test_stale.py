@@ -289,7 +289,7 @@ def test_files_that_a_pass_of_the_recipes_own_names_are_not_written_over(own, ca
     (place / "out").mkdir()
     write(place, "out/ranges.json", "dear")
     assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out"), "--allow-code"]) == 2
-    assert "write over" in capsys.readouterr().err and (place / "out" / "ranges.json").read_text() == "dear"
+    assert "overwrite" in capsys.readouterr().err and (place / "out" / "ranges.json").read_text() == "dear"
     (place / "out" / "ranges.json").unlink()
     assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "fresh"), "--allow-code"]) == 2
     assert "no such file" in capsys.readouterr().err

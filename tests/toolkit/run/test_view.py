@@ -30,7 +30,7 @@ def test_the_page_is_opened_where_there_is_a_browser(page, monkeypatch, capsys):
 
 
 def test_without_a_page_the_remedy_is_named(place, capsys):
-    assert invoke(["view", str(place)]) == 2 and "no run folder" in capsys.readouterr().err
+    assert invoke(["view", str(place)]) == 2 and "not a run folder" in capsys.readouterr().err
     words = ["run", str(place / "recipe.toml"), "--out", str(place / "out"), "--set", 'report.formats=["json"]']
     assert invoke(words) == 0
     assert invoke(["view", str(place / "out")]) == 2 and "report.formats" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
     assert (some.notes[0].values["in_blocks"], some.notes[0].values["others"]) == (1, 0)
     with pytest.raises(RecipeError, match=r"shape \[4, 16\].*\[1, 16\]"):
         read(report(tmp_path / "large", layer("a", "fp16", 1.0), opt=(4, 16)))
-    with pytest.raises(RecipeError, match="no number of milliseconds"):
+    with pytest.raises(RecipeError, match="not a number of milliseconds"):
         read(report(tmp_path / "negative", layer("a", "fp16", -1.0)))
     (tmp_path / "no.json").write_text("[1]")
     for name in ("no.json", "nowhere"):

@@ -88,13 +88,13 @@ def test_a_search_without_labels_says_what_it_met_and_what_would_let_it_measure(
     recipe.evaluation.budget.min_snr_db = 48.0
     report = run(recipe, tmp_path / "out").report
     # the line of the search claims no budget that was not measured, and what to try says what would let it
-    assert report.search.unlabelled == "psnr" and "for what stands for psnr: put labels" in report.summary.next[0].text
-    assert standing(report.search) == "meets what stands for a limit on psnr without labels"
+    assert report.search.unlabelled == "psnr" and "a substitute for psnr: add labels" in report.summary.next[0].text
+    assert standing(report.search) == "meets the substitute for a limit on psnr without labels"
     kept = [one for one in report.declined if one.rule == "kept"]
     assert kept and all("misses the accuracy budget (min_unchanged by " in one.reason for one in kept)
 
 
-@pytest.mark.parametrize(("metric", "stands"), [("psnr", "answers that stay"), ("mse", "the float model's outputs stand")])
+@pytest.mark.parametrize(("metric", "stands"), [("psnr", "unchanged answers count"), ("mse", "the float model's outputs stand")])
 def test_check_says_that_labels_in_the_calibration_data_would_let_the_search_measure(tmp_path, metric, stands):
     recipe = predicting(tmp_path, metric, {"max_drop": 0.1})
     (said,) = [note for note in dry_run(recipe).notes if "With labels under 'label'" in note]
@@ -152,9 +152,9 @@ def test_what_is_held_in_place_of_a_metric_is_said_as_it_is():
     found = budget_for(distance, NONE, section, journal)
     assert (found.max_drop, found.min_value, found.by_task, found.higher_is_better) == (0.1, None, False, False)
     said = sentence(without_labels(distance, found, "data.npz"))
-    assert "max_drop = 0.1 against mse with the float model's outputs in place of labels" in said
+    assert "max_drop = 0.1 to mse with the float model's outputs in place of labels" in said
     given = judged("psnr")
     found = budget_for(given, {**NONE, "min_sqnr_db": 30.0}, section, journal)
     assert sentence(without_labels(given, found, "data.npz")) == (
-        "data.npz has no labels, so the search cannot measure psnr: it holds min_sqnr_db = 30 in its place."
+        "data.npz has no labels, so the search cannot measure psnr: it applies min_sqnr_db = 30 in its place."
     )

@@ -98,9 +98,9 @@ def _unrounded_differs(
     some = f" on {samples} of the {of} samples" if samples is not None else ""
     some += f" (an estimated {_headline_figure(metric, estimate)} on all)" if estimate is not None else ""
     words = (
-        f"onnxruntime leaves float16's rounding out between its kernels: so computed, graph optimizations off, "
+        f"onnxruntime omits float16 rounding between its kernels: computed this way, graph optimizations off, "
         f"model.onnx has {_headline_figure(metric, unrounded)} instead of {_headline_figure(metric, value)}{some}. "
-        "The other figures include the rounding, as an engine does; the difference is how far last bits move them."
+        "The other figures include the rounding, as an engine does; the difference shows how far last bits move them."
     )
     if samples is not None and moved is not None:
         words += f" The rounding decides at most {percent(moved)} of the answers (95 % confidence)."
@@ -166,7 +166,7 @@ def _answers(
 ) -> str:
     return (
         f"only {percent(unchanged)} of {answers} answers of {part_name(outputs, channels)}"
-        f"{figure_words(figure, level)} stay the float model's, {percent(least)} must"
+        f"{figure_words(figure, level)} match the float model's, {percent(least)} must"
     )
 
 
@@ -180,9 +180,8 @@ def _layers_lost(nodes: tuple[str, ...], sqnr_db: float) -> str:
 
 
 def _work_not_known(nodes: Sequence[str], layers: int) -> str:
-    verb = "does" if len(nodes) == 1 else "do"
     return (
-        f"How much {quoted(nodes)} {verb} is not known: their shapes are not, or how often a Loop runs. Shares count "
+        f"The work of {quoted(nodes)} is not known, since shapes or the iterations of a Loop are not. Shares count "
         f"each of the {layers} computing layers as one, though most of the work may be there."
     )
 
@@ -203,12 +202,12 @@ ACCURACY: Table = {
         "no budget can be judged: the recipe has neither evaluation nor calibration data, so nothing was measured"
     ),
     ReportCode.LIMIT_WITHOUT_METRIC: "{limit} cannot be judged: the recipe has no metric",
-    ReportCode.LIMIT_NOT_COMPUTED: "{limit} cannot be judged: onnxruntime cannot compute the outputs that it is about",
+    ReportCode.LIMIT_NOT_COMPUTED: "{limit} cannot be judged: onnxruntime cannot compute the outputs that it limits",
     ReportCode.LIMIT_NOT_FINITE: "{limit} cannot be judged: the metric is not a finite number",
     ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit}",
     ReportCode.UNROUNDED_DIFFERS: _unrounded_differs,
     ReportCode.UNROUNDED_MISSES: lambda miss, samples=None, of=0: (
-        "as onnxruntime computes model.onnx, without float16's rounding between its kernels"
+        "as onnxruntime computes model.onnx, without float16 rounding between its kernels"
         f"{f', on {samples} of the {of} samples' if samples is not None else ''}, {miss}"
     ),
     ReportCode.METRIC_BELOW_LIMIT: "the metric is {value:.4g}, below {limit}",
@@ -218,7 +217,7 @@ ACCURACY: Table = {
     ),
     ReportCode.NO_FLOAT_OUTPUT: "min_sqnr_db cannot be judged: no output holds floats",
     ReportCode.SQNR_NOT_FINITE: "output '{output}' has no SQNR: it holds NaN or infinity",
-    ReportCode.SQNR_WITHOUT_SIGNAL: "output '{output}' has no SQNR: the float model's is zero throughout, this is not",
+    ReportCode.SQNR_WITHOUT_SIGNAL: "output '{output}' has no SQNR: the float model's is all zeros, this one is not",
     ReportCode.SQNR_BELOW_LIMIT: "SQNR of output '{output}' is {sqnr_db:.4g} dB, below {limit}",
     ReportCode.NO_OUTPUT_WITH_CLASSES: (
         "min_agreement cannot be judged: no output holds integers or scores of a fixed number of classes"
@@ -226,6 +225,6 @@ ACCURACY: Table = {
     ReportCode.AGREEMENT_BELOW_LIMIT: lambda output, agreement, limit, discrete: (
         f"{agreement_name(discrete)} of output '{output}' is {percent(agreement)}, below {limit}"
     ),
-    ReportCode.PROFILE_MISSES: "Profile '{profile}' by itself: {miss}.",
+    ReportCode.PROFILE_MISSES: "Profile '{profile}' alone: {miss}.",
     ReportCode.MEASURED_ON_RANDOM_DATA: "Measured on random data.",
 }

@@ -24,7 +24,7 @@ def _keep(count: int, precision: str, node: str, sqnr_db: float | None, overridd
 def _declined(count: int, rule: str, node: str, reason: str) -> str:
     return (
         f"{counted(count, 'node')} {'was' if count == 1 else 'were'} declined by rule '{rule}', such as '{node}': "
-        f"{reason}. To quantize more, begin there."
+        f"{reason}. To quantize more, start there."
     )
 
 
@@ -64,13 +64,11 @@ def _float_type(
     parts = []
     if nothing_quantized and not alone:
         level = f"{sqnr_db:.1f} dB SQNR" if sqnr_db is not None else number(metric) if metric is not None else ""
-        parts.append(
-            f"The chosen plan quantizes nothing{f', and {rest.upper()} itself gives {level}' if level else ''}"
-        )
+        parts.append(f"The chosen plan quantizes nothing{f', and {rest.upper()} itself has {level}' if level else ''}")
     if alone:
         parts.append(alone.rstrip("."))
     cure = "Loosen the budget." if rest == "fp32" else "Run the float layers in FP32, or loosen the budget."
-    return f"{'; '.join(parts)}. No choice of layers mends that. {cure}"
+    return f"{'; '.join(parts)}. No choice of layers fixes that. {cure}"
 
 
 _PAIRS = " with its Q/DQ pairs"
@@ -95,8 +93,8 @@ ADVICE: Table = {
     ReportCode.BEGIN_WITH_DECLINED: _declined,
     ReportCode.TAKE_OUT_OF_BODIES: lambda count, node: (
         f"{counted(count, 'layer')}, such as '{node}', {'is' if count == 1 else 'are'} inside an If, Loop or Scan, "
-        "where nothing is quantized and types stay: export the model without it, for the one case that is needed or "
-        "unrolled."
+        "where nothing is quantized and types stay: export the model without it, unrolled or for the one case that "
+        "is needed."
     ),
     ReportCode.BUILD_AN_ENGINE: (
         "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."
@@ -110,12 +108,12 @@ ADVICE: Table = {
         "margin, or search on more samples."
     ),
     ReportCode.LABEL_CALIBRATION: lambda metric, samples: (
-        f"The {counted(samples, 'sample')} that the search decided on had no labels, so it kept layers float for what "
-        f"stands for {metric}: put labels under 'label' into the calibration data, and it decides by {metric} itself."
+        f"The {counted(samples, 'sample')} that the search decided on had no labels, so it kept layers in float by "
+        f"a substitute for {metric}: add labels under 'label' to the calibration data to decide by {metric} itself."
     ),
     ReportCode.LOWER_LIMIT: lambda samples, metric: (
         f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it, and '{metric}' "
-        "does not tell how far samples differ: give the search a smaller limit, or more samples."
+        "does not show how much samples differ: give the search a smaller limit, or more samples."
     ),
     ReportCode.KEEP_MORE_LAYERS: _keep_more,
     ReportCode.NO_PLAN_FAST_ENOUGH: _too_slow,

@@ -65,21 +65,21 @@ def _profiles(runs: tuple[str, ...], profiles: tuple[str, ...], why: str | None 
 FROM_PAIRS: Table = {
     EngineCode.NO_QUANTIZED_KERNEL: "{op} has no quantized kernel",
     EngineCode.FEEDS_RECURRENT: (
-        "its result goes to '{node}', which runs in fp32, and TensorRT-RTX fails to build a Cast to fp32 directly in "
-        "front of a recurrent layer"
+        "its result goes to '{node}', which runs in fp32, and TensorRT-RTX fails to build a Cast to fp32 directly "
+        "before a recurrent layer"
     ),
-    EngineCode.SUM_WITH_ZERO: "0 added to what was widened to fp32",
+    EngineCode.SUM_WITH_ZERO: "it adds 0 to values widened to fp32",
     EngineCode.SEQUENCE_LENGTHS: (
-        "TensorRT's parser fills what lies behind the lengths of an {op} ('{lengths}') with float32 zeros, and refuses "
+        "TensorRT's parser fills what lies beyond the lengths of an {op} ('{lengths}') with float32 zeros, and refuses "
         "it in another type"
     ),
     EngineCode.NO_INPUT_QUANTIZED: "none of its inputs is quantized",
-    EngineCode.WEIGHTS_STORED: "its weights are stored in {precision}, and it computes in floats",
+    EngineCode.WEIGHTS_STORED: "its weights are stored in {precision}, and it computes in float",
     EngineCode.ONLY_WEIGHTS_QUANTIZED: "only its weights are quantized, its input '{input}' is not",
     EngineCode.WEIGHTS_NOT_QUANTIZED: "its weights '{weights}' are not quantized",
     EngineCode.INPUTS_NOT_QUANTIZED: _inputs,
     EngineCode.INPUT_TYPES_DIFFER: lambda types: f"its inputs are quantized to different types: {joined(types)}",
-    EngineCode.TYPE_WITHOUT_KERNELS: "its inputs are quantized to {type}, which TensorRT computes nothing in",
+    EngineCode.TYPE_WITHOUT_KERNELS: "its inputs are quantized to {type}, for which TensorRT has no kernels",
     EngineCode.INPUTS_QUANTIZED: _inputs_quantized,
     EngineCode.OUTPUT_NOT_QUANTIZED: _output,
     EngineCode.ADDED_IN_CONVOLUTION: "the addition runs in the kernel of '{node}', whose other branch is quantized",
@@ -119,7 +119,7 @@ FROM_ENGINE: Table = {
     EngineCode.FOLDED_BY_PARSER: "computed from constants; the parser folds it",
     EngineCode.SHAPES_FOLDED_BY_PARSER: "shape arithmetic; the parser folds it",
     EngineCode.UNREAD: "nothing reads its outputs",
-    EngineCode.NOT_IN_NETWORK: "no layer of the network names it or makes its outputs",
+    EngineCode.NOT_IN_NETWORK: "no layer of the network names it or produces its outputs",
     EngineCode.DONE_WHILE_BUILDING: "done at build time",
     EngineCode.COMPUTED_WHILE_BUILDING: "computed at build time",
     EngineCode.TYPE_NOT_SHOWN: "the inspector does not show what '{layer}' runs in",

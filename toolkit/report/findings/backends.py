@@ -31,13 +31,13 @@ BACKENDS: Table = {
     EngineCode.CAPABILITY_REQUESTED: "requested in the recipe",
     EngineCode.CAPABILITY_COMPATIBLE: "hardware_compatible: every GPU from Ampere on",
     EngineCode.CAPABILITY_OF_GPU: "this machine's {gpu}",
-    EngineCode.CAPABILITY_DEFAULT: "no GPU is here and none is requested: {capability} (Ada) is the default",
+    EngineCode.CAPABILITY_DEFAULT: "there is no GPU here, and none is requested: {capability} (Ada) is the default",
     EngineCode.CAPABILITY_UNSUPPORTED: _unsupported,
     EngineCode.TYPE_STATED: "the model states {precision} for it, which is kept where no pass requests another type",
-    EngineCode.PARSER_LACKS_TYPE: "TensorRT's parser takes no {op} in {precision}",
+    EngineCode.PARSER_LACKS_TYPE: "TensorRT's parser does not support {op} in {precision}",
     EngineCode.BUILDER_LACKS_TYPE: "this release of the backend fails to build a {op} in {precision}",
     EngineCode.TYPE_NOT_ON_GPU: lambda precision, capabilities, since: (
-        f"A GPU of compute capability {joined(capabilities)} does not compute in {precision.upper()}, which begins "
-        f"with {since}: TensorRT refuses the engine or takes another type."
+        f"A GPU of compute capability {joined(capabilities)} does not compute in {precision.upper()}, which "
+        f"requires {since}: TensorRT refuses the engine or uses another type."
     ),
 }

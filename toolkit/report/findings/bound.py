@@ -33,7 +33,7 @@ def _answers(
     kept = unchanged is not None and allowed is not None and 1 - unchanged <= allowed
     if kept and expected is not None and limits == ("min_unchanged",):
         # as simulated it is within what is allowed
-        missed += f" once what {rest.upper()} was seen to add is counted"
+        missed += f" once the error that {rest.upper()} adds is counted"
     return f"{', '.join(parts)}{where}, which misses {missed}" if parts else f"it misses {missed}{where}"
 
 
@@ -43,9 +43,7 @@ def _everything(
     level = f"{output_words(output, behind)} at {db(sqnr_db)} SQNR, " if sqnr_db is not None else ""
     told = _answers(**answers)  # type: ignore[arg-type]
     before = f" ({number(float_metric)} float)" if float_metric is not None else ""
-    return (
-        f"All layers in {precision.upper()}, with ranges and helper passes as they suit it best: {level}{told}{before}."
-    )
+    return f"All layers in {precision.upper()}, with ranges and helper passes that suit it best: {level}{told}{before}."
 
 
 def _larger_plan(
@@ -65,24 +63,24 @@ def _float_type(rest: str, sqnr_db: float, expected: float | None, simulated_db:
     if expected is not None and simulated is not None:
         changes = f" and {percent(expected, 2)} instead of {percent(simulated, 2)} of the answers expected to change"
     return (
-        f"{rest.upper()} adds to it: with its float layers in {rest.upper()} the chosen plan has {db(sqnr_db)} SQNR "
-        f"instead of {db(simulated_db)}{changes}; a tenth of the margin is left to it."
+        f"{rest.upper()} adds error: with its float layers in {rest.upper()} the chosen plan has {db(sqnr_db)} SQNR "
+        f"instead of {db(simulated_db)}{changes}; a tenth of the margin is reserved for it."
     )
 
 
 def _one_layer(node: str, db_: float, before: float, tried: int) -> str:
     among = "the only one tried" if tried == 1 else f"the best of {tried} tried"
-    return f"With one layer kept float, '{node}', {among}, SQNR is {db(db_)} instead of {db(before)}."
+    return f"With one layer kept in float, '{node}', {among}, SQNR is {db(db_)} instead of {db(before)}."
 
 
 def _costliest(nodes: tuple[str, ...], loss: float, work: float, layers: int, kept: int) -> str:
     if layers == 1:
-        stays = "it stays float" if kept else "it does not stay float"
+        stays = "it stays in float" if kept else "it does not stay in float"
         return f"{quoted(nodes)} is the only layer that could be quantized, with {work_share(work)}; {stays}."
-    stays = "all stay float" if kept == len(nodes) else f"{kept} of them {'stays' if kept == 1 else 'stay'} float"
+    stays = "all stay in float" if kept == len(nodes) else f"{kept} of them {'stays' if kept == 1 else 'stay'} in float"
     return (
         f"{quoted(nodes)} {'costs' if len(nodes) == 1 else 'cost'} most: {percent(loss, 0)} of what all {layers} "
-        "layers lose one by one, with "
+        "layers lose individually, with "
         f"{work_share(work)}; {stays}."
     )
 
@@ -96,7 +94,7 @@ def _out_of_reach(
         for number_, op, part, reason in zip(counts, ops, shares, reasons)
     ]
     shown += [f"{count(more, 'kind')} more"] if more else []
-    text = f"{work_share(share, of)} are in layers that this recipe quantizes in no plan: {'; '.join(shown)}."
+    text = f"{work_share(share, of)} are in layers that no plan of this recipe quantizes: {'; '.join(shown)}."
     if share < _MOST:
         return text
     return f"{text} At most {share_percent(1 - share)} can be quantized, so quantizing gains little here."
@@ -110,8 +108,7 @@ BOUND: Table = {
     BoundCode.ONE_LAYER: lambda node, db, before_db, tried: _one_layer(node, db, before_db, tried),
     BoundCode.COSTLIEST: _costliest,
     BoundCode.WHAT_NEXT: lambda precision: (
-        f"More in {precision.upper()} takes a looser budget or a model trained for it (quantization-aware training). "
-        "Where the GPU has FP8 (Ada, Hopper and newer), let the search try it for the layers that stay float; what it "
-        "gains here was not measured."
+        f"More in {precision.upper()} takes a looser budget or quantization-aware training. If the GPU has FP8 (Ada, "
+        "Hopper and newer), let the search try it on the layers that stay in float; its gain here was not measured."
     ),
 }

@@ -47,7 +47,7 @@ def _differ(
         if not nodes
         else f"{a} and {b} differ in the {asked}precision of {precision} of {shared}"
         if precision
-        else f"{a} and {b} have the same {asked}precisions on all of {shared}"
+        else f"{a} and {b} have the same {asked}precisions on all {shared}"
     )
     parts += _unbuilt(unbuilt)
     if lower or higher:
@@ -63,7 +63,7 @@ def _alike(a: str, b: str, verdict: str, nodes: int, renamed: int, unbuilt: tupl
 
 
 def _unbuilt(runs: tuple[str, ...]) -> list[str]:
-    return [f"no engine says what runs in {joined(runs)}, so requests are compared"] if runs else []
+    return [f"no engine shows what runs in {joined(runs)}, so requests are compared"] if runs else []
 
 
 def figure_value(value: float, unit: str, sign: str = "") -> str:
@@ -76,13 +76,13 @@ def figure_value(value: float, unit: str, sign: str = "") -> str:
 def _renamed(a: str, b: str, renamed: int) -> list[str]:
     if not renamed:
         return []
-    nodes = "1 node that has another name" if renamed == 1 else f"{renamed} nodes that have other names"
+    nodes = "1 node with another name" if renamed == 1 else f"{renamed} nodes with other names"
     return [f"{nodes} in {a} than in {b} {'was' if renamed == 1 else 'were'} matched by structure"]
 
 
 def _several(runs: tuple[str, ...], verdicts: tuple[str, ...]) -> str:
     said = ", ".join(f"{run} {_VERDICTS[verdict]}" for run, verdict in zip(runs, verdicts))
-    return f"{len(runs)} runs, all held against {runs[0]}: {said}."
+    return f"{len(runs)} runs, all compared with {runs[0]}: {said}."
 
 
 COMPARISON: Table = {

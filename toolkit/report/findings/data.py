@@ -13,7 +13,7 @@ _CHANGED = {
     "sparse": ("sparse initializer", "made dense"),
     "constants": ("Constant node", "made part of the weights"),
     "inputs": ("weight", "listed among the graph's inputs and taken as constants"),
-    "pairs": ("quantizing node", "of another spelling than ONNX's read as its own QuantizeLinear and DequantizeLinear"),
+    "pairs": ("quantizing node", "in a non-ONNX form read as QuantizeLinear and DequantizeLinear"),
     "unnamed": ("unnamed node", "named after operator and first output"),
     "doubled": ("node", "renamed since another has the same name"),
     "unused": ("node", "that no output needs left out"),
@@ -28,7 +28,7 @@ def _loaded(what: str, number: int) -> str:
 
 def _unvaried(input: str, samples: int, value: float | None = None, of: str = "calibration") -> str:
     if value is not None:
-        shows = "its range says nothing about" if of == "calibration" else "they show nothing of"
+        shows = "its range says nothing about" if of == "calibration" else "they say nothing about"
         return (
             f"Input '{input}' is {value:g} throughout {count(samples, f'{of} sample')}, so {shows} real inputs; check "
             "how the data was made."
@@ -39,18 +39,16 @@ def _unvaried(input: str, samples: int, value: float | None = None, of: str = "c
 def _not_run(
     plugins: tuple[str, ...], ops: tuple[str, ...], behind: int, feeds: tuple[str, ...], outputs: tuple[str, ...]
 ) -> str:
-    reach = (
-        f"The model is calibrated and measured up to {quoted(feeds)}" if feeds else "Nothing in front of it computes"
-    )
-    more = f", and {count(behind, 'node')} behind it" if behind else ""
-    lost = f"; nothing is measured of {'output' if len(outputs) == 1 else 'outputs'} {quoted(outputs)}{more}"
+    reach = f"The model is calibrated and measured up to {quoted(feeds)}" if feeds else "Nothing before it computes"
+    more = f", and {count(behind, 'node')} after it" if behind else ""
+    lost = f"; nothing is measured at {'output' if len(outputs) == 1 else 'outputs'} {quoted(outputs)}{more}"
     return f"onnxruntime cannot run {quoted(plugins)} ({joined(ops)}). {reach}{lost if outputs else ''}."
 
 
 DATA: Table = {
     Code.NOT_RUN: _not_run,
     Code.NOT_CALIBRATED: "calibration gave none",
-    Code.BEHIND_PLUGIN: "onnxruntime cannot run node '{plugin}' ({op}), which it comes from",
+    Code.BEHIND_PLUGIN: "onnxruntime cannot run node '{plugin}' ({op}), on which it depends",
     Code.NO_VALUES: "it was empty in every sample",
     Code.LOADED: _loaded,
     Code.IN_STRETCHES: lambda stretches, weights, memory: (
@@ -63,21 +61,21 @@ DATA: Table = {
     Code.CROPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} cropped to fit a profile.",
     Code.CUT: lambda rows, data: f"{count(rows, 'row')} of {data} left out: too few to fill a batch.",
     DataCode.OTHER_SAMPLES: (
-        "For {use} {data} gave other samples than in the last run, so nothing that depends on them was found again. "
-        "Unless that is meant, seed random augmentation at the start of each pass and do not shuffle, or store the "
+        "For {use}, {data} returned other samples than in the last run, so nothing that depends on them was reused. "
+        "Unless that is intended, seed random augmentation at the start of each pass and do not shuffle, or store the "
         "samples once with numpy.savez."
     ),
     DataCode.ROWS_APART: lambda items, rows, data: (
-        f"{data} gives {count(rows, 'row')} in {items} batch{'es' if items > 1 else ''}: each row counts as a sample."
+        f"{data} returns {count(rows, 'row')} in {items} batch{'es' if items > 1 else ''}: each row counts as a sample."
     ),
     DataCode.ROWS_UNDECIDED: lambda items, data: (
-        f"Samples of {data} have several rows, and these are of one value, which does not show whether each row is a "
+        f"Samples of {data} have several rows, all with the same values, which does not show whether each row is a "
         f"sample: each of its {count(items, 'item')} counts as one. Give samples with 1 row, or rows that differ."
     ),
     Code.LIMITED: "{left_out} of {total} calibration samples left out because of samples = {limit}.",
     DataCode.OPT_UNLIKE_NAME: lambda profile, tensor, axis, dim, opt, made: (
-        f"Profile '{profile}' has opt {opt} in dimension {axis} of '{tensor}', whose name '{dim}' makes it {made} of "
-        f"the others' opt. Where the model needs what the name says, no engine can be built: then write {made}."
+        f"Profile '{profile}' has opt {opt} in dimension {axis} of '{tensor}', whose name '{dim}' gives {made} from "
+        f"the others' opt. If the model depends on what the name says, no engine can be built: then write {made}."
     ),
     Code.EMPTY_PROFILE: "No sample of {data} fits profile '{profile}'.",
     Code.FEW_SAMPLES: lambda profile, samples: (
@@ -86,13 +84,13 @@ DATA: Table = {
     Code.UNVARIED_SAMPLES: _unvaried,
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
     Code.RANGES_OF_NO_TENSOR: lambda tensors, of: (
-        f"{len(tensors)} of the {count(of, 'range')} given are of no tensor of the model: {quoted(tensors)}."
+        f"{len(tensors)} of the {count(of, 'range')} given belong to no tensor of the model: {quoted(tensors)}."
     ),
     Code.CACHE_WITHOUT_RANGE: lambda tensors: (
         f"The calibration cache has NaN instead of a range for {quoted(tensors)}: TensorRT found none."
     ),
     Code.RANGES_OF_OTHER_TYPE: lambda tensors, has, wanted: (
-        f"{count(len(tensors), 'range')} given for {has} not taken for {wanted}, whose grid differs: calibrated "
+        f"{count(len(tensors), 'range')} given for {has} not used for {wanted}, whose grid differs: calibrated "
         f"instead ({quoted(tensors)})."
     ),
     Code.RANGES_MISSING: lambda tensors, nodes: (
@@ -100,12 +98,12 @@ DATA: Table = {
         f"{quoted(nodes)} stay{'s' if len(nodes) == 1 else ''} in float."
     ),
     Code.VALUES_NOT_OBSERVED: (
-        "No calibration data shows which values occur, so only weights and given ranges were held against the limits "
-        "of float16."
+        "No calibration data shows which values occur, so only weights and given ranges were checked against the "
+        "limits of float16."
     ),
     Code.OTHER_CPUS: (
-        "Workers with other CPUs ({kinds}) than this machine's ({here}) took part, whose kernels round otherwise: the "
-        "last digits can differ from those of a run here. Use machines of one kind where that matters."
+        "Workers with other CPUs ({kinds}) than this machine's ({here}) took part, whose kernels round differently: "
+        "the last digits can differ from those of a run here. Use machines of one kind where that matters."
     ),
     Code.OTHER_COLLECTION: (
         "The collection was made before a pass changed the model, so the changed model is calibrated on the data."

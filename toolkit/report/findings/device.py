@@ -23,7 +23,7 @@ def _skipped(count: int) -> str:
 
 def _filled(count: int) -> str:
     batches = "1 batch was" if count == 1 else f"{count} batches were"
-    return f"{batches} filled up to the smallest size that the profile takes."
+    return f"{batches} filled up to the smallest size that the profile allows."
 
 
 def _left_out(count: int, why: str) -> str:
@@ -38,9 +38,9 @@ DEVICE: Table = {
     ReportCode.BACKEND_BUILT_NOTHING: "the backend built no engine",
     ReportCode.ENGINE_ERROR: "{error}",
     ReportCode.OUTPUT_LACKING: "the engine has no output '{output}'",
-    ReportCode.METRIC_REFUSES_OUTPUTS: "the metric cannot take the engine's outputs: {error}",
+    ReportCode.METRIC_REFUSES_OUTPUTS: "the metric does not accept the engine's outputs: {error}",
     ReportCode.NO_OUTPUT_TO_COMPARE: lambda plugins: (
-        f"onnxruntime cannot run {quoted(plugins)}, so the float model gives no output to compare the engine's with"
+        f"onnxruntime cannot run {quoted(plugins)}, so the float model has no output to compare the engine's with"
     ),
     ReportCode.NO_SAMPLE_FITS: "no sample fits the batches of any profile",
     ReportCode.SAMPLES_MIXED: (

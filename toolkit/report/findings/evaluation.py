@@ -38,7 +38,7 @@ def _leaves_range(
     promised = f", against {db(promised_db)} on the calibration samples" if promised_db is not None else ""
     return (
         f"'{tensor}' reaches {reach:.2g} times its range, and {_percent(share)} of its values are clipped{before}, "
-        f"which leaves {db(level_db)} of SQNR{promised}"
+        f"which leaves {db(level_db)} SQNR{promised}"
     )
 
 
@@ -61,7 +61,7 @@ EVALUATION: Table = {
     EvaluationCode.OUTPUT_SHAPE_DIFFERS: _shape,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED: lambda output, declared, observed: (
         f"Output '{output}' is [{', '.join(observed)}] on the samples, and the model declares "
-        f"[{', '.join(declared)}]: what is observed counts. To mend the declaration, export the model anew or correct "
+        f"[{', '.join(declared)}]: what is observed counts. To fix the declaration, export the model again or correct "
         "its shape."
     ),
     EvaluationCode.METRIC_NOT_FINITE: (
@@ -73,25 +73,25 @@ EVALUATION: Table = {
     ),
     EvaluationCode.SPREAD_OF_ANOTHER: (
         "The drop of {metric} has no interval: its value is {value:.4g}, and its value_among of all samples "
-        "{among:.4g}. Let value_among(kept) give what value() does, of the samples that are kept."
+        "{among:.4g}. Let value_among(kept) return what value() does, for the samples that are kept."
     ),
     EvaluationCode.PROFILE_NOT_EVALUATED: lambda profile, samples: (
         f"Profile '{profile}' was not evaluated: none of the {count(samples, 'evaluation sample')} fits it."
     ),
     EvaluationCode.ROUNDING_PARTLY_MEASURED: lambda types, nodes: (
-        f"The accuracy figures include {joined(types)} rounding only in part: what {quoted(nodes)} give inside an If, "
-        "Loop or Scan is not rounded, since its type is not known."
+        f"The accuracy figures include {joined(types)} rounding only in part: what {quoted(nodes)} return inside an "
+        "If, Loop or Scan is not rounded, since its type is not known."
     ),
     EvaluationCode.UNROUNDED_NOT_RUN: (
         "onnxruntime cannot run model.onnx as it is ({why}): what was measured is model.onnx in float32, with the "
-        "rounding of its 16-bit floats written out."
+        "rounding of its 16-bit floats made explicit."
     ),
     EvaluationCode.UNROUNDED_LEFT_OUT: (
         "model.onnx has {nodes:,} nodes, more than {most:,}: what onnxruntime itself computes, without the rounding of "
         "16-bit floats between its kernels, was not measured. The figures include the rounding."
     ),
     EvaluationCode.NOTHING_TO_GO_ON_WITH: (
-        "What the evaluation had computed could not be kept meanwhile ({why}): stopped, it would have begun anew. "
+        "Intermediate results of the evaluation could not be kept ({why}): if stopped, it would have started over. "
         "The result is complete."
     ),
     EvaluationCode.MEASURED_IN_FLOAT32: lambda types, why: (
@@ -104,7 +104,7 @@ EVALUATION: Table = {
         f"{_AS_WRITTEN}."
     ),
     EvaluationCode.DEFAULTS_CHANGE: lambda nodes, sqnr_db, written_db: (
-        f"onnxruntime computes something else of model.onnx with its default optimizations, which rewrite "
+        f"onnxruntime computes something else from model.onnx with its default optimizations, which rewrite "
         f"{quoted(nodes)}: {db(sqnr_db)} SQNR instead of {db(written_db)}. {_AS_WRITTEN}."
     ),
     EvaluationCode.FLOAT_FORM_NOT_RUN: (

@@ -229,7 +229,7 @@ def _error(layer: LayerInfo) -> Iterator[str]:
     else:
         yield from (decibels(error), " at its output")
     if error.drop_db is not None and abs(error.drop_db) < _SAME_DB:
-        yield ", as at its inputs"
+        yield ", the same as at its inputs"
     elif error.drop_db is not None:
         yield from (
             ", ",

@@ -8,9 +8,9 @@ from toolkit.report.findings.table import Table
 
 
 def _of_unfinished(step: str, why: str, maker: str, new: bool) -> str:
-    whose = f"is the unfinished run's (step '{maker}')" if new else f"is of the run before it (step '{maker}')"
+    whose = f"is from the unfinished run (step '{maker}')" if new else f"is from the run before it (step '{maker}')"
     return (
-        f"A run in this folder did step '{step}' again ({why}) and has not finished, so its files are of two runs: "
+        f"A run in this folder did step '{step}' again ({why}) and has not finished, so its files come from two runs: "
         f"this one {whose}. Run the recipe again."
     )
 
@@ -23,14 +23,14 @@ def _of_setting(key: str, value: str, before: str | None) -> str:
 FOLDER: Table = {
     ReportCode.SETTING_GIVEN: _of_setting,
     Code.READS_UNKNOWN: (
-        "What code of the recipe reads cannot be followed: {why}. Results that it has a part in are made again each "
-        "time; a pass that returns from input_files what it reads, and a metric with a list named inputs, are taken at "
-        "their word."
+        "The files that the recipe's code reads cannot be tracked: {why}. Results that depend on it are computed again "
+        "each time; a pass that returns the files it reads from input_files, and a metric with a list named inputs, "
+        "are trusted."
     ),
-    Code.MEASURED_AGAIN: "What was measured before is not used and was measured again: {why}.",
+    Code.MEASURED_AGAIN: "Earlier measurements are not used and were repeated: {why}.",
     ReportCode.OUT_OF_DATE: (
         "OUT OF DATE: a later run in this folder did step '{step}' again ({why}) and has not finished; run the recipe "
-        "again. What follows is of the run before it. {headline}"
+        "again. What follows is from the run before it. {headline}"
     ),
     ReportCode.RUN_UNFINISHED: (
         "A run in this folder did step '{step}' again ({why}) and has not finished. Run the recipe again."
@@ -41,6 +41,6 @@ FOLDER: Table = {
     ReportCode.FILE_OF_UNFINISHED: _of_unfinished,
     ReportCode.FOLDER_OF_ANOTHER: (
         "This folder held the results of another recipe, {recipe}. "
-        "A result of it is reused only where all that it depends on is the same."
+        "Its results are reused only where all that they depend on is the same."
     ),
 }

@@ -88,10 +88,10 @@ def _told(
         return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {known}{running}."
     if accuracy is not None and found == "unmeasured" and accuracy.drawing:
         verb = "draws" if len(accuracy.drawing) == 1 else "draw"
-        unlike = f"{quoted(accuracy.drawing)} {verb} other random numbers in every run"
+        unlike = f"{quoted(accuracy.drawing)} {verb} different random numbers in every run"
         return f"Not measured: {unlike}, so outputs differ without any quantization; {running}."
     if accuracy is None or found == "unmeasured":
-        return f"Not measured: no data says whether the result is usable; {running}."
+        return f"Not measured: no data shows whether the result is usable; {running}."
     if found == "broken":
         return f"BROKEN: {_broken(accuracy, device)}; do not deploy. {capital(running)}."
     on_gpu = f"on the GPU {brief(own)}" if own is not None else ""

@@ -84,7 +84,7 @@ def _ms(value: float) -> str:
 def _give_back(quantizer: str, precision: str, profile: str, ms: float, float_ms: float) -> str:
     return (
         f"The quantized engine is slower than {precision.upper()} ({against(ms, float_ms)} in profile '{profile}'): "
-        f"let {quantizer} build and measure engines, and give back the layers that do not pay."
+        f"let {quantizer} build and measure engines, and leave in float the layers that do not pay off."
     )
 
 
@@ -92,7 +92,7 @@ def _leave(precision: str, groups: int, node: str, cost_ms: float, profile: str,
     slow = "One group of layers is" if groups == 1 else f"{groups} groups of layers are"
     return (
         f"{slow} slower quantized, '{node}' by {cost_ms:.3f} ms in profile '{profile}' ({why}): keep what does not pay "
-        f"in {precision.upper()}. Put this before the pass that quantizes."
+        f"off in {precision.upper()}. Put this before the pass that quantizes."
     )
 
 
@@ -109,7 +109,7 @@ LATENCY: Table = {
     ReportCode.PREDICTED_SLOWER: _predicted_slower,
     ReportCode.CONVERSIONS_HEAVY: _heavy,
     ReportCode.COMPARE_WITH_FLOAT: (
-        "Build the unquantized model too: its latency and layer times show whether quantizing paid, and where."
+        "Build the unquantized model too: its latency and layer times show whether quantizing paid off, and where."
     ),
     ReportCode.GIVE_BACK_WHAT_IS_SLOWER: _give_back,
     ReportCode.LEAVE_WHAT_DOES_NOT_PAY: _leave,

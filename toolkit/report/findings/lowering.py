@@ -29,7 +29,7 @@ LOWERING: Table = {
     Code.HOLDS_SUBGRAPH: "{op} contains a subgraph, which keeps its types",
     Code.FEEDS_SUBGRAPH: "a subgraph returns its result, and subgraphs run in fp32",
     Code.NOT_ONNX: lambda op, known=False: (
-        f"{op} is an operator of ONNX's domain {op.rpartition('.')[0]}, of which TensorRT takes none"
+        f"{op} is an operator of ONNX's domain {op.rpartition('.')[0]}, none of which TensorRT supports"
         if known
         else f"{op} is not an ONNX operator, so its types are not known"
     ),
@@ -37,7 +37,7 @@ LOWERING: Table = {
     Code.BECOMES_INTEGER: "its result becomes an integer at '{cast}', which a 16-bit float would round",
     Code.BFLOAT16_OPSET: lambda newest, wanted, error="": (
         f"ONNX has bfloat16 convolutions, pools and recurrent layers from opset {wanted} on, and the "
-        + (f"model stays at {newest}: {error.rstrip('.')}" if error else f"backend takes {newest} at most")
+        + (f"model stays at {newest}: {error.rstrip('.')}" if error else f"backend supports {newest} at most")
         + ". Such layers stay in float32."
     ),
     Code.NOT_IN_OPSET: "{op} is not in opset {opset}",
@@ -68,7 +68,7 @@ LOWERING: Table = {
     Code.QUANTIZES: lambda tensor, readers: f"quantizes '{tensor}' for {_readers(readers)}",
     Code.DEQUANTIZES: lambda tensor, readers: f"dequantizes '{tensor}' for {_readers(readers)}",
     Code.BLOCK_FORMS: lambda pairs: f"{count(pairs, 'pair')} of blocks written in TensorRT's own operators.",
-    Code.SCALES_OF_BLOCKS: "makes the scales of the blocks that '{node}' dequantizes",
+    Code.SCALES_OF_BLOCKS: "computes the scales of the blocks that '{node}' dequantizes",
     Code.BLOCKS: "has a scale for every block, so its stored weights stay",
     Code.COMPUTED_ZERO_POINT: "its zero point is computed, so its stored weights stay",
     Code.KERNEL_SHAPE: lambda convolutions: (
@@ -78,14 +78,15 @@ LOWERING: Table = {
     Code.FLOAT_WEIGHTS: lambda weights: (
         f"{count(weights, 'stored INT8 weight')} converted to float32 with a Q/DQ pair, as weak typing needs."
     ),
-    Code.CONVOLVED: "Gemm rewritten as a convolution of kernel 1 in front of the Flatten",
+    Code.CONVOLVED: "Gemm rewritten as a convolution of kernel 1 before the Flatten",
     Code.WRITES_OUTPUT: "TensorRT's quantized convolution writes floats itself, and its quantized Gemm needs a copy",
     Code.FLOAT_ATTENTION: (
-        "beside quantized layers TensorRT runs attention in float32, and fuses none of it, unless {precision} is asked"
+        "next to quantized layers TensorRT runs attention in float32, and fuses none of it, unless {precision} is "
+        "requested"
     ),
     Code.QUANTIZED_ATTENTION: lambda precision, nodes: (
-        "All attention is quantized, and TensorRT fuses what stands between its products only where no type is asked "
-        f"for: the requests of {precision} for {quoted(nodes)} set no constraint."
+        "All attention is quantized, and TensorRT fuses what lies between its products only where no type is "
+        f"requested: the requests of {precision} for {quoted(nodes)} set no constraint."
     ),
     Code.IO_NOT_USED: lambda tensors: (
         f"[engine] io is not used: with weak typing {quoted(tensors)} {'keeps' if len(tensors) == 1 else 'keep'} the "

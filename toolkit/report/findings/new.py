@@ -23,15 +23,15 @@ def _sizes_fixed(dimensions: Sequence[str], sizes: Sequence[int], inputs: Sequen
     settings = [f"shapes.{name}" for name in inputs[:_MOST]] + [f"{len(inputs) - _MOST} more"] * (len(inputs) > _MOST)
     return (
         f"All samples have one size along {told}{more}, dynamic in the model: an engine of this profile takes no other."
-        f" Where other sizes come, give samples of them too, or widen min and max of {joined(settings)}."
+        f" If other sizes occur, give samples of them too, or widen min and max of {joined(settings)}."
     )
 
 
 def _unsure(metric: str, outputs: tuple[str, ...], values: tuple[float, ...], samples: int) -> str:
-    told = ", ".join(f"{value:.4g} of '{output}'" for output, value in zip(outputs, values))
+    told = ", ".join(f"{value:.4g} at '{output}'" for output, value in zip(outputs, values))
     return (
-        f"The labels may be of any of {len(outputs)} outputs: the float model's own {metric} is {told} on "
-        f"{count(samples, 'sample')}. '{outputs[0]}' is judged; name another as [evaluation] output if they are its."
+        f"The labels may belong to any of {len(outputs)} outputs: the float model's own {metric} is {told} on "
+        f"{count(samples, 'sample')}. '{outputs[0]}' is judged; if they are of another, name it as [evaluation] output."
     )
 
 
@@ -43,7 +43,7 @@ NEW: Table = {
         + (
             f"{'it stays as it is' if pairs == 1 else 'they stay as they are'}, and nothing else is quantized."
             if kept
-            else f"INT8 is chosen anew without {'it' if pairs == 1 else 'them'}"
+            else f"INT8 is chosen afresh without {'it' if pairs == 1 else 'them'}"
             + ("; --keep-pairs builds the model as it is." if usable else ", since TensorRT refuses such pairs.")
         )
     ),
@@ -65,19 +65,19 @@ NEW: Table = {
         "--data."
     ),
     ReportCode.NEW_WITHOUT_SAMPLES: (
-        "No samples: neither the task nor its limit can be told. Give --data, or set [evaluation] task and budget."
+        "No samples: neither the task nor its limit can be inferred. Give --data, or set [evaluation] task and budget."
     ),
     ReportCode.NEW_TASK_IN_RUN: (
-        "The task and its limit are told by `qtool check` and by the run, from what the model makes of the images."
+        "The task and its limit are inferred by `qtool check` and by the run, from what the model makes of the images."
     ),
     ReportCode.NEW_IMAGES: (
         "Images are read as {colour}, from 0 to 1, with mean 0 and std 1: the model does not say how it was trained. "
         "Set [calibration] images as in training; where they are wrong both models read the same wrong values, and no "
         "figure shows it."
     ),
-    ReportCode.NEW_NOT_RUN: "Neither the task nor the labels could be looked at: {why}.",
+    ReportCode.NEW_NOT_RUN: "Neither the task nor the labels could be checked: {why}.",
     ReportCode.NEW_METRIC_NEEDS_EXTRA: (
-        "The labels fit {metric}, which needs what is not installed: pip install 'qtool[{extra}]', and write the "
+        "The labels fit {metric}, which needs a missing package: pip install 'qtool[{extra}]', and write the "
         "recipe again."
     ),
 }

@@ -42,7 +42,7 @@ def _values(
     if to_quantized_db is not None and to_float_db is not None:
         words += (
             f": {to_quantized_db:.1f} dB SQNR to {form} and {to_float_db:.1f} dB to float, both computed from the "
-            "engine's own values before it"
+            "engine's own values upstream of it"
         )
     words += f" ({why})" if why else ""
     if verdict == "as quantized":

@@ -22,13 +22,13 @@ OVERRIDDEN: Table = {
         "nothing where the float kernel is faster; else let TensorRT time kernels longer "
         "([engine] avg_timing_iterations = 8, optimization_level = 5)"
     ),
-    ReportCode.DO_USE_PAIRS: 'use Q/DQ pairs ([engine] quantization = "explicit"), which hold the precision',
+    ReportCode.DO_USE_PAIRS: 'use Q/DQ pairs ([engine] quantization = "explicit"), which enforce the precision',
     ReportCode.DO_OBEY: 'set [engine] constraints = "obey"',
     ReportCode.DO_ASK_HOST: "ask for the same precision for '{node}', in whose kernel it runs",
     ReportCode.DO_KEEP_BEFORE: lambda: (
-        f"ask for it by {pass_for(Role.KEEP)} before the pass that quantizes, or exclude it there"
+        f"ask for it with {pass_for(Role.KEEP)} before the pass that quantizes, or exclude it there"
     ),
     ReportCode.DO_ASK_NEIGHBOURS: "ask for the same type around it, or set [engine] io for the model's own tensors",
-    ReportCode.DO_EDIT_CAST: "take the Cast out of the model, or ask for the type that it casts to",
+    ReportCode.DO_EDIT_CAST: "remove the Cast from the model, or ask for the type that it casts to",
     ReportCode.DO_WIDER_TYPE: "leave it: float16 cannot hold its values; bf16 can, where the GPU is Ampere or newer",
 }

@@ -19,7 +19,7 @@ _STEPS = {
     "shifts": "A run would look for one-sided activations.",
     "engines": "A run would time engines and remove the pairs that do not pay off.",
     "helpers": "A run would keep this helper pass only if it raises the SQNR of the quantized model.",
-    "search": "A run would search which layers stay float; here all are quantized.",
+    "search": "A run would search which layers stay in float; here all are quantized.",
 }
 
 
@@ -97,14 +97,14 @@ def _phase(
     op: str, tensor: str, value: float, step: float, period: float, precision: str, reader: str = "", by: str = "",
     requested: str = "",
 ) -> str:  # fmt: skip
-    makes = f"it makes the argument of '{reader}': " if reader else ""
+    makes = f"it computes the argument of '{reader}': " if reader else ""
     words = f"{makes}'{tensor}' reaches {value:.4g}, near which {precision} has steps of {step:.3g}"
-    return _risk(f"{words}, and {op} repeats itself after {period:.3g}", by, requested)
+    return _risk(f"{words}, and {op} has a period of {period:.3g}", by, requested)
 
 
 def _not_homogeneous(op: str) -> str:
     hint = f"; run {pass_for(Role.FOLD_NORMALIZATION)} before" if op == "BatchNormalization" else ""
-    return f"the {op} behind it does not commute with positive factors{hint}"
+    return f"the {op} after it does not commute with positive factors{hint}"
 
 
 PASSES: Table = {
@@ -129,7 +129,7 @@ PASSES: Table = {
     ),
     Code.NO_QUANTIZED_WEIGHTS: lambda: f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before.",
     Code.NOT_SUPPORTED: "biases of {op} are not corrected",
-    Code.BIAS_SETTLED: "its bias makes up for the rounding of its weights already",
+    Code.BIAS_SETTLED: "its bias already makes up for the rounding of its weights",
     Code.NO_BIAS: "it has no bias, and no Add of a constant vector follows it",
     Code.BIAS_CORRECTED: "bias of '{holder}' corrected",
     Code.MEAN_SHIFT: "rounding its weights shifts the mean of an output channel by up to {shift:.3g}",
@@ -137,11 +137,11 @@ PASSES: Table = {
         'weights = "output" needs calibration samples; without them each weight is rounded to the nearest level.'
     ),
     Code.ROUNDED_TO_NEAREST: lambda nodes: (
-        f"The weights of {quoted(nodes)} are rounded to the nearest: on samples that had no part in it (which takes "
-        "three or more) no rounding for the output was better, or the layer is transposed, reads too few values, or "
+        f"The weights of {quoted(nodes)} are rounded to the nearest level: on held-out samples (three or more "
+        "are needed) no rounding for the output was better, or the layer is transposed, reads too few values, or "
         "sums more inputs than can be solved for."
     ),
-    Code.ROUNDED_FOR_OUTPUT: "its weights rounded for the least error of its output",
+    Code.ROUNDED_FOR_OUTPUT: "its weights rounded for the least output error",
     Code.ROUNDING_NOISE: lambda before_db, after_db: (
         f"rounding them leaves the output {db(after_db)}, and rounding each to the nearest level {db(before_db)}"
     ),
@@ -175,7 +175,7 @@ PASSES: Table = {
     Code.CONSTANT_CONDITION: "its condition is a constant",
     Code.FIXED_BY_PROFILES: lambda inputs, nodes: (
         f"The sizes that all profiles give {quoted(inputs)} decide {count(len(nodes), 'If')} ({quoted(nodes)}): the "
-        "model takes no other sizes there any more."
+        "model accepts no other sizes there any more."
     ),
     Code.NOT_FIXED_BY_PROFILES: lambda nodes, error: (
         f"The sizes that all profiles give the inputs would decide {count(len(nodes), 'If')} ({quoted(nodes)}), and "
@@ -200,7 +200,7 @@ PASSES: Table = {
     Code.EVEN: "the largest channel of '{tensor}' is only {medians:.2g} times the median",
     Code.NO_NORM: "'{tensor}' has other readers, and insert = false",
     Code.NO_STRENGTH: lambda tensor, medians: (
-        f"the largest channel of '{tensor}' is {medians:.3g} times the median, and its output is nearest as it is"
+        f"the largest channel of '{tensor}' is {medians:.3g} times the median, and its output is closest as it is"
     ),
     Code.SMOOTHED: "its weights multiplied by the channel factors that '{divider}' divides by",
     Code.NOTHING_TO_SHIFT: "No layer with constant weights reads an activation that could be shifted.",
@@ -211,12 +211,11 @@ PASSES: Table = {
         else f"'{tensor}' is an output of the model or read by a subgraph"
     ),
     Code.NO_FREE_SHIFT: lambda tensor, op: (
-        f"{op or 'the model itself'} gives '{tensor}': no constant and no pointwise kernel there takes a shift"
+        f"{op or 'the model itself'} produces '{tensor}': no constant and no pointwise kernel there can absorb a shift"
     ),
     Code.CENTRED: "a shift of '{tensor}' would gain only {gain_db:.2g} dB",
     Code.SHIFTED: lambda holder, channels: (
-        f"'{holder}' shifts its input {'channel by channel' if channels else 'by one number'}, and its bias makes up "
-        "for that"
+        f"'{holder}' shifts its input {'per channel' if channels else 'by one value'}, and its bias makes up for that"
     ),
     Code.LIMITS_SHIFTED: "its limits moved by {shift:.3g}, with its input",
     Code.SKEWED: "'{tensor}' lies between {low:.3g} and {high:.3g}: its steps become {gain_db:.2g} dB finer",

@@ -37,7 +37,7 @@ def _shared_unlike(
     many = f"{count(len(weights), 'weight')}, such as '{weights[0]}', are" if len(weights) > 1 else f"'{weights[0]}' is"
     return (
         f"{many} shared by layers that are asked to run in different precisions: {asked}. The engine keeps a copy for "
-        "each, and the branches no longer round alike; accuracy is measured so. To have them alike, exclude all "
+        "each, and the branches no longer round alike; accuracy is measured so. To keep them alike, exclude all "
         f"{len(layers)} layers from quantization."
     )
 
@@ -77,14 +77,14 @@ def _random_source(nodes: Sequence[str], unlike: Sequence[str] = (), train: Sequ
     remedy = "make them an input of the model"
     if train:
         verb = "was" if len(train) == 1 else "were"
-        mode = f"export the model in evaluation mode, since {quoted(train)} (Dropout) {verb} left training"
+        mode = f"export the model in evaluation mode, since {quoted(train)} (Dropout) {verb} left in training mode"
         remedy = mode if len(train) == len(nodes) else f"{mode}, and make the other numbers an input of the model"
     if unlike:
         those = "" if len(unlike) == len(nodes) else f", by {quoted(unlike)}"
-        return f"{drawn}, so what is compared differs without any quantization{those}, and is not judged: {remedy}."
+        return f"{drawn}, so what is compared differs even without quantization{those}, and is not judged: {remedy}."
     return (
         f"{drawn}. In onnxruntime all is measured with the same ones for every model and sample; an engine draws its "
-        f"own, so its outputs differ without any quantization, and are not judged: {remedy} to compare those."
+        f"own, so its outputs differ even without quantization, and are not judged: {remedy} to compare those."
     )
 
 
@@ -95,19 +95,19 @@ PLACEMENT: Table = {
     Code.NOT_INCLUDED: "no include setting matches it",
     Code.KEPT: "{by} keeps it in {precision}: {why}",
     Code.NOT_FASTER: "{why}",
-    Code.WEIGHTS_STORED: "its weights are stored in {precision}, {block} to a scale, and it computes in floats",
-    Code.NO_BLOCKS_IN: "TensorRT takes {precision} weights of MatMul and Gemm alone, not of {op}",
+    Code.WEIGHTS_STORED: "its weights are stored in {precision}, {block} per scale, and it computes in float",
+    Code.NO_BLOCKS_IN: "TensorRT supports {precision} weights only in MatMul and Gemm, not in {op}",
     Code.NO_WEIGHT_MATRIX: lambda precision, rank: (
-        f"TensorRT takes {precision} weights where the second operand is a constant matrix; "
+        f"TensorRT supports {precision} weights where the second operand is a constant matrix; "
         + ("it is computed" if rank is None else f"it has rank {rank}")
     ),
     Code.BLOCK_DOES_NOT_DIVIDE: lambda size, block, fits: (
         f"blocks of {block} do not divide the {size} inputs that its weights sum; "
-        + (f"block = {fits[0]} does" if fits else "no size of block that TensorRT takes does")
+        + (f"block = {fits[0]} does" if fits else "no block size that TensorRT supports does")
     ),
     Code.IN_BLOCKS: "MatMul and Gemm have {precision} kernels, with a scale for every {block} values that are summed",
     Code.NO_BLOCKS_OF_RANK: lambda tensor, rank, precision: (
-        f"TensorRT takes {precision} activations of rank 2 or 3, and the rank of '{tensor}' is "
+        f"TensorRT supports {precision} activations of rank 2 or 3, and the rank of '{tensor}' is "
         + ("not known" if rank is None else str(rank))
     ),
     Code.ONE_BLOCK: (
@@ -119,7 +119,7 @@ PLACEMENT: Table = {
         "accuracy here is that of the format's published arithmetic: only a run on a Blackwell GPU (compute capability "
         "10.0 or later) shows the engine's own accuracy and latency."
     ),
-    Code.SCALES_QUERIES: "scales the queries in front of '{scores}' in place of the scores",
+    Code.SCALES_QUERIES: "scales the queries before '{scores}' instead of the scores",
     Code.FUSED_ATTENTION: "TensorRT fuses quantized attention in this form",
     Code.NO_RANGE: "'{tensor}' has no range, and there is no calibration data to find one",
     Code.RANGE_OF_OTHER_TYPE: (
@@ -151,11 +151,11 @@ PLACEMENT: Table = {
         "residual branch of '{node}': TensorRT fuses the Add into '{into}' only if this branch is quantized"
     ),
     Code.SUM_OPERAND: (
-        "branch of '{node}': TensorRT does not fuse an Add behind the activation of '{behind}', and runs it quantized "
+        "branch of '{node}': TensorRT does not fuse an Add after the activation of '{behind}', and runs it quantized "
         "if both branches are"
     ),
     Code.STREAM_BRANCH: (
-        "branch of '{node}': '{behind}' writes it, and what adds and normalizes it reads it, in a quarter of the bytes"
+        "branch of '{node}': '{behind}' writes it, and what adds and normalizes it reads it, at a quarter of the bytes"
     ),
     Code.PATCHES: (
         "no quantized layer reads its output, and quantized kernels take its {channels} input channels as {padded}"
@@ -166,9 +166,9 @@ PLACEMENT: Table = {
     Code.READS_PAIR: "input {input} '{tensor}' now reads a Q/DQ pair",
     Code.COMPLETE: "already has its Q/DQ pairs; their scales are kept",
     Code.UNLIKE_SCALES: lambda tensors: (
-        f"The Q/DQ pairs on {quoted(tensors)} already exist with different scales, so what joins them requantizes."
+        f"The Q/DQ pairs on {quoted(tensors)} already exist with different scales, so a node joining them requantizes."
     ),
-    Code.DEAD: "tensor '{tensor}' has the range 0, as one that was zero throughout; its scale is that of amax 1",
+    Code.DEAD: "tensor '{tensor}' has the range 0, as it was zero throughout; its scale is that of amax 1",
     Code.DEAD_NODES: lambda nodes: f"{count(len(nodes), 'unused node')} removed: {quoted(nodes)}.",
     Code.OPSET: lambda to, added, was=None, needed_by="float16 scales": (
         f"Opset raised {f'from {was} to {to}, which {needed_by} need' if was is not None else f'to {to}'}"
@@ -176,6 +176,6 @@ PLACEMENT: Table = {
     ),
     Code.QUANTIZED_SOURCE: _quantized_source,
     Code.RANDOM_SOURCE: _random_source,
-    Code.FLOAT_BIAS: "its constant that was stored quantized was made float",
-    Code.NO_QUANTIZED_BIAS: "TensorRT takes no quantized biases, and no quantized numbers without dimensions",
+    Code.FLOAT_BIAS: "its constant, stored quantized, was converted to float",
+    Code.NO_QUANTIZED_BIAS: "TensorRT supports no quantized biases and no quantized scalars",
 }

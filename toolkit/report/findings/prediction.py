@@ -28,7 +28,7 @@ def _paid(found: PredictionInfo) -> str:
         return ""
     saved = found.float_ms - (found.ms - found.pair_ms)
     return (
-        f" Quantizing does not pay by these bounds: {count(found.pair_kernels, 'kernel')} of Q/DQ nodes and Casts "
+        f" Quantizing does not pay off by these bounds: {count(found.pair_kernels, 'kernel')} of Q/DQ nodes and Casts "
         f"{'takes' if found.pair_kernels == 1 else 'take'} {found.pair_ms:.4f} ms, and the layers save {saved:.4f} ms."
     )
 

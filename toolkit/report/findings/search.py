@@ -35,7 +35,7 @@ def bound_words(info: SearchInfo) -> str:
 def standing(info: SearchInfo) -> str:
     """Whether the chosen plan meets the budget, in the types that it runs in; a verb with what it says of the plan."""
     if info.met:
-        stands = f"what stands for a limit on {info.unlabelled} without labels" if info.unlabelled else "the budget"
+        stands = f"the substitute for a limit on {info.unlabelled} without labels" if info.unlabelled else "the budget"
         return f"is {info.unsure}" if info.unsure else f"meets {stands}"
     rest = str(info.rest).upper()
     if info.rest_lacks:

@@ -32,9 +32,9 @@ def _in_types(
     next_step = (
         f"After {searches} searches nothing is quantized instead."
         if left
-        else f"It is taken all the same after {searches} searches; set a larger margin."
+        else f"It is used anyway after {searches} searches; set a larger margin."
         if last
-        else "The search goes on with that taken into account."
+        else "The search continues with that taken into account."
     )
     missed = misses(limits, by)
     return f"In {rest.upper()} the chosen plan misses {missed}, unlike its simulation in float32. {next_step}"
@@ -59,8 +59,8 @@ def _slower(
     )
     if other_ms is not None:
         return (
-            f"{text} A plan of {other_ms:.4g} ms that keeps {count(other_kept, 'layer')} float meets the budget: set "
-            'prefer = "time" to choose it.'
+            f"{text} A plan of {other_ms:.4g} ms that keeps {count(other_kept, 'layer')} in float meets the budget: "
+            'set prefer = "time" to choose it.'
         )
     tried = "It is the only plan tried" if plans == 1 else "No plan tried meets the budget and is faster"
     look = "" if prefer == "time" else 'set prefer = "time" to look for one, or '
@@ -69,11 +69,12 @@ def _slower(
 
 def _all_float(by_time: bool, faster: int) -> str:
     if not by_time:
-        return "Every layer stays float: nothing can be quantized within this budget."
+        return "Every layer stays in float: nothing can be quantized within this budget."
     if not faster:
-        return "Every layer stays float: no plan tried is predicted to be faster."
+        return "Every layer stays in float: no plan tried is predicted to be faster."
     verb = "is" if faster == 1 else "are"
-    return f"Every layer stays float: {count(faster, 'plan')} tried {verb} predicted to be faster, none within budget."
+    plans = count(faster, "plan")
+    return f"Every layer stays in float: {plans} tried {verb} predicted to be faster, none within budget."
 
 
 def _no_plan(
@@ -103,7 +104,7 @@ def _helper(
         text += f", {what} {shown[0]} ({shown[1]} before)"
     if layers:
         text += (
-            f"; with the {count(layers, 'layer')} alone that it changes {db(alone_db)} ({db(alone_before_db)} before)"
+            f"; with only the {count(layers, 'layer')} that it changes {db(alone_db)} ({db(alone_before_db)} before)"
         )
     text += f", on {count(samples, 'sample')}"
     if rest:
@@ -118,13 +119,13 @@ def _helper(
 def _type_alone(why: str, guarded: bool = True, mends: bool | None = None) -> str:
     told = f"{why}: no choice of layers can fix that. The plan taken meets the budget simulated in FP32 alone. "
     if mends:
-        return f"{told}With {pass_for(Role.GUARD)} behind the search it is met: add it as the last [[pass]]."
+        return f"{told}With {pass_for(Role.GUARD)} after the search it is met: add it as the last [[pass]]."
     other = 'set [engine] rest = "fp32" (qtool run RECIPE --set engine.rest=fp32)'
     keep = f"or keep the nodes with the largest error in fp32 with {pass_for(Role.KEEP)}."
     if mends is False or guarded:
         # values that overflow are not what is missed, and bfloat16 has fewer digits
         return f"{told}It is rounding, which {pass_for(Role.GUARD)} does not mend: {other}, {keep}"
-    return f"{told}Put {pass_for(Role.GUARD)} behind the search, {other}, {keep}"
+    return f"{told}Put {pass_for(Role.GUARD)} after the search, {other}, {keep}"
 
 
 def _without_labels(data: str, metric: str, how: str, limits: tuple[str, ...], values: tuple[float, ...]) -> str:
@@ -132,29 +133,29 @@ def _without_labels(data: str, metric: str, how: str, limits: tuple[str, ...], v
     text = f"{data} has no labels, so the search cannot measure {metric}"
     if how == "float":
         return (
-            f"{text} as the recipe means it: it holds {held} against {metric} with the float model's outputs in place "
-            "of labels, which is by how much it is to be expected to rise."
+            f"{text} as the recipe means it: it applies {held} to {metric} with the float model's outputs in place "
+            "of labels, which is the rise to be expected."
         )
     if how == "likely":
         return (
-            f"{text}: answers that stay the float model's count in its place ({held}), where a change between answers "
+            f"{text}: unchanged answers count in its place ({held}), where a change between answers "
             "that the float model hardly tells apart counts little."
         )
     if how == "task":
-        also = f" beside {held}" if limits else ""
+        also = f", along with {held}" if limits else ""
         return (
-            f"{text}: as many answers must stay the float model's as the task's own limit says{also}, which may be "
+            f"{text}: the task's own limit on unchanged answers applies instead{also}, which may be "
             "stricter than the recipe's. Labels in the calibration data, or min_unchanged or min_sqnr_db in the "
-            "search's pass, decide otherwise."
+            "search's pass, override this."
         )
-    return f"{text}: it holds {held} in its place."
+    return f"{text}: it applies {held} in its place."
 
 
 def _unlabelled(data: str, metric: str, by_float: bool) -> str:
-    stands = "the float model's outputs stand for labels" if by_float else "answers that stay the float model's count"
+    stands = "the float model's outputs stand in for labels" if by_float else "unchanged answers count"
     return (
         f"{data} has no labels, so a search cannot measure {metric} on it: {stands} instead, which may keep more "
-        f"layers float. With labels under 'label' in the calibration data it decides by {metric} itself."
+        f"layers in float. With labels under 'label' in the calibration data it decides by {metric} itself."
     )
 
 
@@ -205,8 +206,8 @@ def _without(all_db: float | str, without_db: float | str | None) -> str:
     if without_db is None:
         return ""
     if float(without_db) > float(all_db):
-        return f"; with it float the others leave {db(without_db)} instead of {db(all_db)}"
-    return f"; the others hide its effect: with it alone float, SQNR goes from {db(all_db)} to {db(without_db)}"
+        return f"; with it in float the others leave {db(without_db)} instead of {db(all_db)}"
+    return f"; the others hide its effect: with it alone in float, SQNR goes from {db(all_db)} to {db(without_db)}"
 
 
 SEARCH: Table = {
@@ -219,7 +220,7 @@ SEARCH: Table = {
         f"{count(layers, 'layer')} that {quantizer} quantizes and a later pass makes float again "
         f"{'counts' if layers == 1 else 'count'} as float; move that pass before {quantizer} to take them into account."
     ),
-    Code.LATER_FLOATS_UNKNOWN: "What the passes after {quantizer} keep float is unknown: {error}",
+    Code.LATER_FLOATS_UNKNOWN: "What the passes after {quantizer} keep in float is unknown: {error}",
     Code.SEARCH_DATA: lambda samples, data: f"The search decides on {count(samples, 'sample')} of {data}.",
     Code.SEARCH_ON_EVALUATION: (
         "The search decides on the evaluation data, as the recipe says, so the measured accuracy is not independent."
@@ -248,21 +249,21 @@ SEARCH: Table = {
         "that swap count as wrong; a metric of your own with labelled samples judges such a model better."
     ),
     Code.SEARCH_GOES_ON: lambda share, of: (
-        f"What a usual search may cost found no plan with more than {work_share(share, of)} quantized: it goes on for "
-        "up to three times that. inferences or minutes set a limit of your own."
+        f"At its usual cost the search found no plan with more than {work_share(share, of)} quantized: it goes on for "
+        "up to three times that. Set inferences or minutes for a limit of your own."
     ),
     DemandCode.ON_CHANCE: lambda answers, allowed, changed, most, sqnr_db, least_db: (
         f"Of {count(answers, 'answer')} {percent(changed)} change under the plan found first ({db(sqnr_db)} SQNR): on "
-        f"so few, that the metric drops by at most {100 * allowed:.3g} points is chance. The search goes on for a plan "
-        f"of at least {db(least_db)}, under which {percent(most)} are likely to change; margin = 0 leaves that out."
+        f"so few, that the metric drops by at most {100 * allowed:.3g} points is chance. The search goes on to a plan "
+        f"of at least {db(least_db)}, under which {percent(most)} are likely to change; margin = 0 skips this."
     ),
     Code.SEARCH_MINUTES_OVER: lambda minutes: (
-        f"The search's {minutes:g} minutes were over when it ended, with the best plan so far; give it more by minutes."
+        f"The search ended with the best plan so far when its {minutes:g} minutes were over; raise minutes for more."
     ),
     Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept, inferences: (
-        f"{count(plans, 'plan')} tried at the price of {inferences:.1f} float inferences; "
+        f"{count(plans, 'plan')} tried at the cost of {inferences:.1f} float inferences; "
         f"{work_share(share, of)} requested in {dtype}, "
-        f"{count(kept, 'layer')} kept float."
+        f"{count(kept, 'layer')} kept in float."
     ),
     Code.SEARCH_BEST: lambda share, of, dtype, limits, by, samples=None, all=None: (
         f"{work_share(share, of)} in {dtype}, "
@@ -284,7 +285,7 @@ SEARCH: Table = {
     Code.SEARCH_SECOND_TYPE: _second_type,
     Code.STAYS: "stays {precision}",
     Code.KEPT_FOR_TIME: (
-        "all layers in {precision} meet the accuracy budget, but the plan with this one float is faster"
+        "all layers in {precision} meet the accuracy budget, but the plan with this one in float is faster"
     ),
     KeptCode.NONE_FASTER: (
         "all layers in {precision} meet the accuracy budget, but no plan with a layer in {precision} is faster"

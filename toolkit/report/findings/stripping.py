@@ -32,9 +32,9 @@ def _limits(low: float | str, high: float | str) -> str:
 def _measured(output: str, sqnr_db: float | str, rounding_db: float | str, samples: int) -> str:
     what = f"Without its Q/DQ pairs output '{output}'"
     if not math.isfinite(float(sqnr_db)):
-        return f"{what} is what it was with them on {count(samples, 'sample')}."
+        return f"{what} is the same as with them on {count(samples, 'sample')}."
     return (
-        f"{what} keeps {float(sqnr_db):.1f} dB of what it was with them on {count(samples, 'sample')}; the pairs' "
+        f"{what} has {float(sqnr_db):.1f} dB SQNR against the one with them on {count(samples, 'sample')}; the pairs' "
         f"rounding accounts for {float(rounding_db):.1f} dB."
     )
 
@@ -60,7 +60,7 @@ STRIPPING: Table = {
     Code.STRIP_MEASURED: _measured,
     Code.STRIP_FAR: lambda **values: (
         f"{_measured(**values)} That is far from the model that was given, and results are compared with the one "
-        "without pairs: mend the scales of its pairs, or begin from the float model."
+        "without pairs: fix the scales of its pairs, or start from the float model."
     ),
     Code.STRIP_NOT_MEASURED: lambda why, error="": (
         f"The model without its Q/DQ pairs was not compared with the one with them: "

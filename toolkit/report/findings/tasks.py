@@ -20,19 +20,19 @@ _WHAT = {
     "two-sided": "its values are close to 0 or 1",
     "pixels": "its values are those of pixels",
     "tokens": "the model reads tokens",
-    "past": "the model hands keys and values on",
+    "past": "the model passes keys and values on",
     "joint": "boxes and scores lie along one axis",
     "apart": "boxes and scores are outputs of their own",
     "rows": "its rows are a box, a score and a class",
     "chosen": "its boxes are chosen already, and another output numbers them",
     "anchors": "its shape is that of boxes and scores of anchors",
-    "single": "it has one value a sample",
+    "single": "it has one value per sample",
     "length": "it is as long as a signal",
     "dynamic": "it has as many values as the input asks for",
-    "one largest": "the same of its values is the largest in every sample",
+    "one largest": "the same position holds the largest value in every sample",
     "beside shares": "another output's classes are made shares, its values are not",
-    "bands": "values beside each other go together, as those of a spectrum do and those of classes do not",
-    "unlike scales": "its channels are of unlike scales, as scores of classes are not",
+    "bands": "neighbouring values vary together, as in a spectrum and unlike classes",
+    "unlike scales": "its channels differ in scale, unlike class scores",
     "ordered": "its values never fall along an axis, as those of quantiles",
     "boxes": "its values from 0 to 1 are those of boxes",
     "peaks": "each of its maps has one peak, as those of key points",
@@ -125,7 +125,7 @@ def few_details(few: FewAnswers) -> str:
     """What so few answers can tell, for those who look into it."""
     unit = _unit(few.samples)
     if few.low is None or few.high is None:
-        return "One labelled sample says nothing of how far others differ from it: give more."
+        return "One labelled sample says nothing about how much others differ from it: give more."
     return (
         f"1 {unit} more or less of {few.answers} is {counted_points(1 / few.answers)}, and {counted_points(few.share)} "
         f"may be lost: give {few.enough} {unit}s to judge that. By these, {points(max(few.low, 0.0))} to "
@@ -150,7 +150,7 @@ def _unlike(
 
 def _alone(limit: str, answers: int, samples: bool, share: float, enough: int, lost: float) -> str:
     on = "one labelled sample" if answers == 1 else f"one group of {count(answers, 'sample')} that has all labels"
-    return f"within the budget on {on}, which tells nothing of how far others differ; give more to judge {limit}"
+    return f"within the budget on {on}, which says nothing about how much others differ; give more to judge {limit}"
 
 
 def _clue(kind: str, what: str, output: str, value: object) -> str:
@@ -175,7 +175,7 @@ def _once(outputs: tuple[str, ...]) -> str:
 
 
 def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, ...], outputs: tuple[str, ...]) -> str:
-    why = joined(dict.fromkeys(clue for clue in clues if clue)) if any(clues) else "nothing speaks for another"
+    why = joined(dict.fromkeys(clue for clue in clues if clue)) if any(clues) else "nothing suggests another"
     text = f"Judged as {task} by {_once(outputs)}: {why}." if outputs else f"Judged as {task}: {why}."
     if sure:
         return text
@@ -190,8 +190,8 @@ def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
     what = {"detection": "object", "segmentation": "mask", "regression": "key point"}.get(task, "row")
     where = "the only sample" if samples == 1 else f"any of {samples} samples"
     return (
-        f"the float model finds no {what} by {names(tuple(outputs))} in {where}, which shows nothing of the accuracy: "
-        "give samples that hold what it is to find"
+        f"the float model finds no {what} at {names(tuple(outputs))} in {where}, which shows nothing about accuracy: "
+        "give samples that contain what it should find"
     )
 
 
@@ -234,7 +234,7 @@ def _shifted(metric: str, value: float, samples: int, offset: int, share: float,
     counted = f" (counted modulo {modulo})" if modulo else ""
     return (
         f"{_own(metric, value, samples)}, but {percent(share)} of the labels are its answer "
-        f"{'+' if offset > 0 else '-'} {abs(offset)}{counted}: the labels are numbered from another start."
+        f"{'+' if offset > 0 else '-'} {abs(offset)}{counted}: the labels start at another number."
     )
 
 
@@ -266,7 +266,7 @@ def _never_missed(limit: str, value: float, by: str, metric: str, float_value: f
 def _out_of_range(origin: str, value: int, output: str, classes: int, low: int, high: int, shifted: bool) -> str:
     cure = f"subtract {low} from every label" if shifted else "number the classes from 0"
     return (
-        f"The label {value} of {origin} is no class of output '{output}', whose {classes} classes are 0 to "
+        f"The label {value} of {origin} is not a class of output '{output}', whose {classes} classes are 0 to "
         f"{classes - 1}; labels reach from {low} to {high}, and nothing uses them: {cure}."
     )
 
@@ -277,7 +277,7 @@ def _renamed(metric: str, value: float, samples: int, share: float, joined: bool
         if joined
         else "the labels are in another order than the model's classes"
     )
-    told = f"its answers tell {percent(share)} of the labels by another numbering"
+    told = f"its answers predict {percent(share)} of the labels under another numbering"
     return f"{_own(metric, value, samples)}, but {told}: {how}."
 
 
@@ -311,7 +311,7 @@ TASKS: Table = {
     ),
     EvaluationCode.ONE_SIDED: lambda output, threshold, above, scores=None: (
         f"{f'All of the first {scores}' if scores else 'All'} scores of output '{output}' lie "
-        f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing of them, so their "
+        f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing about them, so their "
         "values are judged too."
     ),
     EvaluationCode.RULE_READING: (
@@ -333,11 +333,11 @@ TASKS: Table = {
     ),
     ReportCode.SAMPLES_SHOW_NOTHING: lambda samples: (
         (
-            "1 sample shows nothing of the accuracy"
+            "1 sample shows nothing about accuracy"
             if samples == 1
-            else f"all {samples} samples give the same outputs, so they show nothing of the accuracy"
+            else f"all {samples} samples give the same outputs, so they show nothing about accuracy"
         )
-        + ": give samples that differ as real inputs do"
+        + ": provide varied samples"
     ),
     ReportCode.SAMPLES_HOLD_NOTHING: _empty,
     ReportCode.SAMPLES_SHOW_ONE_ANSWER: _one_answer,
@@ -349,11 +349,11 @@ TASKS: Table = {
     EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
     EvaluationCode.LIMIT_NEVER_MISSED: _never_missed,
     EvaluationCode.FLOAT_OUTPUT_NAN: lambda output, count, samples: (
-        f"The float model gives NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
+        f"The float model returns NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
     ),
     EvaluationCode.SAMPLES_OF_ROWS: lambda input, rows, dimension: (
         f"A sample has {rows} rows along dimension '{dimension}' of input '{input}', and is judged as one answer: if "
-        "these are samples, give each by itself, with 1 there."
+        "these are samples, give each separately, with 1 there."
     ),
     EvaluationCode.LIMIT_WITHOUT_METRIC: lambda limit, value, by: (
         f"{limit} = {value:g}{f' of {by}' if by else ''} cannot be judged: it limits a metric, and [evaluation] names "

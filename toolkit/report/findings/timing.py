@@ -54,7 +54,7 @@ def _every_slower(
     times = _against(profiles, ms, without_ms, f"for {plain}")
     return (
         f"every {quantized.upper()} engine tried is slower than {plain.upper()} (best: {ratio:.3f} +- {noise:.3f} of "
-        f'its latency; {times}); [engine] prefer = "int8" quantizes all the same'
+        f'its latency; {times}); [engine] prefer = "int8" quantizes anyway'
     )
 
 
@@ -128,8 +128,8 @@ TIMING: Table = {
         "latencies are given here, are built at [engine] trial_level; the one that is taken is built at its own level."
     ),
     TrialCode.AHEAD: lambda seconds, beside: (
-        f"The engine without pairs was begun ahead, as the run would build it, and took {seconds:.0f} s to build"
-        + (f" with {count(beside, 'trial')} built beside it" if beside else "")
+        f"The engine without pairs was started early, as the run would build it, and took {seconds:.0f} s to build"
+        + (f" with {count(beside, 'trial')} built in parallel" if beside else "")
         + "; every engine was measured alone."
     ),
     TrialCode.PLAN_NOT_BUILT: lambda predicted_ms, taken_ms, all_quantized: (
@@ -139,10 +139,10 @@ TIMING: Table = {
     ),
     AttentionCode.TIMED: lambda products, ratio, noise, taken: (
         f"With pairs on {count(len(products), 'product')} of attention too, an engine takes {ratio:.3f} +- {noise:.3f} "
-        f"of the latency without: they {'are searched too' if taken else 'stay float'}."
+        f"of the latency without: they {'are searched too' if taken else 'stay in float'}."
     ),
     AttentionCode.NOT_TIMED: (
-        "Whether pairs on products of attention make the engine faster was not measured, so they stay float: {error}"
+        "Whether pairs on products of attention make the engine faster was not measured, so they stay in float: {error}"
     ),
     Code.TIMES_SHARE: lambda share, gpu, scale: (
         f"{percent(share, 0)} of the chosen plan's predicted time was measured; the rest is the roofline of the {gpu} "
@@ -154,10 +154,10 @@ TIMING: Table = {
     Code.LATER_PASSES: lambda passes: f"The engines that were timed do not include what {joined(passes)} will change.",
     Code.PLAN_NOT_TIMED: "The engine of the chosen plan was not timed: {error}",
     Code.PLAN_TIMED: _plan_timed,
-    Code.TRIAL: "kept float in this candidate",
+    Code.TRIAL: "kept in float in this candidate",
     Code.KEPT_LATER: "a later pass makes it float again",
     Code.TRIAL_FAILED: "An engine with {quantized} of {units} nodes quantized could not be timed: {error}",
-    Code.TRIAL_BUILT_ANEW: "An engine that was to be built by another GPU or beside others was built anew: {why}",
+    Code.TRIAL_BUILT_ANEW: "An engine to be built by another GPU or in parallel with others was built again: {why}",
     Code.NOT_IN_TURN: "Engines were not measured in turn in profile '{profile}'; their builds' own times count: {why}",
     Code.SPEED_UNKNOWN: "Whether quantizing makes the engine slower than the float one was not measured: {why}",
     Code.ONLY_IF_FASTER: _only_if_faster,

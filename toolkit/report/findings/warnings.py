@@ -20,7 +20,7 @@ def _overridden(count: int, node: str, why: str, remedy: str) -> str:
     layers = "1 layer runs" if count == 1 else f"{count} layers run"
     said = f"{layers} in another precision than requested: '{node}'{' among them' if count > 1 else ''}"
     said += f", {why}." if why else "."
-    return f"{said} To mend it, {remedy}." if remedy else said
+    return f"{said} To fix it, {remedy}." if remedy else said
 
 
 def _few(samples: int) -> str:
@@ -65,7 +65,7 @@ def _float(count: int, of: int, node: str, by: str = "", reason: str = "") -> st
     some = f"{count} of {of}" if count < of else f"all {of}"
     layers = f"{some} {_WEIGHTED[1]}" if of > 1 else f"the only {_WEIGHTED[0]}"
     why = _example(node, reason)
-    return f"{layers} {'are' if count > 1 else 'is'} left in float by {by or 'the passes behind'} ({why})"
+    return f"{layers} {'are' if count > 1 else 'is'} left in float by {by or 'later passes'} ({why})"
 
 
 def _converted(precision: str, count: int, of: int, islands: Sequence[str], reason: str) -> str:
@@ -113,8 +113,8 @@ WARNINGS: Table = {
         f"{' among them' if count > 1 else ''}."
     ),
     ReportCode.ZERO_RANGES: lambda tensors: (
-        f"{quoted(tensors)} {'has' if len(tensors) == 1 else 'have'} the range 0, so nothing says how large values "
-        "get: pairs keep what lies between -1 and 1, and clip all else. Calibrate with samples in which other values "
+        f"{quoted(tensors)} {'has' if len(tensors) == 1 else 'have'} the range 0, so nothing shows how large values "
+        "get: pairs keep values between -1 and 1, and clip all others. Calibrate with samples in which other values "
         "occur, or keep what reads them in float."
     ),
     ReportCode.RANDOM_CALIBRATION: (
@@ -124,7 +124,7 @@ WARNINGS: Table = {
         "Accuracy was not measured: the recipe has neither evaluation data nor calibration data."
     ),
     ReportCode.TIMING_CACHE_REFUSED: (
-        "TensorRT could not read the timing cache and timed every kernel anew ('{said}'): delete the file; where that "
+        "TensorRT could not read the timing cache and timed every kernel again ('{said}'): delete the file; where that "
         "does not help, each engine takes as long to build as this one."
     ),
     ReportCode.LATENCY_NOT_MEASURED: lambda profile, why, engine="": (
@@ -141,7 +141,7 @@ WARNINGS: Table = {
     ReportCode.CONVERTS_TYPES: "converts between types",
     ReportCode.NO_FLOAT_COMPUTATION: "computes no floats",
     ReportCode.EFFECT_NOT_MEASURED: lambda by, count: (
-        f"{by} changed {count} layer{'' if count == 1 else 's'}; what that gained was not measured."
+        f"{by} changed {count} layer{'' if count == 1 else 's'}; the gain was not measured."
     ),
     ReportCode.ENGINE_FAILED: _failed,
     ReportCode.ENGINE_NOT_RUN: "The engine was not run on {gpu}: {why}.",

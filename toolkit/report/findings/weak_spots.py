@@ -100,7 +100,7 @@ CAUSES: Table = {
         + ": their scores are near ties"
     ),
     CauseCode.TIES_AT_DECISION: (
-        "{share:.0%} of the decisions of the {op} '{node}' behind it have a margin under 1% of their values' standard "
+        "{share:.0%} of the decisions of the {op} '{node}' after it have a margin under 1% of their values' standard "
         "deviation, so little noise changes them"
     ),
 }
@@ -111,9 +111,9 @@ REMEDIES: Table = {
     CauseCode.KEEP_FLOAT_SHARE: _keep_share,
     CauseCode.KEEP_OR_USE_METRIC: lambda: f"{_keep()}, or judge by a metric rather than by agreement",
     CauseCode.KEEP_IT_OR_OTHERS: lambda others: (
-        f"keep it in float, or the layers that it does harm together with ({quoted(others)})"
+        f"keep it in float, or the layers with which it does harm ({quoted(others)})"
     ),
-    CauseCode.KEEP_WITH_OTHERS: lambda others: f"keep it in float together with {quoted(others)}, not by itself",
+    CauseCode.KEEP_WITH_OTHERS: lambda others: f"keep it in float together with {quoted(others)}, not alone",
     CauseCode.APPLY_PASS: _apply,
     CauseCode.APPLY_PASS_OR_KEEP: lambda name, ratio: (
         f"apply the pass {name}, since the largest channel of its input is {ratio:.2g} times the median; otherwise "

@@ -62,8 +62,8 @@ def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
         return [*given, *_numbered(_polygraphy(words[2:], line))]
     shown = " ".join(words[:2])
     raise QtoolError(
-        f"'{shown}' is no command that can be migrated",
-        remedy="give a command of trtexec, 'polygraphy convert' or 'polygraphy run'",
+        f"'{shown}' is not a command that can be migrated",
+        remedy="give a command for trtexec, 'polygraphy convert' or 'polygraphy run'",
     )
 
 

@@ -47,7 +47,7 @@ def cache_version(release: str) -> int:
     known = 1 <= len(words) <= 3 and all(word.isdecimal() for word in words) and 8 <= int(words[0]) <= 10
     if not known:
         raise QtoolError(
-            f"'{release}' is no release of TensorRT with implicit quantization",
+            f"'{release}' is not a release of TensorRT with implicit quantization",
             where="--tensorrt",
             remedy="write it as in '8.6.0' or '10.3'",
         )

@@ -213,7 +213,7 @@ def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
     target = folder / f"{stem}.toml"
     if target.exists() and not asked.force:
         raise QtoolError(
-            "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
+            "the recipe exists", where=str(target), remedy="give another --out, or --force to overwrite it"
         )
     return target
 
@@ -229,7 +229,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         raise QtoolError(
             "the model has no Q/DQ pairs, and no ranges are given with it",
             where=str(model_path),
-            remedy="give a calibration cache by --cache or samples by --data, or the command that built the engine",
+            remedy="give a calibration cache with --cache or samples with --data, or the command that built the engine",
         )
     paired = pair_count(model) > 0 and not paired_unusably(model)
     if paired and source.kind == "model":
@@ -307,7 +307,7 @@ def _model_path(source: MigrationSource, asked: MigrationRequest) -> Path:
     named = value_named(source.orders, Term.MODEL)
     if not named:
         engine = f", but the engine {built}" if (built := value_named(source.orders, Term.ENGINE_IN)) else ""
-        raise QtoolError(f"{source.name} names no model{engine}", remedy="give the ONNX model by --model")
+        raise QtoolError(f"{source.name} names no model{engine}", remedy="give the ONNX model with --model")
     return source.find(named, "the model", "--model")
 
 
@@ -335,7 +335,7 @@ def _ranges(
     given, where = Ranges(), source.name
     if settled.cache:
         path = source.find(settled.cache, "the calibration cache", "--cache")
-        given, where = cached_ranges(path, "give a calibration cache by --cache, or samples by --data"), str(path)
+        given, where = cached_ranges(path, "give a calibration cache with --cache, or samples with --data"), str(path)
     given = replace(given, tensors=dict(given.tensors))
     given.tensors.update({name: Range(amax, "manual") for name, amax in settled.ranges.items()})
     fit = fitted(given, model, where)

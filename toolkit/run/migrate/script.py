@@ -59,7 +59,7 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line:
         raise QtoolError(
             f"the script does not parse: {error.msg}",
             where=f"{where}:{error.lineno}",
-            remedy="mend the line; a script for Python 2 has to be converted first",
+            remedy="fix the line; a script for Python 2 has to be converted first",
         ) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise QtoolError(
@@ -70,7 +70,7 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line:
         reader.visit(tree)
     except RecursionError as error:
         raise QtoolError(
-            "the script is nested too deeply to be read", where=where, remedy="give what it says by a command line"
+            "the script is nested too deeply to be read", where=where, remedy="give a command line that says the same"
         ) from error
     return joined_orders(reader.orders, orders_of_commands(reader.commands, where))
 

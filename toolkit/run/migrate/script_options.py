@@ -56,7 +56,7 @@ def _option(
         return kind(value) if kind is not None else value
     except ValueError as error:
         raise QtoolError(
-            f"the script's argument {name} is '{value}', which is no {ast.unparse(declared['type'])}",
+            f"the script's argument {name} is '{value}', which is not a valid {ast.unparse(declared['type'])}",
             remedy="give the arguments that the script is run with",
         ) from error
 

@@ -75,12 +75,12 @@ class MigrationSource:
             if path.is_dir():
                 raise QtoolError(
                     f"{what} of {self.name} is a folder: {path}",
-                    remedy=f"give a file by {option}; samples are given by --data",
+                    remedy=f"give a file with {option}; samples are given with --data",
                 )
         beside = (folder / PureWindowsPath(named).name for folder in self.folders)
         near = next((path for path in beside if path.is_file()), None)
         hint = f", as {option} {near} if that is it" if near is not None else ""
-        raise QtoolError(f"no such file: {named}, {what} of {self.name}", remedy=f"give it by {option}{hint}")
+        raise QtoolError(f"no such file: {named}, {what} of {self.name}", remedy=f"give it with {option}{hint}")
 
 
 def cached_ranges(path: Path, remedy: str) -> Ranges:
@@ -151,7 +151,7 @@ def _alone(kind: Kind, path: Path, more: Sequence[str], order: Order) -> Migrati
     """A cache or a model: it implies INT8, and tells nothing else about how an engine was built."""
     if more:
         raise QtoolError(
-            f"'{shlex.join(more)}' stands behind {path}", remedy="give the model by --model and a cache by --cache"
+            f"'{shlex.join(more)}' follows {path}", remedy="give the model with --model and a cache with --cache"
         )
     model = path if kind == "model" else None
     return MigrationSource(kind, str(path), [order, Order(Term.INT8, None, str(path))], model=model)

@@ -72,13 +72,11 @@ def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
     named = [name for name in given.tensors if not name.startswith(_UNNAMED)]
     mine = [name for name in named if name in known]
     if not named:
-        raise RangesError(
-            "it holds no range of a tensor that has a name", where=where, remedy="calibrate again, or give --data"
-        )
+        raise RangesError("it holds no range for a named tensor", where=where, remedy="calibrate again, or give --data")
     if not mine:
         first = next(iter(named), "")
         raise RangesError(
-            f"none of its {len(named)} named ranges is of a tensor of the model, whose first is "
+            f"none of its {len(named)} named ranges belongs to a tensor of the model, whose first is "
             f"'{next(iter(known), '')}'; the file's is '{first}'",
             where=where,
             remedy="give the ranges that were made for this model",

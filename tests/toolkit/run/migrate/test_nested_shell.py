@@ -65,7 +65,7 @@ def test_a_listed_word_may_hold_commas():
 def test_what_cannot_be_migrated_is_refused_by_its_own_line(tmp_path):
     path = tmp_path / "build.sh"
     path.write_text("polygraphy inspect model x.plan\n\npolygraphy surgeon sanitize m.onnx -o y.onnx\n")
-    with pytest.raises(QtoolError, match="'polygraphy surgeon' is no command") as caught:
+    with pytest.raises(QtoolError, match="'polygraphy surgeon' is not a command") as caught:
         read_source([str(path)])
     assert caught.value.where == f"{path}, line 3"
 

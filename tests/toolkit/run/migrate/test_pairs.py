@@ -210,5 +210,5 @@ def test_pairs_of_16_bits_are_made_anew_for_that(here):
     found, _, model = migrated("net.onnx")
     (one,) = (turn for turn in found["tensors"] if turn["tensor"] == "x")
     assert one["why"]["code"] == str(MigrateCode.PAIR_MADE_ANEW) and one["why"]["values"]["bits"] == 16
-    assert "16 bits" in one["why"]["text"] and "zero point" not in one["why"]["text"]
+    assert "16-bit integers" in one["why"]["text"] and "zero point" not in one["why"]["text"]
     assert dict(scales_of(model))["x"] == pytest.approx(4 / 127, rel=2e-3)
