@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -28,6 +29,7 @@ from toolkit.simulation.switches import Switches
 _ROUNDED_BYTES = 32 << 20
 """What rounded weights may take that are kept for the next piece: a search asks for those of a small model a hundred
 times."""
+_OF_THIS_PROCESS = frozenset({"_quantized", "_rounded", "_kept", "_keeping"})
 
 
 class PairedGraph:
@@ -101,7 +103,7 @@ class PairedGraph:
         self.biases = dict(self._corrected(switches))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_quantized", "_rounded", "_kept")}
+        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -113,6 +115,7 @@ class PairedGraph:
         self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
         self._rounded: dict[tuple[str, int | None], Array] = {}
         self._kept: list[Array] = []
+        self._keeping = Lock()
 
     def _other_uses(self, switches: Switches) -> dict[str, list[int]]:
         """Inputs of nodes that are no groups. Which branch of an Add has the pair depends on what is kept: both do."""
@@ -205,8 +208,11 @@ class PairedGraph:
         if (kept := self._rounded.get(key)) is not None:
             return kept
         found = self.rounder.rounded(tensor, values, axis, self._scales[key])
-        if not self.shares and sum(one.nbytes for one in self._rounded.values()) + found.nbytes <= _ROUNDED_BYTES:
-            self._rounded[key] = found
+        # pieces are built side by side
+        with self._keeping:
+            room = _ROUNDED_BYTES - sum(one.nbytes for one in self._rounded.values())
+            if not self.shares and found.nbytes <= room:
+                self._rounded[key] = found
         return found
 
     def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from toolkit.graph.sessions import session
 from toolkit.simulation import switches
 from toolkit.simulation.cuts import KeptCuts, affordable_cuts
 from toolkit.simulation.loaded import PlannedPiece
+from toolkit.simulation.paired_graph import PairedGraph
 from toolkit.simulation.piece_builder import FIXED, FULL, SWITCHED, OwnState
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.simulation import Simulation
@@ -373,3 +376,25 @@ def test_a_few_batches_are_kept_at_finer_cuts_and_prices_know_it():
     assert runner.run(like).noise == pytest.approx(fresh.runner.run(like).noise, rel=1e-6)
     # who asks for all of it wants it at all cuts
     assert all(len(states) == 32 for states in fresh.runner.base.states.values())
+
+
+def test_pieces_that_are_built_side_by_side_keep_what_they_round_together():
+    class Plain:
+        def scale(self, tensor, values, axis):
+            return np.ones(1, np.float32)
+
+        def rounded(self, tensor, values, axis, scale):
+            return values + 1
+
+    count, before = 2000, sys.getswitchinterval()
+    graph = object.__new__(PairedGraph)
+    graph.rounder, graph.shares, graph._scales = Plain(), False, {}
+    graph.weights = {f"w{number}": np.full(4, number, np.float32) for number in range(count)}
+    graph._forget_quantized()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda at: graph._fake_quantized(f"w{at % count}", None)[0], range(4 * count)))
+    finally:
+        sys.setswitchinterval(before)
+    assert made == [number % count + 1 for number in range(4 * count)]
