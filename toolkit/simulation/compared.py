@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from toolkit.data.dataset import Batch
 from toolkit.data.faults import at_fault
@@ -16,6 +17,21 @@ from toolkit.simulation.state_run import Tensors
 MetricMaker = Callable[[], Metric]
 
 
+@dataclass(frozen=True)
+class KnownOutputs:
+    """What the float model gives for the batches, as another form of the same function gave it.
+
+    Attributes:
+        outputs: for each batch.
+        seconds: of one float inference of all batches.
+        begins: see ``Simulation.compared_like``.
+    """
+
+    outputs: Sequence[Tensors]
+    seconds: float
+    begins: bool = False
+
+
 class ComparedOutputs:
     """Compares outputs with the float model's, once these are known.
 
@@ -25,7 +41,12 @@ class ComparedOutputs:
         metric: makes the user's metric; None without one.
         answers: reads outputs as the task says; None without a task.
         labels: makes the metric's labels of the float model's outputs; the batches' own where None.
+
+    Attributes:
+        floats: what the float model gives for each batch.
     """
+
+    floats: Sequence[Tensors]
 
     def __init__(
         self,
@@ -41,23 +62,19 @@ class ComparedOutputs:
 
     def know(self, outputs: Sequence[Tensors]) -> None:
         """Take in what the float model gives for each batch."""
-        self._reference, self._varying = outputs, varying_shares(outputs)
-
-    def know_like(self, other: ComparedOutputs) -> None:
-        """Take in what is known of the same batches."""
-        self._reference, self._varying = other._reference, other._varying
+        self.floats, self._varying = outputs, varying_shares(outputs)
 
     def float_on(self, indices: Sequence[int]) -> Outcome:
         """The float model's outcome on some batches."""
         key = tuple(indices)
         if key not in self._float_on:
-            held = [self.held(self._reference[index]) for index in indices]
+            held = [self.held(self.floats[index]) for index in indices]
             self._float_on[key] = summed([BatchOutcome()] * len(indices), self._score(indices, held))
         return self._float_on[key]
 
     def of(self, index: int, outputs: Tensors) -> BatchOutcome:
         """What differs in a batch."""
-        return compare(self._reference[index], outputs, self._classes, self._answers)
+        return compare(self.floats[index], outputs, self._classes, self._answers)
 
     def held(self, outputs: Tensors) -> Tensors:
         """What is kept of a state's outputs until all batches are done."""
@@ -65,7 +82,7 @@ class ComparedOutputs:
 
     def bytes_of(self, index: int) -> int:
         """Bytes of a batch's outputs."""
-        return sum(value.nbytes for value in self._reference[index].values())
+        return sum(value.nbytes for value in self.floats[index].values())
 
     def summed(self, parts: Sequence[BatchOutcome], indices: Sequence[int], held: Sequence[Tensors]) -> Outcome:
         """The outcome over some batches, added in order."""
@@ -77,6 +94,6 @@ class ComparedOutputs:
         metric = self._metric()
         for index, values in zip(indices, outputs):
             with at_fault(self._feeds[index]) as feed, metric_code(type(metric).__name__, "in update"):
-                given = feed.labels or {} if self._labels is None else self._labels(self._reference[index])
+                given = feed.labels or {} if self._labels is None else self._labels(self.floats[index])
                 metric.update({n: widened(v) for n, v in values.items()}, given)
         return score_of(metric, type(metric).__name__)

@@ -13,8 +13,9 @@ from toolkit.evaluation.outcome import Outcome
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import limit_memory
 from toolkit.graph.sessions import session
+from toolkit.simulation.compared import KnownOutputs
 from toolkit.simulation.cut import Cutter
-from toolkit.simulation.runner import MEMORY, LikeRunner, Runner
+from toolkit.simulation.runner import MEMORY, Runner
 from toolkit.simulation.state_run import BatchAsked, Tensors
 from toolkit.simulation.switches import Config
 
@@ -43,6 +44,7 @@ class SimulationJob:
     answers: Answers | None = None
     limit: int | None = None
     against_float: bool = False
+    known: KnownOutputs | None = None
 
     def open(self) -> Callable[[Any], Any]:
         """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
@@ -64,7 +66,7 @@ class SimulationJob:
 
         return lambda asked: runner.answer(asked) if isinstance(asked, BatchAsked) else measure(asked)
 
-    def runner(self, threads: int | None = None, like: LikeRunner | None = None) -> Runner:
+    def runner(self, threads: int | None = None) -> Runner:
         """Open the sessions; runs the float model, unless it is known from another form."""
         named = self.metric
         maker = (lambda: make_metric(*named)) if named is not None else None
@@ -73,7 +75,7 @@ class SimulationJob:
             reference = session(self.reference, threads=1).run
         return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
                       self.memory, reference, self.answers,
-                      self._float_labels if self.against_float else None, like)  # fmt: skip
+                      self._float_labels if self.against_float else None, self.known)  # fmt: skip
 
     def _float_labels(self, outputs: Tensors) -> Tensors:
         """The float model's outputs as the labels of a metric of distances."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -17,7 +16,7 @@ from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.outcome import BatchOutcome, Outcome
-from toolkit.simulation.compared import ComparedOutputs, MetricMaker
+from toolkit.simulation.compared import ComparedOutputs, KnownOutputs, MetricMaker
 from toolkit.simulation.cuts import (
     KeptCuts,
     StateKey,
@@ -59,7 +58,7 @@ class Runner:
             quantized where None. For a model that is partly quantized already.
         answers: reads outputs as the task says; None without a task.
         labels: makes the metric's labels of the float model's outputs; the batches' own where None.
-        like: a runner of another form of the same function on the same batches, whose float outputs are this one's too.
+        known: the float outputs, where another form of the same function was run on the same batches.
 
     Attributes:
         threads: batches computed at once.
@@ -83,7 +82,7 @@ class Runner:
         reference: Callable[[dict[str, Array]], Tensors] | None = None,
         answers: Answers | None = None,
         labels: Callable[[Tensors], Tensors] | None = None,
-        like: LikeRunner | None = None,
+        known: KnownOutputs | None = None,
     ) -> None:
         self._pieces, self._base, self.feeds = pieces, base, list(feeds)
         self.outputs, self.metric, self._given, self.memory = list(outputs), metric, reference, memory
@@ -101,7 +100,7 @@ class Runner:
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
         self.order = spread(len(self.feeds))
         self._compared = ComparedOutputs(self.feeds, list(classes), metric, answers, labels)
-        self._start(like)
+        self._start(known)
         self.float_outcome = self.float_on(len(self.feeds))
 
     def signatures(self, config: Config) -> StateKey:
@@ -202,15 +201,19 @@ class Runner:
         vars(self).pop("base", None)
         self._loaded.forget()
 
+    def known(self, begins: bool) -> KnownOutputs:
+        """The float outputs for another form of the same function."""
+        return KnownOutputs(self._compared.floats, self.float_seconds, begins)
+
     # ---------------------------------------------------------------- one state
 
-    def _start(self, like: LikeRunner | None) -> None:
+    def _start(self, known: KnownOutputs | None) -> None:
         """Run the float model, unless its outputs are known; keep what states begin with that are still it.
 
         One batch is run before: it tells how much is kept at the cuts, and the first run of a session allocates.
         """
         self._cuts = KeptCuts()
-        if like is None or like.begins:
+        if known is None or known.begins:
             off = StateRun(self, Config(), keep=True)
             apart = self._plan(Config(), off.signatures, 0, apart=True)
             largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
@@ -220,7 +223,7 @@ class Runner:
             self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
             self._loaded.keep_beside(self._cuts.size)
             # where outputs are known, the others are run as far as a state begins like it
-            wanted = [index for index in range(len(self.feeds)) if like is None or index in self._cuts.first]
+            wanted = [index for index in range(len(self.feeds)) if known is None or index in self._cuts.first]
             done = self._pool(
                 lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._cuts.of(index)), wanted
             )
@@ -231,14 +234,14 @@ class Runner:
                 for place in self._cuts.of(index):
                     off.states.setdefault(place, {})[index] = None
             self._kept.append(off)
-            if like is None:
+            if known is None:
                 self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
                 own = [{name: state[name] for name in self.outputs} for state, *_ in done]
                 given = self._given
                 self._compared.know(own if given is None else [given(dict(feed.inputs)) for feed in self.feeds])
-        if like is not None:
-            self._compared.know_like(like.other._compared)
-            self.float_seconds = like.other.float_seconds
+        if known is not None:
+            self._compared.know(known.outputs)
+            self.float_seconds = known.seconds
 
     def _timed(self, apart: float) -> float:
         """Seconds of one float inference of all batches, where stage by stage it took ``apart``."""
@@ -285,7 +288,8 @@ class Runner:
     def answered(self, pending: Pending[BatchRun]) -> tuple[BatchOutcome, Tensors]:
         """What differs in a batch that was run elsewhere, and its outputs."""
         part, outputs, seconds = pending.result()
-        self.spent += seconds
+        with _counting:
+            self.spent += seconds
         return part, outputs
 
     def answer(self, asked: BatchAsked) -> BatchRun:
@@ -382,16 +386,3 @@ class Runner:
     def summed(self, parts: Sequence[BatchOutcome], indices: Sequence[int], held: Sequence[Tensors]) -> Outcome:
         """The outcome over some batches, added in order."""
         return self._compared.summed(parts, indices, held)
-
-
-@dataclass(frozen=True)
-class LikeRunner:
-    """What gives the float outputs of another form of the same function on the same batches.
-
-    Attributes:
-        other: its runner.
-        begins: see ``Simulation.compared_like``.
-    """
-
-    other: Runner
-    begins: bool = False

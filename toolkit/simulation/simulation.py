@@ -29,11 +29,12 @@ from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import pairs_opset
+from toolkit.simulation.compared import KnownOutputs
 from toolkit.simulation.cut import Cutter
 from toolkit.simulation.job import SimulationJob
 from toolkit.simulation.loaded import cost_of
 from toolkit.simulation.rounder import Rounder
-from toolkit.simulation.runner import MEMORY, LikeRunner, Runner
+from toolkit.simulation.runner import MEMORY, Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Simulation:
         self._data_print = ""
         self.data = data
         self._runner: Runner | None = None
-        self._like: LikeRunner | None = None
+        self._known: KnownOutputs | None = None
 
     @property
     def names(self) -> list[str]:
@@ -153,13 +154,13 @@ class Simulation:
     def runner(self) -> Runner:
         """Sessions and batches; the float model and the fully quantized one are run when first asked."""
         if self._runner is None:
-            self._runner = self.job().runner(like=self._like)
+            self._runner = self.job().runner()
         return self._runner
 
     @property
     def ran(self) -> bool:
         """Whether it is known what the float model gives for the samples."""
-        return self._runner is not None or self._like is not None
+        return self._runner is not None or self._known is not None
 
     @property
     def macs(self) -> float:
@@ -213,13 +214,13 @@ class Simulation:
         return SimulationJob(
             self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads,
             own.memory if limit is None else min(own.memory, limit // 2), reference, own.answers, limit,
-            own.against_float,
+            own.against_float, self._known,
         )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:
         """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
         twin = copy.copy(self)
-        twin.settings, twin._runner, twin._like, twin._data_print = settings, None, None, ""
+        twin.settings, twin._runner, twin._known, twin._data_print = settings, None, None, ""
         twin.feeds = feeds_of(self.data, settings)
         return twin
 
@@ -231,7 +232,7 @@ class Simulation:
             begins: whether states are to begin where they are still the float model, which is run that far when one
                 does; else each is run from the first stage on.
         """
-        self._like = LikeRunner(other.runner, begins)
+        self._known = other.runner.known(begins)
 
     def rebased(self, amax: Mapping[str, float]) -> Simulation:
         """The same simulation with other initial ranges of some tensors."""

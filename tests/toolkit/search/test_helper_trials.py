@@ -74,6 +74,18 @@ def test_a_trial_is_compared_on_the_samples_that_the_model_before_it_ran_on_with
     assert beside.outcome.noise == pytest.approx(alone.outcome.noise, rel=1e-5) and beside.amax == alone.amax
 
 
+def test_another_process_compares_a_helped_form_with_the_same_float_outputs():
+    search = search_of(trained("digits_uneven"), str(MODELS / "digits_calibration.npz"))
+    assert search.plain.runner.float_seconds
+    form = search.model.copy()
+    Equalize()(form, search.context.fork())
+    helped_form = search.on(form, replace(search.context.fork(), known_ranges=None))
+    base = helped_form.plain.config(())
+    here, there = helped_form.plain.runner.run(base), helped_form.plain.job().open()((base, None))[0]
+    # of the form itself the float outputs differ in their last bits
+    assert here.noise == there.noise
+
+
 def test_the_search_that_follows_a_first_plan_measures_and_pays_nothing_twice():
     apart, both = (search_of(trained("digits_uneven"), str(MODELS / "digits_calibration.npz")) for _ in range(2))
     first = both.first_plan()
