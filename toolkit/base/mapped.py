@@ -110,8 +110,10 @@ def is_mapped(values: Array) -> bool:
 
 def release_pages() -> None:
     """Let go of the pages of all mapped files; what is looked at again comes from the system's cache, or the disk."""
-    for mapped in list(_files):
-        if hasattr(mapped, "madvise"):
+    # other threads map files meanwhile: of a weak dictionary the references alone are listed in one piece
+    for reference in _files.keyrefs():
+        mapped = reference()
+        if mapped is not None and hasattr(mapped, "madvise"):
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
