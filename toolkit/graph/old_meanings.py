@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper
 
 from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, inside_out
 
-_RESIZE, _HARDMAX = 11, 13
-"""The opsets that gave these operators another meaning (ONNX's Changelog.md, Resize-11 and Hardmax-13)."""
+_RESIZE, _DROPOUT, _HARDMAX = 11, 12, 13
+"""The opsets that gave these operators another meaning, or inputs in place of attributes (ONNX's Changelog.md,
+Resize-11, Dropout-12 and Hardmax-13)."""
 
 
 def keep_meanings(graph: onnx.GraphProto, before: int, after: int) -> None:
@@ -34,10 +35,11 @@ def keep_meanings(graph: onnx.GraphProto, before: int, after: int) -> None:
         taken = {name for node in all_nodes(graph.node) for name in (*node.input, *node.output)}
         for one in inside_out(graph):
             _flatten_hardmaxes(one, taken)
-    for node in all_nodes(graph.node):
-        if node.op_type == "Dropout" and node.domain in ONNX_DOMAINS:
-            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
-            del node.input[1:]
+    if before < _DROPOUT <= after:
+        for node in all_nodes(graph.node):
+            if node.op_type == "Dropout" and node.domain in ONNX_DOMAINS:
+                # the converter makes the ratio a tensor of one element where a scalar is due; inference needs it not
+                del node.input[1:]
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -82,3 +82,12 @@ def test_what_looked_at_all_axes_from_its_own_on_still_does(op, axis):
     settings = {} if axis is None else {"axis": axis}
     nodes = [node("Neg", ["x"], ["n"]), node(op, ["n"], ["h"], **settings), node("Neg", ["h"], ["y"])]
     means_the_same(nodes, (2, 3, 4, 5), {}, 11)
+
+
+def test_a_dropout_whose_inputs_say_more_keeps_them_when_the_opset_is_raised():
+    drop = node("Dropout", ["x", "ratio", "training"], ["y"], seed=1)
+    given = {"ratio": np.float32(0.5), "training": np.array(True)}
+    model = Model.from_proto(build([drop], {"x": [1000]}, {"y": [1000]}, given, opset=12))
+    model.raise_opset(13)
+    (raised,) = model.nodes
+    assert [tensor.name for tensor in raised.inputs] == ["x", "ratio", "training"]
