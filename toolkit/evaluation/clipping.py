@@ -198,9 +198,12 @@ def unlike_warnings(
 def _changed(tally: AnswerTally) -> Finding:
     """How many answers change, in the task's words."""
     part = tally.part
-    channels = part.channels[1:] if part.channels is not None else None
     return EvaluationCode.ANSWERS_CHANGED(
-        task=part.task, outputs=part.outputs, channels=channels, changed=1 - tally.share, answers=tally.answers
+        task=part.task,
+        outputs=part.outputs,
+        channels=part.first_and_last,
+        changed=1 - tally.share,
+        answers=tally.answers,
     )
 
 

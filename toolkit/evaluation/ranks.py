@@ -14,12 +14,27 @@ def ranks(values: Array) -> Array:
     return np.asarray(((2 * ends - counts + 1) / 2)[inverse], np.float64)
 
 
+def two_best(scores: Array) -> tuple[Array, Array]:
+    """The classes of the second largest and the largest score of each position, int64 [...], of scores [..., classes].
+
+    Where all other scores are -inf any class may stand for the second, the best one too.
+    """
+    best, others = _without_best(scores)
+    return others.argmax(axis=-1), best
+
+
 def two_largest(scores: Array) -> tuple[Array, Array]:
     """The second largest and the largest of the scores of each position, [...], of two classes or more, [..., classes].
 
     A sixth of the time that a partition of thousands of classes takes.
     """
-    at = scores.argmax(axis=-1)[..., None]
+    best, others = _without_best(scores)
+    return others.max(axis=-1), np.take_along_axis(scores, best[..., None], axis=-1)[..., 0]
+
+
+def _without_best(scores: Array) -> tuple[Array, Array]:
+    """The class of the largest score of each position, and the scores with -inf in its place."""
+    best = scores.argmax(axis=-1)
     others = scores.copy()
-    np.put_along_axis(others, at, -np.inf, axis=-1)
-    return others.max(axis=-1), np.take_along_axis(scores, at, axis=-1)[..., 0]
+    np.put_along_axis(others, best[..., None], -np.inf, axis=-1)
+    return best, others

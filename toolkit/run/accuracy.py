@@ -210,15 +210,12 @@ def _answer_misses(tallies: Sequence[AnswerTally], least: float | None) -> list[
     missed = [tally for tally in tallies if tally.standing(least) is LimitStanding.MISSED]
     return [
         ReportCode.ANSWERS_BELOW_LIMIT(
-            outputs=tally.part.outputs, channels=_channels(tally), unchanged=tally.share, answers=tally.answers,
+            outputs=tally.part.outputs, channels=tally.part.first_and_last, unchanged=tally.share,
+            answers=tally.answers,
             least=tally.least if least is None else least, figure=tally.figure, level=tally.level,
         )
         for tally in sorted(missed, key=lambda one: one.share)
     ]  # fmt: skip
-
-
-def _channels(tally: AnswerTally) -> list[int] | None:
-    return list(tally.part.channels[1:]) if tally.part.channels is not None else None
 
 
 def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[PartFigures]:
@@ -231,7 +228,7 @@ def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[P
             PartFigures(
                 task=tally.part.task,
                 outputs=list(tally.part.outputs),
-                channels=_channels(tally),
+                channels=tally.part.first_and_last,
                 unchanged=tally.share,
                 answers=tally.answers,
                 least=tally.least if least is None else least,

@@ -44,9 +44,10 @@ def doubts_of(found: EvaluationResult, few: Finding | None, task: TaskRecord | N
             doubts.append(ReportCode.NOISE_OVER_VARIATION(output=name))
     for tally in found.tallies:
         if tally.part.channels is not None and tally.figure == "snr_db" and (tally.level or 0.0) < LOST_DB:
-            channels = list(tally.part.channels[1:])
-            lost = {"outputs": tally.part.outputs, "channels": channels, "sqnr_db": tally.level or 0.0}
-            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(**lost))
+            part, level = tally.part, tally.level or 0.0
+            doubts.append(
+                ReportCode.OUTPUT_SIGNAL_LOST(outputs=part.outputs, channels=part.first_and_last, sqnr_db=level)
+            )
     return doubts
 
 

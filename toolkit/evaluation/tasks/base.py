@@ -45,6 +45,11 @@ class OutputPart:
     settings: Mapping[str, Any] = field(default_factory=dict)
     channels: tuple[int, int, int] | None = None
 
+    @property
+    def first_and_last(self) -> list[int] | None:
+        """The first and the last channel of a slice, whatever its axis; None for whole outputs."""
+        return list(self.channels[1:]) if self.channels is not None else None
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
         return {**asdict(self), "outputs": list(self.outputs), "settings": dict(self.settings)}

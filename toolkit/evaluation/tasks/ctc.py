@@ -11,6 +11,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.ranks import two_best
 from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_each, scores
 
 
@@ -51,9 +52,7 @@ def deciding(value: Array, blank: int) -> Array:
     """
     if value.shape[-1] < 2:
         return np.zeros(value.shape[:2], bool)
-    best = value.argmax(axis=-1)
-    others = value.copy()
-    np.put_along_axis(others, best[..., None], -np.inf, axis=-1)
+    second, best = two_best(value)
     none = np.full((len(best), 1), -1)
     before, after = np.concatenate([none, best[:, :-1]], axis=1), np.concatenate([best[:, 1:], none], axis=1)
 
@@ -62,7 +61,7 @@ def deciding(value: Array, blank: int) -> Array:
         following = np.where((after != chosen) & (after != blank), after, -1)
         return np.where(own >= 0, own, following), np.where(own >= 0, following, -1)
 
-    kept, changed = read(best), read(others.argmax(axis=-1))
+    kept, changed = read(best), read(second)
     return np.asarray((kept[0] != changed[0]) | (kept[1] != changed[1]))
 
 
