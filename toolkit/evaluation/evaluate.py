@@ -125,7 +125,7 @@ def evaluate(
     # of a graph of so many nodes few runs do not pay for what is rewritten of it
     once = rounded is not None and total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES
     written = SerializedModel.of(rounded) if rounded is not None else None
-    lowered = MeasuredForm(subject, written, besides=besides, as_it_is=once)
+    lowered = MeasuredForm(subject, written, besides=besides, optimise=not once)
     del rounded
     form, other_session, notes = _runnable(reference, floats, lowered, data, prepared)
     named = counterparts(reference, form.model, floats.outputs)

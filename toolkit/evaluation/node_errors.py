@@ -63,15 +63,15 @@ class MeasuredForm:
             have there: it is run instead. None where the model itself is run.
         name: lowered, or float32 where onnxruntime cannot run the lowered one.
         besides: the tensors that all sessions give beside those that they are asked for; see ``wanted_besides``.
-        as_it_is: onnxruntime rewrites nothing in ``rounded``, all results of which are rounded by nodes of their own:
-            values are the same but for last bits of float32 layers, and a session takes some thirty runs less to make.
+        optimise: whether onnxruntime rewrites it. Where not, values are the same but for last bits of float32 layers,
+            since all results of ``rounded`` are rounded by nodes of their own; making a session saves thirty runs.
     """
 
     model: Model
     rounded: SerializedModel | None = None
     name: str = "lowered"
     besides: frozenset[str] = frozenset()
-    as_it_is: bool = False
+    optimise: bool = True
     _opened: list[Session] = field(default_factory=list)
 
     def session(self, outputs: Sequence[str], boundaries: Boundaries | None = None) -> Session:
@@ -85,8 +85,7 @@ class MeasuredForm:
         apart = boundaries is None or (isinstance(source, LightModel) and not shared_weights(source))
         if isinstance(source, LightModel) and not self.besides and apart:
             fused_more(source, wanted)
-        optimise = self.rounded is None or not self.as_it_is
-        found = session(source, outputs=wanted, optimise=optimise, boundaries=boundaries)
+        found = session(source, outputs=wanted, optimise=self.optimise, boundaries=boundaries)
         if self.besides:
             self._opened.append(found)
         return found

@@ -31,8 +31,8 @@ from toolkit.run.task import first_seen
 from toolkit.search.search_budget import DISTANCES, unlabelled
 
 _SHARE = 0.01
-_OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
 """What a metric may drop where nothing more is known."""
+_OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """How much an error may grow, as a share of a constant's (see ``FloatCheck.spread``): noise 30 dB below what varies."""
 
