@@ -37,7 +37,7 @@ class Equalize(Helper):
         weights = {name: LayerWeights(model, layers[name]) for pair in pairs for name in pair}
         pairs = [pair for pair in pairs if _change(_factor(*(weights[name] for name in pair))) >= _CHANGE]
         first = {name for name, _ in pairs}
-        return {name for pair in pairs for name in pair if name not in first or _comes_behind(layers[name], first)}
+        return {name for pair in pairs for name in pair if name not in first or _is_downstream(layers[name], first)}
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
@@ -118,7 +118,7 @@ def _is_layer(model: Model, node: gs.Node) -> bool:
     return node.op in ("Conv", "Gemm")
 
 
-def _comes_behind(layer: gs.Node, first: set[str]) -> bool:
+def _is_downstream(layer: gs.Node, first: set[str]) -> bool:
     """Whether the way up from a layer's input meets the first layer of a pair before anything branches."""
     tensor = layer.inputs[0]
     while tensor.inputs:

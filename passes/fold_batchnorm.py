@@ -148,8 +148,8 @@ def _needs_rank(model: Model, node: gs.Node) -> bool:
     readers = (place[0] if place is not None else node).outputs[0].outputs
     after = readers[0] if len(readers) == 1 else None
     if after is not None and after.op == "BatchNormalization":
-        behind = after.outputs[0].outputs
-        after = behind[0] if len(behind) == 1 else None
+        following = after.outputs[0].outputs
+        after = following[0] if len(following) == 1 else None
     normalizes = after is not None and after.op == "BatchNormalization"
     if node.op == "MatMul":
         # what is reported for one that may not be folded depends on it too

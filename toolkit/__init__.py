@@ -100,7 +100,7 @@ if TYPE_CHECKING:
     from toolkit.placement.float_path import FloatPath as FloatPath
     from toolkit.placement.keep import keep_float as keep_float
     from toolkit.placement.layers import WeightedLayer as WeightedLayer
-    from toolkit.placement.layers import constant_behind as constant_behind
+    from toolkit.placement.layers import constant_through_pair as constant_through_pair
     from toolkit.placement.layers import layers as layers
     from toolkit.placement.ops import DEQUANTIZE as DEQUANTIZE
     from toolkit.placement.ops import MOVERS as MOVERS
@@ -186,7 +186,7 @@ _HOMES = {
     "placement.existing": "ExistingPair HalfPair half_pairs pairs_of",
     "placement.float_path": "FloatPath",
     "placement.keep": "keep_float",
-    "placement.layers": "WeightedLayer constant_behind layers",
+    "placement.layers": "WeightedLayer constant_through_pair layers",
     "placement.ops": "DEQUANTIZE MOVERS POOLS QUANTIZE TARGETS weight_axis",
     "placement.pairs": "Placement",
     "placement.place": "Judge place",

@@ -104,9 +104,9 @@ def measure(name: str, source: Path, samples: int, turns: int) -> None:
             for _ in range(turns):
                 before = timed(plain)
                 own = timed(lambda: found.append(step.run()))
-                behind = timed(plain)
+                after = timed(plain)
                 layers = found[-1].found.layer_samples
-                rows.append((own, tuple((a + b) / 2 for a, b in zip(before, behind))))
+                rows.append((own, tuple((a + b) / 2 for a, b in zip(before, after))))
         clock, processors = (statistics.median(own[i] / base[i] for own, base in rows) for i in (0, 1))
         own, base = min(rows)
         print(

@@ -74,13 +74,13 @@ def gain_db(signal: Array, first: Array, noise: Array) -> list[float]:
 
 def quantized(source: Model, data: CalibrationData, method: str, row: str) -> Model:
     """The model with all layers in INT8 and the helpers of a row."""
-    before, weights, behind = ROWS[row]
+    before, weights, after = ROWS[row]
     model, context = source.copy(), Context(provider=Calibrator(data, method=method), judges_helpers=False)
     steps = [
         *((name, {}) for name in ("fold_constants", "fold_batchnorm", *before)),
         ("insert_qdq", {"weights": weights}),
     ]
-    for name, settings in [*steps, *((name, {}) for name in behind)]:
+    for name, settings in [*steps, *((name, {}) for name in after)]:
         configure(find(name), settings)(model, context)
     return model
 

@@ -130,7 +130,7 @@ def form(kind: str) -> Iterator[dict[str, Any]]:
     assert asked <= set(FORMS), f"{kind}: the forms are {FORMS}"
     changes = {
         "unscaled": ("toolkit.search.quantizer.scale_queries", lambda model, layers: {}),
-        "nosums": ("toolkit.placement.sums.Sums._behind_products", lambda self, node, branches: None),
+        "nosums": ("toolkit.placement.sums.Sums._after_products", lambda self, node, branches: None),
         "unsettled": ("toolkit.backends.weak._settle_attention", lambda model, plan, rest, journal: None),
         "gemm": ("toolkit.backends.weak.convolve_pooled", lambda model, journal: 0),
         "patches": ("toolkit.placement.trouble._FEW_CHANNELS", 0),

@@ -85,7 +85,7 @@ def test_batchnorm_folds_into_a_matmul_as_into_a_gemm(bias, first):
     model.check()
 
 
-def test_batchnorm_behind_a_matmul_of_three_dimensions_stays():
+def test_batchnorm_after_a_matmul_of_three_dimensions_stays():
     """Its channels are the second axis, which is not that of the weights."""
     weights = {"w": normal(4, 6), **batchnorm_weights(3)}
     nodes = [
@@ -157,7 +157,7 @@ def test_a_shared_result_of_a_matmul_is_named_as_the_reason():
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_a_scaling_behind_a_folded_batchnorm_folds_too(normalized):
+def test_a_scaling_after_a_folded_batchnorm_folds_too(normalized):
     nodes = [node("Conv", ["x", "w"], ["c"])]
     if normalized:
         nodes.append(node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["n"]))

@@ -313,13 +313,13 @@ def test_a_partly_quantized_model_keeps_its_scales_and_is_completed(residual):
     assert reads_pair(residual, "c1", 0)
 
 
-@pytest.mark.parametrize("behind", [(), ("guard_fp16",)])
-def test_pairs_that_nobody_reads_are_left_out_and_all_else_is_said(residual, behind):
+@pytest.mark.parametrize("following", [(), ("guard_fp16",)])
+def test_pairs_that_nobody_reads_are_left_out_and_all_else_is_said(residual, following):
     twin = residual.copy()
-    run_, tried = placeholder_context(), placeholder_context(dry_run=True, unread=True, following=behind)
+    run_, tried = placeholder_context(), placeholder_context(dry_run=True, unread=True, following=following)
     InsertQDQ()(residual, run_)
     InsertQDQ()(twin, tried)
-    assert ("QuantizeLinear" in ops(twin)) is bool(behind)
+    assert ("QuantizeLinear" in ops(twin)) is bool(following)
     assert list(tried.plan.items()) == list(run_.plan.items())
     kinds = ("declined", "noted")
     assert [e for e in tried.journal if e.kind in kinds] == [e for e in run_.journal if e.kind in kinds]

@@ -298,7 +298,7 @@ def test_unchanged_answers_need_a_task_that_says_what_they_are():
         SearchPrecision(min_unchanged=0.9)(model, context_for(model, feeds()))
 
 
-def test_entries_that_swap_behind_a_topk_are_named():
+def test_entries_that_swap_after_a_topk_are_named():
     model = chain()
     y = model.graph.outputs[0]
     top = gs.Variable("top", dtype=np.float32, shape=["n", 8])

@@ -151,7 +151,7 @@ def test_without_samples_a_tensors_name_or_the_width_of_its_range_tells():
         assert not values(context.journal, Code.CLAMPS_UNSURE)
 
 
-def test_an_activation_behind_the_pair_is_not_put_back_twice(tmp_path):
+def test_an_activation_after_the_pair_is_not_put_back_twice(tmp_path):
     plain, proto, _ = clamped((0, 1.5), "uint8")
     proto.graph.initializer.extend(
         onnx.numpy_helper.from_array(np.float32(v), k) for k, v in (("low", 0), ("high", 1.5))

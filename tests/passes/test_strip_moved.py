@@ -146,7 +146,7 @@ def shared(precision_zero=0):
         [
             node("Conv", ["x", "w1"], ["c"]), node("QuantizeLinear", ["c", "s", "z"], ["q"]),
             node("MaxPool", ["q"], ["p"], kernel_shape=[2, 2]), node("DequantizeLinear", ["p", "s", "z"], ["d"]),
-            node("Conv", ["d", "w2"], ["y"], "behind"), node("Conv", ["c", "w2"], ["y2"], "beside"),
+            node("Conv", ["d", "w2"], ["y"], "after"), node("Conv", ["c", "w2"], ["y2"], "beside"),
         ],
         {"x": [1, 3, 6, 6]}, {"y": [1, 4, 5, 5], "y2": [1, 4, 6, 6]},
         {"w1": normal(3, 3, 1, 1), "w2": normal(4, 3, 1, 1, seed=1), "s": np.float32(0.031), "z": np.int8(precision_zero)},
@@ -157,24 +157,24 @@ def test_insert_reads_the_scale_of_a_pair_whose_halves_are_apart():
     model = Model.from_proto(shared())
     context = placeholder_context()
     InsertQDQ()(model, context)
-    behind, beside = (model.node(name).inputs[0].inputs[0] for name in ("behind", "beside"))
-    assert behind.op == beside.op == "DequantizeLinear"
+    after, beside = (model.node(name).inputs[0].inputs[0] for name in ("after", "beside"))
+    assert after.op == beside.op == "DequantizeLinear"
     assert beside.inputs[0].inputs[0] is model.node("p").inputs[0].inputs[0]
-    assert {float(model.constant(n.inputs[1])) for n in (behind, beside)} == {float(np.float32(0.031))}
+    assert {float(model.constant(n.inputs[1])) for n in (after, beside)} == {float(np.float32(0.031))}
 
 
 def test_a_node_that_is_kept_float_reads_a_twin_of_what_lies_between():
     proto = shared()
     model, context = Model.from_proto(proto), Context()
     context.model = model
-    keep_float(context, model.node("behind"), "fp16", "a test")
+    keep_float(context, model.node("after"), "fp16", "a test")
     model.tidy()
     assert "QuantizeLinear" not in ops(model)
     plain = without_pairs(Model.from_proto(proto))
     x = {"x": normal(1, 3, 6, 6)}
     assert all(np.array_equal(a, b) for a, b in zip(run(model, x), run(plain, x)))
     # what the user calls it stays
-    assert plain.node("p").op == "MaxPool" and plain.node("behind").inputs[0].inputs[0].name == "p"
+    assert plain.node("p").op == "MaxPool" and plain.node("after").inputs[0].inputs[0].name == "p"
 
 
 def test_several_tensors_of_one_scale_go_through_a_concat():
@@ -257,11 +257,11 @@ def test_channels_are_followed_through_what_moves_them(between):
     }[between]
     scale = np.asarray([0.03, 0.05, 0.08], np.float32)
 
-    def proto(behind):
+    def proto(axis):
         return build(
             [
                 node("Tanh", ["x"], ["h"]), node("QuantizeLinear", ["h", "s", "z"], ["q"], axis=1), make,
-                node("DequantizeLinear", ["m", "s", "z"], ["d"], axis=behind), node("Neg", ["d"], ["y"]),
+                node("DequantizeLinear", ["m", "s", "z"], ["d"], axis=axis), node("Neg", ["d"], ["y"]),
             ],
             {"x": [2, 3, 4, 4]}, {"y": None}, {"s": scale, "z": np.zeros(3, np.int8), **extra},
         )  # fmt: skip
@@ -274,7 +274,7 @@ def test_channels_are_followed_through_what_moves_them(between):
     assert np.abs(run(model, x)[0] - before).max() <= 0.041
 
 
-def test_weights_moved_behind_their_quantizer_are_constants_again():
+def test_weights_moved_after_their_quantizer_are_constants_again():
     weight = normal(8, 4, seed=3)
     stored = np.clip(np.rint(weight / 0.03), -128, 127).astype(np.int8)
     proto = build(

@@ -69,7 +69,7 @@ def test_an_output_that_comes_from_a_pair_keeps_its_name():
     assert np.array_equal(run(model, {"x": x})[0], np.maximum(x, 0))
 
 
-def test_an_int32_bias_behind_a_dequantizer_becomes_float():
+def test_an_int32_bias_after_a_dequantizer_becomes_float():
     proto, *_ = quantized_conv(np.int8, 0, False, True)
     proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3, 4], np.int32), "bq"))
     proto.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "bs"))

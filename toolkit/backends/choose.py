@@ -53,8 +53,8 @@ def choose(name: str = "auto") -> tuple[Backend, Finding]:
 
 def next_after(refusing: str) -> str:
     """The name of the backend that ``auto`` takes next where ``refusing`` refuses the model."""
-    behind = _BUILDING[_BUILDING.index(refusing) + 1 :]
-    return next((name for name in behind if usable(name)[0] is not None), "none")
+    following = _BUILDING[_BUILDING.index(refusing) + 1 :]
+    return next((name for name in following if usable(name)[0] is not None), "none")
 
 
 @cache

@@ -83,7 +83,7 @@ def decide(
     authored = any(facts.types.get(t.name) in SHORT_FLOATS for n in model.nodes if n.op in TARGETS for t in n.outputs)
     tiny = _around_tiny_constants(model)
     indices = _feeds_integers(model, facts)
-    behind_subgraph = _subgraph_outputs(model)
+    subgraph_outputs = _subgraph_outputs(model)
     for node in model.nodes:
         floats = [t for t in (*node.inputs, *node.outputs) if facts.is_float(t.name)]
         unknown = [t for t in (*node.inputs, *node.outputs) if not t.is_empty() and t.name not in facts.types]
@@ -98,7 +98,7 @@ def decide(
         refusal = None
         if wanted is not Precision.FP32:
             refusal = (
-                _structure(node, unknown, indices, behind_subgraph)
+                _structure(node, unknown, indices, subgraph_outputs)
                 or _schema(node, facts, wanted, model.opset)
                 or _unbuilt(node, wanted, unbuilt)
                 or _values(node, facts, model, wanted, observed)
@@ -130,7 +130,7 @@ def _stated(node: gs.Node, facts: Facts) -> Precision | None:
 
 
 def _structure(
-    node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], behind_subgraph: set[str]
+    node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], subgraph_outputs: set[str]
 ) -> Finding | None:
     if bodies(node):
         return Code.HOLDS_SUBGRAPH(op=node.op)
@@ -143,7 +143,7 @@ def _structure(
         return Code.TYPE_UNKNOWN(tensor=unknown[0].name)
     if node.name in indices:
         return Code.BECOMES_INTEGER(cast=indices[node.name])
-    if any(t.name in behind_subgraph for t in node.outputs):
+    if any(t.name in subgraph_outputs for t in node.outputs):
         return Code.FEEDS_SUBGRAPH()
     return None
 

@@ -73,7 +73,7 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
         tensor = node.outputs[0] if node.outputs else None
         if tensor is None or tensor.name in outputs or not facts.is_float(tensor.name):
             continue
-        border = forms.op(node) in _BORDERS and any(tensor is made for made in forms.behind(node))
+        border = forms.op(node) in _BORDERS and any(tensor is made for made in forms.outputs(node))
         if border or (quantized and node.op != "DequantizeLinear"):
             wanted.append((not quantized, position, tensor.name, node.name))
     chosen = sorted(sorted(wanted)[:limit], key=lambda entry: entry[1])

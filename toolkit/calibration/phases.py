@@ -82,15 +82,15 @@ def _period(node: gs.Node, model: Model) -> float | None:
 
 def _makers(node: gs.Node, facts: Facts) -> Iterator[gs.Node]:
     """The nodes whose rounding comes to a node's first input as it is, nearest first."""
-    seen, ahead = {node.name}, [node.inputs[0]]
-    while ahead:
-        for maker in ahead.pop().inputs:
+    seen, pending = {node.name}, [node.inputs[0]]
+    while pending:
+        for maker in pending.pop().inputs:
             if maker.name in seen or maker.domain not in ONNX_DOMAINS or maker.op not in _CARRIES:
                 continue
             seen.add(maker.name)
             yield maker
             if maker.op not in _PRODUCTS or _terms(maker, facts) <= _LAYER:
-                ahead += [tensor for tensor in maker.inputs if facts.is_float(tensor.name)]
+                pending += [tensor for tensor in maker.inputs if facts.is_float(tensor.name)]
 
 
 def _terms(node: gs.Node, facts: Facts) -> int:

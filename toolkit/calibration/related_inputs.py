@@ -58,7 +58,7 @@ class RelatedInputs:
         count, width = self._rows.shape[1:]
         if width > _MORE_INPUTS * count:
             return _FewRows(self._ordered, added, outs)
-        damped = self._behind.astype(np.float64)
+        damped = self._reversed_moments.astype(np.float64)
         damped[:, np.arange(width), np.arange(width)] += added[:, None]
         return _Products(damped, outs)
 
@@ -70,20 +70,20 @@ class RelatedInputs:
         return np.ascontiguousarray(np.swapaxes(columns, 1, 2))
 
     @cached_property
-    def _behind(self) -> Array:
+    def _reversed_moments(self) -> Array:
         """The moments with the quietest input first, float32 [groups, in, in]."""
         found = np.swapaxes(self._rows, 1, 2) @ self._rows
         found /= max(self._rows.shape[1], 1)
-        behind, groups = self.order[:, ::-1], np.arange(len(self._rows))
-        return np.asarray(found[groups[:, None, None], behind[:, :, None], behind[:, None, :]])
+        reverse, groups = self.order[:, ::-1], np.arange(len(self._rows))
+        return np.asarray(found[groups[:, None, None], reverse[:, :, None], reverse[:, None, :]])
 
 
 class _Products:
-    """``Factor`` by Cholesky's factor of the moments; ``behind``: damped, float64, with the last input first."""
+    """``Factor`` by Cholesky's factor of the moments; ``moments``: damped, float64, with the last input first."""
 
-    def __init__(self, behind: Array, outs: int) -> None:
-        self._upper = _turned(np.linalg.cholesky(behind)).astype(np.float32)
-        self._sums = np.zeros((*behind.shape[:2], outs), np.float32)
+    def __init__(self, moments: Array, outs: int) -> None:
+        self._upper = _turned(np.linalg.cholesky(moments)).astype(np.float32)
+        self._sums = np.zeros((*moments.shape[:2], outs), np.float32)
 
     def diagonal(self, begin: int, end: int) -> Array:
         return np.asarray(self._upper[:, begin:end, begin:end])

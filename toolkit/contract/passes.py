@@ -281,11 +281,11 @@ class Sequence(Pass):
             PassError: one failed; the message names those that ran before it.
         """
         titles = [step.title() for step in self.passes]
-        behind, guards = context.following, context.guards
+        following, guards = context.following, context.guards
         try:
             for number, step in list(enumerate(self.passes))[self.begin : self.end]:
                 later = self.passes[number + 1 :]
-                context.following = (*(one.title() for one in later if one.role is not Role.GUARD), *behind)
+                context.following = (*(one.title() for one in later if one.role is not Role.GUARD), *following)
                 context.guards = (*(one for one in later if one.role is Role.GUARD), *guards)
                 context.progress(Activity("passes", part=titles[number]), number, len(titles))
                 try:
@@ -294,7 +294,7 @@ class Sequence(Pass):
                     before = f" (after {', '.join(titles[:number])})" if number else " (the first pass)"
                     raise type(error)(error.what + before, where=error.where, remedy=error.remedy) from error
         finally:
-            context.following, context.guards = behind, guards
+            context.following, context.guards = following, guards
 
     def _check(self, model: Model, types: bool) -> None:
         """Its members have been checked."""

@@ -36,9 +36,9 @@ def fused_more(model: LightModel, outputs: Collection[str]) -> LightModel:
     order = _RoundingOrder(nodes, reads, {tensor.name: tensor for tensor in graph.initializer})
     for node in nodes:
         if node.op_type in _ACTIVATIONS:
-            order.round_behind(node)
+            order.round_after(node)
         elif node.op_type == DEQUANTIZE:
-            order.pad_behind(node)
+            order.pad_after(node)
     del graph.node[:]
     graph.node.extend(order.nodes())
     return model
@@ -58,16 +58,16 @@ class _RoundingOrder:
     ) -> None:
         self._nodes, self._reads, self._constants = nodes, reads, constants
         self._makers = {name: node for node in nodes for name in node.output}
-        self._behind: dict[int, list[onnx.NodeProto]] = {}
+        self._after: dict[int, list[onnx.NodeProto]] = {}
         self._place: dict[int, int] = {}
 
     def nodes(self) -> Iterator[onnx.NodeProto]:
         """All nodes in their new order."""
         for node in self._nodes:
             if id(node) not in self._place:
-                yield from (node, *self._behind.get(id(node), ()))
+                yield from (node, *self._after.get(id(node), ()))
 
-    def round_behind(self, activation: onnx.NodeProto) -> None:
+    def round_after(self, activation: onnx.NodeProto) -> None:
         """Round an activation's output in place of its input, where the input is rounded for it alone."""
         before, after = activation.input[0], activation.output[0]
         widened = self._before(activation, "Cast")
@@ -78,7 +78,7 @@ class _RoundingOrder:
         narrowed.input[0], widened.output[0] = before, after
         self._move({before: activation, after: widened}, activation, [narrowed, widened])
 
-    def pad_behind(self, dequantize: onnx.NodeProto) -> None:
+    def pad_after(self, dequantize: onnx.NodeProto) -> None:
         """Pad a pair's output in place of its input, where the pair alone reads the Pad and zeros stay zeros."""
         quantize = self._before(dequantize, QUANTIZE)
         pad = self._before(quantize, "Pad") if quantize is not None else None
@@ -89,14 +89,14 @@ class _RoundingOrder:
         pad.input[0], pad.output[0] = before, after
         self._move({before: dequantize, after: pad}, dequantize, [pad])
 
-    def _move(self, made: Mapping[str, onnx.NodeProto], first: onnx.NodeProto, behind: list[onnx.NodeProto]) -> None:
+    def _move(self, made: Mapping[str, onnx.NodeProto], first: onnx.NodeProto, moved: list[onnx.NodeProto]) -> None:
         self._makers.update(made)
-        for node in behind:
+        for node in moved:
             if id(node) in self._place:
                 earlier = self._place[id(node)]
-                self._behind[earlier] = [one for one in self._behind[earlier] if one is not node]
+                self._after[earlier] = [one for one in self._after[earlier] if one is not node]
             self._place[id(node)] = id(first)
-        self._behind[id(first)] = behind
+        self._after[id(first)] = moved
 
     def _before(self, node: onnx.NodeProto, op: str) -> onnx.NodeProto | None:
         """The node that makes a node's first input for it alone, if it is this operator."""

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
-from toolkit.graph.batch_values import floats_behind, one_row_each, same_integers, side_by_side
+from toolkit.graph.batch_values import float_sources, one_row_each, same_integers, side_by_side
 from toolkit.graph.constants import is_random
 from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.facts import Facts
@@ -89,7 +89,7 @@ def batch_fault(
         search = _BlameSearch(model, samples, joined)
         if wrong := _mixed(*search.unrounded()) if search.rounds else wrong:
             return replace(search.mixing(wrong), samples=len(samples))
-    elif _of_integers(together) and (wrong := (search := _BlameSearch(model, samples, joined)).mixed_behind(together)):
+    elif _of_integers(together) and (wrong := (search := _BlameSearch(model, samples, joined)).mixed_sources(together)):
         return replace(search.mixing(wrong), samples=len(samples))
     return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
 
@@ -116,7 +116,7 @@ def _rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping
         loaded = own_session(model)
         together = loaded.run(joined)
         if _all_apart([loaded.run(sample) for sample in samples], together):
-            if _of_integers(together) and _BlameSearch(model, samples, joined).mixed_behind(together):
+            if _of_integers(together) and _BlameSearch(model, samples, joined).mixed_sources(together):
                 return False
             return not loaded.left or fault_by_shapes(model, axes, samples[0], len(samples)) is None
         search = _BlameSearch(model, samples, joined)
@@ -232,13 +232,13 @@ class _BlameSearch:
         loaded = self._loaded(self.prepared.proto, None)
         return [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
 
-    def mixed_behind(self, outputs: Collection[str]) -> list[str]:
+    def mixed_sources(self, outputs: Collection[str]) -> list[str]:
         """The tensors upstream of integer outputs that show that the samples were not computed each by itself.
 
         These are the floats that decide the outputs; integers that no float decides are compared themselves.
         """
-        behind = floats_behind(self.nodes, outputs, self.model.facts().types, {*FLOAT_TYPES, TensorProto.DOUBLE})
-        names = sorted({name for floats in behind.values() for name in floats} | set(behind))
+        sources = float_sources(self.nodes, outputs, self.model.facts().types, {*FLOAT_TYPES, TensorProto.DOUBLE})
+        names = sorted({name for floats in sources.values() for name in floats} | set(sources))
         # a tensor of another size is none that has a row for each sample
         told = {
             name: side_by_side(apart, together) if together.dtype.kind in "fV" else same_integers(apart, together)
@@ -246,7 +246,7 @@ class _BlameSearch:
             if together.size == sum(value.size for value in apart)
         }
         wrong = list[str]()
-        for output, floats in behind.items():
+        for output, floats in sources.items():
             wrong += [name for name in [one for one in floats if one in told] or [output] if not told.get(name, True)]
         return wrong
 

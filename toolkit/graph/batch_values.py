@@ -55,7 +55,7 @@ def same_integers(apart: Sequence[Array], together: Array) -> bool:
     return one_by_one.size == together.size and np.array_equal(np.sort(one_by_one), np.sort(together.reshape(-1)))
 
 
-def floats_behind(
+def float_sources(
     nodes: Sequence[onnx.NodeProto], outputs: Collection[str], types: Mapping[str, int], floats: Collection[int]
 ) -> dict[str, list[str]]:
     """By integer output the float tensors that decide it: the nearest upstream that nodes compute.

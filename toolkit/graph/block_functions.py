@@ -22,7 +22,7 @@ _QUANTIZE = "QuantizeLinear"
 
 _SPLIT = """
     count = Div (last, block)
-    split = Concat <axis = 0> (front, count, block, behind)
+    split = Concat <axis = 0> (front, count, block, trailing)
     wide = Cast <to = 1> (x)
     magnitude = Abs (wide)
     blocks = Reshape <allowzero = 1> (magnitude, split)
@@ -35,7 +35,7 @@ _LAST_AXIS = (
     """
     front = Shape <end = -1> (x)
     last = Shape <start = -1> (x)
-    behind = Constant <value_ints: ints = []> ()
+    trailing = Constant <value_ints: ints = []> ()
     block = Constant <value_ints = [{block}]> ()
     axes = Constant <value_ints = [-1]> ()
 """
@@ -49,7 +49,7 @@ _AN_AXIS = (
     second = Constant <value_ints = [1]> ()
     end = Shape (rest)
     last = Slice (rest, first, second)
-    behind = Slice (rest, second, end)
+    trailing = Slice (rest, second, end)
     size = Constant <value_int: int = @block_size> ()
     block = Reshape (size, second)
     before = Shape (front)

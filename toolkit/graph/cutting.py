@@ -148,7 +148,7 @@ class Cut:
         self._reads = [reads_of(node) for node in self._nodes]
         self._half = _rounded_or_not(model)
         self._constants = {tensor.name: place for place, tensor in enumerate(graph.initializer)}
-        self._behind = self._constant_nodes()
+        self._constant_makers = self._constant_nodes()
         self._begins = [
             op in _WITH_WEIGHTS if sizes is None else not reads.isdisjoint(sizes)
             for op, reads in zip(self._ops, self._reads)
@@ -207,7 +207,7 @@ class Cut:
 
     def _ordered(self) -> list[int]:
         """The nodes but for those of constants; those that lead only to outputs, such as probes, as early as can be."""
-        order = [index for index in range(len(self._nodes)) if index not in self._behind]
+        order = [index for index in range(len(self._nodes)) if index not in self._constant_makers]
         inner: set[str] = set()
         early: set[int] = set()
         for index in reversed(order):
@@ -229,7 +229,7 @@ class Cut:
         needed = {self._makers[name] for name in self._reads[index] if name in self._makers}
         if not needed:
             return {index}
-        return {index, *needed, *(one for other in needed for one in self._behind[other])}
+        return {index, *needed, *(one for other in needed for one in self._constant_makers[other])}
 
     def _find_lives(self) -> dict[str, tuple[int, int]]:
         """By tensor the first and the last place, each before a node, at which it is made and still to be read.

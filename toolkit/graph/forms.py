@@ -86,12 +86,12 @@ class Forms:
         found = {id(self._of.get(id(node), node)): node for node in tensor.outputs}
         return list(found.values())
 
-    def behind(self, node: gs.Node) -> list[gs.Tensor]:
+    def outputs(self, node: gs.Node) -> list[gs.Tensor]:
         """The outputs of a node, or of the composite that it is a piece of."""
         whole = self._of.get(id(node))
         return list(node.outputs) if whole is None else [whole.output]
 
-    def before(self, node: gs.Node) -> list[gs.Tensor]:
+    def inputs(self, node: gs.Node) -> list[gs.Tensor]:
         """The inputs of a node, or of the composite that it is a piece of."""
         whole = self._of.get(id(node))
         return list(node.inputs) if whole is None else [whole.input]
@@ -154,10 +154,10 @@ class Forms:
                 return None
         for op in ("Mul", "Add"):
             casts = []
-            behind, tensor = self._reader(last, casts)
-            if behind is not None and behind.op == op and self._other(behind, tensor) is not None:
-                nodes += [*casts, behind]
-                last = behind
+            reader, tensor = self._reader(last, casts)
+            if reader is not None and reader.op == op and self._other(reader, tensor) is not None:
+                nodes += [*casts, reader]
+                last = reader
         name = "RMSNormalization"
         if centred:
             name = "InstanceNormalization" if self._spatial_norm(variance) else "LayerNormalization"
@@ -208,7 +208,7 @@ class Forms:
 
     def _activations(self) -> list[Composite]:
         """Gates of one tensor: every path from it to a Mul or Div goes through arithmetic with single numbers."""
-        behind: dict[int, list[tuple[gs.Tensor, tuple[gs.Node, ...]]]] = {}
+        paths_to: dict[int, list[tuple[gs.Tensor, tuple[gs.Node, ...]]]] = {}
         found: list[Composite] = []
         # in a graph in which no path can end, none is followed
         if not any(node.op in ("Mul", "Div") for node, _ in self.model.walk()):
@@ -218,12 +218,12 @@ class Forms:
                 continue
             limits = node.inputs[:1] if node.op == "Clip" else node.inputs
             read = list({id(t): t for t in limits if self._number(t) is None}.values())
-            paths = [[(t, ()), *behind.get(id(t), [])] for t in read]
+            paths = [[(t, ()), *paths_to.get(id(t), [])] for t in read]
             if not 1 <= len(paths) <= 2 or any(isinstance(t, gs.Constant) for t in read):
                 continue
             joined = paths[0] if len(paths) == 1 else _joined(*paths)
             near = [(tensor, (*nodes, node)) for tensor, nodes in joined if len(nodes) < _MOST_NODES]
-            behind[id(node.outputs[0])] = near
+            paths_to[id(node.outputs[0])] = near
             if len(paths) == 2 and near and node.op in ("Mul", "Div"):
                 whole = self._gate(*near[0], node)
                 if whole is not None:
@@ -237,11 +237,11 @@ class Forms:
             return None
         members = list(nodes)
         casts: list[gs.Node] = []
-        behind, tensor = self._reader(last, casts)
-        scaled = op in _SCALED and behind is not None and behind.op in ("Mul", "Div")
-        if behind is not None and scaled and self._number(self._other(behind, tensor)) is not None:
-            members += [*casts, behind]
-            last = behind
+        reader, tensor = self._reader(last, casts)
+        scaled = op in _SCALED and reader is not None and reader.op in ("Mul", "Div")
+        if reader is not None and scaled and self._number(self._other(reader, tensor)) is not None:
+            members += [*casts, reader]
+            last = reader
         return self._closed(op, members, source, last)
 
     # ---------------------------------------------------------------- helpers

@@ -25,7 +25,7 @@ def handed_on(model: Model) -> dict[str, str]:
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     found = {}
     for output in model.graph.outputs:
-        maker = _behind(output)
+        maker = _source(output)
         past = next((inputs[id(one)] for one in _held(maker, output) if id(one) in inputs), None)
         if past is not None:
             found[output.name] = past
@@ -95,7 +95,7 @@ def _alike(one: gs.Tensor, other: gs.Tensor) -> bool:
     return len(one.shape) == len(other.shape) and all(a == b for a, b in fixed)
 
 
-def _behind(tensor: gs.Tensor) -> gs.Tensor:
+def _source(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor found upstream past nodes that only move or retype values."""
     while tensor.inputs and tensor.inputs[0].op in _PASSING:
         tensor = tensor.inputs[0].inputs[0]
@@ -112,12 +112,12 @@ def _held(tensor: gs.Tensor, output: gs.Tensor) -> list[gs.Tensor]:
         held = _input(node, _HANDS_ON[node.op].get(places[id(tensor)]))
     elif node.op == "Concat":
         axis = int(node.attrs.get("axis", 0))
-        held = [one for one in node.inputs if _may_grow(_behind(one), axis)]
+        held = [one for one in node.inputs if _may_grow(_source(one), axis)]
     elif node.op in _GROWS:
         held = _input(node, 0)
     else:
         return []
-    pasts = [_behind(one) for one in held]
+    pasts = [_source(one) for one in held]
     # a Concat of features with an input that is none of the past gives another shape
     return [one for one in pasts if one.shape is None or output.shape is None or len(one.shape) == len(output.shape)]
 

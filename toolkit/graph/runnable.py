@@ -23,14 +23,14 @@ class NotRun:
 
     Attributes:
         plugins: operator by name of the nodes of the main graph that have, or hold, an operator without a kernel.
-        behind: for every node that reads what a plugin makes, directly or through others, the first such plugin.
+        downstream: for every node that reads what a plugin makes, directly or through others, the first such plugin.
         tensors: what plugins and the nodes downstream of them make, each with the plugin to blame.
         feeds: the tensors that the part which runs hands to them, in the order that they are read.
         places: which nodes of the main graph are not run, counted from 0.
     """
 
     plugins: Mapping[str, str] = field(default_factory=dict)
-    behind: Mapping[str, str] = field(default_factory=dict)
+    downstream: Mapping[str, str] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
     feeds: Sequence[str] = ()
     places: frozenset[int] = frozenset()
@@ -140,5 +140,5 @@ def _not_run(nodes: Sequence[_Node]) -> NotRun:
                 tensors.update((name, by) for name in node.makes)
     made = {name for i, node in enumerate(nodes) if i not in blamed for name in node.makes}
     feeds = dict.fromkeys(name for i in sorted(blamed) for name in nodes[i].reads if name in made)
-    behind = {nodes[i].name: by for i, by in blamed.items() if not nodes[i].plugin}
-    return NotRun(plugins, behind, tensors, list(feeds), frozenset(blamed))
+    downstream = {nodes[i].name: by for i, by in blamed.items() if not nodes[i].plugin}
+    return NotRun(plugins, downstream, tensors, list(feeds), frozenset(blamed))

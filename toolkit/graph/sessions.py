@@ -16,7 +16,6 @@ from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean,
 from toolkit.base.types import Array
 from toolkit.graph import meter
 from toolkit.graph.any_order import in_any_order
-from toolkit.graph.behind_concats import pairs_behind_concats
 from toolkit.graph.cutting import by_nodes, by_widened
 from toolkit.graph.drawn import draw_the_same
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
@@ -37,6 +36,7 @@ from toolkit.graph.ort_session import (
     unwanted_rewrites,
 )
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
+from toolkit.graph.pairs_after_concats import move_pairs_after_concats
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.refused_node import with_node
 from toolkit.graph.runnable import NotRun, cut, not_run_in
@@ -267,7 +267,7 @@ def session(
     stretches = stretches_of(model, keeps)
     fits = len(stretches) == 1
     # what sessions hand on to each other is of one graph, and which pairs are moved hangs on the outputs
-    if as_written and (fits or boundaries is None) and pairs_behind_concats(model.proto):
+    if as_written and (fits or boundaries is None) and move_pairs_after_concats(model.proto):
         stretches = stretches_of(model, keeps)
     if fits and len(model.proto.graph.node) > MOST_NODES:
         stretches, boundaries = by_nodes(model, _STRETCH_NODES), None

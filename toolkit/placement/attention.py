@@ -44,7 +44,7 @@ def scale_queries(model: Model, layers: Container[str]) -> dict[str, str]:
         if matmul.name not in layers or len(scores.outputs) != 1 or model.is_output(scores) or scores.name in inner:
             continue
         free = all(model.constant(tensor) is None and dequantizer(tensor) is None for tensor in matmul.inputs)
-        if not free or not _softmax_behind(node.outputs[0]):
+        if not free or not _feeds_softmax(node.outputs[0]):
             continue
         query, result = matmul.inputs[0], node.outputs[0]
         scaled = assemble.variable(names.take(f"{query.name}_scaled"), dtype=query.dtype, shape=query.shape)
@@ -56,7 +56,7 @@ def scale_queries(model: Model, layers: Container[str]) -> dict[str, str]:
     return moved
 
 
-def _softmax_behind(tensor: gs.Tensor) -> bool:
+def _feeds_softmax(tensor: gs.Tensor) -> bool:
     """Whether a Softmax reads the tensor, directly or after a mask is added."""
     while len(tensor.outputs) == 1 and tensor.outputs[0].op in _ON_THE_WAY:
         if tensor.outputs[0].op == "Softmax":
@@ -81,30 +81,30 @@ class Attention:
 def attentions(model: Model) -> Iterator[Attention]:
     """Each attention in the main graph, float, quantized or half of it."""
     for softmax in (node for node in model.nodes if node.op == "Softmax"):
-        scores, behind = _scores_before(model, softmax.inputs[0]), _behind_pair(softmax.outputs[0])
-        if not scores or behind is None:
+        scores, product = _scores_before(model, softmax.inputs[0]), _reader_after_pair(softmax.outputs[0])
+        if not scores or product is None:
             continue
-        kinds = {_quantized_product(model, node) for node in (scores[0], behind)}
+        kinds = {_quantized_product(model, node) for node in (scores[0], product)}
         if None not in kinds:
-            yield Attention([*scores, softmax, behind], kinds.pop() if len(kinds) == 1 else None)
+            yield Attention([*scores, softmax, product], kinds.pop() if len(kinds) == 1 else None)
 
 
 def _scores_before(model: Model, tensor: gs.Tensor) -> list[gs.Node]:
     """The product of scores and what scales and masks them, up to a tensor; empty where it is no such tensor."""
     ways: list[tuple[gs.Tensor, list[gs.Node]]] = [(tensor, [])]
     while ways:
-        tensor, behind = ways.pop()
+        tensor, following = ways.pop()
         node = model.producer(tensor)
         if node is None or len(tensor.outputs) != 1:
             continue
         if node.op == "MatMul" and _quantized_product(model, node) is not None:
-            return [node, *behind]
+            return [node, *following]
         if node.op in _SCALES_OR_MASKS:
-            ways += [(one, [node, *behind]) for one in reversed(node.inputs)]
+            ways += [(one, [node, *following]) for one in reversed(node.inputs)]
     return []
 
 
-def _behind_pair(tensor: gs.Tensor) -> gs.Node | None:
+def _reader_after_pair(tensor: gs.Tensor) -> gs.Node | None:
     """The only node that reads a tensor, or that reads its pair where it has one."""
     while len(tensor.outputs) == 1:
         node = tensor.outputs[0]

@@ -123,14 +123,14 @@ def _lost(
     elif known == ANY and not grid.centred and not (low and high):
         lost.unsure.append(tensor.name)
     # an activation that is still there, after the pair
-    behind, step = _behind(bounds, quantize), float(grid.scale.max())
-    low = low and behind[0] < float(reach[0].max()) - step
-    high = high and behind[1] > float(reach[1].min()) + step
+    limits, step = _readers_limits(bounds, quantize), float(grid.scale.max())
+    low = low and limits[0] < float(reach[0].max()) - step
+    high = high and limits[1] > float(reach[1].min()) + step
     ends = _snapped(grid, reach)
     return Clamp(ends[0] if low else None, ends[1] if high else None, grid.axis) if low or high else None
 
 
-def _behind(bounds: Bounds, quantize: gs.Node) -> Interval:
+def _readers_limits(bounds: Bounds, quantize: gs.Node) -> Interval:
     """The interval within which every reader of a pair clamps what it reads."""
     readers = [r for t in quantize.outputs for back in t.outputs for out in back.outputs for r in out.outputs]
     limits = [bounds.limits(reader) for reader in readers]

@@ -57,11 +57,11 @@ def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
             continue
         for index in (1, 0):
             tensor = node.inputs[index]
-            values = constant_behind(model, tensor)
+            values = constant_through_pair(model, tensor)
             if values is None:
                 continue
             has_bias = node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty()
-            bias = constant_behind(model, node.inputs[2]) if has_bias else None
+            bias = constant_through_pair(model, node.inputs[2]) if has_bias else None
             quantized = bool(tensor.inputs) and tensor.inputs[0].op == DEQUANTIZE
             yield WeightedLayer(
                 node, index, values, weight_axis(node.op, index, values.ndim, node.attrs), quantized, bias
@@ -69,7 +69,7 @@ def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
             break
 
 
-def constant_behind(model: Model, tensor: gs.Tensor) -> Array | None:
+def constant_through_pair(model: Model, tensor: gs.Tensor) -> Array | None:
     """The float values of a constant, also through a Q/DQ pair, or stored quantized; None where it is computed.
 
     Values stored quantized are returned as (stored - zero point) * scale, float32, as ONNX's DequantizeLinear

@@ -45,7 +45,7 @@ def _same_node(paired: gs.Node | None, plain: gs.Node) -> bool:
         and (paired.domain or "") == (plain.domain or "")
         and paired.attrs.keys() == plain.attrs.keys()
         and all(_same_value(value, plain.attrs[name]) for name, value in paired.attrs.items())
-        and _same_tensors(map(_behind, paired.inputs), plain.inputs)
+        and _same_tensors(map(_without_pair, paired.inputs), plain.inputs)
         and _same_tensors(paired.outputs, plain.outputs)
     )
 
@@ -70,7 +70,7 @@ def _same_tensor(paired: gs.Tensor, plain: gs.Tensor) -> bool:
     return paired.dtype == plain.dtype and paired.shape == plain.shape
 
 
-def _behind(tensor: gs.Tensor) -> gs.Tensor:
+def _without_pair(tensor: gs.Tensor) -> gs.Tensor:
     """The float tensor that a pair whose halves share scale and zero point quantizes; any other tensor is itself."""
     dequantize = tensor.inputs[0] if len(tensor.inputs) == 1 else None
     if dequantize is None or dequantize.op != DEQUANTIZE or not dequantize.inputs[0].inputs:

@@ -61,11 +61,11 @@ class Reach:
             for tensor in node.outputs:
                 parts: list[Is] = []
                 for reader in readers.get(tensor.name, ()):
-                    behind = [found[out.name] for out in reader.outputs if out.name in found]
+                    downstream = [found[out.name] for out in reader.outputs if out.name in found]
                     if reader.op in TARGETS:
                         parts.append(self._layers[reader.name])
-                    elif behind and self._passes_on(reader, tensor):
-                        parts += behind
+                    elif downstream and self._passes_on(reader, tensor):
+                        parts += downstream
                 if parts:
                     found[tensor.name] = self._any(parts)
         return found

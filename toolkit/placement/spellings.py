@@ -98,14 +98,14 @@ def _all_outputs(model: Model) -> dict[int, gs.Tensor]:
 
 def _foreign(model: Model, node: gs.Node, outputs: Container[int]) -> bool:
     own = node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS
-    return own or _tensorrts(node) or _unfolded(node) or _idle_cast(node, outputs) or _cast_behind(model, node, outputs)
+    return own or _tensorrts(node) or _unfolded(node) or _idle_cast(node, outputs) or _cast_after(model, node, outputs)
 
 
 def _tensorrts(node: gs.Node) -> bool:
     return node.op in _HALVES or node.op in _BLOCKS
 
 
-def _cast_behind(model: Model, node: gs.Node, outputs: Container[int]) -> bool:
+def _cast_after(model: Model, node: gs.Node, outputs: Container[int]) -> bool:
     """Whether nothing but Casts to one type of 16 bits, which holds the scale, reads a DequantizeLinear.
 
     Transformer Engine and ModelOpt's PyTorch export keep pairs in float32 between tensors of float16.
@@ -155,7 +155,7 @@ def _two_scales(node: gs.Node) -> bool:
 
 def _opset(model: Model, node: gs.Node, outputs: Container[int]) -> int:
     """The operator set that has what a node becomes."""
-    return max(_own_opset(node), 19 if _cast_behind(model, node, outputs) else 0)
+    return max(_own_opset(node), 19 if _cast_after(model, node, outputs) else 0)
 
 
 def _own_opset(node: gs.Node) -> int:
@@ -204,7 +204,7 @@ class _PairWriter:
             self.written.add(node.name)
         if node.op in (QUANTIZE, DEQUANTIZE):
             self._fold(node)
-        if _cast_behind(self.model, node, self.outputs):
+        if _cast_after(self.model, node, self.outputs):
             self._without_casts(node)
 
     def _fold(self, node: gs.Node) -> None:

@@ -70,7 +70,7 @@ class Sums:
         if len({node.inputs[i].name for i in branches}) < 2:
             return None
         if not convs:
-            return self._behind_products(node, branches) if self.products else None
+            return self._after_products(node, branches) if self.products else None
 
         def decide() -> Decision:
             fused = {i: conv.name for i, conv in convs.items() if self.layer(conv.name)}
@@ -93,7 +93,7 @@ class Sums:
 
         return decide
 
-    def _behind_products(self, node: gs.Node, branches: list[int]) -> Callable[[], Decision] | None:
+    def _after_products(self, node: gs.Node, branches: list[int]) -> Callable[[], Decision] | None:
         """Ask for a pair on what a MatMul or Gemm adds to a transformer's stream, and share the other branch's pair.
 
         The product then writes INT8, and the kernel that adds and normalizes reads that.
@@ -112,8 +112,8 @@ class Sums:
             if not self._same_shapes([node.inputs[i].name for i in branches]):
                 return Code.BROADCAST()
             shared = [i for i in branches if i not in made and self._read_quantized(node.inputs[i])]
-            behind = products[made[0]].name
-            return Quantized(tuple(sorted([*made, *shared])), Code.STREAM_BRANCH(node=node.name, behind=behind), behind)
+            name = products[made[0]].name
+            return Quantized(tuple(sorted([*made, *shared])), Code.STREAM_BRANCH(node=node.name, behind=name), name)
 
         return decide
 
@@ -137,7 +137,7 @@ class Sums:
     def _normalized(self, tensor: gs.Tensor) -> bool:
         """Whether quantized layers read a normalization of the tensor."""
         norms = [one for one in self.forms.readers(tensor) if self.forms.op(one) in NORMALIZATIONS]
-        return any(self.reach.leads(made) for one in norms for made in self.forms.behind(one))
+        return any(self.reach.leads(made) for one in norms for made in self.forms.outputs(one))
 
     def _read_quantized(self, tensor: gs.Tensor) -> bool:
         """Whether a quantized layer reads the tensor's pair."""
@@ -154,7 +154,7 @@ class Sums:
         alone = len(self.forms.readers(tensor)) == 1 and tensor.name not in self.outputs
         if node is None or not alone or self.forms.op(node) not in ACTIVATIONS:
             return None
-        return self._conv_before(self.forms.before(node)[0])
+        return self._conv_before(self.forms.inputs(node)[0])
 
     def _weights(self, conv: gs.Node) -> int:
         """How many weights a quantized convolution has; their shape is known, since they are constants."""
@@ -170,7 +170,7 @@ class Sums:
                 return node
             if self.forms.op(node) not in AFFINE and not self.reach.constant_affine(node):
                 return None
-            tensor = next((t for t in self.forms.before(node) if self.model.constant(t) is None), node.inputs[0])
+            tensor = next((t for t in self.forms.inputs(node) if self.model.constant(t) is None), node.inputs[0])
 
     def _same_shapes(self, names: list[str]) -> bool:
         shapes = [self.facts.shapes.get(name) for name in names]

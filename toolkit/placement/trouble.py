@@ -80,14 +80,14 @@ class Trouble:
 
     def _leads_to_layers(self, node: gs.Node) -> bool:
         """Whether a layer that may be quantized reads what a node makes, or what stays quantized after it."""
-        seen, ahead = {id(node)}, [node]
-        while ahead:
-            for reader in (reader for tensor in ahead.pop().outputs for reader in tensor.outputs):
+        seen, pending = {id(node)}, [node]
+        while pending:
+            for reader in (reader for tensor in pending.pop().outputs for reader in tensor.outputs):
                 if reader.op in TARGETS:
                     return True
                 if reader.op in REGION and id(reader) not in seen:
                     seen.add(id(reader))
-                    ahead.append(reader)
+                    pending.append(reader)
         return False
 
     def _operand_trouble(self, node: gs.Node, operands: list[gs.Tensor]) -> Finding | None:

@@ -27,16 +27,16 @@ class _Graph:
     Attributes:
         layers: all of them.
         nodes: indices of the layers that are no conversions.
-        before: by node, the nodes whose tensors it reads, in the order of its inputs; -1 for an input of the model.
-        behind: by node, the nodes that read it.
+        predecessors: by node, the nodes whose tensors it reads, in the order of its inputs; -1 for a model input.
+        successors: by node, the nodes that read it.
         kinds: by node, what it is.
         conversions: by the node downstream and its operator, the Q/DQ nodes and Casts.
     """
 
     layers: list[LayerInfo]
     nodes: list[int]
-    before: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    behind: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    predecessors: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    successors: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     kinds: dict[int, Hashable] = field(default_factory=dict)
     conversions: dict[tuple[int, str], list[int]] = field(default_factory=lambda: defaultdict(list))
 
@@ -47,9 +47,9 @@ class _Graph:
         found = wiring(report)
         for one in found.connections:
             if one.target >= 0:
-                made.before[one.target].append(one.source)
+                made.predecessors[one.target].append(one.source)
                 if one.source >= 0:
-                    made.behind[one.source].append(one.target)
+                    made.successors[one.source].append(one.target)
         sizes = {
             tensor.name: math.prod(s for s in tensor.shape or () if isinstance(s, int)) for tensor in report.tensors
         }
@@ -75,8 +75,8 @@ class _Graph:
                     index: hash(
                         (
                             last[index],
-                            tuple(last.get(one, one) for one in self.before[index]),
-                            tuple(sorted(last.get(one, one) for one in self.behind[index])),
+                            tuple(last.get(one, one) for one in self.predecessors[index]),
+                            tuple(sorted(last.get(one, one) for one in self.successors[index])),
                         )
                     )
                     for index in self.nodes
@@ -154,9 +154,9 @@ class _SameNodes:
             a, b = pairs.pop()
             if a not in self.one.kinds or b not in self.two.kinds:
                 continue
-            near = list(zip(self.one.before[a], self.two.before[b]))
-            left = [index for index in dict.fromkeys(self.one.behind[a]) if index not in self.found]
-            right = [index for index in dict.fromkeys(self.two.behind[b]) if index not in self.taken]
+            near = list(zip(self.one.predecessors[a], self.two.predecessors[b]))
+            left = [index for index in dict.fromkeys(self.one.successors[a]) if index not in self.found]
+            right = [index for index in dict.fromkeys(self.two.successors[b]) if index not in self.taken]
             for readers, others in _grouped(left, right, self.one.kinds.__getitem__, self.two.kinds.__getitem__):
                 near += [(readers[0], others[0])] if len(readers) == len(others) == 1 else []
             for c, d in near:

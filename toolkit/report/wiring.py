@@ -119,15 +119,15 @@ def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
     They lie on a way from an input, or a layer that computes in floats, to such a layer or an output: a Gather of
     tokens, or one that picks classes out of what NonMaxSuppression has selected.
     """
-    ahead: dict[int, list[int]] = defaultdict(list)
-    behind: dict[int, list[int]] = defaultdict(list)
+    successors: dict[int, list[int]] = defaultdict(list)
+    predecessors: dict[int, list[int]] = defaultdict(list)
     for one in found.connections:
-        ahead[one.source].append(one.target)
-        behind[one.target].append(one.source)
+        successors[one.source].append(one.target)
+        predecessors[one.target].append(one.source)
     passing = {index for index, layer in enumerate(layers) if layer.role == "other" and layer.op not in _SIZES}
     floats = [index for index, layer in enumerate(layers) if layer.role == "compute"]
     ends = [-1, *floats]
-    return _reached(ahead, ends, passing) & _reached(behind, ends, passing)
+    return _reached(successors, ends, passing) & _reached(predecessors, ends, passing)
 
 
 def _reached(along: Mapping[int, Sequence[int]], starts: Iterable[int], passing: Container[int]) -> set[int]:

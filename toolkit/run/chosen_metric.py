@@ -149,10 +149,10 @@ def _refuse_unread(seen: SeenModel, asked: str) -> None:
 
 
 def _answers(
-    model: Model, data: CalibrationData, seen: SeenModel, behind: int = 0
+    model: Model, data: CalibrationData, seen: SeenModel, skip: int = 0
 ) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
     """The float model's outputs for the first samples, or for all after those, and their labels."""
     loaded = session(model)
     wanted = [one.name for one in seen.outputs if one.samples]
-    for sample in islice(data.samples(), behind, None if behind else _MEASURED):
+    for sample in islice(data.samples(), skip, None if skip else _MEASURED):
         yield {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}, sample.labels

@@ -20,7 +20,9 @@ def plugin_note(model: Model) -> Finding | None:
         return None
     outputs = [tensor.name for tensor in model.graph.outputs if tensor.name in left.tensors]
     ops = sorted(set(left.plugins.values()))
-    return Code.NOT_RUN(plugins=list(left.plugins), ops=ops, behind=len(left.behind), feeds=left.feeds, outputs=outputs)
+    return Code.NOT_RUN(
+        plugins=list(left.plugins), ops=ops, behind=len(left.downstream), feeds=left.feeds, outputs=outputs
+    )
 
 
 def said_of_plugins(model: Model) -> list[str]:

@@ -293,7 +293,7 @@ class CostModel:
             fused = self.forms.op(node) in ACTIVATIONS | AFFINE | ADDS | MOVERS | {"Mul"} or self._affine(node)
             if not fused:
                 return layer(node.name)
-            read = self.forms.before(node)
+            read = self.forms.inputs(node)
             tensor = next((t for t in read if t.inputs), read[0])
         return False
 
@@ -302,7 +302,7 @@ class CostModel:
         while len(readers := self.forms.readers(tensor)) == 1:
             if self.forms.op(readers[0]) not in ACTIVATIONS | AFFINE and not self._affine(readers[0]):
                 break
-            tensor = self.forms.behind(readers[0])[0]
+            tensor = self.forms.outputs(readers[0])[0]
         return tensor
 
     def _affine(self, node: gs.Node) -> bool:

@@ -151,7 +151,7 @@ class HelperTrials(RealTypes):
         if effect.helps and after.distance:
             # what it costs the layers that stay float counts where some will
             effect = replace(effect, in_types=self.louder_in_types(*forms))
-        behind = self.plain.behind(after.outcome.output)
+        behind = self.plain.squashed_by(after.outcome.output)
         metric, rest = self.plain.settings.metric, self.context.rest
         self.context.journal.noted(effect.finding(name, self.quantizer.dtype, metric, behind, rest))
         return effect.helps

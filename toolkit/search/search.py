@@ -162,7 +162,7 @@ class Search(ChoosingRanges):
             self.best, self.plans, len(self.plans), sensitivity, self.simulation.runner.float_outcome,
             methods_of(self.simulation, self.best.amax), self.notes,
             self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
-            behind=self.simulation.behind(self.best.outcome.output), promise=self.promise,
+            behind=self.simulation.squashed_by(self.best.outcome.output), promise=self.promise,
         )  # fmt: skip
 
     # ---------------------------------------------------------------- what each group costs

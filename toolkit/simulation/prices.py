@@ -22,7 +22,7 @@ def cost_on(pieces: Pieces, stages: Iterable[int], config: Config, sizes: Sequen
     return cost_of(pieces, stages, config, sum(sizes[index] for index in part), len(part))
 
 
-def cost_behind_cuts(
+def cost_after_cuts(
     pieces: Pieces, config: Config, like: Config, sizes: Sequence[int], part: Sequence[int], cuts: KeptCuts,
     kept: Container[int],
 ) -> float:  # fmt: skip

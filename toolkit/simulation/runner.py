@@ -26,7 +26,7 @@ from toolkit.simulation.cuts import (
 )
 from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece
 from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, StageKind
-from toolkit.simulation.prices import cost_behind_cuts, cost_on
+from toolkit.simulation.prices import cost_after_cuts, cost_on
 from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
@@ -159,7 +159,7 @@ class Runner:
         """
         part, like = self.order[:count], like or Config()
         kept = self._cuts.first if self.joins else part
-        return cost_behind_cuts(self._pieces, config, like, self._sizes, part, self._cuts, kept) / self.macs
+        return cost_after_cuts(self._pieces, config, like, self._sizes, part, self._cuts, kept) / self.macs
 
     @cached_property
     def macs(self) -> float:
@@ -307,7 +307,7 @@ class Runner:
             probe.states.setdefault(place, {})[asked.index] = state
         return self._compared.of(asked.index, outputs), self._compared.held(outputs), seconds + self.spent - before
 
-    def cuts_behind(self, start: int, index: int) -> list[int]:
+    def cuts_after(self, start: int, index: int) -> list[int]:
         """The cuts at which a batch of a state run from ``start`` on is kept."""
         return [place for place in self._cuts.of(index) if place > start and self._keeps(index)]
 

@@ -272,7 +272,7 @@ class Simulation:
         """The model with one group quantized."""
         return self.runner.run(self.switches.alone(group, amax))
 
-    def behind(self, output: str) -> str:
+    def squashed_by(self, output: str) -> str:
         """See ``squashed_by``."""
         return squashed_by(self.model, output)
 

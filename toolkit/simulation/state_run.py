@@ -55,7 +55,7 @@ class RunsBatches(Protocol):
 
     def answered(self, pending: Pending[BatchRun]) -> tuple[BatchOutcome, Tensors]: ...  # noqa: D102
 
-    def cuts_behind(self, start: int, index: int) -> list[int]: ...  # noqa: D102
+    def cuts_after(self, start: int, index: int) -> list[int]: ...  # noqa: D102
 
     def compute(  # noqa: D102
         self, probe: Any, indices: Sequence[int], keep: bool
@@ -106,7 +106,7 @@ class StateRun:
         for index in [index for index in indices if index in self._asked]:
             start, pending = self._asked.pop(index)
             self._parts[index], self._held[index] = self._runner.answered(pending)
-            for place in self._runner.cuts_behind(start, index) if self._keep else ():
+            for place in self._runner.cuts_after(start, index) if self._keep else ():
                 self.states.setdefault(place, {})[index] = None
         todo = [index for index in indices if index not in self._parts]
         for index, part, outputs, states in self._runner.compute(self, todo, self._keep):

@@ -113,7 +113,7 @@ def test_a_spare_that_is_taken_when_an_interrupt_comes_ends(jobs, monkeypatch):
         assert gone(spare.process.pid) and spare.noise.closed
 
 
-def test_a_job_counts_although_no_spare_can_be_started_behind_it(jobs, monkeypatch):
+def test_a_job_counts_although_no_spare_can_be_started_after_it(jobs, monkeypatch):
     jobs(who=WHO)
     monkeypatch.setitem(process._NEXT, "who", 3)
     start, started = subprocess.Popen, []

@@ -29,7 +29,7 @@ def test_an_operator_between_the_halves_moves_quantized_values():
 
 
 @pytest.mark.parametrize("zero", [True, False])
-def test_a_layer_behind_a_quantized_table_is_quantized_and_the_table_alone_is_constant(zero):
+def test_a_layer_after_a_quantized_table_is_quantized_and_the_table_alone_is_constant(zero):
     grid = ["s", "z"] if zero else ["s"]
     proto = build(
         [

@@ -26,7 +26,7 @@ def conv(zero=True, per_channel=True, **attrs):
     )  # fmt: skip
 
 
-def test_kernel_shape_comes_from_the_weights_behind_the_pair():
+def test_kernel_shape_comes_from_the_weights_before_the_pair():
     model, journal = conv(), Journal()
     x = normal(2, 4, 8, 8)
     before = run(model, {"x": x})[0]

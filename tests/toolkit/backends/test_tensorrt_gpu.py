@@ -291,7 +291,7 @@ def test_the_inspectors_words_are_kept_untouched(backend, tmp_path):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_sum_behind_an_int8_convolution_builds_whoever_reads_it(backend, reader, tmp_path):
+def test_a_sum_after_an_int8_convolution_builds_whoever_reads_it(backend, reader, tmp_path):
     """8.6.0 refuses these where layer precisions are obeyed, but for quantized readers of a skip with a pair."""
     only = Profiles((profile("only", x=(SHAPE, SHAPE, SHAPE)),))
     for paired in (True, False):

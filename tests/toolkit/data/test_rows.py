@@ -104,7 +104,7 @@ def test_rows_of_one_value_first_are_taken_apart_with_the_others() -> None:
     assert [len(one.inputs["x"]) for one in CalibrationData.open(rows, network()).samples()] == [1] * 12
 
 
-def test_a_batch_behind_many_single_rows_is_refused_where_its_rows_may_be_samples() -> None:
+def test_a_batch_after_many_single_rows_is_refused_where_its_rows_may_be_samples() -> None:
     sizes = (*[1] * 16, 4)
     mean = "m = ReduceMean<axes = [0], keepdims = 1>(x) y = Add(x, m)"
     assert [len(one.inputs["x"]) for one in CalibrationData.open(lambda: batches(*sizes), network(body=mean)).samples()] == [
@@ -153,7 +153,7 @@ def classes(body: str, dimension: str = "batch") -> Model:
 
 
 @pytest.mark.parametrize(("body", "rows"), [(FLIPS, [1] * 20), (CENTRED, [8, 8, 4])])
-def test_integer_outputs_are_told_by_the_floats_behind_them(body: str, rows: list[int]) -> None:
+def test_integer_outputs_are_told_by_the_floats_they_come_from(body: str, rows: list[int]) -> None:
     data = CalibrationData.open(lambda: batches(8, 8, 4), classes(body))
     assert [len(one.inputs["x"]) for one in data.samples()] == rows
 
@@ -291,7 +291,7 @@ def test_arrays_tell_by_their_headers_how_many_rows_an_item_has(tmp_path: Path, 
     assert list(data._source.shapes()) == [{"x": (1, 4)}] * 20
 
 
-def test_a_batch_behind_many_single_rows_stays_refused(tmp_path: Path) -> None:
+def test_a_batch_after_many_single_rows_stays_refused(tmp_path: Path) -> None:
     data = CalibrationData.open(graphs(tmp_path, "archive", [1] * 16 + [4]), network())
     assert data.can_batch
     with pytest.raises(DataError, match="sample 16: it holds 4 rows"):

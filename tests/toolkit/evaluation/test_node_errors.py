@@ -54,7 +54,7 @@ def test_what_is_reordered_has_the_error_of_where_it_comes_from_and_is_not_run(m
         assert found[name].max_abs == direct.max_abs
 
 
-def test_a_reordered_tensor_behind_a_pair_is_looked_at_itself():
+def test_a_reordered_tensor_after_a_pair_is_looked_at_itself():
     weights = {"w": normal(8, 8), "v": normal(8, 8, seed=1)}
     nodes = [node("MatMul", ["x", "w"], ["m"]), node("Transpose", ["m"], ["t"], perm=[1, 0]),
              node("MatMul", ["t", "m"], ["q"]), node("MatMul", ["q", "v"], ["y"])]  # fmt: skip

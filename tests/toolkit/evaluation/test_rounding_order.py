@@ -45,7 +45,7 @@ def changed(light, outputs=("y",)):
 
 @pytest.mark.parametrize("rest", [Precision.FP16, Precision.BF16])
 @pytest.mark.parametrize("before", [["Relu"], ["Clip"], ["Relu", "Clip"]])
-def test_activations_are_rounded_and_pairs_are_padded_behind(before, rest):
+def test_activations_are_rounded_and_pairs_are_padded_after(before, rest):
     found = changed(light := padded(before, rest=rest))
     place = found.index(before[0])
     assert found[place - 1] == "Conv" and found[place : place + len(before) + 2] == [*before, "Cast", "Cast"]
@@ -74,6 +74,6 @@ def test_a_tensor_that_is_wanted_keeps_its_values(wanted):
         ({"back": ["scales", "zeros"], "stored": {"scales": np.full(4, 0.05, np.float32), "zeros": np.zeros(4, np.int8)}}, False),
     ],
 )
-def test_only_what_a_pair_leaves_as_it_is_is_padded_behind_it(given, moves):
+def test_only_what_a_pair_leaves_as_it_is_is_padded_after_it(given, moves):
     found = changed(padded(**given))
     assert (found.index("Pad") > found.index("DequantizeLinear")) == moves

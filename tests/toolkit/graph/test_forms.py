@@ -69,7 +69,7 @@ def test_a_layer_norm_in_pieces(form):
     assert whole(model) == ("LayerNormalization", {n.name for n in nodes}, "x", "y")
     forms = Forms(model)
     assert {forms.op(n) for n in model.nodes} == {"LayerNormalization"}
-    assert [len(forms.readers(model.graph.inputs[0])), forms.behind(model.nodes[0])[0].name] == [1, "y"]
+    assert [len(forms.readers(model.graph.inputs[0])), forms.outputs(model.nodes[0])[0].name] == [1, "y"]
 
 
 def test_a_norm_over_the_spatial_axes():

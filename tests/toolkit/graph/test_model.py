@@ -300,7 +300,7 @@ def test_shapes_written_as_constants_are_followed(kind):
 
 
 @pytest.mark.parametrize(("op", "opset"), [("GroupNormalization", 18), ("GroupNormalization", 21), ("MeanVarianceNormalization", 13)])
-def test_shapes_go_on_behind_operators_of_which_onnx_infers_nothing(op, opset):
+def test_shapes_go_on_after_operators_of_which_onnx_infers_nothing(op, opset):
     """A block of a diffusion model, whose output declares no type either; what is computed stays."""
     grouped = op == "GroupNormalization"
     groups = 2 if opset == 18 else 8

@@ -70,7 +70,7 @@ def test_what_two_nodes_leave_out_does_not_join_them():
 
 
 @pytest.mark.parametrize("read", ["Gather", "Squeeze", "Reshape"])
-def test_the_state_of_a_layer_is_found_behind_what_gives_it_another_shape(read):
+def test_the_state_of_a_layer_is_found_after_what_gives_it_another_shape(read):
     """One layer's state is taken from those of all, and put back among them."""
     taken = {
         "Gather": [node("Gather", ["state", "one"], ["h"], axis=0)],

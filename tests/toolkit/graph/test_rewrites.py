@@ -120,7 +120,7 @@ def test_no_rewrite_is_left_out_beside_what_is_written_out_as_a_function() -> No
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_a_normalization_behind_float64_is_computed(wide):
+def test_a_normalization_after_float64_is_computed(wide):
     """onnxruntime makes one node of the Cast and the normalization, for which it has no kernel."""
     kind = TensorProto.DOUBLE if wide else TensorProto.FLOAT16
     nodes = [

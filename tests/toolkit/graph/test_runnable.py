@@ -43,7 +43,7 @@ def test_a_plugin_in_the_middle_leaves_what_does_not_need_it(domain):
     model = branched(domain)
     left = not_run(model)
     assert left.plugins == {"plug": f"{domain}::Plug" if domain else "Plug"}
-    assert left.behind == {"s": "plug", "y": "plug"}
+    assert left.downstream == {"s": "plug", "y": "plug"}
     assert left.tensors.keys() == {"p", "s", "y"}
     assert left.feeds == ["a", "b"]
     loaded = session(model)

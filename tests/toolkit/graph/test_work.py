@@ -193,7 +193,7 @@ def at_three(model):
 
 
 @pytest.mark.parametrize("outer", [False, True], ids=["one Loop", "a Loop in a Loop"])
-def test_a_state_that_an_iteration_keeps_has_its_shape_in_the_body_and_behind(outer):
+def test_a_state_that_an_iteration_keeps_has_its_shape_in_the_body_and_after(outer):
     model = carried([node("MatMul", ["s", "u"], ["m"]), node("Tanh", ["m"], ["t"])], outer=outer)
     facts = at_three(model)
     assert facts.shapes["s"] == facts.shapes["t"] == facts.shapes["h"] == [(3, 8)]

@@ -100,7 +100,7 @@ def test_scores_that_no_product_reads_are_no_attention(op):
     assert list(attentions(scores(op))) == []
 
 
-def test_scores_behind_more_sums_than_python_recurses_are_found():
+def test_scores_after_more_sums_than_python_recurses_are_found():
     adds = [node("Add", [f"t{i}", "m"], [f"t{i + 1}"]) for i in range(1200)]
     nodes = [
         node("MatMul", ["q", "k"], ["t0"]),

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
-from toolkit import Model, Precision, constant_behind, keep_float, layers
+from toolkit import Model, Precision, constant_through_pair, keep_float, layers
 
 
 def mixed():
@@ -54,7 +54,7 @@ def test_a_weight_that_is_stored_quantized_comes_back_as_floats():
     model = Model.from_proto(proto)
     (layer,) = layers(model)
     np.testing.assert_array_equal(layer.weight, [[-2.0, 1.5], [1.5, -1.25]])
-    assert layer.quantized and constant_behind(model, model.node("product").inputs[0]) is None
+    assert layer.quantized and constant_through_pair(model, model.node("product").inputs[0]) is None
 
 
 def test_a_node_that_is_kept_float_loses_its_pairs():

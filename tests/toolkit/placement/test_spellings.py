@@ -147,7 +147,7 @@ def test_marks_of_an_export_that_was_not_finished_are_nvfp4():
 
 
 @pytest.mark.parametrize("word", ["TRT_FP8", ""])
-def test_a_cast_behind_a_pair_is_the_pairs_own(word):
+def test_a_cast_after_a_pair_is_the_pairs_own(word):
     # as Transformer Engine writes them: float32 inside of the pair, float16 around it
     domain, zero = ("trt", []) if word else ("", ["z"])
     nodes = [node("Cast", ["x"], ["wide"], to=1),
@@ -199,7 +199,7 @@ def test_a_cast_stays_where_its_type_does_not_hold_the_scale(scale, kind, casts)
     assert found.opset == (17 if casts else 19)
 
 
-def test_a_cast_behind_onnxruntimes_pair_raises_the_opset():
+def test_a_cast_after_onnxruntimes_pair_raises_the_opset():
     nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft"),
              node("DequantizeLinear", ["q", "s", "z"], ["d"], domain="com.microsoft"),
              node("Cast", ["d"], ["h"], to=10), node("Relu", ["h"], ["y"])]  # fmt: skip

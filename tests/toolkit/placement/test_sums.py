@@ -20,16 +20,16 @@ def bottleneck(gate, **outputs):
     return Model.from_proto(build(parts, {"x": [1, 4, 6, 6]}, {"y": None, **outputs}, sizes))
 
 
-def silu(before, behind):
-    return [node("Sigmoid", [before], [f"{behind}_s"]), node("Mul", [before, f"{behind}_s"], [behind])]
+def silu(before, after):
+    return [node("Sigmoid", [before], [f"{after}_s"]), node("Mul", [before, f"{after}_s"], [after])]
 
 
-def leaky(before, behind):
-    return [node("LeakyRelu", [before], [behind], alpha=0.1)]
+def leaky(before, after):
+    return [node("LeakyRelu", [before], [after], alpha=0.1)]
 
 
 @pytest.mark.parametrize("gate", [silu, leaky])
-def test_both_branches_of_a_sum_behind_an_activation_get_pairs(gate):
+def test_both_branches_of_a_sum_after_an_activation_get_pairs(gate):
     """Nothing reads what the convolutions make in float then, so that each of them writes INT8."""
     model, context = bottleneck(gate), placeholder_context()
     InsertQDQ()(model, context)
@@ -42,13 +42,13 @@ def test_both_branches_of_a_sum_behind_an_activation_get_pairs(gate):
 
 
 @pytest.mark.parametrize("exclude", [["c2"], ["c0"], ["b"], ["y"]])
-def test_a_sum_behind_an_activation_stays_float_unless_all_around_it_is_quantized(exclude):
+def test_a_sum_after_an_activation_stays_float_unless_all_around_it_is_quantized(exclude):
     model = bottleneck(silu)
     InsertQDQ(exclude=exclude)(model, placeholder_context())
     assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1)
 
 
-def test_a_sum_behind_an_activation_that_something_else_reads_stays_float():
+def test_a_sum_after_an_activation_that_something_else_reads_stays_float():
     model = bottleneck(silu, a2=None)
     InsertQDQ()(model, placeholder_context())
     assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1)

@@ -117,7 +117,7 @@ def test_a_group_opens_and_closes_and_a_layer_tells_all_that_is_known(opened):
     assert page.locator("#canvas .box").count() == drawn
 
 
-def test_a_link_opens_its_layer_and_one_to_a_pair_the_layer_behind_it(opened):
+def test_a_link_opens_its_layer_and_one_to_a_pair_the_layer_after_it(opened):
     page = opened(hash="#layer=" + CONV)
     chosen = page.locator("#canvas .chosen title")
     assert chosen.text_content() == CONV and CONV in page.locator("#panel-title").inner_text()

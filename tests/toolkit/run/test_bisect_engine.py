@@ -227,7 +227,7 @@ def test_a_flaky_engine_is_noticed(place, capsys, monkeypatch):
     assert "flaky: with every layer float it answers fail, pass" in said
 
 
-def test_passes_behind_the_quantizing_one_are_in_the_engines(place, capsys, monkeypatch):
+def test_passes_after_the_quantizing_one_are_in_the_engines(place, capsys, monkeypatch):
     seen = []
     build = Bench.build
 

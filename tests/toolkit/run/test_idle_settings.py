@@ -91,7 +91,7 @@ def test_a_table_is_named_without_what_nobody_wrote():
         Recipe.parse(MODEL + '[calibration]\ndata = "c.npz"\nimages = { scale = 255 }\n', Path("r.toml"))
 
 
-def test_pairs_that_a_pass_behind_takes_out_are_refused_by_the_line_of_the_one_that_inserts_them():
+def test_pairs_that_a_later_pass_takes_out_are_refused_by_the_line_of_the_one_that_inserts_them():
     insert, strip = ('[[pass]]\nuse = "insert_qdq"\n', '[[pass]]\nuse = "strip_qdq"\n')
     passes_of(Recipe.parse(MODEL + strip + insert, Path("r.toml")), allow_code=False)
     # what takes a part of them, or something of them with it, has an effect

@@ -139,7 +139,7 @@ def test_labels_out_of_range_are_an_error_of_new_and_a_warning_where_no_metric_r
     assert report.accuracy.metric is None and [one for one in report.summary.warnings if f"label {value} of" in one]
 
 
-def test_a_label_out_of_range_behind_the_first_samples_is_named_by_its_sample(place, capsys):
+def test_a_label_out_of_range_after_the_first_samples_is_named_by_its_sample(place, capsys):
     x, found = answers(place, 100)
     label = found["scores"].argmax(axis=1)
     label[80] = 7

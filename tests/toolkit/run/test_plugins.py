@@ -88,7 +88,7 @@ def test_up_to_a_plugin_at_the_end(tmp_path, domain, quantizer):
 
 
 @pytest.mark.parametrize("quantizer", ["insert_qdq", "search_precision"])
-def test_what_is_behind_a_plugin_stays_float_unless_its_range_is_given(tmp_path, quantizer):
+def test_what_is_after_a_plugin_stays_float_unless_its_range_is_given(tmp_path, quantizer):
     plug = helper.make_node("Plug", ["r"], ["p"], "plug", domain="my.ops")
     network(tmp_path, [*FRONT, plug, *REAR], ["y"], "my.ops")
     _, report, _, journal = run(tmp_path, quantizer)

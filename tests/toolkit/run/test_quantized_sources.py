@@ -56,7 +56,7 @@ def quantized(report):
             and layer["asked"]["precision"] == "int8"}  # fmt: skip
 
 
-def test_weights_behind_a_pair_and_a_transpose_are_all_quantized(tmp_path, capsys):
+def test_weights_read_through_a_pair_and_a_transpose_are_all_quantized(tmp_path, capsys):
     placed(tmp_path, "qat_transpose.onnx", "qat_transpose_calibration.npz")
     recipe, report, _ = made(tmp_path, capsys)
     assert [entry["use"] for entry in recipe.passes][:2] == ["strip_qdq", "fold_constants"]

@@ -302,7 +302,7 @@ def test_a_metric_of_samples_without_any_label_is_refused(metric, count, tmp_pat
         run(made, tmp_path / "out")
 
 
-def test_the_first_label_may_stand_behind_many_samples_without_one(tmp_path):
+def test_the_first_label_may_follow_many_samples_without_one(tmp_path):
     label = np.full((80, 5), -100)
     label[70, 2] = 1
     made = run(tagged(tmp_path, label, metric="top1"), tmp_path / "out")

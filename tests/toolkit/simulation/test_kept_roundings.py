@@ -124,7 +124,7 @@ def test_a_file_of_other_weights_is_not_taken(find, looked_at, tmp_path):
     assert len(looked_at) == 8
 
 
-def test_nothing_is_left_of_them_behind_a_run_that_is_through(tmp_path, looked_at):
+def test_nothing_is_left_of_them_after_a_run(tmp_path, looked_at):
     (tmp_path / "recipe.toml").write_text(RECIPE)
     hidden = run(tmp_path / "recipe.toml", tmp_path / "run").folder / ".qtool"
     assert looked_at and list(hidden.glob("collection-*.npz")) and not list(hidden.glob(PATTERN))

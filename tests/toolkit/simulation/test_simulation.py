@@ -116,8 +116,8 @@ def test_what_is_padded_with_zeros_gets_the_pair_of_the_padded_tensor(value, rea
     made = sim.cutter.piece(0, [FULL] * len(sim.cutter.stages)).model.whole()
     makers = {one.output[0]: one for one in made.graph.node}
     second = next(one for one in made.graph.node if one.name == "second")
-    behind = makers[second.input[0]].op_type
-    assert behind == ("DequantizeLinear" if value else "Pad")
+    before = makers[second.input[0]].op_type
+    assert before == ("DequantizeLinear" if value else "Pad")
     # who reads it otherwise has what is padded without a pair
     assert ("c" in makers) == (read_twice or bool(value))
     assert sim.without([]).noise == pytest.approx(noise_of_real_pairs(sim, model, []), rel=1e-6)

@@ -31,7 +31,7 @@ def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
         model: the model with its pairs.
         stripped: whether the pairs are removed: readers after a Flatten then read a tensor that inherits its range.
     """
-    found, behind = FittedRanges(Ranges(made_from={"kind": "pairs"})), []
+    found, added = FittedRanges(Ranges(made_from={"kind": "pairs"})), []
     for name, pair in activations(model):
         if pair.grid.amax is None or pair.axis is not None:
             continue
@@ -40,10 +40,10 @@ def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
         if stripped:
             result = pair.dequantize.outputs[0].name
             found.ranges.tensors[result] = one
-            behind += [result] if not pair.between else []
+            added += [result] if not pair.between else []
     if stripped:
         hand_on(found, model)
-        for name in behind:
+        for name in added:
             found.ranges.tensors.pop(name, None)
     return found
 
@@ -65,14 +65,14 @@ def float_layers(model: Model, stored: bool = False) -> list[str]:
     """
     found = []
     for node in (node for node in model.nodes if node.op in TARGETS):
-        pairs = [pair for tensor in node.inputs[:2] if (pair := _pair_behind(model, tensor)) is not None]
+        pairs = [pair for tensor in node.inputs[:2] if (pair := _pair_upstream(model, tensor)) is not None]
         types = {kind for pair in pairs if (kind := pair_type(pair)) is not None}
         if len(pairs) < 2 and (stored or not any(kind.weights_only for kind in types)):
             found.append(node.name)
     return found
 
 
-def _pair_behind(model: Model, tensor: gs.Tensor) -> gs.Node | None:
+def _pair_upstream(model: Model, tensor: gs.Tensor) -> gs.Node | None:
     """The DequantizeLinear that values come from, perhaps through operators that only move them."""
     node = model.producer(tensor)
     while node is not None and node.op != DEQUANTIZE:

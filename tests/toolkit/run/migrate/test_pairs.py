@@ -102,7 +102,7 @@ def test_products_of_activations_with_pairs_of_their_own_are_quantized(here, att
     assert wanted - weighted
 
 
-def test_a_pair_behind_a_models_own_cast_is_seen(here):
+def test_a_pair_after_a_models_own_cast_is_seen(here):
     plain = Model.from_proto(mlp())
     InsertQDQ()(plain, placeholder_context())
     proto = plain.to_proto()

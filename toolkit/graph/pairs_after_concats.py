@@ -21,7 +21,7 @@ _TYPES_APART = 23
 _PAIR = _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
-def pairs_behind_concats(proto: onnx.ModelProto) -> int:
+def move_pairs_after_concats(proto: onnx.ModelProto) -> int:
     """Move pairs from before Concats to after them, in the main graph; the message is changed.
 
     A pair stays where something else reads what is within it, where its scale is not one constant for the whole tensor,
@@ -40,7 +40,7 @@ def pairs_behind_concats(proto: onnx.ModelProto) -> int:
     if not any(all(name in made for name in node.input) for node in concats):
         return 0
     moved = _Moved(graph, made)
-    gone = sum(map(moved.behind, concats))
+    gone = sum(map(moved.move_after, concats))
     if gone:
         moved.rebuild()
     return gone
@@ -64,11 +64,11 @@ class _Moved:
         self._names.update(chain.from_iterable(node.output for node in graph.node))
         self._keys: dict[str, bytes | None] = {}
         self._gone: set[str] = set()
-        self._behind: dict[str, list[onnx.NodeProto]] = {}
+        self._after: dict[str, list[onnx.NodeProto]] = {}
 
-    def behind(self, concat: onnx.NodeProto) -> int:
+    def move_after(self, concat: onnx.NodeProto) -> int:
         """Move all pairs that every input of a Concat has after it; returns how many fewer pairs there are."""
-        gone, behind = 0, list[onnx.NodeProto]()
+        gone, after = 0, list[onnx.NodeProto]()
         while concat.input and (first := self._pair(concat.input[0])) is not None:
             pairs = {name: pair for name in concat.input if (pair := self._pair(name)) is not None}
             if len(pairs) < 2 or not all(name in pairs for name in concat.input):
@@ -88,10 +88,10 @@ class _Moved:
             self._gone.update(node.output[0] for pair in pairs.values() for node in pair)
             concat.input[:] = [pairs[name][0].input[0] for name in concat.input]
             concat.output[0] = joined
-            behind = [*made, *behind]
+            after = [*made, *after]
             gone += len(pairs) - 1
-        if behind:
-            self._behind[concat.output[0]] = behind
+        if after:
+            self._after[concat.output[0]] = after
         return gone
 
     def rebuild(self) -> None:
@@ -99,7 +99,7 @@ class _Moved:
         kept = [
             one
             for node in self._graph.node
-            for one in (node, *self._behind.get(node.output[0] if node.output else "", ()))
+            for one in (node, *self._after.get(node.output[0] if node.output else "", ()))
             if not one.output or one.output[0] not in self._gone
         ]
         del self._graph.node[:]

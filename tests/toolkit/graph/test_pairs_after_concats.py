@@ -9,9 +9,9 @@ from onnx import TensorProto
 
 from tests.conftest import build, node, normal
 from toolkit.graph import sessions
-from toolkit.graph.behind_concats import pairs_behind_concats
 from toolkit.graph.memory import least_limit, memory_limit
 from toolkit.graph.model import Model
+from toolkit.graph.pairs_after_concats import move_pairs_after_concats
 from toolkit.graph.sessions import session
 from toolkit.graph.stretches import Boundaries, by_stretch
 
@@ -45,10 +45,10 @@ def _feed() -> dict[str, np.ndarray]:
     return made
 
 
-def test_one_pair_behind_gives_the_same_bits():
+def test_one_pair_after_gives_the_same_bits():
     proto = _model(_PAIR.format(b="t, zz"))
     wanted = onnx.ModelProto.FromString(proto.SerializeToString())
-    assert pairs_behind_concats(proto) == 1
+    assert move_pairs_after_concats(proto) == 1
     assert _ops(proto) == ["Relu", "Neg", "Concat", "QuantizeLinear", "DequantizeLinear", "Abs"]
     onnx.checker.check_model(proto, full_check=True)
     assert list(proto.graph.node[2].input) == ["ar", "br", "ar"] and proto.graph.node[4].output[0] == "c"
@@ -72,7 +72,7 @@ def test_concats_of_concats_hand_their_pair_on():
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     wanted = session(onnx.ModelProto.FromString(proto.SerializeToString()), as_written=False, optimise=False)
-    assert pairs_behind_concats(proto) == 3
+    assert move_pairs_after_concats(proto) == 3
     assert _ops(proto) == ["Concat", "Concat", "Concat", "QuantizeLinear", "DequantizeLinear"]
     onnx.checker.check_model(proto, full_check=True)
     assert session(proto).run(_feed())["y"].tobytes() == wanted.run(_feed())["y"].tobytes()
@@ -97,7 +97,7 @@ def test_what_else_is_there_is_left(pairs, head, more, outputs):
     del proto.graph.output[1 if not outputs else 0 :]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     before = proto.SerializeToString()
-    assert pairs_behind_concats(proto) == 0
+    assert move_pairs_after_concats(proto) == 0
     assert proto.SerializeToString() == before
 
 
@@ -108,14 +108,14 @@ def test_one_pair_alone_stays_in_front(reads):
         <{_INIT}>
         {{ aq = QuantizeLinear(a, s, z) ad = DequantizeLinear(aq, s, z) y = Concat<axis=1>({reads}) }}""")
     before = proto.SerializeToString()
-    assert pairs_behind_concats(proto) == 0
+    assert move_pairs_after_concats(proto) == 0
     assert proto.SerializeToString() == before
 
 
 def test_a_scale_that_the_caller_may_give_is_no_constant():
     proto = _model(_PAIR.format(b="t, zz"))
     proto.graph.input.append(onnx.helper.make_tensor_value_info("t", TensorProto.FLOAT, []))
-    assert pairs_behind_concats(proto) == 0
+    assert move_pairs_after_concats(proto) == 0
 
 
 def test_sessions_have_the_fewer_nodes_and_by_default_optimizations_those_that_are_written(monkeypatch):
