@@ -34,7 +34,7 @@ class CorrectBias(Helper):
     name = "correct_bias"
     # it works on pairs, so it is not tried on a float model
     role = None
-    tells_in_dry_run = True
+    supports_dry_run = True
     mends = Harm.SHIFTED_MEAN
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
 

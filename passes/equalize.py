@@ -23,7 +23,7 @@ class Equalize(Helper):
     """
 
     name = "equalize"
-    tells_in_dry_run = True
+    supports_dry_run = True
     mends = Harm.UNEVEN_WEIGHTS
     rounds: int = Field(20, gt=0, le=1_000_000, description="go over all pairs at most this many times")
 

@@ -21,7 +21,7 @@ class FoldBatchNorm(Pass):
 
     name = "fold_batchnorm"
     role = Role.FOLD_NORMALIZATION
-    tells_in_dry_run = by_graph_alone = True
+    supports_dry_run = graph_only = True
 
     def apply(self, model: Model, context: Context) -> None:
         """Scale the weights and shift the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""

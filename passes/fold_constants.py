@@ -32,7 +32,7 @@ class FoldConstants(Pass):
 
     name = "fold_constants"
     role = Role.FOLD
-    tells_in_dry_run = by_graph_alone = True
+    supports_dry_run = graph_only = True
     limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
 
     def apply(self, model: Model, context: Context) -> None:

@@ -20,7 +20,7 @@ class GuardFP16(Pass):
 
     name = "guard_fp16"
     role = Role.GUARD
-    tells_in_dry_run = True
+    supports_dry_run = True
     precision: Literal["fp32", "bf16"] = Field("fp32", description="what they compute in; fp32 where digits are lost")
     margin: float = Field(2.0, ge=1, description="values may become this many times those observed")
 

@@ -20,7 +20,7 @@ class InsertQDQ(Quantizer):
     """
 
     name = "insert_qdq"
-    tells_in_dry_run = True
+    supports_dry_run = True
     include: list[str] = Field([], description="names or globs of nodes to quantize; empty: all candidates")
     include_ops: list[str] = Field([], description="operators to quantize; empty: Conv, ConvTranspose, Gemm, MatMul")
     include_between: list[tuple[str, str]] = Field([], description="quantize the nodes between two tensors")

@@ -17,7 +17,7 @@ class KeepPrecision(Pass):
 
     name = "keep_precision"
     role = Role.KEEP
-    tells_in_dry_run = by_graph_alone = True
+    supports_dry_run = graph_only = True
     nodes: list[str] = Field([], description="names or globs of nodes")
     ops: list[str] = Field([], description="operators")
     between: list[tuple[str, str]] = Field([], description="the nodes on any path from one tensor to another")

@@ -35,13 +35,13 @@ from toolkit import (
     configure,
     did_you_mean,
     find,
-    float_ahead,
     gpu_spec,
     helped,
     literal_glob,
     lower,
     measuring,
     playing,
+    prebuild_float,
     refuse_without_samples,
 )
 
@@ -72,7 +72,7 @@ class SearchPrecision(InsertQDQ):
 
     name = "search_precision"
     role = Role.SEARCH
-    tells_in_dry_run = True
+    supports_dry_run = True
     max_drop: float | None = Field(
         None, ge=0, le=1e12, description="largest drop of the metric; default: [evaluation] budget"
     )
@@ -256,7 +256,7 @@ class SearchPrecision(InsertQDQ):
             measuring(context)
         if self.gpu:
             gpu_spec(self.gpu)
-        with float_ahead(self.plain(), model, context) if self._times_engines(context) else nullcontext():
+        with prebuild_float(self.plain(), model, context) if self._times_engines(context) else nullcontext():
             self._search_and_insert(model, context)
 
     def _times_engines(self, context: Context) -> bool:
@@ -274,7 +274,7 @@ class SearchPrecision(InsertQDQ):
             refuse_without_samples(self.data, context)
             context.journal.noted(Code.DRY_RUN(step="search"))
             if quantizes:
-                PlanSearch.refuse_beforehand(self, self._settings(), model, context)
+                PlanSearch.preflight(self, self._settings(), model, context)
         elif quantizes:
             if self.helpers and isinstance(context.provider, Calibrator):
                 # what helpers leave as it is holds for their forms too
@@ -311,7 +311,7 @@ class SearchPrecision(InsertQDQ):
             limits=self.accuracy_limits(),
             times=[self.times] if isinstance(self.times, str) else self.times,
             insist="measure" in self.model_fields_set,
-            int8_alone=self.also is not None,
+            int8_only=self.also is not None,
             **{key: getattr(self, key) for key in same},
         )
 

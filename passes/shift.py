@@ -99,7 +99,7 @@ class Shift(Helper):
     """
 
     name = "shift"
-    tells_in_dry_run = True
+    supports_dry_run = True
     mends = Harm.ONE_SIDED
     least: float = Field(1.0, ge=0, le=100, description="shift only inputs whose steps become this many dB finer")
     insert: bool = Field(True, description="also subtract after a SiLU, GELU, HardSwish or Mish")

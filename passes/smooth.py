@@ -91,7 +91,7 @@ class Smooth(Helper):
     """
 
     name = "smooth"
-    tells_in_dry_run = True
+    supports_dry_run = True
     mends = Harm.OUTLIER_CHANNELS
     strength: float | None = Field(
         None,

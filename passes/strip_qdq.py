@@ -53,7 +53,7 @@ class StripQDQ(Pass):
 
     name = "strip_qdq"
     role = Role.STRIP
-    tells_in_dry_run = True
+    supports_dry_run = True
     nodes: list[str] = Field([], description="strip only the pairs these nodes read (names or globs); empty: all")
     keep_ranges: bool = Field(False, description="keep the scales of activations as ranges for insert_qdq")
 

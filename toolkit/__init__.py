@@ -121,10 +121,10 @@ if TYPE_CHECKING:
     from toolkit.search.attention_pairs import attention_pays as attention_pays
     from toolkit.search.data import refuse_without_samples as refuse_without_samples
     from toolkit.search.faster import measuring as measuring
-    from toolkit.search.float_ahead import float_ahead as float_ahead
     from toolkit.search.gpus import gpu_spec as gpu_spec
     from toolkit.search.helped import helped as helped
     from toolkit.search.plan_search import PlanSearch as PlanSearch
+    from toolkit.search.prebuild_float import prebuild_float as prebuild_float
     from toolkit.search.quantizer import Quantizer as Quantizer
     from toolkit.search.real_types import Lower as Lower
     from toolkit.search.search_settings import SearchSettings as SearchSettings
@@ -198,7 +198,7 @@ _HOMES = {
     "search.data": "refuse_without_samples",
     "search.attention_pairs": "attention_pays",
     "search.faster": "measuring",
-    "search.float_ahead": "float_ahead",
+    "search.prebuild_float": "prebuild_float",
     "search.gpus": "gpu_spec",
     "search.helped": "helped",
     "search.plan_search": "PlanSearch",

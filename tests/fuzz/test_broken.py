@@ -23,7 +23,7 @@ from tests.toolkit.conftest import complain
 from toolkit import Model, Recipe
 from toolkit.base.errors import ModelError
 from toolkit.cli.main import invoke
-from toolkit.graph import endless
+from toolkit.graph import endless_loops
 from toolkit.graph.opset import convert_opset
 
 Change = Callable[[Path], None]
@@ -569,7 +569,7 @@ def test_external_data_of_twenty_gigabytes_is_read_as_far_as_it_is_needed(
 def test_a_loop_without_an_end_is_stopped(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.graph.endless._SECONDS", 0.5)
+    monkeypatch.setattr("toolkit.graph.endless_loops._SECONDS", 0.5)
     for trips in (None, 2**62):
         onnx_file(lambda p: None, lambda: corpus.with_loop(trips=trips))(here)  # noqa: B023
         assert "'loop'" in complain(here, capsys, *CHECK)
@@ -578,15 +578,15 @@ def test_a_loop_without_an_end_is_stopped(
 def test_a_model_that_does_not_end_is_run_once_by_new(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.graph.endless._SECONDS", 0.3)
+    monkeypatch.setattr("toolkit.graph.endless_loops._SECONDS", 0.3)
     stopped: list[str] = []
-    real = endless.EndlessLoopError.__init__
+    real = endless_loops.EndlessLoopError.__init__
 
-    def count(self: endless.EndlessLoopError, node: str, why: str, where: str) -> None:
+    def count(self: endless_loops.EndlessLoopError, node: str, why: str, where: str) -> None:
         stopped.append(node)
         real(self, node, why, where)
 
-    monkeypatch.setattr(endless.EndlessLoopError, "__init__", count)
+    monkeypatch.setattr(endless_loops.EndlessLoopError, "__init__", count)
     onnx_file(lambda p: None, lambda: corpus.with_loop(trips=None))(here)
     assert "'loop'" in complain(here, capsys, "new", "m.onnx", "--data", "c.npz", "--out", "n.toml")
     assert stopped == ["loop"] and not (here / "n.toml").exists()
@@ -599,7 +599,7 @@ def test_a_model_that_does_not_end_is_run_once_by_new(
 def test_a_loop_that_collects_without_an_end_is_stopped_before_memory_is_full(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.graph.endless._BYTES", 64 << 20)
+    monkeypatch.setattr("toolkit.graph.endless_loops._BYTES", 64 << 20)
     proto = corpus.with_loop(trips=None)
     body = next(n for n in proto.graph.node if n.op_type == "Loop").attribute[0].g
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros((1000, 4, 4, 4), np.float32), "more"))

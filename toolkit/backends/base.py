@@ -152,7 +152,7 @@ class Backend(Protocol):
         """Why ``build`` measures no latencies here, empty where it does."""
         ...
 
-    def room_beside(self) -> int:
+    def parallel_build_memory(self) -> int:
         """Bytes of GPU memory for engines that are built side by side; 0 where none can be built alongside others."""
         ...
 

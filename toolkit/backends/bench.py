@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.backends.ahead import EnginesAhead
 from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
-from toolkit.backends.kept_engines import KeptEngines
+from toolkit.backends.engine_cache import EngineCache
+from toolkit.backends.prebuilds import Prebuilds
 from toolkit.backends.prepare import lower_for, save_for, unmeasured
 from toolkit.backends.unit_times import unit_times
 from toolkit.base.errors import QtoolError
@@ -92,9 +92,9 @@ class EngineBench:
         return choose(self.backend)[0] if isinstance(self.backend, str) else self.backend
 
     @cached_property
-    def _ahead(self) -> EnginesAhead:
+    def _prebuilds(self) -> Prebuilds:
         """What was begun before it is asked for."""
-        return EnginesAhead(self)
+        return Prebuilds(self)
 
     @property
     def profiles(self) -> Sequence[str]:
@@ -115,8 +115,8 @@ class EngineBench:
     @property
     def trial_seconds(self) -> float | None:
         """See ``Bench.trial_seconds``."""
-        ahead = beside.seconds() if (beside := self._ahead.beside) is not None else None
-        return next((one["seconds"] for place, one in self.log.found.items() if place.endswith(_ROUGH)), ahead)
+        early = one.seconds() if (one := self._prebuilds.background) is not None else None
+        return next((one["seconds"] for place, one in self.log.found.items() if place.endswith(_ROUGH)), early)
 
     @property
     def prefers_speed(self) -> bool:
@@ -149,9 +149,9 @@ class EngineBench:
         return Outcomes(self.folder / "engines.jsonl" if self.folder is not None else None, self.fingerprint())
 
     @cached_property
-    def kept(self) -> KeptEngines:
+    def kept(self) -> EngineCache:
         """The engines that were measured, until the run takes its own from them."""
-        return KeptEngines(self.folder)
+        return EngineCache(self.folder)
 
     def lowered(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings | None = None
@@ -173,7 +173,7 @@ class EngineBench:
         *,
         float_only: bool = False,
         repeat: int = 0,
-        anew: bool = False,
+        rebuild: bool = False,
         rough: bool = False,
     ) -> Measurement:
         """See ``Bench.measure``.
@@ -185,22 +185,22 @@ class EngineBench:
         lowered, own = self.lowered(model, plan, ranges, settings)
         key = self.key(lowered, own, ranges, settings)
         if float_only:
-            self._ahead.only(key)
-        if rough and not anew and self._ahead.as_run(key, repeat):
+            self._prebuilds.only(key)
+        if rough and not rebuild and self._prebuilds.as_run(key, repeat):
             rough, settings = False, self.settings_for(float_only, False)
         place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{_ROUGH if rough else ''}"
-        entry = self.log.get(place) if not anew else None
+        entry = self.log.get(place) if not rebuild else None
         reused = entry is not None
         if entry is None:
-            entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, rough), anew)
-            entry["anew"] = entry["anew"] or (self._ahead.in_vain(key, repeat) if rough and not anew else "")
+            entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, rough), rebuild)
+            entry["anew"] = entry["anew"] or (self._prebuilds.in_vain(key, repeat) if rough and not rebuild else "")
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
         if float_only:
             # trials are compared with a trial where the float engine is one
-            self._ahead.bar = {} if rough else latency
-        elif rough and self._ahead.undecided(latency):
-            return self.measure(model, plan, nodes, ranges, repeat=repeat, anew=anew)
+            self._prebuilds.bar = {} if rough else latency
+        elif rough and self._prebuilds.undecided(latency):
+            return self.measure(model, plan, nodes, ranges, repeat=repeat, rebuild=rebuild)
         return Measurement(
             key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused, entry["engine"],
             "" if reused else entry["anew"], entry["ahead"], entry["beside"],
@@ -212,14 +212,14 @@ class EngineBench:
 
     def several(self) -> AbstractContextManager[None]:
         """See ``Bench.several``."""
-        return self._ahead.several()
+        return self._prebuilds.several()
 
     @property
     def spare(self) -> int:
         """See ``Bench.spare``."""
-        return self._ahead.spare
+        return self._prebuilds.spare
 
-    def ahead(
+    def prebuild(
         self,
         model: Model,
         plan: PrecisionPlan,
@@ -228,22 +228,22 @@ class EngineBench:
         float_only: bool = False,
         rough: bool = False,
     ) -> str:
-        """See ``Bench.ahead``."""
-        return self._ahead.order(model, plan, ranges, float_only, rough)
+        """See ``Bench.prebuild``."""
+        return self._prebuilds.order(model, plan, ranges, float_only, rough)
 
     def forget(self, engine: str) -> None:
         """See ``Bench.forget``."""
-        self._ahead.forget(engine)
+        self._prebuilds.forget(engine)
 
-    def float_ahead(
+    def prebuild_float(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None = None
     ) -> AbstractContextManager[None]:
-        """See ``Bench.float_ahead``."""
-        return self._ahead.float_ahead(model, plan, ranges)
+        """See ``Bench.prebuild_float``."""
+        return self._prebuilds.prebuild_float(model, plan, ranges)
 
     def make_room(self) -> bool:
         """See ``Bench.make_room``."""
-        return self._ahead.make_room()
+        return self._prebuilds.make_room()
 
     def settings_for(self, float_only: bool, rough: bool) -> EngineSettings:
         """The settings of an engine with or without pairs, as the run would build it or in less time."""
@@ -328,7 +328,7 @@ class EngineBench:
         last = f" (the last one took {self._seconds:.0f} s)" if self._seconds else ""
 
         def progress(what: str, done: int, total: int) -> None:
-            beside = one.aside if (one := self._ahead.beside) is not None else ""
+            beside = one.aside if (one := self._prebuilds.background) is not None else ""
             self.progress(f"building {which}{last}" + beside if what == "building" else what, done, total)
 
         return progress
@@ -341,21 +341,21 @@ class EngineBench:
         settings: EngineSettings,
         nodes: Collection[str],
         name: str,
-        anew: bool,
+        rebuild: bool,
     ) -> dict[str, Any]:
         # the same engine may have been measured for other nodes
-        build = self.kept.build(name) if not anew else None
+        build = self.kept.build(name) if not rebuild else None
         kept, why = build is not None, ""
-        ahead = None
+        background = None
         if build is None:
-            build, why, ahead = self._ahead.take(name)
+            build, why, background = self._prebuilds.take(name)
             kept = build is not None and self.kept.keep(name, build)
         if build is None:
             with temporary_folder("trial") as folder:
                 # always the same place in the run folder: what a killed run left there is written over
                 path = (self.folder or folder) / "qtool-trial.onnx"
-                if self.make_room() and self._ahead.beside is not None:
-                    self._ahead.beside.others += 1
+                if self.make_room() and self._prebuilds.background is not None:
+                    self._prebuilds.background.others += 1
                 build = self.build(model, plan, ranges, path, settings)
             kept = self.kept.keep(name, build)
         lacks = unmeasured(build, self.shapes)
@@ -368,5 +368,5 @@ class EngineBench:
         found = unit_times(model, build, list(nodes))
         return {"latency": latency, "ms": found.ms, "rest": found.rest, "ties": found.ties, "lacks": lacks,
                 "seconds": build.seconds, "engine": name if kept else "", "anew": why,
-                "ahead": build.seconds if ahead is not None else 0.0,
-                "beside": ahead.others if ahead is not None else 0}  # fmt: skip
+                "ahead": build.seconds if background is not None else 0.0,
+                "beside": background.others if background is not None else 0}  # fmt: skip

@@ -174,7 +174,7 @@ _SPARES: list[Spares] = []
 
 
 @contextmanager
-def children_ahead() -> Iterator[None]:
+def spare_children() -> Iterator[None]:
     """In the block, children are started ahead of the jobs that are likely next; none outlives it."""
     if _SPARES:
         yield
@@ -197,7 +197,7 @@ _AT_WORK: list[Child] = []
 
 
 @contextmanager
-def measuring_alone() -> Iterator[None]:
+def exclusive_measurement() -> Iterator[None]:
     """In the block no other job measures, and jobs that do anything else stand still: parsing uses the GPU too."""
     with GPU_TURN:
         found = spares()

@@ -32,7 +32,7 @@ class NoBackend:
         """There is no engine to measure."""
         return "no backend here builds an engine"
 
-    def room_beside(self) -> int:
+    def parallel_build_memory(self) -> int:
         """None: nothing is built."""
         return 0
 

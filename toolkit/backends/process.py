@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit.backends.base import LogLine
-from toolkit.backends.children import Child, at_work, jobs_here, measuring_alone, spares
+from toolkit.backends.children import Child, at_work, exclusive_measurement, jobs_here, spares
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
@@ -51,17 +51,17 @@ def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progres
         BackendError: the job failed.
         ProcessDiedError: its process died.
     """
-    library, ahead = _library(job, request), spares()
+    library, spare = _library(job, request), spares()
     with aside():
-        child = (ahead.take(library) if ahead is not None else None) or Child()
+        child = (spare.take(library) if spare is not None else None) or Child()
         with child.noise:
             outcome = _outcome(child, job, request, log, progress)
             if "error" in outcome:
                 raise BackendError(**outcome["error"])
             if "result" not in outcome:
                 raise _death(job, child.process.returncode, child.noise)
-        if ahead is not None:
-            ahead.fill(library, _NEXT.get(job, 0))
+        if spare is not None:
+            spare.fill(library, _NEXT.get(job, 0))
     result: dict[str, Any] = outcome["result"]
     if child.stops and "seconds" in result:
         # loading TensorRT and writing the engine are not part of its time
@@ -76,9 +76,9 @@ def _outcome(
     try:
         if (own := jobs_here.get()) is not None:
             own.begin(child)
-        with measuring_alone() if job in _MEASURES else at_work(child):
-            if (ahead := spares()) is not None:
-                ahead.fill(_library(job, request), _MEANWHILE.get(job, 0))
+        with exclusive_measurement() if job in _MEASURES else at_work(child):
+            if (spare := spares()) is not None:
+                spare.fill(_library(job, request), _MEANWHILE.get(job, 0))
             return _converse(child, job, request, log, progress)
     finally:
         child.end()

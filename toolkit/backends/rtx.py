@@ -87,7 +87,7 @@ class RtxBackend:
         """Engines of TensorRT-RTX are built, but not run."""
         return "the tensorrt_rtx backend builds engines without measuring them"
 
-    def room_beside(self) -> int:
+    def parallel_build_memory(self) -> int:
         """None: its engines are built in seconds."""
         return 0
 

@@ -88,8 +88,8 @@ class TensorRTBackend:
             return "there is no GPU here to measure on"
         return "" if cuda_runtime() is not None else "cuda-python is not installed"
 
-    def room_beside(self) -> int:
-        """What was free when the module was looked at; see ``Backend.room_beside``."""
+    def parallel_build_memory(self) -> int:
+        """What was free when the module was looked at; see ``Backend.parallel_build_memory``."""
         return int(self._features.get("free_bytes", 0)) if CAN_STOP else 0
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:

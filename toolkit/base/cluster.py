@@ -25,10 +25,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.alike import refuse_unlike, stamp, teller
 from toolkit.base.cpu import cpu_kind
 from toolkit.base.errors import QtoolError
 from toolkit.base.gpu import gpu_uuid
+from toolkit.base.matching_versions import refuse_unlike, stamp, teller
 from toolkit.base.modules import installed_at
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
 from toolkit.base.reads import Reads, aside, following

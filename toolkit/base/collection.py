@@ -111,16 +111,16 @@ class GrownMemory:
     most: int = 256 << 20
     held: int = 0
 
-    def give_back(self, young_alone: bool = False) -> None:
+    def give_back(self, young_only: bool = False) -> None:
         """Look through objects where the process has grown by that much, as far as the system tells.
 
         Args:
-            young_alone: through those alone that were made since the last time, which takes a tenth as long: for who
+            young_only: through those alone that were made since the last time, which takes a tenth as long: for who
                 drops nothing that is older.
         """
         now = resident()
         if now > self.held + self.most:
-            gc.collect(1 if young_alone else 2)
+            gc.collect(1 if young_only else 2)
             return_free_blocks()
             now = self.held = resident()
         self.held = min(self.held, now)

@@ -9,9 +9,9 @@ from typing import Any
 
 from toolkit.base.cpu import cores
 from toolkit.base.errors import RangesError, did_you_mean, did_you_mean_pattern
-from toolkit.base.in_threads import in_threads
 from toolkit.base.precision import Precision
 from toolkit.base.text import matching
+from toolkit.base.threads import in_threads
 from toolkit.calibration.amax import DEFAULT, NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose

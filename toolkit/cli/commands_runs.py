@@ -49,12 +49,12 @@ def time_runs(folders: Sequence[Path], rounds: int, layers: bool, allow_code: bo
     from toolkit.base.progress import Terminal
     from toolkit.report.console import make_console
     from toolkit.report.terminal_measured import print_times
-    from toolkit.run.ended import EndedRun
-    from toolkit.run.time_again import time_again
+    from toolkit.run.finished_run import FinishedRun
+    from toolkit.run.remeasured_latency import remeasure_latency
 
     with Terminal() as terminal:
-        runs = [EndedRun.of(folder, allow_code, terminal.progress) for folder in folders]
-        found = time_again(runs, rounds, layers, allow_code, terminal.progress)
+        runs = [FinishedRun.of(folder, allow_code, terminal.progress) for folder in folders]
+        found = remeasure_latency(runs, rounds, layers, allow_code, terminal.progress)
     if json:
         emit(found.to_json())
     else:
@@ -66,10 +66,10 @@ def predict_runs(folders: Sequence[Path], gpu: str, layers: bool, json: bool) ->
     """``qtool time --gpu``."""
     from toolkit.report.console import make_console, plain_text
     from toolkit.report.terminal_engine import print_prediction
-    from toolkit.run.ended import EndedRun
-    from toolkit.run.time_again import predict_again
+    from toolkit.run.finished_run import FinishedRun
+    from toolkit.run.remeasured_latency import predict_again
 
-    found = {str(folder): predict_again(EndedRun.of(folder), gpu) for folder in folders}
+    found = {str(folder): predict_again(FinishedRun.of(folder), gpu) for folder in folders}
     if json:
         emit({"predicted": {folder: one.model_dump(mode="json") for folder, one in found.items()}})
         return 0
@@ -87,14 +87,14 @@ def measure_accuracy(
     from toolkit.base.progress import Terminal
     from toolkit.report.console import make_console
     from toolkit.report.terminal_measured import print_accuracy_again
-    from toolkit.run.accuracy_again import On, accuracy_again
-    from toolkit.run.ended import EndedRun
+    from toolkit.run.finished_run import FinishedRun
+    from toolkit.run.remeasured_accuracy import On, remeasure_accuracy
 
     if on not in get_args(On):
         raise QtoolError(f"--on is '{on}'", remedy=did_you_mean(on, get_args(On)))
     with Terminal() as terminal:
-        run = EndedRun.of(folder, allow_code, terminal.progress)
-        found = accuracy_again(run, data, metric, samples, on)  # type: ignore[arg-type]
+        run = FinishedRun.of(folder, allow_code, terminal.progress)
+        found = remeasure_accuracy(run, data, metric, samples, on)  # type: ignore[arg-type]
     if json:
         emit(found.to_json())
     else:
@@ -104,12 +104,12 @@ def measure_accuracy(
 
 def export_run(folder: Path, to: str, out: Path | None, allow_code: bool, json: bool) -> int:
     """``qtool export``."""
-    from toolkit.run.ended import EndedRun
     from toolkit.run.export import To, export
+    from toolkit.run.finished_run import FinishedRun
 
     if to not in get_args(To):
         raise QtoolError(f"--to is '{to}'", remedy=did_you_mean(to, get_args(To)))
-    found = export(EndedRun.of(folder, allow_code), to, out)  # type: ignore[arg-type]
+    found = export(FinishedRun.of(folder, allow_code), to, out)  # type: ignore[arg-type]
     if json:
         emit(found.to_json())
     else:

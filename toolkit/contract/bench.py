@@ -84,9 +84,9 @@ class Measurement:
         lacks: profile to the error that prevented measuring its latency.
         reused: whether an earlier, interrupted run measured it.
         engine: the name that its engine is kept under; empty if it is not kept.
-        anew: why an engine to be built by another GPU or in parallel with others was built again; empty if none was.
-        ahead_s: seconds that building it took, if that was started early.
-        beside: how many engines were built in parallel with it.
+        rebuilt: why an engine to be built by another GPU or in parallel with others was built again; empty if none was.
+        prebuild_s: seconds that building it took, if that was started early.
+        parallel: how many engines were built in parallel with it.
     """
 
     key: str
@@ -97,9 +97,9 @@ class Measurement:
     lacks: dict[str, str] = field(default_factory=dict)
     reused: bool = False
     engine: str = ""
-    anew: str = ""
-    ahead_s: float = 0.0
-    beside: int = 0
+    rebuilt: str = ""
+    prebuild_s: float = 0.0
+    parallel: int = 0
 
 
 class Bench(Protocol):
@@ -130,7 +130,7 @@ class Bench(Protocol):
         """How long the first engine built in less time took, or the one started early; None if there is none yet."""
         ...
 
-    def float_ahead(
+    def prebuild_float(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None = None
     ) -> AbstractContextManager[None]:
         """Within the block the engine of a model without pairs, as a run would build it, is built in parallel, if
@@ -147,7 +147,7 @@ class Bench(Protocol):
         ...
 
     def several(self) -> AbstractContextManager[None]:
-        """Within the block other GPUs build what ``ahead`` names, if work runs elsewhere and there are any."""
+        """Within the block other GPUs build what ``prebuild`` names, if work runs elsewhere and there are any."""
         ...
 
     @property
@@ -155,7 +155,7 @@ class Bench(Protocol):
         """How many engines other GPUs would start at once."""
         ...
 
-    def ahead(
+    def prebuild(
         self,
         model: Model,
         plan: PrecisionPlan,
@@ -172,7 +172,7 @@ class Bench(Protocol):
         ...
 
     def forget(self, engine: str) -> None:
-        """Abandon an engine that ``ahead`` was given: its GPU is free for others."""
+        """Abandon an engine that ``prebuild`` was given: its GPU is free for others."""
         ...
 
     def cannot_measure(self) -> str:
@@ -202,7 +202,7 @@ class Bench(Protocol):
         *,
         float_only: bool = False,
         repeat: int = 0,
-        anew: bool = False,
+        rebuild: bool = False,
         rough: bool = False,
     ) -> Measurement:
         """Lower, build and time one candidate, or find it among what was measured before.
@@ -214,7 +214,7 @@ class Bench(Protocol):
             ranges: amax by tensor, for implicit quantization, and the values seen, for float16's limits.
             float_only: nothing is to be quantized, implicitly either.
             repeat: 0; 1 to build and measure the same candidate again, and so on.
-            anew: build it although it was measured before.
+            rebuild: build it although it was measured before.
             rough: build it in less time, as a trial that is only compared with others, unless its engine as a run would
                 build it exists, or is needed to tell whether it is slower than the float engine.
 

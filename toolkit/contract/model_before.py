@@ -63,7 +63,7 @@ class ModelBefore:
                 remedy="a pass must keep their names and types",
             )
 
-    def tell_of_operators(self, title: str, model: Model, context: Context) -> None:
+    def note_unknown_operators(self, title: str, model: Model, context: Context) -> None:
         """Note the operators that are in none of the model's opsets and were not there before."""
         for (domain, op), node in foreign_operators(model).items() if self.thorough else ():
             if (domain, op) not in self.foreign:

@@ -25,7 +25,7 @@ from toolkit.contract.model_before import ModelBefore
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
-_OF_APPLY = ("tells_in_dry_run", "by_graph_alone", "reads_evaluation", "measures_engines")
+_OF_APPLY = ("supports_dry_run", "graph_only", "reads_evaluation", "measures_engines")
 """What a pass states about its ``apply``."""
 
 
@@ -44,10 +44,10 @@ class Pass(BaseModel):
         name: its name in recipes; if empty, the class name in snake_case.
         role: its role, by which advice and analyses find it.
         mends: what a pass of role ``HELP`` helps against.
-        tells_in_dry_run: whether ``apply`` respects ``context.dry_run``: it then measures and builds nothing, refuses
+        supports_dry_run: whether ``apply`` respects ``context.dry_run``: it then measures and builds nothing, refuses
             what it would refuse in a run, and says what it would do. A run of such passes is rehearsed before it
             calibrates.
-        by_graph_alone: whether ``apply`` depends only on graph, settings, profiles and plan. A run continues from its
+        graph_only: whether ``apply`` depends only on graph, settings, profiles and plan. A run continues from its
             result in the rehearsal.
 
     These two, and the methods ``reads_evaluation`` and ``measures_engines``, hold for the ``apply`` of the class that
@@ -58,8 +58,8 @@ class Pass(BaseModel):
     name: ClassVar[str] = ""
     role: ClassVar[Role | None] = None
     mends: ClassVar[Harm | None] = None
-    tells_in_dry_run: ClassVar[bool] = False
-    by_graph_alone: ClassVar[bool] = False
+    supports_dry_run: ClassVar[bool] = False
+    graph_only: ClassVar[bool] = False
     _place: Callable[[str], str] | None = PrivateAttr(None)
 
     @classmethod
@@ -109,11 +109,11 @@ class Pass(BaseModel):
 
     def reads_evaluation(self) -> bool:
         """Whether ``apply`` reads the evaluation's settings or samples: its result is stale if those change."""
-        return not self.by_graph_alone
+        return not self.graph_only
 
     def measures_engines(self) -> bool:
         """Whether ``apply`` builds or times engines if it can: its result is stale on another GPU."""
-        return not self.by_graph_alone
+        return not self.graph_only
 
     def runs_models(self) -> bool:
         """Whether models or engines are run for ``apply``, or to tell whether it helps, as far as the pass states."""
@@ -175,8 +175,8 @@ class Pass(BaseModel):
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
         self._refuse_lost_names(model, context, asked)
-        self._tell_of_pairs(model, context, asked)
-        before.tell_of_operators(title, model, context)
+        self._note_pairs(model, context, asked)
+        before.note_unknown_operators(title, model, context)
         before.refuse_new_signature(title, model)
         if trial is not None:
             with self._speaking(context, context.model):
@@ -248,7 +248,7 @@ class Pass(BaseModel):
     def _check(self, model: Model, types: bool) -> None:
         model.check(types)
 
-    def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
+    def _note_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Note the nodes with a float request that still read Q/DQ pairs: an engine runs them quantized."""
         wanted = {name for name, ask in context.plan.history[asked:] if not ask.precision.quantized and not ask.free}
         for node, _ in model.walk() if wanted else ():
@@ -299,5 +299,5 @@ class Sequence(Pass):
     def _check(self, model: Model, types: bool) -> None:
         """Its members have been checked."""
 
-    def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
+    def _note_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Its members have told."""

@@ -129,7 +129,7 @@ class EvaluationCheckpoint:
         self._keep(made)
         return made.outputs
 
-    def ahead(self) -> EvaluationCheckpoint:
+    def precomputed(self) -> EvaluationCheckpoint:
         """A checkpoint for the outputs of a model that is run on all samples before the others are; see ``outputs``."""
         return EvaluationCheckpoint(self._folder, f"{self._key}.ahead", clears=False)
 

@@ -12,14 +12,13 @@ from onnx import TensorProto
 
 from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import BackendError, ModelError, QtoolError
-from toolkit.base.in_threads import one_ahead
 from toolkit.base.progress import Progress, silent
 from toolkit.base.text import on_one_line
+from toolkit.base.threads import prefetched
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.as_it_is import as_it_is
 from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
@@ -28,6 +27,7 @@ from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.float_outputs import FloatOutputs
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metric_table import together
+from toolkit.evaluation.native_arithmetic import run_natively
 from toolkit.evaluation.node_errors import MeasuredForm, comparable, node_errors, wanted_besides
 from toolkit.evaluation.other_arithmetic import OtherArithmetic
 from toolkit.evaluation.outcome import compare, summed
@@ -121,7 +121,7 @@ def evaluate(
     if besides:
         parts = _parts(data.first(total), by_itself and size <= _MOST_UNROUNDED, together(metric))
         asked = chain(first_samples(data, 1, few), *(some.batches(batch) for some in parts))
-        floats.ahead((part.inputs for part in asked), kept.ahead())
+        floats.precompute((part.inputs for part in asked), kept.precomputed())
     # of a graph of so many nodes few runs do not pay for what is rewritten of it
     once = rounded is not None and total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES
     written = SerializedModel.of(rounded) if rounded is not None else None
@@ -136,7 +136,7 @@ def evaluate(
         notes.append(EvaluationCode.UNROUNDED_LEFT_OUT(nodes=size, most=_MOST_UNROUNDED))
     elif by_itself:
         try:
-            unrounded_runs.append(as_it_is(subject, named, data))
+            unrounded_runs.append(run_natively(subject, named, data))
         except (ModelError, BackendError) as error:
             notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200)))
     compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
@@ -144,7 +144,9 @@ def evaluate(
     fitted: set[str] = set()
     for some in _parts(data.first(total), bool(unrounded_runs), together(metric)):
         # stopping it here waits for the batch being computed, which is kept; its sessions go when it ends
-        with closing(one_ahead(some.batches(batch), partial(_kept_outputs, kept, [*runs, *unrounded_runs]))) as batches:
+        with closing(
+            prefetched(some.batches(batch), partial(_kept_outputs, kept, [*runs, *unrounded_runs]))
+        ) as batches:
             for part, (wanted, *found) in batches:
                 with at_fault(part):
                     whole.add(wanted, found[0], part.labels, part.count)

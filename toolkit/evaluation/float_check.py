@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.baselines import baseline
 from toolkit.evaluation.class_answers import ClassAnswers
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metric_base import MetricOptions, pick_classes
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_boxes import MeanAveragePrecision
-from toolkit.evaluation.yardsticks import yardstick
 
 _FEWEST = 16
 _OTHER_UNIT = 3
@@ -37,7 +37,7 @@ class FloatCheck:
     def __init__(self, metric: str, output: str | None, options: MetricOptions) -> None:
         self.name, self.options = metric, replace(options, output=output)
         self._metric = make_metric(metric, output, False, options)
-        self._yardstick = yardstick(metric)
+        self._yardstick = baseline(metric)
         self._answers = ClassAnswers()
         self.samples = 0
 

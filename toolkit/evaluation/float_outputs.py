@@ -35,7 +35,7 @@ class FloatOutputs:
         known = self._known.get(inputs_digest(inputs)) if self._known else None
         return dict(known) if known is not None else self.session().run(inputs)
 
-    def ahead(self, samples: Iterable[Mapping[str, Array]], kept: EvaluationCheckpoint | None = None) -> None:
+    def precompute(self, samples: Iterable[Mapping[str, Array]], kept: EvaluationCheckpoint | None = None) -> None:
         """Compute the outputs for all of these inputs, on disk where they are much, and release the session.
 
         With very many nodes a session takes 8 kB a node, and so does that of the measured model.

@@ -15,9 +15,9 @@ import onnx_graphsurgeon as gs
 from toolkit.base.cpu import cores
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
-from toolkit.base.in_threads import in_threads
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.progress import Progress
+from toolkit.base.threads import in_threads
 from toolkit.base.types import Array
 from toolkit.calibration.probes import bytes_per_sample
 from toolkit.evaluation.checkpoint import EvaluationCheckpoint

@@ -99,8 +99,8 @@ def _outputs(
     """The outputs of each batch, copied, and how many samples it joins; fewer where they are large."""
     loaded, size = session(model, list(named.values())), 0
     found: list[tuple[Mapping[str, Array], int]] = []
-    batches, ahead = tee(first_samples(data, 4, samples))
-    for batch, values in zip(batches, loaded.run_each(batch.inputs for batch in ahead)):
+    batches, feeds = tee(first_samples(data, 4, samples))
+    for batch, values in zip(batches, loaded.run_each(batch.inputs for batch in feeds)):
         outputs = {name: values[own].copy() for name, own in named.items()}
         found.append((outputs, batch.count))
         size += sum(value.nbytes for value in outputs.values())

@@ -18,7 +18,7 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.graph.batch_values import float_sources, one_row_each, same_integers, side_by_side
 from toolkit.graph.constants import is_random
-from toolkit.graph.endless import EndlessLoopError
+from toolkit.graph.endless_loops import EndlessLoopError
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model

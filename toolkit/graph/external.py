@@ -19,7 +19,7 @@ from toolkit.base.errors import ModelError, NotAllowedError, shortened, system_f
 from toolkit.base.mapped import map_file
 from toolkit.base.reading import FileKind, foreign, open_regular, reading
 from toolkit.base.types import Array
-from toolkit.graph.brought_out import bring_out
+from toolkit.graph.hoisted_weights import hoist_weights
 from toolkit.graph.light import LightModel, is_large, send_away
 from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import byte_count, stored_tensors
@@ -41,7 +41,7 @@ def read_external(model: LightModel, path: Path, maps: dict[Path, mmap.mmap]) ->
         ModelError: data is missing, cut short, or its description is no place in a file.
         NotAllowedError: data lies outside the model's folder.
     """
-    bring_out(model.proto)
+    hoist_weights(model.proto)
     outside = [tensor for tensor in stored_tensors(model.proto) if tensor.data_location == TensorProto.EXTERNAL]
     # those of the main graph come first
     own = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.proto.graph.initializer)

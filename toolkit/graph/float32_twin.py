@@ -14,8 +14,8 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from toolkit.graph.block_functions import declare, is_written_out, round_by_function
+from toolkit.graph.derived_constants import made_in_bfloat16, round_as_bfloat16
 from toolkit.graph.light import LightModel, is_away
-from toolkit.graph.made_constants import made_in_bfloat16, round_as_bfloat16
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import stored_tensors

@@ -16,7 +16,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
 from toolkit.graph.assemble import bodies
-from toolkit.graph.endless import EndlessLoopError
+from toolkit.graph.endless_loops import EndlessLoopError
 from toolkit.graph.facts import Facts
 from toolkit.graph.float32_twin import computes_in_bfloat16, is_bfloat16
 from toolkit.graph.inlining import Inliner

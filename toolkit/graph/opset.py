@@ -15,8 +15,8 @@ from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
 from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
-from toolkit.graph.old_meanings import keep_meanings
 from toolkit.graph.onnx_file import normalise
+from toolkit.graph.opset_semantics import keep_semantics
 from toolkit.graph.tensors import onnx_type
 
 _OWN_DOMAINS = ONNX_DOMAINS | {"ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"}
@@ -117,7 +117,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         ) from error
     for node in all_nodes(converted.graph.node) if foreign else ():
         node.domain = "" if node.domain == _FOREIGN else node.domain
-    keep_meanings(converted.graph, model.opset, target)
+    keep_semantics(converted.graph, model.opset, target)
     inputs = [value for value in converted.graph.input if value.name in given]
     del converted.graph.input[:]
     converted.graph.input.extend(inputs)

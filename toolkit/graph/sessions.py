@@ -15,10 +15,8 @@ from toolkit.base.cpu import session_threads
 from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean, no_value
 from toolkit.base.types import Array
 from toolkit.graph import meter
-from toolkit.graph.any_order import in_any_order
 from toolkit.graph.cutting import by_nodes, by_widened
-from toolkit.graph.drawn import draw_the_same
-from toolkit.graph.endless import LoopLimits, limited, loop_limits
+from toolkit.graph.endless_loops import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
@@ -38,11 +36,13 @@ from toolkit.graph.ort_session import (
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.pairs_after_concats import move_pairs_after_concats
 from toolkit.graph.quantized_once import quantize_weights
+from toolkit.graph.random_seeds import fix_random_seeds
 from toolkit.graph.refused_node import with_node
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
 from toolkit.graph.survey import Survey
 from toolkit.graph.tensors import np_dtype
+from toolkit.graph.unordered_outputs import in_any_order
 
 _AT_ONCE = 16
 """Inputs that go through the stretches of a model together: what they hand on is kept meanwhile."""
@@ -218,8 +218,8 @@ def session(
             onnxruntime does what it does by default, but for operators whose pairs a cut between stretches parts.
         arena: where the memory of a run comes from; what a session keeps of its own grows with inputs of many sizes.
         any_order: the values of an output may come in another order, whatever its shape says; see
-            ``toolkit.graph.any_order``.
-        steady: random numbers are the same in every run, and for every sample; see ``toolkit.graph.drawn``.
+            ``toolkit.graph.unordered_outputs``.
+        steady: random numbers are the same in every run, and for every sample; see ``toolkit.graph.random_seeds``.
         boundaries: where sessions of one model with different ``outputs`` keep what they hand from stretch to stretch.
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
@@ -248,7 +248,7 @@ def session(
         store_otherwise(model)
     name_outputs(model.proto, survey.operators)
     changed = spread_masks(model.proto)
-    changed |= steady and draw_the_same(model.proto)
+    changed |= steady and fix_random_seeds(model.proto)
     written = written_out(model.proto)
     if left or others or changed or written is not model.proto:
         model.proto = written

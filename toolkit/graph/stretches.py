@@ -24,11 +24,11 @@ from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch, widened_bytes
-from toolkit.graph.handed_on import HALF, handed_on_wide, narrowed, rounded, widened
 from toolkit.graph.light import LightModel, bytes_of
 from toolkit.graph.memory import loaded, weights_room
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
+from toolkit.graph.stretch_types import HALF, narrowed, rounded, widen_between_stretches, widened
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -123,7 +123,7 @@ class Stretched:
         self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self._declared = {value.name: value for value in model.proto.graph.output}
         self._pieces: dict[int, bytes] = {}
-        self._wide = handed_on_wide(model, stretches)
+        self._wide = widen_between_stretches(model, stretches)
         self._narrow = {wide: name for name, wide in self._wide.items()}
         if all_fit:
             self._pieces = {n: self._cut_out(one).SerializeToString() for n, one in enumerate(stretches)}
@@ -186,7 +186,7 @@ class Stretched:
         return [[self._given_out(name, state[name]) for name in names] for state in held]
 
     def _called(self, names: Iterable[str]) -> list[str]:
-        """The names of the tensors that stretches hand to each other; see ``handed_on_wide``."""
+        """The names of the tensors that stretches hand to each other; see ``widen_between_stretches``."""
         return [self._wide.get(name, name) for name in names]
 
     def _given_out(self, name: str, value: Any) -> Any:

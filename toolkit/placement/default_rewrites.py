@@ -66,7 +66,7 @@ def biases_as_rows(model: Model, facts: Facts) -> list[str]:
     return found
 
 
-def biases_apart(model: Model) -> list[str]:
+def split_large_biases(model: Model) -> list[str]:
     """Move biases that are too large for steps of the layer's scales into Adds after their convolutions.
 
     ``WeightBiasQuantization`` looks for a convolution's own bias alone, so that a bias in an Add stays float.

@@ -14,7 +14,7 @@ from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_f
 from toolkit.evaluation.tasks import CLASS_TASKS, ranked_outputs, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.report.findings.accuracy import shown_apart
+from toolkit.report.findings.accuracy import differ_as_shown
 from toolkit.report.findings.words import clause
 from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
@@ -122,7 +122,7 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
     if value is not None and mine is not None and theirs is not None and mine != theirs:
         figure = _moved(found.found, value, theirs - mine) if few else theirs
         moved = {"moved": found.moved, "estimate": figure} if few else {}
-        if shown_apart(accuracy.metric, mine, theirs):
+        if differ_as_shown(accuracy.metric, mine, theirs):
             said = ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
             told.append(sentence(said))
     doubts = []

@@ -41,6 +41,6 @@ def begin(steps: Sequence[Pass], model: Model, context: Context) -> Begun:
     """
     from toolkit.contract.passes import Sequence as PassSequence
 
-    done, said = sum(1 for _ in takewhile(lambda step: step.by_graph_alone, steps)), len(context.journal.events)
+    done, said = sum(1 for _ in takewhile(lambda step: step.graph_only, steps)), len(context.journal.events)
     PassSequence(passes=list(steps), end=done)(model, context)
     return Begun(done, model.copy(), context.plan.copy(), context.journal.events[said:])

@@ -153,7 +153,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.data.unvaried import unvaried
     from toolkit.report.findings import sentence
     from toolkit.run.calibrator import given_count
-    from toolkit.run.checks import known_beforehand
+    from toolkit.run.checks import preflight
     from toolkit.run.folder import RunFolder
     from toolkit.run.gpu_types import types_lacking
     from toolkit.run.inputs import Inputs
@@ -168,7 +168,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         collector_seldom(),
     ):
         inputs = Inputs(Job(recipe, RunFolder(folder), allow_code))
-        known_beforehand(inputs.job)
+        preflight(inputs.job)
         journal = Journal()
         steps = passes_of(recipe, allow_code)
         source = inputs.source(journal)
@@ -239,7 +239,7 @@ def rehearsed(inputs: Inputs) -> None:
     backend, _ = choose(job.backend)
     backend.typing_for(engine_settings(job.recipe))
     steps = passes_of(job.recipe, job.allow_code)
-    if not all(step.tells_in_dry_run for step in steps) or recalled(inputs):
+    if not all(step.supports_dry_run for step in steps) or recalled(inputs):
         return
     key = _rehearsal_key(inputs)
     rehearse(inputs, steps, Journal())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolkit.backends.children import children_ahead
+from toolkit.backends.children import spare_children
 from toolkit.base.code import import_path
 from toolkit.base.collection import collector_seldom
 from toolkit.base.cpu import blas_threads
@@ -33,7 +33,7 @@ def opened(job: Job) -> Iterator[None]:
         QtoolError: an input is missing, would be written over, or is code that is not allowed; Ray is not installed; or
             the folder is in use. Nothing has been written then.
     """
-    with reachable(job), working(job.recipe.run.on), job.folder, children_ahead():
+    with reachable(job), working(job.recipe.run.on), job.folder, spare_children():
         job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
         yield
 
@@ -62,7 +62,7 @@ def reachable(job: Job) -> Iterator[None]:
         yield
 
 
-def known_beforehand(job: Job) -> None:
+def preflight(job: Job) -> None:
     """Look for the faults of a recipe that show before model and samples are read.
 
     Raises:

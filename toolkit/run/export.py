@@ -14,8 +14,8 @@ from toolkit.base.files import copy_file, write_text
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.checks import input_files, reachable
-from toolkit.run.ended import EndedRun
 from toolkit.run.engine_settings import engine_settings
+from toolkit.run.finished_run import FinishedRun
 from toolkit.run.guard import files_of_run, refuse_writing_over
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Exported:
         return "\n".join([*lines, *self.notes])
 
 
-def export(run: EndedRun, to: To, out: Path | None = None) -> Exported:
+def export(run: FinishedRun, to: To, out: Path | None = None) -> Exported:
     """Write what builds a run's engine elsewhere.
 
     Args:
@@ -77,7 +77,7 @@ def export(run: EndedRun, to: To, out: Path | None = None) -> Exported:
     return _onnx(run, folder) if to == "onnxruntime" else _command(run, folder, to)
 
 
-def _command(run: EndedRun, folder: Path, to: To) -> Exported:
+def _command(run: FinishedRun, folder: Path, to: To) -> Exported:
     from toolkit.backends import command_lines
     from toolkit.graph.header import model_files
 
@@ -123,7 +123,7 @@ def _command(run: EndedRun, folder: Path, to: To) -> Exported:
     return Exported(folder, [script.name, *files], command, [sentence(note) for note in notes])
 
 
-def _refuse_over(run: EndedRun, folder: Path, names: Iterable[str]) -> None:
+def _refuse_over(run: FinishedRun, folder: Path, names: Iterable[str]) -> None:
     """Refuse a folder where one of the files to be written already exists as one that the run read or made.
 
     Raises:
@@ -134,7 +134,7 @@ def _refuse_over(run: EndedRun, folder: Path, names: Iterable[str]) -> None:
         refuse_writing_over(inputs, folder / name)
 
 
-def _order(run: EndedRun) -> tuple[BuildOrder, Path]:
+def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
     """What is to be built, and the file of the timing cache."""
     from toolkit.backends.command_lines import BuildOrder
     from toolkit.backends.network_types import float_types, weak_flags
@@ -168,7 +168,7 @@ def _order(run: EndedRun) -> tuple[BuildOrder, Path]:
     return order, timing
 
 
-def _cache(run: EndedRun, order: BuildOrder) -> str:
+def _cache(run: FinishedRun, order: BuildOrder) -> str:
     """TensorRT's calibration cache: its own, or one with qtool's ranges."""
     from toolkit.calibration.interchange import cache_text, release_number
 
@@ -179,13 +179,13 @@ def _cache(run: EndedRun, order: BuildOrder) -> str:
     return cache_text(ranges, version=release_number(order.version))
 
 
-def _plugins(run: EndedRun) -> list[str]:
+def _plugins(run: FinishedRun) -> list[str]:
     from toolkit.graph.runnable import not_run
 
     return list(not_run(run.lowering.model()).plugins)
 
 
-def _onnx(run: EndedRun, folder: Path) -> Exported:
+def _onnx(run: FinishedRun, folder: Path) -> Exported:
     """The float32 model with its pairs, written only once onnxruntime's default run computes what the pairs say."""
     from toolkit.base.temporary import temporary_folder
     from toolkit.graph.float32_twin import widen
@@ -194,7 +194,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     from toolkit.graph.masks import spread_masks
     from toolkit.graph.model import Model
     from toolkit.graph.onnx_file import write
-    from toolkit.placement.default_rewrites import biases_apart
+    from toolkit.placement.default_rewrites import split_large_biases
     from toolkit.run.gpu_types import types_of_pairs
 
     model = run.passes.model()
@@ -205,7 +205,7 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
             where=str(run.folder),
             remedy="export to trtexec or polygraphy, or quantize to int8 or fp8",
         )
-    apart = biases_apart(model)
+    apart = split_large_biases(model)
     model.source = None
     with temporary_folder("export") as made:
         light = model.to_light(_IR)
@@ -231,7 +231,7 @@ _IR = 10
 """ONNX's IR version: the newest that onnxruntime 1.17 reads is 9 and 1.18 reads 10."""
 
 
-def _open_plainly(path: Path, run: EndedRun) -> None:
+def _open_plainly(path: Path, run: FinishedRun) -> None:
     """Open a model with onnxruntime's defaults.
 
     Raises:
@@ -250,7 +250,7 @@ def _open_plainly(path: Path, run: EndedRun) -> None:
         raise explained(error, "onnxruntime refuses the float32 model", str(run.folder)) from error
 
 
-def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
+def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
     """Figures of what onnxruntime computes with its default optimizations, compared with what the pairs say.
 
     Raises:
@@ -276,7 +276,7 @@ def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
     return {"samples": min(len(data), 16), "made_up": made_up}
 
 
-def _samples(run: EndedRun) -> tuple[CalibrationData, bool]:
+def _samples(run: FinishedRun) -> tuple[CalibrationData, bool]:
     """The evaluation's samples; made-up ones where there are none."""
     from toolkit.data.dataset import CalibrationData
 

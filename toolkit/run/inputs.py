@@ -13,7 +13,7 @@ from toolkit.base.reading import reading
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.graph.constants import is_random
-from toolkit.graph.drawn import is_steady
+from toolkit.graph.random_seeds import is_deterministic
 from toolkit.placement.quantized import quantized_nodes, quantized_source
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
@@ -34,7 +34,7 @@ def random_nodes(model: Model) -> tuple[list[str], list[str]]:
     """The nodes that draw random numbers, and those that draw different ones in every run of onnxruntime too."""
     drawing = [node for node, _ in model.walk() if is_random(node)]
     kinds = model.facts().types if drawing else {}
-    return [node.name for node in drawing], [n.name for n in drawing if not is_steady(n, model.opset, kinds)]
+    return [node.name for node in drawing], [n.name for n in drawing if not is_deterministic(n, model.opset, kinds)]
 
 
 class Inputs:

@@ -35,7 +35,7 @@ from toolkit.run.new_images import image_table
 from toolkit.run.new_metric import NewEvaluation, new_evaluation
 from toolkit.run.new_profile import fixed_by_samples, profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
-from toolkit.run.plugins import said_of_plugins
+from toolkit.run.plugins import plugin_comment
 from toolkit.search.helpers import Helpers
 
 _BEST_WEIGHTS = "output"
@@ -118,7 +118,7 @@ def recipe_for(
     lines = [
         "[model]",
         f"path = {relative(model_path, target)}",
-        *said_of_plugins(model),
+        *plugin_comment(model),
         "",
         *profile_lines(declared, seen, alone, sentence(fixed) if fixed is not None else ""),
         "[calibration]",

@@ -17,7 +17,7 @@ from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.evaluation.parts import one_sided_among
 from toolkit.evaluation.tasks import reader
-from toolkit.graph.endless import EndlessLoopError
+from toolkit.graph.endless_loops import EndlessLoopError
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.report.codes import ReportCode

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from toolkit.backends.choose import choose
-from toolkit.backends.kept_engines import KeptEngines
+from toolkit.backends.engine_cache import EngineCache
 from toolkit.backends.process import ProcessDiedError
 from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import BackendError
@@ -20,7 +20,7 @@ from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.schema import StepInfo
 from toolkit.run.check import rehearsed
-from toolkit.run.checks import known_beforehand, opened
+from toolkit.run.checks import opened, preflight
 from toolkit.run.device import not_wanted
 from toolkit.run.fallback import decided, fall_back, recall, remember
 from toolkit.run.folder import RunFolder
@@ -111,7 +111,7 @@ class Pipeline:
         passes = self.do(PassesStep(inputs, task))
         lowering, built = self.build(passes)
         # the run has taken its own engine from those that passes measured
-        KeptEngines(self.folder.hidden).drop()
+        EngineCache(self.folder.hidden).drop()
         blocks = self.do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
         plain = self.do_if(bool(engine.compare), CompareStep(inputs, passes))
         latencies = self.do_if(plain is not None, LatenciesStep(inputs, built, plain or CompareRecord(engines={})))
@@ -156,7 +156,7 @@ class Pipeline:
     def checked(self) -> Finding | None:
         """Look for faults before anything is computed; returns why the engine will not be run on a GPU, if it won't."""
         job = self.inputs.job
-        known_beforehand(job)
+        preflight(job)
         why = not_wanted(job.recipe, self.device_check)
         first_samples_fit(self.inputs)
         self.rehearse()

@@ -25,7 +25,7 @@ def plugin_note(model: Model) -> Finding | None:
     )
 
 
-def said_of_plugins(model: Model) -> list[str]:
+def plugin_comment(model: Model) -> list[str]:
     """``plugin_note`` as comment lines of a recipe; none where all runs."""
     from toolkit.report.findings import sentence
 

@@ -124,7 +124,7 @@ class _Preview(Pipeline):
         steps = passes_of(job.recipe, job.allow_code)
         if recalled(self.inputs) and self.folder.find(PassesStep.name, PassesStep(self.inputs, TaskRecord()).key())[0]:
             return
-        if not all(step.tells_in_dry_run for step in steps):
+        if not all(step.supports_dry_run for step in steps):
             return
         with temporary_folder("preview") as folder:
             twin = Inputs(replace(job, folder=RunFolder(folder)))

@@ -136,8 +136,8 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
     if data is None:
         return None
     loaded = own_session(source)
-    batches, ahead = tee(data.batches(1))
-    outputs = loaded.run_each(batch.inputs for batch in ahead)
+    batches, feeds = tee(data.batches(1))
+    outputs = loaded.run_each(batch.inputs for batch in feeds)
     given = ((batch, {n: widened(v).copy() for n, v in found.items()}) for batch, found in zip(batches, outputs))
     seen, size = [], 0
     for batch, found in islice(given, SEEN):

@@ -40,7 +40,7 @@ def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: C
 
         def again() -> None:
             for one in (without, both):
-                _measured(one, model, context, bench, anew=True)
+                _measured(one, model, context, bench, rebuild=True)
 
         turns = ratios_in_turn(bench, own.engine, plain.engine, again, context.journal)
     except QtoolError as error:
@@ -57,10 +57,10 @@ def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: C
     return pays
 
 
-def _measured(quantizer: Quantizer, model: Model, context: Context, bench: Bench, anew: bool = False) -> Measurement:
+def _measured(quantizer: Quantizer, model: Model, context: Context, bench: Bench, rebuild: bool = False) -> Measurement:
     """The engine with everything quantized that the pass quantizes."""
     trial, apart = model.copy(), context.fork()
     placement = quantizer.prepare(trial, apart)
     ranges = quantizer.ranges(trial, placement, apart)
     made, plan = quantizer.candidate(trial, apart)({})
-    return compared(bench, made, plan, list(placement.layers), ranges, context.journal, anew=anew)
+    return compared(bench, made, plan, list(placement.layers), ranges, context.journal, rebuild=rebuild)

@@ -18,7 +18,7 @@ from toolkit.base.needs import Needs
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Finding
-from toolkit.search.again import again
+from toolkit.search.stale_measurements import stale_measurements
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def bisect(
     """
     asker = _Asker(list(names), check, Log(log, fingerprint, needs), max(1, repeats), progress, content)
     everything = frozenset(names)
-    notes = again(asker.log)
+    notes = stale_measurements(asker.log)
     if asker.surely(frozenset(), "everything quantized"):
         return Bisection([], asker.verdicts, asker.checks, notes)
     if not asker.surely(everything, "every layer float"):

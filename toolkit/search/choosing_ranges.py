@@ -91,7 +91,7 @@ class ChoosingRanges(Proposing):
         unless all miss the budget by far on fewer.
         """
         live, number, missed = self._unlike(kept, ranges), 1, False
-        self._ahead(kept, live)
+        self._request(kept, live)
         seen: list[dict[str, float]] = []
         while True:
             run: list[tuple[SearchedPlan, dict[str, float]]] = []

@@ -16,12 +16,12 @@ from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
-from toolkit.search.again import again
 from toolkit.search.cost import CostModel
-from toolkit.search.known_alone import KnownAlone
 from toolkit.search.racing import clear, plan_key, rounds
 from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.single_layers import SingleLayerOutcomes
 from toolkit.search.spending import FLOAT_PRICE, Spending
+from toolkit.search.stale_measurements import stale_measurements
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.state_run import StateRun
 from toolkit.simulation.switches import Config
@@ -75,7 +75,7 @@ class Evaluations:
         missed: Mapping[str, Mapping[str, float]] | None = None,
         known: SearchedPlan | None = None,
         likely: Sequence[str] | None = None,
-        alone: KnownAlone | None = None,
+        alone: SingleLayerOutcomes | None = None,
     ) -> None:
         self._likely, self._alone = likely, alone
         self.simulation, self.budget, self.cost = simulation, budget, cost
@@ -99,7 +99,7 @@ class Evaluations:
         self._methods: list[dict[str, float]] = []
         # the simulation may be rebased, and a plan's ranges are what differs from calibration's
         self._own = dict(simulation.switches.amax)
-        self.notes: list[Finding] = again(self.log)
+        self.notes: list[Finding] = stale_measurements(self.log)
 
     def _begin(self) -> None:
         """Run the float model; from here on it is known how many batches there are and what they cost."""
@@ -134,7 +134,7 @@ class Evaluations:
             sure: whether a plan that clearly meets the budget is still run on all samples.
             race: whether it is run that far whatever it shows, to be compared with others.
         """
-        grown_memory.give_back(young_alone=True)
+        grown_memory.give_back(young_only=True)
         key = plan_key(kept, self.amax)
         before, runner = self._known.get(key), self.simulation.runner
         plan, config = before, self.simulation.config(kept, {**self._own, **self.amax})
@@ -214,7 +214,7 @@ class Evaluations:
             self._probes[key] = runner.probe(config, keep=not runner.joins)
         return self._probes[key]
 
-    def _ahead(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]]) -> None:
+    def _request(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]]) -> None:
         """Have the next plans to look at run side by side, where work runs elsewhere."""
         count = self._rounds[0]
         for amax in ranges if self.simulation.runner.hands is not None and len(self._rounds) > 1 else ():

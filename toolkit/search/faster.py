@@ -20,7 +20,7 @@ from toolkit.placement.pairs import Placement
 from toolkit.search.payoff_search import PayoffSearch
 from toolkit.search.ratios import Ratios, ratios_in_turn
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
-from toolkit.search.trial_engines import tell_of_ahead, tell_of_trials, trial_takes_long
+from toolkit.search.trial_engines import note_prebuild, note_trials, trial_takes_long
 
 SETTING = "only_if_faster"
 _TRIALS_FROM = 5
@@ -120,7 +120,7 @@ class Trials:
             self.context.journal.noted(Code.TRIAL_FAILED(quantized=quantized, units=len(self.units), error=str(error)))
             return None
         self.reused += found.reused
-        tell_of_ahead(found, self.context.journal)
+        note_prebuild(found, self.context.journal)
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
         if bare and (repeat == 0 or self.rough):
             # trials are compared with trials, final engines with final engines
@@ -134,7 +134,7 @@ class Trials:
         self.done.append(trial)
         return trial
 
-    def ahead(self, soon: Sequence[frozenset[str]]) -> None:
+    def prebuild(self, soon: Sequence[frozenset[str]]) -> None:
         """Have engines that may be measured next built by other GPUs, one each; the first is built here."""
         for kept in self._ordered.keys() - set(soon):
             self.bench.forget(self._ordered.pop(kept))
@@ -142,16 +142,16 @@ class Trials:
             if kept in self._ordered or not self.bench.spare:
                 continue
             model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
-            self._ordered[kept] = self.bench.ahead(
+            self._ordered[kept] = self.bench.prebuild(
                 model, plan, self.ranges, float_only=len(kept) == len(self.units), rough=self.rough
             )
 
-    def _measured(self, kept: frozenset[str], repeat: int, anew: bool = False) -> Measurement:
+    def _measured(self, kept: frozenset[str], repeat: int, rebuild: bool = False) -> Measurement:
         model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
         names, bare = [unit.name for unit in self.units], len(kept) == len(self.units)
-        rough = self.rough and repeat == 0
+        rough, number = self.rough and repeat == 0, 0 if self.rough else repeat
         return self.bench.measure(
-            model, plan, names, self.ranges, float_only=bare, repeat=0 if self.rough else repeat, anew=anew, rough=rough
+            model, plan, names, self.ranges, float_only=bare, repeat=number, rebuild=rebuild, rough=rough
         )
 
     def _turns(self, found: Measurement, kept: frozenset[str], repeat: int) -> Ratios:
@@ -164,8 +164,8 @@ class Trials:
             return {}
 
         def again() -> None:
-            self._measured(frozenset(unit.name for unit in self.units), 0, anew=True)
-            self._measured(kept, repeat, anew=True)
+            self._measured(frozenset(unit.name for unit in self.units), 0, rebuild=True)
+            self._measured(kept, repeat, rebuild=True)
 
         return ratios_in_turn(self.bench, found.engine, base.engine, again, self.context.journal)
 
@@ -229,7 +229,7 @@ def not_faster(
         if path is not None:
             write_json(path, _summary(search, verdict))
 
-    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, rough, trials.ahead)
+    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, rough, trials.prebuild)
     with bench.several():
         verdict = search.run()
     context.progress("engines that are timed", builds, builds)
@@ -237,7 +237,7 @@ def not_faster(
         context.journal.noted(Code.LATER_PASSES(passes=context.following))
     keep(search, verdict)
     if lenient and rough:
-        tell_of_trials(bench, context.journal)
+        note_trials(bench, context.journal)
     if path is not None:
         context.wrote(path)
     _tell(verdict, units, context, words, trials.reused)

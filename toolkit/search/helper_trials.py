@@ -14,13 +14,13 @@ from toolkit.graph.model import Model
 from toolkit.search.cost import CostModel
 from toolkit.search.few_answers import with_quiet
 from toolkit.search.helper_effect import HelperEffect
-from toolkit.search.known_alone import KnownAlone
 from toolkit.search.racing import meets, plan_key
 from toolkit.search.range_methods import Standing, standing
 from toolkit.search.real_types import RealTypes
 from toolkit.search.search import Search
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.single_layers import SingleLayerOutcomes
 from toolkit.search.spending import FLOAT_PRICE
 from toolkit.search.times import gpu_for
 from toolkit.simulation.simulation import Simulation
@@ -47,7 +47,7 @@ class HelperTrials(RealTypes):
     decided_on: int
     first: SearchedPlan | None = None
     likely: Sequence[str] | None = None
-    alone: KnownAlone | None = None
+    alone: SingleLayerOutcomes | None = None
     needs_no_help = False
     _ran: Mapping[str, SearchedPlan] = {}
     _log: tuple[Simulation, Log] | None = None
@@ -79,7 +79,7 @@ class HelperTrials(RealTypes):
         found = begun.run(first=True)
         best = found.best
         if found.sensitivity is not None and begun.batches is not None:
-            self.alone = KnownAlone.of(begun.simulation, found.sensitivity, begun.batches)
+            self.alone = SingleLayerOutcomes.of(begun.simulation, found.sensitivity, begun.batches)
         self._ran = {plan_key(plan.kept, plan.amax): plan for plan in found.plans}
         self.spending.first = begun.first
         self.first = best if best.meets and best.whole and len(best.kept) < len(simulation.names) else None

@@ -35,7 +35,7 @@ _REPEAT = 2
 Measure = Callable[[frozenset[str], int], Trial | None]
 """Builds the engine whose named units stay float and measures it; a second time where the number is 1, not 0. None
 where it cannot be built."""
-Ahead = Callable[[Sequence[frozenset[str]]], None]
+Prebuild = Callable[[Sequence[frozenset[str]]], None]
 """Takes in which engines will be asked for next, each by the units that stay float in it."""
 
 
@@ -53,7 +53,7 @@ class PayoffSearch:
             first of that kind.
         rough: whether engines are trials, built in less time than a run's own, so that what is taken must be measured
             once more, as it will be built; if lenient, a clear win among trials is enough.
-        ahead: told what will be measured next, in order, as long as nothing comes out faster.
+        prebuild: told what will be measured next, in order, as long as nothing comes out faster.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class PayoffSearch:
         on_trial: Callable[[PayoffSearch], None] | None = None,
         lenient: bool = False,
         rough: bool = False,
-        ahead: Ahead | None = None,
+        prebuild: Prebuild | None = None,
     ) -> None:
-        self.ahead = ahead or (lambda soon: None)
+        self.prebuild = prebuild or (lambda soon: None)
         self.units = {unit.name: unit for unit in units}
         self.everything = frozenset(self.units)
         self.measure, self.limit, self.words = measure, builds, words
@@ -83,7 +83,7 @@ class PayoffSearch:
 
     def run(self) -> PayoffResult:
         """Search until nothing more is proposed or all builds are spent."""
-        self.ahead([self.everything, frozenset()])
+        self.prebuild([self.everything, frozenset()])
         self._try(self.everything)
         if self._try(frozenset()) is None:
             self._without_a_role()
@@ -295,7 +295,7 @@ class PayoffSearch:
         """Announce the engines that give back one of these sets each, as far as there are builds left for them."""
         sets = dict.fromkeys(best.kept | frozenset(names) for names in given_back)
         known = {self.everything, *self.trials, *self.failed}
-        self.ahead([kept for kept in sets if kept not in known][: max(self._left(), 0)])
+        self.prebuild([kept for kept in sets if kept not in known][: max(self._left(), 0)])
 
     def _roles(self, names: Collection[str]) -> dict[str, list[str]]:
         """These units by role, the smallest weights first; within a role in the graph's order."""

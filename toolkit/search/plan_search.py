@@ -19,13 +19,13 @@ from toolkit.placement.attention import attentions
 from toolkit.search.codes import SearchEndCode
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
+from toolkit.search.float_reason import float_reason
 from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.helper_trials import HelperTrials
-from toolkit.search.kept_reason import kept_reason
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.real_types import Lower
 from toolkit.search.search import Search, SearchResult
-from toolkit.search.search_budget import Judged, budget_for, told_by_float, unlabelled, without_labels
+from toolkit.search.search_budget import Judged, budget_for, needs_no_labels, unlabelled, without_labels
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.searches import Searches
@@ -86,7 +86,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         self.decided_on = sum(feed.count for feed in self.plain.feeds)
 
     @staticmethod
-    def refuse_beforehand(quantizer: Quantizer, settings: SearchSettings, model: Model, context: Context) -> None:
+    def preflight(quantizer: Quantizer, settings: SearchSettings, model: Model, context: Context) -> None:
         """Refuse what a search with these settings would refuse after it has calibrated; nothing is computed.
 
         The journal is told where its samples have no labels for the recipe's metric.
@@ -100,7 +100,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         data, metric = samples_to_decide_on(settings.data, model, quiet)
         evaluation = context.evaluation
         if evaluation is not None and evaluation.metric is not None and metric is None:
-            by_float = told_by_float(evaluation.metric, settings.limits, evaluation.limits)
+            by_float = needs_no_labels(evaluation.metric, settings.limits, evaluation.limits)
             context.journal.noted(unlabelled(data.name, evaluation.metric, by_float))
         output, allow_code = (evaluation.output, evaluation.allow_code) if evaluation is not None else (None, True)
         judged = Judged.of(model, metric, output, allow_code)
@@ -153,7 +153,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         data, metric = self.samples
         evaluation = context.evaluation
         named, limits = (evaluation.metric, evaluation.limits) if evaluation is not None else (None, None)
-        against_float = metric is None and told_by_float(named, own.limits, limits)
+        against_float = metric is None and needs_no_labels(named, own.limits, limits)
         metric = named if against_float else metric
         settings = Settings(
             precision=self.quantizer.precision, weights=self.quantizer.weights, metric=metric,
@@ -315,7 +315,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             amaxes = {tensor: amax for tensor, amax in amaxes.items() if tensor in read}
         keep = Precision(self.settings.keep) if self.settings.keep else context.rest
         for name in found.best.kept:
-            why = kept_reason(name, self.quantizer.dtype, found, self.budget, self.simulation.work.macs_share(name))
+            why = float_reason(name, self.quantizer.dtype, found, self.budget, self.simulation.work.macs_share(name))
             # what is measured without pairs is built so: a constraint would make another engine of it
             context.plan.ask(name, keep, why, free=self.settings.keep is None)
             context.journal.changed(name, Code.STAYS(precision=keep), why)

@@ -42,7 +42,7 @@ class Judged:
         allow_code: whether the metric may be code.
         answers: reads outputs as the task says; None without a task.
         named: the recipe's metric, which the samples may have no labels for.
-        against_float: whether ``metric`` is measured against the float model's outputs, see ``told_by_float``.
+        against_float: whether ``metric`` is measured against the float model's outputs, see ``needs_no_labels``.
     """
 
     outputs: Sequence[str]
@@ -73,7 +73,7 @@ class Judged:
         return cls(names, classes, discrete, metric, output, allow_code, answers, named, against_float)
 
 
-def told_by_float(metric: str | None, own: Mapping[str, float | None], section: Any) -> bool:
+def needs_no_labels(metric: str | None, own: Mapping[str, float | None], section: Any) -> bool:
     """Whether a limit on a metric's drop can be checked without labels, from the float model's outputs alone.
 
     Args:
@@ -159,7 +159,7 @@ def unlabelled(data: str, metric: str, by_float: bool) -> Finding:
     Args:
         data: what the samples are called.
         metric: the recipe's.
-        by_float: whether the float model's outputs stand for labels, see ``told_by_float``; else its answers count.
+        by_float: whether the float model's outputs stand for labels, see ``needs_no_labels``; else its answers count.
     """
     return DemandCode.UNLABELLED(data=data, metric=metric, by_float=by_float)
 

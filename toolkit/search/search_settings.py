@@ -30,7 +30,7 @@ class SearchSettings:
         memory: for what is kept of states and for the weights of sessions, such as ``2GB``.
         try_ranges: try the ranges of other calibration methods before giving a layer up.
         threads: batches computed at once.
-        int8_alone: whether ``prefer = "auto"`` may not mean time, since a second type follows.
+        int8_only: whether ``prefer = "auto"`` may not mean time, since a second type follows.
     """
 
     limits: Mapping[str, float | None] = field(default_factory=dict)
@@ -51,4 +51,4 @@ class SearchSettings:
     memory: str = "1GB"
     try_ranges: bool = True
     threads: int | None = None
-    int8_alone: bool = False
+    int8_only: bool = False

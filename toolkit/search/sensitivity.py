@@ -20,7 +20,7 @@ from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.machines import machine_notes
 from toolkit.evaluation.outcome import Outcome
-from toolkit.search.again import again
+from toolkit.search.stale_measurements import stale_measurements
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.state_run import run_each
 
@@ -261,7 +261,7 @@ def exact(
     used = sum(runner.feeds[index].count for index in runner.order[:batches])
     return Sensitivity(
         "exact" if batches is None else "fast", groups, full, simulation.settings.metric, runner.float_outcome.metric,
-        used, runner.inferences - before, None, fingerprint, [*again(known), *machine_notes()],
+        used, runner.inferences - before, None, fingerprint, [*stale_measurements(known), *machine_notes()],
         quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
 

@@ -101,7 +101,7 @@ class TimedSearch:
     def _may_prefer_time(self) -> bool:
         """Whether a plan's time may count more than its share of the work, where that is left open."""
         bench = self.context.bench
-        return not self.settings.int8_alone and (bench is None or bench.prefers_speed)
+        return not self.settings.int8_only and (bench is None or bench.prefers_speed)
 
     def _engines(self, gpu: GpuSpec) -> EngineTimes | None:
         """Where engines are measured for the search; None where they are not, with a note where that was expected."""

@@ -165,7 +165,7 @@ class EngineTimes:
         """
         try:
             with self.bench.several():
-                self._ahead(self.searched)
+                self._prebuild(self.searched)
                 self._engine(())
                 plain = self._engine(self.searched)
                 # a trial that does not show which of them is faster is built as a run would build it
@@ -213,13 +213,13 @@ class EngineTimes:
         """Tell the journal."""
         self.context.journal.noted(what)
 
-    def _ahead(self, kept: Iterable[str]) -> None:
+    def _prebuild(self, kept: Iterable[str]) -> None:
         """Have an engine that is measured next built by another GPU, if one is free."""
         if self.bench.spare:
             left = frozenset(kept)
             model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
             bare, rough = left == set(self.searched), trials_pay(self.bench)
-            self.bench.ahead(model, plan, self.ranges, float_only=bare, rough=rough)
+            self.bench.prebuild(model, plan, self.ranges, float_only=bare, rough=rough)
 
     def _engine(self, kept: Iterable[str]) -> _EngineTime:
         """One plan's engine, measured."""

@@ -37,7 +37,7 @@ def compared(
     journal: Journal,
     *,
     float_only: bool = False,
-    anew: bool = False,
+    rebuild: bool = False,
 ) -> Measurement:
     """An engine to be compared with others that this function builds: see ``Bench.measure``.
 
@@ -51,30 +51,30 @@ def compared(
         ranges: the ranges that the pairs are made from.
         journal: gets one note that trials are compared.
         float_only: nothing is quantized.
-        anew: build it again although it was measured before.
+        rebuild: build it again although it was measured before.
 
     Raises:
         QtoolError: the engine cannot be built or timed.
     """
     bench.make_room()
     rough = trials_pay(bench)
-    found = bench.measure(model, plan, nodes, ranges, float_only=float_only, anew=anew, rough=rough)
+    found = bench.measure(model, plan, nodes, ranges, float_only=float_only, rebuild=rebuild, rough=rough)
     if rough and not trials_pay(bench):
-        return bench.measure(model, plan, nodes, ranges, float_only=float_only, anew=anew)
+        return bench.measure(model, plan, nodes, ranges, float_only=float_only, rebuild=rebuild)
     if rough:
-        tell_of_trials(bench, journal)
-    tell_of_ahead(found, journal)
+        note_trials(bench, journal)
+    note_prebuild(found, journal)
     return found
 
 
-def tell_of_ahead(found: Measurement, journal: Journal) -> None:
-    """Note that an engine was begun ahead, and how many were built at the same time; or why it was built again."""
-    if found.anew:
-        journal.noted(Code.TRIAL_BUILT_ANEW(why=found.anew))
-    if found.ahead_s:
-        journal.noted_once(TrialCode.AHEAD(seconds=found.ahead_s, beside=found.beside))
+def note_prebuild(found: Measurement, journal: Journal) -> None:
+    """Note that an engine was begun early, and how many were built at the same time; or why it was built again."""
+    if found.rebuilt:
+        journal.noted(Code.TRIAL_BUILT_ANEW(why=found.rebuilt))
+    if found.prebuild_s:
+        journal.noted_once(TrialCode.AHEAD(seconds=found.prebuild_s, beside=found.parallel))
 
 
-def tell_of_trials(bench: Bench, journal: Journal) -> None:
+def note_trials(bench: Bench, journal: Journal) -> None:
     """Note, once in a journal, that engines are compared as trials, and why."""
     journal.noted_once(TrialCode.COMPARED(seconds=bench.trial_seconds))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.base.in_threads import one_ahead
+from toolkit.base.threads import prefetched
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
@@ -64,7 +64,7 @@ def collect_rows_by_sample(
     parts: dict[str, dict[int, Array]] = {}
     seen = 0
     # rows are taken of one sample while the next is computed
-    for batch, values in one_ahead(islice(data.batches(_BATCH), samples), lambda batch: loaded.run(batch.inputs)):
+    for batch, values in prefetched(islice(data.batches(_BATCH), samples), lambda batch: loaded.run(batch.inputs)):
         for node in nodes:
             value = np.asarray(values[node.inputs[0].name], np.float32)
             if value.size:

@@ -23,10 +23,10 @@ from toolkit.graph.model import Model
 from toolkit.placement.blocks import summed_axis
 from toolkit.placement.ops import weight_axis
 from toolkit.placement.qdq import storable_scale
-from toolkit.simulation.kept_roundings import KeptRoundings
 from toolkit.simulation.layer_inputs import collect_rows_by_sample, readable
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
+from toolkit.simulation.rounding_checkpoint import RoundingCheckpoint
 from toolkit.simulation.seen_layers import SeenLayer, SeenOnSamples, layer_key, remember, seen_before
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def rounder_on_samples(
         keys = sorted(rounding_key(model, node, plain) for node in nodes_fresh)
         beside = keep(model, keys, []) if keep is not None else None
         path = beside.with_name(f"roundings-{beside.stem}.npz") if beside is not None else None
-        kept = KeptRoundings(path, {node.inputs[1].name: node.inputs[1].shape for node in nodes_fresh})
+        kept = RoundingCheckpoint(path, {node.inputs[1].name: node.inputs[1].shape for node in nodes_fresh})
         found, errors = round_on_samples(model, nodes_fresh, data, plain, context.progress, kept)
         for node in nodes_fresh:
             own = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
@@ -92,7 +92,7 @@ def round_on_samples(
     data: CalibrationData,
     rounder: Rounder,
     progress: Progress = silent,
-    kept: KeptRoundings | None = None,
+    kept: RoundingCheckpoint | None = None,
 ) -> tuple[dict[tuple[str, int | None], RoundedWeight], dict[str, RangeErrors]]:
     """Weights better than those rounded to the nearest, by tensor and axis of the channels or blocks, and by
     layer what ranges of its input cost its output.
@@ -110,7 +110,7 @@ def round_on_samples(
         progress: called with what is being done, how much is done, and of how much.
         kept: what an interrupted run found for these weights, and where this one keeps it.
     """
-    kept = kept or KeptRoundings()
+    kept = kept or RoundingCheckpoint()
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}
     for node in nodes:
         weight = model.constant(node.inputs[1]) if readable(node) else None

@@ -55,7 +55,7 @@ class StandIn:
     def cannot_measure(self):
         return ""
 
-    def room_beside(self):
+    def parallel_build_memory(self):
         return self.room
 
     def in_turn(self, engines, profiles, progress=silent):

@@ -15,8 +15,8 @@ import pytest
 
 from tests.toolkit.backends.stand_in_jobs import parent_of_sleeper, stand_in
 from toolkit.backends import children, process
-from toolkit.backends.beside import BuildBeside
-from toolkit.backends.children import children_ahead
+from toolkit.backends.background_build import BackgroundBuild
+from toolkit.backends.children import spare_children
 from toolkit.backends.layer import Build
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import silent
@@ -55,7 +55,7 @@ WHO = "return {'pid': os.getpid(), 'loaded': 'stand_in' in sys.modules and hasat
 def test_a_job_finds_a_child_that_has_loaded_its_library(jobs, monkeypatch):
     jobs("if __name__ == 'stand_in' and len(sys.argv) > 1: early = True\n", who=WHO)
     monkeypatch.setitem(process._NEXT, "who", 1)
-    with children_ahead():
+    with spare_children():
         first = process.run_job("who", {"backend": "stand_in"})
         (spare,) = children.spares()._found
         assert spare.library == "stand_in"
@@ -69,7 +69,7 @@ def test_a_job_finds_a_child_that_has_loaded_its_library(jobs, monkeypatch):
 
 def test_a_child_that_dies_of_its_library_costs_no_job(jobs, tmp_path):
     jobs(f"died = pathlib.Path({str(tmp_path / 'died')!r})\nif not died.exists(): died.touch(); os.abort()\n", who=WHO)
-    with children_ahead():
+    with spare_children():
         children.spares().fill("stand_in", 1)
         (spare,) = children.spares()._found
         assert process.run_job("who", {"backend": "stand_in"})["pid"] != spare.process.pid
@@ -78,7 +78,7 @@ def test_a_child_that_dies_of_its_library_costs_no_job(jobs, tmp_path):
 
 def test_a_library_that_does_not_load_is_told_by_the_job(jobs):
     jobs(who="import no_such_library")
-    with children_ahead():
+    with spare_children():
         children.spares().fill("no_such_library", 1)
         with pytest.raises(BackendError, match="No module named 'no_such_library'"):
             process.run_job("who", {"backend": "no_such_library"})
@@ -91,7 +91,7 @@ def interrupted(child):
 
 def test_an_interrupt_while_a_spare_loads_leaves_no_word_of_it_to_a_job(jobs, monkeypatch):
     jobs(who=WHO)
-    with children_ahead():
+    with spare_children():
         found = children.spares()
         found.fill("stand_in", 1)
         pid = found._found[0].process.pid
@@ -103,7 +103,7 @@ def test_an_interrupt_while_a_spare_loads_leaves_no_word_of_it_to_a_job(jobs, mo
 
 def test_a_spare_that_is_taken_when_an_interrupt_comes_ends(jobs, monkeypatch):
     jobs(who=WHO)
-    with children_ahead():
+    with spare_children():
         found = children.spares()
         found.fill("stand_in", 1)
         (spare,) = found._found
@@ -125,7 +125,7 @@ def test_a_job_counts_although_no_spare_can_be_started_after_it(jobs, monkeypatc
         return started[-1]
 
     monkeypatch.setattr(children.subprocess, "Popen", two)
-    with children_ahead():
+    with spare_children():
         # the first is the job's own
         assert process.run_job("who", {"backend": "stand_in"})["pid"] == started[0].pid
         assert [one.process for one in children.spares()._found] == started[1:]
@@ -175,7 +175,7 @@ def test_no_job_begins_while_engines_are_measured(jobs, tmp_path):
     begun = tmp_path / "begun"
     jobs(parse=f"pathlib.Path({str(begun)!r}).touch()\nreturn {{}}")
     thread = threading.Thread(target=lambda: process.run_job("parse", {}))
-    with children.measuring_alone():
+    with children.exclusive_measurement():
         thread.start()
         # time for it to begin if nothing held it back
         time.sleep(1.0)
@@ -201,7 +201,7 @@ def test_only_what_it_stood_still_while_it_built_is_taken_off(jobs, monkeypatch,
     thread.start()
     until(lambda: note.exists() and note.read_text())
     # it is still loading
-    with children.measuring_alone():
+    with children.exclusive_measurement():
         until(lambda: state(int(note.read_text())) == "T")
     go.touch()
     thread.join()
@@ -213,11 +213,11 @@ def test_no_spare_is_started_while_engines_are_measured(jobs):
     inside, over = threading.Event(), threading.Event()
 
     def measure():
-        with children.measuring_alone():
+        with children.exclusive_measurement():
             inside.set()
             assert over.wait(60)
 
-    with children_ahead():
+    with spare_children():
         found = children.spares()
         thread = threading.Thread(target=measure)
         thread.start()
@@ -238,10 +238,10 @@ def test_nothing_is_measured_while_a_spare_that_was_taken_still_loads(jobs, tmp_
     seen, taken = [], []
 
     def measure():
-        with children.measuring_alone():
+        with children.exclusive_measurement():
             seen.append(loaded.exists())
 
-    with children_ahead():
+    with spare_children():
         found = children.spares()
         found.fill("stand_in", 1)
         threads = [threading.Thread(target=lambda: taken.append(found.take("stand_in"))), threading.Thread(target=measure)]
@@ -271,7 +271,7 @@ def test_a_stopped_child_ends_with_its_parent(tmp_path):
 def test_spares_end_with_a_killed_parent(tmp_path):
     script = (
         "import time\nfrom toolkit.backends import children\n"
-        "with children.children_ahead():\n"
+        "with children.spare_children():\n"
         "    children.spares().fill('json', 1)\n"
         "    (one,) = children.spares()._found\n"
         "    assert one.ready()\n"
@@ -302,7 +302,7 @@ def test_an_engine_beside_is_given_up_with_its_child(jobs, tmp_path):
                 continue
         return built()
 
-    beside = BuildBeside("name", build)
+    beside = BackgroundBuild("name", build)
     until(lambda: note.exists() and note.read_text())
     assert not beside.done and beside.seconds() is None and "beside it one without pairs" in beside.aside
     beside.give_up()
@@ -311,11 +311,11 @@ def test_an_engine_beside_is_given_up_with_its_child(jobs, tmp_path):
 
 def test_an_engine_beside_tells_what_it_took_or_why_it_failed():
     told = []
-    beside = BuildBeside("name", built)
+    beside = BackgroundBuild("name", built)
     assert beside.result(lambda *entry: told.append(entry)).engine == b"plan" and beside.seconds() == 3.0
 
     def fail():
         raise BackendError("no memory is left")
 
-    assert BuildBeside("name", fail).result(silent) == "no memory is left"
-    assert "ZeroDivisionError" in BuildBeside("name", lambda: 1 / 0).result(silent)
+    assert BackgroundBuild("name", fail).result(silent) == "no memory is left"
+    assert "ZeroDivisionError" in BackgroundBuild("name", lambda: 1 / 0).result(silent)

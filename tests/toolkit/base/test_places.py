@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.base import processes
-from toolkit.base.alike import refuse_unlike, stamp
 from toolkit.base.cluster import cluster
 from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.mapped import FilePlace, map_file, place_of
+from toolkit.base.matching_versions import refuse_unlike, stamp
 from toolkit.base.places import elsewhere, in_order, working_at
 from toolkit.base.processes import Processes
 from toolkit.cli.main import invoke

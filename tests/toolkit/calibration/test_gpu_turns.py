@@ -58,7 +58,7 @@ def test_a_batch_is_computed_while_nothing_is_measured_and_measurements_come_bet
 
     def progress(what, done, total):
         # whoever asks now measures alone, and the next batch waits until that is over
-        with children.measuring_alone():
+        with children.exclusive_measurement():
             assert GPU_TURN.locked()
             measured.append(done)
 
@@ -76,5 +76,5 @@ def test_a_calibration_that_fails_leaves_the_gpu_to_others(monkeypatch, residual
     data = CalibrationData.open([{"x": normal(1, 3, 8, 8)}], residual)
     with pytest.raises(RuntimeError, match="lost"):
         gpu.collect_on_gpu(residual, ["x"], data)
-    with children.measuring_alone():
+    with children.exclusive_measurement():
         assert GPU_TURN.locked()

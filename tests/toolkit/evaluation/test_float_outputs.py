@@ -34,7 +34,7 @@ def test_outputs_computed_ahead_are_those_of_the_session_which_is_gone(monkeypat
     floats, samples = FloatOutputs(_model()), [{"x": normal(2, 4, seed=seed)} for seed in range(3)]
     opened = weakref.ref(floats.session())
     wanted = [floats.run(one) for one in samples]
-    floats.ahead(samples)
+    floats.precompute(samples)
     assert opened() is None
     assert all(floats.run(one)["y"].tobytes() == each["y"].tobytes() for one, each in zip(samples, wanted))
     monkeypatch.setattr("toolkit.evaluation.float_outputs.own_session", None)
@@ -44,7 +44,7 @@ def test_outputs_computed_ahead_are_those_of_the_session_which_is_gone(monkeypat
 def test_what_was_not_computed_ahead_is_computed_by_the_session_loaded_again(monkeypatch):
     monkeypatch.setattr(sessions, "MOST_NODES", 2)
     floats = FloatOutputs(_model())
-    floats.ahead([])
+    floats.precompute([])
     other = normal(2, 4, seed=7)
     np.testing.assert_allclose(floats.run({"x": other})["y"], -np.tanh(np.maximum(other, 0)), rtol=1e-5)
 

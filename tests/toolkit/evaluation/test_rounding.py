@@ -78,7 +78,7 @@ def test_no_memory_for_the_other_arithmetic_costs_its_figures_alone(monkeypatch)
     def none_left(*given):
         raise BackendError("onnxruntime ran out of memory")
 
-    monkeypatch.setattr(evaluation, "as_it_is", none_left)
+    monkeypatch.setattr(evaluation, "run_natively", none_left)
     model = there_and_back()
     lowered = lower(model.copy(), PrecisionPlan(), rest=Precision.FP16).model
     found = evaluation.evaluate(model, lowered, CalibrationData.open([{"x": np.ones(4, np.float32)}], model))

@@ -138,7 +138,7 @@ def test_one_output_that_mixes_samples_is_a_fault_beside_others_that_do_not():
 
 def test_a_loop_that_ends_for_one_sample_only_is_named_and_not_tried_again(monkeypatch):
     from tests.fuzz.corpus import with_loop
-    from toolkit.graph.endless import EndlessLoopError
+    from toolkit.graph.endless_loops import EndlessLoopError
     from toolkit.graph.sessions import Session
 
     model, runs = Model.from_proto(with_loop(trips=1)), []

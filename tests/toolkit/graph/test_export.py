@@ -272,7 +272,7 @@ def test_what_was_dropped_in_a_cycle_goes_where_the_process_has_grown(monkeypatc
         memory.give_back()
         del old
         held[0], dropped = 603, ring()
-        memory.give_back(young_alone=True)
+        memory.give_back(young_only=True)
         assert dropped() is None and kept() is not None
         held[0] = 704
         memory.give_back()

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import DataError, ModelError
 from toolkit.graph import on_disk, ort_session, sessions
-from toolkit.graph.endless import LoopLimits
+from toolkit.graph.endless_loops import LoopLimits
 from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session

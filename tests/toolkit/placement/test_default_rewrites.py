@@ -17,7 +17,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.graph import cutting, sessions
 from toolkit.graph.sessions import session
-from toolkit.placement.default_rewrites import biases_apart, rewritten
+from toolkit.placement.default_rewrites import rewritten, split_large_biases
 
 
 def linear():
@@ -147,7 +147,7 @@ def test_a_bias_beyond_the_steps_of_its_scales_is_moved_apart():
     before = session(model.copy()).run({"x": normal(1, 3, 2, 2)})["y"]
     assert rewritten(model)
     (conv,) = [n.name for n in model.nodes if n.op == "Conv"]
-    assert biases_apart(model) == [conv]
+    assert split_large_biases(model) == [conv]
     assert not rewritten(model) and [n.op for n in model.nodes].count("Add") == 1
     onnx.checker.check_model(onnx.load_from_string(model.to_bytes()), full_check=True)
     np.testing.assert_array_equal(session(model).run({"x": normal(1, 3, 2, 2)})["y"], before)

@@ -31,7 +31,7 @@ class Own(KeepPrecision):
 class Heeds(Own):
     """One that says of the apply that it has, another's, what a dry run is to it."""
 
-    tells_in_dry_run = True
+    supports_dry_run = True
 
 
 class Measured(InsertQDQ):
@@ -65,7 +65,7 @@ class Settings(KeepPrecision):
 class Says(Own):
     """One that says of its own apply what holds of it."""
 
-    by_graph_alone = True
+    graph_only = True
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ class Says(Own):
     [(FoldConstants, True), (FoldBatchNorm, True), (Settings, True), (Own, False), (Says, True), (Mixed, False)],
 )
 def test_what_a_pass_goes_by_is_said_of_its_own_apply(kind, alone):
-    assert kind.by_graph_alone is alone
+    assert kind.graph_only is alone
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_a_pass_goes_by_is_said_of_its_own_apply(kind, alone):
 )  # fmt: skip
 def test_whoever_writes_another_apply_has_the_careful_defaults(made, tried, careful):
     """Its result would be taken for fresh though the evaluation changed, or tried on placeholders as if it knew them."""
-    found = made.tells_in_dry_run, made.reads_evaluation(), made.measures_engines()
+    found = made.supports_dry_run, made.reads_evaluation(), made.measures_engines()
     assert found == (tried, careful, careful)
 
 

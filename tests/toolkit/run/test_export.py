@@ -16,8 +16,8 @@ from toolkit.backends.none import NoBackend
 from toolkit.cli.main import invoke
 from toolkit.evaluation.evaluate import first_samples
 from toolkit.graph.sessions import session
-from toolkit.run.ended import EndedRun
 from toolkit.run.export import export
+from toolkit.run.finished_run import FinishedRun
 from toolkit.run.migrate.migrate import MigrationRequest, migrate
 from toolkit.run.pipeline import run
 from toolkit.run.recipe import Recipe
@@ -40,13 +40,13 @@ def test_the_float32_model_gives_by_default_what_the_pairs_say(ran, capsys):
     assert {node.op for node in model.nodes} >= {"QuantizeLinear", "DequantizeLinear"}
     assert set(model.facts().types.values()) <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8}
     plain = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for part in first_samples(EndedRun.of(ran).inputs.calibration_data(model), 4, None):
+    for part in first_samples(FinishedRun.of(ran).inputs.calibration_data(model), 4, None):
         wanted = session(path).run(part.inputs)["y"]
         np.testing.assert_allclose(plain.run(None, part.inputs)[0], wanted, atol=0.03 * np.abs(wanted).max())
 
 
 def test_the_command_lies_beside_all_that_it_reads(ran):
-    made = export(EndedRun.of(ran), "polygraphy", ran.parent / "there")
+    made = export(FinishedRun.of(ran), "polygraphy", ran.parent / "there")
     assert {path.name for path in (ran.parent / "there").iterdir()} == set(made.files) == {"build.sh", "model.onnx"}
     assert (ran.parent / "there" / "model.onnx").read_bytes() == (ran / "model.onnx").read_bytes()
     script = (ran.parent / "there" / "build.sh").read_text()
@@ -54,7 +54,7 @@ def test_the_command_lies_beside_all_that_it_reads(ran):
     assert "'x:[2,3,4,4]'" in made.command and "--strongly-typed" in made.command
     (note,) = made.notes
     assert "built no engine" in note
-    assert export(EndedRun.of(ran), "trtexec").command.startswith("trtexec --onnx=model.onnx ")
+    assert export(FinishedRun.of(ran), "trtexec").command.startswith("trtexec --onnx=model.onnx ")
 
 
 def test_neither_the_runs_inputs_nor_its_own_files_are_written_over(ran, capsys):
@@ -93,7 +93,7 @@ def test_what_is_exported_migrates_back_to_the_same_settings(place, monkeypatch)
     )
     before = Recipe.load(place / "recipe.toml")
     for to, lost in (("trtexec", []), ("polygraphy", ["--trt-config-postprocess-script config.py"])):
-        made = export(EndedRun.of(place / "out"), to)
+        made = export(FinishedRun.of(place / "out"), to)
         # the script that was written, and its line as it is printed
         for given in ([str(made.folder / "build.sh")], shlex.split(made.command)):
             monkeypatch.chdir(made.folder)
@@ -114,14 +114,14 @@ def test_weak_typing_takes_its_types_ranges_and_flags_along(place, monkeypatch):
     keep = '[[pass]]\nuse = "keep_precision"\nops = ["Relu"]\nprecision = "fp16"\n\n[[pass]]\nuse = "insert_qdq"'
     (place / "recipe.toml").write_text(weak.replace('[[pass]]\nuse = "insert_qdq"', keep, 1))
     run(place / "recipe.toml", place / "out")
-    made = export(EndedRun.of(place / "out"), "trtexec").command
+    made = export(FinishedRun.of(place / "out"), "trtexec").command
     relu = next(n.name for n in Model.load(place / "out" / "model.onnx").nodes if n.op == "Relu")
     assert "--fp16" in made and "--int8" in made and f"{relu}:fp16" in made
-    assert "precisions.py" in export(EndedRun.of(place / "out"), "polygraphy").files
+    assert "precisions.py" in export(FinishedRun.of(place / "out"), "polygraphy").files
     monkeypatch.setattr(NoBackend, "typing_for", lambda self, settings: "weak")
     (place / "recipe.toml").write_text(weak.replace('rest = "fp32"', 'quantization = "implicit"'))
     run(place / "recipe.toml", place / "implicit")
-    made = export(EndedRun.of(place / "implicit"), "trtexec")
+    made = export(FinishedRun.of(place / "implicit"), "trtexec")
     assert "--calib=calibration.cache" in made.command
     cache = (made.folder / "calibration.cache").read_text()
     assert cache.startswith("TRT-") and "x: " in cache

@@ -342,7 +342,7 @@ def test_passes_that_go_by_the_graph_alone_are_applied_once_in_a_run(tmp_path, m
     once = run(recipe(), tmp_path / "once", passes=passes)
     # a rehearsal tries both, and the run goes on behind the first
     assert applied == [FoldBatchNorm, InsertQDQ, InsertQDQ]
-    monkeypatch.setattr(FoldBatchNorm, "by_graph_alone", False)
+    monkeypatch.setattr(FoldBatchNorm, "graph_only", False)
     twice = run(recipe(), tmp_path / "twice", passes=passes)
     assert applied[3:] == [FoldBatchNorm, InsertQDQ] * 2
     for name in ("model.onnx", "journal.jsonl"):

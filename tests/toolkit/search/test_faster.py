@@ -171,7 +171,7 @@ def test_engines_that_other_gpus_build_are_measured_here_and_change_nothing(monk
     full = found(OtherGpus(full=True))
     assert full[:3] == here[:3] and "out of memory" in full[3][0]["why"]
     # engines of another kind of GPU would say nothing of this one
-    monkeypatch.setattr("toolkit.backends.ahead.engines_like", lambda: ("another GPU",))
+    monkeypatch.setattr("toolkit.backends.prebuilds.engines_like", lambda: ("another GPU",))
     anew = found(OtherGpus())
     assert anew[:3] == here[:3] and "another GPU" in anew[3][0]["why"]
 

@@ -18,7 +18,7 @@ from toolkit.report.findings.search import standing
 from toolkit.run.check import dry_run
 from toolkit.run.new import recipe_for
 from toolkit.run.sections import BudgetSection
-from toolkit.search.search_budget import Judged, budget_for, told_by_float, unlabelled, without_labels
+from toolkit.search.search_budget import Judged, budget_for, needs_no_labels, unlabelled, without_labels
 
 NONE = {"max_drop": None, "min_sqnr_db": None, "min_agreement": None, "min_unchanged": None}
 
@@ -143,7 +143,7 @@ def judged(named, **more):
     ],
 )  # fmt: skip
 def test_which_drop_is_told_without_labels(metric, own, drop, told):
-    assert told_by_float(metric, own, BudgetSection(max_drop=drop)) is told
+    assert needs_no_labels(metric, own, BudgetSection(max_drop=drop)) is told
 
 
 def test_what_is_held_in_place_of_a_metric_is_said_as_it_is():

@@ -71,17 +71,18 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
 def unrounded(accuracy: Accuracy) -> str:
     """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same as shown."""
     own = accuracy.quantized if accuracy.metric else accuracy.parts[0].unchanged if accuracy.parts else None
-    if accuracy.unrounded is None or (own is not None and not shown_apart(accuracy.metric, own, accuracy.unrounded)):
+    figure = accuracy.unrounded
+    if figure is None or (own is not None and not differ_as_shown(accuracy.metric, own, figure)):
         return ""
     about = "about " if accuracy.unrounded_samples is not None else ""
-    return f"{about}{_headline_figure(accuracy.metric, accuracy.unrounded)} in onnxruntime"
+    return f"{about}{_headline_figure(accuracy.metric, figure)} in onnxruntime"
 
 
 def _headline_figure(metric: str | None, value: float) -> str:
     return f"{metric} {number(value)}" if metric else f"{percent(value)} unchanged"
 
 
-def shown_apart(metric: str | None, one: float, other: float) -> bool:
+def differ_as_shown(metric: str | None, one: float, other: float) -> bool:
     """Whether two figures of the first line differ as they are shown."""
     return _headline_figure(metric, one) != _headline_figure(metric, other)
 

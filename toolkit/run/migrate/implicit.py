@@ -69,7 +69,7 @@ def recipe_of_run(path: Path) -> Recipe | None:
     return read_lock(lock)[0] if path.is_dir() and lock.is_file() else None
 
 
-def types_asked(path: Path) -> dict[str, str]:
+def requested_types(path: Path) -> dict[str, str]:
     """What a run asked of each node, by its folder's model; empty where it is no run folder."""
     model = path / FINAL
     if not path.is_dir() or not model.is_file():

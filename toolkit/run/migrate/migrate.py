@@ -38,11 +38,11 @@ from toolkit.run.migrate.implicit import (
     cache_version,
     paired_model,
     recipe_of_run,
-    types_asked,
+    requested_types,
 )
 from toolkit.run.migrate.order import Order, Outturn
-from toolkit.run.migrate.pairs import pair_turns, ranges_of_pairs, said_of_layers
-from toolkit.run.migrate.settle import said_lost, settle, value_named
+from toolkit.run.migrate.pairs import layer_findings, pair_turns, ranges_of_pairs
+from toolkit.run.migrate.settle import lost_orders, settle, value_named
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
 from toolkit.run.migrate.terms import Term
@@ -192,7 +192,7 @@ def _to_implicit(asked: MigrationRequest) -> Migration:
     path = paired_model(given)
     refuse_missing(path, "no such model or run folder")
     version = cache_version(asked.release)
-    back = BackToImplicit(load_source(path), types_asked(given), recipe_of_run(given))
+    back = BackToImplicit(load_source(path), requested_types(given), recipe_of_run(given))
     folder = asked.out if asked.out is not None else Path(_FOLDER) / given.stem
     target = _new_target(folder, given.stem, asked)
     for name in (MODEL, CACHE, TEXT, COMMAND, _RECORD):
@@ -265,7 +265,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         found.lacks, found.exit_status = model_path, 1
     else:
         _make(found, folder, model, given, fit, quantizes, paired)
-    lost = {(turn.order.line, turn.order.said, turn.fate) for turn in said_lost(found.turns)}
+    lost = {(turn.order.line, turn.order.said, turn.fate) for turn in lost_orders(found.turns)}
     if lost:
         fates = [fate for _, _, fate in lost]
         found.said.append(MigrateCode.SUMMARY(lost=fates.count("lost"), look=fates.count("look")))
@@ -364,7 +364,7 @@ def _make(
         journal = Journal.from_jsonl((result.folder / "journal.jsonl").read_text(encoding="utf-8"))
         found.tensors = tensor_turns(given, fit, model, prepared, journal)
     elif pair_count(model):
-        found.said += said_of_layers(model)
+        found.said += layer_findings(model)
         found.tensors = pair_turns(model, prepared, fit.derived if fit is not None else {})
     if found.tensors:
         number = counts(found.tensors)

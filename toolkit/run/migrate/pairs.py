@@ -80,7 +80,7 @@ def _pair_upstream(model: Model, tensor: gs.Tensor) -> gs.Node | None:
     return node
 
 
-def said_of_layers(model: Model) -> Iterator[Finding]:
+def layer_findings(model: Model) -> Iterator[Finding]:
     """Findings about a model's layers: those of two types, and those that stay float."""
     if mixed := mixed_layers(model):
         yield MigrateCode.PAIRS_MIXED(layers=mixed)

@@ -162,6 +162,6 @@ def _lost(order: Order) -> bool:
     return order.term is None or (order.why is not None and order.why.code is not MigrateCode.ONLY_WHERE)
 
 
-def said_lost(turns: Sequence[Outturn]) -> Iterator[Outturn]:
+def lost_orders(turns: Sequence[Outturn]) -> Iterator[Outturn]:
     """Orders without an equivalent in the recipe although the engine differs without them."""
     yield from (turn for turn in turns if turn.fate in ("lost", "look"))

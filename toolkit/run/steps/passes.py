@@ -65,12 +65,12 @@ class PassesRecord(GraphRecord):
         from toolkit.data.arrays import open_archive
         from toolkit.graph.assemble import dismantle
         from toolkit.graph.constants import with_values
-        from toolkit.placement.paired_alone import paired_alone
+        from toolkit.placement.only_pairs import differs_only_in_pairs
         from toolkit.placement.qdq import without_pairs
 
         file = self.path(EXACT)
-        if self._float_form is None and source is not None and file is None and paired_alone(self.model(), source):
-            self._float_form = source
+        if self._float_form is None and source is not None and file is None:
+            self._float_form = source if differs_only_in_pairs(self.model(), source) else None
         if self._float_form is None:
             made = without_pairs(self.model())
             if file is not None:
@@ -145,7 +145,7 @@ class PassesStep(Step[PassesRecord]):
         from toolkit.contract.passes import Sequence as PassSequence
         from toolkit.graph.header import model_files
         from toolkit.placement.shared_weights import shared_unlike
-        from toolkit.simulation.kept_roundings import PATTERN
+        from toolkit.simulation.rounding_checkpoint import PATTERN
 
         root = self.folder.path
         passes = passes_of(self.recipe, self.job.allow_code)
