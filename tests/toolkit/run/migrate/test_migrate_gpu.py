@@ -1,8 +1,8 @@
 """An engine by TensorRT's calibrator beside one by migrated pairs: ``pytest -m gpu -s tests/toolkit/run/migrate``.
 
 Both are made of the same samples: the calibrator's cache is what is migrated. Two builds of one network differ by 2 to
-10 %, so each form is built BUILDS times (two where not given), on one timing cache; all engines are measured in turn, and
-the fastest of each form are compared. What is known is printed after every turn of builds. LEVEL is the builder's
+10 %, so each form is built BUILDS times (two where not given), each time on a new timing cache that both forms share: on one
+that is kept the next build takes the same kernels. All engines are measured in turn, and the fastest of each form are compared. What is known is printed after every turn of builds. LEVEL is the builder's
 optimization level, GPU_MODELS where tests/benchmarks/carry.py has filled the large models (/tmp/models), whose weights are
 random: they are held against their float model. What each engine's layers are is left in KEEP, where that is given.
 """
@@ -214,11 +214,11 @@ def compared(results: dict[str, list[Result]], profiles: Any, case: Case) -> dic
 def test_the_migrated_engine_does_what_the_calibrated_did(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     case = ready(name, tmp_path)
-    cache = tmp_path / "shared.timing"
     before = case.recipe(tmp_path)
     results: dict[str, list[Result]] = {"implicit": [], "explicit": []}
     made, after, found = None, None, {}
     for number in range(1, 1 + int(os.environ.get("BUILDS", "2"))):
+        cache = tmp_path / f"build{number}.timing"
         results["implicit"].append(built(before, case, again("implicit", number), cache))
         if made is None or after is None:
             made = case.migrated(tmp_path / "implicit 1" / "calibration.cache", tmp_path)
@@ -238,6 +238,11 @@ def test_the_migrated_engine_does_what_the_calibrated_did(tmp_path, monkeypatch,
         assert abs(was["metric"] - now["metric"]) <= NOISE
         assert found["explicit over implicit"] <= SLOWER_SMALL
         return
-    for what in ("sqnr_db", "sqnr_db between samples"):
-        assert now[what] >= was[what] - NOISE_DB, what
+    nodes = found["int8 nodes"]
+    if nodes["explicit"] > nodes["implicit"]:
+        # an engine that left nodes of both in FP16 says nothing about pairs; what INT8 costs in all of them does
+        assert now["sqnr_db"] >= made.forms["before"].sqnr_db - NOISE_DB
+    else:
+        for what in ("sqnr_db", "sqnr_db between samples"):
+            assert now[what] >= was[what] - NOISE_DB, what
     assert found["explicit over implicit"] <= SLOWER + found["noise of the measurement"]
