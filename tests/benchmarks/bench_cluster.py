@@ -53,22 +53,22 @@ class Meter:
     unlike: tuple[str, ...] = ()
 
     @contextmanager
-    def hands(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any]]:
-        with self.place.hands(Timed(work)) as hands:
-            yield _Metered(self, hands)  # type: ignore[misc]
+    def workers(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any]]:
+        with self.place.workers(Timed(work)) as workers:
+            yield _Metered(self, workers)  # type: ignore[misc]
 
 
 @dataclass
 class _Metered:
     meter: Meter
-    hands: Any
+    workers: Any
 
     @property
     def window(self) -> int:
-        return int(self.hands.window)
+        return int(self.workers.window)
 
     def submit(self, item: Any) -> _MeteredAnswer:
-        return _MeteredAnswer(self.meter, self.hands.submit(item))
+        return _MeteredAnswer(self.meter, self.workers.submit(item))
 
 
 @dataclass

@@ -89,8 +89,8 @@ class Prebuilds:
         if place is None or self._others is not None or bench.cannot_measure():
             yield
             return
-        with place.gpu_hands(EngineBuilder(bench.apart(), engines_like())) as hands:
-            self._others = RemoteBuilds(hands) if hands is not None else None
+        with place.gpu_workers(EngineBuilder(bench.apart(), engines_like())) as workers:
+            self._others = RemoteBuilds(workers) if workers is not None else None
             try:
                 yield
             finally:

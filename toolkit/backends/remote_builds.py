@@ -84,21 +84,21 @@ class RemoteBuilds:
     """Engines that other GPUs build.
 
     Attributes:
-        hands: the workers that build them.
+        workers: the workers that build them.
         under_way: by the name that the engine is to be kept by.
     """
 
-    hands: Workers[EngineOrder, Build | str]
+    workers: Workers[EngineOrder, Build | str]
     under_way: dict[str, Pending[Build | str]] = field(default_factory=dict)
 
     @property
     def spare(self) -> int:
         """How many more would be begun at once."""
-        return max(self.hands.window - len(self.under_way), 0)
+        return max(self.workers.window - len(self.under_way), 0)
 
     def order(self, name: str, order: EngineOrder) -> None:
         """Have an engine built."""
-        self.under_way[name] = self.hands.submit(order)
+        self.under_way[name] = self.workers.submit(order)
 
     def forget(self, name: str) -> None:
         """Give up an engine that will not be asked for."""

@@ -170,7 +170,7 @@ class Cluster:
             return max(int(self.ray.cluster_resources().get("CPU", 0)), 1)
 
     @contextmanager
-    def hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:
+    def workers(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:
         """See ``Workplace``.
 
         Raises:
@@ -180,8 +180,8 @@ class Cluster:
             yield tasks
 
     @contextmanager
-    def gpu_hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT] | None]:
-        """See ``Workplace``, and ``hands``; GPUs that the cluster has no time for are not waited for."""
+    def gpu_workers(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT] | None]:
+        """See ``Workplace``, and ``workers``; GPUs that the cluster has no time for are not waited for."""
         with self._others_than_own() as others:
             if not others:
                 yield None
@@ -234,11 +234,11 @@ class Cluster:
                 remedy="define the class of your own metric at the top of a module, or compute here",
             ) from error
         task = self.ray.remote(_perform).options(max_retries=_RETRIES, **needs)
-        hands = _RayTasks(self.ray, task, (held, stamp(), _places()), window, self.unlike)
+        workers = _RayTasks(self.ray, task, (held, stamp(), _places()), window, self.unlike)
         try:
-            yield hands
+            yield workers
         finally:
-            hands.give_up()
+            workers.give_up()
 
     def _require_alike(self, ray: Any) -> None:
         nodes = [node for node in ray.nodes() if node["Alive"]]

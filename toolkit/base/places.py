@@ -72,21 +72,21 @@ class Workplace(Protocol):
     @property
     def unlike(self) -> Collection[str]: ...  # noqa: D102
 
-    def hands(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT]]:
+    def workers(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT]]:
         """Workers for a work; whatever is still under way at the end of the block is given up."""
         ...
 
-    def gpu_hands(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT] | None]:
+    def gpu_workers(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT] | None]:
         """Workers with a GPU each, as many as ``window``, none of them this process's own; None where there is none."""
         ...
 
 
-def in_order(hands: Workers[ItemT, AnswerT], items: Iterable[ItemT]) -> Iterator[AnswerT]:
+def in_order(workers: Workers[ItemT, AnswerT], items: Iterable[ItemT]) -> Iterator[AnswerT]:
     """The answer to every item, in their order; an item is taken only once the window has room for it."""
     under_way: deque[Pending[AnswerT]] = deque()
     for item in items:
-        under_way.append(hands.submit(item))
-        if len(under_way) >= hands.window:
+        under_way.append(workers.submit(item))
+        if len(under_way) >= workers.window:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()

@@ -42,7 +42,7 @@ class Processes:
     unlike: Collection[str] = ()
 
     @contextmanager
-    def hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:
+    def workers(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:
         """See ``Workplace``.
 
         Raises:
@@ -60,7 +60,7 @@ class Processes:
                 # whoever stops early does not wait for answers that are no longer needed
                 pool.shutdown(cancel_futures=True)
 
-    def gpu_hands(self, work: SharedWork[Any, Any]) -> AbstractContextManager[None]:
+    def gpu_workers(self, work: SharedWork[Any, Any]) -> AbstractContextManager[None]:
         """See ``Workplace``: there are no GPUs but this process's own."""
         return nullcontext()
 

@@ -220,11 +220,11 @@ class CollectionRun:
     def _shared_out(self, place: Workplace, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches are those that are run here, and so is what is learnt of their sizes."""
         under_way: deque[tuple[Batch, Pending[BatchStatistics]]] = deque()
-        with place.hands(replace(self._tapped, threads=1)) as hands:
+        with place.workers(replace(self._tapped, threads=1)) as remote:
             for batch in batches:
-                under_way.append((batch, hands.submit(batch)))
+                under_way.append((batch, remote.submit(batch)))
                 self._learn(batch, lambda: under_way[-1][1].result().size)
-                if len(under_way) >= hands.window:
+                if len(under_way) >= remote.window:
                     yield self._taken_in(*under_way.popleft())
             while under_way:
                 yield self._taken_in(*under_way.popleft())

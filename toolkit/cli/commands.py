@@ -12,7 +12,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.text import plain_lines, shell_word
 
 if TYPE_CHECKING:
-    from toolkit.run.shown import Shown
+    from toolkit.run.rendered import Rendered
 
 
 def emit(content: Any) -> None:
@@ -220,7 +220,7 @@ def compare_runs(runs: Sequence[Path], html: Path | None, json: bool) -> int:
     return _show(compare_files(runs, html), json)
 
 
-def _show(found: Shown, json: bool) -> int:
+def _show(found: Rendered, json: bool) -> int:
     """Print what is in a file; warnings come first, beside the machine form on standard error."""
     for warning in found.warnings:
         (sys.stderr if json else sys.stdout).write(plain_lines(f"Warning: {warning}") + "\n")

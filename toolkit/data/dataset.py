@@ -18,7 +18,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.data.batch import Batch, Labels
 from toolkit.data.mask import MaskPadder
-from toolkit.data.rows import RowsApart, by_rows
+from toolkit.data.rows import RowsAsSamples, by_rows
 from toolkit.data.sample import (
     EVERYTHING,
     Fitter,
@@ -32,7 +32,7 @@ from toolkit.data.sample import (
     input_specs,
 )
 from toolkit.data.sources import Source, open_source
-from toolkit.graph.batch_probe import rows_apart
+from toolkit.graph.batch_probe import rows_are_independent
 from toolkit.graph.model import Model
 
 OUTSIDE = ("error", "skip", "pad", "crop")
@@ -134,7 +134,7 @@ class CalibrationData:
             raise DataError("the model has no inputs, so there is nothing to calibrate", where=str(model.source or ""))
         name, opened = open_source(source, specs, profiles, Path(base), allow_code, images, random)
         if random is None:
-            opened = by_rows(opened, specs, partial(rows_apart, model), name)
+            opened = by_rows(opened, specs, partial(rows_are_independent, model), name)
         elif journal is not None:
             journal.noted(Code.RANDOM_DATA(seed=random["seed"]))
         return cls(
@@ -145,7 +145,7 @@ class CalibrationData:
     @property
     def can_batch(self) -> bool:
         """Whether samples may be joined: not where a sample is several rows, as the nodes of a graph."""
-        return bool(self.axes) and not (isinstance(self._source, RowsApart) and self._source.together)
+        return bool(self.axes) and not (isinstance(self._source, RowsAsSamples) and self._source.together)
 
     # ---------------------------------------------------------------- reading
 
@@ -273,9 +273,9 @@ class CalibrationData:
         assert self._counts is not None
         return self._counts
 
-    def rows_apart(self) -> Finding | None:
+    def rows_as_samples(self) -> Finding | None:
         """The finding that each row counts as a sample where the source yields several at once; else None."""
-        return self._source.apart() if isinstance(self._source, RowsApart) else None
+        return self._source.apart() if isinstance(self._source, RowsAsSamples) else None
 
     def count(self, keep: Keep | None = None) -> int:
         """How many samples ``keep`` accepts, before any is skipped."""
@@ -308,7 +308,7 @@ class CalibrationData:
             note(Code.PADDED(samples=counts.padded, data=self.name))
         if counts.cropped:
             note(Code.CROPPED(samples=counts.cropped, data=self.name))
-        if apart := self.rows_apart():
+        if apart := self.rows_as_samples():
             note(apart)
         if counts.cut:
             note(Code.CUT(rows=counts.cut, data=self.name))

@@ -20,7 +20,7 @@ Item = tuple[int, str, InputsAndLabels]
 _LOOKED = 16
 """Items that are read to decide."""
 Apart = Callable[[Mapping[str, int], Sequence[Mapping[str, Array]]], bool]
-"""Takes by input the axis of samples, and two samples of one row; see ``toolkit.graph.batch_probe.rows_apart``."""
+"""Takes by input the axis of samples, and two samples of one row; see ``batch_probe.rows_are_independent``."""
 
 
 def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
@@ -35,10 +35,10 @@ def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
     if not axes or any(isinstance(one, int) for one in called):
         return source
     named = all(map(may_be_batch, called))
-    return RowsApart(source, specs, axes, apart if named else lambda axes, samples: False, name)
+    return RowsAsSamples(source, specs, axes, apart if named else lambda axes, samples: False, name)
 
 
-class RowsApart:
+class RowsAsSamples:
     """Another source's samples, each row one where items hold several.
 
     The first item that can decide does so for all: one of several rows that differ. It is looked for among the first

@@ -91,7 +91,7 @@ class Budget:
             RecipeError: the budget limits a metric, and none was measured; or agreement, and no output has classes.
             DataError: a drop is limited, and the float model's own metric is no finite number.
         """
-        outcome = outcome if self.types is None else self.types.beside(outcome)
+        outcome = outcome if self.types is None else self.types.added_to(outcome)
         found = {name: self._share_lack(one, outcome) for name, one in self._by_name(outcome, reference).items()}
         if self.min_value is not None:
             found["min_value"] = self._value_lack(outcome)

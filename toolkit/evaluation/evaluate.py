@@ -28,7 +28,7 @@ from toolkit.evaluation.float_outputs import FloatOutputs
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metric_table import together
 from toolkit.evaluation.native_arithmetic import run_natively
-from toolkit.evaluation.node_errors import MeasuredForm, comparable, node_errors, wanted_besides
+from toolkit.evaluation.node_errors import MeasuredForm, comparable, extra_tensors, node_errors
 from toolkit.evaluation.other_arithmetic import OtherArithmetic
 from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
@@ -117,15 +117,15 @@ def evaluate(
     rounded, unrounded = _rounded(subject)
     # onnxruntime has no kernels for bfloat16: by itself it runs no such model
     by_itself, size = rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
-    besides = wanted_besides(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
-    if besides:
+    extra = extra_tensors(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
+    if extra:
         parts = _parts(data.first(total), by_itself and size <= _MOST_UNROUNDED, together(metric))
         asked = chain(first_samples(data, 1, few), *(some.batches(batch) for some in parts))
         floats.precompute((part.inputs for part in asked), kept.precomputed())
     # of a graph of so many nodes few runs do not pay for what is rewritten of it
     once = rounded is not None and total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES
     written = SerializedModel.of(rounded) if rounded is not None else None
-    lowered = MeasuredForm(subject, written, besides=besides, optimise=not once)
+    lowered = MeasuredForm(subject, written, extra=extra, optimise=not once)
     del rounded
     form, other_session, notes = _runnable(reference, floats, lowered, data, prepared)
     named = counterparts(reference, form.model, floats.outputs)

@@ -62,7 +62,7 @@ class MeasuredForm:
         rounded: the model with the rounding of its 16-bit floats written out, whose tensors have the names that they
             have there: it is run instead. None where the model itself is run.
         name: lowered, or float32 where onnxruntime cannot run the lowered one.
-        besides: the tensors that all sessions give beside those that they are asked for; see ``wanted_besides``.
+        extra: the tensors that all sessions give beside those that they are asked for; see ``extra_tensors``.
         optimise: whether onnxruntime rewrites it. Where not, values are the same but for last bits of float32 layers,
             since all results of ``rounded`` are rounded by nodes of their own; making a session saves thirty runs.
     """
@@ -70,7 +70,7 @@ class MeasuredForm:
     model: Model
     rounded: SerializedModel | None = None
     name: str = "lowered"
-    besides: frozenset[str] = frozenset()
+    extra: frozenset[str] = frozenset()
     optimise: bool = True
     _opened: list[Session] = field(default_factory=list)
 
@@ -79,14 +79,14 @@ class MeasuredForm:
         for one in self._opened:
             if set(outputs) <= set(one.outputs):
                 return one
-        wanted = [*outputs, *sorted(self.besides)]
+        wanted = [*outputs, *sorted(self.extra)]
         source = self.model if self.rounded is None else self.rounded.light()
         # what sessions hand on to each other is from one graph, whose order depends on what is wanted
         apart = boundaries is None or (isinstance(source, LightModel) and not shared_weights(source))
-        if isinstance(source, LightModel) and not self.besides and apart:
+        if isinstance(source, LightModel) and not self.extra and apart:
             fused_more(source, wanted)
         found = session(source, outputs=wanted, optimise=self.optimise, boundaries=boundaries)
-        if self.besides:
+        if self.extra:
             self._opened.append(found)
         return found
 
@@ -171,7 +171,7 @@ def node_errors(
     return {node: own_errors[source] for node, source in sources.items() if source in own_errors}, state.counted
 
 
-def wanted_besides(
+def extra_tensors(
     reference: Model, subject: Model, rounded: LightModel, data: CalibrationData, batch: int
 ) -> frozenset[str]:
     """The tensors ``node_errors`` may look at in a model with so many nodes that making its session twice dominates.

@@ -52,7 +52,7 @@ class TypeNoise:
             return self
         return TypeNoise(max(self.noise, other.noise), max(self.flips, other.flips), max(self.expected, other.expected))
 
-    def beside(self, simulated: Outcome) -> Outcome:
+    def added_to(self, simulated: Outcome) -> Outcome:
         """A simulated outcome with this noise added; one without any noise is the float model's, and stays as it is."""
         if simulated.noise == 0:
             return simulated

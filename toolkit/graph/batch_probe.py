@@ -94,7 +94,7 @@ def batch_fault(
     return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
 
 
-def rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
+def rows_are_independent(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
     """Whether every output of a batch is made up of its samples' own, so that to run them apart changes nothing.
 
     Stricter than ``batch_fault``, for which a mean over the batch is no fault. False where that is not known: the model
@@ -105,10 +105,10 @@ def rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[
         axes: see ``batch_fault``.
         samples: see ``batch_fault``; rows that differ.
     """
-    return model.once("rows apart", partial(_rows_apart, model, axes, samples))
+    return model.once("rows apart", partial(_rows_are_independent, model, axes, samples))
 
 
-def _rows_apart(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
+def _rows_are_independent(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
     if any(is_random(node) for node, _ in model.walk()):
         return False
     joined = join(samples, axes)

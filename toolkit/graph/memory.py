@@ -85,7 +85,7 @@ class Loaded:
     def __init__(self) -> None:
         self.limit: int | None = None
         self._known: OrderedDict[tuple[int, Hashable], tuple[Any, int]] = OrderedDict()
-        self._beside: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}
         self._owners = count()
         self._gone: deque[int] = deque()
         self._lock, self._depth = threading.RLock(), 0
@@ -224,7 +224,7 @@ class Loaded:
 
     def _room_for(self, size: int, most: int | None, owner: int) -> bool:
         room = self._make_room(size, most, owner)
-        return room and self._make_room(size + sum(self._beside.values()), self.room, None)
+        return room and self._make_room(size + sum(self._reserved.values()), self.room, None)
 
     def _await_load(self, key: tuple[int, Hashable]) -> None:
         """Until no other thread loads a part; it waits for no room meanwhile if this thread may hold that."""
@@ -267,10 +267,10 @@ class Loaded:
                 release_pages()
         return left + size <= most or self._used.keys().isdisjoint(held)
 
-    def beside(self, owner: int, size: int) -> None:
+    def reserve(self, owner: int, size: int) -> None:
         """Count what an owner keeps besides its parts until these are dropped."""
         with self._alone():
-            self._beside[owner] = size
+            self._reserved[owner] = size
 
     def count(self, owner: int) -> int:
         """How many of an owner's parts are loaded."""
@@ -285,7 +285,7 @@ class Loaded:
     def _drop(self, owner: int) -> None:
         for key in [key for key in self._known if key[0] == owner]:
             del self._known[key]
-        self._beside.pop(owner, None)
+        self._reserved.pop(owner, None)
 
     def unload(self, owner: int) -> None:
         """Give back the memory of an owner's parts that nobody computes with; what it keeps beside them stays."""

@@ -12,7 +12,7 @@ from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.pairs import Refusal
 
 
-def said_before(journal: Journal) -> dict[str, Finding]:
+def earlier_findings(journal: Journal) -> dict[str, Finding]:
     """By node, why an earlier pass left its pair, or its constant, in place."""
     return {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
 

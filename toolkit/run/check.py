@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from toolkit.contract.context import Context
     from toolkit.contract.passes import Pass
     from toolkit.graph.model import Model
-    from toolkit.run.begun import Begun
+    from toolkit.run.graph_passes import AppliedPasses
     from toolkit.run.inputs import Inputs
     from toolkit.run.job import Job
     from toolkit.run.task import TaskRecord
@@ -274,10 +274,10 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     from toolkit.calibration.provider import Calibrator
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.graph.assemble import dismantle
-    from toolkit.run.begun import begin
     from toolkit.run.context import context_for
     from toolkit.run.engine_settings import engine_settings
     from toolkit.run.gpu_types import refuse_types_lacking, types_of_pairs
+    from toolkit.run.graph_passes import apply_graph_passes
     from toolkit.search.quantizer import Quantizer
 
     job = inputs.job
@@ -292,9 +292,9 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
         # given ranges are known already, and what has none is what a run would name
         context.provider = _Placeholders(context.provider, statistics)
     model = source.copy()
-    begun = inputs.begun = begin(steps, model, context)
+    applied = inputs.graph_passes = apply_graph_passes(steps, model, context)
     try:
-        PassSequence(passes=list(steps), begin=begun.done)(model, context)
+        PassSequence(passes=list(steps), begin=applied.count)(model, context)
     except QtoolError as error:
         # a pass that looks for outlier channels may insert nodes in a run, which later passes may name
         if all(event.why != Code.DRY_RUN(step="channels") for event in journal.of("noted")):
@@ -305,7 +305,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     asked.update(kind for step in steps if isinstance(step, Quantizer) for kind in step.types())
     refuse_types_lacking(job.recipe, asked, backend.name)
     passed = model
-    model, plan = _settled(begun, passed, steps, context)
+    model, plan = _settled(applied, passed, steps, context)
     final = decided(job)
     while (refusal := _refused(job, backend, settings, model, plan, final)) is not None:
         if final:
@@ -348,7 +348,9 @@ def _refused(
     return None
 
 
-def _settled(begun: Begun, model: Model, steps: Sequence[Pass], context: Context) -> tuple[Model, PrecisionPlan]:
+def _settled(
+    applied: AppliedPasses, model: Model, steps: Sequence[Pass], context: Context
+) -> tuple[Model, PrecisionPlan]:
     """The graph and plan as far as a run surely makes them: what a search or engines decide on stays float."""
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.search.quantizer import Quantizer
@@ -357,9 +359,9 @@ def _settled(begun: Begun, model: Model, steps: Sequence[Pass], context: Context
     if not any(event.why in decided for event in context.journal.of("noted")):
         return model, context.plan
     first = next((number for number, step in enumerate(steps) if isinstance(step, Quantizer)), len(steps))
-    apart = replace(context.fork(), plan=begun.plan.copy())
-    before = begun.model.copy()
-    PassSequence(passes=list(steps), begin=begun.done, end=first)(before, apart)
+    apart = replace(context.fork(), plan=applied.plan.copy())
+    before = applied.model.copy()
+    PassSequence(passes=list(steps), begin=applied.count, end=first)(before, apart)
     return before, apart.plan
 
 

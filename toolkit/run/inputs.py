@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
     from toolkit.data.sources import HeldSamples, LoadedSamples
     from toolkit.graph.model import Model
-    from toolkit.run.begun import Begun
+    from toolkit.run.graph_passes import AppliedPasses
 
 
 def random_nodes(model: Model) -> tuple[list[str], list[str]]:
@@ -44,7 +44,7 @@ class Inputs:
         job: the recipe at work.
         prints: fingerprints of what is read.
         looked: how the model's outputs are read, once ``task.look`` has found it.
-        begun: what a rehearsal made of the model that the run goes on with; None where there was none.
+        graph_passes: what a rehearsal made of the model that the run goes on with; None where there was none.
 
     Args:
         source: the model as ``load_source`` returns it, if already loaded.
@@ -57,7 +57,7 @@ class Inputs:
         self._source_notes: Sequence[Finding] = ()
         self._left: Sequence[Finding] | None = None
         self.looked: Any = None
-        self.begun: Begun | None = None
+        self.graph_passes: AppliedPasses | None = None
 
     def source(self, journal: Journal | None = None) -> Model:
         """The model as it was loaded; loaded once. ``journal`` gets findings about it."""

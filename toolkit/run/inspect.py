@@ -17,8 +17,8 @@ from toolkit.base.text import plain
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.guard import files_of_run, refuse_missing, refuse_writing_over
-from toolkit.run.inspect_build import engine_tag, shown_engine, shown_log, shown_recipe, shown_timing
-from toolkit.run.shown import Shown
+from toolkit.run.inspect_build import engine_tag, render_engine, render_log, render_recipe, render_timing
+from toolkit.run.rendered import Rendered
 from toolkit.run.state import unfinished_note
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _NOT_SHOWN = {
 _LAYERS = FileKind("it cannot be read as an engine's layers", QtoolError, "name a layers.json, or what trtexec wrote")
 
 
-def inspect(path: Path) -> Shown:
+def inspect(path: Path) -> Rendered:
     """Say what a file or run folder holds, and whether it is out of date.
 
     Raises:
@@ -54,7 +54,7 @@ def inspect(path: Path) -> Shown:
     return found
 
 
-def explain_node(folder: Path, name: str) -> Shown:
+def explain_node(folder: Path, name: str) -> Rendered:
     """Explain one node of a run.
 
     Args:
@@ -77,13 +77,13 @@ def explain_node(folder: Path, name: str) -> Shown:
     note = unfinished_note(folder)
     if not name:
         whole = overview(Report.load(report))
-        return Shown(whole.model_dump(mode="json"), whole.text, [sentence(note)] if note is not None else [])
+        return Rendered(whole.model_dump(mode="json"), whole.text, [sentence(note)] if note is not None else [])
     found = explain(Report.load(report), name)
     warnings = [sentence(note)] if note is not None else []
-    return Shown(found.model_dump(mode="json"), explanation_text(found), warnings)
+    return Rendered(found.model_dump(mode="json"), explanation_text(found), warnings)
 
 
-def _shown(path: Path) -> Shown:
+def _shown(path: Path) -> Rendered:
     if path.is_dir():
         report = path / "report.json"
         if report.exists():
@@ -91,26 +91,26 @@ def _shown(path: Path) -> Shown:
         raise QtoolError(
             "the folder is not a run folder: it has no report.json", where=str(path), remedy="name a file in it"
         )
-    kinds: dict[str, Callable[[Path], Shown]] = {
-        ".onnx": _model, ".toml": shown_recipe, ".timing": shown_timing, ".log": shown_log, ".json": _json,
+    kinds: dict[str, Callable[[Path], Rendered]] = {
+        ".onnx": _model, ".toml": render_recipe, ".timing": render_timing, ".log": render_log, ".json": _json,
         ".jsonl": _journal, ".npz": _archive, ".npy": _data,
     }  # fmt: skip
     kind = path.suffix.lower()
     if kind in _NOT_SHOWN:
         raise QtoolError("there is nothing in it that inspect knows", where=str(path), remedy=_NOT_SHOWN[kind])
     if kind in (".engine", ".plan") or (kind not in kinds and engine_tag(path)):
-        return shown_engine(path, _json)
+        return render_engine(path, _json)
     return kinds.get(kind, _ranges)(path)
 
 
-def _json(path: Path) -> Shown:
+def _json(path: Path) -> Rendered:
     content = read_json(path, _JSON, strict=False)
     fields = content if isinstance(content, dict) else {}
     if _is_report(content):
         return _report(path)
     if str(fields.get("schema", "")).startswith(("qtool-search", "qtool-sensitivity")):
         old = [sentence(ReportCode.MEASUREMENT_UNFINISHED())] if fields.get("outdated") is True else []
-        return Shown(content, json.dumps(content, indent=1) + "\n", old)
+        return Rendered(content, json.dumps(content, indent=1) + "\n", old)
     if isinstance(content, list) or {"Layers", "layers", "source"} & set(fields):
         return _layers(path, content)
     return _ranges(path)
@@ -120,21 +120,21 @@ def _is_report(content: Any) -> bool:
     return isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report")
 
 
-def _archive(path: Path) -> Shown:
+def _archive(path: Path) -> Rendered:
     from toolkit.calibration.collection import holds_collection
 
     return _collection(path) if holds_collection(path) else _data(path)
 
 
-def _report(path: Path) -> Shown:
+def _report(path: Path) -> Rendered:
     from toolkit.report.schema import Report
     from toolkit.report.terminal import to_text
 
     report = Report.load(path)
-    return Shown(report.to_json(), to_text(report))
+    return Rendered(report.to_json(), to_text(report))
 
 
-def _journal(path: Path) -> Shown:
+def _journal(path: Path) -> Rendered:
     from toolkit.contract.journal import Journal
 
     with reading(path, _JOURNAL):
@@ -144,10 +144,10 @@ def _journal(path: Path) -> Shown:
         lines += [
             f"{plain(f'{e.kind} {e.node}'.strip())}: {plain(sentence(e.why))}" for e in journal if e.kind != "changed"
         ]
-        return Shown([event.to_json(sentence) for event in journal], "\n".join(lines) + "\n")
+        return Rendered([event.to_json(sentence) for event in journal], "\n".join(lines) + "\n")
 
 
-def _collection(path: Path) -> Shown:
+def _collection(path: Path) -> Rendered:
     from toolkit.calibration.collection import Collection
 
     found = Collection.load(path)
@@ -159,10 +159,10 @@ def _collection(path: Path) -> Shown:
     for name in found.tensors:
         histogram = found.total(name)
         lines.append(f"{plain(name)}: {histogram.low:.5g} .. {histogram.high:.5g}, {histogram.count} values")
-    return Shown(content, "\n".join(lines) + "\n")
+    return Rendered(content, "\n".join(lines) + "\n")
 
 
-def _data(path: Path) -> Shown:
+def _data(path: Path) -> Rendered:
     from toolkit.data.summary import summarized
 
     arrays = summarized(path)
@@ -180,17 +180,17 @@ def _data(path: Path) -> Shown:
             warnings.append(sentence(ReportCode.ARRAY_NOT_FINITE(array=one.name, nan=one.nan, infinite=one.infinite)))
         if one.alike:
             warnings.append(sentence(ReportCode.ARRAY_UNVARIED(array=one.name, samples=one.samples)))
-    return Shown({"path": str(path), "arrays": [one.to_json() for one in arrays]}, "\n".join(lines) + "\n", warnings)
+    return Rendered({"path": str(path), "arrays": [one.to_json() for one in arrays]}, "\n".join(lines) + "\n", warnings)
 
 
-def _model(path: Path) -> Shown:
+def _model(path: Path) -> Rendered:
     from toolkit.graph.onnx_file import ONNX
 
     with reading(path, ONNX):
-        return _shown_model(path)
+        return _render_model(path)
 
 
-def _shown_model(path: Path) -> Shown:
+def _render_model(path: Path) -> Rendered:
     from toolkit.graph.model import Model
     from toolkit.report.describe import tensor_infos
     from toolkit.report.findings.explanation import tensor_words
@@ -222,7 +222,7 @@ def _shown_model(path: Path) -> Shown:
     lines.append(f"Q/DQ pairs: {content['pairs']}")
     if marks:
         lines.append("asked: " + ", ".join(f"{p} {count}" for p, count in sorted(marks.items())))
-    return Shown(content, "\n".join(lines) + "\n")
+    return Rendered(content, "\n".join(lines) + "\n")
 
 
 def _pairs(model: Model) -> int:
@@ -236,7 +236,7 @@ def _pairs(model: Model) -> int:
     return pair_count(twin)
 
 
-def _layers(path: Path, content: Any) -> Shown:
+def _layers(path: Path, content: Any) -> Rendered:
     from dataclasses import asdict
 
     from toolkit.backends.inspector import layers_of_file
@@ -254,10 +254,10 @@ def _layers(path: Path, content: Any) -> Shown:
         for layer in layers:
             types = "/".join(dict.fromkeys(port.precision or "?" for port in layer.outputs))
             lines.append(f"{types:>10}  {layer.kind:<24} {plain(layer.name)}  {kernels.get(layer.name, '')}".rstrip())
-        return Shown([asdict(layer) for layer in layers], "\n".join(lines) + "\n")
+        return Rendered([asdict(layer) for layer in layers], "\n".join(lines) + "\n")
 
 
-def _ranges(path: Path) -> Shown:
+def _ranges(path: Path) -> Rendered:
     from toolkit.calibration.interchange import read_ranges
 
     ranges = read_ranges(path)
@@ -266,10 +266,10 @@ def _ranges(path: Path) -> Shown:
     for name, value in ranges.tensors.items():
         unlike = ", ".join(f"{p} {a:.4g}" for p, a in value.per_profile.items())
         lines.append(f"{name:<{width}}  amax {value.amax:<10.5g} {value.method}" + (f"  ({unlike})" if unlike else ""))
-    return Shown(ranges.to_json(), "\n".join(lines) + "\n")
+    return Rendered(ranges.to_json(), "\n".join(lines) + "\n")
 
 
-def compare_files(paths: Sequence[Path], html: Path | None = None) -> Shown:
+def compare_files(paths: Sequence[Path], html: Path | None = None) -> Rendered:
     """How runs, or two files of ranges, differ.
 
     Raises:
@@ -300,7 +300,7 @@ def compare_files(paths: Sequence[Path], html: Path | None = None) -> Shown:
     found = compare_ranges(read_ranges(first), read_ranges(second), (labels[0], labels[1]))
     if html is not None:
         write_ranges_html(found, html)
-    return Shown(found.to_json(), found.to_text(), [f"{path}: {note}" for path, note in notes.items()])
+    return Rendered(found.to_json(), found.to_text(), [f"{path}: {note}" for path, note in notes.items()])
 
 
 def _files(*paths: Path) -> list[Path]:
@@ -321,7 +321,7 @@ def _report_path(path: Path) -> Path | None:
 
 
 @collector_paused()
-def _compare_reports(paths: list[Path], html: Path | None) -> Shown:
+def _compare_reports(paths: list[Path], html: Path | None) -> Rendered:
     from toolkit.report.compare import compare, comparison_text, write_comparison_html
     from toolkit.report.schema import Report
 
@@ -329,7 +329,7 @@ def _compare_reports(paths: list[Path], html: Path | None) -> Shown:
     found = compare(reports, _labels(paths))
     if html is not None:
         write_comparison_html(found, html, reports)
-    return Shown(found.to_json(), comparison_text(found))
+    return Rendered(found.to_json(), comparison_text(found))
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -16,7 +16,7 @@ from toolkit.base.versions import path_fingerprint, versions
 from toolkit.report.terminal import size
 from toolkit.run.lock import read_lock
 from toolkit.run.recipe import Recipe
-from toolkit.run.shown import Shown
+from toolkit.run.rendered import Rendered
 from toolkit.run.state import RunState
 
 _LOG = FileKind("it cannot be read as a build log", QtoolError, "name the build.log of a run folder")
@@ -36,7 +36,7 @@ def engine_tag(path: Path) -> str:
         return _TAGS.get(stream.read(4), "")
 
 
-def shown_engine(path: Path, layers: Callable[[Path], Shown]) -> Shown:
+def render_engine(path: Path, layers: Callable[[Path], Rendered]) -> Rendered:
     """An engine's header, and the layers in the file beside it.
 
     Args:
@@ -67,9 +67,9 @@ def shown_engine(path: Path, layers: Callable[[Path], Shown]) -> Shown:
     if beside.is_file():
         found = layers(beside)
         content["layers"] = found.content
-        return Shown(content, "\n".join(lines) + "\n" + found.text, found.warnings)
+        return Rendered(content, "\n".join(lines) + "\n" + found.text, found.warnings)
     lines.append("what its layers run in is in the layers.json of its run folder, which is not beside it")
-    return Shown(content, "\n".join(lines) + "\n")
+    return Rendered(content, "\n".join(lines) + "\n")
 
 
 def _installed(backend: str) -> str:
@@ -79,17 +79,17 @@ def _installed(backend: str) -> str:
     return next((known[name] for name in names if name in known), "")
 
 
-def shown_timing(path: Path) -> Shown:
+def render_timing(path: Path) -> Rendered:
     """A timing cache: binary, and readable only by the TensorRT that wrote it."""
     length = path.stat().st_size
     text = (
         f"{path}: a timing cache of TensorRT, {size(length)}. It holds kernel times of one GPU and one version, which "
         "alone can read it; [engine] timing_cache takes it.\n"
     )
-    return Shown({"kind": "timing cache", "bytes": length, "sha256": path_fingerprint(path)}, text)
+    return Rendered({"kind": "timing cache", "bytes": length, "sha256": path_fingerprint(path)}, text)
 
 
-def shown_log(path: Path) -> Shown:
+def render_log(path: Path) -> Rendered:
     """The warnings of a build log, each line once.
 
     Raises:
@@ -109,10 +109,10 @@ def shown_log(path: Path) -> Shown:
     lines = [f"{path}: " + ", ".join(f"{number} {level}" for level, number in levels.most_common())]
     lines += [f"{level}: {plain(text)}" + (f" ({n} times)" if n > 1 else "") for (level, text), n in loud.items()]
     said = [{"level": level, "text": text, "times": number} for (level, text), number in loud.items()]
-    return Shown({"kind": "build log", "levels": dict(levels), "messages": said}, "\n".join(lines) + "\n")
+    return Rendered({"kind": "build log", "levels": dict(levels), "messages": said}, "\n".join(lines) + "\n")
 
 
-def shown_recipe(path: Path) -> Shown:
+def render_recipe(path: Path) -> Rendered:
     """A recipe, or a lock file, with the present state of its files.
 
     Raises:
@@ -124,10 +124,10 @@ def shown_recipe(path: Path) -> Shown:
     content = {"kind": "recipe", **recipe.model_dump(mode="json", by_alias=True, exclude_none=True)}
     missing = [f"{what}: {file}" for what, file in _files(recipe).items() if not file.exists()]
     lines = [f"{path}: a recipe", *_lines(recipe), "`qtool check` says what it would do"]
-    return Shown(content, "\n".join(lines) + "\n", [f"not there: {one}" for one in missing])
+    return Rendered(content, "\n".join(lines) + "\n", [f"not there: {one}" for one in missing])
 
 
-def _lock(path: Path) -> Shown:
+def _lock(path: Path) -> Rendered:
     file = RunState.load(path.parent).recipe
     recipe, lock = read_lock(path, Path(file) if file else None)
     content = {"kind": "lock file", "lock": lock.model_dump(mode="json"),
@@ -148,7 +148,7 @@ def _lock(path: Path) -> Shown:
     content["now"] = now
     told = [f"{what}: {state} since the run" if state == "changed" else f"{what}: {state}"
             for what, state in now.items() if state != "same"]  # fmt: skip
-    return Shown(content, "\n".join(lines) + "\n", told)
+    return Rendered(content, "\n".join(lines) + "\n", told)
 
 
 def _files(recipe: Recipe) -> dict[str, Path]:

@@ -33,7 +33,7 @@ _WORDS = {"anew": "will run", "kept": "from the cache", "depends": "it depends",
 
 
 @dataclass(frozen=True)
-class ForeseenStep:
+class StepPreview:
     """What would become of one step.
 
     Attributes:
@@ -51,7 +51,7 @@ class ForeseenStep:
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class RunPreview:
     """What a run would do.
 
     Attributes:
@@ -60,7 +60,7 @@ class Foreseen:
     """
 
     folder: Path
-    steps: tuple[ForeseenStep, ...]
+    steps: tuple[StepPreview, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The machine form."""
@@ -77,7 +77,7 @@ class Foreseen:
 
 def preview(
     recipe: Recipe, out: str | Path | None = None, *, allow_code: bool = False, device_check: bool | None = None
-) -> Foreseen:
+) -> RunPreview:
     """What a run of this recipe would do.
 
     Args:
@@ -110,14 +110,14 @@ class _Preview(Pipeline):
 
     def __init__(self, inputs: Inputs, device_check: bool | None = None) -> None:
         super().__init__(inputs, device_check=device_check)
-        self.found: list[ForeseenStep] = []
+        self.found: list[StepPreview] = []
         self._unsure: dict[int, str] = {}
         self._statistics: list[str] = []
 
-    def look(self) -> Foreseen:
+    def look(self) -> RunPreview:
         """All steps."""
         self.follow(self.checked())
-        return Foreseen(self.folder.path, tuple(self.found))
+        return RunPreview(self.folder.path, tuple(self.found))
 
     def rehearse(self) -> None:
         job = self.inputs.job
@@ -152,14 +152,14 @@ class _Preview(Pipeline):
             names = " and ".join(f"'{name}'" for name in before)
             why = f"reused if {names} {'produces' if len(before) == 1 else 'produce'} the same as before"
         parts = self._parts() if step.name == PassesStep.name and fate == "anew" else ()
-        self.found.append(ForeseenStep(step.name, fate, why, parts))
+        self.found.append(StepPreview(step.name, fate, why, parts))
         taken = record if record is not None else cast(R, _Unmade())
         if fate != "kept":
             self._unsure[id(taken)] = step.name
         return taken
 
     def drop(self, step: str) -> None:
-        self.found.append(ForeseenStep(step, "dropped", NOT_ASKED))
+        self.found.append(StepPreview(step, "dropped", NOT_ASKED))
 
     def on_device(self, task: TaskRecord, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
         if id(engine) not in self._unsure:

@@ -243,7 +243,7 @@ def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]])
         samples: some of them, inputs by name.
     """
     named = {name: (axis, dims[axis]) for name, axis in data.axes.items() if (dims := data.specs[name].dims)}
-    if apart := data.rows_apart():
+    if apart := data.rows_as_samples():
         return [apart]
     for sample in samples:
         for name, (axis, dimension) in named.items():

@@ -217,7 +217,7 @@ class Evaluations:
     def _request(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]]) -> None:
         """Have the next plans to look at run side by side, where work runs elsewhere."""
         count = self._rounds[0]
-        for amax in ranges if self.simulation.runner.hands is not None and len(self._rounds) > 1 else ():
+        for amax in ranges if self.simulation.runner.workers is not None and len(self._rounds) > 1 else ():
             key = plan_key(kept, amax)
             if key not in self._known and self.log.get(f"{key}:{count}") is None:
                 self._probe(key, self.simulation.config(kept, {**self._own, **amax})).ask(count)

@@ -24,7 +24,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.placement.attention import scale_queries
 from toolkit.placement.dequantized import source
-from toolkit.placement.explained import explained, said_before
+from toolkit.placement.explained import earlier_findings, explained
 from toolkit.placement.pairs import Placement, close
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import pairs_opset
@@ -237,7 +237,7 @@ class Quantizer(Pass):
         if context.unranged:
             placement = self.placement(model, context, slow)
             close(placement)
-        nodes, said = {node.name: node for node, _ in model.walk()}, said_before(context.journal)
+        nodes, said = {node.name: node for node, _ in model.walk()}, earlier_findings(context.journal)
         for refusal in placement.refusals:
             context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, said))
         lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]

@@ -243,9 +243,9 @@ def exact(
     missing = [key for key in wanted if key not in found]
     switches = simulation.switches
     configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in missing]
-    with simulation.shared_out(len(missing)) as hands:
-        if hands is not None:
-            for key, (outcome, cost) in zip(missing, in_order(hands, ((config, batches) for config in configs))):
+    with simulation.shared_out(len(missing)) as workers:
+        if workers is not None:
+            for key, (outcome, cost) in zip(missing, in_order(workers, ((config, batches) for config in configs))):
                 runner.spent += cost
                 take(key, outcome)
         else:

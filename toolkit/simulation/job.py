@@ -16,13 +16,13 @@ from toolkit.graph.sessions import session
 from toolkit.simulation.compared import KnownOutputs
 from toolkit.simulation.cut import Cutter
 from toolkit.simulation.runner import MEMORY, Runner
-from toolkit.simulation.state_run import BatchAsked, Tensors
+from toolkit.simulation.state_run import BatchRequest, Tensors
 from toolkit.simulation.switches import Config
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch
 
-StateAsked = tuple[Config, int | None]
+StateRequest = tuple[Config, int | None]
 """A state of the simulation, and on how many of the batches it is run; on all where None."""
 MeasuredState = tuple[Outcome, float]
 """A state's outcome, and what it cost in seconds of computing."""
@@ -49,12 +49,12 @@ class SimulationJob:
     def open(self) -> Callable[[Any], Any]:
         """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
 
-        It answers a ``StateAsked`` with a ``MeasuredState``, and a ``BatchAsked`` with a ``BatchRun``.
+        It answers a ``StateRequest`` with a ``MeasuredState``, and a ``BatchRequest`` with a ``BatchRun``.
         """
         limit_memory(self.limit)
         runner, begun = self.runner(threads=1), set[int]()
 
-        def measure(state: StateAsked) -> MeasuredState:
+        def measure(state: StateRequest) -> MeasuredState:
             (config, batches), before = state, runner.spent
             if batches is None:
                 return runner.run(config), runner.spent - before
@@ -64,7 +64,7 @@ class SimulationJob:
                 runner.base.run(batches)
             return runner.probe(config).run(batches), runner.spent - before
 
-        return lambda asked: runner.answer(asked) if isinstance(asked, BatchAsked) else measure(asked)
+        return lambda asked: runner.answer(asked) if isinstance(asked, BatchRequest) else measure(asked)
 
     def runner(self, threads: int | None = None) -> Runner:
         """Open the sessions; runs the float model, unless it is known from another form."""

@@ -90,9 +90,9 @@ class LoadedPieces:
 
         return loaded.use(self._owner, (first, tuple(kinds)), make, self._memory)
 
-    def keep_beside(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Count the bytes of kept states against the memory."""
-        loaded.beside(self._owner, size)
+        loaded.reserve(self._owner, size)
 
     def unload(self) -> None:
         """Free the memory of all sessions; what is kept beside them stays."""

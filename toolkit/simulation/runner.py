@@ -27,7 +27,7 @@ from toolkit.simulation.cuts import (
 from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece
 from toolkit.simulation.piece_builder import FLOAT, FULL, SWITCHED, StageKind
 from toolkit.simulation.prices import cost_after_cuts, cost_on
-from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors, in_rounds
+from toolkit.simulation.state_run import BatchRequest, BatchRun, StateRun, Tensors, in_rounds
 from toolkit.simulation.switches import Config
 
 MEMORY = 1 << 30
@@ -64,10 +64,10 @@ class Runner:
         threads: batches computed at once.
         joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
         order: the batches' numbers such that the first few are spread evenly over all.
-        hands: workers that run states instead of this process; None where it does.
+        workers: workers that run states instead of this process; None where it does.
     """
 
-    hands: Workers[BatchAsked, BatchRun] | None = None
+    workers: Workers[BatchRequest, BatchRun] | None = None
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Runner:
     def rebased(self, pieces: Pieces, base: Config) -> Runner:
         """The same samples and float outputs with other scales of the base state."""
         twin = copy.copy(self)
-        twin.hands, twin._begun = None, {}
+        twin.workers, twin._begun = None, {}
         for name in ("full_outcome", "base"):
             vars(twin).pop(name, None)
         twin._pieces, twin._base, twin._full = pieces, base, twin.signatures(base)
@@ -221,7 +221,7 @@ class Runner:
             scale = sum(self._sizes) / max(self._sizes[largest], 1)
             sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
             self._cuts = KeptCuts.affordable(sizes, self.memory / 2, self.order, self.joins)
-            self._loaded.keep_beside(self._cuts.size)
+            self._loaded.reserve(self._cuts.size)
             # where outputs are known, the others are run as far as a state begins like it
             wanted = [index for index in range(len(self.feeds)) if known is None or index in self._cuts.first]
             done = self._pool(
@@ -278,12 +278,12 @@ class Runner:
 
     def asked(self, probe: StateRun, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None:
         """Have a batch of a state run elsewhere: from which cut on, and the pending result; None where work is here."""
-        if self.hands is None:
+        if self.workers is None:
             return None
         start = self._known_until(probe, index)
         anchor = next((one.config for one in self._kept if one.signatures not in (self._off, self._full)), None)
         keep = keep and self._keeps(index)
-        return start, self.hands.submit(BatchAsked(probe.config, index, start, keep, anchor))
+        return start, self.workers.submit(BatchRequest(probe.config, index, start, keep, anchor))
 
     def answered(self, pending: Pending[BatchRun]) -> tuple[BatchOutcome, Tensors]:
         """What differs in a batch that was run elsewhere, and its outputs."""
@@ -292,7 +292,7 @@ class Runner:
             self.spent += seconds
         return part, outputs
 
-    def answer(self, asked: BatchAsked) -> BatchRun:
+    def answer(self, asked: BatchRequest) -> BatchRun:
         """Run a batch for another process."""
         known = {one.signatures: one for one in self._kept}
         if asked.anchor is not None and (anchor := self.signatures(asked.anchor)) not in known:

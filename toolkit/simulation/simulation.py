@@ -176,15 +176,15 @@ class Simulation:
             states: how many there are, where that is known: for a single one no sessions are opened.
         """
         place, runner = elsewhere(), self.runner
-        if place is None or runner.hands is not None or states in (0, 1):
-            yield runner.hands
+        if place is None or runner.workers is not None or states in (0, 1):
+            yield runner.workers
             return
-        with place.hands(self.job()) as hands:
-            runner.hands = hands
+        with place.workers(self.job()) as workers:
+            runner.workers = workers
             try:
-                yield hands
+                yield workers
             finally:
-                runner.hands = None
+                runner.workers = None
 
     def rest(self) -> None:
         """Free the memory of sessions while another form of the model is looked at; of kept states too, where the

@@ -21,7 +21,7 @@ BatchRun = tuple[BatchOutcome, Tensors, float]
 
 
 @dataclass(frozen=True)
-class BatchAsked:
+class BatchRequest:
     """One batch of a state, to be run by another process.
 
     Attributes:
@@ -45,7 +45,7 @@ class RunsBatches(Protocol):
 
     order: list[int]
     threads: int
-    hands: Workers[BatchAsked, BatchRun] | None
+    workers: Workers[BatchRequest, BatchRun] | None
 
     def signatures(self, config: Config) -> StateKey: ...  # noqa: D102
 
@@ -83,16 +83,16 @@ class StateRun:
         self.signatures = runner.signatures(config)
         self.states: dict[int, dict[int, Tensors | None]] = {}
         self._asked: dict[int, tuple[int, Pending[BatchRun]]] = {}
-        self._hands: Workers[BatchAsked, BatchRun] | None = None
+        self._workers: Workers[BatchRequest, BatchRun] | None = None
         self._parts: dict[int, BatchOutcome] = {}
         self._held: dict[int, Tensors] = {}
 
     def ask(self, count: int | None = None) -> None:
         """Have the first ``count`` batches run elsewhere, without waiting; nothing where work is done here."""
-        if self._hands is not self._runner.hands:
+        if self._workers is not self._runner.workers:
             # the process asked before has given up what was under way
             self._asked.clear()
-            self._hands = self._runner.hands
+            self._workers = self._runner.workers
         for index in sorted(self._runner.order[:count]):
             if index not in self._parts and index not in self._asked:
                 asked = self._runner.asked(self, index, self._keep)

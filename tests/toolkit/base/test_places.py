@@ -42,19 +42,19 @@ class _Late:
 
 @dataclass
 class _PoolAnswer:
-    hands: _Late
+    workers: _Late
     item: int
 
     def result(self) -> int:
-        self.hands.waiting -= 1
+        self.workers.waiting -= 1
         return self.item * 3
 
 
 @given(st.integers(0, 30), st.integers(1, 8))
 def test_answers_come_in_order_and_no_more_is_under_way_than_the_window(count: int, window: int) -> None:
-    hands = _Late(window)
-    assert list(in_order(hands, range(count))) == [3 * item for item in range(count)]
-    assert hands.asked == list(range(count)) and hands.most == min(window, count)
+    workers = _Late(window)
+    assert list(in_order(workers, range(count))) == [3 * item for item in range(count)]
+    assert workers.asked == list(range(count)) and workers.most == min(window, count)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def test_processes_answer_as_one_does_and_are_the_place_of_a_block_alone() -> No
     with working_at(Processes(2)):
         place = elsewhere()
         assert place is not None
-        with place.hands(Powers(7)) as hands:
-            assert list(in_order(hands, range(9))) == [7**item for item in range(9)]
+        with place.workers(Powers(7)) as workers:
+            assert list(in_order(workers, range(9))) == [7**item for item in range(9)]
     assert elsewhere() is None
 
 
@@ -91,8 +91,8 @@ def test_processes_map_the_file_that_an_array_lies_in_and_share_one_of_all_other
     with (tmp_path / "weights").open("rb") as stream:
         mapped = np.frombuffer(map_file(stream, tmp_path / "weights"), np.float32)
     arrays = [mapped[1000:2000], values * 2, values.reshape(2, -1).T]
-    with Processes(2).hands(Held(arrays)) as hands:
-        found = list(in_order(hands, [0, 1, 2]))
+    with Processes(2).workers(Held(arrays)) as workers:
+        found = list(in_order(workers, [0, 1, 2]))
     assert [total for _, total in found] == [array.sum() for array in arrays]
     assert found[0][0] is not None and (found[0][0].path, found[0][0].offset) == (tmp_path / "weights", 4000)
     assert found[1][0] is not None and found[1][0].path != tmp_path / "weights"
@@ -129,24 +129,24 @@ class Closed:
 
 
 def test_a_process_that_is_lost_is_told_of_by_what_is_asked_next_too() -> None:
-    with Processes(1).hands(Ends()) as hands:
-        first = hands.submit(0)
+    with Processes(1).workers(Ends()) as workers:
+        first = workers.submit(0)
         with pytest.raises(QtoolError, match="ended from outside"):
             first.result()
         with pytest.raises(QtoolError, match="ended from outside"):
-            hands.submit(1)
+            workers.submit(1)
 
 
 def test_why_work_cannot_be_opened_in_a_process_is_told() -> None:
-    with Processes(1).hands(Closed()) as hands, pytest.raises(FileNotFoundError, match=r"labels\.npz"):
-        hands.submit(0).result()
+    with Processes(1).workers(Closed()) as workers, pytest.raises(FileNotFoundError, match=r"labels\.npz"):
+        workers.submit(0).result()
 
 
 def test_work_that_cannot_be_sent_is_refused() -> None:
     class Local(Powers):
         pass
 
-    with pytest.raises(QtoolError) as refused, Processes(2).hands(Local(2)):
+    with pytest.raises(QtoolError) as refused, Processes(2).workers(Local(2)):
         pass
     assert refused.value.remedy
 

@@ -20,7 +20,7 @@ from toolkit.contract.journal import Journal
 from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.sources import LoadedSamples
-from toolkit.graph.batch_probe import batch_fault, rows_apart
+from toolkit.graph.batch_probe import batch_fault, rows_are_independent
 from toolkit.graph.model import Model
 from toolkit.run import fingerprints
 
@@ -125,7 +125,7 @@ def test_rows_of_one_value_do_not_settle_for_good_that_a_batch_is_a_sample(sizes
     mean = "m = ReduceMean<axes = [0], keepdims = 1>(x) y = Add(x, m)"
     together = CalibrationData.open(lambda: after_constants(*sizes), network(body=mean))
     assert [len(one.inputs["x"]) for one in together.samples()] == [*sizes, 4]
-    assert together.rows_apart() is None
+    assert together.rows_as_samples() is None
     with pytest.raises(DataError, match=f"sample {len(sizes)}: it holds 4 rows, and each of the first 16 items one"):
         list(CalibrationData.open(lambda: after_constants(*sizes), network()).samples())
 
@@ -137,7 +137,7 @@ def test_where_rows_of_one_value_are_all_there_is_it_is_said_that_nothing_shows_
     assert [len(one.inputs["x"]) for one in data.samples()] == [4, 4]
     assert said(journal, DataCode.ROWS_UNDECIDED) == [{"items": 2, "data": "the iterable"}]
     alone = CalibrationData.open(lambda: iter([{"x": np.zeros((1, 4), np.float32)}] * 2), network())
-    assert len(list(alone.samples())) == 2 and alone.rows_apart() is None
+    assert len(list(alone.samples())) == 2 and alone.rows_as_samples() is None
 
 
 FLIPS = "h = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
@@ -235,7 +235,7 @@ def test_the_model_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_does_not_run_is_not_certain() -> None:
     broken = model("g (float[batch, 4] x) => (float[batch, 5] y) <float[3, 5] w> { y = MatMul(x, w) }")
-    assert not rows_apart(broken, {"x": 0}, [{"x": VALUES[:1]}, {"x": VALUES[1:2]}])
+    assert not rows_are_independent(broken, {"x": 0}, [{"x": VALUES[:1]}, {"x": VALUES[1:2]}])
 
 
 SUM = "s = ReduceSum<keepdims = 1>(x, zero) y = Add(x, s)"

@@ -27,7 +27,7 @@ def outcome(*errors):
 def test_what_was_measured_apart_says_what_both_do_together():
     pairs, rounding = (normal(4000, 10, seed=seed, scale=scale) for seed, scale in ((2, 0.03), (3, 0.04)))
     simulated, alone, both = outcome(pairs), outcome(rounding), outcome(pairs, rounding)
-    predicted = TypeNoise.of(alone).beside(simulated)
+    predicted = TypeNoise.of(alone).added_to(simulated)
     assert predicted.noise == pytest.approx(both.noise, rel=0.02)
     assert predicted.flips == pytest.approx(both.flips, rel=0.05) and both.flips > 1.1 * alone.flips
     (one,), (other,) = predicted.tallies, both.tallies
@@ -57,10 +57,10 @@ def test_a_budget_leaves_room_for_what_the_types_add():
 
 def test_the_float_model_itself_needs_no_room():
     float_model, types = outcome(np.zeros(1, np.float32)), TypeNoise(1.0, 1.0, 1.0)
-    assert types.beside(float_model) is float_model
+    assert types.added_to(float_model) is float_model
     assert not Budget(min_sqnr_db=30.0, min_agreement=0.99, margin=1.0, types=types).lacks(float_model, float_model)
 
 
 def test_noise_that_types_add_counts_against_the_variation_too():
-    found = TypeNoise(9e-4).beside(Outcome(1e-4, variation_db=5.0))
+    found = TypeNoise(9e-4).added_to(Outcome(1e-4, variation_db=5.0))
     assert found.variation_db == pytest.approx(-5.0)

@@ -39,7 +39,7 @@ def test_parts_make_room_for_each_other_and_go_with_their_owner(own):
     # what was used last stays
     assert parts(own) == "bd"
     opened(own, one, "b", 30)
-    own.beside(other, 50)
+    own.reserve(other, 50)
     opened(own, one, "e", 10)
     assert parts(own) == "be" and (own.count(one), own.count(other)) == (2, 0)
     own.drop(other)

@@ -94,15 +94,15 @@ class FragilePlace:
     unlike: Collection[str] = ()
 
     @contextmanager
-    def hands(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any]]:
-        with self.place.hands(Fragile(work, self.folder)) as hands:
-            yield hands
+    def workers(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any]]:
+        with self.place.workers(Fragile(work, self.folder)) as workers:
+            yield workers
 
     @contextmanager
-    def gpu_hands(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any] | None]:
-        with self.place.gpu_hands(Fragile(work, self.folder, at=1)) as hands:
-            assert hands is not None and hands.window == 2
-            yield hands
+    def gpu_workers(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any] | None]:
+        with self.place.gpu_workers(Fragile(work, self.folder, at=1)) as workers:
+            assert workers is not None and workers.window == 2
+            yield workers
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class Strict:
 
 
 def test_a_run_is_that_of_this_machine(place: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, hands = [], Cluster.hands
-    monkeypatch.setattr(Cluster, "hands", lambda self, work: (shared.append(type(work)), hands(self, work))[1])
+    shared, workers = [], Cluster.workers
+    monkeypatch.setattr(Cluster, "workers", lambda self, work: (shared.append(type(work)), workers(self, work))[1])
     text = digits_recipe(tmp_path).replace('use = "insert_qdq"', 'use = "search_precision"')
     text = text.replace("max_drop = 0.005", "max_drop = 0.005, min_sqnr_db = 36.0").replace('"auto"', '"none"')
     found = {}
@@ -214,20 +214,20 @@ def test_a_task_that_kills_every_worker_is_an_error(
     place: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_RETRIES", 0)
-    with pytest.raises(QtoolError) as refused, place.hands(Fragile(Strict(), tmp_path, once=False)) as hands:
-        list(in_order(hands, [1, 1, 1, 1]))
+    with pytest.raises(QtoolError) as refused, place.workers(Fragile(Strict(), tmp_path, once=False)) as workers:
+        list(in_order(workers, [1, 1, 1, 1]))
     assert refused.value.remedy and "lost" in refused.value.what
 
 
 def test_what_fails_in_a_worker_is_the_error_that_it_is_here(place: Cluster) -> None:
-    with place.hands(Strict()) as hands:
+    with place.workers(Strict()) as workers:
         with pytest.raises(DataError) as refused:
-            list(in_order(hands, range(5)))
+            list(in_order(workers, range(5)))
         error = refused.value
         assert (error.what, error.where, error.remedy) == ("3 is refused", "item 3", "leave it out")
         assert "in answer" in str(error.__cause__)
         with pytest.raises(KeyError, match="five"):
-            hands.submit(5).result()
+            workers.submit(5).result()
 
 
 def test_workers_with_other_cpus_are_told_of(place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,14 +242,14 @@ def test_workers_with_other_cpus_are_told_of(place: Cluster, monkeypatch: pytest
 def test_a_worker_with_another_version_is_named(place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     other = {**module.stamp(), "numpy": "0.1"}
     monkeypatch.setattr(module, "stamp", lambda: other)
-    with pytest.raises(QtoolError) as refused, place.hands(Strict()) as hands:
-        hands.submit(1).result()
+    with pytest.raises(QtoolError) as refused, place.workers(Strict()) as workers:
+        workers.submit(1).result()
     assert "numpy" in refused.value.what and np.__version__ in refused.value.what
 
 
 def test_work_that_is_stopped_ends(place: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), place.hands(Strict(tmp_path)) as hands:
-        hands.submit(1), hands.submit(2)
+    with pytest.raises(KeyboardInterrupt), place.workers(Strict(tmp_path)) as workers:
+        workers.submit(1), workers.submit(2)
         while len(pids := [int(file.name) for file in tmp_path.iterdir()]) < 2:
             time.sleep(0.05)
         raise KeyboardInterrupt

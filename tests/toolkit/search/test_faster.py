@@ -130,7 +130,7 @@ class OtherGpus:
         self.built, self.given_up, self.full = [], 0, full
 
     @contextmanager
-    def gpu_hands(self, work):
+    def gpu_workers(self, work):
         self.answer = pickle.loads(pickle.dumps(work)).open()
         yield self
 

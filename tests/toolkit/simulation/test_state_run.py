@@ -24,13 +24,13 @@ class Stand:
     """A runner that asks others while it has any, and keeps what it ran itself."""
 
     def __init__(self):
-        self.order, self.hands, self.ran = [0, 1, 2], object(), []
+        self.order, self.workers, self.ran = [0, 1, 2], object(), []
 
     def signatures(self, config):
         return ()
 
     def asked(self, probe, index, keep):
-        return None if self.hands is None else (0, Lost())
+        return None if self.workers is None else (0, Lost())
 
     def compute(self, probe, indices, keep):
         self.ran += indices
@@ -44,7 +44,7 @@ def test_what_others_gave_up_is_run_here():
     runner = Stand()
     state = StateRun(runner, Config())
     state.ask(2)
-    runner.hands = None
+    runner.workers = None
     assert state.run() == [0, 1, 2] and runner.ran == [0, 1, 2]
 
 
@@ -73,13 +73,13 @@ def test_what_others_run_is_what_is_run_here(memory, count):
     def outcomes(others):
         sim = simulation(chain(8), feeds(40), batch=1, memory=memory)
         runner, names = sim.runner, sim.names
-        runner.hands = Others(sim.job(), others) if others else None
+        runner.workers = Others(sim.job(), others) if others else None
         wider = {tensor: 1.5 * amax for tensor, amax in sim.switches.amax.items()}
         plans = [[], names[-1:], names[:1], names[::2], names[2:5], names[1:]]
         found = [runner.base.run(2)]
         found += [runner.probe(sim.config(kept)).run(part) for kept in plans for part in (1, 4, 40)]
         found += [runner.probe(sim.config(kept, wider)).run(5) for kept in plans]
-        return found, runner.hands.asked if others else 0
+        return found, runner.workers.asked if others else 0
 
     here, _ = outcomes(0)
     there, asked = outcomes(count)

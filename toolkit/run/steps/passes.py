@@ -17,9 +17,9 @@ from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.run.begun import Begun
 from toolkit.run.context import context_for
 from toolkit.run.fields import JournalField, PlanField
+from toolkit.run.graph_passes import AppliedPasses
 from toolkit.run.inputs import Inputs
 from toolkit.run.keys import hashes
 from toolkit.run.pass_keys import passes_key
@@ -154,11 +154,12 @@ class PassesStep(Step[PassesRecord]):
         source = self.inputs.source(journal)
         context = context_for(self.inputs, source, journal, task=self.task)
         # the rehearsal's result is handed over: the passes change it
-        begun, self.inputs.begun = self.inputs.begun or Begun(0, source.copy(), PrecisionPlan(), ()), None
-        model, context.plan = begun.model, begun.plan
-        journal.events += begun.events
+        applied = self.inputs.graph_passes or AppliedPasses(0, source.copy(), PrecisionPlan(), ())
+        self.inputs.graph_passes = None
+        model, context.plan = applied.model, applied.plan
+        journal.events += applied.events
         try:
-            PassSequence(passes=passes, begin=begun.done)(model, context)
+            PassSequence(passes=passes, begin=applied.count)(model, context)
         except QtoolError as error:
             if not error.where:
                 raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error

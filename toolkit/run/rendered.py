@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass
-class Shown:
+class Rendered:
     """What is in a file, or how two differ; ``warnings`` come first."""
 
     content: Any

@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Begun:
+class AppliedPasses:
     """What the first passes of a recipe made of its model.
 
     Attributes:
-        done: how many passes these are.
+        count: how many passes these are.
         model: the graph after them.
         plan: what they asked for.
         events: what they noted.
     """
 
-    done: int
+    count: int
     model: Model
     plan: PrecisionPlan
     events: Sequence[Event]
 
 
-def begin(steps: Sequence[Pass], model: Model, context: Context) -> Begun:
+def apply_graph_passes(steps: Sequence[Pass], model: Model, context: Context) -> AppliedPasses:
     """Apply the first passes that depend on the graph alone, and keep the result; the model is changed.
 
     Raises:
@@ -41,6 +41,6 @@ def begin(steps: Sequence[Pass], model: Model, context: Context) -> Begun:
     """
     from toolkit.contract.passes import Sequence as PassSequence
 
-    done, said = sum(1 for _ in takewhile(lambda step: step.graph_only, steps)), len(context.journal.events)
-    PassSequence(passes=list(steps), end=done)(model, context)
-    return Begun(done, model.copy(), context.plan.copy(), context.journal.events[said:])
+    count, said = sum(1 for _ in takewhile(lambda step: step.graph_only, steps)), len(context.journal.events)
+    PassSequence(passes=list(steps), end=count)(model, context)
+    return AppliedPasses(count, model.copy(), context.plan.copy(), context.journal.events[said:])
