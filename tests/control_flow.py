@@ -88,7 +88,7 @@ def nested(outer: bool, inner: bool | None = None) -> onnx.ModelProto:
 
 
 def layers_in_branches(rate: int = INT64) -> onnx.ModelProto:
-    """A convolution, then an If on a scalar input ``rate`` with Conv, MatMul and LSTM in its branches; two layers behind.
+    """A convolution, then an If on a scalar input ``rate`` with Conv, MatMul and LSTM in its branches; two layers after.
 
     The branches read tensors and weights from around them. Inputs: ``x`` [n, 3, 16], ``rate`` a scalar of the type
     given; outputs ``y`` [n, 5], ``z`` [n, 8, 16].

@@ -5,7 +5,7 @@
 A model is a folder of ``real_data`` or an ONNX file with one image input, which gets random images, made by ``models.py``.
 The captcha reader's samples are cut to widths of 96 to 160. The recipe is insert_qdq alone with backend none; plain
 inference opens onnxruntime's own session and goes through the very same batches once. Seconds of the clock and of all
-processors, the median of ``--turns`` turns, each with plain inference before and behind the evaluation.
+processors, the median of ``--turns`` turns, each with plain inference before and after the evaluation.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def measure(name: str, source: Path, samples: int, turns: int) -> None:
 def main() -> None:
     """A line a model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="NAME=FOLDER or NAME=FILE.onnx, with :SAMPLES behind it")
+    parser.add_argument("models", nargs="+", help="NAME=FOLDER or NAME=FILE.onnx, with :SAMPLES after it")
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()

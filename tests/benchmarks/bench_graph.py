@@ -113,7 +113,7 @@ def transformer(count: int) -> onnx.ModelProto:
 
 
 def biased(count: int) -> onnx.ModelProto:
-    """Transformer blocks whose products have a bias behind them, as exporters write Linear."""
+    """Transformer blocks whose products have a bias after them, as exporters write Linear."""
     proto = transformer(round(count * 23 / 29))
     graph, nodes = proto.graph, []
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -132,7 +132,7 @@ def biased(count: int) -> onnx.ModelProto:
 
 
 def ifs(count: int) -> onnx.ModelProto:
-    """200 Ifs one behind another, with a convolution behind each and the other nodes in their two branches."""
+    """200 Ifs one after another, with a convolution after each and the other nodes in their two branches."""
     stored, nodes, before = {"w": normal(4, 4, 1, 1, scale=0.3)}, [], "x"
     deep = max(1, count // _IFS // 2 - 1)
 

@@ -37,7 +37,7 @@ ROWS: dict[str, tuple[list[str], str, list[str]]] = {
     "shift+output": (["shift"], "output", []),
     "all": (["equalize", "shift", "smooth"], "output", ["compensate"]),
 }
-"""By name: the passes before insert_qdq, its weights, and the passes behind it."""
+"""By name: the passes before insert_qdq, its weights, and the passes after it."""
 
 
 def scores(value: Array) -> Array:

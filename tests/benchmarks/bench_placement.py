@@ -70,8 +70,8 @@ from toolkit.run.recipe_passes import passes_of
 
 ROWS, BATCHES = "fp16 new implicit modelopt", "8 32 1"
 FORMS = ("attention", "unscaled", "nosums", "unsettled", "gemm", "patches")
-"""Other forms: pairs on the products of attention, and these with the scale behind the scores; no pairs on what products
-add to a stream; the types asked for in attention as the plan has them; a Gemm behind a pool as it is; pairs on a
+"""Other forms: pairs on the products of attention, and these with the scale after the scores; no pairs on what products
+add to a stream; the types asked for in attention as the plan has them; a Gemm after a pool as it is; pairs on a
 convolution that cuts patches."""
 SAMPLES = 4
 """Samples for ranges, on which no latency hangs."""
@@ -115,7 +115,7 @@ class Source:
 
 
 def applied(model: Model, passes: list[Pass], data: CalibrationData) -> Source:
-    """A copy of the model behind these passes, with the plan and the ranges that they leave."""
+    """A copy of the model after these passes, with the plan and the ranges that they leave."""
     made = model.copy()
     context = Context(profiles=profiles_of(model), provider=Calibrator(data, "minmax"))
     for one in passes:

@@ -1,4 +1,4 @@
-"""Which forms of a residual Add behind an INT8 convolution TensorRT builds, and how fast each is.
+"""Which forms of a residual Add after an INT8 convolution TensorRT builds, and how fast each is.
 
 On the GPU host: python3.10 tests/benchmarks/bench_residual.py OUT.json
 The block is Conv (INT8) -> Add(skip) -> Relu -> readers. The skip has a pair or none, it is the block's own input or

@@ -1,8 +1,8 @@
-"""Whether TensorRT takes what ``shift`` adds behind an activation into that activation's own kernel.
+"""Whether TensorRT takes what ``shift`` adds after an activation into that activation's own kernel.
 
 On the GPU host: python3.10 tests/benchmarks/bench_shift.py OUT.json
 The block is Conv (INT8) -> activation -> [Add of a number] -> pair -> Conv of kernel 1 (INT8), and the same with MatMul.
-A clamp has no Add: its limits are shifted, Relu becomes Clip(-3, ) and Clip(0, 6) becomes Clip(-3, 3); it stands behind a
+A clamp has no Add: its limits are shifted, Relu becomes Clip(-3, ) and Clip(0, 6) becomes Clip(-3, 3); it stands after a
 pointwise convolution, a depthwise one and a MatMul. Each form is built without and with the shift, counted in engine layers
 and measured in turn.
 """

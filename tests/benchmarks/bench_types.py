@@ -48,7 +48,7 @@ _OPERANDS = {"nvfp4": "fp4"}
 
 
 def rows() -> dict[str, list[dict[str, Any]]]:
-    """The passes of each row of qtool's, behind the folding ones."""
+    """The passes of each row of qtool's, after the folding ones."""
     int4 = {"dtype": "int4", "block": BLOCK}
     found: dict[str, list[dict[str, Any]]] = {
         "fp16": [],

@@ -106,7 +106,7 @@ def _stretch(model: Any, rng: np.random.Generator, factor: float = 150.0) -> Non
 
 
 def outlier_reader(path: Path, factor: float = 400.0, channels: int = 3) -> Path:
-    """The strip reader with outlier channels behind every layer normalization, undone in the MatMuls that read them."""
+    """The strip reader with outlier channels after every layer normalization, undone in the MatMuls that read them."""
     model = Model.load(MODELS / "strip_reader.onnx")
     rng = np.random.default_rng(3)
     for node in [n for n in model.nodes if n.op == "LayerNormalization"]:

@@ -5,7 +5,7 @@ or with 0 draws its weights at random, a few channels of the normalizations larg
 ``operators.onnx`` (opset 23: RMSNormalization, RotaryEmbedding, Attention), ``calibration.npz`` and ``test.npz``.
 
 A decoder as Llama's: RMSNorm, rotary positions, grouped queries, SwiGLU, bytes for tokens, head and embedding apart. A
-sample is a prompt of 64 bytes behind a past of 32, whose keys and values the float model computed; the label of a
+sample is a prompt of 64 bytes after a past of 32, whose keys and values the float model computed; the label of a
 position, where it was trained, is the byte that follows it.
 """
 
@@ -239,7 +239,7 @@ def assemble(network: Decoder, path: Path) -> None:
             add("RotaryEmbedding", [value, "cos", "sin", "position_ids"], f"{own}.{part}_turned")
             for part, value in (("q", q), ("k", k))
         )
-        # TensorRT takes an Attention of one output alone: the cache grows in front of it
+        # TensorRT takes an Attention of one output alone: the cache grows before it
         k, v = (
             add("Concat", [f"past_key_values.{number}.{part}", value], f"present.{number}.{part}", axis=2)
             for part, value in (("key", k), ("value", v))

@@ -64,7 +64,7 @@ def network(
 
 
 def with_pair() -> onnx.ModelProto:
-    """A Q/DQ pair behind the conv."""
+    """A Q/DQ pair after the conv."""
     weights = {"s": np.float32(0.05).reshape(()), "z": np.int8(0).reshape(())}
     pair = [node("QuantizeLinear", ["c", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["m"])]
     return network(pair, weights)

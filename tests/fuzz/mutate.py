@@ -117,7 +117,7 @@ def json_lines(content: bytes, rng: random.Random) -> bytes:
 
 
 def toml_values(content: bytes, rng: random.Random) -> bytes:
-    """Another value behind a key, a key more, or a line less."""
+    """Another value after a key, a key more, or a line less."""
     lines = content.decode().splitlines()
     place = rng.choice([i for i, line in enumerate(lines) if "=" in line])
     raw = rng.choice(

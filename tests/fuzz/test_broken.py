@@ -404,7 +404,7 @@ def text_file(content: bytes) -> Change:
 
 
 def feeds_itself(proto: onnx.ModelProto) -> None:
-    """The Relu behind the conv reads what an Add makes of its own result."""
+    """The Relu after the conv reads what an Add makes of its own result."""
     proto.graph.node[1].input[0] = "a"
     proto.graph.node.insert(2, node("Add", ["m", "c"], ["a"]))
 

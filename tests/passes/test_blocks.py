@@ -237,7 +237,7 @@ def test_blocks_of_others_whose_scales_a_type_lacks_are_left_as_they_are(precisi
     assert [event.why.values["fault"] for event in context.journal.of("declined", node="y")] == [fault]
     x, made = {"x": normal(3, 64, seed=4)}, lower(model, context.plan, rest=Precision.FP32)
     np.testing.assert_array_equal(run(made.model, x)[0], run(model, x)[0])
-    # of what is no type of ours nothing is asked but the float type behind it
+    # of what is no type of ours nothing is asked but the float type after it
     (back,) = [node.name for node in made.model.nodes if node.op == "DequantizeLinear"]
     assert made.plan.get(back).precision is (precision if block == precision.block else Precision.FP32)
 

@@ -56,7 +56,7 @@ def test_the_function_stays_the_same_and_channels_are_even(activation):
 
 
 def in_forms(linear: str, pool: str) -> Model:
-    """The depthwise chain with another Gemm behind it, its linear layers and its pool in either form."""
+    """The depthwise chain with another Gemm after it, its linear layers and its pool in either form."""
     weights = {
         "w0": uneven(8, 3, 3, 3), "b0": normal(8, seed=1), "w3": uneven(8, 12, seed=5), "b3": normal(12, seed=6),
         "w4": uneven(12, 5, seed=7), "b4": normal(5, seed=8),

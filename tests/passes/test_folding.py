@@ -219,7 +219,7 @@ def test_keep_precision_marks_nodes_and_says_why(attention):
 
 
 def test_keep_precision_finds_an_operator_in_pieces():
-    """GELU written out, behind a pool that is written as a reduction."""
+    """GELU written out, after a pool that is written as a reduction."""
     numbers = {name: np.float32(value).reshape(()) for name, value in (("root", 2**0.5), ("one", 1), ("half", 0.5))}
     model = Model.from_proto(build(
         [

@@ -136,7 +136,7 @@ def test_a_second_type_that_finds_no_plan_leaves_the_first():
 
 
 def test_float16_is_looked_at_with_what_a_later_guard_keeps_in_float32(tmp_path):
-    """A value above 65504 between two layers: float16 alone gives infinities, and a guard behind the search mends it."""
+    """A value above 65504 between two layers: float16 alone gives infinities, and a guard after the search mends it."""
     model = offset_chain(1e5)
     context = context_for(model, feeds(), tmp_path)
     guarded = Sequence(passes=[SearchPrecision(min_sqnr_db=20), GuardFP16()])
@@ -157,7 +157,7 @@ def test_a_dry_run_searches_nothing():
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_layers_that_have_pairs_are_not_decided_on(dry_run):
-    """A search behind insert_qdq would find nothing to do and keep what misses the budget."""
+    """A search after insert_qdq would find nothing to do and keep what misses the budget."""
     model, some = chain(), ["layer0"]
     context = context_for(model, feeds())
     context.dry_run = dry_run
@@ -222,7 +222,7 @@ def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed(tm
 
 
 def test_a_guard_that_would_mend_float16_is_said_to_only_where_it_was_tried():
-    """Values within float16 by less than the guard's margin: with it behind the search, the plan meets the budget."""
+    """Values within float16 by less than the guard's margin: with it after the search, the plan meets the budget."""
     model = offset_chain(6e4)
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=20)(model, context)
@@ -331,7 +331,7 @@ def test_a_limit_finer_than_one_answer_keeps_no_layer_float():
 
 
 def with_end(op, kind, shape, *constants, **attrs):
-    """The chain with a node behind it, whose result is the only output."""
+    """The chain with a node after it, whose result is the only output."""
     model = chain()
     out = gs.Variable("end", dtype=kind, shape=shape)
     more = [make_constant(f"constant {number}", value) for number, value in enumerate(constants)]

@@ -191,7 +191,7 @@ def test_a_clip_that_cuts_nothing_leaves_that_to_calibration():
 
 
 def max_of(model: Model, rank: int) -> float:
-    """The largest value behind the Clip that the samples give."""
+    """The largest value after the Clip that the samples give."""
     (clip,) = [one for one in model.nodes if one.op == "Clip"]
     seen = session(model, outputs=[clip.outputs[0].name])
     return max(float(next(iter(seen.run(one).values())).max()) for one in inputs(rank))
@@ -288,7 +288,7 @@ def test_layers_that_share_an_input_and_weights_are_shifted_together():
 
 
 def skewed() -> tuple[Model, list[dict[str, np.ndarray]]]:
-    """A SiLU in front of a convolution whose weights INT8 rounds."""
+    """A SiLU before a convolution whose weights INT8 rounds."""
     model = made([*GATE, *CONV], 4, {"k": normal(WIDTH, WIDTH, 1, 1, seed=7)})
     return model, inputs(4)
 
@@ -349,7 +349,7 @@ TWO = [
     node("HardSwish", ["m"], ["g"]), node("Conv", ["g", "k2", "b"], ["y"]),
 ]  # fmt: skip
 WIDE = np.r_[300.0, np.ones(WIDTH - 1)].astype(np.float32).reshape(-1, 1)
-"""Two layers behind activations, the second of which reads a channel that is far wider than the others."""
+"""Two layers after activations, the second of which reads a channel that is far wider than the others."""
 
 
 def two_layers() -> Model:

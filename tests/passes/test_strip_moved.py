@@ -78,7 +78,7 @@ def test_operators_between_the_halves_go_on_in_float(name):
     assert {n.name for n in MOVES[name][0]} <= names and not any("float" in one for one in names)
     assert "d" in {t.name for n in model.nodes for t in n.outputs}
     (after,) = run(model, x)
-    # half a step, twice, behind a factor of 2
+    # half a step, twice, after a factor of 2
     assert after.shape == before.shape and np.abs(after - before).max() <= 0.05 + 1e-5
     assert np.abs(after - before).max() > 1e-4
     assert context.known_ranges.amax("h") == context.known_ranges.amax("d") == pytest.approx(134 * 0.05)
@@ -141,7 +141,7 @@ def test_a_symmetric_table_is_complete_for_insert():
 
 
 def shared(precision_zero=0):
-    """Q -> MaxPool -> DQ -> Conv, and the tensor in front of Q is read by another Conv."""
+    """Q -> MaxPool -> DQ -> Conv, and the tensor before Q is read by another Conv."""
     return build(
         [
             node("Conv", ["x", "w1"], ["c"]), node("QuantizeLinear", ["c", "s", "z"], ["q"]),

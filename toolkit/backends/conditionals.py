@@ -48,13 +48,14 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
         inner = next((one for sub in branches for one in nodes_of(sub) if one.op in ("LSTM", "GRU")), None)
         if recurrent and inner is not None:
             raise BackendError(
-                f"{who} builds no {inner.op} inside an If, as '{inner.name}' in '{node.name}'", remedy=_REMEDY
+                f"{who} cannot build an {inner.op} inside an If, such as '{inner.name}' in '{node.name}'",
+                remedy=_REMEDY,
             )
         for first, second in zip(branches[0].outputs, branches[1].outputs):
             ranks = [facts.rank(tensor.name) for tensor in (first, second)]
             if None not in ranks and ranks[0] != ranks[1]:
                 raise BackendError(
-                    f"{who} builds no If whose branches differ in rank: '{node.name}' gives '{first.name}' with "
+                    f"{who} cannot build an If whose branches differ in rank: '{node.name}' gives '{first.name}' with "
                     f"{ranks[0]} dimensions or '{second.name}' with {ranks[1]}",
                     remedy=_REMEDY,
                 )

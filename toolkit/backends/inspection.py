@@ -126,7 +126,7 @@ def context_at(engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], s
         raise BackendError(
             "TensorRT could not make an execution context",
             where=f"profile {index}",
-            remedy="the GPU's memory is short: close other programs or use smaller profile maxima",
+            remedy="the GPU is short of memory: close other programs or use smaller profile maxima",
         )
     if index and not context.set_optimization_profile_async(index, stream):
         raise BackendError(

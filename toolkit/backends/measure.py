@@ -199,7 +199,7 @@ def _bound(trt: Any, runtime: Any, engine: Any, context: Any, stream: Any, shape
             shape = tuple(context.get_tensor_shape(name))
             if engine.is_shape_inference_io(name) or -1 in shape or kind not in _SIZES:
                 raise BackendError(
-                    f"'{name}' ({kind}, {list(shape)}) has no size that is known beforehand",
+                    f"the size of '{name}' ({kind}, {list(shape)}) is not known in advance",
                     remedy="nothing is wrong with the engine: measure it in your application",
                 )
             count = int(np.prod(shape, dtype=np.int64))

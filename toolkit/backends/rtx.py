@@ -52,19 +52,19 @@ class RtxBackend:
         if settings.typing == "weak" or settings.quantization == "implicit":
             asked = 'typing = "weak"' if settings.typing == "weak" else 'quantization = "implicit"'
             raise BackendError(
-                f"TensorRT-RTX knows strong typing and Q/DQ only, and the recipe says {asked}",
+                f"TensorRT-RTX supports only strong typing and Q/DQ pairs, but the recipe says {asked}",
                 where="[engine]",
                 remedy='leave the setting out, or use backend = "tensorrt" (8.6 to 10)',
             )
         if settings.version_compatible:
             raise BackendError(
-                "TensorRT-RTX builds no version compatible engines",
+                "TensorRT-RTX cannot build version-compatible engines",
                 where="[engine] version_compatible",
                 remedy='leave the setting out, or use backend = "tensorrt"',
             )
         if settings.refit and find_gpu() is None:
             raise BackendError(
-                "TensorRT-RTX builds refittable engines on a machine with a GPU only",
+                "TensorRT-RTX builds refittable engines only on a machine with a GPU",
                 where="[engine] refit",
                 remedy="leave the setting out, or build on the GPU that will run the engine",
             )

@@ -52,7 +52,8 @@ class EngineRunner:
 
     def _open(self) -> None:
         if find_gpu() is None:
-            raise BackendError("no GPU here for the engine", remedy="run on the machine that the engine is for")
+            what = "this machine has no GPU to run the engine"
+            raise BackendError(what, remedy="run on the machine that the engine is for")
         from polygraphy import config as polygraphy_config
 
         polygraphy_config.USE_TENSORRT_RTX = self._backend == "tensorrt_rtx"
@@ -162,7 +163,7 @@ class EngineRunner:
                 raise BackendError(
                     f"TensorRT could not make an execution context: {on_one_line(str(error), 300)}",
                     where=f"profile '{fitting[0]}'" if fitting else "",
-                    remedy="the GPU's memory may be short: close other programs or use smaller profile maxima",
+                    remedy="the GPU may be short of memory: close other programs or use smaller profile maxima",
                 ) from error
             self._runners[index] = runner
         return self._runners[index]

@@ -230,7 +230,7 @@ class Cluster:
             ) from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise QtoolError(
-                f"what is to be computed cannot be sent to other processes: {_first(error)}",
+                f"the work cannot be sent to other processes: {_first(error)}",
                 remedy="define the class of your own metric at the top of a module, or compute here",
             ) from error
         task = self.ray.remote(_perform).options(max_retries=_RETRIES, **needs)
@@ -298,7 +298,7 @@ class _RayTasks:
             ) from error
         except self.ray.exceptions.RayError as error:
             raise QtoolError(
-                f"a task was lost, and {_RETRIES} more times when it ran again: {_first(error)}",
+                f"a task was lost, and so were its {_RETRIES} retries: {_first(error)}",
                 where="Ray",
                 remedy="its machine may be out of memory: use smaller batches, or fewer tasks per machine "
                 "(`ray start --num-cpus`)",

@@ -106,7 +106,7 @@ def _store(work: SharedWork[Any, Any], path: Path) -> None:
         content = pickle.dumps(work, protocol=5, buffer_callback=buffers.append)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise QtoolError(
-            f"what is to be computed cannot be sent to other processes: {error}",
+            f"the work cannot be sent to other processes: {error}",
             remedy="define the class of your own metric at the top of a module, or use one process",
         ) from error
     places: list[tuple[FilePlace, int]] = []

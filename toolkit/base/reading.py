@@ -159,7 +159,7 @@ def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
         while size < len(content) <= kind.limit and (more := stream.read(_CHUNK)):
             content += more
         if max(size, len(content)) > kind.limit:
-            what = f"it has {max(size, len(content)):,} bytes, and {kind.limit:,} are the most"
+            what = f"it has {max(size, len(content)):,} bytes; the limit is {kind.limit:,}"
             raise kind.fault(path, what, kind.smaller)
         return content
 
@@ -223,7 +223,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"the number {shortened(text, 40)} is beyond float64")
+        raise ValueError(f"the number {shortened(text, 40)} is outside the range of float64")
     return value
 
 

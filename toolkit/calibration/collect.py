@@ -83,7 +83,7 @@ def collect(
         ModelError: onnxruntime cannot run the model.
     """
     if profiles is not None and profiles is not data.profiles and profiles != data.profiles:
-        raise RangesError("the data was opened with other profiles", remedy="give collect the profiles of the data")
+        raise RangesError("the data was opened with other profiles", remedy="pass the profiles of the data")
     part, of = shard
     if not 1 <= part <= of:
         raise RangesError(f"there is no shard {part}/{of}", remedy="write i/n with i from 1 to n")

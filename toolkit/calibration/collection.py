@@ -189,17 +189,17 @@ class Collection:
         mine, theirs = self.made_from, other.made_from
         for key, difference in differences(mine, theirs, ignore=("data", "shards")):
             raise RangesError(
-                f"the parts differ in {key}: {difference}", remedy="join parts made by one recipe and model"
+                f"the parts differ in {key}: {difference}", remedy="merge only parts of one recipe and one model"
             )
         odd = sorted(set(self.tensors) ^ set(other.tensors))
         if odd and self.samples and other.samples:
             raise RangesError(
-                f"the parts differ in tensors: '{odd[0]}' is in one of them only", remedy="collect the parts again"
+                f"the parts differ in tensors: only one of them has '{odd[0]}'", remedy="collect the parts again"
             )
         parts, others = _parts(mine), _parts(theirs)
         twice = sorted(set(parts) & set(others))
         if twice:
-            raise RangesError(f"part {_spell(twice[0])} is in both", remedy="join each part once")
+            raise RangesError(f"part {_spell(twice[0])} is in both", remedy="merge each part only once")
         counts = {of for _, of in (*parts, *others)}
         if len(counts) > 1:
             raise RangesError(
@@ -314,7 +314,7 @@ def _no_collection(path: Path, found: Mapping[str, Stored]) -> RangesError:
     arrays = [f"'{key}' {list(stored.shape)}" for key, stored in found.items()]
     more = f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
     return RangesError(
-        f"it is not a collection of statistics; it holds arrays, such as samples: {', '.join(arrays[:_SHOWN])}{more}",
+        f"this is not a collection of statistics but holds arrays, such as samples: {', '.join(arrays[:_SHOWN])}{more}",
         where=str(path),
         remedy="samples go into [calibration] data; a collection is what qtool calibrate and qtool merge write",
     )
@@ -351,7 +351,7 @@ def merge_all(parts: Iterable[Collection]) -> Collection:
     for part in parts:
         result = part if result is None else result.merge(part)
     if result is None:
-        raise RangesError("there are no parts to join", remedy="name the files that qtool calibrate --shard wrote")
+        raise RangesError("there are no parts to merge", remedy="name the files that qtool calibrate --shard wrote")
     return result
 
 

@@ -131,7 +131,7 @@ def cache_text(ranges: Ranges, algorithm: str = "EntropyCalibration2", version: 
             scale = struct.pack(">f", value.amax / _INT8)
         except OverflowError as error:
             raise RangesError(
-                f"tensor '{name}' has amax {value.amax}, beyond float32", remedy="leave it out"
+                f"tensor '{name}' has amax {value.amax}, outside the range of float32", remedy="leave it out"
             ) from error
         lines.append(f"{_one_line(name)}: {scale.hex() if any(scale) else '0'}")
     return "\n".join(lines) + "\n"
@@ -176,7 +176,7 @@ def write_ranges(
 
 def _one_line(name: str) -> str:
     if not name or "\n" in name or "\r" in name:
-        raise RangesError(f"the tensor name {name!r} has no place in a line of text", remedy="rename the tensor")
+        raise RangesError(f"the tensor name {name!r} cannot be written in a line of text", remedy="rename the tensor")
     return name
 
 

@@ -101,7 +101,7 @@ def new_recipe(
     refuse_writing_over(inputs_of(model, data, test, ranges), target)
     if target.exists() and not force:
         raise QtoolError(
-            "the recipe exists", where=str(target), remedy="give another --out, or --force to overwrite it"
+            "the recipe already exists", where=str(target), remedy="give another --out, or --force to overwrite it"
         )
     # the model was read: what fails from here on need not be its fault
     kind = FileKind("no recipe can be made for the model", ModelError, "write one by hand, and report it with --debug")

@@ -208,7 +208,7 @@ def no_ranges(known: Ranges | None, wanted: Collection[str], dtype: Precision) -
     shown = ", ".join(f"'{name}'" for name in (other or sorted(wanted))[:3])
     if other:
         return RangesError(
-            f"the ranges given are for {tensors[other[0]].dtype}, and {dtype} is needed ({shown})",
+            f"the given ranges are for {tensors[other[0]].dtype}, but {dtype} is needed ({shown})",
             remedy=f"give calibration data, ranges made for {dtype}, or the largest magnitudes in [calibration] manual",
         )
     return RangesError(

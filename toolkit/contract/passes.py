@@ -226,7 +226,7 @@ class Pass(BaseModel):
         lost = [name for name in own if name not in names]
         if lost:
             raise PassError(
-                f"pass '{self.title()}' asked for '{lost[0]}', and no node is called so",
+                f"pass '{self.title()}' requested a precision for '{lost[0]}', but no node has that name",
                 remedy=did_you_mean(lost[0], names),
             )
 

@@ -15,7 +15,7 @@ from toolkit.contract.installed import installed, installed_for
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
 
-_OWN = " pass of your own is named module:Name"
+_OWN_PASS = "a pass of your own is named module:Name"
 
 
 def find(use: str, allow_code: bool = False) -> type[Pass]:
@@ -68,10 +68,12 @@ def _meant(use: str, known: Iterable[str]) -> str:
         classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
         if classes:
             meant = did_you_mean(use, [f"{use}:{one}" for one in classes])
-            return f"a{_OWN}: {meant}"
+            return f"{_OWN_PASS}: {meant}"
     known = list(known)
     if not known:
         # a package without its metadata has no entry points
-        return "no pass is registered: install qtool itself again; a" + _OWN
+        return "no pass is registered: install qtool itself again; " + _OWN_PASS
     meant = did_you_mean(use, known)
-    return meant + (" A" if meant.endswith("?") else "; a") + _OWN
+    if meant.endswith("?"):
+        return f"{meant} {_OWN_PASS[:1].upper()}{_OWN_PASS[1:]}"
+    return f"{meant}; {_OWN_PASS}"

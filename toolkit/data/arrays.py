@@ -213,7 +213,7 @@ def _headers(
 def _check_member(info: zipfile.ZipInfo, file_size: int) -> None:
     """Refuse what cannot be read, and what would unpack to more than any samples do."""
     if info.flag_bits & _ENCRYPTED:
-        raise ValueError("it is encrypted, and qtool knows no password")
+        raise ValueError("it is encrypted, and qtool cannot decrypt it")
     packed = info.compress_type != zipfile.ZIP_STORED
     if info.compress_size > file_size or (not packed and info.file_size != info.compress_size):
         raise ValueError(f"it claims {max(info.file_size, info.compress_size):,} bytes of a file of {file_size:,}")
@@ -275,6 +275,6 @@ def _parsed(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], b
     except ValueError as error:
         if "malformed" in str(error):
             # numpy names the place in memory of what Python made of it
-            raise ValueError("its header is no literal that describes an array") from error
+            raise ValueError("its header does not describe an array") from error
         raise
     return found

@@ -61,7 +61,7 @@ def _opened(path: Path) -> Iterator[Any]:
         require_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, and {_MOST_PIXELS:,} are the most")
+                raise ValueError(f"it has {image.width} x {image.height} pixels; the limit is {_MOST_PIXELS:,}")
             yield image
 
 

@@ -60,10 +60,10 @@ def _array(value: Any, where: str, depth: int = 0) -> Array:
                 return _decoded(value["array"], where)
             if "values" in value and depth < _DEEPEST:
                 return _array(value["values"], where, depth + 1)
-            raise ValueError(f"no array: {value_words(value)}")
+            raise ValueError(f"this is not an array: {value_words(value)}")
         found = np.asarray(value)
         if found.dtype.kind not in "biuf":
-            raise ValueError(f"no array: {value_words(value)}")
+            raise ValueError(f"this is not an array: {value_words(value)}")
         return found
 
 

@@ -373,7 +373,7 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
     if path.suffix == ".npy" and len(specs) == 1:
         return Files([(str(path), {next(iter(specs)): path})], specs)
     raise DataError(
-        f"a '{path.suffix}' file is none of .npz, .npy (for a model with one input) and Polygraphy's .json",
+        f"a '{path.suffix}' file is not supported: .npz, .npy (for a model with one input) and Polygraphy's .json are",
         where=str(path),
         remedy="save the samples with numpy.savez",
     )

@@ -208,7 +208,7 @@ class Budget:
             before = self._quality(reference)
             if not math.isfinite(before):
                 raise DataError(
-                    f"the float model's metric is {reference.metric:g} on these samples: no drop can be told from it",
+                    f"the float model's metric is {reference.metric:g} on these samples, so no drop can be computed",
                     remedy="give samples for which it is a number, or limit something else",
                 )
             found += of_drop(

@@ -82,7 +82,7 @@ def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputP
 
 
 def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
-    """Whether a row's place is its rank by score, as behind TopK and NonMaxSuppression: it moves with every score."""
+    """Whether a row's place is its rank by score, as after TopK and NonMaxSuppression: it moves with every score."""
     if settings["layout"] == "rows":
         return True
     samples = [[one.samples[number][None] for one in outputs] for number in range(len(outputs[0].samples))]

@@ -83,7 +83,7 @@ def refuse_unread(seen: SeenModel, metric: str | None, output: str | None) -> No
     elsewhere = [one.name for one in seen.outputs if one.samples and read & set(fitting(one))]
     shapes = ", ".join(f"'{one.name}' {list(one.shape)}" for one in chosen)
     raise RecipeError(
-        f"the metric {metric} is one for {task_of(metric)}, and no output can be read so: a sample has {shapes}",
+        f"the metric {metric} is for {task_of(metric)}, but no output fits that task: a sample has {shapes}",
         remedy=f"set [evaluation] output to '{elsewhere[0]}'" if elsewhere else f"use one of {', '.join(others)}",
         value="metric",
     )

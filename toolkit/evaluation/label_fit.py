@@ -172,7 +172,7 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
 
 
 def _one_score(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    """Accuracy before the area under the ROC curve; behind it where a label is rare, or an answer is never given."""
+    """Accuracy before the area under the ROC curve, or after it where a label is rare or an answer is never given."""
     if not _two_sided(labels):
         return ()
     share = float(np.mean([bool(one.reshape(())) for one in labels]))

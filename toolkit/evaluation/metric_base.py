@@ -102,7 +102,7 @@ def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[s
         raise RecipeError(f"the model has no output '{output}'", remedy=did_you_mean(output, outputs))
     name = output if output is not None else next(iter(outputs))
     if not labels:
-        raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
+        raise DataError("the metric needs labels, but the data has none", remedy="store them under the key 'label'")
     value, axis = outputs[name], options.batch_axis
     if axis is None:
         value = value[None]

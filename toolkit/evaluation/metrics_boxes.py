@@ -56,7 +56,7 @@ class MeanAveragePrecision:
             raise RecipeError("map needs detections, and no output of the model was recognised as such",
                               remedy='set [evaluation] task = "detection", or use another metric')  # fmt: skip
         if not labels:
-            raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
+            raise DataError("the metric needs labels, but the data has none", remedy="store them under the key 'label'")
         label, each = label_of(labels), detections(reader(self.part).samples(outputs), self.part.settings, _LEAST)
         if label.ndim == 2:
             # for a sample by itself these are its objects, for several samples one object each

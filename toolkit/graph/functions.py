@@ -47,7 +47,7 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
     size = sum(times * sizes[key] for key, times in called.items())
     if count > _MOST_NODES or size > _MOST_BYTES:
         raise ModelError(
-            f"inlined, the model's {len(bodies)} functions make {count:,} nodes and {size / 1e6:,.0f} MB",
+            f"inlining the model's {len(bodies)} functions would make {count:,} nodes and {size / 1e6:,.0f} MB",
             where=where,
             remedy=f"export the model without nested functions; qtool inlines up to {_MOST_NODES:,} nodes",
         )

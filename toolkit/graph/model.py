@@ -133,7 +133,7 @@ class Model:
         """Write the model atomically; above 1.9 GB the weights go to ``<name>.<hash>.data`` beside it."""
         path = Path(path)
         if self.source is not None and path.exists() and path.resolve() == self.source.resolve():
-            raise ModelError("refusing to write over the input model", where=str(path), remedy="give another file name")
+            raise ModelError("refusing to overwrite the input model", where=str(path), remedy="give another file name")
         return write(self.to_light(ir_version), path)
 
     def to_bytes(self) -> bytes:
@@ -324,7 +324,7 @@ class Model:
         """Raise the operator set to ``minimum``; nodes that remain keep their names.
 
         Where both sets mean the same by all operators it is the number alone, else ONNX's version converter makes all
-        nodes and tensors anew: those of before are not to be used any more.
+        the nodes and tensors again: earlier ones are not to be used any more.
 
         Returns:
             Names of nodes that the conversion created.

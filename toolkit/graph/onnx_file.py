@@ -279,10 +279,10 @@ def _dense(sparse: onnx.SparseTensorProto, name: str, where: str) -> TensorProto
     size = math.prod(shape) * values.itemsize
     if size > _MOST_DENSE:
         raise ModelError(
-            f"sparse tensor '{name}' {list(shape)} takes {size / 1e9:.1f} GB when it is made dense, and "
-            f"{_MOST_DENSE / 1e9:.1f} GB are the most",
+            f"sparse tensor '{name}' {list(shape)} takes {size / 1e9:.1f} GB as a dense tensor; the "
+            f"limit is {_MOST_DENSE / 1e9:.1f} GB",
             where=where,
-            remedy="export the model with dense weights, or cut the tensor up",
+            remedy="export the model with dense weights, or split the tensor",
         )
     columns = indices.reshape(len(values), -1).T if indices.ndim < 2 else indices.T
     limits = shape if indices.ndim > 1 else (math.prod(shape),)

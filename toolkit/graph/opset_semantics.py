@@ -1,4 +1,4 @@
-"""Operators whose meaning ONNX's version converter does not carry over, put right behind it.
+"""Operators whose meaning ONNX's version converter does not carry over, corrected after it.
 
 What it gets wrong was found by running one model of every operator that changed between opsets 9 and 21, at the top
 of a graph and in the branch of an If, before and after.

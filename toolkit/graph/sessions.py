@@ -137,7 +137,7 @@ class Session:
             raise
         except Exception as error:
             if len(samples) > 1:
-                # each by itself: those in front of the one that fails have outputs
+                # each by itself: those before the one that fails have outputs
                 for inputs in samples:
                     yield from self._run([inputs], outputs)
                 return
@@ -325,7 +325,7 @@ def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) ->
         try:
             return LightModel.of(onnx.load_model_from_string(source))
         except Exception as error:
-            raise ModelError("these bytes are no ONNX model", remedy="give a serialized ModelProto") from error
+            raise ModelError("these bytes are not an ONNX model", remedy="give a serialized ModelProto") from error
     return read(Path(source))
 
 

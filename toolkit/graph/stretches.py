@@ -220,10 +220,10 @@ class Stretched:
         """Refuse what is no tensor where a later stretch reads it; other outputs are reported when it runs."""
         if any(value.name in one.reads for one in self._stretches[number + 1 :]):
             raise ModelError(
-                f"'{value.name}', which is not a tensor but {value.type}, is read far after where it is made, and the "
-                "model is cut in between for the memory allowed",
+                f"'{value.name}', which is not a tensor but {value.type}, is read beyond a point at which the model "
+                "is cut to fit the memory allowed",
                 where=self._model.where,
-                remedy="give [run] memory more",
+                remedy="raise [run] memory",
             )
 
     def _opened(self, number: int) -> AbstractContextManager[Any]:

@@ -58,7 +58,7 @@ const treeOf = (net, groups) => {
       }
     }
     ends.forEach((_, k) => place(outputs + k));
-    // a group that shows one member alone is none; groups stand behind those they lie in
+    // a group that shows one member alone is none; groups come after those they lie in
     for (let id = size - 1; id >= first; id--) {
       if (kids.get(id).length !== 1) continue;
       const around = kids.get(parent[id]), [only] = kids.get(id);

@@ -56,7 +56,7 @@ const ranked = (boxes, edges) => {
   }
   const rank = new Array(boxes.length).fill(0);
   for (const i of order) for (const j of before[i]) rank[i] = Math.max(rank[i], rank[j] + 1);
-  // what nothing feeds stands in front of what reads it
+  // what nothing feeds stands before what reads it
   for (const i of [...order].reverse()) {
     if (!before[i].length && after[i].length && !boxes[i].first) rank[i] = Math.min(...after[i].map((j) => rank[j])) - 1;
   }

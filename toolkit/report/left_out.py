@@ -32,7 +32,7 @@ def left_out(
 
     Args:
         layers: the report's layers.
-        declined: what all passes left alone.
+        declined: what all passes declined.
         passes: the recipe's passes.
         rest: the float type of all nodes without a request.
 

@@ -248,7 +248,7 @@ def profile_words(info: RangeInfo) -> str:
 
 
 def _node(nodes: dict[str, int], texts: _Texts, name: str) -> int:
-    """A node's index, or below 0 a text: a pass may have left alone a node that no longer exists."""
+    """A node's index, or below 0 a text: a pass may have declined a node that no longer exists."""
     return nodes[name] if name in nodes else -1 - texts(name)
 
 

@@ -229,7 +229,7 @@ class LayerInfo(Part):
 
 
 class Declined(Part):
-    """A node that a pass left alone, and the rule."""
+    """A node that a pass declined to change, and the rule."""
 
     node: str
     op: str = ""

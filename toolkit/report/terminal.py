@@ -113,7 +113,7 @@ def _print_precisions(console: Console, report: Report) -> None:
 
 
 def _print_layers(console: Console, report: Report) -> None:
-    """The layers that lose most, and those that were left alone."""
+    """The layers that lose most, and those that passes declined."""
     if bad := worst(report.layers, _WORST):
         seen = report.accuracy
         few = f" on {seen.layer_samples} of {count(seen.samples, 'sample')}" if seen and seen.on_fewer else ""

@@ -96,7 +96,7 @@ class Question:
         if self.command is not None:
             self._check_command(self.command, allow_code)
         elif self.reads:
-            raise QtoolError("--reads says what --command reads, and there is none", remedy="leave out --reads")
+            raise QtoolError("--reads says what --command reads, but there is no --command", remedy="leave out --reads")
         if self.on not in PLACES:
             raise QtoolError(f"--on is '{self.on}'", remedy=did_you_mean(self.on, PLACES))
         if self.precision is not None and self.precision not in KEPT:
@@ -131,7 +131,7 @@ class Question:
                 raise QtoolError(what, remedy=f"{remedy} or --command")
         for path in self.reads:
             if not path.exists():
-                raise QtoolError("--reads names nothing that is there", where=str(path), remedy="check the path")
+                raise QtoolError("--reads names a path that does not exist", where=str(path), remedy="check the path")
         if not allow_code:
             raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
 

@@ -170,8 +170,8 @@ class EngineCheck:
                     references.append(wanted)
         if not parts:
             raise DataError(
-                "no batch of the engine's outputs can be compared: all were filled up, and an output without an axis "
-                "of samples mixes them with what filled it up", remedy="give samples that fill a profile's batch",
+                "no batch of the engine's outputs can be compared: all were padded, and an output without an axis "
+                "of samples mixes samples with padding", remedy="give samples that fill a profile's batch",
             )  # fmt: skip
         result = scores.result()
         if own.metric is not None and result.value is None:

@@ -67,7 +67,7 @@ class _Unasked:
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         raise RangesError(
-            "a pass asks for ranges and its ranges_wanted does not say so",
+            "a pass asks for ranges that its ranges_wanted does not name",
             remedy="let ranges_wanted return the tensors that apply asks for",
         )
 

@@ -106,7 +106,7 @@ def _collected(job: Job) -> Collection | None:
         raise RangesError(
             f"the collection lacks the parts {', '.join(found.missing_parts)}",
             where=str(path),
-            remedy="join all parts with qtool merge",
+            remedy="merge all parts with qtool merge",
         )
     known = job.profiles.names or [EVERYTHING]
     odd = sorted(set(found.profiles) - set(known))

@@ -161,7 +161,7 @@ def names_exist(job: Job) -> None:
             raise type(error)(error.what, where=where, remedy=error.remedy) from error
         except Exception as error:
             raise RecipeError(
-                f"the metric '{section.metric}' cannot be made: {type(error).__name__}: {error}",
+                f"the metric '{section.metric}' cannot be created: {type(error).__name__}: {error}",
                 where=where,
                 remedy="a metric is a class that takes no arguments",
             ) from error

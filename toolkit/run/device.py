@@ -36,7 +36,8 @@ def refusal(recipe: Recipe) -> QtoolError | None:
 
     gpu = find_gpu()
     if gpu is None:
-        return BackendError("there is no GPU here for the engine", remedy="run on the machine that the engine is for")
+        what = "this machine has no GPU to run the engine"
+        return BackendError(what, remedy="run on the machine that the engine is for")
     backend, reason = choose(recipe.engine.backend)
     if backend.name == "none":
         return RecipeError(

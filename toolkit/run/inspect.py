@@ -97,7 +97,7 @@ def _shown(path: Path) -> Rendered:
     }  # fmt: skip
     kind = path.suffix.lower()
     if kind in _NOT_SHOWN:
-        raise QtoolError("there is nothing in it that inspect knows", where=str(path), remedy=_NOT_SHOWN[kind])
+        raise QtoolError("inspect recognizes nothing in it", where=str(path), remedy=_NOT_SHOWN[kind])
     if kind in (".engine", ".plan") or (kind not in kinds and engine_tag(path)):
         return render_engine(path, _json)
     return kinds.get(kind, _ranges)(path)
@@ -276,7 +276,7 @@ def compare_files(paths: Sequence[Path], html: Path | None = None) -> Rendered:
         QtoolError: there are fewer than two, they are not of one kind, or cannot be read.
     """
     if len(paths) < 2:
-        raise QtoolError("there is one run, and nothing to compare it with", where=str(paths[0]), remedy="name another")
+        raise QtoolError("there is only one run to compare", where=str(paths[0]), remedy="name another")
     for path in paths:
         refuse_missing(path, "no such file or folder")
     if html is not None:
@@ -287,7 +287,7 @@ def compare_files(paths: Sequence[Path], html: Path | None = None) -> Rendered:
         return _compare_reports([p for p in reports if p is not None], html)
     if any(reports):
         named = ", ".join(map(str, paths))
-        raise QtoolError("some are runs, others are not", where=named, remedy="compare what is of a kind")
+        raise QtoolError("some are runs, others are not", where=named, remedy="compare files of one kind")
     if len(paths) > 2:
         named = ", ".join(map(str, paths))
         raise QtoolError("ranges are compared two at a time", where=named, remedy="name two files")

@@ -248,7 +248,7 @@ def _strip(model: Model) -> list[str]:
     if paired_unusably(model):
         why = (
             "# The model has pairs that TensorRT refuses (their type, two types in one layer, or a zero point that is "
-            "not 0): made again."
+            "not 0): they are removed and placed again."
         )
     else:
         why = (
@@ -282,7 +282,7 @@ def _refuse_to_keep(model: Model) -> None:
     if paired_unusably(model):
         raise RecipeError(
             "TensorRT refuses the model's pairs (their type, two types in one layer, or a zero point that is not 0)",
-            where="--keep-pairs", remedy="leave it out: they are then made again",
+            where="--keep-pairs", remedy="leave it out: the pairs are then placed again",
         )  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_never_above_float16(tmp_path, kind):
     assert sum(final[p] / plain[p] for p in plain) / len(plain) <= 1.03
     # a close win is built and measured once more
     assert found["done"] and found["builds"] >= len(found["trials"]) >= 2
-    # a pool behind a layer that was given back has nothing to decline, but its reason all the same
+    # a pool after a layer that was given back has nothing to decline, but its reason all the same
     assert {d.node for d in result.report.declined if d.rule == "not-faster"} <= set(found["given_back"])
     asked = {layer.node: layer.asked.reason for layer in result.report.layers if layer.asked is not None}
     given_back = {name: sentence(Finding.from_json(why)) for name, why in found["given_back"].items()}

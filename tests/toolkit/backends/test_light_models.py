@@ -18,7 +18,7 @@ from toolkit.backends.lowering import lower
 
 
 def beginning(path: Path, convolutions: int = 24) -> onnx.ModelProto:
-    """A model up to the first tensor behind so many convolutions that all of the rest hangs on."""
+    """A model up to the first tensor after so many convolutions that all of the rest hangs on."""
     proto = onnx.load(path)
     graph = proto.graph
     # of what depends on the model's input, how many readers are still to come

@@ -347,7 +347,7 @@ def test_merging_what_does_not_belong_together() -> None:
     other.node(other.node_names()[0]).name = "renamed"
     with pytest.raises(RangesError, match=r"differ in model"):
         first.merge(part(2, 3, other))
-    with pytest.raises(RangesError, match=r"no parts to join"):
+    with pytest.raises(RangesError, match=r"no parts to merge"):
         merge_all([])
 
 

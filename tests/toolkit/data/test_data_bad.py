@@ -211,7 +211,7 @@ def not_saved_inputs(path: Path) -> Path:
     ("make", "name", "message"),
     [
         (broken, "a.npz", "cannot be read"),
-        (wrong_kind, "a.csv", "a '.csv' file is none of .npz"),
+        (wrong_kind, "a.csv", "a '.csv' file is not supported: .npz"),
         (wrong_kind, "a.npz", "cannot be read|Python objects"),
         (no_file, "a.npz", "no such file or folder"),
         (folder, "a", "no .npz, .npy or image files"),
@@ -256,7 +256,7 @@ def test_settings(settings: dict[str, Any], kind: type[QtoolError] | None, messa
     ("header", "version", "said"),
     [
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", (9, 0), "its header is of version 9.0"),
-        ("{'descr': open('x'), 'fortran_order': False, 'shape': (2, 3), }", (1, 0), "its header is no literal that"),
+        ("{'descr': open('x'), 'fortran_order': False, 'shape': (2, 3), }", (1, 0), "its header does not describe"),
     ],
 )
 def test_a_header_that_numpy_does_not_have_is_refused(tmp_path, header, version, said):

@@ -265,7 +265,7 @@ def graphs(tmp_path: Path, kind: str, sizes: Sequence[int]) -> Any:
 @pytest.mark.parametrize("kind", ["archive", "memory", "code"])
 @pytest.mark.parametrize("dimension", ["N", "?", "nodes"])
 def test_graphs_of_one_node_are_no_rows_where_later_ones_have_several(tmp_path: Path, kind: str, dimension: str) -> None:
-    """The first 16 say nothing: what is behind them tells that the rows of an item are one sample."""
+    """The first 16 say nothing: what is after them tells that the rows of an item are one sample."""
     sizes = [1] * 20 + [5, 3, 1, 1, 2]
     net = model(
         f"g (float[{dimension}, 4] x) => (float[{dimension}, 4] y) <int64[1] zero = {{0}}> {{ {SUM} }}"

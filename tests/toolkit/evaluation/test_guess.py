@@ -200,7 +200,7 @@ def test_channels_of_unlike_scale_are_judged_one_by_one():
     [((3, 40), ("n", 3, 40, 7)), ((12, 12), ("n", 12, 12, 7)), ((12, 12), ("n", "h", "w", 7)), ((40,), ("n", 40, 7))],
 )
 def test_channels_of_unlike_scale_are_found_on_the_last_axis(places, declared):
-    """A head's values before its Transpose or behind a Reshape: the axis is the one along which magnitudes jump."""
+    """A head's values before its Transpose or after a Reshape: the axis is the one along which magnitudes jump."""
     values = np.concatenate([200 * normal(8, *places, 4), normal(8, *places, 3)], axis=-1)
     named, _ = judged_by(seen(out("y", values, declared=declared)), "regression", None, None, {}, {})
     assert [part.channels for part in named.parts] == [(-1, 0, 3), (-1, 4, 6)]
@@ -324,7 +324,7 @@ def test_the_recipe_overrules():
 def test_a_metric_that_no_output_can_be_read_for_is_refused(metric, task):
     """Scores of a batch [samples, classes] have the shape of what such metrics take for one sample."""
     classifier = seen(out("logits", normal(8, 10), "Gemm"))
-    with pytest.raises(RecipeError, match=f"the metric {metric} is one for {task}, and no output can be read so") as told:
+    with pytest.raises(RecipeError, match=f"the metric {metric} is for {task}, but no output fits that task") as told:
         judged_by(classifier, None, metric, None, {}, {})
     assert told.value.value == "metric" and "'logits' [10]" in told.value.what
     assert told.value.remedy == "use one of top1, top5, balanced_accuracy, f1, average_precision, auc"

@@ -37,7 +37,7 @@ def centred(*shape):
 
 VALUES = {
     "a heat, offsets and sizes": out("out", heads(1, 0.3, 0.3, 20, 25, 1), "Conv"),
-    "the same behind a Resize": out("out", heads(0.2, 0.2, 9, 9, 0.1), "Resize"),
+    "the same after a Resize": out("out", heads(0.2, 0.2, 9, 9, 0.1), "Resize"),
     "the same, channels last": out("out", np.moveaxis(heads(0.2, 0.2, 9, 9, 0.1), 1, -1), "Resize", declared=("n", 64, 64, 5)),
     "boxes of queries": out("out", centred(8, 100), "Sigmoid"),
     "corners of queries": out("out", corners(8, 100), "Sigmoid"),

@@ -301,7 +301,7 @@ def test_labels_of_one_kind_leave_an_area_without_a_value():
 
 
 def test_a_float_model_that_gives_nan_is_not_right_nor_are_labels_wrong_by_that():
-    """Its argmax is class 0, as are most of the labels here, and all but one class behind those of class 1."""
+    """Its argmax is class 0, as are most of the labels here, and all but one class after those of class 1."""
     for labels in (np.zeros(32, int), np.r_[np.zeros(30, int), 1, 1], np.ones(32, int)):
         check = FloatCheck("top1", None, MetricOptions())
         check.add({"y": np.full((32, 4), np.nan, np.float32)}, {"label": labels})

@@ -13,7 +13,7 @@ EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 
 
 def quantized(scale, ops, opset=19):
-    """A sum in float16, which onnxruntime computes in float32 and rounds, ``ops`` behind it, and a pair."""
+    """A sum in float16, which onnxruntime computes in float32 and rounds, ``ops`` after it, and a pair."""
     nodes, last = [node("Add", ["x", "c"], ["s"])], "s"
     for op in ops:
         nodes.append(node(op, [last, "low", "high"] if op == "Clip" else [last], [last := f"{last}_{op}"]))

@@ -43,7 +43,7 @@ def test_what_is_reordered_has_the_error_of_where_it_comes_from_and_is_not_run(m
     monkeypatch.setattr(node_errors, "session", watching)
     found, count = node_errors.node_errors(model, node_errors.MeasuredForm(other), data, None, lambda *_: None)
     assert count == 6 and list(found) == ["m", "r", "t", "a", "f", "y"]
-    # f's reader has a pair in front of it, the node itself reads what the other model's reads
+    # f's reader has a pair before it, the node itself reads what the other model's reads
     assert all(set(outputs) == {"m", "a", "y"} for outputs in asked)
     own = session(model, outputs=["r", "t", "f"]), session(other, outputs=["r", "t", "f"])
     for name in ("r", "t", "f"):
@@ -106,7 +106,7 @@ def test_what_is_computed_of_weights_alone_is_no_layer():
 
 
 def test_what_a_loop_makes_of_an_outer_tensor_is_no_constant_though_its_inputs_are():
-    """A loop of a fixed number of steps from zeros: nothing behind it was measured."""
+    """A loop of a fixed number of steps from zeros: nothing after it was measured."""
     model = Model.from_proto(onnx.parser.parse_model(f"""
         <ir_version: 8, opset_import: ["": 17]>
         steps (float[4,4] x) => (float[4,4] y)

@@ -66,7 +66,7 @@ def test_nan_where_the_float_model_has_a_value_is_lost_and_that_alone(name):
     found[0] = math.nan
     tally = judged(name, wanted, found)
     each = tally.answers // 6
-    # in front of a broken vector another one may be the nearest
+    # before a broken vector another one may be the nearest
     assert tally.answers - each - (name.startswith("vector")) <= tally.kept <= tally.answers - each
     if tally.figure.endswith("_db"):
         # it has no level that would count among the others', or widen what is expected of these

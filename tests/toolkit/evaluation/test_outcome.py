@@ -81,7 +81,7 @@ def test_scores_without_a_second_class_say_nothing_of_the_others():
 
 
 def test_a_few_positions_that_are_quite_wrong_do_not_blame_the_others():
-    # as behind a TopK that swaps two entries: one in twenty is another entry's, the others are exact
+    # as after a TopK that swaps two entries: one in twenty is another entry's, the others are exact
     errors = np.zeros(2000, np.float32)
     errors[::20] = 100.0
     # each bad one has even odds; blaming every position for the mean variance would say 0.33

@@ -362,7 +362,7 @@ def test_near_ties_that_only_move_the_alignment_are_none():
     wanted = np.zeros((40, 6, 4), np.float32)
     wanted[:, :, 0] = 8
     wanted[:, 2:4, 1] = 16
-    # whether the letter is given once more behind, or is one position shorter, is nearly open
+    # whether the letter is given once more after, or is one position shorter, is nearly open
     wanted[:, 4, 1], wanted[:, 3, 0] = 7.99, 15.99
     found = wanted + noise(40, 6, 4, scale=0.1)
     found[:, 4, 0], found[:, 3, 1] = found[:, 4, 1] + 1, found[:, 3, 0] + 1

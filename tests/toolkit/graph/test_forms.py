@@ -137,7 +137,7 @@ def test_an_activation_in_pieces(name):
     op, spec = ACTIVATIONS[name]
     model = made(pieces(spec))
     assert whole(model) == (op, {out for _, _, out in spec}, "x", "y")
-    # behind a layer, and with another reader of what it reads
+    # after a layer, and with another reader of what it reads
     tail = [("Add", "y x", "z"), ("Mul", "z gain", "w")]
     model = made(pieces(spec, tail), "w")
     assert whole(model)[:2] == (op, {out for _, _, out in spec})

@@ -1,4 +1,4 @@
-"""What is measured of a model, and what stands in front of it."""
+"""What is measured of a model, and what stands before it."""
 
 from __future__ import annotations
 

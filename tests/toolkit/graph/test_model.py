@@ -170,7 +170,7 @@ def test_external_data_is_read_and_stays_as_it_is(tmp_path):
 
 def test_the_input_file_is_never_written_over(tmp_path):
     onnx.save(residual_proto(), str(tmp_path / "m.onnx"))
-    with pytest.raises(ModelError, match="refusing to write over"):
+    with pytest.raises(ModelError, match="refusing to overwrite"):
         Model.load(tmp_path / "m.onnx").save(tmp_path / "m.onnx")
 
 

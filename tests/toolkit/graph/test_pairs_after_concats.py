@@ -1,4 +1,4 @@
-"""Pairs in front of a Concat are put behind it where they are all the same: fewer nodes, the same bits."""
+"""Pairs before a Concat are put after it where they are all the same: fewer nodes, the same bits."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def _model() -> onnx.ModelProto:
     listed = helper.make_tensor("listed", TensorProto.FLOAT, [LARGE], np.arange(LARGE, dtype=np.float32))
     packed = TensorProto(name="packed", data_type=TensorProto.INT4, dims=[2 * LARGE], raw_data=bytes(range(256)) * 16)
     whole = numpy_helper.from_array(np.arange(2 * LARGE, dtype=np.int8).reshape(2, -1), "whole")
-    whole.doc_string = "in front of the values"
+    whole.doc_string = "before the values"
     wide = numpy_helper.from_array(np.arange(LARGE, dtype=np.float32), "wide")
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"], "n")], "g",
@@ -99,6 +99,6 @@ def test_a_file_that_protobuf_cannot_hold_is_told_what_helps(tmp_path):
     with path.open("wb") as stream:
         # of nothing: it takes no room on the disk
         stream.truncate(1 << 31)
-    with pytest.raises(ModelError, match="2,147,483,648 bytes, and 2,147,483,647 are the most") as refused:
+    with pytest.raises(ModelError, match="2,147,483,648 bytes; the limit is 2,147,483,647") as refused:
         read(path)
     assert "external data" in str(refused.value.remedy)

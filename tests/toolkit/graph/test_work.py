@@ -119,7 +119,7 @@ def test_attention_counts_what_its_products_of_matrices_count(past):
 
 
 def scanned(op: str) -> Model:
-    """A product of 3 and 4 in a body that runs six times, and one of 3 and 5 behind it."""
+    """A product of 3 and 4 in a body that runs six times, and one of 3 and 5 after it."""
     body_nodes = [node("MatMul", ["e", "w"], ["p"]), node("Add", ["s", "p"], ["s_out"])]
     inner = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("s", [2, 4]), ("e", [2, 3]))]
     made = [helper.make_tensor_value_info("s_out", TensorProto.FLOAT, [2, 4])]
@@ -163,7 +163,7 @@ def test_shares_are_of_what_is_known_of_all_nodes():
 
 
 def carried(step, outer=False, between=False):
-    """A state that begins as x W, [n, 8], goes through ``step`` (from "s" to "t"), and is read by a product behind."""
+    """A state that begins as x W, [n, 8], goes through ``step`` (from "s" to "t"), and is read by a product after."""
 
     def value(name, kind=TensorProto.FLOAT, sides=None):
         return helper.make_tensor_value_info(name, kind, sides)

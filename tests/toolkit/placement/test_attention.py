@@ -69,7 +69,7 @@ def test_int8_takes_attention_in_the_same_form_where_it_is_asked_for(attention):
 
 @pytest.mark.parametrize("query", ["q_scaled", "q"])
 def test_given_ranges_say_in_which_form_attention_has_its_pairs(attention, query):
-    """The queries' pair goes where a range of them is: behind the scale, or in front of it, which stays where it was."""
+    """The queries' pair goes where a range of them is: after the scale, or before it, which stays where it was."""
     model = attention.copy()
     names = ("x", query, "kt", "p", "v", "c")
     context = Context(known_ranges=Ranges({name: Range(0.6, "manual", dtype="fp8") for name in names}))

@@ -36,7 +36,7 @@ def convolutions(bias):
 
 
 def joined(blocks=1):
-    """Two convolutions of one tensor, joined in front of a third, again and again."""
+    """Two convolutions of one tensor, joined before a third, again and again."""
     weights, nodes, before = {"w3": normal(4, 8, 1, 1)}, [], "x"
     weights |= {name: normal(4, 4, 1, 1, seed=seed) for seed, name in enumerate(("w1", "w2"))}
     for i in map(str, range(blocks)) if blocks > 1 else [""]:

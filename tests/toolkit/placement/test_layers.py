@@ -1,4 +1,4 @@
-"""Layers with weights, constants behind pairs, and keeping a node float so that it is."""
+"""Layers with weights, constants after pairs, and keeping a node float so that it is."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_layers_inside_branches_count_where_they_are_asked_for():
 
 
 def foreign(kind, zero, computed=""):
-    """Why a MatMul behind a pair of this type is left alone, if it is."""
+    """Why a MatMul after a pair of this type is left alone, if it is."""
     grid = {"s": np.float32(0.05), "z0": np.asarray(zero, kind)}
     made = [node("Identity", ["z0"], ["z"])] if computed == "identity" else []
     if computed == "activation":

@@ -259,7 +259,7 @@ def test_a_scale_of_16_bits_takes_the_output_no_further_from_the_float_one(kind)
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_pair_that_casts_leaves_a_cast_where_it_is_taken_out(moved):
-    """float32 in front of the pair, float16 behind it: for the float form, and for a node that is kept in float."""
+    """float32 before the pair, float16 after it: for the float form, and for a node that is kept in float."""
     between = [node("Transpose", ["q"], ["m"], perm=[1, 0])] if moved else []
     nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), *between,
              node("DequantizeLinear", ["m" if moved else "q", "s", "z"], ["d"]), node("Cast", ["d"], ["h"], to=10),

@@ -65,7 +65,7 @@ def test_a_tensor_added_to_itself_gets_no_pair_for_the_sum():
 
 
 def encoder(pre=False, turned=False, **outputs):
-    """Two products with LayerNorm behind their sums with the stream, or in front of them; ``turned``: moved in between."""
+    """Two products with LayerNorm after their sums with the stream, or before them; ``turned``: moved in between."""
     weights = {f"w{i}": normal(8, 8, seed=i) for i in range(3)} | {f"b{i}": normal(8, seed=9 + i) for i in range(3)}
     weights |= {"gain": np.ones(8, np.float32), "shift": np.zeros(8, np.float32)}
 

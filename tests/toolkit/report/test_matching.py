@@ -18,7 +18,7 @@ NODES = [
     ("main2", "Conv", ["relu1"], [8, 8, 3, 3]),
     ("skip", "Conv", ["relu0"], [8, 8, 1, 1]),
     ("sum", "Add", ["main2", "skip"], None),
-    # twins that only what is behind them tells apart
+    # twins that only what is after them tells apart
     ("left", "Conv", ["sum"], [4, 8, 1, 1]),
     ("right", "Conv", ["sum"], [4, 8, 1, 1]),
     ("left_act", "Sigmoid", ["left"], None),

@@ -17,7 +17,7 @@ from toolkit.report.terminal import to_text
 from toolkit.report.verdict import verdict
 
 FAILED = DeviceInfo(status="failed", gpu="NVIDIA H200", why="profile 'batch': the engine failed: misaligned address.")
-NO_GPU = DeviceInfo(status="skipped", why="there is no GPU here for the engine")
+NO_GPU = DeviceInfo(status="skipped", why="this machine has no GPU to run the engine")
 
 
 def first_line(simulated, ran):

@@ -101,7 +101,7 @@ def test_clipping_on_unlike_data_comes_first_and_takes_the_place_of_a_guess_at_r
     assert first.causes[0].text == sentence(CauseCode.CLIPPED_ON_UNLIKE_DATA(what=beyond.finding, measured=False))
     assert first.causes[0].remedy == sentence(EvaluationCode.CALIBRATE_ALIKE())
     assert second == spots[1] and blame_data(spots, model, []) == spots
-    # what a search measured is kept behind it, and what it found itself is not said twice
+    # what a search measured is kept after it, and what it found itself is not said twice
     measured = WeakSpotInfo(node="layer3", source="search", causes=[CauseInfo(kind="rounding", text="t", remedy="r")])
     (told,) = blame_data([measured], model, [beyond])
     assert [cause.kind for cause in told.causes] == ["unlike-data", "rounding"]

@@ -41,7 +41,7 @@ def test_pairs_and_casts_become_marks():
     ]
     assert found.outputs == ["p", "sum"]
     assert [(one.target, one.tensor, one.carried, one.marks) for one in found.weights] == [(3, "w_q", "w_q", Mark.PAIR)]
-    # a pair's two halves are drawn in front of the Conv, the last Cast behind the Softmax
+    # a pair's two halves are drawn before the Conv, the last Cast after the Softmax
     assert found.readers == {0: 3, 1: 3, 2: 3, 4: 5, 7: 5}
 
 

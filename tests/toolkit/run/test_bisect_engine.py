@@ -246,7 +246,7 @@ def test_without_a_gpu_it_is_refused_before_anything_is_done(tmp_path, capsys, m
     monkeypatch.setattr(gpu, "find_gpu", lambda: None)
     prepare(tmp_path)
     said = call(tmp_path, capsys, "--min-sqnr-db", "15", status=3)
-    assert "no GPU here" in said and "leave out --on engine" in said and not (tmp_path / "run").exists()
+    assert "no GPU to run" in said and "leave out --on engine" in said and not (tmp_path / "run").exists()
 
 
 def test_without_a_backend_it_is_refused_before_anything_is_done(place, capsys, monkeypatch):

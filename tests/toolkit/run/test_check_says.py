@@ -33,7 +33,7 @@ def scores(outputs=None):
 
 
 def foreign(domain="com.microsoft", op="QuickGelu"):
-    """An operator that is not ONNX's own behind a MatMul."""
+    """An operator that is not ONNX's own after a MatMul."""
     nodes = [node("MatMul", ["x", "w"], ["m"]), helper.make_node(op, ["m"], ["y"], "foreign", domain=domain)]
     proto = build(nodes, {"x": ["b", 4]}, {"y": None}, {"w": normal(4, 6)})
     proto.opset_import.append(helper.make_opsetid(domain, 1))

@@ -67,7 +67,7 @@ class Builder(NoBackend):
         latency = {name: {"opt": self.latency[which]} for name in profiles.names if name != self.silent}
         lacks = {}
         if self.silent:
-            lacks = {self.silent: "'y' has no size that is known beforehand"}
+            lacks = {self.silent: "the size of 'y' is not known in advance"}
         return Build("tensorrt", "8.6.0", None, layers, "inspector", settings={"profiles": profiles.names, "typing": "strong"},
                      time_ms=times, latency=latency, lacks=lacks)  # fmt: skip
 
@@ -189,7 +189,7 @@ def test_a_latency_that_is_missing_is_told_with_its_reason(place, monkeypatch):
     monkeypatch.setattr(Builder, "silent", "batch")
     report = run(place / "digits.toml", place / "out").report
     assert set(report.payoff.against["fp16"].profiles) == {"single"}
-    why = "'y' has no size that is known beforehand"
+    why = "the size of 'y' is not known in advance"
     for engine in ("", "fp16", "fp32"):
         warning = ReportCode.LATENCY_NOT_MEASURED(profile="batch", why=why, engine=engine)
         assert sentence(warning) in report.summary.warnings

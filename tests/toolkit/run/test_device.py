@@ -201,12 +201,12 @@ def test_without_a_gpu_it_is_left_out_or_refused(place, capsys):
     text = (place / "digits.toml").read_text().replace('"auto"', '"none"')
     (place / "digits.toml").write_text(text)
     result = run(place / "digits.toml", place / "out")
-    assert result.exit_status == 0 and result.report.device.why == "there is no GPU here for the engine"
-    assert not warned(result) and "no GPU here" in (place / "out" / "journal.jsonl").read_text()
+    assert result.exit_status == 0 and result.report.device.why == "this machine has no GPU to run the engine"
+    assert not warned(result) and "no GPU to run" in (place / "out" / "journal.jsonl").read_text()
     assert invoke(["run", str(place / "digits.toml"), "--out", str(place / "new"), "--device-check"]) == 3
     said = capsys.readouterr().err
     assert (
-        "no GPU here" in said and "leave out --device-check" in said and not (place / "new" / "model.onnx").exists()
+        "no GPU to run" in said and "leave out --device-check" in said and not (place / "new" / "model.onnx").exists()
     )
 
 
@@ -350,7 +350,7 @@ def test_the_real_child_process_says_that_no_gpu_is_here(tmp_path):
         pytest.skip("a GPU is here")
     (tmp_path / "e").write_bytes(b"engine")
     request = {"engine": str(tmp_path / "e"), "backend": "tensorrt", "profiles": [], "batches": []}
-    with pytest.raises(BackendError, match="no GPU here for the engine"):
+    with pytest.raises(BackendError, match="this machine has no GPU"):
         process.run_job("run_engine", request)
 
 
@@ -368,6 +368,6 @@ def test_the_accuracy_of_an_engine_is_measured_again(place, on_gpu, monkeypatch,
     monkeypatch.setattr(gpu, "find_gpu", lambda: None)
     capsys.readouterr()
     assert invoke(["accuracy", str(place / "out"), "--on", "engine"]) == 3
-    assert "no GPU here" in capsys.readouterr().err
+    assert "no GPU to run" in capsys.readouterr().err
     assert invoke(["accuracy", str(place / "out"), "--samples", "20", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"]["samples"] == 20

@@ -55,7 +55,7 @@ class Refusing(NoBackend):
 
 @pytest.fixture
 def refusing(monkeypatch):
-    """Makes ``auto`` take a backend that refuses, behind which there is none."""
+    """Makes ``auto`` take a backend that refuses, after which there is none."""
     real = choosing.choose
 
     def make(refuses, error):

@@ -340,7 +340,7 @@ def test_passes_that_go_by_the_graph_alone_are_applied_once_in_a_run(tmp_path, m
         monkeypatch.setattr(kind, "apply", lambda *given, own=kind.apply: applied.append(type(given[0])) or own(*given))
     passes = [FoldBatchNorm(), InsertQDQ()]
     once = run(recipe(), tmp_path / "once", passes=passes)
-    # a rehearsal tries both, and the run goes on behind the first
+    # a rehearsal tries both, and the run goes on after the first
     assert applied == [FoldBatchNorm, InsertQDQ, InsertQDQ]
     monkeypatch.setattr(FoldBatchNorm, "graph_only", False)
     twice = run(recipe(), tmp_path / "twice", passes=passes)

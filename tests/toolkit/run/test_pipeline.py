@@ -244,7 +244,7 @@ backend = "none"
 
 
 def small(folder, nodes, outputs, types=None, weights=None, text=SMALL):
-    """A recipe beside a model of one convolution and ``nodes`` behind its output 'c'."""
+    """A recipe beside a model of one convolution and ``nodes`` after its output 'c'."""
     weights = {"w": normal(4, 3, 1, 1), **(weights or {})}
     proto = build([node("Conv", ["x", "w"], ["c"]), *nodes], {"x": ["n", 3, 4, 4]}, outputs, weights, types=types)
     onnx.save(proto, str(folder / "model.onnx"))

@@ -37,7 +37,7 @@ def detector(folder):
         node("Conv", ["x", "w"], ["f"]), node("Relu", ["f"], ["h"]),
         node("Conv", ["h", "wb"], ["b0"]), node("Relu", ["b0"], ["b"]), node("Conv", ["h", "ws"], ["s0"]),
         node("Sigmoid", ["s0"], ["s"]), node("Concat", ["b", "s"], ["c"], axis=1),
-        # a layer behind the Concat reads both by one range
+        # a layer after the Concat reads both by one range
         node("Conv", ["c", "eye"], ["d"]), node("Reshape", ["d", "to"], ["y"]),
     ]  # fmt: skip
     weights = {
@@ -119,7 +119,7 @@ def test_few_samples_are_said_in_the_first_line(samples, verdict, standing, tmp_
         }  # fmt: skip
         assert accuracy.doubts == [sentence(few)]
         assert made.report.summary.headline.lower().startswith(f"{accuracy.doubts[0]}; ")
-        # once in the terminal and in few words; what lies behind it is on the page
+        # once in the terminal and in few words; what lies after it is on the page
         shown = " ".join(to_text(made.report).split())
         assert shown.lower().count(accuracy.doubts[0]) == 1 and len(accuracy.doubts[0]) < 100
         assert (

@@ -93,7 +93,7 @@ data = "test.npz"
 
 
 def test_profiles_of_unlike_ranges_count_for_quantized_tensors_alone_and_an_unevaluated_one_is_told(tmp_path):
-    # the input has unlike ranges in both profiles; of the tensors behind the Clip, none has
+    # the input has unlike ranges in both profiles; of the tensors after the Clip, none has
     nodes = [node("Conv", ["x", "w"], ["c"], name="second"), node("Clip", ["c", "low", "high"], ["k"]),
              node("Conv", ["k", "v"], ["y"], name="third")]  # fmt: skip
     weights = {"w": normal(4, 3, 1, 1), "v": normal(2, 4, 1, 1), "low": np.float32(-0.1), "high": np.float32(0.1)}

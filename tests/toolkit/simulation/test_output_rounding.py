@@ -211,7 +211,7 @@ def test_weights_are_rounded_as_by_the_inverse(count, damping):
     weights = normal(1, 6, 300, seed=8).astype(np.float64)
     found = round_for_output(weights, np.full((1, 6, 1), 0.03), RelatedInputs(rows[None]), Precision.INT8, damping)
     wanted = by_inverse(weights[0], 0.03, rows.astype(np.float64), damping)
-    # a value between two levels may go either way, and takes those behind it with it
+    # a value between two levels may go either way, and takes those after it with it
     assert (found[0] == wanted).mean() > 0.97
     errors = [
         np.square(rows @ (0.03 * one - weights[0]).T).sum() for one in (found[0], wanted, np.rint(weights[0] / 0.03))
@@ -271,7 +271,7 @@ def test_a_trial_rounds_again_only_what_it_changed(monkeypatch):
 
 
 def test_what_multiplies_an_output_channel_does_not_change_how_its_weights_are_rounded(monkeypatch):
-    """A helper divides a layer's output channels for the layer behind it, and does not where that stays float."""
+    """A helper divides a layer's output channels for the layer after it, and does not where that stays float."""
     nodes = [node("Conv", ["x", "w"], ["y"])]
     weights = {"w": normal(8, WIDTH, 1, 1, seed=1)}
     model = Model.from_proto(build(nodes, {"x": ["n", WIDTH, 4, 4]}, {"y": None}, weights))

@@ -262,7 +262,7 @@ def test_little_memory_gives_the_same_numbers():
 
 
 def test_a_shape_that_crosses_a_cut_keeps_its_length():
-    """torch's ``interpolate(size=other.shape[2:])``: sizes are cast, joined and read behind the layers in between."""
+    """torch's ``interpolate(size=other.shape[2:])``: sizes are cast, joined and read after the layers in between."""
     pads, ints = {"pads": [1, 1, 1, 1]}, {"lo": [2], "hi": [4], "zero": [0], "two": [2]}
     proto = build(
         [

@@ -302,7 +302,7 @@ def scores(value: Array, axis: int = -1) -> Array:
 
 
 def flat(value: Array, last: int = 0) -> Array:
-    """The array with all axes behind the first, but for so many last ones, made one; of any extent, 0 too."""
+    """The array with its axes merged into one, except for the first and so many last ones; any extent may be 0."""
     end = value.ndim - last
     return value.reshape(*value.shape[:1], math.prod(value.shape[1:end]), *value.shape[end:])
 

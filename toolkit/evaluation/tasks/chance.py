@@ -78,7 +78,7 @@ def expected_flips(gaps: Array, errors: Array) -> float:
     With errors that are normal and independent between classes, the second class overtakes the first with the
     probability Phi(-gap / sqrt(2 variance)). Every position takes this with its own variance and, for as much again,
     with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
-    behind a TopK that swaps two entries, only few draws are bad. How many really changed says little
+    after a TopK that swaps two entries, only few draws are bad. How many really changed says little
     where there are a hundred samples: one that changed or not is a point; this estimate uses all of them.
 
     How many of few positions happen to be near ties is chance too, and errors as small as a budget allows change no

@@ -15,7 +15,7 @@ _MOST_OUTPUTS = 3
 
 
 def number(value: float) -> str:
-    """A metric's value: three places behind the point, three digits of what is small, four of what is over 1."""
+    """A metric's value: three decimal places, three digits of what is small, four of what is over 1."""
     if 0.01 <= abs(value) <= 1 or not value:
         return f"{value:.3f}"
     return f"{value:.4g}" if abs(value) > 1 else f"{value:.3g}"

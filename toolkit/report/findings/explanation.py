@@ -61,7 +61,7 @@ class Known:
 
     Attributes:
         layer: the node.
-        declined: by which passes it was left alone.
+        declined: the passes that declined it, with their reasons.
         harm: what quantizing it costs at the model's output, where that was measured.
         kept: whether a bisection found that it must stay in float.
         causes: why it loses accuracy, for the worst layers.
@@ -149,7 +149,7 @@ def _reasons(known: Known) -> Iterator[tuple[str, ...]]:
     for entry in known.declined:
         # a pass that asks for a float type gives the same reason twice
         said = any(one in entry.reason or entry.reason in one for one in reasons if one)
-        yield "Left alone", "by ", entry.by, ", rule ", entry.rule, *(() if said else (": ", entry.reason))
+        yield "Declined", "by ", entry.by, ", rule ", entry.rule, *(() if said else (": ", entry.reason))
         reasons.append(entry.reason)
 
 

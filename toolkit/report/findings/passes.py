@@ -1,4 +1,4 @@
-"""What the passes did to a node and why, and what they left alone."""
+"""What the passes did to a node and why, and what they declined to do."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def written(template: str | Callable[..., str], finding: Finding, sentence: Call
 
 @cache
 def _pieces(template: str) -> list[tuple[str, str | None]]:
-    """Texts, and names of values behind their formats: a template is read once, not for each of its sentences."""
+    """Texts and formatted values by name: a template is parsed once, not for each of its sentences."""
     found: list[tuple[str, str | None]] = []
     for text, name, spec, _ in string.Formatter().parse(template):
         found += [(text, None)] if name is None else [(text, None), (spec or "", name)]

@@ -90,7 +90,7 @@ def limit_words(part: PartFigures) -> str:
 
 
 def figure_words(figure: str, level: float | None) -> str:
-    """The figure that shows best how far answers stay, in brackets behind a space; empty without one."""
+    """The figure that shows best how far answers stay, in brackets after a space; empty without one."""
     if level is None or figure not in _FIGURES:
         return ""
     shown = percent(level) if figure in ("positions", "detections", "points") else level

@@ -213,7 +213,7 @@ def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
     target = folder / f"{stem}.toml"
     if target.exists() and not asked.force:
         raise QtoolError(
-            "the recipe exists", where=str(target), remedy="give another --out, or --force to overwrite it"
+            "the recipe already exists", where=str(target), remedy="give another --out, or --force to overwrite it"
         )
     return target
 

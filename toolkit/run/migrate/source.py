@@ -134,7 +134,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
         if not orders:
             _refuse_quantizers(text, str(path))
             raise QtoolError(
-                "no call of TensorRT's or Polygraphy's Python is in it, and no command of theirs",
+                "it has no call of TensorRT's or Polygraphy's Python API, and no command of theirs",
                 where=str(path),
                 remedy="give the script that calls the builder, or the command line that does the same",
             )
@@ -168,7 +168,7 @@ def _of_shell(text: str, name: str, folders: list[Path], arguments: Sequence[str
         orders = joined_orders(orders_of_script(code, name, (), line), orders)
     if not orders:
         raise QtoolError(
-            f"no command of {' or '.join(TOOLS)} is in it", where=name, remedy="give the command line itself"
+            f"it has no command of {' or '.join(TOOLS)}", where=name, remedy="give the command line itself"
         )
     return MigrationSource("command", name, orders, folders)
 
@@ -184,8 +184,8 @@ def _refuse_quantizers(text: str, where: str) -> None:
     named = _ONNX.search(text)
     model = named[0] if named is not None else "MODEL.onnx"
     raise QtoolError(
-        f"it quantizes a model by {tool[0]}, and says nothing to TensorRT's builder",
+        f"it quantizes a model with {tool[0]}, and does not set up TensorRT's builder",
         where=where,
         remedy=f"run qtool new {model} --data SAMPLES, whose recipe finds which layers can run in INT8; or migrate the "
-        "model with Q/DQ pairs that it wrote by qtool migrate QUANTIZED.onnx",
+        "model with Q/DQ pairs that it wrote: qtool migrate QUANTIZED.onnx",
     )

@@ -120,7 +120,7 @@ def test_every_flag_of_a_command_is_mapped_or_named(here):
         4,
         4,
     )
-    # 8.6 refuses pairs behind residual sums where constraints are obeyed
+    # 8.6 refuses pairs after residual sums where constraints are obeyed
     assert engine.constraints == "auto" and engine.sparse_weights and engine.refit and engine.version_compatible
     assert engine.hardware_compatible and engine.io == {"y": "fp16"} and engine.timing_cache == "../../t.cache"
     assert recipe.profile[0].shapes == {"x": {"min": [1, 1, 28, 28], "opt": [4, 1, 28, 28], "max": [16, 1, 28, 28]}}
@@ -194,7 +194,7 @@ def test_what_quantizes_a_model_and_builds_no_engine_is_told_the_next_command(he
         Path(name).write_text(text)
     assert invoke(["migrate", *([name] if name else text.split())]) == 2
     said = capsys.readouterr().err
-    assert f"quantizes a model by {tool}" in said and "qtool new net.onnx --data SAMPLES" in said
+    assert f"quantizes a model with {tool}" in said and "qtool new net.onnx --data SAMPLES" in said
     assert "qtool migrate QUANTIZED.onnx" in said
 
 
@@ -327,7 +327,7 @@ def test_pairs_with_zero_points_are_made_anew_and_named(here):
     found, recipe, model = migrated("net.onnx", "--test", "data.npz")
     told = tensors(found)
     scales = dict(scales_of(model))
-    # 128 steps on each side of zero stay what they were; from 0 to 255 steps there is one bit less, behind the Flatten
+    # 128 steps on each side of zero stay what they were; from 0 to 255 steps there is one bit less, after the Flatten
     assert scales == pytest.approx({"x": 0.03 * 128 / 127, "f": 0.02 * 255 / 127}, rel=2e-3)
     assert told == {"x": str(MigrateCode.PAIR_MADE_ANEW), "r": str(MigrateCode.PAIR_MOVED)}
     assert [entry["use"] for entry in recipe.passes][:3] == ["strip_qdq", "keep_precision", "fold_constants"]
@@ -429,7 +429,7 @@ def test_a_pair_at_the_models_output_is_kept(here):
 
 
 def test_forms_are_held_against_the_float_model_that_pairs_stood_in_for(here):
-    """A quantizer removes the ReLU in front of a pair from 0 on: it belongs to the float model."""
+    """A quantizer removes the ReLU before a pair from 0 on: it belongs to the float model."""
     proto = asymmetric()
     relu = next(one for one in proto.graph.node if one.op_type == "Relu")
     proto.graph.node.remove(relu)

@@ -149,7 +149,7 @@ def test_python_in_a_script_of_the_shell(text, tmp_path):
     ],
 )
 def test_marks_that_nothing_closes(text):
-    """They end or are refused; what is behind them is read as its own line."""
+    """They end or are refused; what is after them is read as its own line."""
     try:
         read_shell(text)
     except QtoolError as error:

@@ -155,7 +155,7 @@ def test_a_clip_that_is_an_activation_stays_one(here, limits):
 
 
 def test_pairs_as_pytorch_quantization_exports_them(here):
-    """Zero points by Constant, Cast and Identity, weights by their axis in front of a Transpose."""
+    """Zero points by Constant, Cast and Identity, weights by their axis before a Transpose."""
     zero = node("Constant", [], ["i"], value=onnx.numpy_helper.from_array(np.array(0, np.int32)))
     nodes = [zero, node("Cast", ["i"], ["z"], to=3), node("Constant", [], ["s"], value_float=0.03), node("Identity", ["zeros"], ["zw"]),
              node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
