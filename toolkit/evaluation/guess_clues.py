@@ -83,34 +83,53 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
     if (kind := _other_values(output, axis)) is not None:
         return [*_of_values(kind, 2.5), _ANY]
+    found = _scores(output, axis)
+    if output.dynamic(axis):
+        return [*found, Clue("regression", "shape", 2.5, "dynamic"), _ANY]
+    found += _width_of_vector(output, count, axis, valued=any(clue.kind == "values" for clue in found))
+    found += _operators_of_vector(output, seen, count, features=any(clue.task == "embedding" for clue in found))
+    if _unit_norm(output, axis):
+        found.append(Clue("embedding", "values", 2.0, "normalized"))
+    if count in _signal_lengths(seen) and count not in _IMAGENET and not output.fixed(axis):
+        found += [Clue("regression", "shape", 2.5, "length", count), _ANY]
+    return found
+
+
+def _scores(output: SeenOutput, axis: int) -> list[Clue]:
+    """Clues from values that are shares or chances of classes, and from the operators that produce such values."""
     found = _shares(output, axis, "classification")
     if output.ops & _SHARES:
         found.append(Clue("classification", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
-    found += _chances(output)
-    if output.dynamic(axis):
-        return [*found, Clue("regression", "shape", 2.5, "dynamic"), _ANY]
-    if _may_be_classes(count):
-        found.append(Clue("classification", "shape", 1.0, "classes", count))
-        if count < _FEW_CLASSES and "values" not in {clue.kind for clue in found} and output.one_largest(axis):
-            # scores of some samples would hardly all name one class; values of unlike kinds do
-            found += _of_values("one largest", 1.5)
-    elif count % 32 == 0:
-        found.append(Clue("embedding", "shape", 1.0, "features", count))
-    if output.ops and output.ops <= _RECURRENT:
-        found.append(_recurrent(output))
-    elif output.ops & _POOLED and not output.ops & _SHARES:
-        # a head of few classes may be normalized too: such an output is judged as both
-        found.append(_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0))
-    elif output.ops & _LINEAR:
-        found.append(Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0]))
-        if _beside_shares(output, seen) and "embedding" not in {clue.task for clue in found}:
-            found += _of_values("beside shares", 2.5)
-    if _unit_norm(output, axis):
-        found.append(Clue("embedding", "values", 2.0, "normalized"))
-    lengths = {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
-    if count in lengths and count not in _IMAGENET and not output.fixed(axis):
-        found += [Clue("regression", "shape", 2.5, "length", count), _ANY]
+    return [*found, *_chances(output)]
+
+
+def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) -> list[Clue]:
+    """Clues from how many values a vector has; ``valued``: whether there are clues from the values already."""
+    if not _may_be_classes(count):
+        return [Clue("embedding", "shape", 1.0, "features", count)] if count % 32 == 0 else []
+    found = [Clue("classification", "shape", 1.0, "classes", count)]
+    if count < _FEW_CLASSES and not valued and output.one_largest(axis):
+        # scores of some samples would hardly all name one class; values of unlike kinds do
+        found += _of_values("one largest", 1.5)
     return found
+
+
+def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, features: bool) -> list[Clue]:
+    """Clues from the operators that produce a vector; ``features``: whether its width is a usual one of features."""
+    if output.ops and output.ops <= _RECURRENT:
+        return [_recurrent(output)]
+    if output.ops & _POOLED and not output.ops & _SHARES:
+        # a head of few classes may be normalized too: such an output is judged as both
+        return [_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0)]
+    if not output.ops & _LINEAR:
+        return []
+    found = [Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0])]
+    return [*found, *_of_values("beside shares", 2.5)] if not features and _beside_shares(output, seen) else found
+
+
+def _signal_lengths(seen: SeenModel) -> set[int]:
+    """Extents of float inputs that may be the length of a signal."""
+    return {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
 
 
 def _other_values(output: SeenOutput, axis: int) -> str | None:

@@ -55,46 +55,71 @@ def advice(
         chosen: why that backend was used.
     """
     result = verdict(accuracy, None if failure(device) is not None else device)
-    found: list[Advice] = []
-    blamed = culprits(layers)
-    clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
-    if clipped:
-        info = max(clipped, key=lambda one: one.clipped or 0.0)
-        finding = ReportCode.TRY_ANOTHER_METHOD(tensor=info.tensor, method=info.method, clipped=info.clipped)
-        found.append(Advice(finding, f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'))
     # a budget that nothing was compared with is missed, and no search could be
     measured = accuracy is None or bool(accuracy.samples)
-    if result in ("missed", "broken") and measured:
+    failing = result in ("missed", "broken")
+    blamed = [] if searched else culprits(layers)
+    quantizing = quantizers(passes)
+    found = _other_method(ranges or ())
+    if failing and measured:
         found += _search_instead(passes)
-        found += [_keep(blamed)] if blamed and not searched else []
-    unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
-    if unlike:
-        info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
-        found.append(Advice(ReportCode.CHECK_PROFILES_SAMPLES(tensor=info.tensor, ratio=ratio, high=high, low=low)))
+        found += [_keep(blamed)] if blamed else []
+    found += _unlike_profiles(ranges or ())
     if result == "unmeasured" or not measured:
         fragment = '[evaluation]\ndata = "..."\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n'
         found.append(Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment))
     elif accuracy is not None and accuracy.met is None and result == "usable":
         found.append(Advice(ReportCode.SET_A_BUDGET(), "[evaluation]\nbudget = { max_drop = 0.005 }\n"))
-    if result in ("usable", "doubtful") and blamed and not searched and not as_good_as_float(accuracy):
+    if result in ("usable", "doubtful") and blamed and not as_good_as_float(accuracy):
         found.append(_keep(blamed, usable=True))
-    quantizing = quantizers(passes)
-    by_rule = _worth_quantizing(declined, quantizing)
-    inside = [entry.node for entry in declined if entry.by in quantizing and entry.rule == Code.SUBGRAPH.value]
-    if inside and result not in ("missed", "broken"):
-        found.append(Advice(ReportCode.TAKE_OUT_OF_BODIES(count=len(inside), node=inside[0])))
-    if by_rule and result not in ("missed", "broken"):
-        rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
-        node, reason = entries[0].node, entries[0].reason
-        found.append(Advice(ReportCode.BEGIN_WITH_DECLINED(count=len(entries), rule=rule, node=node, reason=reason)))
+    if not failing:
+        found += _more_quantized(declined, quantizing)
     if chosen is not None and chosen.code is EngineCode.BACKEND_REFUSES_MODEL and chosen.values.get("remedy"):
-        values = {name: chosen.values[name] for name in ("backend", "taken", "remedy")}
-        pairs = any(one.op in PAIR_OPERATORS or (one.asked_precision or Precision.FP32).quantized for one in layers)
-        runs = accuracy is not None and bool(accuracy.samples) and not accuracy.refused
-        found.append(Advice(ReportCode.MEND_FOR_BACKEND(**values, pairs=pairs, runs=runs)))
+        found.append(_mend(chosen, layers, accuracy))
     elif backend.name == "none":
         found.append(Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n'))
     return found
+
+
+def _other_method(ranges: Sequence[RangeInfo]) -> list[Advice]:
+    """Another calibration method for the tensor that is clipped most."""
+    clipped = [info for info in ranges if (info.clipped or 0.0) > CLIPPED]
+    if not clipped:
+        return []
+    info = max(clipped, key=lambda one: one.clipped or 0.0)
+    finding = ReportCode.TRY_ANOTHER_METHOD(tensor=info.tensor, method=info.method, clipped=info.clipped)
+    return [Advice(finding, f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n')]
+
+
+def _unlike_profiles(ranges: Sequence[RangeInfo]) -> list[Advice]:
+    """A look at the samples of the two profiles whose ranges of a tensor differ most."""
+    unlike = [(info, pair) for info in ranges if (pair := unlike_profiles(info))]
+    if not unlike:
+        return []
+    info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
+    return [Advice(ReportCode.CHECK_PROFILES_SAMPLES(tensor=info.tensor, ratio=ratio, high=high, low=low))]
+
+
+def _more_quantized(declined: Sequence[Declined], quantizing: set[str]) -> list[Advice]:
+    """What could be done for more of the layers that stayed float."""
+    found = []
+    inside = [entry.node for entry in declined if entry.by in quantizing and entry.rule == Code.SUBGRAPH.value]
+    if inside:
+        found.append(Advice(ReportCode.TAKE_OUT_OF_BODIES(count=len(inside), node=inside[0])))
+    by_rule = _worth_quantizing(declined, quantizing)
+    if by_rule:
+        rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
+        node, reason = entries[0].node, entries[0].reason
+        found.append(Advice(ReportCode.BEGIN_WITH_DECLINED(count=len(entries), rule=rule, node=node, reason=reason)))
+    return found
+
+
+def _mend(chosen: Finding, layers: Sequence[LayerInfo], accuracy: Accuracy | None) -> Advice:
+    """What to change in a model that a backend refused."""
+    values = {name: chosen.values[name] for name in ("backend", "taken", "remedy")}
+    pairs = any(one.op in PAIR_OPERATORS or (one.asked_precision or Precision.FP32).quantized for one in layers)
+    runs = accuracy is not None and bool(accuracy.samples) and not accuracy.refused
+    return Advice(ReportCode.MEND_FOR_BACKEND(**values, pairs=pairs, runs=runs))
 
 
 def as_good_as_float(accuracy: Accuracy | None) -> bool:

@@ -10,28 +10,22 @@ from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual
 from toolkit.base.collection import collector_paused
 from toolkit.base.version import __version__
-from toolkit.contract.findings import Code, Finding
+from toolkit.contract.findings import Finding
 from toolkit.graph import work
 from toolkit.graph.assemble import body_begins, body_ends, reads
 from toolkit.graph.measured import squashed_by
-from toolkit.report.advice import advice, quantizers
-from toolkit.report.bound import bound, bound_advice
+from toolkit.report.advice import quantizers
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import profile_infos, range_infos, tensor_infos
-from toolkit.report.device import device_warnings, on_device
 from toolkit.report.findings import SharedSentences, sentence
-from toolkit.report.findings.headline import headline
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.fragments import Advice
-from toolkit.report.helpers import helpers_used
-from toolkit.report.left_out import left_out
-from toolkit.report.other_floats import other_floats
-from toolkit.report.out_of_reach import out_of_reach
 from toolkit.report.overridden import cause_of, remedy_of
 from toolkit.report.payoff import payoff_of
 from toolkit.report.prediction import predicted_time
 from toolkit.report.rest_reasons import BY_REST, RestReasons
 from toolkit.report.schema import (
+    Accuracy,
     ActualInfo,
     Asked,
     BackendInfo,
@@ -41,16 +35,11 @@ from toolkit.report.schema import (
     OpenedInfo,
     Report,
     StepInfo,
-    Suggestion,
-    Summary,
     Tool,
-    counts,
 )
-from toolkit.report.search_advice import rest_alone, search_advice
-from toolkit.report.search_time import slow_plan, too_slow
-from toolkit.report.shares import computes, quantized_shares, work_not_known
-from toolkit.report.speed import payoff_advice, payoff_warnings
-from toolkit.report.verdict import culprits, lost_layers, verdict, warnings_of
+from toolkit.report.shares import computes
+from toolkit.report.summary import Joined, summary
+from toolkit.report.verdict import lost_layers
 
 if TYPE_CHECKING:
     from toolkit.base.precision import Precision
@@ -58,6 +47,7 @@ if TYPE_CHECKING:
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.evaluation.difference import TensorError
     from toolkit.graph.facts import Facts
+    from toolkit.graph.model import Model
 
 _CONVERTS, _NO_FLOATS = ReportCode.CONVERTS_TYPES(), ReportCode.NO_FLOAT_COMPUTATION()
 _NOT_TOLD = Actual(None, reason=EngineCode.NOT_IN_RECORD())
@@ -89,46 +79,57 @@ def join(
         gpu: the GPU to predict the time for, where the user named one.
         said: sentences already written for entries of the journal.
     """
-    profiles, ranges, build, search = graphs.profiles, graphs.ranges, engine.build, measured.search
-    accuracy, device, recipe, journal = measured.accuracy, measured.device, asked.recipe, asked.journal
+    build, journal, recipe = engine.build, asked.journal, asked.recipe
+    said = said or SharedSentences()
+    facts = graphs.facts or work.facts_at_opt(graphs.final, graphs.profiles)
+    reasons = RestReasons(graphs.final, journal, quantizers(recipe.passes), recipe.rest)
+    layers = _layers(asked, graphs, engine, measured, facts, reasons, said)
+    _attribute_time(layers, build.time_ms)
     latency = dict(build.latency)
     if engine.compared:
         latency["compare"] = {name: one.build.latency for name, one in engine.compared.items()}
-    facts = graphs.facts or work.facts_at_opt(graphs.final, profiles)
-    nodes = [node for node, _ in graphs.final.walk()]
-    error_of = _layer_errors(nodes, measured.errors)
-    macs = work.node_macs(graphs.final, facts)
-    reasons = RestReasons(graphs.final, journal, quantizers(recipe.passes), recipe.rest)
-    said = said or SharedSentences()
-    shared = _SharedParts()
-    layers = [
-        _layer(
-            node,
-            asked.plan,
-            engine.actuals.get(node.name),
-            error_of.get(node.name),
-            reasons,
-            recipe.rest,
-            facts,
-            macs[node.name],
-            build.backend,
-            said,
-            shared,
-        )
-        for node in nodes
-    ]
-    _attribute_time(layers, build.time_ms)
-    payoff = payoff_of(layers, build, engine.compared, engine.turns)
-    first = next(iter(profiles.names), "default")
-    late = too_slow(search, latency)
-    dead = lost_layers(layers)
-    for name, output in accuracy.outputs.items() if accuracy is not None else ():
-        output.behind = squashed_by(graphs.final, name)
-    if accuracy is not None and dead is not None:
-        accuracy = accuracy.model_copy(update={"doubts": [*accuracy.doubts, sentence(dead)]})
-    result = verdict(accuracy, device, late)
-    alone = rest_alone(search) if search is not None and result in ("missed", "broken") else None
-    backend = BackendInfo(
+    ranges = graphs.ranges
+    # given ranges come without samples
+    calibrated = ranges is not None and (bool(ranges.samples) or not ranges.tensors)
+    run = Joined(
+        recipe,
+        journal,
+        layers,
+        _backend(engine),
+        _judged(measured.accuracy, graphs.final, layers),
+        measured.device,
+        latency,
+        payoff_of(layers, build, engine.compared, engine.turns),
+        measured.search,
+        profile_infos(graphs.profiles, ranges.samples if ranges is not None and calibrated else None),
+        range_infos(ranges, graphs.quantized) if ranges is not None else None,
+        _declined(journal, layers, said),
+    )
+    first = next(iter(graphs.profiles.names), "default")
+    return Report(
+        tool=Tool(version=__version__),
+        recipe=recipe,
+        model=graphs.source,
+        profiles=run.profiles,
+        backend=run.backend,
+        summary=summary(run, engine, reasons, warnings, advised),
+        accuracy=run.accuracy,
+        device=run.device,
+        latency=latency or None,
+        payoff=run.payoff,
+        prediction=predicted_time(gpu, graphs.final, facts, computes(layers), recipe.rest, first) if gpu else None,
+        search=run.search,
+        layers=layers,
+        tensors=tensor_infos(graphs.final, facts),
+        declined=run.declined,
+        ranges=run.ranges,
+        steps=list(steps),
+    )
+
+
+def _backend(engine: EngineFound) -> BackendInfo:
+    build = engine.build
+    return BackendInfo(
         name=build.backend,
         version=build.version,
         reason=sentence(engine.reason) if engine.reason is not None else "",
@@ -137,76 +138,33 @@ def join(
         build_seconds=round(build.seconds, 3) if build.engine is not None or engine.engine_bytes else None,
         log=list(build.log),
     )
-    declined = _declined(journal, layers, said)
-    # given ranges come without samples
-    calibrated = ranges is not None and (bool(ranges.samples) or not ranges.tensors)
-    profile_list = profile_infos(profiles, ranges.samples if ranges is not None and calibrated else None)
-    range_list = range_infos(ranges, graphs.quantized) if ranges is not None else None
-    known = {layer.node for layer in layers}
-    lost = sorted(set(engine.actuals) - known)
-    task = accuracy.task if accuracy is not None else None
-    found_warnings = [
-        *warnings,
-        *(event.why for event in journal.of("noted") if event.why.code is Code.BLOCKS_SCALED_ON_GPU and not latency),
-        *([Code.OWN_WORDS(text=task.why)] if task is not None and not task.sure else []),
-        *(Code.OWN_WORDS(text=line) for line in (search.warnings if search is not None else ())),
-        *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),
-        *warnings_of(layers, accuracy, backend, profile_list, range_list),
-        *filter(None, [work_not_known(layers)]),
-        *(device_warnings(device) if backend.name != "none" else ()),
-        *payoff_warnings(payoff),
-    ]
-    tried = [*advised, *payoff_advice(payoff, layers, bool(latency), recipe.passes)]
-    if search is not None:
-        tried += search_advice(search, result, culprits(layers), on_device(device) or accuracy, recipe.passes)
-        tried += bound_advice(search, recipe.passes)
-    beyond = out_of_reach(layers, reasons.why, recipe.passes)
-    keeping = bound(search, journal, layers) if search is not None else []
-    if beyond is not None and keeping:
-        keeping.insert(0, beyond)
-    elif beyond is not None:
-        found_warnings.append(beyond)
-    one_by_one = search is not None and bool(search.layers)
-    tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes, engine.reason)
-    return Report(
-        tool=Tool(version=__version__),
-        recipe=recipe,
-        model=graphs.source,
-        profiles=profile_list,
-        backend=backend,
-        summary=Summary(
-            headline=headline(
-                layers,
-                accuracy,
-                device,
-                payoff,
-                late,
-                slow_plan(search),
-                alone or left_out(layers, declined, recipe.passes, recipe.rest),
-            ),
-            verdict=result,
-            nodes=len(layers),
-            computing=sum(layer.role == "compute" for layer in layers),
-            **quantized_shares(layers),
-            warnings=list(dict.fromkeys(sentence(one) for one in found_warnings)),
-            floats=[sentence(one) for one in other_floats(layers, recipe.rest, declined)],
-            helpers=[sentence(one) for one in helpers_used(journal, recipe.passes)],
-            bound=[sentence(one) for one in keeping],
-            next=[Suggestion(text=sentence(one.finding), fragment=one.fragment) for one in tried],
-            **counts(layers),
-        ),
-        accuracy=accuracy,
-        device=device,
-        latency=latency or None,
-        payoff=payoff,
-        prediction=predicted_time(gpu, graphs.final, facts, computes(layers), recipe.rest, first) if gpu else None,
-        search=search,
-        layers=layers,
-        tensors=tensor_infos(graphs.final, facts),
-        declined=declined,
-        ranges=range_list,
-        steps=list(steps),
-    )
+
+
+def _judged(accuracy: Accuracy | None, final: Model, layers: Sequence[LayerInfo]) -> Accuracy | None:
+    """The accuracy with what the graph says of the outputs, and with a doubt where layers lost all signal."""
+    if accuracy is None:
+        return None
+    for name, output in accuracy.outputs.items():
+        output.behind = squashed_by(final, name)
+    dead = lost_layers(layers)
+    return accuracy if dead is None else accuracy.model_copy(update={"doubts": [*accuracy.doubts, sentence(dead)]})
+
+
+def _layers(
+    asked: Requests, graphs: Graphs, engine: EngineFound, measured: Measurements, facts: Facts, reasons: RestReasons,
+    said: SharedSentences,
+) -> list[LayerInfo]:  # fmt: skip
+    """A layer for every node of the final graph, in its order."""
+    nodes = [node for node, _ in graphs.final.walk()]
+    errors, macs, shared = _layer_errors(nodes, measured.errors), work.node_macs(graphs.final, facts), _SharedParts()
+    rest, backend = asked.recipe.rest, engine.build.backend
+    return [
+        _layer(
+            node, asked.plan, engine.actuals.get(node.name), errors.get(node.name), reasons, rest, facts,
+            macs[node.name], backend, said, shared,
+        )
+        for node in nodes
+    ]  # fmt: skip
 
 
 class _SharedParts:

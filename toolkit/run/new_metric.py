@@ -22,7 +22,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.chosen_metric import FloatValue, chosen_metric
+from toolkit.run.chosen_metric import ChosenMetric, FloatValue, chosen_metric
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -32,6 +32,10 @@ from toolkit.search.search_budget import DISTANCES, unlabelled
 
 _SHARE = 0.01
 """What a metric may drop where nothing more is known."""
+_NO_TEST_DATA = (
+    "# Without test data the outputs are compared on samples held out of calibration.",
+    "# data = \"test.npz\"                 # with labels under 'label'",
+)
 _OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """How much an error may grow, as a share of a constant's (see ``FloatCheck.spread``): noise 30 dB below what varies."""
@@ -75,10 +79,7 @@ def new_evaluation(
         DataError: the metric does not fit the labels, or there are none for it.
     """
     own = test if test is not None else data
-    made = NewEvaluation([f"data = {named}"] if test is not None else [])
-    if test is None:
-        made.lines.append("# Without test data the outputs are compared on samples held out of calibration.")
-        made.lines.append("# data = \"test.npz\"                 # with labels under 'label'")
+    made = NewEvaluation([f"data = {named}"] if test is not None else list(_NO_TEST_DATA))
     if own is None:
         if metric is not None:
             _metric(made, metric, None, _SHARE)
@@ -87,40 +88,71 @@ def new_evaluation(
         return made
     recipe = Recipe.parse("\n".join([before, *made.lines]), target)
     inputs = Inputs(Job(recipe, RunFolder.of(recipe.name, None)), model)
+    watched = _watched(made, inputs)
+    labelled = _labelled(model, own)
+    if labelled is None:
+        _without_labels(made, inputs, own, metric, watched)
+    elif metric is not None and ":" in metric:
+        _metric(made, metric, None, _SHARE)
+    elif (found := _fitting(made, inputs, labelled, metric, watched)) is not None:
+        name = found.fit.metric
+        if test is not None and data is not None and not holds_images(data) and _labelled(model, data) is None:
+            made.said.append(unlabelled(data.name, name, by_float=name in DISTANCES))
+        _chosen(made, model, found, watched)
+        _limit(made, name, found.value, len(labelled) if test is not None else max(1, len(labelled) // 5))
+    return made
+
+
+def _watched(made: NewEvaluation, inputs: Inputs) -> SeenModel | None:
+    """What is seen of the model on samples; what is odd about that, or why it cannot be run, becomes a warning."""
     watched = seen_model(inputs)
     if isinstance(watched, Finding):
         made.warnings.append(watched)
-        watched = None
+        return None
     if watched is not None:
         made.warnings += [note for one in watched.outputs if (note := one.contradiction) is not None]
-    labelled = _labelled(model, own)
-    if labelled is None:
-        if metric is not None:
-            raise DataError(
-                f"--metric {metric} needs labels, and there are none",
-                where=str(own),
-                remedy="store them under the key 'label', or leave --metric out to compare with the float model",
-            )
-        lacking = "Images have no labels" if holds_images(own) else "There are no labels"
-        made.lines.append(f"# {lacking}: the answers are compared with the float model's.")
-        if _of_images(recipe):
-            made.decided(ReportCode.NEW_TASK_IN_RUN(), _OWN_LIMIT)
-        else:
-            _by_task(made, model, watched)
-        return made
-    if metric is not None and ":" in metric:
-        _metric(made, metric, None, _SHARE)
-        return made
+    return watched
+
+
+def _without_labels(
+    made: NewEvaluation, inputs: Inputs, own: Path, metric: str | None, watched: SeenModel | None
+) -> None:
+    """Compare with the float model, since the samples have no labels.
+
+    Raises:
+        DataError: the user asks for a metric, which needs labels.
+    """
+    if metric is not None:
+        raise DataError(
+            f"--metric {metric} needs labels, and there are none",
+            where=str(own),
+            remedy="store them under the key 'label', or leave --metric out to compare with the float model",
+        )
+    lacking = "Images have no labels" if holds_images(own) else "There are no labels"
+    made.lines.append(f"# {lacking}: the answers are compared with the float model's.")
+    if _of_images(inputs.job.recipe):
+        made.decided(ReportCode.NEW_TASK_IN_RUN(), _OWN_LIMIT)
+    else:
+        _by_task(made, inputs.source(), watched)
+
+
+def _fitting(
+    made: NewEvaluation, inputs: Inputs, labelled: CalibrationData, metric: str | None, watched: SeenModel | None
+) -> ChosenMetric | None:
+    """The metric that the labels fit; where none does, the outputs are compared with the float model's."""
     # the model without the pairs that the recipe strips
     found = chosen_metric(inputs.reference(), labelled, metric, watched)
-    if isinstance(found, Finding):
-        made.warnings.append(found)
-        made.lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
-        _by_task(made, model, watched)
-        return made
-    fit, value = found.fit, found.value
-    if test is not None and data is not None and not holds_images(data) and _labelled(model, data) is None:
-        made.said.append(unlabelled(data.name, fit.metric, by_float=fit.metric in DISTANCES))
+    if not isinstance(found, Finding):
+        return found
+    made.warnings.append(found)
+    made.lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
+    _by_task(made, inputs.source(), watched)
+    return None
+
+
+def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: SeenModel | None) -> None:
+    """The metric, its output where that has to be named, and the task that it implies."""
+    fit = found.fit
     if found.as_well is not None:
         made.warnings.append(found.as_well)
         made.lines.append(f"# {plain(sentence(found.as_well))}")
@@ -130,8 +162,6 @@ def new_evaluation(
         judged = guess(watched, task_of(fit.metric), fit.output)
         _blank(made, judged, guess(replace(watched, read=frozenset()), task_of(fit.metric), fit.output))
         _task(made, judged, watched)
-    _limit(made, fit.metric, value, len(labelled) if test is not None else max(1, len(labelled) // 5))
-    return made
 
 
 def _metric(made: NewEvaluation, metric: str, output: str | None, limit: float | None) -> None:

@@ -83,33 +83,48 @@ def _told(
     if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
         known = figures(accuracy) if accuracy is not None else ""
         return f"MISSED ITS BUDGET: {'; '.join((sentence(late), known or 'accuracy was not measured', running))}."
-    if accuracy is not None and found == "unmeasured" and accuracy.not_compared:
-        known = f"{figures(accuracy)}; " if accuracy.outputs else ""
-        return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {known}{running}."
-    if accuracy is not None and found == "unmeasured" and accuracy.drawing:
-        verb = "draws" if len(accuracy.drawing) == 1 else "draw"
-        unlike = f"{quoted(accuracy.drawing)} {verb} different random numbers in every run"
-        return f"Not measured: {unlike}, so outputs differ without any quantization; {running}."
     if accuracy is None or found == "unmeasured":
-        return f"Not measured: no data shows whether the result is usable; {running}."
+        return _unmeasured(accuracy, running)
     if found == "broken":
         return f"BROKEN: {_broken(accuracy, device)}; do not deploy. {capital(running)}."
-    on_gpu = f"on the GPU {brief(own)}" if own is not None else ""
     if found == "missed":
-        guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
-        over = guilty.drop_kept is False
-        miss = "" if over or not guilty.misses else guilty.misses[0]
-        said = [miss, figures(guilty, not (miss and guilty.parts and guilty.parts[0].standing == "missed"))]
-        said += [unrounded(guilty)] + ([accuracy.doubts[0]] if accuracy.float_wrong else [])
-        said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
-        default = " (the task's own; the recipe has none)" if guilty.by_default else ""
-        return f"MISSED ITS BUDGET{default}{place}: {'; '.join(words for words in said if words)}."
+        return _missed(accuracy, own, running, late)
     lacking = _not_compared(accuracy) if accuracy.not_compared else ""
-    words = "; ".join(words for words in (figures(accuracy), unrounded(accuracy), lacking, on_gpu, running) if words)
+    said = (figures(accuracy), unrounded(accuracy), lacking, _on_gpu(own), running)
+    words = "; ".join(filter(None, said))
     if found == "doubtful":
         doubted = accuracy if accuracy.doubts or own is None else own
         return f"{_doubtful(doubted)}; {words}."
     return f"Usable{_doubt(accuracy)}: {words}."
+
+
+def _on_gpu(own: Accuracy | None) -> str:
+    return f"on the GPU {brief(own)}" if own is not None else ""
+
+
+def _unmeasured(accuracy: Accuracy | None, running: str) -> str:
+    """Why it is not known whether the result is usable."""
+    if accuracy is not None and accuracy.not_compared:
+        known = f"{figures(accuracy)}; " if accuracy.outputs else ""
+        return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {known}{running}."
+    if accuracy is not None and accuracy.drawing:
+        verb = "draws" if len(accuracy.drawing) == 1 else "draw"
+        unlike = f"{quoted(accuracy.drawing)} {verb} different random numbers in every run"
+        return f"Not measured: {unlike}, so outputs differ without any quantization; {running}."
+    return f"Not measured: no data shows whether the result is usable; {running}."
+
+
+def _missed(accuracy: Accuracy, own: Accuracy | None, running: str, late: Finding | None) -> str:
+    """Which limit was missed, in the simulation or by the engine on the GPU (``own``), and what else is known."""
+    guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
+    over = guilty.drop_kept is False
+    miss = "" if over or not guilty.misses else guilty.misses[0]
+    said = [miss, figures(guilty, not (miss and guilty.parts and guilty.parts[0].standing == "missed"))]
+    said += [unrounded(guilty)] + ([accuracy.doubts[0]] if accuracy.float_wrong else [])
+    other = f"simulated {brief(accuracy)}" if place else _on_gpu(own)
+    said += ["" if late is None else sentence(late), other, running]
+    default = " (the task's own; the recipe has none)" if guilty.by_default else ""
+    return f"MISSED ITS BUDGET{default}{place}: {'; '.join(filter(None, said))}."
 
 
 def _not_compared(accuracy: Accuracy) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.report.migrate_codes import MigrateCode
@@ -18,39 +19,34 @@ _QUIET = frozenset({"calibrator", "profiles"})
 _SWITCHES = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.TF32, Term.SPARSE, Term.REFIT, Term.VERSIONS, Term.DLA)
 
 
+@dataclass(frozen=True)
+class _PolygraphyCall:
+    """A call as its reader takes it.
+
+    Attributes:
+        node: the call in the syntax tree.
+        name: of the function, in lower case also where the loader's class is called.
+        given: its keyword arguments.
+        static: what is known of the script's values.
+    """
+
+    node: ast.Call
+    name: str
+    given: Mapping[str, ast.expr]
+    static: Static
+
+    def first(self, keyword: str = "") -> Any:
+        """The value of the first argument, which may also be given by its keyword."""
+        return self.static.value(self.node.args[0] if self.node.args else self.given.get(keyword))
+
+
 def polygraphy_calls(node: ast.Call, static: Static) -> Iterator[Order]:
     """The orders of one call of Polygraphy's; none for other calls. Lines and conditions are the caller's."""
     name = _snake(static.name(node.func).rpartition(".")[2])
     given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
-    first = node.args[0] if node.args else None
-    if name == "create_config":
-        for key, value in given.items():
-            yield from _setting(key, value, static, node)
-    elif name in ("network_from_onnx_path", "onnx_from_path", "bytes_from_path"):
-        path = static.value(first or given.get("path"))
-        if isinstance(path, str) and path.endswith(".onnx"):
-            yield Order(Term.MODEL, path)
-        elif name == "network_from_onnx_path":
-            yield _look(node)
-        if static.value(given.get("strongly_typed")) is True:
-            yield Order(Term.STRONG)
-    elif name == "add" and {"min", "opt", "max"} <= given.keys():
-        yield from _profile(node, given, static)
-    elif name == "calibrator" and "data_loader" in given:
-        yield from _calibrator(given, static)
-    elif name in ("set_layer_precisions", "set_tensor_datatypes"):
-        parts = [*node.args, *given.values()]
-        yield _types(parts[1] if len(parts) > 1 else None, static, node, layers=name == "set_layer_precisions")
-    elif name in ("modify_network_outputs", "mark_debug"):
-        yield Order(Term.OUTPUTS)
-    elif name in ("streaming_data_loader", "load_json"):
-        paths = static.value(first)
-        if paths is not UNKNOWN and paths:
-            yield Order(Term.INPUTS, paths if isinstance(paths, list) else [paths])
-    elif name == "postprocess_network":
-        yield _look(node)
-    elif name == "load_plugins":
-        yield Order(Term.PLUGINS)
+    read = _READERS.get(name)
+    if read is not None:
+        yield from read(_PolygraphyCall(node, name, given, static))
 
 
 def _snake(name: str) -> str:
@@ -60,6 +56,21 @@ def _snake(name: str) -> str:
 
 def _look(node: ast.AST) -> Order:
     return Order(None, why=MigrateCode.LOOK_AT(line=getattr(node, "lineno", 0)))
+
+
+def _config(call: _PolygraphyCall) -> Iterator[Order]:
+    for key, value in call.given.items():
+        yield from _setting(key, value, call.static, call.node)
+
+
+def _network(call: _PolygraphyCall) -> Iterator[Order]:
+    path = call.first("path")
+    if isinstance(path, str) and path.endswith(".onnx"):
+        yield Order(Term.MODEL, path)
+    elif call.name == "network_from_onnx_path":
+        yield _look(call.node)
+    if call.static.value(call.given.get("strongly_typed")) is True:
+        yield Order(Term.STRONG)
 
 
 def _setting(key: str, value: ast.expr, static: Static, node: ast.Call) -> Iterator[Order]:
@@ -94,10 +105,13 @@ def _pools(value: ast.expr, static: Static) -> Any:
     return None
 
 
-def _profile(node: ast.Call, given: Mapping[str, ast.expr], static: Static) -> Iterator[Order]:
+def _profile(call: _PolygraphyCall) -> Iterator[Order]:
     """``Profile().add("x", min=..., opt=..., max=...)``; a chain of such calls is one profile, known by its start."""
-    name = static.value(node.args[0]) if node.args else static.value(given.get("name"))
-    sizes = {term: static.value(given[key]) for term, key in
+    node, given = call.node, call.given
+    if not {"min", "opt", "max"} <= given.keys():
+        return
+    name = call.first("name")
+    sizes = {term: call.static.value(given[key]) for term, key in
              ((Term.MIN, "min"), (Term.OPT, "opt"), (Term.MAX, "max"))}  # fmt: skip
     whole = all(isinstance(one, list) and all(isinstance(size, int) for size in one) for one in sizes.values())
     if not isinstance(name, str) or not whole:
@@ -113,7 +127,10 @@ def _profile(node: ast.Call, given: Mapping[str, ast.expr], static: Static) -> I
         yield Order(term, (begin, {name: one}))
 
 
-def _calibrator(given: Mapping[str, ast.expr], static: Static) -> Iterator[Order]:
+def _calibrator(call: _PolygraphyCall) -> Iterator[Order]:
+    given, static = call.given, call.static
+    if "data_loader" not in given:
+        return
     base = static.value(given.get("BaseClass"))
     if isinstance(base, str):
         yield Order(Term.CALIBRATOR, Dotted(base).member)
@@ -125,12 +142,51 @@ def _calibrator(given: Mapping[str, ast.expr], static: Static) -> Iterator[Order
         yield Order(Term.QUANTILE, quantile)
 
 
-def _types(table: ast.expr | None, static: Static, node: ast.AST, layers: bool) -> Order:
-    worth = static.value(table)
+def _types(call: _PolygraphyCall) -> Iterator[Order]:
+    parts = [*call.node.args, *call.given.values()]
+    worth = call.static.value(parts[1] if len(parts) > 1 else None)
     if not isinstance(worth, dict):
-        return _look(node)
+        yield _look(call.node)
+        return
     try:
         found = [(str(name), type_word(Dotted(kind).member or str(kind))) for name, kind in worth.items()]
     except ValueError:
-        return _look(node)
-    return Order(Term.LAYERS if layers else Term.TENSOR_IO, found)
+        yield _look(call.node)
+        return
+    yield Order(Term.LAYERS if call.name == "set_layer_precisions" else Term.TENSOR_IO, found)
+
+
+def _inputs(call: _PolygraphyCall) -> Iterator[Order]:
+    paths = call.first()
+    if paths is not UNKNOWN and paths:
+        yield Order(Term.INPUTS, paths if isinstance(paths, list) else [paths])
+
+
+def _outputs(call: _PolygraphyCall) -> Iterator[Order]:
+    yield Order(Term.OUTPUTS)
+
+
+def _own_code(call: _PolygraphyCall) -> Iterator[Order]:
+    yield _look(call.node)
+
+
+def _plugins(call: _PolygraphyCall) -> Iterator[Order]:
+    yield Order(Term.PLUGINS)
+
+
+_READERS: dict[str, Callable[[_PolygraphyCall], Iterator[Order]]] = {
+    "create_config": _config,
+    "network_from_onnx_path": _network,
+    "onnx_from_path": _network,
+    "bytes_from_path": _network,
+    "add": _profile,
+    "calibrator": _calibrator,
+    "set_layer_precisions": _types,
+    "set_tensor_datatypes": _types,
+    "modify_network_outputs": _outputs,
+    "mark_debug": _outputs,
+    "streaming_data_loader": _inputs,
+    "load_json": _inputs,
+    "postprocess_network": _own_code,
+    "load_plugins": _plugins,
+}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,19 +27,13 @@ from toolkit.run.migrate.values import amax_of, hardware_word, type_word, whole
 from toolkit.run.migrate.whereabouts import Whereabouts
 
 _CALIBRATORS = ("IInt8EntropyCalibrator2", "IInt8EntropyCalibrator", "IInt8MinMaxCalibrator", "IInt8LegacyCalibrator")
-_QUIET_CALLS = frozenset(
-    {
-        "add_optimization_profile",
-        "build_engine",
-        "build_serialized_network",
-        "create_builder_config",
-        "create_network",
-        "is_network_supported",
-        "mark_output",
-    }
+_QUIET_CALLS = re.compile(
+    r"get_.*|add_optimization_profile|build_engine|build_serialized_network|create_builder_config|create_network|"
+    r"is_network_supported|mark_output"
 )
 _RUNS = ("os.system", "os.popen", "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.Popen",
          "subprocess.check_output", "subprocess.getoutput", "subprocess.getstatusoutput", SYSTEM, OUTPUT)  # fmt: skip
+_ANY_NUMBER = sys.maxsize
 _HOLDERS = {"create_builder_config": "config", "create_network": "network", "Builder": "builder"}
 
 
@@ -242,38 +238,42 @@ class _ScriptReader(ast.NodeVisitor):
     def _method(self, node: ast.Call, func: ast.Attribute) -> None:
         name, given = func.attr, {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
         parts = [*node.args, *given.values()]
-        if name in ("set_flag", "clear_flag") and parts:
-            self._builder_flag(parts[0], node, cleared=name == "clear_flag")
-        elif name == "set_memory_pool_limit" and len(parts) == 2:
-            pool = self.static.value(parts[0])
-            if isinstance(pool, Dotted) and pool.member == "WORKSPACE":
-                self._value(Flag(Term.WORKSPACE), parts[1], node, whole)
-            else:
-                self._say(Term.WORKSPACE, None, node)
-        elif name in ("set_shape", "set_shape_input") and len(parts) == 4:
-            self._shape(node, func.value)
-        elif name == "set_output_type" and len(parts) == 2:
-            self._layer(Term.TYPES, func.value, parts[1], node)
-        elif name == "set_dynamic_range" and len(parts) == 2:
-            self._range(func.value, ast.Tuple(parts), node)
-        elif name == "open":
-            self._model(func.value, node)
-        elif name == "parse_from_file" and parts:
-            self._model(parts[0], node, sure=True)
+        read, least, most = _METHODS.get(name, (None, 0, 0))
+        if read is not None and least <= len(parts) <= most:
+            read(self, node, func, parts)
         elif name == "create_network" and "STRONGLY_TYPED" in ast.unparse(node):
             self._say(Term.STRONG, None, node)
-        elif name == "set_tactic_sources" and parts:
-            found = [one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)
-                     and ast.unparse(one.value).endswith("TacticSource")]  # fmt: skip
-            self._say(Term.TACTICS, [one.lower() for one in found], node)
         elif name in CALLED:
             self._say(CALLED[name].term, None, node)
-        elif (
-            self.where.role(func.value) in ("config", "network")
-            and name not in _QUIET_CALLS
-            and not name.startswith("get_")
-        ):
+        elif self.where.role(func.value) in ("config", "network") and not _QUIET_CALLS.fullmatch(name):
             self._look(node)
+
+    def _set_flag(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
+        self._builder_flag(parts[0], node, cleared=func.attr == "clear_flag")
+
+    def _set_memory_pool(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
+        pool = self.static.value(parts[0])
+        if isinstance(pool, Dotted) and pool.member == "WORKSPACE":
+            self._value(Flag(Term.WORKSPACE), parts[1], node, whole)
+        else:
+            self._say(Term.WORKSPACE, None, node)
+
+    def _set_output_type(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
+        self._layer(Term.TYPES, func.value, parts[1], node)
+
+    def _set_dynamic_range(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
+        self._range(func.value, ast.Tuple(list(parts)), node)
+
+    def _open(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
+        self._model(func.value, node)
+
+    def _parse_from_file(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
+        self._model(parts[0], node, sure=True)
+
+    def _set_tactic_sources(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
+        found = [one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)
+                 and ast.unparse(one.value).endswith("TacticSource")]  # fmt: skip
+        self._say(Term.TACTICS, [one.lower() for one in found], node)
 
     def _command(self, node: ast.Call) -> None:
         value = self.static.spelled(node.args[0])
@@ -298,7 +298,7 @@ class _ScriptReader(ast.NodeVisitor):
         elif sure:
             self._look(node)
 
-    def _shape(self, node: ast.Call, profile: ast.expr) -> None:
+    def _set_shape(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
         """``profile.set_shape("x", min, opt, max)``; the input may also be ``network.get_input(0).name``."""
         given = dict(zip(("input", "min", "opt", "max"), node.args))
         given |= {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
@@ -317,7 +317,7 @@ class _ScriptReader(ast.NodeVisitor):
         if name is None or not whole:
             self._look(node)
             return
-        number = self.profiles.setdefault(ast.unparse(profile), len(self.profiles))
+        number = self.profiles.setdefault(ast.unparse(func.value), len(self.profiles))
         for term, one in zip((Term.MIN, Term.OPT, Term.MAX), sizes):
             self._say(term, (number, {name: one}), node)
 
@@ -378,3 +378,19 @@ class _ScriptReader(ast.NodeVisitor):
             self._say(Term.RANGE, list(table.items()), node)
         else:
             self._look(node)
+
+
+_Method = Callable[[_ScriptReader, ast.Call, ast.Attribute, Sequence[ast.expr]], None]
+_METHODS: dict[str, tuple[_Method, int, int]] = {
+    "set_flag": (_ScriptReader._set_flag, 1, _ANY_NUMBER),
+    "clear_flag": (_ScriptReader._set_flag, 1, _ANY_NUMBER),
+    "set_memory_pool_limit": (_ScriptReader._set_memory_pool, 2, 2),
+    "set_shape": (_ScriptReader._set_shape, 4, 4),
+    "set_shape_input": (_ScriptReader._set_shape, 4, 4),
+    "set_output_type": (_ScriptReader._set_output_type, 2, 2),
+    "set_dynamic_range": (_ScriptReader._set_dynamic_range, 2, 2),
+    "open": (_ScriptReader._open, 0, _ANY_NUMBER),
+    "parse_from_file": (_ScriptReader._parse_from_file, 1, _ANY_NUMBER),
+    "set_tactic_sources": (_ScriptReader._set_tactic_sources, 1, _ANY_NUMBER),
+}
+"""What reads a call of a method of TensorRT's, and the fewest and the most arguments with which it is that method."""
