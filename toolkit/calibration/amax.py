@@ -49,14 +49,19 @@ def percentile(histogram: Histogram, percent: float = 99.99, zeros: bool = True)
 def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
     """The amax whose quantized distribution differs least from the original, by Kullback-Leibler divergence.
 
-    S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the kept bins with
-    everything beyond added to the last are compared with themselves quantized to 128 levels. Where this goes its
-    own way: no candidate clips more than 1% of the values that are not zero (with a single value left the divergence
-    is zero, and images with few grey levels fall for it); exact zeros are left out, since every scale represents them
-    exactly and a ReLU's zeros would outweigh all else; the levels' borders lie at equal parts of the range, so that
-    no level takes the remainder; and the histogram is brought to between 2,048 and 4,095 bins up to the largest
-    magnitude, as in TensorRT, since the divergence depends on how fine they are. For FP8 the levels are e4m3's.
-    Where every block has its own scale (NVFP4) nothing is clipped: the tensor's scale only bounds those of blocks.
+    S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the bins kept, with
+    everything beyond added to the last one, are compared with themselves quantized to 128 levels. Differences from that
+    method:
+
+    - No candidate clips more than 1% of the nonzero values: with a single value left the divergence would be zero, as
+      can happen with images of few grey levels.
+    - Exact zeros are left out: every scale represents them, and a ReLU's zeros would outweigh everything else.
+    - Levels cover equal parts of the range, so that no level takes a remainder.
+    - The histogram has 2,048 to 4,095 bins up to the largest magnitude, as in TensorRT, since the divergence depends on
+      their width.
+
+    For FP8 the levels are those of E4M3. Where every block has its own scale (NVFP4) nothing is clipped: the tensor's
+    scale only bounds those of the blocks.
     """
     from toolkit.calibration.kernels_amax import best_divergence
 

@@ -57,28 +57,28 @@ def collect(
 ) -> Collection:
     """Collect histograms of ``taps`` and extremes of ``scalars`` over all samples.
 
-    The result depends on the samples only: not on their order, the batch size, how they are spread over shards, nor
-    on ``memory`` (as far as onnxruntime's values for a sample do not depend on what it shares a batch with). Where work
-    runs elsewhere (see ``toolkit.base.places``), the batches are the same and only shared out.
+    The result depends only on the samples: not on their order, the batch size, the shards or ``memory``, provided
+    onnxruntime computes a sample in the same way in any batch. Where work runs elsewhere (see ``toolkit.base.places``),
+    the same batches are distributed.
 
     Args:
         model: the float model; not changed.
-        taps: float tensors of the main graph, or inputs, that want a histogram.
+        taps: float tensors of the main graph, or inputs, that need a histogram.
         data: the samples.
-        profiles: taken for granted to be ``data.profiles`` where None.
-        scalars: float tensors of which smallest and largest value are enough; these are found inside the graph.
-        batch: samples of equal shape run together, at most.
-        bins: bins of a histogram, a power of two; 4,096 leave 2,048 or more up to any largest value.
-        memory: bytes of tapped tensors that may be held at a time (default 192 MiB). Batches get smaller, then the
-            taps are split into groups with one pass over the data each, so as not to exceed it.
+        profiles: must equal ``data.profiles``; None means these.
+        scalars: float tensors that need only their smallest and largest value, which are computed inside the graph.
+        batch: the most samples, of equal shape, to run at once.
+        bins: bins of a histogram, a power of two; with 4,096 there are at least 2,048 up to any largest value.
+        memory: bytes of tapped tensors that may be held at a time (default 192 MiB). To stay below it, batches get
+            smaller, and then the taps are split into groups with a pass over the data each.
         threads: threads of onnxruntime within one operator, and of counting.
-        progress: called with what is being done, samples done, and of how many.
-        checkpoint: a file in which the state is kept every 20 seconds, so that a killed run goes on from there; it is
-            removed at the end.
+        progress: called with the current task, the samples done, and their total.
+        checkpoint: a file that gets the state every 20 seconds, so that a killed run resumes; removed at the end.
         shard: (i, n): take only every n-th sample, starting with the i-th, counted from 1.
 
     Raises:
-        RangesError: a tensor does not exist, is constant or no float; no samples; a checkpoint of another run.
+        RangesError: a tensor does not exist, is constant or not float; there are no samples; the checkpoint is of
+            another run.
         DataError: a sample does not fit.
         ModelError: onnxruntime cannot run the model.
     """

@@ -49,22 +49,22 @@ class Calibrator:
 
     Attributes:
         data: the samples; None where ``collected`` replaces them, or ranges are given and nothing is calibrated.
-        method: minmax, entropy, percentile or mse; ``methods`` sets it by glob over tensor names.
-        percentile: for method percentile, in percent.
-        batch: samples to run at once.
-        memory: bound for tapped tensors in bytes.
-        manual: amax set by hand; wins over everything.
-        given: ranges from a file, with ``given_use`` override or fill.
-        keep: where a finished collection is looked for and kept, by the model's fingerprint; None keeps it in memory.
-            An unfinished one is kept beside it, so that a killed calibration goes on from there.
-        device: cpu, or gpu: a float32 TensorRT engine whose statistics are made where the values are.
-        tactic_sources: the kernel libraries that engine may use; TensorRT's default where None.
-        collected: statistics collected before, which are taken instead of running the model.
-        profiles: the shape profiles, where there is no data that knows them.
-        extremes: whether the extremes of tensors that need no histogram are collected too, for float16's limits.
-        reuses: whether a tensor that holds the same values in another form of the model is not collected again.
-            Ranges may then differ in the last bits.
-        watches: whether the forms that statistics are collected from are kept to that end, before ``reuses`` is set.
+        method: minmax, entropy, percentile or mse; ``methods`` overrides it by glob over tensor names.
+        percentile: the percentile of that method, in percent.
+        batch: the most samples to run at once.
+        memory: bytes of tapped tensors that may be held at a time.
+        manual: amax set by hand, which overrides everything.
+        given: ranges from a file; ``given_use`` says whether they override calibration or fill its gaps.
+        keep: where finished collections are looked up and stored, by the model's fingerprint; None keeps them in
+            memory. An unfinished one is stored beside them, so that a killed calibration resumes.
+        device: cpu, or gpu: a float32 TensorRT engine, with statistics computed on the GPU.
+        tactic_sources: the kernel libraries that this engine may use; TensorRT's default where None.
+        collected: statistics collected earlier, used instead of running the model.
+        profiles: the shape profiles, if there is no data that knows them.
+        extremes: whether to collect the extremes of tensors that need no histogram too, for float16's limits.
+        reuses: whether to skip a tensor that holds the same values as in another form of the model, which was
+            collected. Ranges may then differ in the last bits.
+        watches: whether to keep the forms of which statistics are collected, so that ``reuses`` can be set later.
     """
 
     data: CalibrationData | None

@@ -21,12 +21,11 @@ _FACTORS = 20
 def round_for_output(
     weights: Array, scales: Array, inputs: RelatedInputs, precision: Precision, damping: float = 0.01
 ) -> Array:
-    """The values of a type at which a layer's output is near the float one: each weight is rounded in turn, and those
-    that are not rounded yet make up for its error.
+    """Round weights for the least error of a layer's output: one by one, the remaining ones making up for each error.
 
     Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023,
-    algorithm 1, with the columns in the order of their inputs' mean squares (its «act-order»), and without inverting
-    the inputs' moments: with moments = U U^T an input's error is least where (U^T errors) is 0 there (Babai's nearest
+    algorithm 1, with the columns ordered by the mean squares of their inputs («act-order»). The moments of the inputs
+    are not inverted: with moments = U U^T, an input's error is least where (U^T errors) is 0 for it (Babai's nearest
     plane; Chen et al., "The geometry of LLM quantization: GPTQ as Babai's nearest plane algorithm", 2025).
 
     Args:
@@ -34,11 +33,12 @@ def round_for_output(
         scales: float64 [groups, out, in], or [groups, out, 1].
         inputs: samples of the input, [groups, rows, in].
         precision: the quantized type.
-        damping: how much of the inputs' mean power is added to that of each: the more, the less is made of how the
-            inputs go together, which few samples tell wrongly, and the nearer every weight stays to its nearest level.
+        damping: the share of the inputs' mean power that is added to the power of each. Few samples show correlations
+            between inputs that do not hold: the more damping, the less they count, and the nearer a weight stays to its
+            nearest level.
 
     Returns:
-        float64 [groups, out, in], values of the type, by which the scales are to be multiplied.
+        float64 [groups, out, in]: values of the type, to be multiplied by the scales.
     """
     rows, factor = np.arange(len(weights))[:, None], inputs.factor(damping, weights.shape[1])
     # [groups, in, out]: what is done with one input lies together

@@ -32,26 +32,26 @@ _OF_APPLY = ("supports_dry_run", "graph_only", "reads_evaluation", "measures_eng
 class Pass(BaseModel):
     """One transformation or analysis of the graph. Its fields are its recipe settings, their descriptions its help.
 
-    Numbers among them are finite, unless a field sets ``allow_inf_nan=True``.
+    Numbers among the fields are finite, unless a field sets ``allow_inf_nan=True``. Subclasses write ``apply``; users
+    call the object: ``MyPass(setting=1)(model, context)``.
 
-    Subclasses write ``apply``; users call the object: ``MyPass(setting=1)(model, context)``.
-
-    A pass states whatever else a run must know about it, in class attributes and in methods that report what ``apply``
-    reads. The defaults are conservative: a pass that states nothing runs again whenever the evaluation, the engine's
-    settings or the GPU changed.
+    What else a run must know about a pass, the pass states in class attributes, and in methods that report what
+    ``apply`` reads. The defaults are conservative: a pass that states nothing runs again whenever the evaluation, the
+    engine's settings or the GPU changed.
 
     Attributes:
         name: its name in recipes; if empty, the class name in snake_case.
         role: its role, by which advice and analyses find it.
         mends: what a pass of role ``HELP`` helps against.
         supports_dry_run: whether ``apply`` respects ``context.dry_run``: it then measures and builds nothing, refuses
-            what it would refuse in a run, and says what it would do. A run of such passes is rehearsed before it
+            what it would refuse in a run, and says what it would do. If all passes do, a run is rehearsed before it
             calibrates.
-        graph_only: whether ``apply`` depends only on graph, settings, profiles and plan. A run continues from its
-            result in the rehearsal.
+        graph_only: whether ``apply`` depends only on graph, settings, profiles and plan. A run then continues from the
+            rehearsal's result.
 
-    These two, and the methods ``reads_evaluation`` and ``measures_engines``, hold for the ``apply`` of the class that
-    sets them: a class that defines another, or inherits one from a mixin, sets them again, or has the defaults.
+    ``supports_dry_run``, ``graph_only``, ``reads_evaluation`` and ``measures_engines`` hold for the ``apply`` of the
+    class that sets them: a class that defines another ``apply``, or inherits one from a mixin, sets them again or gets
+    the defaults.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)

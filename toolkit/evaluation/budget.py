@@ -30,11 +30,10 @@ _BROKEN_SQNR_DB = 3.0
 class Budget:
     """The limits that must hold; None means no limit.
 
-    A limit on a share of answers is judged as ``intervals.standing`` says wherever it is judged: by the search, by
-    bisection and by the run. Where there are too few answers for it, the count needs no margin: what a plan is refused
-    for must be in the samples. With a margin, the answers expected to change must be within the limit too, where more
-    than a count is known (see ``AnswerTally``), and so far below it that as many others as decide the limit are likely
-    to be within it (see ``allowed``).
+    The search, bisection and the run judge a limit on a share of answers in the same way, by ``intervals.standing``.
+    Where the answers are too few for that, they are counted without a margin: a plan is refused only for what is in the
+    samples. With a margin, and where more is known than a count (see ``AnswerTally``), the answers expected to change
+    must be within the limit too, by enough that as many other answers are likely to be within it (see ``allowed``).
 
     Attributes:
         max_drop: largest drop of the metric, in its units.
@@ -44,17 +43,17 @@ class Budget:
         min_agreement: smallest top-1 agreement with the float model, 0 to 1.
         min_unchanged: smallest share of answers that stay the float model's, 0 to 1, of every part of the outputs.
         max_ms: largest predicted latency in milliseconds.
-        margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR
-            (see ``spare_db``), in standard errors for shares of enough answers, and for the drop of a metric that is
-            not a share. The standard error of a share is that of the samples' own shares, at least sqrt(p (1 - p) / n)
-            for a share p of n positions; of other metrics that of ``resampling``. With a margin, the argmax
-            changes to expect count too, like five hundred further positions: a hundred without one prove little.
-        higher_is_better: which way the metric goes.
+        margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR (see
+            ``spare_db``), in standard errors for shares of enough answers and for the drop of a metric that is no
+            share. The standard error of a share is that of the samples' own shares, and at least sqrt(p (1 - p) / n)
+            for a share p of n positions; for other metrics see ``resampling``. With a margin, the argmax changes to
+            expect count like five hundred further positions, since a hundred positions without a change prove little.
+        higher_is_better: whether a larger value of the metric is better.
         by_task: whether the answers are compared with the task's own limit where ``min_unchanged`` is None.
-        stands_in: whether ``min_unchanged`` stands for a drop of the metric that no labels tell: an answer that changes
-            counts as much as it is likely to cost, and with a margin no more may be lost than the limit says, however
+        stands_in: whether ``min_unchanged`` replaces a limit on the metric's drop, for lack of labels. A changed answer
+            then counts as much as it is likely to cost, and with a margin the loss must not exceed the limit, however
             few the answers are.
-        types: the noise that a plan's types add to its simulation, which every plan has to leave room for.
+        types: the noise that a plan's types add to its simulation, for which every plan must leave room.
     """
 
     max_drop: float | None = None

@@ -79,28 +79,30 @@ def evaluate(
     options: MetricOptions | None = None,
     kept: EvaluationCheckpoint | None = None,
 ) -> EvaluationResult:
-    """Run both models on the same samples in onnxruntime and compare them.
-
-    Q/DQ pairs are computed as they are written. Raises what the data or a model raises.
+    """Run both models on the same samples in onnxruntime and compare them; Q/DQ pairs are computed as they are written.
 
     Args:
         reference: the float model.
         subject: the model to be measured.
         data: the samples.
         metric: one that ``METRICS`` lists, or ``module:Name``.
-        output: the output that the metric looks at.
-        batch: samples to run at once.
+        output: the output that the metric reads.
+        batch: the most samples to run at once.
         samples: use at most this many.
-        layer_samples: samples for the error of every node; where None as many as it costs little to run, 64 at most.
-        progress: called with what is being done, how much is done, and of how much.
+        layer_samples: samples for the error of every node; None for as many as cost little time, 64 at most.
+        progress: called with the current task, the amount done, and the total.
         allow_code: whether ``metric`` may be code.
-        prepared: returns ``subject`` before lowering, in float32 with its pairs. It is measured where onnxruntime
-            cannot run ``subject``, which has no kernel for many operators in bfloat16; and its nodes' errors are
-            against its own float form, since passes may rescale tensors. Without it they are against ``reference``.
-        float_form: returns ``prepared`` without its pairs; it is made here where None.
+        prepared: returns ``subject`` before lowering: in float32, with its pairs. It is measured where onnxruntime
+            cannot run ``subject``, as in bfloat16, for which many kernels are lacking; and the errors of its nodes are
+            relative to its own float form, since passes may rescale tensors. Without it they are relative to
+            ``reference``.
+        float_form: returns ``prepared`` without its pairs; where None it is made here.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
-        kept: what an evaluation that was killed had computed, and where this one keeps it; None for nowhere.
+        kept: what a killed evaluation had computed, and where this one stores it; None for nowhere.
+
+    Raises:
+        QtoolError: the samples do not fit, or a model or the metric fails on them.
     """
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
     batch = answers.batch(batch) if answers is not None else batch

@@ -27,25 +27,25 @@ class Outcome:
     """The outputs of a quantized model against those of the float model, over all samples.
 
     Attributes:
-        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. For a model
-            all of whose outputs are integers or the like, the share of elements that differ.
+        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Where no
+            output holds floats, the share of elements that differ.
         cosine: cosine similarity of the worst output, or None.
-        kl: mean Kullback-Leibler divergence KL(float || state) of the outputs' softmax, in nats; None where no output
-            has classes.
-        agreement: top-1 agreement with the float model, or the share of equal elements where an output holds integers
-            and the like, of the worst output; None where no output has either.
+        kl: mean Kullback-Leibler divergence KL(float || quantized) of the outputs' softmax, in nats; None where no
+            output has classes.
+        agreement: top-1 agreement with the float model of the worst output, or its share of equal elements if it holds
+            no floats; None where no output has either.
         flips: expected share of positions whose argmax changes, see ``expected_flips``; None without classes.
         metric: the user's metric, or None.
-        positions: how many positions ``agreement`` and ``kl`` are from.
+        positions: the number of positions from which ``agreement`` and ``kl`` come.
         parts: noise over signal of each batch, in order.
         agreement_error: standard error of ``agreement``, from the samples' own shares; None without ``agreement``.
-        variation_db: power of the variation between samples over the noise, of the worst output, in dB, among those
+        variation_db: power of the variation between samples over the noise, in dB, of the worst output among those
             whose entries count (see ``by_entry``); None where nothing varies or too few samples were seen.
-        tallies: the answers that stay, by part of the outputs as the task reads them; empty without a task.
-        metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
+        tallies: the unchanged answers, by part of the outputs as the task reads them; empty without a task.
+        metric_answers: the number of answers of which ``metric`` is a share; 0 where it is none, or that is not known.
         noises: ``noise`` of each output, by name.
-        metric_left_out: what ``metric`` would be without each of some groups of the samples, see ``resampling``.
-        metric_samples: how many samples have a label, see ``MetricScore.samples``.
+        metric_left_out: ``metric`` without each of several groups of the samples, see ``resampling``.
+        metric_samples: the number of samples with a label, see ``MetricScore.samples``.
         output: the output that has ``noise``; empty where that is not known.
     """
 

@@ -35,31 +35,31 @@ OrNaN = Annotated[
 
 @dataclass
 class EvaluationResult:
-    """What was measured.
+    """What was measured of two models' outputs.
 
     Attributes:
-        metric: its name, or None.
+        metric: the metric's name, or None.
         float_value: the metric of the float model.
         value: the metric of the other model.
-        drop: how much worse it is, in the metric's units; negative where it is better.
-        metric_answers: how many answers the metric is a share of; 0 where it is none, or that is not known.
-        left_out: the metric of both models without each of some groups of the samples, see ``resampling``;
-            NaN without a group that has all labels.
-        metric_samples: how many samples have a label, see ``MetricScore.samples``.
+        drop: how much worse ``value`` is, in the metric's units; negative where it is better.
+        metric_answers: the number of answers of which the metric is a share; 0 where it is none, or that is not known.
+        left_out: the metric of both models without each of several groups of the samples, see ``resampling``; NaN
+            without a group that has all labels.
+        metric_samples: the number of samples with a label, see ``MetricScore.samples``.
         rising: whether a larger value of the metric is better.
         tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
-        samples: how many samples the metric saw.
-        outputs: figures by output that could be compared. For integers and the like agreement is the share of equal
+        samples: the number of samples that the metric saw.
+        outputs: figures of the outputs that could be compared, by name. Without floats, agreement is the share of equal
             elements.
-        unlike: by output how many samples could not be compared, since its shape differs between the models.
-        discrete: the outputs that hold integers and the like, not floats.
+        unlike: by output, the number of samples that could not be compared because the models' shapes differ.
+        discrete: the outputs that hold no floats, but integers and the like.
         form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
         nodes: the error of each node of the other model.
-        layer_samples: how many samples the nodes' errors are from.
-        clipping: how far the values leave the ranges, by quantized activation and by float input of the model.
+        layer_samples: the number of samples on which the nodes' errors were measured.
+        clipping: how far values leave the ranges, by quantized activation and by float input of the model.
         notes: what the reader should know.
         not_compared: the model's outputs that onnxruntime cannot compute.
-        in_place: the tensors among ``outputs`` that are handed to what it cannot run, compared in their place.
+        in_place: the tensors among ``outputs`` that nodes which onnxruntime cannot run read, compared in their place.
         unrounded: what changes without the rounding of 16-bit floats; None where there is none, or it was not measured.
     """
 

@@ -56,17 +56,18 @@ class BatchFault:
 def batch_fault(
     model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]], loaded: Session | None = None
 ) -> BatchFault | None:
-    """Run samples one by one and as one batch; returns the node to blame where these differ, else None.
+    """Run samples one by one and as one batch; returns the node to blame where the results differ, else None.
 
-    A batch is right where an output holds the samples' values, in whatever order, and none that has one
-    row for each sample holds others. Those of other shapes are no fault beside it: the mean over a batch, the scores
-    of each sample against each other, or detections with the number of their sample.
-    After plugins, which cannot be run, only shapes are looked at. Where Q/DQ pairs round, what a batch changes in the
-    last bits becomes whole steps in the next layer: such a model is looked at once more without its pairs.
+    A batch is right if an output holds the samples' values, in whatever order, and no output with one row per sample
+    holds others. Outputs of other shapes are then no fault: the mean over a batch, the scores of samples against each
+    other, or detections with the number of their sample. Downstream of plugins, which cannot be run, only shapes are
+    compared. Where Q/DQ pairs round, differences in the last bits become whole steps in the next layer: such a model is
+    compared once more without its pairs.
 
     Args:
-        model: the model; the part of it that runs is looked at.
-        axes: by input the axis along which samples are joined; the first sample's value of other inputs serves all.
+        model: the model, of which the part that runs is examined.
+        axes: by input, the axis along which samples are joined; all samples share the first one's value of other
+            inputs.
         samples: inputs of at least two samples of equal shapes, each with one row along its axes.
         loaded: the model's session, where there is one.
 

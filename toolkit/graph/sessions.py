@@ -205,31 +205,31 @@ def session(
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
-    Args:
-        source: a Model or a message (they are not changed), a model without its large weights (it is), a serialized
-            message, or the path of an ONNX file.
-        outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
-        threads: threads within one operator; one a core where None, see ``session_threads``.
-        optimise: let onnxruntime fuse and fold; with "constants" it computes once what depends on constants alone, and
-            the nodes that are left one by one.
-        packed: let onnxruntime keep the weights as its kernels like them: a copy, up to twice as fast. Where None, it
-            may unless they are too many for a copy.
-        as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
-            onnxruntime does what it does by default, but for operators whose pairs a cut between stretches parts.
-        arena: where the memory of a run comes from; what a session keeps of its own grows with inputs of many sizes.
-        any_order: the values of an output may come in another order, whatever its shape says; see
-            ``toolkit.graph.unordered_outputs``.
-        steady: random numbers are the same in every run, and for every sample; see ``toolkit.graph.random_seeds``.
-        boundaries: where sessions of one model with different ``outputs`` keep what they hand from stretch to stretch.
+    What computes in bfloat16 is computed in float32; inputs and outputs keep their types. Nodes for which onnxruntime
+    has no kernel are left out, with all that read them: see ``Session.outputs``. A model runs in stretches where its
+    weights exceed ``memory_limit``, or where they are not packed, are stored in fewer bits and take more than 256 MB in
+    float32. The last bits may then differ where onnxruntime would have fused nodes across a cut.
 
-    What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
-    onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``. Where the weights are
-    more than ``memory_limit`` allows, or are not packed, stored in fewer bits and take more than 256 MB in float32, the
-    model is run in stretches; last bits may differ where onnxruntime would have fused nodes across a cut.
+    Args:
+        source: a Model or a message, which is not changed; a model without its large weights, which is; a serialized
+            message; or the path of an ONNX file.
+        outputs: the tensors to return, which may be inner tensors and graph inputs; None for the model's own outputs.
+        threads: threads within one operator; None for one per core, see ``session_threads``.
+        optimise: let onnxruntime fuse and fold. With "constants" it computes only what depends on constants alone,
+            once, and runs the other nodes one by one.
+        packed: let onnxruntime keep weights in the layout of its kernels: a copy, with which a run is up to twice as
+            fast. None allows it unless the weights are too many for a copy.
+        as_written: compute Q/DQ pairs as they are written, not fused into integer kernels or merged into other pairs.
+            False leaves onnxruntime its defaults, except for operators whose pairs a cut between stretches separates.
+        arena: where the memory of a run comes from. A session's own arena grows with inputs of many sizes.
+        any_order: let the values of an output come in another order than its shape says; see
+            ``toolkit.graph.unordered_outputs``.
+        steady: draw the same random numbers in every run and for every sample; see ``toolkit.graph.random_seeds``.
+        boundaries: where sessions of one model with different ``outputs`` keep what they pass between stretches.
 
     Raises:
-        ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or one
-            node's weights are more than the limit allows.
+        ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or the
+            weights of one node exceed the limit.
         BackendError: onnxruntime is not installed or has not enough memory.
     """
     threads = threads or session_threads()

@@ -45,19 +45,21 @@ class Sums:
     def rule(self, node: gs.Node) -> Callable[[], Decision] | None:
         """Ask for a pair on the branch that is not the fused convolution's, where a quantized layer reads the sum.
 
-        Of two convolutions the one with fewer weights, whose work is the less, takes the Add: on an H200 8.6.0 had sm90
-        kernels for convolutions alone, and for those with an Add only sm80 ones. ResNet-18's three such pairs at batch
-        32: 0.081 ms with the Add in the 1x1 shortcut, 0.088 ms with it in the 3x3 convolution.
+        Of two convolutions, the one with fewer weights takes the Add, since it has less work: on an H200, TensorRT
+        8.6.0 had sm90 kernels for convolutions alone but only sm80 kernels for those with an Add. Three such pairs of
+        ResNet-18 at batch 32 took 0.081 ms with the Add in the 1x1 shortcut, and 0.088 ms with it in the 3x3
+        convolution.
 
-        Where only float layers read it the pair costs time. On an H200 with 8.6.0 (tests/benchmarks/bench_residual.py),
-        with and without: 0.033 and 0.045 ms where a quantized convolution reads the sum; 0.054 and 0.048 ms where a
-        float one does, 0.054 and 0.051 ms if the branch is another convolution's.
+        Where only float layers read the sum, the pair costs time. Latencies with and without it on an H200 with 8.6.0
+        (tests/benchmarks/bench_residual.py): 0.033 and 0.045 ms if a quantized convolution reads the sum; 0.054 and
+        0.048 ms if a float one does; 0.054 and 0.051 ms if the branch is another convolution's.
 
-        An activation between convolution and Add, as in YOLO's bottlenecks, keeps the Add a kernel of its own. Both
-        branches get pairs then: a float reader of one makes the layer before it write float16, and every Q after it a
-        kernel. On an H100 with 8.6.0 the detector took 0.387 ms at batch 8 without (13 QuantizeLinear kernels of
-        0.131 ms in 0.719 ms, and six SiLUs of their own), 0.276 ms as ModelOpt places them (one of 0.018 ms). By this
-        rule it takes 0.2846 ms where ModelOpt's takes 0.2856 (both built at optimization level 2).
+        With an activation between the convolution and the Add, as in YOLO's bottlenecks, the Add remains a kernel of
+        its own, and both branches get pairs: a float reader makes the layer before it write float16, and every later Q
+        becomes a kernel. On an H100 with 8.6.0, the detector at batch 8 took 0.387 ms without these pairs (of 0.719 ms
+        in kernels, 0.131 ms in 13 QuantizeLinear kernels, besides six SiLU kernels) and 0.276 ms as ModelOpt places
+        them (one of 0.018 ms). Built at optimization level 2, it takes 0.2846 ms by this rule and 0.2856 ms by
+        ModelOpt's.
         """
         if self.forms.op(node) not in ADDS:
             return None

@@ -45,20 +45,23 @@ _CULPRIT_DROP_DB = 3.0
 
 
 def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: Finding | None = None) -> Verdict:
-    """Whether the result is usable, missed its budget, is broken, or was not measured: the worse of model and engine.
+    """Whether the result is usable, doubtful, missed its budget, broken or unmeasured: the worse of model and engine.
 
-    Doubtful: no limit is missed, but the samples are too few to say so, an output's or a layer's signal is lost
+    Doubtful: no limit is missed, but the samples are too few to prove it, the signal of an output or a layer is lost
     although the whole passes, or the float model itself is wrong by its labels.
 
-    ``late`` is the finding of ``too_slow``: an engine that takes too long misses its budget too.
+    Missed: a limit of the budget is missed, or the engine takes too long (``late``, the finding of ``too_slow``).
 
-    Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
-    it; or, where no metric was measured, more than half of the answers are lost, and by their level not by a little
-    (detections, positions or masks agree by less than 80%, a cosine similarity below 0.8, an SNR below 3 dB, a PSNR
-    below 20 dB), nor are they kept where a guess reads the same outputs as another task; or an output whose answers
-    the task does not find unchanged has a top-1 agreement below 80%, a cosine similarity below 0.8, an SQNR below 3 dB,
-    or noise beyond the variation between samples. An engine that does not run on its own GPU is broken too, and one
-    that is broken in any profile.
+    Broken: one of these holds, in the simulation, in the engine, or in any profile of the engine:
+
+    - an output holds NaN or infinity;
+    - the metric lost more than a fifth of its value, and no budget allowed it;
+    - no metric was measured, more than half of the answers are lost, and clearly so (detections, positions or masks
+      agree by less than 80%, a cosine similarity is below 0.8, an SNR below 3 dB, or a PSNR below 20 dB), and another
+      task by which the same outputs may be read does not find them kept either;
+    - an output whose answers the task does not find unchanged has a top-1 agreement below 80%, a cosine similarity
+      below 0.8, an SQNR below 3 dB, or noise beyond the variation between samples;
+    - the engine does not run on its own GPU.
     """
     found = judged_accuracy(accuracy, device)
     return "missed" if late is not None and found != "broken" else found

@@ -94,21 +94,23 @@ def round_on_samples(
     progress: Progress = silent,
     kept: RoundingCheckpoint | None = None,
 ) -> tuple[dict[tuple[str, int | None], RoundedWeight], dict[str, RangeErrors]]:
-    """Weights better than those rounded to the nearest, by tensor and axis of the channels or blocks, and by
-    layer what ranges of its input cost its output.
+    """Weights rounded for the least error of their layers' outputs, and what ranges of a layer's input cost its output.
 
-    The scale of a channel or block is the one of 20 whose rounding costs the output least, as SeqMSE chooses it; then
-    the weights are rounded one input after the other, the rest making up for each error (GPTQ). Held-out samples say
-    how much of that, and whether any of it, is better than the nearest levels. Where the mean of an input is noted
-    (see ``note_input_mean``), what it adds is left to the bias.
+    Each channel or block gets the one of 20 scales that costs the output least, as SeqMSE chooses it; then the weights
+    are rounded one input after the other, the remaining ones making up for each error (GPTQ). Held-out samples decide
+    how much of that is better than the nearest levels, if any. Where the mean of an input is noted (see
+    ``note_input_mean``), its contribution is left to the bias.
 
     Args:
         model: the float graph.
         nodes: its layers with constant weights; transposed convolutions and very wide layers are left out.
-        data: the samples, of which 64 are looked at.
+        data: the samples, of which 64 are used.
         rounder: holds the type, and how many weights share a scale.
-        progress: called with what is being done, how much is done, and of how much.
+        progress: called with the current task, the amount done, and the total.
         kept: what an interrupted run found for these weights, and where this one keeps it.
+
+    Returns:
+        The weights by tensor and axis of the channels or blocks, and the costs by layer.
     """
     kept = kept or RoundingCheckpoint()
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}

@@ -67,20 +67,20 @@ class AnswerTally:
     """How many answers of a part stay the float model's.
 
     Attributes:
-        part: what was read.
-        kept: answers that stay.
-        answers: how many there are; where a sample has one answer, samples.
+        part: the part of the outputs that was read.
+        kept: the number of answers that stay.
+        answers: the number of answers, which is that of the samples where each has one.
         least: the smallest share that must stay, by the task's default.
-        level: the figure that shows it best, None where the share says it all.
+        level: the figure that shows best how far answers change; None where the share says it all.
         figure: what ``level`` is: ``positions``, ``cosine_p5``, ``iou``, ``psnr_db``, ``snr_db``, ``detections`` or
             ``points``.
-        independent: how many answers count as independent.
-        lost: the answers that change, each weighed by how likely it costs accuracy as far as the float model's own
-            scores tell (see ``likely_lost``); None where they do not.
-        expected: the answers to expect to change, of as many like these: those that nearly changed count in part. None
-            where an answer is no single choice of a class and no level over a floor.
-        only: the answer, 0 or 1, that the float model gives every sample where there are two: nothing shows the other.
-            None where the samples show both, or there are more.
+        independent: the number of answers that count as independent.
+        lost: the changed answers, each weighted by how likely it costs accuracy according to the float model's own
+            scores (see ``likely_lost``); None where these do not tell.
+        expected: how many of as many similar answers are expected to change: those that nearly changed count in part.
+            None where an answer is neither a single choice of a class nor a level over a floor.
+        only: the answer, 0 or 1, that the float model gives every sample where there are two: the samples do not show
+            the other one. None where they show both, or there are more.
     """
 
     part: OutputPart

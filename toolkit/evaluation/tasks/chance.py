@@ -73,16 +73,16 @@ def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[
 
 
 def expected_flips(gaps: Array, errors: Array) -> float:
-    """The share of positions whose argmax errors like these change on average, whatever they happened to change here.
+    """The mean share of positions whose argmax errors like these change, whatever happened to change in these samples.
 
-    With errors that are normal and independent between classes, the second class overtakes the first with the
-    probability Phi(-gap / sqrt(2 variance)). Every position takes this with its own variance and, for as much again,
-    with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
-    after a TopK that swaps two entries, only few draws are bad. How many really changed says little
-    where there are a hundred samples: one that changed or not is a point; this estimate uses all of them.
+    With errors that are normal and independent between classes, the second class overtakes the first with probability
+    Phi(-gap / sqrt(2 variance)). This is averaged over all positions, half of it with each position's own variance and
+    half with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
+    after a TopK that swaps two entries, only few draws are bad. Unlike a count of the changes, to which one of a
+    hundred samples adds a whole point, the estimate uses every sample.
 
-    How many of few positions happen to be near ties is chance too, and errors as small as a budget allows change no
-    others: the closest ones count as far apart as their density says (see ``_evened``).
+    How many of few positions are near ties is chance too, and errors as small as a budget allows change no others: the
+    smallest gaps are therefore spread as their density says (see ``_evened``).
 
     Args:
         gaps: best score less second best, [positions].
