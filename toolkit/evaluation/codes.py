@@ -48,6 +48,7 @@ class EvaluationCode(BaseCode):
     WITHIN_ON_ONE = "evaluation-within-on-one"
     LABELS_FIT_NOTHING = "evaluation-labels-fit-nothing"
     LABELS_UNUSED = "evaluation-labels-unused"
+    LABEL_NOT_FINITE = "evaluation-label-not-finite"
     LABEL_OUT_OF_RANGE = "evaluation-label-out-of-range"
     LIMIT_NEVER_MISSED = "evaluation-limit-never-missed"
     FLOAT_OUTPUT_NAN = "evaluation-float-output-nan"

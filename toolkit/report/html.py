@@ -20,7 +20,7 @@ from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.prediction import prediction_words, uncounted_words
 from toolkit.report.findings.search import bound_words, budget_words, plan_standing, standing
-from toolkit.report.findings.tasks import few_details, limit_words, part_name, part_words
+from toolkit.report.findings.tasks import few_details, limit_words, part_name, part_words, standing_words
 from toolkit.report.findings.words import capital, percent, share_percent
 from toolkit.report.harms_chart import harms_chart
 from toolkit.report.network_part import embed, network_part
@@ -159,6 +159,7 @@ def environment() -> Environment:
         part_name=part_name,
         limit_words=limit_words,
         part_words=part_words,
+        standing_words=standing_words,
         few_details=few_details,
         pair_words=pair_words,
         change_words=change,

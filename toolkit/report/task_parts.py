@@ -25,6 +25,9 @@ class PartFigures(Part):
     low: float = Field(description="lower end of the 95 % interval of unchanged (Wilson)")
     high: float = Field(description="its upper end")
     standing: Literal["met", "unproven", "missed"]
+    lacks: Literal["", "answers", "objects", "other answer", "varied samples"] = Field(
+        default="", description="what the samples lack to show that the share stays; empty where it is met or missed"
+    )
     counts: bool = Field(
         default=True, description="whether that share is a limit here: not where the recipe's budget has others alone"
     )

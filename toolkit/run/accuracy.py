@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
@@ -224,6 +224,7 @@ def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[P
     order = list(LimitStanding)
     for tally in sorted(found.tallies, key=lambda one: (-order.index(one.standing(least)), one.share)):
         low, high = tally.interval
+        lacks = _lacks(tally, found, least)
         made.append(
             PartFigures(
                 task=tally.part.task,
@@ -236,12 +237,29 @@ def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[P
                 figure=tally.figure,
                 low=low,
                 high=high,
-                standing=tally.standing(least).value,
+                standing=("unproven" if lacks else tally.standing(least).value),
+                lacks=lacks,
                 counts=counts,
                 rule=sentence(rule) if (rule := reader(tally.part).rule()) is not None else "",
             )
         )
     return made
+
+
+def _lacks(
+    tally: AnswerTally, found: EvaluationResult, least: float | None
+) -> Literal["", "answers", "objects", "other answer", "varied samples"]:
+    """What the samples lack to show that enough of a part's answers stay; empty where that is met or missed."""
+    standing = tally.standing(least)
+    if standing is LimitStanding.MISSED:
+        return ""
+    if tally.empty:
+        return "objects"
+    if tally in one_answer(found) or (tally.stands_in and standing is LimitStanding.UNPROVEN):
+        return "other answer"
+    if shows_nothing(found):
+        return "varied samples"
+    return "answers" if standing is LimitStanding.UNPROVEN else ""
 
 
 def _task_info(task: TaskRecord | None) -> TaskInfo | None:

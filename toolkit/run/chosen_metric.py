@@ -22,7 +22,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
-from toolkit.run.labels import refuse_stray, unfit
+from toolkit.run.labels import not_finite, refuse_stray, unfit
 from toolkit.run.output_choice import output_unsure
 
 _MEASURED = 64
@@ -69,7 +69,8 @@ def chosen_metric(
     """The metric of the output that the labels belong to; or why there is no metric, where none was asked for.
 
     Raises:
-        DataError: the labels do not fit the metric that was asked for, or it says nothing about them.
+        DataError: the labels do not fit the metric that was asked for, or it says nothing about them, or one is NaN or
+            infinite.
         RecipeError: no output has the shape of what it reads.
     """
     samples = [replace(sample, inputs={}) for sample in data.samples()]
@@ -87,6 +88,15 @@ def chosen_metric(
                 remedy="leave --metric out: what those nodes read is compared with the float model's",
             )
         return ChosenMetric(FittingMetric(asked, first), None)
+    broken = not_finite(labels, samples, seen)
+    if broken is not None and asked is None:
+        return broken
+    if broken is not None:
+        raise DataError(
+            f"--metric {asked} cannot read the label: it is NaN or infinite",
+            where=str(broken.values["origin"]),
+            remedy="repair the labels, or remove the sample",
+        )
     seen.read = classes_read(labels)
     fits = fitting_metrics(seen, guess(seen), labels)
     if asked is not None:

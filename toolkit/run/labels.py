@@ -34,6 +34,34 @@ def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
     )  # fmt: skip
 
 
+def all_finite(label: Array) -> bool:
+    """Whether a label holds neither NaN nor an infinity; what is no float never does."""
+    return label.dtype.kind != "f" or bool(np.isfinite(label).all())
+
+
+def not_finite(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> Finding | None:
+    """The finding that a label is NaN or infinite, where it is and what would fit the others; None where none is.
+
+    Args:
+        labels: one array per sample.
+        samples: these samples.
+        seen: the model with its outputs for a few samples.
+    """
+    broken = [not all_finite(one) for one in labels]
+    if not any(broken):
+        return None
+    first = broken.index(True)
+    wrong = [~np.isfinite(one) for one, bad in zip(labels, broken) if bad]
+    others = [one for one, bad in zip(labels, broken) if not bad]
+    fits = fitting_metrics(seen, guess(seen), others) if others else []
+    at = [int(place) for place in np.argwhere(wrong[0])[0]]
+    return EvaluationCode.LABEL_NOT_FINITE(
+        origin=samples[first].origin, at=at, value=float(labels[first][tuple(at)]),
+        values=sum(int(one.sum()) for one in wrong), samples=len(wrong),
+        metric=fits[0].metric if fits else "", output=fits[0].output if fits else "",
+    )  # fmt: skip
+
+
 def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> None:
     """Check that labels laid out as class numbers of an output are valid ones.
 
@@ -81,6 +109,9 @@ def unused(
         seen: the model with its outputs for a few samples.
         answers: the float model's outputs and the labels, which are read where several outputs fit these.
     """
+    broken = not_finite(labels, samples, seen)
+    if broken is not None:
+        return broken
     fits = fitting_metrics(seen, guess(seen), labels)
     if fits:
         return _fitting(fits, seen, answers)

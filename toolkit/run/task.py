@@ -255,7 +255,7 @@ def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]])
 def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
     """Findings about labels that the recipe's samples have and no metric reads."""
     from toolkit.evaluation.metric_base import label_of
-    from toolkit.run.labels import unused
+    from toolkit.run.labels import all_finite, unused
     from toolkit.simulation.samples import with_labels
 
     data, _ = inputs.evaluation_data(inputs.reference())
@@ -264,7 +264,11 @@ def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
         return []
     beside = zip(islice(looked.batches, _CHECKED), labelled.batches(1))
     answers = ((outputs, batch.labels or {}) for (_, outputs), batch in beside)
-    samples = [replace(sample, inputs={}) for sample in islice(labelled.samples(), _CHECKED)]
+    # a label that is no number may be anywhere
+    samples = [
+        replace(sample, inputs={}) for number, sample in enumerate(labelled.samples())
+        if number < _CHECKED or not all_finite(label_of(sample.labels))
+    ]  # fmt: skip
     labels = looked.seen.labels_of([label_of(sample.labels) for sample in samples])
     return [unused(labels, samples, looked.seen, answers)]
 

@@ -13,6 +13,7 @@ from toolkit.evaluation.tasks.base import AnswerTally, OutputPart
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
+from toolkit.report.findings.tasks import standing_words
 from toolkit.report.findings.words import clause
 from toolkit.report.schema import DeviceInfo
 from toolkit.report.terminal import to_text
@@ -210,3 +211,29 @@ def test_an_engine_that_draws_its_own_numbers_leaves_the_verdict_to_the_simulati
     )
     device = DeviceInfo(status="ran", gpu="GPU", accuracy=own, profiles={"default": own})
     assert verdict(good, device) == verdict(good) == "usable"
+
+
+def standings(tally, **changes):
+    """The standing of a part's answers in the report, in words."""
+    found = measured(tallies=(tally,), metric=None, value=None, float_value=None, drop=None, **changes)
+    task = TaskRecord(task=tally.part.task, parts=[tally.part.to_json()])
+    (part,) = accuracy_of(found, BudgetSection(), task=task).parts
+    return standing_words(part)
+
+
+def test_the_table_of_parts_says_what_an_unproven_part_lacks():
+    """Enough samples prove nothing where they hold nothing, give one answer, or are alike; few samples are few."""
+    classes, boxes = OutputPart("classification", ("logits",)), OutputPart("detection", ("logits",), {"threshold": 0.5})
+    single = OutputPart("classification", ("logits",), {"single": True, "threshold": 0.5})
+    beside = OutputPart("regression", ("logits",), {"stands_in": True, "mean": 0.0, "variance": 1.0})
+    steady = {"logits": OutputFigures(sqnr_db=60.0, max_abs=0.01)}
+    assert standings(AnswerTally(classes, 400, 400, 0.99), samples=400) == "met"
+    assert standings(AnswerTally(classes, 300, 400, 0.99), samples=400) == "missed"
+    assert standings(AnswerTally(classes, 40, 40, 0.99), samples=40) == "not proven: too few samples"
+    assert standings(AnswerTally(classes, 1, 1, 0.99), samples=1) == "not proven: the samples do not differ"
+    nothing = AnswerTally(boxes, 400, 400, 0.99, figure="detections")
+    assert standings(nothing, samples=400) == "not proven: the samples hold nothing that is found"
+    for tally in (AnswerTally(single, 400, 400, 0.99, only=0), AnswerTally(beside, 100, 400, 0.99)):
+        assert standings(tally, samples=400, outputs=steady) == "not proven: the samples show one answer alone"
+    tokens = AnswerTally(OutputPart("generation", ("logits",)), 40, 40, 0.99)
+    assert standings(tokens, samples=4) == "not proven: too few positions"

@@ -14,6 +14,7 @@ from tests.toolkit.run.test_new_metric import COUNT, UNLABELLED
 from toolkit import run
 from toolkit.base.errors import DataError, RecipeError
 from toolkit.cli.main import invoke
+from toolkit.data.sample import Sample
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import classes_read, fitting_metrics
@@ -22,6 +23,7 @@ from toolkit.report.findings import sentence
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
+from toolkit.run.labels import not_finite
 from toolkit.run.new import recipe_for
 from toolkit.run.recipe import Recipe
 from toolkit.run.task import task_of
@@ -83,6 +85,39 @@ def test_labels_that_nothing_uses_are_named_with_the_output_that_they_are_of(tmp
     record = task_of(Inputs(Job(Recipe.parse(UNLABELLED, tmp_path / "r.toml"), RunFolder(tmp_path / "run"))))
     (unused,) = [note for note in record.notes if note.code is EvaluationCode.LABELS_UNUSED]
     assert unused.values == {"metric": "top1", "output": "second"}
+
+
+@pytest.mark.parametrize("place", [2, 150])
+def test_a_label_that_is_no_number_is_named_by_new_and_by_check_alike(place, tmp_path, capsys):
+    """Wherever it is; its file, its sample and the value's place are said, and what to do."""
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 6]}, {"y": ["n", 3]}, {"w": normal(6, 3)})
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    x = normal(160, 6, seed=1)
+    label = (x @ normal(6, 3)).astype(np.float32)
+    label[place, 1] = np.nan
+    np.savez(tmp_path / "test.npz", x=x, label=label)
+    given = [str(tmp_path / name) for name in ("model.onnx", "r.toml", "test.npz")]
+    told = (
+        f"test.npz, sample {place} is nan at [1] (1 value in 1 sample is not finite), so no built-in metric can read the "
+        "labels and nothing uses them: repair or remove such samples; mse of output 'y' fits the others."
+    )
+    assert invoke(["new", given[0], "--data", given[2], "--test", given[2], "--out", given[1]]) == 0
+    assert told in capsys.readouterr().out
+    assert invoke(["check", given[1]]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "not finite" in line]
+    assert said.startswith("warning: ") and told in said
+    with pytest.raises(DataError, match=f"test.npz, sample {place}: --metric mse cannot read the label: it is NaN"):
+        recipe_for(*(tmp_path / name for name in ("model.onnx", "r.toml", "test.npz", "test.npz")), "mse")
+
+
+def test_labels_none_of_which_is_a_number_fit_nothing(tmp_path):
+    model = seen(out("y", normal(8, 3), "MatMul"))
+    samples = [Sample({}, index, f"row {index}") for index in range(8)]
+    found = not_finite([np.full(3, np.inf)] * 8, samples, model)
+    assert found.values["metric"] == "" and found.values["samples"] == 8 and found.values["values"] == 24
+    assert sentence(found).endswith("(24 values in 8 samples are not finite), so no built-in metric can read the labels and "
+                                    "nothing uses them: repair or remove such samples.")  # fmt: skip
+    assert not_finite([np.array(index) for index in range(8)], samples, model) is None
 
 
 def test_a_class_that_labels_name_is_not_ctcs_blank(tmp_path):

@@ -89,6 +89,21 @@ def limit_words(part: PartFigures) -> str:
     return f"{percent(part.least)} must" if part.counts else "not a limit here: the recipe's budget has others"
 
 
+_LACKING = {
+    "answers": "not proven: too few {unit}s",
+    "objects": "not proven: the samples hold nothing that is found",
+    "other answer": "not proven: the samples show one answer alone",
+    "varied samples": "not proven: the samples do not differ",
+}
+
+
+def standing_words(part: PartFigures) -> str:
+    """How the share of answers that must stay stands, and what the samples lack where it is not proven."""
+    if not part.lacks:
+        return part.standing
+    return _LACKING[part.lacks].format(unit="position" if part.task == "generation" else "sample")
+
+
 def figure_words(figure: str, level: float | None) -> str:
     """The figure that shows best how far answers stay, in brackets after a space; empty without one."""
     if level is None or figure not in _FIGURES:
@@ -271,6 +286,18 @@ def _out_of_range(origin: str, value: int, output: str, classes: int, low: int, 
     )
 
 
+def _not_finite(
+    origin: str, at: Sequence[int], value: float, values: int, samples: int, metric: str, output: str
+) -> str:
+    where = f" at {list(at)}" if at else ""
+    others = f"; {metric} of output '{output}' fits the others" if metric else ""
+    return (
+        f"The label of {origin} is {value}{where} ({count(values, 'value')} in {count(samples, 'sample')} "
+        f"{'is' if values == 1 else 'are'} not finite), so no built-in metric can read the labels and nothing uses "
+        f"them: repair or remove such samples{others}."
+    )
+
+
 def _renamed(metric: str, value: float, samples: int, share: float, joined: bool = False) -> str:
     how = (
         "each label stands for several of the model's classes"
@@ -347,6 +374,7 @@ TASKS: Table = {
         "fits them."
     ),
     EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
+    EvaluationCode.LABEL_NOT_FINITE: _not_finite,
     EvaluationCode.LIMIT_NEVER_MISSED: _never_missed,
     EvaluationCode.FLOAT_OUTPUT_NAN: lambda output, count, samples: (
         f"The float model returns NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
