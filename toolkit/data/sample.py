@@ -37,12 +37,14 @@ class InputSpec:
         dims: a number where a dimension is fixed, a name where it has one, else None; None where not even the rank is
             declared.
         batch_axis: the axis along which samples are joined, see ``toolkit.graph.dimensions``; None where there is none.
+        used: whether a node reads it.
     """
 
     name: str
     dtype: np.dtype[Any]
     dims: tuple[int | str | None, ...] | None
     batch_axis: int | None = None
+    used: bool = True
 
     @property
     def shared(self) -> bool:
@@ -66,7 +68,7 @@ def input_specs(model: Model) -> dict[str, InputSpec]:
     for tensor in model.graph.inputs:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
         dims = None if tensor.shape is None else tuple(dim_of(d) for d in tensor.shape)
-        specs[tensor.name] = InputSpec(tensor.name, dtype, dims, axes.get(tensor.name))
+        specs[tensor.name] = InputSpec(tensor.name, dtype, dims, axes.get(tensor.name), bool(tensor.outputs))
     return specs
 
 
@@ -156,7 +158,7 @@ def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str
         DataError: an input has no values, or a key is neither; the message says what it may be.
     """
     strangers = [name for name in found if name not in specs and name not in LABELS]
-    missing = [name for name in specs if name not in found]
+    missing = sorted((name for name in specs if name not in found), key=lambda name: not specs[name].used)
     if strangers:
         inputs = ", ".join(f"'{name}'" for name in specs)
         raise DataError(
@@ -165,11 +167,13 @@ def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str
             remedy=_instead(strangers, missing, labelled=not set(LABELS).isdisjoint(found)),
         )
     if missing:
-        raise DataError(
-            f"there are no values for input '{missing[0]}'",
-            where=where,
-            remedy="give every input of the model: " + ", ".join(f"'{name}'" for name in specs),
-        )
+        first = specs[missing[0]]
+        unused = "" if first.used else ", which no node of the model reads"
+        remedy = "give every input of the model: " + ", ".join(f"'{name}'" for name in specs)
+        if unused:
+            shape = ", ".join("?" if one is None else str(one) for one in first.dims or ())
+            remedy = f"remove it from the model, or store any values for it, such as {first.dtype.name} zeros [{shape}]"
+        raise DataError(f"there are no values for input '{first.name}'{unused}", where=where, remedy=remedy)
 
 
 def _instead(strangers: Sequence[str], missing: Sequence[str], labelled: bool) -> str:

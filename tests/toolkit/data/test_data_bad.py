@@ -17,6 +17,7 @@ from toolkit.base.errors import DataError, NotAllowedError, QtoolError, RecipeEr
 from toolkit.base.types import Array
 from toolkit.data.arrays import open_archive
 from toolkit.data.dataset import CalibrationData
+from toolkit.data.sample import input_specs
 from toolkit.graph.model import Model
 
 GOOD = np.zeros((4, 3, 5), np.float32)
@@ -74,6 +75,22 @@ def test_rows_that_are_no_samples_are_told_where_to_go(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="where a sample holds several rows of 'document', store each sample by itself: "
                        "'query/00000', 'document/00000' and so on"):  # fmt: skip
         list(CalibrationData.open("data.npz", towers, base=tmp_path).samples())
+
+
+def test_an_input_that_no_node_reads_is_said_to_be_so(tmp_path: Path) -> None:
+    """One that a node reads comes first, and one that only a branch reads is read."""
+    made = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"idle": ["n", 2], "x": ["n", 4]}, {"y": ["n", 4]}))
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 4), np.float32))
+    with pytest.raises(DataError, match=r"values for input 'idle', which no node of the model reads\. Remove it from the "
+                       r"model, or store any values for it, such as float32 zeros \[n, 2\]$"):  # fmt: skip
+        list(CalibrationData.open("data.npz", made, base=tmp_path).samples())
+    np.savez(tmp_path / "data.npz", idle=np.zeros((3, 2), np.float32))
+    with pytest.raises(DataError, match=r"no values for input 'x'\. Give every input of the model: 'idle', 'x'"):
+        list(CalibrationData.open("data.npz", made, base=tmp_path).samples())
+    branch = model("""g (bool[1] c, float[1] x) => (float[1] y) {
+        y = If (c) <then_branch = t () => (float[1] a) { a = Relu(x) }, else_branch = e () => (float[1] b) { b = Neg(x) }>
+    }""")
+    assert [one.used for one in input_specs(branch).values()] == [True, True]
 
 
 FEEDS: list[tuple[str, Callable[[], Model], Any, str]] = [
