@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from onnx import TensorProto
+
 from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.graph.assemble import bodies
@@ -46,10 +48,23 @@ def role(node: Any, facts: Facts) -> NodeRole:
     if node.op in _NO_COMPUTATION:
         return "other"
     tensors = [tensor.name for tensor in (*node.inputs, *node.outputs)]
-    if any(facts.is_float(name) for name in tensors):
+    if any(facts.is_float(name) or _is_float64(name, facts) for name in tensors):
         return "compute"
     known = any(tensor.name in facts.types for tensor in node.outputs)
     return "other" if known else "compute"
+
+
+def in_float64(node: Any, facts: Facts) -> bool:
+    """Whether a node computes in float64, and in no other float type: no type can be asked for it.
+
+    TensorRT's parser casts float64 down to float32 (onnx-tensorrt, "Supported ONNX Operators").
+    """
+    tensors = [tensor.name for tensor in (*node.inputs, *node.outputs)]
+    return any(_is_float64(name, facts) for name in tensors) and not any(map(facts.is_float, tensors))
+
+
+def _is_float64(tensor: str, facts: Facts) -> bool:
+    return facts.types.get(tensor) == TensorProto.DOUBLE
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ class ReportCode(BaseCode):
     NOT_REQUESTED = "report-not-requested"
     CONVERTS_TYPES = "report-converts-types"
     NO_FLOAT_COMPUTATION = "report-no-float-computation"
+    COMPUTES_IN_FLOAT64 = "report-computes-in-float64"
     BUDGET_WITHOUT_DATA = "report-budget-without-data"
     LIMIT_WITHOUT_METRIC = "report-limit-without-metric"
     LIMIT_NOT_COMPUTED = "report-limit-not-computed"

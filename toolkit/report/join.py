@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual
 from toolkit.base.collection import collector_paused
+from toolkit.base.precision import Precision
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Finding
 from toolkit.graph import work
@@ -42,7 +43,6 @@ from toolkit.report.summary import Joined, summary
 from toolkit.report.verdict import lost_layers
 
 if TYPE_CHECKING:
-    from toolkit.base.precision import Precision
     from toolkit.contract.journal import Journal
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.evaluation.difference import TensorError
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _CONVERTS, _NO_FLOATS = ReportCode.CONVERTS_TYPES(), ReportCode.NO_FLOAT_COMPUTATION()
+_FLOAT64 = ReportCode.COMPUTES_IN_FLOAT64()
 _NOT_TOLD = Actual(None, reason=EngineCode.NOT_IN_RECORD())
 
 
@@ -206,6 +207,8 @@ def _layer(
         stated = ask.reason.code is EngineCode.TYPE_STATED and role == "compute"
         why = reasons.stated(node.name, ask.precision) if stated else ask.reason
         asked = shared.asked(ask.precision, said(why), ask.by)
+    elif role == "compute" and work.in_float64(node, facts):
+        asked = shared.asked(Precision.FP32, said(_FLOAT64), "qtool")
     elif role == "compute":
         asked = shared.asked(rest, said(reasons.reason(node.name)), BY_REST)
     else:

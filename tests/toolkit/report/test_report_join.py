@@ -239,3 +239,24 @@ def test_what_is_said_of_many_nodes_is_written_once(length, monkeypatch):
     assert len(made) == 1 and data["facts"][2] == [data["facts"][2][0]] * (length + 1)
     reason = report.layers[0].asked.reason
     assert {layer.asked.reason for layer in report.layers} == {reason} and "Tanh" in reason
+
+
+def test_layers_in_float64_compute_and_are_said_to_run_in_float32():
+    """They were no layers at all: «none of 0 layers» beside «all 2 layers with weights»."""
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (double[n, 4] x) => (double[n, 2] y, float[n, 2] z) <double[4, 2] w>
+        { m = MatMul(x, w)  y = Relu(m)  z = Cast<to = 1>(y) }
+    """)
+    for one, name in zip(proto.graph.node, ["MatMul", "Relu", "Cast"]):
+        one.name = name
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 2)), "w"))
+    model = Model.from_proto(proto)
+    actuals = {"MatMul": Actual(Precision.FP32, ("fp32",), ("fp32",), "network", "honoured", None, ("mm",))}
+    report = _join(model, plan=PrecisionPlan(), errors={}, actuals=actuals, journal=Journal())
+    layers = {layer.node: layer for layer in report.layers}
+    assert [one.role for one in report.layers] == ["compute", "compute", "convert"] and report.summary.computing == 2
+    for name in ("MatMul", "Relu"):
+        assert layers[name].asked.precision is Precision.FP32
+        assert "export the model in float32" in layers[name].asked.reason
+    assert "0 of 2 layers in FP16, none quantized" in report.summary.headline

@@ -140,6 +140,10 @@ WARNINGS: Table = {
     ReportCode.NOT_REQUESTED: "no pass requested a precision, and the rest runs in {rest}: {why}",
     ReportCode.CONVERTS_TYPES: "converts between types",
     ReportCode.NO_FLOAT_COMPUTATION: "computes no floats",
+    ReportCode.COMPUTES_IN_FLOAT64: (
+        "computes in float64, which is never quantized and which TensorRT narrows to float32: export the model in "
+        "float32"
+    ),
     ReportCode.EFFECT_NOT_MEASURED: lambda by, count: (
         f"{by} changed {count} layer{'' if count == 1 else 's'}; the gain was not measured."
     ),
