@@ -17,6 +17,9 @@ from toolkit.contract.findings import Finding
 NAMES = ("auto", "tensorrt", "tensorrt_rtx", "none")
 _BUILDING = ("tensorrt", "tensorrt_rtx")
 """What ``auto`` takes, the first that can be used."""
+NEVER_INT8 = {"tensorrt_rtx": frozenset({"ConvTranspose"})}
+"""Operators for which a backend was never seen to take an INT8 kernel, though pairs lie around them (RTX 1.7.1.116, for
+compute capability 8.9 and 12.0: its kernel reads float16 after its own Dequantize)."""
 _INSTALL = {"tensorrt": "run pip install 'qtool[tensorrt]'", "tensorrt_rtx": "run pip install 'qtool[rtx]'"}
 
 

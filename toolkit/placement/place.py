@@ -297,7 +297,7 @@ class Placer:
             if (
                 node.op in MOVERS
                 and uses == [0]
-                and all(self._all_quantized(out) for out in node.outputs if out.outputs)
+                and all(self._all_quantized(out) for out in node.outputs if out.outputs or out.name in self.outputs)
             ):
                 continue
             return False

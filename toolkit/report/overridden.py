@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from toolkit.backends.choose import NEVER_INT8
 from toolkit.backends.codes import EngineCode
 from toolkit.contract.findings import BaseCode, Code, Finding
 from toolkit.report.codes import ReportCode
 
-_NO_INT8_KERNEL = {"tensorrt_rtx": frozenset({"ConvTranspose"})}
-"""Operators for which a backend was never seen to take an INT8 kernel, though pairs lie around them (RTX 1.7.1.116, for
-compute capability 8.9 and 12.0: its kernel reads float16 after its own Dequantize)."""
 _REMEDIES: dict[BaseCode, ReportCode] = {
     EngineCode.KERNEL_READS_FLOAT: ReportCode.DO_EXCLUDE_FLOAT_KERNEL,
     EngineCode.NO_QUANTIZED_KERNEL: ReportCode.DO_ASK_FLOAT,
@@ -41,7 +39,7 @@ _REMEDIES: dict[BaseCode, ReportCode] = {
 def cause_of(reason: Finding | None, op: str, backend: str) -> Finding | None:
     """The cause of what was seen, where it is known and the reason does not state it already."""
     seen = EngineCode.KERNEL_READS_FLOAT in {one.code for one in _within(reason)}
-    known = seen and op in _NO_INT8_KERNEL.get(backend, ())
+    known = seen and op in NEVER_INT8.get(backend, ())
     return ReportCode.BACKEND_HAS_NO_KERNEL(backend=backend, op=op) if known else None
 
 

@@ -32,6 +32,7 @@ from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.batches import batches_refused, fault_words
 from toolkit.run.new_images import image_table
+from toolkit.run.new_kernels import without_kernel_lines
 from toolkit.run.new_metric import NewEvaluation, new_evaluation
 from toolkit.run.new_profile import fixed_by_samples, profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
@@ -171,7 +172,9 @@ def _passes(model: Model, ranges: Path | None, kept_in: Precision) -> list[str]:
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
         lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", f'precision = "{kept_in}"']
-    return lines + (pass_lines(model, ranges) if ranges is not None else _search(_helpers(model, prepared), kept_in))
+    if ranges is not None:
+        return lines + pass_lines(model, ranges)
+    return lines + _search(model, _helpers(model, prepared), kept_in)
 
 
 def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
@@ -201,7 +204,7 @@ def rest_of(model: Model) -> Precision:
     return Precision.BF16 if 2 * wide > len(layers) else Precision.FP16
 
 
-def _search(helpers: Sequence[str], kept_in: Precision) -> list[str]:
+def _search(model: Model, helpers: Sequence[str], kept_in: Precision) -> list[str]:
     word = "bfloat16" if kept_in is Precision.BF16 else "float16"
     # bfloat16 holds what float16 cannot
     guard = ["", "[[pass]]", _use(Role.GUARD)] if kept_in is Precision.FP16 else []
@@ -211,6 +214,7 @@ def _search(helpers: Sequence[str], kept_in: Precision) -> list[str]:
         f"# INT8 wherever the budget below allows it; layers that cost too much stay in {word}.",
         "[[pass]]",
         _use(Role.SEARCH),
+        *without_kernel_lines(model, Role.SEARCH),
         *([f"helpers = [{listed}]"] if helpers else []),
         *([f'weights = "{_BEST_WEIGHTS}"'] if _takes(Role.SEARCH, "weights", _BEST_WEIGHTS) else []),
         *guard,

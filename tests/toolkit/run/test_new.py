@@ -13,7 +13,9 @@ import pytest
 
 from tests.conftest import build, node, normal
 from tests.toolkit.conftest import complain
+from toolkit.backends.none import NoBackend
 from toolkit.cli.main import invoke
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.run.recipe import Recipe
 
 PILLOW = pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="Pillow is not installed")
@@ -213,3 +215,28 @@ def test_the_command_that_comes_next_is_one_that_a_shell_takes(place, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert shlex.split(last)[-1] == str(target) and last.startswith("next: qtool check ")
     assert invoke(shlex.split(last)[2:]) == 0
+
+
+@pytest.mark.parametrize(("backend", "left"), [("tensorrt_rtx", ["ConvTranspose"]), ("tensorrt", []), ("none", [])])
+def test_what_the_backend_here_has_no_int8_kernel_for_is_left_alone(place, monkeypatch, backend, left):
+    """The recipe asked for it, and the report advised to exclude it."""
+    chosen = NoBackend()
+    chosen.name = backend
+    monkeypatch.setattr("toolkit.run.new_kernels.choose", lambda: (chosen, None))
+    nodes = [node("ConvTranspose", ["x", "w"], ["c"]), node("Conv", ["c", "v"], ["y"])]
+    weights = {"w": normal(3, 4, 2, 2), "v": normal(4, 4, 1, 1)}
+    onnx.save(build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 4, 9, 9]}, weights), str(place / "model.onnx"))
+    recipe, _ = made(place)
+    (search,) = [one for one in recipe.passes if one["use"] == "search_precision"]
+    assert search.get("exclude_ops", []) == left
+    given = Ranges({name: Range(1.0, "manual") for name in ("x", "c")})
+    given.save(place / "ranges.json")
+    recipe, _ = made(place, "--ranges", place / "ranges.json")
+    (plain,) = [one for one in recipe.passes if one["use"] == "insert_qdq"]
+    assert plain.get("exclude_ops", []) == left
+
+
+def test_a_model_without_such_operators_asks_for_no_backend(place, monkeypatch):
+    monkeypatch.setattr("toolkit.run.new_kernels.choose", lambda: pytest.fail("chosen"))
+    network(place, ["n", 3, 8, 8])
+    made(place)
