@@ -6,7 +6,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.observed import SeenOutput
-from toolkit.evaluation.tasks.keypoints import peaks
+from toolkit.evaluation.tasks.keypoints import peaks, points_of
 
 _FACTOR = 16.0
 """How many times as far the values of one channel spread as those of another, where they are of unlike kinds. Scores of
@@ -16,12 +16,14 @@ _ROWS, _FEW_ROWS = 32, 8
 _NEARLY = 0.98
 _VOCABULARY = 2**20
 """More classes than any vocabulary has tokens."""
-_COMPACT, _SMALL, _AROUND = 0.9, 0.05, 0.25
-"""Of what lies above half of a peak the share that lies around it, the share of a map that it may cover, and the side
-of the square around it as a share of the map's."""
-_MOSTLY, _EMPTY, _BACKGROUND = 0.7, 0.3, 0.1
-"""How many maps have such a peak, how much of the places any peak covers, and how far above the others' median one
-map's may lie, as a share of a peak: more is a class that is met wherever no other one is."""
+_COMPACT, _SMALL, _AROUND = 0.9, 0.05, (0.25, 0.125)
+"""Of what lies above half of a peak the share that lies around it or others, the share of a map that it may cover, and
+the side of the squares around them as a share of the map's, of which so few are taken that they cover a quarter."""
+_SEVERAL = 0.1
+"""How many of the maps with a peak have others of like height, where that is no chance."""
+_MOSTLY, _EMPTY, _MOST_COVERED, _BACKGROUND = 0.7, 0.3, 0.5, 0.1
+"""How many maps have such a peak, how much of the places any covers with one peak a map, and with several, and how far
+above the others' median one map's may lie, as a share of a peak: more is a class that is met wherever no other one is."""
 _LEAST_SIDE, _BLANK = 8, 3
 """The smallest map that has places around a peak, and how many samples may show none before others do."""
 _LEVELS = 64
@@ -45,8 +47,8 @@ def unlike_scales(output: SeenOutput, axis: int) -> bool:
 def peak_height(output: SeenOutput, axis: int) -> float | None:
     """How far peaks rise above their maps, in the median, where each channel is the heat of a key point; else None.
 
-    Such a map has one narrow peak, and nearly all places are in none: which channel is the best there is noise, where
-    each place of a mask belongs to a class.
+    Such a map has one narrow peak, or one for each of several people, and nearly all places are in none: which channel
+    is the best there is noise, where each place of a mask belongs to a class.
 
     Args:
         output: what is seen of it, maps with the channels along an axis.
@@ -54,26 +56,62 @@ def peak_height(output: SeenOutput, axis: int) -> float | None:
     """
     if output.discrete or len(output.shape) != 3 or output.sums_to_one(axis) or output.shape[axis] < 2:
         return None
-    heights, covered, found = [], [], 0
+    heights, covered, counts, found = [], [], [], 0
     for number, one in enumerate(output.samples):
         maps = np.moveaxis(np.asarray(one, np.float64), axis, 0)
         if min(maps.shape[1:]) < _LEAST_SIDE or not np.isfinite(maps).all() or (number >= _BLANK and not found):
             return None
-        places, height = peaks(maps)
+        _, height = peaks(maps)
         above = maps > (maps.max(axis=(1, 2)) - height / 2)[:, None, None]
-        apart = np.indices(maps.shape[1:])[None] - places[:, :, None, None]
-        around = (np.abs(apart) <= _AROUND / 2 * max(maps.shape[1:])).all(axis=1)
-        share = (above & around).sum(axis=(1, 2)) / np.maximum(above.sum(axis=(1, 2)), 1)
-        narrow = (share >= _COMPACT) & (above.mean(axis=(1, 2)) <= _SMALL) & (height > 0)
+        small = (above.mean(axis=(1, 2)) <= _SMALL) & (height > 0)
+        crowds = [_crowd(values, marked) if little else 0 for values, marked, little in zip(maps, above, small)]
+        narrow = np.asarray(crowds) > 0
+        counts += [crowd for crowd in crowds if crowd]
         usual = np.median(maps, axis=(1, 2))
         if narrow.any() and usual.max() - np.median(usual) > _BACKGROUND * float(np.median(height[narrow])):
             return None
         found += int(narrow.sum())
         heights += height[narrow].tolist()
         covered.append(float(above.any(axis=0).mean()))
-    if not heights or found < _MOSTLY * sum(one.shape[axis] for one in output.samples) or np.mean(covered) > _EMPTY:
+    if not heights or found < _MOSTLY * sum(one.shape[axis] for one in output.samples):
         return None
-    return float(np.median(heights))
+    most = min(_EMPTY * float(np.mean(counts)), _MOST_COVERED)
+    return float(np.median(heights)) if np.mean(covered) <= most else None
+
+
+def _crowd(values: Array, above: Array) -> int:
+    """Around how few peaks lies nearly all that is above half of the highest; 0 where it lies around no few.
+
+    Args:
+        values: a map, [height, width].
+        above: where it is above half of its highest peak, bool of the same shape.
+    """
+    places, total = np.argwhere(above), int(above.sum())
+    for side in _AROUND:
+        left, number = places, 0
+        while len(left) > (1 - _COMPACT) * total and (number + 1) * side**2 <= _AROUND[0]:
+            highest = left[values[left[:, 0], left[:, 1]].argmax()]
+            left = left[(np.abs(left - highest) > side / 2 * max(values.shape)).any(axis=1)]
+            number += 1
+        if len(left) <= (1 - _COMPACT) * total:
+            return number
+    return 0
+
+
+def has_several_peaks(output: SeenOutput, axis: int, height: float) -> bool:
+    """Whether some maps of key points have several separate peaks of like height, as of several people.
+
+    Args:
+        output: what is seen of it, maps with the channels along an axis.
+        axis: that of the channels, counted from the end.
+        height: what ``peak_height`` gives.
+    """
+    several = seen = 0
+    for one in output.samples:
+        for values in np.moveaxis(np.asarray(one), axis, 0):
+            found = points_of(values, height)
+            several, seen = several + (len(found) > 1), seen + (len(found) > 0)
+    return several > max(1, _SEVERAL * seen)
 
 
 def ordered(output: SeenOutput, axis: int) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
-from toolkit.evaluation.guess_values import peak_height
+from toolkit.evaluation.guess_values import has_several_peaks, peak_height
 from toolkit.evaluation.masks import valued
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import STANDS_IN, OutputPart
@@ -121,8 +121,9 @@ _SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _se
 def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:
     if output.empty:
         return [OutputPart("regression", (output.name,), {**base, "mean": 0.0, "variance": 0.0})]
-    if len(output.shape) == 3 and (height := peak_height(output, channel_axis(output))) is not None:
-        return [OutputPart("regression", (output.name,), {**base, "axis": channel_axis(output), "height": height})]
+    if len(output.shape) == 3 and (height := peak_height(output, axis := channel_axis(output))) is not None:
+        several = {"several": True} if has_several_peaks(output, axis, height) else {}
+        return [OutputPart("regression", (output.name,), {**base, "axis": axis, "height": height, **several})]
     axis, slices = _slices(output)
     found = []
     for first, last in slices:

@@ -12,6 +12,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.guess_values import are_boxes, ordered, peak_height, unlike_scales
 from toolkit.evaluation.tasks import reader
+from toolkit.evaluation.tasks.keypoints import separate_peaks
 from toolkit.report.findings import sentence
 
 RNG = np.random.default_rng(7)
@@ -149,3 +150,67 @@ def test_samples_without_any_key_point_prove_nothing_of_them():
     (tally,) = answers.tallies([answers.rows({"out": blank}, {"out": blank})])
     assert tally.empty and not replace(tally, level=1.0).empty
     assert "one cell away" in sentence(reader(part).rule())
+
+
+def crowd(people, samples=8, points=5, size=(96, 128), seed=3):
+    """Maps of key points of several people each: peaks of like height, wide apart, and noise."""
+    draw = np.random.default_rng(seed)
+    rows, columns = np.indices(size)
+    found = draw.standard_normal((samples, points, *size)) * 0.02
+    places = np.zeros((samples, points, people, 2), int)
+    for number, point in np.ndindex(samples, points):
+        free = [(r, c) for r in range(10, size[0] - 9, 19) for c in range(10, size[1] - 9, 19)]
+        for person, at in enumerate(draw.permutation(len(free))[:people]):
+            row, column = places[number, point, person] = free[at]
+            bell = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 8)
+            found[number, point] += draw.uniform(0.8, 1.0) * bell
+    return found.astype(np.float32), places
+
+
+@pytest.mark.parametrize("people", [2, 3, 6])
+def test_of_several_people_in_a_map_each_ones_points_are_compared(people):
+    """The highest peak alone says nothing of the others, and which one is highest nothing at all."""
+    values, places = crowd(people)
+    found = guess(seen(out("out", values, "Conv")))
+    (part,) = found.parts
+    assert (part.task, part.settings["several"], found.sure) == ("regression", True, True)
+    assert "each separate peak" in sentence(reader(part).rule())
+    answers = Answers(found.parts)
+
+    def kept(other):
+        (tally,) = answers.tallies([answers.rows({"out": values}, {"out": other.astype(np.float32)})])
+        return tally.kept, tally.level
+
+    assert kept(values) == (8, 1.0)
+    # another one is the highest
+    assert kept(values + RNG.uniform(-0.02, 0.02, values.shape)) == (8, 1.0)
+    changed = values.copy()
+    for number, point in np.ndindex(values.shape[:2]):
+        heights = [values[number, point, r, c] for r, c in places[number, point]]
+        row, column = places[number, point, int(np.argmin(heights))]
+        changed[number, point, row - 8 : row + 9, column - 8 : column + 9] = 0
+    lost, level = kept(changed)
+    # of every map the lowest peak is gone: of both sets together, people and one fewer, one has no match
+    assert lost == 0 and level == pytest.approx((2 * people - 2) / (2 * people - 1))
+    assert kept(values * np.nan) == (0, 0.0)
+
+
+def test_one_peak_a_map_is_compared_by_the_highest_alone_and_that_is_said():
+    values, _ = crowd(1)
+    (part,) = guess(seen(out("out", values, "Conv"))).parts
+    assert "several" not in part.settings
+    assert "other peaks of the map are not compared" in sentence(reader(part).rule())
+
+
+def test_peaks_are_separate_where_the_map_falls_between_them():
+    rows, columns = np.indices((64, 64))
+
+    def bells(*columns_of, width=4.0):
+        return sum(np.exp(-((rows - 30) ** 2 + (columns - one) ** 2) / (2 * width**2)) for one in columns_of)
+
+    places, heights = separate_peaks(100 * bells(20, 40) + 7, 50)
+    assert sorted(map(tuple, places.tolist())) == [(30, 20), (30, 40)] and heights == pytest.approx([100, 100], rel=1e-3)
+    # a shoulder and noise on a broad top are one peak
+    assert len(separate_peaks(bells(20, 27), 0.3)[0]) == 1
+    assert len(separate_peaks(bells(30, width=8.0) + 0.02 * normal(64, 64), 0.3)[0]) == 1
+    assert len(separate_peaks(np.zeros((8, 8)), 0.3)[0]) == 0

@@ -1,4 +1,4 @@
-"""Key points: the answer is where each map of heat has its peak."""
+"""Key points: the answer is where each map of heat has its peak, or its peaks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SEEN, _SLACK = 0.3, 0.8
+_LIKE, _DIP = 0.5, 0.25
+"""Which share of the highest peak's height another one has that is a point as well; see ``separate_peaks``."""
+_MOST_LOOKED_AT = 64
+"""More peaks than a map has people; a map of noise has one at every ninth place."""
 _NEAR = 0.02
 """As a share of a map's longer side how far a peak may move; by one cell it always may."""
 
@@ -32,12 +36,61 @@ def peaks(maps: Array) -> tuple[Array, Array]:
     return np.stack(np.divmod(place, maps.shape[-1]), axis=-1), height
 
 
+def separate_peaks(one: Array, least: float) -> tuple[Array, Array]:
+    """The peaks of one map that rise high enough above what is usual there, the highest first.
+
+    A peak is the largest of its neighbours, and the map falls by a quarter of the lower peak's height between any two.
+
+    Args:
+        one: [height, width].
+        least: how far above the median a peak rises at least.
+
+    Returns:
+        Row and column, integers [peaks, 2]; the height above the median, float32 [peaks].
+    """
+    values = np.asarray(one, np.float32)
+    values = values - np.median(values)
+    around = np.pad(values, 1, constant_values=-np.inf)
+    rows, columns = values.shape
+    shifted = [around[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
+    found = np.argwhere((values >= np.maximum.reduce(shifted)) & (values >= least))
+    heights = values[found[:, 0], found[:, 1]]
+    order = np.argsort(-heights, kind="stable")[:_MOST_LOOKED_AT]
+    kept: list[int] = []
+    for place in order.tolist():
+        ways = (_between(values, found[place], found[other]) for other in kept)
+        if all(lowest <= (1 - _DIP) * heights[place] for lowest in ways):
+            kept.append(place)
+    return found[kept], heights[kept]
+
+
+def points_of(one: Array, height: float) -> Array:
+    """Where a map has key points, row and column, integers [points, 2].
+
+    Args:
+        one: [height, width].
+        height: how far peaks usually rise above their map's median.
+    """
+    places, heights = separate_peaks(one, _SEEN * height)
+    return places[heights >= _LIKE * heights.max(initial=0.0)]
+
+
+def _between(values: Array, first: Array, second: Array) -> float:
+    """The smallest value on the straight way from one cell to another."""
+    steps = int(np.abs(first - second).max())
+    cells = np.rint(np.linspace(first, second, steps + 1)).astype(int)
+    return float(values[cells[:, 0], cells[:, 1]].min())
+
+
 class Keypoints(Task):
     """One answer a sample: its points stay where at least ``min_matched`` of them do.
 
     Outputs are maps [batch, points, height, width], the points along ``axis``. A point is where its map is highest, if
     that is 0.3 of ``height`` or more above the map's median in either model. It stays where the other model has it at
     most one cell away along each axis, or 2 % of the map's longer side, with at least 0.8 of that height.
+
+    Where ``several`` is set, as for a picture of several people, every peak of a map that has half of its highest one's
+    height or more is a point by itself.
     """
 
     name: ClassVar[str] = "regression"
@@ -48,7 +101,8 @@ class Keypoints(Task):
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
-        return EvaluationCode.RULE_POINTS(floor=self.level_needed, seen=_SEEN, slack=_SLACK, near=_NEAR)
+        several = {"several": _LIKE} if self.settings.get("several") else {}
+        return EvaluationCode.RULE_POINTS(floor=self.level_needed, seen=_SEEN, slack=_SLACK, near=_NEAR, **several)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""
@@ -56,11 +110,37 @@ class Keypoints(Task):
         a, b = (np.moveaxis(values[0], axis, -3) for values in (wanted, found))
         if not a.shape[-1] * a.shape[-2]:
             return one_each(np.ones(len(a)))
-        (first, high), (second, other) = peaks(a), peaks(b)
-        other = np.where(np.isnan(np.asarray(b, np.float32)).any(axis=(-2, -1)), np.nan, other)
-        near = np.abs(first - second).max(axis=-1) <= max(1.0, _NEAR * max(a.shape[-2:]))
-        asked = (high >= least) | (other >= least)
-        kept = asked & near & (high >= _SLACK * least) & (other >= _SLACK * least)
-        count = asked.reshape(len(a), -1).sum(axis=1)
-        level = np.divide(kept.reshape(len(a), -1).sum(axis=1), count, out=np.full(len(a), np.nan), where=count > 0)
+        kept, asked = (_of_sets if self.settings.get("several") else _of_highest)(a, b, least)
+        level = np.divide(kept, asked, out=np.full(len(a), np.nan), where=asked > 0)
         return one_each(np.isnan(level) | (level >= self.level_needed), level)
+
+
+def _of_highest(a: Array, b: Array, least: float) -> tuple[Array, Array]:
+    """How many maps of each sample keep their highest peak, and how many have one; [batch] each."""
+    (first, high), (second, other) = peaks(a), peaks(b)
+    other = np.where(np.isnan(np.asarray(b, np.float32)).any(axis=(-2, -1)), np.nan, other)
+    near = np.abs(first - second).max(axis=-1) <= _reach(a)
+    asked = (high >= least) | (other >= least)
+    kept = asked & near & (high >= _SLACK * least) & (other >= _SLACK * least)
+    return kept.reshape(len(a), -1).sum(axis=1), asked.reshape(len(a), -1).sum(axis=1)
+
+
+def _of_sets(a: Array, b: Array, least: float) -> tuple[Array, Array]:
+    """How many peaks of both models' maps the other model has too, and how many there are; [batch] each."""
+    broken = np.asarray(np.isnan(np.asarray(b, np.float32)).any(axis=(-2, -1)))
+    kept, asked = np.zeros((2, len(a)), int)
+    for place in np.ndindex(a.shape[:-2]):
+        first = separate_peaks(a[place], _SLACK * least)
+        second = separate_peaks(np.zeros_like(a[place]) if broken[place] else b[place], _SLACK * least)
+        highest = max([0.0, *first[1][:1], *second[1][:1]])
+        for (own, heights), (others, _) in ((first, second), (second, first)):
+            points = own[heights >= max(least, _LIKE * highest)]
+            apart = np.abs(points[:, None] - others[None]).max(axis=-1)
+            asked[place[0]] += len(points)
+            kept[place[0]] += int((apart <= _reach(a)).any(axis=1).sum())
+    return kept, asked
+
+
+def _reach(maps: Array) -> float:
+    """How many cells a peak may move along each axis."""
+    return max(1.0, _NEAR * max(maps.shape[-2:]))

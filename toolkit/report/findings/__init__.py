@@ -27,6 +27,7 @@ from toolkit.report.findings.opening import OPENING
 from toolkit.report.findings.overridden import OVERRIDDEN
 from toolkit.report.findings.passes import PASSES
 from toolkit.report.findings.placement import PLACEMENT
+from toolkit.report.findings.rules import RULES
 from toolkit.report.findings.search_notes import SEARCH
 from toolkit.report.findings.stripping import STRIPPING
 from toolkit.report.findings.table import Table, written
@@ -62,6 +63,7 @@ TABLES: tuple[Table, ...] = (
     FROM_ENGINE,
     OPENED,
     EVALUATION,
+    RULES,
     TASKS,
     CAUSES,
     REMEDIES,

@@ -35,7 +35,7 @@ _WHAT = {
     "unlike scales": "its channels differ in scale, unlike class scores",
     "ordered": "its values never fall along an axis, as those of quantiles",
     "boxes": "its values from 0 to 1 are those of boxes",
-    "peaks": "each of its maps has one peak, as those of key points",
+    "peaks": "its maps have narrow peaks, as those of key points",
     "map": "its shape is that of a map",
     "picture": "its height and width are those of the input image",
     "fits": "its shape fits",
@@ -222,15 +222,6 @@ def _one_answer(outputs: tuple[str, ...], samples: int, only: int, threshold: fl
     )
 
 
-def _detections(threshold: float, slack: float, iou: float, floor: float = 1.0, scored: bool = True) -> str:
-    over = f" that scores over {threshold:.3g}" if scored else ""
-    weaker = f", a score over {slack * threshold:.3g}" if scored else ""
-    return (
-        f"A detection of either model{over} is matched by one of the other's: the same class, IoU {iou:g} or "
-        f"more{weaker}. A sample's detections are kept where a share of at least {floor:.3g} is matched."
-    )
-
-
 def _own(metric: str, value: float, samples: int) -> str:
     return f"The float model's own {metric} is {value:.3g} on {count(samples, 'sample')}"
 
@@ -315,48 +306,10 @@ TASKS: Table = {
     EvaluationCode.WITHIN_ON_FEW: _few,
     EvaluationCode.WITHIN_ON_UNLIKE: _unlike,
     EvaluationCode.WITHIN_ON_ONE: _alone,
-    EvaluationCode.RULE_EMBEDDING: lambda floor, near: (
-        f"An embedding is kept where its cosine with the float model's is at least {floor:g} and the sample that is "
-        f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
-        "the nearest and the median sample."
-    ),
-    EvaluationCode.RULE_DETECTION: _detections,
-    EvaluationCode.RULE_POINTS: lambda floor, seen, slack, near: (
-        f"A key point is where its map is highest, where that is {seen:g} of the usual height above the map's median "
-        f"or more. It is matched where the other model has it at most one cell away, or {percent(near, 0)} of the "
-        f"map's side, at {slack:g} of that height or more. A sample's points are kept where a share of at least "
-        f"{floor:.3g} is matched."
-    ),
-    EvaluationCode.RULE_MASK: lambda floor, small: (
-        f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
-        f"{percent(small)} of the pixels are left out."
-    ),
-    EvaluationCode.RULE_LABELS: lambda threshold, single: (
-        f"An answer is kept where its score stays on the same side of {threshold:.3g}."
-        if single
-        else f"Labels are kept where the same classes score over {threshold:.3g}."
-    ),
     EvaluationCode.ONE_SIDED: lambda output, threshold, above, scores=None: (
         f"{f'All of the first {scores}' if scores else 'All'} scores of output '{output}' lie "
         f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing about them, so their "
         "values are judged too."
-    ),
-    EvaluationCode.RULE_READING: (
-        "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
-    ),
-    EvaluationCode.RULE_SNR: lambda floor, few, quiet: (
-        f"Values are kept where the sample's SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
-        "values / mean squared difference from them), with the variance "
-        + (
-            "over all samples."
-            if few
-            else f"within the sample, or {percent(quiet, 0)} of what is usual where that is more."
-        )
-        + " The SNR shown is the mean over samples."
-    ),
-    EvaluationCode.RULE_PSNR: (
-        "An image is kept where its PSNR is at least {floor:g} dB: 10 log10(range squared / mean squared difference "
-        "from the float model's), with a range of {peak:.4g}. The PSNR shown is the mean over images."
     ),
     ReportCode.SAMPLES_SHOW_NOTHING: lambda samples: (
         (

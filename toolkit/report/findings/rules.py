@@ -1,0 +1,68 @@
+"""When an answer counts as unchanged, task by task, in words."""
+
+from __future__ import annotations
+
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import percent
+
+
+def _detections(threshold: float, slack: float, iou: float, floor: float = 1.0, scored: bool = True) -> str:
+    over = f" that scores over {threshold:.3g}" if scored else ""
+    weaker = f", a score over {slack * threshold:.3g}" if scored else ""
+    return (
+        f"A detection of either model{over} is matched by one of the other's: the same class, IoU {iou:g} or "
+        f"more{weaker}. A sample's detections are kept where a share of at least {floor:.3g} is matched."
+    )
+
+
+def _points(floor: float, seen: float, slack: float, near: float, several: float = 0.0) -> str:
+    where = (
+        f"A key point is each separate peak of a map, where that is {several:g} of the map's highest one or more and "
+        f"{seen:g} of the usual height above the map's median or more."
+        if several
+        else f"A key point is where its map is highest, where that is {seen:g} of the usual height above the map's "
+        "median or more; other peaks of the map are not compared."
+    )
+    return (
+        f"{where} It is matched where the other model has it at most one cell away, or {percent(near, 0)} of the "
+        f"map's side, at {slack:g} of that height or more. A sample's points are kept where a share of at least "
+        f"{floor:.3g} is matched."
+    )
+
+
+RULES: Table = {
+    EvaluationCode.RULE_EMBEDDING: lambda floor, near: (
+        f"An embedding is kept where its cosine with the float model's is at least {floor:g} and the sample that is "
+        f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
+        "the nearest and the median sample."
+    ),
+    EvaluationCode.RULE_DETECTION: _detections,
+    EvaluationCode.RULE_POINTS: _points,
+    EvaluationCode.RULE_MASK: lambda floor, small: (
+        f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
+        f"{percent(small)} of the pixels are left out."
+    ),
+    EvaluationCode.RULE_LABELS: lambda threshold, single: (
+        f"An answer is kept where its score stays on the same side of {threshold:.3g}."
+        if single
+        else f"Labels are kept where the same classes score over {threshold:.3g}."
+    ),
+    EvaluationCode.RULE_READING: (
+        "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
+    ),
+    EvaluationCode.RULE_SNR: lambda floor, few, quiet: (
+        f"Values are kept where the sample's SNR is at least {floor:g} dB: 10 log10(variance of the float model's "
+        "values / mean squared difference from them), with the variance "
+        + (
+            "over all samples."
+            if few
+            else f"within the sample, or {percent(quiet, 0)} of what is usual where that is more."
+        )
+        + " The SNR shown is the mean over samples."
+    ),
+    EvaluationCode.RULE_PSNR: (
+        "An image is kept where its PSNR is at least {floor:g} dB: 10 log10(range squared / mean squared difference "
+        "from the float model's), with a range of {peak:.4g}. The PSNR shown is the mean over images."
+    ),
+}
