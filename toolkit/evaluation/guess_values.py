@@ -23,7 +23,7 @@ _SEVERAL = 0.1
 """How many of the maps with a peak have others of like height, where that is no chance."""
 _MOSTLY, _EMPTY, _MOST_COVERED, _BACKGROUND = 0.7, 0.3, 0.5, 0.1
 """How many maps have such a peak, how much of the places any covers with one peak a map, and with several, and how far
-above the others' median one map's may lie, as a share of a peak: more is a class that is met wherever no other one is."""
+above the others' median one map's may lie, as a share of a peak: more is a class that is met where no other one is."""
 _LEAST_SIDE, _BLANK = 8, 3
 """The smallest map that has places around a peak, and how many samples may show none before others do."""
 _LEVELS = 64

@@ -573,7 +573,7 @@ def test_the_limit_on_mae_is_in_the_unit_of_the_labels(tmp_path, unit):
 
 def test_a_metric_that_is_asked_for_and_that_no_output_can_be_read_for_is_refused(place):
     np.savez(place / "test.npz", x=normal(COUNT, 6, seed=2), label=np.arange(COUNT) % CLASSES)
-    with pytest.raises(RecipeError, match="the metric miou is one for segmentation") as told:
+    with pytest.raises(RecipeError, match="the metric miou is for segmentation") as told:
         recipe_for(place / "model.onnx", place / "r.toml", place / "data.npz", place / "test.npz", "miou")
     assert told.value.where == "--metric"
 

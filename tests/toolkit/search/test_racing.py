@@ -55,7 +55,7 @@ def test_samples_without_labels_leave_a_metrics_limit_open(limit):
     # outputs that are no numbers are no plan to go on with
     broken = Outcome(math.inf, metric=math.nan)
     assert clear(Budget(**limit), broken, FLOAT, 0.125) is False
-    with pytest.raises(DataError, match="no drop can be told"):
+    with pytest.raises(DataError, match="no drop can be computed"):
         Budget(**limit).lacks(outcome, nothing)
 
 
