@@ -140,31 +140,49 @@ def trtexec(order: BuildOrder) -> CommandLine:
 
 def polygraphy(order: BuildOrder) -> CommandLine:
     """The command line of ``polygraphy convert``, with scripts for what it has no options for."""
-    settings, rtx = order.settings, order.backend == "tensorrt_rtx"
-    words = ["polygraphy", "convert", MODEL, "--convert-to", "trt", "-o", ENGINE]
+    rtx = order.backend == "tensorrt_rtx"
+    words = ["polygraphy", "convert", MODEL, "--convert-to", "trt", "-o", ENGINE, *_polygraphy_shapes(order)]
+    scripts: dict[str, str] = {}
+    config: list[str] = []
+    if order.weak:
+        calibrates = order.calibrated and not order.amax
+        # --int8 would calibrate on made-up data
+        words += [f"--{word}" for word in order.flags if word != "int8"]
+        config += ["config.set_flag(trt.BuilderFlag.INT8)"] if "int8" in order.flags and not calibrates else []
+        if order.settings.get("constraints"):
+            words += ["--precision-constraints", str(order.settings["constraints"])]
+        if order.plan or order.amax:
+            scripts[_PRECISIONS] = _precisions(order)
+            words += ["--trt-network-postprocess-script", _PRECISIONS]
+        if calibrates:
+            name = _CALIBRATORS.get(str(order.settings.get("calibrator")), _CALIBRATORS["entropy2"])
+            words += ["--int8", "--calibration-cache", CACHE, "--calib-base-cls", name]
+    else:
+        words.append("--strongly-typed")
+    words += _polygraphy_settings(order, rtx)
+    if order.settings.get("avg_timing_iterations") is not None:
+        config.append(f"config.avg_timing_iterations = {order.settings['avg_timing_iterations']}")
+    if config:
+        scripts[_CONFIG] = _config_script("tensorrt_rtx" if rtx else "tensorrt", config)
+        words += ["--trt-config-postprocess-script", _CONFIG]
+    return CommandLine(words, {"POLYGRAPHY_USE_TENSORRT_RTX": "1"} if rtx else {}, scripts)
+
+
+def _polygraphy_shapes(order: BuildOrder) -> list[str]:
+    words = []
     for profile in order.profiles:
         for which in ("min", "opt", "max"):
             shapes = [
                 f"{literal_glob(name)}:[{','.join(map(str, getattr(e, which)))}]" for name, e in profile.shapes.items()
             ]
             words += [f"--trt-{which}-shapes", *shapes] if shapes else []
-    scripts: dict[str, str] = {}
-    config: list[str] = []
-    if order.weak:
-        # --int8 would calibrate on made-up data
-        words += [f"--{word}" for word in order.flags if word != "int8"]
-        config += ["config.set_flag(trt.BuilderFlag.INT8)"] if "int8" in order.flags else []
-        words += ["--precision-constraints", str(settings["constraints"])] if settings.get("constraints") else []
-        if order.plan or order.amax:
-            scripts[_PRECISIONS] = _precisions(order)
-            words += ["--trt-network-postprocess-script", _PRECISIONS]
-        if order.calibrated and not order.amax:
-            name = _CALIBRATORS.get(str(settings.get("calibrator")), _CALIBRATORS["entropy2"])
-            config = [line for line in config if "INT8" not in line]
-            words += ["--int8", "--calibration-cache", CACHE, "--calib-base-cls", name]
-    else:
-        words.append("--strongly-typed")
-    words += ["--tf32"] if settings.get("tf32", True) and not rtx else []
+    return words
+
+
+def _polygraphy_settings(order: BuildOrder, rtx: bool) -> list[str]:
+    """The options for settings that do not depend on the typing."""
+    settings = order.settings
+    words = ["--tf32"] if settings.get("tf32", True) and not rtx else []
     words += ["--pool-limit", f"workspace:{settings['workspace']}"] if settings.get("workspace") else []
     if settings.get("optimization_level") is not None:
         words += ["--builder-optimization-level", str(settings["optimization_level"])]
@@ -178,13 +196,7 @@ def polygraphy(order: BuildOrder) -> CommandLine:
         words += ["--hardware-compatibility-level", "ampere_plus"]
     if rtx and settings.get("compute_capabilities"):
         words += ["--compute-capabilities", *settings["compute_capabilities"]]
-    words += ["--load-timing-cache", TIMING, "--save-timing-cache", TIMING] if order.timed else []
-    if settings.get("avg_timing_iterations") is not None:
-        config.append(f"config.avg_timing_iterations = {settings['avg_timing_iterations']}")
-    if config:
-        scripts[_CONFIG] = _config_script("tensorrt_rtx" if rtx else "tensorrt", config)
-        words += ["--trt-config-postprocess-script", _CONFIG]
-    return CommandLine(words, {"POLYGRAPHY_USE_TENSORRT_RTX": "1"} if rtx else {}, scripts)
+    return words + (["--load-timing-cache", TIMING, "--save-timing-cache", TIMING] if order.timed else [])
 
 
 def _by_x(shape: Sequence[int]) -> str:

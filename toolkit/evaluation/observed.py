@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -41,6 +41,8 @@ log-mel spectra of sounds neighbours correlate by 0.8 to 0.97, those far apart n
 _NEXT = frozenset({"n", "t", "out", "new", "next"})
 _LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
 """What exporters call an extent that they lost: it may be fixed."""
+_HeldBatch: TypeAlias = tuple[Array, int, list[Array]]
+"""An output on a batch, how many samples that joins, and the brightness of the images among the inputs."""
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -250,12 +252,9 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     inputs: dict[str, Array] = {}
     shapes = shapes_to_join(model)
     axes = batch_axes(shapes)
-    joined = {shapes[name][axis] for name, axis in axes.items()}
     each = 1 if axes else _fixed_batch(shapes.values())
-    held: dict[str, list[tuple[Array, int, list[Array]]]] = {one.name: [] for one in outputs}
-    called = [(a, b) for a in shapes for b in held if _called_renewed(a, b)]
-    before = reached(model, {b for _, b in called}) if called else {}
-    states = renewed(model) | {(a, b) for a, b in called if a in before[b]}
+    held: dict[str, list[_HeldBatch]] = {one.name: [] for one in outputs}
+    states = _possible_states(model, shapes, held)
     for given, made, count in batches:
         firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
         inputs, images = inputs or firsts, grids(firsts)
@@ -263,13 +262,9 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         for name in held.keys() & made.keys():
             # a missing output comes from a node that onnxruntime cannot run
             held[name].append((made[name], count * each, images))
+    joined = {shapes[name][axis] for name, axis in axes.items()}
     for one in outputs:
-        if held[one.name]:
-            one.batch_axis = _batch_axis(one.declared, [(v.shape, count) for v, count, _ in held[one.name]], joined)
-        for value, _, images in held[one.name]:
-            first = len(one.samples)
-            _take(one, value)
-            one.likenesses += [likeness(images, sample) for sample in one.samples[first : first + 1]]
+        _take_all(one, held[one.name], joined)
     ops = frozenset(node.op for node, _ in model.walk())
     handed = handed_on(model)
     answers = [one for one in outputs if one.name not in handed]
@@ -281,6 +276,15 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         # a model's only input or output is no state
         kept = frozenset()
     return SeenModel(answers, inputs, ops, states=kept, pasts=frozenset(handed.values()))
+
+
+def _possible_states(
+    model: Model, inputs: Collection[str], outputs: Collection[str]
+) -> set[tuple[str, str]]:
+    """Inputs with the outputs that may renew them: by the graph's operators, or by their names."""
+    called = [(a, b) for a in inputs for b in outputs if _called_renewed(a, b)]
+    before = reached(model, {b for _, b in called}) if called else {}
+    return renewed(model) | {(a, b) for a, b in called if a in before[b]}
 
 
 def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:
@@ -308,6 +312,16 @@ def _take(output: SeenOutput, value: Array) -> None:
         output.samples.append(plain)
     else:
         output.samples.extend(np.moveaxis(plain, output.batch_axis, 0))
+
+
+def _take_all(output: SeenOutput, batches: Sequence[_HeldBatch], joined: Collection[Any]) -> None:
+    """Take in an output's values on all batches; the first sample of each is compared with the images among inputs."""
+    if batches:
+        output.batch_axis = _batch_axis(output.declared, [(v.shape, count) for v, count, _ in batches], joined)
+    for value, _, images in batches:
+        first = len(output.samples)
+        _take(output, value)
+        output.likenesses += [likeness(images, sample) for sample in output.samples[first : first + 1]]
 
 
 def _batch_axis(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
@@ -49,16 +49,35 @@ def left_out(
         return _converted(layers, declined, rest)
     if not quantized:
         return _nothing(layers, list((left or mine).values()))
-    for kind, ops in _KINDS.items() if quantizing else ():
-        of_kind = [entry for entry in left.values() if entry.op in ops]
-        entries = _largest(of_kind)
-        whole = len(entries) == len(of_kind) > 1 and entries[0].rule not in _WISHED
-        named = {entry.node for entry in (*entries, *(one for one in mine.values() if one.rule == _PRODUCTS))}
-        if whole and all(layer.node in named for layer in layers if layer.op in ops and layer.role == "compute"):
-            return _said(ReportCode.KIND_LEFT_OUT, entries, kind=kind)
-    if quantizing and not any(layer.role == "compute" and _runs_quantized(layer) for layer in layers):
+    if not quantizing:
+        return None
+    for kind in _KINDS:
+        if (found := _kind_left_out(kind, layers, left, mine)) is not None:
+            return found
+    if not any(layer.role == "compute" and _runs_quantized(layer) for layer in layers):
         asked = [layer.node for layer in layers if layer.node in quantized]
         return ReportCode.NONE_RUNS_AS_REQUESTED(count=len(asked), node=asked[0])
+    return None
+
+
+def _kind_left_out(
+    kind: str, layers: Sequence[LayerInfo], left: Mapping[str, Declined], mine: Mapping[str, Declined]
+) -> Finding | None:
+    """The finding that one rule left all layers of a kind float, two at least; None where it did not.
+
+    Args:
+        kind: the kind of layers.
+        layers: all of them.
+        left: by node what was declined, without products of two activations.
+        mine: the same with these.
+    """
+    ops = _KINDS[kind]
+    of_kind = [entry for entry in left.values() if entry.op in ops]
+    entries = _largest(of_kind)
+    whole = len(entries) == len(of_kind) > 1 and entries[0].rule not in _WISHED
+    named = {entry.node for entry in (*entries, *(one for one in mine.values() if one.rule == _PRODUCTS))}
+    if whole and all(layer.node in named for layer in layers if layer.op in ops and layer.role == "compute"):
+        return _said(ReportCode.KIND_LEFT_OUT, entries, kind=kind)
     return None
 
 

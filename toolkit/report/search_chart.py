@@ -56,43 +56,21 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
     shown = [(plan, value) for plan in info.plans if (value := level(plan)) is not None and math.isfinite(value)]
     if not shown:
         return None
-    known = [value for _, value in shown] + [v for v in (limit, exact) if v is not None]
     # unless a GPU was named, times only order plans
     timed = bool(info.gpu)
-
-    def cost(plan: PlanPoint) -> float:
-        return plan.predicted_ms if timed else 100 * (1 - plan.quantized_share)
-
+    costs = [plan.predicted_ms if timed else 100 * (1 - plan.quantized_share) for plan, _ in shown]
     float_cost = info.float_ms if timed else 100.0
-    x_low, x_high, x_gap = axis([cost(plan) for plan, _ in shown] + [float_cost], None if timed else 100.0)
-    y_low, y_high, y_gap = axis(known)
+    known = [value for _, value in shown] + [v for v in (limit, exact) if v is not None]
+    x, y = axis([*costs, float_cost], None if timed else 100.0), axis(known)
     if exact is None:
         # the float model has no finite SQNR: its place is the upper edge
-        exact = y_high = y_high + y_gap
-
-    def place(x: float, value: float) -> tuple[float, float]:
-        return (
-            round(WIDTH * (x - x_low) / (x_high - x_low), 1),
-            round(HEIGHT * (1 - (value - y_low) / (y_high - y_low)), 1),
-        )
-
-    dots = [
-        PlanDot(*place(cost(plan), value), " ".join(word for word, yes in (
-            ("meets", plan.meets), ("front", plan.front)) if yes), plan)
-        for plan, value in shown
-    ]  # fmt: skip
+        y = (y[0], y[1] + y[2], y[2])
+        exact = y[1]
+    sheet = _Sheet(x, y)
+    dots = [PlanDot(*sheet.place(cost, value), _style(plan), plan) for cost, (plan, value) in zip(costs, shown)]
     on_front = sorted((dot for dot in dots if dot.plan.front), key=lambda dot: dot.x)
-    reference = place(float_cost, exact)
+    reference = sheet.place(float_cost, exact)
     chosen = next(((dot.x, dot.y) for dot in dots if dot.plan.chosen), reference)
-    limits = []
-    if limit is not None:
-        _, y = place(x_low, limit)
-        margin = "min_sqnr_db" in info.budget and info.budget.get("margin")
-        limits.append((0.0, y, WIDTH, y, f"budget with its margin of {margin:g} dB" if margin else "budget"))
-    if "max_ms" in info.budget:
-        x, _ = place(info.budget["max_ms"], y_low)
-        if 0 <= x <= WIDTH:
-            limits.append((x, 0.0, x, HEIGHT, "max_ms"))
     everything = next(((dot.x, dot.y) for dot in dots if dot.plan.kept == 0), None)
     named = [(reference, f"float ({info.rest})"), (chosen, "chosen")]
     if everything is not None and everything != chosen:
@@ -101,9 +79,40 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
         title, "predicted time, ms" if timed else f"{_COUNTED[info.share_of]} in float, %", dots,
         " ".join(f"{'M' if n == 0 else 'L'}{dot.x:g} {dot.y:g}" for n, dot in enumerate(on_front)),
         reference, chosen, [_label(at, text, [p for p, _ in named if p != at]) for at, text in named],
-        [(place(ms, y_low)[0], f"{ms:.6g}") for ms in _ticks(x_low, x_high, x_gap)],
-        [(place(x_low, value)[1], f"{value:.6g}") for value in _ticks(y_low, y_high, y_gap)], limits,
+        [(sheet.place(ms, y[0])[0], f"{ms:.6g}") for ms in _ticks(*x)],
+        [(sheet.place(x[0], value)[1], f"{value:.6g}") for value in _ticks(*y)], _limits(info, limit, sheet),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The picture's two axes, each as ``axis`` returns it."""
+
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+
+    def place(self, cost: float, value: float) -> tuple[float, float]:
+        """Where a plan of this cost and accuracy is drawn."""
+        (left, right, _), (low, high, _) = self.x, self.y
+        return round(WIDTH * (cost - left) / (right - left), 1), round(HEIGHT * (1 - (value - low) / (high - low)), 1)
+
+
+def _style(plan: PlanPoint) -> str:
+    return " ".join(word for word, yes in (("meets", plan.meets), ("front", plan.front)) if yes)
+
+
+def _limits(info: SearchInfo, limit: float | None, sheet: _Sheet) -> list[tuple[float, float, float, float, str]]:
+    """The budget's lines: the least accuracy across the picture, and the longest time from top to bottom."""
+    limits = []
+    if limit is not None:
+        _, y = sheet.place(sheet.x[0], limit)
+        margin = "min_sqnr_db" in info.budget and info.budget.get("margin")
+        limits.append((0.0, y, WIDTH, y, f"budget with its margin of {margin:g} dB" if margin else "budget"))
+    if "max_ms" in info.budget:
+        x, _ = sheet.place(info.budget["max_ms"], sheet.y[0])
+        if 0 <= x <= WIDTH:
+            limits.append((x, 0.0, x, HEIGHT, "max_ms"))
+    return limits
 
 
 def axis(values: Sequence[float], most: float | None = None) -> tuple[float, float, float]:

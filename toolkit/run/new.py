@@ -92,12 +92,7 @@ def recipe_for(
         DataError: the data does not fit it, or the labels do not fit the metric.
         RangesError: ``ranges`` holds none for a tensor of the model.
     """
-    if metric is not None and ":" not in metric:
-        try:
-            make_metric(metric)
-        except RecipeError as error:
-            error.at("--metric")
-            raise
+    _refuse_unknown(metric)
     model = load_source(model_path)
     refuse_integer_operators(Counter(node.op for node, _ in model.walk()), str(model_path))
     by_ranges = ranges is not None and data is None
@@ -129,10 +124,7 @@ def recipe_for(
     ]
     decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
     decided += [] if by_ranges else [ReportCode.NEW_METHOD(method=DEFAULT)]
-    used = tuple(line.split('"')[1] for line in passes if line.startswith("use = "))
-    if pairs := pair_count(model):
-        decided.append(ReportCode.NEW_PAIRS(pairs=pairs, kept=keep_pairs, usable=not paired_unusably(model)))
-    decided += [ReportCode.NEW_PASSES(passes=used)] if used else []
+    decided += _decided_passes(model, passes, keep_pairs)
     if by_ranges and test is None:
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
@@ -142,6 +134,29 @@ def recipe_for(
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
     lacking += [one for one in (fixed, images.doubt if images is not None else None) if one is not None]
     return NewRecipe(text, [*decided, *evaluation.said], [*lacking, *evaluation.warnings])
+
+
+def _refuse_unknown(metric: str | None) -> None:
+    """Refuse a built-in metric that does not exist.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    if metric is not None and ":" not in metric:
+        try:
+            make_metric(metric)
+        except RecipeError as error:
+            error.at("--metric")
+            raise
+
+
+def _decided_passes(model: Model, passes: Sequence[str], keep_pairs: bool) -> list[Finding]:
+    """What becomes of the model's pairs, and which passes the lines of the recipe use."""
+    found = []
+    if pairs := pair_count(model):
+        found.append(ReportCode.NEW_PAIRS(pairs=pairs, kept=keep_pairs, usable=not paired_unusably(model)))
+    used = tuple(line.split('"')[1] for line in passes if line.startswith("use = "))
+    return [*found, *([ReportCode.NEW_PASSES(passes=used)] if used else [])]
 
 
 def _calibration(target: Path, data: Path | None, ranges: Path | None, images: Sequence[str]) -> list[str]:
