@@ -51,13 +51,19 @@ class Answers:
         return [one.rows(wanted, found) for one in self._readers]
 
     def side_by_side(
-        self, wanted: Mapping[str, Array], found: Mapping[str, Array]
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array], matched: bool = False
     ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """The outputs of one batch with rows that are ranked by score beside the same rows of the other model."""
+        """The outputs of one batch with rows that are ranked by score beside the same rows of the other model.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: the other model's.
+            matched: leave out rows that the other model does not have; else they are beside zeros.
+        """
         made = dict(wanted), dict(found)
         for part in self.parts:
             if part.settings.get("ranked") is True:
-                for whole, own in zip(made, side_by_side(part, wanted, found)):
+                for whole, own in zip(made, side_by_side(part, wanted, found, matched)):
                     whole.update(own)
         return made
 

@@ -44,7 +44,8 @@ def detections(values: Sequence[Array], settings: Mapping[str, Any], least: floa
             scores have no axis of classes), ``rows`` (one output of suppressed rows: box, score, class) or ``chosen``
             (suppressed boxes without scores, which all count as 1, and what ``chosen`` says of the other output:
             ``classes``, ``places`` among all boxes, NonMaxSuppression's ``rows`` that name boxes, or ``rows beside``
-            those).
+            those) or ``indices`` (places of boxes that the model does not give, each a box by itself: ``columns`` says
+            where class and place are, or the place alone).
             ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
             ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class of no object.
             ``selected``: where the last output is NonMaxSuppression's of boxes and scores: rows of the sample's number,
@@ -56,6 +57,8 @@ def detections(values: Sequence[Array], settings: Mapping[str, Any], least: floa
         return [_row_detections(rows, least) for rows in _rows(values[0], settings)]
     if settings["layout"] == "chosen":
         return _chosen(values, settings)
+    if settings["layout"] == "indices":
+        return [_named_boxes(rows) for rows in _numbers_of(values[0], settings["columns"])]
     if settings.get("selected"):
         boxes, scores, _ = _apart(values[:2], settings)
         chosen = np.asarray(values[2]).reshape(-1, 3).astype(np.int64)
@@ -283,6 +286,21 @@ def _boxes_of(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
     """The first output as corners, float64 [batch, boxes, 4]."""
     boxes = np.moveaxis(np.asarray(values[0], np.float64), int(settings["box_axis"]), -1)
     return corners(boxes.reshape(len(boxes), -1, 4), settings)
+
+
+def _numbers_of(value: Array, columns: Sequence[int]) -> list[Array]:
+    """Class and place of each chosen box of each sample, int64 [boxes, 2]."""
+    width = 1 if len(columns) == 1 else 3
+    found = [np.asarray(one).reshape(-1, width)[:, list(columns)].astype(np.int64) for one in value]
+    return [one if width > 1 else np.concatenate([np.zeros_like(one), one], axis=1) for one in found]
+
+
+def _named_boxes(rows: Array) -> Detections:
+    """Boxes that are known by their place among all: those of two places have nothing in common."""
+    # what fills a list up is no place
+    rows = rows[(rows >= 0).all(axis=1)]
+    left = 2.0 * rows[:, 1]
+    return Detections(np.stack([left, 0 * left, left + 1, 0 * left + 1], axis=1), np.ones(len(rows)), rows[:, 0])
 
 
 def _row_detections(rows: Array, least: float) -> Detections:

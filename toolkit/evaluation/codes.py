@@ -36,6 +36,7 @@ class EvaluationCode(BaseCode):
     TASK_NAMED = "evaluation-task-named"
     RULE_EMBEDDING = "evaluation-rule-embedding"
     RULE_DETECTION = "evaluation-rule-detection"
+    RULE_INDICES = "evaluation-rule-indices"
     RULE_POINTS = "evaluation-rule-points"
     RULE_MASK = "evaluation-rule-mask"
     RULE_LABELS = "evaluation-rule-labels"

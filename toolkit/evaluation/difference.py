@@ -150,6 +150,11 @@ class Difference:
         self.sums[rows.shape[1:]] = count + len(rows), total + rows.sum(axis=0)
 
     @property
+    def seen(self) -> bool:
+        """Whether any value was compared that is not zero in both tensors."""
+        return bool(self.signal or self.noise or self.broken or self.positions)
+
+    @property
     def sqnr_db(self) -> float | None:
         """SQNR in dB, at most 150 (float32 has no more); None where the tensors are identical or not comparable."""
         if self.noise == 0 or self.signal == 0 or self.broken:

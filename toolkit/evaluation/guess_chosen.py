@@ -49,6 +49,26 @@ def chosen_boxes(
     return None
 
 
+def chosen_indices(outputs: Sequence[SeenOutput], seen: SeenModel) -> tuple[SeenOutput, dict[str, Any]] | None:
+    """The output that says which boxes NonMaxSuppression chose where the model does not give these; None without one.
+
+    Rows of a sample, a class and a box, as NonMaxSuppression gives them, or the places of boxes alone.
+
+    Args:
+        outputs: those with samples.
+        seen: the model that they belong to.
+    """
+    if not seen.ops & SUPPRESSING:
+        return None
+    for one in outputs:
+        if _numbers(one, 2) and one.shape[-1] == _ROW and one.ops & SUPPRESSING:
+            return one, {"layout": "indices", "columns": [1, 2]}
+        varied = len({each.shape for each in one.samples}) > 1
+        if _numbers(one, 1) and _places(one) and (one.ops & SUPPRESSING or varied):
+            return one, {"layout": "indices", "columns": [0]}
+    return None
+
+
 def _settings(boxes: SeenOutput, axis: int) -> dict[str, Any]:
     return {"layout": "chosen", "box_axis": axis, "format": "xyxy" if _ordered(boxes, axis) else "cxcywh"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,9 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
 _NO_PICTURE = 0.25
+_TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
+_CENTRED, _NORMAL = 0.2, 2.0
+"""How far from 0 the mean of noise is, in deviations, and how far its deviation may be from 1, as a factor."""
 _UNLIKE = 2.0
 """How many times further apart neighbours along classes are than neighbouring places."""
 _FEW_CLASSES = 16
@@ -356,6 +360,8 @@ def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
         kind = kind or ("unlike scales" if unlike_scales(output, axis) else "boxes" if are_boxes(output, axis) else "")
         if kind:
             return [*found, Clue("regression", "values", 2.0, kind)]
+    if not output.in_unit and _noise_like(output, seen):
+        found.append(Clue("regression", "values", 2.5, "noise"))
     placed = _picture(output, seen)
     if axis is not None and channels > 1 and output.sums_to_one(axis):
         found.append(Clue("segmentation", "values", 2.0, "softmax"))
@@ -379,6 +385,23 @@ def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
     elif placed:
         found.append(Clue("regression", "shape", 0.5, "picture"))
     return found
+
+
+def _noise_like(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether it may be the noise of an input that a diffusion model predicts.
+
+    Such a model reads what it denoises, of the output's shape, and one number a sample, which tells how noisy that is:
+    it is called so, or the output is about as noise is, normal around 0.
+    """
+    sizes = {name: one.size for name, one in seen.inputs.items() if one.ndim <= 1}
+    read = any(one.shape == output.shape and one.dtype.kind == "f" for one in seen.inputs.values())
+    numbers = [name for name, size in sizes.items() if size == 1]
+    if not read or not numbers:
+        return False
+    called = {word.lower() for name in numbers for word in re.findall(r"[A-Za-z]+", name)}
+    level = output.flat.std()
+    centred = abs(float(output.flat.mean())) < _CENTRED * level and 1 / _NORMAL < level < _NORMAL
+    return centred or bool(called & _TIMES)
 
 
 def _pixels(output: SeenOutput) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.boxes import best_scores, detections, otsu
-from toolkit.evaluation.guess_chosen import chosen_boxes
+from toolkit.evaluation.guess_chosen import chosen_boxes, chosen_indices
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
@@ -20,6 +20,7 @@ _LEAST, _MOST = 0.1, 0.6
 _CHOSEN = 0.5
 """Below 1, which every box counts that a model has chosen itself and gives without a score."""
 _SIZED = 0.95
+_MOST_PLACES = 0.6
 _FEW_WEAK = 0.2
 """So many weak detections, for one that is sure, are few."""
 
@@ -50,6 +51,11 @@ def detection_part(seen: SeenModel) -> OutputPart | None:
         ranked = [names[-1]] if how["chosen"] == "rows" else True
         settings = {**how, "batch_axis": given[0].batch_axis, "ranked": ranked, "threshold": _CHOSEN}
         return OutputPart("detection", names, settings)
+    numbers = chosen_indices(outputs, seen)
+    if numbers is not None:
+        one, how = numbers
+        settings = {**how, "batch_axis": one.batch_axis, "ranked": [one.name], "threshold": _CHOSEN}
+        return OutputPart("detection", (one.name,), settings)
     return None
 
 
@@ -235,12 +241,21 @@ def _whole(output: SeenOutput) -> bool:
 
 
 def _activation(scores: SeenOutput, axis: int) -> dict[str, Any]:
-    """How scores become shares, and which class is the background."""
+    """How scores become shares, and which class is «no object».
+
+    Classes that exclude each other need such a class, the first or the last: it is what most places hold, and with few
+    queries at least its even share of them. Logits of such classes have one above 0 at nearly every place, where those
+    of independent classes have one only where there is an object.
+    """
     values = scores.stacked(axis)
-    shares = scores.sums_to_one(axis)
-    often = np.bincount(values.argmax(axis=1), minlength=values.shape[1]) / len(values)
-    ends = [place for place in (0, values.shape[1] - 1) if often[place] > 0.6]
-    background = {"background": ends[0]} if ends and values.shape[1] > 1 else {}
+    shares, classes = scores.sums_to_one(axis), values.shape[1]
+    if scores.in_unit and not shares:
+        return {}
+    often = np.bincount(values.argmax(axis=1), minlength=classes) / max(len(values), 1)
+    end = max((classes - 1, 0), key=lambda place: often[place])
+    excluding = shares or bool(len(values) and (values.max(axis=1) > 0).mean() >= _SIZED)
+    usual = often[end] > _MOST_PLACES or (excluding and often[end] >= 1 / classes)
+    background = {"background": end} if classes > 1 and usual else {}
     if scores.in_unit:
-        return background if shares else {}
+        return background
     return {"activation": "softmax", **background} if background else {"activation": "sigmoid"}

@@ -46,7 +46,9 @@ def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> l
         labels: one array a sample, without the batch axis, all of them; samples may differ in shape.
     """
     chosen: list[FittingMetric] = []
-    tasks = {one.name: [part.task for part in found.parts if one.name in part.outputs] for one in seen.outputs}
+    # places of boxes alone tell no box
+    read = [part for part in found.parts if part.settings.get("layout") != "indices"]
+    tasks = {one.name: [part.task for part in read if one.name in part.outputs] for one in seen.outputs}
     for guessed in (True, False):
         for one in (one for one in seen.outputs if one.samples):
             others = [task for task in STRICTEST if task in _WITHOUT_GUESS and task in fitting(one)]

@@ -53,6 +53,8 @@ class EvaluationResult:
             elements.
         unlike: by output, the number of samples that could not be compared because the models' shapes differ.
         discrete: the outputs that hold no floats, but integers and the like.
+        beside: the outputs with rows that are ranked by score whose figures are those of the rows that both models have,
+            see ``row_sets``.
         form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
         nodes: the error of each node of the other model.
         layer_samples: the number of samples on which the nodes' errors were measured.
@@ -74,6 +76,7 @@ class EvaluationResult:
     notes: list[Finding] = field(default_factory=list)
     unlike: dict[str, int] = field(default_factory=dict)
     discrete: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
     form: str = "lowered"
     clipping: dict[str, Clipping] = field(default_factory=dict)
     not_compared: list[str] = field(default_factory=list)
@@ -164,6 +167,8 @@ class OutputComparison:
         self._shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._unlike: dict[str, int] = {}
         self._discrete: set[str] = set()
+        self._beside: set[str] = set()
+        self._apart: set[str] = set()
         self._unknown: Counter[str] = Counter()
         self.samples = 0
 
@@ -178,9 +183,18 @@ class OutputComparison:
             labels: the samples' labels, for the metric.
             count: how many samples the batch holds.
         """
+        first, second = wanted, found
+        if self._answers is not None:
+            # which detections are lost the answers say: what is compared is how far the others are apart
+            first, second = self._answers.side_by_side(wanted, found, matched=True)
         for name in self._names:
-            a, b = wanted[name], found[name]
-            if a.shape != b.shape:
+            a, b = first[name], second[name]
+            beside = a is not wanted[name]
+            (self._beside if beside else self._apart).add(name)
+            if beside and is_float(a.dtype):
+                self._outputs[name].add(a, b)
+                self._unknown[name] += _with_nan(wanted[name], count)
+            elif a.shape != b.shape:
                 self._unlike[name] = self._unlike.get(name, 0) + count
                 self._shapes.setdefault(name, (a.shape, b.shape))
             elif is_float(a.dtype):
@@ -205,6 +219,8 @@ class OutputComparison:
         compared = {name: d for name, d in self._outputs.items() if self._unlike.get(name, 0) < self.samples}
         found.outputs = {name: difference.figures() for name, difference in compared.items()}
         found.discrete = sorted(self._discrete)
+        # of rows that have nothing in common nothing is known
+        found.beside = [name for name in sorted(self._beside - self._apart) if self._outputs[name].seen]
         found.not_compared, found.in_place = self._not_compared, self._in_place
         if self._answers is not None:
             found.tallies = self._answers.tallies(self._rows)

@@ -15,7 +15,7 @@ _MOST = 1024
 
 
 def side_by_side(
-    part: OutputPart, wanted: Mapping[str, Array], found: Mapping[str, Array]
+    part: OutputPart, wanted: Mapping[str, Array], found: Mapping[str, Array], matched: bool = False
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The outputs of a detector with ranked rows, of both models, so that row by row they are the same detections.
 
@@ -26,6 +26,7 @@ def side_by_side(
         part: one whose rows are ranked in all of its outputs.
         wanted: the float model's outputs of one batch, by name.
         found: the other model's.
+        matched: leave out rows that have no other.
 
     Returns:
         The part's outputs alone, [batch, rows, ...], of one shape in both; none where there are more than 1024 rows.
@@ -36,7 +37,9 @@ def side_by_side(
     first, second = (row_boxes(values, part.settings) for values in both)
     if max((len(boxes) for one in (first[0], second[0]) for boxes in one), default=0) > _MOST:
         return {}, {}
-    samples = [_pairs(a, b) for a, b in zip(zip(*first), zip(*second))]
+    samples = [
+        [pair for pair in _pairs(a, b) if not matched or min(pair) >= 0] for a, b in zip(zip(*first), zip(*second))
+    ]
     most = max((len(pairs) for pairs in samples), default=0)
     made: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
     for side, (values, into) in enumerate(zip(listed, made)):

@@ -57,13 +57,19 @@ class OutputError(Measured):
     positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
     ranked: bool = Field(
         default=False,
-        description="rows are in the order of their scores, which moves with them: row by row nothing is compared",
+        description="rows are in the order of their scores, which moves with them: what is compared is the same "
+        "detections of both models, or nothing",
     )
+
+    @property
+    def unknown(self) -> bool:
+        """Whether there is no figure."""
+        return self.sqnr_db is None and self.max_abs is None
 
     @property
     def incomparable(self) -> bool:
         """Whether NaN or infinity kept the tensors from being compared."""
-        return super().incomparable and not self.ranked
+        return self.unknown and not self.ranked
 
     @property
     def discrete(self) -> bool:

@@ -44,6 +44,7 @@ STYLES = {
     "outdated": "bold red",
 }
 _WORST = 8
+_SET, _MATCHED = "they are compared as a set", "those that both models have are compared"
 
 
 def print_report(report: Report, console: Console | None = None, *, files: Sequence[Path | str] = ()) -> None:
@@ -197,8 +198,8 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
     for rule in dict.fromkeys(part.rule for part in accuracy.parts if part.rule):
         console.print(plain_text(f"  {rule}"))
     for name, output in accuracy.outputs.items():
-        figures = ["identical to float"] if output.identical else []
-        figures += ["its rows are ranked by score, so they are compared as a set"] if output.ranked else []
+        figures = [f"its rows are ranked by score, so {_SET if output.unknown else _MATCHED}"] if output.ranked else []
+        figures += ["identical to float"] if output.identical else []
         figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []
         figures += [f"cosine similarity {output.cosine:.5f}"] if output.cosine is not None else []
         if output.agreement is not None:

@@ -118,7 +118,7 @@ def breakage(accuracy: Accuracy) -> Finding | None:
     answered = {name for part in accuracy.parts for name in part.outputs}
     answered -= {name for part in accuracy.parts if part.standing == "missed" for name in part.outputs}
     for name, output in accuracy.outputs.items():
-        if name in answered:
+        if name in answered or output.ranked:
             # a detector's boxes are noise wherever there is no object: levels are doubts, see ``Accuracy.doubts``
             continue
         if not accuracy.met and output.agreement is not None and output.agreement < BROKEN_AGREEMENT:

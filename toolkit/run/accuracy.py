@@ -272,7 +272,11 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
     """The outputs' figures; argmax says nothing about an output that holds no classes."""
     shown = {name: OutputError(**asdict(output)) for name, output in found.outputs.items()}
     ranked = shown.keys() & ranked_outputs(found.tallies)
-    shown |= {name: OutputError(ranked=True) for name in ranked if not shown[name].incomparable}
+    for name in ranked:
+        if name in found.beside:
+            shown[name].ranked = not shown[name].incomparable
+        elif not shown[name].incomparable:
+            shown[name] = OutputError(ranked=True)
     classes = {name for tally in found.tallies if tally.part.task in CLASS_TASKS for name in tally.part.outputs}
     if found.tallies and budget.min_agreement is None:
         for name, output in shown.items():

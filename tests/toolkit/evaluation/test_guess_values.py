@@ -214,3 +214,32 @@ def test_peaks_are_separate_where_the_map_falls_between_them():
     assert len(separate_peaks(bells(20, 27), 0.3)[0]) == 1
     assert len(separate_peaks(bells(30, width=8.0) + 0.02 * normal(64, 64), 0.3)[0]) == 1
     assert len(separate_peaks(np.zeros((8, 8)), 0.3)[0]) == 0
+
+
+def denoiser(values, number, name="t", image=(1, 32, 32), ops=("Conv",)):
+    """A model of one image and one number a sample."""
+    return seen(out("out", values, *ops), inputs={"x": np.zeros(image, np.float32), name: number})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("number", [np.zeros((), np.float32), np.zeros(1, np.int64)])
+def test_the_noise_that_a_diffusion_model_predicts_is_no_mask(channels, number):
+    image = (channels, 32, 32)
+    found = guess(denoiser(normal(4, *image), number, "level", image))
+    assert (found.task, found.sure, [part.task for part in found.parts]) == ("regression", True, ["regression"])
+    assert "as the noise that a diffusion model predicts" in sentence(found.finding())
+    # by its name alone, whatever the values
+    found = guess(denoiser(3 + 9 * normal(4, *image), number, "timestep", image))
+    assert (found.task, found.sure) == ("regression", True)
+
+
+def test_a_mask_beside_a_number_that_is_no_time_may_be_a_mask():
+    """Logits of a mask that a model of gray images makes, which reads the size of a pixel too."""
+    logits = 6 * normal(4, 1, 32, 32) - 9
+    found = guess(denoiser(logits, np.zeros(1, np.float32), "spacing"))
+    assert "segmentation" in {part.task for part in found.parts}
+    assert guess(denoiser(1 / (1 + np.exp(-logits)), np.zeros(1, np.float32), "t", ops=("Sigmoid",))).task == "segmentation"
+    # without a number, or of another shape, nothing says noise
+    for model in (seen(out("out", normal(4, 1, 32, 32), "Conv"), inputs={"x": np.zeros((1, 32, 32), np.float32)}),
+                  denoiser(normal(4, 1, 64, 64), np.zeros(1), "t")):  # fmt: skip
+        assert "segmentation" in {part.task for part in guess(model).parts}

@@ -12,7 +12,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.outcome import Outcome
-from toolkit.evaluation.share_limits import ShareLimit
+from toolkit.evaluation.share_limits import ShareLimit, of_tally
 from toolkit.evaluation.tasks import TASKS, AnswerTally, OutputPart, reader
 from toolkit.report.findings import sentence
 from toolkit.run.sections import TaskName
@@ -484,3 +484,23 @@ def test_rows_that_one_model_alone_gives_are_lost_and_none_of_both_loses_nothing
     gone = embedding.tally([embedding.rows({"y": some}, {"y": none})])
     assert (made.kept, made.answers) == (gone.kept, gone.answers) == (0, 3) and not made.empty
     assert made.standing() is LimitStanding.MISSED
+
+
+def test_tokens_that_nearly_change_are_expected_to_change_on_other_texts():
+    """By the gap of every position, as of single answers; masked tokens are none, and tokens themselves have no gap."""
+    gaps = np.array([0.02, 4.0])
+    made = []
+    for gap in gaps:
+        logits = noise(40, 8, 50, scale=0.1)
+        logits[..., 3] = logits.max(axis=-1) + np.float32(gap)
+        logits[..., 7] = -np.inf
+        found = logits + noise(*logits.shape, scale=0.005)
+        made.append(tally("generation", logits, found, {"axis": -1}))
+    close, far = made
+    assert (close.answers, far.answers) == (320, 320) and far.kept == 320 and far.expected < 0.1
+    # errors of two tokens differ by 0.005 * sqrt(2): Phi(-0.02 / 0.0071) or more of the positions
+    assert 320 * 0.001 < close.expected < 320 * 0.05
+    assert of_tally(close).likely == pytest.approx(max(close.expected, 320 - close.kept) / 320)
+    tokens = RNG.integers(0, 9, (4, 8))
+    assert tally("generation", tokens, tokens).expected is None
+    assert tally("generation", np.zeros((4, 0, 50), np.float32), np.zeros((4, 0, 50), np.float32)).expected is None

@@ -43,6 +43,14 @@ def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
         return best - second, errors
 
 
+def unmasked(wanted: Array, found: Array) -> tuple[Array, Array]:
+    """Scores of two models with ``MASKED`` in place of what is no number in the float model's, or in its own."""
+    usable = np.isfinite(wanted)
+    if usable.all() and np.isfinite(found).all():
+        return wanted, found
+    return np.where(usable, wanted, MASKED), np.where(usable & np.isfinite(found), found, MASKED)
+
+
 def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[Array, Array]:
     """``gaps_and_errors`` of the position of each sample whose choice is the most likely to change; [batch].
 
@@ -56,8 +64,7 @@ def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[
         decides: the positions where another choice is another answer, bool [batch, positions]; all where None. A sample
             without any is one whose answer no single choice changes.
     """
-    usable = np.isfinite(wanted)
-    a, b = np.where(usable, wanted, MASKED), np.where(usable & np.isfinite(found), found, MASKED)
+    a, b = unmasked(wanted, found)
     if decides is not None or a.shape[1] > _LIKELY:
         second, best = two_largest(a)
         apart = best - second

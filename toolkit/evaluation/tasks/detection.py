@@ -35,10 +35,15 @@ class Detection(Task):
     def rule(self) -> Finding:
         """See ``Task.rule``."""
         # boxes that a model gives without scores are all above it
-        scored = {"scored": False} if self.settings.get("layout") == "chosen" else {}
+        layout = self.settings.get("layout")
+        if layout == "indices":
+            return EvaluationCode.RULE_INDICES(floor=self.level_needed)
+        scored = {"scored": False} if layout == "chosen" else {}
+        read = {name: self.settings[name] for name in ("activation", "background") if name in self.settings}
         return EvaluationCode.RULE_DETECTION(
-            threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP, floor=self.level_needed, **scored
-        )
+            threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP, floor=self.level_needed,
+            **scored, **read,
+        )  # fmt: skip
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""

@@ -9,11 +9,15 @@ from typing import ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.tasks.base import COUNT, RIGHT, Rows, Task, same_choice, scores
+from toolkit.evaluation.tasks.base import COUNT, ERROR, GAP, RIGHT, Rows, Task, same_choice, scores
+from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
 
 
 class Generation(Task):
-    """An answer a position, given the tokens before it. Outputs are logits [batch, positions, vocabulary]."""
+    """An answer a position, given the tokens before it. Outputs are logits [batch, positions, vocabulary].
+
+    Every position is a choice by itself: how many are expected to change is told by all of their gaps.
+    """
 
     name: ClassVar[str] = "generation"
     nothing: ClassVar[float] = -math.inf
@@ -21,5 +25,20 @@ class Generation(Task):
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""
         axis = int(self.settings.get("axis", -1))
-        same = same_choice(scores(wanted[0], axis), scores(found[0], axis))
-        return {RIGHT: same.sum(axis=1).astype(np.float64), COUNT: np.full(len(same), float(same.shape[1]))}
+        if wanted[0].dtype.kind in "iub":
+            return _counted(same_choice(wanted[0], found[0]))
+        a, b = scores(wanted[0], axis), scores(found[0], axis)
+        rows = _counted(same_choice(a, b))
+        if a.shape[-1] < 2 or not a.size:
+            return rows
+        gaps, errors = gaps_and_errors(*unmasked(a, b))
+        return {**rows, GAP: gaps.reshape(-1), ERROR: errors.reshape(-1)}
+
+    def _expected(self, joined: Rows) -> float | None:
+        """See ``AnswerTally``."""
+        answers, gaps = int(joined.get(COUNT, np.zeros(0)).sum()), joined.get(GAP, np.zeros(0))
+        return answers * expected_flips(gaps, joined[ERROR]) if answers and len(gaps) == answers else None
+
+
+def _counted(same: Array) -> Rows:
+    return {RIGHT: same.sum(axis=1).astype(np.float64), COUNT: np.full(len(same), float(same.shape[1]))}

@@ -7,12 +7,18 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import percent
 
 
-def _detections(threshold: float, slack: float, iou: float, floor: float = 1.0, scored: bool = True) -> str:
+def _detections(
+    threshold: float, slack: float, iou: float, floor: float = 1.0, scored: bool = True, activation: str = "",
+    background: int | None = None,
+) -> str:  # fmt: skip
     over = f" that scores over {threshold:.3g}" if scored else ""
     weaker = f", a score over {slack * threshold:.3g}" if scored else ""
+    how = [f"as logits, by {activation}"] if activation else []
+    how += [f"with class {background} as «no object»"] if background is not None else []
+    read = f" Scores are read {', '.join(how)}." if how else ""
     return (
         f"A detection of either model{over} is matched by one of the other's: the same class, IoU {iou:g} or "
-        f"more{weaker}. A sample's detections are kept where a share of at least {floor:.3g} is matched."
+        f"more{weaker}. A sample's detections are kept where a share of at least {floor:.3g} is matched.{read}"
     )
 
 
@@ -38,6 +44,12 @@ RULES: Table = {
         "the nearest and the median sample."
     ),
     EvaluationCode.RULE_DETECTION: _detections,
+    EvaluationCode.RULE_INDICES: (
+        "The model gives the places of the chosen boxes and not the boxes: one of either model is matched where the "
+        "other model chose the same place, with the same class where there is one, in any order. A sample's choice is "
+        "kept where a share of at least {floor:.3g} is matched. Another box of the same object counts as lost: add "
+        "boxes and scores to the outputs to compare these."
+    ),
     EvaluationCode.RULE_POINTS: _points,
     EvaluationCode.RULE_MASK: lambda floor, small: (
         f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
