@@ -18,6 +18,8 @@ _TOLD = 0.4
 _ONE_TO_ONE = 0.8
 """Of the labels that answers tell, the share with one answer a label from which on they are the same classes."""
 _NO_CLASS = -1
+_MORE_RIGHT, _NO_CHANCE = 0.05, 7.88
+"""The second is chi-squared at 0.5 % with one degree of freedom, by which McNemar's test compares sets of answers."""
 
 
 class _Numbering(NamedTuple):
@@ -35,6 +37,8 @@ class ClassAnswers:
         self._chosen: list[Array] = []
         self._labels: list[Array] = []
         self._classes = 0
+        self._scores: list[Array] = []
+        self._line = 0.0
 
     @property
     def count(self) -> int:
@@ -49,6 +53,12 @@ class ClassAnswers:
         self._chosen.append(chosen[given])
         self._labels.append(np.asarray(label[given], np.int64))
         self._classes = scores.shape[-1]
+
+    def take_single(self, scores: Array, label: Array, line: float) -> None:
+        """Take in, besides, scores of class 1 of two, float [samples], where the ``line`` between them was guessed."""
+        given = labelled(label)
+        self._scores.append(np.asarray(scores, np.float64)[given])
+        self._line = line
 
     def skill(self) -> float:
         """How far the answers get from the best guess to all right, by the labels' own numbering; 0 or more."""
@@ -67,6 +77,9 @@ class ClassAnswers:
             # among equals the simplest, which comes first
             found = max(numberings, key=lambda one: one.right)
             return found.code(**known, share=found.right / count, **found.values)
+        if self._scores and (better := self._better_line()) is not None:
+            line, fits = better
+            return EvaluationCode.OTHER_THRESHOLD(**known, threshold=self._line, better=line, share=fits / count)
         # where all labels are one, what needs no model is a guess: the class is that of the data, not of a constant
         chance = self._chance() if self._often() < 1 else 1.0 / self._classes
         most = chance + 2 * math.sqrt(chance * (1 - chance) / count)
@@ -97,6 +110,29 @@ class ClassAnswers:
             joined = alone < _ONE_TO_ONE * renamed
             found.append(_Numbering(renamed, EvaluationCode.LABELS_RENAMED, {"joined": joined}))
         return right, count, found
+
+    def _better_line(self) -> tuple[float, int] | None:
+        """Where class 1 should begin, midway between two scores, and how many answers are right then.
+
+        None where that is not clearly better: fewer than a twentieth more are right, or as many as chance may give.
+        """
+        scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
+        order = np.argsort(scores, kind="stable")
+        scores, holds = scores[order], labels[order] == 1
+        if not np.isfinite(scores).all() or len(scores) != len(labels):
+            return None
+        # with the line before the score at each place, those below it are right where the label is 0
+        right = np.concatenate([[0], np.cumsum(~holds)]) + holds.sum() - np.concatenate([[0], np.cumsum(holds)])
+        between = np.flatnonzero(scores[1:] > scores[:-1]) + 1
+        if not len(between):
+            return None
+        place = int(between[right[between].argmax()])
+        line = float(scores[place - 1] / 2 + scores[place] / 2)
+        changed = (scores > line) != (scores > self._line)
+        gain = int(right[place]) - int(((scores > self._line) == holds).sum())
+        if gain < _MORE_RIGHT * len(scores) or gain**2 < _NO_CHANCE * int(changed.sum()):
+            return None
+        return line, int(right[place])
 
     def _chance(self) -> float:
         """The share of labels that the best constant answer has, or a guess."""

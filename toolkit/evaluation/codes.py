@@ -57,6 +57,7 @@ class EvaluationCode(BaseCode):
     LIMIT_WITHOUT_METRIC = "evaluation-limit-without-metric"
     LABELS_SHIFTED = "evaluation-labels-shifted"
     LABELS_RENAMED = "evaluation-labels-renamed"
+    OTHER_THRESHOLD = "evaluation-other-threshold"
     LABELS_IN_OTHER_UNIT = "evaluation-labels-in-other-unit"
     FLOAT_MODEL_USELESS = "evaluation-float-model-useless"
     TASK_CLUE = "evaluation-task-clue"

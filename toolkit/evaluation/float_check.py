@@ -11,7 +11,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.baselines import baseline
 from toolkit.evaluation.class_answers import ClassAnswers
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.metric_base import MetricOptions, pick_classes
+from toolkit.evaluation.metric_base import MetricOptions, of_one_score, pick_classes, pick_scores
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_boxes import MeanAveragePrecision
@@ -29,12 +29,14 @@ class FloatCheck:
         metric: a built-in metric's name.
         output: the output that it looks at.
         options: the other settings it needs.
+        settled: whether the user has set the threshold of a single score, so that it is none to doubt.
 
     Attributes:
         samples: how many were taken in.
     """
 
-    def __init__(self, metric: str, output: str | None, options: MetricOptions) -> None:
+    def __init__(self, metric: str, output: str | None, options: MetricOptions, settled: bool = False) -> None:
+        self._settled = settled
         self.name, self.options = metric, replace(options, output=output)
         self._metric = make_metric(metric, output, False, options)
         self._yardstick = baseline(metric)
@@ -42,9 +44,11 @@ class FloatCheck:
         self.samples = 0
 
     @classmethod
-    def of(cls, metric: str | None, output: str | None, options: MetricOptions) -> FloatCheck | None:
+    def of(
+        cls, metric: str | None, output: str | None, options: MetricOptions, settled: bool = False
+    ) -> FloatCheck | None:
         """The check for a recipe's metric; None without one, or for a user's metric, whose meaning is not known."""
-        return cls(metric, output, options) if metric in METRICS and metric is not None else None
+        return cls(metric, output, options, settled) if metric in METRICS and metric is not None else None
 
     def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch.
@@ -57,7 +61,16 @@ class FloatCheck:
         self.samples += len(label)
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             self._answers.take(scores, label)
+            self._take_single(outputs, labels)
         self._yardstick.take(scores, label)
+
+    def _take_single(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        line = self.options.threshold
+        if self._settled or line is None:
+            return
+        scores, label = pick_scores(outputs, self.options, labels)
+        if of_one_score(scores, label):
+            self._answers.take_single(scores.reshape(-1), label.reshape(-1), line)
 
     def value(self) -> float | None:
         """The float model's metric on these samples; None where it is no number, as where none of them has a label."""

@@ -165,6 +165,7 @@ class ReportCode(BaseCode):
     NEW_METRIC = "new-metric"
     NEW_OUTPUT_UNSURE = "new-output-unsure"
     NEW_BLANK = "new-blank"
+    NEW_THRESHOLD = "new-threshold"
     NEW_LIMIT = "new-limit"
     NEW_FLOAT_VALUE = "new-float-value"
     NEW_WITHOUT_SAMPLES = "new-without-samples"

@@ -39,7 +39,7 @@ _QUIET = (Code.COMPLETE, Code.DEAD)
 _LOUD = (
     Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
-    EvaluationCode.LABELS_IN_OTHER_UNIT,
+    EvaluationCode.OTHER_THRESHOLD, EvaluationCode.LABELS_IN_OTHER_UNIT,
     EvaluationCode.FLOAT_MODEL_USELESS, EvaluationCode.LABELS_FIT_NOTHING, EvaluationCode.LABELS_UNUSED,
     EvaluationCode.LABEL_OUT_OF_RANGE, EvaluationCode.LABEL_NOT_FINITE, EvaluationCode.LIMIT_NEVER_MISSED,
     EvaluationCode.LIMIT_WITHOUT_METRIC,

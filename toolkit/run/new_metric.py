@@ -12,8 +12,10 @@ from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.guess import Guess, guess
+from toolkit.evaluation.label_fit import FittingMetric
 from toolkit.evaluation.metric_table import METRICS, is_share, task_of
 from toolkit.evaluation.observed import SeenModel
+from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.evaluation.parts import one_sided_among
 from toolkit.evaluation.tasks import reader
@@ -162,6 +164,7 @@ def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: See
         judged = guess(watched, task_of(fit.metric), fit.output)
         _blank(made, judged, guess(replace(watched, read=frozenset()), task_of(fit.metric), fit.output))
         _task(made, judged, watched)
+        _threshold(made, fit, judged)
 
 
 def _metric(made: NewEvaluation, metric: str, output: str | None, limit: float | None) -> None:
@@ -177,6 +180,14 @@ def _blank(made: NewEvaluation, found: Guess, unlabelled: Guess) -> None:
     blank, other = (int(parts[0].settings["blank"]) if parts else None for parts in readings)
     if blank is not None and blank != other:
         made.decided(ReportCode.NEW_BLANK(blank=blank, named=other), f"blank = {blank}")
+
+
+def _threshold(made: NewEvaluation, fit: FittingMetric, found: Guess) -> None:
+    """The score above which a label holds, where a metric of classes reads one by its threshold."""
+    threshold = options_for(fit.metric, fit.output, found.parts).threshold
+    if threshold is not None:
+        said = ReportCode.NEW_THRESHOLD(output=fit.output, threshold=threshold)
+        made.decided(said, f"# threshold = {threshold}")
 
 
 def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:

@@ -201,7 +201,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
     section, looked = inputs.job.recipe.evaluation, look(inputs)
     record = looked.record.model_copy()
     options = metric_options(section, record)
-    check = FloatCheck.of(section.metric, section.output, options)
+    check = FloatCheck.of(section.metric, section.output, options, settled=section.threshold is not None)
     if check is not None and record.task and metric_computable(section.output, looked.lacking):
         named = section.output is not None or inputs.job.recipe.is_resolved
         choice = None if named else OutputChoice.of(check, looked.seen, options.output)

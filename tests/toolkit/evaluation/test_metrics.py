@@ -280,6 +280,33 @@ def test_labels_of_one_score_that_are_swapped_are_called_that():
     right.add({"y": scores}, {"label": labels})
     assert right.value() == 1.0 and right.suspicion() is None
 
+def single(scores, labels, threshold, settled=False):
+    check = FloatCheck("top1", None, MetricOptions(threshold=threshold), settled)
+    check.add({"y": np.float32(scores)[:, None]}, {"label": np.array(labels)})
+    return check
+
+
+def test_scores_whose_classes_part_elsewhere_are_said_to_need_another_threshold():
+    """Similarities between -1 and 1: pairs of unlike things lie between 0 and 0.4, where 0 was only guessed."""
+    labels = [0, 1] * 32
+    scores = np.where(labels, 0.8, np.linspace(-0.4, 0.4, 64))
+    found = single(scores, labels, 0.0).suspicion()
+    assert found.code is EvaluationCode.OTHER_THRESHOLD
+    assert found.values["share"] == 1.0 and 0.38 < found.values["better"] < 0.8 and found.values["threshold"] == 0
+    assert sentence(found).startswith("The float model's own top1 is 0.75 on 64 samples with scores above 0 as class 1,")
+    assert "100.0 % of the labels fit scores above 0.594: set [evaluation] threshold" in sentence(found)
+    # who has set it knows it
+    assert single(scores, labels, 0.0, settled=True).suspicion() is None
+    assert single(scores, labels, 0.5).suspicion() is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_threshold_is_not_doubted_where_another_is_better_by_chance(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 64)
+    scores = labels - 0.5 + rng.normal(0, 0.4, 64)
+    assert single(scores, labels, 0.0).suspicion() is None
+
 
 @pytest.mark.parametrize(("labels", "wrong"), [([0, 1] * 16, False), ([1, 0] * 16, True)])
 def test_an_area_of_chance_or_less_is_called_useless(labels, wrong):

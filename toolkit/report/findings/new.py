@@ -53,6 +53,9 @@ NEW: Table = {
         f"The labels fit {metric}" + (f" of output '{output}'." if output is not None else ".")
     ),
     ReportCode.NEW_OUTPUT_UNSURE: _unsure,
+    ReportCode.NEW_THRESHOLD: (
+        "Labels hold where a score of '{output}' is above {threshold:g}; [evaluation] threshold sets another."
+    ),
     ReportCode.NEW_BLANK: "CTC's blank is class {blank}: labels name class {named}.",
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",
     ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{_own(metric, value, samples)}.",

@@ -344,6 +344,10 @@ TASKS: Table = {
     ),
     EvaluationCode.LABELS_SHIFTED: _shifted,
     EvaluationCode.LABELS_RENAMED: _renamed,
+    EvaluationCode.OTHER_THRESHOLD: lambda metric, value, samples, threshold, better, share: (
+        f"{_own(metric, value, samples)} with scores above {threshold:.3g} as class 1, but {percent(share)} of the "
+        f"labels fit scores above {better:.3g}: set [evaluation] threshold to the one that the application uses."
+    ),
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,
     EvaluationCode.LABELS_IN_OTHER_UNIT: lambda metric, value, samples, boxes, labels: (
         f"{_own(metric, value, samples)}: its boxes reach to {boxes:.3g} (median of the larger of right and bottom), "
