@@ -23,7 +23,15 @@ from toolkit.graph.external import read_external
 from toolkit.graph.functions import inlined
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import all_nodes, held_by, let_inference_through, opset_of, subgraphs_of
+from toolkit.graph.nodes import (
+    ONNX_DOMAINS,
+    all_nodes,
+    held_by,
+    let_inference_through,
+    operators_of,
+    opset_of,
+    subgraphs_of,
+)
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.scanned import without_values
 from toolkit.graph.scopes import unshadowed
@@ -32,6 +40,8 @@ from toolkit.graph.streamed import streamed
 from toolkit.graph.value_check import check_values
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
+_NAMED_OPSET = 17
+"""The newest that models of IR version 8 may name (ONNX's Versioning.md), the oldest in which models are written."""
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
 """What the file of a large model's weights is called, after the model file's own name, as a regular expression."""
 ONNX = FileKind(
@@ -115,14 +125,17 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
     Returns:
         The copy and how many things were changed for it: ``functions`` inlined, ``sparse`` initializers made dense,
         Constant nodes taken as initializers (``constants``), weights that were listed among the ``inputs``, nodes that
-        were ``unnamed``, nodes whose name was ``doubled``, and inner tensors that were ``shadowing`` outer ones.
+        were ``unnamed``, nodes whose name was ``doubled``, inner tensors that were ``shadowing`` outer ones, and
+        ``opset`` 1 where the model named none and one was added.
+
+    Raises:
+        ModelError: its opset is not read, or something in the graph cannot be.
     """
     changed: dict[str, int] = {}
-    version = opset_of(proto)
+    version = opset_of(proto) or _named_opset(proto, where)
     if not OLDEST_OPSET <= version <= NEWEST_OPSET:
-        found = f"opset {version}" if version else "no ONNX opset"
         raise ModelError(
-            f"the model uses {found}; qtool reads {OLDEST_OPSET} to {NEWEST_OPSET}",
+            f"the model uses opset {version}; qtool reads {OLDEST_OPSET} to {NEWEST_OPSET}",
             where=where,
             remedy="export it again, or convert it with onnx.version_converter and set its ir_version to 8",
         )
@@ -140,6 +153,9 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         proto = copy
+    if not opset_of(proto):
+        changed["opset"] = 1
+        proto.opset_import.add(domain="", version=version)
     changed["sparse"] = _sparse_to_dense(proto.graph, where)
     # the checker wants a name, and some exporters write none
     proto.graph.name = proto.graph.name or "graph"
@@ -252,6 +268,22 @@ def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
         node.name = taken.take(node.name or f"{node.op_type}_{next((o for o in node.output if o), 'node')}")
         seen.add(node.name)
     return unnamed, doubled
+
+
+def _named_opset(proto: onnx.ModelProto, where: str) -> int:
+    """The opset for a model that names none: any will do where no operator is ONNX's own, as in trees alone.
+
+    Raises:
+        ModelError: it has operators of ONNX's own, whose meaning depends on the version.
+    """
+    own = next((op for domain, op in sorted(operators_of(proto)) if domain in ONNX_DOMAINS), None)
+    if own is None and not proto.functions:
+        return _NAMED_OPSET
+    raise ModelError(
+        "the model does not name its opset, " + (f"on which '{own}' depends" if own else "on which functions depend"),
+        where=where,
+        remedy="export it again, or append onnx.helper.make_opsetid('', VERSION) of its exporter to opset_import",
+    )
 
 
 def _sparse_to_dense(graph: onnx.GraphProto, where: str) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
-from onnx import helper, version_converter
+from onnx import TensorProto, helper, version_converter
 
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context, run
@@ -91,3 +92,36 @@ def test_a_dropout_whose_inputs_say_more_keeps_them_when_the_opset_is_raised():
     model.raise_opset(13)
     (raised,) = model.nodes
     assert [tensor.name for tensor in raised.inputs] == ["x", "ratio", "training"]
+
+
+def trees(opsets, own=()):
+    """A linear classifier of ai.onnx.ml alone, as converters of trees write models, with nodes of ONNX's own after it."""
+    classify = helper.make_node(
+        "LinearRegressor", ["x"], ["score"], domain="ai.onnx.ml", coefficients=[1.0, -2.0, 3.0], intercepts=[0.5]
+    )
+    nodes = [classify, *own]
+    graph = helper.make_graph(
+        nodes,
+        "trees",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, ["n", 1])],
+    )
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_a_model_without_onnx_s_own_operators_needs_name_no_opset(tmp_path):
+    proto = trees([helper.make_opsetid("ai.onnx.ml", 1)])
+    path = tmp_path / "trees.onnx"
+    onnx.save(proto, path)
+    model = Model.load(path)
+    model.check()
+    assert {one.domain: one.version for one in model.to_proto().opset_import} == {"ai.onnx.ml": 1, "": 17}
+    x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    assert run(model, {"x": x})[0].ravel().tolist() == [6.5, 12.5]
+
+
+def test_operators_whose_opset_is_not_named_are_refused_with_what_is_missing():
+    proto = trees([helper.make_opsetid("ai.onnx.ml", 1)], [helper.make_node("Relu", ["score"], ["y"])])
+    with pytest.raises(ModelError, match="the model does not name its opset, on which 'Relu' depends") as caught:
+        Model.from_proto(proto)
+    assert "opset_import" in caught.value.remedy

@@ -22,6 +22,8 @@ _CHANGED = {
 
 
 def _loaded(what: str, number: int) -> str:
+    if what == "opset":
+        return "The model names no ONNX opset and has no operator of ONNX's own domain; the newest that fits was added."
     noun, done = _CHANGED[what]
     return f"{count(number, noun)} {done}."
 
