@@ -53,8 +53,8 @@ class EvaluationResult:
             elements.
         unlike: by output, the number of samples that could not be compared because the models' shapes differ.
         discrete: the outputs that hold no floats, but integers and the like.
-        beside: the outputs with rows that are ranked by score whose figures are those of the rows that both models have,
-            see ``row_sets``.
+        beside: the outputs with rows ranked by score, whose figures are those of the rows that both models have, see
+            ``row_sets``.
         form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
         nodes: the error of each node of the other model.
         layer_samples: the number of samples on which the nodes' errors were measured.
