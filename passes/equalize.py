@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Facts, Forms, Harm, Helper, LayerWeights, Model, bias_of
+from toolkit import Array, Code, Context, Facts, Finding, Forms, Harm, Helper, LayerWeights, Model, bias_of
 
 _THROUGH = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout"})
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -75,40 +75,61 @@ class Equalize(Helper):
 
         ``inner`` names the tensors that subgraphs read.
         """
-        holder = bias_of(model, first)
-        tensor = (holder[0] if holder is not None and first.op == "MatMul" else first).outputs[0]
-        # a convolution's channels lie along axis 1 until a pool and a Flatten have left no axes after them
-        spatial, pooled = first.op == "Conv", False
-        while True:
-            if model.is_output(tensor) or tensor.name in inner:
-                return None
-            if len(tensor.outputs) != 1:
-                context.journal.declined(first.name, Code.SHARED(tensor=tensor.name, readers=len(tensor.outputs)))
-                return None
-            node = tensor.outputs[0]
-            flat = not spatial or node.op == "Gemm" or facts.rank(tensor.name) == 2
-            if _is_layer(model, node) and (spatial if node.op == "Conv" else flat):
-                break
-            op = forms.op(node)
-            pool = spatial and op in _POOLS
-            if op not in _THROUGH and not pool and not (pooled and op in _FLATTEN):
-                context.journal.declined(first.name, Code.NOT_HOMOGENEOUS(op=node.op))
-                return None
-            pooled = op == "GlobalAveragePool" or (pooled and op in _FLATTEN)
-            tensor = node.outputs[0]
-        operands = [layer.inputs[1] for layer in (first, node)]
-        if tensor is not node.inputs[0] or any(model.constant(t) is None or len(t.outputs) > 1 for t in operands):
-            context.journal.declined(first.name, Code.WEIGHTS(part="weight"))
+        found = _next_layer(model, forms, facts, inner, first)
+        why: Finding | None = None
+        if isinstance(found, Finding):
+            why = found
+        elif found is not None:
+            why = _unsuitable(model, first, found)
+            if why is None and not (_transposed(first) or _transposed(found)):
+                return str(first.name), str(found.name)
+        if why is not None:
+            context.journal.declined(first.name, why)
+        return None
+
+
+def _next_layer(
+    model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node
+) -> gs.Node | Finding | None:
+    """The only layer that reads a layer's result; or why there is none, where that is worth a line in the journal."""
+    holder = bias_of(model, first)
+    tensor = (holder[0] if holder is not None and first.op == "MatMul" else first).outputs[0]
+    # a convolution's channels lie along axis 1 until a pool and a Flatten have left no axes after them
+    spatial, pooled = first.op == "Conv", False
+    while True:
+        if model.is_output(tensor) or tensor.name in inner:
             return None
-        if len(first.inputs) > 2 and not first.inputs[2].is_empty() and model.constant(first.inputs[2]) is None:
-            context.journal.declined(first.name, Code.WEIGHTS(part="bias"))
-            return None
-        if (first.op == "Gemm" and first.attrs.get("transA", 0)) or (node.op == "Gemm" and node.attrs.get("transA", 0)):
-            return None
-        if LayerWeights.channels(model, first)[0] != LayerWeights.channels(model, node)[1]:
-            context.journal.declined(first.name, Code.CHANNELS(other=node.name))
-            return None
-        return str(first.name), str(node.name)
+        if len(tensor.outputs) != 1:
+            return Code.SHARED(tensor=tensor.name, readers=len(tensor.outputs))
+        node = tensor.outputs[0]
+        flat = not spatial or node.op == "Gemm" or facts.rank(tensor.name) == 2
+        if _is_layer(model, node) and (spatial if node.op == "Conv" else flat):
+            return node if tensor is node.inputs[0] else Code.WEIGHTS(part="weight")
+        op = forms.op(node)
+        pool = spatial and op in _POOLS
+        if op not in _THROUGH and not pool and not (pooled and op in _FLATTEN):
+            return Code.NOT_HOMOGENEOUS(op=node.op)
+        pooled = op == "GlobalAveragePool" or (pooled and op in _FLATTEN)
+        tensor = node.outputs[0]
+
+
+def _unsuitable(model: Model, first: gs.Node, second: gs.Node) -> Finding | None:
+    """Why the channels between two layers cannot be evened out in their weights; None where they can."""
+    operands = [layer.inputs[1] for layer in (first, second)]
+    if any(model.constant(t) is None or len(t.outputs) > 1 for t in operands):
+        return Code.WEIGHTS(part="weight")
+    if len(first.inputs) > 2 and not first.inputs[2].is_empty() and model.constant(first.inputs[2]) is None:
+        return Code.WEIGHTS(part="bias")
+    if _transposed(first) or _transposed(second):
+        return None
+    if LayerWeights.channels(model, first)[0] != LayerWeights.channels(model, second)[1]:
+        return Code.CHANNELS(other=second.name)
+    return None
+
+
+def _transposed(layer: gs.Node) -> bool:
+    """Whether a Gemm reads its input transposed."""
+    return layer.op == "Gemm" and bool(layer.attrs.get("transA", 0))
 
 
 def _is_layer(model: Model, node: gs.Node) -> bool:

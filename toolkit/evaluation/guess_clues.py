@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.evaluation.class_axes import blank_of, channel_axis, channel_axis_last, class_axis
 from toolkit.evaluation.guess_values import are_boxes, no_classes, ordered, peak_height, unlike_scales
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 
@@ -35,8 +36,6 @@ _NO_PICTURE = 0.25
 _TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
 _CENTRED, _NORMAL = 0.2, 2.0
 """How far from 0 the mean of noise is, in deviations, and how far its deviation may be from 1, as a factor."""
-_UNLIKE = 2.0
-"""How many times further apart neighbours along classes are than neighbouring places."""
 _FEW_CLASSES = 16
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
@@ -246,52 +245,6 @@ def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 CLUES = (names, vectors, rows, pictures)
 
 
-def class_axis(output: SeenOutput) -> int:
-    """The axis of classes of positions, counted from the end: where shares add up, else the fixed one, else the last.
-
-    An axis is fixed if its extent never varies while the other's does, or if the model declares it so.
-    """
-    for axis in (-1, -2):
-        if output.sums_to_one(axis):
-            return axis
-    if output.varies(-1) != output.varies(-2):
-        return -2 if output.varies(-1) else -1
-    return -2 if output.fixed(-2) and not output.fixed(-1) else -1
-
-
-def channel_axis(output: SeenOutput) -> int:
-    """The axis of channels of a picture, counted from the end.
-
-    The axis where shares add up, else the one end that is fixed, or along which neighbours are unlike, else the
-    shorter. The last axis is it where it is short, as for colours, or where the two before it form a larger square.
-    """
-    for axis in (-3, -1):
-        if output.sums_to_one(axis):
-            return axis
-    for differ in (output.varies, lambda axis: not output.fixed(axis)):
-        if differ(-1) != differ(-3) and differ(-2):
-            return -3 if differ(-1) else -1
-    steps = {axis: output.step(axis) for axis in (-3, -2, -1)}
-    for axis in (-3, -1):
-        if steps[axis] > _UNLIKE * max(step for other, step in steps.items() if other != axis):
-            return axis
-    height, width, last = output.shape
-    return -1 if last < height and (last <= 4 or height == width) else -3
-
-
-def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float]:
-    """The class that may be CTC's blank, the first or the last, and the share of positions that are it.
-
-    A class that labels name is no blank, unless they name both.
-    """
-    chosen = output.stacked(axis).argmax(axis=1)
-    ends = (0, output.shape[axis] - 1)
-    places = [place for place in ends if place not in seen.read] or ends
-    shares = {place: float((chosen == place).mean()) for place in places}
-    blank = max(shares, key=lambda place: shares[place])
-    return blank, shares[blank]
-
-
 def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
     return [Clue(task, "values", 2.0, "softmax")] if output.sums_to_one(axis) else []
 
@@ -341,11 +294,6 @@ def _picture(output: SeenOutput, seen: SeenModel) -> bool:
     """Whether the last two axes are those of an input image, or a whole fraction or multiple of them."""
     height, width = output.shape[-2:] if channel_axis_last(output) else output.shape[:2]
     return any(_scaled(height, h) and _scaled(width, w) for h, w in seen.images)
-
-
-def channel_axis_last(output: SeenOutput) -> bool:
-    """Whether height and width are the last two axes."""
-    return len(output.shape) < 3 or channel_axis(output) == -3
 
 
 def _scaled(own: int, other: int) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.class_axes import blank_of, channel_axis, class_axis
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
 from toolkit.evaluation.guess_values import has_several_peaks, peak_height
 from toolkit.evaluation.masks import valued
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput

@@ -108,6 +108,11 @@ def breakage(accuracy: Accuracy) -> Finding | None:
     if before is not None and after is not None and accuracy.rising:
         lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC
         return ReportCode.METRIC_COLLAPSED(metric=accuracy.metric or "", before=before, after=after) if lost else None
+    return _lost_answers(accuracy) or _lost_output(accuracy)
+
+
+def _lost_answers(accuracy: Accuracy) -> Finding | None:
+    """The part of the outputs whose answers are lost by far; None without one."""
     for part in accuracy.parts:
         lost = part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE
         if lost and _far(part) and not _else_kept(part, accuracy.parts):
@@ -115,6 +120,11 @@ def breakage(accuracy: Accuracy) -> Finding | None:
                 outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
                 answers=part.answers, figure=part.figure, level=part.level,
             )  # fmt: skip
+    return None
+
+
+def _lost_output(accuracy: Accuracy) -> Finding | None:
+    """The output whose values are lost, of those whose answers the task does not find kept; None without one."""
     answered = {name for part in accuracy.parts for name in part.outputs}
     answered -= {name for part in accuracy.parts if part.standing == "missed" for name in part.outputs}
     for name, output in accuracy.outputs.items():

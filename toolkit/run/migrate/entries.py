@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import QtoolError, nearest
@@ -64,6 +65,14 @@ class Settled:
     data: str = ""
     layers: LayerTypes = field(default_factory=LayerTypes)
     turns: list[Outturn] = field(default_factory=list)
+
+    def complete_engine(self, folders: Sequence[Path], capabilities: Sequence[str]) -> None:
+        """Find the timing cache that the source names in its folders, and set the GPUs that the user gives."""
+        if isinstance(kept := self.engine.get("timing_cache"), str):
+            places = [folder / kept for folder in folders]
+            self.engine["timing_cache"] = next((path for path in places if path.is_file()), places[0])
+        if capabilities:
+            self.engine["compute_capabilities"] = list(capabilities)
 
 
 class Entries:

@@ -240,15 +240,10 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     target = _new_target(folder, model_path.stem, asked)
     given, fit, said = _ranges(source, asked, settled, model, paired)
     ranges_path = folder / f"{model_path.stem}.ranges.json" if fit is not None else None
-    inputs = {"the model": model_path, "--data": asked.data, "--test": asked.test, "--cache": asked.cache}
     for made in filter(None, (target, ranges_path, folder / _RECORD)):
-        refuse_writing_over({what: path for what, path in inputs.items() if path is not None}, made)
+        refuse_writing_over(_inputs(model_path, asked), made)
     data = asked.data or _data(source, settled)
-    if isinstance(kept := settled.engine.get("timing_cache"), str):
-        places = [folder / kept for folder in source.folders]
-        settled.engine["timing_cache"] = next((path for path in places if path.is_file()), places[0])
-    if asked.capabilities:
-        settled.engine["compute_capabilities"] = list(asked.capabilities)
+    settled.complete_engine(source.folders, asked.capabilities)
     text = recipe_text(
         settled, model, target, model_path=model_path, ranges=ranges_path, paired=paired, data=data,
         test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {_RECORD} says what became of it."],
@@ -265,12 +260,17 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         found.lacks, found.exit_status = model_path, 1
     else:
         _make(found, folder, model, given, fit, quantizes, paired)
-    lost = {(turn.order.line, turn.order.said, turn.fate) for turn in lost_orders(found.turns)}
-    if lost:
-        fates = [fate for _, _, fate in lost]
+    fates = [fate for _, _, fate in {(one.order.line, one.order.said, one.fate) for one in lost_orders(found.turns)}]
+    if fates:
         found.said.append(MigrateCode.SUMMARY(lost=fates.count("lost"), look=fates.count("look")))
     write_json(folder / _RECORD, found.to_json())
     return found
+
+
+def _inputs(model_path: Path, asked: MigrationRequest) -> dict[str, Path]:
+    """The files that a migration reads, by what they are: none may be written over."""
+    files = {"the model": model_path, "--data": asked.data, "--test": asked.test, "--cache": asked.cache}
+    return {what: path for what, path in files.items() if path is not None}
 
 
 def _completed(source: MigrationSource, asked: MigrationRequest) -> list[Order]:
