@@ -26,9 +26,9 @@ def inspect_engine(
 ) -> list[str]:
     """Write what the inspector says of each profile, at its opt shapes, as TensorRT wrote it.
 
-    8.6 shows formats only once a context has resolved its shapes, which setting them does not always do: then the
-    shapes are inferred, and if that is not enough the engine is run once. Where the inspector's output for the whole
-    engine is no JSON (8.6 can leave it empty), each layer is asked about by itself.
+    TensorRT 8.6 shows formats only once a context has resolved its shapes, for which setting them is not always enough:
+    then the shapes are inferred, and if need be the engine is run once. If the inspector's output for the whole engine
+    is not JSON (8.6 can leave it empty), each layer is inspected by itself.
 
     Args:
         trt: the TensorRT module.

@@ -1,7 +1,7 @@
 """Trial engines built on other GPUs, one each, alongside the one that this process builds.
 
-They are built on GPUs of the same kind as this one and measured here, in turn with the engine without pairs, like all
-others: latencies on one GPU can be compared; those on two of a kind differ with their clocks and their cooling.
+The GPUs are of the same kind as this one. Engines are measured here, in turn with the engine without pairs, like all
+others: latencies are comparable on one GPU, whereas two GPUs of a kind differ in clocks and cooling.
 """
 
 from __future__ import annotations

@@ -83,12 +83,12 @@ def lower_weak(
 def _settle_attention(model: Model, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:
     """Ask for ``rest`` in float attention, or leave types to TensorRT where all attention is quantized.
 
-    TensorRT 8.6.0 runs a transformer as one block of Myelin's, in float16 without pairs. With pairs it ran products of
-    activations, for which no type was requested, in TF32: BERT-6 with its projections quantized took 0.373 ms at batch
-    8 on an H100, and 0.322 with float16 asked for in the attention. Between quantized products it computes in float32
-    without writing it, and every float16 that is asked for, as for Softmax and LayerNormalization, is a cast that parts
-    what it fuses, GELU from its product among them: 0.211 ms at batch 1 with these asked for, 0.177 without. No other
-    node loses its constraint.
+    TensorRT 8.6.0 runs a transformer without pairs as one block of Myelin's in float16. With pairs, it ran products of
+    activations without a requested type in TF32: on an H100 at batch 8, BERT-6 with quantized projections took 0.373
+    ms, and 0.322 ms with float16 requested in the attention. Between quantized products it computes in float32 without
+    writing the result, and each float16 request, as for Softmax and LayerNormalization, adds a cast that splits what it
+    would fuse, such as GELU and its product: at batch 1 it took 0.211 ms with these requests, and 0.177 ms without. No
+    other node loses its constraint.
     """
     found = list(attentions(model))
     if found and all(one.quantized for one in found):

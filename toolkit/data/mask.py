@@ -10,14 +10,13 @@ from toolkit.data.sample import InputSpec, Sample, resize
 
 
 class MaskPadder:
-    """Pads samples of like length to one shape, the mask with zeros, so that they can share a batch.
+    """Pads samples of similar length to one shape, the mask with zeros, so that they can share a batch.
 
-    The shape that a sample is padded to depends on the sample and its profile alone, never on its neighbours: with
-    lengths rounded up to one of four steps an octave at most a quarter is padding, and the ranges do not depend on
-    the order of the samples.
+    A sample's padded shape depends only on the sample and its profile, so that ranges do not depend on the order of the
+    samples. Lengths are rounded up to one of four steps per octave: at most a quarter is padding.
 
     Args:
-        mask: name of the mask input. Its dynamic dimensions but that of the samples are padded, in every input that
+        mask: name of the mask input. Its dynamic dimensions, except that of the samples, are padded in every input that
             has them.
     """
 

@@ -150,11 +150,11 @@ class Budget:
         return None if missed else few
 
     def allowed(self, one: ShareLimit) -> float:
-        """The largest share p to expect to be lost, so that of n other answers no more are lost than the limit L says.
+        """The largest share p that may be expected to be lost, so that of n others no more are lost than the limit L.
 
-        Of n answers p n are lost, give or take sqrt(n p (1 - p)), and with a margin of 1 all but 5 percent of such
-        draws are to be within L: p + 1.645 margin sqrt(p (1 - p) / n) = L, with n as many answers as decide the limit,
-        or as there are here. That p is the lower end of Wilson's interval of L. No draw loses more than all.
+        Of n answers p n are lost, give or take sqrt(n p (1 - p)). With a margin of 1, all but 5 percent of such draws
+        must be within L: p + 1.645 margin sqrt(p (1 - p) / n) = L, so that p is the lower end of Wilson's interval of
+        L. n is the number of answers that decide the limit, or of those here. No draw loses more than all.
         """
         if one.limit >= 1:
             return one.limit
@@ -167,11 +167,11 @@ class Budget:
         return next((one for one in limits if one.name in _DROPS and one.few and one.samples), None)
 
     def may_change(self, one: ShareLimit) -> float:
-        """The largest share c of answers that may change, so that the drop of n others is within its limit L.
+        """The largest share c of answers that may change, so that the drop on n others is within its limit L.
 
-        Each answer that changes is lost, won or neither. Where as many are won as lost on average, that drop is 0, give
-        or take sqrt(c / n), and with a margin of 1 all but 5 percent of such draws are to be within L: 1.645 margin
-        sqrt(c / n) = L, with n as many answers as decide the limit, or as there are here.
+        Each changed answer is lost, won or neither. If as many are won as lost on average, the drop is 0, give or take
+        sqrt(c / n). With a margin of 1, all but 5 percent of such draws must be within L: 1.645 margin sqrt(c / n) = L.
+        n is the number of answers that decide the limit, or of those here.
         """
         count = max(enough(one.limit), one.answers)
         spread = ONE_SIDED * self.margin

@@ -131,13 +131,13 @@ class Beyond:
 
 
 def beyond(tensor: str, seen: Clipping, known: Range | None) -> Beyond | None:
-    """Whether values leave a range as they do not on the calibration's samples; None where they do not.
+    """Whether values leave a range as they did not on the calibration's samples; None where they do not.
 
-    Methods clip a little by design, and unseen samples a little more. It counts where clipping alone is four times
-    the noise that calibration promised, and at least 0.5% of the values are clipped, and twice as many as in
-    calibration; or, few as they may be, where it is a hundred times that noise; and only where it leaves less than
-    28 dB. On the trained models of models/, calibrated on 8 or more samples of the data they are evaluated on, by any
-    method, that was never met; random attention models came to 30 dB with as few.
+    Methods clip a little by design, and new samples a little more. Clipping counts only if it leaves less than 28 dB,
+    and if one of these holds: it alone is four times the noise that calibration promised, with at least 0.5% of the
+    values clipped and twice as many as in calibration; or it is a hundred times that noise, however few values are
+    clipped. The trained models of models/, calibrated by any method on 8 or more samples of their evaluation data,
+    never met this; random attention models came to 30 dB with as few samples.
     """
     if known is None or seen.amax is None or not seen.clipped:
         return None

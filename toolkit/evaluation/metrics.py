@@ -26,9 +26,9 @@ from toolkit.evaluation.metric_table import METRICS
 class TopK:
     """Share of positions whose label is among the k largest values of the last axis.
 
-    The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]; an output of
-    integers is the choice itself, of the label's shape, and one score a sample is that of class 1 of two, which is
-    chosen above the threshold. A position with a score that is NaN is never right, one whose label is -100 is left out.
+    The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]. An output of
+    integers, of the label's shape, holds the choices themselves; one score per sample is that of class 1 of two, which
+    is chosen above the threshold. A position with a NaN score is never right; one whose label is -100 is left out.
 
     Attributes:
         classes: how many classes the output has; 0 before the first batch.

@@ -1,8 +1,8 @@
 """How far a metric would differ on other samples: the delete-a-group jackknife.
 
-The value of all samples but those of one group, for each of G groups, tells how it varies from one draw of samples to
-another, whatever the metric is: mean IoU and F1 are no shares of samples that are right or wrong, and an error has no
-answers to count. J. W. Tukey, "Bias and confidence in not-quite large samples", Ann. Math. Stat. 29 (1958); of groups
+The metric is computed on all samples but those of one group, for each of G groups. Its spread shows how it varies from
+one draw of samples to another, for any metric: mean IoU and F1 are not shares of right samples, and an error has no
+answers to count. J. W. Tukey, "Bias and confidence in not-quite large samples", Ann. Math. Stat. 29 (1958); for groups
 J. Shao and D. Tu, The Jackknife and Bootstrap, Springer (1995), 2.3.
 """
 

@@ -77,10 +77,11 @@ def by_nodes(model: LightModel, most: int) -> list[Stretch]:
 
 
 def by_widened(model: LightModel, most: int) -> list[Stretch]:
-    """The stretches in which weights stored in fewer bits take about so many bytes at most, widened for a run.
+    """Stretches whose weights, where stored in fewer bits, take about so many bytes at most once widened for a run.
 
-    onnxruntime computes what depends on no input whenever it likes, with 1.32 at the beginning of a run: uncut, a
-    model in float16 or with stored INT8 has all of its weights in float32 at once. One node's may take more.
+    onnxruntime computes what depends on no input at any time, in 1.32 at the beginning of a run: an uncut model in
+    float16, or with weights stored in INT8, would hold all of its weights in float32 at once. A stretch of one node may
+    take more.
     """
     sizes = {name: widened_bytes(values) for name, values in model.weights.items() if values.itemsize < _WIDE}
     if sum(sizes.values()) <= most or not _hands_on_tensors(model):

@@ -18,11 +18,11 @@ holds the next tensor. Of inputs that grew to 32 MB 1,071 MB stayed so, with onn
 
 
 class RunPool:
-    """Blocks of memory that stay with the process between runs, whichever session takes them next.
+    """Blocks of memory that stay with the process between runs, for any session to use next.
 
-    An arena for each session would keep what the largest run of each took; without any, onnxruntime takes every large
-    tensor afresh from the system, whose pages are then cleared: measured on EfficientNet-Lite with all pairs, 52 ms of
-    processor time a sample, 29 with a pool.
+    With an arena of its own, every session would keep as much as its largest run took. Without arenas, onnxruntime
+    requests every large tensor from the system, which clears its pages: on EfficientNet-Lite with all pairs, that took
+    52 ms of processor time per sample, and 29 ms with a pool.
     """
 
     def __init__(self) -> None:

@@ -81,9 +81,12 @@ def lost_clamps(
 ) -> LostClamps:
     """The clamps that are missing before pairs.
 
-    A clamp is missing where the pair's range ends at 0 and the tensor may go beyond, where the tensor is called after
-    an activation that does not make it, where the range is as wide as a clamp with limits chosen by hand, or where
-    samples show that the tensor goes beyond the range more than a calibration lets it.
+    A clamp is missing if one of these holds:
+
+    - the pair's range ends at 0, and the tensor may go beyond;
+    - the tensor is named after an activation that does not produce it;
+    - the range is as wide as a clamp with limits chosen by hand;
+    - on samples the tensor goes beyond the range more than calibration would have let it.
 
     Args:
         model: the graph with its pairs.

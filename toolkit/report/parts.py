@@ -1,8 +1,8 @@
 """What every part of the report has in common, and what was measured of the model's outputs.
 
-A signal-to-noise ratio (SQNR) that is no finite number is stored as null, and ``max_abs`` tells the cases apart: 0
-means that the tensors are identical (SQNR infinite), null that NaN or infinity was met and nothing can be compared,
-any other value that the float tensor is zero throughout.
+A signal-to-noise ratio (SQNR) that is not finite is stored as null, and ``max_abs`` tells the cases apart. If it is 0,
+the tensors are identical (SQNR infinite); if it is null, NaN or infinity occurred and nothing can be compared;
+otherwise the float tensor is all zeros.
 """
 
 from __future__ import annotations

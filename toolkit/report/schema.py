@@ -98,11 +98,11 @@ class Suggestion(Part):
 class Summary(Part):
     """The counts and the verdict.
 
-    ``nodes`` counts the nodes of the final graph, ``computing`` those that compute with floats or quantized values
-    (no Q/DQ, no Cast, no shape arithmetic). Shares are of multiply-accumulates or, where those of some node are not
-    known, of computing nodes: ``share_of`` says which. ``quantized_share`` counts what runs where an engine's
-    precisions are known, else what was asked for: ``share_by`` says which. ``asked_share`` always counts what was asked
-    for, and ``hidden_share`` what the engine does not show the precision of.
+    ``nodes`` counts the nodes of the final graph, ``computing`` those that compute with floats or quantized values (no
+    Q/DQ, no Cast, no shape arithmetic). Shares are of multiply-accumulates, or of computing nodes where those of some
+    node are not known; ``share_of`` says which. ``quantized_share`` counts what runs quantized if the engine's
+    precisions are known, else what was requested; ``share_by`` says which. ``asked_share`` always counts requests, and
+    ``hidden_share`` the layers whose precision the engine does not show.
     """
 
     headline: str

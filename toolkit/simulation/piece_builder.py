@@ -1,8 +1,8 @@
 """What one piece of the simulation holds: the nodes of its stages, plain, with pairs, or with layers under switches.
 
-A layer under a switch is an ``If`` whose branches hold the layer with its own copies of the weights: fake-quantized
-in one, float in the other. onnxruntime packs the weights of both beforehand, so that neither branch is slower than
-the plain layer (measured: 1 to 2 percent on convolutions, where weights fed as inputs cost 45 percent).
+A layer under a switch is an ``If`` whose branches hold the layer with its own copies of the weights: fake-quantized in
+one, float in the other. onnxruntime packs the weights of both in advance, so that neither branch is much slower than
+the plain layer (by 1 to 2 percent on convolutions, whereas weights fed as inputs cost 45 percent).
 """
 
 from __future__ import annotations

@@ -54,15 +54,16 @@ def unmasked(wanted: Array, found: Array) -> tuple[Array, Array]:
 def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[Array, Array]:
     """``gaps_and_errors`` of the position of each sample whose choice is the most likely to change; [batch].
 
-    A sample that is read as a whole changes with the first of its choices. That of the least gap for its own error
-    stands for it: of positions with errors of like size this tells nine tenths of the changes where some ten percent of
-    the samples change, less where more do, and never too many (drawn: 6 and 24 positions, 20 classes).
+    A sample that is read as a whole changes with the first of its choices. The position with the least gap for its own
+    error represents the sample: if the errors of all positions are of similar size, this finds nine tenths of the
+    changes where some ten percent of the samples change, fewer where more do, and never too many (drawn: 6 and 24
+    positions, 20 classes).
 
     Args:
         wanted: the float model's scores, [batch, positions, classes], two classes and one position or more.
         found: the other model's.
-        decides: the positions where another choice is another answer, bool [batch, positions]; all where None. A sample
-            without any is one whose answer no single choice changes.
+        decides: the positions where another choice is another answer, bool [batch, positions]; all where None. In a
+            sample without any, no single choice changes the answer.
     """
     a, b = unmasked(wanted, found)
     if decides is not None or a.shape[1] > _LIKELY:
@@ -135,13 +136,13 @@ def _overtaken(gaps: Array, errors: Array) -> float:
 
 
 def below_floor(levels: Array, floor: float) -> float:
-    """The share of samples to expect below a floor, from the levels of some: the kernel estimate of a distribution.
+    """The expected share of samples below a floor, from the levels of some samples, by a kernel density estimate.
 
-    Each level stands for a normal distribution around it, whose width is that of B. W. Silverman, "Density Estimation
-    for Statistics and Data Analysis" (1986), equation 3.28: what lies closely above the floor counts in part. How
-    far above the others the best lie, as samples do that are blank, says nothing of those: the deviation is that of the
-    lower half where it is the smaller, what lies far above the floor counts as if it lay ``_FAR`` above it, and what is
-    perfect tells nothing of the others: with most masks perfect those would seem to vary by tens of dB.
+    Each level stands for a normal distribution around it, with the width of B. W. Silverman, "Density Estimation for
+    Statistics and Data Analysis" (1986), equation 3.28: a sample slightly above the floor counts in part. Samples far
+    above the others, such as blank ones, must not widen the distribution of the rest: the deviation is at most that of
+    the lower half, levels far above the floor count as ``_FAR`` above it, and perfect samples are left out, since with
+    most masks perfect the others would seem to vary by tens of dB.
 
     Args:
         levels: float64 [samples], in dB.

@@ -44,12 +44,12 @@ def closest(scores: Array) -> Array:
 
 
 def likely_lost(kept: Array, preferred: Array, usual: float) -> Array:
-    """By answer how much of the metric a change is likely to cost, float64 [answers]: 0 to 1.
+    """By answer, how much of the metric a change is likely to cost, float64 [answers]: 0 to 1.
 
-    A model that believes in its answer with the probability p and in the other with q is right with the one more
-    often than with the other by (p - q) / (p + q), the hyperbolic tangent of half the log-odds: what it cannot decide
-    is won as often as lost. Scores that are not on the scale of logits would make all answers undecided: a lead counts
-    at least as its share of the usual one.
+    A model that gives its own answer the probability p and another one q is right with its own more often than with the
+    other by (p - q) / (p + q), the hyperbolic tangent of half the log-odds: an answer that it cannot decide is won as
+    often as lost. Scores on another scale than logits would make all answers undecided; a lead therefore counts at
+    least as its share of the usual lead.
 
     Args:
         kept: whether an answer stays, [answers].

@@ -18,11 +18,11 @@ _QUIET = 0.01
 
 
 class Regression(Task):
-    """One answer a sample: it stays where its level is at least the floor.
+    """One answer per sample: it stays if its level is at least the floor.
 
-    The level is SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB for the float model's values w, the other's f
-    and the float model's mean m; of parts with few values a sample, the float model's variance over samples stands in
-    for the sample's own.
+    The level is SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB, for the float model's values w with mean m,
+    and the other model's values f. In parts with few values per sample, the float model's variance over samples
+    replaces the sample's own.
     """
 
     name: ClassVar[str] = "regression"
