@@ -142,9 +142,11 @@ def evaluate(
         except (ModelError, BackendError) as error:
             notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200)))
     compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
-    whole, other = compared(), OtherArithmetic(compared, answers)
+    judged = _parts(data.first(total), bool(unrounded_runs), together(metric))
+    whole, other = compared(parts=len(judged)), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
-    for some in _parts(data.first(total), bool(unrounded_runs), together(metric)):
+    rounded_too = None
+    for place, some in enumerate(judged, 1):
         # stopping it here waits for the batch being computed, which is kept; its sessions go when it ends
         with closing(
             prefetched(some.batches(batch), partial(_kept_outputs, kept, [*runs, *unrounded_runs]))
@@ -158,8 +160,10 @@ def evaluate(
                 progress("evaluate", whole.samples, total)
         # the rest is not run so, and its session goes
         unrounded_runs.clear()
+        if place < len(judged):
+            rounded_too = whole.so_far()
     result = whole.result()
-    result.unrounded = other.result(whole.samples)
+    result.unrounded = other.result(whole.samples, rounded_too)
     result.form, result.notes = form.name, [*unrounded, *notes, *result.notes]
     result.notes += [
         EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=whole.samples)

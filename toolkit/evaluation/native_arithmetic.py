@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.counterparts import Run, run_on
+from toolkit.evaluation.wide_weights import widen_weights
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.nodes import held_by, opset_of, reads_of
@@ -33,7 +34,7 @@ def run_natively(subject: Model, named: Mapping[str, str], data: CalibrationData
         BackendError: it has not enough memory.
     """
     # the last bits that a fusion changes may flip as many answers as the rounding; weights are still dequantized once
-    light = quantized_in_float32(subject.to_light())
+    light = widen_weights(quantized_in_float32(subject.to_light()), subject.facts().types)
     run = partial(run_on, session(light, outputs=list(named.values()), optimise="constants"), named=named)
     run(next(data.batches(1)).inputs)
     return run

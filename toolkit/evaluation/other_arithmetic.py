@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.outputs import OutputComparison, Unrounded
+from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, Unrounded
 from toolkit.evaluation.tasks import Rows
 
 
@@ -19,7 +19,7 @@ class OtherArithmetic:
     """
 
     def __init__(self, compared: Callable[[], OutputComparison], answers: Answers | None) -> None:
-        self._rounded, self._unrounded, self._answers = compared(), compared(), answers
+        self._unrounded, self._answers = compared(), answers
         self._rows: list[Sequence[Rows]] = []
 
     def add(
@@ -38,17 +38,20 @@ class OtherArithmetic:
             count: how many samples the batch holds.
         """
         rounded, unrounded = found
-        self._rounded.add(wanted, rounded, labels, count)
         self._unrounded.add(wanted, unrounded, labels, count)
         if self._answers is not None:
             self._rows.append(self._answers.rows(rounded, unrounded))
 
-    def result(self, samples: int) -> Unrounded | None:
-        """What the batches showed, in an evaluation of so many samples; None where there were none."""
+    def result(self, samples: int, rounded: EvaluationResult | None) -> Unrounded | None:
+        """What the batches showed; None where there were none.
+
+        Args:
+            samples: how many samples the evaluation has.
+            rounded: what the same batches showed with the rounding, where these are not all.
+        """
         if not self._unrounded.samples:
             return None
         tallies = self._answers.tallies(self._rows) if self._answers is not None else ()
         # the largest share that the samples leave possible, of the part that moves most
         moved = max((1.0 - tally.interval[0] for tally in tallies), default=None)
-        rounded = self._rounded.result() if self._rounded.samples < samples else None
-        return Unrounded(self._unrounded.result(), rounded, moved)
+        return Unrounded(self._unrounded.result(), rounded if self._unrounded.samples < samples else None, moved)

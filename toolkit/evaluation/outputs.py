@@ -25,6 +25,7 @@ from toolkit.evaluation.tasks import AnswerTally, Rows
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
 
+MetricPair = tuple[Metric | None, Metric | None]
 OrNaN = Annotated[
     float,
     BeforeValidator(lambda value: math.nan if value is None else value),
@@ -136,6 +137,7 @@ class OutputComparison:
         names: what is compared; the outputs of the model where None.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
+        parts: in how many parts the samples come; ``so_far`` may be asked between two of them.
 
     Raises:
         RecipeError: there is no such metric.
@@ -151,6 +153,7 @@ class OutputComparison:
         names: Sequence[str] | None = None,
         answers: Answers | None = None,
         options: MetricOptions | None = None,
+        parts: int = 1,
     ) -> None:
         own = [t.name for t in reference.graph.outputs]
         self._names = own if names is None else list(names)
@@ -159,7 +162,11 @@ class OutputComparison:
         if not metric_computable(output, self._not_compared):
             metric = None
         self._class_like = {t.name for t in reference.graph.outputs if class_like(t.shape)}
-        self._metrics = [_maybe_metric(metric, output, allow_code, options) for _ in range(2)]
+        # a metric's value is asked once, when it has taken in all that it is of
+        self._scores: list[MetricPair] = [
+            (_maybe_metric(metric, output, allow_code, options), _maybe_metric(metric, output, allow_code, options))
+            for _ in range(parts)
+        ]
         self._metric = metric
         self._answers = answers.within(self._names) if answers is not None else None
         self._rows: list[Sequence[Rows]] = []
@@ -206,14 +213,22 @@ class OutputComparison:
                 self._discrete.add(name)
         if self._answers is not None:
             self._rows.append(self._answers.rows(wanted, found))
-        for score, values in zip(self._metrics, (wanted, found)):
-            if score is not None:
-                with metric_code(self._metric, "in update"):
-                    score.update({n: widened(values[n]) for n in self._names}, labels or {})
+        for pair in self._scores if self._metric is not None else ():
+            for score, values in zip(pair, (wanted, found)):
+                if score is not None:
+                    with metric_code(self._metric, "in update"):
+                        score.update({n: widened(values[n]) for n in self._names}, labels or {})
         self.samples += count
+
+    def so_far(self) -> EvaluationResult:
+        """What the batches up to now showed, as ``result`` would; for all parts but the last, once each."""
+        return self._result(self._scores.pop())
 
     def result(self) -> EvaluationResult:
         """What all batches showed; ``nodes`` is left empty."""
+        return self._result(self._scores[0])
+
+    def _result(self, metrics: MetricPair) -> EvaluationResult:
         found = EvaluationResult(metric=self._metric, samples=self.samples, unlike=dict(self._unlike))
         # an output that never had the same shape has no figures, which is not the same as perfect ones
         compared = {name: d for name, d in self._outputs.items() if self._unlike.get(name, 0) < self.samples}
@@ -239,11 +254,10 @@ class OutputComparison:
                     output=name, unlike=count, samples=self.samples, float_shape=wanted, shape=given
                 )
             )
-        self._score(found)
+        self._score(found, *metrics)
         return found
 
-    def _score(self, found: EvaluationResult) -> None:
-        mine, theirs = self._metrics
+    def _score(self, found: EvaluationResult, mine: Metric | None, theirs: Metric | None) -> None:
         if mine is None or theirs is None or not self.samples:
             return
         scores = [score_of(one, self._metric) for one in (mine, theirs)]

@@ -71,7 +71,8 @@ def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[
         apart = best - second
         apart = apart if decides is None else np.where(decides, apart, np.inf)
         near = np.argsort(apart, axis=1, kind="stable")[:, :_LIKELY]
-        apart, a, b = (np.take_along_axis(apart, near, 1), *(np.take_along_axis(x, near[..., None], 1) for x in (a, b)))
+        rows = np.arange(len(near))[:, None]
+        apart, a, b = apart[rows, near], a[rows, near], b[rows, near]
     gaps, errors = gaps_and_errors(a, b)
     if decides is not None:
         gaps = np.where(np.isfinite(apart), gaps, -MASKED)
