@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
@@ -14,11 +15,16 @@ from toolkit import (
     Model,
     Pass,
     QtoolError,
+    RecipeError,
     Role,
+    did_you_mean,
     fix_dimensions,
     fixed_dimensions,
     fold,
     is_random,
+    make_constant,
+    onnx_type,
+    reroute,
     session,
 )
 
@@ -26,8 +32,8 @@ from toolkit import (
 class FoldConstants(Pass):
     """Replace nodes whose inputs are all constants by their result; Q and DQ nodes stay.
 
-    An If whose condition is a constant, or decided by dimensions that all profiles fix, is replaced by the branch
-    taken. The bodies of If, Loop and Scan are folded too.
+    An If whose condition is a constant, or decided by dimensions that all profiles fix or by ``fixed_inputs``, is
+    replaced by the branch taken. The bodies of If, Loop and Scan are folded too.
     """
 
     name = "fold_constants"
@@ -35,12 +41,19 @@ class FoldConstants(Pass):
     supports_dry_run = graph_only = True
     limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
 
+    fixed_inputs: dict[str, bool | int | float] = Field(
+        {},
+        description="by input the value that it always has: what depends on it alone is computed, and an If that it "
+        "decides becomes the branch taken; the input stays, and any value is taken for this one",
+    )
+
     def apply(self, model: Model, context: Context) -> None:
         """Fold; what cannot be computed stays as it is, and the journal says why.
 
         Where all profiles fix a dimension that the model leaves open, and that decides an If, the model accepts only
         that size from then on.
         """
+        self._fix_inputs(model, context)
         before = {node.name: node.op for node, _ in model.walk()}
         model.tidy()
         tidied = set(model.node_names())
@@ -63,6 +76,30 @@ class FoldConstants(Pass):
             context.journal.declined(name, Code.LARGE(megabytes=size / 1e6))
         for name, error in folded.failed.items():
             context.journal.declined(name, Code.NOT_COMPUTED(error=error))
+
+    def _fix_inputs(self, model: Model, context: Context) -> None:
+        """Let what reads an input of one value read that value.
+
+        Raises:
+            RecipeError: the model has no such input, its size is not fixed, or its type does not hold the value.
+        """
+        inputs = {tensor.name: tensor for tensor in model.graph.inputs}
+        for name, value in self.fixed_inputs.items():
+            if name not in inputs:
+                raise RecipeError(f"fixed_inputs names '{name}', and the model has no such input",
+                                  remedy=did_you_mean(name, inputs), value="fixed_inputs")  # fmt: skip
+            tensor = inputs[name]
+            if tensor.shape is None or not all(isinstance(extent, int) for extent in tensor.shape):
+                raise RecipeError(f"the shape of input '{name}' is not fixed: {list(tensor.shape or ['?'])}",
+                                  remedy="fix inputs of one size alone", value="fixed_inputs")  # fmt: skip
+            with np.errstate(over="ignore"):
+                values = np.full(tensor.shape, value).astype(tensor.dtype)
+            if not np.array_equal(values.astype(np.float64), np.full(tensor.shape, float(value))):
+                raise RecipeError(f"input '{name}' holds {np.dtype(tensor.dtype).name}, not {value!r}",
+                                  remedy="give a value of its type", value="fixed_inputs")  # fmt: skip
+            constant = make_constant(model.tensor_names().take(f"{name}_fixed"), values, onnx_type(tensor.dtype))
+            readers = reroute(tensor, constant)
+            context.journal.noted(Code.INPUT_FIXED(input=name, value=value, readers=len(readers)))
 
     def _fold(self, model: Model) -> Folded:
         def keep(node: gs.Node) -> bool:

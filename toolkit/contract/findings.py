@@ -150,6 +150,7 @@ class Code(BaseCode):
     CONSTANT_CONDITION = "constant-condition"
     FIXED_BY_PROFILES = "fixed-by-profiles"
     NOT_FIXED_BY_PROFILES = "not-fixed-by-profiles"
+    INPUT_FIXED = "input-fixed"
     REMOVED = "removed"
     UNUSED = "unused"
     NOT_COMPUTED = "not-computed"

@@ -32,6 +32,7 @@ from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.batches import batches_refused, fault_words
 from toolkit.run.new_images import image_table
+from toolkit.run.new_inputs import fixed_input_lines
 from toolkit.run.new_kernels import without_kernel_lines
 from toolkit.run.new_metric import NewEvaluation, new_evaluation
 from toolkit.run.new_profile import fixed_by_samples, profile_lines
@@ -106,11 +107,14 @@ def recipe_for(
     fault, declared, kept_in = batches_refused(model, data or test, seen), shapes_to_join(model), rest_of(model)
     fixed = fixed_by_samples(declared, seen)
     alone = "" if fault is None else f"Batch 1: {fault_words(fault)}."
+    arrays = [source for source in (data, test) if source is not None and not holds_images(source)]
+    opened = (CalibrationData.open(str(source.resolve()), model) for source in arrays)
+    settled, decides = fixed_input_lines(model, opened) if arrays else ([], [])
     if keep_pairs:
         _refuse_to_keep(model)
         passes = _pairs_kept(model, kept_in, observed=data is not None)
     else:
-        passes = _passes(model, ranges if by_ranges else None, kept_in)
+        passes = _passes(model, ranges if by_ranges else None, kept_in, settled)
     lines = [
         "[model]",
         f"path = {relative(model_path, target)}",
@@ -125,6 +129,7 @@ def recipe_for(
     decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
     decided += [] if by_ranges else [ReportCode.NEW_METHOD(method=DEFAULT)]
     decided += _decided_passes(model, passes, keep_pairs)
+    decided += decides if not keep_pairs else []
     if by_ranges and test is None:
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
@@ -174,11 +179,11 @@ def _calibration(target: Path, data: Path | None, ranges: Path | None, images: S
     return lines
 
 
-def _passes(model: Model, ranges: Path | None, kept_in: Precision) -> list[str]:
+def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequence[str] = ()) -> list[str]:
     """The passes of a model: a search, or those that quantize by ``ranges`` without samples."""
     strip, forms = _strip(model), Forms(model)
     # weights that come through a pair and a Transpose are constants once the pair is gone
-    lines, prepared = [*strip, "", "[[pass]]", _use(Role.FOLD)], [*([Role.STRIP] if strip else []), Role.FOLD]
+    lines, prepared = [*strip, "", "[[pass]]", _use(Role.FOLD), *settled], [*([Role.STRIP] if strip else []), Role.FOLD]
     if any(node.op == "BatchNormalization" for node, _ in model.walk()) or _scaled(model, forms):
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
         prepared.append(Role.FOLD_NORMALIZATION)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from toolkit.base.text import count as counted
+from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.accuracy import number
 from toolkit.report.findings.search import lacks_words
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import percent
+from toolkit.report.findings.words import pass_for, percent
 
 _TRADE = "If accuracy matters more than speed: keep"
 
@@ -94,7 +95,7 @@ ADVICE: Table = {
     ReportCode.TAKE_OUT_OF_BODIES: lambda count, node: (
         f"{counted(count, 'layer')}, such as '{node}', {'is' if count == 1 else 'are'} inside an If, Loop or Scan, "
         "where nothing is quantized and types stay: export the model without it, unrolled or for the one case that "
-        "is needed."
+        f"is needed. Where an input's value decides an If, fixed_inputs of {pass_for(Role.FOLD)} takes that case."
     ),
     ReportCode.BUILD_AN_ENGINE: (
         "Build an engine to see what runs: backend = \"tensorrt_rtx\" (pip install 'qtool[rtx]') needs no GPU."

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.base.text import count
+from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import joined
+from toolkit.report.findings.words import joined, pass_for, quoted
 
 _MOST = 4
 """Dimensions and settings that are named."""
@@ -38,6 +39,10 @@ def _unsure(metric: str, outputs: tuple[str, ...], values: tuple[float, ...], sa
 NEW: Table = {
     ReportCode.NEW_METHOD: "Ranges by {method}.",
     ReportCode.NEW_PASSES: lambda passes: f"Passes: {', '.join(passes)}.",
+    ReportCode.NEW_INPUT_DECIDES: lambda input, value, nodes: (
+        f"Every sample has {value} at input '{input}', which decides {quoted(nodes)}, in whose branches nothing is "
+        f"quantized: with fixed_inputs of {pass_for(Role.FOLD)} that case is built, whatever value comes."
+    ),
     ReportCode.NEW_PAIRS: lambda pairs, kept, usable: (
         f"The model has {count(pairs, 'Q/DQ pair')}: "
         + (

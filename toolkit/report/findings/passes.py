@@ -177,6 +177,10 @@ PASSES: Table = {
         f"The sizes that all profiles give {quoted(inputs)} decide {count(len(nodes), 'If')} ({quoted(nodes)}): the "
         "model accepts no other sizes there any more."
     ),
+    Code.INPUT_FIXED: lambda input, value, readers: (
+        f"Input '{input}' is taken for {value} by {count(readers, 'node')} that {'reads' if readers == 1 else 'read'} "
+        "it, whatever value it is given."
+    ),
     Code.NOT_FIXED_BY_PROFILES: lambda nodes, error: (
         f"The sizes that all profiles give the inputs would decide {count(len(nodes), 'If')} ({quoted(nodes)}), and "
         f"the model could not be computed then, so these stay: {error}"

@@ -1,0 +1,88 @@
+"""An input of one value that decides an If: what new says of it, and what fixed_inputs makes of the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from passes.fold_constants import FoldConstants
+from tests.conftest import build, node, normal, ops, run
+from toolkit import Code, Context, Model, RecipeError
+from toolkit.cli.main import invoke
+from toolkit.run.new_inputs import deciding_inputs
+from toolkit.run.recipe import Recipe
+
+
+def by_rate(rate_shape=(), kind=TensorProto.INT64, also="rate"):
+    """Two convolutions of which the sampling rate says which one runs; ``also`` is what it is compared with."""
+
+    def branch(name, weight):
+        made = helper.make_node("Conv", ["x", weight], [f"{name}_y"], name=f"{name}_conv")
+        return helper.make_graph([made], name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)])
+
+    limit = np.asarray(12000, helper.tensor_dtype_to_np_dtype(kind)).reshape(rate_shape)
+    nodes = [node("Greater", ["rate", "limit" if also == "rate" else also], ["high"]), node("If", ["high"], ["y"], "which")]
+    nodes[1].attribute.extend([helper.make_attribute("then_branch", branch("then", "w")),
+                               helper.make_attribute("else_branch", branch("else", "v"))])  # fmt: skip
+    inputs = {"x": ["n", 3, 16], "rate": list(rate_shape)} | ({also: list(rate_shape)} if also != "rate" else {})
+    return build(nodes, inputs, {"y": ["n", 4, 14]}, {"limit": limit, "w": normal(4, 3, 3), "v": normal(4, 3, 3, seed=1)},
+                 types={name: kind for name in inputs if name != "x"})  # fmt: skip
+
+
+def fixed(proto, **values):
+    """The model with inputs of one value, and the journal."""
+    model, context = Model.from_proto(proto).copy(), Context()
+    FoldConstants(fixed_inputs=values)(model, context)
+    return model, context.journal
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize(("value", "conv"), [(16000, "then_conv"), (8000, "else_conv")])
+def test_an_if_that_a_fixed_input_decides_becomes_its_branch(shape, value, conv):
+    proto = by_rate(shape)
+    model, journal = fixed(proto, rate=value)
+    assert [one.name for one in model.nodes if one.op == "Conv"] == [conv] and "If" not in ops(model)
+    assert [tensor.name for tensor in model.graph.inputs] == ["x", "rate"]
+    model.check()
+    feeds = {"x": normal(2, 3, 16), "rate": np.full(shape, value)}
+    (wanted,), (found,) = run(proto, feeds), run(model, feeds)
+    np.testing.assert_array_equal(wanted, found)
+    (note,) = [event.why for event in journal.of("noted") if event.why.code is Code.INPUT_FIXED]
+    assert note.values == {"input": "rate", "value": value, "readers": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"rat": 16000}, "names 'rat', and the model has no such input. Did you mean 'rate'"),
+     ({"rate": 16000.5}, r"input 'rate' holds int64, not 16000\.5"), ({"x": 1.0}, "the shape of input 'x' is not fixed")],
+)  # fmt: skip
+def test_what_cannot_be_fixed_is_refused(values, message):
+    with pytest.raises(RecipeError, match=message):
+        fixed(by_rate(), **values)
+
+
+def test_only_an_input_of_one_value_that_decides_alone_is_named():
+    assert deciding_inputs(Model.from_proto(by_rate())) == {"rate": ["which"]}
+    assert deciding_inputs(Model.from_proto(by_rate((1,)))) == {"rate": ["which"]}
+    assert deciding_inputs(Model.from_proto(by_rate(also="other"))) == {}
+    assert deciding_inputs(Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": [1]}))) == {}
+
+
+@pytest.mark.parametrize("rates", [[16000] * 8, [16000, 8000] * 4])
+def test_a_new_recipe_names_the_value_where_all_samples_have_it(tmp_path, capsys, rates):
+    """As a comment: with another value the model would be another one."""
+    onnx.save(by_rate(), str(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "c.npz", x=normal(8, 3, 16), rate=np.asarray(rates))
+    target = tmp_path / "r.toml"
+    assert invoke(["new", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "c.npz"), "--out", str(target)]) == 0
+    told = "Every sample has 16000 at input 'rate', which decides 'which', in whose branches nothing is quantized"
+    alike = len(set(rates)) == 1
+    assert (told in capsys.readouterr().out) is alike and ("fixed_inputs" in target.read_text()) is alike
+    if alike:
+        text = target.read_text().replace("# fixed_inputs", "fixed_inputs")
+        target.write_text(text)
+        assert Recipe.parse(text).passes[0]["fixed_inputs"] == {"rate": 16000}
+        assert invoke(["check", str(target)]) == 0
+        assert "asked: 1 int8" in capsys.readouterr().out

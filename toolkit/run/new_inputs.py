@@ -1,0 +1,82 @@
+"""The lines of a new recipe for inputs of one value that decide an If: within its branches nothing is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.text import plain, toml_string
+from toolkit.contract.findings import Finding
+from toolkit.contract.registry import playing
+from toolkit.contract.roles import Role
+from toolkit.data.dataset import CalibrationData
+from toolkit.graph.model import Model
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+
+
+def deciding_inputs(model: Model) -> dict[str, list[str]]:
+    """By input of one value of fixed size the nodes of the main graph that it decides alone, all of them Ifs."""
+    found: dict[str, list[str]] = {}
+    single = {t.name for t in model.graph.inputs if t.shape is not None and all(extent == 1 for extent in t.shape)}
+    for node in model.nodes:
+        if node.op != "If":
+            continue
+        read = _read_by(model, node.inputs[0])
+        if len(read) == 1 and read <= single:
+            found.setdefault(read.pop(), []).append(node.name)
+    return found
+
+
+def _read_by(model: Model, tensor: gs.Tensor) -> set[str]:
+    """The model's inputs that a tensor is computed from."""
+    inputs, known, waiting = {t.name for t in model.graph.inputs}, set[int](), [tensor]
+    found: set[str] = set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in known:
+            continue
+        known.add(id(one))
+        if one.name in inputs:
+            found.add(one.name)
+        for maker in one.inputs:
+            waiting += maker.inputs
+    return found
+
+
+def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple[list[str], list[Finding]]:
+    """The setting that takes such an input's one value for all, as a comment: other values would mean another model.
+
+    Args:
+        model: the model.
+        sources: the samples, calibration and test alike.
+
+    Returns:
+        Lines for the pass that folds constants, and a finding for each input.
+    """
+    deciding = deciding_inputs(model)
+    if not deciding or not any("fixed_inputs" in kind.model_fields for _, kind in playing(Role.FOLD)[:1]):
+        return [], []
+    seen: dict[str, set[Any]] = {name: set() for name in deciding}
+    for source in sources:
+        for sample in source.samples():
+            for name, values in seen.items():
+                values.add(sample.inputs[name].reshape(-1)[0].item())
+    fixed = {name: values.pop() for name, values in seen.items() if len(values) == 1}
+    decides = ReportCode.NEW_INPUT_DECIDES
+    told = [decides(input=name, value=value, nodes=deciding[name]) for name, value in fixed.items()]
+    return [*(f"# {plain(sentence(one))}" for one in told), *_setting(fixed)], told
+
+
+def _setting(fixed: Mapping[str, Any]) -> list[str]:
+    if not fixed:
+        return []
+    listed = ", ".join(f"{toml_string(name)} = {_word(value)}" for name, value in fixed.items())
+    return [f"# fixed_inputs = {{ {listed} }}"]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, (bool, np.bool_)) else repr(value)
