@@ -16,6 +16,8 @@ from toolkit.evaluation.parts import parts_for
 from toolkit.evaluation.tasks import OutputPart
 
 _SURE_KINDS, _LEAD = 2, 1.0
+_SAYS_OF_ONE = frozenset({"classification"})
+"""Labels that are classes say nothing of other outputs; where one output holds values, others are likelier to."""
 _DETECTION_WORDS = frozenset({"box", "boxes", "bbox", "bboxes", "det", "dets", "detection", "detections", "nms"})
 _DETECTION_OPS = frozenset({"NonMaxSuppression", "EfficientNMS_TRT", "BatchedNMS_TRT", "NMSRotated"})
 STRICTEST = ("detection", "sequence", "ctc", "generation", "classification", "segmentation", "regression", "embedding")
@@ -63,7 +65,7 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
     Args:
         seen: the model with what it gave on a few samples.
         metric_task: the task that the recipe's metric belongs to; empty without one.
-        output: the output that the metric reads; any where None.
+        output: the output that the metric reads; the first that it can where None.
     """
     detected = detection_part(seen) if metric_task in ("", "detection") else None
     parts: list[OutputPart] = []
@@ -73,6 +75,7 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
         parts.append(detected)
         guesses.append(("detection", len({one.values["kind"] for one in clues}) >= _SURE_KINDS, clues, []))
     taken = set(detected.outputs) if detected is not None else set()
+    reads = output if output is not None else _first_read(seen, metric_task, taken)
     for one in seen.outputs:
         if one.name in taken or not one.samples:
             continue
@@ -80,7 +83,7 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
             # what counts is what the next step makes of it: none of its values is an answer
             parts += parts_for("regression", one, seen)
             continue
-        named = metric_task if output in (None, one.name) else ""
+        named = metric_task if one.name == reads or metric_task not in _SAYS_OF_ONE else ""
         task, sure, clues, others = _of_output(one, seen, named)
         for each in (task, *others):
             parts += parts_for(each, one, seen)
@@ -91,6 +94,13 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
     judged = tasks_judged(metric_task)
     main = next((each for each in guesses if each[0] in judged), guesses[0])
     return Guess(main[0], main[1], parts, main[2], main[3])
+
+
+def _first_read(seen: SeenModel, metric_task: str, taken: set[str]) -> str | None:
+    """The output that a metric reads where the recipe names none: the first that can be read for its task."""
+    tasks = tasks_judged(metric_task)
+    likely = (one for one in seen.outputs if one.samples and one.name not in taken and one.name not in seen.states)
+    return next((one.name for one in likely if tasks & set(fitting(one))), None)
 
 
 def _of_output(output: SeenOutput, seen: SeenModel, metric_task: str) -> tuple[str, bool, list[Finding], list[str]]:

@@ -127,7 +127,11 @@ def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, featur
     if not output.ops & _LINEAR:
         return []
     found = [Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0])]
-    return [*found, *_of_values("beside shares", 2.5)] if not features and _beside_shares(output, seen) else found
+    if features:
+        return found
+    if _computed_with(output, seen):
+        return [*found, *_of_values("computed with", 2.5)]
+    return [*found, *_of_values("beside shares", 2.5)] if _beside_shares(output, seen) else found
 
 
 def _signal_lengths(seen: SeenModel) -> set[int]:
@@ -260,6 +264,17 @@ def _blanks(output: SeenOutput, axis: int, seen: SeenModel) -> list[Clue]:
 def _of_values(what: str, weight: float) -> list[Clue]:
     """A clue that an output holds plain values, by what these are like; any shape fits."""
     return [Clue("regression", "values", weight, what), Clue("regression", "shape", 0.5, "fits")]
+
+
+def _computed_with(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether the model goes on to compute other outputs from an output, and none that is made of scores of classes.
+
+    Of those come their shares or probabilities, the best of them, or which are above a threshold; of the mean of a
+    latent variable comes what is decoded from it.
+    """
+    made = [one for one in seen.outputs if one.name in output.feeds and one.samples]
+    chosen = any(one.discrete or (one.shape == output.shape and one.largest_as(output)) for one in made)
+    return bool(made) and not chosen
 
 
 def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:

@@ -58,6 +58,7 @@ class SeenOutput:
         ops: the operators that produce it, upstream of those that only move or reshape; for a Concat those of its
             inputs, for an If those of its branches, for means and maxima of chances what makes the chances.
         likenesses: for some samples, how much it is like an input image; see ``likeness``.
+        feeds: the outputs that are computed from it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class SeenOutput:
     batch_axis: int | None = 0
     ops: frozenset[str] = frozenset()
     likenesses: list[float] = field(default_factory=list)
+    feeds: frozenset[str] = frozenset()
 
     @property
     def discrete(self) -> bool:
@@ -247,6 +249,9 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         SeenOutput(t.name, tuple(t.shape) if t.shape is not None else None, ops=_makers(t))
         for t in model.graph.outputs
     ]
+    sources = reached(model, [one.name for one in outputs])
+    for one in outputs:
+        one.feeds = frozenset(name for name, read in sources.items() if one.name in read) - {one.name}
     # an output that is the same for every input holds no answer
     outputs = [one for one in outputs if one.ops != {"Constant"}]
     inputs: dict[str, Array] = {}
@@ -254,7 +259,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     axes = batch_axes(shapes)
     each = 1 if axes else _fixed_batch(shapes.values())
     held: dict[str, list[_HeldBatch]] = {one.name: [] for one in outputs}
-    states = _possible_states(model, shapes, held)
+    states = _possible_states(model, shapes, {one: sources[one] for one in held})
     for given, made, count in batches:
         firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
         inputs, images = inputs or firsts, grids(firsts)
@@ -279,12 +284,17 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
 
 
 def _possible_states(
-    model: Model, inputs: Collection[str], outputs: Collection[str]
+    model: Model, inputs: Collection[str], sources: Mapping[str, Collection[str]]
 ) -> set[tuple[str, str]]:
-    """Inputs with the outputs that may renew them: by the graph's operators, or by their names."""
-    called = [(a, b) for a in inputs for b in outputs if _called_renewed(a, b)]
-    before = reached(model, {b for _, b in called}) if called else {}
-    return renewed(model) | {(a, b) for a, b in called if a in before[b]}
+    """Inputs with the outputs that may renew them: by the graph's operators, or by their names.
+
+    Args:
+        model: the model.
+        inputs: the names of its inputs.
+        sources: by output the tensors that it is computed from.
+    """
+    called = [(a, b) for a in inputs for b in sources if _called_renewed(a, b)]
+    return renewed(model) | {(a, b) for a, b in called if a in sources[b]}
 
 
 def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:

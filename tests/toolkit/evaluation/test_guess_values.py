@@ -6,11 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
+from tests.conftest import build, node, run
 from tests.toolkit.evaluation.test_guess import AUDIO, IMAGE, TOKENS, out, seen, softmax
+from toolkit import Model
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.guess_values import are_boxes, ordered, peak_height, unlike_scales
+from toolkit.evaluation.judged import judged_by
+from toolkit.evaluation.observed import observe
 from toolkit.evaluation.tasks import reader
 from toolkit.evaluation.tasks.keypoints import separate_peaks
 from toolkit.report.findings import sentence
@@ -243,3 +248,43 @@ def test_a_mask_beside_a_number_that_is_no_time_may_be_a_mask():
     for model in (seen(out("out", normal(4, 1, 32, 32), "Conv"), inputs={"x": np.zeros((1, 32, 32), np.float32)}),
                   denoiser(normal(4, 1, 64, 64), np.zeros(1), "t")):  # fmt: skip
         assert "segmentation" in {part.task for part in guess(model).parts}
+
+
+@pytest.mark.parametrize("task", [None, "classification"])
+def test_a_metric_of_classes_says_nothing_of_the_model_s_other_outputs(task):
+    """A digit, whether it is odd, and how much ink it has, which is never below 0 and so would always be class 1."""
+    odd = 1 / (1 + np.exp(-normal(16, 1)))
+    both = seen(out("digit", normal(16, 10), "Gemm"), out("odd", odd, "Sigmoid"), out("ink", 3 + normal(16, 1) / 9, "Gemm"))
+    found, _ = judged_by(both, task, "top1", None, {}, {})
+    read = {part.outputs[0]: part.task for part in found.parts}
+    assert found.task == "classification" and read == {"digit": "classification", "odd": "classification", "ink": "regression"}
+    # that labels are values speaks for values elsewhere too
+    found, _ = judged_by(seen(*both.outputs[::-1]), None, "mse", None, {}, {})
+    assert {part.task for part in found.parts if part.outputs == ("ink",)} == {"regression"}
+
+
+def encoder(last):
+    """An encoder whose 8 numbers are an output, and what ``last`` makes of them another."""
+    weights = {"w": RNG.standard_normal((6, 8)).astype(np.float32), "d": RNG.standard_normal((8, 12)).astype(np.float32)}
+    nodes = [node("MatMul", ["x", "w"], ["z"]), *last]
+    types = {"y": TensorProto.INT64} if last[-1].op_type == "ArgMax" else {}
+    return Model.from_proto(build(nodes, {"x": ["n", 6]}, {"z": None, "y": None}, weights, types=types))
+
+
+@pytest.mark.parametrize(
+    ("last", "task"),
+    [
+        # the middle of an autoencoder, whose largest number means nothing
+        ([node("MatMul", ["z", "d"], ["h"]), node("Sigmoid", ["h"], ["y"])], "regression"),
+        ([node("Softmax", ["z"], ["y"], axis=1)], "classification"),
+        ([node("Sigmoid", ["z"], ["y"])], "classification"),
+        ([node("ArgMax", ["z"], ["y"], axis=1, keepdims=0)], "classification"),
+    ],
+)
+def test_what_other_outputs_are_computed_from_is_no_score_unless_they_choose_by_it(last, task):
+    model = encoder(last)
+    given = RNG.standard_normal((40, 6)).astype(np.float32)
+    values = dict(zip(("z", "y"), run(model, {"x": given}), strict=True))
+    looked = observe(model, [({"x": given}, values, 40)])
+    assert {one.name: sorted(one.feeds) for one in looked.outputs} == {"z": ["y"], "y": []}
+    assert {part.outputs[0]: part.task for part in guess(looked).parts}["z"] == task
