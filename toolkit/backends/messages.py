@@ -22,6 +22,7 @@ _NODE = (
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _BEGUN = re.compile(r"(?:Static check for p|P)arsing node: (?P<node>.*) \[(?P<op>\w+)\]$")
 """What the parser says, at its most verbose, before it reads a node; for some faults it names no node."""
+_UNSUPPORTED = "this operator is not supported: replace it in the model with supported ones"
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
@@ -30,7 +31,7 @@ _REMEDIES = (
     (r"No importer registered|In function check\w+:\s*\[\d+\] false|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH"
      r"|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
-     "this operator is not supported: replace it in the model with supported ones"),
+     _UNSUPPORTED),
     (r"[Uu]nsupported reduction type|with reduction is not supported",
      "what is scattered to one place can be summed by a MatMul with a matrix of ones, [nodes, edges], in its place; "
      "other reductions have to be computed outside the engine"),
@@ -69,6 +70,17 @@ _REMEDIES = (
     (r"Node input was not registered", "this node's optional input is empty: give it a value"),
     (r"compute capabilit|SM version|not supported on this platform", "choose other compute_capabilities in [engine]"),
 )  # fmt: skip
+_FUSED = re.compile(
+    r"(Bias|Fast|Quick)Gelu|Bias(Add|Dropout|Softmax|SplitGelu)|(Embed|Skip)LayerNormalization|Skip(Simplified|Group).*"
+    r"|Fused(Conv|Gemm|MatMul|MatMulActivation)|NhwcFusedConv|MultiHeadAttention|GroupQueryAttention"
+    r"|PackedAttention|PackedMultiHeadAttention|GatedRelativePositionBias|GemmFastGelu|QOrdered.*"
+)
+"""Operators of the domain com.microsoft that onnxruntime's optimizers put in place of several of ONNX's own
+(ContribOperators.md of onnxruntime)."""
+_UNFUSED = (
+    "this operator is onnxruntime's own, which TensorRT does not have: give the model as it was before onnxruntime's "
+    "optimizer, or export it again"
+)
 _FRAME = re.compile(r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?")
 _CHECKED = re.compile(r"In function check(?P<op>\w+):\s*\[\d+\] false$")
 """The message about an operator that is known by its name alone."""
@@ -143,6 +155,8 @@ class Messages:
         said = _essence(errors) or on_one_line(cause) or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip
+        if remedy is _UNSUPPORTED and _FUSED.fullmatch(operator):
+            remedy = _UNFUSED
         if "{" in remedy:
             # the module that knows passes loads the model's libraries too, which takes longer than many builds
             from toolkit.contract.registry import named

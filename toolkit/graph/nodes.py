@@ -13,6 +13,18 @@ ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
 """How messages and onnx-graphsurgeon's nodes spell the domain of ONNX's own operators."""
 _LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Of opset 6 and newer all others whose output has their input's shape are inferred by onnx 1.23."""
+_LIKE_FIRST_OF = {
+    "ai.onnx.ml": frozenset({"Imputer", "Binarizer", "Scaler", "Normalizer"}),
+    "com.microsoft": frozenset(
+        {"BiasAdd", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "GroupNorm", "QuickGelu", "SkipLayerNormalization",
+         "SkipSimplifiedLayerNormalization"}
+    ),
+}  # fmt: skip
+"""The same in other domains, of which onnx infers nothing; those of onnxruntime by its ContribOperators.md."""
+_FLOATS = frozenset({"Scaler", "Normalizer"})
+"""Those that give float32 for any numbers (ONNX's Operators-ml.md)."""
+_SUM = 3
+"""Where SkipLayerNormalization and its like also give the sum that they normalize."""
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
@@ -47,10 +59,23 @@ def let_inference_through(graph: onnx.GraphProto) -> None:
 
     To be called on a copy that shapes are inferred of: what these compute is lost.
     """
-    for node in all_nodes(graph.node):
-        if node.op_type in _LIKE_FIRST and node.domain in ONNX_DOMAINS:
-            node.op_type, node.input[:] = "Identity", node.input[:1]
+    for each in inside_out(graph):
+        sums: list[tuple[int, str, str]] = []
+        for place, node in enumerate(each.node):
+            known = _LIKE_FIRST if node.domain in ONNX_DOMAINS else _LIKE_FIRST_OF.get(node.domain, frozenset())
+            if node.op_type not in known:
+                continue
+            if len(node.output) > _SUM and node.output[_SUM]:
+                sums.append((place, node.input[0], node.output[_SUM]))
+            floats = node.op_type in _FLOATS
+            node.op_type, node.domain = "Cast" if floats else "Identity", ""
+            node.input[:], node.output[:] = node.input[:1], node.output[:1]
             del node.attribute[:]
+            if floats:
+                attribute = node.attribute.add()
+                attribute.name, attribute.type, attribute.i = "to", 2, 1
+        for place, first, made in reversed(sums):
+            each.node.insert(place, type(node)(op_type="Identity", input=[first], output=[made]))
 
 
 def operators_of(proto: onnx.ModelProto) -> frozenset[tuple[str, str]]:

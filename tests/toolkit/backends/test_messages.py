@@ -33,6 +33,9 @@ def heard(*texts, severity="ERROR"):
         (["--- Begin node ---\nNode name: /split", "--- End node ---",
           "ERROR: onnxOpCheckers.cpp:1120 In function checkSplitToSequence:\n[8] false"], "/split",
          "operator is not supported"),
+        (["ModelImporter.cpp:726: While parsing node number 2 [SkipLayerNormalization -> \"y\"]:",
+          "ERROR: onnxOpImporters.cpp:6119 In function importFallbackPluginImporter:\n[8] Assertion failed: creator && "
+          "\"Plugin not found, are the plugin name, version, and namespace correct?\""], "", "before onnxruntime's optimizer"),
         (["While parsing node number 3 [TRT_FP4DynamicQuantize -> \"y\"]:",
           "[8] No importer registered for op: TRT_FP4DynamicQuantize."], "", "NVFP4 needs TensorRT 10.8"),
         (["1: [defaultAllocator.cpp::allocate::20] Error Code 1: Cuda Runtime (out of memory)"], "", "free GPU memory"),

@@ -320,6 +320,27 @@ def test_shapes_go_on_after_operators_of_which_onnx_infers_nothing(op, opset):
     assert op in ops(model)
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+def test_shapes_go_on_behind_operators_of_other_domains_that_keep_them(rank):
+    """Features scaled by scikit-learn's converter, given as whole numbers; a block fused by onnxruntime, with its sum."""
+    ml = helper.make_node("Scaler", ["x"], ["scaled"], domain="ai.onnx.ml", offset=[0.5], scale=[2.0])
+    fused = helper.make_node(
+        "SkipLayerNormalization", ["m", "m", "s", "b"], ["l", "", "", "sum"], "fused", domain="com.microsoft"
+    )
+    gelu = helper.make_node("BiasGelu", ["l", "b"], ["g"], "gelu", domain="com.microsoft")
+    nodes = [ml, node("MatMul", ["scaled", "w"], ["m"]), fused, gelu, node("MatMul", ["g", "v"], ["y"]), node("Abs", ["sum"], ["z"])]
+    weights = {"w": normal(6, 8), "v": normal(8, 3), "s": np.ones(8, np.float32), "b": np.zeros(8, np.float32)}
+    proto = build(nodes, {"x": ["n", 5, 6][3 - rank :]}, {"y": None, "z": None}, weights, types={"x": TensorProto.INT64})
+    proto.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 1), helper.make_opsetid("com.microsoft", 1)])
+    model = Model.from_proto(proto)
+    given = (2, 5, 6)[3 - rank :]
+    facts = model.facts(Profiles((ShapeProfile("p", {"x": Extent(given, given, given)}),)))
+    assert facts.types["scaled"] == TensorProto.FLOAT == facts.types["m"]
+    assert facts.shapes["scaled"] == [given]
+    assert [facts.shapes[name] for name in ("l", "sum", "g", "z", "y")] == [[(*given[:-1], 8)]] * 4 + [[(*given[:-1], 3)]]
+    assert {"SkipLayerNormalization", "BiasGelu", "Scaler"} <= set(ops(model))
+
+
 def test_what_depends_on_values_stays_unknown():
     parts = [node("NonZero", ["x"], ["where"]), node("Shape", ["where"], ["s"]), node("ConstantOfShape", ["s"], ["y"])]
     model = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": None}))
