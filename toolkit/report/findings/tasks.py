@@ -226,12 +226,12 @@ def _one_answer(outputs: tuple[str, ...], samples: int, only: int, threshold: fl
 
 
 def _own(metric: str, value: float, samples: int) -> str:
-    return f"The float model's own {metric} is {value:.3g} on {count(samples, 'sample')}"
+    return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
 
 
 def _useless(metric: str, value: float, samples: int, useless: float) -> str:
     return (
-        f"{_own(metric, value, samples)}, no better than {useless:.3g}, which needs no model: check the labels and the "
+        f"{_own(metric, value, samples)}, no better than {useless:.4g}, which needs no model: check the labels and the "
         "preprocessing before anything is quantized."
     )
 
@@ -267,7 +267,7 @@ def _never_missed(limit: str, value: float, by: str, metric: str, float_value: f
     whose = f"{limit} = {value:g}" + (f" of {by}" if by else "")
     if not metric or not limit.startswith("max"):
         return f"Nothing can miss {whose}: set a limit that says what may be lost."
-    own = f" (the float model's own is {float_value:.3g})" if float_value is not None else ""
+    own = f" (the float model's own is {float_value:.4g})" if float_value is not None else ""
     unit = "as a share of the float model's value" if limit == "max_relative_drop" else f"in {metric}'s own unit"
     return f"Nothing can miss {whose}: it is {unit}, so {counted_points(value)} may be lost{own}; 0.01 is 1 point."
 
