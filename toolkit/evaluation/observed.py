@@ -253,7 +253,9 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     for one in outputs:
         one.feeds = frozenset(name for name, read in sources.items() if one.name in read) - {one.name}
     # an output that is the same for every input holds no answer
-    outputs = [one for one in outputs if one.ops != {"Constant"}]
+    given_by_user = {tensor.name for tensor in model.graph.inputs}
+    answering = [one for one in outputs if one.ops != {"Constant"} and sources[one.name] & given_by_user]
+    outputs = answering or outputs
     inputs: dict[str, Array] = {}
     shapes = shapes_to_join(model)
     axes = batch_axes(shapes)

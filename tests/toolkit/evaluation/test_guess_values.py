@@ -288,3 +288,13 @@ def test_what_other_outputs_are_computed_from_is_no_score_unless_they_choose_by_
     looked = observe(model, [({"x": given}, values, 40)])
     assert {one.name: sorted(one.feeds) for one in looked.outputs} == {"z": ["y"], "y": []}
     assert {part.outputs[0]: part.task for part in guess(looked).parts}["z"] == task
+
+
+def test_an_output_that_no_input_reaches_is_not_judged():
+    """Names of classes kept as numbers beside their scores, as exporters write buffers that a model returns."""
+    weights = {"w": RNG.standard_normal((6, 8)).astype(np.float32), "ids": np.arange(8, dtype=np.float32)}
+    nodes = [node("MatMul", ["x", "w"], ["logits"]), node("Identity", ["ids"], ["classes"])]
+    model = Model.from_proto(build(nodes, {"x": ["n", 6]}, {"logits": None, "classes": None}, weights))
+    given = RNG.standard_normal((40, 6)).astype(np.float32)
+    values = dict(zip(("logits", "classes"), run(model, {"x": given}), strict=True))
+    assert [one.name for one in observe(model, [({"x": given}, values, 40)]).outputs] == ["logits"]
