@@ -72,7 +72,7 @@ class RowsAsSamples:
     def together(self) -> bool:
         """Whether the rows of an item are one sample, as the nodes of a graph: an item of one row is one too then, and
         nothing that it could be joined with others to. A few items are read to tell it, where they have not been, and
-        where these have one row each, the shapes of all, as far as they are known without reading once more.
+        where these have one row each, the shapes of the others, up to one of several rows.
         """
         self._settle()
         if self._undecided is not None and not self._joint and not self._searched:

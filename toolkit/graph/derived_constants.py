@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from toolkit.graph.nodes import ONNX_DOMAINS
 
@@ -18,15 +18,27 @@ _MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshap
                     "Unsqueeze"})  # fmt: skip
 
 
-def made_in_bfloat16(graph: onnx.GraphProto) -> list[str]:
+def made_in_bfloat16(
+    graph: onnx.GraphProto, outside: Mapping[str, int] | None = None
+) -> list[tuple[onnx.GraphProto, list[str]]]:
     """The tensors that nodes compute of constants alone, as bfloat16, in the order of the nodes.
 
     What only moves such values is not among them, nor what is stored: these are rounded already.
+
+    Args:
+        graph: the graph; the bodies of its nodes count too.
+        outside: the element types of constants of the graphs that it lies in, by name.
+
+    Returns:
+        Each graph that has some, with their names.
     """
-    given = {one.name for one in graph.input}
-    kinds = {one.name: one.data_type for one in graph.initializer if one.name not in given}
-    found = []
+    kinds = {**(outside or {}), **{one.name: one.data_type for one in graph.initializer}}
+    for one in graph.input:
+        kinds.pop(one.name, None)
+    found, bodies = list[str](), list[onnx.GraphProto]()
     for node in graph.node:
+        bodies += [one.g for one in node.attribute if one.type == AttributeProto.GRAPH]
+        bodies += [one for each in node.attribute if each.type == AttributeProto.GRAPHS for one in each.graphs]
         of_constants = all(not name or name in kinds for name in node.input)
         if node.domain not in ONNX_DOMAINS or len(node.output) != 1 or not of_constants:
             continue
@@ -36,7 +48,8 @@ def made_in_bfloat16(graph: onnx.GraphProto) -> list[str]:
         kinds[node.output[0]] = kind
         if kind == TensorProto.BFLOAT16 and (node.op_type == "Cast" or node.op_type in _COMPUTES):
             found.append(node.output[0])
-    return found
+    within = [each for body in bodies for each in made_in_bfloat16(body, kinds)]
+    return [*([(graph, found)] if found else []), *within]
 
 
 def _kind(node: onnx.NodeProto, of: Sequence[int]) -> int | None:

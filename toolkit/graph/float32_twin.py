@@ -38,7 +38,9 @@ def widen(model: LightModel) -> bool:
         return False
     made = made_in_bfloat16(model.proto.graph)
     _retype(model, _WIDER)
-    round_as_bfloat16(model.proto.graph, made)
+    # bodies first: where a graph gets nodes, its own are written anew
+    for graph, tensors in reversed(made):
+        round_as_bfloat16(graph, tensors)
     return True
 
 

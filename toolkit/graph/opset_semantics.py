@@ -32,7 +32,8 @@ def keep_semantics(graph: onnx.GraphProto, before: int, after: int) -> None:
             if node.op_type == "Resize" and node.domain in ONNX_DOMAINS:
                 _place_samples(node, constants)
     if before < _HARDMAX <= after:
-        taken = {name for node in all_nodes(graph.node) for name in (*node.input, *node.output)}
+        taken = {name for node in all_nodes(graph.node) for name in (*node.input, *node.output, node.name)}
+        taken |= {one.name for each in inside_out(graph) for one in (*each.input, *each.initializer)}
         for one in inside_out(graph):
             _flatten_hardmaxes(one, taken)
     if before < _DROPOUT <= after:

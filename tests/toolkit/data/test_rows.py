@@ -296,3 +296,14 @@ def test_a_batch_after_many_single_rows_stays_refused(tmp_path: Path) -> None:
     assert data.can_batch
     with pytest.raises(DataError, match="sample 16: it holds 4 rows"):
         list(data.samples())
+
+
+def test_graphs_of_one_node_before_larger_ones_are_never_joined() -> None:
+    """In the first pass over a loader as in all: nothing says the shapes of what it has not yet yielded."""
+    mean = network(body="m = ReduceMean<axes = [0], keepdims = 1>(x) y = Sub(x, m)")
+    sizes = (*[1] * 17, 3)
+    data = CalibrationData.open(lambda: batches(*sizes), mean)
+    assert [[len(one.inputs["x"]) for one in data.batches(8)] for _ in range(2)] == [[*sizes]] * 2
+    # of single rows throughout nothing says that they are not samples
+    single = CalibrationData.open(lambda: batches(*[1] * 20), mean)
+    assert [len(one.inputs["x"]) for one in single.batches(8)] == [8, 8, 4]

@@ -134,3 +134,35 @@ def test_a_weight_that_the_graph_makes_in_bfloat16_is_rounded_as_a_stored_one(ho
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     made = session(Model.from_proto(proto)).run({"x": np.eye(8, dtype=np.float32)})["y"]
     np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+@pytest.mark.parametrize("op", ["If", "Loop"])
+def test_a_constant_that_a_body_makes_in_bfloat16_is_rounded_too(op, where):
+    """Of a constant of its own, or of one that the graph around it makes."""
+    wide = normal(8, seed=4) + np.float32(2.0**-10)
+    expected = rounded(rounded(wide) * rounded(wide))
+    cast = node("Cast", ["wide"], ["w"], to=BF16)
+    made = [*([cast] if where == "inside" else []), node("Mul", ["w", "w"], ["ww"])]
+    value = helper.make_tensor_value_info
+    if op == "If":
+        body = helper.make_graph([*made, node("Mul", ["xs", "ww"], ["out"])], "b", [], [value("out", BF16, ["n", 8])])
+        other = helper.make_graph([node("Neg", ["xs"], ["no"])], "o", [], [value("no", BF16, ["n", 8])])
+        control = node("If", ["yes"], ["m"], then_branch=body, else_branch=other)
+        stored = [numpy_helper.from_array(np.array(True), "yes")]
+    else:
+        body = helper.make_graph(
+            [*made, node("Identity", ["go"], ["still"]), node("Mul", ["state", "ww"], ["out"])], "b",
+            [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("state", BF16, ["n", 8])],
+            [value("still", TensorProto.BOOL, []), value("out", BF16, ["n", 8])],
+        )  # fmt: skip
+        control = node("Loop", ["times", "", "xs"], ["m"], body=body)
+        stored = [numpy_helper.from_array(np.array(1), "times")]
+    nodes = [node("Cast", ["x"], ["xs"], to=BF16), *([cast] if where == "outside" else []), control]
+    graph = helper.make_graph(
+        [*nodes, node("Cast", ["m"], ["y"], to=1)], "test", [value("x", 1, ["n", 8])], [value("y", 1, ["n", 8])],
+        [*stored, numpy_helper.from_array(wide, "wide")],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = rounded(normal(3, 8))
+    np.testing.assert_array_equal(session(proto).run({"x": x})["y"], x * expected)

@@ -85,6 +85,21 @@ def test_what_looked_at_all_axes_from_its_own_on_still_does(op, axis):
     means_the_same(nodes, (2, 3, 4, 5), {}, 11)
 
 
+def test_the_nodes_beside_a_hardmax_have_names_of_their_own():
+    """Whatever nodes, inputs and weights are called already."""
+    proto = build(
+        [node("Neg", ["x"], ["n"], "h_shape"), node("Hardmax", ["n"], ["h"], "hard"),
+         node("Mul", ["h", "h_rows"], ["y"], "h_marked")],
+        {"x": [2, 3, 4]}, {"y": [2, 3, 4]}, {"h_rows": np.ones(4, np.float32)}, opset=11,
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    model.raise_opset(13)
+    model.check()
+    names = [one.name for one in model.nodes]
+    assert len(set(names)) == len(names) and {"h_shape", "hard", "h_marked"} <= set(names)
+    assert model.node("h_shape").op == "Neg" and model.node("h_marked").op == "Mul"
+
+
 def test_a_dropout_whose_inputs_say_more_keeps_them_when_the_opset_is_raised():
     drop = node("Dropout", ["x", "ratio", "training"], ["y"], seed=1)
     given = {"ratio": np.float32(0.5), "training": np.array(True)}
