@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
+from typing import TypeVar
 
+Q = TypeVar("Q", bound="QtoolError")
 FAILURES = (Exception, SystemExit)
 """What code that is not qtool's may end in: ``sys.exit`` in it would end qtool without a word."""
 _SYSTEM = {
@@ -61,6 +63,17 @@ class QtoolError(Exception):
         if not self.where:
             self.where = where
             self.args = (self.paragraph(),)
+
+    def apart(self: Q) -> Q:
+        """The same error, for keeping: without the frames it came through, which hold all that was computed in them."""
+        found = type(self)(self.what, where=self.where, remedy=self.remedy, value=self.value)
+        vars(found).update(vars(self))
+        return found
+
+    def caused_by(self: Q, cause: BaseException) -> Q:
+        """This error with its cause, for returning: a frame of the cause that had a name for it would be a cycle."""
+        self.__cause__ = cause
+        return self
 
     def paragraph(self) -> str:
         """The whole message on one paragraph; a path or value of absurd length is cut in its middle."""

@@ -205,7 +205,7 @@ class EvaluationCheckpoint:
         try:
             _save(path, head, arrays)
         except WriteError as error:
-            self.refused = error
+            self.refused = error.apart()
         self._saved = time.monotonic()
 
     def _read(self) -> Iterator[_JudgedBatch]:

@@ -68,7 +68,7 @@ class FitMeasurement:
             try:
                 one.check.add(outputs, labels)
             except DataError as error:
-                self._refusals[one.fit] = error
+                self._refusals[one.fit] = error.apart()
 
     @property
     def fitting(self) -> list[MeasuredFit]:
@@ -82,7 +82,7 @@ class FitMeasurement:
             DataError: there is none; with the first one's message.
         """
         if not self.fitting:
-            raise self._refusals[self._found[0].fit]
+            raise self._refusals[self._found[0].fit].apart()
         return self.fitting
 
 

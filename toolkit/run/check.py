@@ -310,7 +310,11 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     final = decided(job)
     while (refusal := _refused(job, backend, settings, model, plan, final)) is not None:
         if final:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                # the error has this frame, which is not to have the error
+                del refusal
         reason = fall_back(job, backend.name, refusal)
         journal.noted(reason)
         backend, _ = choose(job.backend)
@@ -340,9 +344,7 @@ def _refused(
         backend.parse(save_for(backend, settings, made.model, path), job.profiles, settings)
     except BackendError as error:
         # that file is gone by the time the message is read
-        found = BackendError(error.what, where=str(job.model_path), remedy=error.remedy)
-        found.__cause__ = error
-        return found
+        return BackendError(error.what, where=str(job.model_path), remedy=error.remedy).caused_by(error)
     finally:
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
