@@ -777,4 +777,4 @@ def test_labels_that_are_no_numbers_fit_nothing(here: Path, capsys: pytest.Captu
     stored = dict(np.load(here / "t.npz"))
     np.savez(here / "t.npz", **{**stored, "label": np.full(len(stored["x"]), np.nan)})
     assert invoke([*CHECK, "--json"]) == 0
-    assert any("NaN or infinite in" in told for told in json.loads(capsys.readouterr().out)["warnings"])
+    assert any("sample 0 is nan" in told for told in json.loads(capsys.readouterr().out)["warnings"])

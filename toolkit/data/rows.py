@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
 from toolkit.data.sample import InputsAndLabels, Keep, Specs, axes_of, fit_to_spec, rows_of
-from toolkit.data.sources import Source
+from toolkit.data.sources import Feeds, Source
 from toolkit.graph.dimensions import may_be_batch
 
 Item = tuple[int, str, InputsAndLabels]
@@ -35,7 +35,8 @@ def by_rows(source: Source, specs: Specs, apart: Apart, name: str) -> Source:
     if not axes or any(isinstance(one, int) for one in called):
         return source
     named = all(map(may_be_batch, called))
-    return RowsAsSamples(source, specs, axes, apart if named else lambda axes, samples: False, name)
+    asks = named and isinstance(source, Feeds) and source.shapes_unknown
+    return RowsAsSamples(source, specs, axes, apart if named else lambda axes, samples: False, name, asks)
 
 
 class RowsAsSamples:
@@ -51,10 +52,17 @@ class RowsAsSamples:
         axes: by input the axis along which samples are joined.
         apart: whether the model computes samples of one row as it computes them together.
         name: what messages call the source.
+        asks: whether two items of one row show that they may not be joined, where nothing tells the shapes of those
+            to come: the model computes them otherwise together.
     """
 
-    def __init__(self, source: Source, specs: Specs, axes: Mapping[str, int], apart: Apart, name: str) -> None:
+    def __init__(
+        self, source: Source, specs: Specs, axes: Mapping[str, int], apart: Apart, name: str, asks: bool = False
+    ) -> None:
         self._source, self._specs, self._axes, self._decide, self._name = source, specs, axes, apart, name
+        self._asks = asks
+        # up to two items of one row that differ
+        self._unlike: list[dict[str, Array]] = []
         self._splits: bool | None = None
         # of the items that were looked at, how many have one row, where none decided
         self._undecided: int | None = None
@@ -72,12 +80,14 @@ class RowsAsSamples:
     def together(self) -> bool:
         """Whether the rows of an item are one sample, as the nodes of a graph: an item of one row is one too then, and
         nothing that it could be joined with others to. A few items are read to tell it, where they have not been, and
-        where these have one row each, the shapes of the others, up to one of several rows.
+        where these have one row each, the shapes of all, as far as they are known without reading once more; else
+        whether the model computes two of them together as it computes each.
         """
         self._settle()
         if self._undecided is not None and not self._joint and not self._searched:
             self._searched = True
-            self._joint = self._later_together()
+            mixed = len(self._unlike) == 2 and not self._decide(self._axes, self._unlike)
+            self._joint = self._later_together() or mixed
         return self._joint
 
     def _later_together(self) -> bool:
@@ -161,6 +171,8 @@ class RowsAsSamples:
             singles += single
             # a label says that they are one sample
             self._joint |= single and self._rows(inputs) > 1
+            if single and self._asks and len(self._unlike) < 2:
+                self._remember(inputs, origin)
             if single and not held:
                 yield one
                 continue
@@ -172,6 +184,18 @@ class RowsAsSamples:
         if self._splits is None:
             self._splits, self._undecided = False, singles
         yield from chain(held, items)
+
+    def _remember(self, inputs: Mapping[str, Array], origin: str) -> None:
+        """Keep an item of one row that is unlike the one that is kept, if any."""
+        whole = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self._specs.items()}
+        if not self._unlike:
+            self._unlike.append(whole)
+            return
+        first = self._unlike[0]
+        same = {name for name in whole if np.array_equal(whole[name], first[name])}
+        alike = all(whole[name].shape == first[name].shape for name in whole)
+        if alike and not self._axes.keys() <= same and whole.keys() - self._axes.keys() <= same:
+            self._unlike.append(whole)
 
     def _require_together(self, inputs: Mapping[str, Array], origin: str, count: int, singles: int) -> None:
         """Check that an item of several rows, after many that decided nothing, is one sample.

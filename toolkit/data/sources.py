@@ -42,8 +42,8 @@ class Source(Protocol):
         ...
 
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
-        """By sample the shapes of its inputs; nothing where every sample has one row. What code yields is read for it,
-        where that was not done before, as far as the shapes are asked for.
+        """By sample the shapes of its inputs; nothing where every sample has one row, or where it takes one more
+        reading of the values to tell.
         """
         ...
 
@@ -104,13 +104,17 @@ class Feeds:
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
         """See ``Source``."""
         if not self._shapes and self._digests is None:
-            self._shapes = list(self._shapes_read())
-        return self._shapes or self._shapes_read()
+            feeds = (_mapping(feed, self._where) for feed in _each(self._make(), self._where))
+            self._shapes = [
+                {name: _array(feed[name], f"{self._where}, '{name}'").shape for name in self._specs if name in feed}
+                for feed in feeds
+            ]
+        return self._shapes
 
-    def _shapes_read(self) -> Iterator[Mapping[str, Shape]]:
-        """The shapes of samples that are read for it, as far as they are asked for."""
-        for feed in (_mapping(feed, self._where) for feed in _each(self._make(), self._where)):
-            yield {name: _array(feed[name], f"{self._where}, '{name}'").shape for name in self._specs if name in feed}
+    @property
+    def shapes_unknown(self) -> bool:
+        """Whether it would take one more reading of the values to tell the shapes of all samples."""
+        return not self._shapes and self._digests is not None
 
     def __len__(self) -> int:
         """The number of samples: the iterable's own length where it has one, else by going through it once."""
