@@ -118,6 +118,7 @@ class ReportCode(BaseCode):
     SAMPLES_HOLD_NOTHING = "report-samples-hold-nothing"
     ANSWERS_LOST = "report-answers-lost"
     ANSWERS_BELOW_LIMIT = "report-answers-below-limit"
+    OUTPUT_WITHOUT_LIMIT = "report-output-without-limit"
     OUTPUT_SIGNAL_LOST = "report-output-signal-lost"
     LAYER_SIGNAL_LOST = "report-layer-signal-lost"
     WORK_NOT_KNOWN = "report-work-not-known"

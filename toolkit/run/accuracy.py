@@ -69,6 +69,7 @@ def accuracy_of(
     misses += _answer_misses(found.tallies, limits["min_unchanged"]) if counts else []
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
     few, interval = too_few(shares), _interval(found)
+    doubts = doubts_of(found, None if misses else few, task, limited=counts)
     drawing = list(task.unlike if source == _HERE else task.drawing) if task is not None else []
     misses = [] if drawing else misses
     judged = not drawing and (by_task or any(limit is not None for limit in limits.values()))
@@ -98,7 +99,7 @@ def accuracy_of(
         in_place=found.in_place,
         task=_task_info(task),
         parts=_parts(found, limits["min_unchanged"], counts),
-        doubts=[] if drawing else [clause(sentence(one)) for one in doubts_of(found, None if misses else few, task)],
+        doubts=[] if drawing else [clause(sentence(one)) for one in doubts],
         drawing=drawing,
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,

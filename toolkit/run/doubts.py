@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.tasks import ranked_outputs
 from toolkit.report.codes import ReportCode
 from toolkit.report.verdict import LOST_DB
@@ -15,14 +16,19 @@ if TYPE_CHECKING:
     from toolkit.evaluation.tasks import AnswerTally
     from toolkit.run.task import TaskRecord
 
+_FEW_LOST, _CLEARLY = 0.05, 3.0
 
-def doubts_of(found: EvaluationResult, few: Finding | None, task: TaskRecord | None) -> list[Finding]:
+
+def doubts_of(
+    found: EvaluationResult, few: Finding | None, task: TaskRecord | None, *, limited: bool = True
+) -> list[Finding]:
     """Why the result is not called usable although no limit is missed, what counts most first.
 
     Args:
         found: what was measured.
         few: the limit that the samples are too few for; None where they are enough, or a limit is missed.
         task: what the model is for; None where that is not known.
+        limited: whether the share of answers that stay has a limit, or only the metric has one.
     """
     doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
     empty, alike = [tally for tally in found.tallies if tally.empty], one_answer(found)
@@ -34,6 +40,7 @@ def doubts_of(found: EvaluationResult, few: Finding | None, task: TaskRecord | N
     if not empty and not alike and shows_nothing(found):
         doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples))
     doubts += [few] if few is not None else []
+    doubts += _beside_metric(found, task.reads) if task is not None and task.reads is not None and not limited else []
     ranked = ranked_outputs(found.tallies)
     for name, output in found.outputs.items():
         if name in ranked:
@@ -69,6 +76,26 @@ def shows_nothing(found: EvaluationResult) -> bool:
     steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
     floats = found.outputs.keys() - set(found.discrete)
     return found.samples == 1 or (bool(floats) and floats <= steady)
+
+
+def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
+    """The outputs that a metric does not read and that lose clearly more answers than the one that it reads.
+
+    Those that are made of the same scores, such as their best class, lose as many.
+    """
+    own = [tally for tally in found.tallies if reads in tally.part.outputs and not tally.empty]
+    if not own or found.metric is None:
+        return []
+    least = max(_FEW_LOST, _CLEARLY * max(1.0 - tally.share for tally in own))
+    return [
+        ReportCode.OUTPUT_WITHOUT_LIMIT(
+            outputs=tally.part.outputs, channels=tally.part.first_and_last, changed=1.0 - tally.share,
+            answers=tally.answers, metric=found.metric,
+        )
+        for tally in found.tallies
+        if tally not in own and not tally.stands_in and tally.standing() is LimitStanding.MISSED
+        and 1.0 - tally.share > least
+    ]  # fmt: skip
 
 
 def _shown(tally: AnswerTally, found: EvaluationResult) -> Finding:

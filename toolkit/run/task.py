@@ -37,6 +37,7 @@ class TaskRecord(Record):
         sure: whether the recipe named it, or at least two kinds of clue speak for it.
         why: the task and its reason.
         parts: what is judged of the outputs, as ``OutputPart.to_json`` writes it.
+        reads: the output that a built-in metric looks at; None without one.
         float_value: the float model's metric on the first samples; None without a built-in metric.
         suspicion: what is plainly wrong with that value; None where nothing is.
         notes: what else was seen in the outputs.
@@ -49,6 +50,7 @@ class TaskRecord(Record):
     sure: bool = True
     why: Finding | None = None
     parts: list[dict[str, Any]] = Field(default_factory=list)
+    reads: str | None = None
     float_value: float | None = None
     suspicion: Finding | None = None
     notes: list[Finding] = Field(default_factory=list)
@@ -201,6 +203,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
     section, looked = inputs.job.recipe.evaluation, look(inputs)
     record = looked.record.model_copy()
     options = metric_options(section, record)
+    record.reads = options.output
     check = FloatCheck.of(section.metric, section.output, options, settled=section.threshold is not None)
     if check is not None and record.task and metric_computable(section.output, looked.lacking):
         named = section.output is not None or inputs.job.recipe.is_resolved

@@ -237,3 +237,45 @@ def test_the_table_of_parts_says_what_an_unproven_part_lacks():
         assert standings(tally, samples=400, outputs=steady) == "not proven: the samples show one answer alone"
     tokens = AnswerTally(OutputPart("generation", ("logits",)), 40, 40, 0.99)
     assert standings(tokens, samples=4) == "not proven: too few positions"
+
+
+def heads(kept, other="classification", budget=None, reads="digit"):
+    """What is said of two heads of which the metric reads one, of 597 answers each: ``kept`` of either."""
+    parts = [OutputPart("classification", ("digit",), {"axis": -1}), OutputPart(other, ("depths",), {"axis": -1})]
+    tallies = tuple(
+        AnswerTally(part, float(each), 597, 0.99, independent=597) for part, each in zip(parts, kept, strict=True)
+    )
+    found = measured(tallies=tallies, samples=597, metric_answers=597)
+    record = TaskRecord(task="classification", parts=[part.to_json() for part in parts], reads=reads)
+    return accuracy_of(found, budget or BudgetSection(max_drop=0.02), task=record)
+
+
+@pytest.mark.parametrize("other", ["classification", "embedding"])
+def test_a_head_that_the_metric_does_not_read_and_that_loses_its_answers_is_a_doubt(other):
+    found = heads((591, 498), other)
+    said = (
+        "'depths', which top1 does not read, loses 16.6 % of 597 answers: add min_unchanged to the budget to limit "
+        "these too"
+    )
+    assert found.doubts == [said] and found.met is True and verdict(found) == "doubtful"
+    assert headline([], found).startswith(f"Within its budget, but {said}; top1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kept": (591, 588)},
+        # made of the same scores, it loses as many
+        {"kept": (498, 498)},
+        # the head that the metric reads may lose what the budget allows
+        {"kept": (591, 498), "reads": "depths"},
+        {"kept": (591, 498), "reads": None},
+    ],
+)
+def test_a_head_that_keeps_its_answers_about_as_well_as_the_metric_s_is_none(changes):
+    assert heads(**changes).doubts == []
+
+
+def test_a_limit_of_the_user_s_own_for_all_heads_takes_the_place_of_the_doubt():
+    found = heads((591, 498), budget=BudgetSection(max_drop=0.02, min_unchanged=0.8))
+    assert found.doubts == [] and verdict(found) == "usable"

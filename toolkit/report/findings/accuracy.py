@@ -196,6 +196,10 @@ ACCURACY: Table = {
     ReportCode.NOISE_OVER_VARIATION: "quantization noise on '{output}' exceeds its variation between samples",
     ReportCode.ANSWERS_LOST: _answers,
     ReportCode.ANSWERS_BELOW_LIMIT: _answers,
+    ReportCode.OUTPUT_WITHOUT_LIMIT: lambda outputs, channels, changed, answers, metric: (
+        f"{part_name(outputs, channels)}, which {metric} does not read, loses {percent(changed)} of {answers} answers: "
+        "add min_unchanged to the budget to limit these too"
+    ),
     ReportCode.OUTPUT_SIGNAL_LOST: _signal_lost,
     ReportCode.LAYER_SIGNAL_LOST: _layers_lost,
     ReportCode.WORK_NOT_KNOWN: _work_not_known,
