@@ -1,4 +1,4 @@
-"""Python's garbage collector, while many objects are made that all stay."""
+"""Pausing Python's garbage collector while many lasting objects are created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be alike on all machines that share work: the versions that results and messages depend on."""
+"""What must be the same on all machines that share work: the versions that results and messages depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An order in which the first few stand for all."""
+"""An order of items whose first few represent all of them."""
 
 from __future__ import annotations
 

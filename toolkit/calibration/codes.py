@@ -1,4 +1,4 @@
-"""Codes of findings about nodes from calibration's values."""
+"""Codes of findings about nodes that calibration makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the inputs that a layer sums go together, as a triangular factor of the mean of their products."""
+"""How the inputs that a layer sums are correlated: a triangular factor of the mean of their products."""
 
 from __future__ import annotations
 

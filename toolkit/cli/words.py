@@ -1,4 +1,4 @@
-"""Words of a command line that nobody means."""
+"""Arguments of a command line that are empty by mistake, as an unset shell variable leaves them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sample an error is of."""
+"""The sample that an error belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of like length padded to one shape, so that they can share a batch where the model has a mask."""
+"""Samples of similar length padded to one shape, so that they can share a batch where the model has a mask."""
 
 from __future__ import annotations
 

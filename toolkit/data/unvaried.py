@@ -1,4 +1,4 @@
-"""Samples that are all the same: ranges and accuracy of one sample, however many copies there are."""
+"""Samples that are all identical: any number of copies shows only what one sample shows."""
 
 from __future__ import annotations
 

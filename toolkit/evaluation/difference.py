@@ -1,4 +1,4 @@
-"""How far a tensor is from its float original, gathered batch by batch."""
+"""How far a tensor is from its float counterpart, accumulated batch by batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the float model is plainly wrong by its labels, which no quantization can mend: said before anything is."""
+"""Whether the float model is plainly wrong by its labels, which is reported before anything is quantized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of classes that do not let the frequent ones hide the rare: balanced accuracy, F1, and areas under curves."""
+"""Metrics in which frequent classes do not hide rare ones: balanced accuracy, F1, and areas under curves."""
 
 from __future__ import annotations
 

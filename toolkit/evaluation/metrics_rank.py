@@ -1,4 +1,4 @@
-"""Metrics of what is near: recall among neighbours, and rank correlation."""
+"""Metrics of rankings: recall among nearest neighbours, and rank correlation."""
 
 from __future__ import annotations
 

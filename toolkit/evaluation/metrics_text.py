@@ -1,4 +1,4 @@
-"""Metrics of readings and of texts: exact readings, edits per character and per word, perplexity."""
+"""Metrics of readings and texts: exact readings, edits per character and per word, perplexity."""
 
 from __future__ import annotations
 

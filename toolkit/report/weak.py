@@ -1,4 +1,4 @@
-"""Why the layers where a run's error arises lose accuracy, from their ranges and weights alone: nothing is run."""
+"""Why the layers where a run's error arises lose accuracy, from their ranges and weights, without running anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command writes, and that none of it is one of its inputs."""
+"""The files that a command writes, and refusing to write over its inputs."""
 
 from __future__ import annotations
 
