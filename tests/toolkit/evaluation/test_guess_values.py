@@ -219,6 +219,12 @@ def test_peaks_are_separate_where_the_map_falls_between_them():
     assert len(separate_peaks(bells(20, 27), 0.3)[0]) == 1
     assert len(separate_peaks(bells(30, width=8.0) + 0.02 * normal(64, 64), 0.3)[0]) == 1
     assert len(separate_peaks(np.zeros((8, 8)), 0.3)[0]) == 0
+    # a clipped top, wider than all the peaks that are looked at, is one peak
+    clipped = np.minimum(bells(15, 48, width=8.0), 0.4)
+    assert (clipped == 0.4).sum() > 2 * 64
+    places, heights = separate_peaks(clipped, 0.3)
+    assert len(places) == 2 and sorted(places[:, 1] > 31) == [False, True]
+    assert heights == pytest.approx(0.4 - np.median(clipped), rel=1e-6)
 
 
 def denoiser(values, number, name="t", image=(1, 32, 32), ops=("Conv",)):

@@ -39,7 +39,8 @@ def peaks(maps: Array) -> tuple[Array, Array]:
 def separate_peaks(one: Array, least: float) -> tuple[Array, Array]:
     """The peaks of one map that rise high enough above what is usual there, the highest first.
 
-    A peak is the largest of its neighbours, and the map falls by a quarter of the lower peak's height between any two.
+    A peak is the largest of its neighbours, on a plateau the first of these, and the map falls by a quarter of the
+    lower peak's height between any two.
 
     Args:
         one: [height, width].
@@ -53,7 +54,9 @@ def separate_peaks(one: Array, least: float) -> tuple[Array, Array]:
     around = np.pad(values, 1, constant_values=-np.inf)
     rows, columns = values.shape
     shifted = [around[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
-    found = np.argwhere((values >= np.maximum.reduce(shifted)) & (values >= least))
+    # of neighbours of one value, as where a map is clipped, the first
+    highest = (values > np.maximum.reduce(shifted[:4])) & (values >= np.maximum.reduce(shifted[4:]))
+    found = np.argwhere(highest & (values >= least))
     heights = values[found[:, 0], found[:, 1]]
     order = np.argsort(-heights, kind="stable")[:_MOST_LOOKED_AT]
     kept: list[int] = []
