@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
@@ -92,11 +95,12 @@ class FoldConstants(Pass):
             if tensor.shape is None or not all(isinstance(extent, int) for extent in tensor.shape):
                 raise RecipeError(f"the shape of input '{name}' is not fixed: {list(tensor.shape or ['?'])}",
                                   remedy="fix inputs of one size alone", value="fixed_inputs")  # fmt: skip
-            with np.errstate(over="ignore"):
-                values = np.full(tensor.shape, value).astype(tensor.dtype)
-            if not np.array_equal(values.astype(np.float64), np.full(tensor.shape, float(value))):
-                raise RecipeError(f"input '{name}' holds {np.dtype(tensor.dtype).name}, not {value!r}",
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
+            held = _held(value, dtype)
+            if held is None:
+                raise RecipeError(f"input '{name}' holds {dtype.name}, not {value!r}",
                                   remedy="give a value of its type", value="fixed_inputs")  # fmt: skip
+            values = np.full(tensor.shape, held, dtype)
             constant = make_constant(model.tensor_names().take(f"{name}_fixed"), values, onnx_type(tensor.dtype))
             readers = reroute(tensor, constant)
             context.journal.noted(Code.INPUT_FIXED(input=name, value=value, readers=len(readers)))
@@ -130,3 +134,16 @@ class FoldConstants(Pass):
         model.become(trial)
         context.journal.noted(Code.FIXED_BY_PROFILES(inputs=fixed, nodes=sorted(decided)))
         return folded
+
+
+def _held(value: float, dtype: np.dtype[Any]) -> Any:
+    """A value as a type holds it, rounded where that is a float type; None where it is none of its values."""
+    if dtype.kind not in "biufV":
+        return None
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            held = np.asarray(value).astype(dtype)
+    except OverflowError:
+        return None
+    fits = np.isfinite(held.astype(np.float64)) if dtype.kind in "fV" else held.item() == value
+    return held if fits else None

@@ -13,6 +13,7 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
+from toolkit.graph.assemble import reads
 from toolkit.graph.model import Model
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -32,19 +33,15 @@ def deciding_inputs(model: Model) -> dict[str, list[str]]:
 
 
 def _read_by(model: Model, tensor: gs.Tensor) -> set[str]:
-    """The model's inputs that a tensor is computed from."""
-    inputs, known, waiting = {t.name for t in model.graph.inputs}, set[int](), [tensor]
-    found: set[str] = set()
+    """The model's inputs that a tensor is computed from, within the subgraphs of nodes too."""
+    inputs, makers = {t.name for t in model.graph.inputs}, {t.name: node for node in model.nodes for t in node.outputs}
+    known, waiting = set[str](), [tensor.name]
     while waiting:
-        one = waiting.pop()
-        if id(one) in known:
-            continue
-        known.add(id(one))
-        if one.name in inputs:
-            found.add(one.name)
-        for maker in one.inputs:
-            waiting += maker.inputs
-    return found
+        name = waiting.pop()
+        if name not in known:
+            known.add(name)
+            waiting += reads(makers[name]) if name in makers else ()
+    return known & inputs
 
 
 def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple[list[str], list[Finding]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from passes.fold_constants import FoldConstants
 from tests.conftest import build, node, normal, ops, run
@@ -54,13 +54,53 @@ def test_an_if_that_a_fixed_input_decides_becomes_its_branch(shape, value, conv)
 
 
 @pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [(TensorProto.INT64, 16000.5, r"input 'rate' holds int64, not 16000\.5"),
+     (TensorProto.INT64, 2**63, "holds int64, not 9223372036854775808"),
+     (TensorProto.INT64, 10**30, "holds int64, not 1000000000000000000000000000000"),
+     (TensorProto.INT16, 40000, "holds int16, not 40000"), (TensorProto.FLOAT, 10**400, "holds float32, not 1000"),
+     (TensorProto.FLOAT16, 70000, "holds float16, not 70000"), (TensorProto.FLOAT, 1e39, r"holds float32, not 1e\+39")],
+)  # fmt: skip
+def test_a_value_that_an_inputs_type_does_not_hold_is_refused(kind, value, message):
+    with pytest.raises(RecipeError, match=message):
+        fixed(by_rate(kind=kind), rate=value)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
+def test_a_float_input_takes_the_nearest_value_of_its_type(kind):
+    """0.1 is none that float32 holds."""
+    proto = by_rate(kind=kind)
+    proto.graph.output.add().CopyFrom(helper.make_tensor_value_info("twice", kind, []))
+    proto.graph.node.append(helper.make_node("Add", ["rate", "rate"], ["twice"], name="add"))
+    model, _ = fixed(proto, rate=0.1)
+    assert [one.name for one in model.nodes if one.op == "Conv"] == ["else_conv"]
+    (stored,) = [one for one in model.to_proto().graph.initializer if one.name == "rate_fixed"]
+    assert stored.data_type == kind
+    assert numpy_helper.to_array(stored) == helper.tensor_dtype_to_np_dtype(kind).type(0.1)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [({"rat": 16000}, "names 'rat', and the model has no such input. Did you mean 'rate'"),
-     ({"rate": 16000.5}, r"input 'rate' holds int64, not 16000\.5"), ({"x": 1.0}, "the shape of input 'x' is not fixed")],
+     ({"x": 1.0}, "the shape of input 'x' is not fixed")],
 )  # fmt: skip
 def test_what_cannot_be_fixed_is_refused(values, message):
     with pytest.raises(RecipeError, match=message):
         fixed(by_rate(), **values)
+
+
+def test_an_input_that_another_if_reads_within_its_branches_decides_as_well():
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (int64[1] rate, float[1] x, bool[1] other) => (float[1] y) <int64[1] limit = {12000}> {
+            high = Greater(rate, limit)
+            both = If (high) <then_branch = a () => (bool[1] p) { p = Identity(other) },
+                              else_branch = b () => (bool[1] q) { q = Not(other) }>
+            y = If (both) <then_branch = c () => (float[1] r) { r = Relu(x) }, else_branch = d () => (float[1] s) { s = Neg(x) }>
+        }
+    """)
+    model.graph.node[1].name, model.graph.node[2].name = "first", "second"
+    assert deciding_inputs(Model.from_proto(model)) == {"rate": ["first"]}
 
 
 def test_only_an_input_of_one_value_that_decides_alone_is_named():
