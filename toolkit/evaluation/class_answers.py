@@ -114,7 +114,8 @@ class ClassAnswers:
     def _better_line(self) -> tuple[float, int] | None:
         """Where class 1 should begin, midway between two scores, and how many answers are right then.
 
-        None where that is not clearly better: fewer than a twentieth more are right, or as many as chance may give.
+        None where that is not clearly better: fewer than a twentieth more are right than by the line that was guessed,
+        or as many as chance may give, or one answer for all is as right.
         """
         scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
         order = np.argsort(scores, kind="stable")
@@ -128,10 +129,10 @@ class ClassAnswers:
             return None
         place = int(between[right[between].argmax()])
         line = float(scores[place - 1] / 2 + scores[place] / 2)
-        changed = (scores > line) != (scores > self._line)
-        gain = int(right[place]) - int(((scores > self._line) == holds).sum())
-        if gain < _MORE_RIGHT * len(scores) or gain**2 < _NO_CHANCE * int(changed.sum()):
-            return None
+        for others, least in ((scores > self._line, _MORE_RIGHT), (np.full(len(scores), holds.mean() > 0.5), 0.0)):
+            gain, changed = int(right[place]) - int((others == holds).sum()), int(((scores > line) != others).sum())
+            if gain < least * len(scores) or gain**2 < _NO_CHANCE * changed:
+                return None
         return line, int(right[place])
 
     def _chance(self) -> float:

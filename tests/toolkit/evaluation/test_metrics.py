@@ -280,6 +280,7 @@ def test_labels_of_one_score_that_are_swapped_are_called_that():
     right.add({"y": scores}, {"label": labels})
     assert right.value() == 1.0 and right.suspicion() is None
 
+
 def single(scores, labels, threshold, settled=False):
     check = FloatCheck("top1", None, MetricOptions(threshold=threshold), settled)
     check.add({"y": np.float32(scores)[:, None]}, {"label": np.array(labels)})
@@ -298,6 +299,19 @@ def test_scores_whose_classes_part_elsewhere_are_said_to_need_another_threshold(
     # who has set it knows it
     assert single(scores, labels, 0.0, settled=True).suspicion() is None
     assert single(scores, labels, 0.5).suspicion() is None
+
+
+@pytest.mark.parametrize("often", [20, 40])
+def test_a_threshold_that_gives_one_answer_alone_is_not_advised(often):
+    """Of scores that say nothing, one above all of them is right for every label of class 0."""
+    labels = (np.arange(400) % often == 0).astype(int)
+    scores = np.random.default_rng(3).normal(0, 1, 400)
+    found = single(scores, labels, 0.0).suspicion()
+    assert found.code is EvaluationCode.FLOAT_MODEL_USELESS
+    assert single(-np.abs(scores), labels, -0.5).suspicion().code is EvaluationCode.FLOAT_MODEL_USELESS
+    # where scores tell the few of class 1, the line between them is
+    told = single(np.where(labels, 3.0, scores.clip(max=2.9)), labels, 0.0).suspicion()
+    assert told.code is EvaluationCode.OTHER_THRESHOLD and told.values["share"] == 1.0
 
 
 @pytest.mark.parametrize("seed", range(20))
