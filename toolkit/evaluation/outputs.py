@@ -54,8 +54,8 @@ class EvaluationResult:
             elements.
         unlike: by output, the number of samples that could not be compared because the models' shapes differ.
         discrete: the outputs that hold no floats, but integers and the like.
-        beside: the outputs with rows ranked by score, whose figures are those of the rows that both models have, see
-            ``row_sets``.
+        beside: of outputs with rows ranked by score the figures of the rows that both models have, see ``row_sets``; in
+            ``outputs`` rows that one model lacks are held against zeros.
         form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
         nodes: the error of each node of the other model.
         layer_samples: the number of samples on which the nodes' errors were measured.
@@ -77,7 +77,7 @@ class EvaluationResult:
     notes: list[Finding] = field(default_factory=list)
     unlike: dict[str, int] = field(default_factory=dict)
     discrete: list[str] = field(default_factory=list)
-    beside: list[str] = field(default_factory=list)
+    beside: dict[str, OutputFigures] = field(default_factory=dict)
     form: str = "lowered"
     clipping: dict[str, Clipping] = field(default_factory=dict)
     not_compared: list[str] = field(default_factory=list)
@@ -174,7 +174,7 @@ class OutputComparison:
         self._shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._unlike: dict[str, int] = {}
         self._discrete: set[str] = set()
-        self._beside: set[str] = set()
+        self._matched: dict[str, Difference] = {}
         self._apart: set[str] = set()
         self._unknown: Counter[str] = Counter()
         self.samples = 0
@@ -192,22 +192,17 @@ class OutputComparison:
         """
         first, second = wanted, found
         if self._answers is not None:
-            # which detections are lost the answers say: what is compared is how far the others are apart
-            first, second = self._answers.side_by_side(wanted, found, matched=True)
+            first, second = self._answers.side_by_side(wanted, found)
+            self._match(self._answers, wanted, found)
         for name in self._names:
             a, b = first[name], second[name]
-            beside = a is not wanted[name]
-            (self._beside if beside else self._apart).add(name)
-            if beside and is_float(a.dtype):
-                self._outputs[name].add(a, b)
-                self._unknown[name] += _with_nan(wanted[name], count)
-            elif a.shape != b.shape:
+            if a.shape != b.shape:
                 self._unlike[name] = self._unlike.get(name, 0) + count
                 self._shapes.setdefault(name, (a.shape, b.shape))
             elif is_float(a.dtype):
                 self._outputs[name].add(a, b, name in self._class_like and a.size > 0)
                 self._outputs[name].follow(a)
-                self._unknown[name] += _with_nan(a, count)
+                self._unknown[name] += _with_nan(wanted[name], count)
             else:
                 self._outputs[name].add_equal(a, b)
                 self._discrete.add(name)
@@ -219,6 +214,15 @@ class OutputComparison:
                     with metric_code(self._metric, "in update"):
                         score.update({n: widened(values[n]) for n in self._names}, labels or {})
         self.samples += count
+
+    def _match(self, answers: Answers, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> None:
+        """Take in how far ranked rows that both models have are apart: which are lost the answers say."""
+        first, second = answers.side_by_side(wanted, found, matched=True)
+        for name in self._names:
+            if first[name] is wanted[name]:
+                self._apart.add(name)
+            elif is_float(first[name].dtype):
+                self._matched.setdefault(name, Difference()).add(first[name], second[name])
 
     def so_far(self) -> EvaluationResult:
         """What the batches up to now showed, as ``result`` would; for all parts but the last, once each."""
@@ -235,7 +239,10 @@ class OutputComparison:
         found.outputs = {name: difference.figures() for name, difference in compared.items()}
         found.discrete = sorted(self._discrete)
         # of rows that have nothing in common nothing is known
-        found.beside = [name for name in sorted(self._beside - self._apart) if self._outputs[name].seen]
+        found.beside = {
+            name: matched.figures() for name, matched in sorted(self._matched.items())
+            if name not in self._apart and matched.seen
+        }  # fmt: skip
         found.not_compared, found.in_place = self._not_compared, self._in_place
         if self._answers is not None:
             found.tallies = self._answers.tallies(self._rows)

@@ -274,10 +274,9 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
     shown = {name: OutputError(**asdict(output)) for name, output in found.outputs.items()}
     ranked = shown.keys() & ranked_outputs(found.tallies)
     for name in ranked:
-        if name in found.beside:
-            shown[name].ranked = not shown[name].incomparable
-        elif not shown[name].incomparable:
-            shown[name] = OutputError(ranked=True)
+        matched = found.beside.get(name)
+        if not shown[name].incomparable:
+            shown[name] = OutputError(**(asdict(matched) if matched is not None else {}), ranked=True)
     classes = {name for tally in found.tallies if tally.part.task in CLASS_TASKS for name in tally.part.outputs}
     if found.tallies and budget.min_agreement is None:
         for name, output in shown.items():

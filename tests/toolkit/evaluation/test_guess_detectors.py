@@ -10,6 +10,7 @@ from tests.toolkit.evaluation.test_guess import boxes, out, seen, softmax
 from toolkit import Model
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.boxes import detections
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import fitting_metrics
 from toolkit.evaluation.observed import SeenOutput
@@ -17,6 +18,8 @@ from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import OutputComparison
 from toolkit.evaluation.tasks import OutputPart, reader
 from toolkit.report.findings import sentence
+from toolkit.run.accuracy import accuracy_of
+from toolkit.run.sections import BudgetSection
 
 DRAW = np.random.default_rng(5)
 
@@ -104,6 +107,12 @@ def test_a_vector_of_numbers_without_suppression_holds_no_places():
     assert guess(seen(SeenOutput("picked", ("k",), rows, None, frozenset({"Gather"})))).task == "sequence"
 
 
+def compared(model, part, wanted, found):
+    comparison = OutputComparison(model, answers=Answers([part]))
+    comparison.add(wanted, found, None, 4)
+    return comparison.result()
+
+
 def test_rows_that_are_ranked_have_the_figures_of_the_rows_that_both_models_have():
     """Two that change places are compared each with itself; one that is lost the answers tell of."""
     model = Model.from_proto(build(
@@ -116,20 +125,23 @@ def test_rows_that_are_ranked_have_the_figures_of_the_rows_that_both_models_have
     part = OutputPart("detection", ("boxes", "scores"), {"layout": "apart", "ranked": True, "threshold": 0.5})
     order = np.array([1, 0, 2, 3, 5, 4])
     other = {"boxes": values[:, order] + np.float32(0.25), "scores": scores.copy()}
-    comparison = OutputComparison(model, answers=Answers([part]))
-    comparison.add({"boxes": values, "scores": scores}, other, None, 4)
-    found = comparison.result()
-    assert found.beside == ["boxes", "scores"]
-    assert found.outputs["boxes"].max_abs == 0.25
+    found = compared(model, part, {"boxes": values, "scores": scores}, other)
+    assert list(found.beside) == ["boxes", "scores"]
+    assert found.beside["boxes"].max_abs == found.outputs["boxes"].max_abs == 0.25
     power = float(np.square(values.astype(np.float64)).mean())
-    assert found.outputs["boxes"].sqnr_db == pytest.approx(10 * np.log10(power / 0.0625), abs=1e-3)
+    assert found.beside["boxes"].sqnr_db == pytest.approx(10 * np.log10(power / 0.0625), abs=1e-3)
+    # all samples are alike
+    assert EvaluationCode.OUTPUT_STEADY in {note.code for note in found.notes}
     # the last is somewhere else
     lost = {"boxes": other["boxes"].copy(), "scores": other["scores"]}
     lost["boxes"][:, -1] += 5000
-    comparison = OutputComparison(model, answers=Answers([part]))
-    comparison.add({"boxes": values, "scores": scores}, lost, None, 4)
-    assert comparison.result().outputs["boxes"].max_abs == 0.25 and comparison.result().tallies[0].kept == 0
-    # with nothing in common there is nothing to compare
-    comparison = OutputComparison(model, answers=Answers([part]))
-    comparison.add({"boxes": values, "scores": scores}, {"boxes": values + 5000, "scores": scores}, None, 4)
-    assert comparison.result().beside == []
+    found = compared(model, part, {"boxes": values, "scores": scores}, lost)
+    assert found.beside["boxes"].max_abs == 0.25 and found.tallies[0].kept == 0
+    assert found.outputs["boxes"].max_abs > 5000
+    shown = accuracy_of(found, BudgetSection(min_sqnr_db=20.0))
+    assert not shown.met and shown.outputs["boxes"].ranked and shown.outputs["boxes"].max_abs == 0.25
+    # with nothing in common there is nothing to compare, and no limit is met
+    found = compared(model, part, {"boxes": values, "scores": scores}, {"boxes": values + 5000, "scores": scores})
+    assert found.beside == {}
+    shown = accuracy_of(found, BudgetSection(min_sqnr_db=20.0))
+    assert not shown.met and shown.outputs["boxes"].ranked and shown.outputs["boxes"].unknown
