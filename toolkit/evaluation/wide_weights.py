@@ -11,7 +11,9 @@ from onnx import TensorProto, helper
 from toolkit.base.types import Array
 from toolkit.graph.light import LARGE, LightModel, large_header
 from toolkit.graph.memory import weights_room
-from toolkit.graph.nodes import reads_of
+from toolkit.graph.names import Names
+from toolkit.graph.nodes import reads_of, subgraphs_of
+from toolkit.graph.scopes import defined
 from toolkit.graph.sessions import session
 from toolkit.placement.ops import DEQUANTIZE, MOVERS
 
@@ -46,10 +48,11 @@ def widen_weights(model: LightModel, types: Mapping[str, int]) -> LightModel:
     made = _values(model, names, makers) if _have_room(model) else {}
     if not made:
         return model
-    nodes, narrowed = [], {name: name if name in makers else f"{name} narrowed" for name in made}
+    taken = Names(name for one in (graph, *subgraphs_of(graph)) for name in defined(one))
+    nodes, narrowed = [], {name: name if name in makers else taken.take(f"{name} narrowed") for name in made}
     for name, values in made.items():
-        wide = f"{name} widened"
-        nodes.append(helper.make_node("Cast", [wide], [narrowed[name]], f"{name} narrow", to=TensorProto.FLOAT16))
+        wide = taken.take(f"{name} widened")
+        nodes.append(helper.make_node("Cast", [wide], [narrowed[name]], to=TensorProto.FLOAT16))
         graph.initializer.append(large_header(wide, TensorProto.FLOAT, values.shape))
         graph.input.append(helper.make_tensor_value_info(wide, TensorProto.FLOAT, values.shape))
         model.weights[wide] = values

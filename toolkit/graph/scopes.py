@@ -19,19 +19,20 @@ def unshadowed(graph: onnx.GraphProto) -> int:
     inner = list(subgraphs_of(graph))
     if not inner:
         return 0
-    taken = Names(name for one in (graph, *inner) for name in _defined(one))
-    around = _defined(graph)
+    taken = Names(name for one in (graph, *inner) for name in defined(one))
+    around = defined(graph)
     return sum(_rename(sub, around, {}, taken) for node in graph.node for sub in held_by(node))
 
 
-def _defined(graph: onnx.GraphProto) -> set[str]:
+def defined(graph: onnx.GraphProto) -> set[str]:
+    """The names of the tensors that a graph defines itself: inputs, initializers and what its nodes give."""
     made = {name for node in graph.node for name in node.output if name}
     return made | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
 
 
 def _rename(graph: onnx.GraphProto, around: Set[str], renamed: Mapping[str, str], taken: Names) -> int:
     """Rename what a subgraph defines; ``renamed`` says what the graphs around it were renamed to."""
-    own = _defined(graph)
+    own = defined(graph)
     fresh = {name: taken.take(name) for name in sorted(own & around)}
     # what is read before it is made is the outer tensor
     known = {name: new for name, new in renamed.items() if name not in own}

@@ -72,3 +72,17 @@ def test_without_room_in_memory_weights_stay_in_float16():
     with memory_limit(20_000):
         assert "w widened" not in widen_weights(model, types).weights
     assert "w widened" in widen_weights(model, types).weights
+
+
+def test_a_model_whose_own_names_are_those_that_are_added_is_widened_too():
+    weight = RNG.standard_normal((64, 64)).astype(np.float16)
+    nodes = [
+        node("MatMul", ["x", "w"], ["w widened"], name="w narrow"),
+        node("MatMul", ["w widened", "w narrowed"], ["y"], name="w widened narrow"),
+    ]
+    model, types = light(nodes, {"w": weight, "w narrowed": weight * 2})
+    x = RNG.standard_normal((5, 64)).astype(np.float16)
+    before = session(model.copy(), optimise="constants").run({"x": x})["y"]
+    wide = widen_weights(model, types)
+    assert [one.op_type for one in wide.proto.graph.node] == ["Cast", "Cast", "MatMul", "MatMul"]
+    np.testing.assert_array_equal(session(wide, optimise="constants").run({"x": x})["y"], before)
