@@ -159,7 +159,7 @@ class ReportCode(BaseCode):
     ARRAY_UNVARIED = "array-unvaried"
     NEW_WITHOUT_DATA = "new-without-data"
     NEW_METHOD = "new-method"
-    NEW_INPUT_DECIDES = "report-new-input-decides"
+    NEW_INPUT_DECIDES = "new-input-decides"
     NEW_PASSES = "new-passes"
     NEW_PAIRS = "new-pairs"
     NEW_SIZES_FIXED = "new-sizes-fixed"

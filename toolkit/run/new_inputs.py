@@ -61,7 +61,7 @@ def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple
     for source in sources:
         for sample in source.samples():
             for name, values in seen.items():
-                values.add(sample.inputs[name].reshape(-1)[0].item())
+                values.add(_plain(sample.inputs[name].reshape(-1)[0]))
     fixed = {name: values.pop() for name, values in seen.items() if len(values) == 1}
     decides = ReportCode.NEW_INPUT_DECIDES
     told = [decides(input=name, value=value, nodes=deciding[name]) for name, value in fixed.items()]
@@ -73,6 +73,11 @@ def _setting(fixed: Mapping[str, Any]) -> list[str]:
         return []
     listed = ", ".join(f"{toml_string(name)} = {_word(value)}" for name, value in fixed.items())
     return [f"# fixed_inputs = {{ {listed} }}"]
+
+
+def _plain(value: Any) -> Any:
+    """A value of an array as Python's own; of floats the shortest that is rounded to it."""
+    return value.item() if value.dtype.kind in "biu" else float(str(value))
 
 
 def _word(value: Any) -> str:

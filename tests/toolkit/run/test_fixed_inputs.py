@@ -11,7 +11,8 @@ from passes.fold_constants import FoldConstants
 from tests.conftest import build, node, normal, ops, run
 from toolkit import Code, Context, Model, RecipeError
 from toolkit.cli.main import invoke
-from toolkit.run.new_inputs import deciding_inputs
+from toolkit.data.dataset import CalibrationData
+from toolkit.run.new_inputs import deciding_inputs, fixed_input_lines
 from toolkit.run.recipe import Recipe
 
 
@@ -117,7 +118,7 @@ def test_a_new_recipe_names_the_value_where_all_samples_have_it(tmp_path, capsys
     np.savez(tmp_path / "c.npz", x=normal(8, 3, 16), rate=np.asarray(rates))
     target = tmp_path / "r.toml"
     assert invoke(["new", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "c.npz"), "--out", str(target)]) == 0
-    told = "Every sample has 16000 at input 'rate', which decides 'which', in whose branches nothing is quantized"
+    told = "Input 'rate' is 16000 in every sample and decides which branch of 'which' runs; nothing in a branch is quantized."
     alike = len(set(rates)) == 1
     assert (told in capsys.readouterr().out) is alike and ("fixed_inputs" in target.read_text()) is alike
     if alike:
@@ -126,3 +127,13 @@ def test_a_new_recipe_names_the_value_where_all_samples_have_it(tmp_path, capsys
         assert Recipe.parse(text).passes[0]["fixed_inputs"] == {"rate": 16000}
         assert invoke(["check", str(target)]) == 0
         assert "asked: 1 int8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_a_float_is_named_as_a_person_would_write_it(kind):
+    """And not by the digits of float64, which nobody gave."""
+    model = Model.from_proto(by_rate(kind=kind))
+    value = helper.tensor_dtype_to_np_dtype(kind).type(0.1)
+    data = CalibrationData.open([{"x": normal(3, 16)[None], "rate": np.asarray(value)}] * 2, model)
+    lines, (found,) = fixed_input_lines(model, [data])
+    assert lines[-1] == '# fixed_inputs = { "rate" = 0.1 }' and found.values["value"] == 0.1

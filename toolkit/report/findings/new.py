@@ -40,8 +40,9 @@ NEW: Table = {
     ReportCode.NEW_METHOD: "Ranges by {method}.",
     ReportCode.NEW_PASSES: lambda passes: f"Passes: {', '.join(passes)}.",
     ReportCode.NEW_INPUT_DECIDES: lambda input, value, nodes: (
-        f"Every sample has {value} at input '{input}', which decides {quoted(nodes)}, in whose branches nothing is "
-        f"quantized: with fixed_inputs of {pass_for(Role.FOLD)} that case is built, whatever value comes."
+        f"Input '{input}' is {value} in every sample and decides which branch of {quoted(nodes)} runs; nothing in a "
+        f"branch is quantized. If it is always {value}, set fixed_inputs of {pass_for(Role.FOLD)}: only that branch is "
+        "built then, whatever value is given."
     ),
     ReportCode.NEW_PAIRS: lambda pairs, kept, usable: (
         f"The model has {count(pairs, 'Q/DQ pair')}: "
