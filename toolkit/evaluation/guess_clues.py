@@ -33,6 +33,7 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
 _NO_PICTURE = 0.25
+_BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
 _CENTRED, _NORMAL = 0.2, 2.0
 """How far from 0 the mean of noise is, in deviations, and how far its deviation may be from 1, as a factor."""
@@ -143,7 +144,8 @@ def _other_values(output: SeenOutput, axis: int) -> str | None:
     """What values along an axis are if no scores of classes: quantiles or boxes; None where they may be scores."""
     if output.ops & _SHARES:
         return None
-    return "ordered" if ordered(output, axis) else "boxes" if are_boxes(output, axis) else None
+    called = bool(output.words & _BOXES) and output.shape[axis] == 4 and not output.sums_to_one(axis)
+    return "ordered" if ordered(output, axis) else "boxes" if called or are_boxes(output, axis) else None
 
 
 def _numbers(output: SeenOutput) -> list[Clue]:

@@ -304,3 +304,12 @@ def test_an_output_that_no_input_reaches_is_not_judged():
     given = RNG.standard_normal((40, 6)).astype(np.float32)
     values = dict(zip(("logits", "classes"), run(model, {"x": given}), strict=True))
     assert [one.name for one in observe(model, [({"x": given}, values, 40)]).outputs] == ["logits"]
+
+
+@pytest.mark.parametrize(("name", "task"), [("box", "regression"), ("labels", "classification")])
+def test_four_values_that_are_called_a_box_are_no_labels(name, task):
+    """Beside classes and a mask, from a head that is hardly trained: not all lie within the picture."""
+    values = 1 / (1 + np.exp(-3 * normal(12, 4)))
+    found = guess(seen(out(name, values, "Sigmoid")))
+    assert {part.task for part in found.parts} == {task}
+    assert not are_boxes(out(name, values), -1)
