@@ -340,7 +340,9 @@ def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
         # a map about places in the input has such values too: its user may read where it is high
         found.append(Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels"))
     if placed and channels == 1:
-        found.append(Clue("segmentation", "shape", 0.5, "picture"))
+        # logits lie on both sides of 0: a depth, or how many there are, never lies below
+        deep = output.bounds[0] >= 0 and output.bounds[1] > 1
+        found.append(Clue("regression" if deep else "segmentation", "shape", 0.5, "picture"))
     elif placed and channels not in (3, 4) and channels <= 256 and not output.in_unit:
         found.append(Clue("segmentation", "shape", 1.0, "picture"))
         if output.ops & {"Resize", "Upsample", "ConvTranspose"}:

@@ -313,3 +313,10 @@ def test_four_values_that_are_called_a_box_are_no_labels(name, task):
     found = guess(seen(out(name, values, "Sigmoid")))
     assert {part.task for part in found.parts} == {task}
     assert not are_boxes(out(name, values), -1)
+
+
+def test_a_map_that_is_never_below_0_and_beyond_1_is_no_mask():
+    """A depth, whose mask over 0 would be the whole picture."""
+    depth = seen(out("disp", 3 + abs(normal(4, 1, 64, 64)), "Mul"))
+    assert {part.task for part in guess(depth).parts} == {"regression"}
+    assert "segmentation" in {part.task for part in guess(seen(out("disp", normal(4, 1, 64, 64), "Conv"))).parts}
