@@ -363,7 +363,7 @@ def _noise_like(output: SeenOutput, seen: SeenModel) -> bool:
     sizes = {name: one.size for name, one in seen.inputs.items() if one.ndim <= 1}
     read = any(one.shape == output.shape and one.dtype.kind == "f" for one in seen.inputs.values())
     numbers = [name for name, size in sizes.items() if size == 1]
-    if not read or not numbers:
+    if not read or not numbers or not output.flat.size:
         return False
     called = {word.lower() for name in numbers for word in re.findall(r"[A-Za-z]+", name)}
     level = output.flat.std()

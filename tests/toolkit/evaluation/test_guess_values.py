@@ -320,3 +320,10 @@ def test_a_map_that_is_never_below_0_and_beyond_1_is_no_mask():
     depth = seen(out("disp", 3 + abs(normal(4, 1, 64, 64)), "Mul"))
     assert {part.task for part in guess(depth).parts} == {"regression"}
     assert "segmentation" in {part.task for part in guess(seen(out("disp", normal(4, 1, 64, 64), "Conv"))).parts}
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_output_that_is_nan_throughout_is_no_noise():
+    """Without a word from numpy; that it is NaN the evaluation says."""
+    found = guess(denoiser(np.full((4, 1, 32, 32), np.nan, np.float32), np.zeros(1), "t"))
+    assert "noise" not in str(found.finding().values)
