@@ -19,7 +19,7 @@ from toolkit.report.findings.words import clause
 from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
 from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
-from toolkit.run.doubts import doubts_of, one_answer, shows_nothing
+from toolkit.run.doubts import do_not_differ, doubts_of, one_answer, shows_nothing
 
 if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult, Unrounded
@@ -258,7 +258,7 @@ def _lacks(
         return "objects"
     if tally in one_answer(found) or (tally.stands_in and standing is LimitStanding.UNPROVEN):
         return "other answer"
-    if shows_nothing(found):
+    if do_not_differ(found):
         return "varied samples"
     return "answers" if standing is LimitStanding.UNPROVEN else ""
 

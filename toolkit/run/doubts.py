@@ -73,6 +73,11 @@ def shows_nothing(found: EvaluationResult) -> bool:
     answers, alike = [tally for tally in found.tallies if not tally.stands_in], one_answer(found)
     if answers and all(tally.empty or tally in alike for tally in answers):
         return True
+    return do_not_differ(found)
+
+
+def do_not_differ(found: EvaluationResult) -> bool:
+    """Whether there is one sample, or all give the same values."""
     steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
     floats = found.outputs.keys() - set(found.discrete)
     return found.samples == 1 or (bool(floats) and floats <= steady)
