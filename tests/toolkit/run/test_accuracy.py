@@ -234,7 +234,7 @@ def test_the_table_of_parts_says_what_an_unproven_part_lacks():
     nothing = AnswerTally(boxes, 400, 400, 0.99, figure="detections")
     assert standings(nothing, samples=400) == "not proven: the samples hold nothing that is found"
     for tally in (AnswerTally(single, 400, 400, 0.99, only=0), AnswerTally(beside, 100, 400, 0.99)):
-        assert standings(tally, samples=400, outputs=steady) == "not proven: the samples show one answer alone"
+        assert standings(tally, samples=400, outputs=steady) == "not proven: the samples show only one answer"
     tokens = AnswerTally(OutputPart("generation", ("logits",)), 40, 40, 0.99)
     assert standings(tokens, samples=4) == "not proven: too few positions"
 

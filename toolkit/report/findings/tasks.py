@@ -95,7 +95,7 @@ def limit_words(part: PartFigures) -> str:
 _LACKING = {
     "answers": "not proven: too few {unit}s",
     "objects": "not proven: the samples hold nothing that is found",
-    "other answer": "not proven: the samples show one answer alone",
+    "other answer": "not proven: the samples show only one answer",
     "varied samples": "not proven: the samples do not differ",
 }
 
