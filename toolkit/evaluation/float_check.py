@@ -39,7 +39,7 @@ class FloatCheck:
         self._settled = settled
         self.name, self.options = metric, replace(options, output=output)
         self._metric = make_metric(metric, output, False, options)
-        self._yardstick = baseline(metric)
+        self._baseline = baseline(metric)
         self._answers = ClassAnswers()
         self.samples = 0
 
@@ -62,7 +62,7 @@ class FloatCheck:
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             self._answers.take(scores, label)
             self._take_single(outputs, labels)
-        self._yardstick.take(scores, label)
+        self._baseline.take(scores, label)
 
     def _take_single(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         line = self.options.threshold
@@ -79,14 +79,14 @@ class FloatCheck:
 
     def silence(self) -> str | None:
         """What the labels of these samples lack for the metric to be a number; None where it is one."""
-        if self._yardstick.told or not self.samples or not math.isnan(self._metric.value()):
+        if self._baseline.told or not self.samples or not math.isnan(self._metric.value()):
             return None
-        return self._yardstick.silent
+        return self._baseline.silent
 
     @property
     def spread(self) -> float:
         """What mse or mae would be for the best constant, in the metric's unit; 0 for other metrics."""
-        return self._yardstick.spread
+        return self._baseline.spread
 
     def suspicion(self) -> Finding | None:
         """What is plainly wrong, with what explains it where that can be seen; None where nothing is."""
@@ -96,7 +96,7 @@ class FloatCheck:
         known = {"metric": self.name, "value": value, "samples": self.samples}
         if self._answers.count:
             return self._answers.suspicion(known)
-        useless = self._yardstick.useless(value, self.samples)
+        useless = self._baseline.useless(value, self.samples)
         reach = self._metric.reach() if isinstance(self._metric, MeanAveragePrecision) and useless is not None else None
         if reach is not None and max(reach) > _OTHER_UNIT * min(reach):
             return EvaluationCode.LABELS_IN_OTHER_UNIT(**known, boxes=reach[0], labels=reach[1])
@@ -111,5 +111,5 @@ class FloatCheck:
         value = self.value()
         if value is None:
             return 0.0
-        skill = self._answers.skill() if self._answers.count else self._yardstick.skill(value)
+        skill = self._answers.skill() if self._answers.count else self._baseline.skill(value)
         return min(max(skill, 0.0), 1.0)

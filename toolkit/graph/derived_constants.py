@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import onnx
-from onnx import AttributeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
-from toolkit.graph.nodes import ONNX_DOMAINS
+from toolkit.graph.nodes import ONNX_DOMAINS, held_by
 
 _COMPUTES = frozenset(
     {"Abs", "Add", "Div", "Exp", "Log", "Mean", "MatMul", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMax",
@@ -37,8 +37,7 @@ def made_in_bfloat16(
         kinds.pop(one.name, None)
     found, bodies = list[str](), list[onnx.GraphProto]()
     for node in graph.node:
-        bodies += [one.g for one in node.attribute if one.type == AttributeProto.GRAPH]
-        bodies += [one for each in node.attribute if each.type == AttributeProto.GRAPHS for one in each.graphs]
+        bodies += held_by(node)
         of_constants = all(not name or name in kinds for name in node.input)
         if node.domain not in ONNX_DOMAINS or len(node.output) != 1 or not of_constants:
             continue

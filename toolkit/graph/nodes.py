@@ -23,6 +23,8 @@ _LIKE_FIRST_OF = {
 """The same in other domains, of which onnx infers nothing; those of onnxruntime by its ContribOperators.md."""
 _FLOATS = frozenset({"Scaler", "Normalizer"})
 """Those that give float32 for any numbers (ONNX's Operators-ml.md)."""
+_INT, _FLOAT = 2, 1
+"""AttributeProto.INT and TensorProto.FLOAT, by number since onnx is not loaded here."""
 _SUM = 3
 """Where SkipLayerNormalization and its like also give the sum that they normalize."""
 
@@ -73,7 +75,7 @@ def let_inference_through(graph: onnx.GraphProto) -> None:
             del node.attribute[:]
             if floats:
                 attribute = node.attribute.add()
-                attribute.name, attribute.type, attribute.i = "to", 2, 1
+                attribute.name, attribute.type, attribute.i = "to", _INT, _FLOAT
         for place, first, made in reversed(sums):
             each.node.insert(place, type(node)(op_type="Identity", input=[first], output=[made]))
 

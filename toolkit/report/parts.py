@@ -64,7 +64,7 @@ class OutputError(Measured):
     @property
     def unknown(self) -> bool:
         """Whether there is no figure."""
-        return self.sqnr_db is None and self.max_abs is None
+        return super().incomparable
 
     @property
     def incomparable(self) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from toolkit.run.task import TaskRecord
 
 _FEW_LOST, _CLEARLY = 0.05, 3.0
+"""The share of answers that an output without a limit may lose before that is a doubt, and how many times what the
+metric's own output loses."""
 
 
 def doubts_of(

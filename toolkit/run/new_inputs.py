@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from toolkit.base.text import plain, toml_string
 from toolkit.contract.findings import Finding
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.assemble import reads
 from toolkit.graph.model import Model
+from toolkit.graph.pasts import reached
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 
@@ -22,26 +21,15 @@ from toolkit.report.findings import sentence
 def deciding_inputs(model: Model) -> dict[str, list[str]]:
     """By input of one value of fixed size the nodes of the main graph that it decides alone, all of them Ifs."""
     found: dict[str, list[str]] = {}
+    inputs = {t.name for t in model.graph.inputs}
     single = {t.name for t in model.graph.inputs if t.shape is not None and all(extent == 1 for extent in t.shape)}
-    for node in model.nodes:
-        if node.op != "If":
-            continue
-        read = _read_by(model, node.inputs[0])
+    conditions = {node.name: node.inputs[0].name for node in model.nodes if node.op == "If"} if single else {}
+    sources = reached(model, set(conditions.values()))
+    for name, condition in conditions.items():
+        read = sources[condition] & inputs
         if len(read) == 1 and read <= single:
-            found.setdefault(read.pop(), []).append(node.name)
+            found.setdefault(read.pop(), []).append(name)
     return found
-
-
-def _read_by(model: Model, tensor: gs.Tensor) -> set[str]:
-    """The model's inputs that a tensor is computed from, within the subgraphs of nodes too."""
-    inputs, makers = {t.name for t in model.graph.inputs}, {t.name: node for node in model.nodes for t in node.outputs}
-    known, waiting = set[str](), [tensor.name]
-    while waiting:
-        name = waiting.pop()
-        if name not in known:
-            known.add(name)
-            waiting += reads(makers[name]) if name in makers else ()
-    return known & inputs
 
 
 def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple[list[str], list[Finding]]:
