@@ -9,7 +9,7 @@
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
 # guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip|:resnet18|:resnet50-b32 ...],
 # run:FOLDER[:SECONDS] (a whole `qtool run`, of what bench_recogniser prepares in .gpu/carried/FOLDER before gpu_pack.sh),
-# ray:MODEL[:LEVEL] (kind nvidia-h100-x2; ray.tar.xz of `gpu_pack.sh`'s last lines is sent like a part),
+# ray:MODEL[:LEVEL] (a kind with several GPUs, all of them or RAY_CARDS=0,1; ray.tar.xz of `gpu_pack.sh`'s last lines is sent like a part),
 # placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...[:kernels]]]].
 # The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a
 # call's end does not end them; several starts run side by side. In placement TensorRT times each kernel eight times,
@@ -68,7 +68,8 @@ job() {
     ray:*)
       IFS=: read -r _ model level <<< "$1"
       [ -d /tmp/gpu/site/ray ] || tar -xJf /tmp/gpu/ray.tar.xz -C /tmp/gpu/site
-      env -u CUDA_VISIBLE_DEVICES TMPDIR=/tmp RAY_AUTH_MODE=disabled \
+      all=$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)
+      env CUDA_VISIBLE_DEVICES="${RAY_CARDS:-$all}" TMPDIR=/tmp RAY_AUTH_MODE=disabled \
         python3.10 -m tests.benchmarks.bench_cluster_gpu /tmp/models "/tmp/ray-$model" "$model" ${level:+"$level"} ;;
     placement:*)
       IFS=: read -r _ model rows level batches kernels <<< "$1"
