@@ -15,17 +15,19 @@ def float_reason(name: str, precision: str, found: SearchResult, budget: Budget,
     Args:
         name: the layer's node.
         precision: the type that the others are quantized to.
-        found: the plan, and what the search measured of the layers, unless everything quantized met the budget at once.
+        found: the plan, and what the search measured of the layers, unless everything quantized met the budget at once
+            or was not faster.
         budget: what the search kept.
         share: the layer's share of all multiply-accumulates, 0 to 1; None where it is not known.
     """
     sensitivity = found.sensitivity
     if sensitivity is None and found.no_plan is not None:
         return KeptCode.NO_PLAN(precision=precision)
-    if sensitivity is None and not found.best.quantized:
-        return KeptCode.NONE_FASTER(precision=precision)
     if sensitivity is None:
-        return Code.KEPT_FOR_TIME(precision=precision)
+        # a plan whose predicted time rules it out is not run, so nothing is known of its accuracy
+        met = any(not plan.kept and plan.meets for plan in found.plans)
+        code = Code.KEPT_FOR_TIME if found.best.quantized else KeptCode.NONE_FASTER
+        return code(precision=precision, met=met)
     if name in found.idle:
         return KeptCode.NO_FASTER(precision=precision)
     group = next((one for one in sensitivity.groups if one.name == name), None)

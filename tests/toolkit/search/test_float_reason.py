@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,19 @@ def level(db: float, **more: float) -> Outcome:
 
 
 def found(
-    sensitivity: Sensitivity | None, idle: tuple[str, ...] = (), share: float = 0.5, **more: float
+    sensitivity: Sensitivity | None,
+    idle: tuple[str, ...] = (),
+    share: float = 0.5,
+    others: tuple[SearchedPlan, ...] = (),
+    **more: float,
 ) -> SearchResult:
     exact = level(math.inf, **more)
-    return SearchResult(SearchedPlan(("a",), {}, exact, {}, 1.0, share), [], 1, sensitivity, exact, idle=idle)
+    best = SearchedPlan(("a",), {}, exact, {}, 1.0, share)
+    return SearchResult(best, [*others, best], 1 + len(others), sensitivity, exact, idle=idle)
+
+
+def all_quantized(**more: Any) -> SearchedPlan:
+    return SearchedPlan((), {}, level(40), **{"lacks": {}, "seconds": 2.0, "quantized": 1.0, **more})
 
 
 def reason(alone: float, without: float, full: float, budget: Budget, **more: float) -> Finding:
@@ -82,14 +92,27 @@ def test_a_metric_that_was_not_measured_is_not_claimed_to_be_kept():
 
 def test_without_measurements_only_what_is_known_is_said():
     budget = Budget(min_sqnr_db=30)
-    assert float_reason("a", "int8", found(None), budget, None) == Code.KEPT_FOR_TIME(precision="int8")
+    slower = found(None, others=(all_quantized(),))
+    assert float_reason("a", "int8", slower, budget, None) == Code.KEPT_FOR_TIME(precision="int8", met=True)
     empty = Sensitivity("fast", [GroupResult("a", "Conv")], level(20))
     assert float_reason("a", "int8", found(empty), budget, None) == Code.KEPT_MISSES(precision="int8")
 
 
 def test_where_every_layer_stays_float_for_time_no_plan_with_this_one_alone_float_is_claimed_to_be_faster():
-    why = float_reason("a", "int8", found(None, share=0.0), Budget(min_sqnr_db=30), None)
-    assert why == KeptCode.NONE_FASTER(precision="int8") and "no plan" in sentence(why)
+    slower = found(None, share=0.0, others=(all_quantized(),))
+    why = float_reason("a", "int8", slower, Budget(min_sqnr_db=30), None)
+    assert why == KeptCode.NONE_FASTER(precision="int8", met=True) and "no plan" in sentence(why)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "others", [(), (all_quantized(lacks={"min_sqnr_db": 2.0}),), (all_quantized(batches=1, of=2),)],
+    ids=["not run", "misses it", "run on some of the samples"],
+)  # fmt: skip
+def test_that_all_layers_meet_the_budget_is_said_only_where_that_was_measured(share, others):
+    why = float_reason("a", "int8", found(None, share=share, others=others), Budget(min_sqnr_db=30), None)
+    assert why.values["met"] is False
+    assert "faster" in sentence(why) and "meet the accuracy budget" not in sentence(why)
 
 
 def test_a_layer_that_would_gain_no_time_is_not_kept_for_the_budget():

@@ -77,6 +77,18 @@ def _all_float(by_time: bool, faster: int) -> str:
     return f"Every layer stays in float: {plans} tried {verb} predicted to be faster, none within budget."
 
 
+def _kept_for_time(precision: str, met: bool = True) -> str:
+    faster = "the plan with this one in float is faster"
+    return f"all layers in {precision} meet the accuracy budget, but {faster}" if met else faster
+
+
+def _none_faster(precision: str, met: bool = True) -> str:
+    faster = f"no plan with a layer in {precision} is faster"
+    if met:
+        return f"all layers in {precision} meet the accuracy budget, but {faster}"
+    return f"{faster}, so what {precision} costs in accuracy was not measured"
+
+
 def _no_plan(
     dtype: str, plans: int, limits: tuple[str, ...], by: tuple[float | str, ...], rest: str, helped: bool
 ) -> str:
@@ -284,12 +296,8 @@ SEARCH: Table = {
     ),
     Code.SEARCH_SECOND_TYPE: _second_type,
     Code.STAYS: "stays {precision}",
-    Code.KEPT_FOR_TIME: (
-        "all layers in {precision} meet the accuracy budget, but the plan with this one in float is faster"
-    ),
-    KeptCode.NONE_FASTER: (
-        "all layers in {precision} meet the accuracy budget, but no plan with a layer in {precision} is faster"
-    ),
+    Code.KEPT_FOR_TIME: _kept_for_time,
+    KeptCode.NONE_FASTER: _none_faster,
     KeptCode.NO_PLAN: "no plan tried with a layer in {precision} meets the accuracy budget, and all float does",
     KeptCode.NO_FASTER: "the engine is predicted to be no faster with it in {precision}",
     Code.KEPT_MISSES: "the accuracy budget is missed with it in {precision}",
