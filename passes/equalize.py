@@ -71,18 +71,20 @@ class Equalize(Helper):
     def _pair(
         self, model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node, context: Context
     ) -> tuple[str, str] | None:
-        """The layer and the only layer that reads its result, or None with a line in the journal.
+        """The layer and the only layer that reads its result, or None; a refusal gets a line in the journal.
 
         ``inner`` names the tensors that subgraphs read.
         """
-        found = _next_layer(model, forms, facts, inner, first)
+        second = _next_layer(model, forms, facts, inner, first)
         why: Finding | None = None
-        if isinstance(found, Finding):
-            why = found
-        elif found is not None:
-            why = _unsuitable(model, first, found)
-            if why is None and not (_transposed(first) or _transposed(found)):
-                return str(first.name), str(found.name)
+        if isinstance(second, Finding):
+            why = second
+        elif second is not None:
+            why = _not_constant(model, first, second)
+            if why is None and not (_transposed(first) or _transposed(second)):
+                if LayerWeights.channels(model, first)[0] == LayerWeights.channels(model, second)[1]:
+                    return str(first.name), str(second.name)
+                why = Code.CHANNELS(other=second.name)
         if why is not None:
             context.journal.declined(first.name, why)
         return None
@@ -113,17 +115,13 @@ def _next_layer(
         tensor = node.outputs[0]
 
 
-def _unsuitable(model: Model, first: gs.Node, second: gs.Node) -> Finding | None:
-    """Why the channels between two layers cannot be evened out in their weights; None where they can."""
+def _not_constant(model: Model, first: gs.Node, second: gs.Node) -> Finding | None:
+    """Which of the operands that are scaled is computed, or a weight that other nodes read; None where none is."""
     operands = [layer.inputs[1] for layer in (first, second)]
     if any(model.constant(t) is None or len(t.outputs) > 1 for t in operands):
         return Code.WEIGHTS(part="weight")
     if len(first.inputs) > 2 and not first.inputs[2].is_empty() and model.constant(first.inputs[2]) is None:
         return Code.WEIGHTS(part="bias")
-    if _transposed(first) or _transposed(second):
-        return None
-    if LayerWeights.channels(model, first)[0] != LayerWeights.channels(model, second)[1]:
-        return Code.CHANNELS(other=second.name)
     return None
 
 
@@ -174,5 +172,6 @@ def _change(factor: Array) -> float:
 
 
 def _unevenness(ranges: Array) -> float:
+    """The largest range of a channel over the median of all channels."""
     median = float(np.median(ranges))
     return float(ranges.max()) / median if median > 0 else float("inf")
