@@ -105,33 +105,37 @@ class Context:
         """
         if tensors is not None and not tensors:
             return Ranges()
-        wanted = set(tensors or ())
-        known = self.known_ranges
+        known, wanted = self.known_ranges, set(tensors or ())
         if known is not None and wanted and all(known.fits(name, dtype) for name in wanted):
             return known
         if self.provider is None:
-            if known is not None and (not wanted or any(known.fits(name, dtype) for name in wanted)):
-                return known
-            raise no_ranges(known, wanted, dtype)
+            if known is None or (wanted and not _any_fits(known, wanted, dtype)):
+                raise no_ranges(known, wanted, dtype)
+            return known
         subject = model or self.model
         if subject is None:
             raise RangesError("context.ranges() was called outside a pass", remedy="pass the model: ranges(model)")
         found = self.provider(subject, tensors, dtype)
         if known is not None:
-            given = {n: r for n, r in known.tensors.items() if r.method in GIVEN}
-            found.tensors.update({n: r for n, r in given.items() if r.holds_for(dtype) or n not in found.tensors})
+            _put_given(known, found, dtype)
+        self._record_unranged(found, wanted, dtype)
+        self.known_ranges = found
+        if known is not None and wanted:
+            self.known_ranges = _with_other_types(found, known, wanted, dtype)
+        return found
+
+    def _record_unranged(self, found: Ranges, wanted: Collection[str], dtype: Precision) -> None:
+        """Record why ``wanted`` tensors got no range.
+
+        Raises:
+            RangesError: none of them has a range of that type, and not all could be calibrated.
+        """
         lacking = [name for name in wanted if name not in found.tensors] if self.can_calibrate else []
-        if len(lacking) < len(wanted) and not any(found.fits(name, dtype) for name in wanted):
+        if len(lacking) < len(wanted) and not _any_fits(found, wanted, dtype):
             raise no_ranges(found, wanted, dtype)
         for name in wanted:
             self.unranged.pop(name, None)
         self.unranged |= {name: found.missing.get(name, Code.NOT_CALIBRATED()) for name in lacking}
-        self.known_ranges = found
-        if known is not None and wanted:
-            # what tensors of another type were given stays theirs
-            others = {n: r for n, r in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
-            self.known_ranges = replace(found, tensors={**found.tensors, **others})
-        return found
 
     @property
     def keeps_graph(self) -> bool:
@@ -201,8 +205,24 @@ class Context:
         return self.logs if self.logs is not None else self.folder
 
 
+def _any_fits(ranges: Ranges, tensors: Collection[str], dtype: Precision) -> bool:
+    return any(ranges.fits(name, dtype) for name in tensors)
+
+
+def _put_given(known: Ranges, found: Ranges, dtype: Precision) -> None:
+    """Put the ranges given by hand in place of calibrated ones; those for another type only where there is none."""
+    given = {name: one for name, one in known.tensors.items() if one.method in GIVEN}
+    found.tensors.update({n: one for n, one in given.items() if one.holds_for(dtype) or n not in found.tensors})
+
+
+def _with_other_types(found: Ranges, known: Ranges, wanted: Collection[str], dtype: Precision) -> Ranges:
+    """The ranges found; tensors that were not asked for keep the ranges that they have for other types."""
+    others = {n: one for n, one in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
+    return replace(found, tensors={**found.tensors, **others})
+
+
 def no_ranges(known: Ranges | None, wanted: Collection[str], dtype: Precision) -> RangesError:
-    """That of none of the tensors there is a range that holds for the type."""
+    """The error that none of the ``wanted`` tensors has a range of that type; tells what ranges are known instead."""
     tensors = known.tensors if known is not None else {}
     other = sorted(name for name in wanted if name in tensors)
     shown = ", ".join(f"'{name}'" for name in (other or sorted(wanted))[:3])
