@@ -31,8 +31,8 @@ _POOLED = frozenset(
 _NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "LpNormalization"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
-_BLANKS, _TWO_SIDED = 0.25, 0.9
-_NO_PICTURE = 0.25
+_ENLARGE = frozenset({"Resize", "Upsample", "ConvTranspose"})
+_BLANKS, _TWO_SIDED, _NO_PICTURE = 0.25, 0.9, 0.25
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
 _CENTRED, _NORMAL = 0.2, 2.0
@@ -318,40 +318,60 @@ def _scaled(own: int, other: int) -> bool:
 
 
 def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
-    channels = output.shape[axis] if axis is not None else 1
+    """Clues from a map of height and width, with its channels along ``axis``; None where it has no such axis."""
     found = [Clue("regression", "shape", 1.0, "map")]
-    if axis is not None and not output.ops & _SHARES:
-        kind = "peaks" if peak_height(output, axis) is not None else ""
-        kind = kind or ("unlike scales" if unlike_scales(output, axis) else "boxes" if are_boxes(output, axis) else "")
-        if kind:
-            return [*found, Clue("regression", "values", 2.0, kind)]
+    kind = _kind_of_channels(output, axis) if axis is not None and not output.ops & _SHARES else ""
+    if kind:
+        return [*found, Clue("regression", "values", 2.0, kind)]
     if not output.in_unit and _noise_like(output, seen):
         found.append(Clue("regression", "values", 2.5, "noise"))
-    placed = _picture(output, seen)
-    if axis is not None and channels > 1 and output.sums_to_one(axis):
+    channels, placed = output.shape[axis] if axis is not None else 1, _picture(output, seen)
+    found += [*_probabilities(output, axis, channels), *_levels(output, channels, placed)]
+    return [*found, *_placed(output, channels)] if placed else found
+
+
+def _kind_of_channels(output: SeenOutput, axis: int) -> str:
+    """What plain values the channels of a map hold: peaks, values of unlike scales, or boxes; empty if none of them."""
+    if peak_height(output, axis) is not None:
+        return "peaks"
+    if unlike_scales(output, axis):
+        return "unlike scales"
+    return "boxes" if are_boxes(output, axis) else ""
+
+
+def _probabilities(output: SeenOutput, axis: int | None, channels: int) -> list[Clue]:
+    """Clues from a map of probabilities of classes, by its values and the operator that makes it."""
+    sums_to_one, found = axis is not None and output.sums_to_one(axis), list[Clue]()
+    if sums_to_one and channels > 1:
         found.append(Clue("segmentation", "values", 2.0, "softmax"))
     if output.ops & _SHARES:
         found.append(Clue("segmentation", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
-    if output.in_unit and "Sigmoid" in output.ops and (channels == 1 or axis is None or not output.sums_to_one(axis)):
+    if output.in_unit and "Sigmoid" in output.ops and (channels == 1 or not sums_to_one):
         found.append(Clue("segmentation", "operator", 1.0, "Sigmoid"))
+    return found
+
+
+def _levels(output: SeenOutput, channels: int, placed: bool) -> list[Clue]:
+    """Clues from the values of a map of one or three channels: a mask's lie near 0 and 1, an image's in its range."""
     if channels == 1 and output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED:
-        found.append(Clue("segmentation", "values", 1.5, "two-sided"))
-    elif channels in (1, 3) and placed and _pixels(output):
+        return [Clue("segmentation", "values", 1.5, "two-sided")]
+    if channels in (1, 3) and placed and _pixels(output):
         # a map about places in the input has such values too: its user may read where it is high
-        found.append(Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels"))
-    if placed and channels == 1:
+        return [Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels")]
+    return []
+
+
+def _placed(output: SeenOutput, channels: int) -> list[Clue]:
+    """Clues from the channels of a map about places in the input image."""
+    if channels == 1:
         # logits lie on both sides of 0: a depth, or how many there are, never lies below
         deep = output.bounds[0] >= 0 and output.bounds[1] > 1
-        found.append(Clue("regression" if deep else "segmentation", "shape", 0.5, "picture"))
-    elif placed and channels not in (3, 4) and channels <= 256 and not output.in_unit:
-        found.append(Clue("segmentation", "shape", 1.0, "picture"))
-        if output.ops & {"Resize", "Upsample", "ConvTranspose"}:
-            found.append(
-                Clue("segmentation", "operator", 1.0, sorted(output.ops & {"Resize", "Upsample", "ConvTranspose"})[0])
-            )
-    elif placed:
-        found.append(Clue("regression", "shape", 0.5, "picture"))
-    return found
+        return [Clue("regression" if deep else "segmentation", "shape", 0.5, "picture")]
+    if channels in (3, 4) or channels > 256 or output.in_unit:
+        return [Clue("regression", "shape", 0.5, "picture")]
+    enlarging = sorted(output.ops & _ENLARGE)
+    operator = [Clue("segmentation", "operator", 1.0, enlarging[0])] if enlarging else []
+    return [Clue("segmentation", "shape", 1.0, "picture"), *operator]
 
 
 def _noise_like(output: SeenOutput, seen: SeenModel) -> bool:
