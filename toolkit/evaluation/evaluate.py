@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -105,74 +106,28 @@ def evaluate(
         QtoolError: the samples do not fit, or a model or the metric fails on them.
     """
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
-    batch = answers.batch(batch) if answers is not None else batch
     paired, plain = prepared() if prepared is not None else subject, None
     if prepared is not None:
         # before sessions are opened: it takes a copy of a large graph, most of which is freed again
         plain = float_form() if float_form is not None else without_pairs(paired).settle()
+    batch = answers.batch(batch) if answers is not None else batch
     total = min(len(data), samples) if samples else len(data)
-    few = min(_FEW_SAMPLES, max(total // _FEW_OF, 1))
     floats = FloatOutputs(reference)
+    steps = _EvaluationSteps(reference, subject, data, floats, kept, progress, total, batch, together(metric))
     exact, rescaled, told = reference, set[str](), list[Finding]()
     if plain is not None:
-        exact, rescaled, told = node_reference(reference, plain, floats.session(), data, few)
-    rounded, unrounded = _rounded(subject)
-    # onnxruntime has no kernels for bfloat16: by itself it runs no such model
-    by_itself, size = rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
-    extra = extra_tensors(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
-    if extra:
-        parts = _parts(data.first(total), by_itself and size <= _MOST_UNROUNDED, together(metric))
-        asked = chain(first_samples(data, 1, few), *(some.batches(batch) for some in parts))
-        floats.precompute((part.inputs for part in asked), kept.precomputed())
-    # of a graph of so many nodes few runs do not pay for what is rewritten of it
-    once = rounded is not None and total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES
-    written = SerializedModel.of(rounded) if rounded is not None else None
-    lowered = MeasuredForm(subject, written, extra=extra, optimise=not once)
-    del rounded
+        exact, rescaled, told = node_reference(reference, plain, floats.session(), data, steps.few)
+    lowered, rounding_notes = steps.lowered()
     form, other_session, notes = _runnable(reference, floats, lowered, data, prepared)
     named = counterparts(reference, form.model, floats.outputs)
     runs: list[Run] = [floats.run, partial(run_on, other_session, named=named)]
-    unrounded_runs: list[Run] = []
-    by_itself &= form.rounded is not None
-    if by_itself and size > _MOST_UNROUNDED:
-        notes.append(EvaluationCode.UNROUNDED_LEFT_OUT(nodes=size, most=_MOST_UNROUNDED))
-    elif by_itself:
-        try:
-            unrounded_runs.append(run_natively(subject, named, data))
-        except (ModelError, BackendError) as error:
-            notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200)))
+    native_runs, native_notes = steps.native_runs(form, named)
     compared = partial(OutputComparison, reference, metric, output, allow_code, floats.outputs, answers, options)
-    judged = _parts(data.first(total), bool(unrounded_runs), together(metric))
-    whole, other = compared(parts=len(judged)), OtherArithmetic(compared, answers)
-    fitted: set[str] = set()
-    rounded_too = None
-    for place, some in enumerate(judged, 1):
-        # stopping it here waits for the batch being computed, which is kept; its sessions go when it ends
-        with closing(
-            prefetched(some.batches(batch), partial(_kept_outputs, kept, [*runs, *unrounded_runs]))
-        ) as batches:
-            for part, (wanted, *found) in batches:
-                with at_fault(part):
-                    whole.add(wanted, found[0], part.labels, part.count)
-                    if unrounded_runs:
-                        other.add(wanted, found, part.labels, part.count)
-                fitted.update(part.profiles)
-                progress("evaluate", whole.samples, total)
-        # the rest is not run so, and its session goes
-        unrounded_runs.clear()
-        if place < len(judged):
-            rounded_too = whole.so_far()
-    result = whole.result()
-    result.unrounded = other.result(whole.samples, rounded_too)
-    result.form, result.notes = form.name, [*unrounded, *notes, *result.notes]
-    result.notes += [
-        EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=whole.samples)
-        for name in data.profiles.names
-        if name not in fitted
-    ]
+    result = steps.compare(runs, native_runs, compared, answers)
+    result.form, result.notes = form.name, [*rounding_notes, *notes, *native_notes, *result.notes]
     # asked only where there is something that default optimizations are known to change
     nodes = rewritten(subject) if form.name == "lowered" else []
-    outputs = outputs_of(runs[:2], data, few) if nodes else []
+    outputs = outputs_of(runs, data, steps.few) if nodes else []
     del other_session, runs
     floats.give_back()
     return_free_blocks()
@@ -189,6 +144,129 @@ def evaluate(
     return result
 
 
+@dataclass(frozen=True)
+class _EvaluationSteps:
+    """What the steps of an evaluation share.
+
+    Attributes:
+        reference: the float model.
+        subject: the model to be measured.
+        data: the samples.
+        floats: the float model's outputs.
+        kept: what a killed evaluation had computed, and where this one stores it.
+        progress: called with the current task, the amount done, and the total.
+        total: how many of the samples are compared.
+        batch: the most samples to run at once.
+        together: how many successive samples the metric judges together.
+    """
+
+    reference: Model
+    subject: Model
+    data: CalibrationData
+    floats: FloatOutputs
+    kept: EvaluationCheckpoint
+    progress: Progress
+    total: int
+    batch: int
+    together: int
+
+    @property
+    def few(self) -> int:
+        """How many samples tell which form of a model to look at."""
+        return min(_FEW_SAMPLES, max(self.total // _FEW_OF, 1))
+
+    def lowered(self) -> tuple[MeasuredForm, list[Finding]]:
+        """The model as it is measured where onnxruntime can run it, and notes on its rounding.
+
+        With very many nodes the float model's outputs are computed here, so that its session goes before this one's.
+        """
+        rounded, notes = _rounded(self.subject)
+        if rounded is None:
+            return MeasuredForm(self.subject), notes
+        extra = extra_tensors(self.reference, self.subject, rounded, self.data, self.batch)
+        if extra:
+            parts = self._parts(self._computes_natively() and len(self.subject.graph.nodes) <= _MOST_UNROUNDED)
+            asked = chain(first_samples(self.data, 1, self.few), *(some.batches(self.batch) for some in parts))
+            self.floats.precompute((part.inputs for part in asked), self.kept.precomputed())
+        # of a graph of so many nodes few runs do not pay for what is rewritten of it
+        once = self.total <= _FEW_SAMPLES and len(rounded.proto.graph.node) > MOST_NODES
+        return MeasuredForm(self.subject, SerializedModel.of(rounded), extra=extra, optimise=not once), notes
+
+    def native_runs(self, form: MeasuredForm, named: Mapping[str, str]) -> tuple[list[Run], list[Finding]]:
+        """Running the model as onnxruntime itself computes it where that may differ from ``form``; and notes.
+
+        No run where it does not differ, has too many nodes, or fails.
+        """
+        if form.rounded is None or not self._computes_natively():
+            return [], []
+        size = len(self.subject.graph.nodes)
+        if size > _MOST_UNROUNDED:
+            return [], [EvaluationCode.UNROUNDED_LEFT_OUT(nodes=size, most=_MOST_UNROUNDED)]
+        try:
+            return [run_natively(self.subject, named, self.data)], []
+        except (ModelError, BackendError) as error:
+            return [], [EvaluationCode.UNROUNDED_NOT_RUN(why=on_one_line(error.what, 200))]
+
+    def compare(
+        self,
+        runs: Sequence[Run],
+        native_runs: list[Run],
+        compared: Callable[..., OutputComparison],
+        answers: Answers | None,
+    ) -> EvaluationResult:
+        """Compare the outputs for all samples, batch by batch.
+
+        Args:
+            runs: the float model's, and the measured model's.
+            native_runs: what ``native_runs`` returned; emptied as soon as its samples have been run.
+            compared: creates an object that compares outputs with the float model's.
+            answers: reads outputs as the task says; None without a task.
+        """
+        judged = self._parts(bool(native_runs))
+        whole, other = compared(parts=len(judged)), OtherArithmetic(compared, answers)
+        fitted: set[str] = set()
+        rounded_too = None
+        for place, some in enumerate(judged, 1):
+            # stopping it here waits for the batch being computed, which is kept; its sessions go when it ends
+            with closing(
+                prefetched(some.batches(self.batch), partial(_kept_outputs, self.kept, [*runs, *native_runs]))
+            ) as batches:
+                for part, (wanted, *found) in batches:
+                    with at_fault(part):
+                        whole.add(wanted, found[0], part.labels, part.count)
+                        if native_runs:
+                            other.add(wanted, found, part.labels, part.count)
+                    fitted.update(part.profiles)
+                    self.progress("evaluate", whole.samples, self.total)
+            # the rest is not run so, and its session goes
+            native_runs.clear()
+            if place < len(judged):
+                rounded_too = whole.so_far()
+        result = whole.result()
+        result.unrounded = other.result(whole.samples, rounded_too)
+        result.notes += [
+            EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=whole.samples)
+            for name in self.data.profiles.names
+            if name not in fitted
+        ]
+        return result
+
+    def _computes_natively(self) -> bool:
+        """Whether onnxruntime has kernels for the model's 16-bit types: for bfloat16 it has none."""
+        return "bf16" not in _narrow_types(self.subject)
+
+    def _parts(self, apart: bool) -> list[CalibrationData]:
+        """The samples in two parts where some are run as onnxruntime itself computes the model: these, evenly spread,
+        and the rest.
+        """
+        data = self.data.first(self.total)
+        if not apart or len(data) <= _FEW_SAMPLES:
+            return [data]
+        share = max(_UNROUNDED_SHARE, min(_UNROUNDED_LEAST / max(len(data), 1), _UNROUNDED_OF_FEW))
+        others, some = data.split(share, together=self.together)
+        return [some, others]
+
+
 def _kept_outputs(kept: EvaluationCheckpoint, runs: Sequence[Run], part: Batch) -> Sequence[Mapping[str, Array]]:
     """The outputs of the float model and of the others for the same samples, computed where they are not kept."""
     return kept.outputs(part.inputs, partial(_outputs, runs), len(runs))
@@ -196,17 +274,6 @@ def _kept_outputs(kept: EvaluationCheckpoint, runs: Sequence[Run], part: Batch) 
 
 def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
     return [run(inputs) for run in runs]
-
-
-def _parts(data: CalibrationData, apart: bool, parted: int) -> list[CalibrationData]:
-    """The samples in two parts where some are run as onnxruntime itself computes the model: these, evenly spread, and
-    the rest.
-    """
-    share = max(_UNROUNDED_SHARE, min(_UNROUNDED_LEAST / max(len(data), 1), _UNROUNDED_OF_FEW))
-    if not apart or len(data) <= _FEW_SAMPLES:
-        return [data]
-    others, some = data.split(share, together=parted)
-    return [some, others]
 
 
 def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
