@@ -1,16 +1,12 @@
-"""The evaluation judged by the budget: what was missed, and what could not be judged."""
+"""The evaluation as the report holds it: its figures, the verdict of the limits, and what could not be judged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.contract.findings import Finding
-from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.intervals import LimitStanding, around
-from toolkit.evaluation.metric_table import is_share, usual_limits
-from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
+from toolkit.evaluation.metric_table import is_share
 from toolkit.evaluation.tasks import CLASS_TASKS, ranked_outputs, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -20,6 +16,7 @@ from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
 from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
 from toolkit.run.doubts import do_not_differ, doubts_of, one_answer, shows_nothing
+from toolkit.run.judgement import judge
 
 if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult, Unrounded
@@ -58,23 +55,11 @@ def accuracy_of(
         if not asked:
             return None
         return Accuracy(budget=budget.max_drop, met=False, misses=[sentence(ReportCode.BUDGET_WITHOUT_DATA())])
-    limits = _limits(budget, found)
-    by_task = judged_by_task(limits, task.answers if task is not None else None, found.metric is not None)
-    counts = by_task or limits["min_unchanged"] is not None
-    shares = [*_metric_shares(limits, found), *_agreements(limits, found)]
-    if counts:
-        # values that stand in for answers prove no loss: what is said of the samples says that
-        shares += [of_tally(one, limits["min_unchanged"]) for one in found.tallies if not one.stands_in]
-    misses = [*_metric_misses(limits, found), *_output_misses(budget, found)]
-    misses += _answer_misses(found.tallies, limits["min_unchanged"]) if counts else []
-    notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
-    few, interval = too_few(shares), _interval(found)
-    doubts = doubts_of(found, None if misses else few, task, limited=counts)
     drawing = list(task.unlike if source == _HERE else task.drawing) if task is not None else []
-    misses = [] if drawing else misses
-    judged = not drawing and (by_task or any(limit is not None for limit in limits.values()))
-    unproven = few is not None or bool(one_answer(found))
-    standing = None if not judged else "missed" if misses else "unproven" if unproven else "met"
+    judged, interval = judge(found, budget, task, drawing=bool(drawing)), _interval(found)
+    limits, few, misses = judged.limits, judged.few, judged.misses
+    notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
+    doubts = [] if drawing else doubts_of(found, None if misses else few, task, limited=judged.counts)
     accuracy = Accuracy(
         metric=found.metric,
         before=found.float_value,
@@ -84,8 +69,8 @@ def accuracy_of(
         drop_high=interval[1] if interval is not None else None,
         budget=limits["max_drop"],
         relative_budget=limits["max_relative_drop"],
-        met=not misses if judged else None,
-        standing=standing,
+        met=not misses if judged.standing is not None else None,
+        standing=judged.standing,
         by_default=not asked,
         samples=found.samples,
         layer_samples=found.layer_samples,
@@ -98,8 +83,8 @@ def accuracy_of(
         not_compared=found.not_compared,
         in_place=found.in_place,
         task=_task_info(task),
-        parts=_parts(found, limits["min_unchanged"], counts),
-        doubts=[] if drawing else [clause(sentence(one)) for one in doubts],
+        parts=_parts(found, limits["min_unchanged"], judged.counts),
+        doubts=[clause(sentence(one)) for one in doubts],
         drawing=drawing,
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
@@ -169,54 +154,10 @@ def _first_figure(accuracy: Accuracy, first: Accuracy) -> float | None:
     return next(same, None)
 
 
-def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float | None]:
-    """The recipe's limits, and a metric's usual one where the recipe has a built-in metric and no limit at all."""
-    names = ("max_drop", "max_relative_drop", "min_value", "min_sqnr_db", "min_agreement", "min_unchanged")
-    limits: dict[str, float | None] = {name: getattr(budget, name) for name in names}
-    if found.value is not None and all(limit is None for limit in limits.values()):
-        limits |= usual_limits(found.metric)
-    return limits
-
-
-def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
-    """The limits on the metric's drop, where it is known."""
-    if found.drop is None or found.float_value is None:
-        return []
-    single = found.metric_answers == found.samples
-    return of_drop(
-        limits, found.drop, found.float_value, answers=found.metric_answers, single=single, error=found.drop_error,
-        samples=found.metric_samples or found.samples, alone=found.alone,
-    )  # fmt: skip
-
-
 def _interval(found: EvaluationResult) -> tuple[float, float] | None:
     """The 95 % interval of a drop whose standard error is known."""
     error = found.drop_error
     return around(found.drop, error) if found.drop is not None and error is not None else None
-
-
-def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
-    least = limits["min_agreement"]
-    if least is None:
-        return []
-    known = [output for output in found.outputs.values() if output.agreement is not None]
-    return [
-        ShareLimit("min_agreement", 1.0 - (output.agreement or 0.0), output.positions, 1.0 - least, samples=False)
-        for output in known
-    ]
-
-
-def _answer_misses(tallies: Sequence[AnswerTally], least: float | None) -> list[Finding]:
-    """Parts of the outputs with too few unchanged answers, the worst first."""
-    missed = [tally for tally in tallies if tally.standing(least) is LimitStanding.MISSED]
-    return [
-        ReportCode.ANSWERS_BELOW_LIMIT(
-            outputs=tally.part.outputs, channels=tally.part.first_and_last, unchanged=tally.share,
-            answers=tally.answers,
-            least=tally.least if least is None else least, figure=tally.figure, level=tally.level,
-        )
-        for tally in sorted(missed, key=lambda one: one.share)
-    ]  # fmt: skip
 
 
 def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[PartFigures]:
@@ -313,62 +254,3 @@ def device_of(record: DeviceRecord, budget: BudgetSection, task: TaskRecord | No
         alone = [(name, miss) for name, one in device.profiles.items() for miss in one.misses]
         device.notes += [sentence(ReportCode.PROFILE_MISSES(profile=name, miss=miss)) for name, miss in alone]
     return device
-
-
-def _metric_misses(limits: Mapping[str, float | None], found: EvaluationResult) -> list[Finding]:
-    misses = []
-    drop, value = found.drop, found.value
-    unknown = ReportCode.LIMIT_NOT_FINITE if found.metric else ReportCode.LIMIT_WITHOUT_METRIC
-    if found.metric is None and found.not_compared:
-        unknown = ReportCode.LIMIT_NOT_COMPUTED
-    for share in _metric_shares(limits, found):
-        if share.standing is LimitStanding.MISSED:
-            misses.append(ReportCode.DROP_OVER_LIMIT(drop=drop, limit=share.limit))
-    for name in ("max_drop", "max_relative_drop"):
-        if limits[name] is not None and drop is None:
-            misses.append(unknown(limit=name))
-    least = limits["min_value"]
-    if least is not None:
-        if value is None:
-            misses.append(unknown(limit="min_value"))
-        elif not (value >= least if found.rising else value <= least):
-            misses.append(ReportCode.METRIC_BELOW_LIMIT(value=value, limit=least))
-    return misses
-
-
-def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Finding]:
-    if budget.min_sqnr_db is None and budget.min_agreement is None:
-        return []
-    limit = "min_sqnr_db" if budget.min_sqnr_db is not None else "min_agreement"
-    lacking = ReportCode.LIMIT_NOT_COMPUTED(limit=limit) if found.not_compared else None
-    misses = [
-        ReportCode.OUTPUT_SHAPE_NOT_JUDGED(output=name, unlike=unlike, samples=found.samples)
-        for name, unlike in found.unlike.items()
-    ]
-    if budget.min_sqnr_db is not None:
-        floats = {name: output for name, output in found.outputs.items() if name not in found.discrete}
-        if not floats and not misses:
-            misses.append(lacking or ReportCode.NO_FLOAT_OUTPUT())
-        for name, output in floats.items():
-            sqnr = output.sqnr_db
-            if sqnr is None and output.max_abs == 0:
-                continue
-            if sqnr is None:
-                unknown = ReportCode.SQNR_NOT_FINITE if output.max_abs is None else ReportCode.SQNR_WITHOUT_SIGNAL
-                misses.append(unknown(output=name))
-            elif not sqnr >= budget.min_sqnr_db:
-                misses.append(ReportCode.SQNR_BELOW_LIMIT(output=name, sqnr_db=sqnr, limit=budget.min_sqnr_db))
-    if budget.min_agreement is not None:
-        shares = {name: o.agreement for name, o in found.outputs.items() if o.agreement is not None}
-        if not shares and not misses:
-            misses.append(lacking or ReportCode.NO_OUTPUT_WITH_CLASSES())
-        for name, share in shares.items():
-            figures = found.outputs[name]
-            judged = ShareLimit("min_agreement", 1.0 - share, figures.positions, 1.0 - budget.min_agreement)
-            if judged.standing is LimitStanding.MISSED:
-                misses.append(
-                    ReportCode.AGREEMENT_BELOW_LIMIT(
-                        output=name, agreement=share, limit=budget.min_agreement, discrete=name in found.discrete
-                    )
-                )
-    return misses
