@@ -111,25 +111,12 @@ def compare(reports: Sequence[Report], labels: Sequence[str]) -> Comparison:
         reports: two or more runs; all others are compared with the first.
         labels: what to call them, such as the run folders' names.
     """
-    first, *others = reports
-    places = [{layer.node: layer for layer in report.layers} for report in reports]
-    matches = [match(first, other) for other in others]
-    nodes: list[NodeDifference] = []
-    in_all = 0
-    for layer in first.layers:
-        names = [found.get(layer.node) for found in matches]
-        found = [layer, *(places[run][name] if name is not None else None for run, name in enumerate(names, 1))]
-        in_all += None not in found
-        if any(one is not None for one in found[1:]) and (different := _difference(found)) is not None:
-            nodes.append(different)
-    taken = {name for found in matches for name in found}
-    only = [[layer.node for layer in first.layers if layer.node not in taken]]
-    for report, of_other in zip(others, matches):
-        reached = set(of_other.values())
-        only.append([layer.node for layer in report.layers if layer.node not in reached])
+    matches = [match(reports[0], other) for other in reports[1:]]
+    nodes, in_all = _node_differences(reports, matches)
+    only = _unmatched(reports, matches)
     accuracy = list(_accuracy_figures([report.accuracy for report in reports]))
-    figures = [*accuracy, *_figures(reports)]
-    same_names = {layer.node: layer.node for layer in first.layers}
+    figures = [*accuracy, *_size_figures(reports), *_count_figures(reports)]
+    same_names = {layer.node: layer.node for layer in reports[0].layers}
     runs = [_side(*one) for one in zip(reports, labels, [same_names, *matches])]
     changed = any(figure.differs for figure in figures) or len({run.verdict for run in runs}) > 1
     made = Comparison(
@@ -143,12 +130,34 @@ def compare(reports: Sequence[Report], labels: Sequence[str]) -> Comparison:
     return made
 
 
+def _node_differences(
+    reports: Sequence[Report], matches: Sequence[Mapping[str, str]]
+) -> tuple[list[NodeDifference], int]:
+    """The nodes that differ, and how many nodes all runs have; ``matches`` by other run, its node by the first's."""
+    layers = [{layer.node: layer for layer in report.layers} for report in reports]
+    differences: list[NodeDifference] = []
+    in_all = 0
+    for layer in reports[0].layers:
+        names = [matched.get(layer.node) for matched in matches]
+        found = [layer, *(layers[run][name] if name is not None else None for run, name in enumerate(names, 1))]
+        in_all += None not in found
+        if any(one is not None for one in found[1:]) and (different := _difference(found)) is not None:
+            differences.append(different)
+    return differences, in_all
+
+
+def _unmatched(reports: Sequence[Report], matches: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """By run, the nodes that are matched with none of another run."""
+    taken = [set().union(*matches), *(set(matched.values()) for matched in matches)]
+    return [[layer.node for layer in report.layers if layer.node not in own] for report, own in zip(reports, taken)]
+
+
 def _side(report: Report, label: str, matched: Mapping[str, str]) -> RunSide:
     backend = f"{report.backend.name} {report.backend.version}".strip()
     return RunSide(
         label=label, recipe=report.recipe.name, fingerprint=report.model.fingerprint, backend=backend,
         verdict=report.summary.verdict, headline=report.summary.headline,
-        built=any(layer.actual.precision is not None for layer in report.layers),
+        built=_built(report),
         matched=len(matched), renamed=sum(name != other for name, other in matched.items()),
     )  # fmt: skip
 
@@ -228,18 +237,15 @@ def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
         yield Figure(name="drop from float", values=[one.drop for one in known], better="less")
     for name in [name for name in known[0].outputs if all(name in one.outputs for one in known)]:
         outputs = [one.outputs[name] for one in known]
-        if any(output.sqnr_db is not None for output in outputs):
-            values = [output.sqnr_db for output in outputs]
-            yield Figure(name=f"{name} SQNR", values=values, unit="dB", better="more")
-        if any(output.agreement is not None for output in outputs):
-            yield Figure(name=f"{name} agreement", values=[output.agreement for output in outputs], better="more")
+        sqnr, agreement = [output.sqnr_db for output in outputs], [output.agreement for output in outputs]
+        if any(value is not None for value in sqnr):
+            yield Figure(name=f"{name} SQNR", values=sqnr, unit="dB", better="more")
+        if any(value is not None for value in agreement):
+            yield Figure(name=f"{name} agreement", values=agreement, better="more")
 
 
-def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
-    """Quantized shares where all count the same, engine size, latency and the count of each actual precision.
-
-    Where a run has no engine, requested precisions are counted.
-    """
+def _size_figures(reports: Sequence[Report]) -> Iterator[Figure]:
+    """Quantized shares where all runs count the same, engine size, and latency."""
     summaries = [report.summary for report in reports]
     if len({one.share_of for one in summaries}) == 1:
         yield Figure(name="share requested quantized", unit="share", values=[one.asked_share for one in summaries])
@@ -251,13 +257,23 @@ def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
     times = [dict(_numbers(report.latency or {}, "latency")) for report in reports]
     for name in [n for n in times[0] if all(n in one for one in times)]:
         yield Figure(name=name, values=[one[name] for one in times], unit="ms", better="less")
-    built = all(any(layer.actual.precision is not None for layer in report.layers) for report in reports)
+
+
+def _count_figures(reports: Sequence[Report]) -> Iterator[Figure]:
+    """How many nodes run in each precision; requested precisions are counted where a run has no engine."""
+    summaries = [report.summary for report in reports]
+    built = all(_built(report) for report in reports)
     counts = [one.by_actual if built else one.by_asked for one in summaries]
     for precision in [word(p) for p in (*Precision, None) if any(word(p) in one for one in counts)]:
         called = ("nodes in " if built else "nodes requested in ") + precision
         if precision == NONE:
             called = "nodes in no known precision" if built else "nodes of no precision"
         yield Figure(name=called, values=[one.get(precision, 0) for one in counts])
+
+
+def _built(report: Report) -> bool:
+    """Whether an engine tells what nodes run in."""
+    return any(layer.actual.precision is not None for layer in report.layers)
 
 
 def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
@@ -274,20 +290,19 @@ def _said(made: Comparison, run: int, accuracy: list[Figure]) -> Finding:
     unbuilt = [one.label for one in (a, b) if not one.built]
     pairs = [(node.sides[0], node.sides[run]) for node in made.nodes]
     both = [(one, other) for one, other in pairs if one is not None and other is not None]
-    unlike = [one.values[0] != one.values[run] for one in made.figures]
-    differs = len(both) < len(pairs) or any(any(_aspects(one, other, True)) for one, other in both)
-    if not (differs or any(unlike) or a.verdict != b.verdict or made.only[0] or made.only[run]):
+    differences = [set(_aspects(one, other, True)) for one, other in both]
+    only_a, only_b = len(made.only[0]) + len(pairs) - len(both), len(made.only[run])
+    unlike = any(one.values[0] != one.values[run] for one in made.figures)
+    if not (any(differences) or unlike or a.verdict != b.verdict or only_a or only_b):
         return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=b.matched, renamed=b.renamed,
                                       unbuilt=unbuilt)  # fmt: skip
     figure = next((one for one in accuracy if one.change(run)), None)
     deltas = [delta for _, other in both if (delta := other.error_delta_db) is not None and abs(delta) >= ERROR_DB]
     lower = sum(delta < 0 for delta in deltas)
-    missing = sum(other is None for _, other in pairs)
     return ReportCode.RUNS_DIFFER(
         a=a.label, b=b.label, verdict_a=a.verdict, verdict_b=b.verdict, figure=figure.name if figure else "",
         value_a=figure.values[0] if figure else None, value_b=figure.values[run] if figure else None,
-        unit=figure.unit if figure else "",
-        precision=sum(bool({"asked", "actual"} & {*_aspects(one, other, True)}) for one, other in both),
-        nodes=b.matched, lower=lower, higher=len(deltas) - lower, only_a=len(made.only[0]) + missing,
-        only_b=len(made.only[run]), same_model=a.fingerprint == b.fingerprint, renamed=b.renamed, unbuilt=unbuilt,
+        unit=figure.unit if figure else "", precision=sum(bool({"asked", "actual"} & one) for one in differences),
+        nodes=b.matched, lower=lower, higher=len(deltas) - lower, only_a=only_a, only_b=only_b,
+        same_model=a.fingerprint == b.fingerprint, renamed=b.renamed, unbuilt=unbuilt,
     )  # fmt: skip
