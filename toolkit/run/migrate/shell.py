@@ -228,7 +228,34 @@ class _Shell:
     # ---------------------------------------------------------------- commands and variables
 
     def _command(self, number: int, words: list[str], decided: bool) -> None:
-        defined = False
+        """Take in a command, whose ``words`` are used up; ``decided``: whether another one decides if it runs."""
+        decided = self._leading_words(words) or decided
+        self._substitute(words)
+        given: list[str] = []
+        while words and (match := _ASSIGNMENT.fullmatch(words[0])):
+            given.append(words.pop(0))
+            self._assign(match[1], match[3], match[2], decided)
+        expanded = [(word, self._expanded(word)) for word in words]
+        whole = [part for _, made in expanded for part in made]
+        if not whole:
+            return
+        self.ran.append(whole)
+        # a script fills in its own parameters
+        as_written = [part for word, made in expanded for part in ([word] if len(made) == 1 else made)]
+        if whole[0] in _PRINTS or self._within_words(number, as_written):
+            return
+        start = next((i for i, word in enumerate(whole) if tool_of(word)), None)
+        if start is not None and is_command(whole[start:]):
+            rtx = [word for word in (f"{RTX}={self.known.get(RTX, 0)}", *given, *whole[:start]) if of_rtx(word)]
+            self.found.commands.append((number, list(map(_unshielded, [*rtx, *whole[start:]]))))
+
+    def _leading_words(self, words: list[str]) -> bool:
+        """Take off the words before a command, and follow the blocks that they open and close.
+
+        Returns:
+            Whether one of these blocks decides if the command runs.
+        """
+        defined = decided = False
         while words and (words[0] in _LEADING | _BEGINS | _FINISHES or _is_pattern(words[0])):
             defined = defined or words[0] == "function" or words[0].endswith("()")
             if words[0] in _NAMED:
@@ -243,27 +270,7 @@ class _Shell:
             while words and words[0].startswith("-"):
                 # declare -a, local -r
                 words.pop(0)
-        self._substitute(words)
-        given: list[str] = []
-        while words and (match := _ASSIGNMENT.fullmatch(words[0])):
-            given.append(words.pop(0))
-            self._assign(match[1], match[3], match[2], decided)
-        parts = [(word, self._expanded(word)) for word in words]
-        whole = [part for _, made in parts for part in made]
-        self.ran += [whole] if whole else []
-        # a script fills in its own parameters
-        if (
-            not whole
-            or whole[0] in _PRINTS
-            or self._within_words(
-                number, [part for word, made in parts for part in ([word] if len(made) == 1 else made)]
-            )
-        ):
-            return
-        start = next((i for i, word in enumerate(whole) if tool_of(word)), None)
-        if start is not None and is_command(whole[start:]):
-            rtx = [word for word in (f"{RTX}={self.known.get(RTX, 0)}", *given, *whole[:start]) if of_rtx(word)]
-            self.found.commands.append((number, list(map(_unshielded, [*rtx, *whole[start:]]))))
+        return decided
 
     def _assign(self, name: str, value: str, how: str, decided: bool) -> None:
         """Assign a variable; a value that depends on a condition is not known, unless it is the same either way."""
