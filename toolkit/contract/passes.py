@@ -21,6 +21,7 @@ from toolkit.base.settings import without_effect
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
+from toolkit.contract.installed import installed
 from toolkit.contract.model_before import ModelBefore
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
@@ -90,9 +91,9 @@ class Pass(BaseModel):
     @classmethod
     def _fault(cls, what: str) -> RecipeError:
         """The error for wrong settings: what is wrong, in which pass, and where to look."""
-        return RecipeError(
-            what, where=f"pass '{cls.title()}'", remedy=f"`qtool passes {cls.title()}` lists its settings"
-        )
+        title = cls.title()
+        use = title if title in installed() else f"{cls.__module__}:{cls.__qualname__}"
+        return RecipeError(what, where=f"pass '{title}'", remedy=f"`qtool passes {use}` lists its settings")
 
     def idle(self) -> dict[str, str]:
         """The settings that have no effect given the others, each with the reason: none of them may be set."""

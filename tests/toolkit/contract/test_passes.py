@@ -38,6 +38,15 @@ def test_wrong_settings_are_an_error_with_place_value_and_remedy(make, words):
     assert all(word in said for word in words) and "lists its settings" in said and "?." not in said
 
 
+def test_the_settings_of_a_pass_of_ones_own_are_listed_under_the_name_that_recipes_use():
+    class KeepNarrow(Pass):
+        channels: int = 16
+
+    KeepNarrow.__module__, KeepNarrow.__qualname__ = "narrow", "KeepNarrow"
+    with pytest.raises(RecipeError, match=r"did you mean 'channels'\? `qtool passes narrow:KeepNarrow` lists its"):
+        KeepNarrow(channel=20)
+
+
 def test_a_pass_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="pass of your own is named module:Name"):
         find("keep_narrow")
