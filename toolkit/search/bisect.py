@@ -119,6 +119,8 @@ def bisect(
 
 
 class _Asker:
+    """Asks the check, and keeps its verdicts in a log."""
+
     def __init__(
         self, names: list[str], check: Check, log: Log, repeats: int, progress: Progress | None,
         content: Callable[[frozenset[str]], str] | None,

@@ -1,9 +1,10 @@
 """Predicted time of a plan: a roofline for every layer, and the traffic at borders between precisions.
 
 S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model", CACM 2009: a layer takes
-the longer of its arithmetic at the peak rate and its traffic at the peak bandwidth. A tensor that a quantized layer
-makes and only quantized layers read is stored in eight bits; anywhere else the quantization is a separate pass over
-memory, so that islands of INT8 are charged for it. Absolute times are optimistic; only differences are used.
+max(2 macs / rate, bytes / bandwidth), its arithmetic at the peak rate or its traffic at the peak bandwidth. A tensor
+that a quantized layer makes and only quantized layers read is stored in eight bits; anywhere else the quantization is
+a separate pass over memory, so that islands of INT8 are charged for it. Absolute times are optimistic; only
+differences are used.
 Where layers were measured, their times replace the roofline, and a layer that was not measured takes its roofline times
 the median of measured over predicted; a border's quantization is a separate kernel, at the roofline.
 """
@@ -85,9 +86,11 @@ class _Terms:
         return tensor in self._small and self._small[tensor]()
 
     def layers(self) -> list[tuple[bool, float]]:
+        """``CostModel.layer_term`` of every layer."""
         return [cell() for cell in self._layers]
 
     def borders(self) -> list[float]:
+        """``CostModel.border_term`` of every tensor that has one."""
         return [term for cell in self._borders if (term := cell()) is not None]
 
 
@@ -259,6 +262,7 @@ class CostModel:
         return self.work.share(self.others.union(self.switches.placement(kept).layers))
 
     def _layer(self, node: gs.Node, quantized: bool, small: Small) -> float:
+        """A layer's roofline, in seconds; ``small`` tells which tensors are stored in eight bits."""
         stored = self.switches.precision
         precision = stored if quantized and not stored.weights_only else self.rest
         work = 2 * (macs(node, self.facts) or 0)
@@ -310,6 +314,7 @@ class CostModel:
         return self.forms.composite(node) is None and constant_affine(self.model, node)
 
     def _elements(self, tensor: str) -> int:
+        """A tensor's elements; 0 where its shape is not known."""
         shape = shape_of(self.facts, tensor)
         return math.prod(shape) if shape is not None else 0
 

@@ -245,6 +245,7 @@ def not_faster(
 
 
 def _tell(verdict: PayoffResult, units: list[Unit], context: Context, words: tuple[str, str], reused: int) -> None:
+    """Note what the search found, and on how many engines."""
     quantized, plain = words
     kept = len(verdict.kept)
     built = {"engines": verdict.builds, "reused": reused, "quantized": quantized, "plain": plain, "units": len(units)}

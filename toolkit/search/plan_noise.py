@@ -1,4 +1,16 @@
-"""The likely noise of plans, and the noise up to which they meet the budget, learnt from those that ran."""
+"""The likely noise of plans, and the noise up to which they meet the budget, learnt from those that ran.
+
+A plan is q in {0, 1}^layers, 1 where a layer is quantized, and h_i the noise that layer i adds by itself. The noise of
+a plan is modelled as
+
+    n(q) = f(q) (1 + e(q)),   f(q) = sum_i h_i q_i,   e ~ GP(0, k),
+    k(q, q') = doubt^2 (a^2 + (b^2 sum_i h_i^2 q_i q'_i + c^2 sum_{i<j} h_i h_j q_i q_j q'_i q'_j) / (f(q) f(q')))
+
+with a = ``_SCALE``, b = ``_SINGLE`` and c = ``_PAIR``: the covariance of a polynomial of second degree without squares
+(C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006; prediction by equations 2.23 and
+2.24). Mean and variance of 1 + e give those of log n as for a log-normal variable. The limit on noise is known or
+has a posterior on a grid of its logarithm, whose likelihood is that of the plans that ran.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +34,9 @@ _EXPECTED, _FAR = 0.3, 10.0
 
 
 class PlanNoise:
-    """A Gaussian process over plans: a plan's noise is the sum of its layers' harms, off by shares that are
-    similar for similar plans.
+    """A Gaussian process over plans, see this module: what a layer or a pair of layers adds may differ from its harm.
 
-    What a single layer or a pair of them adds may differ from its harm, so that layers that are good only together are
-    seen to be (C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006, section 2.2, with
-    the covariance of a polynomial of second degree without squares).
+    So layers that are good only together are found to be so.
 
     Args:
         harm: by layer the noise that it adds when it is quantized.
@@ -87,10 +96,12 @@ class PlanNoise:
         return self._shares(singles, (sums**2 - singles) / 2, np.outer(one, other))
 
     def _prior(self, own: Array, total: Array) -> Array:
+        """The variance of each plan's share before any plan ran; [plans]."""
         singles = own @ self.harm**2
         return self._shares(singles, (total**2 - singles) / 2, np.maximum(total**2, 1e-300))
 
     def _shares(self, singles: Array, pairs: Array, squares: Array) -> Array:
+        """The covariance from its sums over single layers and pairs, and the product of the plans' sums of harms."""
         wrong = _SCALE**2 + (_SINGLE**2 * singles + _PAIR**2 * pairs) / squares
         return np.asarray(self._doubt**2 * wrong)
 
@@ -159,6 +170,7 @@ class NoiseLimit:
         return np.asarray(np.exp((math.log(noise) - self._at) * np.asarray(_POWERS)))
 
     def _believe(self, likely: Array) -> None:
+        """Multiply the posterior by a likelihood, given as its logarithm by limit and power."""
         self._weight = self._weight * np.exp(likely - likely.max())
         self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
 
@@ -172,6 +184,6 @@ class NoiseLimit:
 
 
 def _normal(value: Array) -> Array:
-    """The normal distribution's cumulative probability, to 2e-4 (Page 1977)."""
+    """The normal distribution's cumulative probability, to 2e-4 (E. Page, Applied Statistics 26(1), 1977)."""
     bounded = np.clip(value, -8, 8)
     return np.asarray(1 / (1 + np.exp(-bounded * (1.5976 + 0.07056 * bounded**2))))

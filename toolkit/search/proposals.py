@@ -1,4 +1,11 @@
-"""Plans that are worth running, from what is known of their noise and of the limit on it."""
+"""Plans that are worth running, from what is known of their noise and of the limit on it.
+
+A plan's worth is what it gains over the best plan so far, times the probability that it meets the budget: the expected
+improvement under a constraint, where the improvement itself, a price, is known (M. Schonlau, W. J. Welch, D. R. Jones,
+"Global versus local search in constrained optimization of computer models", 1998; J. R. Gardner et al., "Bayesian
+optimization with inequality constraints", ICML 2014). Candidates are the nested plans of greedy orders by noise over
+price, as for a knapsack, and plans that differ in up to three layers from the best ones.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +90,7 @@ class Proposals:
         return float(self._limit.chance(*self._noise.of(self._noise.quantized(kept)[None]))[0])
 
     def _worth(self, plans: Array, spare: float) -> Array:
+        """The worth of plans [plans, layers] that give up less than ``spare``; 0 where one is not worth running."""
         total = self._price.sum()
         gain = spare - (~plans) @ self._price
         chance = self._limit.chance(*self._noise.of(plans))

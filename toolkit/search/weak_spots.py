@@ -153,6 +153,7 @@ class _Doctor:
         return [*found, small] if small is not None else found
 
     def _tensors(self, name: str, local: LocalNoise | None) -> list[Cause]:
+        """What is wrong with the ranges of the activations that a layer reads."""
         found: list[Cause] = []
         for tensor in next(g for g in self.switches.groups if g.name == name).tensors:
             known = self.ranges.tensors.get(tensor)
@@ -176,12 +177,14 @@ class _Doctor:
         return [data_cause(one, measured=True) for one in unlike_data(local.clipping, self.ranges)]
 
     def _weights(self, name: str) -> LayerWeights | None:
+        """A layer's constant weights by output channel; None where it has none, or is a transposed convolution."""
         node = self.switches.nodes[name]
         weight = self.simulation.model.constant(node.inputs[1])
         known = weight is not None and weight.ndim >= 2 and node.op != "ConvTranspose"
         return LayerWeights(self.simulation.model, node) if known else None
 
     def _rounding(self, group: GroupResult, local: LocalNoise) -> Cause:
+        """What rounding costs at a layer, and what makes the worse operand better."""
         tensor = self.switches.nodes[group.name].inputs[0].name
         known = self.ranges.tensors.get(tensor)
         one_sided = known is not None and "one-sided" in known.diagnosis.get("notes", ())
