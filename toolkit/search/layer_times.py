@@ -74,6 +74,64 @@ def read_times(
     return found
 
 
+@dataclass
+class _ReportTimes:
+    """The layers of one report by what their times are good for.
+
+    Attributes:
+        seconds: by (layer, whether it ran quantized).
+        rest: seconds of all computing nodes that are no quantizable layer.
+        hidden: how many quantizable layers ran inside blocks that have times only as a whole.
+        others: how many ran in a precision that no plan has, by precision.
+    """
+
+    seconds: dict[tuple[str, bool], float] = field(default_factory=dict)
+    rest: float = 0.0
+    hidden: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(
+        cls, layers: Iterable[Mapping[str, Any]], profile: str, wanted: set[str], quantized: Precision, rest: Precision
+    ) -> _ReportTimes:
+        """Sort a report's layers; see ``read_times``."""
+        found = cls()
+        for layer in layers:
+            milliseconds = layer["time_ms"].get(profile)
+            if layer["node"] in wanted and layer.get("status") == "opaque":
+                # a block's time stands at one of its nodes
+                found.hidden += 1
+                continue
+            if milliseconds is None:
+                continue
+            if layer["node"] not in wanted:
+                # conversions belong to the borders, which every plan has elsewhere
+                found.rest += milliseconds / 1e3 if layer["role"] == "compute" else 0.0
+                continue
+            ran = layer["actual"]["precision"]
+            # a layer asked in the float type may run in a wider one, where TensorRT finds that faster
+            wider = ran == str(Precision.FP32) and (layer.get("asked") or {}).get("precision") == str(rest)
+            if ran in (str(quantized), str(rest)) or wider:
+                found.seconds[layer["node"], ran == str(quantized)] = milliseconds / 1e3
+            else:
+                found.others[str(ran)] += 1
+        return found
+
+    def require_any(self, path: Path, quantized: Precision, rest: Precision) -> None:
+        """Refuse a report without the time of any quantizable layer in either precision."""
+        if not self.seconds and self.hidden:
+            raise RecipeError(
+                f"the engine ran its {count(self.hidden, 'quantizable layer')} inside blocks that are timed only as a "
+                "whole", where=str(path), remedy="leave this report out: the cost model predicts what was not measured",
+            )  # fmt: skip
+        if not self.seconds:
+            raise RecipeError(
+                f"this report has no measured time of any quantizable layer in {quantized} or {rest}"
+                + (f"; {_counted(self.others)}" if self.others else ""),
+                where=str(path), remedy="give the report of a run of this model in these precisions",
+            )  # fmt: skip
+
+
 def _take(
     found: LayerTimes,
     path: Path,
@@ -83,6 +141,7 @@ def _take(
     shapes: Shapes | None,
     origin: tuple[str, str],
 ) -> None:
+    """Add the times of one report, and a note on them; see ``read_times``."""
     report = _load(path)
     held = next((name for layer in report["layers"] for name in layer["time_ms"]), "")
     if not held:
@@ -91,48 +150,19 @@ def _take(
     name = profile if any(profile in layer["time_ms"] for layer in report["layers"]) else held
     if shapes is not None:
         _same_shapes(report, name, shapes, path)
-    used = hidden = 0
-    others: Counter[str] = Counter()
-    rest = 0.0
-    for layer in report["layers"]:
-        milliseconds = layer["time_ms"].get(name)
-        if layer["node"] in wanted and layer.get("status") == "opaque":
-            # a block's time stands at one of its nodes
-            hidden += 1
-            continue
-        if milliseconds is None:
-            continue
-        if layer["node"] not in wanted:
-            # conversions belong to the borders, which every plan has elsewhere
-            rest += milliseconds / 1e3 if layer["role"] == "compute" else 0.0
-            continue
-        ran = layer["actual"]["precision"]
-        # a layer asked in the float type may run in a wider one, where TensorRT finds that faster
-        wider = ran == str(Precision.FP32) and (layer.get("asked") or {}).get("precision") == str(precisions[1])
-        if ran not in map(str, precisions) and not wider:
-            others[str(ran)] += 1
-            continue
-        used += 1
-        found.seconds.setdefault((layer["node"], ran == str(precisions[0])), milliseconds / 1e3)
-    if not used and hidden:
-        raise RecipeError(
-            f"the engine ran its {count(hidden, 'quantizable layer')} inside blocks that are timed only as a whole",
-            where=str(path), remedy="leave this report out: the cost model predicts what was not measured",
-        )  # fmt: skip
-    if not used:
-        raise RecipeError(
-            f"this report has no measured time of any quantizable layer in {precisions[0]} or {precisions[1]}"
-            + (f"; {_counted(others)}" if others else ""),
-            where=str(path), remedy="give the report of a run of this model in these precisions",
-        )  # fmt: skip
-    found.rest = found.rest or rest
+    times = _ReportTimes.of(report["layers"], name, wanted, *precisions)
+    times.require_any(path, *precisions)
+    for layer, seconds in times.seconds.items():
+        found.seconds.setdefault(layer, seconds)
+    found.rest = found.rest or times.rest
     fingerprint, gpu = origin
     own, ran_on = report.get("model", {}).get("fingerprint", ""), (report.get("device") or {}).get("gpu", "")
     unlike_gpu = bool(gpu and ran_on and gpu.lower() not in ran_on.lower())
     found.notes.append(
         Code.TIMES_FROM_REPORT(
-            file=str(path), profile=name, layers=used, in_blocks=hidden,
-            others=sum(others.values()), precisions=precisions, other_model=bool(fingerprint and own != fingerprint),
+            file=str(path), profile=name, layers=len(times.seconds), in_blocks=times.hidden,
+            others=sum(times.others.values()), precisions=precisions,
+            other_model=bool(fingerprint and own != fingerprint),
             outdated=(report.get("summary") or {}).get("verdict") == "outdated",
             gpu=ran_on if unlike_gpu else "", predicted_for=gpu if unlike_gpu else "",
         )

@@ -106,6 +106,7 @@ class PayoffSearch:
         return self.limit - self.builds - (_REPEAT if self.limit > 2 + _REPEAT else 0)
 
     def _try(self, kept: frozenset[str]) -> Trial | None:
+        """Build and measure the engine that keeps these units float, unless that was done; None where it failed."""
         if kept in self.trials or kept in self.failed:
             return self.trials.get(kept)
         trial = self.measure(kept, 0)
@@ -164,6 +165,7 @@ class PayoffSearch:
         return self._scored(trial)[1]
 
     def _scored(self, trial: Trial) -> tuple[float, float]:
+        """``score`` and ``noise``."""
         found = self.ratios(trial)
         return max(found.values()) if self._each_counts else self.weights.score(found)
 
@@ -258,6 +260,7 @@ class PayoffSearch:
         return {p: sum(trial.ms.get(name, {}).get(p, 0.0) for name in names) for p in self.without.latency}
 
     def _explain(self, slow: Iterable[tuple[list[str], float]], trial: Trial) -> dict[str, Finding]:
+        """By unit of these sets, the finding that its set is slower quantized, with both times."""
         found: dict[str, Finding] = {}
         quantized, plain = self.words
         for names, _ in slow:
@@ -331,23 +334,8 @@ class PayoffSearch:
     # ---------------------------------------------------------------- the last word
 
     def _verdict(self) -> PayoffResult:
-        while True:
-            chosen = next((trial for trial in self._quantized() if self.will_do(trial)), None)
-            if chosen is None or chosen.kept in self.repeated or (self.lenient and not self.rough):
-                break
-            # the fastest is measured in its final form; for not being slower a clear win among trials is enough
-            bar = 1.0 if not self.rough else CLEARLY_FASTER if self.lenient else 0.0
-            if self.score(chosen) + _CLOSE * self.noise(chosen) < bar:
-                break
-            # what was measured in turn with the float engine needs no second float engine
-            both = (chosen,) if chosen.turns and not self.rough else (self.without, chosen)
-            again = [t for t in both if t.kept not in self.repeated]
-            if self.builds + len(again) > self.limit:
-                # a trial says nothing about the engine that would be built
-                chosen = None if self.rough else chosen
-                break
-            for trial in again:
-                self._repeat(trial)
+        """What the search found: the engine to take, else that without pairs, and why."""
+        chosen = self._confirmed()
         best = chosen or next(iter(self._quantized()), None)
         score, noise = (self.score(best), self.noise(best)) if best is not None else (math.inf, 0.0)
         if chosen is not None:
@@ -360,3 +348,22 @@ class PayoffSearch:
         return PayoffResult(
             self.everything, dict.fromkeys(self.units, why), best, self.without, score, noise, self.builds
         )
+
+    def _confirmed(self) -> Trial | None:
+        """The fastest engine with pairs that will do, built and measured once more where that may decide it."""
+        while True:
+            chosen = next((trial for trial in self._quantized() if self.will_do(trial)), None)
+            if chosen is None or chosen.kept in self.repeated or (self.lenient and not self.rough):
+                return chosen
+            # the fastest is measured in its final form; for not being slower a clear win among trials is enough
+            bar = 1.0 if not self.rough else CLEARLY_FASTER if self.lenient else 0.0
+            if self.score(chosen) + _CLOSE * self.noise(chosen) < bar:
+                return chosen
+            # what was measured in turn with the float engine needs no second float engine
+            both = (chosen,) if chosen.turns and not self.rough else (self.without, chosen)
+            again = [t for t in both if t.kept not in self.repeated]
+            if self.builds + len(again) > self.limit:
+                # a trial says nothing about the engine that would be built
+                return None if self.rough else chosen
+            for trial in again:
+                self._repeat(trial)

@@ -81,8 +81,7 @@ def needs_no_labels(metric: str | None, own: Mapping[str, float | None], section
         own: as for ``budget_for``.
         section: likewise.
     """
-    here = any(value is not None for value in own.values())
-    drop = own.get("max_drop") if here else getattr(section, "max_drop", None)
+    drop = own.get("max_drop") if _any(own) else getattr(section, "max_drop", None)
     return metric in DISTANCES and drop is not None
 
 
@@ -108,34 +107,17 @@ def budget_for(
     Raises:
         RecipeError: an SQNR is required and no output holds floats, or an agreement and no output has classes.
     """
-    limits = dict(own)
-    named_here = any(value is not None for value in limits.values())
-    if not named_here:
-        names = dict.fromkeys((*own, "min_value", "max_relative_drop", "min_unchanged"))
-        limits = {key: getattr(section, key, None) for key in names}
+    named_here = _any(own)
     only_integers = len(judged.discrete) == len(judged.outputs)
-    classes, stands_in = bool(judged.classes) or only_integers, False
-    if judged.against_float:
-        # these limits are on the metric's own value
-        limits.pop("min_value", None)
-        limits.pop("max_relative_drop", None)
-    if judged.metric is None:
-        drop = limits.pop("max_drop", None)
-        limits.pop("min_value", None)
-        limits.pop("max_relative_drop", None)
-        # a sample whose answer stays cannot lose accuracy: the likely loss of the others is the drop of a share
-        if drop is not None and drop < 1:
-            if judged.answers is not None and is_share(judged.named) and limits.get("min_unchanged") is None:
-                limits["min_unchanged"], stands_in = 1.0 - drop, True
-            elif judged.answers is None and classes and limits.get("min_agreement") is None:
-                limits["min_agreement"] = 1.0 - drop
-    if judged.metric is not None and not any(value is not None for value in limits.values()):
+    classes = bool(judged.classes) or only_integers
+    limits, stands_in = _judgeable(judged, _asked(own, section, named_here), classes)
+    if judged.metric is not None and not _any(limits):
         limits |= usual_limits(judged.metric)
         for kind, value in usual_limits(judged.metric).items():
             journal.noted(Code.SEARCH_BUDGET(limit=kind, value=value))
     # a search with limits of its own is to meet these and no others
     by_task = not named_here and judged_by_task(limits, judged.answers, measured=judged.metric is not None)
-    if not by_task and not any(value is not None for value in limits.values()):
+    if not by_task and not _any(limits):
         kind = "max_drop" if judged.metric else "min_agreement" if classes else "min_sqnr_db"
         limits[kind] = _DEFAULTS[kind]
         journal.noted(Code.SEARCH_BUDGET(limit=kind, value=limits[kind]))
@@ -151,6 +133,47 @@ def budget_for(
     limit = limits.get
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
                   better, limit("max_relative_drop"), limit("min_unchanged"), by_task, stands_in)  # fmt: skip
+
+
+def _any(limits: Mapping[str, float | None]) -> bool:
+    return any(value is not None for value in limits.values())
+
+
+def _asked(own: Mapping[str, float | None], section: Any, named_here: bool) -> dict[str, float | None]:
+    """The pass's own limits where it has any (``named_here``), else the recipe's."""
+    if named_here:
+        return dict(own)
+    names = dict.fromkeys((*own, "min_value", "max_relative_drop", "min_unchanged"))
+    return {key: getattr(section, key, None) for key in names}
+
+
+def _judgeable(
+    judged: Judged, limits: dict[str, float | None], classes: bool
+) -> tuple[dict[str, float | None], bool]:
+    """The limits that the samples can judge.
+
+    Args:
+        judged: the model's outputs, and whether there is a metric.
+        limits: those that were asked for.
+        classes: whether an output holds classes.
+
+    Returns:
+        The limits, and whether one on changed answers stands in for that on a drop which cannot be measured.
+    """
+    limits, stands_in = dict(limits), False
+    if judged.against_float or judged.metric is None:
+        # these limits are on the metric's own value
+        limits.pop("min_value", None)
+        limits.pop("max_relative_drop", None)
+    if judged.metric is None:
+        drop = limits.pop("max_drop", None)
+        # a sample whose answer stays cannot lose accuracy: the likely loss of the others is the drop of a share
+        if drop is not None and drop < 1:
+            if judged.answers is not None and is_share(judged.named) and limits.get("min_unchanged") is None:
+                limits["min_unchanged"], stands_in = 1.0 - drop, True
+            elif judged.answers is None and classes and limits.get("min_agreement") is None:
+                limits["min_agreement"] = 1.0 - drop
+    return limits, stands_in
 
 
 def unlabelled(data: str, metric: str, by_float: bool) -> Finding:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -221,37 +222,21 @@ def exact(
     for mode in modes:
         if mode not in ("alone", "without"):
             raise QtoolError(f"sensitivity has no mode '{mode}'", remedy="use 'alone', 'without' or both")
-    fingerprint = simulation.fingerprint()
+    fingerprint, runner, switches = simulation.fingerprint(), simulation.runner, simulation.switches
     known = Log(log, fingerprint, needs_now)
-    runner = simulation.runner
     wanted = [(mode, name) for mode in modes for name in (simulation.names if names is None else names)]
     part = f":{batches}" if batches is not None else ""
-    found: dict[tuple[str, str], Outcome] = {}
-    for key in wanted:
-        line = known.get(":".join(key) + part)
-        if line is not None:
-            found[key] = Outcome.from_json(line["outcome"])
+    lines = {key: known.get(":".join(key) + part) for key in wanted}
+    found = {key: Outcome.from_json(line["outcome"]) for key, line in lines.items() if line is not None}
     before = runner.inferences
     full = runner.full_outcome if batches is None else runner.base.run(batches)
-
-    def take(key: tuple[str, str], outcome: Outcome) -> None:
-        found[key] = outcome
-        known.add(":".join(key) + part, {"outcome": outcome.to_json()})
-        if progress is not None:
-            progress("sensitivity", len(found), len(wanted))
-
     missing = [key for key in wanted if key not in found]
-    switches = simulation.switches
-    configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in missing]
-    with simulation.shared_out(len(missing)) as workers:
-        if workers is not None:
-            for key, (outcome, cost) in zip(missing, in_order(workers, ((config, batches) for config in configs))):
-                runner.spent += cost
-                take(key, outcome)
-        else:
-            made = map(runner.run, configs) if batches is None else run_each(runner, configs, batches)
-            for key, outcome in zip(missing, made):
-                take(key, outcome)
+    with closing(_outcomes(simulation, missing, batches)) as outcomes:
+        for key, outcome in outcomes:
+            found[key] = outcome
+            known.add(":".join(key) + part, {"outcome": outcome.to_json()})
+            if progress is not None:
+                progress("sensitivity", len(found), len(wanted))
     groups = [
         GroupResult(
             g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name)), simulation.work.share([g.name])
@@ -264,6 +249,22 @@ def exact(
         used, runner.inferences - before, None, fingerprint, [*stale_measurements(known), *machine_notes()],
         quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
+
+
+def _outcomes(
+    simulation: Simulation, keys: Sequence[tuple[str, str]], batches: int | None
+) -> Generator[tuple[tuple[str, str], Outcome], None, None]:
+    """The outcomes of single layers, by mode and name, in this order, here or by workers; see ``exact``."""
+    runner, switches = simulation.runner, simulation.switches
+    configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in keys]
+    with simulation.shared_out(len(keys)) as workers:
+        if workers is None:
+            made = map(runner.run, configs) if batches is None else run_each(runner, configs, batches)
+            yield from zip(keys, made)
+            return
+        for key, (outcome, cost) in zip(keys, in_order(workers, ((config, batches) for config in configs))):
+            runner.spent += cost
+            yield key, outcome
 
 
 def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress | None = None) -> Sensitivity:
@@ -310,6 +311,9 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 def reliability(parts: Sequence[Sequence[float]]) -> float:
     """The correlation with the exact order to expect from two halves of the batches, 0 to 1.
 
+    sqrt(2 r / (1 + r)), r being the rank correlation of the halves: the formula of Spearman and Brown (British Journal
+    of Psychology 3, 1910) for a test of twice the length, whose square root is the correlation with the true values.
+
     Args:
         parts: noise over signal of each layer, batch by batch.
     """
@@ -318,5 +322,4 @@ def reliability(parts: Sequence[Sequence[float]]) -> float:
     table = np.asarray(parts, np.float64)
     table = np.where(np.isfinite(table), table, np.finfo(np.float64).max / table.shape[1])
     half = spearman(list(table[:, ::2].mean(axis=1)), list(table[:, 1::2].mean(axis=1)))
-    # the square root of a test's reliability is its expected correlation with the true order
     return math.sqrt(2 * half / (1 + half)) if half > 0 else 0.0
