@@ -168,33 +168,47 @@ def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:
 def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) -> tuple[Array, Array] | None:
     """Gain and offset by channel of a node that scales and shifts ``source``, or None where it does not."""
     if node.op == "BatchNormalization":
-        several = len(node.outputs) > 1 and len([t for t in node.outputs if not t.is_empty()]) > 1
-        if several or node.attrs.get("training_mode", 0):
-            return None
-        values = [model.constant(t) for t in node.inputs[1:5]]
-        if any(v is None for v in values):
-            return None
-        gamma, shift, mean, variance = (v.astype(np.float64) for v in values if v is not None)
-        gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
-        return gain, shift - mean * gain
+        return _normalization(model, node)
     if node.op not in _SCALINGS or rank is None or (node.op == "Div" and node.inputs[0] is not source):
         return None
-    other = node.inputs[1] if node.inputs[0] is source else node.inputs[0]
-    value = model.constant(other)
+    first = node.inputs[0] is source
+    value = _by_channel(model, node.inputs[1 if first else 0], rank)
+    if value is None:
+        return None
+    zero, one = np.zeros(1), np.ones(1)
+    if node.op == "Div":
+        return (1 / value, zero) if value.all() else None
+    if node.op == "Sub":
+        return (one, -value) if first else (-one, value)
+    return (value, zero) if node.op == "Mul" else (one, value)
+
+
+def _normalization(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
+    """Gain and offset by channel of a BatchNormalization with constants; None where it is trained, or they are not."""
+    several = len(node.outputs) > 1 and len([t for t in node.outputs if not t.is_empty()]) > 1
+    if several or node.attrs.get("training_mode", 0):
+        return None
+    values = [model.constant(t) for t in node.inputs[1:5]]
+    if any(v is None for v in values):
+        return None
+    gamma, shift, mean, variance = (v.astype(np.float64) for v in values if v is not None)
+    gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+    return gain, shift - mean * gain
+
+
+def _by_channel(model: Model, tensor: gs.Tensor, rank: int) -> Array | None:
+    """A float constant with at most one value per channel of a tensor of this rank, flat in float64; else None."""
+    value = model.constant(tensor)
     if value is None or not isinstance(value.dtype, np.dtype) or value.dtype.kind != "f":
         return None
     shape = (1,) * (rank - value.ndim) + value.shape
     if len(shape) != rank or any(size != 1 for axis, size in enumerate(shape) if axis != 1):
         return None
-    flat, zero, one = value.astype(np.float64).reshape(-1), np.zeros(1), np.ones(1)
-    if node.op == "Div":
-        return (1 / flat, zero) if flat.all() else None
-    if node.op == "Sub":
-        return (one, -flat) if node.inputs[0] is source else (-one, flat)
-    return (flat, zero) if node.op == "Mul" else (one, flat)
+    return np.asarray(value.astype(np.float64).reshape(-1))
 
 
 def _refusal(model: Model, layer: gs.Node, weight: Array | None, out: gs.Tensor, inner: set[str]) -> Finding | None:
+    """Why nothing can be folded into a layer; None where it can."""
     if model.is_output(out) or out.name in inner:
         return Code.OUTPUT(layer=layer.name)
     if weight is None:
@@ -211,6 +225,7 @@ def _refusal(model: Model, layer: gs.Node, weight: Array | None, out: gs.Tensor,
 
 
 def _channels(layer: gs.Node, weight: Array) -> int:
+    """How many output channels a layer has."""
     if layer.op == "Conv":
         return int(weight.shape[0])
     if layer.op == "ConvTranspose":

@@ -121,14 +121,9 @@ class Shift(Helper):
         """
         from toolkit import collect_channels, forget_ranges
 
-        sites = []
-        for site in self._sites(model, context, model.facts(context.profiles)):
-            # float16 is finest around 0, where activations lie that were not shifted
-            kept = self.kept_float(context, (node.name for node, _ in site.layers))
-            if kept is None:
-                sites.append(site)
-            for name, why in (kept or {}).items():
-                context.journal.declined(name, why)
+        sites = self._sites(model, context, model.facts(context.profiles))
+        # float16 is finest around 0, where activations lie that were not shifted
+        sites = [one for one in sites if not self.decline_float(context, (node.name for node, _ in one.layers))]
         if not sites:
             context.journal.noted(Code.NOTHING_TO_SHIFT())
             return
@@ -175,24 +170,12 @@ class Shift(Helper):
         """
         kept = model.subgraph_tensors() | {tensor.name for tensor in model.graph.outputs}
         forms = Forms(model, facts)
-        read: dict[str, list[gs.Node]] = {}
-        for node in model.nodes:
-            weight = model.constant(node.inputs[1]) if node.op in ("Conv", "Gemm", "MatMul") else None
-            if weight is None or model.constant(node.inputs[0]) is not None or node.attrs.get("transA", 0):
-                continue
-            if node.op == "Conv" or weight.ndim == 2:
-                read.setdefault(node.inputs[0].name, []).append(node)
         found = []
-        for nodes in read.values():
+        for nodes in _readers(model).values():
             places = [(node, bias_place(model, node, LayerWeights.channels(model, node)[0])) for node in nodes]
-            layers = [(node, place) for node, place in places if place is not None]
-            refused = {node.name: _refusal(node) for node in nodes}
-            refused |= {node.name: Code.NO_BIAS() for node, place in places if place is None}
-            # what is subtracted goes by the channels of one axis, and so does the noted mean
-            other_axis = [node.name for node in nodes if _axis(node) != _axis(nodes[0])]
-            why_not = Code.OTHER_READER(tensor=nodes[0].inputs[0].name, reader=nodes[0].name)
-            refused |= dict.fromkeys(other_axis, why_not)
+            refused = _refusals(places)
             if not any(refused.values()):
+                layers = [(node, place) for node, place in places if place is not None]
                 site = self._site(model, forms, facts, kept, layers)
                 if isinstance(site, _Site):
                     found.append(site)
@@ -239,14 +222,11 @@ class Shift(Helper):
         maker: gs.Node,
     ) -> _Site | Finding:
         """Where the maker of a tensor takes the shift, or why it does not."""
-        tensor = layers[0][0].inputs[0]
-        op = forms.op(maker)
+        tensor, op = layers[0][0].inputs[0], forms.op(maker)
         if op in _KERNELS and self.insert:
             return _Site(tensor, layers, made, maker)
-        axis: int | None = _axis(layers[0][0])
+        axis = _axis(layers[0][0]) if made is tensor else None
         flat = facts is not None and facts.rank(made.name) == 2
-        if made is not tensor:
-            axis = None
         if maker.op in ("Conv", "ConvTranspose", "Gemm"):
             width = _width(model, maker)
             place = bias_place(model, maker, width) if width else None
@@ -265,6 +245,27 @@ class Shift(Helper):
             if len(constants) == 1:
                 return _Site(tensor, layers, made, maker, axis, index=constants[0])
         return Code.NO_FREE_SHIFT(tensor=made.name, op=op)
+
+
+def _readers(model: Model) -> dict[str, list[gs.Node]]:
+    """By activation the layers with constant weights that read it."""
+    found: dict[str, list[gs.Node]] = {}
+    for node in model.nodes:
+        weight = model.constant(node.inputs[1]) if node.op in ("Conv", "Gemm", "MatMul") else None
+        if weight is None or model.constant(node.inputs[0]) is not None or node.attrs.get("transA", 0):
+            continue
+        if node.op == "Conv" or weight.ndim == 2:
+            found.setdefault(node.inputs[0].name, []).append(node)
+    return found
+
+
+def _refusals(places: list[tuple[gs.Node, BiasPlace | None]]) -> dict[str, Finding | None]:
+    """By reader of one tensor, with the place of its bias, why its input cannot be shifted; None where it can."""
+    first = places[0][0]
+    refused = {node.name: _refusal(node) if place is not None else Code.NO_BIAS() for node, place in places}
+    # what is subtracted goes by the channels of one axis, and so does the noted mean
+    other_axis = [node.name for node, _ in places if _axis(node) != _axis(first)]
+    return refused | dict.fromkeys(other_axis, Code.OTHER_READER(tensor=first.inputs[0].name, reader=first.name))
 
 
 def _axis(node: gs.Node) -> int:
@@ -307,6 +308,7 @@ def _clamps(model: Model, forms: Forms, node: gs.Node) -> bool:
 
 
 def _decline(context: Context, layers: list[tuple[gs.Node, BiasPlace]], why: Finding) -> None:
+    """Write one reason into the journal for all layers."""
     for node, _ in layers:
         context.journal.declined(node.name, why)
 

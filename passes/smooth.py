@@ -138,13 +138,10 @@ class Smooth(Helper):
         """
         from toolkit import collect_channels, forget_ranges
 
-        readers = self._readers(model)
-        for name, nodes in list(readers.items()):
-            kept = self.kept_float(context, (node.name for node in nodes))
-            if kept is not None:
-                del readers[name]
-            for layer, why in (kept or {}).items():
-                context.journal.declined(layer, why)
+        readers = {
+            name: nodes for name, nodes in self._readers(model).items()
+            if not self.decline_float(context, (node.name for node in nodes))
+        }  # fmt: skip
         if not readers:
             context.journal.noted(Code.NOTHING_TO_SMOOTH())
             return
@@ -155,32 +152,44 @@ class Smooth(Helper):
         axes = {name: 1 if nodes[0].op == "Conv" else -1 for name, nodes in readers.items()}
         found = collect_channels(model, axes, data, self.samples)
         # what onnxruntime cannot compute has no statistics
-        readers = {name: nodes for name, nodes in readers.items() if name in found}
-        least = self.least if self.least is not None else 1.0 if self._weights_only else _EVEN
-        worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= least}
-        for name in readers.keys() - worth.keys():
-            for node in readers[name]:
-                context.journal.declined(node.name, Code.EVEN(tensor=name, medians=self._uneven(found[name].amax)))
-        if not worth:
+        amax = {name: found[name].amax for name in readers if name in found}
+        uneven = self._uneven_inputs({name: readers[name] for name in amax}, amax, context)
+        if not uneven:
             return
         # asked again for another form of the model, it does what it did before
-        begun = {name: _weights(model, nodes) for name, nodes in worth.items()}
-        known = {name: self._known(name, found[name].amax, weights) for name, weights in begun.items()}
-        asked = {name: nodes for name, nodes in worth.items() if known[name] is None}
+        begun = {name: _weights(model, nodes) for name, nodes in uneven.items()}
+        known = {name: self._known(name, amax[name], weights) for name, weights in begun.items()}
+        asked = {name: nodes for name, nodes in uneven.items() if known[name] is None}
         editing, rows = _Editing(model), self._rows(model, asked, data)
-        for name, nodes in worth.items():
+        for name, nodes in uneven.items():
             choice = known[name]
             if choice is None:
                 layers = [LayerWeights(model, node) for node in nodes]
-                factor = self._factor(found[name].amax, layers, rows.get(nodes[0].name))
-                choice = _Choice(found[name].amax, begun[name], factor)
+                factor = self._factor(amax[name], layers, rows.get(nodes[0].name))
+                choice = _Choice(amax[name], begun[name], factor)
                 self._chosen.setdefault(self._key(name), []).append(choice)
-            self._smooth(editing, name, nodes, found[name].amax, choice.factor, context)
+            self._smooth(editing, name, nodes, amax[name], choice.factor, context)
         model.tidy()
         forget_ranges(context)
 
+    def _uneven_inputs(
+        self, readers: Mapping[str, list[gs.Node]], amax: Mapping[str, Array], context: Context
+    ) -> dict[str, list[gs.Node]]:
+        """The readers of tensors with outlier channels, by ``amax`` of each channel; the others are declined."""
+        least = self.least if self.least is not None else 1.0 if self._weights_only else _EVEN
+        found: dict[str, list[gs.Node]] = {}
+        for name, nodes in readers.items():
+            medians = self._uneven(amax[name])
+            if medians >= least:
+                found[name] = nodes
+                continue
+            for node in nodes:
+                context.journal.declined(node.name, Code.EVEN(tensor=name, medians=medians))
+        return found
+
     @property
     def _weights_only(self) -> bool:
+        """Whether activations stay in float."""
         return Precision(self.dtype).weights_only
 
     @property
@@ -223,6 +232,7 @@ class Smooth(Helper):
         return found
 
     def _uneven(self, amax: Array) -> float:
+        """How many medians the largest channel has, of the channels that are not 0."""
         median = float(np.median(amax[amax > 0])) if (amax > 0).any() else 0.0
         return float(amax.max()) / median if median else 1.0
 
@@ -235,6 +245,7 @@ class Smooth(Helper):
         factor: Array | None,
         context: Context,
     ) -> None:
+        """Divide a tensor's channels by ``factor`` and multiply the weights of its readers by it; None for neither."""
         layers = [LayerWeights(editing.model, node) for node in nodes]
         if factor is None:
             for node in nodes:
@@ -303,18 +314,7 @@ class Smooth(Helper):
             return str(layer.node.name)
         if maker is None:
             return None
-        if maker.op == "BatchNormalization" and nodes[0].op == "Conv":
-            places = [(maker, 1), (maker, 2)]
-        elif nodes[0].op == "Conv":
-            return None
-        elif maker.op == "LayerNormalization":
-            places = [(maker, 1), (maker, 2)] if len(maker.inputs) > 2 else [(maker, 1)]
-        elif maker.op == "RMSNormalization":
-            places = [(maker, 1)]
-        elif maker.op in ("Add", "Mul"):
-            places = self._affine(editing, maker)
-        else:
-            return None
+        places = self._gain_and_offset(editing, maker, nodes[0].op)
         values = [(node, index, model.constant(node.inputs[index])) for node, index in places]
         if not values or any(v is None or v.size not in (1, factor.size) or v.ndim > 1 for _, _, v in values):
             return None
@@ -323,6 +323,19 @@ class Smooth(Helper):
             divided = (np.broadcast_to(value, factor.shape) / factor).astype(value.dtype)
             node.inputs[index] = make_constant(editing.tensors.take(f"{node.inputs[index].name}_smooth"), divided)
         return str(maker.name)
+
+    def _gain_and_offset(self, editing: _Editing, maker: gs.Node, op: str) -> list[tuple[gs.Node, int]]:
+        """The inputs that give a normalization's gain and offset by channel, as layers of the operator ``op`` read it.
+
+        Empty where the node is no such normalization.
+        """
+        if op == "Conv":
+            return [(maker, 1), (maker, 2)] if maker.op == "BatchNormalization" else []
+        if maker.op == "LayerNormalization":
+            return [(maker, 1), (maker, 2)] if len(maker.inputs) > 2 else [(maker, 1)]
+        if maker.op == "RMSNormalization":
+            return [(maker, 1)]
+        return self._affine(editing, maker) if maker.op in ("Add", "Mul") else []
 
     def _affine(self, editing: _Editing, node: gs.Node) -> list[tuple[gs.Node, int]]:
         """The constants of a normalization's last Mul and Add, as exporters write it out."""
@@ -356,12 +369,10 @@ def _layer_before(editing: _Editing, tensor: gs.Tensor, op: str) -> LayerWeights
         if not editing.read_by(tensor, {id(maker)}):
             return None
     if maker is not None and maker.op == "Add":
-        maker = next((m for t in maker.inputs if (m := model.producer(t)) is not None and m.op == "MatMul"), None)
-        held = bias_of(model, maker) if maker is not None else None
-        if held is None or held[0].outputs[0] is not tensor:
-            return None
-    kinds = ("Conv",) if op == "Conv" else ("Gemm", "MatMul")
-    if maker is None or maker.op not in kinds or maker.attrs.get("transA", 0):
+        maker = _matmul_with_bias(model, maker)
+    if maker is None or maker.op not in (("Conv",) if op == "Conv" else ("Gemm", "MatMul")):
+        return None
+    if maker.attrs.get("transA", 0):
         return None
     if maker.op == "MatMul" and not editing.read_by(maker.outputs[0], {id(n) for n in maker.outputs[0].outputs}):
         return None
@@ -369,3 +380,10 @@ def _layer_before(editing: _Editing, tensor: gs.Tensor, op: str) -> LayerWeights
     bias = len(maker.inputs) > 2 and not maker.inputs[2].is_empty() and model.constant(maker.inputs[2]) is None
     plain = weight is not None and (maker.op == "Conv" or weight.ndim == 2) and not bias
     return LayerWeights(model, maker) if plain else None
+
+
+def _matmul_with_bias(model: Model, add: gs.Node) -> gs.Node | None:
+    """The MatMul whose bias an Add adds; None where it adds something else."""
+    found = next((m for t in add.inputs if (m := model.producer(t)) is not None and m.op == "MatMul"), None)
+    held = bias_of(model, found) if found is not None else None
+    return found if held is not None and held[0].outputs[0] is add.outputs[0] else None

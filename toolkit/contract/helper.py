@@ -46,3 +46,10 @@ class Helper(Pass):
                 return None
             found[name] = Code.KEPT(by=ask.by, precision=ask.precision, why=ask.reason)
         return found
+
+    def decline_float(self, context: Context, layers: Iterable[str]) -> bool:
+        """Whether the plan so far keeps all of these layers in float; they are declined then, with ``kept_float``."""
+        kept = self.kept_float(context, layers)
+        for name, why in (kept or {}).items():
+            context.journal.declined(name, why)
+        return kept is not None
