@@ -194,17 +194,11 @@ def _apart(
     boxes: SeenOutput, outputs: Sequence[SeenOutput], seen: SeenModel
 ) -> tuple[tuple[SeenOutput, ...], dict[str, Any]] | None:
     """Boxes in a separate output, with scores, or scores and classes, of as many anchors."""
-    shape = tuple(extent for extent in boxes.shape if extent != 1 or len(boxes.shape) <= 2)
-    if boxes.discrete or len(shape) != 2 or 4 not in shape:
+    axis = _box_axis(boxes)
+    if axis is None:
         return None
-    axis = -1 if shape[-1] == 4 else -2
-    if boxes.sums_to_one(axis):
-        return None
-    anchors = shape[-3 - axis]
-    others = [one for one in outputs if one is not boxes and anchors in one.shape and len(one.shape) <= 2]
-    labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
-    scored = [one for one in others if one is not labels and not one.discrete]
-    scores = next((one for one in scored if len(one.shape) == 2), None) or next(iter(scored), None)
+    anchors = [extent for extent in boxes.shape if extent != 1 or len(boxes.shape) <= 2][-3 - axis]
+    scores, labels = _scores_and_labels(boxes, outputs, anchors)
     if scores is None or not _of_each_box(scores, boxes, axis) or scores.largest_as(boxes):
         return None
     settings: dict[str, Any] = {"layout": "apart", "box_axis": axis}
@@ -219,6 +213,26 @@ def _apart(
     best = best_scores([one.samples[0][None] for one in chosen], settings).reshape(-1)
     best = best if len(best) == len(rows) else np.ones(len(rows))
     return chosen, {**settings, **_format(rows, best, anchors, seen)}
+
+
+def _box_axis(output: SeenOutput) -> int | None:
+    """The axis of the four numbers of a box, -1 or -2; None where an output may not hold boxes and nothing else."""
+    shape = tuple(extent for extent in output.shape if extent != 1 or len(output.shape) <= 2)
+    if output.discrete or len(shape) != 2 or 4 not in shape:
+        return None
+    axis = -1 if shape[-1] == 4 else -2
+    return None if output.sums_to_one(axis) else axis
+
+
+def _scores_and_labels(
+    boxes: SeenOutput, outputs: Sequence[SeenOutput], anchors: int
+) -> tuple[SeenOutput | None, SeenOutput | None]:
+    """The output with scores of as many anchors, preferably one for each class, and that with their classes."""
+    others = [one for one in outputs if one is not boxes and anchors in one.shape and len(one.shape) <= 2]
+    labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
+    scored = [one for one in others if one is not labels and not one.discrete]
+    scores = next((one for one in scored if len(one.shape) == 2), None) or next(iter(scored), None)
+    return scores, labels
 
 
 def _signs_of_boxes(found: tuple[tuple[SeenOutput, ...], dict[str, Any]]) -> tuple[bool, bool]:
@@ -236,6 +250,7 @@ def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
 
 
 def _whole(output: SeenOutput) -> bool:
+    """Whether an output holds whole numbers, as numbers of classes are."""
     values = output.flat
     return output.discrete or bool(len(values) and (values == np.rint(values)).all() and values.max() > 1)
 
