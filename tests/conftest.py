@@ -60,6 +60,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+_DRAWN: list[tuple[np.random.Generator, Mapping[str, Any]]] = []
+"""The random generators of test modules, as they are after collection."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Find the generators that test modules share among their tests."""
+    modules = {item.module for item in session.items if isinstance(item, pytest.Function)}
+    drawn = {id(one): one for module in modules for one in vars(module).values() if isinstance(one, np.random.Generator)}
+    _DRAWN[:] = [(one, one.bit_generator.state) for one in drawn.values()]
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    """What a test draws does not depend on the tests that ran before it."""
+    for generator, state in _DRAWN:
+        generator.bit_generator.state = state
+
+
 @pytest.fixture(autouse=True)
 def _one_at_a_time_on_the_gpu(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
