@@ -18,7 +18,7 @@ def sensitivity(
     recipe: RecipePath,
     out: Out = None,
     settings: Set = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Estimate for at most ten float inferences.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Estimate at the cost of at most ten float inferences.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes to share the work; the numbers stay the same.")] = 1,
     on: OnPlace = None,
     samples: MostSamples = None,

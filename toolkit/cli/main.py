@@ -206,7 +206,7 @@ def inspect(
 ) -> None:
     """Show what is in a file, or in a run folder.
 
-    Models, recipes, lock files, samples, engines, logs, journals, ranges, and caches of calibration and timing.
+    Models, recipes, lock files, samples, engines, logs, journals, ranges, calibration and timing caches.
     """
     from toolkit.cli.commands import inspect_file
 
@@ -270,7 +270,7 @@ def calibrate(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Collect calibration statistics, all or a share.
+    """Collect calibration statistics on all samples or a share.
 
     [calibration] collection then uses them instead of running the model.
     """

@@ -16,9 +16,9 @@ def view(
     run: Annotated[Path, typer.Argument(help="A run folder, or a page that compare wrote.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Open the page of a run in the browser.
+    """Open a run's report in the browser.
 
-    Where there is no browser, print where the page is.
+    Without a browser, print where it is.
     """
     from toolkit.cli.commands_runs import view_run
 
@@ -28,7 +28,7 @@ def view(
 def doctor(json: Json = False) -> None:
     """Say what this machine can build, run and measure.
 
-    What is installed, what qtool can do with it, and what would mend the rest.
+    What is installed, what qtool can do with it, and how to fix the rest.
     """
     from toolkit.cli.commands_runs import examine_machine
 
@@ -42,7 +42,7 @@ def time(
     ],
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often each engine is measured.")] = 5,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Each layer too, by TensorRT's profiler; all of them.")
+        bool, typer.Option("--layers", help="Time each layer too, with TensorRT's profiler, and list them all.")
     ] = False,
     gpu: Annotated[
         str | None,
@@ -79,7 +79,7 @@ def accuracy(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Judge a run's engine, or its model, on samples again."""
+    """Evaluate a run's engine, or its model, on samples again."""
     from toolkit.cli.commands_runs import measure_accuracy
 
     raise typer.Exit(measure_accuracy(run, data, metric, samples, on, allow_code, json))
@@ -94,7 +94,7 @@ def export(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Write what builds or opens a run's result elsewhere.
+    """Write files that build or open a run's result elsewhere.
 
     The command line and files that build its engine with trtexec or Polygraphy, or a model that any runtime opens.
     """
