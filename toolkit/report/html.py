@@ -125,15 +125,12 @@ def script_hash(script: str) -> str:
 
 def environment() -> Environment:
     """The templates, with autoescape on and an error for every name that is not there."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import StrictUndefined
 
-    made = Environment(
-        loader=PackageLoader("toolkit.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    from toolkit.report.templates import template_environment
+
+    made = template_environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_visible, trim_blocks=True, lstrip_blocks=True
     )
     made.filters.update(
         prediction_words=prediction_words,
