@@ -42,6 +42,7 @@ class BuildOrder:
         amax: by tensor, for implicit quantization by ranges.
         calibrated: whether there is a calibration cache.
         timed: whether there is a timing cache.
+        attention: whether the model has Attention nodes, of each of which the parser makes an ``IAttention``.
     """
 
     backend: str
@@ -55,6 +56,7 @@ class BuildOrder:
     amax: Mapping[str, float] = field(default_factory=dict)
     calibrated: bool = False
     timed: bool = False
+    attention: bool = False
 
     @property
     def weak(self) -> bool:
@@ -135,6 +137,7 @@ def trtexec(order: BuildOrder) -> CommandLine:
     words += ["--versionCompatible"] if settings.get("version_compatible") else []
     words += ["--hardwareCompatibilityLevel=ampere+"] if settings.get("hardware_compatible") else []
     words += [f"--timingCacheFile={TIMING}"] if order.timed else []
+    words += ["--decomposableAttentions=*"] if order.attention else []
     return CommandLine(words, unsaid=unsaid)
 
 
@@ -183,6 +186,7 @@ def _polygraphy_settings(order: BuildOrder, rtx: bool) -> list[str]:
     """The options for settings that do not depend on the typing."""
     settings = order.settings
     words = ["--tf32"] if settings.get("tf32", True) and not rtx else []
+    words += ["--decomposable-attentions"] if order.attention else []
     words += ["--pool-limit", f"workspace:{settings['workspace']}"] if settings.get("workspace") else []
     if settings.get("optimization_level") is not None:
         words += ["--builder-optimization-level", str(settings["optimization_level"])]

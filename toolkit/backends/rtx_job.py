@@ -10,6 +10,7 @@ from toolkit.backends.build_config import check_profiles, common_arguments, poly
 from toolkit.backends.messages import Messages
 from toolkit.backends.talk import Talk
 from toolkit.backends.walk import walk_network
+from toolkit.base.attention_layers import make_decomposable
 from toolkit.base.errors import BackendError, did_you_mean
 
 
@@ -93,6 +94,7 @@ def _opened(request: dict[str, Any], messages: Messages) -> tuple[Any, Any, dict
         opened = NetworkFromOnnxPath(model, strongly_typed=True)()
     except (PolygraphyException, RuntimeError) as error:
         raise messages.error(f"TensorRT-RTX {trt.__version__} refused the model", model, str(error)) from error
+    make_decomposable(trt, opened[1])
     walked = walk_network(opened[1])
     check_profiles({t["name"]: t["shape"] for t in walked["inputs"]}, request["profiles"])
     return trt, opened, walked, capabilities

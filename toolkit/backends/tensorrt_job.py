@@ -13,6 +13,7 @@ from toolkit.backends.messages import Messages
 from toolkit.backends.opened_job import mark_tensors
 from toolkit.backends.talk import Talk
 from toolkit.backends.weak_network import allowed_types, set_precisions, set_ranges
+from toolkit.base.attention_layers import make_decomposable
 from toolkit.base.errors import BackendError
 
 
@@ -77,6 +78,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         talk.progress("parsing", 1, 1)
         talk.progress("building", 0, 1)
         network = opened[1]
+        make_decomposable(trt, network)
         inputs = _input_shapes(network)
         check_profiles(inputs, request["profiles"])
         calibration = Calibration(trt, request, inputs) if request["batches"] else None

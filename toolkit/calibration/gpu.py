@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.attention_layers import make_decomposable
 from toolkit.base.errors import BackendError, RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.gpu_turns import GPU_TURN
@@ -203,6 +204,7 @@ class _TappedEngine:
                 EngineFromNetwork,
                 ModifyNetworkOutputs,
                 NetworkFromOnnxPath,
+                PostprocessNetwork,
                 Profile,
                 TrtRunner,
             )
@@ -222,7 +224,9 @@ class _TappedEngine:
         with temporary_folder("gpu") as folder:
             path = folder / "model.onnx"
             twin.save(path, ir_version=8)
-            network = NetworkFromOnnxPath(str(path))
+            network = PostprocessNetwork(
+                NetworkFromOnnxPath(str(path)), lambda network: make_decomposable(trt, network)
+            )
             if self.outputs:
                 network = ModifyNetworkOutputs(network, outputs=[literal_glob(name) for name in self.outputs])
             try:

@@ -12,6 +12,7 @@ class MigrateCode(BaseCode):
     ALWAYS_EXPLICIT_BATCH = "migrate-always-explicit-batch"
     ENGINE_IN_FOLDER = "migrate-engine-in-folder"
     TF32_IS_ON = "migrate-tf32-is-on"
+    ATTENTION_DECOMPOSES = "migrate-attention-decomposes"
     ABOUT_RUNNING = "migrate-about-running"
     ABOUT_PRINTING = "migrate-about-printing"
     ABOUT_OTHER_FRAMEWORK = "migrate-about-other-framework"

@@ -138,6 +138,7 @@ def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
     """What is to be built, and the file of the timing cache."""
     from toolkit.backends.command_lines import BuildOrder
     from toolkit.backends.network_types import float_types, weak_flags
+    from toolkit.graph.nodes import ONNX_DOMAINS
 
     build, hidden = run.engine.build, run.job.folder.hidden
     settings = engine_settings(run.recipe, hidden)
@@ -164,6 +165,7 @@ def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
         amax,
         weak and implicit and (bool(amax) or (run.folder / "calibration.cache").is_file()),
         timing.is_file(),
+        any(node.op == "Attention" and node.domain in ONNX_DOMAINS for node in model.nodes),
     )
     return order, timing
 

@@ -187,6 +187,15 @@ def test_opsets(tmp_path, opset):
     assert build(model, tmp_path, Profiles()).engine
 
 
+@pytest.mark.parametrize("size", [8, 64])
+def test_attention_builds_whether_or_not_there_is_a_fused_kernel(tmp_path, size):
+    """Heads of 8 have none, for which TensorRT-RTX 1.7.1 fails unless it may use several; those of 64 have one."""
+    shapes = {"q": (HALF, [2, 4, 16, size]), "k": (HALF, [2, 2, 16, size]), "v": (HALF, [2, 2, 16, size])}
+    attention = node("Attention", list("qkv"), ["y"], "attention")
+    made = build(make([attention], shapes, {"y": shapes["q"]}, opset=24, ir=11), tmp_path, Profiles())
+    assert made.engine and ("attention",) in [layer.nodes for layer in made.layers]
+
+
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize(("lengths", "asked"), [(True, "fp16"), (False, "fp16"), (False, "fp32")])
 def test_a_recurrent_layer_builds_as_it_is_lowered(tmp_path, op, lengths, asked):

@@ -94,8 +94,16 @@ def test_what_trtexec_cannot_build_is_refused(order, remedy):
     assert remedy in caught.value.remedy
 
 
+def test_attention_may_take_several_kernels_as_in_a_run():
+    order = replace(STRONG, attention=True)
+    assert "--decomposableAttentions=*" in trtexec(order).words and "--decomposable-attentions" in polygraphy(order).words
+    assert not [word for made in (trtexec(STRONG), polygraphy(STRONG)) for word in made.words if "ecomposable" in word]
+
+
 @pytest.mark.parametrize(
-    "order", [STRONG, WEAK, IMPLICIT, replace(IMPLICIT, amax={})], ids=["strong", "weak", "ranges", "own"]
+    "order",
+    [STRONG, WEAK, IMPLICIT, replace(IMPLICIT, amax={}), replace(STRONG, attention=True)],
+    ids=["strong", "weak", "ranges", "own", "attention"],
 )
 def test_polygraphy_takes_every_word(order):
     from polygraphy.tools.convert.convert import Convert
@@ -105,7 +113,7 @@ def test_polygraphy_takes_every_word(order):
     made = polygraphy(order)
     known, unknown = parser.parse_known_args(made.words[1:])
     assert not unknown and known.output == "model.engine"
-    assert bool(known.strongly_typed) is (order is STRONG)
+    assert bool(known.strongly_typed) is not order.weak and bool(known.decomposable_attentions) is order.attention
     assert known.trt_min_shapes[0][0] == "a:0:[1,3]" and len(known.trt_min_shapes) == len(order.profiles)
     assert known.load_timing_cache == known.save_timing_cache == "engines.timing"
     # --int8 alone would calibrate on made-up data

@@ -65,6 +65,7 @@ MIGRATE: Table = {
     MigrateCode.ALWAYS_EXPLICIT_BATCH: "batches are always explicit",
     MigrateCode.ENGINE_IN_FOLDER: "a run writes model.engine into its folder",
     MigrateCode.TF32_IS_ON: "float32 layers may use TF32 anyway",
+    MigrateCode.ATTENTION_DECOMPOSES: "attention without a fused kernel is always computed by several",
     MigrateCode.ABOUT_RUNNING: "it is about running or timing an engine, not about building it: see `qtool time`",
     MigrateCode.ABOUT_PRINTING: "it is about extra output, printed or written: see the run's report",
     MigrateCode.ABOUT_OTHER_FRAMEWORK: "it is not about TensorRT's engine",

@@ -66,6 +66,7 @@ class Term(str, Enum):
     ENGINE_IN = "engine-in"
     NO_TF32 = "no-tf32"
     TF32 = "tf32"
+    DECOMPOSED = "decomposed"
     DLA = "dla"
     PLUGINS = "plugins"
     OUTPUTS = "outputs"
@@ -137,6 +138,7 @@ OUTCOMES: dict[Term, TermOutcome] = {
     Term.BATCH: TermOutcome(why=MigrateCode.ALWAYS_EXPLICIT_BATCH),
     Term.ENGINE_OUT: TermOutcome(why=MigrateCode.ENGINE_IN_FOLDER),
     Term.TF32: TermOutcome(why=MigrateCode.TF32_IS_ON),
+    Term.DECOMPOSED: TermOutcome(why=MigrateCode.ATTENTION_DECOMPOSES),
     Term.MEASURING: TermOutcome(why=MigrateCode.ABOUT_RUNNING),
     Term.PRINTING: TermOutcome(why=MigrateCode.ABOUT_PRINTING),
     Term.ENGINE_IN: TermOutcome(why=MigrateCode.ENGINE_CANNOT_MIGRATE, lost=True),
@@ -200,6 +202,7 @@ TRTEXEC: dict[str, Flag] = dict(
         *_flags(Term.ENGINE_OUT, "value", "saveEngine"),
         *_flags(Term.ENGINE_IN, "value", "loadEngine"),
         *_flags(Term.NO_TF32, "nothing", "noTF32"),
+        *_flags(Term.DECOMPOSED, "value", "decomposableAttentions"),
         *_flags(Term.DLA, "value", "useDLACore layerDeviceTypes"),
         *_flags(
             Term.DLA,
@@ -220,8 +223,8 @@ TRTEXEC: dict[str, Flag] = dict(
             Term.UNSET,
             "value",
             "maxAuxStreams maxTactics preview tilingOptimizationLevel l2LimitForTiling runtimePlatform "
-            "decomposableAttentions remoteAutoTuningConfig tuneBuildRoutes tuneBuildRouteFile tuningSearch "
-            "tuningCacheFile tuningResultFile tuningTimeOut setBuildRoute markDebug",
+            "remoteAutoTuningConfig tuneBuildRoutes tuneBuildRouteFile tuningSearch tuningCacheFile tuningResultFile "
+            "tuningTimeOut setBuildRoute markDebug",
         ),
         *_flags(
             Term.UNSET,
@@ -297,6 +300,7 @@ POLYGRAPHY: dict[str, Flag] = dict(
         *_flags(Term.GPUS, "nothing", "use-gpu"),
         *_flags(Term.STRONG, "nothing", "strongly-typed"),
         *_flags(Term.TF32, "nothing", "tf32"),
+        *_flags(Term.DECOMPOSED, "nothing", "decomposable-attentions"),
         *_flags(Term.ENGINE_OUT, "value", "output save-engine"),
         *_flags(Term.DLA, "nothing", "use-dla allow-gpu-fallback enable-uint8-asymmetric-quantization-dla"),
         *_flags(Term.DLA, "value", "dla-workspace-allocation-strategy"),
@@ -326,7 +330,7 @@ POLYGRAPHY: dict[str, Flag] = dict(
             Term.UNSET,
             "nothing",
             "exclude-lean-runtime error-on-timing-cache-miss disable-compilation-cache trt-safety-restricted "
-            "strip-plan weight-streaming direct-io plugin-instancenorm decomposable-attentions ignore-external-data",
+            "strip-plan weight-streaming direct-io plugin-instancenorm ignore-external-data",
         ),
         *_flags(
             Term.OTHER_FRAMEWORK,
