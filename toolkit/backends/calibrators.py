@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.backends.messages import IN_THE_LOG
 from toolkit.backends.talk import Talk
 from toolkit.base.errors import BackendError
 from toolkit.base.files import sha256_file, write_json
@@ -98,7 +99,7 @@ class Calibration:
             raise BackendError(
                 f"TensorRT took {self._batches.served} of {total} calibration batches",
                 where=self._where,
-                remedy="see TensorRT's messages in the run's log; calibrator = \"ranges\" needs no batches",
+                remedy=f"{IN_THE_LOG}; calibrator = \"ranges\" needs no batches",
             )
         if self._cache is not None:
             content = sha256_file(self._cache) if self._cache.is_file() else ""

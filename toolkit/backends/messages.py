@@ -20,17 +20,24 @@ _NODE = (
     r"Assertion \S+ failed\. (?P<node>.+?) has no runners that implement it",
 )
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
+_AT_INPUT = re.compile(r"(?:\w+\.cpp:\d+: )?ERROR: (?P<name>.+):\d+ In function importInput:\s*\[\d+\]\s*")
+"""A fault of one of the model's inputs, which stands where a file's name does for a fault of a node."""
 _BEGUN = re.compile(r"(?:Static check for p|P)arsing node: (?P<node>.*) \[(?P<op>\w+)\]$")
 """What the parser says, at its most verbose, before it reads a node; for some faults it names no node."""
+IN_THE_LOG = "see TensorRT's messages in build.log in the run folder"
+_UNKNOWN = "look TensorRT's message up in its documentation, or replace the node in the model"
 _UNSUPPORTED = "this operator is not supported: replace it in the model with supported ones"
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
+    (r"In function importInput:[^\0]*convertDtype",
+     "TensorRT has no such type: give this input another one in the model (int32, int64, uint8, bool or a float type) "
+     "and cast it there"),
     (r"(?:No importer registered|[Pp]lugin)[^\0]*TRT_(?:FP4|MXFP8)",
      "this release is too old: NVFP4 needs TensorRT 10.8, MXFP8 10.12; use a newer one, or quantize to fp8"),
     (r"No importer registered|In function check\w+:\s*\[\d+\] false|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH"
      r"|unsupported operator|PluginCreator could not find"
-     r"|Plugin not found",
+     r"|Plugin not found|plugin creator version \S+ was not found",
      _UNSUPPORTED),
     (r"[Uu]nsupported reduction type|with reduction is not supported",
      "what is scattered to one place can be summed by a MatMul with a matrix of ones, [nodes, edges], in its place; "
@@ -89,10 +96,16 @@ _NO_USE = re.compile(r"^--- (Begin|End) node|^Node name:|^input:|ModelImporter\.
 
 
 class Messages:
-    """A logger for TensorRT that passes every message on and keeps warnings and errors."""
+    """A logger for TensorRT that passes every message on and keeps warnings and errors.
 
-    def __init__(self, talk: Talk) -> None:
+    Args:
+        talk: where messages go.
+        logged: whether they end in a run folder's build.log.
+    """
+
+    def __init__(self, talk: Talk, logged: bool = True) -> None:
         self.kept: list[tuple[str, str]] = []
+        self._logged = logged
         self._talk = talk
         # the node that the parser is at, and its operator
         self._at: tuple[str, str] | None = None
@@ -145,7 +158,8 @@ class Messages:
         node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
         layer = next((one for one in layers if one["name"] == node), None)
         operator = next((m["op"] for text in errors if (m := _PARSING.search(text))), "")
-        if not node and self._at is not None:
+        given = next((m["name"] for text in errors if (m := _AT_INPUT.match(text))), None)
+        if not node and given is None and self._at is not None:
             node, operator = self._at
         if layer is not None:
             from toolkit.backends.network import metadata_nodes
@@ -154,7 +168,7 @@ class Messages:
             operator = operator or f"layer {layer['type']}"
         said = _essence(errors) or on_one_line(cause) or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
-                      "see TensorRT's messages in the run's log")  # fmt: skip
+                      IN_THE_LOG if self._logged else _UNKNOWN)  # fmt: skip
         if remedy is _UNSUPPORTED and _FUSED.fullmatch(operator):
             remedy = _UNFUSED
         if "{" in remedy:
@@ -164,6 +178,7 @@ class Messages:
 
             remedy = remedy.format(strip=named(Role.STRIP), keep=named(Role.KEEP))
         place = f" at node '{node}'" + (f" ({operator})" if operator else "") if node else ""
+        place = place if given is None else f" at input '{given}'"
         return BackendError(f"{stage}{place}: {said}", where=where, remedy=remedy)
 
 
@@ -175,7 +190,7 @@ def _essence(errors: list[str]) -> str:
     # An unreadable timing cache costs time and ends no build.
     telling = [text for text in telling if not _CACHE_LEFT_OUT.search(text)] or telling
     for text in telling:
-        line = " ".join(_FRAME.sub("", text).split())
+        line = " ".join(_FRAME.sub("", _AT_INPUT.sub("", text)).split())
         checked = _CHECKED.search(text)
         line = f"it does not support {checked['op']}" if checked else line
         framing = _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text)

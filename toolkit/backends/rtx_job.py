@@ -24,7 +24,7 @@ def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     Raises:
         BackendError: TensorRT-RTX refused the model or the settings.
     """
-    _opened(request, Messages(talk))
+    _opened(request, Messages(talk, logged=False))
     return {}
 
 

@@ -27,7 +27,7 @@ def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     Raises:
         BackendError: TensorRT refused the model.
     """
-    trt, messages = _module(talk)
+    trt, messages = _module(Messages(talk, logged=False))
     from polygraphy.backend.trt import NetworkFromOnnxPath
     from polygraphy.exception import PolygraphyException
 
@@ -56,7 +56,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     Raises:
         BackendError: TensorRT refused the model or the settings.
     """
-    trt, messages = _module(talk)
+    trt, messages = _module(Messages(talk))
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork
     from polygraphy.exception import PolygraphyException
 
@@ -105,7 +105,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     }
 
 
-def _module(talk: Talk) -> tuple[Any, Messages]:
+def _module(messages: Messages) -> tuple[Any, Messages]:
     """TensorRT with Polygraphy on it, and where its messages go."""
     from polygraphy import config as polygraphy_config
 
@@ -115,7 +115,6 @@ def _module(talk: Talk) -> tuple[Any, Messages]:
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
-    messages = Messages(talk)
     # Polygraphy makes one logger for the process and offers no way to name another.
     util.TRT_LOGGER = messages.logger(trt)
     return trt, messages

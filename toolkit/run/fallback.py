@@ -10,6 +10,7 @@ from toolkit.backends.codes import EngineCode
 from toolkit.base.errors import BackendError
 from toolkit.base.files import write_json
 from toolkit.contract.findings import Finding
+from toolkit.run.folder import BUILD_LOG
 from toolkit.run.job import Job
 
 
@@ -32,8 +33,9 @@ def fall_back(job: Job, refusing: str, error: BackendError) -> Finding:
 def remember(job: Job, name: str, key: Mapping[str, Any]) -> None:
     """Note in the run folder which backend was fallen back to, or that none was, for a run with the same key."""
     file = job.folder.hidden / f"{name}.json"
-    write_json(file, job.fallback.to_json() if job.fallback is not None else None)
-    job.folder.store(name, key, [file])
+    finding = job.fallback.to_json() if job.fallback is not None else None
+    write_json(file, {"finding": finding, "logged": job.refusal_logged})
+    job.folder.store(name, key, [file, *([job.folder.path / BUILD_LOG] if job.refusal_logged else [])])
 
 
 def recall(job: Job, name: str, key: Mapping[str, Any]) -> bool:
@@ -41,5 +43,6 @@ def recall(job: Job, name: str, key: Mapping[str, Any]) -> bool:
     if not job.folder.find(name, key)[0]:
         return False
     told = json.loads((job.folder.hidden / f"{name}.json").read_text(encoding="utf-8"))
-    job.fallback = Finding.from_json(told) if told is not None else None
+    finding = told["finding"]
+    job.fallback, job.refusal_logged = Finding.from_json(finding) if finding is not None else None, told["logged"]
     return True

@@ -15,6 +15,9 @@ from toolkit.base.needs import Needs
 from toolkit.base.reading import own_json
 from toolkit.run.state import RunState
 
+BUILD_LOG = "build.log"
+"""What TensorRT said while an engine was built, or while a backend that ``auto`` took failed to build it."""
+
 
 @dataclass
 class RunFolder:

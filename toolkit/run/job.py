@@ -30,6 +30,7 @@ class Job:
         progress: called with what is being done, how much is done, and of how much.
         found: findings about what the run folder held before.
         fallback: the finding that a backend which ``auto`` took refuses the model, and which is taken instead.
+        refusal_logged: whether build.log holds what that backend said.
     """
 
     recipe: Recipe
@@ -38,6 +39,7 @@ class Job:
     progress: Progress = silent
     found: Finding | None = None
     fallback: Finding | None = None
+    refusal_logged: bool = False
 
     def __post_init__(self) -> None:
         told = self.progress

@@ -23,7 +23,7 @@ from toolkit.run.check import rehearsed
 from toolkit.run.checks import opened, preflight
 from toolkit.run.device import not_wanted
 from toolkit.run.fallback import decided, fall_back, recall, remember
-from toolkit.run.folder import RunFolder
+from toolkit.run.folder import BUILD_LOG, RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys import gpu_here
@@ -138,6 +138,7 @@ class Pipeline:
                 if decided(job) or job.backend == "none":
                     raise
                 fall_back(job, choose(job.backend)[0].name, error)
+                job.refusal_logged = (self.folder.path / BUILD_LOG).is_file()
                 crashed = crashed or isinstance(error, ProcessDiedError)
                 if not crashed:
                     remember(job, _REFUSAL, key)

@@ -130,6 +130,36 @@ def test_a_fault_that_names_no_node_is_that_of_the_node_being_read():
     assert "at node" not in str(messages.error("TensorRT-RTX 1.7.1 could not build", "m.onnx"))
 
 
+def test_an_operator_whose_plugin_a_release_lacks_is_not_supported():
+    said = (
+        "ModelImporter.cpp:151: ERROR: onnxOpImporters.cpp:9100 In function importNonZero:\n[8] Assertion failed: creator "
+        "&& getPluginCreatorVersion(creator) == CreatorVersion::kV3ONE: NonZero plugin creator version 1 was not found in "
+        "plugin registry."
+    )
+    assert "not supported: replace it" in heard(said).error("TensorRT-RTX 1.7.1 refused the model", "m.onnx").remedy
+
+
+def test_an_input_of_a_type_that_tensorrt_lacks_is_named():
+    """As RTX 1.7.1 says it after it has looked at all nodes; the input's name stands where a file's does."""
+    messages = Messages(SimpleNamespace(log=lambda text: None))
+    for one in (
+        ("VERBOSE", "Static check for parsing node: last [Greater]"),
+        ("ERROR", "ModelImporter.cpp:151: ERROR: an: image:992 In function importInput:\n[8] Assertion failed: "
+         'convertDtype(onnxDtype.elem_type(), &trtDtype) && "Failed to convert ONNX date type"'),
+    ):  # fmt: skip
+        messages.take(*one)
+    error = messages.error("TensorRT-RTX 1.7.1 refused the model", "m.onnx")
+    assert error.what.startswith("TensorRT-RTX 1.7.1 refused the model at input 'an: image': Assertion failed: convert")
+    assert "no such type: give this input another" in error.remedy
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_message_that_no_remedy_is_known_for_points_to_the_log_where_there_is_one(logged):
+    messages = Messages(SimpleNamespace(log=lambda text: None), logged=logged)
+    messages.take("ERROR", "something new")
+    assert ("build.log" in messages.error("TensorRT 10 could not build", "m.onnx").remedy) is logged
+
+
 def test_remedies_name_settings_that_the_recipe_has():
     from toolkit.backends.messages import _REMEDIES
     from toolkit.run.sections import EngineSection

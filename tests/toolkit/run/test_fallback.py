@@ -117,6 +117,28 @@ def test_what_the_builder_alone_refuses_ends_with_a_report_that_has_the_remedy(t
         assert any("model.onnx runs in ONNX Runtime" in one.text for one in plain.report.summary.next)
 
 
+def test_what_tensorrt_said_of_a_failed_build_stays_in_the_log(tmp_path, refusing, monkeypatch):
+    class Talking(Refusing):
+        def build(self, *given):
+            given[3](f"ERROR: no. {self.asked['build']}")
+            return super().build(*given)
+
+    backend = refusing("build", BackendError("no kernel runs 'nms'", remedy="see build.log"))
+    backend.__class__ = Talking
+    out, log = tmp_path / "run", tmp_path / "run" / "build.log"
+    run(small(tmp_path, [INSERT], engine={"backend": "auto"}), out)
+    assert log.read_text() == "ERROR: no. 0\n"
+    # found again, and without it built once more
+    run(small(tmp_path, [INSERT], engine={"backend": "auto"}, report={"formats": ["json"]}), out)
+    assert backend.asked["build"] == 1 and log.read_text() == "ERROR: no. 0\n"
+    log.unlink()
+    run(small(tmp_path, [INSERT], engine={"backend": "auto"}, report={"formats": ["json", "html"]}), out)
+    assert backend.asked["build"] == 2 and log.read_text() == "ERROR: no. 1\n"
+    # nobody was refused a build here, and the log of another one is gone
+    run(small(tmp_path, [INSERT], engine={"backend": "none"}), out)
+    assert not log.exists()
+
+
 @pytest.mark.parametrize("data", ["none", "summed", "foreign"])
 def test_a_model_that_onnxruntime_does_not_run_is_not_said_to_run_there(tmp_path, refusing, data):
     """onnxruntime sums no float16 that is scattered to one place, and knows no operator of another's domain."""

@@ -16,6 +16,7 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.run.context import engine_bench
 from toolkit.run.engine_settings import engine_settings, extras_for
+from toolkit.run.folder import BUILD_LOG
 from toolkit.run.inputs import Inputs
 from toolkit.run.keys import engine_key, gpu_here, hashes
 from toolkit.run.step import Record, Step
@@ -25,7 +26,7 @@ from toolkit.run.steps.passes import PassesRecord
 if TYPE_CHECKING:
     from toolkit.backends.base import Backend, EngineSettings, Extras
 
-_ENGINE, _LAYERS, _LOG = "model.engine", "layers.json", "build.log"
+_ENGINE, _LAYERS = "model.engine", "layers.json"
 
 
 class EngineRecord(Record):
@@ -142,8 +143,9 @@ class EngineStep(Step[EngineRecord]):
             self._write_log(log)
 
     def _write_log(self, lines: Sequence[str]) -> None:
-        path = self.folder.path / _LOG
-        path.unlink(missing_ok=True)
+        path = self.folder.path / BUILD_LOG
+        if not self.job.refusal_logged:
+            path.unlink(missing_ok=True)
         if lines:
             write_text(path, "".join(f"{line}\n" for line in lines))
 
