@@ -231,7 +231,7 @@ def test_unquantizable_candidates_say_their_rule():
     context = placeholder_context()
     InsertQDQ()(model, context)
     rules = {e.node: e.rule for e in context.journal.of("declined")}
-    assert rules == {"nan": "not-finite", "dynamic": "computed-weights", "vec": "vector"}
+    assert rules == {"nan": "not-finite", "dynamic": "run-time-weights", "vec": "vector"}
     assert "QuantizeLinear" not in ops(model)
 
 

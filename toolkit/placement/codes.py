@@ -1,4 +1,4 @@
-"""Codes of findings about the placement of a whole model; the journal has those about its nodes."""
+"""Codes of findings about the placement of a whole model, and of reasons that ``contract`` does not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from toolkit.contract.findings import BaseCode
 
 
 class PlacementCode(BaseCode):
-    """A finding about the placement of a whole model."""
+    """A finding about the placement of a whole model, or why a node is not quantized."""
 
     SHARED_UNLIKE = "placement-shared-unlike"
+    RUN_TIME_WEIGHTS = "run-time-weights"

@@ -12,6 +12,7 @@ from toolkit.graph.constants import is_random
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import is_finite
+from toolkit.placement.codes import PlacementCode
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type
 from toolkit.placement.ops import REGION, TARGETS
 
@@ -97,11 +98,11 @@ class Trouble:
             return Code.BOTH_CONSTANT()
         if not any(constant):
             if node.op != "MatMul" and node.op != "Gemm":
-                return Code.COMPUTED_WEIGHTS()
+                return PlacementCode.RUN_TIME_WEIGHTS()
             if not self.activation_matmul and any(dequantizer(t) is None for t in operands):
                 return Code.ACTIVATION_MATMUL()
         if node.op in ("Conv", "ConvTranspose") and not constant[1]:
-            return Code.COMPUTED_WEIGHTS()
+            return PlacementCode.RUN_TIME_WEIGHTS()
         for tensor, value in zip(operands, values):
             rank = value.ndim if value is not None else self.facts.rank(tensor.name)
             if rank is not None and rank < 2:

@@ -12,6 +12,7 @@ from toolkit.base.text import toml_string
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
+from toolkit.placement.codes import PlacementCode
 from toolkit.placement.ops import PAIR_OPERATORS
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import unlike_profiles
@@ -21,9 +22,16 @@ from toolkit.report.schema import Accuracy, BackendInfo, Declined, DeviceInfo, L
 from toolkit.report.verdict import CLIPPED, culprits, verdict
 from toolkit.search.quantizer import Quantizer
 
-_SETTLED = ("excluded", "complete", "kept", "subgraph", "no-blocks-in", "no-weight-matrix")
-"""Rules by which nothing is left to try: the user's own wish, what is quantized already, what cannot be calibrated or
-has no such form."""
+_SETTLED = frozenset(
+    str(code.value)
+    for code in (
+        Code.EXCLUDED, Code.NOT_INCLUDED, Code.COMPLETE, Code.KEPT, Code.NOT_FASTER, Code.SUBGRAPH, Code.NO_BLOCKS_IN,
+        Code.NO_WEIGHT_MATRIX, PlacementCode.RUN_TIME_WEIGHTS, Code.PATCHES, Code.VECTOR, Code.ONE_SIDED,
+        Code.SUM_STAYS_FLOAT, Code.SUM_OF_MANY, Code.BROADCAST, Code.UNLIKE_BRANCHES,
+    )
+)  # fmt: skip
+"""Rules by which nothing is left to try: the user's own wish, what is quantized already or was measured, what cannot be
+calibrated, has no such form or no such kernel, and what would only cost time."""
 _FINE_DB = 40.0
 _KEPT_IN = "fp16"
 

@@ -225,6 +225,19 @@ def test_suggestions_follow_from_the_data():
     assert declined["rule"] == "both_inputs_computed" and declined["count"] > 1
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [("one-sided", False), ("run-time-weights", False), ("patches", False), ("not-faster", False), ("no-range", True),
+     ("activation-matmul", True), ("computed-weights", True)],
+)  # fmt: skip
+def test_only_a_rule_that_something_can_be_done_about_is_where_to_start(rule, told):
+    report = sample(kind="usable")
+    found = advice(
+        report.layers, accuracy("usable"), report.backend, [Declined(node="n", rule=rule, by="insert_qdq")], []
+    )
+    assert (ReportCode.BEGIN_WITH_DECLINED in {one.finding.code for one in found}) is told
+
+
 def test_layers_in_bodies_are_to_be_taken_out_of_them():
     report = sample(kind="usable")
     names = ("/if/conv", "/if/gemm")

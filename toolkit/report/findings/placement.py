@@ -43,8 +43,6 @@ def _shared_unlike(
 
 
 def _computed_weights(maker: str = "", layer: str = "", left: str = "") -> str:
-    if not layer and not maker:
-        return "its weights are computed at run time"
     said = f"the weights of '{layer}' are computed" if layer else f"its weights are computed by {maker}"
     if left:
         return f"{said}, which {pass_for(Role.FOLD)} left: {left}"
@@ -134,6 +132,7 @@ PLACEMENT: Table = {
     ),
     Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
     Code.COMPUTED_WEIGHTS: _computed_weights,
+    PlacementCode.RUN_TIME_WEIGHTS: "its weights are computed at run time",
     Code.ACTIVATION_MATMUL: (
         "both operands are activations: quantized scores cost accuracy; activation_matmul = true quantizes it"
     ),
