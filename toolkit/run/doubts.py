@@ -38,10 +38,12 @@ def doubts_of(
         ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=found.samples)
         for tally in empty
     ]
-    doubts += [_shown(tally, found) for tally in alike]
-    if not empty and not alike and shows_nothing(found):
+    nothing, one_sided = shows_nothing(found), [_shown(tally, found) for tally in alike]
+    if not empty and not alike and nothing:
         doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples))
-    doubts += [few] if few is not None else []
+    scarce = [few] if few is not None else []
+    # where another part's answers differ, the samples do show something
+    doubts += [*one_sided, *scarce] if nothing else [*scarce, *one_sided]
     doubts += _beside_metric(found, task.reads) if task is not None and task.reads is not None and not limited else []
     ranked = ranked_outputs(found.tallies)
     for name, output in found.outputs.items():

@@ -239,6 +239,18 @@ def test_the_table_of_parts_says_what_an_unproven_part_lacks():
     assert standings(tokens, samples=4) == "not proven: too few positions"
 
 
+def test_too_few_samples_come_before_the_single_answer_of_one_of_two_tasks():
+    """Where another guess sees the samples differ, something is shown; the sentence begins with the verdict."""
+    classes = OutputPart("classification", ("logits",), {"single": True, "threshold": 0.5})
+    one, values = AnswerTally(classes, 40, 40, 0.99, only=0), AnswerTally(OutputPart("regression", ("logits",)), 40, 40, 0.99)
+    found = measured(tallies=(one, values), samples=40, metric=None, value=None, float_value=None, drop=None)
+    task = TaskRecord(task="classification", parts=[one.part.to_json(), values.part.to_json()])
+    said = headline([], accuracy_of(found, BudgetSection(), task=task))
+    assert said.startswith("Within the budget on 40 samples; 300 needed to judge 1 point, but all 40 samples score below 0.5")
+    alone = accuracy_of(replace(found, tallies=(one,)), BudgetSection(), task=task)
+    assert headline([], alone).startswith("NOT PROVEN: all 40 samples score below 0.5")
+
+
 def heads(kept, other="classification", budget=None, reads="digit"):
     """What is said of two heads of which the metric reads one, of 597 answers each: ``kept`` of either."""
     parts = [OutputPart("classification", ("digit",), {"axis": -1}), OutputPart(other, ("depths",), {"axis": -1})]
