@@ -23,6 +23,7 @@ from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
+from toolkit.graph.used_inputs import used_inputs
 from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
 from toolkit.placement.pairs import close
 from toolkit.placement.place import place
@@ -193,8 +194,10 @@ class Calibrator:
         facts = model.facts()
         floats = {tensor.name for tensor in model.graph.inputs if facts.is_float(tensor.name)}
         first = next(self.data.samples(), None) if self.data is not None and any(collection.same.values()) else None
+        used = used_inputs(model)
         for unvaried in unvaried_inputs(collection, floats, first):
-            self._note(unvaried)
+            if unvaried.values["input"] in used:
+                self._note(unvaried)
         return make_ranges(
             collection,
             method=self.method,

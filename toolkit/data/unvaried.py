@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 
 from toolkit.base.types import Array
@@ -9,7 +11,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.data.dataset import CalibrationData
 
 
-def unvaried(data: CalibrationData, of: str) -> list[Finding]:
+def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Finding]:
     """The inputs that are the same in all samples, where all inputs are, or where the input is a float one.
 
     Reading ends as soon as every input has differed once.
@@ -17,13 +19,16 @@ def unvaried(data: CalibrationData, of: str) -> list[Finding]:
     Args:
         data: the samples.
         of: what they are for: calibration or evaluation.
+        used: the inputs whose values the model computes with: others may be the same.
     """
     samples = data.samples()
     first = next(samples, None)
     if first is None:
         return []
     # an empty past holds nothing that could differ
-    held = {name: value for name, value in first.inputs.items() if value.size}
+    held = {name: value for name, value in first.inputs.items() if value.size and name in used}
+    if not held:
+        return []
     alike, number = dict(held), 1
     for sample in samples:
         number += 1

@@ -254,7 +254,8 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         one.feeds = frozenset(name for name, read in sources.items() if one.name in read) - {one.name}
     # an output that is the same for every input holds no answer
     given_by_user = {tensor.name for tensor in model.graph.inputs}
-    answering = [one for one in outputs if one.ops != {"Constant"} and sources[one.name] & given_by_user]
+    computed = reached(model, [one.name for one in outputs], sizes=False)
+    answering = [one for one in outputs if one.ops != {"Constant"} and computed[one.name] & given_by_user]
     outputs = answering or outputs
     inputs: dict[str, Array] = {}
     shapes = shapes_to_join(model)

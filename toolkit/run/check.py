@@ -152,6 +152,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.base.temporary import temporary_folder
     from toolkit.calibration.diagnosis import sparse_profiles
     from toolkit.data.unvaried import unvaried
+    from toolkit.graph.used_inputs import used_inputs
     from toolkit.report.findings import sentence
     from toolkit.run.calibrator import given_count
     from toolkit.run.checks import preflight
@@ -176,7 +177,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         data = inputs.calibration_data(source, journal)
         test, _ = inputs.evaluation_data(source)
         for samples, of in ((data, "calibration"), (test, "evaluation")):
-            for said in unvaried(samples, of) if samples is not None else ():
+            for said in unvaried(samples, of, used_inputs(source)) if samples is not None else ():
                 journal.noted(said)
         calibration = _counts(data)
         for profile, number in sparse_profiles(calibration.get("profiles", {})).items():

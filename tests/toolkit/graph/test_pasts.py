@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.conftest import build, node, normal
+from tests.conftest import build, node, normal, run
+from tests.control_flow import conv_in_loop
 from toolkit import Model
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.observed import observe
 from toolkit.graph.pasts import handed_on, reached, renewed
+from toolkit.graph.used_inputs import used_inputs
 
 
 def decoder(grows="Concat"):
@@ -86,3 +88,28 @@ def test_the_state_of_a_layer_is_found_after_what_gives_it_another_shape(read):
                "two": np.array([2]), "layer": np.array([1, 2, 8]), "back": np.array([1, *shape[1:]])}  # fmt: skip
     proto = build(nodes, {"state": shape, "x": [3, 2, 8]}, {"next": shape, "y": [3, 1, 2, 8]}, weights)
     assert renewed(Model.from_proto(proto)) == {("state", "next")}
+
+
+def policy():
+    """Scores of an observation, beside a state that goes through and spreads that only as many rows are made of."""
+    nodes = [node("MatMul", ["obs", "w"], ["scores"]), node("Identity", ["state"], ["kept"]),
+             node("Identity", ["kept"], ["state_out"]), node("Shape", ["obs"], ["dims"]),
+             node("Slice", ["dims", "zero", "one"], ["rows"]), node("Concat", ["rows", "three"], ["grid"], axis=0),
+             node("Expand", ["spread", "grid"], ["spreads"])]  # fmt: skip
+    weights = {"w": normal(6, 3), "spread": normal(3), "zero": np.array([0]), "one": np.array([1]), "three": np.array([3])}
+    inputs = {"obs": ["n", 6], "state": ["n", 4], "idle": ["n", 1]}
+    return Model.from_proto(build(nodes, inputs, {"scores": None, "state_out": None, "spreads": None}, weights))
+
+
+def test_an_output_that_depends_on_the_number_of_samples_alone_is_not_judged():
+    model, given = policy(), np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    assert "obs" in reached(model, ["spreads"])["spreads"] and "obs" not in reached(model, ["spreads"], sizes=False)["spreads"]
+    fed = {"obs": given, "state": given[:, :4], "idle": given[:, :1]}
+    values = dict(zip(("scores", "state_out", "spreads"), run(model, fed), strict=True))
+    assert [one.name for one in observe(model, [(fed, values, 40)]).outputs] == ["scores", "state_out"]
+
+
+def test_an_input_is_used_where_a_node_computes_with_its_values():
+    assert used_inputs(policy()) == {"obs"}
+    # a body that reads it counts
+    assert used_inputs(Model.from_proto(conv_in_loop())) >= {"x"}

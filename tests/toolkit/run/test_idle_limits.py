@@ -93,7 +93,7 @@ def test_of_a_metric_in_other_units_no_limit_is_idle():
 def test_samples_that_are_all_alike(tmp_path, x, found):
     np.savez(tmp_path / "data.npz", x=x)
     data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(network()))
-    assert [one.values for one in unvaried(data, "calibration")] == found
+    assert [one.values for one in unvaried(data, "calibration", {"x", "ids", "past"})] == found
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,13 @@ def test_a_past_that_is_empty_has_nothing_to_vary(tmp_path, ids, past, found):
     )  # fmt: skip
     np.savez(tmp_path / "data.npz", ids=ids.reshape(-1, 1).astype(np.int64), past=past.astype(np.float32))
     data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(proto))
-    assert [one.values["input"] for one in unvaried(data, "calibration")] == found
+    assert [one.values["input"] for one in unvaried(data, "calibration", {"x", "ids", "past"})] == found
+
+
+def test_an_input_that_nothing_is_computed_with_may_be_the_same_throughout(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.full((12, 6), 0.5, np.float32))
+    data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(network()))
+    assert unvaried(data, "calibration", set()) == []
 
 
 @pytest.mark.parametrize("side", [np.zeros((20, 6)), np.zeros((20, 6)) * normal(20, 6), np.ones((20, 6)) * 0.5])
