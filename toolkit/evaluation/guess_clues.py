@@ -24,6 +24,7 @@ _WORDS = {
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
 _SHARES = frozenset({"Softmax", "LogSoftmax"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
+_DENSE = _LINEAR - {"Conv"}
 _POOLED = frozenset(
     {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh",
      "ReduceSum", "GlobalAveragePool", "ReduceL2", "Mul"}
@@ -80,6 +81,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         return [] if no_classes(output) else _numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
     if len(wide) > 1 or (len(output.shape) > 1 and len(wide) == 1 and output.shape[0] == 1 and len(output.shape) == 2):
+        return []
+    if _value_per_position(output) and class_axis(output) == -1:
         return []
     count = wide[0] if wide else 1
     if count == 1:
@@ -184,6 +187,9 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
             return [*_of_values(kind, 2.5), _ANY]
     axis = class_axis(output)
     count = output.shape[axis]
+    if count == 1 and "Sigmoid" not in output.ops:
+        # where there is one class, every answer stays
+        return [Clue("regression", "shape", 2.0, "each"), _ANY] if _value_per_position(output) else []
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
         # any number of labels per position
@@ -197,6 +203,14 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
     return found
+
+
+def _value_per_position(output: SeenOutput) -> bool:
+    """Whether a linear layer gives each of several positions one value: a forecast of many hours, for example.
+
+    What a convolution or a pool leaves of height or length 1 has its classes before that.
+    """
+    return len(output.shape) == 2 and output.shape[0] > output.shape[1] == 1 and bool(output.ops & _DENSE)
 
 
 def _operators_of_rows(output: SeenOutput) -> list[Clue]:

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.fixed_rows import rows_at_once
 from toolkit.evaluation.likeness import grids, likeness
 from toolkit.evaluation.masks import valued
 from toolkit.graph.assemble import bodies
@@ -28,7 +29,7 @@ _SUMMING = frozenset(
 )
 _CHANCES = frozenset({"Sigmoid", "Softmax"})
 """Operators for which the result of chances is chances too: means and maxima."""
-_CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
+_CLOSE, _SOME = 1e-3, 8
 _FIRST, _CROP = 4, 64
 """Samples, and values along each of their axes, that show how far neighbours lie apart."""
 _LIKE = 0.9
@@ -260,10 +261,11 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     inputs: dict[str, Array] = {}
     shapes = shapes_to_join(model)
     axes = batch_axes(shapes)
-    each = 1 if axes else _fixed_batch(shapes.values())
+    each = 1 if axes else 0
     held: dict[str, list[_HeldBatch]] = {one.name: [] for one in outputs}
     states = _possible_states(model, shapes, {one: sources[one] for one in held})
     for given, made, count in batches:
+        each = each or rows_at_once(model, shapes, given)
         firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
         inputs, images = inputs or firsts, grids(firsts)
         states = {(a, b) for a, b in states if b in made and _same_kind(given[a], made[b])}
@@ -298,13 +300,6 @@ def _possible_states(
     """
     called = [(a, b) for a in inputs for b in sources if _called_renewed(a, b)]
     return renewed(model) | {(a, b) for a, b in called if a in sources[b]}
-
-
-def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:
-    """How many images or volumes a model always takes at once: the first dimension of all inputs, where it is fixed."""
-    firsts = {dims[0] if len(dims) >= _IMAGE_RANK else None for dims in shapes}
-    first = firsts.pop() if len(firsts) == 1 else None
-    return first if isinstance(first, int) and first > 1 else 1
 
 
 def _called_renewed(given: str, made: str) -> bool:

@@ -255,7 +255,9 @@ def warnings_of(
     if accuracy is not None:
         if not accuracy.held_out:
             found.append(ReportCode.ACCURACY_ON_SEEN_SAMPLES())
-        if 0 < accuracy.samples < FEW:
+        # a model that takes many at once is judged row by row
+        rows = [part.answers for part in accuracy.parts if part.task != "generation"]
+        if 0 < max([accuracy.samples, *rows]) < FEW:
             found.append(ReportCode.ACCURACY_ON_FEW_SAMPLES(samples=accuracy.samples))
         for name, output in accuracy.outputs.items():
             share, level = output.agreement, output.sqnr_db

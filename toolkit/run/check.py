@@ -152,6 +152,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.base.temporary import temporary_folder
     from toolkit.calibration.diagnosis import sparse_profiles
     from toolkit.data.unvaried import unvaried
+    from toolkit.evaluation.fixed_rows import rows_at_once
+    from toolkit.graph.states import shapes_to_join
     from toolkit.graph.used_inputs import used_inputs
     from toolkit.report.findings import sentence
     from toolkit.run.calibrator import given_count
@@ -186,7 +188,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         if test is not None:
             fit(inputs, test)
         evaluation = _counts(test)
-        if evaluation.get("samples") == 1:
+        only = next(test.samples()).inputs if test is not None and evaluation.get("samples") == 1 else None
+        if only is not None and rows_at_once(source, shapes_to_join(source), only) == 1:
             journal.noted(ReportCode.SAMPLES_SHOW_NOTHING(samples=1))
         task = task_of(inputs)
         for note in (*task.notes, task.suspicion):

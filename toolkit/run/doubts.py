@@ -84,7 +84,9 @@ def do_not_differ(found: EvaluationResult) -> bool:
     """Whether there is one sample, or all give the same values."""
     steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
     floats = found.outputs.keys() - set(found.discrete)
-    return found.samples == 1 or (bool(floats) and floats <= steady)
+    # one run of a model that takes many at once is judged row by row
+    rows = [tally.answers for tally in found.tallies if tally.part.task != "generation"]
+    return max([found.samples, *rows]) == 1 or (bool(floats) and floats <= steady)
 
 
 def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:

@@ -327,3 +327,45 @@ def test_an_output_that_is_nan_throughout_is_no_noise():
     """Without a word from numpy; that it is NaN the evaluation says."""
     found = guess(denoiser(np.full((4, 1, 32, 32), np.nan, np.float32), np.zeros(1), "t"))
     assert "noise" not in str(found.finding().values)
+
+
+def layered(shape, given, *after, opset=17, **weights):
+    """What is seen of a model that computes ``y`` of ``x``, a linear layer and what comes after it."""
+    weights = {"v": RNG.standard_normal((given.shape[-1], 1)).astype(np.float32), **weights}
+    nodes = [node("MatMul", ["x", "v"], ["m" if after else "y"]), *after]
+    model = Model.from_proto(build(nodes, {"x": shape}, {"y": None}, weights, opset=opset))
+    (made,) = run(model, {"x": given})
+    return observe(model, [({"x": given}, {"y": made}, len(given) if isinstance(shape[0], str) else 1)])
+
+
+@pytest.mark.parametrize("places", [24, 1])
+def test_one_value_per_position_is_no_choice_between_classes(places):
+    """A forecast of 24 hours, [n, 24, 1]: a row of one class would always keep its label."""
+    looked = layered(["n", places, 8], RNG.standard_normal((40, places, 8)).astype(np.float32))
+    found = guess(looked)
+    assert [(part.task, part.outputs) for part in found.parts] == [("regression", ("y",))] and found.sure
+
+
+def test_classes_before_an_axis_of_1_that_a_pool_leaves_stay_classes():
+    pool = node("GlobalAveragePool", ["c"], ["y"])
+    nodes = [node("Conv", ["x", "w"], ["c"], pads=[1, 1]), pool]
+    weights = {"w": RNG.standard_normal((10, 8, 3)).astype(np.float32)}
+    model = Model.from_proto(build(nodes, {"x": ["n", 8, 24]}, {"y": ["n", 10, 1]}, weights))
+    given = RNG.standard_normal((40, 8, 24)).astype(np.float32)
+    (made,) = run(model, {"x": given})
+    found = guess(observe(model, [({"x": given}, {"y": made}, 40)]))
+    assert found.parts[0].task == "classification"
+
+
+@pytest.mark.parametrize(("mixes", "samples"), [(False, 40), (True, 1)])
+def test_rows_of_a_batch_that_has_no_name_are_samples_where_the_model_keeps_them_apart(mixes, samples):
+    """An export for 40 molecules at once: 40 answers, and no choice of one of 40 classes."""
+    nodes = [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "v"], ["m"])]
+    nodes += [node("ReduceMean", ["m"], ["mean"], axes=[0]), node("Sub", ["m", "mean" if mixes else "one"], ["y"])]
+    weights = {"v": RNG.standard_normal((48, 5)).astype(np.float32), "one": np.ones(1, np.float32)}
+    model = Model.from_proto(build(nodes, {"x": [40, 6, 8]}, {"y": [40, 5]}, weights, opset=13))
+    given = RNG.standard_normal((40, 6, 8)).astype(np.float32)
+    (made,) = run(model, {"x": given})
+    looked = observe(model, [({"x": given}, {"y": made}, 1)])
+    assert len(looked.outputs[0].samples) == samples
+    assert guess(looked).parts[0].task == ("sequence" if mixes else "classification")

@@ -28,6 +28,7 @@ _WHAT = {
     "indices": "it holds the places of boxes that NonMaxSuppression chose",
     "anchors": "its shape is that of boxes and scores of anchors",
     "single": "it has one value per sample",
+    "each": "it has one value per position",
     "length": "it is as long as a signal",
     "dynamic": "it has as many values as the input asks for",
     "one largest": "the same position holds the largest value in every sample",

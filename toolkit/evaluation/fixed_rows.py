@@ -1,0 +1,54 @@
+"""Models that always take the same number of samples at once, and do not name the axis on which they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.types import Array
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import own_session
+
+_IMAGE_RANK = 4
+
+
+def rows_at_once(model: Model, shapes: Mapping[str, Sequence[Any]], given: Mapping[str, Array]) -> int:
+    """How many samples a model whose batch has no name always takes at once; 1 where it takes one.
+
+    It is the first dimension of all inputs if these are images or volumes; that of a matrix may be positions of one
+    sample. Of inputs with three axes each output must have as many rows, and a run must show that each depends on the
+    same row of the inputs alone: the moments of one recording seldom do.
+
+    Args:
+        model: the model.
+        shapes: of the inputs, as declared.
+        given: what was given to it once.
+    """
+    firsts = {dims[0] if len(dims) else None for dims in shapes.values()}
+    first = firsts.pop() if len(firsts) == 1 else None
+    if not isinstance(first, int) or first < 2:
+        return 1
+    if all(len(dims) >= _IMAGE_RANK for dims in shapes.values()):
+        return first
+    if any(len(dims) < _IMAGE_RANK - 1 for dims in shapes.values()):
+        return 1
+    outputs = [tensor.shape for tensor in model.graph.outputs]
+    alike = all(dims is not None and len(dims) and dims[0] == first for dims in outputs)
+    return first if alike and _rows_apart(model, given) else 1
+
+
+def _rows_apart(model: Model, given: Mapping[str, Array]) -> bool:
+    """Whether another first row changes the outputs' first row, and no other."""
+    changed = {name: np.concatenate([value[-1:], value[1:]]) for name, value in given.items()}
+    if all(np.array_equal(changed[name], value) for name, value in given.items()):
+        return False
+    try:
+        loaded = own_session(model)
+        before, after = loaded.run(given), loaded.run(changed)
+    except QtoolError:
+        return False
+    same = all(np.array_equal(before[name][1:], after[name][1:], equal_nan=True) for name in before)
+    return same and any(not np.array_equal(before[name][:1], after[name][:1], equal_nan=True) for name in before)
