@@ -31,11 +31,12 @@ from toolkit.graph.nodes import (
     operators_of,
     opset_of,
     subgraphs_of,
-)
+)  # fmt: skip
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.scanned import without_values
 from toolkit.graph.scopes import unshadowed
 from toolkit.graph.stored import constant_tensor, stored_tensors
+from toolkit.graph.stored_outputs import computed_outputs
 from toolkit.graph.streamed import streamed
 from toolkit.graph.value_check import check_values
 
@@ -124,9 +125,9 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
 
     Returns:
         The copy and how many things were changed for it: ``functions`` inlined, ``sparse`` initializers made dense,
-        Constant nodes taken as initializers (``constants``), weights that were listed among the ``inputs``, nodes that
-        were ``unnamed``, nodes whose name was ``doubled``, inner tensors that were ``shadowing`` outer ones, and
-        ``opset`` 1 where the model named none and one was added.
+        Constant nodes taken as initializers (``constants``), weights that were listed among the ``inputs``, outputs
+        that were ``stored`` as weights, nodes that were ``unnamed``, nodes whose name was ``doubled``, inner tensors
+        that were ``shadowing`` outer ones, and ``opset`` 1 where the model named none and one was added.
 
     Raises:
         ModelError: its opset is not read, or something in the graph cannot be.
@@ -171,14 +172,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
     _forget_other_types(proto.graph)
     if not proto.graph.output:
         raise ModelError("the model has no outputs", where=where, remedy="declare what it computes as graph.output")
-    produced = {name for node in proto.graph.node for name in node.output}
-    for value in proto.graph.output:
-        if value.name not in produced:
-            raise ModelError(
-                f"output '{value.name}' is not computed by any node",
-                where=where,
-                remedy="put an Identity node before it, or remove it from the outputs",
-            )
+    changed["stored"] = computed_outputs(proto.graph, where)
     untyped = [
         v.name
         for v in proto.graph.output

@@ -25,11 +25,13 @@ from tests.conftest import (
     residual_proto,
     run,
 )
+from tests.control_flow import conv_in_loop
 from toolkit import Context, Extent, Model, Profiles, ShapeProfile
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import ModelError, PassError
 from toolkit.graph import model as graph_model
 from toolkit.graph import work as costs
+from toolkit.graph.onnx_file import normalise
 from toolkit.graph.opset import SAME_FROM
 
 
@@ -60,6 +62,21 @@ def test_weights_among_the_inputs_are_constants_in_ir_version_3():
     assert [t.name for t in model.graph.inputs] == ["x"]
     InsertQDQ()(model, placeholder_context())
     run(model, {"x": normal(1, 3, 8, 8)})
+
+
+def test_a_weight_that_is_an_output_is_behind_an_identity():
+    """As onnx-simplifier leaves constants that a model returns; a body may read the weight too."""
+    proto = conv_in_loop()
+    proto.graph.output.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 4, 3]))
+    onnx.checker.check_model(proto)
+    fed = {"x": normal(2, 4, 8)}
+    before = run(proto, fed)
+    model, changed = normalise(proto, "m.onnx")
+    assert changed["stored"] == 1 and [value.name for value in model.graph.output] == ["y", "w"]
+    loaded = Model.from_proto(proto)
+    assert {node.name: node.op for node in loaded.nodes}["w/output"] == "Identity"
+    for old, new in zip(before, run(loaded, fed), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize("opset", range(9, 23 if OLD_ONNXRUNTIME else 24))

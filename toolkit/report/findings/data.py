@@ -13,6 +13,7 @@ _CHANGED = {
     "sparse": ("sparse initializer", "made dense"),
     "constants": ("Constant node", "made part of the weights"),
     "inputs": ("weight", "listed among the graph's inputs and taken as constants"),
+    "stored": ("weight", "that is an output put behind an Identity node"),
     "pairs": ("quantizing node", "in a non-ONNX form read as QuantizeLinear and DequantizeLinear"),
     "unnamed": ("unnamed node", "named after operator and first output"),
     "doubled": ("node", "renamed since another has the same name"),
