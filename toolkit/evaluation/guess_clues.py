@@ -282,14 +282,14 @@ def _of_values(what: str, weight: float) -> list[Clue]:
     return [Clue("regression", "values", weight, what), Clue("regression", "shape", 0.5, "fits")]
 
 
-def _computed_with(output: SeenOutput, seen: SeenModel) -> bool:
+def _computed_with(output: SeenOutput, seen: SeenModel, axis: int = -1) -> bool:
     """Whether the model goes on to compute other outputs from an output, and none that is made of scores of classes.
 
     Of those come their shares or probabilities, the best of them, or which are above a threshold; of the mean of a
     latent variable comes what is decoded from it.
     """
     made = [one for one in seen.outputs if one.name in output.feeds and one.samples]
-    chosen = any(one.discrete or (one.shape == output.shape and one.largest_as(output)) for one in made)
+    chosen = any(one.discrete or (one.shape == output.shape and one.largest_as(output, axis)) for one in made)
     return bool(made) and not chosen
 
 
@@ -337,6 +337,9 @@ def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
     kind = _kind_of_channels(output, axis) if axis is not None and not output.ops & _SHARES else ""
     if kind:
         return [*found, Clue("regression", "values", 2.0, kind)]
+    if axis is not None and not output.ops & _SHARES and not output.in_unit and _computed_with(output, seen, axis):
+        # features that are returned beside what is made of them
+        return [*found, *_of_values("computed with", 2.5)]
     if not output.in_unit and _noise_like(output, seen):
         found.append(Clue("regression", "values", 2.5, "noise"))
     channels, placed = output.shape[axis] if axis is not None else 1, _picture(output, seen)

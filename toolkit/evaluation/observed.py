@@ -158,11 +158,12 @@ class SeenOutput:
         """Whether the same place along an axis holds the largest value in every sample, given several samples."""
         return len(self.samples) >= _SOME and len(set(self.stacked(axis).argmax(axis=1).tolist())) == 1
 
-    def largest_as(self, other: SeenOutput) -> bool:
-        """Whether the largest value along the last axis lies where the other's does: a softmax or a sigmoid of it."""
+    def largest_as(self, other: SeenOutput, axis: int = -1) -> bool:
+        """Whether the largest value along an axis lies where the other's does: a softmax or a sigmoid of it."""
         # a sample without a single value says nothing
-        pairs = [(a, b) for a, b in zip(self.samples, other.samples) if a.size and b.size and a.ndim and b.ndim]
-        best = [(a.argmax(axis=-1), b.argmax(axis=-1)) for a, b in pairs]
+        both = zip(self.samples, other.samples)
+        pairs = [(a, b) for a, b in both if a.size and b.size and min(a.ndim, b.ndim) >= -axis]
+        best = [(a.argmax(axis=axis), b.argmax(axis=axis)) for a, b in pairs]
         return bool(best) and all(a.shape == b.shape and (a == b).mean() > _SAME for a, b in best)
 
     def has_bands(self, axis: int) -> bool:
