@@ -42,6 +42,9 @@ _REMEDIES = (
     (r"[Uu]nsupported reduction type|with reduction is not supported",
      "what is scattered to one place can be summed by a MatMul with a matrix of ones, [nodes, edges], in its place; "
      "other reductions have to be computed outside the engine"),
+    (r"indices \([^\0]*must be less than or equal to the extent of data",
+     "TensorRT scatters no more values along an axis than there are places: sum them by a MatMul with a matrix of "
+     "ones, [nodes, edges], instead"),
     (r"has no runners that implement it",
      "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
      "outside the engine, or build with another backend (TensorRT has kernels that TensorRT-RTX lacks)"),
