@@ -18,6 +18,7 @@ class EngineCode(BaseCode):
     CAPABILITY_OF_GPU = "engine-capability-of-gpu"
     CAPABILITY_DEFAULT = "engine-capability-default"
     TYPE_STATED = "engine-type-stated"
+    LOOP_CONDITIONS = "engine-loop-conditions"
     PARSER_LACKS_TYPE = "engine-parser-lacks-type"
     BUILDER_LACKS_TYPE = "engine-builder-lacks-type"
     TYPE_NOT_ON_GPU = "engine-type-not-on-gpu"

@@ -13,7 +13,7 @@ from toolkit.backends.loop_inputs import computed_before_loops
 from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import Rewriter
 from toolkit.backends.lowering_types import Types, decide
-from toolkit.backends.parser_forms import state_kernel_shapes
+from toolkit.backends.parser_forms import state_kernel_shapes, state_loop_conditions
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
@@ -74,6 +74,7 @@ def lower(
         facts, sound = seen.facts(), seen.types_fault() is None
     # adds nothing about any type or shape
     state_kernel_shapes(lowered, journal)
+    state_loop_conditions(lowered, journal)
     types = decide(lowered, facts, plan, rest, with_moved(lowered, observed) if observed else {}, unbuilt or {})
     if types.unchecked and _has_short(plan, rest):
         journal.noted(Code.UNCHECKED())

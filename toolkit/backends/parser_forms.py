@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.backends.codes import EngineCode
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph import assemble
@@ -41,6 +42,28 @@ def state_kernel_shapes(model: Model, journal: Journal) -> int:
     if count:
         journal.noted(Code.KERNEL_SHAPE(convolutions=count))
     return count
+
+
+def state_loop_conditions(model: Model, journal: Journal) -> int:
+    """Give every Loop that has a number of iterations and no condition a condition that is true.
+
+    ONNX takes a missing one as true, and TensorRT's parsers refuse it: "Node input was not registered" (RTX 1.7.1).
+
+    Returns:
+        How many there were.
+    """
+    loops = [node for node, _ in model.walk() if node.op == "Loop" and _counts_only(node)]
+    if loops:
+        true = make_constant(model.tensor_names().take("loop_condition"), np.array(True))
+        for node in loops:
+            node.inputs[1] = true
+        journal.noted(EngineCode.LOOP_CONDITIONS(loops=len(loops)))
+    return len(loops)
+
+
+def _counts_only(loop: gs.Node) -> bool:
+    """Whether a Loop ends by its number of iterations alone."""
+    return len(loop.inputs) > 1 and not loop.inputs[0].is_empty() and loop.inputs[1].is_empty()
 
 
 def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:

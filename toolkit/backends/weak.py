@@ -7,7 +7,7 @@ from onnx import TensorProto
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import pair_precision, pair_reason
-from toolkit.backends.parser_forms import convolve_pooled, float_weights, state_kernel_shapes
+from toolkit.backends.parser_forms import convolve_pooled, float_weights, state_kernel_shapes, state_loop_conditions
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
@@ -61,6 +61,7 @@ def lower_weak(
     float_constants(lowered, journal)
     float_weights(lowered, journal)
     state_kernel_shapes(lowered, journal)
+    state_loop_conditions(lowered, journal)
     _without_kernel(lowered, plan, backend, journal)
     if settings.quantization == "implicit":
         count = _take_out(lowered)

@@ -187,6 +187,18 @@ def test_opsets(tmp_path, opset):
     assert build(model, tmp_path, Profiles()).engine
 
 
+def test_a_loop_that_leaves_out_its_condition_builds_as_it_is_lowered(tmp_path):
+    from tests.control_flow import conv_in_loop
+    from toolkit import Model
+
+    proto = conv_in_loop()
+    for loop in proto.graph.node:
+        if loop.op_type == "Loop":
+            loop.input[1] = ""
+    sizes = profiles(profile("one", x=((1, 4, 8), (2, 4, 8), (2, 4, 8))))
+    assert build(lower(Model.from_proto(proto), PrecisionPlan()).model, tmp_path, sizes).engine
+
+
 @pytest.mark.parametrize("size", [8, 64])
 def test_attention_builds_whether_or_not_there_is_a_fused_kernel(tmp_path, size):
     """Heads of 8 have none, for which TensorRT-RTX 1.7.1 fails unless it may use several; those of 64 have one."""

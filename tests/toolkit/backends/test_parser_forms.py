@@ -7,8 +7,9 @@ from onnx import TensorProto
 
 from tests.conftest import normal, ops, run
 from tests.toolkit.backends.backend_models import FLOAT, INT8, make, node, pair, tensor, weights
-from toolkit import Code, Journal
-from toolkit.backends.parser_forms import convolve_pooled, float_weights, state_kernel_shapes
+from toolkit import Code, Journal, Model
+from toolkit.backends.codes import EngineCode
+from toolkit.backends.parser_forms import convolve_pooled, float_weights, state_kernel_shapes, state_loop_conditions
 
 
 def conv(zero=True, per_channel=True, **attrs):
@@ -46,6 +47,26 @@ def test_a_kernel_shape_that_is_there_stays_and_an_unknown_one_is_said():
     )  # fmt: skip
     assert state_kernel_shapes(unknown, journal) == 0
     assert [(e.node, e.why) for e in journal.events] == [("conv", Code.KERNEL_SHAPE_UNKNOWN())]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_loop_without_a_condition_gets_one_that_is_true(nested):
+    from tests.control_flow import conv_in_loop, subgraph
+
+    proto = conv_in_loop()
+    (loop,) = [one for one in proto.graph.node if one.op_type == "Loop"]
+    loop.input[1] = ""
+    if nested:
+        body = subgraph([loop], {"y": ["n", 4, 8]}, {})
+        other = subgraph([node("Identity", ["first"], ["same"], "other")], {"same": ["n", 4, 8]}, {})
+        inner = node("If", ["true"], ["y"], "if", then_branch=body, else_branch=other)
+        loop.CopyFrom(inner)
+    fed, model, journal = {"x": normal(2, 4, 8)}, Model.from_proto(proto), Journal()
+    before = run(model, fed)[0]
+    assert state_loop_conditions(model, journal) == 1 and journal.events[-1].why == EngineCode.LOOP_CONDITIONS(loops=1)
+    onnx.checker.check_model(model.to_proto())
+    assert np.array_equal(run(model, fed)[0], before)
+    assert state_loop_conditions(model, journal) == 0
 
 
 def test_transposed_convolutions_count_their_kernel_from_the_third_dimension():

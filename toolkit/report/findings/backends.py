@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.backends.codes import EngineCode
+from toolkit.base.text import count
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import joined
 
@@ -34,6 +35,9 @@ BACKENDS: Table = {
     EngineCode.CAPABILITY_DEFAULT: "there is no GPU here, and none is requested: {capability} (Ada) is the default",
     EngineCode.CAPABILITY_UNSUPPORTED: _unsupported,
     EngineCode.TYPE_STATED: "the model states {precision} for it, which is kept where no pass requests another type",
+    EngineCode.LOOP_CONDITIONS: lambda loops: (
+        f"A condition that is true added to {count(loops, 'Loop')} that left it out."
+    ),
     EngineCode.PARSER_LACKS_TYPE: "TensorRT's parser does not support {op} in {precision}",
     EngineCode.BUILDER_LACKS_TYPE: "this release of the backend fails to build a {op} in {precision}",
     EngineCode.TYPE_NOT_ON_GPU: lambda precision, capabilities, since: (
