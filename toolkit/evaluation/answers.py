@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from toolkit.base.types import Array
+from toolkit.evaluation.metric_table import by_position
 from toolkit.evaluation.row_sets import side_by_side
 from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, OutputPart, Rows, reader
 
@@ -40,6 +42,13 @@ class Answers:
         """What can be read where only these outputs are there; None where nothing can."""
         parts = [part for part in self.parts if set(part.outputs) <= set(names)]
         return Answers(parts) if parts else None
+
+    def counted_by(self, metric: str | None) -> Answers:
+        """The same answers counted as a metric counts them: positions by themselves where it is a share of these."""
+        if not by_position(metric):
+            return self
+        each = {"sequence": "generation"}
+        return Answers([replace(part, task=each.get(part.task, part.task)) for part in self.parts])
 
     def rows(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> list[Rows]:
         """One batch, for each part.

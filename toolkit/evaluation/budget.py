@@ -14,7 +14,8 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, enough, wilson
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.resampling import drop_error, is_alone
-from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
+from toolkit.evaluation.share_limits import UNREAD, ShareLimit, of_drop, of_tally, too_few
+from toolkit.evaluation.tasks import AnswerTally
 from toolkit.evaluation.type_noise import TypeNoise
 
 ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
@@ -53,6 +54,8 @@ class Budget:
         stands_in: whether ``min_unchanged`` replaces a limit on the metric's drop, for lack of labels. A changed answer
             then counts as much as it is likely to cost, and with a margin the loss must not exceed the limit, however
             few the answers are.
+        reads: the output that the metric reads, where ``stands_in``: others may lose ``UNREAD`` of their answers, as
+            much as the verdict on a model with labels lets pass; None where the limit holds for all alike.
         types: the noise that a plan's types add to its simulation, for which every plan must leave room.
     """
 
@@ -67,6 +70,7 @@ class Budget:
     min_unchanged: float | None = None
     by_task: bool = False
     stands_in: bool = False
+    reads: str | None = None
     types: TypeNoise | None = None
 
     def __post_init__(self) -> None:
@@ -228,8 +232,14 @@ class Budget:
             lost, limit = 1.0 - outcome.agreement, 1.0 - self.min_agreement
             found.append(ShareLimit("min_agreement", lost, outcome.positions, limit, samples=False))
         if self.by_task or self.min_unchanged is not None:
-            found += [of_tally(tally, self.min_unchanged, self.stands_in) for tally in outcome.tallies]
+            found += [of_tally(tally, self._least_of(tally), self.stands_in) for tally in outcome.tallies]
         return found
+
+    def _least_of(self, tally: AnswerTally) -> float | None:
+        least = self.min_unchanged
+        if least is None or self.reads is None or self.reads in tally.part.outputs:
+            return least
+        return min(least, 1.0 - UNREAD)
 
     def _by_name(self, outcome: Outcome, reference: Outcome) -> dict[str, ShareLimit]:
         """For each name the limit that is missed by most."""

@@ -20,6 +20,7 @@ class MetricInfo:
         extra: the optional dependency that it needs; empty where none.
         together: how many consecutive samples share an answer.
         counted: whether it moves in steps of one answer, so that a limit finer than these cannot be told from none.
+        by_position: whether it is the share of right positions, where an output has scores of classes for several.
     """
 
     task: str
@@ -32,6 +33,7 @@ class MetricInfo:
     extra: str = ""
     together: int = 1
     counted: bool = False
+    by_position: bool = False
 
 
 _CLASS, _SET = "the class's number: integer, [] or [1]", "0 or 1 for each class: [classes]"
@@ -50,9 +52,9 @@ _TOKENS = "the next token of every position: integer, [positions]; negative ones
 
 METRICS: dict[str, MetricInfo] = {
     "top1": MetricInfo("classification", "share of labels that are the top class; of one score per sample, accuracy",
-                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}; or {_ONE}", counted=True),
+                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}; or {_ONE}", counted=True, by_position=True),
     "top5": MetricInfo("classification", "share of labels among the five best classes",
-                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}", counted=True),
+                       f"{_CLASS}; or {_ONE_HOT}; or {_POSITIONS}", counted=True, by_position=True),
     "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls; of sets of classes, with those of "
                                     "the samples without each", f"{_CLASS}; or {_SET}; or {_ONE}", counted=True),
     "f1": MetricInfo("classification", "mean of the classes' F1; of one score per sample, that of label 1",
@@ -98,6 +100,12 @@ def is_share(metric: str | None) -> bool:
     """Whether a metric is a built-in one whose value is a share of which more is better."""
     info = METRICS.get(metric or "")
     return info is not None and info.share and info.higher_is_better
+
+
+def by_position(metric: str | None) -> bool:
+    """Whether a metric counts every position of a sequence, not the whole."""
+    info = METRICS.get(metric or "")
+    return info is not None and info.by_position
 
 
 def task_of(metric: str | None) -> str:

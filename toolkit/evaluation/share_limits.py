@@ -11,6 +11,9 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, around, enough, standing, wilson
 from toolkit.evaluation.tasks import AnswerTally
 
+UNREAD = 0.05
+"""The share of its answers that an output may lose which the metric does not read, and no other limit covers."""
+
 
 @dataclass(frozen=True)
 class ShareLimit:

@@ -246,7 +246,8 @@ def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
     margin = float(getattr(ready.step, "margin", 0.0))
     decided = simulation.settings
     judged = Judged.of(
-        simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers, section.metric
+        simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers, section.metric,
+        decided.options.output,
     )  # fmt: skip
     return budget_for(judged, own, limits, ready.context.journal, margin=margin)
 

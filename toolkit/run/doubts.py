@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
+from toolkit.evaluation.share_limits import UNREAD
 from toolkit.evaluation.tasks import ranked_outputs
 from toolkit.report.codes import ReportCode
 from toolkit.report.verdict import LOST_DB
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from toolkit.evaluation.tasks import AnswerTally
     from toolkit.run.task import TaskRecord
 
-_FEW_LOST, _CLEARLY = 0.05, 3.0
-"""The share of answers that an output without a limit may lose before that is a doubt, and how many times what the
-metric's own output loses."""
+_CLEARLY = 3.0
+"""How many times what the metric's own output loses an output without a limit may lose before that is a doubt."""
 
 
 def doubts_of(
@@ -97,7 +97,7 @@ def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
     own = [tally for tally in found.tallies if reads in tally.part.outputs and not tally.empty]
     if not own or found.metric is None:
         return []
-    least = max(_FEW_LOST, _CLEARLY * max(1.0 - tally.share for tally in own))
+    least = max(UNREAD, _CLEARLY * max(1.0 - tally.share for tally in own))
     return [
         ReportCode.OUTPUT_WITHOUT_LIMIT(
             outputs=tally.part.outputs, channels=tally.part.first_and_last, changed=1.0 - tally.share,

@@ -26,6 +26,7 @@ from toolkit.run.recipe_passes import passes_of
 from toolkit.run.samples import float_outputs
 from toolkit.run.task import metric_options, task_of
 from toolkit.search.quantizer import Quantizer
+from toolkit.search.search_budget import OWN_LIMITS, counted_answers
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
@@ -160,9 +161,13 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
             float_outputs(inputs, batch, loaded)
         metric = recipe.evaluation.metric
         labelled = with_labels(found) if metric is not None else None
+        answers = task.answers
+        if labelled is None:
+            own = {name: getattr(step, name, None) for name in OWN_LIMITS}
+            answers = counted_answers(answers, metric, own, recipe.evaluation.budget)
         settings = Settings(
             step.precision, step.weights, metric if labelled is not None else None,
-            recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code, answers=task.answers,
+            recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code, answers=answers,
             options=metric_options(recipe.evaluation, task),
         )  # fmt: skip
         simulation = Simulation(

@@ -25,7 +25,14 @@ from toolkit.search.helper_trials import HelperTrials
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.real_types import Lower
 from toolkit.search.search import Search, SearchResult
-from toolkit.search.search_budget import Judged, budget_for, needs_no_labels, unlabelled, without_labels
+from toolkit.search.search_budget import (
+    Judged,
+    budget_for,
+    counted_answers,
+    needs_no_labels,
+    unlabelled,
+    without_labels,
+)  # fmt: skip
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.searches import Searches
@@ -154,13 +161,15 @@ class PlanSearch(HelperTrials, TimedSearch):
         evaluation = context.evaluation
         named, limits = (evaluation.metric, evaluation.limits) if evaluation is not None else (None, None)
         against_float = metric is None and needs_no_labels(named, own.limits, limits)
+        answers = evaluation.answers if evaluation is not None else None
+        answers = counted_answers(answers, named, own.limits, limits) if metric is None else answers
         metric = named if against_float else metric
         settings = Settings(
             precision=self.quantizer.precision, weights=self.quantizer.weights, metric=metric,
             output=evaluation.output if evaluation is not None else None, batch=own.batch, samples=own.samples,
             threads=own.threads, memory=byte_size(own.memory),
             allow_code=evaluation.allow_code if evaluation is not None else True,
-            answers=evaluation.answers if evaluation is not None else None,
+            answers=answers,
             options=(evaluation.options if evaluation is not None else None) or MetricOptions(),
             against_float=against_float,
         )  # fmt: skip
@@ -185,7 +194,7 @@ class PlanSearch(HelperTrials, TimedSearch):
                               remedy="give the recipe evaluation data, or give min_sqnr_db")  # fmt: skip
         judged = Judged.of(
             self.plain.model, decided.metric, decided.output, decided.allow_code, decided.answers,
-            evaluation.metric if evaluation is not None else None, decided.against_float,
+            evaluation.metric if evaluation is not None else None, decided.options.output, decided.against_float,
         )  # fmt: skip
         found = budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
         if judged.named is not None and (judged.metric is None or judged.against_float):

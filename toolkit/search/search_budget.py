@@ -14,6 +14,7 @@ from toolkit.evaluation.budget import Budget, judged_by_task
 from toolkit.evaluation.metric_table import is_share, usual_limits
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outputs import class_like, discrete_outputs
+from toolkit.evaluation.share_limits import UNREAD
 from toolkit.search.codes import DemandCode
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Judged:
         allow_code: whether the metric may be code.
         answers: reads outputs as the task says; None without a task.
         named: the recipe's metric, which the samples may have no labels for.
+        reads: the output that ``named`` reads; None where that is not known.
         against_float: whether ``metric`` is measured against the float model's outputs, see ``needs_no_labels``.
     """
 
@@ -53,6 +55,7 @@ class Judged:
     allow_code: bool = True
     answers: Answers | None = None
     named: str | None = None
+    reads: str | None = None
     against_float: bool = False
 
     @classmethod
@@ -64,13 +67,14 @@ class Judged:
         allow_code: bool,
         answers: Answers | None = None,
         named: str | None = None,
+        reads: str | None = None,
         against_float: bool = False,
     ) -> Judged:
         """What a model's outputs allow to be judged."""
         outputs = model.graph.outputs
         names, classes = [t.name for t in outputs], [t.name for t in outputs if class_like(t.shape)]
         discrete = discrete_outputs(model)
-        return cls(names, classes, discrete, metric, output, allow_code, answers, named, against_float)
+        return cls(names, classes, discrete, metric, output, allow_code, answers, named, reads, against_float)
 
 
 def needs_no_labels(metric: str | None, own: Mapping[str, float | None], section: Any) -> bool:
@@ -83,6 +87,24 @@ def needs_no_labels(metric: str | None, own: Mapping[str, float | None], section
     """
     drop = own.get("max_drop") if _any(own) else getattr(section, "max_drop", None)
     return metric in DISTANCES and drop is not None
+
+
+def counted_answers(
+    answers: Answers | None, metric: str | None, own: Mapping[str, float | None], section: Any
+) -> Answers | None:
+    """The answers that are counted on samples without labels: as the metric counts where its drop is limited.
+
+    Args:
+        answers: reads outputs as the task says.
+        metric: the recipe's.
+        own: as for ``budget_for``.
+        section: likewise.
+    """
+    here = any(value is not None for value in own.values())
+    drop, given = (
+        own.get(name) if here else getattr(section, name, None) for name in ("max_drop", "min_unchanged")
+    )
+    return answers.counted_by(metric) if answers is not None and drop is not None and given is None else answers
 
 
 def budget_for(
@@ -131,8 +153,10 @@ def budget_for(
     if judged.metric is not None:
         better = make_metric(judged.metric, judged.output, judged.allow_code).higher_is_better
     limit = limits.get
+    known = judged.answers is not None and any(judged.reads in part.outputs for part in judged.answers.parts)
+    reads = judged.reads if stands_in and known else None
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
-                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task, stands_in)  # fmt: skip
+                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task, stands_in, reads)  # fmt: skip
 
 
 def _any(limits: Mapping[str, float | None]) -> bool:
@@ -199,6 +223,8 @@ def without_labels(judged: Judged, budget: Budget, data: str) -> Finding:
     held |= {"min_agreement": budget.min_agreement, "min_sqnr_db": budget.min_sqnr_db}
     limits = {name: value for name, value in held.items() if value is not None}
     how = "float" if judged.against_float else "likely" if budget.stands_in else "task" if budget.by_task else "given"
+    others = {part.outputs for part in judged.answers.parts} if judged.answers is not None else set()
+    apart = {"reads": budget.reads, "others": 1 - UNREAD} if budget.reads is not None and len(others) > 1 else {}
     return Code.SEARCH_WITHOUT_LABELS(
-        data=data, metric=judged.named, how=how, limits=list(limits), values=list(limits.values())
+        data=data, metric=judged.named, how=how, limits=list(limits), values=list(limits.values()), **apart
     )

@@ -196,6 +196,28 @@ def test_tokens_count_one_by_one_and_texts_as_what_goes_wrong_together():
     assert 40 <= made.independent < 80
 
 
+def test_positions_are_answers_of_their_own_to_a_metric_that_is_a_share_of_these():
+    wanted = noise(40, 32, 10)
+    found = wanted.copy()
+    found[::2, 5] *= -1
+    sequence = Answers([OutputPart("sequence", ("y",), {"axis": -1})])
+    for metric, share in (("top1", 1 - 1 / 64), ("top5", 1 - 1 / 64), ("f1", 0.5), ("exact", 0.5), (None, 0.5)):
+        counted = sequence.counted_by(metric)
+        (made,) = counted.tallies([counted.rows({"y": wanted}, {"y": found})])
+        assert made.share == pytest.approx(share)
+
+
+def test_a_token_between_two_that_the_model_hardly_tells_apart_counts_little():
+    wanted = np.zeros((8, 16, 4), np.float32)
+    wanted[..., 0] = 10
+    wanted[0, :2, 1] = 9.9, 0.0
+    found = wanted.copy()
+    found[0, :2, 1] += 0.2, 20
+    made = tally("generation", wanted, found, {"axis": -1}, batch=3)
+    # the first change costs tanh(0.05) of an answer, the second a whole one
+    assert (made.answers, made.kept) == (128, 126) and made.lost == pytest.approx(1 + np.tanh(0.05), abs=1e-3)
+
+
 def test_nan_and_another_shape_lose_the_answer():
     wanted = noise(10, 5)
     found = wanted.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,6 +13,9 @@ from tests.conftest import build, node, normal
 from toolkit import Model, Recipe, run
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.outcome import compare, summed
+from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.sessions import session
 from toolkit.report.findings import sentence
 from toolkit.report.findings.search import standing
@@ -110,6 +114,47 @@ def test_new_says_that_the_calibration_data_lacks_labels_for_the_search(tmp_path
     told = unlabelled("data.npz", "psnr", by_float=False)
     assert told in recipe_for(*paths, "psnr").said
     assert told not in recipe_for(*paths[:2], paths[3], paths[3], "psnr").said
+
+
+def test_an_output_that_the_metric_does_not_read_may_lose_what_the_verdict_lets_pass():
+    answers = Answers([OutputPart("classification", (name,), {"axis": -1}) for name in ("read", "other")])
+    judged = Judged(("read", "other"), ("read", "other"), (), None, None, True, answers, "top1", "read")
+    budget = budget_for(judged, NONE, BudgetSection(max_drop=0.01), Journal())
+    scores = normal(400, 10, seed=1)
+
+    def lacks(read, other):
+        found = {name: scores.copy() for name in ("read", "other")}
+        found["read"][:read] *= -1
+        found["other"][:other] *= -1
+        parts = [compare({"read": scores, "other": scores}, found, (), answers)]
+        return replace(budget, margin=0.0).lacks(summed(parts, answers=answers), summed(parts, answers=answers))
+
+    assert not lacks(0, 12) and not lacks(0, 20)
+    assert lacks(0, 40)["min_unchanged"] == pytest.approx(0.05, abs=0.01)
+    assert lacks(12, 0)["min_unchanged"] == pytest.approx(0.02, abs=0.01)
+    said = sentence(without_labels(judged, budget, "data.npz"))
+    assert "(min_unchanged = 0.99 of 'read', which it reads, and 0.95 of other outputs)" in said
+
+
+def test_a_search_without_labels_counts_positions_where_the_metric_does(tmp_path):
+    proto = build(
+        [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])],
+        {"x": ["N", 32, 12]}, {"y": ["N", 32, 6]}, {"w": normal(12, 32, seed=1), "v": normal(32, 6, seed=2)},
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    float_model = session(Model.load(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(60, 32, 12, seed=3))
+    test = normal(60, 32, 12, seed=4)
+    np.savez(tmp_path / "test.npz", x=test, label=float_model.run({"x": test})["y"].argmax(-1))
+    recipe = Recipe.build(
+        "tagger", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=["search_precision"], engine={"backend": "none"},
+        evaluation={"data": str(tmp_path / "test.npz"), "metric": "top1", "budget": {"max_drop": 0.03}},
+    )  # fmt: skip
+    report = run(recipe, tmp_path / "out").report
+    # two of a hundred positions change: nearly every other sequence of 32 does
+    assert report.search.unlabelled == "top1" and report.search.chosen.kept == 0
+    assert report.accuracy.parts[0].unchanged < 0.8 and 0.96 < report.accuracy.quantized < 1
 
 
 def test_labels_that_are_rare_and_come_last_do_not_stop_a_search_by_the_area_under_the_curve(tmp_path):

@@ -24,7 +24,7 @@ Rows = Mapping[str, Array]
 """What one batch adds, by name, a row a sample."""
 
 RIGHT, COUNT, LEVEL = "right", "count", "level"
-PREFERRED, LEAD = "preferred", "lead"
+PREFERRED, LEAD, SAME = "preferred", "lead", "same"
 GAP, ERROR = "gap", "error"
 SIDE = "side"
 
@@ -206,7 +206,7 @@ class Task(ABC):
         level = self.level_of(joined[LEVEL]) if LEVEL in joined and len(joined[LEVEL]) else None
         return AnswerTally(
             self.part, float(right.sum()), int(count.sum()), self.least, level, self.figure, _independent(right, count),
-            _lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None, self._expected(joined),
+            self._lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None, self._expected(joined),
             _only(joined.get(SIDE, np.zeros(0))),
         )  # fmt: skip
 
@@ -221,6 +221,14 @@ class Task(ABC):
             levels = np.where(np.isnan(joined[LEVEL]) & (right == joined[COUNT]), np.inf, self._in_db(joined[LEVEL]))
             return samples * below_floor(levels, float(self._in_db(np.float64(self.level_needed))))
         return None
+
+    def _lost(self, parts: Sequence[Rows], leads: Array) -> float:
+        """How many answers are likely lost over all batches; a batch without scores counts each change in full."""
+        usual = float(np.median(leads))
+        return float(sum(
+            likely_lost(rows.get(SAME, rows[RIGHT]), rows[PREFERRED], usual).sum() if PREFERRED in rows
+            else (rows[COUNT] - rows[RIGHT]).sum() for rows in parts
+        ))  # fmt: skip
 
     def _in_db(self, levels: Any) -> Array:
         """Levels of any shape as dB of what they lack to a perfect one; those without one are dB already.
@@ -281,15 +289,6 @@ def chosen_each(
         return rows
     gaps, errors = weakest(wanted, found, decides)
     return {**rows, GAP: gaps, ERROR: errors}
-
-
-def _lost(parts: Sequence[Rows], leads: Array) -> float:
-    """How many answers are likely lost over all batches; a batch without scores counts each change in full."""
-    usual = float(np.median(leads))
-    return float(sum(
-        likely_lost(rows[RIGHT], rows[PREFERRED], usual).sum() if PREFERRED in rows
-        else (rows[COUNT] - rows[RIGHT]).sum() for rows in parts
-    ))  # fmt: skip
 
 
 def scores(value: Array, axis: int = -1) -> Array:

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.tasks.base import COUNT, ERROR, GAP, RIGHT, Rows, Task, same_choice, scores
-from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
+from toolkit.evaluation.tasks.base import COUNT, ERROR, GAP, RIGHT, SAME, Rows, Task, chosen_each, same_choice, scores
+from toolkit.evaluation.tasks.chance import expected_flips
 
 
 class Generation(Task):
@@ -28,11 +28,11 @@ class Generation(Task):
         if wanted[0].dtype.kind in "iub":
             return _counted(same_choice(wanted[0], found[0]))
         a, b = scores(wanted[0], axis), scores(found[0], axis)
-        rows = _counted(same_choice(a, b))
+        same = same_choice(a, b)
         if a.shape[-1] < 2 or not a.size:
-            return rows
-        gaps, errors = gaps_and_errors(*unmasked(a, b))
-        return {**rows, GAP: gaps.reshape(-1), ERROR: errors.reshape(-1)}
+            return _counted(same)
+        alone = chosen_each(same.reshape(-1), *(one.reshape(-1, 1, one.shape[-1]) for one in (a, b)))
+        return {**alone, SAME: alone[RIGHT], **_counted(same)}
 
     def _expected(self, joined: Rows) -> float | None:
         """See ``AnswerTally``."""
