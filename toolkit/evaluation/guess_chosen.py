@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.chosen_columns import PLACE
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 
 SUPPRESSING = frozenset({"NonMaxSuppression"})
@@ -101,7 +102,12 @@ def _as_many(numbers: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
 
 
 def _places(output: SeenOutput) -> bool:
-    """Whether numbers are places of boxes among all: no sample has one twice, and there are more than are chosen."""
+    """Whether numbers are places of boxes among all, as the graph says or the values seem.
+
+    Of places no sample has one twice, and there are more than are chosen; so may classes be, which the graph tells.
+    """
+    if output.column:
+        return output.column == PLACE
     alike = any(len(np.unique(one)) < len(one) for one in output.samples)
     several = sum(len(one) >= _FEWEST for one in output.samples) >= _FEWEST
     return not alike and several and output.bounds[1] >= max(len(one) for one in output.samples)

@@ -11,6 +11,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.boxes import best_scores, detections, otsu
 from toolkit.evaluation.guess_chosen import chosen_boxes, chosen_indices
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
+from toolkit.evaluation.ranks import two_largest
 from toolkit.evaluation.tasks import OutputPart
 
 _FEWEST = 5
@@ -21,6 +22,8 @@ _CHOSEN = 0.5
 """Below 1, which every box counts that a model has chosen itself and gives without a score."""
 _SIZED = 0.95
 _MOST_PLACES = 0.6
+_BELOW = 0.25
+"""By what share of the best logit the mean of all classes must lie below 0 for independent classes."""
 _FEW_WEAK = 0.2
 """So many weak detections, for one that is sure, are few."""
 
@@ -260,7 +263,7 @@ def _activation(scores: SeenOutput, axis: int) -> dict[str, Any]:
 
     Classes that exclude each other need such a class, the first or the last: it is what most places hold, and with few
     queries at least its even share of them. Logits of such classes have one above 0 at nearly every place, where those
-    of independent classes have one only where there is an object.
+    of independent classes have one only where there is an object; where that is everywhere, see ``_independent``.
     """
     values = scores.stacked(axis)
     shares, classes = scores.sums_to_one(axis), values.shape[1]
@@ -269,8 +272,21 @@ def _activation(scores: SeenOutput, axis: int) -> dict[str, Any]:
     often = np.bincount(values.argmax(axis=1), minlength=classes) / max(len(values), 1)
     end = max((classes - 1, 0), key=lambda place: often[place])
     excluding = shares or bool(len(values) and (values.max(axis=1) > 0).mean() >= _SIZED)
-    usual = often[end] > _MOST_PLACES or (excluding and often[end] >= 1 / classes)
+    least = 1 / classes if shares or not _independent(values) else _MOST_PLACES
+    usual = excluding and often[end] >= least
     background = {"background": end} if classes > 1 and usual else {}
     if scores.in_unit:
         return background
     return {"activation": "softmax", **background} if background else {"activation": "sigmoid"}
+
+
+def _independent(logits: Array) -> bool:
+    """Whether classes have logits as if each were decided by itself although every place holds one, [places, classes].
+
+    Then all but the best are below 0, by much. A softmax knows differences alone: its gradient adds up to 0 over the
+    classes, and so do logits that are trained by it, about. Of two classes nobody can tell.
+    """
+    if logits.shape[1] < 3 or not len(logits):
+        return False
+    second, best = two_largest(logits)
+    return bool((second <= 0).mean() >= _SIZED and logits.mean() < -_BELOW * best.mean())

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.chosen_columns import chosen_column
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.fixed_rows import rows_at_once
 from toolkit.evaluation.likeness import grids, likeness
@@ -60,6 +61,7 @@ class SeenOutput:
             inputs, for an If those of its branches, for means and maxima of chances what makes the chances.
         likenesses: for some samples, how much it is like an input image; see ``likeness``.
         feeds: the outputs that are computed from it.
+        column: which numbers beside chosen boxes the graph says that it holds; see ``chosen_column``.
     """
 
     name: str
@@ -69,6 +71,7 @@ class SeenOutput:
     ops: frozenset[str] = frozenset()
     likenesses: list[float] = field(default_factory=list)
     feeds: frozenset[str] = frozenset()
+    column: str = ""
 
     @property
     def discrete(self) -> bool:
@@ -248,7 +251,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         batches: inputs, the model's outputs for them, and how many samples they join.
     """
     outputs = [
-        SeenOutput(t.name, tuple(t.shape) if t.shape is not None else None, ops=_makers(t))
+        SeenOutput(t.name, None if t.shape is None else tuple(t.shape), ops=_makers(t), column=chosen_column(model, t))
         for t in model.graph.outputs
     ]
     sources = reached(model, [one.name for one in outputs])

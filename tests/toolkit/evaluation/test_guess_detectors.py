@@ -65,6 +65,21 @@ def test_independent_classes_have_none_of_no_object(count):
     assert "by sigmoid" in sentence(reader(part).rule())
 
 
+@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize("common", [1.0, 2.0])
+def test_independent_classes_are_told_apart_where_every_query_holds_an_object(classes, common):
+    """By logits below 0 for all classes but one, though the last one is as frequent as a class of no object."""
+    holds = DRAW.choice(classes, (40, 5), p=np.array([1.0] * (classes - 1) + [common]) / (classes - 1 + common))
+    logits = DRAW.standard_normal((40, 5, classes)) - 5 + 8 * np.eye(classes)[holds]
+    given = out("logits", logits.astype(np.float32), "Add")
+    (part,) = guess(seen(out("pred_boxes", centred(40), "Sigmoid"), given)).parts
+    assert part.settings["activation"] == "sigmoid" and "background" not in part.settings
+    values = [np.asarray(one.samples, np.float32) for one in (out("b", centred(40)), given)]
+    found = detections(values, {**part.settings, "format": "xyxy"}, 0.5)
+    # none of the objects is left out for its class
+    assert sum((one.classes == classes - 1).sum() for one in found) > 0.8 * (holds == classes - 1).sum()
+
+
 KEPT = (5, 7, 3, 9, 6, 8, 4, 7)
 
 
