@@ -201,7 +201,10 @@ class SearchPrecision(InsertQDQ):
         """The pass that inserts pairs on every layer that the search may decide on."""
         if self._quantizer is None:
             if self.quantizer:
-                kind = find(self.quantizer, allow_code=True)
+                try:
+                    kind = find(self.quantizer, allow_code=True)
+                except RecipeError as error:
+                    raise RecipeError(error.what, remedy=error.remedy, value=self.quantizer) from error
                 made = configure(kind, {"dtype": self.dtype, "weights": self.weights, **self.quantizer_settings})
                 if not isinstance(made, Quantizer):
                     raise RecipeError(

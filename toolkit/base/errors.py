@@ -36,6 +36,7 @@ _LOOP = "Symlink loop from "
 _FEW = 12
 _SHOWN = 200
 _PROPOSED = 3
+_ANY_LETTER = 1e-9
 _UNSURE = 0.4
 _FAR = 0.75
 """Words whose similarity is below this share of the best word's are not named beside it."""
@@ -193,9 +194,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy that names the nearest known words; where none is near all of them, or the least far of many."""
     names = sorted(set(known))
     close = nearest(word, names)
-    if not close and len(names) <= _FEW:
-        return "known: " + ", ".join(f"'{name}'" for name in names) if names else ""
-    return _meant((close or nearest(word, names, cutoff=0.0))[:_PROPOSED])
+    if not close and len(names) > _FEW:
+        close = nearest(word, names, cutoff=_ANY_LETTER)
+    if close or not names:
+        return _meant(close[:_PROPOSED])
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return "known: " + ", ".join(f"'{name}'" for name in names[:_FEW]) + more
 
 
 def no_value(name: str, known: Iterable[str], given: Iterable[str]) -> tuple[str, str]:

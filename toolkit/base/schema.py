@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
@@ -18,11 +19,24 @@ Natural = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 Extremes = tuple[Number, Number]
 """The smallest and the largest value of a tensor."""
 _SHOWN = 80
+_IS_WANTED = " is wanted"
+_LIST, _TABLE = "a list is wanted", "a table is wanted"
+_NUMBER, _WHOLE = "a number is wanted", "a whole number is wanted"
 _WANTED = {
-    "list_type": "a list is wanted", "tuple_type": "a list is wanted", "dict_type": "a table is wanted",
-    "model_type": "a table is wanted", "model_attributes_type": "a table is wanted",
+    "list_type": _LIST, "tuple_type": _LIST, "dict_type": _TABLE, "model_type": _TABLE, "model_attributes_type": _TABLE,
+    "string_type": "a string is wanted", "string_unicode": "a string is wanted",
+    "bool_type": "true or false is wanted", "bool_parsing": "true or false is wanted",
+    "int_type": _WHOLE, "int_parsing": _WHOLE, "int_from_float": _WHOLE,
+    "int_parsing_size": "this is too large a number",
+    "float_type": _NUMBER, "float_parsing": _NUMBER, "finite_number": "a finite number is wanted",
+    "literal_error": "{expected} is wanted", "greater_than": "it must be greater than {gt:g}",
+    "greater_than_equal": "it must be at least {ge:g}", "less_than": "it must be less than {lt:g}",
+    "less_than_equal": "it must be at most {le:g}", "string_too_short": "it cannot be empty",
+    "too_short": "a list of at least {min_length} is wanted, not of {actual_length}",
+    "too_long": "a list of at most {max_length} is wanted, not of {actual_length}",
 }  # fmt: skip
-"""What is wanted in the words of TOML and JSON, where pydantic says it in Python's."""
+"""What is wanted in the words of TOML and JSON, where pydantic says it in Python's; fields are those of its context."""
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 FileModel = TypeVar("FileModel", bound="FileSchema")
 
 
@@ -66,30 +80,79 @@ def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[
     return next((fault for fault in found if fault is not None), None)
 
 
-def validation_words(fault: Mapping[str, Any]) -> str:
-    """One fault that pydantic found: the key, its value, and what is wrong with it."""
+def validation_words(fault: Mapping[str, Any], others: Iterable[Mapping[str, Any]] = ()) -> str:
+    """One fault that pydantic found: the key, its value, and what is wrong with it.
+
+    Args:
+        fault: in pydantic's form.
+        others: what it found in the same value for the other types that it may have.
+    """
     place = shortened(".".join(str(part) for part in fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"unknown key '{place}'"
     if fault["type"] == "missing":
         return f"'{place}' is missing"
-    message = _WANTED.get(fault["type"]) or str(fault["msg"]).removeprefix("Value error, ")
-    said = f"{message[:1].lower()}{message[1:]}"
+    wanted = dict.fromkeys(_wanted(one) for one in (fault, *others))
+    if _NUMBER in wanted:
+        wanted.pop(_WHOLE, None)
+    said = " or ".join(one.removesuffix(_IS_WANTED) for one in wanted)
+    said += _IS_WANTED if all(one.endswith(_IS_WANTED) for one in wanted) else ""
     return f"'{place}' is {value_words(fault['input'])}: {said}" if place else said
 
 
-def explain(error: ValidationError, known: Iterable[str]) -> Iterator[str]:
-    """Each fault of a pydantic error in words; ``known`` are the keys that there are."""
+def _wanted(fault: Mapping[str, Any]) -> str:
+    kind = fault["type"]
+    if kind in _BOUNDS and isinstance(fault["input"], (bool, str)):
+        # what was taken for a number is not one
+        return _NUMBER
+    if kind in _WANTED:
+        return _WANTED[kind].format(**fault.get("ctx", {}))
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
+
+
+def explain(error: ValidationError, known: Iterable[str], given: Mapping[str, Any]) -> Iterator[str]:
+    """Each fault of a pydantic error in words; ``known`` are the keys that there are, ``given`` the settings."""
+    faults: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for fault in error.errors():
-        unknown = fault["type"] == "extra_forbidden"
-        hint = did_you_mean(str(fault["loc"][-1]), known) if unknown else ""
-        yield validation_words(fault) + (f": {hint}" if hint else "")
+        faults.setdefault(_written_place(fault, given), []).append(fault)
+    for place, found in faults.items():
+        # of the types that may be there, one that fits as far as to its parts is what was meant
+        if not any(other[: len(place)] == place != other for other in faults):
+            unknown = found[0]["type"] == "extra_forbidden"
+            hint = did_you_mean(str(place[-1]), known) if unknown else ""
+            yield validation_words({**found[0], "loc": place}, found[1:]) + (f": {hint}" if hint else "")
+
+
+def _written_place(fault: Mapping[str, Any], given: Any) -> tuple[str | int, ...]:
+    """Where a fault is in the settings: pydantic also names which of several types it tried there."""
+    place: list[str | int] = []
+    *before, last = fault["loc"] or ("",)
+    for part in before:
+        inside = isinstance(given, (list, tuple)) and isinstance(part, int)
+        if inside or (isinstance(given, Mapping) and part in given):
+            place.append(part)
+            given = given[part]
+    named = isinstance(last, int) or (isinstance(given, Mapping) and last in given) or not place
+    return (*place, last) if named or fault["type"] == "missing" else tuple(place)
 
 
 def value_words(value: Any) -> str:
-    """A value as Python writes it, short enough to read."""
+    """A value as TOML and JSON write it, with single quotation marks, short enough to read."""
     try:
-        return shortened(repr(value), _SHOWN)
+        return shortened(_written(value), _SHOWN)
     except (ValueError, RecursionError):
         # an integer of more digits than Python converts, or lists within lists
         return f"a {type(value).__name__} too long to show"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if type(value) is list:
+        return f"[{', '.join(map(_written, value))}]"
+    if type(value) is dict:
+        return "{" + ", ".join(f"{key!r}: {_written(one)}" for key, one in value.items()) + "}"
+    return repr(value)

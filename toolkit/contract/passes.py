@@ -82,7 +82,7 @@ class Pass(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise self._fault("; ".join(explain(error, type(self).model_fields))) from error
+            raise self._fault("; ".join(explain(error, type(self).model_fields, settings))) from error
         for name, why in self.idle().items():
             if name in self.model_fields_set:
                 what, remedy = without_effect(f"{name} = {value_words(getattr(self, name))}", why, name)

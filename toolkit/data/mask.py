@@ -22,12 +22,14 @@ class MaskPadder:
 
     def __init__(self, mask: str, specs: Mapping[str, InputSpec], profiles: Profiles) -> None:
         if mask not in specs:
-            raise DataError(f"the mask '{mask}' is not an input of the model", remedy=did_you_mean(mask, specs))
+            raise DataError(
+                f"the mask '{mask}' is not an input of the model", remedy=did_you_mean(mask, specs), value=mask
+            )
         self._mask, self._specs, self._profiles = mask, specs, profiles
         dims, batch = specs[mask].dims or (), specs[mask].batch_axis or 0
         self._axes = [i for i, d in enumerate(dims) if i != batch and not isinstance(d, int)]
         if not self._axes:
-            raise DataError(f"the mask '{mask}' has no dynamic dimension to pad", remedy="leave out mask")
+            raise DataError(f"the mask '{mask}' has no dynamic dimension to pad", remedy="leave out mask", value=mask)
 
     def pad(self, sample: Sample) -> Sample:
         """The sample, padded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
-from toolkit.run.pass_keys import code_of_passes, pass_files
+from toolkit.run.pass_keys import code_of_passes, located_files, pass_files
 from toolkit.run.state import refuse_another, taken_over
 from toolkit.run.steps.compare import comparable
 from toolkit.run.user_code import followed
@@ -56,7 +56,7 @@ def reachable(job: Job) -> Iterator[None]:
     with code, followed(job), limit, blas_threads(), collector_seldom():
         # the recipe's own passes can be asked only now
         own = pass_files(job, code=True)
-        _files_exist(job, own)
+        _files_exist(located_files(job, code=True))
         refuse_run_over(own, job.folder.path)
         refuse_another(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
         yield
@@ -208,12 +208,8 @@ def inputs_exist(job: Job) -> None:
             )
     for key in ("ranges", "collection"):
         file = getattr(job.recipe.calibration, key)
-        if file is not None and not job.recipe.resolve(file).is_file():
-            raise DataError(
-                f"no such file: {job.recipe.resolve(file)}",
-                where=job.recipe.locate("calibration", key),
-                remedy="paths are relative to the recipe",
-            )
+        if file is not None:
+            _refuse_no_file(job.recipe.resolve(file), job.recipe.locate("calibration", key), f"[calibration] {key}")
 
     cache = job.recipe.engine.timing_cache
     if cache is not None and job.recipe.resolve(cache).exists() and not job.recipe.resolve(cache).is_file():
@@ -222,14 +218,16 @@ def inputs_exist(job: Job) -> None:
             where=job.recipe.locate("engine", "timing_cache"),
             remedy="name a file; it is made if there is none",
         )
-    _files_exist(job, pass_files(job))
+    _files_exist(located_files(job))
 
 
-def _files_exist(job: Job, files: Mapping[str, Path]) -> None:
-    for what, path in files.items():
-        if not path.is_file():
-            raise DataError(
-                f"no such file: {path}, {what}",
-                where=str(job.recipe.path or "the recipe"),
-                remedy="paths are relative to the recipe",
-            )
+def _files_exist(files: Iterable[tuple[str, Path, str]]) -> None:
+    for what, path, where in files:
+        _refuse_no_file(path, where, what)
+
+
+def _refuse_no_file(path: Path, where: str, what: str) -> None:
+    if path.is_dir():
+        raise DataError(f"{what} is a folder: {path}", where=where, remedy="name a file in it")
+    if not path.is_file():
+        raise DataError(f"no such file: {path}, {what}", where=where, remedy="paths are relative to the recipe")

@@ -42,18 +42,23 @@ def _measured(steps: Sequence[Pass], job: Job) -> bool:
 
 
 def pass_files(job: Job, code: bool = False) -> dict[str, Path]:
-    """The files that the settings of passes name, by what they are.
+    """The files that the settings of passes name, by what they are; arguments as of ``located_files``."""
+    return {what: path for what, path, _ in located_files(job, code)}
+
+
+def located_files(job: Job, code: bool = False) -> Iterator[tuple[str, Path, str]]:
+    """The files that the settings of passes name: what each is, its path, and the place of its pass in the recipe.
 
     Args:
         job: the recipe at work.
         code: also for passes that the recipe names as ``module:Name``, which are imported for that; else only for
             installed ones and those made in Python.
     """
-    found = {}
     for number, step in _known(job, code):
-        for path in step.input_files(job.recipe.folder):
-            found[f"a file of pass {number}, {step.title()} ({path})"] = path
-    return found
+        where = job.recipe.locate("pass", number - 1, "use")
+        for count, path in enumerate(step.input_files(job.recipe.folder), 1):
+            file = "a file" if count == 1 else f"file {count}"
+            yield f"{file} of pass {number}, {step.title()}", path, where
 
 
 def code_of_passes(job: Job) -> list[tuple[int, str]]:

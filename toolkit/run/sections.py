@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -26,6 +27,15 @@ def _within_float32(amax: float) -> float:
     if not SMALLEST <= amax <= LARGEST:
         raise ValueError(f"amax is the largest magnitude kept: between {SMALLEST:g} and {LARGEST:.2g}")
     return amax
+
+
+_PLACES = rf"here|ray|{ADDRESS}"
+
+
+def _where_work_is_done(on: str) -> str:
+    if not re.fullmatch(_PLACES, on):
+        raise ValueError("here, ray or ray://host:port is wanted")
+    return on
 
 
 _Side = Annotated[int, Field(gt=0, le=1 << 16)]
@@ -215,8 +225,10 @@ class ReportSection(Section):
 class RunSection(Section):
     """``[run]``: where the work is done, which changes no result except last bits of models that run in parts."""
 
-    on: Annotated[str, Field(pattern=rf"^(here|ray|{ADDRESS})$")] = Field(
-        "here", description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port"
+    on: Annotated[str, AfterValidator(_where_work_is_done)] = Field(
+        "here",
+        json_schema_extra={"pattern": f"^({_PLACES})$"},
+        description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port",
     )
     memory: ByteSize | None = Field(
         None, description="bound for the memory of a process that computes, such as 4GB; larger models run in parts"

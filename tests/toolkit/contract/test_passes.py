@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from passes.fold_constants import FoldConstants
 from passes.insert_qdq import InsertQDQ
+from passes.keep_precision import KeepPrecision
 from passes.search_precision import SearchPrecision
 from tests.conftest import build, node, normal
 from toolkit import Context, Model, Pass
@@ -204,3 +208,30 @@ def test_a_pass_is_not_blamed_for_a_scale_that_was_none_before():
 
     with pytest.raises(PassError, match=r"'spoils_another' broke the graph: node .* has the scale 0 in tensor 't'"):
         SpoilsAnother()(model)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SearchPrecision(times=5), "'times' is 5: a string or a list is wanted"),
+        (lambda: SearchPrecision(times=["r", 5]), "'times.1' is 5: a string is wanted"),
+        (lambda: FoldConstants(fixed_inputs={"k": "x"}), "'fixed_inputs.k' is 'x': true or false or a number is wanted"),
+        (lambda: FoldConstants(fixed_inputs={"k": [1]}), "'fixed_inputs.k' is [1]: true or false or a number is wanted"),
+        (lambda: KeepPrecision(between=[["a"]]), "'between.0.1' is missing"),
+        (lambda: KeepPrecision(between=[["a", "b", "c"]]), "a list of at most 2 is wanted, not of 3"),
+        (lambda: SearchPrecision(measure="maybe"), "'measure' is 'maybe': true or false is wanted"),
+        (lambda: SearchPrecision(samples=1.5), "'samples' is 1.5: a whole number is wanted"),
+        (lambda: SearchPrecision(minutes=float("nan")), "'minutes' is nan: a finite number is wanted"),
+        (lambda: SearchPrecision(minutes=[True, datetime.date(1979, 5, 27)]), "'minutes' is [true, 1979-05-27]: a number"),
+        (lambda: SearchPrecision(keep="int8"), "'keep' is 'int8': 'fp16', 'bf16' or 'fp32' is wanted"),
+        (lambda: SearchPrecision(batch=0), "'batch' is 0: it must be greater than 0"),
+        (lambda: SearchPrecision(min_agreement=2), "'min_agreement' is 2: it must be at most 1"),
+        (lambda: configure(SearchPrecision, {"min_agreement": True}), "'min_agreement' is true: a number is wanted"),
+        (lambda: SearchPrecision(quantizer="insert_qd").plain(), "there is no pass 'insert_qd'. Did you mean"),
+    ],
+)  # fmt: skip
+def test_what_is_wanted_is_said_as_a_file_writes_it(make, said):
+    with pytest.raises(RecipeError) as caught:
+        make()
+    assert said in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("nput should", "str'", "datetime", "True"))

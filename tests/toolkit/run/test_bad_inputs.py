@@ -81,6 +81,15 @@ RECIPES = {
     "collection of another kind": (lambda t: t.replace('"data.npz"', '"data.npz"\ncollection = "data.npz"'), ["collection", "data.npz"]),
     "io of no tensor": (lambda t: t + 'io = { z = "fp16" }\n', ["'z'"]),
     "no data for ranges": (lambda t: t.replace('data = "data.npz"', ""), ["calibration data"]),
+    "mask of no input": (lambda t: t.replace('"data.npz"', '"data.npz"\nmask = "m"'), ["recipe.toml:10", "mask 'm'", "'x'"]),
+    "quantizer of no name": (
+        lambda t: t.replace('"insert_qdq"', '"search_precision"\nquantizer = "insert_qd"'), ["recipe.toml:13", "no pass 'insert_qd'"],
+    ),
+    "times of no run": (
+        lambda t: t.replace('"insert_qdq"', '"search_precision"\ntimes = "gone.json"'), ["recipe.toml:12", "no such file", "gone.json, a file of pass 1"],
+    ),
+    "a folder for ranges": (lambda t: t.replace('data = "data.npz"', 'ranges = "."'), ["recipe.toml:9", "[calibration] ranges is a folder"]),
+    "a place that is none": (lambda t: t + '[run]\non = "there"\n', ["recipe.toml:17", "'run.on' is 'there': here, ray or ray://"]),
     "weak typing of none": (lambda t: t + 'compute_capabilities = ["ninety"]\n', ["ninety"]),
 }  # fmt: skip
 
