@@ -77,9 +77,8 @@ def collect(
         shard: (i, n): take only every n-th sample, starting with the i-th, counted from 1.
 
     Raises:
-        RangesError: a tensor does not exist, is constant or not float; there are no samples; the checkpoint is of
-            another run.
-        DataError: a sample does not fit.
+        RangesError: a tensor does not exist, is constant or not float; the checkpoint is of another run.
+        DataError: a sample does not fit, or there are none.
         ModelError: onnxruntime cannot run the model.
     """
     if profiles is not None and profiles is not data.profiles and profiles != data.profiles:
@@ -132,7 +131,7 @@ def collect(
         if number + 1 < len(groups):
             state.finish(number)
     if not tally.count:
-        raise RangesError("there are no samples to calibrate with", where=data.name, remedy="give at least one sample")
+        raise data.none_left()
     collection.made_from = {**made_from, "data": tally.to_json()}
     state.remove()
     return collection

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.attention_layers import make_decomposable
-from toolkit.base.errors import BackendError, RangesError
+from toolkit.base.errors import BackendError
 from toolkit.base.files import sha256_json
 from toolkit.base.gpu_turns import GPU_TURN
 from toolkit.base.progress import Progress
@@ -71,7 +71,8 @@ def collect_on_gpu(
 
     Raises:
         BackendError: no TensorRT, no GPU, no cuda-python, or the engine cannot be built.
-        RangesError: a tensor does not exist; no samples.
+        RangesError: a tensor does not exist.
+        DataError: there are no samples.
     """
     taps = list(dict.fromkeys(taps))
     check_tensors(model, taps, model.facts(data.profiles))
@@ -103,7 +104,7 @@ def collect_on_gpu(
             for group, state in groups.items():
                 collection.histograms[group] = dict(zip(taps, state.read()))
     if not done:
-        raise RangesError("there are no samples to calibrate with", where=data.name, remedy="give at least one sample")
+        raise data.none_left()
     collection.made_from = {
         "model": model.fingerprint(),
         "tensors": sha256_json([sorted(taps), []]),

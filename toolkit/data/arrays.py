@@ -256,7 +256,8 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
             remedy="save plain arrays: samples of different shapes under separate keys, 'name/00000', 'name/00001'...",
         )
     if dtype.names or dtype.subdtype is not None or dtype.kind not in _KINDS or not dtype.itemsize:
-        raise ValueError(f"its dtype is {dtype}")
+        what = f"its dtype is {dtype}, which qtool does not read"
+        raise DataError(what, where=where, remedy="save it as float32 or int64")
     if len(shape) > _MOST_RANK or any(type(side) is not int or not 0 <= side <= _MOST_SIZE for side in shape):
         raise ValueError(f"its header gives the shape {str(shape)[:80]}")
     start = stream.tell()

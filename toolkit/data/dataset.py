@@ -273,6 +273,16 @@ class CalibrationData:
         assert self._counts is not None
         return self._counts
 
+    def none_left(self) -> DataError:
+        """The error for data of which no sample can be used: there are none, or none fits a profile."""
+        if self._counts is not None and self._counts.skipped:
+            return DataError(
+                f"none of the {self._counts.skipped} samples fits a profile, and outside = 'skip' leaves them out",
+                where=self.name,
+                remedy="widen a profile, or set [calibration] outside to pad or crop",
+            )
+        return DataError("there are no samples", where=self.name, remedy="give at least one sample")
+
     def rows_as_samples(self) -> Finding | None:
         """The finding that each row counts as a sample where the source yields several at once; else None."""
         return self._source.apart() if isinstance(self._source, RowsAsSamples) else None

@@ -11,6 +11,7 @@ from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Shape
 from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive, open_array
+from toolkit.data.images import IMAGE_SUFFIXES
 from toolkit.data.sample import LABELS, InputsAndLabels, InputSpec, Keep, Specs, check_names
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -237,8 +238,8 @@ def _arrays(members: Any) -> Mapping[str, Stored]:
 
 def open_folder(folder: Path, specs: Specs) -> Files:
     """A folder of .npz files, or of .npy files named after inputs."""
-    archives = sorted(folder.glob("*.npz"))
-    plain = sorted(folder.rglob("*.npy"))
+    archives = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".npz")
+    plain = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".npy")
     if archives and plain:
         raise DataError(
             f"the folder holds both .npz ({archives[0].name}) and .npy ({plain[0].name}) files",
@@ -249,8 +250,12 @@ def open_folder(folder: Path, specs: Specs) -> Files:
         return Files([(str(path), path) for path in archives], specs)
     if plain:
         return Files(_group(folder, plain, specs), specs)
+    others = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    but, forms = (f", but {others[0]}" if others else ""), ", ".join(IMAGE_SUFFIXES)
     raise DataError(
-        "the folder holds no .npz, .npy or image files", where=str(folder), remedy="check the path of the data"
+        f"the folder holds no .npz, .npy or image files{but}",
+        where=str(folder),
+        remedy=f"save arrays as .npz, images as {forms}" if others else "check the path of the data",
     )
 
 

@@ -272,9 +272,9 @@ def _fit_dtype(array: Array, spec: InputSpec, place: str) -> Array:
         raise DataError(f"dtype is {have.name}, the model expects {want.name}", where=place, remedy=remedy)
     if lost.any():
         raise DataError(
-            f"dtype is {have.name}, the model expects {want.name}, which cannot hold {array[lost].reshape(-1)[0]!r}",
+            f"dtype is {have.name}, the model expects {want.name}, which cannot hold {array[lost].reshape(-1)[0]}",
             where=place,
-            remedy=remedy,
+            remedy=f"give values that {want.name} can hold",
         )
     return np.asarray(cast)
 

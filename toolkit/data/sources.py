@@ -188,7 +188,9 @@ def _each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
 def _mapping(feed: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(feed, Mapping):
         raise DataError(
-            f"a sample is a {type(feed).__name__}", where=where, remedy="give dictionaries from input names to arrays"
+            f"a sample is of type {type(feed).__name__}",
+            where=where,
+            remedy="give dictionaries from input names to arrays",
         )
     return feed
 
@@ -370,12 +372,13 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
         if images is not None or holds_images(path):
             return Images(path, images or {}, specs)
         return open_folder(path, specs)
-    if path.suffix == ".json":
+    ending = path.suffix.lower()
+    if ending == ".json":
         feeds = read_saved_inputs(path)
         return Feeds(lambda: feeds, specs, str(path))
-    if path.suffix == ".npz":
+    if ending == ".npz":
         return Files([(str(path), path)], specs)
-    if path.suffix == ".npy" and len(specs) == 1:
+    if ending == ".npy" and len(specs) == 1:
         return Files([(str(path), {next(iter(specs)): path})], specs)
     raise DataError(
         f"a '{path.suffix}' file is not supported: .npz, .npy (for a model with one input) and Polygraphy's .json are",

@@ -43,7 +43,7 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
         QtoolError: an input is missing, or ``target`` is one of them, or it lies in a folder that has the recipe's name
             and holds the results of another recipe.
         RecipeError: the recipe has no calibration data.
-        RangesError: there are no samples.
+        DataError: there are no samples.
     """
     from toolkit.graph.memory import memory_limit
 

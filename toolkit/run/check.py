@@ -182,6 +182,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
             for said in unvaried(samples, of, used_inputs(source)) if samples is not None else ():
                 journal.noted(said)
         calibration = _counts(data)
+        if data is not None and not data.counts.samples:
+            raise data.none_left()
         for profile, number in sparse_profiles(calibration.get("profiles", {})).items():
             if number:
                 journal.noted(Code.FEW_SAMPLES(profile=profile, samples=number))

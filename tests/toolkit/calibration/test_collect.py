@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toolkit.calibration.networks import chain, model, sentences
-from toolkit.base.errors import RangesError
+from toolkit.base.errors import DataError, RangesError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.calibration import probes
@@ -303,7 +303,7 @@ def test_wrong_tensors(taps: list[str], message: str) -> None:
 def test_wrong_use() -> None:
     with pytest.raises(RangesError, match=r"holds int64"):
         collect(sentences(), ["ids"], data_of([], sentences(), Profiles()))
-    with pytest.raises(RangesError, match=r"no samples to calibrate with"):
+    with pytest.raises(DataError, match=r"there are no samples. Give at least one"):
         collect(CHAIN, TAPS, data_of([]))
     with pytest.raises(RangesError, match=r"no shard 3/2"):
         collect(CHAIN, TAPS, data_of(feeds([2])), shard=(3, 2))

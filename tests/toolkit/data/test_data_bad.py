@@ -94,7 +94,7 @@ def test_an_input_that_no_node_reads_is_said_to_be_so(tmp_path: Path) -> None:
 
 
 FEEDS: list[tuple[str, Callable[[], Model], Any, str]] = [
-    ("not a dictionary", chain, [np.zeros(3)], "sample 0: a sample is a ndarray. Give dictionaries"),
+    ("not a dictionary", chain, [np.zeros(3)], "sample 0: a sample is of type ndarray. Give dictionaries"),
     ("missing", sentences, [{"ids": np.zeros((1, 3), np.int64)}], "sample 0: there are no values for input 'mask'"),
     (
         "unlike",

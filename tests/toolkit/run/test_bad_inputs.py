@@ -155,6 +155,10 @@ DATA = {
     "outside the profile": (lambda: {"x": normal(12, 3, 9, 9)}, ["profile", "9"]),
     "empty": (lambda: {"x": normal(0, 3, 4, 4)}, ["no samples"]),
     "needs unpickling": (lambda: {"x": np.full((4, 3, 4, 4), None, dtype=object)}, ["pickle"]),
+    "no number": (lambda: {"x": np.full((4, 3, 4, 4), "2020-01-01", "datetime64[D]")}, ["datetime64[D]", "save it as float32"]),
+    "beyond the type": (
+        lambda: {"x": np.full((4, 3, 4, 4), -1e300)}, ["float32, which cannot hold -1e+300. Give values that float32 can hold"],
+    ),
     "extra input": (lambda: {"x": normal(4, 3, 4, 4), "z": normal(4, 2)}, ["'z'"]),
 }
 
@@ -166,6 +170,52 @@ def test_bad_data(place, capsys, case):
     said = complain(place, capsys)
     for word in words:
         assert word.lower() in said.lower(), said
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("key", ["calibration", "evaluation"])
+def test_code_that_yields_nothing_is_refused_by_check_too(place, capsys, command, key):
+    (place / f"of_{key}.py").write_text("def load():\n    yield from ()\n")
+    text = GOOD + '[evaluation]\ndata = "data.npz"\n'
+    lines = [line.replace("data.npz", f"of_{key}:load") if after else line for line, after in _by_table(text, key)]
+    (place / "recipe.toml").write_text("\n".join(lines))
+    said = complain(place, capsys, command, str(place / "recipe.toml"), "--allow-code")
+    assert f"of_{key}:load: there are no samples. Give at least one" in said
+
+
+def _by_table(text, table):
+    inside = False
+    for line in text.splitlines():
+        inside = line == f"[{table}]" if line.startswith("[") else inside
+        yield line, inside
+
+
+def test_samples_that_were_all_left_out_are_said_to_be(place, capsys):
+    np.savez(place / "data.npz", x=normal(12, 3, 9, 9))
+    (place / "recipe.toml").write_text(GOOD.replace('"data.npz"', '"data.npz"\noutside = "skip"'))
+    for command in ("check", "run"):
+        said = complain(place, capsys, command, str(place / "recipe.toml"))
+        assert "fits a profile, and outside = 'skip' leaves them out. Widen a profile, or" in said
+
+
+@pytest.mark.parametrize("name", ["DATA.NPZ", "data.Npy"])
+def test_endings_are_read_in_either_case(place, name):
+    values = normal(12, 3, 4, 4)
+    with (place / name).open("wb") as file:
+        np.save(file, values) if name.endswith("Npy") else np.savez(file, x=values)
+    (place / "recipe.toml").write_text(GOOD.replace("data.npz", name))
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
+
+
+def test_a_folder_of_files_in_capitals_is_read_and_what_no_folder_holds_is_named(place, capsys):
+    (place / "samples").mkdir()
+    (place / "samples" / "notes.txt").write_text("x")
+    (place / "recipe.toml").write_text(GOOD.replace("data.npz", "samples"))
+    assert "but notes.txt. Save arrays as .npz, images as .png" in complain(place, capsys)
+    for number in range(4):
+        with (place / "samples" / f"{number}.NPY").open("wb") as file:
+            np.save(file, normal(1, 3, 4, 4, seed=number))
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
 
 
 def test_data_that_is_no_archive(place, capsys):
