@@ -285,12 +285,12 @@ def _of_values(what: str, weight: float) -> list[Clue]:
 def _computed_with(output: SeenOutput, seen: SeenModel, axis: int = -1) -> bool:
     """Whether the model goes on to compute other outputs from an output, and none that is made of scores of classes.
 
-    Of those come their shares or probabilities, the best of them, or which are above a threshold; of the mean of a
-    latent variable comes what is decoded from it.
+    Of those come their shares or probabilities, the best of them, which are above a threshold, or how much of a picture
+    each class takes; of the mean of a latent variable comes what is decoded from it.
     """
     made = [one for one in seen.outputs if one.name in output.feeds and one.samples]
-    chosen = any(one.discrete or (one.shape == output.shape and one.largest_as(output, axis)) for one in made)
-    return bool(made) and not chosen
+    alike = any(one.shape == output.shape and one.largest_as(output, axis) for one in made)
+    return bool(made) and not alike and not any(one.name in output.chosen_by for one in made)
 
 
 def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:

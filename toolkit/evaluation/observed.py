@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.chosen_columns import chosen_column
+from toolkit.evaluation.class_choices import chosen_by
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.fixed_rows import rows_at_once
 from toolkit.evaluation.likeness import grids, likeness
@@ -61,6 +62,7 @@ class SeenOutput:
             inputs, for an If those of its branches, for means and maxima of chances what makes the chances.
         likenesses: for some samples, how much it is like an input image; see ``likeness``.
         feeds: the outputs that are computed from it.
+        chosen_by: those of them that are made of choices among its values; see ``chosen_by``.
         column: which numbers beside chosen boxes the graph says that it holds; see ``chosen_column``.
     """
 
@@ -71,6 +73,7 @@ class SeenOutput:
     ops: frozenset[str] = frozenset()
     likenesses: list[float] = field(default_factory=list)
     feeds: frozenset[str] = frozenset()
+    chosen_by: frozenset[str] = frozenset()
     column: str = ""
 
     @property
@@ -255,7 +258,8 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         for t in model.graph.outputs
     ]
     sources = reached(model, [one.name for one in outputs])
-    for one in outputs:
+    for one, tensor in zip(outputs, model.graph.outputs):
+        one.chosen_by = chosen_by(model, tensor)
         one.feeds = frozenset(name for name, read in sources.items() if one.name in read) - {one.name}
     # an output that is the same for every input holds no answer
     given_by_user = {tensor.name for tensor in model.graph.inputs}

@@ -369,18 +369,3 @@ def test_rows_of_a_batch_that_has_no_name_are_samples_where_the_model_keeps_them
     looked = observe(model, [({"x": given}, {"y": made}, 1)])
     assert len(looked.outputs[0].samples) == samples
     assert guess(looked).parts[0].task == ("sequence" if mixes else "classification")
-
-
-@pytest.mark.parametrize(
-    ("after", "task"), [("GlobalAveragePool", "regression"), ("Softmax", "segmentation"), ("ArgMax", "segmentation")]
-)
-def test_maps_that_other_outputs_are_computed_from_are_features_unless_these_choose_by_them(after, task):
-    """A hidden layer that is returned beside the scores made of it; logits of pixels beside their shares or classes."""
-    nodes = [node("Conv", ["x", "w"], ["maps"], pads=[1, 1, 1, 1])]
-    nodes += [node(after, ["maps"], ["y"], **({} if after == "GlobalAveragePool" else {"axis": 1}))]
-    weights = {"w": RNG.standard_normal((7, 1, 3, 3)).astype(np.float32)}
-    proto = build(nodes, {"x": ["n", 1, 16, 16]}, {"maps": None, "y": None}, weights, types={"y": 7 if after == "ArgMax" else 1})
-    given = RNG.standard_normal((20, 1, 16, 16)).astype(np.float32)
-    values = dict(zip(("maps", "y"), run(Model.from_proto(proto), {"x": given}), strict=True))
-    found = guess(observe(Model.from_proto(proto), [({"x": given}, values, 20)]))
-    assert next(part.task for part in found.parts if part.outputs == ("maps",)) == task
