@@ -24,7 +24,6 @@ _WORDS = {
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
 _SHARES = frozenset({"Softmax", "LogSoftmax"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
-_DENSE = _LINEAR - {"Conv"}
 _POOLED = frozenset(
     {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh",
      "ReduceSum", "GlobalAveragePool", "ReduceL2", "Mul"}
@@ -82,7 +81,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     wide = [extent for extent in output.shape if extent > 1]
     if len(wide) > 1 or (len(output.shape) > 1 and len(wide) == 1 and output.shape[0] == 1 and len(output.shape) == 2):
         return []
-    if _value_per_position(output) and class_axis(output) == -1:
+    if _value_per_position(output):
         return []
     count = wide[0] if wide else 1
     if count == 1:
@@ -185,11 +184,13 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     for axis in (-1, -2):
         if (kind := _other_values(output, axis)) is not None:
             return [*_of_values(kind, 2.5), _ANY]
+    if _value_per_position(output):
+        return [Clue("regression", "shape", 2.0, "each"), _ANY]
     axis = class_axis(output)
     count = output.shape[axis]
     if count == 1 and "Sigmoid" not in output.ops:
         # where there is one class, every answer stays
-        return [Clue("regression", "shape", 2.0, "each"), _ANY] if _value_per_position(output) else []
+        return _long(output, axis)
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
         # any number of labels per position
@@ -206,11 +207,11 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 
 
 def _value_per_position(output: SeenOutput) -> bool:
-    """Whether a linear layer gives each of several positions one value: a forecast of many hours, for example.
+    """Whether a layer of one channel gives each of several positions its value: a forecast of many hours, for example.
 
-    What a convolution or a pool leaves of height or length 1 has its classes before that.
+    An axis of 1 alone does not show that: a pool leaves one beside its channels.
     """
-    return len(output.shape) == 2 and output.shape[0] > output.shape[1] == 1 and bool(output.ops & _DENSE)
+    return len(output.shape) == 2 and min(output.shape) == 1 and output.one_each
 
 
 def _operators_of_rows(output: SeenOutput) -> list[Clue]:
@@ -235,9 +236,9 @@ def _tokens(count: int) -> list[Clue]:
 
 def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
     """Clues from rows where the model reads no tokens: labels or a reading, unless they look like plain values."""
-    count, positions = output.shape[axis], output.shape[-3 - axis]
-    if min(count, positions) <= 2 and max(count, positions) >= 256:
-        return [Clue("regression", "shape", 3.0, "length", positions), _ANY]
+    count = output.shape[axis]
+    if long := _long(output, axis):
+        return long
     if _beside_shares(output, seen):
         # a detector's boxes next to its scores for the same places
         return _of_values("beside shares", 2.5)
@@ -249,6 +250,14 @@ def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
     if seen.ops & _RECURRENT:
         found.append(Clue("ctc", "operator", 0.5, sorted(seen.ops & _RECURRENT)[0]))
     return found
+
+
+def _long(output: SeenOutput, axis: int) -> list[Clue]:
+    """Clues from rows as long as a signal, of one or two channels; none where they are shorter or more."""
+    count, positions = output.shape[axis], output.shape[-3 - axis]
+    if min(count, positions) > 2 or max(count, positions) < 256:
+        return []
+    return [Clue("regression", "shape", 3.0, "length", positions), _ANY]
 
 
 def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:

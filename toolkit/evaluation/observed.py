@@ -19,6 +19,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.fixed_rows import rows_at_once
 from toolkit.evaluation.likeness import grids, likeness
 from toolkit.evaluation.masks import valued
+from toolkit.evaluation.one_each import one_each
 from toolkit.graph.assemble import bodies
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
@@ -64,6 +65,7 @@ class SeenOutput:
         feeds: the outputs that are computed from it.
         chosen_by: those of them that are made of choices among its values; see ``chosen_by``.
         column: which numbers beside chosen boxes the graph says that it holds; see ``chosen_column``.
+        one_each: whether a layer of one channel computes its values; see ``one_each``.
     """
 
     name: str
@@ -75,6 +77,7 @@ class SeenOutput:
     feeds: frozenset[str] = frozenset()
     chosen_by: frozenset[str] = frozenset()
     column: str = ""
+    one_each: bool = False
 
     @property
     def discrete(self) -> bool:
@@ -259,7 +262,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     ]
     sources = reached(model, [one.name for one in outputs])
     for one, tensor in zip(outputs, model.graph.outputs):
-        one.chosen_by = chosen_by(model, tensor)
+        one.chosen_by, one.one_each = chosen_by(model, tensor), one_each(tensor)
         one.feeds = frozenset(name for name, read in sources.items() if one.name in read) - {one.name}
     # an output that is the same for every input holds no answer
     given_by_user = {tensor.name for tensor in model.graph.inputs}

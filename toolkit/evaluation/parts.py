@@ -76,12 +76,26 @@ def class_axis_of(output: SeenOutput) -> int:
 
 
 def _classification(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
-    axis = class_axis_of(output)
+    axis = _vector_axis(output)
     single = output.shape[axis] == 1 if output.shape else True
     if single or _labels(output, axis):
         one = {"single": True} if all(np.prod(each.shape) == 1 for each in output.samples) else {}
         return {"threshold": 0.5 if output.in_unit else 0.0, **one}
     return {"axis": axis}
+
+
+def _embedding(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
+    return {"axis": _vector_axis(output)}
+
+
+def _vector_axis(output: SeenOutput) -> int:
+    """The axis of classes or features, where a sample may have one vector: its only axis that is longer than 1.
+
+    Of one value per position, each is a vector of its own.
+    """
+    wide = [place for place, extent in enumerate(output.shape) if extent > 1]
+    one = len(wide) == 1 and not output.one_each
+    return wide[0] - len(output.shape) if one else class_axis_of(output)
 
 
 def _ctc(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
@@ -115,7 +129,7 @@ def _threshold(output: SeenOutput) -> float:
     return float(output.flat.mean())
 
 
-_SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _segmentation}
+_SETTINGS = {"classification": _classification, "embedding": _embedding, "ctc": _ctc, "segmentation": _segmentation}
 
 
 def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:

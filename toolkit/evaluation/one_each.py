@@ -1,0 +1,47 @@
+"""Outputs of which a layer of weights computes one value for each of several positions, as a forecast's hours."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+_POINTWISE = frozenset(
+    {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Relu", "LeakyRelu", "PRelu", "Elu",
+     "Selu", "Celu", "Gelu", "HardSwish", "Swish", "Mish", "Tanh", "Softplus", "Clip", "Exp", "Neg", "Abs", "Sqrt",
+     "Add", "Sub", "Mul", "Div"}
+)  # fmt: skip
+_MOST_STEPS = 50
+
+
+def one_each(output: gs.Tensor) -> bool:
+    """Whether an output is what a layer of one channel computes: a Gemm or MatMul of one column, a Conv of one filter.
+
+    Only what changes each value by itself may come after it; a sigmoid makes the value a chance.
+    """
+    waiting, steps = [output], 0
+    while waiting and steps < _MOST_STEPS:
+        steps += 1
+        tensor = waiting.pop()
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is None:
+            continue
+        if node.op in _POINTWISE:
+            waiting += [one for one in node.inputs if not isinstance(one, gs.Constant)]
+        elif _channels(node) == 1:
+            return True
+    return False
+
+
+def _channels(node: gs.Node) -> int | None:
+    """How many values a layer gives each position; None for other nodes, and where its weight is computed."""
+    if node.op == "MatMulNBits":
+        return int(node.attrs["N"])
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if not isinstance(weight, gs.Constant) or len(weight.shape) < 2:
+        return None
+    if node.op == "Conv":
+        return int(weight.shape[0])
+    if node.op == "ConvTranspose":
+        return int(weight.shape[1]) * int(node.attrs.get("group", 1))
+    if node.op in ("Gemm", "MatMul"):
+        return int(weight.shape[-2 if node.attrs.get("transB") else -1])
+    return None
