@@ -19,7 +19,7 @@ def rows_at_once(model: Model, shapes: Mapping[str, Sequence[Any]], given: Mappi
     """How many samples a model whose batch has no name always takes at once; 1 where it takes one.
 
     It is the first dimension of all inputs if these are images or volumes; that of a matrix may be positions of one
-    sample. Of inputs with three axes each output must have as many rows, and a run must show that each depends on the
+    sample. Of inputs with three axes each output must have as many rows, and runs must show that each depends on the
     same row of the inputs alone: the moments of one recording seldom do.
 
     Args:
@@ -41,14 +41,28 @@ def rows_at_once(model: Model, shapes: Mapping[str, Sequence[Any]], given: Mappi
 
 
 def _rows_apart(model: Model, given: Mapping[str, Array]) -> bool:
-    """Whether another first row changes the outputs' first row, and no other."""
-    changed = {name: np.concatenate([value[-1:], value[1:]]) for name, value in given.items()}
-    if all(np.array_equal(changed[name], value) for name, value in given.items()):
-        return False
+    """Whether other values in every second row change no output's rows between them, and some output's row itself.
+
+    Of positions of one sample those before depend on those after, or the other way round.
+    """
     try:
         loaded = own_session(model)
-        before, after = loaded.run(given), loaded.run(changed)
+        before = loaded.run(given)
+        return all(_alone(before, loaded.run(_changed(given, first)), first) for first in (0, 1))
     except QtoolError:
         return False
-    same = all(np.array_equal(before[name][1:], after[name][1:], equal_nan=True) for name in before)
-    return same and any(not np.array_equal(before[name][:1], after[name][:1], equal_nan=True) for name in before)
+
+
+def _changed(given: Mapping[str, Array], first: int) -> dict[str, Array]:
+    """The inputs with the values of the row before in every second row, beginning with ``first``."""
+    changed = {name: value.copy() for name, value in given.items()}
+    for name, value in given.items():
+        changed[name][first::2] = np.roll(value, 1, axis=0)[first::2]
+    return changed
+
+
+def _alone(before: Mapping[str, Array], after: Mapping[str, Array], first: int) -> bool:
+    """Whether outputs differ in some of every second row, beginning with ``first``, and nowhere else."""
+    others = 1 - first
+    same = all(np.array_equal(before[name][others::2], after[name][others::2], equal_nan=True) for name in before)
+    return same and any(not np.array_equal(before[name], after[name], equal_nan=True) for name in before)

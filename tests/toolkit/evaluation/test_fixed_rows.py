@@ -25,3 +25,16 @@ def test_rows_of_a_batch_that_has_no_name_are_samples_where_the_model_keeps_them
     looked = observe(model, [({"x": given}, {"y": made}, 1)])
     assert len(looked.outputs[0].samples) == samples
     assert guess(looked).parts[0].task == ("sequence" if mixes else "classification")
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_positions_that_a_recurrent_layer_reads_one_after_the_other_are_one_sample(direction):
+    """Also from the last to the first, where another first row changes no other one."""
+    nodes = [node("LSTM", ["x", "w", "r"], ["h"], hidden_size=6, direction=direction), node("Squeeze", ["h", "one"], ["s"]),
+             node("MatMul", ["s", "v"], ["y"])]  # fmt: skip
+    draw = {"w": (1, 24, 8), "r": (1, 24, 6), "v": (6, 5)}
+    weights = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in draw.items()}
+    model = Model.from_proto(build(nodes, {"x": [40, 1, 8]}, {"y": [40, 1, 5]}, {**weights, "one": np.int64([1])}))
+    given = {"x": RNG.standard_normal((40, 1, 8)).astype(np.float32)}
+    looked = observe(model, [(given, dict(zip(("y",), run(model, given), strict=True)), 1)])
+    assert len(looked.outputs[0].samples) == 1
