@@ -224,7 +224,8 @@ def without_labels(judged: Judged, budget: Budget, data: str) -> Finding:
     limits = {name: value for name, value in held.items() if value is not None}
     how = "float" if judged.against_float else "likely" if budget.stands_in else "task" if budget.by_task else "given"
     others = {part.outputs for part in judged.answers.parts} if judged.answers is not None else set()
-    apart = {"reads": budget.reads, "others": 1 - UNREAD} if budget.reads is not None and len(others) > 1 else {}
+    looser = budget.reads is not None and len(others) > 1 and (budget.min_unchanged or 0.0) > 1 - UNREAD
+    apart = {"reads": budget.reads, "others": 1 - UNREAD} if looser else {}
     return Code.SEARCH_WITHOUT_LABELS(
         data=data, metric=judged.named, how=how, limits=list(limits), values=list(limits.values()), **apart
     )
