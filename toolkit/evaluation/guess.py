@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.clue import Clue
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.guess_clues import CLUES, Clue
+from toolkit.evaluation.guess_clues import CLUES
 from toolkit.evaluation.guess_detection import detection_part
 from toolkit.evaluation.metric_table import tasks_judged
 from toolkit.evaluation.observed import SeenModel, SeenOutput

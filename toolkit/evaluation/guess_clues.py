@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
-from toolkit.evaluation.class_axes import blank_of, channel_axis, channel_axis_last, class_axis
-from toolkit.evaluation.guess_values import are_boxes, no_classes, ordered, peak_height, unlike_scales
+from toolkit.evaluation.class_axes import blank_of, class_axis
+from toolkit.evaluation.clue import ANY, SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guess_values import are_boxes, no_classes, ordered
+from toolkit.evaluation.map_clues import is_picture, map_clues, pictures
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -22,7 +20,6 @@ _WORDS = {
     "regression": "audio wave waveform depth image sr flow enhanced denoised restored reconstruction",
 }
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
-_SHARES = frozenset({"Softmax", "LogSoftmax"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
 _POOLED = frozenset(
     {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh",
@@ -31,37 +28,11 @@ _POOLED = frozenset(
 _NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "LpNormalization"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
-_ENLARGE = frozenset({"Resize", "Upsample", "ConvTranspose"})
-_BLANKS, _TWO_SIDED, _NO_PICTURE = 0.25, 0.9, 0.25
+_BLANKS = 0.25
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
-_TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
-_CENTRED, _NORMAL = 0.2, 2.0
-"""How far from 0 the mean of noise is, in deviations, and how far its deviation may be from 1, as a factor."""
 _FEW_CLASSES = 16
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
-
-
-@dataclass(frozen=True)
-class Clue:
-    """One thing that speaks for a task.
-
-    Attributes:
-        task: the task.
-        kind: ``shape``, ``values``, ``name``, ``operator`` or ``metric``.
-        weight: how much it weighs.
-        what: which clue of its kind; the name or operator itself.
-        value: a number that goes with it.
-    """
-
-    task: str
-    kind: str
-    weight: float
-    what: str = ""
-    value: Any = None
-
-
-_ANY = Clue("regression", "values", 0.5, "any")
 
 
 def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
@@ -85,27 +56,27 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         return []
     count = wide[0] if wide else 1
     if count == 1:
-        return _chances(output) or [Clue("regression", "shape", 2.0, "single"), _ANY]
+        return _chances(output) or [Clue("regression", "shape", 2.0, "single"), ANY]
     axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
     if (kind := _other_values(output, axis)) is not None:
-        return [*_of_values(kind, 2.5), _ANY]
+        return [*of_values(kind, 2.5), ANY]
     found = _scores(output, axis)
     if output.dynamic(axis):
-        return [*found, Clue("regression", "shape", 2.5, "dynamic"), _ANY]
+        return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]
     found += _width_of_vector(output, count, axis, valued=any(clue.kind == "values" for clue in found))
     found += _operators_of_vector(output, seen, count, features=any(clue.task == "embedding" for clue in found))
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
     if count in _signal_lengths(seen) and count not in _IMAGENET and not output.fixed(axis):
-        found += [Clue("regression", "shape", 2.5, "length", count), _ANY]
+        found += [Clue("regression", "shape", 2.5, "length", count), ANY]
     return found
 
 
 def _scores(output: SeenOutput, axis: int) -> list[Clue]:
     """Clues from values that are shares or chances of classes, and from the operators that produce such values."""
     found = _shares(output, axis, "classification")
-    if output.ops & _SHARES:
-        found.append(Clue("classification", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
+    if output.ops & SHARES:
+        found.append(Clue("classification", "operator", 1.0, sorted(output.ops & SHARES)[0]))
     return [*found, *_chances(output)]
 
 
@@ -116,7 +87,7 @@ def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) ->
     found = [Clue("classification", "shape", 1.0, "classes", count)]
     if count < _FEW_CLASSES and not valued and output.one_largest(axis):
         # scores of some samples would hardly all name one class; values of unlike kinds do
-        found += _of_values("one largest", 1.5)
+        found += of_values("one largest", 1.5)
     return found
 
 
@@ -124,7 +95,7 @@ def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, featur
     """Clues from the operators that produce a vector; ``features``: whether its width is a usual one of features."""
     if output.ops and output.ops <= _RECURRENT:
         return [_recurrent(output)]
-    if output.ops & _POOLED and not output.ops & _SHARES:
+    if output.ops & _POOLED and not output.ops & SHARES:
         # a head of few classes may be normalized too: such an output is judged as both
         return [_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0)]
     if not output.ops & _LINEAR:
@@ -132,9 +103,9 @@ def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, featur
     found = [Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0])]
     if features:
         return found
-    if _computed_with(output, seen):
-        return [*found, *_of_values("computed with", 2.5)]
-    return [*found, *_of_values("beside shares", 2.5)] if _beside_shares(output, seen) else found
+    if computed_with(output, seen):
+        return [*found, *of_values("computed with", 2.5)]
+    return [*found, *of_values("beside shares", 2.5)] if _beside_shares(output, seen) else found
 
 
 def _signal_lengths(seen: SeenModel) -> set[int]:
@@ -144,7 +115,7 @@ def _signal_lengths(seen: SeenModel) -> set[int]:
 
 def _other_values(output: SeenOutput, axis: int) -> str | None:
     """What values along an axis are if no scores of classes: quantiles or boxes; None where they may be scores."""
-    if output.ops & _SHARES:
+    if output.ops & SHARES:
         return None
     called = bool(output.words & _BOXES) and output.shape[axis] == 4 and not output.sums_to_one(axis)
     return "ordered" if ordered(output, axis) else "boxes" if called or are_boxes(output, axis) else None
@@ -177,15 +148,15 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if output.discrete and no_classes(output):
         return []
     if output.discrete:
-        task, what = ("segmentation", "picture") if _picture(output, seen) else ("sequence", "fits")
+        task, what = ("segmentation", "picture") if is_picture(output, seen) else ("sequence", "fits")
         return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
-    if _picture(output, seen):
-        return _maps(output, seen, None)
+    if is_picture(output, seen):
+        return map_clues(output, seen, None)
     for axis in (-1, -2):
         if (kind := _other_values(output, axis)) is not None:
-            return [*_of_values(kind, 2.5), _ANY]
+            return [*of_values(kind, 2.5), ANY]
     if _value_per_position(output):
-        return [Clue("regression", "shape", 2.0, "each"), _ANY]
+        return [Clue("regression", "shape", 2.0, "each"), ANY]
     axis = class_axis(output)
     count = output.shape[axis]
     if count == 1 and "Sigmoid" not in output.ops:
@@ -199,7 +170,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if seen.pasts:
         found.append(Clue("generation", "shape", 3.0, "past"))
     found += _tokens(count) if seen.reads_tokens else _readings(output, seen, axis)
-    if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & _SHARES:
+    if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & SHARES:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
@@ -217,8 +188,8 @@ def _value_per_position(output: SeenOutput) -> bool:
 def _operators_of_rows(output: SeenOutput) -> list[Clue]:
     """Clues from the operators that produce rows."""
     plain = _POOLED - {"Mul", "Div"}
-    if output.ops & _SHARES:
-        return [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
+    if output.ops & SHARES:
+        return [Clue(task, "operator", 1.0, sorted(output.ops & SHARES)[0]) for task in ("sequence", "ctc")]
     if output.ops & plain:
         return [_pooled(output, plain)]
     if output.ops and output.ops <= _RECURRENT:
@@ -241,10 +212,10 @@ def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
         return long
     if _beside_shares(output, seen):
         # a detector's boxes next to its scores for the same places
-        return _of_values("beside shares", 2.5)
-    if not output.ops & _SHARES and output.has_bands(axis):
+        return of_values("beside shares", 2.5)
+    if not output.ops & SHARES and output.has_bands(axis):
         # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
-        return _of_values("bands", 2.5)
+        return of_values("bands", 2.5)
     found = [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
     found += _blanks(output, axis, seen)
     if seen.ops & _RECURRENT:
@@ -257,18 +228,7 @@ def _long(output: SeenOutput, axis: int) -> list[Clue]:
     count, positions = output.shape[axis], output.shape[-3 - axis]
     if min(count, positions) > 2 or max(count, positions) < 256:
         return []
-    return [Clue("regression", "shape", 3.0, "length", positions), _ANY]
-
-
-def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """Maps of height and width: masks, images, other values."""
-    if len(output.shape) != 3 or sum(extent > 1 for extent in output.shape) < 2:
-        return []
-    if output.discrete and no_classes(output):
-        return []
-    if output.discrete:
-        return [Clue("segmentation", "values", 2.0, "integers"), Clue("segmentation", "shape", 1.0, "picture")]
-    return _maps(output, seen, channel_axis(output))
+    return [Clue("regression", "shape", 3.0, "length", positions), ANY]
 
 
 CLUES = (names, vectors, rows, pictures)
@@ -286,28 +246,12 @@ def _blanks(output: SeenOutput, axis: int, seen: SeenModel) -> list[Clue]:
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
 
 
-def _of_values(what: str, weight: float) -> list[Clue]:
-    """A clue that an output holds plain values, by what these are like; any shape fits."""
-    return [Clue("regression", "values", weight, what), Clue("regression", "shape", 0.5, "fits")]
-
-
-def _computed_with(output: SeenOutput, seen: SeenModel, axis: int = -1) -> bool:
-    """Whether the model goes on to compute other outputs from an output, and none that is made of scores of classes.
-
-    Of those come their shares or probabilities, the best of them, which are above a threshold, or how much of a picture
-    each class takes; of the mean of a latent variable comes what is decoded from it.
-    """
-    made = [one for one in seen.outputs if one.name in output.feeds and one.samples]
-    alike = any(one.shape == output.shape and one.largest_as(output, axis) for one in made)
-    return bool(made) and not alike and not any(one.name in output.chosen_by for one in made)
-
-
 def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
     """Whether the model makes shares of another output's values, of classes, and not of this one's.
 
     For an output of positions, another output of the same positions shows that.
     """
-    shares = [one for one in seen.outputs if one.ops & _SHARES or ("Sigmoid" in one.ops and one.in_unit)]
+    shares = [one for one in seen.outputs if one.ops & SHARES or ("Sigmoid" in one.ops and one.in_unit)]
     if any(one is output for one in shares):
         return False
     like = [one for one in shares if not one.discrete and one.shape[:-1] == output.shape[:-1] and one.shape != ()]
@@ -328,99 +272,3 @@ def _recurrent(output: SeenOutput) -> Clue:
 def _unit_norm(output: SeenOutput, axis: int) -> bool:
     rows = output.stacked(axis)
     return bool(rows.shape[1] > 1 and np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-3))
-
-
-def _picture(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether the last two axes are those of an input image, or a whole fraction or multiple of them."""
-    height, width = output.shape[-2:] if channel_axis_last(output) else output.shape[:2]
-    return any(_scaled(height, h) and _scaled(width, w) for h, w in seen.images)
-
-
-def _scaled(own: int, other: int) -> bool:
-    return own >= 8 and other >= 8 and (own % other == 0 or other % own == 0)
-
-
-def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
-    """Clues from a map of height and width, with its channels along ``axis``; None where it has no such axis."""
-    found = [Clue("regression", "shape", 1.0, "map")]
-    kind = _kind_of_channels(output, axis) if axis is not None and not output.ops & _SHARES else ""
-    if kind:
-        return [*found, Clue("regression", "values", 2.0, kind)]
-    if axis is not None and not output.ops & _SHARES and not output.in_unit and _computed_with(output, seen, axis):
-        # features that are returned beside what is made of them
-        return [*found, *_of_values("computed with", 2.5)]
-    if not output.in_unit and _noise_like(output, seen):
-        found.append(Clue("regression", "values", 2.5, "noise"))
-    channels, placed = output.shape[axis] if axis is not None else 1, _picture(output, seen)
-    found += [*_probabilities(output, axis, channels), *_levels(output, channels, placed)]
-    return [*found, *_placed(output, channels)] if placed else found
-
-
-def _kind_of_channels(output: SeenOutput, axis: int) -> str:
-    """What plain values the channels of a map hold: peaks, values of unlike scales, or boxes; empty if none of them."""
-    if peak_height(output, axis) is not None:
-        return "peaks"
-    if unlike_scales(output, axis):
-        return "unlike scales"
-    return "boxes" if are_boxes(output, axis) else ""
-
-
-def _probabilities(output: SeenOutput, axis: int | None, channels: int) -> list[Clue]:
-    """Clues from a map of probabilities of classes, by its values and the operator that makes it."""
-    sums_to_one, found = axis is not None and output.sums_to_one(axis), list[Clue]()
-    if sums_to_one and channels > 1:
-        found.append(Clue("segmentation", "values", 2.0, "softmax"))
-    if output.ops & _SHARES:
-        found.append(Clue("segmentation", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
-    if output.in_unit and "Sigmoid" in output.ops and (channels == 1 or not sums_to_one):
-        found.append(Clue("segmentation", "operator", 1.0, "Sigmoid"))
-    return found
-
-
-def _levels(output: SeenOutput, channels: int, placed: bool) -> list[Clue]:
-    """Clues from the values of a map of one or three channels: a mask's lie near 0 and 1, an image's in its range."""
-    if channels == 1 and output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED:
-        return [Clue("segmentation", "values", 1.5, "two-sided")]
-    if channels in (1, 3) and placed and _pixels(output):
-        # a map about places in the input has such values too: its user may read where it is high
-        return [Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels")]
-    return []
-
-
-def _placed(output: SeenOutput, channels: int) -> list[Clue]:
-    """Clues from the channels of a map about places in the input image."""
-    if channels == 1:
-        # logits lie on both sides of 0: a depth, or how many there are, never lies below
-        deep = output.bounds[0] >= 0 and output.bounds[1] > 1
-        return [Clue("regression" if deep else "segmentation", "shape", 0.5, "picture")]
-    if channels in (3, 4) or channels > 256 or output.in_unit:
-        return [Clue("regression", "shape", 0.5, "picture")]
-    enlarging = sorted(output.ops & _ENLARGE)
-    operator = [Clue("segmentation", "operator", 1.0, enlarging[0])] if enlarging else []
-    return [Clue("segmentation", "shape", 1.0, "picture"), *operator]
-
-
-def _noise_like(output: SeenOutput, seen: SeenModel) -> bool:
-    """Whether it may be the noise of an input that a diffusion model predicts.
-
-    Such a model reads what it denoises, of the output's shape, and one number a sample, which tells how noisy that is:
-    it is called so, or the output is about as noise is, normal around 0.
-    """
-    sizes = {name: one.size for name, one in seen.inputs.items() if one.ndim <= 1}
-    read = any(one.shape == output.shape and one.dtype.kind == "f" for one in seen.inputs.values())
-    numbers = [name for name, size in sizes.items() if size == 1]
-    if not read or not numbers or not output.flat.size:
-        return False
-    called = {word.lower() for name in numbers for word in re.findall(r"[A-Za-z]+", name)}
-    level = output.flat.std()
-    centred = abs(float(output.flat.mean())) < _CENTRED * level and 1 / _NORMAL < level < _NORMAL
-    return centred or bool(called & _TIMES)
-
-
-def _pixels(output: SeenOutput) -> bool:
-    low, high = output.bounds
-    return (
-        (low >= -0.5 and 0.3 < high <= 1.5)
-        or (low >= -60 and 60 < high <= 320)
-        or (-1.5 <= low < -0.3 and 0.3 < high <= 1.5)
-    )
