@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.types import Array
+from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import own_session
+from toolkit.graph.states import shapes_to_join
 
 _IMAGE_RANK = 4
 
 
-def rows_at_once(model: Model, shapes: Mapping[str, Sequence[Any]], given: Mapping[str, Array]) -> int:
+def rows_at_once(model: Model, given: Mapping[str, Array]) -> int:
     """How many samples a model whose batch has no name always takes at once; 1 where it takes one.
 
     It is the first dimension of all inputs if these are images or volumes; that of a matrix may be positions of one
@@ -24,9 +25,11 @@ def rows_at_once(model: Model, shapes: Mapping[str, Sequence[Any]], given: Mappi
 
     Args:
         model: the model.
-        shapes: of the inputs, as declared.
         given: what was given to it once.
     """
+    shapes = shapes_to_join(model)
+    if batch_axes(shapes):
+        return 1
     firsts = {dims[0] if len(dims) else None for dims in shapes.values()}
     first = firsts.pop() if len(firsts) == 1 else None
     if not isinstance(first, int) or first < 2:

@@ -276,7 +276,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     held: dict[str, list[_HeldBatch]] = {one.name: [] for one in outputs}
     states = _possible_states(model, shapes, {one: sources[one] for one in held})
     for given, made, count in batches:
-        each = each or rows_at_once(model, shapes, given)
+        each = each or rows_at_once(model, given)
         firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
         inputs, images = inputs or firsts, grids(firsts)
         states = {(a, b) for a, b in states if b in made and _same_kind(given[a], made[b])}

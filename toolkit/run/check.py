@@ -153,7 +153,6 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.calibration.diagnosis import sparse_profiles
     from toolkit.data.unvaried import unvaried
     from toolkit.evaluation.fixed_rows import rows_at_once
-    from toolkit.graph.states import shapes_to_join
     from toolkit.graph.used_inputs import used_inputs
     from toolkit.report.findings import sentence
     from toolkit.run.calibrator import given_count
@@ -190,8 +189,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         if test is not None:
             fit(inputs, test)
         evaluation = _counts(test)
-        only = next(test.samples()).inputs if test is not None and evaluation.get("samples") == 1 else None
-        if only is not None and rows_at_once(source, shapes_to_join(source), only) == 1:
+        if test is not None and evaluation["samples"] == 1 and rows_at_once(source, next(test.samples()).inputs) == 1:
             journal.noted(ReportCode.SAMPLES_SHOW_NOTHING(samples=1))
         task = task_of(inputs)
         for note in (*task.notes, task.suspicion):
