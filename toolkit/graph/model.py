@@ -102,8 +102,9 @@ class Model:
     @collector_paused()
     def from_light(cls, light: LightModel, source: Path | None = None) -> Model:
         """Take a model in memory with the arrays of its large weights, which must not be changed. It is not changed."""
-        proto, changed = normalise(light.proto, light.where)
-        light = replace(light, proto=proto, weights=dict(light.weights)).lighten()
+        weights = dict(light.weights)
+        proto, changed = normalise(light.proto, light.where, weights)
+        light = replace(light, proto=proto, weights=weights).lighten()
         metadata = {
             node.name: {p.key: p.value for p in node.metadata_props}
             for node in all_nodes(proto.graph.node)

@@ -19,6 +19,7 @@ from toolkit.base.errors import ModelError
 from toolkit.base.files import atomic_path, write_parts
 from toolkit.base.mapped import map_file, release_pages, was_read
 from toolkit.base.reading import FileKind, open_regular, read_file, reading
+from toolkit.base.types import Array
 from toolkit.graph.external import read_external
 from toolkit.graph.functions import inlined
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
@@ -120,8 +121,15 @@ def _scanned(path: Path) -> tuple[bytes, dict[Path, mmap.mmap]]:
     return read_file(path, ONNX), {}
 
 
-def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict[str, int]]:
+def normalise(
+    proto: onnx.ModelProto, where: str, weights: dict[str, Array] | None = None
+) -> tuple[onnx.ModelProto, dict[str, int]]:
     """A copy that onnx-graphsurgeon can take: dense initializers, functions inlined, unique node names.
+
+    Args:
+        proto: the model; not changed.
+        where: what it is called in errors.
+        weights: values of its large weights by name; a weight that gets another name gets it here too.
 
     Returns:
         The copy and how many things were changed for it: ``functions`` inlined, ``sparse`` initializers made dense,
@@ -140,8 +148,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
             where=where,
             remedy="export it again, or convert it with onnx.version_converter and set its ir_version to 8",
         )
-    known = onnx.defs.onnx_opset_version()
-    if version > known:
+    if version > (known := onnx.defs.onnx_opset_version()):
         raise ModelError(
             f"the model uses opset {version}, and onnx {onnx.__version__} knows {known} at most",
             where=where,
@@ -172,7 +179,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
     _forget_other_types(proto.graph)
     if not proto.graph.output:
         raise ModelError("the model has no outputs", where=where, remedy="declare what it computes as graph.output")
-    changed["stored"] = computed_outputs(proto.graph, where)
+    changed["stored"] = computed_outputs(proto.graph, where, weights if weights is not None else {})
     untyped = [
         v.name
         for v in proto.graph.output

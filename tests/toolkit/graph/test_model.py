@@ -79,6 +79,18 @@ def test_a_weight_that_is_an_output_is_behind_an_identity():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_large_weight_that_is_an_output_keeps_its_values(tmp_path, apart):
+    weight = normal(80, 100, seed=3)
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 80]}, {"y": ["n", 100], "w": [80, 100]}, {"w": weight})
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=apart, location="m.data", size_threshold=0)
+    fed = {"x": normal(2, 80)}
+    for model in (Model.load(tmp_path / "m.onnx"), Model.load(tmp_path / "m.onnx").copy()):
+        product, stored = run(model, fed)
+        np.testing.assert_allclose(product, fed["x"] @ weight, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(stored, weight)
+
+
 @pytest.mark.parametrize("opset", range(9, 23 if OLD_ONNXRUNTIME else 24))
 def test_every_opset_loads_quantizes_and_lowers(opset):
     model = Model.from_proto(residual_proto(opset))
