@@ -217,7 +217,7 @@ def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed(tm
     (alone,) = said(context.journal, *IN_TYPES)
     assert alone["why"].code is Code.TYPE_MISSES and (alone["guarded"], alone["mends"]) == (False, False)
     words = sentence(Code.SEARCH_TYPE_ALONE(**alone))
-    assert "guard_fp16 does not mend" in words and "--set engine.rest=fp32" in words and "bf16" not in words
+    assert "guard_fp16 does not fix" in words and "--set engine.rest=fp32" in words and "bf16" not in words
     assert alone["why"].values["rest"] == "fp16" and "min_sqnr_db" in alone["why"].values["limits"]
 
 

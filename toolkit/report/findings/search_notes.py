@@ -136,7 +136,7 @@ def _type_alone(why: str, guarded: bool = True, mends: bool | None = None) -> st
     keep = f"or keep the nodes with the largest error in fp32 with {pass_for(Role.KEEP)}."
     if mends is False or guarded:
         # values that overflow are not what is missed, and bfloat16 has fewer digits
-        return f"{told}It is rounding, which {pass_for(Role.GUARD)} does not mend: {other}, {keep}"
+        return f"{told}The cause is rounding, which {pass_for(Role.GUARD)} does not fix: {other}, {keep}"
     return f"{told}Put {pass_for(Role.GUARD)} after the search, {other}, {keep}"
 
 

@@ -259,7 +259,7 @@ def _unfit(
     return (
         f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
         f"its outputs are {known}. "
-        + ("Labels that are all alike tell nothing: give samples with others too." if alike else
+        + ("All labels are the same, which shows nothing: add samples with other labels." if alike else
            "Store labels as `qtool metrics` lists them, or name a metric that reads them.")
     )
 

@@ -87,12 +87,12 @@ CAUSES: Table = {
     CauseCode.CHEAP_TO_KEEP: _cheap,
     CauseCode.ROUNDING: _rounding,
     CauseCode.HARM_TOGETHER: lambda alone_db, full_db, without_db: (
-        f"its harm shows only together with others': quantized alone it leaves {db(alone_db)}, but keeping it alone "
-        f"in float raises the whole from {db(full_db)} to {db(without_db)}"
+        f"it costs accuracy only together with other layers: quantized alone it leaves {db(alone_db)}, but keeping it "
+        f"alone in float raises the SQNR of the whole from {db(full_db)} to {db(without_db)}"
     ),
     CauseCode.HARM_HIDDEN: lambda alone_db, full_db, without_db: (
-        f"other layers mask its harm: quantized alone it leaves {db(alone_db)}, but keeping it alone in float raises "
-        f"the whole only from {db(full_db)} to {db(without_db)}"
+        f"other layers' noise masks its own: quantized alone it leaves {db(alone_db)}, but keeping it alone in float "
+        f"raises the SQNR of the whole only from {db(full_db)} to {db(without_db)}"
     ),
     CauseCode.TIES_AT_OUTPUT: lambda sqnr_db, flips, changed=None: (
         f"{db(sqnr_db)} at the output are expected to change the argmax of {flips:.1%} of positions like these"
@@ -111,7 +111,7 @@ REMEDIES: Table = {
     CauseCode.KEEP_FLOAT_SHARE: _keep_share,
     CauseCode.KEEP_OR_USE_METRIC: lambda: f"{_keep()}, or judge by a metric rather than by agreement",
     CauseCode.KEEP_IT_OR_OTHERS: lambda others: (
-        f"keep it in float, or the layers with which it does harm ({quoted(others)})"
+        f"keep it in float, or the layers it costs accuracy with ({quoted(others)})"
     ),
     CauseCode.KEEP_WITH_OTHERS: lambda others: f"keep it in float together with {quoted(others)}, not alone",
     CauseCode.APPLY_PASS: _apply,
