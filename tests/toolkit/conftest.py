@@ -44,6 +44,13 @@ def place(tmp_path):
     return tmp_path
 
 
+def rewrite(place, old, new):
+    """Replace a text of the recipe by another."""
+    text = (place / "recipe.toml").read_text()
+    assert old in text
+    (place / "recipe.toml").write_text(text.replace(old, new))
+
+
 def complain(place, capsys, *arguments):
     """Run qtool, and return its one paragraph after checking the form every error has."""
     status = invoke(list(arguments) or ["run", str(place / "recipe.toml"), "--out", str(place / "out")])

@@ -47,8 +47,8 @@ class LayerWeights:
         weight = model.constant(node.inputs[1])
         assert weight is not None
         self.dtype = weight.dtype
-        self.turned = _is_turned(node)
-        self._own: Array = weight.T if self.turned else weight
+        self._in_out = is_stored_in_out(node)
+        self._own: Array = weight.T if self._in_out else weight
         self._wide: Array | None = None
         self.holder = bias_of(model, node)
         bias = model.constant(self.holder[0].inputs[self.holder[1]]) if self.holder is not None else None
@@ -94,7 +94,7 @@ class LayerWeights:
     @staticmethod
     def channels_of(node: gs.Node, weight: Array) -> tuple[int, int]:
         """How many output and input channels a weight in the node's own layout has."""
-        out, into = (weight.shape[-1], weight.shape[0]) if _is_turned(node) else weight.shape[:2]
+        out, into = (weight.shape[-1], weight.shape[0]) if is_stored_in_out(node) else weight.shape[:2]
         return int(out), int(into) * _group(node)
 
     @property
@@ -132,7 +132,7 @@ class LayerWeights:
             names: the names of the model's tensors, for callers that write many.
         """
         names = names if names is not None else self.model.tensor_names()
-        weight = (self.weight.T if self.turned else self.weight).astype(self.dtype)
+        weight = (self.weight.T if self._in_out else self.weight).astype(self.dtype)
         if self.mean is not None:
             note_input_mean(self.model, self.node, self.mean)
         self.node.inputs[1] = make_constant(names.take(f"{self.node.inputs[1].name}_{word}"), weight)
@@ -150,7 +150,8 @@ def _largest(values: Array, axes: tuple[int, ...]) -> Array:
     return np.maximum(values.max(axis=axes).astype(np.float64), -values.min(axis=axes).astype(np.float64))
 
 
-def _is_turned(node: gs.Node) -> bool:
+def is_stored_in_out(node: gs.Node) -> bool:
+    """Whether a layer's weight is stored as [in, out]: of a MatMul, and of a Gemm without transB."""
     return node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
 
 

@@ -19,6 +19,7 @@ from toolkit.calibration.weight_rounding import round_for_output, scales_for_out
 from toolkit.calibration.weights import reach
 from toolkit.contract.context import Context
 from toolkit.graph.input_mean import input_mean
+from toolkit.graph.layer_weights import is_stored_in_out
 from toolkit.graph.model import Model
 from toolkit.placement.blocks import summed_axis
 from toolkit.placement.ops import weight_axis
@@ -169,7 +170,7 @@ def _by_sample(model: Model, nodes: Sequence[gs.Node], seen: Mapping[str, Mappin
 def _flat(node: gs.Node, weight: Array | None, groups: int) -> Array:
     """A layer's weight, float64 [groups, out, in]."""
     assert weight is not None
-    wide = (weight.T if _turned(node) else weight).astype(np.float64)
+    wide = (weight.T if is_stored_in_out(node) else weight).astype(np.float64)
     return wide.reshape(groups, len(wide) // groups, -1)
 
 
@@ -213,9 +214,9 @@ def _round(node: gs.Node, weight: Array, axis: int, samples: Sequence[Array], ro
     del inputs
     if _surely_less(after, before):
         scale, made = _fitted(flat, RelatedInputs(rows), rounder, damping)
-        laid = made.reshape(weight.T.shape if _turned(node) else weight.shape)
-        values = np.ascontiguousarray(laid.T if _turned(node) else laid).astype(weight.dtype)
-        by_block = np.ascontiguousarray(scale[0].T if _turned(node) else scale[0])
+        laid = made.reshape(weight.T.shape if is_stored_in_out(node) else weight.shape)
+        values = np.ascontiguousarray(laid.T if is_stored_in_out(node) else laid).astype(weight.dtype)
+        by_block = np.ascontiguousarray(scale[0].T if is_stored_in_out(node) else scale[0])
         kept = by_block if rounder.block else scale.reshape(-1)
         return RoundedWeight(kept, values, _db(signal, before.sum()), _db(signal, after.sum()))
     if _surely_less(nearest["minmax"], nearest["mse"]):
@@ -249,13 +250,9 @@ def _centred(model: Model, node: gs.Node, rows: Array) -> Array:
     return np.asarray(rows - spread.reshape(len(rows), 1, -1).astype(np.float32))
 
 
-def _turned(node: gs.Node) -> bool:
-    """Whether a layer's weight is [in, out]."""
-    return node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
-
-
 def _width(node: gs.Node, weight: Array) -> int:
-    return int(weight.shape[0]) if _turned(node) else int(np.prod(weight.shape[1:]))
+    """How many weights each output channel has."""
+    return int(weight.shape[0]) if is_stored_in_out(node) else int(np.prod(weight.shape[1:]))
 
 
 def _power(weights: Array, rows: Array) -> float:

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.conftest import normal, said
-from tests.toolkit.conftest import complain
+from tests.toolkit.conftest import complain, rewrite
 from toolkit import Journal, Recipe, run
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
@@ -17,12 +17,6 @@ from toolkit.report.schema import Report
 from toolkit.run.state import RunState
 from toolkit.run.steps.engine import EngineStep
 from toolkit.run.steps.passes import PassesStep
-
-
-def rewrite(place, old, new):
-    text = (place / "recipe.toml").read_text()
-    assert old in text
-    (place / "recipe.toml").write_text(text.replace(old, new))
 
 
 def stop(*step, **settings):

@@ -73,6 +73,7 @@ def test_processes_that_share_a_measurement_end_with_the_one_that_began_it(tmp_p
         time.sleep(0.02)
     child.kill()
     child.wait()
+    assert len(found) == 2, "it ended before two processes were there"
     while {pid for pid, _, command in processes() if "spawn_main" in command} & set(found):
         time.sleep(0.05)
 

@@ -66,11 +66,8 @@ def answers(place, count=COUNT):
     return x, session(Model.load(place / "model.onnx")).run({"x": x})
 
 
-def test_data(place, x, label):
+def save_test_data(place, x, label):
     np.savez(place / "test.npz", x=x, label=label)
-
-
-test_data.__test__ = False
 
 
 def made(place, *words):
@@ -83,7 +80,7 @@ def made(place, *words):
 
 def test_classes_are_judged_by_top1(place, capsys):
     x, found = answers(place)
-    test_data(place, x, found["scores"].argmax(axis=1))
+    save_test_data(place, x, found["scores"].argmax(axis=1))
     section = made(place)
     assert (section.metric, section.output, section.budget.max_drop) == ("top1", None, 0.03)
     assert "own top1 is 1 on 40 samples" in (place / "made.toml").read_text()
@@ -93,7 +90,7 @@ def test_a_limit_is_a_hundredth_of_the_float_models_own_share(place, capsys):
     x, found = answers(place, 400)
     label = found["scores"].argmax(axis=1)
     label[:32] = (label[:32] + 1) % CLASSES
-    test_data(place, x, label)
+    save_test_data(place, x, label)
     assert made(place).budget.max_drop == 0.005
 
 
@@ -101,7 +98,7 @@ def test_labels_in_another_order_are_called_that(place, capsys):
     x, found = answers(place)
     order = np.array([3, 0, 4, 1, 2])
     for turned, code in ((lambda c: (c + 1) % CLASSES, "shifted"), (lambda c: order[c], "renamed")):
-        test_data(place, x, turned(found["scores"].argmax(axis=1)))
+        save_test_data(place, x, turned(found["scores"].argmax(axis=1)))
         assert made(place).budget.max_drop == 0.01
         decided, warned = told(place, capsys)
         said = warned[f"evaluation-labels-{code}"]
@@ -126,7 +123,7 @@ def test_labels_out_of_range_are_an_error_of_new_and_a_warning_where_no_metric_r
 ):
     x, found = answers(place)
     label = change(found["scores"].argmax(axis=1))
-    test_data(place, x, label)
+    save_test_data(place, x, label)
     sample = sample if sample is not None else int(np.flatnonzero(label == CLASSES)[0])
     given = ["--data", str(place / "data.npz"), "--test", str(place / "test.npz"), "--out", str(place / "made.toml")]
     said = complain(place, capsys, "new", str(place / "model.onnx"), *given)
@@ -143,7 +140,7 @@ def test_a_label_out_of_range_after_the_first_samples_is_named_by_its_sample(pla
     x, found = answers(place, 100)
     label = found["scores"].argmax(axis=1)
     label[80] = 7
-    test_data(place, x, label)
+    save_test_data(place, x, label)
     (place / "made.toml").write_text(UNLABELLED + 'metric = "top1"\n')
     said = complain(place, capsys, "run", str(place / "made.toml"), "--out", str(place / "out"))
     assert "test.npz, sample 80: " in said and "5 classes" in said
@@ -151,7 +148,7 @@ def test_a_label_out_of_range_after_the_first_samples_is_named_by_its_sample(pla
 
 def test_labels_that_no_metric_reads_are_said_to_be_there(place, capsys):
     x, found = answers(place)
-    test_data(place, x, found["scores"].argmax(axis=1))
+    save_test_data(place, x, found["scores"].argmax(axis=1))
     (place / "made.toml").write_text(UNLABELLED)
     report = run(place / "made.toml", place / "out").report
     assert sentence(EvaluationCode.LABELS_UNUSED(metric="top1", output="scores")) in report.summary.warnings
@@ -160,19 +157,19 @@ def test_labels_that_no_metric_reads_are_said_to_be_there(place, capsys):
 def test_labels_of_the_shape_of_an_output_are_judged_by_the_squared_error(place, capsys):
     x, found = answers(place)
     noise = normal(COUNT, 3, seed=9, scale=0.5)
-    test_data(place, x, found["signal"] + noise)
+    save_test_data(place, x, found["signal"] + noise)
     section = made(place)
     own = float((noise.astype(np.float64) ** 2).mean())
     assert (section.metric, section.output) == ("mse", "signal")
     assert 0.05 * own <= section.budget.max_drop <= 0.1 * own
-    test_data(place, x, found["signal"])
+    save_test_data(place, x, found["signal"])
     spread = float(found["signal"].var())
     assert 0.001 * spread <= made(place).budget.max_drop <= 0.002 * spread
 
 
 @pytest.mark.parametrize("label", [normal(COUNT, 7), np.full(COUNT, 9), np.full((COUNT, 2), 2)])
 def test_labels_that_fit_no_output_have_no_metric(place, capsys, label):
-    test_data(place, answers(place)[0], label)
+    save_test_data(place, answers(place)[0], label)
     section = made(place)
     assert (section.metric, section.budget.min_unchanged) == (None, 0.99)
     assert "No built-in metric fits the labels" in (place / "made.toml").read_text()
@@ -201,7 +198,7 @@ def test_labels_of_the_calibration_data_count_where_there_is_no_other(place, cap
     ],
 )
 def test_a_wrong_metric_is_refused_before_anything_is_written(place, capsys, metric, words):
-    test_data(place, answers(place)[0], np.arange(COUNT) % CLASSES)
+    save_test_data(place, answers(place)[0], np.arange(COUNT) % CLASSES)
     said = complain(
         place, capsys, "new", str(place / "model.onnx"), "--test", str(place / "test.npz"), "--metric", metric,
         "--out", str(place / "made.toml"),
@@ -220,7 +217,7 @@ def test_a_metric_without_labels_is_refused(place, capsys, data):
 @pytest.mark.parametrize(("metric", "value"), [("top5", 1.0), ("exact", 1.0)])
 def test_a_metric_that_is_asked_for_looks_at_the_output_that_fits(place, capsys, metric, value):
     x, found = answers(place)
-    test_data(place, x, found["scores"].argmax(axis=1))
+    save_test_data(place, x, found["scores"].argmax(axis=1))
     section = made(place, "--data", place / "data.npz", "--test", place / "test.npz", "--metric", metric)
     assert (section.metric, section.output) == (metric, None)
 
@@ -237,7 +234,7 @@ def told(place, capsys, *words):
 
 
 def test_labels_that_fit_nothing_are_said_with_a_remedy(place, capsys):
-    test_data(place, answers(place)[0], normal(COUNT, 7))
+    save_test_data(place, answers(place)[0], normal(COUNT, 7))
     decided, warned = told(place, capsys)
     assert warned["evaluation-labels-fit-nothing"]["shape"] == [7]
     assert warned["evaluation-labels-fit-nothing"]["outputs"] == ["scores", "signal"]
@@ -249,7 +246,7 @@ def test_labels_that_fit_nothing_are_said_with_a_remedy(place, capsys):
 
 def test_what_was_decided_is_said_with_its_values(place, capsys):
     x, found = answers(place)
-    test_data(place, x, found["scores"].argmax(axis=1))
+    save_test_data(place, x, found["scores"].argmax(axis=1))
     decided, warned = told(place, capsys)
     assert decided["new-metric"] == {"metric": "top1", "output": None} and not warned
     assert decided["new-float-value"] == {"metric": "top1", "value": 1.0, "samples": COUNT}
@@ -286,7 +283,7 @@ def reader(place, declared, order):
     lines = np.random.default_rng(4).integers(1, 5, (COUNT, 6))
     lines[:, ::2] = 0
     np.savez(place / "data.npz", x=np.eye(5, dtype=np.float32)[lines][:, None])
-    test_data(
+    save_test_data(
         place, np.eye(5, dtype=np.float32)[lines][:, None], np.pad(lines[:, 1::2], ((0, 0), (0, 1)), constant_values=-1)
     )
 
@@ -398,7 +395,7 @@ def test_labels_of_classes_are_read_alike_in_every_form(form, tmp_path):
     label[::10] = (label[::10] + 1) % 5
     found = []
     for given in (label, np.eye(5)[label] if form == "one-hot" else label[:, None]):
-        test_data(tmp_path, x, given)
+        save_test_data(tmp_path, x, given)
         section = made(tmp_path)
         path = tmp_path / "made.toml"
         path.write_text(path.read_text().replace('backend = "auto"', 'backend = "none"'))
@@ -432,7 +429,7 @@ def test_labels_of_0_and_1_of_one_score_are_classes_in_new_check_and_run(last, t
     scores = session(Model.load(tmp_path / "model.onnx")).run({"x": x})["y"][:, 0]
     label = scores > (0.5 if last == "Sigmoid" else 0.0)
     label[::10] = ~label[::10]
-    test_data(tmp_path, x, label.astype(np.float32))
+    save_test_data(tmp_path, x, label.astype(np.float32))
     section = made(tmp_path)
     assert (section.metric, section.task or "classification") == ("top1", "classification")
     assert section.budget.max_drop == 0.009

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from tests.conftest import build, node, normal
-from tests.toolkit.conftest import GOOD, complain, model
+from tests.toolkit.conftest import GOOD, complain, model, rewrite
 from toolkit import Model, Recipe, run
 from toolkit.base.errors import NotAllowedError, QtoolError
 from toolkit.base.files import PART, atomic_path
@@ -45,12 +45,6 @@ else:
 
 def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rewrite(place, old, new):
-    text = (place / "recipe.toml").read_text()
-    assert old in text
-    (place / "recipe.toml").write_text(text.replace(old, new))
 
 
 def done(place, **settings):
