@@ -87,22 +87,26 @@ class NetworkAttribution:
         verdict = self.flow.verdict(node)
         if verdict.precision is not None:
             return verdict.precision, verdict.reason
-        floats = _floats(port.precision for layer in layers for port in layer.outputs)
-        makes_floats = bool(_floats(self._word(tensor) for tensor in node.outputs))
-        if not makes_floats and floats and node.op != "Cast":
-            # A node that makes no floats may still have internal float layers; its inputs say what it computes in.
-            floats = []
-        if not floats and node.op != "Cast":
-            floats = _floats(port.precision for layer in layers for port in layer.inputs)
-            floats = floats if _floats(self._word(tensor) for tensor in node.inputs) else []
+        outputs = _floats(self._word(tensor) for tensor in node.outputs)
+        floats = self._layer_floats(node, layers, bool(outputs))
         if not floats:
             words = [word for word in dict.fromkeys(self._word(t) for t in node.outputs if t.name) if word]
             return None, EngineCode.COMPUTES_TYPES(types=words) if words else EngineCode.COMPUTES_NO_FLOATS()
         widest = max(floats, key=lambda precision: precision.bits)
-        outputs = _floats(self._word(tensor) for tensor in node.outputs)
         if outputs and widest not in outputs:
             return widest, EngineCode.PARSER_CASTS(op=node.op, precision=widest, result=outputs[0])
         return widest, None
+
+    def _layer_floats(self, node: gs.Node, layers: list[Layer], makes_floats: bool) -> list[Precision]:
+        """The float types of a node's layers: of what they make, else of what they read, where the node reads floats.
+
+        A node that makes no floats may still have internal float layers; its inputs say what it computes in.
+        """
+        made = _floats(port.precision for layer in layers for port in layer.outputs)
+        if node.op == "Cast" or (made and makes_floats):
+            return made
+        read = _floats(port.precision for layer in layers for port in layer.inputs)
+        return read if _floats(self._word(tensor) for tensor in node.inputs) else []
 
     def _pair(self, node: gs.Node, layers: list[Layer]) -> Actual:
         """A QuantizeLinear or DequantizeLinear: part of the quantized layer next to it, or a separate kernel."""
@@ -132,12 +136,8 @@ class NetworkAttribution:
                 return readers, EngineCode.DEQUANTIZED_IN(nodes=readers, other=floats[0] if floats else "")
             return [], EngineCode.DEQUANTIZES_FOR_FLOAT(nodes=floats) if floats else EngineCode.DEQUANTIZES_OUTPUT()
         if is_constant(node.inputs[0]):
-            hosts = [
-                reader.name
-                for pair in self.flow.readers(node, MOVERS | DEQUANTIZERS)
-                for reader in [pair]
-                if self.flow.verdict(reader).precision
-            ]
+            readers = self.flow.readers(node, MOVERS | DEQUANTIZERS)
+            hosts = [reader.name for reader in readers if self.flow.verdict(reader).precision]
             return hosts, EngineCode.CONSTANT_QUANTIZED(nodes=hosts) if hosts else None
         maker = self.flow.maker(node.inputs[0])
         if maker is not None and maker.op in DEQUANTIZERS:

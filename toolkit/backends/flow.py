@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,20 +168,9 @@ class Flow:
 
     def _by_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> ComputeType:
         sources = [self.source(tensor) for tensor in tensors]
-        missing = [i for i, source in enumerate(sources) if source is None]
-        if missing:
-            if len(missing) == len(sources):
-                return ComputeType(None, EngineCode.NO_INPUT_QUANTIZED())
-            weights = self.pair_type(sources[1]) if missing == [0] and sources[1] is not None else None
-            if weights is not None and weights.weights_only:
-                return ComputeType(weights, EngineCode.WEIGHTS_STORED(precision=weights))
-            if missing == [0] and node.op in TARGETS and is_constant(tensors[1]):
-                return ComputeType(None, EngineCode.ONLY_WEIGHTS_QUANTIZED(input=tensors[0].name))
-            if missing == [1] and node.op in TARGETS and is_constant(tensors[1]):
-                return ComputeType(None, EngineCode.WEIGHTS_NOT_QUANTIZED(weights=tensors[1].name))
-            inputs = [tensors[i].name for i in missing]
-            return ComputeType(None, EngineCode.INPUTS_NOT_QUANTIZED(indices=missing, inputs=inputs))
         pairs = [source for source in sources if source is not None]
+        if len(pairs) < len(sources):
+            return self._in_part(node, tensors, sources)
         types = tuple(dict.fromkeys(self._type_name(pair) for pair in pairs))
         if len(types) > 1:
             return ComputeType(None, EngineCode.INPUT_TYPES_DIFFER(types=types))
@@ -190,7 +179,25 @@ class Flow:
             return ComputeType(None, EngineCode.TYPE_WITHOUT_KERNELS(type=types[0]))
         return ComputeType(precision, EngineCode.INPUTS_QUANTIZED(by=tuple(dict.fromkeys(pair.name for pair in pairs))))
 
+    def _in_part(
+        self, node: gs.Node, tensors: Sequence[gs.Tensor], sources: Sequence[gs.Node | None]
+    ) -> ComputeType:
+        """What a node computes in whose inputs are not all quantized; ``sources`` are their DequantizeLinears."""
+        missing = [i for i, source in enumerate(sources) if source is None]
+        if len(missing) == len(sources):
+            return ComputeType(None, EngineCode.NO_INPUT_QUANTIZED())
+        weights = self.pair_type(sources[1]) if missing == [0] and sources[1] is not None else None
+        if weights is not None and weights.weights_only:
+            return ComputeType(weights, EngineCode.WEIGHTS_STORED(precision=weights))
+        if missing == [0] and node.op in TARGETS and is_constant(tensors[1]):
+            return ComputeType(None, EngineCode.ONLY_WEIGHTS_QUANTIZED(input=tensors[0].name))
+        if missing == [1] and node.op in TARGETS and is_constant(tensors[1]):
+            return ComputeType(None, EngineCode.WEIGHTS_NOT_QUANTIZED(weights=tensors[1].name))
+        inputs = [tensors[i].name for i in missing]
+        return ComputeType(None, EngineCode.INPUTS_NOT_QUANTIZED(indices=missing, inputs=inputs))
+
     def _between(self, node: gs.Node) -> ComputeType:
+        """What an Add, a pool or another node that runs quantized between quantized tensors computes in."""
         tensors = node.inputs if node.op in ADDS else node.inputs[:1]
         if node.op in ADDS:
             fused = self._residual(node)
@@ -228,6 +235,7 @@ class Flow:
         return found[0] if found and len(found) == len(self.readers(node)) else None
 
     def _moved(self, node: gs.Node) -> ComputeType:
+        """The type of the values that a node only moves."""
         stored = self._stored(node)
         if stored is not None and data_inputs(node):
             return ComputeType(self.pair_type(stored), EngineCode.MOVES_QUANTIZED(node=stored.name))

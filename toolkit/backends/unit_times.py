@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
@@ -73,31 +73,39 @@ def _shares(
     flow: Flow, model: Model, layers: list[Layer], owners: dict[str, tuple[str, ...]], units: Collection[str]
 ) -> tuple[dict[str, tuple[str, ...]], set[frozenset[str]]]:
     """For each layer's name the units that it counts for; and the sets of units that some layer runs together."""
-    engine = EngineMap(flow, model.graph.outputs, layers)
     runs: dict[str, list[str]] = {}
-    for node, held in engine.layers.items():
+    for node, held in EngineMap(flow, model.graph.outputs, layers).layers.items():
         for layer in held:
             runs.setdefault(layer.name, []).append(node)
+    own = {layer.name: _units_in(flow, runs.get(layer.name, []), units) for layer in layers}
+    ties = {frozenset(names) for names in own.values() if len(names) > 1}
     shares: dict[str, tuple[str, ...]] = {}
-    ties: set[frozenset[str]] = set()
     for layer in layers:
         inside = runs.get(layer.name, [])
-        heavy = [node for node in inside if node in units and flow.nodes[node].op in TARGETS]
-        own = heavy or [node for node in inside if node in units]
-        if len(own) > 1:
-            ties.add(frozenset(own))
         # a pair that runs in another layer's kernel costs nothing extra
         served = [node for node in inside if flow.nodes[node].op not in _PAIR] or inside
-        shares[layer.name] = _unique(own or [unit for node in served for unit in owners.get(node, ())])
+        shares[layer.name] = _unique(own[layer.name] or [unit for node in served for unit in owners.get(node, ())])
+    for name, near in _neighbours(layers, runs).items():
+        shares[name] = shares[near] if near is not None else ()
+    return shares, ties
+
+
+def _units_in(flow: Flow, nodes: list[str], units: Collection[str]) -> list[str]:
+    """The units that a layer runs: those with weights, else all."""
+    heavy = [node for node in nodes if node in units and flow.nodes[node].op in TARGETS]
+    return heavy or [node for node in nodes if node in units]
+
+
+def _neighbours(layers: list[Layer], runs: Mapping[str, list[str]]) -> dict[str, str | None]:
+    """For each layer that runs no node, such as a reformat, a layer next to it that does: a reader, else a maker."""
     readers = {port.name: layer.name for layer in reversed(layers) for port in layer.inputs}
     makers = {port.name: layer.name for layer in layers for port in layer.outputs}
+    found: dict[str, str | None] = {}
     for layer in layers:
-        if runs.get(layer.name):
-            continue
-        sides = [readers.get(port.name) for port in layer.outputs] + [makers.get(port.name) for port in layer.inputs]
-        near = next((name for name in sides if name is not None and runs.get(name)), None)
-        shares[layer.name] = shares[near] if near is not None else ()
-    return shares, ties
+        if not runs.get(layer.name):
+            sides = [*(readers.get(port.name) for port in layer.outputs), *(makers.get(p.name) for p in layer.inputs)]
+            found[layer.name] = next((name for name in sides if name is not None and runs.get(name)), None)
+    return found
 
 
 def _owners(model: Model, flow: Flow, units: Collection[str]) -> dict[str, tuple[str, ...]]:

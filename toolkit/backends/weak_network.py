@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,15 @@ def allowed_types(plan: Mapping[str, str], rest: str, quantized: bool) -> list[s
 
 @dataclass
 class _LayerStep:
-    """What set_ranges needs to know of a layer."""
+    """What ``set_ranges`` needs to know of a layer of floats.
+
+    Attributes:
+        before: the tensor that it reads first.
+        after: the tensor that it makes first.
+        same_values: whether its output holds values of its input.
+        rectifies: whether it only cuts values off.
+        nodes: the ONNX nodes that it was parsed from.
+    """
 
     before: str
     after: str
@@ -101,19 +109,36 @@ def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
         Names of the float tensors that are left without a range.
     """
     known = {name: float(value) for name, value in amax.items() if value > 0}
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
     tensors = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
+    tensors |= {tensor.name: tensor for layer in layers for tensor in _made(layer)}
+    floats = [layer for layer in layers if (made := _made(layer)) and made[0].dtype.name in _FLOATS]
+    for layer in floats:
+        made = _made(layer)[0]
+        if layer.type.name == "CONSTANT" and made.dtype.name in ("FLOAT", "HALF"):
+            known.setdefault(made.name, _constant_amax(trt, layer))
+    _spread_ranges(trt, floats, known)
+    missing = []
+    for name, tensor in tensors.items():
+        if known.get(name, 0.0) > 0:
+            tensor.set_dynamic_range(-known[name], known[name])
+        elif tensor.dtype.name in _FLOATS and not tensor.is_shape_tensor:
+            missing.append(name)
+    return missing
+
+
+def _made(layer: Any) -> list[Any]:
+    """The tensors that a layer makes."""
+    return [tensor for i in range(layer.num_outputs) if (tensor := layer.get_output(i)) is not None]
+
+
+def _spread_ranges(trt: Any, layers: Sequence[Any], known: dict[str, float]) -> None:
+    """Give known ranges to tensors that hold the same values or run in one kernel: first downstream, then upstream."""
     steps: list[_LayerStep] = []
     makers: dict[str, frozenset[str]] = {}
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        made = [t for i in range(layer.num_outputs) if (t := layer.get_output(i)) is not None]
-        tensors |= {tensor.name: tensor for tensor in made}
-        if not made or made[0].dtype.name not in _FLOATS:
-            continue
-        nodes = frozenset(_nodes(layer))
+    for layer in layers:
+        nodes, made = frozenset(_nodes(layer)), _made(layer)
         makers |= {tensor.name: nodes for tensor in made}
-        if layer.type.name == "CONSTANT" and made[0].dtype.name in ("FLOAT", "HALF"):
-            known.setdefault(made[0].name, _constant_amax(trt, layer))
         first = layer.get_input(0) if layer.num_inputs else None
         if first is not None:
             steps.append(_LayerStep(first.name, made[0].name, *_keeps(trt, layer), nodes))
@@ -124,13 +149,6 @@ def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
         inner = bool(step.nodes & makers.get(step.before, frozenset()))
         if step.after in known and (step.same_values or step.rectifies or inner):
             known.setdefault(step.before, known[step.after])
-    missing = []
-    for name, tensor in tensors.items():
-        if known.get(name, 0.0) > 0:
-            tensor.set_dynamic_range(-known[name], known[name])
-        elif tensor.dtype.name in _FLOATS and not tensor.is_shape_tensor:
-            missing.append(name)
-    return missing
 
 
 def _keeps(trt: Any, layer: Any) -> tuple[bool, bool]:
