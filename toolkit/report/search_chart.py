@@ -68,20 +68,31 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
         exact = y[1]
     sheet = _Sheet(x, y)
     dots = [PlanDot(*sheet.place(cost, value), _style(plan), plan) for cost, (plan, value) in zip(costs, shown)]
-    on_front = sorted((dot for dot in dots if dot.plan.front), key=lambda dot: dot.x)
     reference = sheet.place(float_cost, exact)
     chosen = next(((dot.x, dot.y) for dot in dots if dot.plan.chosen), reference)
+    return SearchChart(
+        title, "predicted time, ms" if timed else f"{_COUNTED[info.share_of]} in float, %", dots, _front_path(dots),
+        reference, chosen, _labels(info, dots, reference, chosen),
+        [(sheet.place(ms, y[0])[0], f"{ms:.6g}") for ms in _ticks(*x)],
+        [(sheet.place(x[0], value)[1], f"{value:.6g}") for value in _ticks(*y)], _limits(info, limit, sheet),
+    )  # fmt: skip
+
+
+def _front_path(dots: Sequence[PlanDot]) -> str:
+    """The line through the plans of the Pareto front, as the path of an SVG."""
+    front = sorted((dot for dot in dots if dot.plan.front), key=lambda dot: dot.x)
+    return " ".join(f"{'M' if number == 0 else 'L'}{dot.x:g} {dot.y:g}" for number, dot in enumerate(front))
+
+
+def _labels(
+    info: SearchInfo, dots: Sequence[PlanDot], reference: tuple[float, float], chosen: tuple[float, float]
+) -> list[Label]:
+    """The labels of the float model, of the chosen plan, and of the plan with all layers quantized if it is another."""
     everything = next(((dot.x, dot.y) for dot in dots if dot.plan.kept == 0), None)
     named = [(reference, f"float ({info.rest})"), (chosen, "chosen")]
     if everything is not None and everything != chosen:
         named.append((everything, f"all {info.precision}"))
-    return SearchChart(
-        title, "predicted time, ms" if timed else f"{_COUNTED[info.share_of]} in float, %", dots,
-        " ".join(f"{'M' if n == 0 else 'L'}{dot.x:g} {dot.y:g}" for n, dot in enumerate(on_front)),
-        reference, chosen, [_label(at, text, [p for p, _ in named if p != at]) for at, text in named],
-        [(sheet.place(ms, y[0])[0], f"{ms:.6g}") for ms in _ticks(*x)],
-        [(sheet.place(x[0], value)[1], f"{value:.6g}") for value in _ticks(*y)], _limits(info, limit, sheet),
-    )  # fmt: skip
+    return [_label(at, text, [point for point, _ in named if point != at]) for at, text in named]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.search import bound_words, search_line
 from toolkit.report.findings.tasks import limit_words, part_words
 from toolkit.report.findings.words import percent
+from toolkit.report.parts import OutputError
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.shares import share_words
 from toolkit.report.terminal_engine import print_engine
@@ -179,17 +180,7 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
     by = f", measured by {accuracy.source}" if accuracy.source else ""
     section(console, f"Accuracy on {count(accuracy.samples, 'sample')} ({held}){by}")
     if accuracy.quantized is not None and accuracy.before is not None:
-        line = f"  {accuracy.metric or 'metric'}: float {accuracy.before:.4g}, quantized {accuracy.quantized:.4g}"
-        if accuracy.drop is not None:
-            line += (
-                f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}{drop_interval(accuracy)}"
-            )
-        if accuracy.budget is not None:
-            # other missed limits have separate lines
-            kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")
-            budget = amount(accuracy.budget, accuracy.in_points)
-            line += f", budget {with_points(budget, accuracy.budget, accuracy)}{kept}"
-        console.print(plain_text(line))
+        console.print(plain_text(f"  {_metric_words(accuracy, accuracy.before, accuracy.quantized)}"))
     if accuracy.task is not None:
         console.print(plain_text(f"  {accuracy.task.why}"))
     for part in accuracy.parts:
@@ -198,20 +189,37 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
     for rule in dict.fromkeys(part.rule for part in accuracy.parts if part.rule):
         console.print(plain_text(f"  {rule}"))
     for name, output in accuracy.outputs.items():
-        figures = [f"its rows are ranked by score, so {_SET if output.unknown else _MATCHED}"] if output.ranked else []
-        figures += ["identical to float"] if output.identical else []
-        figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []
-        figures += [f"cosine similarity {output.cosine:.5f}"] if output.cosine is not None else []
-        if output.agreement is not None:
-            figures.append(f"{agreement_name(output.discrete)} {percent(output.agreement)}")
-        figures += ["NaN or infinity"] if output.incomparable else []
-        figures += [f"max abs difference {output.max_abs:.3g}"] if output.max_abs else []
-        console.print(
-            plain_text(f"  output {name}{f' (after {output.behind})' if output.behind else ''}: {', '.join(figures)}")
-        )
+        after = f" (after {output.behind})" if output.behind else ""
+        console.print(plain_text(f"  output {name}{after}: {', '.join(_output_figures(output))}"))
     doubts = accuracy.doubts[1:] if doubted else accuracy.doubts
     for note in dict.fromkeys((*accuracy.misses, *doubts, *accuracy.notes)):
         console.print(plain_text(f"  {note}"))
+
+
+def _metric_words(accuracy: Accuracy, before: float, quantized: float) -> str:
+    """The metric of the float and the quantized model, its drop, and the budget of that."""
+    words = f"{accuracy.metric or 'metric'}: float {before:.4g}, quantized {quantized:.4g}"
+    if accuracy.drop is not None:
+        words += f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}{drop_interval(accuracy)}"
+    if accuracy.budget is not None:
+        # other missed limits have separate lines
+        kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")
+        budget = amount(accuracy.budget, accuracy.in_points)
+        words += f", budget {with_points(budget, accuracy.budget, accuracy)}{kept}"
+    return words
+
+
+def _output_figures(output: OutputError) -> list[str]:
+    """An output's figures against the float model's, each in words."""
+    figures = [f"its rows are ranked by score, so {_SET if output.unknown else _MATCHED}"] if output.ranked else []
+    figures += ["identical to float"] if output.identical else []
+    figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []
+    figures += [f"cosine similarity {output.cosine:.5f}"] if output.cosine is not None else []
+    if output.agreement is not None:
+        figures.append(f"{agreement_name(output.discrete)} {percent(output.agreement)}")
+    figures += ["NaN or infinity"] if output.incomparable else []
+    figures += [f"max abs difference {output.max_abs:.3g}"] if output.max_abs else []
+    return figures
 
 
 def _worst_table(layers: Sequence[LayerInfo]) -> Table:

@@ -252,19 +252,7 @@ def warnings_of(
     calibrated = any(profile.samples for profile in profiles)
     without = [profile.name for profile in profiles if calibrated and profile.samples == 0]
     found += [ReportCode.PROFILE_WITHOUT_SAMPLES(profile=name) for name in without]
-    if accuracy is not None:
-        if not accuracy.held_out:
-            found.append(ReportCode.ACCURACY_ON_SEEN_SAMPLES())
-        # a model that takes many at once is judged row by row
-        rows = [part.answers for part in accuracy.parts if part.task != "generation"]
-        if 0 < max([accuracy.samples, *rows]) < FEW:
-            found.append(ReportCode.ACCURACY_ON_FEW_SAMPLES(samples=accuracy.samples))
-        for name, output in accuracy.outputs.items():
-            share, level = output.agreement, output.sqnr_db
-            if accuracy.metric is None and share is not None and share < DOUBTFUL_AGREEMENT:
-                found.append(ReportCode.AGREEMENT_DOUBTFUL(output=name, agreement=share, discrete=output.discrete))
-            elif level is not None and level < DOUBTFUL_SQNR_DB:
-                found.append(ReportCode.SQNR_DOUBTFUL(output=name, sqnr_db=level))
+    found += _accuracy_warnings(accuracy) if accuracy is not None else []
     clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
     if clipped:
         one = max(clipped, key=lambda info: info.clipped or 0.0)
@@ -274,6 +262,24 @@ def warnings_of(
         found.append(ReportCode.RANGES_DIFFER_BY_PROFILE(count=len(unlike)))
     if backend.name == "none":
         found.append(ReportCode.ONLY_REQUESTS_KNOWN())
+    return found
+
+
+def _accuracy_warnings(accuracy: Accuracy) -> list[Finding]:
+    """Samples that are few or were seen by calibration, and outputs that agree little with the float model's."""
+    found: list[Finding] = []
+    if not accuracy.held_out:
+        found.append(ReportCode.ACCURACY_ON_SEEN_SAMPLES())
+    # a model that takes many at once is judged row by row
+    rows = [part.answers for part in accuracy.parts if part.task != "generation"]
+    if 0 < max([accuracy.samples, *rows]) < FEW:
+        found.append(ReportCode.ACCURACY_ON_FEW_SAMPLES(samples=accuracy.samples))
+    for name, output in accuracy.outputs.items():
+        share, level = output.agreement, output.sqnr_db
+        if accuracy.metric is None and share is not None and share < DOUBTFUL_AGREEMENT:
+            found.append(ReportCode.AGREEMENT_DOUBTFUL(output=name, agreement=share, discrete=output.discrete))
+        elif level is not None and level < DOUBTFUL_SQNR_DB:
+            found.append(ReportCode.SQNR_DOUBTFUL(output=name, sqnr_db=level))
     return found
 
 
