@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from toolkit.base.cpu import cores
 from toolkit.base.errors import RangesError
@@ -91,17 +92,7 @@ def collect(
     facts = model.facts(largest_samples(data))
     check_tensors(model, [*counted, *scalars], facts)
     keep: Keep | None = (lambda index: index % of == part - 1) if of > 1 else None
-    made_from = {
-        "model": model.fingerprint(),
-        "tensors": tensors_digest(counted, scalars),
-        "profiles": sha256_json([[profile.name, profile.corners()] for profile in data.profiles]),
-        "bins": bins,
-        "outside": data.outside,
-        "mask": data.mask,
-        "random": data.random,
-        "tool": __version__,
-        "shards": [[part, of]],
-    }
+    made_from = _made_from(model, data, tensors_digest(counted, scalars), bins, shard)
     limit = memory or MEMORY
     sizes = bytes_per_sample(facts, counted)
     # workers elsewhere do not see what other workers hand from stretch to stretch
@@ -135,6 +126,23 @@ def collect(
     collection.made_from = {**made_from, "data": tally.to_json()}
     state.remove()
     return collection
+
+
+def _made_from(
+    model: Model, data: CalibrationData, tensors: str, bins: int, shard: tuple[int, int]
+) -> dict[str, Any]:
+    """What a collection depends on besides the samples themselves."""
+    return {
+        "model": model.fingerprint(),
+        "tensors": tensors,
+        "profiles": sha256_json([[profile.name, profile.corners()] for profile in data.profiles]),
+        "bins": bins,
+        "outside": data.outside,
+        "mask": data.mask,
+        "random": data.random,
+        "tool": __version__,
+        "shards": [list(shard)],
+    }
 
 
 def tensors_digest(taps: Iterable[str], scalars: Iterable[str]) -> str:

@@ -80,14 +80,7 @@ class Stack:
         for name in LABELS:
             if name in shapes:
                 counts[name] = shapes[name][0] // chunk if shapes[name] else 1
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-            remedy = "every input (and label) needs as many; an input without an axis of samples may be given once"
-            inputs = [name for name in counts if name in self._specs]
-            if len({counts[name] for name in inputs}) > 1:
-                remedy += f"; where a sample holds several rows of '{inputs[-1]}', store each sample by itself: "
-                remedy += ", ".join(f"'{name}/00000'" for name in inputs) + " and so on"
-            raise DataError(f"the numbers of samples differ: {listed}", where=self.where, remedy=remedy)
+        self._require_equal(counts)
         count = next(iter(counts.values()), 1 if single else 0)
         if not count:
             raise DataError("there are no samples", where=self.where, remedy="give at least one sample")
@@ -111,6 +104,18 @@ class Stack:
             return inputs, labels
 
         return count, cut, pick
+
+    def _require_equal(self, counts: Mapping[str, int]) -> None:
+        """Refuse inputs and labels that have not all as many samples."""
+        if len(set(counts.values())) <= 1:
+            return
+        listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
+        remedy = "every input (and label) needs as many; an input without an axis of samples may be given once"
+        inputs = [name for name in counts if name in self._specs]
+        if len({counts[name] for name in inputs}) > 1:
+            remedy += f"; where a sample holds several rows of '{inputs[-1]}', store each sample by itself: "
+            remedy += ", ".join(f"'{name}/00000'" for name in inputs) + " and so on"
+        raise DataError(f"the numbers of samples differ: {listed}", where=self.where, remedy=remedy)
 
     def shapes(self, arrays: Callable[[str], Stored]) -> Iterator[dict[str, Shape]]:
         """The shapes of each sample's inputs, by what the headers say; see ``samples``."""
@@ -163,6 +168,7 @@ class Stack:
 
     @staticmethod
     def _row(array: Stored, spec: InputSpec, index: int) -> Array:
+        """One sample of a stacked array, with the dimensions that the model declares."""
         rank = len(spec.dims) if spec.dims is not None else len(array.shape)
         if len(array.shape) == rank + 1:
             return array.rows(index, index + 1)[0]
@@ -265,24 +271,7 @@ def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any
     sets: dict[str, dict[str, Path]] = {}
     only = next(iter(specs)) if len(specs) == 1 else None
     for path in files:
-        relative = path.relative_to(folder)
-        head, _, tail = path.stem.partition(".")
-        start, _, last = path.stem.rpartition(".")
-        if len(relative.parts) == 2 and relative.parts[0] in names:
-            name, stem = names[relative.parts[0]], path.stem
-        elif len(relative.parts) == 1 and tail and head in names:
-            name, stem = names[head], tail
-        elif len(relative.parts) == 1 and start and last in names:
-            name, stem = names[last], start
-        elif len(relative.parts) == 1 and only is not None:
-            name, stem = only, path.stem
-        else:
-            raise DataError(
-                "the file's name does not say which input it is for",
-                where=str(path),
-                remedy=f"name it '<input>.{path.stem}.npy' or put it into a sub-folder named like the input: "
-                + did_you_mean(head, names),
-            )
+        name, stem = _input_and_stem(path, folder, names, only)
         sets.setdefault(stem, {})[name] = path
     for stem, members in sets.items():
         lacking = [name for name in specs if name not in members]
@@ -295,5 +284,34 @@ def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any
     return [(f"{folder}, '{stem}'", members) for stem, members in sorted(sets.items())]
 
 
+def _input_and_stem(path: Path, folder: Path, names: Mapping[str, str], only: str | None) -> tuple[str, str]:
+    """The input that a file is for, and its sample; see ``_group``.
+
+    Args:
+        path: the file.
+        folder: the samples' folder.
+        names: inputs and labels by what they are called in names of files.
+        only: the input that a file without one is for; None where that is an error.
+    """
+    parts = path.relative_to(folder).parts
+    head, _, tail = path.stem.partition(".")
+    start, _, last = path.stem.rpartition(".")
+    if len(parts) == 2 and parts[0] in names:
+        return names[parts[0]], path.stem
+    if len(parts) == 1 and tail and head in names:
+        return names[head], tail
+    if len(parts) == 1 and start and last in names:
+        return names[last], start
+    if len(parts) == 1 and only is not None:
+        return only, path.stem
+    raise DataError(
+        "the file's name does not say which input it is for",
+        where=str(path),
+        remedy=f"name it '<input>.{path.stem}.npy' or put it into a sub-folder named like the input: "
+        + did_you_mean(head, names),
+    )
+
+
 def _file_name(name: str) -> str:
+    """An input's name as it stands in names of files."""
     return re.sub(r"[/\\:]", "_", name)

@@ -78,16 +78,7 @@ def chosen_metric(
     labels = seen.labels_of(given) if seen is not None else [one[0] for one in given]
     first = model.graph.outputs[0].name
     if seen is None or not any(one.samples for one in seen.outputs):
-        if asked is None:
-            return unfit(labels, seen)
-        left = not_run(model).plugins
-        if left:
-            raise DataError(
-                f"--metric {asked} cannot be measured: onnxruntime cannot run {', '.join(left)}",
-                where=data.name,
-                remedy="leave --metric out: what those nodes read is compared with the float model's",
-            )
-        return ChosenMetric(FittingMetric(asked, first), None)
+        return unfit(labels, seen) if asked is None else _without_outputs(model, data, FittingMetric(asked, first))
     broken = not_finite(labels, samples, seen)
     if broken is not None and asked is None:
         return broken
@@ -128,6 +119,22 @@ def chosen_metric(
         taken = next((one for one in found if one.fit == single), taken)
     check = taken.check
     return ChosenMetric(taken.fit, FloatValue(check.value(), check.samples, check.spread, check.suspicion()), as_well)
+
+
+def _without_outputs(model: Model, data: CalibrationData, asked: FittingMetric) -> ChosenMetric:
+    """The metric that was asked for, of a model that gives no outputs here.
+
+    Raises:
+        DataError: onnxruntime cannot run nodes that the outputs depend on.
+    """
+    left = not_run(model).plugins
+    if left:
+        raise DataError(
+            f"--metric {asked.metric} cannot be measured: onnxruntime cannot run {', '.join(left)}",
+            where=data.name,
+            remedy="leave --metric out: what those nodes read is compared with the float model's",
+        )
+    return ChosenMetric(asked, None)
 
 
 def _refuse_silent(
