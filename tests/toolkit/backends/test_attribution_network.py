@@ -243,5 +243,5 @@ def test_nothing_is_known_where_nothing_was_built():
         ("nothing of ours", ()),
     ],
 )
-def test_metadata(metadata, nodes):
+def test_nodes_are_read_from_a_layers_metadata(metadata, nodes):
     assert metadata_nodes(metadata) == nodes

@@ -181,7 +181,7 @@ def test_one_compute_capability_is_chosen_and_said(monkeypatch):
 
 
 @pytest.mark.parametrize("opset", [17, 19, 21, 23])
-def test_opsets(tmp_path, opset):
+def test_models_of_every_opset_are_built(tmp_path, opset):
     ir = 8 if opset < 19 else 10
     model = make([node("Relu", ["x"], ["y"], "r")], {"x": (HALF, [2])}, {"y": (HALF, [2])}, opset=opset, ir=ir)
     assert build(model, tmp_path, Profiles()).engine

@@ -46,7 +46,7 @@ def test_8_6_myelin():
     assert [port.precision for port in block.inputs] == ["int32"] * 3
 
 
-def test_10():
+def test_layers_of_tensorrt_10():
     quantize, conv, softmax = read_layers(load("dialect_10"))
     assert quantize.nodes == ("x/Q",) and quantize.inputs[0].precision == "fp16"
     assert conv.nodes == ("w/DQ", "conv", "relu") and conv.stream == 1
@@ -54,13 +54,13 @@ def test_10():
     assert [port.precision for port in softmax.outputs] == ["fp8", "fp32"]
 
 
-def test_11():
+def test_layers_of_tensorrt_11():
     reformat, conv = read_layers(load("dialect_11"))
     assert reformat.origin == "REFORMAT" and reformat.inputs[0].format == "Row major linear"
     assert conv.inputs[0].precision == "fp16" and conv.outputs[0].precision == "bf16" and conv.stream == 2
 
 
-def test_names_only():
+def test_layers_of_which_only_names_are_known():
     assert read_layers(load("names_only"), 1) == [Layer("conv1 + relu1", profile=1), Layer("softmax", profile=1)]
 
 

@@ -121,7 +121,7 @@ def test_mse_of_true_values() -> None:
             assert methods.sqnr(made, amax, precision) == pytest.approx(sqnr, abs=0.15)
 
 
-def test_clipped() -> None:
+def test_the_clipped_share_of_a_normal_distribution() -> None:
     made = histogram(SHAPES["normal"])
     assert methods.clipped(made, 1.0) == pytest.approx(0.3173, abs=0.005)
     assert methods.clipped(made, made.absmax) == 0
@@ -133,7 +133,7 @@ def test_dead_tensors(method: str) -> None:
         assert methods.amax_by(method, histogram(values)) == 0.0
 
 
-def test_words() -> None:
+def test_a_method_is_named_with_its_percentile() -> None:
     made = histogram(SHAPES["normal"])
     assert methods.amax_by("percentile:99", made) == methods.percentile(made, 99)
     for bad in ("entropi", "percentile:x", "mse:3", "percentile:101"):
@@ -143,7 +143,7 @@ def test_words() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, -1, None])
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8, Precision.INT4], ids=str)
-def test_weights(axis: int | None, precision: Precision) -> None:
+def test_the_amax_of_weights_by_channel_has_the_least_squared_error(axis: int | None, precision: Precision) -> None:
     weights = np.random.default_rng(1).standard_t(3, (4, 6, 9)).astype(np.float32)
     weights[2] = 0
     rows = weights.reshape(1, -1) if axis is None else np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)

@@ -300,7 +300,7 @@ def test_wrong_tensors(taps: list[str], message: str) -> None:
         collect(CHAIN, taps, data_of(feeds([2])))
 
 
-def test_wrong_use() -> None:
+def test_wrong_tensors_samples_and_shards_are_refused() -> None:
     with pytest.raises(RangesError, match=r"holds int64"):
         collect(sentences(), ["ids"], data_of([], sentences(), Profiles()))
     with pytest.raises(DataError, match=r"there are no samples. Give at least one"):

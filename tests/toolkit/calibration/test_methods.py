@@ -73,7 +73,7 @@ def test_weights_of_profiles() -> None:
         make_ranges(made, profile_weights={"a": -1})
 
 
-def test_diagnosis(tmp_path: Path) -> None:
+def test_the_diagnosis_of_ranges(tmp_path: Path) -> None:
     made = collection()
     made.histogram(("a",), "conv/out", 4096).add(np.array([np.inf, 400.0], np.float32))
     ranges = make_ranges(made, "entropy")

@@ -115,7 +115,7 @@ FEEDS: list[tuple[str, Callable[[], Model], Any, str]] = [
 
 
 @pytest.mark.parametrize(("make", "feeds", "message"), [f[1:] for f in FEEDS], ids=[f[0] for f in FEEDS])
-def test_feeds(make: Callable[[], Model], feeds: Any, message: str) -> None:
+def test_bad_dictionaries_are_refused(make: Callable[[], Model], feeds: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(CalibrationData.open(feeds, make()).samples())
 
@@ -239,7 +239,7 @@ def not_saved_inputs(path: Path) -> Path:
         (wrong_kind, "b.json", "no inputs saved by Polygraphy"),
     ],
 )
-def test_files(tmp_path: Path, make: Callable[[Path], Path], name: str, message: str) -> None:
+def test_a_bad_file_is_named(tmp_path: Path, make: Callable[[Path], Path], name: str, message: str) -> None:
     path = make(tmp_path / name)
     with pytest.raises(DataError, match=message) as caught:
         list(CalibrationData.open(path, sentences()).samples())

@@ -124,7 +124,7 @@ def test_rank_one_higher_is_a_sample_a_row(tmp_path: Path) -> None:
     assert [s.inputs["x"].shape for s in data.samples()] == [(3, 2)] * 5
 
 
-def test_labels(tmp_path: Path) -> None:
+def test_labels_come_with_their_samples_where_they_are_asked_for(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 3, 2), np.float32), label=np.array([7, 8, 9]))
     (batch,) = CalibrationData.open(tmp_path / "a.npz", chain(), labels=True).batches(4)
     assert batch.labels is not None

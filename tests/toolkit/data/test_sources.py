@@ -204,7 +204,7 @@ def test_random_data_is_seeded_and_said() -> None:
 IMAGE_MODEL = "g (float[n, 3, 4, 4] x) => (float[n, 3, 4, 4] y) { y = Relu(x) }"
 
 
-def test_images(tmp_path: Path) -> None:
+def test_images_are_scaled_and_normalized(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     pixels = np.zeros((4, 8, 3), np.uint8)
     pixels[..., 0], pixels[..., 2] = 51, 255

@@ -116,7 +116,7 @@ def test_float8_pairs_leave_the_relu_before_them() -> None:
     assert session(network).run({"x": x})["y"].tolist() == [[0, 0, 0, 2]]
 
 
-def test_errors() -> None:
+def test_what_a_session_refuses_is_named() -> None:
     network = chain()
     inner = session(network)
     with pytest.raises(DataError, match=r"no input 'xx', and input 'x' has no value. Did you mean 'x'"):

@@ -261,7 +261,7 @@ def test_the_map_covers_all_layers_once():
 
 
 @pytest.mark.parametrize("histogram", [None, [], [0.0, 0.0], [3, 1], [0.1] * 2048])
-def test_histograms_draw(histogram):
+def test_any_histogram_is_drawn_without_nan(histogram):
     path = charts.histogram_path(RangeInfo(tensor="t", amax=1.0, histogram=histogram))
     assert (path == "") == (not histogram)
     assert "nan" not in path and len(path) < 2000

@@ -94,7 +94,7 @@ def _count(c):
         (lambda c: c["summary"].update(verdict="fine"), "verdict"),
     ],
 )
-def test_refuses(spoil, message):
+def test_a_spoilt_report_is_refused_with_its_file(spoil, message):
     content = sample().to_json()
     spoil(content)
     with pytest.raises(QtoolError, match=message) as caught:

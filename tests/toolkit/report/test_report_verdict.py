@@ -94,7 +94,7 @@ def test_the_first_line_says_how_few_samples_it_stands_on(samples, met, start):
         (Accuracy(before=0.99, quantized=0.98, drop=0.01, met=False), "missed"),
     ],
 )
-def test_verdicts(measured, expected):
+def test_the_verdict_on_what_was_measured(measured, expected):
     assert verdict(measured) == expected
     assert (breakage(measured) is not None) == (expected == "broken")
 

@@ -119,7 +119,7 @@ def test_polygraphy_with_its_values_as_words():
     [("--workspace=4096", 4096 << 20), ("--memPoolSize=workspace:1.5G,dlaSRAM:1M", 3 << 29),
      ("--memPoolSize=workspace:512MiB", 512 << 20), ("--memPoolSize=dlaSRAM:1M", None)],
 )  # fmt: skip
-def test_sizes(line, value):
+def test_a_size_of_the_workspace_is_read_in_any_unit(line, value):
     assert said(f"trtexec {line}") == [(Term.WORKSPACE, value)]
 
 
