@@ -206,6 +206,7 @@ class Rewriter:
     # ---------------------------------------------------------------- inputs and outputs of nodes
 
     def _inputs(self, node: gs.Node, main: bool) -> None:
+        """Let a node read its float inputs in the types chosen for it: constants are converted, others cast."""
         if node.op == DEQUANTIZE:
             return
         if node.op == QUANTIZE:
@@ -228,6 +229,7 @@ class Rewriter:
                 node.inputs[index] = self._cast(tensor, kind, node)
 
     def _outputs(self, node: gs.Node) -> None:
+        """Give a node's float outputs, and the attributes that name a type, the type chosen for it."""
         kind = self.types.node.get(node.name)
         if kind is None or node.op in (QUANTIZE, DEQUANTIZE) or node.name in self.types.frozen:
             return
@@ -261,6 +263,7 @@ class Rewriter:
         return make_constant(name, values_of(tensor), kind.onnx_type)
 
     def _cast(self, tensor: gs.Tensor, kind: Precision, reader: gs.Node) -> gs.Tensor:
+        """The tensor in another type: what a Cast widened, a Cast made earlier for another reader, or a new one."""
         maker = tensor.inputs[0] if tensor.inputs else None
         if maker is not None and maker.op == "Cast" and self.made[tensor.name] is Precision.FP32:
             # widening and narrowing again loses nothing: read what was there before
@@ -282,6 +285,7 @@ class Rewriter:
         return self.converted[key]
 
     def _graph_outputs(self, io: Mapping[str, Precision]) -> None:
+        """Give the model's outputs the types of ``io``, else those declared, by a Cast where a node makes another."""
         for position, out in enumerate(self.model.graph.outputs):
             if not self.facts.is_float(out.name):
                 continue

@@ -112,6 +112,7 @@ def decide(
 
 
 def _wanted(ask: Ask | None, stated: Precision | None, rest: Precision, authored: bool) -> Precision:
+    """The type that a node is to compute in: requested, stated by the model, or ``rest``."""
     if ask is not None and not ask.precision.quantized:
         return ask.precision
     # what was written in bfloat16 may leave float16's range: it stays so on the float side of its pairs too
@@ -132,6 +133,7 @@ def _stated(node: gs.Node, facts: Facts) -> Precision | None:
 def _structure(
     node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], subgraph_outputs: set[str]
 ) -> Finding | None:
+    """Why a node's place in the graph keeps it in FP32; None where it does not."""
     if bodies(node):
         return Code.HOLDS_SUBGRAPH(op=node.op)
     if node.op in RECURRENT and len(node.inputs) > _LENGTHS and not node.inputs[_LENGTHS].is_empty():
@@ -177,6 +179,7 @@ def _types(op: str, since: int, index: int, side: str) -> frozenset[str]:
 
 
 def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Finding | None:
+    """Why the operator has no form in the wanted type, by ONNX's schema or the parser; None where it has."""
     schema = formal(node, opset)
     if schema is None:
         return Code.NOT_IN_OPSET(op=node.op, opset=opset)
@@ -198,12 +201,14 @@ def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Findi
 
 
 def _unbuilt(node: gs.Node, wanted: Precision, unbuilt: Mapping[Precision, Collection[str]]) -> Finding | None:
+    """The finding that the backend fails to build the operator in that type; None where it does not."""
     return EngineCode.BUILDER_LACKS_TYPE(op=node.op, precision=wanted) if node.op in unbuilt.get(wanted, ()) else None
 
 
 def _values(
     node: gs.Node, facts: Facts, model: Model, wanted: Precision, observed: Mapping[str, tuple[float, float]]
 ) -> Finding | None:
+    """The finding that a node's values or weights leave the wanted type's range; None where they fit."""
     limit = wanted.max
     for index, tensor in enumerate(node.inputs):
         if not facts.is_float(tensor.name) or (node.op == "Clip" and index > 0):
@@ -243,10 +248,12 @@ def _filling(node: gs.Node) -> np.ndarray[Any, Any] | None:
 
 
 def _beyond(tensor: gs.Tensor, largest: float, wanted: Precision, constant: bool) -> Finding:
+    """The finding that a tensor's largest magnitude exceeds the type's."""
     return Code.BEYOND_TYPE(tensor=tensor.name, value=largest, precision=wanted, limit=wanted.max, constant=constant)
 
 
 def _largest(values: np.ndarray[Any, Any]) -> float:
+    """The largest magnitude."""
     return max(map(abs, ends_of(values) or (0.0,)))
 
 

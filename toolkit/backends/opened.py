@@ -155,6 +155,7 @@ def _nearest(told: Mapping[str, Any], asked: Precision | None) -> Finding:
 
 
 def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[str, Any]:
+    """What the engine with inner tensors marked says of a node, as JSON."""
     tactics = [layers[name].tactic for name in there.engine_layers if name in layers and layers[name].tactic]
     times: dict[str, float] = {}
     for name in there.engine_layers:

@@ -108,6 +108,7 @@ def _converse(
 
 
 def _death(job: str, status: int, noise: IO[bytes]) -> ProcessDiedError:
+    """The error that a child process ended without an answer: its signal or status, and its last words."""
     noise.seek(0)
     said, _, trace = noise.read()[-_TAIL:].decode(errors="replace").partition("Fatal Python error: ")
     tail = _last(said)

@@ -51,6 +51,11 @@ class EngineRunner:
         return self
 
     def _open(self) -> None:
+        """Deserialize the engine on this machine's GPU.
+
+        Raises:
+            BackendError: there is no GPU, or TensorRT refuses the engine.
+        """
         if find_gpu() is None:
             what = "this machine has no GPU to run the engine"
             raise BackendError(what, remedy="run on the machine that the engine is for")
@@ -143,6 +148,11 @@ class EngineRunner:
         return [name for name, kind in types.items() if kind.kind == "V"]
 
     def _runner(self, feeds: Mapping[str, Array], profile: str | None) -> Any:
+        """The execution context for feeds of these shapes, made once per profile.
+
+        Raises:
+            BackendError: no profile holds the shapes, or the context cannot be made.
+        """
         from polygraphy.backend.trt import TrtRunner
         from polygraphy.exception import PolygraphyException
 

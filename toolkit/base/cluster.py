@@ -78,6 +78,7 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    """Start Ray or connect to the cluster at ``address``, and keep this process's own signal handlers."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -241,6 +242,7 @@ class Cluster:
             workers.give_up()
 
     def _require_alike(self, ray: Any) -> None:
+        """Refuse machines of the cluster with another version of qtool, Python or onnxruntime."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if len(nodes) < 2 and not ray.util.client.ray.is_connected():
             # this very machine

@@ -219,6 +219,7 @@ class _Hook:
             self._local.busy = False
 
     def _take(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Take in an audit event of Python's: what the user's code opens, lists or starts."""
         path = None if event in (*_PROCESSES, *_NETWORK) else _path(arguments)
         frame = sys._getframe(2)
         if frame.f_code.co_filename.startswith(_IMPORTING):

@@ -165,6 +165,7 @@ class _Folder:
     # ---------------------------------------------------------------- values that are computed
 
     def _compute(self, graph: gs.Graph) -> None:
+        """Fold what constants alone determine in one graph; where it cannot be run as a whole, node by node."""
         nodes, wanted = self._wanted(graph)
         if not wanted:
             return

@@ -76,6 +76,7 @@ class _Importer:
         )  # fmt: skip
 
     def _node(self, proto: onnx.NodeProto, own: _Scope, around: tuple[_Scope, ...]) -> gs.Node:
+        """A node with its tensors: its own graph's, or those of the graphs around it."""
         # what the subgraphs read and nobody has made yet belongs to them, as in onnx-graphsurgeon
         attrs: dict[str, Any] = {}
         for attribute in proto.attribute:
@@ -92,6 +93,7 @@ class _Importer:
         return assemble.node(proto.op_type, proto.name, attrs, inputs, outputs, domain)
 
     def _attribute(self, proto: AttributeProto, attrs: dict[str, Any], own: _Scope, around: tuple[_Scope, ...]) -> None:
+        """Add an attribute's value to ``attrs``, as onnx-graphsurgeon stores it."""
         kind = proto.type
         if proto.ref_attr_name:
             attrs[proto.name] = gs.Node.AttributeRef(proto.ref_attr_name, convert_from_onnx_attr_type(kind))

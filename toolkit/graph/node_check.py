@@ -51,6 +51,7 @@ def _schema(op: str, version: int) -> Any:
 
 
 def _fault(node: onnx.NodeProto, schema: Any, version: int) -> str:
+    """What is wrong with a node by its operator's schema; empty where nothing is."""
     for side, names, least, most in (
         ("input", node.input, schema.min_input, schema.max_input),
         ("output", node.output, schema.min_output, schema.max_output),

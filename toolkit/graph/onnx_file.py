@@ -304,6 +304,7 @@ def _sparse_to_dense(graph: onnx.GraphProto, where: str) -> int:
 
 
 def _dense(sparse: onnx.SparseTensorProto, name: str, where: str) -> TensorProto:
+    """A sparse tensor as a dense one, refused where that is too large or the indices do not lie within its shape."""
     import numpy as np
 
     shape = tuple(sparse.dims)

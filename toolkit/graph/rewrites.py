@@ -95,6 +95,7 @@ def _is_wide(proto: onnx.ModelProto) -> bool:
 
 
 def _wrong_products(proto: onnx.ModelProto) -> list[str]:
+    """The fusion of a Transpose into a MatMul, where the model has a form that onnxruntime gets wrong."""
     ranks = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
     moved: set[str] = set()
     turned: set[str] = set()

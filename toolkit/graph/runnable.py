@@ -124,6 +124,7 @@ def _from_outside(node: Any) -> list[str]:
 
 
 def _not_run(nodes: Sequence[_Node]) -> NotRun:
+    """The nodes without a kernel, and all that depend on them; see ``NotRun``."""
     blamed: dict[int, str] = {i: node.name for i, node in enumerate(nodes) if node.plugin}
     if not blamed:
         return NotRun()

@@ -78,6 +78,11 @@ def _tensor(content: memoryview, tensor: _Field, location: str) -> bytes | None:
 
 
 def _fields(content: memoryview, begin: int, end: int) -> Iterator[_Field]:
+    """The fields of a serialized protobuf message between two bytes.
+
+    Raises:
+        ValueError: it is no message.
+    """
     while begin < end:
         key, place = _varint(content, begin, end)
         wire = key & 7

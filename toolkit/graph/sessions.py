@@ -126,6 +126,7 @@ class Session:
             yield from self._run(some, outputs)
 
     def _run(self, samples: Sequence[Mapping[str, Array]], outputs: Sequence[str] | None) -> Iterator[dict[str, Array]]:
+        """The outputs for several samples, in order, as far as they can be computed."""
         wanted = list(self.outputs if outputs is None else outputs)
         for inputs in samples:
             self._check(inputs, wanted)
@@ -172,6 +173,7 @@ class Session:
                 )
 
     def _computed(self, names: list[str], feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """The outputs of onnxruntime, with the time that it took counted and loops limited."""
         begin = time.thread_time()
         try:
             if self._limits is None:
@@ -315,6 +317,7 @@ def drop_large_session(model: Model) -> None:
 
 
 def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
+    """A source of ``session`` without its large weights."""
     if isinstance(source, LightModel):
         return source
     if isinstance(source, Model):

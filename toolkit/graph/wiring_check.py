@@ -39,6 +39,7 @@ def _check_graph(graph: onnx.GraphProto, around: tuple[set[str], ...], where: st
 
 
 def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: str, where: str) -> None:
+    """Refuse tensors that are made twice or read without being made, and circles, in one graph and its subgraphs."""
     made: dict[str, int] = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     scopes = (*known, set(made))
     in_order = True
