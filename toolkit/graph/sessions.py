@@ -236,26 +236,7 @@ def session(
     """
     threads = threads or session_threads()
     model = _light(source)
-    survey = Survey.of(model.proto)
-    others = has_other_types(survey)
-    if others:
-        widen(model)
-    left = not_run_in(model.proto, survey.operators)
-    if left:
-        unknown = next((name for name in outputs or () if name in left.tensors), None)
-        if unknown is not None:
-            raise _not_computed(unknown, left, model.where)
-        cut(model.proto, left)
-    if others:
-        store_otherwise(model)
-    name_outputs(model.proto, survey.operators)
-    changed = spread_masks(model.proto)
-    changed |= steady and fix_random_seeds(model.proto)
-    written = written_out(model.proto)
-    if left or others or changed or written is not model.proto:
-        model.proto = written
-        survey = Survey.of(written)
-    del written
+    survey, left = _make_runnable(model, outputs, steady)
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
@@ -314,6 +295,42 @@ def drop_large_session(model: Model) -> None:
     """Give back the session that ``own_session`` keeps of a model of very many nodes: it takes 8 kB a node."""
     if len(model.graph.nodes) > MOST_NODES:
         model.drop(_OWN)
+
+
+def _make_runnable(model: LightModel, outputs: Sequence[str] | None, steady: bool) -> tuple[Survey, NotRun]:
+    """Rewrite a model, in place, as onnxruntime can run it: in types that have kernels, without nodes that have none.
+
+    Args:
+        model: the model.
+        outputs: the tensors that are asked for.
+        steady: whether random numbers are to be the same in every run.
+
+    Returns:
+        What is in the model then, and what was left out.
+
+    Raises:
+        ModelError: a tensor of ``outputs`` depends on a node that was left out.
+    """
+    survey = Survey.of(model.proto)
+    others = has_other_types(survey)
+    if others:
+        widen(model)
+    left = not_run_in(model.proto, survey.operators)
+    if left:
+        unknown = next((name for name in outputs or () if name in left.tensors), None)
+        if unknown is not None:
+            raise _not_computed(unknown, left, model.where)
+        cut(model.proto, left)
+    if others:
+        store_otherwise(model)
+    name_outputs(model.proto, survey.operators)
+    changed = spread_masks(model.proto)
+    changed |= steady and fix_random_seeds(model.proto)
+    written = written_out(model.proto)
+    if left or others or changed or written is not model.proto:
+        model.proto = written
+        survey = Survey.of(written)
+    return survey, left
 
 
 def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:

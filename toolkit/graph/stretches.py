@@ -169,12 +169,7 @@ class Stretched:
                     continue
                 state = held[index]
                 if gives:
-                    with self._opened(number) as inner:
-                        inputs = [value.name for value in inner.get_inputs()]
-                        taken = {name: _ort(state[self._narrow.get(name, name)]) for name in inputs}
-                        made = inner.run_with_ort_values(self._called(gives), taken, options)
-                    # the next one may need its room
-                    del inner
+                    made = self._run_stretch(number, gives, state, options)
                     # what waits for the other samples is spilled where it is much
                     state.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
                 # what is alive has a reader that comes, or is wanted: looking through all of it would be square
@@ -185,11 +180,19 @@ class Stretched:
                     kept.keep(keys[index], number + 1, {n: v for n, v in passed.items() if n not in feeds[index]})
         return [[self._given_out(name, state[name]) for name in names] for state in held]
 
+    def _run_stretch(self, number: int, gives: list[str], state: Mapping[str, Any], options: Any) -> list[Any]:
+        """The tensors that a stretch gives; of its session nothing stays here, since the next may need its room."""
+        with self._opened(number) as inner:
+            inputs = [value.name for value in inner.get_inputs()]
+            taken = {name: _ort(state[self._narrow.get(name, name)]) for name in inputs}
+            return list(inner.run_with_ort_values(self._called(gives), taken, options))
+
     def _called(self, names: Iterable[str]) -> list[str]:
         """The names of the tensors that stretches hand to each other; see ``widen_between_stretches``."""
         return [self._wide.get(name, name) for name in names]
 
     def _given_out(self, name: str, value: Any) -> Any:
+        """A tensor as it is returned: in its own type where stretches hand it on in a wider one."""
         return _ort(rounded(as_array(value)) if name in self._wide else value)
 
     def _inputs(self) -> Iterator[Value]:
@@ -227,6 +230,7 @@ class Stretched:
             )
 
     def _opened(self, number: int) -> AbstractContextManager[Any]:
+        """The session of a stretch, loaded where it is not; the block keeps it."""
         one = self._stretches[number]
         if self._kept is not None:
             if number not in self._kept:
