@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.table import Table
+
     from toolkit.base.progress import Terminal
     from toolkit.run.job import Job
     from toolkit.search.sensitivity import GroupResult, Sensitivity
@@ -53,16 +55,41 @@ def _spot(spot: WeakSpot) -> dict[str, Any]:
 
 
 def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path | None) -> None:
+    """The layers, the most harmful first, why the worst are bad, and where the result is."""
     from toolkit.base.text import count
-    from toolkit.report.console import make_console, plain_text, table
+    from toolkit.report.console import make_console, plain_text
     from toolkit.report.findings import sentence
-    from toolkit.report.findings.words import percent, share_percent, work_share
+    from toolkit.report.findings.words import percent, work_share
     from toolkit.search.weak_spots import alike
 
     console = make_console()
 
     def say(text: str) -> None:
         console.print(plain_text(text), soft_wrap=True)
+
+    console.print(_layer_table(found))
+    say(f"{work_share(found.quantized_share, found.share_of)} quantized")
+    say(
+        f"all quantized: {_db(found.full.sqnr_db)} dB of '{found.full.output}' on {count(found.samples, 'sample')}; "
+        f"{found.method}, "
+        f"{found.inferences:.1f} float inferences"
+    )
+    if found.metric is not None:
+        say(f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}")
+    for (spot, cause), *others in alike(spots):
+        where = f" '{cause.tensor}'" if cause.tensor else ""
+        text = f"{spot.node} ({percent(spot.blame, 0)} of the loss):{where} {sentence(cause.why)}"
+        also = ", ".join(f"{other.node} ({percent(other.blame, 0)})" for other, _ in others)
+        say(f"{text}. Remedy: {sentence(cause.remedy)}." + (f" Likewise: {also}." if also else ""))
+    for note in found.notes:
+        say(sentence(note))
+    say(f"Wrote {target}" + (f"; {page} shows it" if page is not None else ""))
+
+
+def _layer_table(found: Sensitivity) -> Table:
+    """A row per layer, with a column for each figure that was measured."""
+    from toolkit.report.console import plain_text, table
+    from toolkit.report.findings.words import percent, share_percent
 
     several = len({group.output for group in found.groups}) > 1
     share = "MACs" if found.share_of == "macs" else "layers"
@@ -83,28 +110,11 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path |
     }
     ranked = found.ranked()
     cells = {name: [of(group) for group in ranked] for name, of in columns.items()}
-    # what was not measured has no column
     shown = {name: column for name, column in cells.items() if any(column)}
     grid = table(("layer", "left"), ("op", "left"), *((name, "right") for name in shown))
     for group, row in zip(ranked, zip(*shown.values())):
         grid.add_row(plain_text(group.name), plain_text(group.op), *row)
-    console.print(grid)
-    say(f"{work_share(found.quantized_share, found.share_of)} quantized")
-    say(
-        f"all quantized: {_db(found.full.sqnr_db)} dB of '{found.full.output}' on {count(found.samples, 'sample')}; "
-        f"{found.method}, "
-        f"{found.inferences:.1f} float inferences"
-    )
-    if found.metric is not None:
-        say(f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}")
-    for (spot, cause), *others in alike(spots):
-        where = f" '{cause.tensor}'" if cause.tensor else ""
-        text = f"{spot.node} ({percent(spot.blame, 0)} of the loss):{where} {sentence(cause.why)}"
-        also = ", ".join(f"{other.node} ({percent(other.blame, 0)})" for other, _ in others)
-        say(f"{text}. Remedy: {sentence(cause.remedy)}." + (f" Likewise: {also}." if also else ""))
-    for note in found.notes:
-        say(sentence(note))
-    say(f"Wrote {target}" + (f"; {page} shows it" if page is not None else ""))
+    return grid
 
 
 def _db(value: float) -> str:

@@ -79,24 +79,13 @@ def remeasure_latency(
         QtoolError: the runs have unlike profiles or backends.
     """
     from toolkit.backends.choose import choose
-    from toolkit.backends.process import run_job
-    from toolkit.backends.rtx import profiles_to_json
     from toolkit.backends.turns import measure_turns
     from toolkit.base.gpu import find_gpu
 
-    first = runs[0]
-    engines = {name: path for run in runs for name, path in _engines(run, several=len(runs) > 1).items()}
+    first, several = runs[0], len(runs) > 1
+    engines = {name: path for run in runs for name, path in _engines(run, several).items()}
     for run in runs[1:]:
-        for what, own, other in (
-            ("profiles", repr(run.job.profiles), repr(first.job.profiles)),
-            ("backends", run.engine.build.backend, first.engine.build.backend),
-        ):
-            if own != other:
-                raise QtoolError(
-                    f"the runs have different {what}, and only like with like can be measured in turn",
-                    where=f"{first.folder}, {run.folder}",
-                    remedy="time them one at a time",
-                )
+        _require_comparable(first, run)
     lacks = choose(first.engine.build.backend)[0].cannot_measure()
     if lacks:
         raise BackendError(
@@ -111,18 +100,10 @@ def remeasure_latency(
     told = dict(answer.lacks)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for run in runs if layers else ():
-        wanted = {
-            "folder": str(run.folder.resolve()),
-            "profiles": profiles_to_json(run.job.profiles),
-            "inspect": False,
-            "measure": True,
-            "version_compatible": allow_code,
-        }
-        measured = run_job("examine_tensorrt", wanted, progress=progress)
-        name = _names(run, several=len(runs) > 1)[0]
-        found[name] = measured["time_ms"]
-        told |= {f"{name}, {profile}": why for profile, why in measured["lacks"].items()}
-    before = {name: known for run in runs for name, known in _before(run, several=len(runs) > 1).items()}
+        name = _names(run, several)[0]
+        found[name], why_not = _layer_times(run, allow_code, progress)
+        told |= {f"{name}, {profile}": why for profile, why in why_not.items()}
+    before = {name: known for run in runs for name, known in _before(run, several).items()}
     times = [
         LatencyAgain(
             name, profile, statistics.median(turns), min(turns), max(turns), before.get(name, {}).get(profile)
@@ -132,6 +113,38 @@ def remeasure_latency(
     ]  # fmt: skip
     gpu = find_gpu()
     return TimedAgain(gpu.name if gpu is not None else "", times, found, told)
+
+
+def _require_comparable(first: FinishedRun, other: FinishedRun) -> None:
+    """Refuse runs whose engines cannot be measured in turn."""
+    for what, own, wanted in (
+        ("profiles", repr(other.job.profiles), repr(first.job.profiles)),
+        ("backends", other.engine.build.backend, first.engine.build.backend),
+    ):
+        if own != wanted:
+            raise QtoolError(
+                f"the runs have different {what}, and only like with like can be measured in turn",
+                where=f"{first.folder}, {other.folder}",
+                remedy="time them one at a time",
+            )
+
+
+def _layer_times(
+    run: FinishedRun, allow_code: bool, progress: Progress
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """By layer of a run's engine and profile its milliseconds; and by profile why nothing was measured."""
+    from toolkit.backends.process import run_job
+    from toolkit.backends.rtx import profiles_to_json
+
+    wanted = {
+        "folder": str(run.folder.resolve()),
+        "profiles": profiles_to_json(run.job.profiles),
+        "inspect": False,
+        "measure": True,
+        "version_compatible": allow_code,
+    }
+    measured = run_job("examine_tensorrt", wanted, progress=progress)
+    return measured["time_ms"], measured["lacks"]
 
 
 def predict_again(run: FinishedRun, gpu: str) -> PredictionInfo:

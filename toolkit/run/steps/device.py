@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from toolkit.base.temporary import temporary_folder
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
+from toolkit.graph.model import Model
 from toolkit.report.codes import ReportCode
 from toolkit.run.feeds import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
 from toolkit.run.inputs import Inputs
@@ -111,19 +112,7 @@ class DeviceStep(Step[DeviceRecord]):
         own_outputs = [t.name for t in source.graph.outputs if t.name in reference.outputs]
         if not own_outputs:
             return skipped(ReportCode.NO_OUTPUT_TO_COMPARE(plugins=sorted(reference.left.plugins)))
-        total, *one_each = (
-            OutputComparison(
-                source,
-                section.metric,
-                section.output,
-                self.job.allow_code,
-                own_outputs,
-                self.task.answers,
-                metric_options(section, self.task),
-            )
-            for _ in range(1 + len(known))
-        )
-        each = dict(zip(known, one_each))
+        total, each = self._comparison(source, own_outputs), {n: self._comparison(source, own_outputs) for n in known}
         tally, seen = Tally(), set[int]()
         size = max([section.batch, *(batch_limits(profile, data)[0] for profile in profiles)])
         read = min(len(data), section.samples) if section.samples else len(data)
@@ -143,13 +132,9 @@ class DeviceStep(Step[DeviceRecord]):
                     if own is None:
                         tally.mixed += feed.count
                         continue
-                    try:
-                        for comparison in (total, each[feed.profile or EVERYTHING]):
-                            comparison.add(wanted, own, feed.labels, feed.count)
-                    except Exception as error:
-                        # the same metric took the simulation's outputs, but cannot take these
-                        why = ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")
-                        return self._failed(why)
+                    refusal = _add(feed, wanted, own, (total, each[feed.profile or EVERYTHING]))
+                    if refusal is not None:
+                        return self._failed(refusal)
                     seen.update(feed.origins)
                     self.job.progress("device", min(len(seen), read), read)
         if not seen:
@@ -166,7 +151,21 @@ class DeviceStep(Step[DeviceRecord]):
             profiles={name: one.result() for name, one in each.items() if one.samples},
         )
 
+    def _comparison(self, source: Model, outputs: list[str]) -> OutputComparison:
+        """What compares the engine's outputs with the float model's."""
+        section = self.recipe.evaluation
+        return OutputComparison(
+            source,
+            section.metric,
+            section.output,
+            self.job.allow_code,
+            outputs,
+            self.task.answers,
+            metric_options(section, self.task),
+        )
+
     def _outputs(self, chunk: list[Feed], folder: Path) -> Any:
+        """The engine's outputs for feeds, from a child process."""
         engine = self.engine.engine_file
         assert engine is not None
         return run_chunk(self.job, engine, self.engine.build.backend, chunk, folder)
@@ -175,7 +174,21 @@ class DeviceStep(Step[DeviceRecord]):
         return DeviceRecord(status="failed", why=why, gpu=_gpu_name())
 
 
+def _add(
+    feed: Feed, wanted: Mapping[str, Any], found: Mapping[str, Any], comparisons: Iterable[OutputComparison]
+) -> Finding | None:
+    """Take in the outputs for one feed; why the metric refuses them, or None."""
+    try:
+        for comparison in comparisons:
+            comparison.add(wanted, found, feed.labels, feed.count)
+    except Exception as error:
+        # the same metric took the simulation's outputs, but cannot take these
+        return ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")
+    return None
+
+
 def _gpu_name() -> str:
+    """The name of this machine's GPU; empty where there is none."""
     from toolkit.base.gpu import find_gpu
 
     gpu = find_gpu()
