@@ -162,7 +162,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.run.inputs import Inputs
     from toolkit.run.job import Job
     from toolkit.run.recipe_passes import passes_of
-    from toolkit.run.samples import fit
+    from toolkit.run.samples import fit, sample_counts
     from toolkit.run.task import task_of
 
     with (
@@ -180,16 +180,15 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         for samples, of in ((data, "calibration"), (test, "evaluation")):
             for said in unvaried(samples, of, used_inputs(source)) if samples is not None else ():
                 journal.noted(said)
-        calibration = _counts(data)
-        if data is not None and not data.counts.samples:
-            raise data.none_left()
+        calibration = sample_counts(data)
         for profile, number in sparse_profiles(calibration.get("profiles", {})).items():
             if number:
                 journal.noted(Code.FEW_SAMPLES(profile=profile, samples=number))
         if test is not None:
             fit(inputs, test)
-        evaluation = _counts(test)
-        if test is not None and evaluation["samples"] == 1 and rows_at_once(source, next(test.samples()).inputs) == 1:
+        evaluation = sample_counts(test)
+        only = next(test.samples()).inputs if test is not None and evaluation.get("samples") == 1 else None
+        if only is not None and rows_at_once(source, only) == 1:
             journal.noted(ReportCode.SAMPLES_SHOW_NOTHING(samples=1))
         task = task_of(inputs)
         for note in (*task.notes, task.suspicion):
@@ -197,6 +196,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
                 journal.noted(note)
         if given := given_count(recipe, inputs):
             calibration["ranges"] = given
+        elif data is not None and not data.counts.samples:
+            raise data.none_left()
         found = rehearse(inputs, steps, journal)
     return DryRun(
         recipe=str(recipe.path or recipe.name),
@@ -391,10 +392,3 @@ def _task(task: TaskRecord) -> dict[str, Any]:
     if task.why is None:
         return {}
     return {"task": task.task, "sure": task.sure, "why": {**task.why.to_json(), "text": sentence(task.why)}}
-
-
-def _counts(data: Any) -> dict[str, Any]:
-    if data is None:
-        return {}
-    counts = data.counts
-    return {"samples": counts.samples, "profiles": counts.per_profile, "skipped": counts.skipped, "cut": counts.cut}

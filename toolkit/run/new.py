@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from toolkit.base.errors import QtoolError, RecipeError
+from toolkit.base.errors import DataError, QtoolError, RecipeError
+from toolkit.base.given import names_code
 from toolkit.base.precision import Precision
 from toolkit.base.text import count, toml_string
 from toolkit.calibration.amax import DEFAULT
@@ -94,6 +95,8 @@ def recipe_for(
         RangesError: ``ranges`` holds none for a tensor of the model.
     """
     _refuse_unknown(metric)
+    for source in filter(None, (data, test)):
+        _refuse_code(source)
     model = load_source(model_path)
     refuse_integer_operators(Counter(node.op for node, _ in model.walk()), str(model_path))
     by_ranges = ranges is not None and data is None
@@ -153,6 +156,17 @@ def _refuse_unknown(metric: str | None) -> None:
         except RecipeError as error:
             error.at("--metric")
             raise
+
+
+def _refuse_code(data: Path) -> None:
+    """Refuse data that names code, which a recipe may."""
+    if names_code(str(data)) and not data.exists():
+        raise DataError(
+            "it names code, and no code is run to write a recipe",
+            where=str(data),
+            remedy=f"give some of its samples as a .npz; then set data = {toml_string(str(data))} in the recipe, and "
+            "run it with --allow-code",
+        )
 
 
 def _decided_passes(model: Model, passes: Sequence[str], keep_pairs: bool) -> list[Finding]:

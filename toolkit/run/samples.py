@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,14 @@ def first_samples_fit(inputs: Inputs) -> None:
     if data is not None:
         fit(inputs, data, inputs.job.recipe.evaluation.batch)
     inputs.job.folder.store(_DONE, key, [], needs=needs_now() if measuring_calls_it(inputs.job) else None)
+
+
+def sample_counts(data: CalibrationData | None) -> dict[str, Any]:
+    """How many samples there are, in all and by profile, and how many fit none; empty where there is no data."""
+    if data is None:
+        return {}
+    counts = data.counts
+    return {"samples": counts.samples, "profiles": counts.per_profile, "skipped": counts.skipped, "cut": counts.cut}
 
 
 def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None:

@@ -240,3 +240,11 @@ def test_a_model_without_such_operators_asks_for_no_backend(place, monkeypatch):
     monkeypatch.setattr("toolkit.run.new_kernels.choose", lambda: pytest.fail("chosen"))
     network(place, ["n", 3, 8, 8])
     made(place)
+
+
+@pytest.mark.parametrize("option", ["--data", "--test"])
+def test_code_is_not_taken_for_a_file_that_is_missing(tmp_path, capsys, option):
+    onnx.save(build([node("Relu", ["x"], ["y"])], {"x": [1, 3]}, {"y": [1, 3]}), str(tmp_path / "model.onnx"))
+    said = complain(tmp_path, capsys, "new", str(tmp_path / "model.onnx"), option, "own_data:samples")
+    assert "own_data:samples: it names code, and no code is run to write a recipe" in said
+    assert 'set data = "own_data:samples" in the recipe' in said
