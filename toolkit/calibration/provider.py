@@ -24,7 +24,7 @@ from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.used_inputs import used_inputs
-from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
+from toolkit.placement.ops import ACTIVATIONS, DEQUANTIZE, FOLDED, MOVERS, QUANTIZE
 from toolkit.placement.pairs import close
 from toolkit.placement.place import place
 
@@ -327,7 +327,7 @@ class Calibrator:
                 continue
             for tensor in node.outputs:
                 readers = forms.readers(tensor)
-                fused = len(readers) == 1 and forms.op(readers[0]) in AFFINE | ACTIVATIONS
+                fused = len(readers) == 1 and forms.op(readers[0]) in FOLDED | ACTIVATIONS
                 computed = facts.is_float(tensor.name) and tensor.name not in left.tensors
                 if computed and tensor.name not in wanted and not (fused and _linear(node.op)):
                     scalars.append(tensor.name)
@@ -336,4 +336,4 @@ class Calibrator:
 
 def _linear(op: str) -> bool:
     """Whether TensorRT keeps the result of this operator in registers until the activation after it is done."""
-    return op in ("Conv", "ConvTranspose") or op in AFFINE
+    return op in ("Conv", "ConvTranspose") or op in FOLDED

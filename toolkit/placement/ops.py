@@ -61,7 +61,9 @@ ACTIVATIONS = frozenset(
     ]
 )
 
-AFFINE = frozenset({"BatchNormalization", "InstanceNormalization"})
+FOLDED = frozenset({"BatchNormalization"})
+"""Operators that a convolution before them takes in: a factor and a shift for each channel, known beforehand."""
+AFFINE = FOLDED | {"InstanceNormalization"}
 
 REGION = MOVERS | POOLS | ADDS | ACTIVATIONS | AFFINE | {"Mul", "Concat", "Resize", "Upsample", "QuantizeLinear",
                                                          "DequantizeLinear"}  # fmt: skip

@@ -12,7 +12,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.forms import Forms
 from toolkit.graph.macs import shape_of
 from toolkit.placement.dequantized import dequantizer
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, NORMALIZATIONS, TARGETS
+from toolkit.placement.ops import ACTIVATIONS, ADDS, FOLDED, MOVERS, NORMALIZATIONS, TARGETS
 from toolkit.placement.pairs import Decision, Quantized
 from toolkit.placement.reach import Reach
 
@@ -170,7 +170,7 @@ class Sums:
                 return None
             if node.op in ("Conv", "ConvTranspose"):
                 return node
-            if self.forms.op(node) not in AFFINE and not self.reach.constant_affine(node):
+            if self.forms.op(node) not in FOLDED and not self.reach.constant_affine(node):
                 return None
             tensor = next((t for t in self.forms.inputs(node) if self.model.constant(t) is None), node.inputs[0])
 

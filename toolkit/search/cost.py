@@ -26,7 +26,7 @@ from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.model import Model
 from toolkit.graph.work import Work, work_of
 from toolkit.placement.flips import Flips
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, TARGETS
+from toolkit.placement.ops import ACTIVATIONS, ADDS, FOLDED, MOVERS, TARGETS
 from toolkit.placement.pairs import Placement, Use
 from toolkit.search.gpus import GpuSpec
 from toolkit.search.layer_times import LayerTimes
@@ -294,7 +294,7 @@ class CostModel:
             node = tensor.inputs[0]
             if node.op in TARGETS:
                 return layer(node.name)
-            fused = self.forms.op(node) in ACTIVATIONS | AFFINE | ADDS | MOVERS | {"Mul"} or self._affine(node)
+            fused = self.forms.op(node) in ACTIVATIONS | FOLDED | ADDS | MOVERS | {"Mul"} or self._affine(node)
             if not fused:
                 return layer(node.name)
             read = self.forms.inputs(node)
@@ -304,7 +304,7 @@ class CostModel:
     def _end(self, tensor: gs.Tensor) -> gs.Tensor:
         """The tensor that is written to memory after the activation or normalization that fuses."""
         while len(readers := self.forms.readers(tensor)) == 1:
-            if self.forms.op(readers[0]) not in ACTIVATIONS | AFFINE and not self._affine(readers[0]):
+            if self.forms.op(readers[0]) not in ACTIVATIONS | FOLDED and not self._affine(readers[0]):
                 break
             tensor = self.forms.outputs(readers[0])[0]
         return tensor

@@ -21,14 +21,14 @@ from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.graph.work import CONVERSIONS, role
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, DEQUANTIZERS, PAIR_OPERATORS
+from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZERS, FOLDED, PAIR_OPERATORS
 from toolkit.search.cost import LAUNCH
 from toolkit.search.gpus import GpuSpec
 
 Bound = Literal["arithmetic", "memory", "launches"]
 _VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 """Operators without a kernel."""
-_POINTWISE = ACTIVATIONS | AFFINE | ADDS | CONVERSIONS | {
+_POINTWISE = ACTIVATIONS | FOLDED | ADDS | CONVERSIONS | {
     "Mul", "Sub", "Div", "Pow", "Sqrt", "Exp", "Log", "Neg", "Abs", "Min", "Max", "Where", "Reciprocal", "Floor",
     "Ceil", "Round", "Sign", "Not", "And", "Or", "Equal", "Greater", "Less", "Cast",
 }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from tests.passes.test_insert_qdq import reads_pair
-from toolkit import Code, Model
+from toolkit import CalibrationData, Calibrator, Code, Model
 
 
 def bottleneck(gate, **outputs):
@@ -62,6 +62,31 @@ def test_a_tensor_added_to_itself_gets_no_pair_for_the_sum():
     )
     InsertQDQ()(model, context)
     assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1) and reads_pair(model, "y", 0)
+
+
+@pytest.mark.parametrize(("norm", "fused"), [("BatchNormalization", True), ("InstanceNormalization", False)])
+def test_a_convolution_takes_no_sum_behind_a_normalization_of_the_sample_itself(norm, fused):
+    """A style transfer's residual block: only what is known beforehand becomes a part of the weights."""
+    statistics = ["mean", "spread"] if fused else []
+    nodes = [node("Conv", ["x", "w"], ["c0"]), node("Relu", ["c0"], ["r"]), node("Conv", ["r", "w"], ["c1"]),
+             node(norm, ["c1", "gain", "shift", *statistics], ["n1"]), node("Add", ["r", "n1"], ["b"]),
+             node("Conv", ["b", "w"], ["y"])]  # fmt: skip
+    ones, zeros = np.ones(4, np.float32), np.zeros(4, np.float32)
+    weights = {"w": normal(4, 4, 1, 1), "gain": ones, "shift": zeros, "mean": zeros, "spread": ones}
+    used = {name: value for name, value in weights.items() if fused or name not in ("mean", "spread")}
+    model = Model.from_proto(build(nodes, {"x": [1, 4, 6, 6]}, {"y": None}, used))
+    InsertQDQ()(model, placeholder_context())
+    assert [reads_pair(model, "b", i) for i in (0, 1)] == [fused, False]
+
+
+@pytest.mark.parametrize(("norm", "seen"), [("BatchNormalization", False), ("InstanceNormalization", True)])
+def test_what_a_convolution_writes_for_another_kernel_is_looked_at_for_float16_s_limits(norm, seen):
+    statistics = [] if seen else ["zeros", "ones"]
+    nodes = [node("Conv", ["x", "w"], ["c"]), node(norm, ["c", "ones", "zeros", *statistics], ["n"]), node("Exp", ["n"], ["y"])]
+    weights = {"w": normal(4, 4, 1, 1), "ones": np.ones(4, np.float32), "zeros": np.zeros(4, np.float32)}
+    model = Model.from_proto(build(nodes, {"x": [1, 4, 6, 6]}, {"y": None}, weights))
+    data = CalibrationData.open([{"x": normal(1, 4, 6, 6)}], model)
+    assert ("c" in Calibrator(data).taps(model)[1]) is seen
 
 
 def encoder(pre=False, turned=False, **outputs):

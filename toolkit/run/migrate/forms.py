@@ -13,7 +13,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.model import Model
 from toolkit.placement.existing import pairs_of
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE
+from toolkit.placement.ops import ACTIVATIONS, ADDS, FOLDED
 from toolkit.placement.pairs import Pair, Use
 from toolkit.placement.qdq import Inserter, storable_scale
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult
     from toolkit.run.inputs import Inputs
 
-_FUSED = ACTIVATIONS | ADDS | AFFINE
+_FUSED = ACTIVATIONS | ADDS | FOLDED
 """What runs in the kernel of the layer before it: the tensor in between is never stored."""
 
 
