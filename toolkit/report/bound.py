@@ -16,6 +16,8 @@ from toolkit.report.search_parts import PlanPoint, SearchInfo
 
 MUCH = 0.85
 """The share of the work from which on it needs no explanation why a plan does not quantize more."""
+_SHOWN = 5e-5
+"""The least difference between two shares of answers that the figures show: 0.01 %, rounded."""
 _LATE = "max_ms"
 _NAMED = 3
 
@@ -55,7 +57,10 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
         found.append(BoundCode.LARGER_PLAN(**shared, **_shown(more), **known))
     chosen = info.chosen
     adds = info.types_db is not None and chosen.sqnr_db is not None and info.types_db < chosen.sqnr_db
-    if adds and info.rest is not Precision.FP32:
+    counted = info.types_expected is not None and chosen.expected is not None
+    # what does not show in the answers keeps nothing in float
+    tells = not counted or (info.types_expected or 0.0) - (chosen.expected or 0.0) > _SHOWN
+    if adds and tells and info.rest is not Precision.FP32:
         found.append(
             BoundCode.FLOAT_TYPE(
                 rest=info.rest, sqnr_db=info.types_db, expected=info.types_expected, simulated_db=chosen.sqnr_db,

@@ -109,9 +109,12 @@ def test_nothing_is_said_where_accuracy_is_not_why(plans):
     assert not bound_advice(info(plans=plans), [])
 
 
-@pytest.mark.parametrize(("types_db", "said"), [(43.2, 1), (43.3, 0), (43.5, 0)])
-def test_a_float_type_is_named_only_where_it_adds_noise(types_db, said):
-    found = bound(info(types_db=types_db), Journal(), LAYERS)
+@pytest.mark.parametrize(
+    ("types_db", "expected", "said"),
+    [(43.2, 0.0043, 1), (43.3, 0.0043, 0), (43.5, 0.0043, 0), (41.1, 0.0035, 0), (41.1, None, 1)],
+)
+def test_a_float_type_is_named_only_where_it_adds_noise_that_changes_answers(types_db, expected, said):
+    found = bound(info(types_db=types_db, types_expected=expected), Journal(), LAYERS)
     assert sum(one.code is BoundCode.FLOAT_TYPE for one in found) == said
 
 
