@@ -88,7 +88,7 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path |
 
 def _layer_table(found: Sensitivity) -> Table:
     """A row per layer, with a column for each figure that was measured."""
-    from toolkit.report.console import plain_text, table
+    from toolkit.report.console import one_line, table
     from toolkit.report.findings.words import percent, share_percent
 
     several = len({group.output for group in found.groups}) > 1
@@ -113,7 +113,7 @@ def _layer_table(found: Sensitivity) -> Table:
     shown = {name: column for name, column in cells.items() if any(column)}
     grid = table(("layer", "left"), ("op", "left"), *((name, "right") for name in shown))
     for group, row in zip(ranked, zip(*shown.values())):
-        grid.add_row(plain_text(group.name), plain_text(group.op), *row)
+        grid.add_row(one_line(group.name), one_line(group.op), *row)
     return grid
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.files import write_text
 from toolkit.report.comparison import Comparison, Figure, NodeDifference, NodeSide, compare
-from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
+from toolkit.report.console import PLAIN_WIDTH, make_console, one_line, plain_text, section, table
 from toolkit.report.findings.comparison import figure_value
 from toolkit.report.html import asset, environment, script_hash, script_text
 from toolkit.report.matching import match
@@ -46,7 +46,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     changes = ["change"] if len(runs) == 2 else [f"change to {label}" for label in labels[1:]]
     grid = table(("", "left"), *((name, "right") for name in (*labels, *changes)))
     for figure in comparison.figures:
-        grid.add_row(plain_text(figure.name), *(plain_text(cell) for cell in figure_words(figure)))
+        grid.add_row(one_line(figure.name), *(one_line(cell) for cell in figure_words(figure)))
     console.print(grid)
 
     def listed(title: str, nodes: Sequence[NodeDifference], cell: Callable[[NodeSide], str], unit: str = "") -> None:
@@ -58,7 +58,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         )
         for node in nodes[:limit]:
             cells = (cell(side) if side is not None else "absent" for side in node.sides)
-            grid.add_row(plain_text(node.node), plain_text(node.op), *(plain_text(one) for one in cells))
+            grid.add_row(one_line(node.node), one_line(node.op), *(one_line(one) for one in cells))
         console.print(grid)
         if limit is not None and len(nodes) > limit:
             console.print(plain_text(f"and {len(nodes) - limit} more"))

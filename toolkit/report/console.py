@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from toolkit.base.text import plain_lines
+from toolkit.base.text import plain, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,13 @@ def plain_text(content: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(plain_lines(content), style=style)
+
+
+def one_line(content: str) -> Text:
+    """What a table's cell shows, on one line: a line break within a name is visible as one."""
+    from rich.text import Text
+
+    return Text(plain(content))
 
 
 def section(console: Console, title: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.text import count
-from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
+from toolkit.report.console import PLAIN_WIDTH, make_console, one_line, plain_text, section, table
 from toolkit.report.findings.accuracy import (
     agreement_name,
     amount,
@@ -228,7 +228,7 @@ def _worst_table(layers: Sequence[LayerInfo]) -> Table:
     for layer in layers:
         drop = layer.error.drop_db if layer.error else None
         grid.add_row(
-            plain_text(layer.node), plain_text(layer.op), word(layer.asked_precision),
+            one_line(layer.node), one_line(layer.op), word(layer.asked_precision),
             word(layer.actual.precision), decibels(layer.error), "" if drop is None else f"{drop:+.1f}",
         )  # fmt: skip
     return grid
@@ -242,5 +242,5 @@ def _declined_table(report: Report) -> Table:
         reasons.setdefault((entry.by, entry.rule), entry.reason)
     grid = table(("by", "left"), ("rule", "left"), ("nodes", "right"), ("example", "left"))
     for (by, rule), nodes in sorted(by_rule.items(), key=lambda item: -len(item[1])):
-        grid.add_row(plain_text(by), plain_text(rule), str(len(nodes)), plain_text(f"{nodes[0]}: {reasons[by, rule]}"))
+        grid.add_row(one_line(by), one_line(rule), str(len(nodes)), one_line(f"{nodes[0]}: {reasons[by, rule]}"))
     return grid

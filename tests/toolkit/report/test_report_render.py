@@ -139,6 +139,14 @@ def test_the_terminal_puts_the_verdict_first_and_uses_no_escapes_or_markup():
     assert "[red]not red[/red]" in evil and "\\u001b[2J" in evil
 
 
+def test_a_name_with_a_line_break_takes_one_row_of_a_table():
+    report = sample(kind="missed")
+    weak = min((one for one in report.layers if one.error and one.error.sqnr_db), key=lambda one: one.error.sqnr_db)
+    layers = [one.model_copy(update={"node": "two\nlines\t"}) if one is weak else one for one in report.layers]
+    rows = [row for row in to_text(report.model_copy(update={"layers": layers})).splitlines() if row.startswith(" two")]
+    assert rows and all(row.startswith(r" two\u000alines\u0009") for row in rows)
+
+
 def test_print_report_writes_plain_text_where_there_is_no_terminal(capsys):
     print_report(sample())
     out = capsys.readouterr().out
