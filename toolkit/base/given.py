@@ -49,6 +49,11 @@ def is_given(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+def shown(name: str) -> str:
+    """A name as people read it: that of a caller's object by itself."""
+    return name.removeprefix(PREFIX)
+
+
 def names_code(name: str) -> bool:
     """Whether a name has the form of code, ``module:Name``; a path with a drive's letter and a slash has not."""
     return is_given(name) or _CODE.fullmatch(name) is not None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import RecipeError, did_you_mean, shortened
+from toolkit.base.given import shown
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_base import Metric as Metric
 from toolkit.evaluation.metric_base import MetricOptions as MetricOptions
@@ -150,7 +151,7 @@ def make_metric(
         lacking = [part for part in ("higher_is_better", "update", "value") if not hasattr(metric, part)]
         if lacking:
             raise RecipeError(
-                f"the metric '{name}' has no {lacking[0]}",
+                f"the metric '{shown(name)}' has no {lacking[0]}",
                 remedy="a metric has higher_is_better, update(outputs, labels) and value(), which gives a number",
             )
         return metric

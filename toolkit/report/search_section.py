@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.given import shown
 from toolkit.contract.findings import Code, Finding
 from toolkit.report.findings import sentence
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
@@ -46,7 +47,7 @@ def search_info(record: SearchRecord) -> SearchInfo:
         full_db=_db(record.sensitivity.full.noise) if record.sensitivity is not None else None,
         evaluations=len(record.plans), samples=record.samples,
         output=record.best.outcome.output, behind=record.behind, inferences=round(record.inferences, 2),
-        metric=record.metric, unlabelled=record.unlabelled,
+        metric=shown(record.metric) if record.metric else None, unlabelled=record.unlabelled,
         float_metric=record.reference.metric, higher_is_better=record.higher_is_better,
         float_ms=record.float_ms, measured_share=record.measured_share, share_of=record.share_of,
         plans=[_point(plan, front, record) for plan in record.plans], layers=layers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from toolkit.base.given import shown
 from toolkit.evaluation.intervals import LimitStanding, around
 from toolkit.evaluation.metric_table import is_share
 from toolkit.evaluation.tasks import CLASS_TASKS, ranked_outputs, reader
@@ -61,7 +62,7 @@ def accuracy_of(
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
     doubts = [] if drawing else doubts_of(found, None if misses else few, task, limited=judged.counts)
     accuracy = Accuracy(
-        metric=found.metric,
+        metric=shown(found.metric) if found.metric is not None else None,
         before=found.float_value,
         quantized=found.value,
         drop=found.drop,

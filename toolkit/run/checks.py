@@ -11,7 +11,7 @@ from toolkit.base.code import import_path
 from toolkit.base.collection import collector_seldom
 from toolkit.base.cpu import blas_threads
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
-from toolkit.base.given import is_given
+from toolkit.base.given import is_given, shown
 from toolkit.base.temporary import clear_left_folders
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.engine_settings import engine_settings
@@ -161,7 +161,7 @@ def names_exist(job: Job) -> None:
             raise type(error)(error.what, where=where, remedy=error.remedy) from error
         except Exception as error:
             raise RecipeError(
-                f"the metric '{section.metric}' cannot be created: {type(error).__name__}: {error}",
+                f"the metric '{shown(section.metric)}' cannot be created: {type(error).__name__}: {error}",
                 where=where,
                 remedy="a metric is a class that takes no arguments",
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolkit.base.given import shown
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
@@ -101,7 +102,7 @@ def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
     return [
         ReportCode.OUTPUT_WITHOUT_LIMIT(
             outputs=tally.part.outputs, channels=tally.part.first_and_last, changed=1.0 - tally.share,
-            answers=tally.answers, metric=found.metric,
+            answers=tally.answers, metric=shown(found.metric),
         )
         for tally in found.tallies
         if tally not in own and not tally.stands_in and tally.standing() is LimitStanding.MISSED

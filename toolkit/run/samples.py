@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.base.errors import FAILURES, DataError, ModelError, QtoolError
+from toolkit.base.given import shown
 from toolkit.base.reads import needs_now
 from toolkit.base.types import Array
 from toolkit.base.versions import code_fingerprint
@@ -98,7 +99,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
         raise
     except FAILURES as error:
         raise DataError(
-            f"the metric '{section.metric}' failed on the first sample: {type(error).__name__}: {error}",
+            f"the metric '{shown(section.metric)}' failed on the first sample: {type(error).__name__}: {error}",
             where=inputs.job.recipe.locate("evaluation", "metric"),
             remedy="fix the metric, or the labels that it reads",
         ) from error

@@ -347,3 +347,18 @@ def test_passes_that_go_by_the_graph_alone_are_applied_once_in_a_run(tmp_path, m
     assert applied[3:] == [FoldBatchNorm, InsertQDQ] * 2
     for name in ("model.onnx", "journal.jsonl"):
         assert (once.folder / name).read_bytes() == (twice.folder / name).read_bytes()
+
+
+class FailingMetric(ShareRight):
+    """A metric with a mistake in it."""
+
+    def update(self, outputs, labels):
+        raise KeyError("logits")
+
+
+def test_a_metric_that_is_given_is_called_by_its_own_name(ran, tmp_path):
+    headline = json.loads((ran / "report.json").read_text())["summary"]["headline"]
+    assert "; ShareRight " in headline and "@given" not in headline
+    failing = recipe(evaluation={"data": Loader(40), "metric": FailingMetric, "budget": {"max_drop": 0.1}})
+    with pytest.raises(DataError, match="the metric 'FailingMetric' failed on the first sample: KeyError: 'logits'"):
+        run(failing, tmp_path / "failing")
