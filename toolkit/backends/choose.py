@@ -23,6 +23,17 @@ compute capability 8.9 and 12.0: its kernel reads float16 after its own Dequanti
 _INSTALL = {"tensorrt": "run pip install 'qtool[tensorrt]'", "tensorrt_rtx": "run pip install 'qtool[rtx]'"}
 
 
+def lacks_int8(backend: str, op: str) -> str:
+    """The name of the backend that is meant (see ``choose``) if it lacks INT8 kernels for an operator; else "".
+
+    No backend is loaded for operators that all of them have kernels for.
+    """
+    if not any(op in ops for ops in NEVER_INT8.values()) or backend == "none":
+        return ""
+    chosen = choose(backend)[0].name if backend == "auto" else backend
+    return chosen if op in NEVER_INT8.get(chosen, ()) else ""
+
+
 def choose(name: str = "auto") -> tuple[Backend, Finding]:
     """The backend of that name and why it was taken.
 

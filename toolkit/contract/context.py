@@ -60,6 +60,7 @@ class Context:
         exact: by constant that a pass rounded or corrected for the quantized layers, the values that it would have in
             float: what nodes are measured against.
         unranged: why a requested tensor has no range: its readers cannot be quantized.
+        lacks_int8: returns, for an operator, the name of the run's backend if it has no INT8 kernel for it, else "".
     """
 
     journal: Journal = field(default_factory=Journal)
@@ -85,6 +86,7 @@ class Context:
     roundings: dict[Any, Any] = field(default_factory=dict)
     exact: dict[str, Array] = field(default_factory=dict)
     unranged: dict[str, Finding] = field(default_factory=dict)
+    lacks_int8: Callable[[str], str] = lambda op: ""
 
     def ranges(
         self, model: Model | None = None, tensors: Sequence[str] | None = None, dtype: Precision = Precision.INT8

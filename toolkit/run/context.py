@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from toolkit.base.precision import Precision
@@ -47,7 +48,14 @@ def context_for(
     context.source = inputs.source()
     context.evaluation = _evaluation(inputs, task)
     context.bench = engine_bench(inputs)
+    context.lacks_int8 = partial(_lacks_int8, job.backend)
     return context
+
+
+def _lacks_int8(backend: str, op: str) -> str:
+    from toolkit.backends.choose import lacks_int8
+
+    return lacks_int8(backend, op)
 
 
 def _evaluation(inputs: Inputs, task: TaskRecord | None) -> Evaluation:

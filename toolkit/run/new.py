@@ -34,7 +34,6 @@ from toolkit.report.findings import sentence
 from toolkit.run.batches import batches_refused, fault_words
 from toolkit.run.new_images import image_table
 from toolkit.run.new_inputs import fixed_input_lines
-from toolkit.run.new_kernels import without_kernel_lines
 from toolkit.run.new_metric import NewEvaluation, new_evaluation
 from toolkit.run.new_profile import fixed_by_samples, profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
@@ -248,7 +247,6 @@ def _search(model: Model, helpers: Sequence[str], kept_in: Precision) -> list[st
         f"# INT8 wherever the budget below allows it; layers that cost too much stay in {word}.",
         "[[pass]]",
         _use(Role.SEARCH),
-        *without_kernel_lines(model, Role.SEARCH),
         *([f"helpers = [{listed}]"] if helpers else []),
         *([f'weights = "{_BEST_WEIGHTS}"'] if _takes(Role.SEARCH, "weights", _BEST_WEIGHTS) else []),
         *guard,

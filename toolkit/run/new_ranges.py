@@ -10,7 +10,6 @@ from toolkit.contract.ranges import ANY_TYPE
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
-from toolkit.run.new_kernels import without_kernel_lines
 
 
 def pass_lines(model: Model, path: Path) -> list[str]:
@@ -34,7 +33,6 @@ def pass_lines(model: Model, path: Path) -> list[str]:
         "# Every tensor that has a range is quantized; a search for what accuracy allows needs samples.",
         "[[pass]]",
         f'use = "{named(Role.QUANTIZE)}"',
-        *without_kernel_lines(model, Role.QUANTIZE),
         *(['dtype = "fp8"'] if types == {"fp8"} else []),
         "",
         "[[pass]]",

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.backends.choose import lacks_int8
 from toolkit.base.errors import QtoolError
 from toolkit.base.given import is_given, taken
 from toolkit.contract.passes import Pass
 from toolkit.contract.registry import configure, find
 from toolkit.contract.roles import Role
+from toolkit.placement.ops import TARGETS
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys import engine_key, evaluation_key, gpu_here
@@ -28,9 +30,18 @@ def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
         "pass code": [pass_code(step) for step in steps],
         "files of passes": [inputs.prints.of(path) for step in steps for path in step.input_files(job.recipe.folder)],
         "measured on": [engine_key(job)["engine"], gpu_here()] if _measured(steps, job) else [],
+        "without INT8 kernels": _without_kernels(steps, inputs),
         "predicted for": gpu_here() if any(step.predicts_times() for step in steps) else "",
         "services": [evaluation_key(inputs), task.content()] if any(step.reads_evaluation() for step in steps) else [],
     }
+
+
+def _without_kernels(steps: Sequence[Pass], inputs: Inputs) -> list[str]:
+    """The operators of the model that stay float since the backend has no INT8 kernel for them."""
+    if not any(step.role in (Role.QUANTIZE, Role.SEARCH) for step in steps):
+        return []
+    present = {node.op for node, _ in inputs.source().walk() if node.op in TARGETS}
+    return sorted(op for op in present if lacks_int8(inputs.job.backend, op))
 
 
 def _measured(steps: Sequence[Pass], job: Job) -> bool:

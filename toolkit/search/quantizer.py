@@ -83,6 +83,10 @@ class Quantizer(Pass):
         """Returns for a node why the settings keep it float, or None. Here they keep none."""
         return lambda node: None
 
+    def insists_on(self, op: str) -> bool:
+        """Whether the settings name an operator: it is quantized then even if the backend has no kernel for it."""
+        return op in getattr(self, "include_ops", ())
+
     def plain(self) -> Quantizer:
         """The pass that inserts the same pairs without measuring or searching."""
         return self.model_copy(update={"only_if_faster": False})
@@ -301,6 +305,9 @@ class Quantizer(Pass):
             said = own(node)
             if said is not None:
                 return said
+            backend = context.lacks_int8(node.op) if self.precision is Precision.INT8 else ""
+            if backend and not self.insists_on(node.op):
+                return Code.LACKS_INT8(backend=backend, op=node.op)
             if slow and node.name in slow:
                 return Code.NOT_FASTER(why=slow[node.name])
             for name in (source(tensor).name for tensor in node.inputs if context.unranged):

@@ -7,6 +7,7 @@ import pytest
 from tests.toolkit.report.samples import HOSTILE, QUANTIZING, SEARCHING, accuracy, sample
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
+from toolkit.contract.findings import Code
 from toolkit.report.advice import advice
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -245,6 +246,21 @@ def test_layers_in_bodies_are_to_be_taken_out_of_them():
     lowered = [Declined(node="/if/relu", op="Relu", rule="subgraph", reason="", by="lowering")]
     found = advice(report.layers, accuracy("usable"), report.backend, [*lowered, *inside], [])
     assert ReportCode.TAKE_OUT_OF_BODIES(count=2, node="/if/conv") in [one.finding for one in found]
+
+
+@pytest.mark.parametrize("settled", [Code.PATCHES, Code.LACKS_INT8, Code.EXCLUDED, Code.SUBGRAPH, Code.COMPLETE])
+def test_nobody_is_sent_to_what_would_not_pay(settled):
+    report = sample(kind="usable")
+    declined = [
+        Declined(node=f"n{number}", op="Conv", rule=rule, reason="why", by="insert_qdq")
+        for number, rule in enumerate([settled.value, settled.value, Code.ACTIVATION_MATMUL.value])
+    ]
+
+    def begun(entries):
+        found = advice(report.layers, accuracy("usable"), report.backend, entries, [])
+        return [one.finding.values["node"] for one in found if one.finding.code is ReportCode.BEGIN_WITH_DECLINED]
+
+    assert begun(declined) == ["n2"] and begun(declined[:2]) == []
 
 
 @pytest.mark.parametrize("kind", ["missed", "broken"])

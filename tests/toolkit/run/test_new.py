@@ -6,18 +6,25 @@ import importlib.util
 import shlex
 import struct
 import zlib
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 
+from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal
 from tests.toolkit.conftest import complain
+from toolkit import Context, Model
+from toolkit.backends.choose import lacks_int8
 from toolkit.backends.none import NoBackend
+from toolkit.base.precision import Precision
 from toolkit.cli.main import invoke
+from toolkit.contract.findings import Code
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.run.recipe import Recipe
 
+RANGES = Ranges({name: Range(1.0, "manual") for name in ("x", "c", "y")})
 PILLOW = pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="Pillow is not installed")
 
 
@@ -217,29 +224,33 @@ def test_the_command_that_comes_next_is_one_that_a_shell_takes(place, capsys):
     assert invoke(shlex.split(last)[2:]) == 0
 
 
-@pytest.mark.parametrize(("backend", "left"), [("tensorrt_rtx", ["ConvTranspose"]), ("tensorrt", []), ("none", [])])
-def test_what_the_backend_here_has_no_int8_kernel_for_is_left_alone(place, monkeypatch, backend, left):
-    """The recipe asked for it, and the report advised to exclude it."""
-    chosen = NoBackend()
-    chosen.name = backend
-    monkeypatch.setattr("toolkit.run.new_kernels.choose", lambda: (chosen, None))
-    nodes = [node("ConvTranspose", ["x", "w"], ["c"]), node("Conv", ["c", "v"], ["y"])]
+@pytest.mark.parametrize(("backend", "left"), [("tensorrt_rtx", ["up"]), ("tensorrt", []), ("none", [])])
+def test_what_the_recipes_backend_has_no_int8_kernel_for_stays_float(place, monkeypatch, backend, left):
+    """Whatever the machine that new ran on has: the recipe says nothing of it, and is decided on where it runs."""
+    nodes = [node("ConvTranspose", ["x", "w"], ["c"], "up"), node("Conv", ["c", "v"], ["y"])]
     weights = {"w": normal(3, 4, 2, 2), "v": normal(4, 4, 1, 1)}
     onnx.save(build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 4, 9, 9]}, weights), str(place / "model.onnx"))
     recipe, _ = made(place)
-    (search,) = [one for one in recipe.passes if one["use"] == "search_precision"]
-    assert search.get("exclude_ops", []) == left
-    given = Ranges({name: Range(1.0, "manual") for name in ("x", "c")})
-    given.save(place / "ranges.json")
-    recipe, _ = made(place, "--ranges", place / "ranges.json")
-    (plain,) = [one for one in recipe.passes if one["use"] == "insert_qdq"]
-    assert plain.get("exclude_ops", []) == left
+    assert all("exclude_ops" not in one for one in recipe.passes) and recipe.engine.backend == "auto"
+    here = NoBackend()
+    here.name = backend
+    monkeypatch.setattr("toolkit.backends.choose.choose", lambda name: (here, None))
+    for asked in ("auto", backend):
+        assert [op for op in ("ConvTranspose", "Conv") if lacks_int8(asked, op)] == (["ConvTranspose"] if left else [])
+    monkeypatch.setattr("toolkit.backends.choose.choose", lambda name: pytest.fail("chosen"))
+    assert not lacks_int8("auto", "Conv")
+    context = Context(known_ranges=RANGES, lacks_int8=partial(lacks_int8, backend))
+    InsertQDQ()(Model.load(place / "model.onnx"), context)
+    refused = [one for one in context.journal.of("declined") if one.rule == Code.LACKS_INT8.value]
+    assert [one.node for one in refused] == left
 
 
-def test_a_model_without_such_operators_asks_for_no_backend(place, monkeypatch):
-    monkeypatch.setattr("toolkit.run.new_kernels.choose", lambda: pytest.fail("chosen"))
-    network(place, ["n", 3, 8, 8])
-    made(place)
+def test_an_operator_that_the_recipe_names_is_quantized_whatever_the_backend_has(place):
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], "up")]
+    model = Model.from_proto(build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 4, 9, 9]}, {"w": normal(3, 4, 2, 2)}))
+    context = Context(known_ranges=RANGES, lacks_int8=lambda op: "tensorrt_rtx")
+    InsertQDQ(include_ops=["ConvTranspose"])(model, context)
+    assert context.plan.get("up").precision is Precision.INT8
 
 
 @pytest.mark.parametrize("option", ["--data", "--test"])
