@@ -292,6 +292,8 @@ class SearchPrecision(InsertQDQ):
             if self.also is not None and found.best.kept:
                 kept, plain = found.best.kept, model.copy()
         super().apply(model, context)
+        if search is not None:
+            search.keep_wide(model, context)
         if kept and search is not None:
             search.tell(self._try_second_type(model, plain, kept, context))
 

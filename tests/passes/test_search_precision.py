@@ -206,19 +206,32 @@ def lowered_sqnr(model, context, data):
     return sqnr_against(without_pairs(model), with_rounding(lowered), data)
 
 
-def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed(tmp_path):
+def test_the_layers_that_float16_breaks_stay_in_float32(tmp_path):
+    """Those between which values are large although their difference matters, and no others; no layer is blamed."""
     model = offset_chain(8000.0)
     context = context_for(model, feeds(), tmp_path)
+    plain = model.copy()
+    apart = context_for(plain, feeds())
+    apart.ranges(plain)
+    assert lowered_sqnr(plain, apart, apart.provider.data) < 20
     SearchPrecision(min_sqnr_db=20)(model, context)
-    assert not kept(context)
+    assert kept(context) == {"there", "back"}
     found = read_search(tmp_path / "search.json")[0]
-    assert found.chosen.meets and not found.met and found.in_types
-    assert found.lacks["min_sqnr_db"] > 0 and found.rest_lacks["min_sqnr_db"] > 0
-    (alone,) = said(context.journal, *IN_TYPES)
-    assert alone["why"].code is Code.TYPE_MISSES and (alone["guarded"], alone["mends"]) == (False, False)
-    words = sentence(Code.SEARCH_TYPE_ALONE(**alone))
+    assert found.met and not found.in_types and not found.rest_lacks
+    wide = {node: ask for node, ask in context.plan.items() if ask.precision is Precision.FP32}
+    assert set(wide) == {"there", "back"}
+    assert {ask.reason.code for ask in wide.values()} == {Code.TYPE_MISSES}
+    assert lowered_sqnr(model, context, context.provider.data) > 20
+    (told,) = said(context.journal, KeptCode.WIDE)
+    assert list(told["nodes"]) == ["there", "back"] and told["of"] == len(plain.nodes)
+    words = sentence(KeptCode.WIDE(**told))
+    assert "With 2 of" in words and "'there' to 'back'" in words and "FP16 alone, with nothing quantized, misses" in words
+
+
+def test_a_type_that_misses_the_budget_alone_is_named_with_what_mends_it():
+    missed = Code.TYPE_MISSES(rest="fp16", limits=["min_sqnr_db"], by=[9.0])
+    words = sentence(Code.SEARCH_TYPE_ALONE(why=missed, guarded=False, mends=False))
     assert "guard_fp16 does not fix" in words and "--set engine.rest=fp32" in words and "bf16" not in words
-    assert alone["why"].values["rest"] == "fp16" and "min_sqnr_db" in alone["why"].values["limits"]
 
 
 def test_a_guard_that_would_mend_float16_is_said_to_only_where_it_was_tried():

@@ -39,6 +39,7 @@ class KeptCode(BaseCode):
     NO_PLAN = "kept-no-plan"
     NO_FASTER = "kept-no-faster"
     NONE_FASTER = "kept-none-faster"
+    WIDE = "kept-wide"
 
 
 class CauseCode(BaseCode):

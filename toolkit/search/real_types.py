@@ -11,7 +11,7 @@ from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.precision import Precision
 from toolkit.base.text import on_one_line
 from toolkit.contract.context import Context
-from toolkit.contract.findings import Code
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.contract.registry import playing
@@ -20,6 +20,7 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.type_noise import TypeNoise
 from toolkit.graph.model import Model
+from toolkit.search.codes import KeptCode
 from toolkit.search.cost import CostModel
 from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.quantizer import Quantizer
@@ -28,6 +29,7 @@ from toolkit.search.range_methods import NEARER
 from toolkit.search.search import SearchResult, all_float
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.spending import FLOAT_PRICE, TYPES_PRICE, Spending
+from toolkit.search.wide_layers import fewest_wide
 from toolkit.simulation.simulation import Simulation
 
 _ASKED = 0.9
@@ -49,6 +51,8 @@ class RealTypes:
     lower: Lower
     reference: Model | None
     forms: HelpedForms | None = None
+    wide: Finding | None = None
+    _wide: tuple[str, ...] = ()
     _real: tuple[Simulation, str, Outcome] | None = None
 
     if TYPE_CHECKING:
@@ -83,7 +87,45 @@ class RealTypes:
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
             guarded, mends = bool(context.guards), self._guard_mends()
+            if not mends and not self._wide and self._keep_wide(found, missed):
+                return
             context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed, guarded=guarded, mends=mends))
+
+    def _keep_wide(self, found: SearchResult, missed: Finding) -> bool:
+        """Keep the layers in float32 without which the narrower type misses the limits; returns whether any mend it."""
+        plain, reference = replace(self.budget, margin=0.0, max_ms=None), self.simulation.runner.float_outcome
+        order = [node.name for node in self.model.nodes]
+
+        def meets(names: Sequence[str]) -> bool:
+            self._wide = tuple(names)
+            self.spending.pay(TYPES_PRICE)
+            return not plain.lacks(self.simulation.outcome_of(self._in_types(None)), reference)
+
+        self.wide = missed
+        try:
+            kept = fewest_wide(order, meets) if meets(order) else ()
+            self._wide = tuple(kept)
+            if kept:
+                self._real = None
+                self._look_in_types(found)
+        except ModelError:
+            self._wide = ()
+        if not self._wide or found.rest_lacks:
+            self._wide, self.wide = (), None
+            return False
+        self.context.journal.noted(KeptCode.WIDE(why=missed, nodes=self._wide, of=len(order)))
+        return True
+
+    def keep_wide(self, model: Model, context: Context) -> None:
+        """Request float32 for the layers that the narrower type breaks and that are not quantized."""
+        if self.wide is None:
+            return
+        named = set(self._wide)
+        for node in model.nodes:
+            ask = context.plan.get(node.name)
+            if node.name in named and (ask is None or not (ask.precision.quantized or ask.precision is Precision.FP32)):
+                context.plan.ask(node.name, Precision.FP32, self.wide)
+                context.journal.changed(node.name, Code.REQUESTED(precision=Precision.FP32, unquantized=()), self.wide)
 
     def _guard_mends(self) -> bool | None:
         """Whether the float layers' type meets the limits once a guard has asked for others, where nothing does yet.
@@ -142,7 +184,8 @@ class RealTypes:
         if self._real is None or self._real[:2] != (simulation, key):
             self.spending.pay(TYPES_PRICE)
             self._real = simulation, key, simulation.outcome_of(self._in_types(found))
-        found.real = real = self._real[2]
+        found.real, found.rest_lacks = self._real[2], {}
+        real = found.real
         found.lacks_in_types, alone = lacks_in_types(
             self.budget, real, reference, lambda: simulation.outcome_of(self._in_types(None))
         )
@@ -167,6 +210,7 @@ class RealTypes:
             self.quantizer.insert(trial, apart)
         elif self.forms is not None:
             self.forms.take((), trial, apart)
+        self.keep_wide(trial, apart)
         # what later passes keep in FP32 because float16 cannot hold it is in FP32 in the engine too
         apart.guard(trial)
         return self.lower(trial, apart.plan, apart.known_ranges)

@@ -302,6 +302,10 @@ SEARCH: Table = {
     Code.STAYS: "stays {precision}",
     Code.KEPT_FOR_TIME: _kept_for_time,
     KeptCode.NONE_FASTER: _none_faster,
+    KeptCode.WIDE: lambda why, nodes, of: (
+        f"{why}. With {len(nodes)} of {count(of, 'node')} in FP32, from '{nodes[0]}' to '{nodes[-1]}', it is met: "
+        "these stay in FP32."
+    ),
     KeptCode.NO_PLAN: "no plan tried with a layer in {precision} meets the accuracy budget, and all float does",
     KeptCode.NO_FASTER: "the engine is predicted to be no faster with it in {precision}",
     Code.KEPT_MISSES: "the accuracy budget is missed with it in {precision}",
