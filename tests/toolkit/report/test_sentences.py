@@ -7,7 +7,9 @@ import string
 import pytest
 
 from toolkit.contract.findings import Code, Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.findings import TEMPLATES, sentence, table
+from toolkit.report.findings.words import times
 
 
 def filled(template: str, text: object, number: float) -> dict[str, object]:
@@ -35,3 +37,21 @@ def test_every_template_reads_as_pythons_formatter_reads_it(text, number):
 def test_a_value_that_is_lacking_is_an_error():
     with pytest.raises(KeyError):
         sentence(Finding(Code.OWN_WORDS, {}))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "digits", "said"),
+    [
+        (3.14159, 2, "3.1"), (11.2, 2, "11"), (99.6, 2, "100"), (112.4, 2, "112"), (1234.5, 3, "1,234"),
+        (999999, 3, "999,999"), (3e38, 2, "3e+38"), ("inf", 3, "inf"),
+    ],
+)  # fmt: skip
+def test_how_many_times_is_in_powers_of_ten_only_where_it_is_long(ratio, digits, said):
+    assert times(ratio, digits) == said
+
+
+def test_all_values_clipped_are_a_hundred_percent():
+    said = sentence(
+        EvaluationCode.LEAVES_RANGE(tensor="t", reach=112.0, share=1.0, calibrated=0.0, level_db=1.0, promised_db=None)
+    )
+    assert "'t' reaches 112 times its range, and 100.0 % of its values are clipped (0.0 % in calibration)" in said

@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.tasks import answers_changed
-from toolkit.report.findings.words import db, joined, quoted
+from toolkit.report.findings.words import db, joined, quoted, share_percent, times
 
 
 def _shape(output: str, unlike: int, samples: int, float_shape: tuple[int, ...], shape: tuple[int, ...]) -> str:
@@ -22,10 +22,6 @@ _AS_WRITTEN = (
 )
 
 
-def _percent(share: float) -> str:
-    return f"{share * 100:.2g}%"
-
-
 def _leaves_range(
     tensor: str,
     reach: float,
@@ -34,11 +30,11 @@ def _leaves_range(
     level_db: float | str,
     promised_db: float | str | None,
 ) -> str:
-    before = f" ({_percent(calibrated)} in calibration)" if calibrated is not None else ""
+    before = f" ({share_percent(calibrated)} in calibration)" if calibrated is not None else ""
     promised = f", against {db(promised_db)} on the calibration samples" if promised_db is not None else ""
     return (
-        f"'{tensor}' reaches {reach:.2g} times its range, and {_percent(share)} of its values are clipped{before}, "
-        f"which leaves {db(level_db)} SQNR{promised}"
+        f"'{tensor}' reaches {times(reach, 2)} times its range, and {share_percent(share)} of its values are "
+        f"clipped{before}, which leaves {db(level_db)} SQNR{promised}"
     )
 
 
@@ -48,7 +44,7 @@ def _leaves_ranges(
     more = f", and {count(others, 'more tensor')} likewise" if others else ""
     hurts = f"; {changed}" if changed else ""
     grown = "".join(
-        f"; the input '{name}' itself reaches {ratio:.2g} times what calibration saw"
+        f"; the input '{name}' itself reaches {times(ratio, 2)} times what calibration saw"
         for name, ratio in zip(inputs, growth)
     )
     return f"Evaluation data leaves the calibrated ranges: {worst}{more}{grown}{hurts}. To fix it, {remedy}."

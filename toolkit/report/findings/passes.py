@@ -10,7 +10,7 @@ from toolkit.calibration.codes import PhaseCode
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, output_words, pass_for, percent, quoted
+from toolkit.report.findings.words import db, output_words, pass_for, percent, quoted, times
 
 _STEPS = {
     "values": "A run would check the observed values of every tensor.",
@@ -55,9 +55,8 @@ def _risk(words: str, by: str, requested: str) -> str:
 def _reach(value: float | str, limit: float, precision: str) -> str:
     """How far values go, and how far the type does; a value that is not finite is a word."""
     reached = float(value)
-    times = reached / limit
-    shown = f"{times:,.0f}" if 100 <= times < 1e6 else f"{times:.3g}"
-    beyond = f" ({shown} times {precision}'s largest number, {limit:.5g})" if math.isfinite(times) else ""
+    ratio = reached / limit
+    beyond = f" ({times(ratio)} times {precision}'s largest number, {limit:.5g})" if math.isfinite(ratio) else ""
     return f"{reached:.4g}{beyond}"
 
 
@@ -152,7 +151,9 @@ PASSES: Table = {
     ),
     Code.NOTHING_TO_EQUALIZE: "No pair of layers can be equalized.",
     Code.EQUALIZED: "output channels equalized with '{other}'",
-    Code.CHANNEL_SPREAD: "the largest channel was {before:.3g} times the median and is now {after:.3g} times",
+    Code.CHANNEL_SPREAD: lambda before, after: (
+        f"the largest channel was {times(before)} times the median and is now {times(after)} times"
+    ),
     Code.SHARED: "'{tensor}' is read by {readers} nodes",
     Code.NOT_HOMOGENEOUS: _not_homogeneous,
     Code.WEIGHTS: lambda part: (
@@ -204,7 +205,7 @@ PASSES: Table = {
     Code.EVEN: "the largest channel of '{tensor}' is only {medians:.2g} times the median",
     Code.NO_NORM: "'{tensor}' has other readers, and insert = false",
     Code.NO_STRENGTH: lambda tensor, medians: (
-        f"the largest channel of '{tensor}' is {medians:.3g} times the median, and its output is closest as it is"
+        f"the largest channel of '{tensor}' is {times(medians)} times the median, and its output is closest as it is"
     ),
     Code.SMOOTHED: "its weights multiplied by the channel factors that '{divider}' divides by",
     Code.NOTHING_TO_SHIFT: "No layer with constant weights reads an activation that could be shifted.",
@@ -223,7 +224,7 @@ PASSES: Table = {
     ),
     Code.LIMITS_SHIFTED: "its limits moved by {shift:.3g}, with its input",
     Code.SKEWED: "'{tensor}' lies between {low:.3g} and {high:.3g}: its steps become {gain_db:.2g} dB finer",
-    Code.OUTLIER_CHANNEL: (
-        "the largest channel of '{tensor}' was {before:.3g} times the median and is now {after:.3g} times"
+    Code.OUTLIER_CHANNEL: lambda tensor, before, after: (
+        f"the largest channel of '{tensor}' was {times(before)} times the median and is now {times(after)} times"
     ),
 }

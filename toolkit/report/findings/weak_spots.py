@@ -8,7 +8,7 @@ from toolkit.base.text import count, toml_string
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, quoted, work_share
+from toolkit.report.findings.words import db, quoted, times, work_share
 from toolkit.search.codes import CauseCode
 
 
@@ -76,13 +76,16 @@ def _apply(passes: tuple[str, ...]) -> str:
 
 CAUSES: Table = {
     CauseCode.CLIPPED_ON_UNLIKE_DATA: _clipped,
-    CauseCode.UNEVEN_CHANNELS: "its largest channel reaches {ratio:.3g} times the median channel",
-    CauseCode.OUTLIERS: "its largest value is {ratio:.3g} times its 99.9th percentile",
-    CauseCode.SHARED_SCALE: "a Concat forces a scale on it that is {ratio:.3g} times its own",
-    CauseCode.PROFILES_UNLIKE: "in profile '{high}' it reaches {ratio:.3g} times what it does in '{low}'",
+    CauseCode.UNEVEN_CHANNELS: lambda ratio: f"its largest channel reaches {times(ratio)} times the median channel",
+    CauseCode.OUTLIERS: lambda ratio: f"its largest value is {times(ratio)} times its 99.9th percentile",
+    CauseCode.SHARED_SCALE: lambda ratio: f"a Concat forces a scale on it that is {times(ratio)} times its own",
+    CauseCode.PROFILES_UNLIKE: lambda high, low, ratio: (
+        f"in profile '{high}' it reaches {times(ratio)} times what it does in '{low}'"
+    ),
     CauseCode.FEW_LEVELS: "its values use few of the 256 levels: {sqnr_db:.1f} dB SQNR after rounding",
-    CauseCode.UNEVEN_WEIGHTS: (
-        "one input channel's weights are {ratio:.3g} times the median channel's, which leaves few levels for the others"
+    CauseCode.UNEVEN_WEIGHTS: lambda ratio: (
+        f"one input channel's weights are {times(ratio)} times the median channel's, which leaves few levels for the "
+        "others"
     ),
     CauseCode.CHEAP_TO_KEEP: _cheap,
     CauseCode.ROUNDING: _rounding,
@@ -116,8 +119,8 @@ REMEDIES: Table = {
     CauseCode.KEEP_WITH_OTHERS: lambda others: f"keep it in float together with {quoted(others)}, not alone",
     CauseCode.APPLY_PASS: _apply,
     CauseCode.APPLY_PASS_OR_KEEP: lambda name, ratio: (
-        f"apply the pass {name}, since the largest channel of its input is {ratio:.2g} times the median; otherwise "
-        f"{_keep()}"
+        f"apply the pass {name}, since the largest channel of its input is {times(ratio, 2)} times the median; "
+        f"otherwise {_keep()}"
     ),
     CauseCode.SET_METHOD: _set_method,
     CauseCode.EXCLUDE_CONCAT: "exclude the Concat, or equalize the ranges of its branches",

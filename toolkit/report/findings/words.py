@@ -67,6 +67,12 @@ def share_percent(share: float) -> str:
     return percent(share if value == 100 else min(share, 0.999))
 
 
+def times(ratio: float | str, digits: int = 3) -> str:
+    """How many times one thing is another, without powers of ten below a million."""
+    shown = f"{float(ratio):.{digits}g}"
+    return f"{float(ratio):,.0f}" if "e+" in shown and float(ratio) < 1e6 else shown
+
+
 def work_share(share: float, of: str = "macs") -> str:
     """A share of the arithmetic with what it is a share of; ``of`` as in ``toolkit.graph.work.Work``."""
     return f"{share_percent(share)} of the {'multiply-accumulates' if of == 'macs' else 'computing layers'}"
