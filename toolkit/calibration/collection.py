@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 from pydantic import ConfigDict, Field, Strict
 
-from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.errors import QtoolError, RangesError, did_you_mean
 from toolkit.base.files import atomic_path
 from toolkit.base.reading import FileKind, parse_json, reading
 from toolkit.base.schema import Extremes, FileSchema, Natural, validated, value_words
@@ -308,6 +309,13 @@ def holds_collection(path: Path) -> bool:
     """
     head = open_archive(path).get("head")
     return head is not None and head.dtype.kind in "US"
+
+
+def is_collection(path: Path) -> bool:
+    """Whether a file is a collection; nothing that is no archive of arrays is one."""
+    with suppress(QtoolError):
+        return holds_collection(path)
+    return False
 
 
 def _no_collection(path: Path, found: Mapping[str, Stored]) -> RangesError:

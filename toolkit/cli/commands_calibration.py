@@ -41,11 +41,12 @@ def calibrate(
 
 def merge(parts: Sequence[Path], out: Path, json: bool) -> int:
     """``qtool merge``: join what the shards of one calibration collected."""
-    from toolkit.calibration.collection import Collection, merge_all
+    from toolkit.calibration.collection import Collection, is_collection, merge_all
     from toolkit.cli.commands import emit, say
-    from toolkit.run.guard import refuse_writing_over
+    from toolkit.run.guard import refuse_anothers, refuse_writing_over
 
     refuse_writing_over({f"a part to be merged ({path})": path for path in parts}, out)
+    refuse_anothers(out, is_collection)
     found = merge_all(Collection.load(path) for path in parts)
     found.save(out)
     missing = found.missing_parts

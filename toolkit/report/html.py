@@ -97,6 +97,12 @@ def _banner(report: Report) -> str:
     return "missed" if amber or found == "doubtful" else found
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that qtool wrote."""
+    with path.open("rb") as file:
+        return file.read(1 << 16).partition(b"</title>")[0].endswith(" · qtool".encode())
+
+
 def write_html(report: Report, path: Path) -> None:
     """Write report.html whole or not at all."""
     write_text(path, render_html(report))

@@ -15,7 +15,7 @@ from toolkit.run.batches import batches_run
 from toolkit.run.calibrator import calibrator
 from toolkit.run.checks import input_files, inputs_exist, names_exist
 from toolkit.run.context import context_for
-from toolkit.run.guard import refuse_writing_over
+from toolkit.run.guard import refuse_anothers, refuse_writing_over
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe_passes import passes_of
@@ -45,10 +45,12 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
         RecipeError: the recipe has no calibration data.
         DataError: there are no samples.
     """
+    from toolkit.calibration.collection import is_collection
     from toolkit.graph.memory import memory_limit
 
     inputs_exist(job)
     refuse_writing_over(input_files(job), target)
+    refuse_anothers(target, is_collection)
     limit, own = memory_limit(job.recipe.run.memory_bytes), job.recipe.folder if job.allow_code else None
     with import_path(own), working(job.recipe.run.on), limit:
         names_exist(job)

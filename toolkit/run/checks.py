@@ -15,7 +15,7 @@ from toolkit.base.given import is_given, shown
 from toolkit.base.temporary import clear_left_folders
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.engine_settings import engine_settings
-from toolkit.run.guard import refuse_run_over, refuse_writing_over
+from toolkit.run.guard import refuse_no_run_folder, refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, located_files, pass_files
 from toolkit.run.state import refuse_another, taken_over
@@ -48,6 +48,7 @@ def reachable(job: Job) -> Iterator[None]:
     clear_left_folders()
     inputs_exist(job)
     refuse_run_over(input_files(job), job.folder.path)
+    refuse_no_run_folder(job.folder.path)
     _cache_is_apart(job)
     from toolkit.graph.memory import memory_limit
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import copy_file, write_text
+from toolkit.base.files import copy_file, sha256_file, write_json, write_text
+from toolkit.base.reading import own_json
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.checks import input_files, reachable
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.finished_run import FinishedRun
-from toolkit.run.guard import files_of_run, refuse_writing_over
+from toolkit.run.guard import files_of_run, refuse_anothers, refuse_writing_over
 
 if TYPE_CHECKING:
     from toolkit.backends.command_lines import BuildOrder
@@ -74,7 +76,9 @@ def export(run: FinishedRun, to: To, out: Path | None = None) -> Exported:
     folder = out if out is not None else run.folder / "export" / to
     if folder.exists() and not folder.is_dir():
         raise QtoolError("this is a file", where=str(folder), remedy="give --out the name of a folder")
-    return _onnx(run, folder) if to == "onnxruntime" else _command(run, folder, to)
+    found = _onnx(run, folder) if to == "onnxruntime" else _command(run, folder, to)
+    _note_written(run, found)
+    return found
 
 
 def _command(run: FinishedRun, folder: Path, to: To) -> Exported:
@@ -123,15 +127,36 @@ def _command(run: FinishedRun, folder: Path, to: To) -> Exported:
     return Exported(folder, [script.name, *files], command, [sentence(note) for note in notes])
 
 
+_EXPORTS = "exports.json"
+
+
 def _refuse_over(run: FinishedRun, folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder where one of the files to be written already exists as one that the run read or made.
+    """Refuse a folder where one of the files to be written already exists, unless an export of this run wrote it.
 
     Raises:
-        QtoolError: there is one; the message names it.
+        QtoolError: there is one that the run read or made, or that is another's; the message names it.
     """
     inputs = input_files(run.job) | {f"the run's own {path.name}": path for path in files_of_run(run.folder)}
+    written = _written(run).get(str(folder.resolve()), {})
     for name in names:
         refuse_writing_over(inputs, folder / name)
+        if run.folder.resolve() not in folder.resolve().parents:
+            refuse_anothers(folder / name, lambda path: written.get(path.name) == sha256_file(path))
+
+
+def _written(run: FinishedRun) -> dict[str, Any]:
+    """What exports of the run wrote, by folder: the files' names and SHA-256."""
+    content = own_json(run.job.folder.hidden / _EXPORTS)
+    entries = content.items() if isinstance(content, dict) else ()
+    return {folder: files for folder, files in entries if isinstance(files, dict)}
+
+
+def _note_written(run: FinishedRun, found: Exported) -> None:
+    known, folder = _written(run), str(found.folder.resolve())
+    known[folder] = known.get(folder, {}) | {name: sha256_file(found.folder / name) for name in found.files}
+    # a run folder that cannot be written to is as good to export from
+    with suppress(QtoolError, OSError):
+        write_json(run.job.folder.hidden / _EXPORTS, known)
 
 
 def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.base.errors import QtoolError, system_remedy
@@ -82,6 +82,35 @@ def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = 
     for what, path in inputs.items():
         if set(_places(path)) & set(_places(target)) or _samefile(path, target):
             raise QtoolError(f"this is {what}: writing here would destroy it", where=str(target), remedy=remedy)
+
+
+def refuse_anothers(
+    target: Path, own: Callable[[Path], bool], remedy: str = "move it away, or give another --out"
+) -> None:
+    """Refuse to write over a file that is not qtool's own.
+
+    Args:
+        target: the file to be written; it need not exist.
+        own: whether a file is one that the command writes.
+        remedy: what the user can do.
+
+    Raises:
+        QtoolError: there is a file that something else wrote; one without content is nobody's.
+    """
+    if target.is_file() and target.stat().st_size and not own(target):
+        what = "qtool did not write this file, and writing here would destroy it"
+        raise QtoolError(what, where=str(target), remedy=remedy)
+
+
+def refuse_no_run_folder(folder: Path) -> None:
+    """Refuse a folder that no run has used and that holds files under the names of a run's.
+
+    Raises:
+        QtoolError: there is one; the message names it.
+    """
+    if not (folder / ".qtool").exists():
+        for name in (*FILES, *_OTHERS):
+            refuse_anothers(folder / name, lambda path: False, "move it away, or give another folder with --out")
 
 
 def _refuse(what: str, path: Path, why: str) -> None:

@@ -16,7 +16,7 @@ from toolkit.base.text import count as counted
 from toolkit.base.text import plain
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.guard import files_of_run, refuse_missing, refuse_writing_over
+from toolkit.run.guard import files_of_run, refuse_anothers, refuse_missing, refuse_writing_over
 from toolkit.run.inspect_build import engine_tag, render_engine, render_log, render_recipe, render_timing
 from toolkit.run.rendered import Rendered
 from toolkit.run.state import unfinished_note
@@ -282,6 +282,9 @@ def compare_files(paths: Sequence[Path], html: Path | None = None) -> Rendered:
     if html is not None:
         refuse_writing_over({f"one of the files compared ({path})": path for path in _files(*paths)}, html,
                             "give --html another file")  # fmt: skip
+        from toolkit.report.html import is_page
+
+        refuse_anothers(html, is_page, "move it away, or give --html another file")
     reports = [_report_path(path) for path in paths]
     if all(reports):
         return _compare_reports([p for p in reports if p is not None], html)

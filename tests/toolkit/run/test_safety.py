@@ -338,7 +338,7 @@ def test_every_record_that_the_report_reads_is_in_its_key(place, name, change):
 
 @pytest.mark.parametrize("name", ["search.json", "faster.json"])
 def test_what_an_interrupted_search_left_is_not_taken_for_this_runs(place, name):
-    (place / "out").mkdir()
+    (place / "out" / ".qtool").mkdir(parents=True)
     (place / "out" / name).write_text("{}")
     report = run(place / "recipe.toml", place / "out").report
     assert report.search is None and not (place / "out" / name).exists()
@@ -558,3 +558,50 @@ def test_toml_strings_read_back():
     for text in (NASTY, "", "'''", '"""', "\\u0041", "\t\r\n", "é😀", "\x00"):
         assert tomllib.loads(f"k = {toml_string(text)}")["k"] == text
     assert plain("é😀 x") == "é😀 x"
+
+
+def test_what_another_program_wrote_is_not_written_over(place, capsys):
+    out, recipe = str(place / "out"), str(place / "recipe.toml")
+    parts = [str(place / f"{part}.npz") for part in (1, 2)]
+    for part, file in enumerate(parts, 1):
+        assert invoke(["calibrate", recipe, "--shard", f"{part}/2", "--out", file]) == 0
+    assert invoke(["run", recipe, "--out", out]) == 0
+    for name, words in {
+        "mine/model.onnx": ["run", recipe, "--out", str(place / "mine")],
+        "second/search.json": ["sensitivity", recipe, "--out", str(place / "second")],
+        "mine.npz": ["calibrate", recipe, "--out", str(place / "mine.npz")],
+        "whole.npz": ["merge", *parts, "--out", str(place / "whole.npz")],
+        "notes.toml": ["merge", *parts, "--out", str(place / "notes.toml")],
+        "page.html": ["compare", out, out, "--html", str(place / "page.html")],
+        "elsewhere/model.onnx": ["export", out, "--to", "polygraphy", "--out", str(place / "elsewhere")],
+        "elsewhere/model_qdq.onnx": ["export", out, "--to", "onnxruntime", "--out", str(place / "elsewhere")],
+    }.items():
+        file = place / name
+        file.parent.mkdir(exist_ok=True)
+        np.savez(file, x=np.zeros(3)) if name == "whole.npz" else file.write_text("<title>mine</title>")
+        before = file.read_bytes()
+        capsys.readouterr()
+        said = complain(place, capsys, *words)
+        assert said.startswith(f"qtool: {file}: qtool did not write this file") and "ove it away, or give" in said
+        assert file.read_bytes() == before
+        assert complain(place, capsys, *words) == said, "the refusal left something that lets the next call through"
+        file.unlink()
+        for _ in range(2):
+            assert invoke(words) == 0, name
+
+
+def test_an_export_that_was_changed_is_not_written_over(place, capsys):
+    out, elsewhere = str(place / "out"), place / "elsewhere"
+    assert invoke(["run", str(place / "recipe.toml"), "--out", out]) == 0
+    for to in ("polygraphy", "onnxruntime", "polygraphy"):
+        assert invoke(["export", out, "--to", to, "--out", str(elsewhere)]) == 0
+    (elsewhere / "build.sh").write_text("my own flags")
+    capsys.readouterr()
+    said = complain(place, capsys, "export", out, "--to", "polygraphy", "--out", str(elsewhere))
+    assert "build.sh: qtool did not write this file" in said
+    assert (elsewhere / "build.sh").read_text() == "my own flags"
+
+
+def test_a_file_that_is_there_but_empty_may_be_written(place):
+    (place / "made_by_mktemp.npz").touch()
+    assert invoke(["calibrate", str(place / "recipe.toml"), "--out", str(place / "made_by_mktemp.npz")]) == 0
