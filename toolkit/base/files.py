@@ -138,10 +138,10 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8"))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any) -> None:
     """Write JSON whole or not at all, a line for each entry, as it is made; see ``json_lines``."""
     parts = chain(_parts(content), ["\n"])
-    write_parts(path, (some.encode("utf-8") for some in iter(lambda: "".join(islice(parts, _AT_ONCE)), "")))
+    write_parts(Path(path), (some.encode("utf-8") for some in iter(lambda: "".join(islice(parts, _AT_ONCE)), "")))
 
 
 def json_lines(content: Any) -> str:

@@ -17,6 +17,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.data.batch import Batch, Labels
+from toolkit.data.faults import no_samples, refuse_none
 from toolkit.data.mask import MaskPadder
 from toolkit.data.rows import RowsAsSamples, by_rows
 from toolkit.data.sample import (
@@ -189,7 +190,12 @@ class CalibrationData:
                 than the largest batch of the sample's profiles in any case.
             keep: see ``samples``.
             tally: see ``samples``.
+
+        Raises:
+            DataError: a sample does not fit, or ``size`` is less than 1.
         """
+        if not callable(size):
+            refuse_none(size)
         waiting: dict[Any, list[Sample]] = {}
         held_bytes = held = 0
         for sample in self.samples(keep, tally):
@@ -275,13 +281,7 @@ class CalibrationData:
 
     def none_left(self) -> DataError:
         """The error for data of which no sample can be used: there are none, or none fits a profile."""
-        if self._counts is not None and self._counts.skipped:
-            return DataError(
-                f"none of the {self._counts.skipped} samples fits a profile, and outside = 'skip' leaves them out",
-                where=self.name,
-                remedy="widen a profile, or set [calibration] outside to pad or crop",
-            )
-        return DataError("there are no samples", where=self.name, remedy="give at least one sample")
+        return no_samples(self.name, self._counts.skipped if self._counts is not None else 0)
 
     def rows_as_samples(self) -> Finding | None:
         """The finding that each row counts as a sample where the source yields several at once; else None."""
@@ -338,14 +338,24 @@ class CalibrationData:
         return twin
 
     def first(self, count: int | None) -> CalibrationData:
-        """The first ``count`` samples; all where None, or where there are no more."""
+        """The first ``count`` samples; all where None, or where there are no more.
+
+        Raises:
+            DataError: ``count`` is less than 1.
+        """
+        refuse_none(1 if count is None else count)
         if count is None or count >= len(self):
             return self
         last = next(islice(filter(self._accepts(None), range(len(self._source))), count - 1, None))
         return self.part(lambda index: index <= last, self.name, self._journal)
 
     def spread(self, count: int) -> CalibrationData:
-        """``count`` of the samples, spread evenly over all; all where there are no more."""
+        """``count`` of the samples, spread evenly over all; all where there are no more.
+
+        Raises:
+            DataError: ``count`` is less than 1.
+        """
+        refuse_none(count)
         kept = list(filter(self._accepts(None), range(len(self._source))))
         if count >= len(kept):
             return self

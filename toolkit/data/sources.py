@@ -292,7 +292,7 @@ def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
     for batch in loader:
         if not isinstance(batch, Mapping):
             raise DataError(
-                f"a batch is a {type(batch).__name__}",
+                f"a batch is of type {type(batch).__name__}",
                 where=where,
                 remedy="let the data set return dictionaries from input names to arrays",
             )
@@ -322,7 +322,7 @@ def _collates(source: Any) -> bool:
 def _iterable(value: Any, where: str) -> Iterable[Any]:
     if not isinstance(value, Iterable):
         raise DataError(
-            f"a {type(value).__name__} cannot be iterated",
+            f"the data are of type {type(value).__name__}, which cannot be iterated",
             where=where,
             remedy="give a list, a generator function, or an object with __iter__",
         )

@@ -331,7 +331,7 @@ class Model:
             Names of nodes that the conversion created.
 
         Raises:
-            ModelError: an operator has no conversion.
+            ModelError: an operator has no conversion, or there is no such opset.
         """
         if self.opset < minimum:
             self._forget()

@@ -92,7 +92,7 @@ def parse(path: Path) -> onnx.ModelProto:
 def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[Path, mmap.mmap]]:
     """The message, and the model's own file where values were left in it."""
     if not path.exists():
-        raise ModelError("no such model file", where=str(path), remedy="check the path in [model] path")
+        raise ModelError("no such model file", where=str(path), remedy="check the path")
     if path.is_dir():
         raise ModelError("the model is a folder, not a file", where=str(path), remedy="name the .onnx file inside it")
     content, maps = _scanned(path)

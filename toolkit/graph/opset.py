@@ -15,7 +15,7 @@ from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
 from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
-from toolkit.graph.onnx_file import normalise
+from toolkit.graph.onnx_file import NEWEST_OPSET, normalise
 from toolkit.graph.opset_semantics import keep_semantics
 from toolkit.graph.tensors import onnx_type
 
@@ -91,8 +91,11 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
     ``known`` has messages of nodes that were written before.
 
     Raises:
-        ModelError: the converter has no way for one of the operators.
+        ModelError: the converter has no way for one of the operators, or there is no such opset.
     """
+    if target > NEWEST_OPSET:
+        what = f"opset {target} is asked for, and {NEWEST_OPSET} is the newest that qtool knows"
+        raise ModelError(what, where=where, remedy="ask for an older one")
     light = export(model, where, known)
     own = [node for node in all_nodes(light.proto.graph.node) if node.domain in ONNX_DOMAINS]
     groups = [node.name for node in own if node.op_type == "GroupNormalization"]

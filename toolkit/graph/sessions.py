@@ -153,7 +153,7 @@ class Session:
         """Refuse inputs that are missing and outputs that do not exist."""
         if not isinstance(inputs, Mapping):
             raise DataError(
-                f"the inputs are a {type(inputs).__name__}",
+                f"the inputs are of type {type(inputs).__name__}",
                 where=self._where,
                 remedy="give a dictionary of arrays by input, followed by the outputs wanted",
             )

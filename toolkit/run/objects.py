@@ -32,7 +32,7 @@ def entry_of(value: Any) -> Any:
     if isinstance(value, str):
         return {"use": value}
     if not isinstance(value, dict):
-        raise ValueError(f"a pass is a {type(value).__name__}: give passes, their names, or tables with use")
+        raise ValueError(f"a pass is of type {type(value).__name__}: give passes, their names, or tables with use")
     return value
 
 

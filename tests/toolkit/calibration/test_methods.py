@@ -88,7 +88,7 @@ def test_the_diagnosis_of_ranges(tmp_path: Path) -> None:
     assert len(out.diagnosis["histogram"]) == 32
     assert sum(inside.diagnosis["histogram"]) == pytest.approx(1, abs=1e-3)
     assert 30 < inside.diagnosis["sqnr_db"] < 50
-    ranges.save(tmp_path / "ranges.json")
+    ranges.save(str(tmp_path / "ranges.json"))
     assert json.dumps(Ranges.load(tmp_path / "ranges.json").to_json()) == json.dumps(ranges.to_json())
 
 

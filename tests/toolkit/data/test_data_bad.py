@@ -108,7 +108,7 @@ FEEDS: list[tuple[str, Callable[[], Model], Any, str]] = [
         [{"x": np.array([1, 1 << 40])}],
         "int64, the model expects int32, which cannot hold",
     ),
-    ("not iterable", chain, 3, "a int cannot be iterated"),
+    ("not iterable", chain, 3, "of type int, which cannot be iterated"),
     ("no inputs", lambda: model("g () => (float[1] y) { y = Constant <value_floats=[1.0]> () }"), [], "has no inputs"),
     ("wrong batch", lambda: fixed(4), [{"x": np.zeros((3, 2), np.float32)}], "has 3 in dimension 0"),
 ]

@@ -240,3 +240,11 @@ def test_rounding_up_pads_by_a_quarter_at_most() -> None:
     assert all(n <= size <= 1.25 * n for n, size in enumerate(sizes, start=1))
     assert sizes == sorted(sizes)
     assert len(set(sizes)) < 40
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_a_number_of_samples_below_one_is_refused(count: int) -> None:
+    data = CalibrationData.open([feed(3), feed(3)], chain(), Profiles())
+    for ask in (data.first, data.spread, lambda size: next(data.batches(size))):
+        with pytest.raises(DataError, match=f"{count} samples are asked for. Ask for 1 or more"):
+            ask(count)

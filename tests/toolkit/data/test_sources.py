@@ -146,7 +146,7 @@ class CollatingPairs(Collating):
 def test_batches_that_are_no_dictionaries_are_refused_once() -> None:
     with pytest.raises(DataError) as error:
         stacked(CalibrationData.open(CollatingPairs(), chain()))
-    assert str(error.value).startswith("the iterable: a batch is a list. Let the data set return dictionaries")
+    assert str(error.value).startswith("the iterable: a batch is of type list. Let the data set return dictionaries")
     assert "failed" not in str(error.value)
 
 

@@ -280,7 +280,7 @@ def test_a_sequence_is_a_pass_and_a_class_too(tmp_path):
     assert [one.use for one in found.report.recipe.passes] == ["fold_batchnorm", "insert_qdq"]
     again = run(recipe(), tmp_path, passes=[FoldBatchNorm, InsertQDQ(include_ops=["Gemm"])])
     assert {layer.node for layer in found.report.layers} == {layer.node for layer in again.report.layers}
-    with pytest.raises(RecipeError, match="a pass is a int"):
+    with pytest.raises(RecipeError, match="a pass is of type int"):
         run(recipe(), tmp_path, passes=[3])
 
 
