@@ -51,7 +51,6 @@ class Code(BaseCode):
     # ---- pairs and layers: why a node is quantized, or is not
     EXCLUDED = "excluded"
     NOT_INCLUDED = "not-included"
-    LACKS_INT8 = "lacks-int8"
     KEPT = "kept"
     NOT_FASTER = "not-faster"
     WEIGHTS_STORED = "weights-stored"

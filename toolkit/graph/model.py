@@ -392,10 +392,9 @@ class Model:
     @collector_paused()
     def _made_skeleton(self) -> Skeleton:
         light = self._exported()
-        # who made a file is not part of the graph
-        light.proto.ClearField("producer_name")
-        light.proto.ClearField("producer_version")
+        for maker in ("producer_name", "producer_version"):
+            light.proto.ClearField(maker)
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
         declare(light.proto, imports_all=True)
-        skeleton = weights_as_inputs(light.proto, light.weights)
-        return Skeleton(skeleton.SerializeToString(deterministic=True), light.weights)
+        skeleton = weights_as_inputs(light.proto, light.weights).SerializeToString(deterministic=True)
+        return Skeleton(skeleton, light.weights)

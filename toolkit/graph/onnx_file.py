@@ -55,8 +55,7 @@ ONNX = FileKind(
 )
 _SCANNED = 32 << 20
 """Bytes of a file from which on it is not read whole."""
-_APART = 1024
-_PAGE = 4096
+_APART, _PAGE = 1024, 4096
 _MOST_DENSE = 1 << 29
 
 

@@ -10,3 +10,4 @@ class PlacementCode(BaseCode):
 
     SHARED_UNLIKE = "placement-shared-unlike"
     RUN_TIME_WEIGHTS = "run-time-weights"
+    LACKS_INT8 = "lacks-int8"

@@ -27,7 +27,7 @@ _SETTLED = frozenset(
     for code in (
         Code.EXCLUDED, Code.NOT_INCLUDED, Code.COMPLETE, Code.KEPT, Code.NOT_FASTER, Code.SUBGRAPH, Code.NO_BLOCKS_IN,
         Code.NO_WEIGHT_MATRIX, PlacementCode.RUN_TIME_WEIGHTS, Code.PATCHES, Code.VECTOR, Code.ONE_SIDED,
-        Code.SUM_STAYS_FLOAT, Code.SUM_OF_MANY, Code.BROADCAST, Code.UNLIKE_BRANCHES, Code.LACKS_INT8,
+        Code.SUM_STAYS_FLOAT, Code.SUM_OF_MANY, Code.BROADCAST, Code.UNLIKE_BRANCHES, PlacementCode.LACKS_INT8,
     )
 )  # fmt: skip
 """Rules by which nothing is left to try: the user's own wish, what is quantized already or was measured, what cannot be

@@ -23,6 +23,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.placement.attention import scale_queries
+from toolkit.placement.codes import PlacementCode
 from toolkit.placement.dequantized import source
 from toolkit.placement.explained import earlier_findings, explained
 from toolkit.placement.pairs import Placement, close
@@ -307,7 +308,7 @@ class Quantizer(Pass):
                 return said
             backend = context.lacks_int8(node.op) if self.precision is Precision.INT8 else ""
             if backend and not self.insists_on(node.op):
-                return Code.LACKS_INT8(backend=backend, op=node.op)
+                return PlacementCode.LACKS_INT8(backend=backend, op=node.op)
             if slow and node.name in slow:
                 return Code.NOT_FASTER(why=slow[node.name])
             for name in (source(tensor).name for tensor in node.inputs if context.unranged):

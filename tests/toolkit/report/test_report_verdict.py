@@ -8,6 +8,7 @@ from tests.toolkit.report.samples import HOSTILE, QUANTIZING, SEARCHING, accurac
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
 from toolkit.contract.findings import Code
+from toolkit.placement.codes import PlacementCode
 from toolkit.report.advice import advice
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -248,7 +249,7 @@ def test_layers_in_bodies_are_to_be_taken_out_of_them():
     assert ReportCode.TAKE_OUT_OF_BODIES(count=2, node="/if/conv") in [one.finding for one in found]
 
 
-@pytest.mark.parametrize("settled", [Code.PATCHES, Code.LACKS_INT8, Code.EXCLUDED, Code.SUBGRAPH, Code.COMPLETE])
+@pytest.mark.parametrize("settled", [Code.PATCHES, PlacementCode.LACKS_INT8, Code.EXCLUDED, Code.SUBGRAPH, Code.COMPLETE])
 def test_nobody_is_sent_to_what_would_not_pay(settled):
     report = sample(kind="usable")
     declined = [

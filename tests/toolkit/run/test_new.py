@@ -20,8 +20,8 @@ from toolkit.backends.choose import lacks_int8
 from toolkit.backends.none import NoBackend
 from toolkit.base.precision import Precision
 from toolkit.cli.main import invoke
-from toolkit.contract.findings import Code
 from toolkit.contract.ranges import Range, Ranges
+from toolkit.placement.codes import PlacementCode
 from toolkit.run.recipe import Recipe
 
 RANGES = Ranges({name: Range(1.0, "manual") for name in ("x", "c", "y")})
@@ -241,7 +241,7 @@ def test_what_the_recipes_backend_has_no_int8_kernel_for_stays_float(place, monk
     assert not lacks_int8("auto", "Conv")
     context = Context(known_ranges=RANGES, lacks_int8=partial(lacks_int8, backend))
     InsertQDQ()(Model.load(place / "model.onnx"), context)
-    refused = [one for one in context.journal.of("declined") if one.rule == Code.LACKS_INT8.value]
+    refused = [one for one in context.journal.of("declined") if one.rule == PlacementCode.LACKS_INT8.value]
     assert [one.node for one in refused] == left
 
 

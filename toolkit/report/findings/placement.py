@@ -91,7 +91,9 @@ PLACEMENT: Table = {
     Code.UNRANGED: "its input '{tensor}' has no range: {why}",
     Code.EXCLUDED: "excluded by '{pattern}'",
     Code.NOT_INCLUDED: "no include setting matches it",
-    Code.LACKS_INT8: "{backend} has no INT8 kernel for {op}; name it in include_ops to quantize it all the same",
+    PlacementCode.LACKS_INT8: (
+        "{backend} has no INT8 kernel for {op}; name it in include_ops to quantize it all the same"
+    ),
     Code.KEPT: "{by} keeps it in {precision}: {why}",
     Code.NOT_FASTER: "{why}",
     Code.WEIGHTS_STORED: "its weights are stored in {precision}, {block} per scale, and it computes in float",
