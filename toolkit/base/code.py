@@ -15,6 +15,7 @@ from typing import Any
 from toolkit.base.errors import FAILURES, NotAllowedError, RecipeError, did_you_mean
 from toolkit.base.given import Given, code_print, is_given, taken
 from toolkit.base.modules import module_fingerprint
+from toolkit.base.reads import is_users
 
 
 def load_object(use: str, allow_code: bool, kind: str) -> Any:
@@ -46,12 +47,23 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
         ) from error
     except FAILURES as error:
         raise RecipeError(
-            f"the module '{module}' of the {kind} '{use}' fails while it is imported: {type(error).__name__}: {error}",
-            remedy="fix the file; --debug shows where",
+            f"the module '{module}' of the {kind} '{use}' fails while it is imported: {failure_of(error)}",
+            remedy="fix the file; --debug shows the traceback",
         ) from error
     if not hasattr(loaded, name):
         raise RecipeError(f"the module '{module}' has no '{name}'", remedy=did_you_mean(name, _public(loaded)))
     return getattr(loaded, name)
+
+
+def failure_of(error: BaseException) -> str:
+    """An exception in words, and the last line of the user's own code that it came through, as (file.py, line 3)."""
+    said, trace, line = f"{type(error).__name__}: {error}", error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if is_users(file):
+            line = f" ({Path(file).name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{said}{line}"
 
 
 def code_of(use: str) -> str:

@@ -145,7 +145,7 @@ class Reads:
         """Whether a path is the run's own, belongs to a versioned package, or is no file at all."""
         temporary = os.path.join(tempfile.gettempdir(), "qtool-")  # noqa: PTH118
         own = (temporary, *_SYSTEM) if self._folder is None else (self._folder, temporary, *_SYSTEM)
-        return path.startswith(own) or not _is_users(path) or path.endswith(".pyc")
+        return path.startswith(own) or not is_users(path) or path.endswith(".pyc")
 
 
 class _Hook:
@@ -202,7 +202,7 @@ class _Hook:
     def _users_modules(self) -> list[str]:
         modules = [module for name, module in list(sys.modules.items()) if name != "__main__"]
         files = {getattr(module, "__file__", None) for module in modules}
-        sources = {os.path.realpath(file) for file in files if isinstance(file, str) and _is_users(file)}
+        sources = {os.path.realpath(file) for file in files if isinstance(file, str) and is_users(file)}
         return sorted(path for path in sources if path.endswith(".py") and os.path.isfile(path))  # noqa: PTH113
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -272,7 +272,7 @@ class _Hook:
             except ValueError:
                 return
         path = os.path.realpath(path)
-        if path.endswith(".py") and _is_users(path) and os.path.isfile(path):  # noqa: PTH113
+        if path.endswith(".py") and is_users(path) and os.path.isfile(path):  # noqa: PTH113
             self._sources[path] = digest_of(path)
             if self.active is not None and not getattr(self._local, "aside", False):
                 self.active.was_loaded(path)
@@ -327,7 +327,7 @@ def _kind(file: str) -> str:
     return "library" if real.startswith(python) else "user"
 
 
-def _is_users(path: str) -> bool:
+def is_users(path: str) -> bool:
     """Whether a file is the user's own, and no package's that has a version."""
     return _kind(path) == "user" and f"{os.sep}__pycache__{os.sep}" not in path
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
+from toolkit.base.code import failure_of
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import FAILURES, PassError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.modules import OWN_PACKAGES
@@ -209,7 +210,7 @@ class Pass(BaseModel):
             raise
         except FAILURES as error:
             raise PassError(
-                f"pass '{title}' failed: {type(error).__name__}: {error}", remedy="run with --debug for the traceback"
+                f"pass '{title}' failed: {failure_of(error)}", remedy="run with --debug for the traceback"
             ) from error
         if returned is not None and returned is not model:
             if inspect.iscoroutine(returned):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from toolkit.base.code import failure_of
 from toolkit.base.errors import FAILURES, DataError
 from toolkit.base.given import is_given, names_code, taken
 from toolkit.base.profiles import Profiles, Shape
@@ -244,8 +245,8 @@ def _theirs(where: str, doing: str) -> Iterator[None]:
         raise
     except FAILURES as error:
         raise DataError(
-            f"{where} failed {doing}: {type(error).__name__}: {error}",
-            remedy="fix the code that yields the samples; --debug shows the line",
+            f"{where} failed {doing}: {failure_of(error)}",
+            remedy="fix the code that yields the samples; --debug shows the traceback",
         ) from error
 
 

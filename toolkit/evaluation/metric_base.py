@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from toolkit.base.code import failure_of
 from toolkit.base.errors import FAILURES, DataError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.given import shown
 from toolkit.base.types import Array
@@ -73,8 +74,8 @@ def metric_code(metric: str | None, doing: str) -> Iterator[None]:
         raise
     except FAILURES as error:
         raise DataError(
-            f"the metric '{shown(str(metric))}' failed {doing}: {type(error).__name__}: {error}",
-            remedy="fix the metric, or the labels that it reads; --debug shows the line",
+            f"the metric '{shown(str(metric))}' failed {doing}: {failure_of(error)}",
+            remedy="fix the metric, or the labels that it reads; --debug shows the traceback",
         ) from error
 
 

@@ -51,6 +51,24 @@ def test_the_settings_of_a_pass_of_ones_own_are_listed_under_the_name_that_recip
         KeepNarrow(channel=20)
 
 
+def test_a_pass_that_fails_names_the_line_of_ones_own_code(tmp_path, residual):
+    source = """
+from toolkit import Pass
+
+class Wrong(Pass):
+    def apply(self, model, context):
+        model.copy()
+        self.look(model)
+
+    def look(self, model):
+        return model.nodes[0].input
+"""
+    namespace = {"__name__": "mine"}
+    exec(compile(source, str(tmp_path / "mine.py"), "exec"), namespace)
+    with pytest.raises(PassError, match=r"pass 'wrong' failed: AttributeError: .* \(mine\.py, line 10\)\. Run with --debug"):
+        namespace["Wrong"]()(residual)
+
+
 def test_a_pass_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="pass of your own is named module:Name"):
         find("keep_narrow")

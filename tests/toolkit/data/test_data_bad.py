@@ -146,7 +146,7 @@ def refused() -> Any:
 
 
 OF_OTHERS: list[tuple[str, Any, str]] = [
-    ("iterable", Loader(), "the iterable failed at sample 2: RuntimeError: disk gone. Fix the code"),
+    ("iterable", Loader(), r"the iterable failed at sample 2: RuntimeError: disk gone \(test_data_bad\.py, line \d+\)\. Fix the code"),
     ("class", Loader, "the iterable failed at sample 2: RuntimeError: disk gone"),
     ("iterator", lambda: iter(Loader()), "the iterable failed at sample 2: RuntimeError: disk gone"),
     ("function", refused, "the iterable failed when called: FileNotFoundError: samples.bin"),
