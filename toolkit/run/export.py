@@ -190,7 +190,7 @@ def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
         amax,
         weak and implicit and (bool(amax) or (run.folder / "calibration.cache").is_file()),
         timing.is_file(),
-        any(node.op == "Attention" and node.domain in ONNX_DOMAINS for node in model.nodes),
+        any(node.op == "Attention" and node.domain in ONNX_DOMAINS for node, _ in model.walk()),
     )
     return order, timing
 

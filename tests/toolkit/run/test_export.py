@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from tests.conftest import build, node
+from tests.control_flow import subgraph, switch
 from tests.toolkit.conftest import GOOD
 from toolkit import Model, Precision
 from toolkit.backends.none import NoBackend
@@ -137,3 +139,21 @@ def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeyp
     assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
     assert "default optimizations" in capsys.readouterr().err and not (ran / "export").exists()
     assert invoke(["export", str(ran), "--to", "trtexe"]) == 2 and "'trtexec'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_attention_may_take_several_kernels_wherever_it_is(place, inside):
+    attention = node("Attention", ["r", "r", "r"], ["y"], "attention")
+    shape = {"y": ["N", 3, "h", "w"]}
+    nodes = [node("Relu", ["x"], ["r"], "relu"), attention]
+    if inside:
+        nodes[1:] = [
+            node("ReduceMax", ["x"], ["m"], "max", keepdims=0),
+            node("Greater", ["m", "zero"], ["some"], "greater"),
+            switch("if", "some", ["y"], subgraph([attention], shape), subgraph([node("Neg", ["r"], ["y"], "neg")], shape)),
+        ]  # fmt: skip
+    proto = build(nodes, {"x": ["N", 3, "h", "w"]}, shape, {"zero": np.float32(0)}, opset=23, ir_version=10)
+    onnx.save(proto, place / "model.onnx")
+    (place / "recipe.toml").write_text(GOOD.split("[[pass]]")[0] + '[engine]\nbackend = "none"\n')
+    run(place / "recipe.toml", place / "out")
+    assert "--decomposableAttentions=*" in export(FinishedRun.of(place / "out"), "trtexec").command
