@@ -284,7 +284,8 @@ def _independent(logits: Array) -> bool:
     """Whether classes have logits as if each were decided by itself although every place holds one, [places, classes].
 
     Then all but the best are below 0, by much. A softmax knows differences alone: its gradient adds up to 0 over the
-    classes, and so do logits that are trained by it, about. Of two classes nobody can tell.
+    classes, and so do logits trained by plain gradient descent. Adam lets them drift below 0 (DETR's do), so this
+    counts only where less than ``_MOST_PLACES`` hold the end class. Of two classes nobody can tell.
     """
     if logits.shape[1] < 3 or not len(logits):
         return False

@@ -65,6 +65,15 @@ def test_independent_classes_have_none_of_no_object(count):
     assert "by sigmoid" in sentence(reader(part).rule())
 
 
+@pytest.mark.parametrize("classes", [5, 92])
+def test_a_class_that_most_queries_hold_is_no_object_though_all_other_logits_are_far_below_0(classes):
+    """As those of DETR, which is trained by a softmax with Adam."""
+    holds = DRAW.choice(classes, (40, 20), p=np.array([0.2 / (classes - 1)] * (classes - 1) + [0.8]))
+    logits = (2 * DRAW.standard_normal((40, 20, classes)) - 10 + 17 * np.eye(classes)[holds]).astype(np.float32)
+    (part,) = guess(seen(out("pred_boxes", centred(40, 20), "Sigmoid"), out("logits", logits, "Add"))).parts
+    assert (part.settings["activation"], part.settings["background"]) == ("softmax", classes - 1)
+
+
 @pytest.mark.parametrize("classes", [3, 10])
 @pytest.mark.parametrize("common", [1.0, 2.0])
 def test_independent_classes_are_told_apart_where_every_query_holds_an_object(classes, common):
