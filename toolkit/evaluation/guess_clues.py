@@ -252,7 +252,7 @@ def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
     For an output of positions, another output of the same positions shows that.
     """
     shares = [one for one in seen.outputs if one.ops & SHARES or ("Sigmoid" in one.ops and one.in_unit)]
-    if any(one is output for one in shares):
+    if any(one is output or one.name in output.chosen_by for one in shares):
         return False
     like = [one for one in shares if not one.discrete and one.shape[:-1] == output.shape[:-1] and one.shape != ()]
     return bool(like) and not any(one.largest_as(output) for one in like)

@@ -45,12 +45,13 @@ def map_clues(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clu
     kind = _kind_of_channels(output, axis) if axis is not None and not output.ops & SHARES else ""
     if kind:
         return [*found, Clue("regression", "values", 2.0, kind)]
-    if axis is not None and not output.ops & SHARES and not output.in_unit and computed_with(output, seen, axis):
+    channels, placed = output.shape[axis] if axis is not None else 1, is_picture(output, seen)
+    plain = axis is not None and channels > 1 and not output.ops & SHARES and not output.in_unit
+    if axis is not None and plain and computed_with(output, seen, axis):
         # features that are returned beside what is made of them
         return [*found, *of_values("computed with", 2.5)]
     if not output.in_unit and _noise_like(output, seen):
         found.append(Clue("regression", "values", 2.5, "noise"))
-    channels, placed = output.shape[axis] if axis is not None else 1, is_picture(output, seen)
     found += [*_probabilities(output, axis, channels), *_levels(output, channels, placed)]
     return [*found, *_placed(output, channels)] if placed else found
 
