@@ -134,6 +134,9 @@ def test_an_output_that_the_metric_does_not_read_may_lose_what_the_verdict_lets_
     assert lacks(12, 0)["min_unchanged"] == pytest.approx(0.02, abs=0.01)
     said = sentence(without_labels(judged, budget, "data.npz"))
     assert "(min_unchanged = 0.99 of 'read', which it reads, and 0.95 of other outputs)" in said
+    both = budget_for(judged, NONE, BudgetSection(max_drop=0.01, min_sqnr_db=20), Journal())
+    said = sentence(without_labels(judged, both, "data.npz"))
+    assert "and 0.95 of other outputs and min_sqnr_db = 20)" in said
     # a limit that is looser itself holds for all outputs
     loose = budget_for(judged, NONE, BudgetSection(max_drop=0.1), Journal())
     said = sentence(without_labels(judged, loose, "data.npz"))

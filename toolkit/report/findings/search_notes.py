@@ -144,7 +144,9 @@ def _without_labels(
     data: str, metric: str, how: str, limits: tuple[str, ...], values: tuple[float, ...], reads: str = "",
     others: float = 0.0,
 ) -> str:
-    held = joined(f"{name} = {value:.4g}" for name, value in zip(limits, values)) if limits else ""
+    apart = f" of '{reads}', which it reads, and {others:g} of other outputs" if reads else ""
+    each = [f"{name} = {value:.4g}{apart if name == 'min_unchanged' else ''}" for name, value in zip(limits, values)]
+    held = joined(each) if each else ""
     text = f"{data} has no labels, so the search cannot measure {metric}"
     if how == "float":
         return (
@@ -152,9 +154,8 @@ def _without_labels(
             "of labels, which is the rise to be expected."
         )
     if how == "likely":
-        apart = f" of '{reads}', which it reads, and {others:g} of other outputs" if reads else ""
         return (
-            f"{text}: unchanged answers count in its place ({held}{apart}), where a change between answers "
+            f"{text}: unchanged answers count in its place ({held}), where a change between answers "
             "that the float model hardly tells apart counts little."
         )
     if how == "task":
