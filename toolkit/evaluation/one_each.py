@@ -9,6 +9,8 @@ _POINTWISE = frozenset(
      "Selu", "Celu", "Gelu", "HardSwish", "Swish", "Mish", "Tanh", "Softplus", "Clip", "Exp", "Neg", "Abs", "Sqrt",
      "Add", "Sub", "Mul", "Div"}
 )  # fmt: skip
+_STORED = frozenset({"DequantizeLinear", "QuantizeLinear", "Cast", "Identity"})
+"""What a model may compute its weights by, of the same shape."""
 _MOST_STEPS = 50
 
 
@@ -35,13 +37,25 @@ def _channels(node: gs.Node) -> int | None:
     """How many values a layer gives each position; None for other nodes, and where its weight is computed."""
     if node.op == "MatMulNBits":
         return int(node.attrs["N"])
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if not isinstance(weight, gs.Constant) or len(weight.shape) < 2:
+    shape = _weight_shape(node.inputs[1]) if len(node.inputs) > 1 else ()
+    if len(shape) < 2:
         return None
     if node.op == "Conv":
-        return int(weight.shape[0])
+        return int(shape[0])
     if node.op == "ConvTranspose":
-        return int(weight.shape[1]) * int(node.attrs.get("group", 1))
+        return int(shape[1]) * int(node.attrs.get("group", 1))
     if node.op in ("Gemm", "MatMul"):
-        return int(weight.shape[-2 if node.attrs.get("transB") else -1])
+        return int(shape[-2 if node.attrs.get("transB") else -1])
     return None
+
+
+def _weight_shape(tensor: gs.Tensor) -> tuple[int, ...]:
+    """The shape of a weight, also of one that is stored in another type or transposed; empty where it is computed."""
+    if isinstance(tensor, gs.Constant):
+        return tuple(tensor.shape)
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.op not in (*_STORED, "Transpose"):
+        return ()
+    shape = _weight_shape(node.inputs[0])
+    places = node.attrs.get("perm", range(len(shape))[::-1]) if node.op == "Transpose" else range(len(shape))
+    return tuple(shape[place] for place in places) if len(places) == len(shape) else ()

@@ -46,6 +46,8 @@ def test_classes_before_an_axis_of_1_that_a_pool_leaves_stay_classes():
 
 ONE_EACH = {
     "relu": ([8, 1], [node("MatMul", ["x", "v"], ["m"]), node("Relu", ["m"], ["y"])], "regression"),
+    "transposed weight": ([1, 8], [node("Transpose", ["v"], ["w"]), node("MatMul", ["x", "w"], ["y"])], "regression"),
+    "weight of another type": ([8, 1], [node("Cast", ["v"], ["w"], to=1), node("MatMul", ["x", "w"], ["y"])], "regression"),
     "filter": (
         [1, 8, 3], [node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), node("Conv", ["t", "v"], ["y"], pads=[1, 1])],
         "regression",
