@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,20 +11,27 @@ if TYPE_CHECKING:
 
 ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
 """How messages and onnx-graphsurgeon's nodes spell the domain of ONNX's own operators."""
-_LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
-"""Of opset 6 and newer all others whose output has their input's shape are inferred by onnx 1.23."""
+_LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization"})
+"""The last is onnxruntime's, which keeps it in ONNX's domain. Of opset 6 and newer onnx 1.23 infers all others whose
+output has their input's shape."""
 _LIKE_FIRST_OF = {
     "ai.onnx.ml": frozenset({"Imputer", "Binarizer", "Scaler", "Normalizer"}),
     "com.microsoft": frozenset(
         {"BiasAdd", "BiasGelu", "BiasSoftmax", "FastGelu", "Gelu", "GroupNorm", "QuickGelu", "SkipLayerNormalization",
-         "SkipSimplifiedLayerNormalization"}
+         "RotaryEmbedding", "SkipSimplifiedLayerNormalization"}
     ),
 }  # fmt: skip
 """The same in other domains, of which onnx infers nothing; those of onnxruntime by its ContribOperators.md."""
+_MATRIX = 2
+_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
+"""Operators of onnxruntime's with an activation or a factor in them, and those of ONNX's with outputs of that shape."""
+_QUERIES, _VALUES = "bsh,btv->bsv", 3
+"""The shape of attention's output, by those of queries and values with their heads side by side, and how many inputs
+queries, keys and values are."""
 _FLOATS = frozenset({"Scaler", "Normalizer"})
 """Those that give float32 for any numbers (ONNX's Operators-ml.md)."""
-_INT, _FLOAT = 2, 1
-"""AttributeProto.INT and TensorProto.FLOAT, by number since onnx is not loaded here."""
+_INT, _STRING, _FLOAT = 2, 3, 1
+"""AttributeProto.INT and STRING and TensorProto.FLOAT, by number since onnx is not loaded here."""
 _SUM = 3
 """Where SkipLayerNormalization and its like also give the sum that they normalize."""
 
@@ -61,10 +68,13 @@ def let_inference_through(graph: onnx.GraphProto) -> None:
 
     To be called on a copy that shapes are inferred of: what these compute is lost.
     """
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == _MATRIX}
     for each in inside_out(graph):
         sums: list[tuple[int, str, str]] = []
         for place, node in enumerate(each.node):
             known = _LIKE_FIRST if node.domain in ONNX_DOMAINS else _LIKE_FIRST_OF.get(node.domain, frozenset())
+            if node.domain == "com.microsoft":
+                _as_onnx(node, matrices)
             if node.op_type not in known:
                 continue
             if len(node.output) > _SUM and node.output[_SUM]:
@@ -78,6 +88,54 @@ def let_inference_through(graph: onnx.GraphProto) -> None:
                 attribute.name, attribute.type, attribute.i = "to", _INT, _FLOAT
         for place, first, made in reversed(sums):
             each.node.insert(place, type(node)(op_type="Identity", input=[first], output=[made]))
+
+
+def _as_onnx(node: onnx.NodeProto, matrices: Container[str]) -> None:
+    """Make a fused operator of onnxruntime's one of ONNX's whose first output has its shape, where there is one.
+
+    Args:
+        node: the node.
+        matrices: names of weights with two axes.
+    """
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type in _FUSED:
+        turned = [name for name in ("transA", "transB") if name in given and given[name].i]
+        if node.op_type == "FusedMatMul":
+            if any(name in given and given[name].i for name in ("transBatchA", "transBatchB")):
+                return
+            del node.attribute[:]
+            if turned:
+                left, right = "ji" if "transA" in turned else "ij", "kj" if "transB" in turned else "jk"
+                # a matrix of weights is spread over the batch, of which inference knows nothing
+                spread = ["" if name in matrices else "..." for name in node.input[:2]]
+                _be_einsum(node, f"{spread[0]}{left},{spread[1]}{right}->{max(spread)}ik")
+                return
+        else:
+            kept = [one for one in node.attribute if not one.name.startswith(("activation", "leaky_relu"))]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        # the sum that a FusedConv may add has the shape of its output
+        node.op_type, node.domain, node.input[:] = _FUSED[node.op_type], "", node.input[:3]
+    elif node.op_type in ("MultiHeadAttention", "GroupQueryAttention") and len(node.input) >= _VALUES:
+        query, key, value = node.input[:_VALUES]
+        if not (key and value):
+            # all three lie in one tensor
+            return
+        node.output[:] = node.output[:1]
+        if node.op_type == "MultiHeadAttention":
+            node.input[:] = [query, value]
+            _be_einsum(node, _QUERIES)
+        else:
+            node.op_type, node.domain, node.input[:] = "Identity", "", [query]
+            del node.attribute[:]
+
+
+def _be_einsum(node: onnx.NodeProto, equation: str) -> None:
+    """Make a node the Einsum of its first two inputs."""
+    node.op_type, node.domain, node.input[:] = "Einsum", "", node.input[:2]
+    del node.attribute[:]
+    attribute = node.attribute.add()
+    attribute.name, attribute.type, attribute.s = "equation", _STRING, equation.encode()
 
 
 def operators_of(proto: onnx.ModelProto) -> frozenset[tuple[str, str]]:

@@ -370,6 +370,36 @@ def test_shapes_go_on_behind_operators_of_other_domains_that_keep_them(rank):
     assert {"SkipLayerNormalization", "BiasGelu", "Scaler"} <= set(ops(model))
 
 
+def test_shapes_go_on_behind_what_onnxruntime_fuses():
+    """A patch convolution, products and attention as its optimizers write them: the work behind them is known."""
+    def fused(op, inputs, outputs, **settings):
+        return helper.make_node(op, inputs, outputs, outputs[0], domain="com.microsoft", **settings)
+
+    nodes = [
+        fused("FusedConv", ["x", "w"], ["c"], kernel_shape=[2, 2], strides=[2, 2], activation="Relu"),
+        node("Reshape", ["c", "rows"], ["flat"]), node("Transpose", ["flat"], ["t"], perm=[0, 2, 1]),
+        node("SimplifiedLayerNormalization", ["t", "gain"], ["n"], axis=-1),
+        fused("FusedMatMul", ["n", "wide"], ["q"], alpha=0.5, transB=1), fused("FusedMatMul", ["n", "narrow"], ["v"]),
+        fused("MultiHeadAttention", ["q", "q", "v"], ["a"], num_heads=2), fused("RotaryEmbedding", ["a", "ids", "cos", "sin"], ["r"]),
+        fused("GroupQueryAttention", ["q", "k", "k", "", "", "lengths", "total"], ["g", "past", "more"], num_heads=4, kv_num_heads=2),
+        fused("FusedMatMul", ["a", "g"], ["s"], transA=1), fused("FusedGemm", ["m", "dense", "bias"], ["y"], activation="Relu"),
+    ]  # fmt: skip
+    weights = {
+        "w": normal(8, 3, 2, 2), "rows": np.array([0, 8, -1]), "gain": np.ones(8, np.float32), "wide": normal(16, 8), "narrow": normal(8, 4),
+        "ids": np.zeros(1, np.int64), "cos": normal(9, 2), "sin": normal(9, 2), "k": normal(2, 9, 8), "lengths": np.array([8, 8], np.int32),
+        "total": np.array([9], np.int32), "dense": normal(4, 5), "bias": normal(5), "m": normal(6, 4),
+    }  # fmt: skip
+    proto = build(nodes, {"x": ["n", 3, 6, 6]}, dict.fromkeys(("r", "s", "g", "y")), weights)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    extent = Extent((2, 3, 6, 6), (2, 3, 6, 6), (2, 3, 6, 6))
+    shapes = Model.from_proto(proto).facts(Profiles((ShapeProfile("p", {"x": extent}),))).shapes
+    expected = {
+        "c": (2, 8, 3, 3), "n": (2, 9, 8), "q": (2, 9, 16), "v": (2, 9, 4), "a": (2, 9, 4), "r": (2, 9, 4), "g": (2, 9, 16),
+        "s": (2, 4, 16), "y": (6, 5),
+    }  # fmt: skip
+    assert {name: shapes.get(name) for name in expected} == {name: [shape] for name, shape in expected.items()}
+
+
 def test_what_depends_on_values_stays_unknown():
     parts = [node("NonZero", ["x"], ["where"]), node("Shape", ["where"], ["s"]), node("ConstantOfShape", ["s"], ["y"])]
     model = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": None}))
