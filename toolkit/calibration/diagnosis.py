@@ -15,7 +15,7 @@ from toolkit.calibration.histogram import Histogram
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 from toolkit.data.sample import Sample
-from toolkit.data.unvaried import single_value
+from toolkit.data.unvaried import same_values
 
 _PICTURE = 32
 _FEW_SAMPLES = 8
@@ -110,11 +110,12 @@ def unvaried_inputs(collection: Collection, floats: Container[str] = (), first: 
             # an empty past holds nothing that could differ
             continue
         seen = collection.total(name) if name in ranged else None
-        if seen is not None and seen.count > 1 and seen.low == seen.high:
+        value = first.inputs[name] if first is not None else None
+        ranged_too = name in floats or (seen is not None and bool(seen.count))
+        if seen is not None and seen.count > 1 and seen.low == seen.high and (value is None or value.size > 1):
             told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, value=seen.low))
-        elif digest and number > 1 and (everything or name in floats or (seen is not None and seen.count)):
-            known = single_value(first.inputs[name]) if first is not None else {}
-            told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, **known))
+        elif digest and number > 1 and (everything or ranged_too):
+            told.append(same_values(name, number, value, everything))
     return told
 
 

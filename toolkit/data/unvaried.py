@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from toolkit.data.dataset import CalibrationData
 def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Finding]:
     """The inputs that are the same in all samples, where all inputs are, or where the input is a float one.
 
-    Reading ends as soon as every input has differed once.
+    Reading ends as soon as every input has differed once. A float input of one number, such as a scale, may well be a
+    setting: that is another finding.
 
     Args:
         data: the samples.
@@ -40,11 +42,29 @@ def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Findi
     found = []
     for name, value in alike.items():
         if len(alike) == len(held) or value.dtype.kind == "f":
-            found.append(Code.UNVARIED_SAMPLES(input=name, samples=number, of=of, **single_value(value)))
+            found.append(same_values(name, number, value, len(alike) == len(held), of=of))
     return found
 
 
-def single_value(values: Array) -> dict[str, float]:
-    """``value``, where an array of several floats holds no other; empty elsewhere."""
-    single = values.size > 1 and values.dtype.kind == "f" and bool((values == values.flat[0]).all())
-    return {"value": float(values.flat[0]) + 0.0} if single else {}
+def same_values(name: str, samples: int, value: Array | None, everything: bool, **known: Any) -> Finding:
+    """The finding that an input is the same in all samples.
+
+    Args:
+        name: the input.
+        samples: how many there are.
+        value: one sample's; None where that is not known.
+        everything: whether all other inputs are the same too: then the one number of a sample is no setting.
+        known: further values of the finding.
+    """
+    if value is not None and value.size == 1 and value.dtype.kind == "f" and not everything:
+        return Code.FIXED_INPUT(input=name, samples=samples, value=float(value.reshape(-1)[0]), **known)
+    return Code.UNVARIED_SAMPLES(
+        input=name, samples=samples, **known, **({"value": only} if (only := _single(value)) is not None else {})
+    )
+
+
+def _single(values: Array | None) -> float | None:
+    """The only number that an array of several floats holds; None where there is none."""
+    if values is None or values.size < 2 or values.dtype.kind != "f" or not (values == values.flat[0]).all():
+        return None
+    return float(values.flat[0]) + 0.0

@@ -11,7 +11,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.baselines import baseline
 from toolkit.evaluation.class_answers import ClassAnswers
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.metric_base import MetricOptions, of_one_score, pick_classes, pick_scores
+from toolkit.evaluation.metric_base import MetricOptions, classes_from, of_one_score, pick_scores
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_boxes import MeanAveragePrecision
@@ -57,18 +57,18 @@ class FloatCheck:
             DataError: the labels do not fit the output.
         """
         self._metric.update(outputs, labels)
-        scores, label = pick_classes(outputs, self.options, labels)
+        given = pick_scores(outputs, self.options, labels)
+        scores, label = classes_from(*given, self.options.threshold)
         self.samples += len(label)
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             self._answers.take(scores, label)
-            self._take_single(outputs, labels)
+            self._take_single(*given)
         self._baseline.take(scores, label)
 
-    def _take_single(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+    def _take_single(self, scores: Array, label: Array) -> None:
         line = self.options.threshold
         if self._settled or line is None:
             return
-        scores, label = pick_scores(outputs, self.options, labels)
         if of_one_score(scores, label):
             self._answers.take_single(scores.reshape(-1), label.reshape(-1), line)
 

@@ -142,12 +142,16 @@ def pick_classes(
 
     One-hot labels become the numbers of their classes.
     """
-    scores, label = pick_scores(outputs, options, labels)
+    return classes_from(*pick_scores(outputs, options, labels), options.threshold)
+
+
+def classes_from(scores: Array, label: Array, threshold: float | None) -> tuple[Array, Array]:
+    """What ``pick_classes`` makes of the scores and labels that ``pick_scores`` gives."""
     if label.shape == scores.shape and one_hot(label):
         return scores, label.argmax(axis=-1)
-    if options.threshold is None or not of_one_score(scores, label):
+    if threshold is None or not of_one_score(scores, label):
         return scores, label
-    return two_classes(scores, options.threshold), label.reshape(-1)
+    return two_classes(scores, threshold), label.reshape(-1)
 
 
 def one_hot(label: Array) -> bool:

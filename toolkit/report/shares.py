@@ -45,7 +45,10 @@ def work_not_known(layers: Sequence[LayerInfo]) -> Finding | None:
     """The layers with unknown multiply-accumulates, because of which shares count layers; None where there are none."""
     computing = [layer for layer in layers if layer.role == "compute"]
     unknown = [layer.node for layer in computing if layer.macs is None]
-    return ReportCode.WORK_NOT_KNOWN(nodes=unknown, layers=len(computing)) if unknown else None
+    if not unknown:
+        return None
+    loops = any(layer.op == "Loop" for layer in layers)
+    return ReportCode.WORK_NOT_KNOWN(nodes=unknown, layers=len(computing), **({"loops": True} if loops else {}))
 
 
 def share_words(summary: Summary) -> str:

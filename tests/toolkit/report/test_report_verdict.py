@@ -27,6 +27,7 @@ from toolkit.report.schema import (
     OutputError,
     PassInfo,
 )
+from toolkit.report.shares import work_not_known
 from toolkit.report.task_parts import PartFigures
 from toolkit.report.verdict import (
     QuantizedCount,
@@ -321,3 +322,10 @@ def test_the_first_line_counts_what_blocks_hide():
 )
 def test_small_values_of_a_metric_keep_their_digits(value, shown):
     assert number(value) == shown
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_a_loop_is_named_only_where_there_is_one(loop):
+    layers = [one.model_copy(update={"macs": None}) for one in sample().layers]
+    layers = [one.model_copy(update={"op": "Loop"}) for one in layers[:1] if loop] + layers[1:]
+    assert ("Loop" in sentence(work_not_known(layers))) is loop

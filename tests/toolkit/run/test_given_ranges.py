@@ -342,3 +342,17 @@ def test_a_range_of_zero_is_a_warning_that_says_what_is_clipped(tmp_path, kind):
     path = recipe(tmp_path, files(tmp_path, {**AMAX, first: 0.0}, kind))
     warnings = run(path, tmp_path / "out").report.summary.warnings
     assert any(one.startswith(f"'{first}' has the range 0") and "between -1 and 1" in one for one in warnings)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_no_samples_are_asked_for_that_could_not_fill_a_tensor_that_is_zero_by_construction(tmp_path, made):
+    begin = [node("Shape", ["x"], ["e"]), node("ConstantOfShape", ["e"], ["h"])]
+    begin = begin if made else [node("Mul", ["x", "none"], ["h"])]
+    nodes = [*begin, node("MatMul", ["h", "v"], ["a"]), node("MatMul", ["x", "w"], ["b"]), node("Add", ["a", "b"], ["y"])]
+    weights = {"v": normal(6, 5), "w": normal(6, 5), "none": np.zeros(1, np.float32)}
+    onnx.save(build(nodes, {"x": ["n", 6]}, {"y": ["n", 5]}, weights), str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(32, 6))
+    recipe = Recipe.build("r", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+                          passes=["insert_qdq"], engine={"backend": "none"})  # fmt: skip
+    warnings = run(recipe, tmp_path / "out").report.summary.warnings
+    assert bool([line for line in warnings if "'h' has the range 0" in line]) is not made

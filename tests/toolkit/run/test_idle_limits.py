@@ -137,6 +137,35 @@ def test_a_run_warns_of_the_same_inputs_as_check(tmp_path, side):
         assert [line for line in said if "calibration samples" in line] == [wanted]
 
 
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        (np.full((20, 1), 2.0), [Code.FIXED_INPUT]), (np.full((20, 6), 2.0), [Code.UNVARIED_SAMPLES]),
+        (np.repeat(normal(1, 6), 20, 0), [Code.UNVARIED_SAMPLES]), (normal(20, 1), []),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_float_input_of_one_number_that_is_the_same_throughout_is_a_setting(tmp_path, scale, said, reads):
+    """A scale or a step: it is noted, and no warning; nothing is said of an input of which only the shape is read."""
+    width = scale.shape[1]
+    first = [node("Mul", ["x", "s"], ["m"])] if reads else [
+        node("Shape", ["s"], ["e"]), node("ConstantOfShape", ["e"], ["z"]), node("Add", ["x", "z"], ["m"]),
+    ]  # fmt: skip
+    proto = build([*first, node("MatMul", ["m", "w"], ["y"])], {"x": ["N", 6], "s": ["N", width]}, {"y": ["N", 5]},
+                  {"w": normal(6, 5)})  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(20, 6), s=scale.astype(np.float32))
+    recipe = Recipe.build("r", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+                          passes=["insert_qdq"], engine={"backend": "none"})  # fmt: skip
+    wanted = said if reads else []
+    checked, report = dry_run(recipe), run(recipe, tmp_path / "out").report
+    warned = [line for line in checked.warnings if "'s'" in line]
+    assert bool(warned) is (wanted == [Code.UNVARIED_SAMPLES])
+    assert bool([line for line in report.summary.warnings if "'s'" in line]) is bool(warned)
+    noted = [line for line in checked.notes if "Input 's' is 2 in all 16 calibration samples, as a setting is" in line]
+    assert bool(noted) is (wanted == [Code.FIXED_INPUT])
+
+
 def test_check_says_both(tmp_path, capsys):
     onnx.save(network(), str(tmp_path / "model.onnx"))
     x = np.repeat(normal(1, 6), 20, 0)

@@ -180,9 +180,10 @@ def _layers_lost(nodes: tuple[str, ...], sqnr_db: float) -> str:
     return f"the signal of {layers} {names(nodes)} is lost: {sqnr_db:.1f} dB SQNR{level}"
 
 
-def _work_not_known(nodes: Sequence[str], layers: int) -> str:
+def _work_not_known(nodes: Sequence[str], layers: int, loops: bool = False) -> str:
+    why = "the iterations of a Loop, or shapes, are" if loops else "shapes are"
     return (
-        f"The work of {quoted(nodes)} is not known, since shapes or the iterations of a Loop are not. Shares count "
+        f"The work of {quoted(nodes)} is not known, since {why} not. Shares count "
         f"each of the {layers} computing layers as one, though most of the work may be there."
     )
 

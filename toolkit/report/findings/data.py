@@ -85,6 +85,10 @@ DATA: Table = {
         f"Profile '{profile}' has only {count(samples, 'calibration sample')}; provide more."
     ),
     Code.UNVARIED_SAMPLES: _unvaried,
+    Code.FIXED_INPUT: lambda input, samples, value, of="calibration": (
+        f"Input '{input}' is {value:g} in all {samples} {of} samples, as a setting is; if it takes other values in "
+        "use, give samples with these too."
+    ),
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
     Code.RANGES_OF_NO_TENSOR: lambda tensors, of: (
         f"{len(tensors)} of the {count(of, 'range')} given belong to no tensor of the model: {quoted(tensors)}."

@@ -60,7 +60,7 @@ NEW: Table = {
     ),
     ReportCode.NEW_OUTPUT_UNSURE: _unsure,
     ReportCode.NEW_THRESHOLD: (
-        "A score of '{output}' above {threshold:g} counts as positive; [evaluation] threshold sets another."
+        "A score of '{output}' above {threshold:g} counts as class 1; [evaluation] threshold sets another."
     ),
     ReportCode.NEW_BLANK: "CTC's blank is class {blank}: labels name class {named}.",
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from toolkit.contract.ranges import Ranges
 from toolkit.data.codes import DataCode
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.pasts import reached
 from toolkit.placement.codes import PlacementCode
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import SharedSentences
@@ -252,8 +253,16 @@ class ReportStep(Step[ReportRecord]):
         else:
             found += evaluation.notes
         found += [event.why for event in journal.of("noted") if event.why.code in _WARNING]
-        zero = dict.fromkeys(event.why.values["tensor"] for event in journal.of("noted") if event.why.code is Code.DEAD)
+        dead = [str(event.why.values["tensor"]) for event in journal.of("noted") if event.why.code is Code.DEAD]
+        zero = self._may_be_other(dict.fromkeys(dead)) if dead else []
         return found + ([ReportCode.ZERO_RANGES(tensors=tuple(zero))] if zero else [])
+
+    def _may_be_other(self, zero: Iterable[str]) -> list[str]:
+        """The tensors that samples may fill with other values: those that the values of an input reach."""
+        model = self.found.passes.model()
+        inputs, known = {tensor.name for tensor in model.graph.inputs}, model.graph.tensors()
+        sources = reached(model, [name for name in zero if name in known], by_shape=False)
+        return [name for name in zero if name not in sources or sources[name] & inputs]
 
     def _comparison_warnings(self) -> list[Finding]:
         """Latencies of the plain engines that are not known, and profiles in which nothing was measured in turn."""
