@@ -17,7 +17,8 @@ _WORDS = {
     "generation": "lm next",
     "segmentation": "mask masks seg segmentation semantic",
     "embedding": "embed embeds embedding embeddings feature features feat pooler pooled pooling hidden sentence vector",
-    "regression": "audio wave waveform depth image sr flow enhanced denoised restored reconstruction",
+    "regression": "audio wave waveform depth image sr flow enhanced denoised restored reconstruction "
+    "forecast quantile quantiles",
 }
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
 _LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})

@@ -327,3 +327,18 @@ def test_an_output_that_is_nan_throughout_is_no_noise():
     """Without a word from numpy; that it is NaN the evaluation says."""
     found = guess(denoiser(np.full((4, 1, 32, 32), np.nan, np.float32), np.zeros(1), "t"))
     assert "noise" not in str(found.finding().values)
+
+
+@pytest.mark.parametrize("crossing", [0.0, 0.05])
+def test_quantiles_may_cross_by_little_where_scores_of_classes_fall_as_they_rise(crossing):
+    """Five quantiles of eight steps ahead, as a linear layer gives them, beside scores of five classes that are as often
+    in one order."""
+    values = np.cumsum(np.abs(normal(60, 8, 5)) + 0.2, axis=-1)
+    rows = np.random.default_rng(2).random((60, 8)) < crossing
+    quantiles, scores = values.copy(), values.copy()
+    # the middle one is a little above the next
+    quantiles[rows, 2] = quantiles[rows, 3] + 0.05
+    scores[rows] = scores[rows][:, ::-1]
+    found = guess(seen(out("y", quantiles, "Gemm")))
+    assert found.task == "regression" and not found.parts[0].settings.get("axis")
+    assert ordered(out("y", scores, "Gemm"), -1) is (crossing == 0)
