@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.clue import Clue
+from toolkit.evaluation.clue import SHARES, Clue, of_values
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import CLUES
 from toolkit.evaluation.guess_detection import detection_part
@@ -60,22 +60,28 @@ def outputs_judged_as(task: str, parts: Sequence[OutputPart]) -> list[str]:
     return list(dict.fromkeys(name for part in parts if part.task == task for name in part.outputs))
 
 
-def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> Guess:
+def guess(
+    seen: SeenModel, metric_task: str = "", output: str | None = None, judged_already: Sequence[OutputPart] = ()
+) -> Guess:
     """What the model is for, and how each output is judged.
 
     Args:
         seen: the model with what it gave on a few samples.
         metric_task: the task that the recipe's metric belongs to; empty without one.
         output: the output that the metric reads; the first that it can where None.
+        judged_already: parts whose outputs are left out; what they are still tells of the others.
     """
-    detected = detection_part(seen) if metric_task in ("", "detection") else None
+    given = {name for part in judged_already for name in part.outputs}
+    left = replace(seen, outputs=[one for one in seen.outputs if one.name not in given]) if given else seen
+    detected = detection_part(left) if metric_task in ("", "detection") else None
     parts: list[OutputPart] = []
     guesses: list[tuple[str, bool, list[Finding], list[str]]] = []
     if detected is not None:
         clues = _detection_clues(seen, detected, metric_task)
         parts.append(detected)
         guesses.append(("detection", len({one.values["kind"] for one in clues}) >= _SURE_KINDS, clues, []))
-    taken = set(detected.outputs) if detected is not None else set()
+    taken = given | (set(detected.outputs) if detected is not None else set())
+    boxes = [part for part in (*judged_already, detected) if part is not None and part.task == "detection"]
     reads = output if output is not None else _first_read(seen, metric_task, taken)
     for one in seen.outputs:
         if one.name in taken or not one.samples:
@@ -85,7 +91,7 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
             parts += parts_for("regression", one, seen)
             continue
         named = metric_task if one.name == reads or metric_task not in _SAYS_OF_ONE else ""
-        task, sure, clues, others = _of_output(one, seen, named)
+        task, sure, clues, others = _of_output(one, seen, named, [*_beside_boxes(one, seen, boxes)])
         for each in (task, *others):
             parts += parts_for(each, one, seen)
         guesses.append((task, sure, clues, others))
@@ -104,12 +110,23 @@ def _first_read(seen: SeenModel, metric_task: str, taken: set[str]) -> str | Non
     return next((one.name for one in likely if tasks & set(fitting(one))), None)
 
 
-def _of_output(output: SeenOutput, seen: SeenModel, metric_task: str) -> tuple[str, bool, list[Finding], list[str]]:
+def _beside_boxes(output: SeenOutput, seen: SeenModel, parts: Sequence[OutputPart]) -> list[Clue]:
+    """Clues that an output holds values of each of a detector's places, such as the coefficients of its mask."""
+    by_name = {one.name: one for one in seen.outputs}
+    named = [by_name[part.outputs[0]] for part in parts]
+    if output.discrete or len(output.shape) != 2 or output.ops & SHARES:
+        return []
+    return of_values("beside boxes", 2.5) if any(one.shape[:-1] == output.shape[:-1] for one in named) else []
+
+
+def _of_output(
+    output: SeenOutput, seen: SeenModel, metric_task: str, more: Sequence[Clue] = ()
+) -> tuple[str, bool, list[Finding], list[str]]:
     """The task of one output, whether that is sure, what speaks for it, and what else fits equally well."""
     if output.empty:
         return "regression", False, [], []
     found: dict[str, list[Clue]] = defaultdict(list)
-    for clue in _all_clues(output, seen, CLUES):
+    for clue in (*_all_clues(output, seen, CLUES), *more):
         found[clue.task].append(clue)
     if metric_task == "classification" and metric_task not in fitting(output):
         # metrics over positions belong to this task too

@@ -130,9 +130,7 @@ def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> 
             f"no output can be read for the task {task}: a sample has {shapes}",
             remedy="name another task, or leave task out to let it be guessed",
         )
-    taken = {name for part in parts for name in part.outputs}
-    rest = replace(seen, outputs=[one for one in seen.outputs if one.name not in taken])
-    return Guess(task, True, [*parts, *guess(rest).parts])
+    return Guess(task, True, [*parts, *guess(seen, judged_already=parts).parts])
 
 
 def _classes_exist(seen: SeenModel, parts: Sequence[OutputPart], named: Mapping[str, float | None]) -> None:

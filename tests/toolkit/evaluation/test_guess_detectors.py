@@ -12,6 +12,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.boxes import detections
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
+from toolkit.evaluation.judged import judged_by
 from toolkit.evaluation.label_fit import fitting_metrics
 from toolkit.evaluation.observed import SeenOutput
 from toolkit.evaluation.options import options_for
@@ -169,3 +170,20 @@ def test_rows_that_are_ranked_have_the_figures_of_the_rows_that_both_models_have
     assert found.beside == {}
     shown = accuracy_of(found, BudgetSection(min_sqnr_db=20.0))
     assert not shown.met and shown.outputs["boxes"].ranked and shown.outputs["boxes"].unknown
+
+
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("task", [None, "detection"])
+def test_coefficients_of_masks_beside_boxes_are_values(task, shares):
+    """Whether the recipe names the task or not, and whether the scores are shares or logits: at places without an object
+    coefficients are anything, and no reading."""
+    logits, _ = queries(4, 3, count=36)
+    scores = softmax(logits) if shares else logits
+    boxes = out("boxes", centred(12, 36), "Sigmoid")
+    given = out("scores", scores.astype(np.float32), "Softmax" if shares else "Add")
+    coefficients = np.tanh(DRAW.standard_normal((12, 36, 8))).astype(np.float32)
+    coefficients[..., 7] += 1.5
+    model = seen(boxes, given, out("mask_coefficients", coefficients, "Tanh"))
+    found, _ = judged_by(model, task, None, None, {}, {})
+    tasks = {name: part.task for part in found.parts for name in part.outputs}
+    assert tasks == {"boxes": "detection", "scores": "detection", "mask_coefficients": "regression"}

@@ -33,6 +33,7 @@ _WHAT = {
     "dynamic": "it has as many values as the input asks for",
     "one largest": "the same position holds the largest value in every sample",
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
+    "beside boxes": "it has values for each of the detector's boxes",
     "beside shares": "another output's classes are made shares, its values are not",
     "bands": "neighbouring values vary together, as in a spectrum and unlike classes",
     "unlike scales": "its channels differ in scale, unlike class scores",
