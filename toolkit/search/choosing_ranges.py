@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from toolkit.base.files import sha256_json
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.proposing import Proposing
+from toolkit.search.racing import surely_quieter
 from toolkit.search.range_methods import NEARER, alternatives, whole_model
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity
@@ -126,7 +127,33 @@ class ChoosingRanges(Proposing):
         known = [(self._found(kept, amax), amax) for amax in seen]
         told = [one for one in known if one[0].whole or one[0].clear is not None] or known
         found, self.amax = min(told, key=lambda one: self._rank(one[0]))
+        return found if found is known[0][0] else self._unless_by_chance(found, kept, known[0][1])
+
+    def _unless_by_chance(self, found: SearchedPlan, kept: Sequence[str], own: dict[str, float]) -> SearchedPlan:
+        """The winner of a race where its ranges are clearly better than those that were in use, else the plan with
+        these, which are used again.
+        """
+        other, ranges = self._found(kept, own), self.amax
+        if not self._clearly_better(found, other):
+            self.amax = own
+            # on as many of the samples
+            other = self._evaluate(kept, until=self._rounds.index(found.batches) + 1, race=True)
+            if not self._clearly_better(found, other):
+                return other
+            self.amax = ranges
         return found
+
+    def _clearly_better(self, plan: SearchedPlan, other: SearchedPlan) -> bool:
+        """Whether a plan with other ranges for the same layers meets the budget as ``other`` does not, or is quieter by
+        more than chance and hardly further from the budget.
+
+        Ranges that were the best of several by chance are worse in all plans that follow.
+        """
+        if plan.passes != other.passes:
+            return plan.passes
+        far, before = (self.budget.distance(dict(one.lacks)) for one in (plan, other))
+        noises = self._parts([plan, other], min(plan.batches, other.batches))
+        return far <= before / NEARER and surely_quieter(*noises)
 
     def _misses_by_far(self, plan: SearchedPlan) -> bool:
         """Whether a plan clearly misses the budget, or by more than limits usually allow."""
@@ -145,14 +172,18 @@ class ChoosingRanges(Proposing):
 
         A batch in which the float model gives zeros alone has no finite noise in any plan, and is left out.
         """
+        parts = self._parts(plans, count)
+        told = [batch for batch in zip(*parts) if any(map(math.isfinite, batch))]
+        return [statistics.fmean(one) for one in zip(*told)] if told else [math.inf] * len(plans)
+
+    def _parts(self, plans: Sequence[SearchedPlan], count: int) -> list[list[float]]:
+        """The noise of each of the first ``count`` batches in each plan; they ran on as many or more."""
         order = self.simulation.runner.order
         same = set(order[:count])
-        parts = [
+        return [
             [part for at, part in zip(sorted(order[: plan.batches]), plan.outcome.parts) if at in same]
             for plan in plans
         ]
-        told = [batch for batch in zip(*parts) if any(map(math.isfinite, batch))]
-        return [statistics.fmean(one) for one in zip(*told)] if told else [math.inf] * len(plans)
 
     def _for_the_others(
         self, harm: dict[str, float], sensitivity: Sensitivity, measure: Callable[[Outcome], float]
@@ -207,7 +238,7 @@ class ChoosingRanges(Proposing):
         if not replaced:
             return plan
         better = self._evaluate((), until=sum(count <= plan.batches for count in self._rounds), sure=True)
-        if self._rank(better) > self._rank(plan):
+        if not self._clearly_better(better, plan):
             self.amax = own
             return plan
         self._measure_again(replaced, harm, sensitivity, measure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from toolkit.base.errors import RecipeError
@@ -18,6 +18,8 @@ _PARTS = 8
 _SLACK = ((0.2, 3.0), (0.4, 2.0), (1.0, 1.0))
 """How far away a limit must be, in dB and standard errors, on at most this share of the samples."""
 _ERRORS, _LEAST_DB = 3.0, 0.1
+_SURELY, _ON_ONE = 2.0, 0.8
+"""How many standard errors less noise is more than chance, and which share of it where one batch tells no error."""
 
 
 def rounds(batches: int) -> list[int]:
@@ -65,6 +67,35 @@ def _loosened(budget: Budget | None, slack: float, least: float | None) -> Budge
         return replace(budget, margin=-slack, max_ms=None, min_value=None, min_sqnr_db=least, **drops)
     except RecipeError:
         return None
+
+
+def surely_quieter(parts: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether a state is quieter than another by more than chance, both on the same batches.
+
+    The ratio of the two means is held against its standard error by the jackknife (Miller, "The jackknife - a review",
+    Biometrika 1974): that batches differ in how loud they are says nothing against it, that one decides the means does.
+
+    Args:
+        parts: the noise of each batch; one that is 0 or infinite in both states is left out.
+        other: the noise of each batch in the other state.
+    """
+    both = [(one, noise) for one, noise in zip(parts, other, strict=True)
+            if min(one, noise) < math.inf and max(one, noise) > 0]  # fmt: skip
+    broken = sum(one == math.inf for one, _ in both), sum(noise == math.inf for _, noise in both)
+    if any(broken):
+        return broken[0] < broken[1]
+    own, others = math.fsum(one for one, _ in both), math.fsum(noise for _, noise in both)
+    if not others:
+        return False
+    count, ratio = len(both), own / others
+    if count == 1:
+        return ratio < _ON_ONE
+    if any(noise == others for _, noise in both):
+        return False
+    without = [(own - one) / (others - noise) for one, noise in both]
+    # few batches say little about how far they differ
+    error = math.sqrt((count - 1) * statistics.pvariance(without)) * (1 + 2 / (count - 1))
+    return ratio + _SURELY * error < 1
 
 
 def plan_key(kept: Iterable[str], amax: Mapping[str, float]) -> str:

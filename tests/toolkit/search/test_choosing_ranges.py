@@ -1,0 +1,63 @@
+"""Other ranges than those in use are taken where they are better by more than chance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.toolkit.search.planted import chain, feeds, simulation
+from toolkit.evaluation.budget import Budget
+from toolkit.search.cost import CostModel
+from toolkit.search.gpus import gpu_spec
+from toolkit.search.search import Search
+from toolkit.search.spending import Spending
+
+LOUD_AND_SOFT = (1.0, 9.0, 0.3, 4.0, 0.1, 2.0, 30.0, 0.6)
+BY_CHANCE = {True: (1.0, 9.0, 0.3, 4.0, 0.1, 2.0, 21.0, 0.6), False: tuple(0.8 * one for one in LOUD_AND_SOFT)}
+"""The noise of batches with other ranges: about a fifth less in all, by chance (in one batch alone) or not."""
+
+
+def racing_with(noises, monkeypatch):
+    """A search in which plans with other ranges than calibration's have these noises on its batches."""
+    sim = simulation(chain(), feeds(64), batch=8)
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / 1.05}
+    racing = Search(sim, Budget(min_sqnr_db=60), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
+                    spending=Spending(50.0))  # fmt: skip
+    racing._begin()
+    seen = racing._evaluate((), until=1)
+    racing._known.clear()
+    racing.plans.clear()
+    order = sim.runner.order
+
+    def on(key, kept, config, count):
+        parts = [1e-3 * (noises if racing.amax else LOUD_AND_SOFT)[at] for at in sorted(order[:count])]
+        outcome = replace(seen.outcome, noise=sum(parts) / count, parts=tuple(parts))
+        ranges, lacks = dict(racing.amax), {"min_sqnr_db": 0.1}
+        return replace(seen, kept=tuple(kept), amax=ranges, outcome=outcome, lacks=lacks, batches=count, clear=None)
+
+    monkeypatch.setattr(racing, "_on", on)
+    return racing
+
+
+@pytest.mark.parametrize("by_chance", [True, False])
+def test_ranges_that_win_a_race_by_chance_are_not_taken(by_chance, monkeypatch):
+    racing = racing_with(BY_CHANCE[by_chance], monkeypatch)
+    taken = racing._best_method()
+    assert taken.amax == racing.amax and (racing.amax == {}) is by_chance
+
+
+@pytest.mark.parametrize("by_chance", [True, False])
+def test_ranges_that_suit_a_layer_alone_are_taken_where_all_layers_are_surely_quieter_with_them(by_chance, monkeypatch):
+    """Not where one batch makes it so: with these ranges, every later plan would be worse."""
+    racing = racing_with(BY_CHANCE[by_chance], monkeypatch)
+    plan = racing._evaluate((), sure=True)
+    sensitivity = racing._sense()
+    harm = {group.name: group.alone.noise for group in sensitivity.groups}
+    halved = [replace(group.alone, noise=group.alone.noise / 2, parts=tuple(one / 2 for one in group.alone.parts))
+              for group in sensitivity.groups]  # fmt: skip
+    by_name = {group.name: alone for group, alone in zip(sensitivity.groups, halved)}
+    monkeypatch.setattr(racing, "_tried", lambda asked: [by_name[name] for name, _ in asked])
+    found = racing._better_ranges(plan, sensitivity, harm, racing._measure(sensitivity.full))
+    assert (found is plan) is (racing.amax == {}) is by_chance
