@@ -28,9 +28,10 @@ class DemandCode(BaseCode):
 
 
 class SearchEndCode(BaseCode):
-    """What a search ends with where no plan that it tried meets the budget."""
+    """What a search ends with where no plan that it tried meets the budget, or plans worth trying are left."""
 
     NO_PLAN = "search-no-plan"
+    LEFT_OUT = "search-left-out"
 
 
 class KeptCode(BaseCode):

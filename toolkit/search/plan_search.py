@@ -284,6 +284,8 @@ class PlanSearch(HelperTrials, TimedSearch):
                 found = self.left_float(found, searches.cost, searches.demand)
             if last:
                 break
+        if (left_out := searches.left_out(found)) is not None:
+            found.notes.append(left_out)
         return self._without_a_plan(found, searches)
 
     def _without_a_plan(self, found: SearchResult, searches: Searches) -> SearchResult:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import Budget
+from toolkit.search.codes import SearchEndCode
 from toolkit.search.cost import CostModel
 from toolkit.search.few_answers import quieter, with_quiet
 from toolkit.search.racing import plan_key
@@ -20,6 +22,8 @@ _WORTH = 0.5
 """A plan with less than this share of what all layers quantized would have is hardly worth having."""
 _PROMISING = 0.1
 """As such a share, what further plans must be expected to gain for a search that found little to go on."""
+_STEP = 10
+"""Inferences to set are named in such steps."""
 _PLAN_PRICE = 1.0
 """About what a plan costs on all samples, in float inferences."""
 
@@ -74,9 +78,23 @@ class Searches:
 
     def goes_on(self, found: SearchResult) -> bool:
         """Whether little was found and much more is expected, so that another search follows; allows for it then."""
+        return self._promises(found) and self.spending.more()
+
+    def left_out(self, found: SearchResult) -> Finding | None:
+        """That the search ran out of inferences when little was found and much more was expected, with what to set;
+        None where it did not, or nothing is known of further plans.
+        """
+        if self.spending.over or self.spending.left(_PLAN_PRICE):
+            return None
+        if math.isinf(found.promise) or not self._promises(found):
+            return None
+        return SearchEndCode.LEFT_OUT(inferences=_STEP * math.ceil(2 * self.spending.priced / _STEP))
+
+    def _promises(self, found: SearchResult) -> bool:
+        """Whether little was found and much more is expected of further plans."""
         all_of_it = self.simulation.quantized_share()
         little = self.prefer == "int8" and found.best.quantized < _WORTH * all_of_it
-        return little and found.promise > _PROMISING * all_of_it and self.spending.more()
+        return little and found.promise > _PROMISING * all_of_it
 
     def quiet(self, found: SearchResult) -> tuple[Budget, Finding] | None:
         """The budget of ``with_quiet``; None too where the best plan misses the budget, or the minutes are over."""

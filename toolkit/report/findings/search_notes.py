@@ -290,6 +290,10 @@ SEARCH: Table = {
     Code.SEARCH_MISSED: lambda limits, by: f"No plan tried meets the budget; the nearest misses {misses(limits, by)}.",
     Code.SEARCH_NEAREST: "No plan tried meets the budget; the nearest one is taken.",
     SearchEndCode.NO_PLAN: _no_plan,
+    SearchEndCode.LEFT_OUT: lambda inferences: (
+        "The search ran out of inferences with plans untried that may quantize much more; "
+        f"inferences = {inferences} allows at least twice as many."
+    ),
     Code.SEARCH_SLOWER: _slower,
     Code.SEARCH_ALL_FLOAT: _all_float,
     Code.SEARCH_HELPER: _helper,
