@@ -253,7 +253,7 @@ class Search(ChoosingRanges):
         assert self.best is not None
         if self._likely is not None and len(self.best.kept) == len(self.simulation.names):
             # a form of the model that suits INT8 better has at least this plan, whatever is left to spend
-            self._evaluate(self._likely)
+            self._evaluate(self._likely, sure=True)
         if not self.best.passes:
             return
         if self.first is None and self.best.amax == self.amax:

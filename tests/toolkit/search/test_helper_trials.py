@@ -129,6 +129,17 @@ def test_a_plan_that_met_the_budget_in_another_form_is_run_before_nothing_is_qua
     assert found(30.0, likely=likely) == found(30.0) and len(found(30.0).kept) < len(likely)
 
 
+def test_that_plan_is_run_on_all_samples_where_few_do_not_tell_and_no_inferences_are_left():
+    model = chain(12)
+    damage(model, "layer3")
+    likely = ("layer1", "layer3", "layer5", "layer6", "layer7", "layer8")
+    sim = simulation(model, feeds(), batch=3)
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
+    budget = Budget(min_sqnr_db=sim.without(likely).sqnr_db - 0.2)
+    found = Search(sim, budget, cost, try_ranges=False, spending=Spending(2.0), likely=likely).run()
+    assert found.best.kept == likely and found.best.whole and found.best.meets
+
+
 @pytest.mark.parametrize(("least", "tried"), [(20.0, 0), (60.0, 1)])
 def test_no_helper_is_tried_where_every_layer_is_safely_quantized(least, tried):
     search = search_of(trained("digits_cnn"), str(MODELS / "digits_calibration.npz"), least)
