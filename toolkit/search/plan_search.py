@@ -370,8 +370,10 @@ class PlanSearch(HelperTrials, TimedSearch):
     def _record(self, found: SearchResult, simulation: Simulation, cost: CostModel, prefer: str) -> None:
         """Write search.json and tell the journal."""
         context, dtype = self.context, self.quantizer.dtype
-        self.spending.pay(SPOTS_PRICE)
-        spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
+        spots = []
+        if found.sensitivity is not None:
+            self.spending.pay(SPOTS_PRICE)
+            spots = weak_spots(simulation, found.sensitivity, taken=found.methods)
         samples = sum(feed.count for feed in simulation.feeds)
         few = self._too_few(found)
         found.first = self.spending.first if self.spending.first is not None else found.first

@@ -17,7 +17,7 @@ from toolkit.search.cost import CostModel
 from toolkit.search.range_methods import methods_of
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity, exact, reliability
-from toolkit.search.spending import Spending
+from toolkit.search.spending import FLOAT_PRICE, Spending
 from toolkit.simulation.simulation import Simulation
 
 _EXPONENTS = (0.25, 1.0)
@@ -335,6 +335,7 @@ def all_float(simulation: Simulation, cost: CostModel, budget: Budget, spending:
     """The result of a search where no plan is predicted to be faster than float: nothing is quantized, and no layer's
     accuracy is looked at.
     """
+    spending.pay(0.0 if simulation.ran else FLOAT_PRICE)
     names, reference = tuple(sorted(simulation.names)), simulation.runner.float_outcome
     seconds = cost.time(names)
     best = SearchedPlan(names, {}, reference, budget.lacks(reference, reference, seconds), seconds, 0.0)
