@@ -261,7 +261,7 @@ class ReportStep(Step[ReportRecord]):
         """The tensors that samples may fill with other values: those that the values of an input reach."""
         model = self.found.passes.model()
         inputs, known = {tensor.name for tensor in model.graph.inputs}, model.graph.tensors()
-        sources = reached(model, [name for name in zero if name in known], by_shape=False)
+        sources = reached(model, [name for name in zero if name in known], sizes=False)
         return [name for name in zero if name not in sources or sources[name] & inputs]
 
     def _comparison_warnings(self) -> list[Finding]:
