@@ -246,7 +246,6 @@ class Code(BaseCode):
     EMPTY_PROFILE = "empty profile"
     FEW_SAMPLES = "few samples"
     UNVARIED_SAMPLES = "unvaried samples"
-    FIXED_INPUT = "fixed-input"
     UNLIKE_PROFILES = "unlike profiles"
     OTHER_COLLECTION = "collection"
     OTHER_CPUS = "other-cpus"

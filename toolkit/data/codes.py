@@ -6,9 +6,10 @@ from toolkit.contract.findings import BaseCode
 
 
 class DataCode(BaseCode):
-    """What became of a source's samples, and what their shapes have to be."""
+    """What became of a source's samples, what they are alike in, and what their shapes have to be."""
 
     ROWS_APART = "rows-apart"
     ROWS_UNDECIDED = "rows-undecided"
     OTHER_SAMPLES = "other-samples"
+    FIXED_INPUT = "fixed-input"
     OPT_UNLIKE_NAME = "opt-unlike-name"

@@ -9,6 +9,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
+from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
 
 
@@ -57,7 +58,7 @@ def same_values(name: str, samples: int, value: Array | None, everything: bool, 
         known: further values of the finding.
     """
     if value is not None and value.size == 1 and value.dtype.kind == "f" and not everything:
-        return Code.FIXED_INPUT(input=name, samples=samples, value=float(value.reshape(-1)[0]), **known)
+        return DataCode.FIXED_INPUT(input=name, samples=samples, value=float(value.reshape(-1)[0]), **known)
     return Code.UNVARIED_SAMPLES(
         input=name, samples=samples, **known, **({"value": only} if (only := _single(value)) is not None else {})
     )

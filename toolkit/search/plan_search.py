@@ -387,12 +387,8 @@ class PlanSearch(HelperTrials, TimedSearch):
             content.save(path)
             context.wrote(path)
         note, best = context.journal.noted, found.best
-        note(
-            Code.SEARCH_SUMMARY(
-                plans=len(found.plans), share=best.quantized, of=cost.work.of, dtype=dtype, kept=len(best.kept),
-                inferences=found.inferences,
-            )
-        )  # fmt: skip
+        note(Code.SEARCH_SUMMARY(plans=len(found.plans), share=best.quantized, of=cost.work.of, dtype=dtype,
+                                 kept=len(best.kept), inferences=found.inferences))  # fmt: skip
         if not best.meets:
             note(Code.SEARCH_MISSED(limits=list(best.lacks), by=list(best.lacks.values())))
         if cost.times.seconds:

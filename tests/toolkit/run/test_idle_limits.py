@@ -13,6 +13,7 @@ from toolkit import run
 from toolkit.cli.main import invoke
 from toolkit.contract.findings import Code
 from toolkit.contract.passes import Pass
+from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.unvaried import unvaried
 from toolkit.evaluation.codes import EvaluationCode
@@ -140,7 +141,7 @@ def test_a_run_warns_of_the_same_inputs_as_check(tmp_path, side):
 @pytest.mark.parametrize(
     ("scale", "said"),
     [
-        (np.full((20, 1), 2.0), [Code.FIXED_INPUT]), (np.full((20, 6), 2.0), [Code.UNVARIED_SAMPLES]),
+        (np.full((20, 1), 2.0), [DataCode.FIXED_INPUT]), (np.full((20, 6), 2.0), [Code.UNVARIED_SAMPLES]),
         (np.repeat(normal(1, 6), 20, 0), [Code.UNVARIED_SAMPLES]), (normal(20, 1), []),
     ],
 )  # fmt: skip
@@ -163,7 +164,7 @@ def test_a_float_input_of_one_number_that_is_the_same_throughout_is_a_setting(tm
     assert bool(warned) is (wanted == [Code.UNVARIED_SAMPLES])
     assert bool([line for line in report.summary.warnings if "'s'" in line]) is bool(warned)
     noted = [line for line in checked.notes if "Input 's' is 2 in all 16 calibration samples, as a setting is" in line]
-    assert bool(noted) is (wanted == [Code.FIXED_INPUT])
+    assert bool(noted) is (wanted == [DataCode.FIXED_INPUT])
 
 
 def test_check_says_both(tmp_path, capsys):

@@ -85,7 +85,7 @@ DATA: Table = {
         f"Profile '{profile}' has only {count(samples, 'calibration sample')}; provide more."
     ),
     Code.UNVARIED_SAMPLES: _unvaried,
-    Code.FIXED_INPUT: lambda input, samples, value, of="calibration": (
+    DataCode.FIXED_INPUT: lambda input, samples, value, of="calibration": (
         f"Input '{input}' is {value:g} in all {samples} {of} samples, as a setting is; if it takes other values in "
         "use, give samples with these too."
     ),
