@@ -65,10 +65,11 @@ def lower(
     journal = journal if journal is not None else Journal()
     plan = plan.copy()
     plan.by = "lowering"
-    lowered, opset = model.changing() if own else model.copy(), model.opset
+    lowered = model.changing() if own else model.copy()
+    graph = lowered.graph
     admit(lowered, plan, rest=rest, io=io or {}, journal=journal, newest=newest)
-    changed = float_constants(lowered, journal) > 0 or lowered.opset != opset
-    # what is known of the original graph need not be found out from its copy
+    changed = float_constants(lowered, journal) > 0 or lowered.graph is not graph
+    # what is known of the original graph need not be found out from its copy, nor from one with another opset alone
     seen = lowered if changed else model
     with seen.settled():
         facts, sound = seen.facts(), seen.types_fault() is None

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
-from tests.conftest import build, node, normal, ops, placeholder_context, run
+from tests.conftest import build, node, normal, ops, placeholder_context, residual_proto, run
 from tests.passes.test_insert_qdq import random_chain
 from tests.toolkit.backends.backend_models import recurrent
 from toolkit import Code, Journal, Model, Precision, PrecisionPlan
@@ -19,6 +19,8 @@ from toolkit.backends.lowering import lower
 from toolkit.backends.none import NoBackend
 from toolkit.backends.prepare import admit_for
 from toolkit.base.errors import RecipeError
+from toolkit.graph import model as graph_model
+from toolkit.graph.shapes import Inferred
 from toolkit.graph.tensors import onnx_type
 from toolkit.report.findings import sentence
 
@@ -467,3 +469,20 @@ def test_a_rehearsal_without_the_pairs_raises_the_opset_as_lowering_does_with_th
     admit_for(NoBackend(), EngineSettings(), residual, plan, rest=Precision.FP16, io={})
     assert before < 19
     assert residual.opset == (19 if asked is Precision.INT8 else before)
+
+
+@pytest.mark.parametrize("opset", [17, 19])
+def test_what_is_known_of_a_graph_is_not_found_out_from_its_copy_again(monkeypatch, opset):
+    """Nor where lowering raises its opset, which changes the number alone."""
+    graph, context = Model.from_proto(residual_proto(opset)), placeholder_context()
+    InsertQDQ()(graph, context)
+    known, asked = graph.settle(checked=True).facts(), []
+    exported, inferred = graph_model.export, Inferred._inferred
+    monkeypatch.setattr(graph_model, "export", lambda *given: asked.append("export") or exported(*given))
+    monkeypatch.setattr(Inferred, "_inferred", lambda *given: asked.append(len(given[1])) or inferred(*given))
+    lowered = lower(graph, context.plan).model
+    assert lowered.opset == 19 and graph.opset == opset
+    # the one export is that of the lowered graph, to be checked
+    assert asked.count("export") == 1
+    found = lowered.facts()
+    assert all(found.shapes[name] == shapes for name, shapes in known.shapes.items() if name in found.shapes)

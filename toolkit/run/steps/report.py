@@ -307,9 +307,11 @@ def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
     from toolkit.graph.macs import shape_of
     from toolkit.graph.work import facts_at_opt
 
-    facts, before = facts_at_opt(final, profiles), facts_at_opt(prepared, profiles)
-    for name, shapes in before.shapes.items():
-        if shape_of(facts, name) is None:
+    facts = facts_at_opt(final, profiles)
+    lost = {name for name in final.tensor_names() if name and shape_of(facts, name) is None}
+    # nothing is inferred of the other graph for nothing: with its pairs it is as large
+    for name, shapes in facts_at_opt(prepared, profiles).shapes.items() if lost else ():
+        if name in lost:
             facts.shapes[name] = shapes
     for node in final.nodes:
         source = node.inputs[0].name if node.inputs else ""
