@@ -25,6 +25,7 @@ from toolkit.base.errors import PassError
 from toolkit.graph import assemble
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
+from toolkit.graph.kept_messages import forget_messages
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import normalise
@@ -295,3 +296,12 @@ def test_a_constant_that_became_a_variable_is_copied_and_written():
     graph.inputs.append(weight.to_variable(np.float32, [1]))
     twin = assemble.copied(graph)
     assert content(export(twin).proto) == content(export(graph).proto)
+
+
+def test_what_writing_a_graph_again_needs_is_freed():
+    model = Model.from_proto(residual_proto()).settle()
+    twin, before = model.copy(), model.to_bytes()
+    twin.to_bytes()
+    forget_messages(model)
+    assert not model._known._known and not model._known._types and twin._known is model._known
+    assert model.to_bytes() == twin.to_bytes() == before

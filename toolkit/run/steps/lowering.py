@@ -54,6 +54,7 @@ class LoweringStep(Step[LoweringRecord]):
         from toolkit.backends.choose import choose
         from toolkit.backends.prepare import lower_for, save_for
         from toolkit.graph.header import model_files
+        from toolkit.graph.kept_messages import forget_messages
         from toolkit.report.findings import sentence
 
         journal = Journal()
@@ -69,6 +70,8 @@ class LoweringStep(Step[LoweringRecord]):
             io={name: Precision(value) for name, value in self.recipe.engine.io.items()},
             journal=journal,
         )
+        # the last copy of it that is changed
+        forget_messages(self.passes.model())
         path = self.folder.path / _MODEL
         lowered.say(sentence)
         save_for(backend, settings, lowered.model.settle(checked=True), path)
