@@ -7,6 +7,8 @@ were seen to build on TensorRT-RTX 1.7.1 for 12.0; with E8M0 scales its parser t
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
@@ -53,9 +55,18 @@ def write_block_forms(model: Model, plan: PrecisionPlan, journal: Journal) -> No
 class _FormWriter:
     def __init__(self, model: Model, plan: PrecisionPlan) -> None:
         self.model, self.plan = model, plan
-        self.tensors, self.nodes = model.tensor_names(), Names(model.node_names())
         self.scales: dict[int, gs.Tensor] = {}
         self.written = 0
+
+    @cached_property
+    def tensors(self) -> Names:
+        """The names of tensors that are taken."""
+        return self.model.tensor_names()
+
+    @cached_property
+    def nodes(self) -> Names:
+        """The names of nodes that are taken."""
+        return Names(self.model.node_names())
 
     def quantize(self, node: gs.Node, kind: Precision) -> None:
         """Write an activation's quantizer, which returns the scales of its blocks beside the values."""

@@ -27,18 +27,18 @@ def computed_before_loops(model: Model) -> list[tuple[str, str]]:
     Returns:
         The names of the new nodes, each with the layer's.
     """
+    layers = [node for node in model.nodes if node.op in RECURRENT and _widened(node.inputs[0])]
+    if not layers:
+        return []
     found, tensors, nodes = [], model.tensor_names(), Names(model.node_names())
-    for node in [node for node in model.nodes if node.op in RECURRENT]:
-        if not _widened(node.inputs[0]):
-            continue
+    for node in layers:
         read, name = node.inputs[0], nodes.take(f"{node.name}_input_sum")
         zero = make_constant(tensors.take(f"{read.name}_zero"), np.zeros((), np.float32))
         made = assemble.variable(tensors.take(f"{read.name}_sum"), dtype=np.dtype(np.float32), shape=read.shape)
         model.graph.nodes.append(make_node("Add", name, [read, zero], [made]))
         node.inputs[0] = made
         found.append((name, node.name))
-    if found:
-        model.tidy()
+    model.tidy()
     return found
 
 

@@ -116,8 +116,8 @@ class Calibrator:
 
         self.refuse(model, tensors)
         ranges = self._calibrated(model, tensors, dtype) if self.calibrates else Ranges()
-        known = model.graph.tensors()
         if self.given is not None:
+            known = model.graph.tensors()
             found, said = given_ranges(self.given, known, dtype if self.calibrates else None)
             if self.given.tensors and not (found or self.manual or self.calibrates):
                 raise self._of_other_tensors(self.given, known)
@@ -175,7 +175,7 @@ class Calibrator:
         """
         from toolkit.calibration.methods import check_methods
 
-        known = model.graph.tensors()
+        known = model.graph.tensors() if self.manual else {}
         for name in self.manual:
             if name not in known:
                 raise RangesError(

@@ -67,6 +67,11 @@ class NodeMessages:
         self._known: dict[bytes, bytes] = {}
         self._types: dict[Any, bytes] = {}
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._known.clear()
+        self._types.clear()
+
     def of(self, node: gs.Node) -> bytes:
         """The message of a node without subgraphs, serialized."""
         attrs = node.attrs

@@ -100,6 +100,10 @@ class LightModel:
         # a small integer takes one byte of the message, and eight as a value: small messages need no count
         return 8 * self.proto.ByteSize() <= limit or self.message_bytes <= limit
 
+    def fits_whole(self) -> bool:
+        """Whether one message holds the model with all its weights."""
+        return self.holds_at_most(PROTOBUF_LIMIT - self.weight_bytes)
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights beside the message."""

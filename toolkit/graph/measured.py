@@ -21,7 +21,7 @@ def squashed_by(model: Model, output: str) -> str:
 
     The SQNR after such an operator differs from that of the scores before it: confident answers hardly move.
     """
-    tensor = model.graph.tensors().get(output)
+    tensor = next((one for one in model.graph.outputs if one.name == output), None) or model.graph.tensors().get(output)
     node = model.producer(tensor) if tensor is not None else None
     while node is not None and node.op in _SHAPES_ONLY and node.inputs:
         node = model.producer(node.inputs[0])

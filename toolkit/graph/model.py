@@ -25,7 +25,7 @@ from toolkit.graph.dimensions import dim_of
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.facts import Facts
 from toolkit.graph.importing import import_light
-from toolkit.graph.light import LightModel, SerializedModel, Skeleton, fits_message, weights_as_inputs
+from toolkit.graph.light import LightModel, SerializedModel, Skeleton, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
@@ -144,7 +144,7 @@ class Model:
             ModelError: it exceeds the size limit of a protobuf message; save it to a file instead.
         """
         light = self.to_light()
-        if not fits_message(light.message_bytes + light.weight_bytes):
+        if not light.fits_whole():
             raise ModelError("the model is too large for one message", remedy="save it to a file and use its path")
         return bytes(light.whole().SerializeToString(deterministic=True))
 

@@ -364,7 +364,7 @@ def write(model: LightModel, path: Path) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
     inside = model if not apart else LightModel(model.proto)
-    write_parts(path, _read_on(streamed(inside)), inside.message_bytes + inside.weight_bytes)
+    write_parts(path, _read_on(streamed(inside)), inside.proto.ByteSize() + inside.weight_bytes)
     own = re.compile(re.escape(path.name) + DATA_NAME)
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):
@@ -381,9 +381,9 @@ def _read_on(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview
 
 def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:
     """The tensors whose values go to a separate file, with the values; none where the model's file can hold all."""
-    left = model.message_bytes
-    if fits_message(left + model.weight_bytes):
+    if model.fits_whole():
         return []
+    left = model.message_bytes
     found: list[tuple[TensorProto, memoryview | bytes]] = []
     for tensor in model.proto.graph.initializer:
         if tensor.name in model.weights:

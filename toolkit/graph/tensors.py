@@ -23,6 +23,8 @@ from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import BITS
 
 SHORT_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_WHOLE_BYTES = frozenset("biufc")
+"""Kinds of numpy's own types whose values a file has in as many bytes as memory."""
 FLOAT_TYPES = SHORT_FLOATS | {TensorProto.FLOAT}
 
 
@@ -158,7 +160,14 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
 def stored_bytes(tensors: Iterable[Any]) -> int:
     """Bytes of the constants among tensors, each counted once, as a file has them: narrow types packed."""
     constants = {id(one): one for one in tensors if isinstance(one, gs.Constant)}
-    return sum(-(-math.prod(one.shape) * BITS.get(onnx_type(one.dtype), 32) // 8) for one in constants.values())
+    return sum(map(_stored_bytes, constants.values()))
+
+
+def _stored_bytes(constant: gs.Constant) -> int:
+    held = constant._values
+    if isinstance(held.dtype, np.dtype) and held.dtype.isbuiltin == 1 and held.dtype.kind in _WHOLE_BYTES:
+        return int(held.nbytes)
+    return -(-math.prod(constant.shape) * BITS.get(onnx_type(constant.dtype), 32) // 8)
 
 
 def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:

@@ -55,8 +55,11 @@ def biases_as_rows(model: Model, facts: Facts) -> list[str]:
     Returns:
         The nodes whose bias was rewritten.
     """
+    biases = list(_biases(model))
+    if not biases:
+        return []
     names, found = model.tensor_names(), []
-    for _, (reader, tensor) in list(_biases(model)):
+    for _, (reader, tensor) in biases:
         wide = reader.op == "Gemm" or (reader.op == "Add" and (facts.rank(reader.outputs[0].name) or 0) > 1)
         if wide and onnx_type(tensor.dtype) == TensorProto.FLOAT16:
             row = np.asarray(model.constant(tensor)).reshape(1, -1)
