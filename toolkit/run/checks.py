@@ -19,7 +19,6 @@ from toolkit.run.guard import refuse_no_run_folder, refuse_run_over, refuse_writ
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, located_files, pass_files
 from toolkit.run.state import refuse_another, taken_over
-from toolkit.run.steps.compare import comparable
 from toolkit.run.user_code import followed
 from toolkit.run.working import working
 
@@ -73,7 +72,10 @@ def preflight(job: Job) -> None:
     _cache_is_apart(job)
     names_exist(job)
     engine_settings(job.recipe)
-    comparable(job)
+    if job.recipe.engine.compare:
+        from toolkit.run.steps.compare import comparable
+
+        comparable(job)
     _gpu_known(job)
 
 
