@@ -160,7 +160,7 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
         return ("top1",) if same and _whole(labels, 0, np.inf) else ()
     if settings.get("single"):
         return _one_score(output, settings, labels)
-    count = output.shape[class_axis_of(output)] if output.shape else 1
+    count = output.shape[int(settings.get("axis", class_axis_of(output)))] if output.shape else 1
     if shape is not None and not longer(shape) and count > 1 and _whole(labels, 0, count):
         return ("top1",)
     if shape == (count,) and count > 1 and len(output.shape) == 1 and _whole(labels, 0, 2):

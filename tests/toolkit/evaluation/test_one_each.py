@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import build, node, run
 from toolkit import Model
 from toolkit.evaluation.guess import guess
+from toolkit.evaluation.label_fit import fitting_metrics
 from toolkit.evaluation.observed import observe
 
 RNG = np.random.default_rng(0)
@@ -40,8 +41,12 @@ def test_classes_before_an_axis_of_1_that_a_pool_leaves_stay_classes():
     model = Model.from_proto(build(nodes, {"x": ["n", 8, 24]}, {"y": ["n", 10, 1]}, weights))
     given = RNG.standard_normal((40, 8, 24)).astype(np.float32)
     (made,) = run(model, {"x": given})
-    found = guess(observe(model, [({"x": given}, {"y": made}, 40)]))
+    looked = observe(model, [({"x": given}, {"y": made}, 40)])
+    found = guess(looked)
     assert [(part.task, part.settings["axis"]) for part in found.parts] == [("classification", -2), ("embedding", -2)]
+    # a label a sample names one of ten
+    labels = list(made.argmax(axis=1)[:, 0])
+    assert "top1" in {one.metric for one in fitting_metrics(looked, guess(looked, "classification"), labels)}
 
 
 ONE_EACH = {
