@@ -89,6 +89,10 @@ class EvaluationResult:
     unrounded: Unrounded | None = None
     left_out: tuple[tuple[OrNaN, OrNaN], ...] = ()
 
+    def judged(self) -> frozenset[str]:
+        """The outputs that are judged by their answers; empty where there are none, as with limits on noise alone."""
+        return frozenset(name for tally in self.tallies for name in tally.part.outputs)
+
     @property
     def drop_error(self) -> float | None:
         """Standard error of the drop, from how samples differ; None where the metric does not tell it."""
@@ -246,8 +250,9 @@ class OutputComparison:
         found.not_compared, found.in_place = self._not_compared, self._in_place
         if self._answers is not None:
             found.tallies = self._answers.tallies(self._rows)
+        judged = found.judged()
         for name, difference in self._outputs.items():
-            if difference.steady:
+            if difference.steady and (not judged or name in judged):
                 found.notes.append(EvaluationCode.OUTPUT_STEADY(output=name))
         found.notes += [
             EvaluationCode.FLOAT_OUTPUT_NAN(output=name, count=count, samples=self.samples)

@@ -85,6 +85,8 @@ def do_not_differ(found: EvaluationResult) -> bool:
     """Whether there is one sample, or all give the same values."""
     steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
     floats = found.outputs.keys() - set(found.discrete)
+    # what no input reaches is the same in any case
+    floats &= found.judged() or floats
     # one run of a model that takes many at once is judged row by row
     rows = [tally.answers for tally in found.tallies if tally.part.task != "generation"]
     return max([found.samples, *rows]) == 1 or (bool(floats) and floats <= steady)

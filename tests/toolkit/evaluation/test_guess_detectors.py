@@ -187,3 +187,14 @@ def test_coefficients_of_masks_beside_boxes_are_values(task, shares):
     found, _ = judged_by(model, task, None, None, {}, {})
     tasks = {name: part.task for part in found.parts for name in part.outputs}
     assert tasks == {"boxes": "detection", "scores": "detection", "mask_coefficients": "regression"}
+
+
+@pytest.mark.parametrize(("judged", "noted"), [(("y",), []), (("y", "version"), ["version"])])
+def test_only_an_output_that_is_judged_asks_for_other_samples_where_it_is_always_the_same(judged, noted):
+    nodes = [node("Identity", ["a"], ["y"]), node("Identity", ["b"], ["version"])]
+    model = Model.from_proto(build(nodes, {"a": ["n", 3], "b": ["n", 1]}, {"y": ["n", 3], "version": ["n", 1]}))
+    given = {"y": DRAW.standard_normal((4, 3)).astype(np.float32), "version": np.full((4, 1), 2, np.float32)}
+    comparison = OutputComparison(model, answers=Answers([OutputPart("regression", (name,)) for name in judged]))
+    comparison.add(given, {name: value + np.float32(0.01) for name, value in given.items()}, None, 4)
+    notes = [note.values["output"] for note in comparison.result().notes if note.code is EvaluationCode.OUTPUT_STEADY]
+    assert notes == noted

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.toolkit.report.samples import build
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import OutputFigures
 from toolkit.evaluation.outputs import EvaluationResult, Unrounded
 from toolkit.evaluation.tasks.base import AnswerTally, OutputPart
@@ -19,6 +20,7 @@ from toolkit.report.schema import DeviceInfo
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import verdict
 from toolkit.run.accuracy import accuracy_of
+from toolkit.run.doubts import do_not_differ
 from toolkit.run.sections import BudgetSection
 from toolkit.run.task import TaskRecord
 
@@ -291,3 +293,14 @@ def test_a_head_that_keeps_its_answers_about_as_well_as_the_metric_s_is_none(cha
 def test_a_limit_of_the_user_s_own_for_all_heads_takes_the_place_of_the_doubt():
     found = heads((591, 498), budget=BudgetSection(max_drop=0.02, min_unchanged=0.8))
     assert found.doubts == [] and verdict(found) == "usable"
+
+
+@pytest.mark.parametrize("judged", [("logits",), ("logits", "version")])
+def test_samples_are_alike_where_all_that_is_judged_of_them_is(judged):
+    """A version, or spreads that are learnt, are the same for every sample, and the other outputs are not."""
+    figures = {name: OutputFigures(sqnr_db=60.0, max_abs=0.01) for name in ("logits", "version")}
+    notes = [EvaluationCode.OUTPUT_STEADY(output=name) for name in judged]
+    tally = AnswerTally(OutputPart("regression", judged), 400, 400, 0.99)
+    assert do_not_differ(measured(outputs=figures, notes=notes, tallies=(tally,), samples=400)) is True
+    one = measured(outputs=figures, notes=notes[1:], tallies=(tally,), samples=400)
+    assert do_not_differ(one) is False
