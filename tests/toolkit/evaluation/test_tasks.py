@@ -526,3 +526,20 @@ def test_tokens_that_nearly_change_are_expected_to_change_on_other_texts():
     tokens = RNG.integers(0, 9, (4, 8))
     assert tally("generation", tokens, tokens).expected is None
     assert tally("generation", np.zeros((4, 0, 50), np.float32), np.zeros((4, 0, 50), np.float32)).expected is None
+
+
+@pytest.mark.parametrize("dip", [0.7, 0.74, 0.76, 0.8])
+def test_peaks_of_two_people_that_run_into_each_other_stay_however_the_map_falls_between_them(dip):
+    """Quantizing moves the dip across the quarter that separates peaks; a peak that is gone is lost all the same."""
+    rows, columns = np.mgrid[:24, :24]
+    maps = np.zeros((20, 2, 24, 24), np.float32)
+    for centre in ((6, 6), (6, 11), (18, 16)):
+        maps = np.maximum(maps, np.exp(-((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) / 2.0, dtype=np.float32))
+    maps[:, :, 6, 7:11] = 0.75
+    found, gone = maps.copy(), maps.copy()
+    found[:, :, 6, 7:11] = dip
+    gone[:, :, 14:, :] = 0
+    settings = {"axis": -3, "height": 1.0, "several": True, "batch_axis": 0}
+    assert tally("regression", maps, found, settings).share == 1.0
+    assert tally("regression", found, maps, settings).level == 1.0
+    assert tally("regression", maps, gone, settings).share == 0.0

@@ -49,6 +49,21 @@ def separate_peaks(one: Array, least: float) -> tuple[Array, Array]:
     Returns:
         Row and column, integers [peaks, 2]; the height above the median, float32 [peaks].
     """
+    return _apart(*_maxima(one, least))
+
+
+def _apart(values: Array, found: Array, heights: Array) -> tuple[Array, Array]:
+    """Of what ``_maxima`` found those that the map falls between."""
+    kept: list[int] = []
+    for place in range(len(found)):
+        ways = (_between(values, found[place], found[other]) for other in kept)
+        if all(lowest <= (1 - _DIP) * heights[place] for lowest in ways):
+            kept.append(place)
+    return found[kept], heights[kept]
+
+
+def _maxima(one: Array, least: float) -> tuple[Array, Array, Array]:
+    """A map less its median, and its local maxima that rise so far above 0, the highest first: places and heights."""
     values = np.asarray(one, np.float32)
     values = values - np.median(values)
     around = np.pad(values, 1, constant_values=-np.inf)
@@ -59,12 +74,7 @@ def separate_peaks(one: Array, least: float) -> tuple[Array, Array]:
     found = np.argwhere(highest & (values >= least))
     heights = values[found[:, 0], found[:, 1]]
     order = np.argsort(-heights, kind="stable")[:_MOST_LOOKED_AT]
-    kept: list[int] = []
-    for place in order.tolist():
-        ways = (_between(values, found[place], found[other]) for other in kept)
-        if all(lowest <= (1 - _DIP) * heights[place] for lowest in ways):
-            kept.append(place)
-    return found[kept], heights[kept]
+    return values, found[order], heights[order]
 
 
 def points_of(one: Array, height: float) -> Array:
@@ -93,7 +103,8 @@ class Keypoints(Task):
     most one cell away along each axis, or 2 % of the map's longer side, with at least 0.8 of that height.
 
     Where ``several`` is set, as for a picture of several people, every peak of a map that has half of its highest one's
-    height or more is a point by itself.
+    height or more is a point by itself. Two people whose peaks run into each other are one peak or two by chance: a
+    point stays where the other model's map has any local maximum.
     """
 
     name: ClassVar[str] = "regression"
@@ -133,10 +144,11 @@ def _of_sets(a: Array, b: Array, least: float) -> tuple[Array, Array]:
     broken = np.asarray(np.isnan(np.asarray(b, np.float32)).any(axis=(-2, -1)))
     kept, asked = np.zeros((2, len(a)), int)
     for place in np.ndindex(a.shape[:-2]):
-        first = separate_peaks(a[place], _SLACK * least)
-        second = separate_peaks(np.zeros_like(a[place]) if broken[place] else b[place], _SLACK * least)
-        highest = max([0.0, *first[1][:1], *second[1][:1]])
-        for (own, heights), (others, _) in ((first, second), (second, first)):
+        first = _maxima(a[place], _SLACK * least)
+        second = _maxima(np.zeros_like(a[place]) if broken[place] else b[place], _SLACK * least)
+        highest = max([0.0, *first[2][:1], *second[2][:1]])
+        for mine, (_, others, _) in ((first, second), (second, first)):
+            own, heights = _apart(*mine)
             points = own[heights >= max(least, _LIKE * highest)]
             apart = np.abs(points[:, None] - others[None]).max(axis=-1)
             asked[place[0]] += len(points)
