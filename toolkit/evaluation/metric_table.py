@@ -108,6 +108,12 @@ def by_position(metric: str | None) -> bool:
     return info is not None and info.by_position
 
 
+def by_order(metric: str | None) -> bool:
+    """Whether a metric of classes reads how all scores are ordered, whichever of them are above a threshold."""
+    info = METRICS.get(metric or "")
+    return info is not None and info.task == "classification" and not info.counted
+
+
 def task_of(metric: str | None) -> str:
     """The task that a metric belongs to; empty for one that is not built in."""
     info = METRICS.get(metric or "")

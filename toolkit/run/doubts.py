@@ -8,6 +8,7 @@ from toolkit.base.given import shown
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
+from toolkit.evaluation.metric_table import by_order
 from toolkit.evaluation.share_limits import UNREAD
 from toolkit.evaluation.tasks import ranked_outputs
 from toolkit.report.codes import ReportCode
@@ -68,7 +69,8 @@ def one_answer(found: EvaluationResult) -> list[AnswerTally]:
 
     That is one which is no share of right answers, such as the area under the ROC curve.
     """
-    if found.metric is not None and (found.drop_error is not None or not found.metric_answers):
+    told = found.drop_error is not None or not found.metric_answers or by_order(found.metric)
+    if found.metric is not None and told:
         return []
     return [tally for tally in found.tallies if tally.only is not None]
 

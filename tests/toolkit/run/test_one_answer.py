@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import build, node, normal
-from toolkit import Recipe, run
+from toolkit import Model, Recipe, run
+from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.labels import unfit
@@ -108,3 +109,15 @@ def test_labels_of_one_kind_are_said_to_tell_nothing():
     said = sentence(unfit([np.int64(0)] * 3, None))
     assert "0 in every sample" in said and said.endswith("give samples with others too.")
     assert "from 0 to 1" in sentence(unfit([np.int64(0), np.int64(1)], None))
+
+
+@pytest.mark.parametrize(("metric", "standing"), [("auc", "met"), ("average_precision", "met"), ("top1", "unproven")])
+def test_a_metric_of_the_order_of_scores_needs_none_above_a_threshold(metric, standing, tmp_path):
+    """As an anomaly score's, whose scale is its own: also where both models order the samples without a fault, so that
+    nothing shows by how much other samples would differ."""
+    x = scored(tmp_path, -8.0)
+    scores = session(Model.load(tmp_path / "model.onnx")).run({"x": x})["score"].reshape(-1)
+    np.savez(tmp_path / "data.npz", x=x, label=(scores > np.median(scores)).astype(np.int64))
+    # nothing is quantized: no sample changes its place
+    accuracy = judged(tmp_path, passes=["fold_constants"], metric=metric, budget={"max_drop": 0.05}).report.accuracy
+    assert accuracy.standing == standing and accuracy.shows_nothing is (standing == "unproven")
