@@ -45,6 +45,9 @@ _REMEDIES = (
     (r"indices \([^\0]*must be less than or equal to the extent of data",
      "TensorRT scatters no more values along an axis than there are places: sum them by a MatMul with a matrix of "
      "ones, [nodes, edges], instead"),
+    (r"trip limit",
+     "a Loop ends by a condition here: export the model with one that only counts its iterations, with the recurrent "
+     "operator itself (LSTM, GRU), or unrolled"),
     (r"has no runners that implement it",
      "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
      "outside the engine, or build with another backend (TensorRT has kernels that TensorRT-RTX lacks)"),

@@ -47,6 +47,9 @@ def heard(*texts, severity="ERROR"):
           "ERROR: onnxOpImporters.cpp:9072 In function importHardSwish:\n[8] Assertion failed: Only FLOAT, HALF or INT8 input is "
           "supported for the HardSwish operator in this version of TensorRT. The current type = BF16."], "swish",
          "request fp16 or fp32 for this node (pass keep_precision)"),
+        (["While parsing node number 7 [Loop -> \"y\"]:", "--- Begin node ---\nNode name: while", "--- End node ---",
+          "Assertion failed: false: TensorRT cannot infer the shape of scan output z since no trip limit was set."], "while",
+         "only counts its iterations"),
         (["something nobody has seen"], "", "see TensorRT's messages"),
     ],
 )  # fmt: skip
