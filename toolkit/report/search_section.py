@@ -90,10 +90,12 @@ def _key(plan: SearchedPlan) -> _Key:
 
 
 def _point(plan: SearchedPlan, front: Sequence[_Key], record: SearchRecord) -> PlanPoint:
+    # outputs that are all integers have no noise: what differs of them has been counted
     noise = plan.outcome.noise
+    level = _db(noise) if plan.outcome.cosine is not None else None
     on_front, chosen = _key(plan) in front, _key(plan) == _key(record.best)
     return PlanPoint(
-        predicted_ms=plan.seconds * 1e3, noise=noise, sqnr_db=_db(noise), metric=plan.outcome.metric,
+        predicted_ms=plan.seconds * 1e3, noise=noise, sqnr_db=level, metric=plan.outcome.metric,
         agreement=plan.outcome.agreement if plan.outcome.of_classes else None,
         quantized_share=plan.quantized, kept=len(plan.kept),
         names=sorted(plan.kept) if on_front or chosen else [], meets=plan.meets, front=on_front, chosen=chosen,

@@ -18,7 +18,7 @@ from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.sessions import session
 from toolkit.report.findings import sentence
-from toolkit.report.findings.search import standing
+from toolkit.report.findings.search import search_line, standing
 from toolkit.run.check import dry_run
 from toolkit.run.new import recipe_for
 from toolkit.run.sections import BudgetSection
@@ -210,3 +210,19 @@ def test_what_is_held_in_place_of_a_metric_is_said_as_it_is():
     assert sentence(without_labels(given, found, "data.npz")) == (
         "data.npz has no labels, so the search cannot measure psnr: it applies min_sqnr_db = 30 in its place."
     )
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_line_of_a_search_has_decibels_only_where_an_output_holds_floats(tmp_path, whole):
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["z"])]
+    last = [node("ArgMax", ["z"], ["y"], axis=1, keepdims=0)] if whole else [node("Identity", ["z"], ["y"])]
+    proto = build([*nodes, *last], {"x": ["N", 12]}, {"y": ["N"] if whole else ["N", 4]},
+                  {"w": normal(12, 32, seed=1), "v": normal(32, 4, seed=2)}, types={"y": 7} if whole else None)  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(64, 12, seed=3))
+    recipe = Recipe.build(
+        "whole", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=[{"use": "search_precision", "min_agreement": 0.5}], engine={"backend": "none"},
+    )  # fmt: skip
+    report = run(recipe, tmp_path / "out").report
+    assert report.search.chosen.kept == 0 and (" dB SQNR" in search_line(report.search)) is not whole
