@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -170,6 +171,10 @@ def read_utf8(path: str | os.PathLike[str], kind: FileKind) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # no other encoding of a text than UTF-16 and UTF-32, which begin with a mark, has bytes of 0
+        binary = b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        if binary:
+            raise kind.fault(path, "it is no text") from error
         raise kind.fault(path, f"byte {error.start} is not UTF-8 text", "save it as UTF-8") from error
 
 

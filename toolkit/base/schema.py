@@ -92,7 +92,7 @@ def validation_words(fault: Mapping[str, Any], others: Iterable[Mapping[str, Any
         return f"unknown key '{place}'"
     if fault["type"] == "missing":
         return f"'{place}' is missing"
-    wanted = dict.fromkeys(_wanted(one) for one in (fault, *others))
+    wanted = dict.fromkeys(wanted_words(one) for one in (fault, *others))
     if _NUMBER in wanted:
         wanted.pop(_WHOLE, None)
     said = " or ".join(one.removesuffix(_IS_WANTED) for one in wanted)
@@ -100,7 +100,8 @@ def validation_words(fault: Mapping[str, Any], others: Iterable[Mapping[str, Any
     return f"'{place}' is {value_words(fault['input'])}: {said}" if place else said
 
 
-def _wanted(fault: Mapping[str, Any]) -> str:
+def wanted_words(fault: Mapping[str, Any]) -> str:
+    """What is wanted in the place of a value at fault."""
     kind = fault["type"]
     if kind in _BOUNDS and isinstance(fault["input"], (bool, str)):
         # what was taken for a number is not one

@@ -21,7 +21,7 @@ _LEGACY = re.compile(r"0 ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16})")
 _HEX = re.compile(r"[0-9a-fA-F]{1,8}")
 ALGORITHMS = ("EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration", "LegacyCalibration")
 _LIMIT = 1 << 26
-_KIND = FileKind("it cannot be read as text", RangesError, "give ranges.json or a calibration cache", _LIMIT)
+_KIND = FileKind("it cannot be read as ranges", RangesError, "give ranges.json or a calibration cache", _LIMIT)
 _JSON = FileKind("it is broken JSON", RangesError, "write the file again", _LIMIT)
 KINDS = ("ranges", "tensorrt", "text", "onnxruntime")
 

@@ -14,6 +14,7 @@ from toolkit.base.errors import QtoolError, shortened
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
 from toolkit.base.reading import FileKind, read_json, reading
+from toolkit.base.schema import wanted_words
 from toolkit.contract.roles import Role
 from toolkit.graph.work import NodeRole
 from toolkit.report.analysis_parts import BisectionInfo as BisectionInfo
@@ -349,7 +350,7 @@ class Report(Part):
                 fault = error.errors()[0]
                 place = shortened(".".join(str(part) for part in fault["loc"])) or "the report"
                 raise QtoolError(
-                    f"{place}: {fault['msg'].removeprefix('Value error, ')}", where=where, remedy=_KIND.remedy
+                    f"{place}: {wanted_words(fault)}", where=where, remedy=_KIND.remedy
                 ) from error
 
     @classmethod

@@ -20,6 +20,7 @@ from toolkit.base.files import sha256_json
 from toolkit.base.needs import Needs
 from toolkit.base.precision import Precision
 from toolkit.base.reads import needs_now
+from toolkit.base.schema import wanted_words
 from toolkit.base.settings import without_effect
 from toolkit.base.text import on_one_line
 from toolkit.contract.findings import Code, Finding
@@ -109,9 +110,8 @@ class Question:
             try:
                 BudgetSection.model_validate({name: value})
             except ValidationError as error:
-                said = error.errors()[0]["msg"]
                 raise QtoolError(
-                    f"--{name.replace('_', '-')} is {value}: {said[:1].lower()}{said[1:]}",
+                    f"--{name.replace('_', '-')} is {value}: {wanted_words(error.errors()[0])}",
                     remedy=f"meaning: {BudgetSection.model_fields[name].description}",
                 ) from error
 

@@ -12,7 +12,7 @@ from toolkit.base.progress import Progress, silent
 from toolkit.report.findings import sentence
 from toolkit.report.schema import Report
 from toolkit.run.folder import RunFolder
-from toolkit.run.guard import refuse_missing
+from toolkit.run.guard import require_run_folder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.lock import LockInfo, read_lock
@@ -55,7 +55,7 @@ class FinishedRun:
         Raises:
             QtoolError: no run ended here, or a later one began and did not end.
         """
-        refuse_missing(folder, "no such run folder")
+        require_run_folder(folder)
         for name in ("report.json", "recipe.lock.toml"):
             if not (folder / name).is_file():
                 raise QtoolError(f"the folder is not a run folder: it has no {name}", where=str(folder), remedy=_AGAIN)

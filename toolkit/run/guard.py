@@ -49,6 +49,17 @@ def refuse_missing(path: Path, what: str) -> None:
         ) from error
 
 
+def require_run_folder(path: Path) -> None:
+    """Refuse what is no folder of a run: nothing, or a file.
+
+    Raises:
+        QtoolError: it is none, or it cannot be looked at.
+    """
+    refuse_missing(path, "no such run folder")
+    if not path.is_dir():
+        raise QtoolError("this is a file, not a run folder", where=str(path), remedy="name the folder of a run")
+
+
 def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
     """Refuse a run folder in which a run would write over one of its inputs, or in which an input folder changes.
 

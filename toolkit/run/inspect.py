@@ -16,7 +16,7 @@ from toolkit.base.text import count as counted
 from toolkit.base.text import plain
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.guard import files_of_run, refuse_anothers, refuse_missing, refuse_writing_over
+from toolkit.run.guard import files_of_run, refuse_anothers, refuse_missing, refuse_writing_over, require_run_folder
 from toolkit.run.inspect_build import engine_tag, render_engine, render_log, render_recipe, render_timing
 from toolkit.run.rendered import Rendered
 from toolkit.run.state import unfinished_note
@@ -68,7 +68,7 @@ def explain_node(folder: Path, name: str) -> Rendered:
     from toolkit.report.overview import overview
     from toolkit.report.schema import Report
 
-    refuse_missing(folder, "no such run folder")
+    require_run_folder(folder)
     report = folder / "report.json"
     if not report.is_file():
         raise QtoolError(

@@ -90,6 +90,8 @@ class Recipe(Section):
                 message names the line.
         """
         path = Path(path)
+        if path.is_dir():
+            raise RecipeError("this is a folder, not a recipe", where=str(path), remedy="name the .toml file in it")
         if not path.is_file():
             raise RecipeError("no such recipe", where=str(path), remedy="`qtool new MODEL` writes one")
         if path.suffix.lower() == ".onnx":

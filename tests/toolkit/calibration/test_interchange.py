@@ -90,7 +90,7 @@ def test_onnxruntime_reads_and_writes_the_same(tmp_path: Path, monkeypatch: pyte
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"\xff\xfe\x00", "cannot be read as text"),
+        (b"\xff\xfe\x00", "cannot be read as ranges: byte 0 is not UTF-8"),
         (b"TRT-8600-EntropyCalibration2\nx 3c010204\n", "line 2: 'x 3c010204' is not 'tensor name: scale in hex'"),
         (b"TRT-8600-EntropyCalibration2\nx: 3c01020g\n", "line 2"),
         (b"TRT-8600-EntropyCalibration2\nx: 7f800000\n", "tensor 'x' has the range inf"),

@@ -315,3 +315,30 @@ def test_recipes_of_the_repository_check_out(capsys):
     for path in sorted((MODELS.parent / "recipes").glob("*_int8.toml")):
         assert invoke(["check", str(path)]) == 0
         assert "can run" in capsys.readouterr().out
+
+
+def test_a_thing_of_another_kind_is_called_what_it_is(place, capsys):
+    report, recipe, data = (str(place / name) for name in ("out/report.json", "recipe.toml", "data.npz"))
+    assert invoke(["run", recipe, "--out", str(place / "out")]) == 0
+    capsys.readouterr()
+    for words in (["explain", report], ["accuracy", report], ["time", recipe], ["export", recipe, "--to", "polygraphy"]):
+        said = complain(place, capsys, *words)
+        assert "this is a file, not a run folder. Name the folder of a run" in said
+    said = complain(place, capsys, "compare", data, data)
+    assert f"{data}: it cannot be read as ranges: it is no text. Give ranges.json or a calibration cache" in said
+    assert "this is a folder, not a recipe. Name the .toml file in it" in complain(place, capsys, "check", str(place))
+    assert "no such model file. Check the path" in complain(place, capsys, "new", str(place / "gone.onnx"))
+    (place / "recipe.toml").write_bytes(GOOD.encode("utf-16"))
+    assert "byte 0 is not UTF-8 text. Save it as UTF-8" in complain(place, capsys)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (["--min-sqnr-db", "-1"], "--min-sqnr-db is -1.0: it must be at least 0"),
+        (["--max-drop", "nan"], "--max-drop is nan: a finite number is wanted"),
+        (["--min-agreement", "2"], "--min-agreement is 2.0: it must be at most 1"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_in_words(place, capsys, limit, said):
+    assert said in complain(place, capsys, "bisect", str(place / "recipe.toml"), "--out", str(place / "out"), *limit)
