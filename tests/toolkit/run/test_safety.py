@@ -602,6 +602,27 @@ def test_an_export_that_was_changed_is_not_written_over(place, capsys):
     assert (elsewhere / "build.sh").read_text() == "my own flags"
 
 
+def test_a_page_of_an_earlier_release_may_be_written_over(place):
+    assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out")]) == 0
+    page, ranges = place / "c.html", str(place / "out" / "ranges.json")
+    page.write_text('<!doctype html><html lang="en"><meta charset="utf-8"><title>Ranges compared</title><p>old')
+    assert invoke(["compare", ranges, ranges, "--html", str(page)]) == 0 and "Ranges compared · qtool" in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "other.npz"])
+def test_a_timing_cache_is_no_file_of_text_and_no_archive(place, capsys, name):
+    shutil.copy(place / "data.npz", place / "other.npz")
+    (place / "notes.txt").write_text("my notes")
+    rewrite(place, 'backend = "none"', f'backend = "none"\ntiming_cache = "{name}"')
+    before = files(place)
+    for command in ("run", "check"):
+        said = complain(place, capsys, command, str(place / "recipe.toml"))
+        assert f"{name}: qtool did not write this file" in said and "Give [engine] timing_cache a file of its own" in said
+    assert files(place) == before
+    (place / name).write_bytes(bytes(200))
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
+
+
 def test_a_file_that_is_there_but_empty_may_be_written(place):
     (place / "made_by_mktemp.npz").touch()
     assert invoke(["calibrate", str(place / "recipe.toml"), "--out", str(place / "made_by_mktemp.npz")]) == 0
