@@ -98,9 +98,10 @@ def _banner(report: Report) -> str:
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a page that qtool wrote."""
+    """Whether a file is a page that qtool wrote, an earlier release's comparison of ranges among them."""
     with path.open("rb") as file:
-        return file.read(1 << 16).partition(b"</title>")[0].endswith(" · qtool".encode())
+        title = file.read(1 << 16).partition(b"</title>")[0]
+    return title.endswith((" · qtool".encode(), b"<title>Ranges compared"))
 
 
 def write_html(report: Report, path: Path) -> None:
