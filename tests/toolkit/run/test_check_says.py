@@ -207,7 +207,7 @@ def test_code_that_yields_no_sample_is_refused_before_calibrating(tmp_path):
     (tmp_path / "mine_none.py").write_text("def samples():\n    return iter(())\n")
     measured = {"data": str(tmp_path / "data.npz"), "budget": {"min_sqnr_db": 1}}
     recipe = small(tmp_path, [INSERT], calibration={"data": "mine_none:samples"}, evaluation=measured)
-    said = "there are no samples to calibrate with"
+    said = "there are no samples"
     assert answer(lambda: dry_run(recipe, allow_code=True)) == said
     assert answer(lambda: run(recipe, tmp_path / "run", allow_code=True)) == said
 
