@@ -11,6 +11,7 @@ from passes.search_precision import SearchPrecision
 from passes.smooth import Smooth
 from toolkit import Recipe
 from toolkit.base.errors import RecipeError
+from toolkit.base.schema import value_words
 from toolkit.cli.main import invoke
 from toolkit.run.recipe_passes import passes_of
 
@@ -75,7 +76,7 @@ def test_what_may_have_an_effect_is_not_refused(text):
 def test_a_pass_names_the_setting(kind, settings, name):
     with pytest.raises(RecipeError) as refused:
         kind(**settings)
-    assert refused.value.value == name and repr(settings[name])[:20] in refused.value.what
+    assert refused.value.value == name and value_words(settings[name])[:20] in refused.value.what
     kind(**{key: value for key, value in settings.items() if key != name})
 
 
