@@ -107,7 +107,7 @@ def test_right_answers_of_one_kind_prove_nothing_of_the_other(tmp_path):
 
 def test_labels_of_one_kind_are_said_to_tell_nothing():
     said = sentence(unfit([np.int64(0)] * 3, None))
-    assert "0 in every sample" in said and said.endswith("give samples with others too.")
+    assert "0 in every sample" in said and said.endswith("add samples with other labels.")
     assert "from 0 to 1" in sentence(unfit([np.int64(0), np.int64(1)], None))
 
 
