@@ -286,7 +286,7 @@ def test_files_that_a_pass_of_the_recipes_own_names_are_not_written_over(own, ca
         place / "own.py"
     ).read_text() + '    def input_files(self, base):\n        return [base / "out" / "ranges.json"]\n'
     write(place, "own.py", source)
-    (place / "out").mkdir()
+    (place / "out" / ".qtool").mkdir(parents=True)
     write(place, "out/ranges.json", "dear")
     assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out"), "--allow-code"]) == 2
     assert "overwrite" in capsys.readouterr().err and (place / "out" / "ranges.json").read_text() == "dear"
