@@ -174,7 +174,8 @@ def test_bad_data(place, capsys, case):
 
 @pytest.mark.parametrize("command", ["run", "check"])
 @pytest.mark.parametrize("key", ["calibration", "evaluation"])
-def test_code_that_yields_nothing_is_refused_by_check_too(place, capsys, command, key):
+def test_code_that_yields_nothing_is_refused_by_check_too(place, capsys, monkeypatch, command, key):
+    monkeypatch.chdir(place)
     (place / f"of_{key}.py").write_text("def load():\n    yield from ()\n")
     text = GOOD + '[evaluation]\ndata = "data.npz"\n'
     lines = [line.replace("data.npz", f"of_{key}:load") if after else line for line, after in _by_table(text, key)]
@@ -190,7 +191,8 @@ def _by_table(text, table):
         yield line, inside
 
 
-def test_samples_that_were_all_left_out_are_said_to_be(place, capsys):
+def test_samples_that_were_all_left_out_are_said_to_be(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
     np.savez(place / "data.npz", x=normal(12, 3, 9, 9))
     (place / "recipe.toml").write_text(GOOD.replace('"data.npz"', '"data.npz"\noutside = "skip"'))
     for command in ("check", "run"):

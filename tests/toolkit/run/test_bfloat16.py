@@ -145,7 +145,8 @@ def test_a_layer_that_stays_float_stays_bfloat16(place):
     assert types["w2"] == types["c16"] == BF16
 
 
-def test_a_model_in_bfloat16_takes_float32_samples(place):
+def test_a_model_in_bfloat16_takes_float32_samples(place, monkeypatch):
+    monkeypatch.chdir(place)
     ranges, report, final = run(place, "full")
     wanted, _, _ = run(place, "twin")
     assert ranges.amax("b") == pytest.approx(wanted.amax("b"), rel=0.02)

@@ -66,7 +66,8 @@ def test_inputs_that_share_a_name_share_its_extent(stream, capsys):
     assert "calibration: 10 samples" in capsys.readouterr().out
 
 
-def test_a_profile_that_contradicts_a_name_is_refused(stream, capsys):
+def test_a_profile_that_contradicts_a_name_is_refused(stream, capsys, monkeypatch):
+    monkeypatch.chdir(stream)
     np.savez(stream / "data.npz", **feeds(12))
     made = recipe(stream, "--data", stream / "data.npz")
     text = (stream / "made.toml").read_text()
