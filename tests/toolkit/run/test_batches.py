@@ -64,7 +64,8 @@ def test_new_writes_a_batch_of_one_and_names_the_node(tmp_path, data):
         assert invoke(["run", str(made), "--out", str(tmp_path / "out")]) in (0, 1)
 
 
-def test_check_run_sensitivity_and_calibrate_name_the_node(tmp_path, capsys):
+def test_check_run_sensitivity_and_calibrate_name_the_node(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     shuffled(tmp_path)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.format(least=[1, 3, 6, 6], most=[8, 3, 6, 6]))
