@@ -26,3 +26,12 @@ def used_inputs(model: Model) -> frozenset[str]:
         else:
             found |= read
     return frozenset(found)
+
+
+def varying_tensors(model: Model) -> set[str]:
+    """Names of the inputs and of all tensors that their values reach, not those that only their sizes reach."""
+    found = {tensor.name for tensor in model.graph.inputs}
+    for node in model.nodes:
+        if node.op not in SIZES and not found.isdisjoint(reads(node)):
+            found.update(tensor.name for tensor in node.outputs)
+    return found

@@ -18,7 +18,7 @@ from toolkit.contract.ranges import Ranges
 from toolkit.data.codes import DataCode
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.pasts import reached
+from toolkit.graph.used_inputs import varying_tensors
 from toolkit.placement.codes import PlacementCode
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import SharedSentences
@@ -260,9 +260,8 @@ class ReportStep(Step[ReportRecord]):
     def _may_be_other(self, zero: Iterable[str]) -> list[str]:
         """The tensors that samples may fill with other values: those that the values of an input reach."""
         model = self.found.passes.model()
-        inputs, known = {tensor.name for tensor in model.graph.inputs}, model.graph.tensors()
-        sources = reached(model, [name for name in zero if name in known], sizes=False)
-        return [name for name in zero if name not in sources or sources[name] & inputs]
+        known, varying = model.graph.tensors(), varying_tensors(model)
+        return [name for name in zero if name not in known or name in varying]
 
     def _comparison_warnings(self) -> list[Finding]:
         """Latencies of the plain engines that are not known, and profiles in which nothing was measured in turn."""
