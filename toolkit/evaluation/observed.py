@@ -25,6 +25,7 @@ from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
 from toolkit.graph.states import shapes_to_join
+from toolkit.graph.used_inputs import varying_tensors
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _SUMMING = frozenset(
@@ -265,9 +266,8 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         one.chosen_by, one.one_each = chosen_by(model, tensor), one_each(tensor)
         one.feeds = frozenset(name for name, read in sources.items() if one.name in read) - {one.name}
     # an output that is the same for every input holds no answer
-    given_by_user = {tensor.name for tensor in model.graph.inputs}
-    computed = reached(model, [one.name for one in outputs], sizes=False)
-    answering = [one for one in outputs if one.ops != {"Constant"} and computed[one.name] & given_by_user]
+    varying = varying_tensors(model)
+    answering = [one for one in outputs if one.ops != {"Constant"} and one.name in varying]
     outputs = answering or outputs
     inputs: dict[str, Array] = {}
     shapes = shapes_to_join(model)

@@ -8,7 +8,6 @@ import onnx_graphsurgeon as gs
 
 from toolkit.graph.assemble import reads
 from toolkit.graph.model import Model
-from toolkit.graph.used_inputs import SIZES
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand"})
 _GROWS = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
@@ -48,20 +47,11 @@ def renewed(model: Model) -> set[tuple[str, str]]:
     }
 
 
-def reached(model: Model, outputs: Iterable[str], *, sizes: bool = True) -> dict[str, set[str]]:
-    """For each output the names of all tensors that it is computed from, inputs and weights included.
-
-    Args:
-        model: the model.
-        outputs: names of tensors.
-        sizes: whether those count of which only the dimensions are read.
-    """
+def reached(model: Model, outputs: Iterable[str]) -> dict[str, set[str]]:
+    """For each output the names of all tensors that it is computed from, inputs and weights included."""
     makers = {tensor.name: node for node in model.nodes for tensor in node.outputs}
     # what a node leaves out has no name
-    read = {
-        id(node): [name for name in reads(node) if name] if sizes or node.op not in SIZES else []
-        for node in model.nodes
-    }
+    read = {id(node): [name for name in reads(node) if name] for node in model.nodes}
     found: dict[str, set[str]] = {}
     for output in outputs:
         found[output], pending = {output}, [output]

@@ -177,8 +177,9 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         source = inputs.source(journal)
         data = inputs.calibration_data(source, journal)
         test, _ = inputs.evaluation_data(source)
+        used = used_inputs(source)
         for samples, of in ((data, "calibration"), (test, "evaluation")):
-            for said in unvaried(samples, of, used_inputs(source)) if samples is not None else ():
+            for said in unvaried(samples, of, used) if samples is not None else ():
                 journal.noted(said)
         calibration = sample_counts(data)
         for profile, number in sparse_profiles(calibration.get("profiles", {})).items():

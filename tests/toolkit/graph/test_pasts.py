@@ -11,7 +11,7 @@ from toolkit import Model
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.observed import observe
 from toolkit.graph.pasts import handed_on, reached, renewed
-from toolkit.graph.used_inputs import used_inputs
+from toolkit.graph.used_inputs import used_inputs, varying_tensors
 
 
 def decoder(grows="Concat"):
@@ -103,7 +103,7 @@ def policy():
 
 def test_an_output_that_depends_on_the_number_of_samples_alone_is_not_judged():
     model, given = policy(), np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
-    assert "obs" in reached(model, ["spreads"])["spreads"] and "obs" not in reached(model, ["spreads"], sizes=False)["spreads"]
+    assert "obs" in reached(model, ["spreads"])["spreads"] and "spreads" not in varying_tensors(model)
     fed = {"obs": given, "state": given[:, :4], "idle": given[:, :1]}
     values = dict(zip(("scores", "state_out", "spreads"), run(model, fed), strict=True))
     assert [one.name for one in observe(model, [(fed, values, 40)]).outputs] == ["scores", "state_out"]
@@ -113,3 +113,13 @@ def test_an_input_is_used_where_a_node_computes_with_its_values():
     assert used_inputs(policy()) == {"obs"}
     # a body that reads it counts
     assert used_inputs(Model.from_proto(conv_in_loop())) >= {"x"}
+
+
+def test_what_an_inputs_values_reach_does_not_depend_on_the_order_of_the_nodes():
+    """ONNX wants every node behind what it reads, and not every exporter does so."""
+    nodes = [node("Identity", ["x"], ["passed"]), node("Relu", ["passed"], ["y"])]
+    proto = build(nodes, {"x": ["n", 3]}, {"y": ["n", 3]})
+    proto.graph.node.reverse()
+    model = Model.from_proto(proto)
+    assert [one.op for one in model.nodes] == ["Relu", "Identity"]
+    assert used_inputs(model) == {"x"} and varying_tensors(model) == {"x", "passed", "y"}
