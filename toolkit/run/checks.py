@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.backends.children import spare_children
-from toolkit.base.code import import_path
+from toolkit.base.code import failure_of, import_path
 from toolkit.base.collection import collector_seldom
 from toolkit.base.cpu import blas_threads
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
@@ -174,7 +174,7 @@ def names_exist(job: Job) -> None:
             raise type(error)(error.what, where=where, remedy=error.remedy) from error
         except Exception as error:
             raise RecipeError(
-                f"the metric '{shown(section.metric)}' cannot be created: {type(error).__name__}: {error}",
+                f"the metric '{shown(section.metric)}' cannot be created: {failure_of(error)}",
                 where=where,
                 remedy="a metric is a class that takes no arguments",
             ) from error

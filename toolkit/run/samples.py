@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.base.code import failure_of
 from toolkit.base.errors import FAILURES, DataError, ModelError, QtoolError
 from toolkit.base.given import shown
 from toolkit.base.reads import needs_now
@@ -99,7 +100,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
         raise
     except FAILURES as error:
         raise DataError(
-            f"the metric '{shown(section.metric)}' failed on the first sample: {type(error).__name__}: {error}",
+            f"the metric '{shown(section.metric)}' failed on the first sample: {failure_of(error)}",
             where=inputs.job.recipe.locate("evaluation", "metric"),
             remedy="fix the metric, or the labels that it reads",
         ) from error

@@ -92,6 +92,14 @@ def test_a_metric_of_the_users_that_fails(place, capsys, monkeypatch):
     (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"mine_xyz:Odd"'))
     said = complain(place, capsys, "check", str(place / "recipe.toml"), "--allow-code")
     assert "the metric 'mine_xyz:Odd' failed on the first sample: ZeroDivisionError" in said and "recipe.toml:" in said
+    assert "division by zero (mine_xyz.py, line 4)" in said
+
+
+def test_a_metric_of_the_users_that_cannot_be_made(place, capsys):
+    (place / "mine_made.py").write_text("class Odd:\n    def __init__(self):\n        1 / 0\n")
+    (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"mine_made:Odd"'))
+    said = complain(place, capsys, "check", str(place / "recipe.toml"), "--allow-code")
+    assert "cannot be created: ZeroDivisionError: division by zero (mine_made.py, line 3)" in said
 
 
 @pytest.mark.parametrize(
