@@ -392,7 +392,7 @@ class Model:
     @collector_paused()
     def _made_skeleton(self) -> Skeleton:
         light = self._exported()
-        for maker in ("producer_name", "producer_version"):
+        for maker in ("producer_name", "producer_version"):  # who made a file is not part of the graph
             light.proto.ClearField(maker)
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
         declare(light.proto, imports_all=True)

@@ -32,7 +32,7 @@ from toolkit.graph.nodes import (
     operators_of,
     opset_of,
     subgraphs_of,
-)  # fmt: skip
+)
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.scanned import without_values
 from toolkit.graph.scopes import unshadowed

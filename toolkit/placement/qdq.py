@@ -228,7 +228,8 @@ def float_constants(model: Model, journal: Journal) -> int:
     Returns:
         How many there were.
     """
-    count, names = 0, Names()
+    count = 0
+    names: Names | None = None
     for node in [node for node, _ in model.walk() if node.op == DEQUANTIZE]:
         stored, scale, result = model.constant(node.inputs[0]), model.constant(node.inputs[1]), node.outputs[0]
         if stored is not None and stored.dtype == np.int32 and scale is not None:
@@ -237,7 +238,7 @@ def float_constants(model: Model, journal: Journal) -> int:
             values = constant_value(model, result) if _is_number(model, node) else None
         if values is None or scale is None:
             continue
-        names = names or model.tensor_names()
+        names = names if names is not None else model.tensor_names()
         constant = make_constant(names.take(f"{node.inputs[0].name}_float"), values, onnx_type(scale.dtype))
         for reader in reroute(result, constant):
             journal.changed(reader.name, Code.FLOAT_BIAS(), Code.NO_QUANTIZED_BIAS())

@@ -32,7 +32,7 @@ from toolkit.search.search_budget import (
     needs_no_labels,
     unlabelled,
     without_labels,
-)  # fmt: skip
+)
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.searches import Searches

@@ -100,10 +100,8 @@ def counted_answers(
         own: as for ``budget_for``.
         section: likewise.
     """
-    here = any(value is not None for value in own.values())
-    drop, given = (
-        own.get(name) if here else getattr(section, name, None) for name in ("max_drop", "min_unchanged")
-    )
+    here = _any(own)
+    drop, given = (own.get(name) if here else getattr(section, name, None) for name in ("max_drop", "min_unchanged"))
     return answers.counted_by(metric) if answers is not None and drop is not None and given is None else answers
 
 

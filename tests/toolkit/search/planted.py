@@ -12,7 +12,13 @@ from toolkit import Context, Model
 from toolkit.base.types import Array
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.budget import Budget
 from toolkit.graph.tensors import make_constant, make_node
+from toolkit.search.cost import CostModel
+from toolkit.search.gpus import gpu_spec
+from toolkit.search.search import Search
+from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.spending import Spending
 from toolkit.simulation.simulation import Settings, Simulation
 from toolkit.simulation.switches import wanted_tensors
 
@@ -75,3 +81,19 @@ def feeds(count: int = 24, width: int = 16) -> list[dict[str, Array]]:
     """Seeded samples of [1, width]."""
     values = normal(count, width, seed=99)
     return [{"x": row[None]} for row in values]
+
+
+def racing_search(budget: Budget, narrower: float) -> tuple[Search, SearchedPlan]:
+    """A search that knows no plan yet, in which entropy's ranges are so many times narrower than those in use; and the
+    plan with every layer quantized on the first of its eight batches.
+    """
+    sim = simulation(chain(), feeds(64), batch=8)
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / narrower}
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
+    racing = Search(sim, budget, cost, spending=Spending(50.0))
+    racing._begin()
+    seen = racing._evaluate((), until=1)
+    racing._known.clear()
+    racing.plans.clear()
+    return racing, seen

@@ -6,12 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.toolkit.search.planted import chain, feeds, simulation
+from tests.toolkit.search.planted import racing_search
 from toolkit.evaluation.budget import Budget
-from toolkit.search.cost import CostModel
-from toolkit.search.gpus import gpu_spec
-from toolkit.search.search import Search
-from toolkit.search.spending import Spending
 
 LOUD_AND_SOFT = (1.0, 9.0, 0.3, 4.0, 0.1, 2.0, 30.0, 0.6)
 BY_CHANCE = {True: (1.0, 9.0, 0.3, 4.0, 0.1, 2.0, 21.0, 0.6), False: tuple(0.8 * one for one in LOUD_AND_SOFT)}
@@ -20,16 +16,8 @@ BY_CHANCE = {True: (1.0, 9.0, 0.3, 4.0, 0.1, 2.0, 21.0, 0.6), False: tuple(0.8 *
 
 def racing_with(noises, monkeypatch):
     """A search in which plans with other ranges than calibration's have these noises on its batches."""
-    sim = simulation(chain(), feeds(64), batch=8)
-    for known in sim.ranges.tensors.values():
-        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / 1.05}
-    racing = Search(sim, Budget(min_sqnr_db=60), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
-                    spending=Spending(50.0))  # fmt: skip
-    racing._begin()
-    seen = racing._evaluate((), until=1)
-    racing._known.clear()
-    racing.plans.clear()
-    order = sim.runner.order
+    racing, seen = racing_search(Budget(min_sqnr_db=60), narrower=1.05)
+    order = racing.simulation.runner.order
 
     def on(key, kept, config, count):
         parts = [1e-3 * (noises if racing.amax else LOUD_AND_SOFT)[at] for at in sorted(order[:count])]

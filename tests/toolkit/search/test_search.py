@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
+from tests.toolkit.search.planted import chain, damage, feeds, racing_search, simulation, trained
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
 from toolkit.base.progress import Activity
@@ -108,15 +108,7 @@ def test_ranges_that_are_quieter_on_few_samples_alone_lose_the_race():
 def test_ranges_that_miss_no_answer_of_few_samples_are_not_taken_for_better_where_they_are_far_noisier(
     louder, tried_on, monkeypatch
 ):
-    sim = simulation(chain(), feeds(64), batch=8)
-    for known in sim.ranges.tensors.values():
-        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / 3.5}
-    racing = Search(sim, Budget(min_agreement=0.9), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
-                    spending=Spending(50.0))  # fmt: skip
-    racing._begin()
-    seen = racing._evaluate((), until=1)
-    racing._known.clear()
-    racing.plans.clear()
+    racing, seen = racing_search(Budget(min_agreement=0.9), narrower=3.5)
 
     def on(key, kept, config, count):
         noise = 0.01 * (louder if racing.amax else 1.0)
@@ -134,15 +126,7 @@ def test_ranges_that_miss_no_answer_of_few_samples_are_not_taken_for_better_wher
 @pytest.mark.parametrize(("lack", "rounds"), [(0.05, 2), (0.005, 4)])
 def test_a_race_ends_early_where_every_range_misses_the_budget_by_far(lack, rounds, monkeypatch):
     """On a quarter of the samples as far from the budget as no layer makes up for: what more cost goes to plans."""
-    sim = simulation(chain(), feeds(64), batch=8)
-    for known in sim.ranges.tensors.values():
-        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / 1.05}
-    racing = Search(sim, Budget(min_agreement=0.9), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
-                    spending=Spending(50.0))  # fmt: skip
-    racing._begin()
-    seen, asked = racing._evaluate((), until=1), []
-    racing._known.clear()
-    racing.plans.clear()
+    (racing, seen), asked = racing_search(Budget(min_agreement=0.9), narrower=1.05), []
 
     def on(key, kept, config, count):
         asked.append(count)
