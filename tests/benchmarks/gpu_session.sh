@@ -7,7 +7,7 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip|:resnet18|:resnet50-b32 ...],
+# guard, loops, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip|:resnet18|:resnet50-b32 ...],
 # run:FOLDER[:SECONDS] (a whole `qtool run`, of what bench_recogniser prepares in .gpu/carried/FOLDER before gpu_pack.sh),
 # ray:MODEL[:LEVEL] (a kind with several GPUs, all of them or RAY_CARDS=0,1; ray.tar.xz of `gpu_pack.sh`'s last lines is sent like a part),
 # placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...[:kernels]]]].
@@ -58,7 +58,8 @@ job() {
     bisect) tests tests/toolkit/search/test_bisect_gpu.py ;;
     residual) python3.10 tests/benchmarks/bench_residual.py /tmp/results/residual.json ;;
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;
-    calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
+    loops) tests $backends/test_tensorrt_gpu.py tests/toolkit/calibration/test_calibration_gpu.py -k leaves_out ;;
+  calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
     run:*)
       IFS=: read -r _ model seconds <<< "$1"
       timeout "${seconds:-900}" python3.10 -m tests.benchmarks.bench_recogniser run "/tmp/gpu/carried/$model" "/tmp/run-$model"

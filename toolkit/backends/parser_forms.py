@@ -11,6 +11,7 @@ from toolkit.backends.codes import EngineCode
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph import assemble
+from toolkit.graph.loop_conditions import add_loop_conditions
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node, reroute
@@ -45,25 +46,15 @@ def state_kernel_shapes(model: Model, journal: Journal) -> int:
 
 
 def state_loop_conditions(model: Model, journal: Journal) -> int:
-    """Give every Loop that has a number of iterations and no condition a condition that is true.
-
-    ONNX takes a missing one as true, and TensorRT's parsers refuse it: "Node input was not registered" (RTX 1.7.1).
+    """Add the conditions that Loops leave out, and say so.
 
     Returns:
         How many there were.
     """
-    loops = [node for node, _ in model.walk() if node.op == "Loop" and _counts_only(node)]
+    loops = add_loop_conditions(model)
     if loops:
-        true = make_constant(model.tensor_names().take("loop_condition"), np.array(True))
-        for node in loops:
-            node.inputs[1] = true
-        journal.noted(EngineCode.LOOP_CONDITIONS(loops=len(loops)))
-    return len(loops)
-
-
-def _counts_only(loop: gs.Node) -> bool:
-    """Whether a Loop ends by its number of iterations alone."""
-    return len(loop.inputs) > 1 and not loop.inputs[0].is_empty() and loop.inputs[1].is_empty()
+        journal.noted(EngineCode.LOOP_CONDITIONS(loops=loops))
+    return loops
 
 
 def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:

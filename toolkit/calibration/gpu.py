@@ -28,6 +28,7 @@ from toolkit.calibration.gpu_kernels import INTEGER, LOWEST, POINTER, SPAN, Kern
 from toolkit.calibration.histogram import BINS, Histogram
 from toolkit.calibration.probes import check_tensors
 from toolkit.data.dataset import Batch, CalibrationData
+from toolkit.graph.loop_conditions import add_loop_conditions
 from toolkit.graph.model import Model
 
 NO_VALUE = 0xFFFFFFFF
@@ -217,6 +218,7 @@ class _TappedEngine:
             profile.add(literal_glob(name), shape, largest[name], largest[name])
         twin = model.copy()
         twin.source = None
+        add_loop_conditions(twin)
         sources = None
         if tactic_sources is not None:
             sources = [getattr(trt.TacticSource, name.upper()) for name in tactic_sources]

@@ -290,6 +290,22 @@ def test_the_inspectors_words_are_kept_untouched(backend, tmp_path):
     assert again == made.layers
 
 
+def test_a_loop_that_leaves_out_its_condition_computes_what_onnxruntime_computes(backend, tmp_path):
+    from tests.conftest import normal, run
+    from tests.control_flow import conv_in_loop
+
+    proto = conv_in_loop()
+    for loop in proto.graph.node:
+        if loop.op_type == "Loop":
+            loop.input[1] = ""
+    model, sizes = Model.from_proto(proto), profiles(profile("one", x=((1, 4, 8), (2, 4, 8), (4, 4, 8))))
+    made = build(backend, lower_weak(model, PrecisionPlan(), settings(), backend, Journal()).model, tmp_path, sizes, rest="fp32")
+    with EngineRunner(made.engine, made.backend, sizes) as runner:
+        for count in (1, 4):
+            feeds = {"x": normal(count, 4, 8, seed=count)}
+            assert np.allclose(runner.run(feeds)["y"], run(model, feeds)[0], atol=2e-3)
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_a_sum_after_an_int8_convolution_builds_whoever_reads_it(backend, reader, tmp_path):
     """8.6.0 refuses these where layer precisions are obeyed, but for quantized readers of a skip with a pair."""
