@@ -48,6 +48,9 @@ _REMEDIES = (
     (r"trip limit",
      "a Loop ends by a condition here: export the model with one that only counts its iterations, with the recurrent "
      "operator itself (LSTM, GRU), or unrolled"),
+    (r"codeGenerator\.cpp::compileGraph[^\0]*No Myelin Error exists",
+     f"TensorRT 8.6 fails so on a convolution in a Loop whose sizes vary: if the model has one, give every profile one "
+     f"size (min = opt = max), or export the model with the Loop unrolled; otherwise {IN_THE_LOG}"),
     (r"has no runners that implement it",
      "the parser knows this operator, but this release has no kernel for it: cut it off the model and compute it "
      "outside the engine, or build with another backend (TensorRT has kernels that TensorRT-RTX lacks)"),

@@ -50,6 +50,9 @@ def heard(*texts, severity="ERROR"):
         (["While parsing node number 7 [Loop -> \"y\"]:", "--- Begin node ---\nNode name: while", "--- End node ---",
           "Assertion failed: false: TensorRT cannot infer the shape of scan output z since no trip limit was set."], "while",
          "only counts its iterations"),
+        (["1: No Myelin Error exists",
+          "1: [codeGenerator.cpp::compileGraph::884] Error Code 1: Myelin (No Myelin Error exists)"], "",
+         "give every profile one size"),
         (["something nobody has seen"], "", "see TensorRT's messages"),
     ],
 )  # fmt: skip
