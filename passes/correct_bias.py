@@ -16,11 +16,11 @@ from toolkit import (
     Names,
     RoundedLayer,
     bias_place,
-    is_settled,
-    made_up_for,
-    note_settled,
+    is_bias_corrected,
+    note_bias_corrected,
     response,
     rounded_layers,
+    rounding_correction,
 )
 
 
@@ -56,7 +56,7 @@ class CorrectBias(Helper):
         if context.dry_run:
             context.journal.noted(Code.DRY_RUN(step="biases"))
             return
-        settled = [layer.node.name for layer in layers if is_settled(model, layer.node, layer.rounded())]
+        settled = [layer.node.name for layer in layers if is_bias_corrected(model, layer.node, layer.rounded())]
         for name in settled:
             context.journal.declined(name, Code.BIAS_SETTLED())
         before = len(context.journal.events)
@@ -64,7 +64,7 @@ class CorrectBias(Helper):
         changed = {event.node for event in context.journal.events[before:] if event.kind == "changed"}
         for layer in rounded_layers(model):
             if layer.node.name in changed:
-                note_settled(model, layer.node, layer.rounded())
+                note_bias_corrected(model, layer.node, layer.rounded())
         model.tidy()
 
     def _correct_all(self, model: Model, layers: list[RoundedLayer], data: CalibrationData, context: Context) -> None:
@@ -86,7 +86,7 @@ class CorrectBias(Helper):
     def _correct(self, model: Model, layer: RoundedLayer, mean: Array, names: Names, context: Context) -> None:
         node = layer.node
         error = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
-        shift = response(node, error, mean) + made_up_for(model, node, error)
+        shift = response(node, error, mean) + rounding_correction(model, node, error)
         place = bias_place(model, node, len(shift))
         if place is None:
             context.journal.declined(node.name, Code.NO_BIAS())

@@ -31,7 +31,7 @@ class Equalize(Helper):
         """It builds none."""
         return False
 
-    def layers_mended(self, model: Model) -> set[str]:
+    def applicable_layers(self, model: Model) -> set[str]:
         """Layers whose input channels are scaled: those that come second in a pair that is not even yet."""
         layers, pairs = self._pairs(model, Context())
         weights = {name: LayerWeights(model, layers[name]) for pair in pairs for name in pair}

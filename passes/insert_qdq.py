@@ -33,9 +33,9 @@ class InsertQDQ(Quantizer):
         "and in a search that measures engines, if it is faster",
     )
 
-    def idle(self) -> dict[str, str]:
+    def unused_settings(self) -> dict[str, str]:
         """Products of two activations stay float in a type of weights alone, and in blocks."""
-        found = super().idle()
+        found = super().unused_settings()
         if self.activation_matmul and (self.precision.weights_only or self.precision.block):
             found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes only layers with constant weights"
         return found

@@ -146,9 +146,9 @@ class SearchPrecision(InsertQDQ):
 
     # ---------------------------------------------------------------- what a run asks
 
-    def idle(self) -> dict[str, str]:
+    def unused_settings(self) -> dict[str, str]:
         """As of insert_qdq; and what another quantizer, earlier runs or the type itself leave nothing to say of."""
-        found = super().idle()
+        found = super().unused_settings()
         if self.quantizer:
             own = f"it is a setting of insert_qdq: give {self.quantizer} its own in quantizer_settings"
             found |= dict.fromkeys(_PLACING, own)
@@ -220,7 +220,7 @@ class SearchPrecision(InsertQDQ):
                     )
                 self._quantizer = made
             else:
-                own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(InsertQDQ.idle(self))
+                own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(InsertQDQ.unused_settings(self))
                 self._quantizer = InsertQDQ(**self.model_dump(include=own) | self._measured)
         return self._quantizer
 
@@ -330,7 +330,7 @@ class SearchPrecision(InsertQDQ):
         made = {}
         for name in self.helpers:
             kind = find(name, allow_code=True)
-            asked = {"dtype", "block"} & kind.model_fields.keys() - self.idle().keys()
+            asked = {"dtype", "block"} & kind.model_fields.keys() - self.unused_settings().keys()
             made[name] = configure(kind, {key: getattr(self, key) for key in asked})
         return made
 

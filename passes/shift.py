@@ -109,7 +109,7 @@ class Shift(Helper):
         """It builds none."""
         return False
 
-    def layers_mended(self, model: Model) -> set[str]:
+    def applicable_layers(self, model: Model) -> set[str]:
         """Layers whose input can be shifted, whatever its values."""
         return {node.name for site in self._sites(model, Context(), None) for node, _ in site.layers}
 

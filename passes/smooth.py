@@ -111,9 +111,9 @@ class Smooth(Helper):
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
     _chosen: dict[tuple[str, str], list[_Choice]] = PrivateAttr(default_factory=dict)
 
-    def idle(self) -> dict[str, str]:
+    def unused_settings(self) -> dict[str, str]:
         """Blocks of a type that has none."""
-        found = super().idle()
+        found = super().unused_settings()
         if not self._weights_only:
             found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
         return found
@@ -126,7 +126,7 @@ class Smooth(Helper):
         """It builds none."""
         return False
 
-    def layers_mended(self, model: Model) -> set[str]:
+    def applicable_layers(self, model: Model) -> set[str]:
         """Layers that read an activation and have a constant weight of their own."""
         return {node.name for nodes in self._readers(model).values() for node in nodes}
 

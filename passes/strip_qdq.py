@@ -35,9 +35,9 @@ from toolkit import (
     onnx_type,
     pairs_of,
     reroute,
+    restore_bias,
     rounded_layers,
     saturation,
-    take_back,
 )
 
 _SAMPLES, _FAR_DB = 16, 20.0
@@ -97,7 +97,7 @@ class StripQDQ(Pass):
             context.known_ranges = known
             context.journal.noted(Code.KEPT_RANGES(tensors=len(ranges)))
         if data is not None:
-            beyond = {name for name, sides in (seen or {}).items() if lost.still_beyond(name, sides)}
+            beyond = {name for name, sides in (seen or {}).items() if lost.exceeds_range(name, sides)}
             rounded = paired.copy()
             _Stripper(rounded, lost, context.fork(), beyond).strip(self._chosen(rounded))
             _compare(paired, model, rounded, data, context)
@@ -117,7 +117,7 @@ def _take_back_corrections(model: Model, pairs: Sequence[ExistingPair]) -> None:
     weights, names = {id(pair.dequantize) for pair in pairs}, model.tensor_names()
     for layer in rounded_layers(model):
         if id(layer.dequantize) in weights:
-            take_back(model, layer.node, layer.weight, layer.rounded, names)
+            restore_bias(model, layer.node, layer.weight, layer.rounded, names)
 
 
 def _samples(context: Context) -> CalibrationData | None:

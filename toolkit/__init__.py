@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from toolkit.evaluation.strip_check import drifts as drifts
     from toolkit.graph.bias import BiasPlace as BiasPlace
     from toolkit.graph.bias import bias_place as bias_place
-    from toolkit.graph.bias import made_up_for as made_up_for
     from toolkit.graph.bias import response as response
-    from toolkit.graph.bias import take_back as take_back
+    from toolkit.graph.bias import restore_bias as restore_bias
+    from toolkit.graph.bias import rounding_correction as rounding_correction
     from toolkit.graph.constants import is_random as is_random
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.folding import Folded as Folded
@@ -70,9 +70,9 @@ if TYPE_CHECKING:
     from toolkit.graph.folding import fold as fold
     from toolkit.graph.forms import Forms as Forms
     from toolkit.graph.forms import constant_affine as constant_affine
-    from toolkit.graph.input_mean import is_settled as is_settled
+    from toolkit.graph.input_mean import is_bias_corrected as is_bias_corrected
+    from toolkit.graph.input_mean import note_bias_corrected as note_bias_corrected
     from toolkit.graph.input_mean import note_input_mean as note_input_mean
-    from toolkit.graph.input_mean import note_settled as note_settled
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.layer_weights import bias_of as bias_of
     from toolkit.graph.macs import macs as macs
@@ -168,12 +168,12 @@ _HOMES = {
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",
     "evaluation.strip_check": "drifts",
-    "graph.bias": "BiasPlace bias_place made_up_for response take_back",
+    "graph.bias": "BiasPlace bias_place rounding_correction response restore_bias",
     "graph.constants": "is_random",
     "graph.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fixed_dimensions fold",
     "graph.forms": "Forms constant_affine",
-    "graph.input_mean": "is_settled note_input_mean note_settled",
+    "graph.input_mean": "is_bias_corrected note_input_mean note_bias_corrected",
     "graph.layer_weights": "LayerWeights bias_of",
     "graph.macs": "macs",
     "graph.names": "Names",

@@ -4,7 +4,7 @@ On a GPU host with two GPUs or more and Ray: python3.10 -m tests.benchmarks.benc
 
 FOLDER has MODEL.onnx and MODEL.npz. Each run is a process of its own, the local one first, with no timing cache of the
 other's. Printed are the seconds of the whole and of its passes, in which the trials are built, what each run built where,
-and whether ranges, pairs given back and accuracy are the same. Latencies decide what is given back: where it differs, the
+and whether ranges, pairs removed and accuracy are the same. Latencies decide which pairs are removed: where it differs, the
 trials' latencies beside it tell whether by noise.
 """
 
@@ -86,7 +86,7 @@ def measured(recipe: Path, out: Path, on: str) -> dict[str, Any]:
     )
     return {
         "ranges": json.loads((out / "ranges.json").read_text())["tensors"],
-        "pairs given back": sorted(found["given_back"]),
+        "pairs removed": sorted(found["pairs_removed"]),
         "trials": sorted(sorted(trial["float"]) for trial in found["trials"]),
         "accuracy": report["accuracy"]["outputs"],
         "seconds": seconds,

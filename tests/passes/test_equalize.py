@@ -46,7 +46,7 @@ def test_the_function_stays_the_same_and_channels_are_even(activation):
     context = Context()
     Equalize()(model, context)
     model.check()
-    assert ops(model) == kinds and not Equalize().layers_mended(model)
+    assert ops(model) == kinds and not Equalize().applicable_layers(model)
     np.testing.assert_allclose(run(model, {"x": x})[0], before, rtol=1e-4, atol=1e-4)
     assert {e.node for e in context.journal.of("changed")} == {"c0", "c1", "c2"}
     first, second = (
@@ -83,7 +83,7 @@ def test_layers_are_equalized_whichever_way_they_are_written(linear, pool):
     model = in_forms(linear, pool)
     x = normal(4, 3, 6, 6, seed=9)
     before, kinds = run(model, {"x": x})[0], ops(model)
-    assert Equalize().layers_mended(model) == {"linear3", "linear4"}
+    assert Equalize().applicable_layers(model) == {"linear3", "linear4"}
     context = Context()
     Equalize()(model, context)
     model.check()

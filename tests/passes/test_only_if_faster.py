@@ -85,7 +85,7 @@ def verdict(context):
     return said(context.journal, Code.ONLY_IF_FASTER)[-1]
 
 
-def test_two_of_five_that_do_not_pay_are_given_back_and_the_others_stay():
+def test_two_of_five_that_do_not_pay_stay_float_and_the_others_quantized():
     model, x = chain(), normal(2, 4, 6, 6)
     before = run(model, {"x": x})
     backend = StandIn(dict.fromkeys(NAMES, 1.0), {"c0": 0.5, "c1": 1.6, "c2": 0.5, "c3": 1.4, "c4": 0.5})
@@ -108,7 +108,7 @@ def test_two_of_five_that_do_not_pay_are_given_back_and_the_others_stay():
     assert (verdict(context)["left"], verdict(context)["units"], verdict(context)["quantized"]) == (3, 5, "int8")
 
 
-def test_where_nothing_pays_all_pairs_are_given_back_with_both_numbers():
+def test_where_nothing_pays_all_pairs_are_removed_with_both_times():
     model = chain()
     plain = ops(model)
     backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 1.2), noisy=False)
@@ -123,7 +123,7 @@ def test_where_nothing_pays_all_pairs_are_given_back_with_both_numbers():
     assert {context.plan.get(n).precision for n in NAMES} == {Precision.FP16}
 
 
-def test_a_gain_within_the_noise_is_given_back():
+def test_a_gain_within_the_noise_removes_the_pairs():
     model = chain()
     backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.995))
     InsertQDQ(only_if_faster=True)(model, context_for(backend))
@@ -234,7 +234,7 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
     assert len(second.built) == 1 and quantized(model, NAMES) == {"c0", "c2", "c4"}
     assert verdict(context)["reused"] == 2
     written = json.loads((tmp_path / "faster.json").read_text())
-    assert written["done"] and set(written["given_back"]) == {"c1", "c3"}
+    assert written["done"] and set(written["pairs_removed"]) == {"c1", "c3"}
     lines = (tmp_path / "engines.jsonl").read_text().splitlines()
     # the first says what they belong to, three are of engines, two of engines in turn with the float one
     assert len(lines) == 6 and not list(tmp_path.glob("qtool-*"))

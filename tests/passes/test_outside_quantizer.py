@@ -94,7 +94,7 @@ def test_the_search_decides_among_its_layers_alone(outside, tmp_path):
         SearchPrecision(quantizer="outside_quantizer:EvenLayers", quantizer_settings={"evry": 2}).plain()
 
 
-def test_only_if_faster_gives_back_what_does_not_pay(outside):
+def test_only_if_faster_removes_pairs_that_do_not_pay(outside):
     names = [f"layer{i}" for i in range(6)]
     backend = StandIn(dict.fromkeys(names, 1.0), {**dict.fromkeys(names, 0.5), "layer4": 1.6}, noisy=False)
     model, context = chain(6), placeholder_context()

@@ -210,14 +210,14 @@ class EngineBench:
         """The same bench without what belongs to this process and thread."""
         return replace(self, folder=None, progress=silent, batches=tuple)
 
-    def several(self) -> AbstractContextManager[None]:
-        """See ``Bench.several``."""
-        return self._prebuilds.several()
+    def remote_builds(self) -> AbstractContextManager[None]:
+        """See ``Bench.remote_builds``."""
+        return self._prebuilds.remote_builds()
 
     @property
-    def spare(self) -> int:
-        """See ``Bench.spare``."""
-        return self._prebuilds.spare
+    def free_gpus(self) -> int:
+        """See ``Bench.free_gpus``."""
+        return self._prebuilds.free_gpus
 
     def prebuild(
         self,

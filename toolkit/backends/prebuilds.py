@@ -83,8 +83,8 @@ class Prebuilds:
     # ---------------------------------------------------------------- by other GPUs
 
     @contextmanager
-    def several(self) -> Iterator[None]:
-        """See ``Bench.several``."""
+    def remote_builds(self) -> Iterator[None]:
+        """See ``Bench.remote_builds``."""
         place, bench = elsewhere(), self._bench
         if place is None or self._others is not None or bench.cannot_measure():
             yield
@@ -97,15 +97,15 @@ class Prebuilds:
                 self._others = None
 
     @property
-    def spare(self) -> int:
-        """See ``Bench.spare``."""
-        return self._others.spare if self._others is not None else 0
+    def free_gpus(self) -> int:
+        """See ``Bench.free_gpus``."""
+        return self._others.free_gpus if self._others is not None else 0
 
     def order(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, float_only: bool, rough: bool) -> str:
         """See ``Bench.prebuild``. Engines that TensorRT's own calibrators calibrate are built only here."""
         bench = self._bench
         settings = bench.settings_for(float_only, rough)
-        if not self.spare or settings.calibrator != "ranges":
+        if not self.free_gpus or settings.calibrator != "ranges":
             return ""
         model, plan = bench.lowered(model, plan, ranges, settings)
         name = bench.name_of(bench.key(model, plan, ranges, settings), 0, rough)

@@ -92,7 +92,7 @@ class RemoteBuilds:
     under_way: dict[str, Pending[Build | str]] = field(default_factory=dict)
 
     @property
-    def spare(self) -> int:
+    def free_gpus(self) -> int:
         """How many more would be begun at once."""
         return max(self.workers.window - len(self.under_way), 0)
 

@@ -108,7 +108,7 @@ class Profiles:
         found = [profile for profile in self.profiles if profile.fits(shapes, batch_axes)]
         return sorted(found, key=lambda profile: profile.volume(batch_axes))
 
-    def home(
+    def assigned(
         self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None
     ) -> list[ShapeProfile]:
         """The profiles a sample counts for: the tightest that fits, and those equal to it but for the batch axes."""

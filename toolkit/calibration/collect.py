@@ -122,7 +122,7 @@ def collect(
         if number + 1 < len(groups):
             state.finish(number)
     if not tally.count:
-        raise data.none_left()
+        raise data.no_samples_error()
     collection.made_from = {**made_from, "data": tally.to_json()}
     state.remove()
     return collection

@@ -105,7 +105,7 @@ def collect_on_gpu(
             for group, state in groups.items():
                 collection.histograms[group] = dict(zip(taps, state.read()))
     if not done:
-        raise data.none_left()
+        raise data.no_samples_error()
     collection.made_from = {
         "model": model.fingerprint(),
         "tensors": sha256_json([sorted(taps), []]),

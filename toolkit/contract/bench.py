@@ -146,12 +146,12 @@ class Bench(Protocol):
         """
         ...
 
-    def several(self) -> AbstractContextManager[None]:
+    def remote_builds(self) -> AbstractContextManager[None]:
         """Within the block other GPUs build what ``prebuild`` names, if work runs elsewhere and there are any."""
         ...
 
     @property
-    def spare(self) -> int:
+    def free_gpus(self) -> int:
         """How many engines other GPUs would start at once."""
         ...
 

@@ -31,7 +31,7 @@ class Helper(Pass):
     )
     measure: bool = Field(True, description="measure what it does to the SQNR; false: keep it, unmeasured")
 
-    def idle(self) -> dict[str, str]:
+    def unused_settings(self) -> dict[str, str]:
         """Nothing is kept for what it does where that is not measured."""
         alone = self.only_if_better and not self.measure
         return {"only_if_better": "measure = false keeps the pass in any case"} if alone else {}

@@ -41,7 +41,7 @@ class Effect:
         after_share: with it.
         samples: how many samples it was measured on.
         output: the worst output with the pass.
-        behind: the operator that maps it to a fixed range, such as Softmax; empty without one.
+        squashed_by: the operator that maps it to a fixed range, such as Softmax; empty without one.
     """
 
     before_db: float
@@ -51,7 +51,7 @@ class Effect:
     after_share: float | None = None
     samples: int = 0
     output: str = ""
-    behind: str | None = None
+    squashed_by: str | None = None
 
     @property
     def helps(self) -> bool:

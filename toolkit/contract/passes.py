@@ -84,7 +84,7 @@ class Pass(BaseModel):
             super().__init__(**settings)
         except ValidationError as error:
             raise self._fault("; ".join(explain(error, type(self).model_fields, settings))) from error
-        for name, why in self.idle().items():
+        for name, why in self.unused_settings().items():
             if name in self.model_fields_set:
                 what, remedy = without_effect(f"{name} = {value_words(getattr(self, name))}", why, name)
                 raise RecipeError(what, where=f"pass '{self.title()}'", remedy=remedy, value=name)
@@ -96,7 +96,7 @@ class Pass(BaseModel):
         use = title if title in installed() else f"{cls.__module__}:{cls.__qualname__}"
         return RecipeError(what, where=f"pass '{title}'", remedy=f"`qtool passes {use}` lists its settings")
 
-    def idle(self) -> dict[str, str]:
+    def unused_settings(self) -> dict[str, str]:
         """The settings that have no effect given the others, each with the reason: none of them may be set."""
         return {}
 
@@ -150,7 +150,7 @@ class Pass(BaseModel):
         """For a pass of role ``HELP``: settings of the quantizing pass with which its effect is measured."""
         return {}
 
-    def layers_mended(self, model: Model) -> set[str]:
+    def applicable_layers(self, model: Model) -> set[str]:
         """For a pass of role ``HELP``: names of the layers whose input or weights it can work on."""
         return set()
 

@@ -279,7 +279,7 @@ class CalibrationData:
         assert self._counts is not None
         return self._counts
 
-    def none_left(self) -> DataError:
+    def no_samples_error(self) -> DataError:
         """The error for data of which no sample can be used: there are none, or none fits a profile."""
         return no_samples(self.name, self._counts.skipped if self._counts is not None else 0)
 

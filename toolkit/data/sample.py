@@ -312,13 +312,13 @@ class Fitter:
         self._profiles, self._axes, self._outside = profiles, batch_axes, outside
         self._known: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[str, ...]] = {}
 
-    def home(self, shapes: Shapes) -> tuple[str, ...]:
+    def assigned(self, shapes: Shapes) -> tuple[str, ...]:
         """Names of the profiles that a sample of these shapes counts for."""
         if not len(self._profiles):
             return (EVERYTHING,)
         key = tuple(sorted(shapes.items()))
         if key not in self._known:
-            self._known[key] = tuple(p.name for p in self._profiles.home(shapes, self._axes))
+            self._known[key] = tuple(p.name for p in self._profiles.assigned(shapes, self._axes))
         return self._known[key]
 
     def fit(self, sample: Sample) -> Sample | None:
@@ -327,7 +327,7 @@ class Fitter:
         Raises:
             DataError: it fits no profile and may not be made to; or there are no profiles, and it is empty throughout.
         """
-        home = self.home(sample.shapes)
+        assigned = self.assigned(sample.shapes)
         if not len(self._profiles) and not any(value.size for value in sample.inputs.values()):
             # a part may be empty, as the past is at a decoder's first step; a profile may allow the whole to be
             name, value = next(iter(sample.inputs.items()))
@@ -336,8 +336,8 @@ class Fitter:
                 where=sample.origin,
                 remedy="remove the sample",
             )
-        if home:
-            return Sample(sample.inputs, sample.index, sample.origin, home, sample.labels)
+        if assigned:
+            return Sample(sample.inputs, sample.index, sample.origin, assigned, sample.labels)
         if self._outside == "skip":
             return None
         if self._outside in ("pad", "crop"):
@@ -371,7 +371,7 @@ class Fitter:
             return None
         inputs = {name: resize(value, best[1][name]) for name, value in sample.inputs.items()}
         change = "padded" if self._outside == "pad" else "cropped"
-        return Sample(inputs, sample.index, sample.origin, self.home(best[1]), sample.labels, change)
+        return Sample(inputs, sample.index, sample.origin, self.assigned(best[1]), sample.labels, change)
 
     def _target(self, shapes: Shapes, profile: ShapeProfile) -> Shapes | None:
         target = dict(shapes)

@@ -128,7 +128,7 @@ def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, 
     return (place, values) if place is not None else None
 
 
-def made_up_for(model: Model, node: gs.Node, error: Array) -> Array:
+def rounding_correction(model: Model, node: gs.Node, error: Array) -> Array:
     """What the bias of a quantized layer has been given already to make up for the rounding of its weights.
 
     Args:
@@ -149,7 +149,7 @@ def _corrected(model: Model, node: gs.Node, error: Array) -> Array | None:
     return mean if mean is not None and mean.size == LayerWeights.channels_of(node, error)[1] else None
 
 
-def take_back(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], Array], names: Names) -> None:
+def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], Array], names: Names) -> None:
     """Give a layer the bias that it had before it made up for the rounding of its weights, where it does.
 
     Args:

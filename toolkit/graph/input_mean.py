@@ -45,12 +45,12 @@ def mark_open(model: Model, node: gs.Node) -> None:
     own[_MEAN] = own.pop(_CORRECTED)
 
 
-def note_settled(model: Model, node: gs.Node, rounded: Array) -> None:
+def note_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> None:
     """Say that the bias of a quantized layer makes up for all that these rounded weights do on samples."""
     model.metadata.setdefault(node.name, {})[_SETTLED] = _digest(rounded)
 
 
-def is_settled(model: Model, node: gs.Node, rounded: Array) -> bool:
+def is_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> bool:
     """Whether the bias makes up for these rounded weights already: measured again, it would be corrected twice."""
     return model.metadata.get(node.name, {}).get(_SETTLED) == _digest(rounded)
 

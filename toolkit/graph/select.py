@@ -1,4 +1,4 @@
-"""Choosing nodes by exact name, glob, operator, or the stretch between two tensors.
+"""Choosing nodes by exact name, glob, operator, or the paths between two tensors.
 
 Nodes in the bodies of If, Loop and Scan are never quantized and keep their types: a choice of nothing else is refused.
 """
@@ -62,7 +62,7 @@ def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
     return found
 
 
-def by_stretch(model: Model, stretches: Iterable[Sequence[str]], setting: str) -> dict[str, str]:
+def by_path(model: Model, paths: Iterable[Sequence[str]], setting: str) -> dict[str, str]:
     """Nodes on any path from one tensor to another: ``{node name: "from .. to"}``.
 
     Raises:
@@ -70,17 +70,17 @@ def by_stretch(model: Model, stretches: Iterable[Sequence[str]], setting: str) -
     """
     tensors, inner = model.graph.tensors(), model.tensor_names()
     found: dict[str, str] = {}
-    for stretch in stretches:
-        if len(stretch) != 2:
-            raise RecipeError(f"{setting} {list(stretch)!r} does not name two tensors", remedy="write [from, to]")
-        for name in stretch:
+    for ends in paths:
+        if len(ends) != 2:
+            raise RecipeError(f"{setting} {list(ends)!r} does not name two tensors", remedy="write [from, to]")
+        for name in ends:
             if name not in tensors and name in inner:
                 raise _in_body(f"{setting}: the tensor '{name}' is", name)
             if name not in tensors:
                 raise RecipeError(
                     f"{setting}: no tensor is named '{name}'", remedy=did_you_mean(name, tensors), value=name
                 )
-        start, end = stretch
+        start, end = ends
         after = _reach(tensors[start], forward=True)
         before = _reach(tensors[end], forward=False)
         both = after & before
@@ -131,14 +131,14 @@ def choose(
     model: Model,
     names: Iterable[str] = (),
     ops: Iterable[str] = (),
-    stretches: Iterable[Sequence[str]] = (),
+    between: Iterable[Sequence[str]] = (),
     setting: str = "nodes",
 ) -> dict[str, str]:
     """Nodes that any of the three ways chooses, each with what chose it."""
     found: dict[str, str] = {}
     # each walks the whole graph before it looks for anything
     for way, given, word in (
-        (by_stretch, stretches, f"{setting} between"), (by_op, ops, f"{setting} op"), (by_name, names, setting),
+        (by_path, between, f"{setting} between"), (by_op, ops, f"{setting} op"), (by_name, names, setting),
     ):  # fmt: skip
         wanted: list[Any] = list(given)
         found.update(way(model, wanted, word) if wanted else {})

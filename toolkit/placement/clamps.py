@@ -69,7 +69,7 @@ class LostClamps:
     unsure: list[str]
     trusted: set[str]
 
-    def still_beyond(self, quantize: str, sides: tuple[bool, bool]) -> bool:
+    def exceeds_range(self, quantize: str, sides: tuple[bool, bool]) -> bool:
         """Whether a tensor goes beyond its range, below or above by ``sides``, where no clamp was put back."""
         clamp = self.clamps.get(quantize)
         ends = (None, None) if clamp is None else (clamp.low, clamp.high)

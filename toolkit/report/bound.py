@@ -48,7 +48,7 @@ def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> li
     shared = {"precision": info.precision, "metric": info.metric or "", "allowed": info.allowed, "rest": info.rest}
     found = [
         BoundCode.EVERYTHING(
-            **shared, **_shown(best), output=info.output, behind=info.behind, float_metric=info.float_metric
+            **shared, **_shown(best), output=info.output, squashed_by=info.squashed_by, float_metric=info.float_metric
         )
     ]  # fmt: skip
     found += dict.fromkeys(e.why for e in noted if e.why.code is Code.SEARCH_WITHOUT_LABELS)

@@ -146,7 +146,7 @@ def _judged(accuracy: Accuracy | None, final: Model, layers: Sequence[LayerInfo]
     if accuracy is None:
         return None
     for name, output in accuracy.outputs.items():
-        output.behind = squashed_by(final, name)
+        output.squashed_by = squashed_by(final, name)
     dead = lost_layers(layers)
     return accuracy if dead is None else accuracy.model_copy(update={"doubts": [*accuracy.doubts, sentence(dead)]})
 

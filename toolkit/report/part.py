@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -17,6 +17,14 @@ AT_ONCE = 1000
 """Entries of a list that are built at a time when it is written."""
 Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A float, or null where it would be NaN or infinite."""
+SquashedBy = Annotated[
+    str,
+    Field(
+        validation_alias=AliasChoices("squashed_by", "behind"),
+        description="the operator before it, such as Softmax, that maps it to a fixed range",
+    ),
+]
+"""An operator upstream of an output; earlier releases called the key ``behind``."""
 
 
 class Part(BaseModel):

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from toolkit.report.part import Finite as Finite
 from toolkit.report.part import Part as Part
+from toolkit.report.part import SquashedBy as SquashedBy
 from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
 
 ROUNDING = 1e-12
@@ -53,7 +54,7 @@ class OutputError(Measured):
     variation_db: Finite = Field(
         default=None, description="power of the variation between samples over the noise, in dB"
     )
-    behind: str = Field(default="", description="the operator, such as Softmax, that presses it into a fixed range")
+    squashed_by: SquashedBy = ""
     positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
     ranked: bool = Field(
         default=False,

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from toolkit.base.precision import Precision
-from toolkit.report.parts import Finite, Part
+from toolkit.report.parts import Finite, Part, SquashedBy
 
 
 class PlanPoint(Part):
@@ -78,7 +78,7 @@ class SearchInfo(Part):
     inferences: float = Field(default=0.0, description="what it cost, in float inferences of its samples")
     samples: int = 0
     output: str = Field(default="", description="the output that the chosen plan's SQNR is of: its worst")
-    behind: str = Field(default="", description="the operator, such as Softmax, that presses it into a fixed range")
+    squashed_by: SquashedBy = ""
     metric: str | None = None
     unlabelled: str | None = Field(
         default=None, description="the recipe's metric, where the search's samples have no labels for it"

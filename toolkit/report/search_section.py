@@ -46,7 +46,7 @@ def search_info(record: SearchRecord) -> SearchInfo:
         types_expected=record.real.expected if record.real is not None else None,
         full_db=_db(record.sensitivity.full.noise) if record.sensitivity is not None else None,
         evaluations=len(record.plans), samples=record.samples,
-        output=record.best.outcome.output, behind=record.behind, inferences=round(record.inferences, 2),
+        output=record.best.outcome.output, squashed_by=record.squashed_by, inferences=round(record.inferences, 2),
         metric=shown(record.metric) if record.metric else None, unlabelled=record.unlabelled,
         float_metric=record.reference.metric, higher_is_better=record.higher_is_better,
         float_ms=record.float_ms, measured_share=record.measured_share, share_of=record.share_of,

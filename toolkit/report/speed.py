@@ -86,7 +86,7 @@ def payoff_advice(
     name, compared = found
     slow = _sorted(compared, "slower")
     said = []
-    use = _gives_back(passes)
+    use = _can_remove_pairs(passes)
     if slow and quantized and use is not None:
         finding = ReportCode.GIVE_BACK_WHAT_IS_SLOWER(quantizer=use, precision=name, **_times(slow[0]))
         said.append(Advice(finding, f'[[pass]]\nuse = "{use}"\n{_IF_FASTER} = true\n'))
@@ -96,8 +96,8 @@ def payoff_advice(
     return said
 
 
-def _gives_back(passes: Sequence[PassInfo]) -> str | None:
-    """The pass that could give back what does not pay; None where one does so already, or none can."""
+def _can_remove_pairs(passes: Sequence[PassInfo]) -> str | None:
+    """The pass that could remove the pairs that do not pay; None where one does so already, or none can."""
     own = [one for one in passes if one.role in (Role.QUANTIZE, Role.SEARCH)]
     if any(one.settings.get(_IF_FASTER) for one in own):
         return None

@@ -189,7 +189,7 @@ def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
     for rule in dict.fromkeys(part.rule for part in accuracy.parts if part.rule):
         console.print(plain_text(f"  {rule}"))
     for name, output in accuracy.outputs.items():
-        after = f" (after {output.behind})" if output.behind else ""
+        after = f" (after {output.squashed_by})" if output.squashed_by else ""
         console.print(plain_text(f"  output {name}{after}: {', '.join(_output_figures(output))}"))
     doubts = accuracy.doubts[1:] if doubted else accuracy.doubts
     for note in dict.fromkeys((*accuracy.misses, *doubts, *accuracy.notes)):

@@ -198,7 +198,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         if given := given_count(recipe, inputs):
             calibration["ranges"] = given
         elif data is not None and not data.counts.samples:
-            raise data.none_left()
+            raise data.no_samples_error()
         found = rehearse(inputs, steps, journal)
     return DryRun(
         recipe=str(recipe.path or recipe.name),

@@ -34,7 +34,7 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
     recipe, prints = inputs.job.recipe, inputs.prints
     settings = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     settings["pass"] = [
-        {"use": use, **step.model_dump(mode="json", exclude_none=True, exclude=set(step.idle()))}
+        {"use": use, **step.model_dump(mode="json", exclude_none=True, exclude=set(step.unused_settings()))}
         for use, step in named_passes(recipe, inputs.job.allow_code)
     ]
     # not in any key, since it changes no result; but reopening the run should use the same memory limit

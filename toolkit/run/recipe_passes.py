@@ -73,8 +73,8 @@ def _made(kind: type[Pass], settings: Mapping[str, Any], resolved: bool) -> Pass
 
     if resolved:
         # earlier releases wrote all settings of a pass into lock files
-        idle = kind.model_construct(**settings).idle()
-        settings = {name: value for name, value in settings.items() if name not in idle}
+        unused = kind.model_construct(**settings).unused_settings()
+        settings = {name: value for name, value in settings.items() if name not in unused}
     return configure(kind, settings)
 
 

@@ -84,7 +84,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> tuple[int, int | None]:
     # a user's metric may need as many as the evaluation passes it at once
     batch = next(iter(data.batches(section.batch if ":" in (section.metric or "") else 1)), None)
     if batch is None:
-        raise data.none_left()
+        raise data.no_samples_error()
     loaded = own_session(inputs.source())
     batches_run(inputs, data, loaded)
     outputs = float_outputs(inputs, batch, loaded)

@@ -1,7 +1,7 @@
 """The smallest set of layers to keep float so that a check passes: delta debugging over any subset.
 
 A. Zeller, R. Hildebrandt, "Simplifying and isolating failure-inducing input", IEEE TSE 28(2), 2002: the ddmin
-algorithm. The result is 1-minimal: giving back any one layer makes the check fail.
+algorithm. The result is 1-minimal: quantizing any one of them makes the check fail.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ class Evaluations:
         return min(self._left_by_count(), self.spending.left(part * self._whole_price, reserve))
 
     def _faster(self, *starts: Sequence[str]) -> None:
-        """Try plans that are predicted faster: from each start layers are kept or given back while the time falls.
+        """Try plans that are predicted faster: from each start layers turn float or quantized while the time falls.
 
         Everything quantized and everything float are two starts: a border between types costs time on both sides of
         a layer, so that an island of one quantized layer can be slower than none, and two neighbours faster.

@@ -47,7 +47,7 @@ def measuring(context: Context) -> Bench:
 
 
 def units_of(model: Model, placement: Placement) -> list[Unit]:
-    """What placement quantizes and could give back: layers, Concats and pools, in the graph's order.
+    """What placement quantizes and what may lose its pairs: layers, Concats and pools, in the graph's order.
 
     Additions are not units: they run in the kernel of the convolution before them.
     """
@@ -70,7 +70,7 @@ class Trials:
 
     Args:
         candidate: makes the model with fewer pairs.
-        units: what can be given back.
+        units: what may stay float.
         bench: where engines are built.
         ranges: the ranges that the pairs were made from.
         context: for the journal and the progress bar.
@@ -139,7 +139,7 @@ class Trials:
         for kept in self._ordered.keys() - set(soon):
             self.bench.forget(self._ordered.pop(kept))
         for kept in soon[1:]:
-            if kept in self._ordered or not self.bench.spare:
+            if kept in self._ordered or not self.bench.free_gpus:
                 continue
             model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
             self._ordered[kept] = self.bench.prebuild(
@@ -206,7 +206,7 @@ def not_faster(
 
     Args:
         candidate: makes the model and plan in which the named units stay float.
-        units: what can be given back.
+        units: what may stay float.
         bench: where engines are built.
         ranges: the ranges that the pairs are made from; None where no activation is quantized.
         context: gets notes on what was found, and progress.
@@ -230,7 +230,7 @@ def not_faster(
             write_json(path, _summary(search, verdict))
 
     search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, rough, trials.prebuild)
-    with bench.several():
+    with bench.remote_builds():
         verdict = search.run()
     context.progress("engines that are timed", builds, builds)
     if context.following and not lenient:
@@ -277,6 +277,6 @@ def _summary(search: PayoffSearch, verdict: PayoffResult | None) -> dict[str, An
         "builds": search.builds,
         "best": trial(search.best),
         "done": verdict is not None,
-        "given_back": {name: why.to_json() for name, why in verdict.reasons.items()} if verdict is not None else {},
+        "pairs_removed": {name: why.to_json() for name, why in verdict.reasons.items()} if verdict is not None else {},
         "trials": [trial(one) for one in search.trials.values()],
     }

@@ -63,12 +63,12 @@ class HelperEffect:
         better = self.after.outcome.sqnr_db > self.before.outcome.sqnr_db
         return better and self.after.clearly_better(self.before)
 
-    def finding(self, helper: str, dtype: str, metric: str | None, behind: str, rest: Precision) -> Finding:
+    def finding(self, helper: str, dtype: str, metric: str | None, squashed_by: str, rest: Precision) -> Finding:
         """The effect in dB, and in the task's measure where there is one."""
         before, after = self.before, self.after
         values: dict[str, Any] = {
             "before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db, "samples": after.samples,
-            "output": after.outcome.output, "behind": behind,
+            "output": after.outcome.output, "squashed_by": squashed_by,
         }  # fmt: skip
         if before.share is not None and after.share is not None:
             values |= {"before_share": before.share, "after_share": after.share, "metric": metric or ""}

@@ -151,9 +151,9 @@ class HelperTrials(RealTypes):
         if effect.helps and after.distance:
             # what it costs the layers that stay float counts where some will
             effect = replace(effect, in_types=self.louder_in_types(*forms))
-        behind = self.plain.squashed_by(after.outcome.output)
+        squashed_by = self.plain.squashed_by(after.outcome.output)
         metric, rest = self.plain.settings.metric, self.context.rest
-        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, metric, behind, rest))
+        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, metric, squashed_by, rest))
         return effect.helps
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:

@@ -37,5 +37,5 @@ class Helpers:
         for name, kind in playing(Role.HELP):
             # a pass that cannot be created without settings cannot be advised either
             if kind.mends is not None and not any(field.is_required() for field in kind.model_fields.values()):
-                found.append((kind.mends, name, kind().layers_mended(self.model)))
+                found.append((kind.mends, name, kind().applicable_layers(self.model)))
         return found

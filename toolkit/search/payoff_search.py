@@ -2,11 +2,11 @@
 
 The reasoning. The engine without pairs is the bar, and the engine with all pairs is the first try. Where the engine
 tells times by layer, a unit (a node that placement quantizes) whose kernels with their Q/DQ pairs and reformats take
-longer than its float kernels is given back; all such units at once, since builds are expensive, and where that makes
+longer than its float kernels stays float; all such units at once, since builds are expensive, and where that makes
 the engine slower, the worse half of them, because what one unit costs depends on its neighbours' types. Where one block
 runs several units and shows no times of its own (Myelin runs a whole transformer so), its units are tried by role:
 all of one operator and weight shape at once, the smallest weights first, then the halves of the roles that did not
-help. Trials go on from the best engine so far, so what is given back only grows. Where the engine with all pairs cannot
+help. Trials go on from the best engine so far, so what stays float only grows. Where the engine with all pairs cannot
 be built, one without those of one role is the first, each role in turn.
 
 Layer times only propose; latency decides. A placement is taken where the mean over the profiles of latency over float
@@ -175,7 +175,7 @@ class PayoffSearch:
         return min(self.trials.values(), key=self.score)
 
     def _quantized(self) -> list[Trial]:
-        """Engines with pairs, the fastest first; among equals the one that gives back least."""
+        """Engines with pairs, the fastest first; among equals the one with the most pairs."""
         found = [t for kept, t in self.trials.items() if kept != self.everything and t.key != self.without.key]
         return sorted(found, key=lambda t: (self.score(t), len(t.kept), sorted(t.kept)))
 
@@ -198,7 +198,7 @@ class PayoffSearch:
     # ---------------------------------------------------------------- by layer times
 
     def _by_time(self) -> None:
-        """Give back what is slower by the layers' times, while that makes the engine faster."""
+        """Keep in float what is slower by the layers' times, while that makes the engine faster."""
         current = next(iter(self._quantized()), None)
         while current is not None and self._left() > 0:
             slow = self._slow(current)
@@ -215,7 +215,7 @@ class PayoffSearch:
             current = better
 
     def _further(self, trial: Trial, why: Mapping[str, Finding]) -> Trial | None:
-        """The engine that gives back more, and why; None where that leaves no pair or cannot be built."""
+        """The engine with fewer pairs, and why; None where that leaves no pair or cannot be built."""
         kept = trial.kept | frozenset(why)
         if kept == self.everything:
             return None
@@ -273,7 +273,7 @@ class PayoffSearch:
     # ---------------------------------------------------------------- by role
 
     def _by_role(self) -> None:
-        """Give back units without separate times by role, then by halves of a role."""
+        """Keep in float units without separate times, by role, then by halves of a role."""
         best = next(iter(self._quantized()), None)
         if best is None:
             return
@@ -285,18 +285,18 @@ class PayoffSearch:
         roles = self._roles(hidden - best.kept)
         for number, (role, names) in enumerate(roles.items()):
             self._soon(best, list(roles.values())[number:])
-            after = self._give_back(best, names, role, len(names))
+            after = self._without_pairs(best, names, role, len(names))
             if after is None:
                 rest.append((role, names))
             best = after or best
         for role, names in rest:
             for half in (names[: len(names) // 2], names[len(names) // 2 :]):
                 if len(names) > 1:
-                    best = self._give_back(best, half, role, len(names)) or best
+                    best = self._without_pairs(best, half, role, len(names)) or best
 
-    def _soon(self, best: Trial, given_back: Sequence[Sequence[str]]) -> None:
-        """Announce the engines that give back one of these sets each, as far as there are builds left for them."""
-        sets = dict.fromkeys(best.kept | frozenset(names) for names in given_back)
+    def _soon(self, best: Trial, floats: Sequence[Sequence[str]]) -> None:
+        """Announce the engines in which one of these sets each stays float, as far as builds are left for them."""
+        sets = dict.fromkeys(best.kept | frozenset(names) for names in floats)
         known = {self.everything, *self.trials, *self.failed}
         self.prebuild([kept for kept in sets if kept not in known][: max(self._left(), 0)])
 
@@ -318,7 +318,7 @@ class PayoffSearch:
             if self._try(kept) is not None:
                 return
 
-    def _give_back(self, best: Trial, names: Sequence[str], role: str, total: int) -> Trial | None:
+    def _without_pairs(self, best: Trial, names: Sequence[str], role: str, total: int) -> Trial | None:
         """The engine without the pairs of ``names``, ``total`` of whose role are quantized; None where it is slower."""
         if self._left() <= 0:
             return None

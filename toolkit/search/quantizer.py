@@ -42,7 +42,7 @@ class Quantizer(Pass):
 
     The search, ``qtool sensitivity``, ``qtool bisect``, ``only_if_faster`` and the report work with every subclass.
     Where the context's bench measures engines and prefers speed, pairs that would make the engine slower than the float
-    one are given back in any case.
+    one are removed in any case.
 
     Example:
         >>> class LinearOnly(Quantizer):
@@ -103,9 +103,9 @@ class Quantizer(Pass):
         """The quantized types that it may leave in the model, which the GPU must have."""
         return {self.precision}
 
-    def idle(self) -> dict[str, str]:
+    def unused_settings(self) -> dict[str, str]:
         """Block sizes for a type without blocks, and a count of engines that are not built."""
-        found = super().idle()
+        found = super().unused_settings()
         if not self.precision.weights_only:
             found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
         if not self.only_if_faster:
@@ -117,7 +117,7 @@ class Quantizer(Pass):
         return False
 
     def measures_engines(self) -> bool:
-        """Whether pairs that do not pay are to be given back."""
+        """Whether pairs that do not pay are to be removed."""
         return self.only_if_faster
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
@@ -169,7 +169,7 @@ class Quantizer(Pass):
             context.journal.noted(Code.DEAD_NODES(nodes=gone))
 
     def guards_speed(self, context: Context) -> bool:
-        """Whether pairs that make the engine slower than the float one are given back without being asked for."""
+        """Whether pairs that make the engine slower than the float one are removed without being asked for."""
         bench = context.bench
         return bench is not None and bench.prefers_speed and not bench.implicit and not bench.cannot_measure()
 

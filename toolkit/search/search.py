@@ -50,7 +50,7 @@ class SearchResult:
         real: the best plan's outcome in the types that it runs in; None where that was not looked at.
         types: what the types that it runs in add to the best plan, where it misses the budget in them; else None.
         no_plan: the finding that no plan with a layer quantized meets the budget, so that nothing is; else None.
-        behind: the operator that squashes the output of the best plan's noise into a fixed range.
+        squashed_by: the operator that squashes the output of the best plan's noise into a fixed range.
         promise: what further plans are expected to gain, as a share of the work; infinite where not known.
     """
 
@@ -71,7 +71,7 @@ class SearchResult:
     no_plan: Finding | None = None
     real: Outcome | None = None
     types: TypeNoise | None = None
-    behind: str = ""
+    squashed_by: str = ""
     promise: float = math.inf
 
     def front(self) -> list[SearchedPlan]:
@@ -162,7 +162,7 @@ class Search(ChoosingRanges):
             self.best, self.plans, len(self.plans), sensitivity, self.simulation.runner.float_outcome,
             methods_of(self.simulation, self.best.amax), self.notes,
             self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
-            behind=self.simulation.squashed_by(self.best.outcome.output), promise=self.promise,
+            squashed_by=self.simulation.squashed_by(self.best.outcome.output), promise=self.promise,
         )  # fmt: skip
 
     # ---------------------------------------------------------------- what each group costs
@@ -312,7 +312,7 @@ class Search(ChoosingRanges):
         return list(order[:n])
 
     def _prune(self, kept: list[str], harm: Mapping[str, float]) -> list[str]:
-        """Give back what is not needed: halves of the worst bargains while that goes well, then one by one."""
+        """Quantize again what need not be float: halves of the worst bargains while that goes well, then one by one."""
         order = sorted(kept, key=lambda name: (harm[name] / self._price(name), name))
         size = len(order) // 2
         while len(order) > 1 and size >= 1:

@@ -53,7 +53,7 @@ class SearchRecord:
         first: what it had cost when the first plan within the budget was found; None where none was.
         lacks_in_types: how far the best plan misses the budget in the types that it runs in; see ``SearchResult``.
         rest_lacks: how far the unquantized model with its layers in ``rest`` misses it.
-        behind: the operator that squashes the output of the best plan's noise into a fixed range.
+        squashed_by: the operator that squashes the output of the best plan's noise into a fixed range.
         allowed: the share of answers that may be expected to change, with the margin; None where only a count is known.
         real: the best plan's outcome in the types that it runs in; None where that was not looked at.
         unlabelled: the recipe's metric, where the samples have no labels for it; else None.
@@ -83,7 +83,7 @@ class SearchRecord:
     first: float | None = None
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
-    behind: str = ""
+    squashed_by: str = ""
     allowed: float | None = None
     real: Outcome | None = None
     unlabelled: str | None = None
@@ -103,7 +103,7 @@ class SearchRecord:
             "warnings": [warning.to_json() for warning in self.warnings],
             "weak_spots": [spot.to_json() for spot in self.weak_spots],
             "lacks_in_types": lacks_json(self.lacks_in_types), "rest_lacks": lacks_json(self.rest_lacks),
-            "behind": self.behind, "allowed": self.allowed, "unlabelled": self.unlabelled,
+            "squashed_by": self.squashed_by, "allowed": self.allowed, "unlabelled": self.unlabelled,
             "in_types": self.real.to_json() if self.real is not None else None,
         }  # fmt: skip
 
@@ -143,7 +143,7 @@ class SearchRecord:
             first=float(content["first_within_budget"]) if content["first_within_budget"] is not None else None,
             lacks_in_types=lacks_of(content["lacks_in_types"]),
             rest_lacks=lacks_of(content["rest_lacks"]),
-            behind=str(content["behind"]),
+            squashed_by=str(content["squashed_by"]),
             allowed=float(content["allowed"]) if content["allowed"] is not None else None,
             real=Outcome.from_json(content["in_types"]) if content["in_types"] is not None else None,
             unlabelled=content.get("unlabelled"),
@@ -205,7 +205,7 @@ def record(
         budget.higher_is_better, samples, metric,
         cost.measured_share(found.best.kept), cost.work.of, list(filter(None, (found.no_plan, slower))),
         [*doubts, *found.notes], list(spots), found.inferences, found.first,
-        found.lacks_in_types, found.rest_lacks, found.behind, allowed, found.real,
+        found.lacks_in_types, found.rest_lacks, found.squashed_by, allowed, found.real,
         unlabelled,
     )  # fmt: skip
 

@@ -164,7 +164,7 @@ class EngineTimes:
             No times where an engine cannot be built or measured; the journal says why.
         """
         try:
-            with self.bench.several():
+            with self.bench.remote_builds():
                 self._prebuild(self.searched)
                 self._engine(())
                 plain = self._engine(self.searched)
@@ -215,7 +215,7 @@ class EngineTimes:
 
     def _prebuild(self, kept: Iterable[str]) -> None:
         """Have an engine that is measured next built by another GPU, if one is free."""
-        if self.bench.spare:
+        if self.bench.free_gpus:
             left = frozenset(kept)
             model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
             bare, rough = left == set(self.searched), trials_pay(self.bench)

@@ -135,17 +135,17 @@ def test_never_above_float16(tmp_path, kind):
     plain = float16_latency(asked, tmp_path)
     final = {name: times["opt"] for name, times in result.report.latency.items() if name in plain}
     found = json.loads((tmp_path / "out" / "faster.json").read_text())
-    print(kind, "fp16", plain, "final", final, "builds", found["builds"], "given back", len(found["given_back"]), "of",
+    print(kind, "fp16", plain, "final", final, "builds", found["builds"], "pairs removed", len(found["pairs_removed"]), "of",
           len(found["units"]), [round(t["of_float"], 3) for t in found["trials"]])  # fmt: skip
     assert set(final) == set(plain) == {"one", "many"}
     assert sum(final[p] / plain[p] for p in plain) / len(plain) <= 1.03
     # a close win is built and measured once more
     assert found["done"] and found["builds"] >= len(found["trials"]) >= 2
-    # a pool after a layer that was given back has nothing to decline, but its reason all the same
-    assert {d.node for d in result.report.declined if d.rule == "not-faster"} <= set(found["given_back"])
+    # a pool after a layer that lost its pairs has nothing to decline, but its reason all the same
+    assert {d.node for d in result.report.declined if d.rule == "not-faster"} <= set(found["pairs_removed"])
     asked = {layer.node: layer.asked.reason for layer in result.report.layers if layer.asked is not None}
-    given_back = {name: sentence(Finding.from_json(why)) for name, why in found["given_back"].items()}
-    assert given_back.items() <= asked.items()
+    removed = {name: sentence(Finding.from_json(why)) for name, why in found["pairs_removed"].items()}
+    assert removed.items() <= asked.items()
 
 
 @pytest.mark.parametrize("kind", ["bert", "digits", "strip"])
@@ -163,21 +163,21 @@ def test_no_recipe_ends_slower_than_float16(tmp_path, kind):
     assert set(times) == {"one", "many"} and not [name for name, one in times.items() if one.paid == "slower"]
     assert found["done"] and 2 <= found["builds"] <= 6
     assert not (tmp_path / "out" / ".qtool" / "engines").exists()
-    # the plan is what was measured: no pair is left on what was given back
+    # the plan is what was measured: no pair is left on what lost them
     asks = {layer.node: str(layer.asked.precision) for layer in result.report.layers if layer.asked is not None}
-    assert not [name for name in found["given_back"] if asks.get(name) == "int8"]
+    assert not [name for name in found["pairs_removed"] if asks.get(name) == "int8"]
 
 
 def test_the_search_goes_on_from_its_log(tmp_path):
     asked = recipe(tmp_path, "digits", faster=True)
     first = run(asked, tmp_path / "out", device_check=False)
-    kept = json.loads((tmp_path / "out" / "faster.json").read_text())["given_back"]
+    kept = json.loads((tmp_path / "out" / "faster.json").read_text())["pairs_removed"]
     log = tmp_path / "out" / ".qtool" / "engines.jsonl"
     measured = log.read_text()
     (tmp_path / "out" / ".qtool" / "passes.json").unlink()
     again = run(asked, tmp_path / "out", device_check=False)
     assert next(s.status for s in again.steps if s.name == "passes") == "done"
-    assert json.loads((tmp_path / "out" / "faster.json").read_text())["given_back"] == kept
+    assert json.loads((tmp_path / "out" / "faster.json").read_text())["pairs_removed"] == kept
     assert len(first.report.layers) == len(again.report.layers)
     assert measured and log.read_text() == measured
 

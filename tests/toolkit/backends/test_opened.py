@@ -283,7 +283,7 @@ def test_open_is_an_option_of_the_command(recipe, capsys):
 # ---------------------------------------------------------------- only_if_faster in a run
 
 
-def test_only_if_faster_in_a_recipe_measures_once_and_reports_what_it_gave_back(recipe):
+def test_only_if_faster_in_a_recipe_measures_once_and_reports_which_pairs_it_removed(recipe):
     backend, names, write, folder = recipe
     path = write(only="only_if_faster = true")
     result = run(path, folder / "out", device_check=False)

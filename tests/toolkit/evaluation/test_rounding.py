@@ -75,10 +75,10 @@ def test_of_very_many_nodes_the_other_arithmetic_is_left_out(monkeypatch):
 
 
 def test_no_memory_for_the_other_arithmetic_costs_its_figures_alone(monkeypatch):
-    def none_left(*given):
+    def no_samples_error(*given):
         raise BackendError("onnxruntime ran out of memory")
 
-    monkeypatch.setattr(evaluation, "run_natively", none_left)
+    monkeypatch.setattr(evaluation, "run_natively", no_samples_error)
     model = there_and_back()
     lowered = lower(model.copy(), PrecisionPlan(), rest=Precision.FP16).model
     found = evaluation.evaluate(model, lowered, CalibrationData.open([{"x": np.ones(4, np.float32)}], model))

@@ -22,6 +22,16 @@ def test_round_trip_is_strict_json(tmp_path):
     assert Report.load(tmp_path / "report.json") == report
 
 
+def test_a_report_with_the_former_key_of_the_squashing_operator_is_read():
+    content = sample().to_json()
+    output = next(iter(content["accuracy"]["outputs"].values()))
+    del output["squashed_by"]
+    output["behind"] = "Softmax"
+    read = Report.from_json(content).to_json()
+    output = next(iter(read["accuracy"]["outputs"].values()))
+    assert output["squashed_by"] == "Softmax" and "behind" not in output
+
+
 def test_long_lists_are_written_a_few_entries_at_a_time(tmp_path, monkeypatch):
     report, made = sample(), []
     monkeypatch.setattr("toolkit.report.part.AT_ONCE", 2)

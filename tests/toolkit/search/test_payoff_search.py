@@ -67,7 +67,7 @@ def test_without_times_roles_are_tried_the_smallest_weights_first():
     assert (why.values["ms"], why.values["without_ms"]) == (pytest.approx((2.2,)), pytest.approx((2.0,)))
 
 
-def test_a_layer_that_only_its_pairs_bring_about_is_given_back_and_one_without_layers_costs_no_build():
+def test_a_layer_that_only_its_pairs_bring_about_stays_float_and_one_without_layers_costs_no_build():
     class Elided(Measured):
         """The float engine has no layer for c (an elided Concat), no engine has one for b."""
 

@@ -38,9 +38,9 @@ def _answers(
 
 
 def _everything(
-    precision: str, output: str, behind: str, sqnr_db: float | None, float_metric: float | None, **answers: object
+    precision: str, output: str, squashed_by: str, sqnr_db: float | None, float_metric: float | None, **answers: object
 ) -> str:  # fmt: skip
-    level = f"{output_words(output, behind)} at {db(sqnr_db)} SQNR, " if sqnr_db is not None else ""
+    level = f"{output_words(output, squashed_by)} at {db(sqnr_db)} SQNR, " if sqnr_db is not None else ""
     told = _answers(**answers)  # type: ignore[arg-type]
     before = f" ({number(float_metric)} float)" if float_metric is not None else ""
     return f"All layers in {precision.upper()}, with ranges and helper passes that suit it best: {level}{told}{before}."

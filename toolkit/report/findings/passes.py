@@ -24,10 +24,10 @@ _STEPS = {
 
 
 def _gain(
-    before_db: float | str, after_db: float | str, quantized: str, samples: int, output: str, behind: str = "",
+    before_db: float | str, after_db: float | str, quantized: str, samples: int, output: str, squashed_by: str = "",
     before_share: float | None = None, after_share: float | None = None,
 ) -> str:  # fmt: skip
-    subject = f"SQNR of {output_words(output, behind)}"
+    subject = f"SQNR of {output_words(output, squashed_by)}"
     subject += f" with all layers in {quantized.upper()}" if quantized else ""
     level = f"{subject} on {count(samples, 'sample')} is {db(after_db)} with it and {db(before_db)} without"
     if before_share is None or after_share is None:

@@ -17,7 +17,7 @@ def search_line(info: SearchInfo) -> str:
     if info.measured_share:
         times += f", {percent(info.measured_share, 0)} of it measured"
     level = f", {plan.sqnr_db:.1f} dB SQNR" if plan.sqnr_db is not None else ""
-    level += f" of {output_words(info.output, info.behind)} on these samples" if level and info.output else ""
+    level += f" of {output_words(info.output, info.squashed_by)} on these samples" if level and info.output else ""
     price = f" for {info.inferences:.1f} float inferences" if info.inferences else ""
     return (
         f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}{price}; the chosen plan "

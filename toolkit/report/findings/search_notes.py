@@ -104,11 +104,11 @@ def _no_plan(
 
 def _helper(
     helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str, samples: int, output: str,
-    behind: str = "", metric: str = "", before_share: float | None = None, after_share: float | None = None,
+    squashed_by: str = "", metric: str = "", before_share: float | None = None, after_share: float | None = None,
     layers: int = 0, alone_before_db: float | str = 0.0, alone_db: float | str = 0.0,
     rest: str = "", rest_before_db: float | str = 0.0, rest_db: float | str = 0.0,
 ) -> str:  # fmt: skip
-    text = f"{helper}: SQNR of {output_words(output, behind)} with all layers in {dtype.upper()} is {db(after_db)}"
+    text = f"{helper}: SQNR of {output_words(output, squashed_by)} with all layers in {dtype.upper()} is {db(after_db)}"
     text += f" ({db(before_db)} before)"
     if before_share is not None and after_share is not None:
         what = metric or "answers unchanged"

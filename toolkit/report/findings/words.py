@@ -49,9 +49,9 @@ def db(level: float | str | None) -> str:
     return f"{number:.1f} dB" if math.isfinite(number) else ("exact" if number > 0 else "-inf dB")
 
 
-def output_words(output: str, behind: str | None = None) -> str:
-    """An output's name, and the operator that presses it into a fixed range, where there is one."""
-    return f"'{output}'{f' (after {behind})' if behind else ''}" if output else "the outputs"
+def output_words(output: str, squashed_by: str | None = None) -> str:
+    """An output's name, and the operator before it that maps it to a fixed range, if any."""
+    return f"'{output}'{f' (after {squashed_by})' if squashed_by else ''}" if output else "the outputs"
 
 
 def percent(share: float | str, digits: int = 1) -> str:
