@@ -28,6 +28,9 @@ _FAR = 1.0
 _SPEAKS = 0.8
 """The share of the noise from which on a few layers may have favoured ranges that do not suit the others."""
 
+RangesTried = tuple[SearchedPlan, dict[str, float]]
+"""A plan and the ranges that it was run with."""
+
 
 class ChoosingRanges(Proposing):
     """Chooses among the ranges of calibration's methods.
@@ -86,48 +89,81 @@ class ChoosingRanges(Proposing):
     def _race(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> SearchedPlan:
         """The plan with the best of these ranges, which are used from here on.
 
-        All are run on a few batches, and those that are not clearly noisier than the best on the same ones on more, at
-        most half of them but the last two (Jamieson and Talwalkar, "Non-stochastic best arm identification", AISTATS
-        2016): on few samples ranges that cut off outliers look better than they are. The best is run on all samples,
-        unless all miss the budget by far on fewer.
+        The best of ``_successive_halving`` is run on all samples, unless all miss the budget by far on fewer. The first
+        ranges are those in use: others must be better by more than chance.
         """
-        live, number, missed = self._unlike(kept, ranges), 1, False
+        tried, missed = self._successive_halving(kept, self._unlike(kept, ranges))
+        self._complete_best(kept, tried, missed)
+        plans = self._plans_with(kept, tried)
+        decided = [one for one in plans if one[0].whole or one[0].clear is not None] or plans
+        found, self.amax = min(decided, key=lambda one: self._rank(one[0]))
+        own, own_ranges = plans[0]
+        return found if found is own else self._unless_by_chance(found, kept, own_ranges)
+
+    def _successive_halving(
+        self, kept: Sequence[str], live: list[dict[str, float]]
+    ) -> tuple[list[dict[str, float]], bool]:
+        """Run a plan with each of these ranges on a few batches, then the least noisy ones on more and more.
+
+        Jamieson and Talwalkar, "Non-stochastic best arm identification", AISTATS 2016: on few samples ranges that cut
+        off outliers look better than they are.
+
+        Returns:
+            The ranges that were run, and whether all plans of the last round miss the budget by far.
+        """
         self._request(kept, live)
-        seen: list[dict[str, float]] = []
-        while True:
-            run: list[tuple[SearchedPlan, dict[str, float]]] = []
-            for amax in live:
-                # the last plan is for layers kept float
-                if not run or self._left() > 1:
-                    self.amax = amax
-                    run.append((self._evaluate(kept, until=number, race=True), amax))
-            seen = seen or [amax for _, amax in run]
-            count = min(self._rounds[number - 1], *(plan.batches for plan, _ in run))
-            noise = sorted((found, place) for place, found in enumerate(self._noises([plan for plan, _ in run], count)))
-            close = next(times for most, times in _CLOSE if count <= most * self._rounds[-1])
-            half = noise[: max(-(-len(live) // 2), 2)]
-            live = [run[place][1] for found, place in half if found <= close * noise[0][0]]
-            missed = number >= _MISSED_ROUNDS and all(self._misses_by_far(plan) for plan, _ in run)
-            if len(live) <= 1 or missed or number == len(self._rounds) or self._left() <= 1:
+        tried: list[dict[str, float]] = []
+        for number in range(1, len(self._rounds) + 1):
+            run = self._run_round(kept, live, number)
+            tried = tried or [amax for _, amax in run]
+            live = self._least_noisy(run, number, most=max(-(-len(live) // 2), 2))
+            if number >= _MISSED_ROUNDS and all(self._misses_by_far(plan) for plan, _ in run):
+                return tried, True
+            if len(live) <= 1 or self._left() <= 1:
                 break
-            number += 1
+        return tried, False
+
+    def _run_round(self, kept: Sequence[str], live: Sequence[dict[str, float]], number: int) -> list[RangesTried]:
+        """Plans with these ranges, run on the batches of round ``number``: as many of them as there are left to run."""
+        run: list[RangesTried] = []
+        for amax in live:
+            # the last plan is for layers kept float
+            if not run or self._left() > 1:
+                self.amax = amax
+                run.append((self._evaluate(kept, until=number, race=True), amax))
+        return run
+
+    def _least_noisy(self, run: Sequence[RangesTried], number: int, most: int) -> list[dict[str, float]]:
+        """The ranges, ``most`` at most, whose plans are not clearly noisier than the best on the same batches."""
+        count = min(self._rounds[number - 1], *(plan.batches for plan, _ in run))
+        noise = sorted((found, place) for place, found in enumerate(self._noises([plan for plan, _ in run], count)))
+        close = next(times for share, times in _CLOSE if count <= share * self._rounds[-1])
+        return [run[place][1] for found, place in noise[:most] if found <= close * noise[0][0]]
+
+    def _complete_best(self, kept: Sequence[str], ranges: Sequence[dict[str, float]], missed: bool) -> None:
+        """Run the best plan on all samples, and the next best if it then fails: a dropped one may be better.
+
+        Args:
+            kept: the layers that stay float.
+            ranges: those tried.
+            missed: whether plans that miss the budget by far are left as they are.
+        """
         while True:
-            # one of those dropped may be better than the one that looked good and was not
-            known = [(self._found(kept, amax), amax) for amax in seen]
-            furthest = max(plan.batches for plan, _ in known)
-            least = min(plan.outcome.noise for plan, _ in known if plan.batches == furthest)
+            plans = self._plans_with(kept, ranges)
+            furthest = max(plan.batches for plan, _ in plans)
+            least = min(plan.outcome.noise for plan, _ in plans if plan.batches == furthest)
             # few samples have few answers to lose: what is far noisier only seems to lose none
-            near = [one for one in known if one[0].outcome.noise <= _CLOSE[0][1] * least]
+            near = [one for one in plans if one[0].outcome.noise <= _CLOSE[0][1] * least]
             before, self.amax = min(near, key=lambda one: self._rank(one[0]))
             if missed and self._misses_by_far(before):
-                break
+                return
             plan = self._evaluate(kept, sure=not kept)
             if plan is before or plan.passes or not self._rich:
-                break
-        known = [(self._found(kept, amax), amax) for amax in seen]
-        told = [one for one in known if one[0].whole or one[0].clear is not None] or known
-        found, self.amax = min(told, key=lambda one: self._rank(one[0]))
-        return found if found is known[0][0] else self._unless_by_chance(found, kept, known[0][1])
+                return
+
+    def _plans_with(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[RangesTried]:
+        """What has been found of the plans with each of these ranges."""
+        return [(self._found(kept, amax), amax) for amax in ranges]
 
     def _unless_by_chance(self, found: SearchedPlan, kept: Sequence[str], own: dict[str, float]) -> SearchedPlan:
         """The winner of a race where its ranges are clearly better than those that were in use, else the plan with
