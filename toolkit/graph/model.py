@@ -28,7 +28,8 @@ from toolkit.graph.importing import import_light
 from toolkit.graph.light import LightModel, SerializedModel, Skeleton, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
-from toolkit.graph.onnx_file import ONNX, normalise, read, write
+from toolkit.graph.normalise import normalise
+from toolkit.graph.onnx_file import ONNX, read, write
 from toolkit.graph.opset import convert_opset, renumbered
 from toolkit.graph.order import drop_unused, sort
 from toolkit.graph.shapes import Inferred
@@ -88,8 +89,7 @@ class Model:
         Raises:
             ModelError: no such file, not ONNX, an opset outside 9 to 25, no nodes, broken or unsafe external data.
         """
-        path = Path(path)
-        light = read(path)
+        light = read(path := Path(path))
         with reading(path, ONNX):
             return cls.from_light(light, source=path)
 

@@ -15,7 +15,7 @@ from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
 from toolkit.graph.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
-from toolkit.graph.onnx_file import NEWEST_OPSET, normalise
+from toolkit.graph.normalise import NEWEST_OPSET, normalise
 from toolkit.graph.opset_semantics import keep_semantics
 from toolkit.graph.tensors import onnx_type
 

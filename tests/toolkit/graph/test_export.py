@@ -28,7 +28,7 @@ from toolkit.graph.importing import import_light
 from toolkit.graph.kept_messages import forget_messages
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
-from toolkit.graph.onnx_file import normalise
+from toolkit.graph.normalise import normalise
 from toolkit.graph.order import drop_unused, sort
 
 

@@ -31,7 +31,7 @@ from toolkit.backends.lowering import lower
 from toolkit.base.errors import ModelError, PassError
 from toolkit.graph import model as graph_model
 from toolkit.graph import work as costs
-from toolkit.graph.onnx_file import normalise
+from toolkit.graph.normalise import normalise
 from toolkit.graph.opset import SAME_FROM
 
 
