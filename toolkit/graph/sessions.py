@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,8 @@ from toolkit.base.types import Array
 from toolkit.graph import meter
 from toolkit.graph.cutting import by_nodes, by_widened
 from toolkit.graph.endless_loops import LoopLimits, limited, loop_limits
-from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
-from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
-from toolkit.graph.masks import spread_masks
 from toolkit.graph.model import Model
-from toolkit.graph.named_outputs import name_outputs
-from toolkit.graph.onnx_file import read
 from toolkit.graph.ort_session import (
     BLOCKED_LAYOUT,
     Arena,
@@ -36,11 +33,10 @@ from toolkit.graph.ort_session import (
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.pairs_after_concats import move_pairs_after_concats
 from toolkit.graph.quantized_once import quantize_weights
-from toolkit.graph.random_seeds import fix_random_seeds
 from toolkit.graph.refused_node import with_node
-from toolkit.graph.runnable import NotRun, cut, not_run_in
+from toolkit.graph.runnable import NotRun
+from toolkit.graph.session_source import expose, light_source, make_runnable, not_computed
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
-from toolkit.graph.survey import Survey
 from toolkit.graph.tensors import np_dtype
 from toolkit.graph.unordered_outputs import in_any_order
 
@@ -164,7 +160,7 @@ class Session:
                 raise DataError(what, where=self._where, remedy=remedy)
         for name in wanted:
             if name in self.left.tensors:
-                raise _not_computed(name, self.left, self._where)
+                raise not_computed(name, self.left, self._where)
             if name not in known:
                 raise ModelError(
                     f"'{name}' is not an output of this session",
@@ -235,51 +231,82 @@ def session(
         BackendError: onnxruntime is not installed or has not enough memory.
     """
     threads = threads or session_threads()
-    model = _light(source)
-    survey, left = _make_runnable(model, outputs, steady)
-    shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
+    model = light_source(source)
+    survey, left = make_runnable(model, outputs, steady)
+    shared = [] if outputs is None else expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
     model.drop_unread()
     limits = loop_limits(model.proto, survey.operators, model.weight_bytes)
-    keeps = not model.shares if packed is None else packed
-    if not keeps:
+    packed = not model.shares if packed is None else packed
+    if not packed:
         quantize_weights(model)
     # a stretch is rewritten as the whole would be, and that by the nodes of the model as it is written
-    unwanted = unwanted_rewrites(model.proto, survey.operators, keeps, as_written)
-    stretches = stretches_of(model, keeps)
+    unwanted = unwanted_rewrites(model.proto, survey.operators, packed, as_written)
+    loading = _Loading(threads, optimise, packed, as_written, arena, any_order, unwanted)
+    return Session(_loaded(model, loading, boundaries), model.where, shared, model.weights, limits, left, threads)
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How parts of a model are loaded; see ``session`` for the settings, ``unwanted`` are rewrites to switch off."""
+
+    threads: int
+    optimise: Optimise
+    packed: bool
+    as_written: bool
+    arena: Arena
+    any_order: bool
+    unwanted: Sequence[str]
+
+    def whole(self, model: LightModel) -> Any:
+        """Onnxruntime's session of a model that is run whole."""
+        if self.any_order and self.packed and self.optimise is True and BLOCKED_LAYOUT not in self.unwanted:
+            found = in_any_order(
+                model,
+                lambda path: self._load(model, self.arena, rewritten=path),
+                lambda path: load_rewritten(path, self.threads, self.as_written, self.arena, model.where),
+            )
+            if found is not None:
+                return found
+        return self._load(model, self.arena)
+
+    def part(self, model: LightModel, stays: bool) -> Any:
+        """Onnxruntime's session of one stretch of a model, which stays loaded with the others or not."""
+        # what a run takes would stay with a stretch: weights that it dequantizes among it
+        return self._load(model, "shared" if stays else "none")
+
+    def _load(self, model: LightModel, arena: Arena, rewritten: Path | None = None) -> Any:
+        settings = (self.threads, self.optimise, self.packed, self.as_written, arena, self.unwanted)
+        return load_session(model, *settings) if rewritten is None else load_session(model, *settings, rewritten)
+
+
+def _loaded(model: LightModel, loading: _Loading, boundaries: Boundaries | None) -> Any:
+    """A runnable model in onnxruntime, whole or in stretches.
+
+    Raises:
+        ModelError: onnxruntime refuses it; the message names the node where one can be found.
+    """
+    stretches = stretches_of(model, loading.packed)
     fits = len(stretches) == 1
     # what sessions hand on to each other is of one graph, and which pairs are moved hangs on the outputs
-    if as_written and (fits or boundaries is None) and move_pairs_after_concats(model.proto):
-        stretches = stretches_of(model, keeps)
+    if loading.as_written and (fits or boundaries is None) and move_pairs_after_concats(model.proto):
+        stretches = stretches_of(model, loading.packed)
     if fits and len(model.proto.graph.node) > MOST_NODES:
         stretches, boundaries = by_nodes(model, _STRETCH_NODES), None
-    elif fits and not keeps:
+    elif fits and not loading.packed:
         stretches, boundaries = by_widened(model, _WIDENED_BYTES), None
-
-    def load(part: LightModel) -> Any:
-        # what a run takes would stay with a stretch: weights that it dequantizes among it
-        alone = len(stretches) == 1
-        taken: Arena = arena if alone else "shared" if fits else "none"
-        settings = (part, threads, optimise, keeps, as_written, taken, unwanted)
-        found = None
-        if any_order and alone and keeps and optimise is True and BLOCKED_LAYOUT not in unwanted:
-            found = in_any_order(
-                part,
-                lambda path: load_session(*settings, rewritten=path),
-                lambda path: load_rewritten(path, threads, as_written, arena, part.where),
-            )
-        return load_session(*settings) if found is None else found
-
+    load = loading.whole if len(stretches) == 1 else partial(loading.part, stays=fits)
     try:
-        inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries, fits)
+        if len(stretches) == 1:
+            return load(model)
+        return Stretched(model, stretches, load, loading.packed, boundaries, fits)
     except ModelError as error:
         what = with_node(error, model, load)
         if what == error.what:
             # no error is its own cause: it would hold itself, and with it all that was loaded
             raise
         raise ModelError(what, where=error.where, remedy=error.remedy) from error
-    return Session(inner, model.where, shared, model.weights, limits, left, threads)
 
 
 def own_session(model: Model) -> Session:
@@ -297,99 +324,8 @@ def drop_large_session(model: Model) -> None:
         model.drop(_OWN)
 
 
-def _make_runnable(model: LightModel, outputs: Sequence[str] | None, steady: bool) -> tuple[Survey, NotRun]:
-    """Rewrite a model, in place, as onnxruntime can run it: in types that have kernels, without nodes that have none.
-
-    Args:
-        model: the model.
-        outputs: the tensors that are asked for.
-        steady: whether random numbers are to be the same in every run.
-
-    Returns:
-        What is in the model then, and what was left out.
-
-    Raises:
-        ModelError: a tensor of ``outputs`` depends on a node that was left out.
-    """
-    survey = Survey.of(model.proto)
-    others = has_other_types(survey)
-    if others:
-        widen(model)
-    left = not_run_in(model.proto, survey.operators)
-    if left:
-        unknown = next((name for name in outputs or () if name in left.tensors), None)
-        if unknown is not None:
-            raise _not_computed(unknown, left, model.where)
-        cut(model.proto, left)
-    if others:
-        store_otherwise(model)
-    name_outputs(model.proto, survey.operators)
-    changed = spread_masks(model.proto)
-    changed |= steady and fix_random_seeds(model.proto)
-    written = written_out(model.proto)
-    if left or others or changed or written is not model.proto:
-        model.proto = written
-        survey = Survey.of(written)
-    return survey, left
-
-
-def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
-    """A source of ``session`` without its large weights."""
-    if isinstance(source, LightModel):
-        return source
-    if isinstance(source, Model):
-        return source.to_light()
-    if isinstance(source, onnx.ModelProto):
-        return LightModel(source).copy().lighten()
-    if isinstance(source, bytes):
-        try:
-            return LightModel.of(onnx.load_model_from_string(source))
-        except Exception as error:
-            raise ModelError("these bytes are not an ONNX model", remedy="give a serialized ModelProto") from error
-    return read(Path(source))
-
-
 def _told(made: Sequence[tuple[str, str]], left: NotRun) -> list[str]:
     """The outputs that a session gives by default, of all that it can; see ``Session.outputs``."""
     tensors = [(name, kind) for name, kind in made if name not in left.feeds or kind.startswith("tensor(")]
     own = [name for name, kind in tensors if name not in left.feeds or "float" in kind or "double" in kind]
     return own or [name for name, _ in tensors]
-
-
-def _not_computed(name: str, left: NotRun, where: str) -> ModelError:
-    plugin = left.tensors[name]
-    return ModelError(
-        f"tensor '{name}' comes from node '{plugin}' ({left.plugins[plugin]}), for which onnxruntime has no kernel",
-        where=where,
-        remedy="ask for tensors before it",
-    )
-
-
-def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[str]:
-    """Make ``outputs`` the graph's outputs; onnxruntime finds their types itself.
-
-    Returns:
-        Those of them that are graph inputs, which an ONNX graph cannot hand on.
-    """
-    graph = proto.graph
-    initializers = {t.name for t in graph.initializer}
-    inputs = {value.name for value in graph.input} - initializers
-    made = {name for node in graph.node for name in node.output if name}
-    declared = {value.name: value for value in graph.output}
-    new = []
-    for name in dict.fromkeys(outputs):
-        if name in inputs:
-            continue
-        if name not in made and name not in declared:
-            raise ModelError(
-                f"no tensor of the main graph is named '{name}'", where=where, remedy=did_you_mean(name, made | inputs)
-            )
-        value = onnx.ValueInfoProto(name=name)
-        if name in declared:
-            value.CopyFrom(declared[name])
-        new.append(value)
-    # a graph needs an output: where only inputs are wanted, its own stay
-    if new:
-        del graph.output[:]
-        graph.output.extend(new)
-    return [name for name in dict.fromkeys(outputs) if name in inputs]
