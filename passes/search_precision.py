@@ -36,13 +36,13 @@ from toolkit import (
     did_you_mean,
     find,
     gpu_spec,
-    helped,
     literal_glob,
     lower,
     measuring,
     playing,
     prebuild_float,
     refuse_without_samples,
+    with_helpers,
 )
 
 _PLACING = (
@@ -286,7 +286,7 @@ class SearchPrecision(InsertQDQ):
             # what has no range stays in float from here on
             context.ranges(model, self.wanted(model, context), self.precision)
         if not context.dry_run and self.placement(model, context).pairs:
-            search = helped(self._search(model, context), self._helpers(), model, context)
+            search = with_helpers(self._search(model, context), self._helpers(), model, context)
             found = search.run()
             search.take(found, model, context)
             if self.also is not None and found.best.kept:

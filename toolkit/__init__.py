@@ -122,12 +122,12 @@ if TYPE_CHECKING:
     from toolkit.search.data import refuse_without_samples as refuse_without_samples
     from toolkit.search.faster import measuring as measuring
     from toolkit.search.gpus import gpu_spec as gpu_spec
-    from toolkit.search.helped import helped as helped
     from toolkit.search.plan_search import PlanSearch as PlanSearch
     from toolkit.search.prebuild_float import prebuild_float as prebuild_float
     from toolkit.search.quantizer import Quantizer as Quantizer
     from toolkit.search.real_types import Lower as Lower
     from toolkit.search.search_settings import SearchSettings as SearchSettings
+    from toolkit.search.with_helpers import with_helpers as with_helpers
     from toolkit.simulation.channels import collect_channels as collect_channels
     from toolkit.simulation.channels import forget_ranges as forget_ranges
     from toolkit.simulation.channels import sqnr_against as sqnr_against
@@ -200,7 +200,7 @@ _HOMES = {
     "search.faster": "measuring",
     "search.prebuild_float": "prebuild_float",
     "search.gpus": "gpu_spec",
-    "search.helped": "helped",
+    "search.with_helpers": "with_helpers",
     "search.plan_search": "PlanSearch",
     "search.real_types": "Lower",
     "search.search_settings": "SearchSettings",

@@ -15,11 +15,11 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.budget import Budget
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
-from toolkit.search.helped import helped
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search import Search
 from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import Spending
+from toolkit.search.with_helpers import with_helpers
 from toolkit.simulation.runner import Runner
 from toolkit.simulation.switches import Switches
 
@@ -149,7 +149,7 @@ def test_no_helper_is_tried_where_every_layer_is_safely_quantized(least, tried):
         def apply(self, model, context):
             made.append(model)
 
-    found = helped(search, {"equalize": Tried()}, search.model, search.context)
+    found = with_helpers(search, {"equalize": Tried()}, search.model, search.context)
     assert found is search and len(made) == tried
     assert search.needs_no_help == (not tried)
 

@@ -1,0 +1,150 @@
+"""Helper passes tried one after the other on a search's model; those that make INT8 clearly better stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from toolkit.calibration.provider import Calibrator
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
+from toolkit.contract.journal import Event
+from toolkit.contract.passes import Pass
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import session
+from toolkit.search.helped_forms import HelpedForms, with_helper
+from toolkit.search.plan_search import PlanSearch
+
+_SAME_DB = 40.0
+"""A helper moves factors around: the SQNR of what float16 rounds differently stays above this."""
+_PART = 0.25
+"""What a trial calibrated on a part of the samples costs."""
+
+
+def with_helpers(
+    search: PlanSearch, helpers: Mapping[str, Pass], model: Model, context: Context
+) -> PlanSearch:
+    """Apply the helper passes that make plain quantization clearly better, where that does not meet the budget safely.
+
+    Args:
+        search: the search on the model as it is.
+        helpers: the passes by name, in the order in which they are tried.
+        model: the float graph; helpers that stay are applied to it.
+        context: its context, whose journal gets what each does, and what those that stay changed.
+
+    Returns:
+        The search on the model as the helpers leave it.
+    """
+    if not helpers or search.nothing_pays():
+        return search
+    # trials cost as much as many plans, and may leave no minutes for another search
+    first = search.first_plan()
+    if search.needs_no_help:
+        return search
+    trials = _HelpersInTurn(search, model, context)
+    for place, (name, helper) in enumerate(helpers.items()):
+        context.progress(f"helper {name}", place, len(helpers))
+        if trials.suffice():
+            break
+        trials.try_out(name, helper)
+    trials.forget_few()
+    context.progress("helpers", len(helpers), len(helpers))
+    if not trials.stay or (first is not None and trials.search.spending.over):
+        search.without_helpers()
+        return search
+    return trials.adopted()
+
+
+class _HelpersInTurn:
+    """Helpers tried in turn, each on the form of the model that those before it left.
+
+    Args:
+        search: the search on the model as it is.
+        model: the float graph.
+        context: its context.
+
+    Attributes:
+        search: the search on the form that the helpers which stay make of the model.
+        stay: these helpers, in order.
+    """
+
+    def __init__(self, search: PlanSearch, model: Model, context: Context) -> None:
+        self._plain_search, self._model, self._context = search, model, context
+        self._few = search.on_few()
+        self._standing = search.standing(self._few)
+        provider = context.provider
+        self._part = provider.on_part() if isinstance(provider, Calibrator) else provider
+        self.search, self._form, self._form_context = search, model, context
+        self.stay: list[Pass] = []
+        self._changes: list[Event] = []
+
+    def suffice(self) -> bool:
+        """Whether no more are tried: no time is left, or with those that stay all layers may be quantized."""
+        standing = self._standing
+        return self.search.spending.over or (not standing.distance and self.search.all_quantized_meets(standing.amax))
+
+    def try_out(self, name: str, helper: Pass) -> None:
+        """Apply a helper to a copy of the form, which it replaces where the plan's own budget says that it helps."""
+        self.search.plain.rest()
+        form = self._form.copy()
+        context = with_helper(helper, form, self._form_context, self._part)
+        if not context.journal.of("changed") or self._context.provider is None or self._changes_results(name, form):
+            return
+        tried = self._plain_search.on(form, context, 1.0 if self._part is self._context.provider else _PART)
+        few = tried.on_few()
+        if few is not tried.plain:
+            few.compared_like(self._few)
+        standing = tried.standing(few, self._standing)
+        nodes = {event.node for event in context.journal.of("changed")}
+        before, before_context = self._form, self._form_context
+
+        def in_float() -> Model | None:
+            return self._in_float(helper, before, before_context)
+
+        if not self._plain_search.helps(name, self._standing, standing, nodes, (self._few, before, in_float)):
+            few.forget()
+            return
+        self._standing.simulation.forget()
+        self.search.plain.forget()
+        self.search, self._form, self._form_context, self._standing = tried, form, context, standing
+        self.stay.append(helper)
+        self._changes += [replace(event, by=self._plain_search.by) for event in context.journal.of("changed")]
+
+    def _changes_results(self, name: str, form: Model) -> bool:
+        """Whether the form computes other results in float than the model, which is noted: no helper may do so."""
+        exact = self._few.runner.outcome_of(session(form, self._few.outputs, threads=1).run)
+        self._few.rest()
+        if exact.sqnr_db >= _SAME_DB:
+            return False
+        self._context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
+        return True
+
+    def _in_float(self, helper: Pass, form: Model, context: Context) -> Model | None:
+        """What a helper makes of a form all of whose layers stay float; None where it leaves it as it is."""
+        changed = form.copy()
+        events = with_helper(helper, changed, context, self._part, changed.node_names()).journal.of("changed")
+        return changed if events else None
+
+    def forget_few(self) -> None:
+        """Forget the simulation of the few samples that helpers were tried on: plans are run on more."""
+        if self._standing.simulation is not self.search.plain:
+            self._standing.simulation.forget()
+
+    def adopted(self) -> PlanSearch:
+        """Apply the helpers that stay to the model itself, calibrated on all samples; returns the search on it."""
+        model, context, plain = self._model, self._context, self._plain_search
+        if isinstance(context.provider, Calibrator):
+            # this form and a plan's differ only where layers were changed
+            context.provider.reuses = True
+        if self._part is not context.provider:
+            self.search.plain.forget()
+            self._form_context = replace(self._form_context, provider=context.provider, known_ranges=None)
+            self.search = plain.on(self._form, self._form_context)
+        named = frozenset(event.node for event in self._changes)
+        forms = HelpedForms(
+            model.copy(), context.fork(), self._part, tuple(self.stay), named, plain.quantizer.dtype, self._changes
+        )
+        model.become(self._form)
+        context.known_ranges = self._form_context.known_ranges
+        context.journal.events += self._changes
+        return self.search.adopt(model, context, plain.budget, forms, plain)
