@@ -19,7 +19,6 @@ from toolkit.contract.passes import Pass
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.schema import StepInfo
-from toolkit.run.check import rehearsed
 from toolkit.run.checks import opened, preflight
 from toolkit.run.device import not_wanted
 from toolkit.run.fallback import decided, fall_back, recall, remember
@@ -28,6 +27,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys import gpu_here
 from toolkit.run.recipe import Recipe
+from toolkit.run.rehearsal import rehearsed
 from toolkit.run.result import Result
 from toolkit.run.samples import first_samples_fit
 from toolkit.run.state import Unfinished, mark_report

@@ -12,7 +12,6 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.temporary import temporary_folder
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
-from toolkit.run.check import recalled, rehearse
 from toolkit.run.checks import reachable
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
@@ -20,6 +19,7 @@ from toolkit.run.job import Job
 from toolkit.run.pipeline import NOT_ASKED, Pipeline
 from toolkit.run.recipe import Recipe
 from toolkit.run.recipe_passes import passes_of
+from toolkit.run.rehearsal import recalled, rehearse
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
 from toolkit.run.steps.engine import EngineRecord

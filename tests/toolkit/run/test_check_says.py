@@ -294,7 +294,7 @@ def test_a_pass_that_does_not_heed_dry_runs_is_applied_once(tmp_path):
 def test_a_rehearsal_is_not_repeated(tmp_path, monkeypatch):
     recipe = small(tmp_path, [INSERT])
     run(recipe, tmp_path / "run")
-    monkeypatch.setattr("toolkit.run.check.rehearse", lambda *given: pytest.fail("it was rehearsed again"))
+    monkeypatch.setattr("toolkit.run.rehearsal.rehearse", lambda *given: pytest.fail("it was rehearsed again"))
     run(recipe, tmp_path / "run")
 
 
