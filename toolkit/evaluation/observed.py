@@ -1,38 +1,20 @@
-"""What is seen of a model's outputs on a few samples, and of the graph that makes them: clues to its task."""
+"""What is known of a model and its outputs from a few samples and from the graph: clues to its task."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.chosen_columns import chosen_column
-from toolkit.evaluation.class_choices import chosen_by
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.fixed_rows import rows_at_once
-from toolkit.evaluation.likeness import grids, likeness
 from toolkit.evaluation.masks import valued
-from toolkit.evaluation.one_each import one_each
-from toolkit.graph.assemble import bodies
-from toolkit.graph.dimensions import batch_axes
-from toolkit.graph.model import Model
-from toolkit.graph.pasts import handed_on, reached, renewed
-from toolkit.graph.states import shapes_to_join
-from toolkit.graph.used_inputs import varying_tensors
 
-_PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
-_SUMMING = frozenset(
-    {"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "Clip"}
-)
-_CHANCES = frozenset({"Sigmoid", "Softmax"})
-"""Operators for which the result of chances is chances too: means and maxima."""
 _CLOSE, _SOME = 1e-3, 8
 _FIRST, _CROP = 4, 64
 """Samples, and values along each of their axes, that show how far neighbours lie apart."""
@@ -43,11 +25,8 @@ _SAME = 0.99
 _BANDS, _TOGETHER, _APART = 16, 0.6, 0.3
 """The fewest bands of a spectrum; how much neighbours correlate at least, and by how much less those far apart do. In
 log-mel spectra of sounds neighbours correlate by 0.8 to 0.97, those far apart not, in CTC's logits no two do."""
-_NEXT = frozenset({"n", "t", "out", "new", "next"})
 _LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
 """What exporters call an extent that they lost: it may be fixed."""
-_HeldBatch: TypeAlias = tuple[Array, int, list[Array]]
-"""An output on a batch, how many samples that joins, and the brightness of the images among the inputs."""
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -250,140 +229,8 @@ class SeenModel:
         return found
 
 
-def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array], int]]) -> SeenModel:
-    """Gather what is seen of a model.
-
-    Args:
-        model: the float model.
-        batches: inputs, the model's outputs for them, and how many samples they join.
-    """
-    outputs = [
-        SeenOutput(t.name, None if t.shape is None else tuple(t.shape), ops=_makers(t), column=chosen_column(model, t))
-        for t in model.graph.outputs
-    ]
-    sources = reached(model, [one.name for one in outputs])
-    for one, tensor in zip(outputs, model.graph.outputs):
-        one.chosen_by, one.one_each = chosen_by(model, tensor), one_each(tensor)
-        one.feeds = frozenset(name for name, read in sources.items() if one.name in read) - {one.name}
-    # an output that is the same for every input holds no answer
-    varying = varying_tensors(model)
-    answering = [one for one in outputs if one.ops != {"Constant"} and one.name in varying]
-    outputs = answering or outputs
-    inputs: dict[str, Array] = {}
-    shapes = shapes_to_join(model)
-    axes = batch_axes(shapes)
-    each = 1 if axes else 0
-    held: dict[str, list[_HeldBatch]] = {one.name: [] for one in outputs}
-    states = _possible_states(model, shapes, {one: sources[one] for one in held})
-    for given, made, count in batches:
-        each = each or rows_at_once(model, given)
-        firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
-        inputs, images = inputs or firsts, grids(firsts)
-        states = {(a, b) for a, b in states if b in made and _same_kind(given[a], made[b])}
-        for name in held.keys() & made.keys():
-            # a missing output comes from a node that onnxruntime cannot run
-            held[name].append((made[name], count * each, images))
-    joined = {shapes[name][axis] for name, axis in axes.items()}
-    for one in outputs:
-        _take_all(one, held[one.name], joined)
-    ops = frozenset(node.op for node, _ in model.walk())
-    handed = handed_on(model)
-    answers = [one for one in outputs if one.name not in handed]
-    if not answers:
-        # a model's only output is no past
-        answers, handed = outputs, {}
-    kept = frozenset(output for _, output in states)
-    if len(shapes) < 2 or kept >= {one.name for one in answers}:
-        # a model's only input or output is no state
-        kept = frozenset()
-    return SeenModel(answers, inputs, ops, states=kept, pasts=frozenset(handed.values()))
-
-
-def _possible_states(
-    model: Model, inputs: Collection[str], sources: Mapping[str, Collection[str]]
-) -> set[tuple[str, str]]:
-    """Inputs with the outputs that may renew them: by the graph's operators, or by their names.
-
-    Args:
-        model: the model.
-        inputs: the names of its inputs.
-        sources: by output the tensors that it is computed from.
-    """
-    called = [(a, b) for a in inputs for b in sources if _called_renewed(a, b)]
-    return renewed(model) | {(a, b) for a, b in called if a in sources[b]}
-
-
-def _called_renewed(given: str, made: str) -> bool:
-    """Whether an output has an input's name with something added: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
-    stem = given.rstrip("0123456789_.-").removesuffix("_in")
-    rest = made.removeprefix(stem)
-    # a word that merely begins alike is a different one: ``classes`` is no state of ``c0``
-    return bool(stem) and made not in (given, rest) and (rest in _NEXT or not rest[:1].islower())
-
-
-def _same_kind(given: Array, made: Array) -> bool:
-    return given.shape == made.shape and given.ndim > 1 and given.dtype.kind == made.dtype.kind == "f"
-
-
-def _take(output: SeenOutput, value: Array) -> None:
-    plain = value if value.dtype.kind in "iub" else np.asarray(value, np.float32)
-    if output.batch_axis is None:
-        output.samples.append(plain)
-    else:
-        output.samples.extend(np.moveaxis(plain, output.batch_axis, 0))
-
-
-def _take_all(output: SeenOutput, batches: Sequence[_HeldBatch], joined: Collection[Any]) -> None:
-    """Take in an output's values on all batches; the first sample of each is compared with the images among inputs."""
-    if batches:
-        output.batch_axis = _batch_axis(output.declared, [(v.shape, count) for v, count, _ in batches], joined)
-    for value, _, images in batches:
-        first = len(output.samples)
-        _take(output, value)
-        output.likenesses += [likeness(images, sample) for sample in output.samples[first : first + 1]]
-
-
-def _batch_axis(
-    declared: Sequence[Any] | None, seen: Sequence[tuple[tuple[int, ...], int]], joined: Collection[Any]
-) -> int | None:
-    """The axis of samples among the first two: the one that is as long as every batch; None where neither is.
-
-    Where both are, it is the one named like the inputs' batch, else a dynamic one.
-    """
-    fitting = [axis for axis in (0, 1) if all(len(shape) > axis and shape[axis] == count for shape, count in seen)]
-    if len(fitting) < 2 or declared is None or len(declared) != len(seen[0][0]):
-        return next(iter(fitting), None)
-    named = [axis for axis in fitting if isinstance(declared[axis], str) and declared[axis] in joined]
-    open_ones = [axis for axis in fitting if not isinstance(declared[axis], int)]
-    return (named or open_ones or fitting)[0]
-
-
 def _contradicts(declared: Sequence[Any], shape: Sequence[int]) -> bool:
     return any(isinstance(known, int) and known != extent for known, extent in zip(declared, shape))
-
-
-def _makers(output: gs.Tensor) -> frozenset[str]:
-    found: set[str] = set()
-    waiting, steps = [output], 0
-    while waiting and steps < 100:
-        steps += 1
-        tensor = waiting.pop()
-        if not tensor.inputs:
-            continue
-        node = tensor.inputs[0]
-        if node.op in _PASSING and node.inputs:
-            waiting.append(node.inputs[0])
-        elif node.op == "Concat":
-            waiting += node.inputs
-        elif node.op == "If":
-            # as torch writes squeeze(): a Squeeze in one branch, nothing in the other
-            place = next(place for place, one in enumerate(node.outputs) if one is tensor)
-            waiting += [branch.outputs[place] for branch in bodies(node)]
-        elif node.op in _SUMMING and node.inputs and (chances := _makers(node.inputs[0])) and chances <= _CHANCES:
-            found |= chances
-        else:
-            found.add(node.op)
-    return frozenset(found)
 
 
 def _shares(value: Array, axis: int) -> bool:

@@ -45,6 +45,7 @@ from toolkit.report.verdict import lost_layers
 if TYPE_CHECKING:
     from toolkit.contract.journal import Journal
     from toolkit.contract.plan import PrecisionPlan
+    from toolkit.contract.ranges import Ranges
     from toolkit.evaluation.difference import TensorError
     from toolkit.graph.facts import Facts
     from toolkit.graph.model import Model
@@ -80,31 +81,25 @@ def join(
         gpu: the GPU to predict the time for, where the user named one.
         said: sentences already written for entries of the journal.
     """
-    build, journal, recipe = engine.build, asked.journal, asked.recipe
+    journal, recipe = asked.journal, asked.recipe
     said = said or SharedSentences()
     facts = graphs.facts or work.facts_at_opt(graphs.final, graphs.profiles)
     reasons = RestReasons(graphs.final, journal, quantizers(recipe.passes), recipe.rest)
     layers = _layers(asked, graphs, engine, measured, facts, reasons, said)
-    _attribute_time(layers, build.time_ms)
-    latency = dict(build.latency)
-    if engine.compared:
-        latency["compare"] = {name: one.build.latency for name, one in engine.compared.items()}
-    ranges = graphs.ranges
-    # given ranges come without samples
-    calibrated = ranges is not None and (bool(ranges.samples) or not ranges.tensors)
+    _attribute_time(layers, engine.build.time_ms)
     run = Joined(
-        recipe,
-        journal,
-        layers,
-        _backend(engine),
-        _judged(measured.accuracy, graphs.final, layers),
-        measured.device,
-        latency,
-        payoff_of(layers, build, engine.compared, engine.turns),
-        measured.search,
-        profile_infos(graphs.profiles, ranges.samples if ranges is not None and calibrated else None),
-        range_infos(ranges, graphs.quantized) if ranges is not None else None,
-        _declined(journal, layers, said),
+        recipe=recipe,
+        journal=journal,
+        layers=layers,
+        backend=_backend(engine),
+        accuracy=_judged(measured.accuracy, graphs.final, layers),
+        device=measured.device,
+        latency=_latency(engine),
+        payoff=payoff_of(layers, engine.build, engine.compared, engine.turns),
+        search=measured.search,
+        profiles=profile_infos(graphs.profiles, _calibration_samples(graphs.ranges)),
+        ranges=range_infos(graphs.ranges, graphs.quantized) if graphs.ranges is not None else None,
+        declined=_declined(journal, layers, said),
     )
     first = next(iter(graphs.profiles.names), "default")
     return Report(
@@ -116,7 +111,7 @@ def join(
         summary=summary(run, engine, reasons, warnings, advised),
         accuracy=run.accuracy,
         device=run.device,
-        latency=latency or None,
+        latency=run.latency or None,
         payoff=run.payoff,
         prediction=predicted_time(gpu, graphs.final, facts, computes(layers), recipe.rest, first) if gpu else None,
         search=run.search,
@@ -126,6 +121,19 @@ def join(
         ranges=run.ranges,
         steps=list(steps),
     )
+
+
+def _latency(engine: EngineFound) -> dict[str, Any]:
+    """Milliseconds by profile, and under ``compare`` those of the engines built to compare with."""
+    found: dict[str, Any] = dict(engine.build.latency)
+    if engine.compared:
+        found["compare"] = {name: one.build.latency for name, one in engine.compared.items()}
+    return found
+
+
+def _calibration_samples(ranges: Ranges | None) -> Mapping[str, int] | None:
+    """How many samples ranges were calibrated on, by profile; None where they were given, without samples."""
+    return None if ranges is None or (ranges.tensors and not ranges.samples) else ranges.samples
 
 
 def _backend(engine: EngineFound) -> BackendInfo:

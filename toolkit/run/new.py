@@ -18,8 +18,6 @@ from toolkit.contract.context import Context
 from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
-from toolkit.data.dataset import CalibrationData
-from toolkit.data.images import holds_images
 from toolkit.evaluation.metrics import make_metric
 from toolkit.graph.forms import Forms, constant_affine
 from toolkit.graph.header import model_files
@@ -32,11 +30,10 @@ from toolkit.placement.spellings import load_source
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.batches import batches_refused, fault_words
-from toolkit.run.new_images import image_table
-from toolkit.run.new_inputs import fixed_input_lines
 from toolkit.run.new_metric import NewEvaluation, new_evaluation
 from toolkit.run.new_profile import fixed_by_samples, profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
+from toolkit.run.new_samples import GivenSamples
 from toolkit.run.plugins import plugin_comment
 from toolkit.search.helpers import Helpers
 
@@ -94,53 +91,51 @@ def recipe_for(
         RangesError: ``ranges`` holds none for a tensor of the model.
     """
     _refuse_unknown(metric)
-    for source in filter(None, (data, test)):
+    sources = [source for source in (data, test) if source is not None]
+    for source in sources:
         _refuse_code(source)
     model = load_source(model_path)
     refuse_integer_operators(Counter(node.op for node, _ in model.walk()), str(model_path))
     by_ranges = ranges is not None and data is None
-    folder = next((path for path in (data, test) if path is not None and holds_images(path)), None)
-    images = image_table(model, folder) if folder is not None else None
-    seen: dict[str, list[tuple[int, ...]]] = {}
-    for source in filter(None, (data, test)):
-        shapes = images.seen if images is not None and holds_images(source) else _seen(model, source)
-        for name, found in shapes.items():
-            seen.setdefault(name, []).extend(found)
-    fault, declared, kept_in = batches_refused(model, data or test, seen), shapes_to_join(model), rest_of(model)
-    fixed = fixed_by_samples(declared, seen)
-    alone = "" if fault is None else f"Batch 1: {fault_words(fault)}."
-    arrays = [source for source in (data, test) if source is not None and not holds_images(source)]
-    opened = (CalibrationData.open(str(source.resolve()), model) for source in arrays)
-    settled, decides = fixed_input_lines(model, opened) if arrays else ([], [])
+    samples = GivenSamples.of(model, sources)
+    fault, declared, rest = batches_refused(model, data or test, samples.shapes), shapes_to_join(model), rest_of(model)
+    fixed = fixed_by_samples(declared, samples.shapes)
+    settled, decides = samples.fixed_inputs(model)
     if keep_pairs:
         _refuse_to_keep(model)
-        passes = _pairs_kept(model, kept_in, observed=data is not None)
+        passes, decides = _pairs_kept(model, rest, observed=data is not None), []
     else:
-        passes = _passes(model, ranges if by_ranges else None, kept_in, settled)
+        passes = _passes(model, ranges if by_ranges else None, rest, settled)
+    alone = f"Batch 1: {fault_words(fault)}." if fault is not None else ""
     lines = [
         "[model]",
         f"path = {relative(model_path, target)}",
         *plugin_comment(model),
         "",
-        *profile_lines(declared, seen, alone, sentence(fixed) if fixed is not None else ""),
+        *profile_lines(declared, samples.shapes, alone, sentence(fixed) if fixed is not None else ""),
         "[calibration]",
-        *_calibration(target, data, ranges, images.lines if images is not None else ()),
+        *_calibration(target, data, ranges, samples.image_lines),
         *passes,
-        *("", "[engine]", 'backend = "auto"', f'rest = "{kept_in}"', "", "[evaluation]"),
+        *("", "[engine]", 'backend = "auto"', f'rest = "{rest}"', "", "[evaluation]"),
     ]
-    decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
-    decided += [] if by_ranges else [ReportCode.NEW_METHOD(method=DEFAULT)]
-    decided += _decided_passes(model, passes, keep_pairs)
-    decided += decides if not keep_pairs else []
     if by_ranges and test is None:
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
         named = relative(test, target) if test is not None else ""
         evaluation = new_evaluation(model, data, test, metric, named, "\n".join(lines), target)
-    text = "\n".join([*lines, *evaluation.lines]) + "\n"
+    decided = [
+        *([ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []),
+        *([ReportCode.NEW_METHOD(method=DEFAULT)] if not by_ranges else []),
+        *_decided_passes(model, passes, keep_pairs),
+        *decides,
+    ]
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
-    lacking += [one for one in (fixed, images.doubt if images is not None else None) if one is not None]
-    return NewRecipe(text, [*decided, *evaluation.said], [*lacking, *evaluation.warnings])
+    doubts = [one for one in (fixed, samples.doubt) if one is not None]
+    return NewRecipe(
+        "\n".join([*lines, *evaluation.lines]) + "\n",
+        [*decided, *evaluation.said],
+        [*lacking, *doubts, *evaluation.warnings],
+    )
 
 
 def _refuse_unknown(metric: str | None) -> None:
@@ -353,11 +348,3 @@ def mixed_layers(model: Model) -> list[str]:
 def relative(path: Path, target: Path) -> str:
     """A path as a recipe at ``target`` names it, in quotation marks."""
     return toml_string(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())
-
-
-def _seen(model: Model, data: Path) -> dict[str, list[tuple[int, ...]]]:
-    found: dict[str, list[tuple[int, ...]]] = {}
-    for sample in CalibrationData.open(str(data.resolve()), model).samples():
-        for name, value in sample.inputs.items():
-            found.setdefault(name, []).append(value.shape)
-    return found

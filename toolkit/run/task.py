@@ -129,7 +129,7 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
     """
     from toolkit.evaluation.label_fit import classes_read
     from toolkit.evaluation.metric_base import label_of
-    from toolkit.evaluation.observed import observe
+    from toolkit.evaluation.observe import observe
     from toolkit.evaluation.outputs import widened
     from toolkit.graph.sessions import own_session
 

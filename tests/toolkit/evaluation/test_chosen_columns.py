@@ -10,7 +10,7 @@ from toolkit import Model
 from toolkit.evaluation.boxes import detections
 from toolkit.evaluation.chosen_columns import chosen_column
 from toolkit.evaluation.guess import guess
-from toolkit.evaluation.observed import observe
+from toolkit.evaluation.observe import observe
 from toolkit.graph.sessions import session
 
 CLASSES, ANCHORS = 40, 60

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import build, node, run
 from toolkit import Model
 from toolkit.evaluation.guess import guess
-from toolkit.evaluation.observed import observe
+from toolkit.evaluation.observe import observe
 
 RNG = np.random.default_rng(0)
 

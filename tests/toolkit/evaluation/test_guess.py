@@ -13,7 +13,8 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.judged import judged_by
-from toolkit.evaluation.observed import SeenModel, SeenOutput, observe
+from toolkit.evaluation.observe import observe
+from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.options import options_for
 from toolkit.report.findings import sentence
 from toolkit.report.findings.tasks import figure_words

@@ -15,7 +15,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.guess_values import are_boxes, ordered, peak_height, unlike_scales
 from toolkit.evaluation.judged import judged_by
-from toolkit.evaluation.observed import observe
+from toolkit.evaluation.observe import observe
 from toolkit.evaluation.tasks import reader
 from toolkit.evaluation.tasks.keypoints import separate_peaks
 from toolkit.report.findings import sentence

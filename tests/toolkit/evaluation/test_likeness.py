@@ -10,7 +10,7 @@ from tests.toolkit.evaluation.test_guess import out, seen
 from toolkit import Model
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.likeness import grids, likeness
-from toolkit.evaluation.observed import observe
+from toolkit.evaluation.observe import observe
 from toolkit.evaluation.tasks import OutputPart, reader
 
 RNG = np.random.default_rng(5)

@@ -9,7 +9,7 @@ from tests.conftest import build, node, run
 from toolkit import Model
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import fitting_metrics
-from toolkit.evaluation.observed import observe
+from toolkit.evaluation.observe import observe
 
 RNG = np.random.default_rng(0)
 

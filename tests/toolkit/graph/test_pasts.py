@@ -9,7 +9,7 @@ from tests.conftest import build, node, normal, run
 from tests.control_flow import conv_in_loop
 from toolkit import Model
 from toolkit.evaluation.guess import guess
-from toolkit.evaluation.observed import observe
+from toolkit.evaluation.observe import observe
 from toolkit.graph.pasts import handed_on, reached, renewed
 from toolkit.graph.used_inputs import used_inputs, varying_tensors
 
