@@ -164,18 +164,32 @@ class Messages:
         # Without a driver TensorRT only warns, and then its Python binding has nothing to return.
         errors = errors or [text for _, text in self.kept if "CUDA initialization" in text]
         everything = "\n".join(errors) or cause
+        place, operator = self._place(errors, everything, layers)
+        said = _essence(errors) or on_one_line(cause) or "TensorRT gave no reason"
+        return BackendError(f"{stage}{place}: {said}", where=where, remedy=self._remedy(everything, operator))
+
+    def _place(self, errors: list[str], everything: str, layers: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """Where it failed, in words, and the operator there; both empty where that is not known.
+
+        An input that a message names comes first, then a node that one names, then the node the parser was at.
+        """
         node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
         layer = next((one for one in layers if one["name"] == node), None)
         operator = next((m["op"] for text in errors if (m := _PARSING.search(text))), "")
         given = next((m["name"] for text in errors if (m := _AT_INPUT.match(text))), None)
-        if not node and given is None and self._at is not None:
+        if given is not None:
+            return f" at input '{given}'", _operator(layer, operator)
+        if not node and self._at is not None:
             node, operator = self._at
         if layer is not None:
             from toolkit.backends.network import metadata_nodes
 
             node = ", ".join(metadata_nodes(layer["metadata"])) or node
-            operator = operator or f"layer {layer['type']}"
-        said = _essence(errors) or on_one_line(cause) or "TensorRT gave no reason"
+        operator = _operator(layer, operator)
+        return f" at node '{node}'" + (f" ({operator})" if operator else "") if node else "", operator
+
+    def _remedy(self, everything: str, operator: str) -> str:
+        """What to do about the messages; for an operator that only fused patterns may hold, what that means."""
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       IN_THE_LOG if self._logged else _UNKNOWN)  # fmt: skip
         if remedy is _UNSUPPORTED and _FUSED.fullmatch(operator):
@@ -186,9 +200,12 @@ class Messages:
             from toolkit.contract.roles import Role
 
             remedy = remedy.format(strip=named(Role.STRIP), keep=named(Role.KEEP))
-        place = f" at node '{node}'" + (f" ({operator})" if operator else "") if node else ""
-        place = place if given is None else f" at input '{given}'"
-        return BackendError(f"{stage}{place}: {said}", where=where, remedy=remedy)
+        return remedy
+
+
+def _operator(layer: Mapping[str, Any] | None, operator: str) -> str:
+    """The operator that a message names, else the type of the layer."""
+    return operator or (f"layer {layer['type']}" if layer is not None else "")
 
 
 def _essence(errors: list[str]) -> str:
