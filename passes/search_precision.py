@@ -198,7 +198,11 @@ class SearchPrecision(InsertQDQ):
         return [name for name in (self.quantizer, *self.helpers) if ":" in name]
 
     def plain(self) -> Quantizer:
-        """The pass that inserts pairs on every layer that the search may decide on."""
+        """The pass that inserts pairs on every layer that the search may decide on.
+
+        Raises:
+            RecipeError: ``quantizer`` names no pass that quantizes, or its settings are wrong.
+        """
         if self._quantizer is None:
             if self.quantizer:
                 try:

@@ -185,7 +185,11 @@ class Histogram:
             self.counts = self.counts.astype(np.int64)
 
     def merge(self, other: Histogram) -> None:
-        """Take in another histogram: the same as if its values had been added here."""
+        """Take in another histogram: the same as if its values had been added here.
+
+        Raises:
+            RangesError: it has another number of bins.
+        """
         if other.bins != self.bins:
             raise RangesError(
                 f"histograms of {self.bins} and {other.bins} bins cannot be merged", remedy="collect with equal bins"

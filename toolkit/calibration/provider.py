@@ -50,12 +50,17 @@ class Calibrator:
 
     Attributes:
         data: the samples; None where ``collected`` replaces them, or ranges are given and nothing is calibrated.
-        method: minmax, entropy, percentile or mse; ``methods`` overrides it by glob over tensor names.
+        method: minmax, entropy, percentile or mse.
         percentile: the percentile of that method, in percent.
+        methods: another method for some tensors, by glob over their names.
+        weights: what each profile counts for in the histograms; 1 where not named.
         batch: the most samples to run at once.
         memory: bytes of tapped tensors that may be held at a time.
         manual: amax set by hand, which overrides everything.
-        given: ranges from a file; ``given_use`` says whether they override calibration or fill its gaps.
+        given: ranges from a file.
+        given_use: whether these ``override`` calibration or ``fill`` its gaps.
+        journal: where notes go; None for nowhere.
+        progress: told how many batches are done; None for nobody.
         keep: where finished collections are looked up and stored, by the model's fingerprint; None keeps them in
             memory. An unfinished one is stored beside them, so that a killed calibration resumes.
         device: cpu, or gpu: a float32 TensorRT engine, with statistics computed on the GPU.

@@ -71,8 +71,7 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path |
     say(f"{work_share(found.quantized_share, found.share_of)} quantized")
     say(
         f"all quantized: {_db(found.full.sqnr_db)} dB of '{found.full.output}' on {count(found.samples, 'sample')}; "
-        f"{found.method}, "
-        f"{found.inferences:.1f} float inferences"
+        f"{found.method}, in the time of about {count(max(round(found.inferences), 1), 'float inference')}"
     )
     if found.metric is not None:
         say(f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}")

@@ -243,7 +243,11 @@ def _arrays(members: Any) -> Mapping[str, Stored]:
 
 
 def open_folder(folder: Path, specs: Specs) -> Files:
-    """A folder of .npz files, or of .npy files named after inputs."""
+    """A folder of .npz files, or of .npy files named after inputs.
+
+    Raises:
+        DataError: it holds both kinds or neither, or the files do not fit the inputs.
+    """
     archives = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".npz")
     plain = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".npy")
     if archives and plain:

@@ -18,6 +18,8 @@ class MaskPadder:
     Args:
         mask: name of the mask input. Its dynamic dimensions, except that of the samples, are padded in every input that
             has them.
+        specs: the model's inputs.
+        profiles: the shape profiles, which bound what is padded.
     """
 
     def __init__(self, mask: str, specs: Mapping[str, InputSpec], profiles: Profiles) -> None:

@@ -339,7 +339,7 @@ def open_source(
     images: Mapping[str, Any] | None,
     random: Mapping[str, Any] | None,
 ) -> tuple[str, Source]:
-    """The name and the source of what a recipe or a caller names; see ``CalibrationData.open``."""
+    """The name and the source of what a recipe or a caller names; see ``CalibrationData.open``, also for errors."""
     if random is not None:
         if source is not None:
             raise DataError("both a source and random data are given", remedy="keep one of them")

@@ -35,7 +35,6 @@ class Guess:
         parts: what is judged of each output.
         clues: what spoke for the task.
         others: tasks that fit as well, by which the outputs are judged too.
-        fits: by output the tasks that fit it.
     """
 
     task: str

@@ -131,7 +131,7 @@ class Model:
         return self.to_light(ir_version).whole()
 
     def save(self, path: str | os.PathLike[str], ir_version: int | None = None) -> Path:
-        """Write the model atomically; above 1.9 GB the weights go to ``<name>.<hash>.data`` beside it."""
+        """Write it atomically, with ``<name>.<hash>.data`` above 1.9 GB; over its source it raises a ModelError."""
         path = Path(path)
         if self.source is not None and path.exists() and path.resolve() == self.source.resolve():
             raise ModelError("refusing to overwrite the input model", where=str(path), remedy="give another file name")

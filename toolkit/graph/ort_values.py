@@ -34,7 +34,11 @@ def to_ort(value: Array, wanted: str = "") -> Any:
 
 
 def as_array(value: Any) -> Array:
-    """The value's memory as an array that keeps the value alive. bfloat16 comes as ml_dtypes."""
+    """The value's memory as an array that keeps the value alive. bfloat16 comes as ml_dtypes.
+
+    Raises:
+        ModelError: it is a sequence or a map.
+    """
     if not value.is_tensor():
         raise ModelError("an output is a sequence or a map, not a tensor", remedy="leave it out of the outputs")
     dtype, shape = np_dtype(value.element_type()), tuple(value.shape())

@@ -21,7 +21,11 @@ from toolkit.graph.survey import Survey
 
 
 def light_source(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
-    """A source of ``session`` without its large weights."""
+    """A source of ``session`` without its large weights.
+
+    Raises:
+        ModelError: it is no ONNX model.
+    """
     if isinstance(source, LightModel):
         return source
     if isinstance(source, Model):
@@ -77,6 +81,9 @@ def expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[s
 
     Returns:
         Those of them that are graph inputs, which an ONNX graph cannot hand on.
+
+    Raises:
+        ModelError: the main graph has no such tensor.
     """
     graph = proto.graph
     initializers = {t.name for t in graph.initializer}

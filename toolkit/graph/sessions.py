@@ -220,10 +220,10 @@ def session(
         as_written: compute Q/DQ pairs as they are written, not fused into integer kernels or merged into other pairs.
             False leaves onnxruntime its defaults, except for operators whose pairs a cut between stretches separates.
         arena: where the memory of a run comes from. A session's own arena grows with inputs of many sizes.
+        boundaries: where sessions of one model with different ``outputs`` keep what they pass between stretches.
         any_order: let the values of an output come in another order than its shape says; see
             ``toolkit.graph.unordered_outputs``.
         steady: draw the same random numbers in every run and for every sample; see ``toolkit.graph.random_seeds``.
-        boundaries: where sessions of one model with different ``outputs`` keep what they pass between stretches.
 
     Raises:
         ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or the

@@ -40,14 +40,14 @@ def random_nodes(model: Model) -> tuple[list[str], list[str]]:
 class Inputs:
     """Opens what a job's recipe names; the model once.
 
-    Attributes:
+    Args:
         job: the recipe at work.
+        source: the model as ``load_source`` returns it, if already loaded.
+
+    Attributes:
         prints: fingerprints of what is read.
         looked: how the model's outputs are read, once ``task.look`` has found it.
         graph_passes: what a rehearsal made of the model that the run goes on with; None where there was none.
-
-    Args:
-        source: the model as ``load_source`` returns it, if already loaded.
     """
 
     def __init__(self, job: Job, source: Model | None = None) -> None:

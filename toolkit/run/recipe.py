@@ -151,6 +151,9 @@ class Recipe(Section):
             calibration: the calibration samples: a path, or an object that yields dictionaries of arrays.
             evaluation: the test samples, with their labels.
             metric: its name, its class, or an object with ``update`` and ``value``.
+
+        Raises:
+            RecipeError: one of them is wrong, or does not go with the recipe.
         """
         twin = self.model_copy(deep=True)
         if passes is not None:

@@ -93,9 +93,10 @@ class Sensitivity:
         method: exact or fast.
         groups: one result a layer, in the graph's order.
         full: all layers quantized.
-        metric: the metric's name, or None; ``float_metric`` is its value for the float model.
+        metric: the metric's name, or None.
+        float_metric: its value for the float model.
         samples: how many samples were run.
-        inferences: what it cost, in runs of the float model over the samples of the data.
+        inferences: what it cost, in the time of a run of the float model over the samples of the data.
         reliability: fast only: the correlation with the exact order to expect from two halves of the samples, 0 to 1.
         fingerprint: what the numbers depend on.
         notes: what the reader should know.

@@ -122,7 +122,7 @@ class Runner:
 
     @property
     def inferences(self) -> float:
-        """What all states so far cost, in float inferences."""
+        """What all states so far cost, in the measured time of a float inference of the samples."""
         return self.spent / self.float_seconds if self.float_seconds else 0.0
 
     def run(self, config: Config) -> Outcome:

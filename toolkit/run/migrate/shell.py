@@ -62,12 +62,12 @@ class Found:
     Attributes:
         commands: the commands of the tools, each with its line, variables filled in.
         python: the texts that it passes to Python, each with the line on which it begins.
+        nested: how many scripts within it have been read.
     """
 
     commands: list[tuple[int, list[str]]] = field(default_factory=list)
     python: list[tuple[int, str]] = field(default_factory=list)
     nested: int = 0
-    """How many scripts within it have been read."""
 
 
 def read_shell(text: str, arguments: Sequence[str] = ()) -> Found:
