@@ -11,5 +11,7 @@ class DataCode(BaseCode):
     ROWS_APART = "rows-apart"
     ROWS_UNDECIDED = "rows-undecided"
     OTHER_SAMPLES = "other-samples"
+    UNSTEADY = "unsteady-samples"
+    LOADER_CUT = "loader-cut"
     FIXED_INPUT = "fixed-input"
     OPT_UNLIKE_NAME = "opt-unlike-name"

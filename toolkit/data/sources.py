@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.base.code import failure_of
-from toolkit.base.errors import FAILURES, DataError
+from toolkit.base.errors import DataError
 from toolkit.base.given import is_given, names_code, taken
 from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
+from toolkit.data.loaders import BatchRows, IndexedSet, as_array, each, length_of, mapping, repeatable
 from toolkit.data.random_feeds import random_feeds
 from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_names
 from toolkit.data.saved_inputs import read_saved_inputs
-
-_END = object()
 
 
 class Source(Protocol):
@@ -51,10 +49,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class HeldSamples:
-    """Samples that were read already, and what messages call their source."""
+    """Samples that were read already.
+
+    Attributes:
+        name: what messages call their source.
+        feeds: the samples.
+        items: whether they are a data set's items, which may lack the axis of samples.
+    """
 
     name: str
     feeds: Sequence[Mapping[str, Any]]
+    items: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,14 @@ class LoadedSamples:
         loader: what yields them, see ``repeatable``.
         digests: of each sample as it was read first, see ``sample_digest``.
         shapes: of each sample's arrays then.
+        limit: how many of the first samples there are, where the loader goes on; None for all.
     """
 
     name: str
     loader: Any
     digests: Sequence[bytes]
     shapes: Sequence[Mapping[str, Shape]] = ()
+    limit: int | None = None
 
 
 class Feeds:
@@ -85,6 +92,8 @@ class Feeds:
             each time; each pass has to yield the same, or the samples held out would be some of those that were
             calibrated with. None where the samples are in memory.
         shapes: of all samples' arrays where they are known already.
+        limit: how many of the first samples are read; None for all.
+        items: whether they are a data set's items, which may lack the axis of samples; None where ``make`` tells.
     """
 
     def __init__(
@@ -94,8 +103,11 @@ class Feeds:
         where: str,
         digests: Sequence[bytes] | None = None,
         shapes: Sequence[Mapping[str, Shape]] = (),
+        limit: int | None = None,
+        items: bool | None = None,
     ) -> None:
         self._make, self._specs, self._where = make, specs, where
+        self._limit, self._items = limit, items
         self._digests = list(digests) if digests is not None else None
         self._complete = bool(digests)
         self._count: int | None = None
@@ -105,10 +117,10 @@ class Feeds:
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
         """See ``Source``."""
         if not self._shapes and self._digests is None:
-            feeds = (_mapping(feed, self._where) for feed in _each(self._make(), self._where))
+            feeds = self._make()
             self._shapes = [
-                {name: _array(feed[name], f"{self._where}, '{name}'").shape for name in self._specs if name in feed}
-                for feed in feeds
+                {name: value.shape for name, value in self._arrays(feeds, feed, self._where).items()}
+                for feed in each(feeds, self._where)
             ]
         return self._shapes
 
@@ -123,27 +135,28 @@ class Feeds:
             self._count = len(self._digests)
         if self._count is None:
             feeds = self._make()
-            with _theirs(self._where, "in len()"):
-                self._count = len(feeds) if isinstance(feeds, Sized) else None
+            # a loader of batches has to be read: its sampler may leave out some of its data set's
+            self._count = None if isinstance(feeds, BatchRows) else length_of(feeds, self._where)
             if self._count is None:
-                self._count = sum(1 for _ in _each(feeds, self._where))
+                self._count = sum(1 for _ in each(feeds, self._where))
         return self._count
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``Source``."""
         index = -1
-        for index, feed in enumerate(_each(self._make(), self._where)):
+        feeds = self._make()
+        for index, feed in enumerate(islice(each(feeds, self._where), self._limit)):
             where = f"{self._where}, sample {index}"
             wanted = keep(index)
             if not wanted and self._digests is None:
                 continue
-            feed = _mapping(feed, where)
+            feed = mapping(feed, where)
             if self._digests is not None:
                 self._require_same(self._digests, index, feed, where)
             if not wanted:
                 continue
             check_names(list(feed), self._specs, where)
-            arrays = {name: self._value(name, value, where) for name, value in feed.items()}
+            arrays = self._arrays(feeds, feed, where)
             inputs = {name: value for name, value in arrays.items() if name in self._specs}
             labels = {name: np.atleast_1d(value) for name, value in arrays.items() if name not in self._specs}
             yield index, where, (inputs, labels)
@@ -153,7 +166,7 @@ class Feeds:
         self._complete = True
 
     def _require_same(self, known: list[bytes], index: int, feed: Mapping[str, Any], where: str) -> None:
-        found = sample_digest({name: _array(value, f"{where}, '{name}'") for name, value in feed.items()})
+        found = sample_digest({name: as_array(value, f"{where}, '{name}'") for name, value in feed.items()})
         if index == len(known) and self._complete:
             raise _other_samples(f"it yields more than the {len(known)} samples that it yielded before", where)
         if index == len(known):
@@ -162,38 +175,16 @@ class Feeds:
             how = f"it came as sample {known.index(found)} then" if found in known else "its values were not among them"
             raise _other_samples(f"it is not the sample yielded before at this place: {how}", where)
 
+    def _arrays(self, feeds: Iterable[Any], feed: Any, where: str) -> dict[str, Array]:
+        """Inputs and labels of a sample, of a data set's items with the axis of samples that they may lack."""
+        arrays = {name: self._value(name, value, where) for name, value in mapping(feed, where).items()}
+        items = isinstance(feeds, IndexedSet) if self._items is None else self._items
+        return with_batch_axis(arrays, self._specs) if items else arrays
+
     def _value(self, name: str, value: Any, where: str) -> Array:
         if type(value) in (bool, int, float) and name in self._specs:
             return _number(value, self._specs[name].dtype)
-        return _array(value, f"{where}, '{name}'")
-
-
-def _each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
-    """The feeds one by one.
-
-    Raises:
-        DataError: the iterable failed; the message names the sample.
-    """
-    number = 0
-    with _theirs(where, "at sample 0"):
-        remaining = iter(feeds)
-    while True:
-        with _theirs(where, f"at sample {number}"):
-            feed = next(remaining, _END)
-        if feed is _END:
-            return
-        yield feed
-        number += 1
-
-
-def _mapping(feed: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(feed, Mapping):
-        raise DataError(
-            f"a sample is of type {type(feed).__name__}",
-            where=where,
-            remedy="give dictionaries from input names to arrays",
-        )
-    return feed
+        return as_array(value, f"{where}, '{name}'")
 
 
 def _other_samples(what: str, where: str) -> DataError:
@@ -215,6 +206,24 @@ def sample_digest(arrays: Mapping[str, Array]) -> bytes:
     return digest.digest()
 
 
+def with_batch_axis(arrays: Mapping[str, Array], specs: Specs) -> dict[str, Array]:
+    """An item of a data set as a loader would collate it alone: with the axis of samples, where every input lacks it.
+
+    An input without such an axis stays as it is.
+    """
+    axes = {
+        name: spec.batch_axis if spec.batch_axis is not None else 0
+        for name, spec in specs.items()
+        if name in arrays and spec.dims and (spec.batch_axis is not None or spec.dims[0] == 1)
+    }
+    if not axes or any(arrays[name].ndim != len(specs[name].dims or ()) - 1 for name in axes):
+        return dict(arrays)
+    return {
+        name: value if name in specs and name not in axes else np.expand_dims(value, axes.get(name, 0))
+        for name, value in arrays.items()
+    }
+
+
 def _number(value: float, dtype: np.dtype[Any]) -> Array:
     """A Python number, which has no type of its own, in the input's type where that holds it."""
     given = np.asarray(value)
@@ -222,112 +231,6 @@ def _number(value: float, dtype: np.dtype[Any]) -> Array:
         cast = np.asarray(given.astype(dtype))
     rounded = isinstance(value, float) and dtype.kind in "fV"
     return cast if cast == given or (rounded and np.isfinite(cast)) else given
-
-
-def _array(value: Any, where: str) -> Array:
-    with _theirs(where, "to become an array"):
-        return np.asarray(value)
-
-
-@contextmanager
-def _theirs(where: str, doing: str) -> Iterator[None]:
-    """The block runs code of whoever supplies the samples: a failure in it is reported as theirs.
-
-    Raises:
-        DataError: something failed.
-    """
-    try:
-        # what it reads is known by the samples that it yields
-        with aside():
-            yield
-    except DataError:
-        # what is wrong with the samples is reported already, see ``_rows``
-        raise
-    except FAILURES as error:
-        raise DataError(
-            f"{where} failed {doing}: {failure_of(error)}",
-            remedy="fix the code that yields the samples; --debug shows the traceback",
-        ) from error
-
-
-def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
-    """A function that returns the samples from the start each time.
-
-    A function or class is called each time; an iterator, which can be read only once, is read into memory. A loader
-    that collates samples into batches of dictionaries, as torch's DataLoader does, yields their rows one by one, also
-    where it is what a function returns.
-
-    Raises:
-        DataError: it cannot be iterated.
-    """
-    if _collates(source):
-        if type(getattr(source, "sampler", None)).__name__ == "RandomSampler":
-            raise DataError(
-                "the loader shuffles, so each pass over it yields different samples",
-                where=where,
-                remedy="set shuffle = False",
-            )
-        return lambda: _rows(source, where)
-    if callable(source):
-        return lambda: _called(source, where)
-    source = _iterable(source, where)
-    if isinstance(source, Iterator):
-        held = list(_each(source, where))
-        return lambda: held
-    return lambda: source
-
-
-def feeds_of_loader(source: Any, where: str) -> Iterator[dict[str, Array]]:
-    """Every sample of an iterable as arrays, as ``Feeds`` reads them; names are not checked.
-
-    Raises:
-        DataError: it failed, or a sample is no dictionary.
-    """
-    for index, feed in enumerate(_each(repeatable(source, where)(), where)):
-        one = f"{where}, sample {index}"
-        yield {name: _array(value, f"{one}, '{name}'") for name, value in _mapping(feed, one).items()}
-
-
-def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
-    """The samples of collated batches: row i of every array, with an axis of length 1 before it."""
-    for batch in loader:
-        if not isinstance(batch, Mapping):
-            raise DataError(
-                f"a batch is of type {type(batch).__name__}",
-                where=where,
-                remedy="let the data set return dictionaries from input names to arrays",
-            )
-        arrays = {name: _array(value, f"{where}, '{name}'") for name, value in batch.items()}
-        # a number that is not collated is one for all samples
-        lengths = {len(values) for values in arrays.values() if values.ndim}
-        if len(lengths) != 1 or 0 in lengths:
-            raise DataError(
-                f"the arrays of a batch have {sorted(lengths)} rows", where=where, remedy="collate samples along axis 0"
-            )
-        for row in range(lengths.pop()):
-            yield {name: values[row : row + 1] if values.ndim else values for name, values in arrays.items()}
-
-
-def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
-    with _theirs(where, "when called"):
-        made = make()
-    return _rows(made, where) if _collates(made) else _iterable(made, where)
-
-
-def _collates(source: Any) -> bool:
-    """Whether it is a loader whose items are batches of samples, as torch's DataLoader is; its class is not one yet."""
-    held = (getattr(source, "dataset", None), getattr(source, "batch_size", None))
-    return not isinstance(source, type) and all(value is not None for value in held)
-
-
-def _iterable(value: Any, where: str) -> Iterable[Any]:
-    if not isinstance(value, Iterable):
-        raise DataError(
-            f"the data are of type {type(value).__name__}, which cannot be iterated",
-            where=where,
-            remedy="give a list, a generator function, or an object with __iter__",
-        )
-    return value
 
 
 def open_source(
@@ -347,10 +250,10 @@ def open_source(
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
     if isinstance(source, HeldSamples):
-        return source.name, Feeds(lambda: source.feeds, specs, source.name)
+        return source.name, Feeds(lambda: source.feeds, specs, source.name, items=source.items)
     if isinstance(source, LoadedSamples):
         return source.name, Feeds(
-            repeatable(source.loader, source.name), specs, source.name, source.digests, source.shapes
+            repeatable(source.loader, source.name), specs, source.name, source.digests, source.shapes, source.limit
         )
     if isinstance(source, str) and is_given(source):
         source = taken(source)

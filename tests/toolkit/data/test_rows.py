@@ -257,7 +257,7 @@ def graphs(tmp_path: Path, kind: str, sizes: Sequence[int]) -> Any:
     if kind == "memory":
         return feeds
     with patch.object(fingerprints, "_HELD_BYTES", 0):
-        _, read = fingerprints.samples_read(lambda: iter(feeds), "code")
+        read = fingerprints.samples_read(lambda: iter(feeds), "code").samples
     assert isinstance(read, LoadedSamples)
     return read
 

@@ -68,6 +68,15 @@ DATA: Table = {
         "Unless that is intended, seed random augmentation at the start of each pass and do not shuffle, or store the "
         "samples once with numpy.savez."
     ),
+    DataCode.UNSTEADY: (
+        "{data} returns other samples each time it is read. This run kept those of the first reading, so it cannot be "
+        "reproduced, and the next run will not reuse its results. Seed random augmentation at the start of each pass "
+        "and do not shuffle, or store the samples once with numpy.savez."
+    ),
+    DataCode.LOADER_CUT: (
+        "{data} does not say how many samples it has and had not ended after {read:,}: its first {used:,} are used. "
+        "If it does end, give it a length (__len__) to have samples spread over all of it."
+    ),
     DataCode.ROWS_APART: lambda items, rows, data: (
         f"{data} returns {count(rows, 'row')} in {items} batch{'es' if items > 1 else ''}: each row counts as a sample."
     ),

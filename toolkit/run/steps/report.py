@@ -125,7 +125,7 @@ class ReportStep(Step[ReportRecord]):
             "evaluation data": prints.of_data(recipe.evaluation.data),
             "given ranges": prints.of_file(recipe.calibration.ranges),
             "given collection": prints.of_file(recipe.calibration.collection),
-            "other samples": [one.to_json() for one in prints.other_samples()],
+            "loaders": [one.to_json() for one in prints.loader_notes()],
             "analyses": hashes(path_of(self.folder)),
             "profiles": repr(self.job.profiles),
             "versions": versions(),
@@ -244,7 +244,7 @@ class ReportStep(Step[ReportRecord]):
 
     def _warnings(self, journal: Journal) -> list[Finding]:
         found = [*self.found.engine.refused, *self.found.task.notes]
-        found += self.inputs.prints.other_samples()
+        found += self.inputs.prints.loader_notes()
         evaluation = self.found.evaluation.found
         if self.recipe.calibration.random is not None:
             found.append(ReportCode.RANDOM_CALIBRATION())
