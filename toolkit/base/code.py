@@ -29,8 +29,8 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
         return taken(use)
     if not allow_code:
         raise NotAllowedError(
-            f"the recipe names the {kind} '{use}', which is code",
-            remedy="run again with --allow-code if you trust the recipe's author",
+            f"the {kind} '{use}' is code",
+            remedy="run again with --allow-code if you trust its author",
         )
     module, _, name = use.partition(":")
     try:

@@ -148,9 +148,9 @@ def code_allowed(job: Job) -> None:
         named.append(("metric", metric, ("evaluation", "metric")))
     for kind, use, place in named:
         raise NotAllowedError(
-            f"the recipe names the {kind} '{use}', which is code",
+            f"the {kind} '{use}' is code",
             where=recipe.locate(*place),
-            remedy="run again with --allow-code if you trust the recipe's author",
+            remedy="run again with --allow-code if you trust its author",
         )
 
 

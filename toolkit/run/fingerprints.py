@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.code import load_object
-from toolkit.base.errors import DataError
+from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.given import is_given
 from toolkit.base.profiles import Shape
 from toolkit.base.progress import Activity, Progress, silent
@@ -105,12 +105,22 @@ class Fingerprints:
 
     def _read(self, data: str) -> SamplesRead:
         with aside():
-            loader = load_object(data, self.job.allow_code, "data")
+            loader = self._loader(data)
             # two names may stand for one object, and one name for two
             place = data if type(data) is str else id(loader)
             if place not in self._samples:
                 self._samples[place] = samples_read(loader, _spoken(data), self._wanted(loader), self.job.progress)
         return self._samples[place]
+
+    def _loader(self, data: str) -> Any:
+        try:
+            return load_object(data, self.job.allow_code, "data")
+        except QtoolError as error:
+            recipe = self.job.recipe
+            tables = [name for name in ("calibration", "evaluation") if getattr(recipe, name).data == data]
+            if tables:
+                error.at(recipe.locate(tables[0], "data"))
+            raise
 
     def _wanted(self, loader: Any) -> int | None:
         """How many samples of a loader the recipe uses at most; None where it sets no bound."""

@@ -265,6 +265,12 @@ class Recipe(Section):
         """The settings given besides the file."""
         return tuple(self._settings)
 
+    def override(self, option: str, table: str, key: str, value: Any) -> None:
+        """Set what an option of the command line gives; messages about it name the option."""
+        section = getattr(self, table)
+        self._settings.append(Setting(f"{table}.{key}", (table, key), value, getattr(section, key), option))
+        setattr(section, key, value)
+
     @property
     def path(self) -> Path | None:
         """The file it was read from."""

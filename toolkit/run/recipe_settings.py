@@ -34,12 +34,14 @@ class Setting:
         place: where in the recipe it belongs.
         value: as a file would hold it.
         before: what the file has there; None where it has nothing.
+        option: the command-line option that stands for it; empty for one given as it is.
     """
 
     key: str
     place: tuple[str | int, ...]
     value: Any
     before: Any = None
+    option: str = ""
 
     def covers(self, loc: Sequence[str | int]) -> bool:
         """Whether it sets what is at a place, or a part of it."""
@@ -49,7 +51,7 @@ class Setting:
     @property
     def where(self) -> str:
         """What messages call it."""
-        return f"{OPTION} {self.key}"
+        return self.option or f"{OPTION} {self.key}"
 
 
 def apply_settings(content: dict[str, Any], given: Sequence[str], root: type[BaseModel]) -> list[Setting]:

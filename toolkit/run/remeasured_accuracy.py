@@ -18,8 +18,9 @@ from toolkit.run.checks import preflight, reachable
 from toolkit.run.device import refusal
 from toolkit.run.finished_run import FinishedRun
 from toolkit.run.guard import refuse_missing
+from toolkit.run.recipe import Recipe
 from toolkit.run.result import status_of
-from toolkit.run.sections import BudgetSection, EvaluationSection
+from toolkit.run.sections import BudgetSection
 from toolkit.run.steps.device import DeviceStep
 from toolkit.run.steps.evaluation import EvaluationStep
 from toolkit.run.steps.task import TaskStep
@@ -87,10 +88,11 @@ def remeasure_accuracy(
         if not job.names_code(data):
             refuse_missing(Path(data).expanduser(), "--data names something that does not exist")
             data = str(Path(data).expanduser().absolute())
-        section.data = data
+        run.recipe.override("--data", "evaluation", "data", data)
     if metric is not None:
-        judge_by(section, metric, run.task.task)
-    section.samples = samples if samples is not None else section.samples
+        judge_by(run.recipe, metric, run.task.task)
+    if samples is not None:
+        run.recipe.override("--samples", "evaluation", "samples", samples)
     # errors of single layers are not asked for
     section.layer_samples = 1
     with reachable(job):
@@ -109,18 +111,20 @@ def remeasure_accuracy(
         return MeasuredAgain(run.folder, source, judged, why=why if on == "auto" else None)
 
 
-def judge_by(section: EvaluationSection, metric: str, task: str) -> None:
-    """Have another metric judge.
+def judge_by(recipe: Recipe, metric: str, task: str) -> None:
+    """Have another metric judge, as ``--metric`` asks for.
 
     Args:
-        section: the recipe's, which is changed.
+        recipe: the recipe, which is changed.
         metric: the metric; one that is not built in belongs to no task, and the run's task stays.
         task: the run's task.
     """
+    section = recipe.evaluation
     if task_of(metric) not in ("", task):
         # they belong to the task of the recipe's metric
         section.blank = section.space = section.threshold = None
-    section.metric, section.budget = metric, BudgetSection()
+    recipe.override("--metric", "evaluation", "metric", metric)
+    section.budget = BudgetSection()
 
 
 def _same_model(run: FinishedRun) -> None:

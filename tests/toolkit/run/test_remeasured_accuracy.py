@@ -12,6 +12,7 @@ from toolkit.cli.main import invoke
 from toolkit.run.finished_run import FinishedRun
 from toolkit.run.lock import read_lock
 from toolkit.run.pipeline import run
+from toolkit.run.recipe import Recipe
 from toolkit.run.remeasured_accuracy import judge_by
 from toolkit.run.sections import BudgetSection, EvaluationSection
 
@@ -69,10 +70,28 @@ def test_faults_name_their_remedy(ran, capsys):
     assert invoke(["accuracy", str(ran)]) == 2 and "model.onnx was changed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "top11"], "--metric: no metric is called 'top11'. Did you mean 'top1'"),
+        (["--metric", "own:Metric"], "--metric: the metric 'own:Metric' is code. Run again with --allow-code"),
+        (["--metric", "own:Metric", "--allow-code"], "--metric: the module 'own' of the metric 'own:Metric' cannot be"),
+        (["--data", "own:data"], "--data: the data 'own:data' is code. Run again with --allow-code"),
+        (["--data", "own:data", "--allow-code"], "--data: the module 'own' of the data 'own:data' cannot be imported"),
+    ],
+)
+def test_what_an_option_gives_is_named_by_the_option(ran, capsys, words, message):
+    assert invoke(["accuracy", str(ran), *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said and "recipe.toml" not in said
+
+
 @pytest.mark.parametrize(("metric", "threshold"), [("miou", 0.3), ("m:Own", 0.3), ("top1", None)])
 def test_another_metric_keeps_what_is_said_of_its_task(metric, threshold):
-    section = EvaluationSection(metric="miou", threshold=0.3, budget=BudgetSection(max_drop=0.1))
-    judge_by(section, metric, "segmentation")
+    evaluation = EvaluationSection(metric="miou", threshold=0.3, budget=BudgetSection(max_drop=0.1))
+    recipe = Recipe.build("made", model={"path": "model.onnx"}, evaluation=evaluation)
+    judge_by(recipe, metric, "segmentation")
+    section = recipe.evaluation
     assert (section.metric, section.threshold, section.budget) == (metric, threshold, BudgetSection())
 
 
