@@ -12,7 +12,6 @@ from toolkit.base.collection import collector_seldom
 from toolkit.base.cpu import blas_threads
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.given import is_given, shown
-from toolkit.base.reading import foreign
 from toolkit.base.temporary import clear_left_folders
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.engine_settings import engine_settings
@@ -20,6 +19,7 @@ from toolkit.run.guard import refuse_anothers, refuse_no_run_folder, refuse_run_
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, located_files, pass_files
 from toolkit.run.state import refuse_another, taken_over
+from toolkit.run.timing_cache import is_timing_cache
 from toolkit.run.user_code import followed
 from toolkit.run.working import working
 
@@ -96,14 +96,7 @@ def _cache_is_apart(job: Job) -> None:
     if cache is not None:
         remedy = "give [engine] timing_cache a file of its own"
         refuse_writing_over(inputs, cache, remedy)
-        refuse_anothers(cache, _may_be_timing_cache, remedy)
-
-
-def _may_be_timing_cache(path: Path) -> bool:
-    """Whether a file may be TensorRT's, whose format is not published: it is binary, and no archive or image."""
-    with path.open("rb") as file:
-        head = file.read(1 << 12)
-    return b"\0" in head and not head.startswith((b"PK", b"\x89PNG", b"\x93NUMPY")) and foreign(path) is None
+        refuse_anothers(cache, is_timing_cache, remedy)
 
 
 def input_files(job: Job) -> dict[str, Path]:

@@ -20,6 +20,7 @@ from toolkit.run.guard import files_of_run, refuse_anothers, refuse_missing, ref
 from toolkit.run.inspect_build import engine_tag, render_engine, render_log, render_recipe, render_timing
 from toolkit.run.rendered import Rendered
 from toolkit.run.state import unfinished_note
+from toolkit.run.timing_cache import is_timing_cache
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -100,6 +101,8 @@ def _shown(path: Path) -> Rendered:
         raise QtoolError("inspect recognizes nothing in it", where=str(path), remedy=_NOT_SHOWN[kind])
     if kind in (".engine", ".plan") or (kind not in kinds and engine_tag(path)):
         return render_engine(path, _json)
+    if kind not in kinds and is_timing_cache(path):
+        return render_timing(path)
     return kinds.get(kind, _ranges)(path)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.reading import FileKind, open_regular, read_utf8, reading
+from toolkit.base.reading import FileKind, open_regular, read_utf8, reading, require_regular
 from toolkit.base.text import plain
 from toolkit.base.versions import path_fingerprint, versions
 from toolkit.report.terminal import size
@@ -18,6 +18,7 @@ from toolkit.run.lock import read_lock
 from toolkit.run.recipe import Recipe
 from toolkit.run.rendered import Rendered
 from toolkit.run.state import RunState
+from toolkit.run.timing_cache import is_timing_cache
 
 _LOG = FileKind("it cannot be read as a build log", QtoolError, "name the build.log of a run folder")
 _FILE = FileKind("it cannot be read", QtoolError, "check the file")
@@ -80,7 +81,20 @@ def _installed(backend: str) -> str:
 
 
 def render_timing(path: Path) -> Rendered:
-    """A timing cache: binary, and readable only by the TensorRT that wrote it."""
+    """A timing cache: binary, and readable only by the TensorRT that wrote it.
+
+    Raises:
+        QtoolError: it does not begin as one does.
+    """
+    with reading(path, _FILE):
+        require_regular(path)
+        known = is_timing_cache(path)
+    if not known:
+        raise QtoolError(
+            "this is not a timing cache: it does not begin as TensorRT's do",
+            where=str(path),
+            remedy="name it by what it holds; a build makes a new timing cache where there is none",
+        )
     length = path.stat().st_size
     text = (
         f"{path}: a timing cache of TensorRT, {size(length)}. It holds kernel times of one GPU and one version, which "

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import MODELS
 from tests.toolkit.conftest import GOOD
+from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
 from toolkit.run.inspect import inspect
 from toolkit.run.pipeline import run
@@ -72,8 +73,12 @@ def test_a_log_tells_each_warning_once(tmp_path, capsys):
 
 
 def test_a_timing_cache_is_called_that(tmp_path):
-    (tmp_path / "engines.timing").write_bytes(bytes(9))
-    assert inspect(tmp_path / "engines.timing").content["kind"] == "timing cache"
+    for name in ("engines.timing", "trtexec.cache"):
+        (tmp_path / name).write_bytes(b"ptrtd" + bytes(9))
+        assert inspect(tmp_path / name).content["kind"] == "timing cache"
+    (tmp_path / "engines.timing").write_bytes(bytes(range(256)))
+    with pytest.raises(QtoolError, match="this is not a timing cache: it does not begin as TensorRT's do"):
+        inspect(tmp_path / "engines.timing")
 
 
 def test_a_json_file_of_anybodys_with_a_summary_is_shown(tmp_path):

@@ -609,17 +609,19 @@ def test_a_page_of_an_earlier_release_may_be_written_over(place):
     assert invoke(["compare", ranges, ranges, "--html", str(page)]) == 0 and "Ranges compared · qtool" in page.read_text()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "other.npz"])
-def test_a_timing_cache_is_no_file_of_text_and_no_archive(place, capsys, name):
+@pytest.mark.parametrize("name", ["notes.txt", "other.npz", "random.bin", "other.engine"])
+def test_a_timing_cache_is_not_a_file_of_another_kind(place, capsys, name):
     shutil.copy(place / "data.npz", place / "other.npz")
     (place / "notes.txt").write_text("my notes")
+    (place / "random.bin").write_bytes(bytes(range(256)))
+    (place / "other.engine").write_bytes(b"ftrt" + bytes(96))
     rewrite(place, 'backend = "none"', f'backend = "none"\ntiming_cache = "{name}"')
     before = files(place)
     for command in ("run", "check"):
         said = complain(place, capsys, command, str(place / "recipe.toml"))
         assert f"{name}: qtool did not write this file" in said and "Give [engine] timing_cache a file of its own" in said
     assert files(place) == before
-    (place / name).write_bytes(bytes(200))
+    (place / name).write_bytes(b"ptrtd" + bytes(200))
     assert invoke(["check", str(place / "recipe.toml")]) == 0
 
 
