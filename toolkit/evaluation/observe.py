@@ -59,7 +59,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     if len(shapes) < 2 or kept >= {one.name for one in answers}:
         # a model's only input or output is no state
         kept = frozenset()
-    return SeenModel(answers, seen.inputs, ops, states=kept, pasts=frozenset(handed.values()))
+    return SeenModel(answers, seen.inputs, ops, kept, frozenset(handed.values()), at_once=max(seen.each, 1))
 
 
 def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenOutput]:
@@ -96,28 +96,28 @@ class _SeenBatches:
         inputs: each input's first sample.
         held: by output its values on every batch.
         states: inputs with the outputs that may renew them, as far as the batches allow it.
+        each: how many samples one row of a batch stands for, see ``rows_at_once``; 0 where that is not known yet.
     """
 
     def __init__(
         self, model: Model, shapes: Mapping[str, Sequence[Any]], sources: Mapping[str, Collection[str]]
     ) -> None:
         self._model = model
-        # how many samples one row of a batch stands for; 0 where that is not known yet
-        self._each = 1 if batch_axes(shapes) else 0
+        self.each = 1 if batch_axes(shapes) else 0
         self.inputs: dict[str, Array] = {}
         self.held: dict[str, list[_HeldBatch]] = {name: [] for name in sources}
         self.states = _possible_states(model, shapes, sources)
 
     def add(self, given: Mapping[str, Array], made: Mapping[str, Array], count: int) -> None:
         """Take in a batch: inputs, outputs, and how many samples it joins."""
-        self._each = self._each or rows_at_once(self._model, given)
+        self.each = self.each or rows_at_once(self._model, given)
         firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
         images = grids(firsts)
         self.inputs = self.inputs or firsts
         self.states = {(a, b) for a, b in self.states if b in made and _same_kind(given[a], made[b])}
         for name in self.held.keys() & made.keys():
             # a missing output comes from a node that onnxruntime cannot run
-            self.held[name].append((made[name], count * self._each, images))
+            self.held[name].append((made[name], count * self.each, images))
 
 
 def _possible_states(

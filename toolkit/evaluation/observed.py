@@ -192,6 +192,7 @@ class SeenModel:
         states: the outputs that a next step reads in place of an input, as a recurrent layer's.
         pasts: the inputs that outputs hand on longer, as a decoder's keys: they are no answers, and no images.
         read: the classes that labels of readings name, as far as they were seen: none of them is CTC's blank.
+        at_once: how many samples it always takes at once, see ``rows_at_once``.
     """
 
     outputs: list[SeenOutput]
@@ -200,6 +201,7 @@ class SeenModel:
     states: frozenset[str] = frozenset()
     pasts: frozenset[str] = frozenset()
     read: frozenset[int] = frozenset()
+    at_once: int = 1
 
     @property
     def reads_tokens(self) -> bool:

@@ -56,6 +56,7 @@ def accuracy_of(
         if not asked:
             return None
         return Accuracy(budget=budget.max_drop, met=False, misses=[sentence(ReportCode.BUDGET_WITHOUT_DATA())])
+    each = task.at_once if task is not None else 1
     drawing = list(task.unlike if source == _HERE else task.drawing) if task is not None else []
     judged, interval = judge(found, budget, task, drawing=bool(drawing)), _interval(found)
     limits, few, misses = judged.limits, judged.few, judged.misses
@@ -73,8 +74,8 @@ def accuracy_of(
         met=not misses if judged.standing is not None else None,
         standing=judged.standing,
         by_default=not asked,
-        samples=found.samples,
-        layer_samples=found.layer_samples,
+        samples=found.samples * each,
+        layer_samples=found.layer_samples * each,
         outputs=_outputs(found, budget),
         source=source,
         held_out=held_out,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from toolkit.contract.passes import Pass
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
+    from toolkit.run.inputs import Inputs
     from toolkit.run.rehearsal import Rehearsal
     from toolkit.run.task import TaskRecord
 
@@ -120,7 +121,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         test, _ = inputs.evaluation_data(source)
         _note_unvaried(source, data, test, journal)
         calibration = sample_counts(data)
-        _note_scarce(calibration, journal)
+        _note_scarce(calibration, inputs, journal)
         if test is not None:
             fit(inputs, test)
         evaluation = sample_counts(test)
@@ -164,13 +165,11 @@ def _note_unvaried(
             journal.noted(said)
 
 
-def _note_scarce(calibration: Mapping[str, Any], journal: Journal) -> None:
+def _note_scarce(calibration: Mapping[str, Any], inputs: Inputs, journal: Journal) -> None:
     """Note profiles that few calibration samples fit."""
-    from toolkit.calibration.diagnosis import sparse_profiles
-
-    for profile, number in sparse_profiles(calibration.get("profiles", {})).items():
-        if number:
-            journal.noted(Code.FEW_SAMPLES(profile=profile, samples=number))
+    counted = {name: number for name, number in calibration.get("profiles", {}).items() if number}
+    for scarce in inputs.scarce(counted):
+        journal.noted(scarce)
 
 
 def _note_single_row(

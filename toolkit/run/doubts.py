@@ -34,15 +34,16 @@ def doubts_of(
         task: what the model is for; None where that is not known.
         limited: whether the share of answers that stay has a limit, or only the metric has one.
     """
+    samples = found.samples * (task.at_once if task is not None else 1)
     doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
     empty, alike = [tally for tally in found.tallies if tally.empty], one_answer(found)
     doubts += [
-        ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=found.samples)
+        ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=samples)
         for tally in empty
     ]
     nothing, one_sided = shows_nothing(found), [_shown(tally, found) for tally in alike]
     if not empty and not alike and nothing:
-        doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples))
+        doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=samples))
     scarce = [few] if few is not None else []
     # where another part's answers differ, the samples do show something
     doubts += [*one_sided, *scarce] if nothing else [*scarce, *one_sided]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +149,23 @@ class Inputs:
         if self.job.recipe.evaluation.data is None and len(data) > 1:
             data = data.split(self.job.recipe.evaluation.hold_out, together=self._together())[0]
         return data
+
+    def scarce(self, samples: Mapping[str, int]) -> list[Finding]:
+        """Findings of profiles with too few calibration samples.
+
+        Args:
+            samples: by profile, how often the model was given some; each time counts as many as it always takes at
+                once.
+        """
+        from toolkit.calibration.diagnosis import sparse_profiles
+        from toolkit.evaluation.fixed_rows import rows_at_once
+
+        model = self.source()
+        data = self.calibration_data(model) if sparse_profiles(samples) else None
+        first = next(data.samples(), None) if data is not None else None
+        each = rows_at_once(model, first.inputs) if first is not None else 1
+        whole = {profile: number * each for profile, number in samples.items()}
+        return [Code.FEW_SAMPLES(profile=name, samples=number) for name, number in sparse_profiles(whole).items()]
 
     def evaluation_data(self, model: Model) -> tuple[CalibrationData | None, bool]:
         """The samples to measure on, as many as the recipe wants, and whether calibration did not see them."""

@@ -44,6 +44,8 @@ class TaskRecord(Record):
         quantized_source: whether the model that results are compared with has Q/DQ pairs itself.
         drawing: the nodes that draw random numbers, which an engine draws by itself.
         unlike: those of them that draw different ones in every run of onnxruntime too.
+        at_once: how many samples the model always takes at once, where its batch has no name: what is given to it once
+            counts as so many.
     """
 
     task: str = ""
@@ -57,6 +59,7 @@ class TaskRecord(Record):
     quantized_source: bool = False
     drawing: list[str] = Field(default_factory=list)
     unlike: list[str] = Field(default_factory=list)
+    at_once: int = 1
 
     @property
     def said(self) -> list[Finding]:
@@ -179,7 +182,7 @@ def _look(inputs: Inputs) -> Looked:
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes,
         quantized_source=quantized_source(inputs.reference(), stripping=False) is not None, drawing=drawing,
-        unlike=unlike,
+        unlike=unlike, at_once=watched.at_once,
     )  # fmt: skip
     lacking = [t.name for t in inputs.reference().graph.outputs if t.name not in found.outputs]
     return Looked(record, found.batches, lacking, watched)

@@ -210,7 +210,7 @@ class PassesStep(Step[PassesRecord]):
 
     def _diagnose(self, ranges: Ranges, journal: Journal, model: Model) -> None:
         """Note quantized tensors that no single scale serves in all profiles, and profiles with too few samples."""
-        from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
+        from toolkit.calibration.diagnosis import unlike_profiles
         from toolkit.placement.existing import quantized_tensors
 
         journal.by = "calibration"
@@ -220,5 +220,5 @@ class PassesStep(Step[PassesRecord]):
             if all_count or one.tensor in quantized:
                 found = Code.UNLIKE_PROFILES(tensor=one.tensor, high=one.high, low=one.low, ratio=one.ratio)
                 journal.noted(found)
-        for profile, number in sparse_profiles(ranges.samples).items():
-            journal.noted(Code.FEW_SAMPLES(profile=profile, samples=number))
+        for scarce in self.inputs.scarce(ranges.samples):
+            journal.noted(scarce)
