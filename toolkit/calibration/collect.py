@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +189,16 @@ class CollectionRun:
         collection: Collection,
         stretch: tuple[Boundaries, Callable[[Batch], int]] | None = None,
     ) -> None:
-        self._tapped, self._limit, self._collection = tapped, limit, collection
-        self._stretch = stretch
+        self._limit, self._collection, self._stretch = limit, collection, stretch
         sized = [sizes[name] for name in (sizes if stretch is not None else tapped.taps)]
         self._largest = sum(sized) if all(sized) else 0
         self._seen: dict[int, int] = {}
+        self._threads = tapped.threads or cores()
+        # what stretches hand on is known by its batch, one after the other
+        fits = limit // self._largest if self._largest and stretch is None and elsewhere() is None else 1
+        self._side_by_side = max(1, min(self._threads, fits))
+        more = self._side_by_side > 1
+        self._tapped = replace(tapped, threads=self._threads // self._side_by_side) if more else tapped
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
         """Run every batch; yield each once its statistics are in, in order."""
@@ -209,20 +215,29 @@ class CollectionRun:
             yield batch
 
     def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """All threads count a batch once it is computed: next to the computing they would take its cores and caches."""
+        """A few batches are computed side by side, as far as the memory allows: threads within one operator of a small
+        batch wait for each other. Then all threads count: next to the computing they would take its cores and caches.
+        """
         run = TappedSession(self._tapped, self._stretch[0] if self._stretch is not None else None)
-        workers = self._tapped.threads or cores()
-        with ThreadPoolExecutor(max(1, workers - 1), "histogram") as pool:
-            for batch in batches:
-                values, weights = run.compute(batch, self._collection)
-                self._learn(batch, partial(self._size, batch, values))
-                todo = self._tapped.to_count(batch, values, weights, self._collection)
-                del values
-                others = [pool.submit(count, todo) for _ in range(workers - 1)]
-                count(todo)
-                for other in others:
-                    other.result()
-                yield batch
+
+        def computed(batch: Batch) -> tuple[Collection, dict[str, Array], dict[str, int]]:
+            part = Collection()
+            return part, *run.compute(batch, part)
+
+        with ThreadPoolExecutor(self._threads, "histogram") as pool:
+            while some := list(islice(batches, self._side_by_side)):
+                made = deque(pool.map(computed, some) if len(some) > 1 else map(computed, some))
+                for batch in some:
+                    part, values, weights = made.popleft()
+                    self._collection.absorb(part)
+                    self._learn(batch, partial(self._size, batch, values))
+                    todo = self._tapped.to_count(batch, values, weights, self._collection)
+                    del values
+                    others = [pool.submit(count, todo) for _ in range(self._threads - 1)]
+                    count(todo)
+                    for other in others:
+                        other.result()
+                    yield batch
 
     def _shared_out(self, place: Workplace, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches are those that are run here, and so is what is learnt of their sizes."""
@@ -245,7 +260,7 @@ class CollectionRun:
 
     def size(self, batch: int) -> Callable[[Mapping[str, Shape]], int]:
         """How many samples of a shape may share a batch: ``batch``, or fewer where they would take much memory."""
-        room = min(self._limit, _COMFORT)
+        room = min(self._limit // self._side_by_side, _COMFORT)
 
         def allowed(shapes: Mapping[str, Shape]) -> int:
             expected = self._expected(_volume(shapes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,29 @@ class Tapped:
         )
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A session with probes.
+
+    Attributes:
+        loaded: the session.
+        probes: by tensor what tells its extremes.
+        careful: the tensors of which only finite values are watched.
+    """
+
+    loaded: Session
+    probes: Mapping[str, Probe]
+    careful: frozenset[str]
+
+    def odd(self, values: Mapping[str, Array]) -> set[str]:
+        """The tensors that turn out to hold values that are not finite, or to overflow when summed."""
+        return {
+            name
+            for name, probe in self.probes.items()
+            if name not in self.careful and not np.isfinite(values[probe.check])
+        }
+
+
 class TappedSession:
     """The session that computes the tapped tensors.
 
@@ -117,37 +141,38 @@ class TappedSession:
         self._tapped, self._boundaries = tapped, boundaries
         self._alone: dict[Any, dict[str, int]] = {}
         self._careful: set[str] = set()
-        self._probes: dict[str, Probe] = {}
-        self._session = self._open()
+        self._opening = Lock()
+        self._opened = self._open()
 
-    def _open(self) -> Session:
+    def _open(self) -> _Opened:
         own = self._tapped
         # nobody else holds its message: a session of many nodes drops it
         prepared = own.model.copy()
-        self._probes = add_probes(prepared.proto, own.scalars, self._careful, own.other_types) if own.scalars else {}
-        outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
+        probes = add_probes(prepared.proto, own.scalars, self._careful, own.other_types) if own.scalars else {}
+        outputs = [name for probe in probes.values() for name in (probe.low, probe.high, probe.check)]
         wanted = [*own.taps, *own.small, *outputs]
-        return session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)
+        loaded = session(prepared, wanted, own.threads, boundaries=self._boundaries, any_order=True)
+        return _Opened(loaded, probes, frozenset(self._careful))
 
     def compute(self, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
         """Run a batch: the values of its taps, and how often each tap computed once for all samples counts.
 
-        The extremes of the other tensors go into the collection.
+        The extremes of the other tensors go into the collection. Several threads may compute a batch each.
         """
-        values = self._session.run(batch.inputs)
-        odd = {
-            name
-            for name, probe in self._probes.items()
-            if name not in self._careful and not np.isfinite(values[probe.check])
-        }
+        opened = self._opened
+        values = opened.loaded.run(batch.inputs)
+        odd = opened.odd(values)
         if odd:
             # these hold infinities or NaN, or overflow when summed: watch their finite values from here on
-            self._careful |= odd
-            self._session = self._open()
-            values = self._session.run(batch.inputs)
-        for name, probe in self._probes.items():
+            with self._opening:
+                if not odd <= self._careful:
+                    self._careful |= odd
+                    self._opened = self._open()
+                opened = self._opened
+            values = opened.loaded.run(batch.inputs)
+        for name, probe in opened.probes.items():
             into.observe(name, float(values[probe.low]), float(values[probe.high]))
-            if name in self._careful and values[probe.check] > 0:
+            if name in opened.careful and values[probe.check] > 0:
                 into.infinite.add(name)
         for name in self._tapped.small:
             _observe(name, values[name], into)
@@ -161,7 +186,7 @@ class TappedSession:
         first = batch.rows(slice(0, 1))
         key = tuple((name, value.shape) for name, value in sorted(first.items()))
         if key not in self._alone:
-            one = self._session.run(first)
+            one = self._opened.loaded.run(first)
             self._alone[key] = {name: one[name].size for name in repeated}
         return {name: batch.count for name, size in self._alone[key].items() if values[name].size == size}
 
