@@ -40,18 +40,24 @@ def in_threads(pool: Executor, workers: int, work: Callable[[K], T], items: Sequ
     return [done[place] for place in range(len(items))]
 
 
-def prefetched(items: Iterable[K], work: Callable[[K], T]) -> Generator[tuple[K, T], None, None]:
-    """Each item with what ``work`` returns for it, in order; another thread works on the next item meanwhile.
+def prefetched(items: Iterable[K], work: Callable[[K], T], ahead: int = 1) -> Generator[tuple[K, T], None, None]:
+    """Each item with what ``work`` returns for it, in order; other threads work on the next ones meanwhile.
+
+    Args:
+        items: taken one by one, at most ``ahead`` before they are wanted.
+        work: called for each.
+        ahead: how many threads work.
 
     Raises:
         Exception: what ``work`` raises, in its item's turn.
     """
-    with ThreadPoolExecutor(1, "prefetch") as pool:
-        before: tuple[K, Future[T]] | None = None
+    with ThreadPoolExecutor(ahead, "prefetch") as pool:
+        under_way: deque[tuple[K, Future[T]]] = deque()
         for item in items:
-            now = item, pool.submit(work, item)
-            if before is not None:
-                yield before[0], before[1].result()
-            before = now
-        if before is not None:
-            yield before[0], before[1].result()
+            under_way.append((item, pool.submit(work, item)))
+            if len(under_way) > ahead:
+                done, result = under_way.popleft()
+                yield done, result.result()
+        while under_way:
+            done, result = under_way.popleft()
+            yield done, result.result()

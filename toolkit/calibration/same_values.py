@@ -17,7 +17,7 @@ from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.probes import MEMORY, bytes_per_sample, split_by_memory
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import session
+from toolkit.graph.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -144,9 +144,7 @@ def _sketches_of(model: Model, names: Iterable[str], data: CalibrationData, limi
     facts = model.facts(Profiles((ShapeProfile("largest", shapes),)))
     sizes = bytes_per_sample(facts, dict.fromkeys(names))
     for some in split_by_memory(sizes, limit) if sizes else ():
-        loaded = session(model, some)
-        for feed in feeds:
-            values = loaded.run(feed)
+        for _, values in run_side_by_side(model, some, feeds, dict):
             for name in some:
                 flat = np.asarray(values[name], np.float32).reshape(-1)
                 found.setdefault(name, []).append(_sketch_of(flat, inner, outer))

@@ -90,6 +90,11 @@ class Session:
         self.dtypes = {name: np_dtype(ORT_TYPES[kind]) for name, kind in self._types.items() if kind in ORT_TYPES}
         self.outputs: tuple[str, ...] = (*_told(made, self.left), *self._passed_on)
 
+    @property
+    def in_stretches(self) -> bool:
+        """Whether parts of the model are loaded one after the other in every run."""
+        return isinstance(self._inner, Stretched)
+
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once.
 
@@ -114,7 +119,7 @@ class Session:
         Of a model in stretches 16 inputs go through a stretch together, which is loaded once for them; each by itself
         where a loop may not end, whose limits are those of one run.
         """
-        if not isinstance(self._inner, Stretched) or self._limits is not None:
+        if not self.in_stretches or self._limits is not None:
             yield from (self.run(inputs, outputs) for inputs in samples)
             return
         given = iter(samples)

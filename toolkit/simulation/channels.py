@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
+from toolkit.graph.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
-    from toolkit.data.dataset import CalibrationData
+    from toolkit.data.dataset import Batch, CalibrationData
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Channels:
 
 
 def collect_channels(
-    model: Model, axes: Mapping[str, int], data: CalibrationData, samples: int | None = None, batch: int = 8
+    model: Model, axes: Mapping[str, int], data: CalibrationData, samples: int | None = None, batch: int = 4
 ) -> dict[str, Channels]:
     """Statistics by channel of float tensors, without those that onnxruntime cannot compute.
 
@@ -59,11 +60,10 @@ def collect_channels(
         batch: samples to run at once.
     """
     left = not_run(model)
-    loaded = session(model, outputs=sorted(axes.keys() - left.tensors.keys()))
+    tensors = sorted(axes.keys() - left.tensors.keys())
     found: dict[str, Channels] = {}
-    seen = 0
-    for part in data.batches(batch):
-        for name, value in loaded.run(part.inputs).items():
+    for _, values in run_side_by_side(model, tensors, _first(data.batches(batch), samples), lambda one: one.inputs):
+        for name, value in values.items():
             if name not in axes:
                 # a graph from which only inputs are wanted returns its own outputs too
                 continue
@@ -76,10 +76,17 @@ def collect_channels(
             own.high = np.maximum(own.high, rows.max(axis=1, initial=-np.inf))
             own.total = own.total + rows.sum(axis=1, dtype=np.float64)
             own.count += rows.shape[1]
-        seen += part.count
-        if samples is not None and seen >= samples:
-            break
     return found
+
+
+def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
+    """Batches until these have so many samples; all where None."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.count
+        if samples is not None and seen >= samples:
+            return
 
 
 def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples: int = 64) -> float:
@@ -87,13 +94,10 @@ def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples:
     from toolkit.evaluation.outcome import compare, summed
 
     sessions = session(reference), session(model, measured_outputs(reference))
-    parts, seen = [], 0
-    for batch in data.batches(8):
+    parts = []
+    for batch in _first(data.batches(8), samples):
         wanted, found = (one.run(batch.inputs) for one in sessions)
         parts.append(compare(wanted, found, ()))
-        seen += batch.count
-        if seen >= samples:
-            break
     return summed(parts).sqnr_db
 
 

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.base.threads import prefetched
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import session
+from toolkit.graph.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
 _LEAST_ROWS, _ROWS_AN_INPUT = 128, 16
 _BATCH = 1
-"""What all layers read of one sample, and of the next, is in memory at once."""
+"""What all layers read of one sample, and of the next two, is in memory at once."""
 
 
 def readable(node: gs.Node) -> bool:
@@ -57,14 +56,15 @@ def collect_rows_by_sample(
     nodes = [node for node in nodes if node.inputs[0].name not in left]
     if not nodes:
         return {}
-    loaded = session(model, outputs=sorted({node.inputs[0].name for node in nodes}))
+    tensors = sorted({node.inputs[0].name for node in nodes})
     total = max(1, min(samples, len(data)))
     number = {node.name: max(1, _rows(node, shapes[node.name], rows) // total) for node in nodes}
     random = np.random.default_rng(0)
     parts: dict[str, dict[int, Array]] = {}
     seen = 0
-    # rows are taken of one sample while the next is computed
-    for batch, values in prefetched(islice(data.batches(_BATCH), samples), lambda batch: loaded.run(batch.inputs)):
+    # rows are taken of one sample while the next ones are computed
+    batches = islice(data.batches(_BATCH), samples)
+    for batch, values in run_side_by_side(model, tensors, batches, lambda batch: batch.inputs):
         for node in nodes:
             value = np.asarray(values[node.inputs[0].name], np.float32)
             if value.size:

@@ -65,3 +65,21 @@ def test_the_next_item_is_worked_on_while_one_is_used_and_a_failure_comes_in_its
     with pytest.raises(ValueError, match="two"):
         next(results)
     assert list(prefetched([], work)) == [] and list(prefetched([0], work)) == [(0, 0)]
+
+
+def test_several_threads_work_ahead_and_no_more_items_are_taken_than_that():
+    taken, together = list[int](), threading.Barrier(2, timeout=10)
+
+    def items():
+        for item in range(6):
+            taken.append(item)
+            yield item
+
+    def work(item: int) -> int:
+        # neither of two goes on before the other is here
+        together.wait()
+        return -item
+
+    results = prefetched(items(), work, 2)
+    assert next(results) == (0, 0) and len(taken) == 3
+    assert list(results) == [(item, -item) for item in range(1, 6)]
