@@ -38,7 +38,7 @@ from toolkit.graph.runnable import NotRun
 from toolkit.graph.session_source import expose, light_source, make_runnable, not_computed
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
 from toolkit.graph.tensors import np_dtype
-from toolkit.graph.unordered_outputs import in_any_order
+from toolkit.graph.unordered_outputs import without_reordering
 
 _AT_ONCE = 16
 """Inputs that go through the stretches of a model together: what they hand on is kept meanwhile."""
@@ -204,6 +204,7 @@ def session(
     arena: Arena = "own",
     boundaries: Boundaries | None = None,
     any_order: bool = False,
+    often: bool = False,
     steady: bool = True,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
@@ -228,6 +229,7 @@ def session(
         boundaries: where sessions of one model with different ``outputs`` keep what they pass between stretches.
         any_order: let the values of an output come in another order than its shape says; see
             ``toolkit.graph.unordered_outputs``.
+        often: it is run on so many samples that it may take twice as long to load where each run is faster then.
         steady: draw the same random numbers in every run and for every sample; see ``toolkit.graph.random_seeds``.
 
     Raises:
@@ -248,7 +250,7 @@ def session(
         quantize_weights(model)
     # a stretch is rewritten as the whole would be, and that by the nodes of the model as it is written
     unwanted = unwanted_rewrites(model.proto, survey.operators, packed, as_written)
-    loading = _Loading(threads, optimise, packed, as_written, arena, any_order, unwanted)
+    loading = _Loading(threads, optimise, packed, as_written, arena, any_order, often, unwanted)
     return Session(_loaded(model, loading, boundaries), model.where, shared, model.weights, limits, left, threads)
 
 
@@ -262,15 +264,18 @@ class _Loading:
     as_written: bool
     arena: Arena
     any_order: bool
+    often: bool
     unwanted: Sequence[str]
 
     def whole(self, model: LightModel) -> Any:
         """Onnxruntime's session of a model that is run whole."""
-        if self.any_order and self.packed and self.optimise is True and BLOCKED_LAYOUT not in self.unwanted:
-            found = in_any_order(
+        rewrites = (self.any_order or self.often) and self.packed and self.optimise is True
+        if rewrites and BLOCKED_LAYOUT not in self.unwanted:
+            found = without_reordering(
                 model,
                 lambda path: self._load(model, self.arena, rewritten=path),
                 lambda path: load_rewritten(path, self.threads, self.as_written, self.arena, model.where),
+                self.any_order,
             )
             if found is not None:
                 return found

@@ -1,8 +1,8 @@
-"""Sessions whose outputs keep the order that onnxruntime computes them in, for callers that only count their values.
+"""Sessions of models from which reordering is taken out, once onnxruntime has rewritten them.
 
-Its convolutions compute in blocks of 8 or 16 channels, and what leaves them is reordered, which takes more than half as
-long as counting it. That is taken out of the model as onnxruntime has rewritten it: the same kernels compute the same
-values, each as often as before.
+Its convolutions compute in blocks of 8 or 16 channels, and what leaves them is reordered: for layers that could do
+without (see ``toolkit.graph.blocked_layout``), and for outputs of which callers only count the values, which takes more
+than half as long as counting them. The same kernels compute the same values, each as often as before.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import onnx
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.temporary import temporary_folder
+from toolkit.graph.blocked_layout import reorders_to_plain, stay_blocked
 from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.stretches import Value
 
 _MOST_BYTES = 512 << 20
 """Bytes of weights up to which the rewritten model is written: that takes a millisecond a megabyte."""
-_BLOCK = 16
-"""A multiple of every block: with other channel counts the last block is padded."""
 
 
 class AnyOrder:
@@ -53,13 +52,16 @@ class AnyOrder:
         return list(self._inner.run_with_ort_values([self._names.get(name, name) for name in names], feed, options))
 
 
-def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Callable[[Path], Any]) -> AnyOrder | None:
-    """A session whose outputs come as they are computed; None where no output is reordered or it cannot be loaded.
+def without_reordering(
+    model: LightModel, rewrite: Callable[[Path], object], load: Callable[[Path], Any], any_order: bool
+) -> Any:
+    """A session that reorders less than onnxruntime's own; None where there is no convolution or it cannot be loaded.
 
     Args:
         model: the model with the outputs wanted; not changed.
         rewrite: has onnxruntime write its rewritten model to a path.
         load: loads what is at a path as it is.
+        any_order: whether outputs may come as they are computed.
     """
     convolutions = any(node.op_type == "Conv" for node in model.proto.graph.node)
     if os.name != "posix" or not convolutions or not model.holds_at_most(_MOST_BYTES - model.weight_bytes):
@@ -69,29 +71,28 @@ def in_any_order(model: LightModel, rewrite: Callable[[Path], object], load: Cal
         try:
             rewrite(path)
             proto = onnx.load_model(path, load_external_data=False)
-            names = _without_reordering(proto)
-            if not names:
+            changed = stay_blocked(proto, any_order)
+            names = _with_outputs_as_computed(proto) if any_order else {}
+            if not names and not changed:
                 return None
             path.write_bytes(proto.SerializeToString())
             # its weights stay mapped when the files are gone
-            return AnyOrder(load(path), names)
+            return AnyOrder(load(path), names) if names else load(path)
         except (QtoolError, OSError):
             # loading the model as it is will report what is wrong with it; and onnxruntime does not read all that it
             # writes, as it makes the same names within a branch of an If and outside
             return None
 
 
-def _without_reordering(proto: onnx.ModelProto) -> dict[str, str]:
+def _with_outputs_as_computed(proto: onnx.ModelProto) -> dict[str, str]:
     """Take out what only reorders an output; returns, by output, the tensor that takes its place."""
     graph = proto.graph
     outputs = {value.name for value in graph.output}
     readers = Counter(name for node in graph.node for name in reads_of(node))
     names: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type == "ReorderOutput" and node.output[0] in outputs and not readers[node.output[0]]:
-            given = {attribute.name: attribute.i for attribute in node.attribute}
-            if given.get("channels", 1) % _BLOCK == 0 and not given.get("channels_last"):
-                names[node.output[0]] = node.input[0]
+        if node.output[0] in outputs and not readers[node.output[0]] and reorders_to_plain(node):
+            names[node.output[0]] = node.input[0]
     kept = [node for node in graph.node if not names.keys() & set(node.output)]
     values = [onnx.ValueInfoProto(name=names[v.name]) if v.name in names else v for v in graph.output]
     del graph.node[:], graph.output[:]

@@ -15,11 +15,12 @@ from onnx import helper
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import loaded
+from toolkit.graph.ort_session import Arena
 from toolkit.graph.run_memory import run_pool
 from toolkit.graph.sessions import Session, session
 from toolkit.graph.stretches import resident_bytes
 from toolkit.simulation.cut import Piece
-from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind
+from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind, is_whole_state
 from toolkit.simulation.switches import Config
 
 _COPIES = 3
@@ -83,7 +84,8 @@ class LoadedPieces:
 
             def load() -> tuple[Piece, Session]:
                 # the session has what it needs of the weights; memory that each kept would grow with every input shape
-                opened = session(piece.model, threads=1, packed=packed, arena="shared" if packed else "none")
+                arena: Arena = "shared" if packed else "none"
+                opened = session(piece.model, threads=1, packed=packed, arena=arena, often=is_whole_state(kinds))
                 return replace(piece, model=LightModel(onnx.ModelProto())), opened
 
             return piece.model.message_bytes * _COPIES + resident_bytes(piece.model, packed), load

@@ -7,7 +7,7 @@ the plain layer (by 1 to 2 percent on convolutions, whereas weights fed as input
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -44,6 +44,11 @@ class OwnState:
 
 
 StageKind = str | OwnState
+
+
+def is_whole_state(kinds: Sequence[StageKind]) -> bool:
+    """Whether stages of these kinds are one state with pairs and no switches, such as is run on many samples."""
+    return len(kinds) > 1 and not {SWITCHED, FIXED}.intersection(kinds) and any(kind != FLOAT for kind in kinds)
 
 
 @dataclass

@@ -287,7 +287,7 @@ class Simulation:
         from toolkit.graph.sessions import session
 
         named = counterparts(self.model, lowered, self.outputs)
-        loaded = session(with_rounding(lowered), list(named.values()), threads=1)
+        loaded = session(with_rounding(lowered), list(named.values()), threads=1, often=True)
         return self.runner.outcome_of(lambda inputs: run_on(loaded, inputs, named))
 
     def fingerprint(self) -> str:
