@@ -7,7 +7,21 @@ from functools import cached_property
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit import Array, Code, Context, Facts, Finding, Model, Names, Pass, Role, bias_of, make_constant, onnx_type
+from toolkit import (
+    DEQUANTIZE,
+    Array,
+    Code,
+    Context,
+    Facts,
+    Finding,
+    Model,
+    Names,
+    Pass,
+    Role,
+    bias_of,
+    make_constant,
+    onnx_type,
+)
 
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALINGS = frozenset({"Mul", "Add", "Sub", "Div"})
@@ -212,7 +226,8 @@ def _refusal(model: Model, layer: gs.Node, weight: Array | None, out: gs.Tensor,
     if model.is_output(out) or out.name in inner:
         return Code.OUTPUT(layer=layer.name)
     if weight is None:
-        return Code.COMPUTED_WEIGHTS(layer=layer.name)
+        paired = any(tensor.inputs and tensor.inputs[0].op == DEQUANTIZE for tensor in layer.inputs[1:2])
+        return Code.COMPUTED_WEIGHTS(layer=layer.name, **({"paired": True} if paired else {}))
     if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() and model.constant(layer.inputs[2]) is None:
         return Code.COMPUTED_BIAS(layer=layer.name)
     if layer.op == "Gemm" and len(layer.inputs) > 2 and not layer.inputs[2].is_empty():

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
 from toolkit.contract.installed import installed
 from toolkit.contract.model_before import ModelBefore
+from toolkit.contract.order import BEFORE_PAIRS, note_after_pairs
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
@@ -167,10 +169,12 @@ class Pass(BaseModel):
         context = context if context is not None else Context()
         title = self.title()
         before = ModelBefore.of(model, thorough=type(self).__module__.partition(".")[0] not in OWN_PACKAGES)
-        asked = len(context.plan.history)
+        asked, told = len(context.plan.history), len(context.journal)
         with self._speaking(context, model):
             trial = self._trial(model, context)
             self._apply(model, context)
+            if self.role in BEFORE_PAIRS:
+                note_after_pairs(title, model, context, islice(context.journal, told, None))
         try:
             self._check(model, before.typed)
             before.refuse_new_scales(model)

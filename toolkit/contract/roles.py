@@ -11,7 +11,7 @@ class Role(str, Enum):
     FOLD = "fold"
     """Computes what is constant."""
     FOLD_NORMALIZATION = "fold-normalization"
-    """Folds normalizations into the layers before them."""
+    """Folds normalizations into the layers before them, which have no Q/DQ pairs yet."""
     STRIP = "strip"
     """Removes Q/DQ pairs: the resulting model is float."""
     QUANTIZE = "quantize"
@@ -23,7 +23,7 @@ class Role(str, Enum):
     GUARD = "guard"
     """Requests a wider float precision where float16 cannot represent the values."""
     HELP = "help"
-    """Changes the float model so that it loses less when quantized; ``mends`` says what it helps against."""
+    """Changes layers without Q/DQ pairs so that they lose less when quantized; ``mends`` says what it helps against."""
 
 
 class Harm(str, Enum):

@@ -12,6 +12,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.text import count, samples_by_profile
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
+from toolkit.contract.order import OrderCode
 from toolkit.contract.roles import Role
 from toolkit.data.codes import DataCode
 from toolkit.evaluation.codes import EvaluationCode
@@ -39,6 +40,7 @@ _LOUD = (
     EvaluationCode.SAMPLES_OF_ROWS, DataCode.ROWS_UNDECIDED, Code.UNVARIED_SAMPLES,
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
     DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
+    OrderCode.AFTER_PAIRS, Code.NO_QUANTIZED_WEIGHTS,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.base.text import count
 from toolkit.calibration.codes import PhaseCode
 from toolkit.contract.findings import Code
+from toolkit.contract.order import OrderCode
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, output_words, pass_for, percent, quoted, times
@@ -106,6 +107,14 @@ def _not_homogeneous(op: str) -> str:
     return f"the {op} after it does not commute with positive factors{hint}"
 
 
+def _after_pairs(by: str, layers: int, node: str) -> str:
+    which = f"{count(layers, 'layer')}, such as '{node}', have" if layers > 1 else f"'{node}' has"
+    return (
+        f"{by} changed nothing, since it works on layers without Q/DQ pairs: {which} theirs already. Put {by} before "
+        "the pass that inserts them."
+    )
+
+
 PASSES: Table = {
     Code.DRY_RUN: lambda step: _STEPS[step],
     Code.DRY_RUN_ENDED: (
@@ -126,6 +135,7 @@ PASSES: Table = {
         "{by} is NOT applied, since without calibration samples nothing shows that it helps. only_if_better = false "
         "applies it all the same."
     ),
+    OrderCode.AFTER_PAIRS: _after_pairs,
     Code.NO_QUANTIZED_WEIGHTS: lambda: f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before.",
     Code.NOT_SUPPORTED: "biases of {op} are not corrected",
     Code.BIAS_SETTLED: "its bias already makes up for the rounding of its weights",

@@ -42,7 +42,9 @@ def _shared_unlike(
     )
 
 
-def _computed_weights(maker: str = "", layer: str = "", left: str = "") -> str:
+def _computed_weights(maker: str = "", layer: str = "", left: str = "", paired: bool = False) -> str:
+    if paired:
+        return f"the weights of '{layer}' have a Q/DQ pair: it works on layers that have none yet"
     said = f"the weights of '{layer}' are computed" if layer else f"its weights are computed by {maker}"
     if left:
         return f"{said}, which {pass_for(Role.FOLD)} left: {left}"
