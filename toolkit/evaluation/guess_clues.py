@@ -32,6 +32,8 @@ _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS = 0.25
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _FEW_CLASSES = 16
+_FEATURES = 64
+"""Values from which on a vector that a Tanh makes may be features, as those of BERT's pooler."""
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
 
@@ -61,6 +63,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
     if (kind := _other_values(output, axis)) is not None:
         return [*of_values(kind, 2.5), ANY]
+    if output.squashed and count < _FEATURES:
+        return [*of_values("squashed", 2.5), ANY]
     found = _scores(output, axis)
     if output.dynamic(axis):
         return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]
@@ -163,6 +167,8 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if count == 1 and "Sigmoid" not in output.ops:
         # where there is one class, every answer stays
         return _long(output, axis)
+    if output.squashed and count < _FEATURES:
+        return [*of_values("squashed", 2.5), ANY]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
         # any number of labels per position

@@ -15,6 +15,7 @@ from toolkit.evaluation.fixed_rows import rows_at_once
 from toolkit.evaluation.likeness import grids, likeness
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.one_each import one_each
+from toolkit.evaluation.squashed import squashed
 from toolkit.graph.assemble import bodies
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
@@ -76,7 +77,7 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
         outputs.append(
             SeenOutput(
                 tensor.name, shape, ops=_makers(tensor), feeds=feeds, chosen_by=chosen_by(model, tensor),
-                column=chosen_column(model, tensor), one_each=one_each(tensor),
+                column=chosen_column(model, tensor), one_each=one_each(tensor), squashed=squashed(model, tensor),
             )
         )  # fmt: skip
     # an output that is the same for every input holds no answer

@@ -31,6 +31,7 @@ _WHAT = {
     "each": "it has one value per position",
     "length": "it is as long as a signal",
     "dynamic": "it has as many values as the input asks for",
+    "squashed": "a Tanh or Clip bounds its values on both sides of zero, as those of actions",
     "one largest": "the same position holds the largest value in every sample",
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
     "beside boxes": "it has values for each of the detector's boxes",
