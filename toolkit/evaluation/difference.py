@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.base.sums import sum_of_products
 from toolkit.base.types import Array
-from toolkit.evaluation.masks import MASK, largest_magnitude, masks
+from toolkit.evaluation.masks import all_plain, largest_magnitude, masks
 
 _FEW_SAMPLES = 8
 
@@ -68,7 +68,7 @@ class Difference:
         if classes:
             self.add_argmax(a, b)
         # what is finite and smaller than every mask need not be looked at value by value
-        if not (largest_magnitude(a) < MASK and math.isfinite(largest_magnitude(b))):
+        if not (all_plain(a) and math.isfinite(largest_magnitude(b))):
             a, b = self._usable(a, b)
         with np.errstate(over="ignore"):
             d = a - b

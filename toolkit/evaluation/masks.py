@@ -1,4 +1,4 @@
-"""Masks, the values of -1e9 and the like that stand for none, distinguished from quantities that are as large."""
+"""Masks, the values of -1e4, -1e9 and the like that stand for none, distinguished from quantities that are as large."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import numpy as np
 from toolkit.base.types import Array
 
 MASK = 9e8
-"""The least magnitude of a mask: a mask of -1e9 comes with the score that it was added to."""
+"""The least magnitude of a mask of any sign: a mask of -1e9 comes with the score that it was added to."""
+LEAST_MASK = 9e3
+"""The least magnitude of a negative one: -1e4 is what text encoders add to a score, and -65504 is float16's least."""
 _GAP = 100.0
 _MOST_LEVELS, _TIMES, _LOOKED_AT = 8, 2, 4096
-_BITS = 12
-"""Of a float32's mantissa, those that tell a mask from one with a score added: two levels are 0.05 % apart or more."""
+_GRAIN = 2.0**-11
+"""What tells a mask from one with a score added, as a share: two levels are 0.05 % apart or more."""
+_WIDEST = 3
+"""How many times as far as the unmasked scores those that a mask was added to may spread."""
 
 
 def largest_magnitude(values: Array) -> float:
@@ -19,35 +23,46 @@ def largest_magnitude(values: Array) -> float:
     return max(float(values.max()), -float(values.min())) if values.size else 0.0
 
 
+def all_plain(values: Array) -> bool:
+    """Whether an array holds nothing that may be a mask, and no NaN or infinity."""
+    return not values.size or bool(values.max() < MASK and values.min() > -LEAST_MASK)
+
+
 def masks(values: Array) -> Array | None:
     """Where an array holds masks, bool of its shape; None where it holds none.
 
     Large values are masks where all others are smaller by a factor of 100 or more, and where they have few levels that
-    come again and again: a quantity that is as large takes values of all sizes. A single large value is a mask where it
-    is negative. Infinity and NaN are no masks.
+    come again and again: a quantity that is as large takes values of all sizes. A single value of 9e8 or more is a mask
+    where it is negative. Infinity and NaN are no masks.
 
     Args:
         values: float32, of any shape: one batch of a tensor.
     """
+    if all_plain(values):
+        return None
     sizes = np.abs(values)
     large = sizes >= MASK
-    if not large.any():
-        return None
-    large &= np.isfinite(values)
+    # where some are as large as that, what is smaller is a quantity
+    large = large & np.isfinite(values) if large.any() else (values <= -LEAST_MASK)
     some = values[large]
-    others = float(sizes.max(initial=-1.0, where=sizes < MASK))
-    if not some.size or others < 0 or others * _GAP > float(np.abs(some).min()):
+    others = values[~large & (sizes < MASK)]
+    if not some.size or not others.size or largest_magnitude(others) * _GAP > float(np.abs(some).min()):
         return None
-    return large if _few_levels(some) else None
+    return large if _few_levels(some, float(np.ptp(others.astype(np.float64)))) else None
 
 
-def _few_levels(values: Array) -> bool:
+def _few_levels(values: Array, span: float) -> bool:
+    """Whether large values are few levels, each as wide as what it was added to; ``span``: of the values beside them."""
     if values.size == 1:
-        return bool(values[0] < 0)
+        return bool(values[0] <= -MASK)
     # an odd step: values of many channels lie interleaved
-    chosen = np.ascontiguousarray(values[:: (values.size // _LOOKED_AT) | 1], np.float32)
-    levels = np.unique(chosen.view(np.int32) >> _BITS).size
-    return bool(levels <= _MOST_LEVELS and chosen.size >= _TIMES * levels)
+    chosen = np.sort(values[:: (values.size // _LOOKED_AT) | 1].astype(np.float64))
+    grain = np.maximum(np.abs(chosen[1:]) * _GRAIN, span)
+    ends = np.flatnonzero(np.diff(chosen) > grain)
+    first, last = np.append(0, ends + 1), np.append(ends, chosen.size - 1)
+    width = chosen[last] - chosen[first]
+    narrow = width <= _WIDEST * np.maximum(np.abs(chosen[first]) * _GRAIN, span)
+    return bool(first.size <= _MOST_LEVELS and chosen.size >= _TIMES * first.size and narrow.all())
 
 
 def valued(values: Array) -> Array:

@@ -72,7 +72,7 @@ def test_the_largest_floats_have_a_difference():
     assert found.max_abs == pytest.approx(6e38) and found.sqnr_db == pytest.approx(-20 * math.log10(2), abs=1e-6)
 
 
-@pytest.mark.parametrize("mask", [-1e9, -1e10, 1e9, float(np.finfo(np.float32).min)])
+@pytest.mark.parametrize("mask", [-1e4, -65504, -1e6, -1e9, -1e10, 1e9, float(np.finfo(np.float32).min)])
 def test_masks_are_told_from_quantities(mask):
     scores = 10 * normal((4, 6, 6))
     hidden = np.triu(np.ones((6, 6), bool), 1)
@@ -92,6 +92,35 @@ def test_one_class_left_out_and_one_large_value():
     assert masks(np.array([[0.5, -1e9, 3.0]], np.float32)).tolist() == [[False, True, False]]
     assert masks(np.array([[0.5], [3e9]], np.float32)) is None
     assert masks(np.array([math.nan, math.inf, 1.0], np.float32)) is None
+
+
+@pytest.mark.parametrize("large", [
+    np.linspace(-20000, -9000, 5000),  # all sizes, closer to each other than the others spread
+    -12000 + 300 * normal(500),
+    np.array([-12000.0]),
+    np.array([12000.0, 12000.0]),
+    -(10.0 ** np.linspace(4, 6, 40)),
+], ids=["dense", "wide", "single", "positive", "many"])  # fmt: skip
+def test_large_negative_quantities_are_no_masks(large):
+    values = np.concatenate([normal(500), large.astype(np.float32)])
+    assert masks(values) is None and valued(values).size == values.size
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e9])
+@pytest.mark.parametrize("noise", [0.01, 2.0])
+def test_padded_positions_do_not_hide_lost_scores(mask, noise):
+    """Start and end scores of a text, with a mask added where it is padded: what is lost is lost between the others."""
+    scores, hidden = 4 * normal((64, 24)), np.arange(24) >= np.random.default_rng(1).integers(10, 24, (64, 1))
+    a = np.where(hidden, np.float32(mask) + scores, scores).astype(np.float32)
+    b = (a + np.float32(noise) * normal(a.shape, 2)).astype(np.float32)
+    level = db(np.where(hidden, 0, a), np.where(hidden, 0, b))
+    assert compared(a, b, batch=64).sqnr_db == pytest.approx(level, abs=0.05)
+    output = SeenOutput("scores", ("N", "S"), list(a))
+    (part,) = parts_for("regression", output, SeenModel([output], {}, frozenset()))
+    assert part.settings["variance"] == pytest.approx(16, rel=0.15)
+    task = reader(part)
+    tally = task.tally([task.rows({"scores": a}, {"scores": b})])
+    assert tally.kept == (64 if noise < 1 else 0)
 
 
 @pytest.mark.parametrize("mask", [-math.inf, -1e9])

@@ -14,7 +14,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.difference import is_float, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
-from toolkit.evaluation.masks import MASK, masks
+from toolkit.evaluation.masks import LEAST_MASK, masks
 from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
@@ -317,7 +317,7 @@ def _judged(wanted: Array, found: Array, nothing: float) -> tuple[Array, Array]:
     a, b = (one if one.dtype in (np.float32, np.float64) else one.astype(np.float32) for one in (wanted, found))
     unknown = np.isnan(a)
     if math.isfinite(nothing):
-        masked, alike = masks(np.asarray(a, np.float32)), (np.abs(b) >= MASK) & ((a > 0) == (b > 0))
+        masked, alike = masks(np.asarray(a, np.float32)), (np.abs(b) >= LEAST_MASK) & ((a > 0) == (b > 0))
         unknown |= (np.isinf(a) if masked is None else np.isinf(a) | masked) & alike
     if not unknown.any():
         return wanted, found
