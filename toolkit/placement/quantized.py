@@ -18,22 +18,21 @@ _INTEGER = frozenset(
         "DynamicQuantizeLSTM",
         "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul",
-        "GatherBlockQuantized",
-        "MatMulBnb4",
         "MatMulInteger",
         "MatMulInteger16",
         "MatMulIntegerToFloat",
-        "MatMulNBits",
         "QAttention",
         "QEmbedLayerNormalization",
         "QGemm",
-        "QMoE",
     }
 )
+_NARROW = frozenset({"GatherBlockQuantized", "MatMulBnb4", "MatMulNBits", "QMoE"})
+"""onnxruntime's operators with weights of a few bits, whose activations are float."""
 
 
 def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
-    """Refuse a model that computes in integers by operators of ONNX (QLinearConv) or onnxruntime (QGemm).
+    """Refuse a model that is quantized by operators of ONNX (QLinearConv) or onnxruntime (QGemm), or has onnxruntime's
+    operators with narrow weights (MatMulNBits).
 
     TensorRT's parser has none of them (onnx-tensorrt's docs/operators.md), and they leave no float model to start from.
 
@@ -44,6 +43,7 @@ def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
     Raises:
         ModelError: it has such operators; the message names them.
     """
+    narrow = {op: number for op, number in sorted(ops.items()) if op in _NARROW}
     found = {op: number for op, number in sorted(ops.items()) if op.startswith("QLinear") or op in _INTEGER}
     if found:
         listed = ", ".join(f"{op} {number}" for op, number in found.items())
@@ -52,6 +52,15 @@ def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
             f"this model is quantized with {kind} operators ({listed}), which TensorRT does not support",
             where=where,
             remedy="export the float model, or quantize it to Q/DQ pairs (onnxruntime: QuantFormat.QDQ)",
+        )
+    if narrow:
+        listed = ", ".join(f"{op} {number}" for op, number in narrow.items())
+        raise ModelError(
+            "its weights are stored in a few bits and its activations are float: onnxruntime's operators for that "
+            f"({listed}) are not supported by TensorRT",
+            where=where,
+            remedy="export the float model and give the pass that inserts pairs dtype = 'int4', or store the weights "
+            "with DequantizeLinear (onnxruntime: quant_format = QuantFormat.QDQ, is_symmetric = True)",
         )
 
 

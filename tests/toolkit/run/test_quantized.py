@@ -62,6 +62,22 @@ def test_integer_operators_are_refused_by_name_before_anything_is_done(place, ca
     assert not (place / "made").is_file()
 
 
+@pytest.mark.parametrize("command", ["run", "check", "new"])
+def test_operators_with_narrow_weights_are_said_to_be_that(place, capsys, command):
+    """They are no integer operators: their activations are float."""
+    narrow = node("MatMulNBits", ["x", "w", "s"], ["y"], K=32, N=4, bits=4, block_size=32)
+    narrow.domain = "com.microsoft"
+    weights = {"w": np.full((4, 1, 16), 0x97, np.uint8), "s": np.full(4, 0.1, np.float32)}
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 32]}, {"y": None}, weights)
+    proto.graph.node[0].CopyFrom(narrow)
+    proto.opset_import.add(domain="com.microsoft", version=1)
+    onnx.save(proto, str(place / "model.onnx"))
+    np.savez(place / "data.npz", x=normal(12, 32))
+    said = complain(place, capsys, command, str(place / ("model.onnx" if command == "new" else "recipe.toml")))
+    assert "weights are stored in a few bits and its activations are float" in said and "(MatMulNBits 1)" in said
+    assert "dtype = 'int4'" in said and "integer operators" not in said
+
+
 def test_operators_of_subgraphs_count_too(place, capsys):
     proto = integers()
     branch = onnx.helper.make_graph(
