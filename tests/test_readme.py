@@ -15,7 +15,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [(m.group(1), m.group(2)) for m in re.finditer(r"^```(\w+)\n(.*?)^```", TEXT, re.S | re.M)]
 COMMANDS = [line for kind, body in BLOCKS if kind == "bash" for line in body.splitlines() if line.startswith("qtool ")]
 SNIPPETS = [body for kind, body in BLOCKS if kind == "python" and "class " not in body]
-FILES = re.findall(r"<!-- (recipes/\S+) -->\n```python\n(.*?)```", TEXT, re.S)
+PAGES = ("README.md", "passes/README.md", "tests/benchmarks/README.md")
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,19 @@ def test_python(inside: Path, snippet: str) -> None:
     exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
 
 
-def test_the_files_in_the_readme_are_the_files() -> None:
-    assert [name for name, _ in FILES] == ["recipes/own_data.py", "recipes/keep_first_and_last.py"]
-    for name, code in FILES:
-        assert code == (ROOT / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_to_a_heading_in_it(page: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        file, _, heading = link.partition("#")
+        target = (ROOT / page).parent / file if file else ROOT / page
+        assert target.is_file(), link
+        assert not heading or heading in anchors(target.read_text(encoding="utf-8")), link
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a page in links."""
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_what_people_want_is_a_command_with_such_options() -> None:
