@@ -31,9 +31,17 @@ def test_its_table_names_what_the_contract_has():
     from toolkit import Context, Pass, Role
 
     text = PAGE.read_text(encoding="utf-8")
-    for name in re.findall(r"^\| `(\w+)", text, flags=re.MULTILINE):
-        assert hasattr(Pass, name), name
+    contract = text[text.index("## What a run must know") : text.index("## The context")]
+    members = re.findall(r"^\| `(\w+)", contract, flags=re.MULTILINE)
+    assert len(members) > 8 and not [name for name in members if not hasattr(Pass, name)]
     for name in re.findall(r"`context\.(\w+)", text):
         assert hasattr(Context, name) or name in Context.__dataclass_fields__, name
     for name in re.findall(r"`Role\.(\w+)`", text):
         assert name in Role.__members__, name
+
+
+def test_it_names_every_pass_and_its_file_once():
+    listed = PAGE.read_text(encoding="utf-8").partition("| pass, in the file of its name")[2].partition("\n\n")[0]
+    first = "\n".join(row.split("|")[1] for row in listed.splitlines() if row.startswith("| `"))
+    files = [path.stem for path in PAGE.parent.glob("*.py") if path.stem != "__init__"]
+    assert sorted(re.findall(r"`(\w+)`", first)) == sorted(files)
