@@ -44,7 +44,7 @@ def test_the_quick_start_has_exactly_two_bash_blocks() -> None:
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
-def test_commands(inside: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_every_command_runs(inside: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     status = invoke(command.split()[1:])
     printed = capsys.readouterr()
     assert status == 0, printed.err[-2000:] + printed.out[-2000:]
@@ -52,7 +52,7 @@ def test_commands(inside: Path, capsys: pytest.CaptureFixture[str], command: str
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[0][:40])
-def test_python(inside: Path, snippet: str) -> None:
+def test_every_piece_of_python_runs(inside: Path, snippet: str) -> None:
     exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
 
 

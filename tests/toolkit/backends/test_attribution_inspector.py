@@ -202,5 +202,5 @@ def test_constants_shapes_and_dead_ends():
         ("a[0] + b", ["a[0]", "b"]),
     ],
 )  # fmt: skip
-def test_fused_names(name, parts):
+def test_a_fused_layers_name_is_taken_apart_into_its_nodes(name, parts):
     assert fused_names(name, {"a", "b", "c + d", "f(1, 2)", "a[0]"}) == parts

@@ -59,7 +59,7 @@ def test_what_a_version_cannot_do(features, settings, match):
 
 
 @pytest.mark.parametrize(("version", "opset"), [("8.6.0", 17), ("10.0.1", 20), ("10.3", 21), ("11.2", 25), ("7", 17)])
-def test_newest_opset(version, opset):
+def test_each_release_reads_models_up_to_its_opset(version, opset):
     assert TensorRTBackend({**OLD, "version": version}).max_opset() == opset
 
 

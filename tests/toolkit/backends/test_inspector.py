@@ -81,7 +81,7 @@ def test_a_bare_list():
         ("Int4", "int4"), ("FP4", "fp4"), ("N/A due to dynamic shapes", ""), ("", ""),
     ],
 )  # fmt: skip
-def test_type_words(text, word):
+def test_a_tensors_type_is_read_from_the_inspectors_format(text, word):
     assert type_word(text) == word
 
 
@@ -99,11 +99,11 @@ def test_type_words(text, word):
         ("turing_h1688cudnn_256x64", "fp16"), ("0x0000000000000000", ""), ("", ""),
     ],
 )  # fmt: skip
-def test_tactic_words(tactic, word):
+def test_a_kernels_type_is_read_from_its_tactic(tactic, word):
     assert tactic_word(tactic) == word
 
 
-def test_profile_suffixes():
+def test_a_profiles_suffix_is_no_part_of_a_layers_name():
     assert plain_name("conv [profile 12]") == "conv" and plain_name("conv [profile]") == "conv [profile]"
 
 

@@ -136,22 +136,26 @@ def test_a_fault_that_names_no_node_is_that_of_the_node_being_read():
     assert "at node" not in str(messages.error("TensorRT-RTX 1.7.1 could not build", "m.onnx"))
 
 
-def test_more_values_to_scatter_than_places_are_told_what_to_do():
-    said = (
-        "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([shape.cpp:175: ~op_constraints_msg_streamer_t] Error "
-        "during shape inference of /ScatterElements_1: The extent of dimension i (0) of indices (__mye1954_proxy={min=24, "
-        "max=57}) must be less than or equal to the extent of data (__mye1950_proxy={min=8, max=19}) for 0 <= i < rank)"
-    )
-    assert "MatMul with a matrix of ones" in heard(said).error("TensorRT-RTX 1.7.1 could not build", "m.onnx").remedy
-
-
-def test_an_operator_whose_plugin_a_release_lacks_is_not_supported():
-    said = (
-        "ModelImporter.cpp:151: ERROR: onnxOpImporters.cpp:9100 In function importNonZero:\n[8] Assertion failed: creator "
-        "&& getPluginCreatorVersion(creator) == CreatorVersion::kV3ONE: NonZero plugin creator version 1 was not found in "
-        "plugin registry."
-    )
-    assert "not supported: replace it" in heard(said).error("TensorRT-RTX 1.7.1 refused the model", "m.onnx").remedy
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (
+            "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([shape.cpp:175: ~op_constraints_msg_streamer_t] Error "
+            "during shape inference of /ScatterElements_1: The extent of dimension i (0) of indices (__mye1954_proxy={min=24,"
+            " max=57}) must be less than or equal to the extent of data (__mye1950_proxy={min=8, max=19}) for 0 <= i < rank)",
+            "MatMul with a matrix of ones",
+        ),
+        (
+            "ModelImporter.cpp:151: ERROR: onnxOpImporters.cpp:9100 In function importNonZero:\n[8] Assertion failed: creator"
+            " && getPluginCreatorVersion(creator) == CreatorVersion::kV3ONE: NonZero plugin creator version 1 was not found "
+            "in plugin registry.",
+            "not supported: replace it",
+        ),
+    ],
+    ids=["more values to scatter than places", "an operator whose plugin a release lacks"],
+)
+def test_what_can_be_done_about_an_operator_is_told(said, remedy):
+    assert remedy in heard(said).error("TensorRT-RTX 1.7.1 could not build", "m.onnx").remedy
 
 
 def test_an_input_of_a_type_that_tensorrt_lacks_is_named():

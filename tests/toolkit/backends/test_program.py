@@ -40,5 +40,5 @@ def test_any_bytes_are_read_without_an_error(noise, at, lost):
         assert isinstance(kernel, Kernel)
 
 
-def test_no_program():
+def test_bytes_without_a_program_have_no_kernels():
     assert tactics(b"") == {} and tactics(bytes(1_000_000)) == {}

@@ -42,7 +42,7 @@ def histogram(values: Array, bins: int = 4096) -> Histogram:
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8], ids=str)
 @pytest.mark.parametrize("name", ["relu", "heavy", "outlier", "few values", "one value", "just below", "just above"])
-def test_entropy(name: str, precision: Precision) -> None:
+def test_entropy_finds_the_amax_of_the_reference(name: str, precision: Precision) -> None:
     made = histogram(SHAPES[name])
     expected, costs = reference.entropy(made, methods._borders(precision))
     found = methods.entropy(made, precision)
@@ -86,7 +86,7 @@ def test_entropy_beside_tensorrt() -> None:
 
 @pytest.mark.parametrize("percent", [50.0, 99.0, 99.9, 99.99, 100.0])
 @pytest.mark.parametrize("name", SHAPES)
-def test_percentile(name: str, percent: float) -> None:
+def test_percentile_is_exact_to_a_bins_width(name: str, percent: float) -> None:
     made = histogram(SHAPES[name])
     exact = reference.percentile(SHAPES[name].astype(np.float32), percent)
     found = methods.percentile(made, percent)
@@ -95,7 +95,7 @@ def test_percentile(name: str, percent: float) -> None:
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8], ids=str)
 @pytest.mark.parametrize("name", SHAPES)
-def test_mse(name: str, precision: Precision) -> None:
+def test_mse_finds_the_least_expected_error(name: str, precision: Precision) -> None:
     made = histogram(SHAPES[name])
     candidates = made.absmax * np.exp2(-np.arange(0, 385, 48) / 64)
     errors = methods.errors(made, candidates, precision)
@@ -128,7 +128,7 @@ def test_the_clipped_share_of_a_normal_distribution() -> None:
 
 
 @pytest.mark.parametrize("method", methods.NAMES)
-def test_dead_tensors(method: str) -> None:
+def test_a_tensor_of_zeros_or_without_values_has_amax_0(method: str) -> None:
     for values in (np.zeros(10), np.zeros(0)):
         assert methods.amax_by(method, histogram(values)) == 0.0
 
@@ -163,7 +163,7 @@ def test_the_amax_of_weights_by_channel_has_the_least_squared_error(axis: int | 
         assert own == pytest.approx(min(costs), rel=1e-4, abs=1e-12)
 
 
-def test_bad_weights() -> None:
+def test_weights_without_the_axis_the_method_or_finite_values_are_refused() -> None:
     with pytest.raises(RangesError, match=r"no axis 3"):
         weight_amax(np.ones((2, 2)), 3)
     with pytest.raises(RangesError, match=r"no method 'entropy'"):

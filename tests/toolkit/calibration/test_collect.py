@@ -295,7 +295,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pyt
         (["two"], "tensor 'two' is a constant"),
     ],
 )
-def test_wrong_tensors(taps: list[str], message: str) -> None:
+def test_tensors_that_do_not_exist_or_are_constant_are_refused(taps: list[str], message: str) -> None:
     with pytest.raises(RangesError, match=message):
         collect(CHAIN, taps, data_of(feeds([2])))
 

@@ -33,7 +33,7 @@ def test_recorded_caches_come_back_byte_by_byte(kind: str, tmp_path: Path) -> No
         assert (made_from["quantile"], made_from["cutoff"]) == (0.999, 1.0)
 
 
-def test_odd_lines() -> None:
+def test_odd_lines_of_a_calibration_cache_are_read_as_tensorrt_does() -> None:
     ranges = parse_cache("TRT-100500-EntropyCalibration2\na: b :c: 3c010204\n\nzero: 0\nshort: 1\n# x: 3f800000\r\n")
     assert list(ranges.tensors) == ["a: b :c", "zero", "short", "# x"]
     assert ranges.amax("zero") == 0
@@ -112,7 +112,7 @@ def test_onnxruntime_reads_and_writes_the_same(tmp_path: Path, monkeypatch: pyte
         (b"TRT-8600-EntropyCalibration2\n", "it holds no ranges"),
     ],
 )
-def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
+def test_broken_files_of_ranges_are_refused_with_their_path(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(content)
     with pytest.raises(RangesError, match=message) as caught:
         read_ranges(tmp_path / "r")

@@ -53,7 +53,7 @@ ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
 
 
 @pytest.mark.parametrize(("arrays", "message"), [a[1:] for a in ARCHIVES], ids=[a[0] for a in ARCHIVES])
-def test_archives(tmp_path: Path, arrays: dict[str, Array], message: str) -> None:
+def test_archives_that_do_not_fit_the_model_are_refused(tmp_path: Path, arrays: dict[str, Array], message: str) -> None:
     np.savez(tmp_path / "data.npz", **arrays)
     with pytest.raises(DataError, match=message) as caught:
         list(CalibrationData.open("data.npz", chain(), base=tmp_path, labels="label" in arrays).samples())
@@ -261,7 +261,7 @@ def test_a_bad_file_is_named(tmp_path: Path, make: Callable[[Path], Path], name:
         ({"source": [{"x": np.zeros((1, 3, 4), np.float32)}], "labels": True}, DataError, "there are no labels"),
     ],
 )
-def test_settings(settings: dict[str, Any], kind: type[QtoolError] | None, message: str) -> None:
+def test_sources_and_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], kind: type[QtoolError] | None, message: str) -> None:
     if kind is None:
         assert list(CalibrationData.open(model=chain(), **settings).samples()) == []
         return

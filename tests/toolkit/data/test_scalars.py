@@ -114,7 +114,7 @@ def test_inputs_saved_by_polygraphy(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.int32, np.asarray, np.atleast_1d])
-def test_python_sources(kind):
+def test_numbers_of_every_kind_are_taken_for_an_input_without_dimensions(kind):
     wanted = samples()
     same(read([{**sample, "sr": kind(sample["sr"])} for sample in wanted])[0], wanted)
 

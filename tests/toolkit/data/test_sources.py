@@ -38,7 +38,7 @@ def check(source: Any, **settings: Any) -> CalibrationData:
     return data
 
 
-def test_archive(tmp_path: Path) -> None:
+def test_an_archive_holds_samples_joined_or_one_by_one(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=VALUES)
     assert [s.origin for s in check(tmp_path / "a.npz").samples()][3] == f"{tmp_path}/a.npz, sample 3"
     np.savez_compressed(tmp_path / "b.npz", **{f"x/{i:05d}": VALUES[i : i + 1] for i in range(6)})
@@ -79,7 +79,7 @@ def test_folder_of_arrays_for_two_inputs(tmp_path: Path, pattern: str) -> None:
     assert [s.labels["label"].max() for s in samples] == [7, 7]
 
 
-def test_polygraphy(tmp_path: Path) -> None:
+def test_inputs_saved_by_polygraphy_are_read(tmp_path: Path) -> None:
     from polygraphy.json import save_json
 
     save_json([OrderedDict(x=row[None]) for row in VALUES], str(tmp_path / "inputs.json"))
@@ -239,7 +239,7 @@ def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"size": 4}, r"images.size is 4, not \[height, width\]"),
     ],
 )
-def test_image_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_wrong_image_settings_are_named_with_what_is_wanted(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=message):
         CalibrationData.open(tmp_path, model(IMAGE_MODEL), images=settings)

@@ -13,7 +13,7 @@ MET, UNPROVEN, MISSED = LimitStanding
 @pytest.mark.parametrize(
     ("count", "of", "low", "high"), [(95, 96, 0.9434, 0.9982), (0, 20, 0.0, 0.1611), (10, 10, 0.7225, 1.0)]
 )
-def test_wilsons_interval(count, of, low, high):
+def test_wilsons_interval_has_the_published_bounds(count, of, low, high):
     assert wilson(count, of) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 

@@ -54,7 +54,7 @@ else:
         ("unmeasured", "Not measured: no data shows whether the result is usable; 23 of 40 layers run in INT8."),
     ],
 )
-def test_headlines(kind, first):
+def test_the_headline_says_the_verdict_with_its_numbers(kind, first):
     report = sample(kind=kind)
     assert report.summary.verdict == kind
     assert report.summary.headline.startswith(first)

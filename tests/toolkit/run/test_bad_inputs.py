@@ -95,7 +95,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("case", RECIPES)
-def test_bad_recipes(place, capsys, case):
+def test_wrong_recipes_are_refused_with_place_and_remedy(place, capsys, case):
     change, words = RECIPES[case]
     text = change(GOOD)
     assert text != GOOD
@@ -164,7 +164,7 @@ DATA = {
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_bad_data(place, capsys, case):
+def test_data_that_does_not_fit_is_refused_in_words(place, capsys, case):
     make, words = DATA[case]
     np.savez(place / "data.npz", **make())
     said = complain(place, capsys)
@@ -270,7 +270,7 @@ def _with_output(place, name):
 
 
 @pytest.mark.parametrize("case", MODEL_FILES)
-def test_bad_models(place, capsys, case):
+def test_models_that_cannot_be_read_are_refused_in_words(place, capsys, case):
     change, words = MODEL_FILES[case]
     change(place)
     said = complain(place, capsys)

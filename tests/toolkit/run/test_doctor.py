@@ -47,7 +47,7 @@ def test_on_a_gpu_that_rtx_does_not_build_for_tensorrt_does_all(monkeypatch):
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_the_command(words, capsys):
+def test_doctor_prints_what_is_installed_as_text_and_as_json(words, capsys):
     assert invoke(["doctor", *words]) == 0
     printed = capsys.readouterr().out
     assert "onnxruntime" in printed

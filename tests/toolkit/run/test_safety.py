@@ -237,10 +237,17 @@ def test_the_code_of_a_metric_and_what_it_imports_are_part_of_the_key(place):
     assert run(place / "recipe.toml", place / "out", allow_code=True).report.accuracy.quantized == 0.9
 
 
-def test_how_data_is_read_is_part_of_the_evaluations_key(place):
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('data = "data.npz"', 'data = "data.npz"\noutside = "skip"', "how data is read"),
+        ("max = [8, 3, 8, 8]", "max = [8, 3, 8, 9]", "profiles"),
+    ],
+)
+def test_how_data_is_read_and_the_profiles_are_part_of_the_evaluations_key(place, old, new, why):
     done(place)
-    rewrite(place, 'data = "data.npz"', 'data = "data.npz"\noutside = "skip"')
-    assert "how data is read" in done(place)["evaluation"][1]
+    rewrite(place, old, new)
+    assert why in done(place)["evaluation"][1]
 
 
 def test_how_images_become_samples_is_part_of_the_evaluations_key(place):
@@ -252,12 +259,6 @@ def test_how_images_become_samples_is_part_of_the_evaluations_key(place):
     done(place)
     rewrite(place, "size = [8, 8]", "size = [8, 8], scale = 0.5")
     assert "how data is read" in done(place)["evaluation"][1]
-
-
-def test_profiles_are_part_of_the_evaluations_key(place):
-    done(place)
-    rewrite(place, "max = [8, 3, 8, 8]", "max = [8, 3, 8, 9]")
-    assert "profiles" in done(place)["evaluation"][1]
 
 
 def test_external_weights_of_any_size_are_part_of_every_key(place):

@@ -77,7 +77,7 @@ def test_fast_agrees_and_says_when_it_cannot_be_trusted():
     assert not few.trusted and few.notes[-1].code is Code.SENSITIVITY_UNTRUSTED
 
 
-def test_unknown_mode():
+def test_an_unknown_mode_is_refused():
     with pytest.raises(QtoolError, match="'both'"):
         exact(simulation(chain(2), feeds(2)), modes=("both",))
 

@@ -88,7 +88,7 @@ def test_what_tao_converter_users_write_with_spaces():
     assert found[1:] == [(Term.LAYERS, [("cls/mul", "fp32"), ("box/mul_6", "fp32")]), (Term.OBEY, "obey")]
 
 
-def test_several_profiles():
+def test_shapes_of_several_profiles_go_to_their_profile():
     one = "trtexec --onnx=m.onnx --profile=0 --minShapes=x:1x3 --maxShapes=x:8x3 --profile=1 --optShapes='in:0':32x3"
     assert said(one)[2:] == [
         (Term.MIN, (0, {"x": [1, 3]})), (Term.MAX, (0, {"x": [8, 3]})), (Term.PROFILE, 1), (Term.OPT, (1, {"in:0": [32, 3]})),
