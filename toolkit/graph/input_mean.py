@@ -19,7 +19,13 @@ _MEAN, _CORRECTED, _SETTLED = "qtool.input_mean", "qtool.corrected_mean", "qtool
 
 
 def note_input_mean(model: Model, node: gs.Node, mean: Array) -> None:
-    """Note the mean of what a layer reads, by channel: the pass that rounds its weights corrects its bias by it."""
+    """Note the mean of what a layer reads: the pass that rounds its weights corrects its bias by it.
+
+    Args:
+        model: gets the note in the node's metadata.
+        node: a layer with weights.
+        mean: [channels in], kept to four digits.
+    """
     model.metadata.setdefault(node.name, {})[_MEAN] = json.dumps([float(f"{value:.4g}") for value in mean])
 
 
@@ -46,7 +52,13 @@ def mark_open(model: Model, node: gs.Node) -> None:
 
 
 def note_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> None:
-    """Say that the bias of a quantized layer makes up for all that these rounded weights do on samples."""
+    """Note that the bias of a quantized layer makes up for all that these rounded weights do on samples.
+
+    Args:
+        model: gets the note in the node's metadata.
+        node: the layer.
+        rounded: its rounded weight, float, in the node's own layout.
+    """
     model.metadata.setdefault(node.name, {})[_SETTLED] = _digest(rounded)
 
 

@@ -134,7 +134,18 @@ def choose(
     between: Iterable[Sequence[str]] = (),
     setting: str = "nodes",
 ) -> dict[str, str]:
-    """Nodes that any of the three ways chooses, each with what chose it."""
+    """Nodes that any of the three ways chooses: ``{node name: what chose it}``.
+
+    Args:
+        model: the graph, with the pieces of operators that are written out.
+        names: names of nodes or globs over them; see ``by_name``.
+        ops: operators; see ``by_op``.
+        between: pairs of tensors; the nodes on any path from the first to the second are chosen.
+        setting: what the user calls the choice, for errors.
+
+    Raises:
+        RecipeError: one of them matches nothing, or only nodes in the bodies of If, Loop and Scan.
+    """
     found: dict[str, str] = {}
     # each walks the whole graph before it looks for anything
     for way, given, word in (

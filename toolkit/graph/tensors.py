@@ -143,7 +143,13 @@ def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
 
 
 def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | None = None) -> gs.Constant:
-    """A constant of any ONNX element type, the narrow ones included, from values of that or a wider type."""
+    """A constant of any ONNX element type, the narrow ones included.
+
+    Args:
+        name: see ``Model.unique_tensor``.
+        values: of that type or a wider one, such as float32 for FP8; a scalar stays one.
+        element_type: an ``onnx.TensorProto.DataType``; None for that of the values.
+    """
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
     held: LazyValues | np.ndarray[Any, Any] = spilled_as(values, np_dtype(wanted))
@@ -181,5 +187,13 @@ def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
 
 
 def make_node(op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], **attrs: Any) -> gs.Node:
-    """A node of ONNX's own operator set."""
+    """A node of ONNX's own operator set, which is in no graph yet: append it to ``model.graph.nodes``.
+
+    Args:
+        op: the operator.
+        name: see ``Model.unique_node``.
+        inputs: what it reads, in the operator's order.
+        outputs: new tensors that it computes.
+        attrs: its attributes.
+    """
     return assemble.node(op, name, attrs, inputs, outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +24,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe_passes import passes_of
 from toolkit.run.samples import float_outputs
-from toolkit.run.task import metric_options, task_of
+from toolkit.run.task import TaskRecord, metric_options, task_of
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.search_budget import OWN_LIMITS, counted_answers
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from toolkit.contract.passes import Pass
     from toolkit.graph.model import Model
     from toolkit.placement.pairs import Placement
-    from toolkit.simulation.simulation import Simulation
+    from toolkit.simulation.simulation import Settings, Simulation
 
 
 DATA = ("calibration", "evaluation")
@@ -119,12 +119,12 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
     """
     from toolkit.graph.sessions import session
     from toolkit.simulation.samples import with_labels
-    from toolkit.simulation.simulation import Settings, Simulation
+    from toolkit.simulation.simulation import Simulation
 
     if on_engine:
         _raise_without_gpu(job)
-    recipe, inputs = job.recipe, Inputs(job)
-    where = str(recipe.path or "the recipe")
+    inputs = Inputs(job)
+    where = str(job.recipe.path or "the recipe")
     with opened(job):
         names_exist(job)
         journal = Journal()
@@ -135,15 +135,7 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
             batches_run(inputs, probed, loaded)
         task = task_of(inputs)
         context = context_for(inputs, model, journal, task=task)
-        step: Quantizer | None = None
-        steps = passes_of(recipe, job.allow_code)
-        for number, one in enumerate(steps):
-            if isinstance(one, Quantizer):
-                step, later = one, steps[number + 1 :]
-                break
-            one(model, context)
-        if step is None:
-            raise RecipeError("the recipe quantizes nothing", where=where, remedy="add a pass that quantizes")
+        step, later = _up_to_the_quantizer(passes_of(job.recipe, job.allow_code), model, context, where)
         placement = step.placement(model, context)
         if not placement.groups:
             raise nothing_to_quantize(placement, where)
@@ -151,30 +143,47 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         ranges = context.ranges(model, step.wanted(model, context), step.precision)
         notes = _left_float(step, later, model, context)
         judge = step.judge(model, context)
-        if samples.data == "evaluation":
-            found = inputs.evaluation_data(model)[0]
-        else:
-            found = inputs.calibration_data(model)
-        if found is None:
+        data = inputs.evaluation_data(model)[0] if samples.data == "evaluation" else inputs.calibration_data(model)
+        if data is None:
             raise DataError("there are no samples", where=where, remedy="give [calibration] data")
-        for batch in islice(found.batches(1), 1):
+        for batch in islice(data.batches(1), 1):
             float_outputs(inputs, batch, loaded)
-        metric = recipe.evaluation.metric
-        labelled = with_labels(found) if metric is not None else None
-        answers = task.answers
-        if labelled is None:
-            own = {name: getattr(step, name, None) for name in OWN_LIMITS}
-            answers = counted_answers(answers, metric, own, recipe.evaluation.budget)
-        settings = Settings(
-            step.precision, step.weights, metric if labelled is not None else None,
-            recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code, answers=answers,
-            options=metric_options(recipe.evaluation, task),
-        )  # fmt: skip
+        labelled = with_labels(data) if job.recipe.evaluation.metric is not None else None
         simulation = Simulation(
-            model, ranges, labelled or found, context.profiles, judge, settings, placer=step.place,
+            model, ranges, labelled or data, context.profiles, judge,
+            _settings(job, step, samples, task, labelled is not None), placer=step.place,
             rounder=step.rounder(model, context),
         )  # fmt: skip
         yield QuantizingRecipe(inputs, model, context, step, later, simulation, notes)
+
+
+def _up_to_the_quantizer(
+    steps: Sequence[Pass], model: Model, context: Context, where: str
+) -> tuple[Quantizer, list[Pass]]:
+    """Apply the passes before the first that quantizes; returns that one and those after it.
+
+    Raises:
+        RecipeError: none quantizes.
+    """
+    for number, one in enumerate(steps):
+        if isinstance(one, Quantizer):
+            return one, list(steps[number + 1 :])
+        one(model, context)
+    raise RecipeError("the recipe quantizes nothing", where=where, remedy="add a pass that quantizes")
+
+
+def _settings(job: Job, step: Quantizer, samples: Samples, task: TaskRecord, labelled: bool) -> Settings:
+    """What the simulation judges by: the recipe's metric where the samples are labelled, else the task's answers."""
+    from toolkit.simulation.simulation import Settings
+
+    evaluation, answers = job.recipe.evaluation, task.answers
+    if not labelled:
+        own = {name: getattr(step, name, None) for name in OWN_LIMITS}
+        answers = counted_answers(answers, evaluation.metric, own, evaluation.budget)
+    return Settings(
+        step.precision, step.weights, evaluation.metric if labelled else None, evaluation.output, samples.batch,
+        samples.most, allow_code=job.allow_code, answers=answers, options=metric_options(evaluation, task),
+    )  # fmt: skip
 
 
 def nothing_to_quantize(placement: Placement, where: str) -> RecipeError:

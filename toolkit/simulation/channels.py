@@ -58,6 +58,9 @@ def collect_channels(
         data: the samples.
         samples: stop after this many.
         batch: samples to run at once.
+
+    Returns:
+        By tensor float64 [channels] of each statistic.
     """
     left = not_run(model)
     tensors = sorted(axes.keys() - left.tensors.keys())
