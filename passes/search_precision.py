@@ -134,6 +134,7 @@ class SearchPrecision(InsertQDQ):
     _reference: Model | None = PrivateAttr(None)
     _quantizer: Quantizer | None = PrivateAttr(None)
     _measured: dict[str, bool] = PrivateAttr({})
+    _searched: PlanSearch | None = PrivateAttr(None)
 
     @field_validator("helpers")
     @classmethod
@@ -237,8 +238,10 @@ class SearchPrecision(InsertQDQ):
         return self.plain().settings_judge(model)
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
-        """As the quantizer inserts."""
+        """As the quantizer inserts; what float16 breaks runs in float32 then, in engines that are timed too."""
         self.plain().insert(model, context, slow)
+        if self._searched is not None:
+            self._searched.keep_wide(model, context)
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that any plan could quantize; of the first helper pass, where there are helpers."""
@@ -274,6 +277,7 @@ class SearchPrecision(InsertQDQ):
     def _search_and_insert(self, model: Model, context: Context) -> None:
         kept, plain = tuple[str, ...](), model
         search: PlanSearch | None = None
+        self._searched = None
         self._measure_attention(model, context)
         # a second type finds the first one's pairs
         quantizes = self.decides(model, context, paired=self._reference is not None)
@@ -295,9 +299,8 @@ class SearchPrecision(InsertQDQ):
             search.take(found, model, context)
             if self.also is not None and found.best.kept:
                 kept, plain = found.best.kept, model.copy()
+        self._searched = search
         super().apply(model, context)
-        if search is not None:
-            search.keep_wide(model, context)
         if kept and search is not None:
             search.tell(self._try_second_type(model, plain, kept, context))
 

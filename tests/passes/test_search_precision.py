@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 from passes.equalize import Equalize
 from passes.guard_fp16 import GuardFP16
 from passes.insert_qdq import InsertQDQ
+from passes.keep_precision import KeepPrecision
 from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS, build, node, normal, said
 from tests.toolkit.search.planted import chain, damage, feeds, trained
@@ -226,6 +228,52 @@ def test_the_layers_that_float16_breaks_stay_in_float32(tmp_path):
     assert list(told["nodes"]) == ["there", "back"] and told["of"] == len(plain.nodes)
     words = sentence(KeptCode.WIDE(**told))
     assert "With 2 of" in words and "'there' to 'back'" in words and "FP16 alone, with nothing quantized, misses" in words
+
+
+def test_a_float_type_that_the_user_asked_for_is_not_replaced(tmp_path):
+    """The search keeps its hands off these layers, and says so where nothing else mends the result."""
+    model = offset_chain(8000.0)
+    context = context_for(model, feeds(), tmp_path)
+    Sequence(passes=[KeepPrecision(nodes=["there"], precision="fp16"), SearchPrecision(min_sqnr_db=20)])(model, context)
+    asked = context.plan.get("there")
+    assert asked is not None and (asked.precision, asked.by) == (Precision.FP16, "keep_precision")
+    assert Precision.FP32 not in {ask.precision for _, ask in context.plan.items()}
+    (told,) = said(context.journal, KeptCode.WIDE_REFUSED)
+    assert list(told["nodes"]) == ["there"] and told["by"] == "keep_precision"
+    words = sentence(KeptCode.WIDE_REFUSED(**told))
+    assert "'there' stays as keep_precision asked" in words and "leave it out of keep_precision" in words
+    # a layer that does no harm may be asked for beside those that float16 breaks
+    model = offset_chain(8000.0)
+    context = context_for(model, feeds(), tmp_path)
+    name = model.nodes[0].name
+    Sequence(passes=[KeepPrecision(nodes=[name], precision="fp16"), SearchPrecision(min_sqnr_db=20)])(model, context)
+    assert context.plan.get(name).by == "keep_precision"
+    assert {n for n, ask in context.plan.items() if ask.precision is Precision.FP32} == {"there", "back"}
+    assert not said(context.journal, KeptCode.WIDE_REFUSED)
+
+
+def test_engines_that_are_timed_have_what_float16_breaks_in_float32(tmp_path):
+    """The run's own engine has: else another one decides."""
+    model = offset_chain(8000.0)
+    context = context_for(model, feeds(), tmp_path)
+    search, plans = SearchPrecision(min_sqnr_db=20), []
+    candidate = type(search).candidate
+
+    def watched(self, model, context):
+        made = candidate(self, model, context)
+        for slow in ({}, {"layer0": Code.TRIAL()}):
+            plans.append(made(slow)[1])
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SearchPrecision, "guards_speed", lambda self, context: True)
+        patch.setattr(SearchPrecision, "_no_slower", lambda self, m, c, bench: watched(self, m, c) and {})
+        patch.setattr(context, "bench", SimpleNamespace(prefers_speed=False, cannot_measure=lambda: None))
+        patch.setattr(SearchPrecision, "measures_engines", lambda self: False)
+        search(model, context)
+    assert plans
+    for plan in plans:
+        assert {name for name, ask in plan.items() if ask.precision is Precision.FP32} == {"there", "back"}
 
 
 def test_a_type_that_misses_the_budget_alone_is_named_with_what_mends_it():

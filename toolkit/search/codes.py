@@ -41,6 +41,7 @@ class KeptCode(BaseCode):
     NO_FASTER = "kept-no-faster"
     NONE_FASTER = "kept-none-faster"
     WIDE = "kept-wide"
+    WIDE_REFUSED = "kept-wide-refused"
 
 
 class CauseCode(BaseCode):

@@ -48,6 +48,7 @@ class RealTypes:
     context: Context
     spending: Spending
     decided_on: int
+    by: str
     lower: Lower
     reference: Model | None
     forms: HelpedForms | None = None
@@ -92,9 +93,13 @@ class RealTypes:
             context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed, guarded=guarded, mends=mends))
 
     def _keep_wide(self, found: SearchResult, missed: Finding) -> bool:
-        """Keep the layers in float32 without which the narrower type misses the limits; returns whether any mend it."""
+        """Keep the layers in float32 without which the narrower type misses the limits; returns whether any mend it.
+
+        Those for which a pass before the search asked for a type keep it.
+        """
         plain, reference = replace(self.budget, margin=0.0, max_ms=None), self.simulation.runner.float_outcome
-        order = [node.name for node in self.model.nodes]
+        asked = self._asked_before()
+        order = [node.name for node in self.model.nodes if node.name not in asked]
 
         def meets(names: Sequence[str]) -> bool:
             self._wide = tuple(names)
@@ -103,8 +108,12 @@ class RealTypes:
 
         self.wide = missed
         try:
-            kept = fewest_wide(order, meets) if meets(order) else ()
+            mended = meets(order)
+            kept = fewest_wide(order, meets) if mended else ()
             self._wide = tuple(kept)
+            if asked and not mended:
+                by = ", ".join(sorted(set(asked.values())))
+                self.context.journal.noted(KeptCode.WIDE_REFUSED(why=missed, nodes=tuple(asked), by=by))
             if kept:
                 self._real = None
                 self._look_in_types(found)
@@ -113,8 +122,20 @@ class RealTypes:
         if not self._wide or found.rest_lacks:
             self._wide, self.wide = (), None
             return False
-        self.context.journal.noted(KeptCode.WIDE(why=missed, nodes=self._wide, of=len(order)))
+        self.context.journal.noted(KeptCode.WIDE(why=missed, nodes=self._wide, of=len(self.model.nodes)))
         return True
+
+    def _asked_before(self) -> dict[str, str]:
+        """The layers for which a pass before the search asked for a float type other than float32, with that pass."""
+        # what the search asks for in a context of its own is asked by nobody
+        own = (self.by, PrecisionPlan().by)
+        names = set(self.model.node_names())
+        return {
+            name: ask.by
+            for name, ask in self.context.plan.items()
+            if name in names and ask.by not in own and not ask.free
+            and not ask.precision.quantized and ask.precision is not Precision.FP32
+        }  # fmt: skip
 
     def keep_wide(self, model: Model, context: Context) -> None:
         """Request float32 for the layers that the narrower type breaks and that are not quantized."""

@@ -311,6 +311,10 @@ SEARCH: Table = {
         f"{why}. With {len(nodes)} of {count(of, 'node')} in FP32, from '{nodes[0]}' to '{nodes[-1]}', it is met: "
         "these stay in FP32."
     ),
+    KeptCode.WIDE_REFUSED: lambda why, nodes, by: (
+        f"{why}, also with all other layers in FP32. {quoted(nodes)} {'stays' if len(nodes) == 1 else 'stay'} as {by} "
+        f"asked. FP32 was not tried there: leave {'it' if len(nodes) == 1 else 'them'} out of {by} to have it tried."
+    ),
     KeptCode.NO_PLAN: "no plan tried with a layer in {precision} meets the accuracy budget, and all float does",
     KeptCode.NO_FASTER: "the engine is predicted to be no faster with it in {precision}",
     Code.KEPT_MISSES: "the accuracy budget is missed with it in {precision}",
