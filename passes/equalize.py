@@ -81,8 +81,9 @@ class Equalize(Helper):
             why = second
         elif second is not None:
             why = _not_constant(model, first, second)
-            if why is None and not (_transposed(first) or _transposed(second)):
-                if LayerWeights.channels(model, first)[0] == LayerWeights.channels(model, second)[1]:
+            if why is None:
+                along = not (_transposed(first) or _transposed(second))
+                if along and LayerWeights.channels(model, first)[0] == LayerWeights.channels(model, second)[1]:
                     return str(first.name), str(second.name)
                 why = Code.CHANNELS(other=second.name)
         if why is not None:

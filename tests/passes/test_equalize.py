@@ -119,6 +119,22 @@ def test_what_does_not_pass_factors_through_is_declined():
     assert not context.journal.of("changed")
 
 
+@pytest.mark.parametrize("turned", [0, 1])
+def test_a_pair_with_a_transposed_gemm_is_declined_with_its_reason(turned):
+    weights = {"w0": uneven(8, 8), "w1": normal(8, 8, seed=5)}
+    nodes = [
+        node("Gemm", ["x", "w0"], ["h"], name="first", transA=int(turned == 0)),
+        node("Relu", ["h"], ["r"]),
+        node("Gemm", ["r", "w1"], ["y"], name="second", transA=int(turned == 1)),
+    ]
+    context = Context()
+    Equalize()(Model.from_proto(build(nodes, {"x": [8, 8]}, {"y": [8, 8]}, weights)), context)
+    assert not context.journal.of("changed")
+    assert [(e.node, e.why) for e in context.journal.of("declined") if e.why.code is Code.CHANNELS] == [
+        ("first", Code.CHANNELS(other="second"))
+    ]
+
+
 def test_a_result_read_twice_is_left_alone(residual):
     context = Context()
     Equalize()(residual, context)

@@ -91,7 +91,9 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
     return sorted(found, key=lambda unlike: (-unlike.ratio, unlike.tensor))
 
 
-def unvaried_inputs(collection: Collection, floats: Container[str] = (), first: Sample | None = None) -> list[Finding]:
+def unvaried_inputs(
+    collection: Collection, floats: Container[str] = (), first: Sample | None = None, used: Container[str] | None = None
+) -> list[Finding]:
     """What is wrong with samples that are all the same, or hold one value only, input by input.
 
     Inputs that no range depends on, such as a mask of integers, may be the same in all samples as long as another input
@@ -101,11 +103,14 @@ def unvaried_inputs(collection: Collection, floats: Container[str] = (), first: 
         collection: what was seen of the samples.
         floats: the float inputs: ranges depend on them, if only through a Concat or another operator that moves values.
         first: one of the samples: it shows the value of inputs that hold only one.
+        used: the inputs whose values the model computes with: others may be the same, and say nothing where they are
+            not; None for all.
     """
     number = sum(collection.samples.values())
-    everything = number > 1 and all(collection.same.values())
+    same = {name: digest for name, digest in collection.same.items() if used is None or name in used}
+    everything = number > 1 and all(same.values())
     ranged, told = set(collection.tensors), []
-    for name, digest in collection.same.items():
+    for name, digest in same.items():
         if first is not None and not first.inputs[name].size:
             # an empty past holds nothing that could differ
             continue

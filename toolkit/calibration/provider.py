@@ -199,11 +199,10 @@ class Calibrator:
         facts = model.facts()
         floats = {tensor.name for tensor in model.graph.inputs if facts.is_float(tensor.name)}
         first = next(self.data.samples(), None) if self.data is not None and any(collection.same.values()) else None
-        told = unvaried_inputs(collection, floats, first)
-        used = used_inputs(model) if told else frozenset[str]()
-        for unvaried in told:
-            if unvaried.values["input"] in used:
-                self._note(unvaried)
+        # most often nothing is wrong, and a walk over the graph is saved
+        used = used_inputs(model) if first is not None or unvaried_inputs(collection, floats) else None
+        for unvaried in unvaried_inputs(collection, floats, first, used):
+            self._note(unvaried)
         return make_ranges(
             collection,
             method=self.method,

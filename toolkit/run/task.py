@@ -20,12 +20,14 @@ from toolkit.run.step import Record
 if TYPE_CHECKING:
     from toolkit.base.types import Array
     from toolkit.data.dataset import Batch, CalibrationData
+    from toolkit.data.sample import Sample
     from toolkit.evaluation.answers import Answers
     from toolkit.evaluation.metric_base import MetricOptions
     from toolkit.evaluation.observed import SeenModel
     from toolkit.run.sections import EvaluationSection
 
-SEEN, _CHECKED = 16, 64
+SEEN, _CHECKED, _LABELS = 16, 64, 4096
+"""Samples that are run, those whose outputs and labels are compared, and those whose labels are looked at."""
 _SEEN_BYTES = 64_000_000
 
 
@@ -270,11 +272,14 @@ def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
         return []
     beside = zip(islice(looked.batches, _CHECKED), labelled.batches(1))
     answers = ((outputs, batch.labels or {}) for (_, outputs), batch in beside)
-    # a label that is no number may be anywhere
-    samples = [
-        replace(sample, inputs={}) for number, sample in enumerate(labelled.samples())
-        if number < _CHECKED or not all_finite(label_of(sample.labels))
-    ]  # fmt: skip
+    samples: list[Sample] = []
+    # a label that is no number may come late, and one of them is enough
+    for number, sample in enumerate(islice(labelled.samples(), _LABELS)):
+        finite = all_finite(label_of(sample.labels))
+        if number < _CHECKED or not finite:
+            samples.append(replace(sample, inputs={}))
+        if number >= _CHECKED and not finite:
+            break
     labels = looked.seen.labels_of([label_of(sample.labels) for sample in samples])
     return [unused(labels, samples, looked.seen, answers)]
 

@@ -118,6 +118,12 @@ def test_inputs_that_do_not_vary() -> None:
     assert len(unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="digest"))) == 2
     # ranges hang on a float input though no histogram is its own
     assert unvaried_inputs(sampled([0.0, 1.0], x="", side="digest"), {"x", "side"}) == [unvaried(input="side", samples=3)]
+    # an input that the model does not use says nothing, whether it is the same or not
+    ids = sampled([], ids="digest", unused="")
+    ids.tensors.clear()
+    assert unvaried_inputs(ids) == [] and unvaried_inputs(ids, used={"ids"}) == [unvaried(input="ids", samples=3)]
+    ids.same.update(ids="", unused="digest")
+    assert unvaried_inputs(ids, used={"ids"}) == []
     one = sampled([0.0, 1.0], x="digest")
     one.samples = {("a",): 1}
     assert unvaried_inputs(one) == []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 from html import unescape
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.conftest import build, node, normal
-from toolkit import Recipe, run
+from toolkit import CalibrationData, Model, Recipe, run
 from toolkit.base.errors import DataError, RecipeError
 from toolkit.cli.main import invoke
 from toolkit.evaluation.boxes import detections
@@ -23,6 +24,7 @@ from toolkit.report.findings.tasks import few_details
 from toolkit.report.findings.words import clause
 from toolkit.report.html import render_html
 from toolkit.report.terminal import to_text
+from toolkit.run import task
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -307,3 +309,25 @@ def test_the_first_label_may_follow_many_samples_without_one(tmp_path):
     label[70, 2] = 1
     made = run(tagged(tmp_path, label, metric="top1"), tmp_path / "out")
     assert made.report.accuracy.before in (0.0, 1.0) and made.report.accuracy.samples == 80
+
+
+@pytest.mark.parametrize(("broken", "read", "kept"), [((), 90, 64), ((70, 71, 80), 71, 65)])
+def test_labels_that_no_metric_reads_are_not_all_read(monkeypatch, broken, read, kept):
+    """Of a large set the first ones tell what they are; one that is no number is enough."""
+    given = []
+
+    def samples():
+        for number in range(200):
+            given.append(number)
+            yield {"x": normal(1, 4), "label": np.array([np.nan if number in broken else 1.0], np.float32)}
+
+    model = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": ["n", 4]}, {"y": ["n", 4]}))
+    data = CalibrationData.open(samples, model, labels=True)
+    assert len(data) == 200
+    monkeypatch.setattr(task, "_LABELS", 90)
+    monkeypatch.setattr("toolkit.run.labels.unused", lambda labels, samples, seen, answers: len(samples))
+    inputs = SimpleNamespace(reference=lambda: model, evaluation_data=lambda model: (data, True))
+    looked = SimpleNamespace(batches=iter(()), seen=SimpleNamespace(labels_of=list))
+    given.clear()
+    assert task._unused_labels(inputs, looked) == [kept]
+    assert max(given) <= read
