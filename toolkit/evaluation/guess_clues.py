@@ -31,6 +31,7 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS = 0.25
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
+_ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
 _FEW_CLASSES = 16
 _FEATURES = 64
 """Values from which on a vector that a Tanh makes may be features, as those of BERT's pooler."""
@@ -65,6 +66,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         return [*of_values(kind, 2.5), ANY]
     if output.squashed and count < _FEATURES:
         return [*of_values("squashed", 2.5), ANY]
+    if _ends_a_span(output, seen):
+        return [Clue("classification", "values", 2.5, "span")]
     found = _scores(output, axis)
     if output.dynamic(axis):
         return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]
@@ -75,6 +78,16 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if count in _signal_lengths(seen) and count not in _IMAGENET and not output.fixed(axis):
         found += [Clue("regression", "shape", 2.5, "length", count), ANY]
     return found
+
+
+def _ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether a vector scores the positions where a span starts, or ends: the highest is the answer to a question.
+
+    An output of the same shape for the other end shows that.
+    """
+    if not output.words & _ENDS or not output.words & _SCORED:
+        return False
+    return any(one.words == output.words ^ _ENDS and one.shape == output.shape for one in seen.outputs)
 
 
 def _scores(output: SeenOutput, axis: int) -> list[Clue]:

@@ -52,7 +52,7 @@ def masks(values: Array) -> Array | None:
 
 
 def _few_levels(values: Array, span: float) -> bool:
-    """Whether large values are few levels, each as wide as what it was added to; ``span``: of the values beside them."""
+    """Whether large values are few levels, each as wide as what a mask was added to; ``span``: of the others."""
     if values.size == 1:
         return bool(values[0] <= -MASK)
     # an odd step: values of many channels lie interleaved

@@ -11,6 +11,8 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, around, enough, standing, wilson
 from toolkit.evaluation.tasks import AnswerTally
 
+ROUNDING = 1e-12
+"""By how much a drop may exceed its limit, as a share of the metric: the rounding of a difference of two values."""
 UNREAD = 0.05
 """The share of its answers that an output may lose which the metric does not read, and no other limit covers."""
 
@@ -31,6 +33,7 @@ class ShareLimit:
             None where that is not known.
         measured: how many samples it comes from, for a metric that can be computed on some of them.
         alone: whether one sample, or one group, has all labels: then how far others would differ is not known.
+        rounding: by how much ``lost`` may exceed the limit, in its unit.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ShareLimit:
     error: float | None = None
     measured: int = 0
     alone: bool = False
+    rounding: float = ROUNDING
 
     @property
     def standing(self) -> LimitStanding:
@@ -51,7 +55,7 @@ class ShareLimit:
         A metric that is no share of answers is judged by its value, and not proven where samples differ so much that
         a loss of zero could not be told from one at the limit, or where there is a single sample.
         """
-        found = LimitStanding.MET if self.lost <= self.limit + 1e-12 else LimitStanding.MISSED
+        found = LimitStanding.MET if self.lost <= self.limit + self.rounding else LimitStanding.MISSED
         if self.answers > 0:
             found = standing(self.lost * self.answers, self.answers, self.limit, self.independent)
         unsure = self.imprecise or (self.alone and self.limit > 0)
@@ -152,11 +156,11 @@ def of_drop(
         samples: how many samples the drop comes from.
         alone: whether one sample, or one group, has all labels.
     """  # fmt: skip
-    units = {"max_drop": 1.0, "max_relative_drop": max(abs(before), 1e-12)}
+    units = {"max_drop": 1.0, "max_relative_drop": abs(before)}
     return [
         ShareLimit(
             name, drop, answers, limit * unit, samples=single, error=error, measured=samples,
-            alone=alone and answers <= 0,
+            alone=alone and answers <= 0, rounding=ROUNDING * abs(before),
         )
         for name, unit in units.items()
         if (limit := limits.get(name)) is not None

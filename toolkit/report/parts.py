@@ -17,7 +17,7 @@ from toolkit.report.part import SquashedBy as SquashedBy
 from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
 
 ROUNDING = 1e-12
-"""By how much a drop may exceed its budget: the rounding of a difference of two shares."""
+"""By how much a drop may exceed its budget, as a share of the metric: the rounding of a difference of two values."""
 
 
 class Measured(Part):
@@ -164,7 +164,7 @@ class Accuracy(Part):
             return None
         # a limit finer than one answer is not missed by one
         unproven = self.standing == "unproven" or (self.few is not None and self.few.limit == "max_drop")
-        return self.drop <= self.budget + ROUNDING or unproven
+        return self.drop <= self.budget + ROUNDING * (1.0 if self.before is None else abs(self.before)) or unproven
 
     @property
     def rising(self) -> bool:

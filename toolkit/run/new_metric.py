@@ -253,7 +253,8 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_SHARE), _drop(_SHARE))
         return
     if info.relative:
-        limit = max(info.drop * measured.value, _SPREAD.get(name, 0.0) * measured.spread, 1e-12)
+        # in the metric's unit, however small that is; where labels are all alike and met exactly, nothing tells one
+        limit = max(info.drop * measured.value, _SPREAD.get(name, 0.0) * measured.spread) or 1e-12
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)

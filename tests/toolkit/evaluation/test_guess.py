@@ -264,6 +264,24 @@ def test_places_are_no_channels():
         assert [part.channels for part in named.parts] == [None]
 
 
+@pytest.mark.parametrize("declared", [("N", "S"), ("N", 32)])
+def test_scores_of_where_a_span_starts_and_ends_choose_a_position(declared):
+    ends = [out(f"{end}_logits", normal(16, 32), "Squeeze", declared=declared) for end in ("start", "end")]
+    found = guess(seen(*ends))
+    assert (found.task, found.sure) == ("classification", True)
+    assert [part.outputs for part in found.parts] == [("start_logits",), ("end_logits",)]
+    assert "where a span starts" in sentence(found.finding())
+    # one alone has a value for each position, and so have times
+    for others in (ends[:1], [out(f"{end}_time", normal(16, 32), declared=declared) for end in ("start", "end")]):
+        assert "span" not in sentence(guess(seen(*others)).finding())
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.8906, "not measurably better than 0.8281"), (0.8, "no better than")])
+def test_a_float_model_that_is_a_little_better_than_none_is_not_called_no_better(value, told):
+    known = {"metric": "top1", "value": value, "samples": 64, "useless": 0.8281}
+    assert told in sentence(EvaluationCode.FLOAT_MODEL_USELESS(**known))
+
+
 def test_the_metric_says_the_task():
     values = normal(8, 16, 9)
     found = guess(seen(out("output", values, "Add"), inputs=LINE), "ctc")

@@ -19,10 +19,11 @@ from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_text import CharacterErrorRate
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.resampling import drop_error, is_alone, score_of
-from toolkit.evaluation.share_limits import ShareLimit, too_few
+from toolkit.evaluation.share_limits import ShareLimit, of_drop, too_few
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.report.findings import sentence
 from toolkit.report.findings.tasks import few_details
+from toolkit.report.parts import Accuracy
 from toolkit.report.task_parts import FewAnswers
 
 RNG = np.random.default_rng(0)
@@ -113,6 +114,16 @@ def test_pairs_of_samples_are_never_parted():
 def test_what_is_no_number_tells_no_error():
     assert score_of(fed("spearman", np.ones((8, 1)), np.arange(8.0)), "spearman").left_out == ()
     assert score_of(fed("mse", IMAGES[0][:1], IMAGES[1][:1]), "mse").left_out == () and drop_error((), ()) is None
+
+
+@pytest.mark.parametrize("limits", [{"max_drop": 0.1e-19}, {"max_relative_drop": 0.1}])
+@pytest.mark.parametrize("more", [0.09, 0.11])
+def test_the_unit_of_an_error_may_be_as_small_as_any(limits, more):
+    """The mean squared error of distances in nanometres: its limit is not lost in what rounding may add to a share."""
+    (one,) = of_drop(limits, more * 1e-19, 1e-19, answers=0, single=True, error=1e-24, samples=400, alone=False)
+    assert one.standing is (LimitStanding.MET if more < 0.1 else LimitStanding.MISSED)
+    accuracy = Accuracy(budget=1e-20, before=1e-19, quantized=(1 + more) * 1e-19, drop=more * 1e-19)
+    assert accuracy.drop_kept == (more < 0.1)
 
 
 def test_answers_that_all_stay_do_not_show_by_how_much_others_would_differ():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from toolkit.base.text import count
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.metric_table import METRICS
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table, names
 from toolkit.report.findings.words import joined, percent
@@ -32,6 +33,7 @@ _WHAT = {
     "length": "it is as long as a signal",
     "dynamic": "it has as many values as the input asks for",
     "squashed": "a Tanh or Clip bounds its values on both sides of zero, as those of actions",
+    "span": "it and another output score where a span starts and where it ends",
     "one largest": "the same position holds the largest value in every sample",
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
     "beside boxes": "it has values for each of the detector's boxes",
@@ -233,9 +235,13 @@ def _own(metric: str, value: float, samples: int) -> str:
 
 
 def _useless(metric: str, value: float, samples: int, useless: float) -> str:
+    info = METRICS.get(metric)
+    ahead = info is not None and (value > useless if info.higher_is_better else value < useless)
+    # by so little that it may be chance
+    told = f"not measurably better than {useless:.4g}" if ahead else f"no better than {useless:.4g}"
     return (
-        f"{_own(metric, value, samples)}, no better than {useless:.4g}, which needs no model: check the labels and the "
-        "preprocessing before anything is quantized."
+        f"{_own(metric, value, samples)}, {told}, which needs no model: check the labels and the preprocessing before "
+        "anything is quantized."
     )
 
 
