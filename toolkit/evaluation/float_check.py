@@ -58,7 +58,9 @@ class FloatCheck:
         """
         self._metric.update(outputs, labels)
         given = pick_scores(outputs, self.options, labels)
-        scores, label = classes_from(*given, self.options.threshold)
+        # what is read as values keeps them: an error is none of the numbers of classes
+        values = METRICS[self.name].task == "regression"
+        scores, label = given if values else classes_from(*given, self.options.threshold)
         self.samples += len(label)
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             self._answers.take(scores, label)

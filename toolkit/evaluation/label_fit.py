@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.guess import STRICTEST, Guess, fitting
-from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, longer, one_hot
+from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, are_shares, longer, one_hot
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import class_axis_of, one_sided, parts_for
 from toolkit.evaluation.tasks import OutputPart
@@ -163,14 +163,17 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
     count = output.shape[int(settings.get("axis", class_axis_of(output)))] if output.shape else 1
     if shape is not None and not longer(shape) and count > 1 and _whole(labels, 0, count):
         return ("top1",)
-    if shape == (count,) and count > 1 and len(output.shape) == 1 and _whole(labels, 0, 2):
+    if shape != (count,) or count < 2 or len(output.shape) != 1:
+        return ()
+    if _whole(labels, 0, 2):
         if not any(one.any() for one in labels):
             return ()
         if "threshold" in settings:
             return ("f1",)
         # of classes that exclude each other each sample has one
         return ("top1", "average_precision") if one_hot(np.stack(labels)) else ("average_precision",)
-    return ()
+    # a teacher's probabilities are no values that scores before their softmax should have
+    return ("top1",) if are_shares(np.stack(labels)) and not output.sums_to_one(-1) else ()
 
 
 def _one_score(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:

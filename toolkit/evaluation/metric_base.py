@@ -18,6 +18,7 @@ UNLABELLED = -100
 """Stands at positions without a label, as in torch's losses (``ignore_index``) and Hugging Face's collators."""
 UNLABELLED_PIXEL = 255
 """Stands for no class in masks, as in PASCAL VOC and Cityscapes."""
+_NEARLY_ONE = 1e-3
 
 
 class Metric(Protocol):
@@ -140,14 +141,14 @@ def pick_classes(
 ) -> tuple[Array, Array]:
     """As ``pick_scores``, with two classes in place of one score a sample where the threshold is known.
 
-    One-hot labels become the numbers of their classes.
+    One-hot labels, and a teacher's probabilities, become the numbers of their classes.
     """
     return classes_from(*pick_scores(outputs, options, labels), options.threshold)
 
 
 def classes_from(scores: Array, label: Array, threshold: float | None) -> tuple[Array, Array]:
     """What ``pick_classes`` makes of the scores and labels that ``pick_scores`` gives."""
-    if label.shape == scores.shape and one_hot(label):
+    if label.shape == scores.shape and (one_hot(label) or are_shares(label)):
         return scores, label.argmax(axis=-1)
     if threshold is None or not of_one_score(scores, label):
         return scores, label
@@ -160,6 +161,13 @@ def one_hot(label: Array) -> bool:
         return False
     ones = label == 1
     return bool((ones | (label == 0)).all() and (ones.sum(axis=-1) == 1).all())
+
+
+def are_shares(label: Array) -> bool:
+    """Whether labels are probabilities of two classes or more that add up to 1, along the last axis, throughout."""
+    if label.dtype.kind != "f" or label.ndim < 2 or label.shape[-1] < 2:
+        return False
+    return bool((label >= 0).all() and np.allclose(label.sum(axis=-1, dtype=np.float64), 1.0, atol=_NEARLY_ONE))
 
 
 def of_one_score(scores: Array, label: Array) -> bool:
@@ -283,7 +291,7 @@ def classes_of(scores: Array, label: Array) -> int:
     if label.shape != scores.shape[:-1]:
         wanted = f"give one label for each position of the output, {list(scores.shape[:-1])}"
         if label.shape == scores.shape:
-            wanted = "give the numbers of the classes, or one-hot labels, with a single 1 each"
+            wanted = "give the numbers of the classes, or one-hot labels, or probabilities that add up to 1"
         raise unlike_shapes(scores, label, f"{wanted}, or choose the output by [evaluation] output")
     check_labels(label, scores.shape[-1])
     return int(scores.shape[-1])

@@ -52,6 +52,22 @@ def test_balanced_accuracy_f1_and_average_precision():
     assert value("average_precision", scores, sets)[0] == pytest.approx((1.0 + (1.0 + 2 / 3) / 2) / 2)
 
 
+def test_a_teachers_probabilities_are_read_by_the_likeliest_class():
+    scores, wanted = np.float32([[3, 1, 0], [0, 2, 1], [5, 4, 0], [0, 0, 9]]), [0, 1, 1, 2]
+    teacher = (0.7 * one_hot(wanted, 3) + 0.1).astype(np.float32)
+    assert value("top1", scores, teacher) == value("top1", scores, one_hot(wanted, 3)) == (0.75, 4)
+    # what adds up to less is a set of labels, or no label
+    with pytest.raises(DataError, match="probabilities that add up to 1"):
+        value("top1", scores, teacher / 2)
+
+
+def test_an_error_of_one_hot_labels_is_held_against_values_and_not_the_numbers_of_classes():
+    labels = one_hot(np.arange(64) % 8, 8)
+    check = FloatCheck("mse", None, MetricOptions())
+    check.add({"y": np.full((64, 8), 0.125, np.float32)}, {"label": labels})
+    assert check.spread == pytest.approx(7 / 64) and check.suspicion() is not None
+
+
 def test_balanced_accuracy_of_sets_counts_what_is_answered_too_often():
     sets = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
     # the third class has no label; a model that answers every class finds all that there are, and rejects nothing

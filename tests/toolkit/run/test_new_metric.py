@@ -336,6 +336,8 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
         (out("y", SIGMOID, "Sigmoid"), np.eye(20)[np.arange(8)], ["f1", "mse"]),
         (out("y", normal(8, 5), "Gemm"), np.eye(5, dtype=np.int64)[np.arange(8) % 5],
          ["top1", "average_precision", "mse"]),
+        (out("y", normal(8, 5), "Gemm"), 0.8 * np.eye(5)[np.arange(8) % 5] + 0.04, ["top1", "mse"]),
+        (out("y", softmax(normal(8, 5)), "Softmax"), 0.8 * np.eye(5)[np.arange(8) % 5] + 0.04, ["mse"]),
         (out("y", normal(8, 5), "Gemm"), np.tril(np.ones((5, 5)))[np.arange(8) % 5], ["average_precision", "mse"]),
         (out("y", normal(8, 5), "Gemm"), (np.arange(8) % 5)[:, None], ["top1"]),
         (out("y", normal(8, 5), "Gemm"), (np.arange(8) % 5).astype(np.float32)[:, None, None], ["top1"]),

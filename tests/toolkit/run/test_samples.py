@@ -55,7 +55,7 @@ FAULTS = {
         lambda a: {"label": broken(a["label"], 3, 10)}, "sample 3: the label is 10, and the output has 10 classes",
     ),
     "labels of two classes each": (
-        lambda a: {"label": np.eye(10)[a["label"]] + np.eye(10)[(a["label"] + 1) % 10]}, "with a single 1 each",
+        lambda a: {"label": np.eye(10)[a["label"]] + np.eye(10)[(a["label"] + 1) % 10]}, "one-hot labels",
     ),
     "labels that are words": (lambda a: {"label": a["label"].astype(str)}, "text, not numbers of classes"),
     "labels that are no number": (lambda a: {"label": broken(a["label"].astype(float), 0, np.nan)}, "not numbers of classes"),
