@@ -26,7 +26,7 @@ def refuse_none(count: int) -> None:
         DataError: it is below 1.
     """
     if count < 1:
-        raise DataError(f"{count} samples are asked for", remedy="ask for 1 or more")
+        raise DataError(f"{count} samples are requested", remedy="ask for 1 or more")
 
 
 def no_samples(name: str, skipped: int) -> DataError:

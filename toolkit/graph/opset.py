@@ -94,7 +94,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         ModelError: the converter has no way for one of the operators, or there is no such opset.
     """
     if target > NEWEST_OPSET:
-        what = f"opset {target} is asked for, and {NEWEST_OPSET} is the newest that qtool knows"
+        what = f"opset {target} is requested, and {NEWEST_OPSET} is the newest that qtool knows"
         raise ModelError(what, where=where, remedy="ask for an older one")
     light = export(model, where, known)
     own = [node for node in all_nodes(light.proto.graph.node) if node.domain in ONNX_DOMAINS]

@@ -72,7 +72,7 @@ class DryRun:
             f"model: {self.nodes} nodes",
             "passes: " + (", ".join(self.passes) or "none"),
         ]
-        lines.append("asked: " + (", ".join(f"{n} {p}" for p, n in sorted(self.asked.items())) or "nothing"))
+        lines.append("requested: " + (", ".join(f"{n} {p}" for p, n in sorted(self.asked.items())) or "nothing"))
         for name, found in (("calibration", self.calibration), ("evaluation", self.evaluation)):
             ranges = f"{count(found['ranges'], 'range')} given" if "ranges" in found else ""
             samples = samples_by_profile(found["samples"], found["profiles"]) if "samples" in found else "no data"

@@ -246,5 +246,5 @@ def test_rounding_up_pads_by_a_quarter_at_most() -> None:
 def test_a_number_of_samples_below_one_is_refused(count: int) -> None:
     data = CalibrationData.open([feed(3), feed(3)], chain(), Profiles())
     for ask in (data.first, data.spread, lambda size: next(data.batches(size))):
-        with pytest.raises(DataError, match=f"{count} samples are asked for. Ask for 1 or more"):
+        with pytest.raises(DataError, match=f"{count} samples are requested. Ask for 1 or more"):
             ask(count)

@@ -143,5 +143,5 @@ def test_operators_whose_opset_is_not_named_are_refused_with_what_is_missing():
 
 
 def test_an_opset_that_there_is_not_is_refused_by_number():
-    with pytest.raises(ModelError, match="opset 99 is asked for, and 25 is the newest that qtool knows"):
+    with pytest.raises(ModelError, match="opset 99 is requested, and 25 is the newest that qtool knows"):
         Model.from_proto(old_proto(11)).raise_opset(99)

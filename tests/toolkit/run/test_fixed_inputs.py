@@ -126,7 +126,7 @@ def test_a_new_recipe_names_the_value_where_all_samples_have_it(tmp_path, capsys
         target.write_text(text)
         assert Recipe.parse(text).passes[0]["fixed_inputs"] == {"rate": 16000}
         assert invoke(["check", str(target)]) == 0
-        assert "asked: 1 int8" in capsys.readouterr().out
+        assert "requested: 1 int8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])

@@ -19,7 +19,7 @@ _NAMED = 4
 def misses(limits: tuple[str, ...], by: tuple[float | str, ...]) -> str:
     """By how much each limit is missed; a limit that could not be measured has no number."""
     return joined(
-        f"{NOT_SET.get(limit, limit)} by {float(lack):.4g}{UNITS.get(limit, '')}"
+        f"{NOT_SET.get(limit, limit)} by {float(lack):.3g}{UNITS.get(limit, '')}"
         if float(lack) < float("inf")
         else f"{limit} (unmeasured)"
         for limit, lack in zip(limits, by)

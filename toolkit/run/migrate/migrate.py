@@ -132,7 +132,7 @@ class Migration:
         """For people: what has no equivalent comes first."""
         lines = [sentence(one) for one in self.said]
         for title, fates in (
-            ("without an equivalent", ("lost",)), ("to be looked at", ("look",)), ("said in vain", ("overruled",)),
+            ("without an equivalent", ("lost",)), ("to be looked at", ("look",)), ("overruled", ("overruled",)),
             ("migrated", ("written",)), ("nothing to do", ("implied", "unrelated")),
         ):  # fmt: skip
             found = [turn for turn in self.turns if turn.fate in fates]
@@ -149,7 +149,7 @@ class Migration:
                 more = f" ({len(alike)} such)" if len(alike) > 1 else ""
                 lines += [f"  {turn.tensor}{more}: {sentence(turn.why)}" for turn in alike[:1]]
         made = [str(path) for path in (self.recipe, self.model) if path is not None]
-        return "\n".join([*lines, f"wrote {', '.join(made)}", next_command(self.recipe, self.lacks)]) + "\n"
+        return "\n".join([*lines, f"Wrote {', '.join(made)}", next_command(self.recipe, self.lacks)]) + "\n"
 
 
 _PLAIN = (
