@@ -21,7 +21,9 @@ class KeepPrecision(Pass):
     nodes: list[str] = Field([], description="names or globs of nodes")
     ops: list[str] = Field([], description="operators")
     between: list[tuple[str, str]] = Field([], description="the nodes on any path from one tensor to another")
-    precision: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="the precision to compute in")
+    precision: Literal["fp16", "bf16", "fp32"] | None = Field(
+        None, description="the precision to compute in; default: fp16, or fp32 where a search finds that fp16 breaks it"
+    )
     reason: str = Field("", description="why, for the report")
 
     @model_validator(mode="after")
@@ -36,7 +38,7 @@ class KeepPrecision(Pass):
         Raises:
             RecipeError: a pattern matches nothing.
         """
-        precision = Precision(self.precision)
+        precision, unnamed = Precision(self.precision or Precision.FP16), self.precision is None
         chosen = choose(model, self.nodes, self.ops, self.between, "keep_precision")
         nodes = {node.name: node for node, _ in model.walk()}
         facts = model.facts(context.profiles)
@@ -46,5 +48,5 @@ class KeepPrecision(Pass):
         for name, pattern in chosen.items():
             if name in others or nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
                 continue
-            keep_float(context, nodes[name], precision, self.reason or Code.CHOSEN(pattern=pattern))
+            keep_float(context, nodes[name], precision, self.reason or Code.CHOSEN(pattern=pattern), unnamed)
         model.tidy()

@@ -250,6 +250,11 @@ def test_a_float_type_that_the_user_asked_for_is_not_replaced(tmp_path):
     assert context.plan.get(name).by == "keep_precision"
     assert {n for n, ask in context.plan.items() if ask.precision is Precision.FP32} == {"there", "back"}
     assert not said(context.journal, KeptCode.WIDE_REFUSED)
+    # without a type by name, only quantizing is ruled out
+    model = offset_chain(8000.0)
+    context = context_for(model, feeds(), tmp_path)
+    Sequence(passes=[KeepPrecision(nodes=["there"]), SearchPrecision(min_sqnr_db=20)])(model, context)
+    assert {n for n, ask in context.plan.items() if ask.precision is Precision.FP32} == {"there", "back"}
 
 
 def test_engines_that_are_timed_have_what_float16_breaks_in_float32(tmp_path):

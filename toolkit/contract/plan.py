@@ -14,13 +14,15 @@ from toolkit.contract.findings import Finding, finding
 class Ask:
     """One node's request: the precision, the reason, and the pass that made it.
 
-    ``free`` marks an expectation rather than an order: weak typing sets no constraint for it.
+    ``free`` marks an expectation rather than an order: weak typing sets no constraint for it. ``wider`` marks a
+    precision that nobody named: a search may ask for float32 where it breaks the result.
     """
 
     precision: Precision
     reason: Finding
     by: str
     free: bool = False
+    wider: bool = False
 
 
 class PrecisionPlan:
@@ -31,9 +33,11 @@ class PrecisionPlan:
         self.history: list[tuple[str, Ask]] = list(self._asks.items())
         self.by = "qtool"
 
-    def ask(self, node: str, precision: Precision | str, why: Finding | str, free: bool = False) -> None:
-        """Request that ``node`` computes in ``precision``; ``free``: expect it, without a constraint."""
-        ask = Ask(Precision.named(precision), finding(why), self.by, free)
+    def ask(
+        self, node: str, precision: Precision | str, why: Finding | str, free: bool = False, wider: bool = False
+    ) -> None:
+        """Request that ``node`` computes in ``precision``; for ``free`` and ``wider`` see ``Ask``."""
+        ask = Ask(Precision.named(precision), finding(why), self.by, free, wider)
         self._asks[node] = ask
         self.history.append((node, ask))
 
@@ -61,13 +65,14 @@ class PrecisionPlan:
         return twin
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """``{node: {precision, reason, by}}``, with ``free`` where it is so."""
+        """``{node: {precision, reason, by}}``, with ``free`` and ``wider`` where it is so."""
         return {
             n: {
                 "precision": str(a.precision),
                 "reason": a.reason.to_json(),
                 "by": a.by,
                 **({"free": True} if a.free else {}),
+                **({"wider": True} if a.wider else {}),
             }
             for n, a in self._asks.items()
         }
@@ -77,7 +82,13 @@ class PrecisionPlan:
         """Read what ``to_json`` returned."""
         return cls(
             {
-                n: Ask(Precision(a["precision"]), Finding.from_json(a["reason"]), a["by"], a.get("free", False))
+                n: Ask(
+                    Precision(a["precision"]),
+                    Finding.from_json(a["reason"]),
+                    a["by"],
+                    a.get("free", False),
+                    a.get("wider", False),
+                )
                 for n, a in data.items()
             }
         )

@@ -10,7 +10,9 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.placement.qdq import bypass
 
 
-def keep_float(context: Context, node: gs.Node, precision: Precision | str, why: Finding | str) -> list[str]:
+def keep_float(
+    context: Context, node: gs.Node, precision: Precision | str, why: Finding | str, wider: bool = False
+) -> list[str]:
     """Ask for a float precision, and let the node read the float tensors that its Q/DQ pairs quantize.
 
     ``context.plan.ask`` alone leaves the pairs in place, and a TensorRT engine then runs the node quantized. Call
@@ -21,12 +23,13 @@ def keep_float(context: Context, node: gs.Node, precision: Precision | str, why:
         node: the node.
         precision: fp16, bf16 or fp32.
         why: the reason, for the report.
+        wider: whether a search may ask for fp32 where ``precision`` breaks the result.
 
     Returns:
         Names of the float tensors that the node reads instead of its pairs.
     """
     asked = Precision.named(precision)
-    context.plan.ask(node.name, asked, why)
+    context.plan.ask(node.name, asked, why, wider=wider)
     freed = bypass(node, context.model)
     context.journal.changed(node.name, Code.REQUESTED(precision=asked, unquantized=freed), why)
     return freed

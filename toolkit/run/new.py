@@ -199,7 +199,9 @@ def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequ
     fragile = [op for op in FRAGILE if op in present]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
-        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", f'precision = "{kept_in}"']
+        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]"]
+        # float16 by name would bind the search, which asks for float32 where that breaks the result
+        lines += [f'precision = "{kept_in}"'] if kept_in is not Precision.FP16 else []
     if ranges is not None:
         return lines + pass_lines(model, ranges)
     return lines + _search(model, _helpers(model, prepared), kept_in)

@@ -126,14 +126,14 @@ class RealTypes:
         return True
 
     def _asked_before(self) -> dict[str, str]:
-        """The layers for which a pass before the search asked for a float type other than float32, with that pass."""
+        """The layers for which a pass before the search named a float type other than float32, with that pass."""
         # what the search asks for in a context of its own is asked by nobody
         own = (self.by, PrecisionPlan().by)
         names = set(self.model.node_names())
         return {
             name: ask.by
             for name, ask in self.context.plan.items()
-            if name in names and ask.by not in own and not ask.free
+            if name in names and ask.by not in own and not (ask.free or ask.wider)
             and not ask.precision.quantized and ask.precision is not Precision.FP32
         }  # fmt: skip
 
