@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from toolkit.calibration import probes
 from toolkit.calibration.collect import collect
 from toolkit.calibration.collection import Collection, merge_all
 from toolkit.calibration.histogram import Histogram
+from toolkit.calibration.tapped import Tapped, TappedSession
 from toolkit.data.dataset import Batch, CalibrationData
 from toolkit.graph.model import Model
 
@@ -115,6 +117,57 @@ def test_split_taps_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "session", lambda m, outputs, *_, **__: opened.append(outputs) or real(m, outputs))
     collect(CHAIN, TAPS, data_of(feeds([9] * 3)), memory=4 * 27 * 2)
     assert opened == [TAPS[:2], TAPS[2:4], TAPS[4:]]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_batches_are_computed_side_by_side_as_far_as_the_memory_allows(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    data = data_of(feeds([5, 3, 9, 9, 2, 4, 6, 6, 7, 3, 8]))
+    alone = collect(CHAIN, TAPS, data, scalars=["x"], batch=2, threads=1)
+    compute, under_way, most, loaded = TappedSession.compute, list[int](), list[int](), list[int | None]()
+    begin = TappedSession.__init__
+
+    def opened(self: TappedSession, tapped: Tapped, *more: Any) -> None:
+        loaded.append(tapped.threads)
+        begin(self, tapped, *more)
+
+    def watched(self: TappedSession, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
+        under_way.append(1)
+        most.append(len(under_way))
+        # others begin meanwhile
+        time.sleep(0.1)
+        try:
+            return compute(self, batch, into)
+        finally:
+            under_way.pop()
+
+    monkeypatch.setattr(TappedSession, "compute", watched)
+    monkeypatch.setattr(TappedSession, "__init__", opened)
+    assert same(collect(CHAIN, TAPS, data, scalars=["x"], batch=2, threads=threads), alone)
+    assert max(most) == threads and loaded == [1]
+    # room for the largest sample, and not for two
+    most.clear()
+    largest = sum(probes.bytes_per_sample(CHAIN.facts(probes.largest_samples(data)), TAPS).values())
+    assert same(collect(CHAIN, TAPS, data, scalars=["x"], threads=threads, memory=2 * largest - 1), alone)
+    assert max(most) == 1 and loaded[1:] == [threads]
+
+
+def test_infinities_are_found_in_batches_that_are_computed_side_by_side() -> None:
+    network = model(
+        """
+        g (float[n, 2] x) => (float[n, 2] y)
+        {
+            logarithm = Log(x)
+            twice = Add(logarithm, logarithm)
+            y = Neg(twice)
+        }"""
+    )
+    random = np.random.default_rng(0)
+    samples = [{"x": row[None]} for row in random.uniform(-1, 4, (60, 2)).astype(np.float32)]
+    data = data_of(samples, network, Profiles())
+    found = [collect(network, ["y"], data, scalars=["twice", "logarithm"], batch=1, threads=n) for n in (1, 4)]
+    assert same(*found) and found[0].infinite == {"twice", "logarithm"}
 
 
 def test_what_no_sample_reaches_counts_once_a_sample() -> None:
