@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
 
 _LEAST = 1e-30
@@ -32,6 +33,12 @@ def sum_of_products(a: Array, b: Array) -> float:
         if _LEAST < abs(found) < math.inf or not a.any():
             return found
     return _in_blocks(a.astype(np.float64, copy=False), b.astype(np.float64, copy=False), _BLOCK_64)
+
+
+@kept_where_fixed
+def sum_of_squares(a: Array) -> float:
+    """``sum_of_products`` of an array with itself."""
+    return sum_of_products(a, a)
 
 
 def _in_blocks(a: Array, b: Array, size: int) -> float:

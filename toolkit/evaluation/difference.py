@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.base.sums import sum_of_products
+from toolkit.base.sums import sum_of_products, sum_of_squares
 from toolkit.base.types import Array
-from toolkit.evaluation.masks import all_plain, largest_magnitude, masks
+from toolkit.evaluation.masks import all_finite, all_plain, largest_magnitude, masks
+from toolkit.evaluation.ranks import largest
 
 _FEW_SAMPLES = 8
 
@@ -77,7 +78,7 @@ class Difference:
             d = a.astype(np.float64) - b
             largest = largest_magnitude(d)
         flat_a, flat_b, flat_d = a.reshape(-1), b.reshape(-1), d.reshape(-1)
-        self.signal += sum_of_products(flat_a, flat_a)
+        self.signal += sum_of_squares(flat_a)
         self.noise += sum_of_products(flat_d, flat_d)
         self.cross += sum_of_products(flat_a, flat_b)
         self.power += sum_of_products(flat_b, flat_b)
@@ -91,7 +92,7 @@ class Difference:
             value: the other model's.
         """
         # NaN never wins
-        plain = (np.where(lost, -np.inf, one) if (lost := np.isnan(one)).any() else one for one in (reference, value))
+        plain = (one if all_finite(one) else np.where(np.isnan(one), -np.inf, one) for one in (reference, value))
         same = same_argmax(*plain)
         self.same += int(same.sum())
         self.positions += same.size
@@ -231,7 +232,7 @@ def same_argmax(reference: Array, value: Array) -> Array:
         value: the other model's, of the same shape.
     """
     chosen = np.take_along_axis(reference, value.argmax(axis=-1)[..., None], axis=-1)[..., 0]
-    best = reference.max(axis=-1)
+    best = largest(reference)
     # infinity is not greater than infinity, and their difference is no number
     level = np.where(np.isfinite(best), best, 0)
     slack = 1e-6 * np.maximum(np.abs(level), 1e-30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
 
 MASK = 9e8
@@ -18,14 +19,22 @@ _WIDEST = 3
 """How many times as far as the unmasked scores those that a mask was added to may spread."""
 
 
+@kept_where_fixed
 def largest_magnitude(values: Array) -> float:
     """The largest magnitude of an array; NaN where it holds NaN, 0 where it is empty."""
     return max(float(values.max()), -float(values.min())) if values.size else 0.0
 
 
+@kept_where_fixed
 def all_plain(values: Array) -> bool:
     """Whether an array holds nothing that may be a mask, and no NaN or infinity."""
     return not values.size or bool(values.max() < MASK and values.min() > -LEAST_MASK)
+
+
+@kept_where_fixed
+def all_finite(values: Array) -> bool:
+    """Whether an array holds neither NaN nor an infinity."""
+    return bool(np.isfinite(values).all())
 
 
 def masks(values: Array) -> Array | None:

@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, is_float, same_argmax
+from toolkit.evaluation.masks import all_finite
 from toolkit.evaluation.resampling import MetricScore
 from toolkit.evaluation.tasks import CLASS_TASKS, SET_TASKS, AnswerTally, Rows
 from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_errors
@@ -197,8 +198,8 @@ def compare(
 
 
 def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Array) -> None:
-    usable = np.isfinite(wanted)
-    if not usable.all():
+    if not all_finite(wanted):
+        usable = np.isfinite(wanted)
         # a class that is masked by -inf is none; infinity minus itself would be NaN
         wanted, found = np.where(usable, wanted, MASKED), np.where(usable, found, MASKED)
         same = same_argmax(wanted, found)

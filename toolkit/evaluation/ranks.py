@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
 
 
@@ -14,6 +15,7 @@ def ranks(values: Array) -> Array:
     return np.asarray(((2 * ends - counts + 1) / 2)[inverse], np.float64)
 
 
+@kept_where_fixed
 def two_best(scores: Array) -> tuple[Array, Array]:
     """The classes of the second largest and the largest score of each position, int64 [...], of scores [..., classes].
 
@@ -23,6 +25,7 @@ def two_best(scores: Array) -> tuple[Array, Array]:
     return others.argmax(axis=-1), best
 
 
+@kept_where_fixed
 def two_largest(scores: Array) -> tuple[Array, Array]:
     """The second largest and the largest of the scores of each position, [...], of two classes or more, [..., classes].
 
@@ -30,6 +33,12 @@ def two_largest(scores: Array) -> tuple[Array, Array]:
     """
     best, others = _without_best(scores)
     return others.max(axis=-1), np.take_along_axis(scores, best[..., None], axis=-1)[..., 0]
+
+
+@kept_where_fixed
+def largest(scores: Array) -> Array:
+    """The largest of the scores of each position, [...], of scores [..., classes]."""
+    return np.asarray(scores.max(axis=-1))
 
 
 def _without_best(scores: Array) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from toolkit.base.kept_results import fixed
 from toolkit.data.dataset import Batch
 from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
@@ -63,6 +64,7 @@ class ComparedOutputs:
     def know(self, outputs: Sequence[Tensors]) -> None:
         """Take in what the float model gives for each batch."""
         self.floats, self._varying = outputs, varying_shares(outputs)
+        self._fixed = [{name: fixed(value) for name, value in one.items()} for one in outputs]
 
     def float_on(self, indices: Sequence[int]) -> Outcome:
         """The float model's outcome on some batches."""
@@ -74,7 +76,7 @@ class ComparedOutputs:
 
     def of(self, index: int, outputs: Tensors) -> BatchOutcome:
         """What differs in a batch."""
-        return compare(self.floats[index], outputs, self._classes, self._answers)
+        return compare(self._fixed[index], outputs, self._classes, self._answers)
 
     def held(self, outputs: Tensors) -> Tensors:
         """What is kept of a state's outputs until all batches are done."""

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.masks import all_finite
 from toolkit.evaluation.ranks import two_largest
 
 _FLIP_POSITIONS = 4_000
@@ -45,9 +46,9 @@ def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
 
 def unmasked(wanted: Array, found: Array) -> tuple[Array, Array]:
     """Scores of two models with ``MASKED`` in place of what is no number in the float model's, or in its own."""
-    usable = np.isfinite(wanted)
-    if usable.all() and np.isfinite(found).all():
+    if all_finite(wanted) and all_finite(found):
         return wanted, found
+    usable = np.isfinite(wanted)
     return np.where(usable, wanted, MASKED), np.where(usable & np.isfinite(found), found, MASKED)
 
 

@@ -8,9 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.masks import all_finite
 from toolkit.evaluation.ranks import two_best
 from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_each, scores
 
@@ -32,14 +34,18 @@ def readings(value: Array, axis: int, blank: int) -> list[tuple[int, ...]]:
 
     A position with a score that is NaN is read as -1, which is no class and no blank: argmax takes NaN for the largest.
     """
-    if value.dtype.kind in "iub":
-        chosen = flat(value)
-    else:
-        wide = scores(value, axis)
-        chosen = np.where(np.isnan(wide).any(axis=-1), -1, wide.argmax(axis=-1))
+    chosen = flat(value) if value.dtype.kind in "iub" else _best_classes(scores(value, axis))
     return [best_path(line, blank) for line in chosen]
 
 
+@kept_where_fixed
+def _best_classes(wide: Array) -> Array:
+    """The best class of each position, -1 where a score is NaN."""
+    best = wide.argmax(axis=-1)
+    return best if all_finite(wide) else np.where(np.isnan(wide).any(axis=-1), -1, best)
+
+
+@kept_where_fixed
 def deciding(value: Array, blank: int) -> Array:
     """The positions where the second best class in place of the best is another reading, bool [batch, positions].
 

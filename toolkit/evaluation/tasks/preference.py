@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
 from toolkit.evaluation.ranks import two_largest
 
@@ -28,6 +29,7 @@ def preference(scores: Array, chosen: Array) -> Array:
     return np.asarray(np.where(np.isnan(found), np.inf, found).sum(axis=1))
 
 
+@kept_where_fixed
 def closest(scores: Array) -> Array:
     """By how much the best class leads the second at the position where it leads least; float64 [batch].
 

@@ -1,0 +1,51 @@
+"""What is known of the float model's outputs is computed once, and comparisons stay what they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toolkit.evaluation import ranks
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.outcome import compare
+from toolkit.evaluation.tasks.base import OutputPart
+from toolkit.simulation.compared import ComparedOutputs
+
+
+@pytest.mark.parametrize("odd", [None, -np.inf, np.inf, np.nan, -1e9])
+@pytest.mark.parametrize("task", ["ctc", "classification", "segmentation", ""])
+def test_outputs_are_compared_as_if_nothing_was_known_of_the_float_model(task, odd):
+    random = np.random.default_rng(0)
+    shape = {"classification": (5, 40), "segmentation": (5, 40, 3, 4)}.get(task, (5, 12, 40))
+    answers = Answers([OutputPart(task, ("y",), {"axis": 1} if task == "segmentation" else {})]) if task else None
+
+    def outputs(noise: float) -> dict[str, np.ndarray]:
+        values = (3 * wanted + noise * random.standard_normal(shape)).astype(np.float32)
+        if odd is not None:
+            values.reshape(-1)[::97] = odd
+        return {"y": values}
+
+    wanted = random.standard_normal(shape)
+    floats = [outputs(0.0), outputs(0.0)]
+    compared = ComparedOutputs([], ["y"], answers=answers)
+    compared.know(floats)
+    for noise in (0.1, 1.0):
+        for index in (0, 1, 0):
+            found = outputs(noise)
+            alone = compare({"y": floats[index]["y"].copy()}, found, ["y"], answers)
+            assert repr(compared.of(index, found)) == repr(alone)
+    # who is given them may still write to them
+    assert all(one["y"].flags.writeable for one in floats)
+
+
+def test_the_best_classes_of_the_float_model_are_found_once(monkeypatch):
+    random, sizes, plain = np.random.default_rng(0), [], ranks._without_best
+    monkeypatch.setattr(ranks, "_without_best", lambda scores: (sizes.append(scores.size), plain(scores))[1])
+    floats = [{"y": random.standard_normal((1, 30, 100)).astype(np.float32)}]
+    compared = ComparedOutputs([], ["y"], answers=Answers([OutputPart("ctc", ("y",))]))
+    compared.know(floats)
+    compared.of(0, floats[0])
+    first = sum(sizes)
+    compared.of(0, {"y": floats[0]["y"] + np.float32(0.01)})
+    # only of the few positions that are looked at side by side
+    assert first > 3 * 3000 and sum(sizes) - first < 3000
