@@ -124,9 +124,18 @@ def refuse(placement: Placement, node: gs.Node, why: Finding | str) -> None:
 
 
 def joined(sets: Iterable[set[str]]) -> list[set[str]]:
-    """Sets that share a member, merged."""
-    found: list[set[str]] = []
+    """Sets that share a member, merged; each where its last part came, in time by their members."""
+    found: dict[int, set[str]] = {}
+    owner: dict[str, set[str]] = {}
     for new in sets:
-        apart = [s for s in found if not s & new]
-        found = [*apart, new.union(*(s for s in found if s & new))]
-    return found
+        met = {id(owner[name]): owner[name] for name in new if name in owner}
+        for key in met:
+            del found[key]
+        # the largest takes in the others: in a chain each would else be copied again and again
+        whole, *others = sorted([*met.values(), set(new)], key=len, reverse=True)
+        for other in others:
+            whole |= other
+            owner.update(dict.fromkeys(other, whole))
+        owner.update(dict.fromkeys(new, whole))
+        found[id(whole)] = whole
+    return list(found.values())

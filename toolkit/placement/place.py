@@ -134,12 +134,11 @@ class Placer:
         for node, decision in self._concats:
             if self._take(node, decision(), result):
                 shared.append({source(t).name for t in (*node.inputs, *node.outputs)})
-        result.same_scale = joined(shared)
         for node, decision in (*self._pools, *self._picked):
             taken = self._take(node, decision(), result)
             if taken and picks(node):
-                both = {source(node.inputs[0]).name, source(node.outputs[0]).name}
-                result.same_scale = joined([*result.same_scale, both])
+                shared.append({source(node.inputs[0]).name, source(node.outputs[0]).name})
+        result.same_scale = joined(shared)
         return result
 
     def _take_target(self, node: gs.Node, refusal: Finding | str | None, result: Placement) -> None:

@@ -46,7 +46,7 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
         shared = max(present) if present else _cancelling(largest, precision)
         if len(set(present)) > 1:
             notes.append(Code.UNLIKE_SCALES(tensors=sorted(names)))
-        for name in names & set(amax):
+        for name in amax.keys() & names:
             amax[name] = shared
     return notes
 
