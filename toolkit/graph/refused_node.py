@@ -23,9 +23,11 @@ def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel],
         model: not changed.
         load: loads a part of it.
     """
+    if len(model.proto.graph.node) > _MOST_NODES or model.weight_bytes > _MOST_BYTES:
+        return error.what
     nodes = list(model.proto.graph.node)
     named = (mark for node in all_nodes(nodes) for mark in (f"({node.name})", f"'{node.name}'", f'"{node.name}"'))
-    if len(nodes) > _MOST_NODES or model.weight_bytes > _MOST_BYTES or any(mark in error.what for mark in named):
+    if any(mark in error.what for mark in named):
         return error.what
     low, high = 0, len(nodes)
     if not _refused(model, high, load):

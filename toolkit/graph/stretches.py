@@ -122,14 +122,11 @@ class Stretched:
         self._known = {value.name: _copy(value) for value in model.proto.graph.input}
         self._stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self._declared = {value.name: value for value in model.proto.graph.output}
+        self._typed = {value.name: place for place, value in enumerate(model.proto.graph.value_info)}
         self._pieces: dict[int, bytes] = {}
+        self._uncut = all_fit
         self._wide = widen_between_stretches(model, stretches)
         self._narrow = {wide: name for name, wide in self._wide.items()}
-        if all_fit:
-            self._pieces = {n: self._cut_out(one).SerializeToString() for n, one in enumerate(stretches)}
-            self._stored.clear()
-            self._declared.clear()
-            model.proto = onnx.ModelProto()
         self._given: list[Value] = []
         self._takes = {value.name: value for value in self._inputs()}
         if all_fit:
@@ -234,11 +231,24 @@ class Stretched:
         one = self._stretches[number]
         if self._kept is not None:
             if number not in self._kept:
-                self._kept[number] = self._load(self._piece(one, self._pieces.pop(number)))
+                self._kept[number] = self._load(self._piece(one, self._pieces.pop(number, None)))
+                if self._uncut:
+                    # not before: what onnxruntime refuses, it mostly refuses in the first stretch
+                    self._cut_out_others(number)
             return nullcontext(self._kept[number])
         size = sum(widened_bytes(self._model.weights[name]) for name in one.weights)
         kept = size * (_PACKED if self._packed else 1)
         return loaded.use(self._owner, number, lambda: (kept, lambda: self._load(self._piece(one))))
+
+    def _cut_out_others(self, number: int) -> None:
+        """Cut out all stretches but this, so that the whole message can go before they are loaded."""
+        others = ((n, one) for n, one in enumerate(self._stretches) if n != number)
+        self._pieces = {n: self._cut_out(one).SerializeToString() for n, one in others}
+        self._stored.clear()
+        self._declared.clear()
+        self._typed.clear()
+        self._model.proto = onnx.ModelProto()
+        self._uncut = False
 
     def _piece(self, one: Stretch, content: bytes | None = None) -> LightModel:
         """The model of a stretch; ``content`` is what was cut out for it."""
@@ -265,9 +275,10 @@ class Stretched:
         graph.output.extend(
             self._declared.get(name) or onnx.ValueInfoProto(name=name) for name in self._called(one.gives)
         )
-        if len(whole.graph.value_info):
+        if self._typed:
             made = {name for node in nodes for name in node.output} - set(one.gives)
-            graph.value_info.extend(value for value in whole.graph.value_info if value.name in made)
+            places = sorted(self._typed[name] for name in made if name in self._typed)
+            graph.value_info.extend(whole.graph.value_info[place] for place in places)
         return proto
 
 

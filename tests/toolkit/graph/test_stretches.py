@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import DataError, ModelError
 from toolkit.graph import on_disk, ort_session, sessions
+from toolkit.graph.cutting import by_nodes
 from toolkit.graph.endless_loops import LoopLimits
 from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
@@ -198,6 +199,42 @@ def test_a_graph_of_many_nodes_is_cut_in_front_of_layers_and_computes_the_same(b
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("r0", "r20")]
     proto = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8)
     assert not isinstance(session(proto)._inner, Stretched)
+
+
+def test_each_stretch_takes_the_types_of_its_own_tensors(blocks):
+    model, _ = blocks
+    light = model.to_light()
+    del light.proto.graph.value_info[:]
+    known = sorted({name for node in light.proto.graph.node for name in node.output} - {"y"}, reverse=True)
+    light.proto.graph.value_info.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in known)
+    nodes, parts = list(light.proto.graph.node), []
+
+    def load(part):
+        parts.append([value.name for value in part.proto.graph.value_info])
+        return _loaded_alone(part)
+
+    stretches = by_nodes(light, 9)
+    opened = Stretched(light, stretches, load, True, all_fit=True)
+    made = [{name for index in one.nodes for name in nodes[index].output} - set(one.gives) for one in stretches]
+    assert len(parts) == 3 and parts == [[name for name in known if name in inner] for inner in made]
+    assert opened.get_outputs()[0].name == "y"
+
+
+@pytest.mark.parametrize(("refused", "pieces"), [("relu0", 1), ("y", 3)])
+def test_what_is_refused_at_its_beginning_is_cut_no_further(blocks, monkeypatch, refused, pieces):
+    """Cutting a graph of 225,000 nodes takes longer than to see that onnxruntime refuses the first of them."""
+    model, _ = blocks
+    light, parts, cut_out = model.to_light(), [], Stretched._cut_out
+    maker = next(node for node in light.proto.graph.node if refused in node.output)
+    maker.op_type = "Unknown"
+    monkeypatch.setattr(Stretched, "_cut_out", lambda self, one: parts.append(one) or cut_out(self, one))
+    with pytest.raises(ModelError, match="Unknown"):
+        Stretched(light, by_nodes(light, 9), _loaded_alone, True, all_fit=True)
+    assert len(parts) == pieces
+
+
+def _loaded_alone(part):
+    return ort_session.load_session(part, 1, True, True, True, "own", [])
 
 
 @pytest.mark.parametrize(("room", "most"), [(5, 4), (0.5, 1)])
