@@ -82,13 +82,15 @@ def kept_amax(model: Model) -> dict[str, float]:
     found: dict[str, float] = {}
     for pair in pairs_of(model, subgraphs=False):
         grid = pair.grid
-        precision = grid.precision
+        if grid.axis is not None:
+            continue
+        precision, amax = grid.precision, grid.amax
         symmetric = grid.zero is not None and not grid.zero.any() and precision is not None and precision.quantized
-        if not symmetric or grid.amax is None or grid.axis is not None:
+        if not symmetric or amax is None:
             continue
         for tensor in (quantize.inputs[0] for quantize in pair.quantizers):
             if model.constant(tensor) is None:
-                found[tensor.name] = min(grid.amax, found.get(tensor.name, grid.amax))
+                found[tensor.name] = min(amax, found.get(tensor.name, amax))
     return found
 
 

@@ -92,3 +92,17 @@ def test_probabilities_have_one_scale_in_fp8(attention):
 @pytest.mark.filterwarnings("error")
 def test_scales_beyond_float16_are_exact_and_say_nothing():
     assert storable_scale(np.float32([127e9, 1.27]), Precision.INT8)[0] == np.float32(1e9)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8, Precision.INT4])
+def test_a_scale_is_the_next_float16_value_whatever_it_stands_beside(precision):
+    """A channel of zeros, or one as small as float16's steps, changes how scales are made and not what they are."""
+    amax = np.exp(np.random.default_rng(0).uniform(-5, 8, 200)) * precision.max / 127
+    amax[:50] = np.float64(np.float16(amax[:50] / precision.max)) * precision.max
+    alone = np.concatenate([storable_scale(one, precision) for one in amax])
+    np.testing.assert_array_equal(storable_scale(amax, precision), alone)
+    np.testing.assert_array_equal(storable_scale([*amax, 0], precision)[:-1], alone)
+    np.testing.assert_array_equal(storable_scale([*amax, 1e9], precision)[:-1], alone)
+    exact = amax / precision.max
+    assert (alone >= exact).all() and (np.nextafter(np.float16(alone), np.float16(0)) < exact).all()
+    assert storable_scale(65504 * precision.max, precision) == 65504
