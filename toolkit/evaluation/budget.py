@@ -22,7 +22,7 @@ ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 """The limits on noise, as ``Budget.lacks`` names them."""
 _DROPS = ("max_drop", "max_relative_drop")
 _PRIOR = 500
-_LEAST_LACK = 1e-6
+_LEAST_LACK, _SLACK = 1e-6, 1e-9
 _BROKEN_SQNR_DB = 3.0
 """Below this, or with more noise than variation between samples, an output is useless whatever its top-1 agreement."""
 
@@ -95,9 +95,12 @@ class Budget:
             DataError: a drop is limited, and the float model's own metric is no finite number.
         """
         outcome = outcome if self.types is None else self.types.added_to(outcome)
-        found = {name: self._share_lack(one, outcome) for name, one in self._by_name(outcome, reference).items()}
+        limits = self._by_name(outcome, reference)
+        found = {name: self._share_lack(one, outcome) for name, one in limits.items()}
+        # an error's unit may be as small as any
+        slack = {name: max(_SLACK * one.limit, one.rounding) for name, one in limits.items() if one.answers <= 0}
         if self.min_value is not None:
-            found["min_value"] = self._value_lack(outcome)
+            found["min_value"], slack["min_value"] = self._value_lack(outcome), _SLACK * abs(self.min_value)
         if self.min_sqnr_db is not None:
             found["min_sqnr_db"] = self.min_sqnr_db + self.spare_db(outcome) - outcome.sqnr_db
         if outcome.metric is None:
@@ -108,7 +111,7 @@ class Budget:
         if self.max_ms is not None and seconds is not None:
             found["max_ms"] = seconds * 1e3 - self.max_ms
         # a limit on what is no number does not hold
-        return {name: lack for name, lack in found.items() if not lack <= 1e-9}
+        return {name: lack for name, lack in found.items() if not lack <= slack.get(name, _SLACK)}
 
     def on_part(self, outcome: Outcome, reference: Outcome) -> Budget | None:
         """The budget as far as a part of the samples can judge it; None where they can judge none of its limits.
@@ -306,7 +309,8 @@ class Budget:
 
     def distance(self, lacks: dict[str, float]) -> float:
         """One number for how far a plan is from the budget: each miss over its usual size, added."""
-        usual = {"max_drop": 0.01, "min_value": 0.01, "min_sqnr_db": 3.0, "min_agreement": 0.01, "min_unchanged": 0.01,
+        drop = 0.01 if self.higher_is_better or not self.max_drop else self.max_drop
+        usual = {"max_drop": drop, "min_value": 0.01, "min_sqnr_db": 3.0, "min_agreement": 0.01, "min_unchanged": 0.01,
                  "max_relative_drop": 0.01, "sqnr_db": 3.0, "variation_db": 3.0,
                  "max_ms": max(self.max_ms or 0.0, 1e-9) / 10}  # fmt: skip
         total = sum(lack / usual[name] for name, lack in lacks.items())

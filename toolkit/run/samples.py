@@ -59,13 +59,15 @@ def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None
         ModelError: onnxruntime cannot run the model.
         RecipeError: a profile allows batches that the model cannot take.
     """
-    from toolkit.evaluation.metric_base import by_sample, check_labels, label_of
+    from toolkit.evaluation.metric_base import are_shares, by_sample, check_labels, label_of
 
     classes, axis = _first(inputs, data)
     for sample in islice(data.samples(), count):
         if classes:
             try:
-                check_labels(by_sample(label_of(sample.labels), axis), classes)
+                label = by_sample(label_of(sample.labels), axis)
+                if not are_shares(label):
+                    check_labels(label, classes)
             except DataError as error:
                 error.at(sample.origin)
                 raise

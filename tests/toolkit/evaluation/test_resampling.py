@@ -155,6 +155,18 @@ def test_a_margin_counts_in_standard_errors_of_the_drop_of_mse():
         assert tighter.lacks(outcome, reference) == {"max_drop": pytest.approx(0.01)}
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-10, 1e10])
+def test_a_search_holds_an_error_against_its_limit_in_any_unit(unit):
+    """A plan whose error is ten times the limit missed nothing where both were below 1e-9."""
+    reference, outcome = Outcome(0.0, metric=unit**2), Outcome(0.0, metric=2 * unit**2)
+    for name, limit in (("max_drop", 0.1 * unit**2), ("max_relative_drop", 0.1), ("min_value", 1.1 * unit**2)):
+        budget = Budget(**{name: limit}, higher_is_better=False)
+        assert set(budget.lacks(outcome, reference)) == {name}
+        assert not budget.lacks(replace(reference, metric=1.05 * unit**2), reference)
+    budget = Budget(max_drop=0.1 * unit**2, higher_is_better=False)
+    assert budget.distance(budget.lacks(outcome, reference)) == pytest.approx(9)
+
+
 def test_a_drop_of_mean_iou_is_held_against_its_limit_and_not_against_one_image_in_so_many():
     """Of 32 images one more may be wrong by chance; 3 points of mean IoU are not one image."""
     assert make_metric("miou").__dict__.get("answers", 0) == 0

@@ -74,6 +74,12 @@ def test_faults_of_the_test_data_are_found_first(place, capsys, monkeypatch, cas
         assert "digits_test.npz" in said and "calibration needs" not in said.lower()
 
 
+@pytest.mark.parametrize("soft", [0.0, 0.2])
+def test_labels_may_be_one_hot_or_probabilities_of_classes(place, soft):
+    change(place, label=((1 - soft) * np.eye(10)[arrays(place)["label"]] + soft / 10).astype(np.float32))
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
+
+
 def test_check_looks_at_every_sample_and_a_run_at_the_first_batch(place, capsys, monkeypatch):
     held = arrays(place)
     last = len(held["label"]) - 1
