@@ -32,7 +32,7 @@ _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS = 0.25
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
 _ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
-_FEW_CLASSES = 16
+_FEW_CLASSES, _SOME, _NEARLY_ALL = 16, 8, 0.9
 _FEATURES = 64
 """Values from which on a vector that a Tanh makes may be features, as those of BERT's pooler."""
 _ALPHABET = 5
@@ -64,10 +64,12 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
     if (kind := _other_values(output, axis)) is not None:
         return [*of_values(kind, 2.5), ANY]
-    if output.squashed and count < _FEATURES:
-        return [*of_values("squashed", 2.5), ANY]
     if _ends_a_span(output, seen):
         return [Clue("classification", "values", 2.5, "span")]
+    if _is_code(output, axis):
+        return [Clue("embedding", "values", 2.5, "code"), Clue("embedding", "shape", 1.0, "fits")]
+    if output.squashed and count < _FEATURES:
+        return [*of_values("squashed", 2.5), ANY]
     found = _scores(output, axis)
     if output.dynamic(axis):
         return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]
@@ -88,6 +90,15 @@ def _ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
     if not output.words & _ENDS or not output.words & _SCORED:
         return False
     return any(one.words == output.words ^ _ENDS and one.shape == output.shape for one in seen.outputs)
+
+
+def _is_code(output: SeenOutput, axis: int) -> bool:
+    """Whether a vector has its largest value in several places in nearly every sample, as a hash of -1 and 1 has."""
+    rows = output.stacked(axis)
+    if len(rows) < _SOME or "Sigmoid" in output.ops or output.sums_to_one(axis):
+        return False
+    several = (rows == rows.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return bool(several.mean() >= _NEARLY_ALL and (np.ptp(rows, axis=1) > 0).mean() >= _NEARLY_ALL)
 
 
 def _scores(output: SeenOutput, axis: int) -> list[Clue]:

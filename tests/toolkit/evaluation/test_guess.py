@@ -282,6 +282,15 @@ def test_a_float_model_that_is_a_little_better_than_none_is_not_called_no_better
     assert told in sentence(EvaluationCode.FLOAT_MODEL_USELESS(**known))
 
 
+def test_a_code_of_few_levels_names_no_class():
+    values = normal(16, 24)
+    found = guess(seen(out("code", np.sign(values), "Sign")))
+    assert (found.task, found.sure) == ("embedding", True) and "of few levels" in sentence(found.finding())
+    # scores have one largest, and where nothing differs there is no code
+    for others in (values, np.zeros((16, 24))):
+        assert guess(seen(out("code", others, "Gemm"))).task == "classification"
+
+
 def test_the_metric_says_the_task():
     values = normal(8, 16, 9)
     found = guess(seen(out("output", values, "Add"), inputs=LINE), "ctc")

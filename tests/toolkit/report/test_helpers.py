@@ -13,6 +13,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.report.helpers import helpers_used
 from toolkit.report.html import render_html
 from toolkit.report.schema import PassInfo
@@ -75,3 +76,10 @@ def test_the_line_is_in_the_terminal_and_on_the_page():
     assert "smooth: 38.9 dB, before 14.3 dB." in to_text(report)
     page = render_html(report)
     assert "smooth: 38.9 dB, before 14.3 dB." in page and HOSTILE[0] not in page
+
+
+def test_a_helper_tells_a_metric_in_a_unit_of_any_size():
+    known = {"helper": "equalize", "applied": True, "dtype": "int8", "before_db": 1.0, "after_db": 30.0, "samples": 8}
+    shares = {"before_share": 5.4e-19, "after_share": 1.2e-20}
+    told = sentence(Code.SEARCH_HELPER(**known, output="y", metric="mse", **shares))
+    assert "mse 1.2e-20 (5.4e-19 before)" in told

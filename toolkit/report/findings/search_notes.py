@@ -6,6 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
+from toolkit.report.findings.accuracy import number
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
 from toolkit.search.codes import DemandCode, KeptCode, SearchEndCode
@@ -112,7 +113,7 @@ def _helper(
     text += f" ({db(before_db)} before)"
     if before_share is not None and after_share is not None:
         what = metric or "answers unchanged"
-        shown = [f"{one:.3f}" if metric else percent(one, 1) for one in (after_share, before_share)]
+        shown = [number(one) if metric else percent(one, 1) for one in (after_share, before_share)]
         text += f", {what} {shown[0]} ({shown[1]} before)"
     if layers:
         text += (

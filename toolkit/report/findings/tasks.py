@@ -34,6 +34,7 @@ _WHAT = {
     "dynamic": "it has as many values as the input asks for",
     "squashed": "a Tanh or Clip bounds its values on both sides of zero, as those of actions",
     "span": "it and another output score where a span starts and where it ends",
+    "code": "nearly every vector has its largest value in several places, as a code of few levels",
     "one largest": "the same position holds the largest value in every sample",
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
     "beside boxes": "it has values for each of the detector's boxes",
