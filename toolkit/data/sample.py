@@ -226,10 +226,13 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
             at = np.unravel_index(int(np.argmin(finite)), array.shape)
             number = int(finite.size - np.count_nonzero(finite))
             others = f"{count(number, 'value')} {'is' if number == 1 else 'are'} not finite"
+            # of many samples with a mask to add, all have it
+            masked = bool((wide[~finite] == -np.inf).all()) and number < finite.size
+            lower = "; for a mask that is added to scores give -65504, the least of float16, in place of -inf"
             raise DataError(
                 f"the value at {[int(i) for i in at]} is {wide[at]} ({others})",
                 where=place,
-                remedy="samples need finite values: repair or remove this one",
+                remedy=f"samples need finite values: repair or remove this one{lower if masked else ''}",
             )
     return array
 
