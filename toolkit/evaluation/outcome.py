@@ -12,10 +12,9 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, is_float, same_argmax
-from toolkit.evaluation.masks import all_finite
 from toolkit.evaluation.resampling import MetricScore
 from toolkit.evaluation.tasks import CLASS_TASKS, SET_TASKS, AnswerTally, Rows
-from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_errors
+from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
 
 _AT_ONCE = 1 << 16
 """Scores that are looked at at a time: what is made of them stays in a core's cache."""
@@ -198,11 +197,9 @@ def compare(
 
 
 def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Array) -> None:
-    if not all_finite(wanted):
-        usable = np.isfinite(wanted)
-        # a class that is masked by -inf is none; infinity minus itself would be NaN
-        wanted, found = np.where(usable, wanted, MASKED), np.where(usable, found, MASKED)
-        same = same_argmax(wanted, found)
+    scores, others = unmasked(wanted, found)
+    if scores is not wanted:
+        wanted, found, same = scores, others, same_argmax(scores, others)
     part.positions += wanted.size // wanted.shape[-1]
     rows, others = (values.reshape(-1, values.shape[-1]) for values in (wanted, found))
     at_once, told = max(1, _AT_ONCE // rows.shape[1]), []

@@ -15,7 +15,7 @@ from toolkit.evaluation.masks import masks, valued
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import parts_for
 from toolkit.evaluation.tasks import OutputPart, reader
-from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors
+from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, weakest
 
 
 def normal(shape, seed=0):
@@ -152,6 +152,22 @@ def test_masks_are_not_what_noise_is_held_against():
     output = SeenOutput("y", ("N", 6, 6), list(values))
     parts = parts_for("regression", output, SeenModel([output], {}, frozenset()))
     assert all(0.5 < part.settings["variance"] < 2 for part in parts)
+
+
+@pytest.mark.parametrize("mask", [-1e4, -65504, -1e9, -math.inf])
+@pytest.mark.parametrize("positions", [1, 12])
+def test_how_a_mask_is_rounded_is_no_error_of_the_scores(mask, positions):
+    """In float16 a score that -1e4 was added to has steps of 8, and -1e9 is -65504: neither brings a class closer."""
+    scores = 2 * normal((200, positions, 16))
+    hidden = np.random.default_rng(1).random(scores.shape) > 0.6
+    hidden[..., 0] = False
+    a = np.where(hidden, np.float32(mask) + scores, scores).astype(np.float32)
+    b = np.clip(a + 1e-3 * normal(a.shape, 2), -65504 if mask > -math.inf else -math.inf, None)
+    b = b.astype(np.float16).astype(np.float32)
+    assert expected_flips(*weakest(a, b)) < 0.02
+    # a class that is left out no more is an error
+    b[:, 0, 0], b[hidden] = -50, 0
+    assert expected_flips(*weakest(a, b)) > 0.3
 
 
 # gaps of 1e9 and more may be those to masks: near ties among them are not evened out

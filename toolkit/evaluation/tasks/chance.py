@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.masks import all_finite
+from toolkit.evaluation.masks import LEAST_MASK, all_finite, all_plain, masks
 from toolkit.evaluation.ranks import two_largest
 
 _FLIP_POSITIONS = 4_000
@@ -21,7 +21,7 @@ _LEAST_VARIANCE = 1e-30
 _LIKELY = 8
 """How many positions of a sample, those with the least gaps, may be the one whose choice changes first."""
 MASKED = -1e9
-"""What stands for the score of a class that is masked by -inf: infinity less itself would be NaN."""
+"""What stands for the score of a class that is masked, as by -inf: infinity less itself would be NaN."""
 
 
 def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
@@ -45,11 +45,19 @@ def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
 
 
 def unmasked(wanted: Array, found: Array) -> tuple[Array, Array]:
-    """Scores of two models with ``MASKED`` in place of what is no number in the float model's, or in its own."""
-    if all_finite(wanted) and all_finite(found):
+    """Scores of two models with ``MASKED`` in place of what is no number in the float model's, or in its own.
+
+    So has a class that a large negative number was added to, where the other model leaves it out too: how 16-bit floats
+    round such a number changes no choice, and is no error of the scores.
+    """
+    plain = all_plain(wanted)
+    if plain and all_finite(found):
         return wanted, found
-    usable = np.isfinite(wanted)
-    return np.where(usable, wanted, MASKED), np.where(usable & np.isfinite(found), found, MASKED)
+    out = ~np.isfinite(wanted)
+    masked = None if plain else masks(np.asarray(wanted, np.float32))
+    if masked is not None:
+        out |= masked & (wanted < 0) & (found <= -LEAST_MASK)
+    return np.where(out, MASKED, wanted), np.where(out | ~np.isfinite(found), MASKED, found)
 
 
 def weakest(wanted: Array, found: Array, decides: Array | None = None) -> tuple[Array, Array]:
