@@ -20,6 +20,8 @@ from toolkit.graph.nodes import reads_of
 
 BLOCK = 16
 """A multiple of every block: with other channel counts the last block is padded."""
+_AXES = 4
+"""Of what is reordered: onnxruntime computes convolutions over two axes in blocks."""
 _OUT, _BACK = "ReorderOutput", "ReorderInput"
 _ALIKE = frozenset({
     "QuantizeLinear", "DequantizeLinear", "Cast", "Add", "Sub", "Mul", "Div", "Min", "Max", "Clip", "Relu", "Neg",
@@ -164,8 +166,9 @@ def _twin(node: onnx.NodeProto, names: Mapping[str, str], output: str) -> onnx.N
 
 
 def _scalars(graph: onnx.GraphProto) -> set[str]:
-    """Tensors of one value that do not depend on others in the graph."""
-    found = {tensor.name for tensor in graph.initializer if math.prod(tensor.dims) == 1}
+    """Tensors of one value that do not depend on others in the graph, and do not give what is combined more axes."""
+    held = (tensor for tensor in graph.initializer if len(tensor.dims) <= _AXES)
+    found = {tensor.name for tensor in held if math.prod(tensor.dims) == 1}
     for value in graph.input:
         tensor = value.type.tensor_type
         if tensor.HasField("shape") and not tensor.shape.dim:

@@ -172,3 +172,19 @@ def test_outputs_in_any_order_come_from_where_they_are_computed(reorders):
         # only as outputs, which are taken as they are then
         assert not after["ReorderInput"]
         assert all(not np.array_equal(found[name], usual[name]) for name in wanted)
+
+
+def test_a_number_with_five_axes_takes_its_sum_out_of_the_layout(reorders):
+    nodes = [
+        conv("first", "x", "a"), *pair("a", "b"), conv("second", "b", "d"),
+        helper.make_node("Add", ["a", "deep"], ["e"]), helper.make_node("Softmax", ["e"], ["y"], axis=-1),
+    ]  # fmt: skip
+    shapes = {"first": (32, 3, 3, 3), "second": (32, 32, 3, 3)}
+    proto = network(nodes, shapes, {"y": [1, "n", 32, 9, 9], "d": ["n", 32, 9, 9]})
+    proto.graph.initializer.append(numpy_helper.from_array(np.full((1, 1, 1, 1, 1), 2.5, np.float32), "deep"))
+    x = {"x": np.random.default_rng(1).standard_normal((2, 3, 9, 9), np.float32)}
+    wanted = ["d", "e", "y"]
+    usual, found = session(proto, wanted, threads=1).run(x), session(proto, wanted, threads=1, any_order=True).run(x)
+    for name in wanted:
+        assert found[name].shape == usual[name].shape
+        assert np.sort(found[name], axis=None).tobytes() == np.sort(usual[name], axis=None).tobytes()
