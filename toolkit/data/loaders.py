@@ -51,12 +51,16 @@ def endless(read: str, where: str, instead: str = "") -> DataError:
 
 
 def length_of(feeds: Iterable[Any], where: str) -> int | None:
-    """How many samples an iterable says it has; None where it does not say."""
+    """How many samples an iterable says it has; None where it does not say.
+
+    A TypeError in ``len`` is Python's word for "it has none": torch's DataLoader of a stream raises it.
+    """
+    counted = getattr(feeds.loader, "dataset", None) if isinstance(feeds, BatchRows) else feeds
     with theirs(where, "in len()"):
-        if isinstance(feeds, BatchRows):
-            counted = getattr(feeds.loader, "dataset", None)
+        try:
             return len(counted) if isinstance(counted, Sized) else None
-        return len(feeds) if isinstance(feeds, Sized) else None
+        except TypeError:
+            return None
 
 
 def mapping(feed: Any, where: str) -> Mapping[str, Any]:

@@ -199,7 +199,7 @@ def samples_read(loader: Any, name: str, wanted: int | None = None, progress: Pr
         loader: see ``repeatable``.
         name: what messages call it.
         wanted: how many samples are used. With it, only as many of the first are taken of a loader that does not say
-            how many it has and has not ended after ``_LOOKED``.
+            how many it has and has not ended after them and ``_LOOKED``.
         progress: told how many have been read.
 
     Raises:
@@ -212,9 +212,10 @@ def samples_read(loader: Any, name: str, wanted: int | None = None, progress: Pr
     size, once, most = 0, hasattr(loader, "__next__"), most_held()
     feeds = feeds_once(loader, name)
     unsized, limit = length_of(feeds, name) is None, None
+    looked = max(wanted or 0, _LOOKED)
     for number, feed in enumerate(arrays_of(feeds, name)):
         full = once and size > most
-        if wanted is not None and unsized and number >= wanted and (full or number == _LOOKED):
+        if wanted is not None and unsized and number >= wanted and (full or number == looked):
             limit = wanted
             break
         if full:
@@ -260,8 +261,9 @@ def _differ(loader: Any, name: str, digests: Sequence[bytes]) -> bool:
     """
     if isinstance(loader, (list, tuple)):
         return False
+    compared = min(_COMPARED, len(digests))
     try:
-        again = [sample_digest(feed) for feed in islice(arrays_of(feeds_once(loader, name), name), _COMPARED)]
+        again = [sample_digest(feed) for feed in islice(arrays_of(feeds_once(loader, name), name), compared)]
     except DataError:
         return False
     return bool(again) and again != list(digests[: len(again)])

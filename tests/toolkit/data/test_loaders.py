@@ -88,6 +88,32 @@ def test_samples_takes_the_first_of_a_loader_that_never_ends(
     assert found.print == fingerprints.samples_read(lambda: islice(unending(), 7), "code").print
 
 
+@pytest.mark.parametrize("wanted", [1, 2, 60])
+def test_samples_bounds_a_loader_that_never_ends_whatever_their_number(
+    wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints, "_LOOKED", 40)
+    monkeypatch.setattr(loaders, "MOST_SAMPLES", 200)
+    found = fingerprints.samples_read(unending, "code", wanted)
+    assert found.notes == (DataCode.LOADER_CUT(data="code", read=max(wanted, 40), used=wanted),), "it is steady"
+    assert len(read(found.samples)) == wanted
+
+
+class Stream:
+    """As torch's DataLoader of an IterableDataset, without batches: it has a ``__len__``, which has nothing to say."""
+
+    def __len__(self) -> int:
+        raise TypeError("object of type 'Numbers' has no len()")
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        return islice(unending(), 5)
+
+
+def test_a_length_that_is_not_to_be_had_is_counted() -> None:
+    assert len(CalibrationData.open(Stream(), chain())) == len(read(Stream())) == 5
+    assert not fingerprints.samples_read(Stream(), "code").notes
+
+
 def test_reading_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprints, "_LOOKED", 100)
     told: list[tuple[str, str, int]] = []
