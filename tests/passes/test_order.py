@@ -56,6 +56,18 @@ def test_where_it_still_has_an_effect_nothing_is_said():
         assert OrderCode.AFTER_PAIRS not in {event.why.code for event in context.journal}
 
 
+@pytest.mark.parametrize("left", ["/stem/*", ""])
+def test_a_dry_run_does_not_say_what_only_a_run_can_tell(left):
+    model = Model.load(MODELS / "digits_cnn.onnx")
+    data = CalibrationData.open(MODELS / "digits_calibration.npz", model)
+    context = Context(provider=Calibrator(data.first(8), method="minmax"), dry_run=True)
+    find("insert_qdq", False)(exclude=[left] if left else [])(model, context)
+    find("smooth", False)()(model, context)
+    said = OrderCode.AFTER_PAIRS in {event.why.code for event in context.journal}
+    # of the stem a run may smooth the input, of layers with pairs it does not
+    assert said == (left == "")
+
+
 def test_a_request_for_float_takes_pairs_out_whatever_the_order():
     def pairs(*names):
         model = Model.load(MODELS / "digits_cnn.onnx")
@@ -73,8 +85,8 @@ def test_a_request_for_float_takes_pairs_out_whatever_the_order():
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        (("fold_batchnorm", "insert_qdq", "smooth"), "smooth changed nothing, since it works on layers without Q/DQ pairs: "
-         "11 layers, such as '/stem/conv/Conv', have theirs already. Put smooth before the pass that inserts them."),
+        (("fold_batchnorm", "insert_qdq", "smooth"), "smooth changed nothing. It works on layers without Q/DQ pairs, and "
+         "11 layers, such as '/stem/conv/Conv', have theirs already: put smooth before the pass that inserts them."),
         (("fold_batchnorm", "correct_bias", "insert_qdq"), "No layer has quantized weights: put insert_qdq before."),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from toolkit.contract.context import Context
-from toolkit.contract.findings import BaseCode
+from toolkit.contract.findings import BaseCode, Code
 from toolkit.contract.journal import CHANGED, Event
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
@@ -24,7 +24,7 @@ class OrderCode(BaseCode):
 def note_after_pairs(title: str, model: Model, context: Context, events: Iterable[Event]) -> None:
     """Note that a pass changed nothing where a pass before it gave layers their pairs, and leaves these as they are.
 
-    Pairs that a model came with are another finding.
+    Not where only a run can tell whether it does. Pairs that a model came with are another finding.
 
     Args:
         title: the pass.
@@ -32,7 +32,7 @@ def note_after_pairs(title: str, model: Model, context: Context, events: Iterabl
         context: its plan tells which layers were quantized; its journal is written to.
         events: what the pass reported.
     """
-    if any(event.kind == CHANGED for event in events):
+    if any(event.kind == CHANGED or event.why.code is Code.DRY_RUN for event in events):
         return
     asked = (node.name for node, _ in model.walk() if node.op in _WEIGHTED)
     paired = [name for name in asked if (ask := context.plan.get(name)) is not None and ask.precision.quantized]

@@ -169,9 +169,10 @@ class Pass(BaseModel):
         context = context if context is not None else Context()
         title = self.title()
         before = ModelBefore.of(model, thorough=type(self).__module__.partition(".")[0] not in OWN_PACKAGES)
-        asked, told = len(context.plan.history), len(context.journal)
+        asked = len(context.plan.history)
         with self._speaking(context, model):
             trial = self._trial(model, context)
+            told = len(context.journal)
             self._apply(model, context)
             if self.role in BEFORE_PAIRS:
                 note_after_pairs(title, model, context, islice(context.journal, told, None))

@@ -110,7 +110,7 @@ def _not_homogeneous(op: str) -> str:
 def _after_pairs(by: str, layers: int, node: str) -> str:
     which = f"{count(layers, 'layer')}, such as '{node}', have" if layers > 1 else f"'{node}' has"
     return (
-        f"{by} changed nothing, since it works on layers without Q/DQ pairs: {which} theirs already. Put {by} before "
+        f"{by} changed nothing. It works on layers without Q/DQ pairs, and {which} theirs already: put {by} before "
         "the pass that inserts them."
     )
 
