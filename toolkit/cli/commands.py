@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +75,12 @@ def preview_run(
 
 def check_recipe(path: Path, settings: Sequence[str], allow_code: bool, json: bool) -> int:
     """``qtool check``."""
+    from toolkit.base.progress import Lines
     from toolkit.run.check import dry_run
     from toolkit.run.recipe import Recipe
 
-    found = dry_run(Recipe.load(path, settings), allow_code)
+    lines = Lines(partial(print, file=sys.stderr))
+    found = dry_run(Recipe.load(path, settings), allow_code, lines.progress)
     if json:
         emit(found.to_json())
     else:

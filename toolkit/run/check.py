@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
+from toolkit.base.progress import Progress, silent
 from toolkit.base.text import count, samples_by_profile
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -89,8 +90,10 @@ class DryRun:
         return "\n".join(lines) + "\n"
 
 
-def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
+def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silent) -> DryRun:
     """Read model and all data, run one sample, try every pass with placeholder ranges, and say what would be done.
+
+    ``progress`` is told how far the reading of samples is that code supplies.
 
     Raises:
         QtoolError: whatever a run would fail on.
@@ -114,7 +117,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         import_path(recipe.folder if allow_code else None),
         collector_seldom(),
     ):
-        inputs = Inputs(Job(recipe, RunFolder(folder), allow_code))
+        inputs = Inputs(Job(recipe, RunFolder(folder), allow_code, progress))
         preflight(inputs.job)
         journal = Journal()
         steps = passes_of(recipe, allow_code)

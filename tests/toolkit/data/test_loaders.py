@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.conftest import MODELS
 from tests.toolkit.calibration.networks import chain, model
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
+from toolkit.cli.main import invoke
 from toolkit.data import loaders
 from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
@@ -210,3 +213,21 @@ class Endless:
 def test_what_is_wrong_with_a_data_set_names_the_place(source: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(source)
+
+
+def steady() -> Iterator[dict[str, Array]]:
+    values = np.random.default_rng(0).random((100, 1, 1, 8, 8), np.float32)
+    return ({"image": row} for row in values)
+
+
+def test_check_tells_how_many_samples_code_has_yielded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.base.progress._EVERY", 0.0)
+    (tmp_path / "recipe.toml").write_text(
+        f'[model]\npath = "{MODELS / "digits_cnn.onnx"}"\n[calibration]\ndata = "{__name__}:steady"\n'
+        '[[pass]]\nuse = "insert_qdq"\n[engine]\nbackend = "none"\n'
+    )
+    assert invoke(["check", str(tmp_path / "recipe.toml"), "--allow-code"]) == 0
+    said = capsys.readouterr().err
+    assert f"reading the samples of {__name__}:steady (0), 0 s" in said and f"{__name__}:steady (64)" in said

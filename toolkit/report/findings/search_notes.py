@@ -98,8 +98,8 @@ def _no_plan(
     helping = "" if helped or not helpers else f"helpers = [{listed}], "
     return (
         f"No plan with {dtype.upper()} is within the budget ({count(plans, 'plan')} tried; the nearest misses "
-        f"{misses(limits, by)}): nothing is quantized, and every layer runs in {rest.upper()}. To try next: {helping}"
-        "more inferences or minutes for the search, or a looser budget."
+        f"{misses(limits, by)}): nothing is quantized. Layers run in {rest.upper()} unless a pass asks for another "
+        f"type. To try next: {helping}more inferences or minutes for the search, or a looser budget."
     )
 
 
