@@ -76,8 +76,17 @@ class LoadedPieces:
         """How many are loaded."""
         return loaded.count(self._owner)
 
-    def use(self, first: int, kinds: Sequence[StageKind]) -> AbstractContextManager[tuple[Piece, Session]]:
-        """The piece of these stages with its session; the longest unused ones are unloaded where memory is short."""
+    def use(
+        self, first: int, kinds: Sequence[StageKind], often: bool = False
+    ) -> AbstractContextManager[tuple[Piece, Session]]:
+        """The piece of these stages with its session; the longest unused ones are unloaded where memory is short.
+
+        Args:
+            first: number of its first stage.
+            kinds: what each of its stages is.
+            often: see ``session``; a state that was run on few batches is loaded again for many.
+        """
+        often = often and is_whole_state(kinds)
 
         def make() -> tuple[int, Callable[[], tuple[Piece, Session]]]:
             piece, packed = self._pieces.piece(first, kinds), not self._pieces.shares
@@ -85,12 +94,12 @@ class LoadedPieces:
             def load() -> tuple[Piece, Session]:
                 # the session has what it needs of the weights; memory that each kept would grow with every input shape
                 arena: Arena = "shared" if packed else "none"
-                opened = session(piece.model, threads=1, packed=packed, arena=arena, often=is_whole_state(kinds))
+                opened = session(piece.model, threads=1, packed=packed, arena=arena, often=often)
                 return replace(piece, model=LightModel(onnx.ModelProto())), opened
 
             return piece.model.message_bytes * _COPIES + resident_bytes(piece.model, packed), load
 
-        return loaded.use(self._owner, (first, tuple(kinds)), make, self._memory)
+        return loaded.use(self._owner, (first, tuple(kinds), often), make, self._memory)
 
     def reserve(self, size: int) -> None:
         """Count the bytes of kept states against the memory."""
@@ -115,19 +124,22 @@ class PlannedPiece:
         first: number of its first stage.
         kinds: what each of its stages is.
         config: the state.
+        often: whether it is run on many batches.
 
     Attributes:
         last: number of its last stage.
     """
 
-    def __init__(self, loaded: LoadedPieces, first: int, kinds: Sequence[StageKind], config: Config) -> None:
-        self._loaded, self._first, self._kinds, self._config = loaded, first, kinds, config
+    def __init__(
+        self, loaded: LoadedPieces, first: int, kinds: Sequence[StageKind], config: Config, often: bool = False
+    ) -> None:
+        self._loaded, self._first, self._kinds, self._config, self._often = loaded, first, kinds, config, often
         self.last = first + len(kinds) - 1
         self._choices: dict[str, Array] | None = None
 
     def run(self, state: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
         """Its outputs for the tensors that it takes, and the seconds of this thread that it took."""
-        with self._loaded.use(self._first, self._kinds) as (piece, opened):
+        with self._loaded.use(self._first, self._kinds, self._often) as (piece, opened):
             if self._choices is None:
                 self._choices = self._chosen(piece)
             feed = {**self._choices, **{name: state[name] for name in piece.inputs}}

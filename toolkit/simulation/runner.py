@@ -36,6 +36,8 @@ _JOINED_BYTES = 256 << 20
 _TIMED, _BEGUN = 24, 3
 _PARTS, _PARTS_JOINED = 2, 4
 """Of the memory, one in so many parts is for the sessions' weights; few plans in one piece are run again."""
+_OFTEN = 14
+"""From so many batches on a session that is faster to run saves what it takes longer to load, 40 to 70 ms."""
 _counting = Lock()
 
 
@@ -261,7 +263,7 @@ class Runner:
         for index in indices:
             alike.setdefault((self._known_until(probe, index), keep and self._keeps(index)), []).append(index)
         for (start, kept), group in alike.items():
-            plan = self._plan(probe.config, probe.signatures, start, apart=kept)
+            plan = self._plan(probe.config, probe.signatures, start, apart=kept, often=len(group) >= _OFTEN)
 
             def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan, kept: bool = kept) -> Any:
                 return self._from(start, probe, index, plan, kept)
@@ -347,9 +349,13 @@ class Runner:
         return found
 
     def _plan(
-        self, config: Config, signatures: StateKey, start: int, apart: bool, end: int | None = None
-    ) -> list[PlannedPiece]:
-        """The pieces that compute a state from stage ``start`` on; up to ``end``, where ``apart``."""
+        self, config: Config, signatures: StateKey, start: int, apart: bool, end: int | None = None,
+        often: bool = False,
+    ) -> list[PlannedPiece]:  # fmt: skip
+        """The pieces that compute a state from stage ``start`` on; up to ``end``, where ``apart``.
+
+        ``often`` says that they are run on many batches.
+        """
         kinds = [
             FLOAT if own == off else FULL if own == full else SWITCHED
             for own, off, full in zip(signatures, self._off, self._full)
@@ -360,7 +366,7 @@ class Runner:
         else:
             last = self._count if end is None else end
             groups = [(number, list[StageKind]([kinds[number]])) for number in range(start, last)]
-        return [PlannedPiece(self._loaded, first, of, config) for first, of in groups]
+        return [PlannedPiece(self._loaded, first, of, config, often) for first, of in groups]
 
     def _advance(
         self, plan: Sequence[PlannedPiece], state: Tensors, places: Collection[int]

@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 import pytest
 
 from tests.toolkit.search.planted import chain, feeds, simulation
+from toolkit.simulation import loaded
 from toolkit.simulation.state_run import StateRun
 from toolkit.simulation.switches import Config
 
@@ -84,3 +85,24 @@ def test_what_others_run_is_what_is_run_here(memory, count):
     here, _ = outcomes(0)
     there, asked = outcomes(count)
     assert there == here and asked > 40 * 5
+
+
+def test_a_state_is_loaded_to_be_run_often_once_it_is_run_on_many_batches(monkeypatch):
+    sim, asked = simulation(chain(8), feeds(64), batch=2), []
+    load = loaded.session
+
+    def opened(*given, **more):
+        asked.append(more["often"])
+        return load(*given, **more)
+
+    runner = sim.runner
+    whole = runner.probe(sim.config(["layer0", "layer4"]))
+    monkeypatch.setattr(loaded, "session", opened)
+    whole.run(3)
+    assert asked and not any(asked)
+    asked.clear()
+    found = whole.run()
+    assert any(asked)
+    # what was run before and after is one state
+    alone = simulation(chain(8), feeds(64), batch=2)
+    assert found == alone.runner.probe(alone.config(["layer0", "layer4"])).run()
