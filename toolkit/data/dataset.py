@@ -18,11 +18,11 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.data.batch import Batch, Labels
 from toolkit.data.faults import no_samples, refuse_none
+from toolkit.data.fitter import Fitter
 from toolkit.data.mask import MaskPadder
 from toolkit.data.rows import RowsAsSamples, by_rows
 from toolkit.data.sample import (
     EVERYTHING,
-    Fitter,
     InputSpec,
     Keep,
     Sample,

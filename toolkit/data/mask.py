@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Profiles
-from toolkit.data.sample import InputSpec, Sample, resize
+from toolkit.data.fitter import resize
+from toolkit.data.sample import InputSpec, Sample
 
 
 class MaskPadder:

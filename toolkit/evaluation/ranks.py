@@ -21,7 +21,7 @@ def two_best(scores: Array) -> tuple[Array, Array]:
 
     Where all other scores are -inf any class may stand for the second, the best one too.
     """
-    best, others = _without_best(scores)
+    best, others = without_best(scores)
     return others.argmax(axis=-1), best
 
 
@@ -31,7 +31,7 @@ def two_largest(scores: Array) -> tuple[Array, Array]:
 
     A sixth of the time that a partition of thousands of classes takes.
     """
-    best, others = _without_best(scores)
+    best, others = without_best(scores)
     return others.max(axis=-1), np.take_along_axis(scores, best[..., None], axis=-1)[..., 0]
 
 
@@ -41,7 +41,7 @@ def largest(scores: Array) -> Array:
     return np.asarray(scores.max(axis=-1))
 
 
-def _without_best(scores: Array) -> tuple[Array, Array]:
+def without_best(scores: Array) -> tuple[Array, Array]:
     """The class of the largest score of each position, and the scores with -inf in its place."""
     best = scores.argmax(axis=-1)
     others = scores.copy()

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import build, node, normal
 from toolkit import Model
 from toolkit.evaluation.guess import guess
-from toolkit.evaluation.observed import observe
+from toolkit.evaluation.observe import observe
 from toolkit.graph.sessions import session
 
 LAYERS = [node("Gemm", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("Gemm", ["r", "v"], ["g"])]

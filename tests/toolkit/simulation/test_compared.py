@@ -39,8 +39,8 @@ def test_outputs_are_compared_as_if_nothing_was_known_of_the_float_model(task, o
 
 
 def test_the_best_classes_of_the_float_model_are_found_once(monkeypatch):
-    random, sizes, plain = np.random.default_rng(0), [], ranks._without_best
-    monkeypatch.setattr(ranks, "_without_best", lambda scores: (sizes.append(scores.size), plain(scores))[1])
+    random, sizes, plain = np.random.default_rng(0), [], ranks.without_best
+    monkeypatch.setattr(ranks, "without_best", lambda scores: (sizes.append(scores.size), plain(scores))[1])
     floats = [{"y": random.standard_normal((1, 30, 100)).astype(np.float32)}]
     compared = ComparedOutputs([], ["y"], answers=Answers([OutputPart("ctc", ("y",))]))
     compared.know(floats)
