@@ -38,6 +38,8 @@ from toolkit.graph.stretches import Boundaries, by_stretch
 
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20
+_MOST_SIDE_BY_SIDE = 4
+"""Batches that are computed at a time, on however many cores: each holds inner tensors that no limit knows of."""
 _LIKE = math.log(1.25)
 """Samples whose sizes differ by less than this are taken to be alike."""
 
@@ -194,9 +196,11 @@ class CollectionRun:
         self._largest = sum(sized) if all(sized) else 0
         self._seen: dict[int, int] = {}
         self._threads = tapped.threads or cores()
+        # of taps in several groups the last are small, and what is computed for them is not
+        whole = sum(sizes.values()) if self._largest and all(sizes.values()) else 0
         # what stretches hand on is known by its batch, one after the other
-        fits = limit // self._largest if self._largest and stretch is None and elsewhere() is None else 1
-        self._side_by_side = max(1, min(self._threads, fits))
+        fits = limit // whole if whole and stretch is None and elsewhere() is None else 1
+        self._side_by_side = max(1, min(self._threads, fits, _MOST_SIDE_BY_SIDE))
         more = self._side_by_side > 1
         self._tapped = replace(tapped, threads=self._threads // self._side_by_side) if more else tapped
 
@@ -260,7 +264,8 @@ class CollectionRun:
 
     def size(self, batch: int) -> Callable[[Mapping[str, Shape]], int]:
         """How many samples of a shape may share a batch: ``batch``, or fewer where they would take much memory."""
-        room = min(self._limit // self._side_by_side, _COMFORT)
+        # the same batches on any number of cores, and where work runs elsewhere
+        room = min(self._limit // _MOST_SIDE_BY_SIDE, _COMFORT)
 
         def allowed(shapes: Mapping[str, Shape]) -> int:
             expected = self._expected(_volume(shapes))

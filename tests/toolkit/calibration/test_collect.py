@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,46 @@ def test_order_batch_shards_and_memory_change_nothing(widths: list[int], batch: 
     assert merged.missing_parts == []
     merged.made_from["shards"] = [[1, 1]]
     assert same(plain, merged)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+    """The samples of each batch, and how many batches were under way when it began, itself among them."""
+    from toolkit.calibration.tapped import TappedSession
+
+    counts, under_way = list[int](), list[int]()
+    now, lock, real = [0], Lock(), TappedSession.compute
+
+    def compute(self: TappedSession, batch: Any, into: Any) -> Any:
+        with lock:
+            now[0] += 1
+            counts.append(batch.count)
+            under_way.append(now[0])
+        sleep(0.02)
+        made = real(self, batch, into)
+        with lock:
+            now[0] -= 1
+        return made
+
+    monkeypatch.setattr(TappedSession, "compute", compute)
+    return counts, under_way
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_batches_are_the_same_on_any_number_of_cores(threads: int, computed: tuple[list[int], list[int]]) -> None:
+    samples = feeds([9] * 23)
+    found = collect(CHAIN, TAPS, data_of(samples), batch=8, memory=len(TAPS) * 4 * 27 * 20, threads=threads)
+    assert sorted(computed[0], reverse=True) == [5, 5, 5, 5, 3]
+    assert max(computed[1]) <= min(threads, 4)
+    assert same(found, collect(CHAIN, TAPS, data_of(samples), batch=1, threads=1))
+
+
+def test_of_taps_in_several_groups_batches_are_computed_one_by_one(computed: tuple[list[int], list[int]]) -> None:
+    """The last group may be small, and the inner tensors of the model are not."""
+    samples = feeds([9] * 8)
+    found = collect(CHAIN, TAPS, data_of(samples), memory=4 * 27 * (len(TAPS) - 1), threads=4)
+    assert set(computed[1]) == {1}
+    assert same(found, collect(CHAIN, TAPS, data_of(samples), threads=1))
 
 
 def test_split_taps_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
