@@ -143,7 +143,8 @@ class SearchRecord:
             first=float(content["first_within_budget"]) if content["first_within_budget"] is not None else None,
             lacks_in_types=lacks_of(content["lacks_in_types"]),
             rest_lacks=lacks_of(content["rest_lacks"]),
-            squashed_by=str(content["squashed_by"]),
+            # earlier releases called it so
+            squashed_by=str(content["behind"] if "behind" in content else content["squashed_by"]),
             allowed=float(content["allowed"]) if content["allowed"] is not None else None,
             real=Outcome.from_json(content["in_types"]) if content["in_types"] is not None else None,
             unlabelled=content.get("unlabelled"),

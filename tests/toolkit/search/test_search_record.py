@@ -75,6 +75,14 @@ def test_a_record_reads_back(tmp_path):
     assert again.to_json() == written.to_json() and again.weak_spots and again.warnings == written.warnings
 
 
+def test_a_record_with_the_former_key_of_the_squashing_operator_is_read():
+    found, cost, budget, _ = searched(2.0, 1.0)
+    content = record(found, cost, budget, "int8", 24).to_json()
+    content["behind"] = "Softmax"
+    del content["squashed_by"]
+    assert SearchRecord.from_json(content).to_json()["squashed_by"] == "Softmax"
+
+
 @pytest.mark.parametrize(
     "name", ["best", "plans", "float", "sensitivity", "weak_spots", "budget", "precision", "share_of"]
 )
