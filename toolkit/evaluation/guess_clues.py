@@ -68,7 +68,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         return [Clue("classification", "values", 2.5, "span")]
     if _is_code(output, axis):
         return [Clue("embedding", "values", 2.5, "code"), Clue("embedding", "shape", 1.0, "fits")]
-    if output.squashed and count < _FEATURES:
+    if count < _FEATURES and _is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
     found = _scores(output, axis)
     if output.dynamic(axis):
@@ -99,6 +99,14 @@ def _is_code(output: SeenOutput, axis: int) -> bool:
         return False
     several = (rows == rows.max(axis=1, keepdims=True)).sum(axis=1) > 1
     return bool(several.mean() >= _NEARLY_ALL and (np.ptp(rows, axis=1) > 0).mean() >= _NEARLY_ALL)
+
+
+def _is_squashed(output: SeenOutput, axis: int) -> bool:
+    """Whether a Tanh bounds all values, or a Clip whose bounds they reach: one that only guards scores is never met."""
+    if "Clip" not in output.squashed:
+        return bool(output.squashed)
+    rows = output.stacked(axis)
+    return any(int((rows == ends).sum(axis=0).max(initial=0)) > 1 for ends in (rows.min(axis=0), rows.max(axis=0)))
 
 
 def _scores(output: SeenOutput, axis: int) -> list[Clue]:
@@ -191,7 +199,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if count == 1 and "Sigmoid" not in output.ops:
         # where there is one class, every answer stays
         return _long(output, axis)
-    if output.squashed and count < _FEATURES:
+    if count < _FEATURES and _is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
     if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:

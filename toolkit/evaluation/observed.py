@@ -46,7 +46,7 @@ class SeenOutput:
         chosen_by: those of them that are made of choices among its values; see ``chosen_by``.
         column: which numbers beside chosen boxes the graph says that it holds; see ``chosen_column``.
         one_each: whether a layer of one channel computes its values; see ``one_each``.
-        squashed: whether its values are kept within bounds; see ``squashed``.
+        squashed: the operators that keep its values within bounds; see ``squashed``.
     """
 
     name: str
@@ -59,7 +59,7 @@ class SeenOutput:
     chosen_by: frozenset[str] = frozenset()
     column: str = ""
     one_each: bool = False
-    squashed: bool = False
+    squashed: str = ""
 
     @property
     def discrete(self) -> bool:

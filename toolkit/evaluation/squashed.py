@@ -12,20 +12,22 @@ _AFFINE = frozenset({"Mul", "Div", "Add", "Sub"})
 _MOST_STEPS = 50
 
 
-def squashed(model: Model, output: gs.Tensor) -> bool:
-    """Whether all values of an output come from a Tanh, or from a Clip between a number below and one above zero.
+def squashed(model: Model, output: gs.Tensor) -> str:
+    """The operators, ``Tanh``, ``Clip`` or ``Tanh or Clip``, that all values of an output come from; empty for others.
+
+    A Clip counts between a number below zero and one above it.
 
     Constants may scale and move them then, to the range that a motor takes. Scores of classes are not squashed: where a
     constant divides them before a Tanh and another multiplies them after it, they are only kept from growing, as those
     of Gemma 2 are (Gemma Team, "Gemma 2: improving open language models at a practical size", 2024, section 2).
     """
-    waiting, steps, found = [output], 0, False
+    waiting, steps, found = [output], 0, set[str]()
     while waiting and steps < _MOST_STEPS:
         steps += 1
         tensor = waiting.pop()
         node = tensor.inputs[0] if tensor.inputs else None
         if node is None:
-            return False
+            return ""
         others = [one for one in node.inputs if model.constant(one) is None]
         if node.op == "Concat":
             waiting += node.inputs
@@ -34,10 +36,10 @@ def squashed(model: Model, output: gs.Tensor) -> bool:
         elif node.op in _AFFINE and len(others) == 1:
             waiting += others
         elif (node.op == "Tanh" and not _scaled(model, node.inputs[0])) or (node.op == "Clip" and _both(model, node)):
-            found = True
+            found.add(node.op)
         else:
-            return False
-    return found and not waiting
+            return ""
+    return " or ".join(sorted(found, reverse=True)) if not waiting else ""
 
 
 def _scaled(model: Model, tensor: gs.Tensor) -> bool:

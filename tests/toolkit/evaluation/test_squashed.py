@@ -15,6 +15,7 @@ from toolkit.graph.sessions import session
 LAYERS = [node("Gemm", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("Gemm", ["r", "v"], ["g"])]
 NUMBERS = {
     "low": np.float32(-1.0), "high": np.float32(1.0), "zero": np.float32(0.0), "two": np.float32(2.0),
+    "far below": np.float32(-1e3), "far above": np.float32(1e3),
     "scale": np.array([1, 2, 1, 0.5, 1, 1], np.float32), "offset": np.array([0, 1, 0, 0, 2, 0], np.float32),
 }  # fmt: skip
 
@@ -53,10 +54,11 @@ def test_bounded_actions_are_values(tail: list[onnx.NodeProto]) -> None:
         [node("Identity", ["g"], ["action"])],
         [node("Div", ["g", "two"], ["d"]), node("Tanh", ["d"], ["t"]), node("Mul", ["t", "two"], ["action"])],
         [node("Clip", ["g", "zero", "high"], ["action"])],
+        [node("Clip", ["g", "far below", "far above"], ["action"])],
         [node("Tanh", ["g"], ["t"]), node("Mul", ["t", "r"], ["action"])],
         [node("Tanh", ["g"], ["t"]), node("Softmax", ["t"], ["action"])],
     ],
-    ids=["scores", "capped", "one side", "gated", "shares"],
+    ids=["scores", "capped", "one side", "never reached", "gated", "shares"],
 )
 def test_what_may_be_scores_of_classes_is_not_taken_for_actions(tail: list[onnx.NodeProto]) -> None:
     task, others = task_of(*tail, width=32 if "r" in tail[-1].input else 6)
