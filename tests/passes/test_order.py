@@ -87,7 +87,8 @@ def test_a_request_for_float_takes_pairs_out_whatever_the_order():
     [
         (("fold_batchnorm", "insert_qdq", "smooth"), "smooth changed nothing. It works on layers without Q/DQ pairs, and "
          "11 layers, such as '/stem/conv/Conv', have theirs already: put smooth before the pass that inserts them."),
-        (("fold_batchnorm", "correct_bias", "insert_qdq"), "No layer has quantized weights: put insert_qdq before."),
+        (("fold_batchnorm", "correct_bias", "insert_qdq"), "No layer has quantized weights: put insert_qdq before, or see "
+         "in the journal why it declined the layers."),
     ],
 )  # fmt: skip
 def test_check_and_run_warn_of_it(tmp_path, capsys, order, message):

@@ -549,4 +549,4 @@ def test_a_pass_that_corrects_pairs_in_front_of_what_inserts_them_is_a_warning(t
     text = SMALL.replace('use = "insert_qdq"', 'use = "correct_bias"\n[[pass]]\nuse = "insert_qdq"')
     recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=text)
     warnings = run(recipe, tmp_path / "out").report.summary.warnings
-    assert "No layer has quantized weights: put insert_qdq before." in warnings
+    assert any(said.startswith("No layer has quantized weights: put insert_qdq before") for said in warnings)

@@ -136,7 +136,10 @@ PASSES: Table = {
         "applies it all the same."
     ),
     OrderCode.AFTER_PAIRS: _after_pairs,
-    Code.NO_QUANTIZED_WEIGHTS: lambda: f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before.",
+    Code.NO_QUANTIZED_WEIGHTS: lambda: (
+        f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before, or see in the journal why it declined "
+        "the layers."
+    ),
     Code.NOT_SUPPORTED: "biases of {op} are not corrected",
     Code.BIAS_SETTLED: "its bias already makes up for the rounding of its weights",
     Code.NO_BIAS: "it has no bias, and no Add of a constant vector follows it",
