@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -114,8 +113,6 @@ def test_order_batch_shards_and_memory_change_nothing(widths: list[int], batch: 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
     """The samples of each batch, and how many batches were under way when it began, itself among them."""
-    from toolkit.calibration.tapped import TappedSession
-
     counts, under_way = list[int](), list[int]()
     now, lock, real = [0], Lock(), TappedSession.compute
 
@@ -178,7 +175,7 @@ def test_batches_are_computed_side_by_side_as_far_as_the_memory_allows(
         under_way.append(1)
         most.append(len(under_way))
         # others begin meanwhile
-        time.sleep(0.1)
+        sleep(0.1)
         try:
             return compute(self, batch, into)
         finally:
