@@ -123,8 +123,11 @@ def layers_in_branches(rate: int = INT64) -> onnx.ModelProto:
     )  # fmt: skip
 
 
-def conv_in_loop() -> onnx.ModelProto:
-    """Three passes of a convolution with weights from around the Loop; a constant sum is in its body."""
+def conv_in_loop(condition: bool = True) -> onnx.ModelProto:
+    """Three passes of a convolution with weights from around the Loop; a constant sum is in its body.
+
+    ``condition`` says whether the Loop is given the one to begin with, which ONNX lets it leave out.
+    """
     body = subgraph(
         [
             node("Add", ["one", "one"], ["two"], "body_two"), node("Conv", ["carried", "w"], ["moved"], "body_conv", pads=[1, 1]),
@@ -136,7 +139,7 @@ def conv_in_loop() -> onnx.ModelProto:
     return build(
         [
             node("Conv", ["x", "w"], ["first"], "conv", pads=[1, 1]),
-            node("Loop", ["three", "true", "first"], ["y"], "loop", body=body),
+            node("Loop", ["three", "true" if condition else "", "first"], ["y"], "loop", body=body),
         ],
         {"x": ["n", 4, 8]}, {"y": ["n", 4, 8]},
         {"w": normal(4, 4, 3, seed=1, scale=0.4), "three": np.array(3), "true": np.array(True)},

@@ -20,11 +20,7 @@ def test_a_loop_that_leaves_out_its_condition_is_calibrated_as_on_the_cpu():
     features, refusal = usable("tensorrt")
     if features is None:
         pytest.skip(str(refusal))
-    proto = conv_in_loop()
-    for loop in proto.graph.node:
-        if loop.op_type == "Loop":
-            loop.input[1] = ""
-    model = Model.from_proto(proto)
+    model = Model.from_proto(conv_in_loop(condition=False))
     data = CalibrationData.open([{"x": normal(2, 4, 8, seed=seed)} for seed in range(4)], model)
     taps = ["x", "first"]
     here, there = collect(model, taps, data, batch=2), collect_on_gpu(model, taps, data, batch=2, tactic_sources=[])
