@@ -81,7 +81,7 @@ def json_values(content: bytes, rng: random.Random) -> bytes:
         pending += [value[key] for key in keys]
     parent, key = rng.choice(places)
     how = rng.randrange(6)
-    marker = "@@hole@@"
+    marker = "stretchesholestretches"
     raw = ""
     if how <= 1:
         parent[key] = rng.choice(VALUES)

@@ -251,7 +251,7 @@ def test_a_constant_node_and_a_shared_initializer_serve_as_weights():
     run(model, {"x": normal(1, 4, 6, 6)})
 
 
-def test_patterns_exact_glob_op_and_stretch(residual):
+def test_patterns_exact_glob_op_and_between(residual):
     context = placeholder_context()
     InsertQDQ(exclude=["c1"], exclude_between=[("r1", "a")])(residual, context)
     assert declined(context, "excluded") == {"c1", "c2"} | {n for n in declined(context, "excluded") if n in ("a",)}

@@ -34,7 +34,7 @@ from toolkit.calibration.probes import (
 from toolkit.calibration.tapped import BatchStatistics, Tapped, TappedSession, count, size_of
 from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
-from toolkit.graph.stretches import Boundaries, by_stretch
+from toolkit.graph.partitions import Boundaries, by_partition
 
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20
@@ -98,8 +98,8 @@ def collect(
     made_from = _made_from(model, data, tensors_digest(counted, scalars), bins, shard)
     limit = memory or MEMORY
     sizes = bytes_per_sample(facts, counted)
-    # workers elsewhere do not see what other workers hand from stretch to stretch
-    parts = by_stretch(model, [*counted, *scalars]) if elsewhere() is None else [[*counted, *scalars]]
+    # workers elsewhere do not see what other workers hand from partition to partition
+    parts = by_partition(model, [*counted, *scalars]) if elsewhere() is None else [[*counted, *scalars]]
     groups = [group for part in parts for group in _groups(part, sizes, limit)]
     boundaries = Boundaries()
     tally = SampleFingerprint()
@@ -179,7 +179,7 @@ class CollectionRun:
         limit: bytes of taps that may be held.
         sizes: bytes of all taps for the largest sample.
         collection: takes in the statistics.
-        stretch: where the pass is for one stretch of the model, what the passes hand on, which is known by its batch,
+        partition: where the pass is for one partition of the model, what the passes hand on, known by its batch,
             and what the taps of the others take: all passes have the same batches, those of the whole model.
     """
 
@@ -189,17 +189,17 @@ class CollectionRun:
         limit: int,
         sizes: Mapping[str, int],
         collection: Collection,
-        stretch: tuple[Boundaries, Callable[[Batch], int]] | None = None,
+        partition: tuple[Boundaries, Callable[[Batch], int]] | None = None,
     ) -> None:
-        self._limit, self._collection, self._stretch = limit, collection, stretch
-        sized = [sizes[name] for name in (sizes if stretch is not None else tapped.taps)]
+        self._limit, self._collection, self._partition = limit, collection, partition
+        sized = [sizes[name] for name in (sizes if partition is not None else tapped.taps)]
         self._largest = sum(sized) if all(sized) else 0
         self._seen: dict[int, int] = {}
         self._threads = tapped.threads or cores()
         # of taps in several groups the last are small, and what is computed for them is not
         whole = sum(sizes.values()) if self._largest and all(sizes.values()) else 0
-        # what stretches hand on is known by its batch, one after the other
-        fits = limit // whole if whole and stretch is None and elsewhere() is None else 1
+        # what partitions hand on is known by its batch, one after the other
+        fits = limit // whole if whole and partition is None and elsewhere() is None else 1
         self._side_by_side = max(1, min(self._threads, fits, _MOST_SIDE_BY_SIDE))
         more = self._side_by_side > 1
         self._tapped = replace(tapped, threads=self._threads // self._side_by_side) if more else tapped
@@ -222,7 +222,7 @@ class CollectionRun:
         """A few batches are computed side by side, as far as the memory allows: threads within one operator of a small
         batch wait for each other. Then all threads count: next to the computing they would take its cores and caches.
         """
-        run = TappedSession(self._tapped, self._stretch[0] if self._stretch is not None else None)
+        run = TappedSession(self._tapped, self._partition[0] if self._partition is not None else None)
 
         def computed(batch: Batch) -> tuple[Collection, dict[str, Array], dict[str, int]]:
             part = Collection()
@@ -260,7 +260,7 @@ class CollectionRun:
         return batch
 
     def _size(self, batch: Batch, values: Mapping[str, Array]) -> int:
-        return size_of(values) + (self._stretch[1](batch) if self._stretch is not None else 0)
+        return size_of(values) + (self._partition[1](batch) if self._partition is not None else 0)
 
     def size(self, batch: int) -> Callable[[Mapping[str, Shape]], int]:
         """How many samples of a shape may share a batch: ``batch``, or fewer where they would take much memory."""

@@ -20,8 +20,8 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import limit_memory, memory_limited
 from toolkit.graph.model import Model
+from toolkit.graph.partitions import Boundaries
 from toolkit.graph.sessions import Session, session
-from toolkit.graph.stretches import Boundaries
 
 ToCount = deque[tuple[Histogram, Array, int]]
 """Histograms with values to add, and how often each counts."""

@@ -44,7 +44,7 @@ class KeptBatch(FileSchema):
 
 
 class KeptOutputs(FileSchema):
-    """A stretch of batches in order, and the byte order of their values, ``sys.byteorder``."""
+    """Successive batches, and the byte order of their values, ``sys.byteorder``."""
 
     batches: list[KeptBatch]
     byte_order: str
@@ -183,7 +183,7 @@ class EvaluationCheckpoint:
         return time.monotonic() - self._saved > _SAVE_EVERY
 
     def _keep(self, batch: _JudgedBatch) -> None:
-        """Hold a batch until its stretch is written; after one that does not fit or holds no numbers, none is kept."""
+        """Hold a batch until its file is written; after one that does not fit or holds no numbers, none is kept."""
         numbers = all(value.dtype.kind != "O" for outputs in batch.outputs for value in outputs.values())
         self._room = self._room - batch.bytes if numbers and self.refused is None else -1
         if self._room < 0:

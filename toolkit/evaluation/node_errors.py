@@ -29,9 +29,9 @@ from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel, SerializedModel
 from toolkit.graph.model import Model
+from toolkit.graph.partitions import Boundaries, by_partition, shared_weights
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import MOST_NODES, Session, session
-from toolkit.graph.stretches import Boundaries, by_stretch, shared_weights
 from toolkit.graph.work import node_macs
 from toolkit.placement.ops import PAIR_OPERATORS
 
@@ -244,7 +244,7 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
         arrays = probe.run(part.inputs)
         sizes = {name: int(value.nbytes) for name, value in arrays.items()}
         elements = sum(value.size for value in arrays.values())
-        parts = [list(_groups(part, sizes)) for part in by_stretch(model, names)]
+        parts = [list(_groups(part, sizes)) for part in by_partition(model, names)]
         groups = [group for part in parts for group in part]
         plain = _macs(model, part.inputs) + _MADE * elements
         # each part is run for its own groups alone

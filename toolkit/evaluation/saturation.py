@@ -11,9 +11,9 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.evaluation.evaluate import first_samples
 from toolkit.graph.model import Model
+from toolkit.graph.partitions import Boundaries, by_partition
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
-from toolkit.graph.stretches import Boundaries, by_stretch
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, grid_of
 
@@ -97,7 +97,7 @@ def saturation(
             found[quantize.name] = Saturation(grid)
             tensors.setdefault(tensor.name, []).append(quantize.name)
     handed = Boundaries()
-    groups = by_stretch(model, tensors)
+    groups = by_partition(model, tensors)
     for part in (group[start : start + _AT_ONCE] for group in groups for start in range(0, len(group), _AT_ONCE)):
         loaded = session(model, outputs=part, boundaries=handed)
         for batch in first_samples(data, 1, samples):

@@ -1,4 +1,4 @@
-"""Where a graph is cut into stretches whose weights fit into memory, or that have few nodes.
+"""Where a graph is cut into partitions whose weights fit into memory, or that have few nodes.
 
 It is cut before nodes with weights, where few tensors are alive and onnxruntime fuses nothing.
 """
@@ -20,7 +20,7 @@ from toolkit.graph.memory import least_limit
 from toolkit.graph.nodes import all_nodes, reads_of
 
 SHARE = 2
-"""A float model and its quantized form are run side by side: a stretch may take this part of what weights may."""
+"""A float model and its quantized form are run side by side: a partition may take this part of what weights may."""
 MOST_BLOCKED = 5_000
 """Nodes of a graph up to which onnxruntime may hand on results of convolutions in blocked layout."""
 _WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "QuantizeLinear"})
@@ -45,14 +45,14 @@ _NO_TENSOR = ("Sequence", "Optional", "SplitToSequence")
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Partition:
     """Neighbouring nodes of a model.
 
     Attributes:
-        nodes: which nodes of the main graph, counted from 0; constants' nodes that several stretches need are in each.
+        nodes: which nodes of the main graph, counted from 0; constants' nodes that several partitions need are in each.
         weights: the large weights that they read.
         reads: the other tensors that they take from before, and inputs of the model.
-        gives: what later stretches read, and outputs of the model.
+        gives: what later partitions read, and outputs of the model.
         constants: the initializers that they read, large ones among them, in the model's order.
     """
 
@@ -63,31 +63,31 @@ class Stretch:
     constants: Sequence[str] = ()
 
     @classmethod
-    def whole(cls, model: LightModel) -> Stretch:
+    def whole(cls, model: LightModel) -> Partition:
         """That of a model that is not cut."""
         return cls(range(len(model.proto.graph.node)), list(model.weights), [], [])
 
 
-def by_nodes(model: LightModel, most: int) -> list[Stretch]:
-    """The stretches of a model that have about so many nodes at most; one where there are fewer, or no place to cut."""
+def by_nodes(model: LightModel, most: int) -> list[Partition]:
+    """Partitions of a model that have about so many nodes at most; one where there are fewer, or no place to cut."""
     if len(model.proto.graph.node) <= most or not _hands_on_tensors(model):
-        return [Stretch.whole(model)]
+        return [Partition.whole(model)]
     cut = Cut(model, most)
-    return cut.stretches() if cut.makes_outputs() else [Stretch.whole(model)]
+    return cut.partitions() if cut.makes_outputs() else [Partition.whole(model)]
 
 
-def by_widened(model: LightModel, most: int) -> list[Stretch]:
-    """Stretches whose weights, where stored in fewer bits, take about so many bytes at most once widened for a run.
+def by_widened(model: LightModel, most: int) -> list[Partition]:
+    """Partitions whose weights, where stored in fewer bits, take about so many bytes at most once widened for a run.
 
     onnxruntime computes what depends on no input at any time, in 1.32 at the beginning of a run: an uncut model in
-    float16, or with weights stored in INT8, would hold all of its weights in float32 at once. A stretch of one node may
+    float16, or with weights stored in INT8, would hold all its weights in float32 at once. A partition of one node may
     take more.
     """
     sizes = {name: widened_bytes(values) for name, values in model.weights.items() if values.itemsize < _WIDE}
     if sum(sizes.values()) <= most or not _hands_on_tensors(model):
-        return [Stretch.whole(model)]
+        return [Partition.whole(model)]
     cut = Cut(model, most, sizes, at_least_one=True)
-    return cut.stretches() if cut.makes_outputs() else [Stretch.whole(model)]
+    return cut.partitions() if cut.makes_outputs() else [Partition.whole(model)]
 
 
 def widened_bytes(values: Array) -> int:
@@ -126,10 +126,10 @@ class Cut:
 
     Args:
         model: the model, its nodes sorted.
-        limit: what the large weights of a stretch may take in bytes, or how many nodes it may have.
-        sizes: what the large weights take, in bytes; where None it is the nodes that are counted, and a stretch has
+        limit: what the large weights of a partition may take in bytes, or how many nodes it may have.
+        sizes: what the large weights take, in bytes; where None it is the nodes that are counted, and a partition has
             more than it may where there is no place at which onnxruntime fuses nothing.
-        at_least_one: a stretch of one node may take more.
+        at_least_one: a partition of one node may take more.
     """
 
     def __init__(
@@ -165,8 +165,8 @@ class Cut:
         """Whether a node makes each of the graph's outputs."""
         return self._outputs <= {name for made in self._makes for name in made}
 
-    def stretches(self) -> list[Stretch]:
-        """The graph in stretches that fit."""
+    def partitions(self) -> list[Partition]:
+        """The graph in partitions that fit."""
         places = [0, *self._places(), len(self._order)]
         found, made_before = list[tuple[list[int], set[str], set[str]]](), set[str]()
         for first, last in pairwise(places):
@@ -175,17 +175,17 @@ class Cut:
             reads = {name for index in nodes for name in self._reads[index]} - made - self._constants.keys()
             found.append((nodes, reads, made))
         last_read = {name: number for number, (_, reads, _) in enumerate(found) for name in reads}
-        result: list[Stretch] = []
+        result: list[Partition] = []
         for number, (nodes, reads, made) in enumerate(found):
             later = {name for name in made if last_read.get(name, -1) > number}
-            # what constants' nodes make is made in several stretches, and handed on by the first
+            # what constants' nodes make is made in several partitions, and handed on by the first
             given = (later | made & self._outputs) - made_before
             made_before |= given
             gives = sorted(given)
             stored = {name for index in nodes for name in self._reads[index] if name in self._constants}
             weights = sorted(name for name in stored if name in self._weights)
             constants = sorted(stored, key=lambda name: self._constants[name])
-            result.append(Stretch(nodes, weights, sorted(reads), gives, constants))
+            result.append(Partition(nodes, weights, sorted(reads), gives, constants))
         return result
 
     def _constant_nodes(self) -> dict[int, set[int]]:
@@ -304,7 +304,7 @@ class Cut:
         return found
 
     def _half_full(self, start: int, place: int) -> int:
-        """The first place at which the stretch from ``start`` on holds half of what it may."""
+        """The first place at which the partition from ``start`` on holds half of what it may."""
         seen, total = set[Any](), 0
         for one in range(start, place):
             total += self._size(self._holds[one] - seen)
@@ -322,7 +322,7 @@ class Cut:
         node = self._nodes[self._order[sizes.index(size)]]
         return ModelError(
             f"node '{node.name}' ({node.op_type}) alone needs {size / 1e6:,.2f} MB for its weights, and "
-            f"{self._limit / 1e6:,.2f} MB of the memory allowed are there for a stretch",
+            f"{self._limit / 1e6:,.2f} MB of the memory allowed are there for a partition",
             where=self._where,
             remedy=f'set [run] memory to "{-(-least_limit(size * SHARE) // 10**6)}MB" or more',
         )

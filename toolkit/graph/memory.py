@@ -27,7 +27,7 @@ _ROOM_PART = 8
 
 @contextmanager
 def memory_limit(size: int | None) -> Iterator[None]:
-    """While this is open, the process is to take ``size`` bytes: sessions of models with more weights run in stretches.
+    """While this is open, the process is to take ``size`` bytes: sessions of models with more weights are partitioned.
 
     The program itself takes some 200 MB, of a limit below 1 GB more than its part.
     """

@@ -41,7 +41,7 @@ Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone tak
 CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,000 with 16,000 outputs.
 """
 _OF_CONSTANTS = {"ConstantFolding": 20_000, "ConstantSharing": 20_000}
-"""The same for rewrites that compute part of the graph: for a stretch its own nodes count. A weight
+"""The same for rewrites that compute part of the graph: for a partition its own nodes count. A weight
 that is dequantized takes 6 kB less than the node that would do it in every run."""
 _OF_BASIC = [
     "Level1_RuleBasedTransformer",

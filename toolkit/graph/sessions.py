@@ -32,22 +32,22 @@ from toolkit.graph.ort_session import (
 )
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.pairs_after_concats import move_pairs_after_concats
+from toolkit.graph.partitions import Boundaries, PartitionedSession, partitions_of
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.refused_node import with_node
 from toolkit.graph.runnable import NotRun
 from toolkit.graph.session_source import expose, light_source, make_runnable, not_computed
-from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
 from toolkit.graph.tensors import np_dtype
 from toolkit.graph.unordered_outputs import without_reordering
 
 _AT_ONCE = 16
-"""Inputs that go through the stretches of a model together: what they hand on is kept meanwhile."""
+"""Inputs that go through the partitions of a model together: what they hand on is kept meanwhile."""
 MOST_NODES = 20_000
-"""Nodes of a session; a model of more is run in stretches, cut where onnxruntime fuses nothing."""
-_STRETCH_NODES = 5_000
-"""Nodes of these stretches: one of 20,000 takes a quarter longer a node to load, and is no faster in a run."""
+"""Nodes of a session; a model of more is run in partitions, cut where onnxruntime fuses nothing."""
+_PARTITION_NODES = 5_000
+"""Nodes of these partitions: one of 20,000 takes a quarter longer a node to load, and is no faster in a run."""
 _WIDENED_BYTES = 256 << 20
-"""What the weights of a stretch of a model that is not packed may take in float32, where they are stored in less."""
+"""What the weights of a partition of a model that is not packed may take in float32, where they are stored in less."""
 _KEPT_BYTES = 32 << 20
 """Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
 _OWN = "session"
@@ -91,9 +91,9 @@ class Session:
         self.outputs: tuple[str, ...] = (*_told(made, self.left), *self._passed_on)
 
     @property
-    def in_stretches(self) -> bool:
+    def is_partitioned(self) -> bool:
         """Whether parts of the model are loaded one after the other in every run."""
-        return isinstance(self._inner, Stretched)
+        return isinstance(self._inner, PartitionedSession)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once.
@@ -116,10 +116,10 @@ class Session:
     ) -> Iterator[dict[str, Array]]:
         """Run the model on several inputs, one after the other, see ``run``.
 
-        Of a model in stretches 16 inputs go through a stretch together, which is loaded once for them; each by itself
+        Of a partitioned model, 16 inputs go through a partition together, which is loaded once for them; each by itself
         where a loop may not end, whose limits are those of one run.
         """
-        if not self.in_stretches or self._limits is not None:
+        if not self.is_partitioned or self._limits is not None:
             yield from (self.run(inputs, outputs) for inputs in samples)
             return
         given = iter(samples)
@@ -189,7 +189,7 @@ class Session:
             meter.count((time.thread_time() - begin) * self._threads)
 
     def _each(self, names: list[str], feeds: Sequence[Mapping[str, Any]], options: Any) -> list[list[Any]]:
-        if isinstance(self._inner, Stretched):
+        if isinstance(self._inner, PartitionedSession):
             return self._inner.run_each(names, feeds, options)
         return [list(self._inner.run_with_ort_values(names, feed, options)) for feed in feeds]
 
@@ -210,7 +210,7 @@ def session(
     """Load a model into onnxruntime's CPU provider.
 
     What computes in bfloat16 is computed in float32; inputs and outputs keep their types. Nodes for which onnxruntime
-    has no kernel are left out, with all that read them: see ``Session.outputs``. A model runs in stretches where its
+    has no kernel are left out, with all that read them: see ``Session.outputs``. A model runs in partitions where its
     weights exceed ``memory_limit``, or where they are not packed, are stored in fewer bits and take more than 256 MB in
     float32. The last bits may then differ where onnxruntime would have fused nodes across a cut.
 
@@ -224,9 +224,9 @@ def session(
         packed: let onnxruntime keep weights in the layout of its kernels: a copy, with which a run is up to twice as
             fast. None allows it unless the weights are too many for a copy.
         as_written: compute Q/DQ pairs as they are written, not fused into integer kernels or merged into other pairs.
-            False leaves onnxruntime its defaults, except for operators whose pairs a cut between stretches separates.
+            False leaves onnxruntime its defaults, except for operators whose pairs a cut between partitions separates.
         arena: where the memory of a run comes from. A session's own arena grows with inputs of many sizes.
-        boundaries: where sessions of one model with different ``outputs`` keep what they pass between stretches.
+        boundaries: where sessions of one model with different ``outputs`` keep what they pass between partitions.
         any_order: let the values of an output come in another order than its shape says; see
             ``toolkit.graph.unordered_outputs``.
         often: it is run on so many samples that it may take twice as long to load where each run is faster then.
@@ -248,7 +248,7 @@ def session(
     packed = not model.shares if packed is None else packed
     if not packed:
         quantize_weights(model)
-    # a stretch is rewritten as the whole would be, and that by the nodes of the model as it is written
+    # a partition is rewritten as the whole would be, and that by the nodes of the model as it is written
     unwanted = unwanted_rewrites(model.proto, survey.operators, packed, as_written)
     loading = _Loading(threads, optimise, packed, as_written, arena, any_order, often, unwanted)
     return Session(_loaded(model, loading, boundaries), model.where, shared, model.weights, limits, left, threads)
@@ -282,8 +282,8 @@ class _Loading:
         return self._load(model, self.arena)
 
     def part(self, model: LightModel, stays: bool) -> Any:
-        """Onnxruntime's session of one stretch of a model, which stays loaded with the others or not."""
-        # what a run takes would stay with a stretch: weights that it dequantizes among it
+        """Onnxruntime's session of one partition of a model, which stays loaded with the others or not."""
+        # what a run takes would stay with a partition: weights that it dequantizes among it
         return self._load(model, "shared" if stays else "none")
 
     def _load(self, model: LightModel, arena: Arena, rewritten: Path | None = None) -> Any:
@@ -292,25 +292,25 @@ class _Loading:
 
 
 def _loaded(model: LightModel, loading: _Loading, boundaries: Boundaries | None) -> Any:
-    """A runnable model in onnxruntime, whole or in stretches.
+    """A runnable model in onnxruntime, whole or in partitions.
 
     Raises:
         ModelError: onnxruntime refuses it; the message names the node where one can be found.
     """
-    stretches = stretches_of(model, loading.packed)
-    fits = len(stretches) == 1
+    partitions = partitions_of(model, loading.packed)
+    fits = len(partitions) == 1
     # what sessions hand on to each other is of one graph, and which pairs are moved hangs on the outputs
     if loading.as_written and (fits or boundaries is None) and move_pairs_after_concats(model.proto):
-        stretches = stretches_of(model, loading.packed)
+        partitions = partitions_of(model, loading.packed)
     if fits and len(model.proto.graph.node) > MOST_NODES:
-        stretches, boundaries = by_nodes(model, _STRETCH_NODES), None
+        partitions, boundaries = by_nodes(model, _PARTITION_NODES), None
     elif fits and not loading.packed:
-        stretches, boundaries = by_widened(model, _WIDENED_BYTES), None
-    load = loading.whole if len(stretches) == 1 else partial(loading.part, stays=fits)
+        partitions, boundaries = by_widened(model, _WIDENED_BYTES), None
+    load = loading.whole if len(partitions) == 1 else partial(loading.part, stays=fits)
     try:
-        if len(stretches) == 1:
+        if len(partitions) == 1:
             return load(model)
-        return Stretched(model, stretches, load, loading.packed, boundaries, fits)
+        return PartitionedSession(model, partitions, load, loading.packed, boundaries, fits)
     except ModelError as error:
         what = with_node(error, model, load)
         if what == error.what:

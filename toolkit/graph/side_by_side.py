@@ -35,7 +35,7 @@ def run_side_by_side(
     """
     workers = min(_AT_ONCE, session_threads())
     loaded = session(model, outputs, threads=session_threads() // workers)
-    if loaded.in_stretches:
-        # each item would load all stretches for itself
+    if loaded.is_partitioned:
+        # each item would load all partitions for itself
         workers, loaded = 1, session(model, outputs)
     yield from prefetched(items, lambda item: loaded.run(inputs(item)), workers)

@@ -20,7 +20,7 @@ from toolkit.base.temporary import temporary_folder
 from toolkit.graph.blocked_layout import reorders_to_plain, stay_blocked
 from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
-from toolkit.graph.stretches import Value
+from toolkit.graph.partitions import Value
 
 _MOST_BYTES = 512 << 20
 """Bytes of weights up to which the rewritten model is written: that takes a millisecond a megabyte."""

@@ -1,4 +1,4 @@
-"""The groups in which a network is drawn: scopes of names, and stretches of the graph where names tell nothing."""
+"""The groups in which a network is drawn: scopes of names, and chunks of the graph where names tell nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 MOST_MEMBERS = 20
-"""A group of more members is cut into stretches: drawn as a chain, so many still fit on a screen or two."""
-_MOST_STRETCHES = 10
+"""A group of more members is cut into chunks: drawn as a chain, so many still fit on a screen or two."""
+_MOST_CHUNKS = 10
 _DEEPEST = 12
 _ROOM = 0.4
 
@@ -42,15 +42,15 @@ def scope_of(name: str) -> list[str]:
 
 
 def outline(paths: Sequence[Sequence[str] | None], edges: Iterable[tuple[int, int]], names: Sequence[str]) -> Outline:
-    """Group the layers, in linear time but for the groups that are cut, whose members are sorted into stretches.
+    """Group the layers, in linear time but for the groups that are cut, whose members are sorted into chunks.
 
-    A group of one member is none. A group of more than ``MOST_MEMBERS`` is cut into stretches of its order where few
+    A group of one member is none. A group of more than ``MOST_MEMBERS`` is cut into chunks of its order where few
     edges cross, again and again until each part is small.
 
     Args:
         paths: by layer the groups it lies in, the outermost first; None for a layer that is not drawn.
         edges: from layer to layer.
-        names: what each layer is called in the title of a stretch.
+        names: what each layer is called in the title of a chunk.
     """
     root = _Scope("")
     index: dict[tuple[str, ...], _Scope] = {(): root}
@@ -119,16 +119,16 @@ def _cut(root: _Scope, edges: Iterable[tuple[int, int]], names: Sequence[str], c
     for scope in scopes:
         if id(scope) in large:
             crossing = list(accumulate(large[id(scope)]))
-            scope.members = _stretches(scope.members, crossing, 0, names)
+            scope.members = _chunks(scope.members, crossing, 0, names)
 
 
-def _stretches(
+def _chunks(
     members: list[int | _Scope], crossing: Sequence[int], start: int, names: Sequence[str]
 ) -> list[int | _Scope]:
     """The members in groups of neighbours; ``crossing[start + i]`` edges cross before the i-th."""
     if len(members) <= MOST_MEMBERS:
         return members
-    parts = min(_MOST_STRETCHES, max(2, round(math.sqrt(len(members)))))
+    parts = min(_MOST_CHUNKS, max(2, round(math.sqrt(len(members)))))
     length = len(members) / parts
     cuts = [0]
     for part in range(1, parts):
@@ -139,7 +139,7 @@ def _stretches(
     for low, high in zip(cuts, [*cuts[1:], len(members)]):
         inside = members[low:high]
         title = f"{_title(inside[0], names)} … {_title(inside[-1], names)}"
-        found.append(_Scope(title, _stretches(inside, crossing, start + low, names)))
+        found.append(_Scope(title, _chunks(inside, crossing, start + low, names)))
     return found
 
 

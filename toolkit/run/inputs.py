@@ -17,11 +17,11 @@ from toolkit.graph.random_seeds import is_deterministic
 from toolkit.placement.quantized import quantized_nodes, quantized_source
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
+from toolkit.run.partitions import partitions_note
 from toolkit.run.plugins import plugin_note
 from toolkit.run.profile_check import check
 from toolkit.run.recipe_passes import stripping_passes
 from toolkit.run.sections import RandomSection
-from toolkit.run.stretches import stretches_note
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -88,7 +88,7 @@ class Inputs:
             said.noted(Code.RANDOM_SOURCE(nodes=drawing, unlike=unlike, train=train))
         for one in check(self.job.profiles, source, self.job.recipe):
             said.noted(one)
-        cut = stretches_note(source)
+        cut = partitions_note(source)
         if cut is not None:
             said.noted(cut)
         self._source = source.settle()

@@ -16,9 +16,9 @@ from toolkit.base.types import Array
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import loaded
 from toolkit.graph.ort_session import Arena
+from toolkit.graph.partitions import resident_bytes
 from toolkit.graph.run_memory import run_pool
 from toolkit.graph.sessions import Session, session
-from toolkit.graph.stretches import resident_bytes
 from toolkit.simulation.cut import Piece
 from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind, is_whole_state
 from toolkit.simulation.switches import Config

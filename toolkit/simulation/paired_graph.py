@@ -20,8 +20,8 @@ from toolkit.graph.input_mean import input_mean
 from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.on_disk import SPILL_BYTES, spilled
+from toolkit.graph.partitions import shared_weights
 from toolkit.graph.runnable import cut, not_run_in
-from toolkit.graph.stretches import shared_weights
 from toolkit.placement.ops import ADDS
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Switches

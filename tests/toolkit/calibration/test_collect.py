@@ -350,7 +350,7 @@ def test_a_killed_run_begins_anew_where_the_tensors_are_grouped_otherwise(
         def cut(_: Any, names: list[str]) -> list[list[str]]:
             return [names[first:last] for first, last in pairwise([0, *places, len(names)])]
 
-        monkeypatch.setattr("toolkit.calibration.collect.by_stretch", cut)
+        monkeypatch.setattr("toolkit.calibration.collect.by_partition", cut)
 
     def progress(what: str, done: int, total: int) -> None:
         calls.append(done)

@@ -79,7 +79,7 @@ def test_layers_in_other_groups_begin_anew(ran, tmp_path, monkeypatch):
     whole = measured()
     with pytest.raises(KeyboardInterrupt):
         measured(tmp_path, "a", ("layer errors", 36))
-    monkeypatch.setattr(node_errors, "by_stretch", lambda _, names: [[name] for name in reversed(names)])
+    monkeypatch.setattr(node_errors, "by_partition", lambda _, names: [[name] for name in reversed(names)])
     assert measured(tmp_path, "a") == whole
 
 

@@ -94,13 +94,13 @@ def test_of_few_samples_a_rounded_graph_of_many_nodes_is_run_as_it_is_with_the_s
     assert set(asked) == {(True, True), (False, True)}
 
 
-@pytest.mark.parametrize("stretches", [False, True])
-def test_an_evaluation_leaves_no_session_to_the_collector_of_cycles(monkeypatch, stretches):
+@pytest.mark.parametrize("partitions", [False, True])
+def test_an_evaluation_leaves_no_session_to_the_collector_of_cycles(monkeypatch, partitions):
     """Also where onnxruntime refuses the model with its default optimizations; the report is made beside what stays."""
-    if stretches:
+    if partitions:
         for module in (sessions, node_errors):
             monkeypatch.setattr(module, "MOST_NODES", 4)
-        monkeypatch.setattr(sessions, "_STRETCH_NODES", 40)
+        monkeypatch.setattr(sessions, "_PARTITION_NODES", 40)
     made, plain = [], sessions.load_session
 
     class Held(list):

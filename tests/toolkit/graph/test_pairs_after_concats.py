@@ -12,8 +12,8 @@ from toolkit.graph import sessions
 from toolkit.graph.memory import least_limit, memory_limit
 from toolkit.graph.model import Model
 from toolkit.graph.pairs_after_concats import move_pairs_after_concats
+from toolkit.graph.partitions import Boundaries, by_partition
 from toolkit.graph.sessions import session
-from toolkit.graph.stretches import Boundaries, by_stretch
 
 _HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 _INIT = "float s = {0.1}, float t = {0.1}, float u = {0.2}, int8 z = {0}, int8 zz = {0}, float[1] v = {0.1}"
@@ -157,7 +157,7 @@ def test_sessions_that_hand_on_are_cut_alike_whatever_they_are_asked_for(weights
     whole, handed = session(model, names).run(feed), Boundaries()
     # a MatMul of 64 columns takes 8 bytes a value, packed, in half of the room
     with memory_limit(least_limit(16 * width**2 * weights)):
-        groups = by_stretch(model, names)
+        groups = by_partition(model, names)
         assert len(groups) > 1
         for group in groups:
             found = session(model, group, boundaries=handed).run(feed)

@@ -18,7 +18,7 @@ CHOICES = {
     "a glob": ({"exclude": ["fast_*"]}, "fast_*"),
     "layers to quantize": ({"include": ["slow_matmul"]}, "slow_matmul"),
     "an operator": ({"exclude_ops": ["LSTM"]}, "LSTM"),
-    "a stretch": ({"exclude_between": [("t1", "t2")]}, "t1"),
+    "between two tensors": ({"exclude_between": [("t1", "t2")]}, "t1"),
 }
 
 

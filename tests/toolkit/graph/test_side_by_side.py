@@ -34,7 +34,7 @@ def test_each_batch_comes_with_its_own_tensors_in_order(monkeypatch, cores):
         list(run_side_by_side(model, [inner], [{}], lambda item: item))
 
 
-def test_a_model_in_stretches_is_run_one_batch_after_the_other(tmp_path, monkeypatch):
+def test_a_model_in_partitions_is_run_one_batch_after_the_other(tmp_path, monkeypatch):
     path = residual_blocks(tmp_path / "blocks.onnx", 64, 6)
     model, x = Model.load(path), np.load(block_samples(tmp_path / "x.npz", 64))["x0"]
     run, under_way, most = sessions.Session.run, [], []
@@ -49,7 +49,7 @@ def test_a_model_in_stretches_is_run_one_batch_after_the_other(tmp_path, monkeyp
 
     wanted = session(model, ["x2"]).run({"x0": x})["x2"]
     with memory_limit(least_limit(12 * 4 * 64**2)):
-        assert session(model, ["x2"]).in_stretches
+        assert session(model, ["x2"]).is_partitioned
         monkeypatch.setattr(side_by_side, "session_threads", lambda: 2)
         monkeypatch.setattr(sessions.Session, "run", watched)
         found = list(run_side_by_side(model, ["x2"], [{"x0": x}] * 5, dict))

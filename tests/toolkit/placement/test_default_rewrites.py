@@ -112,7 +112,7 @@ def test_a_concatenation_between_pairs_is_refused_in_float16_alone():
     assert notes(joined(), lowered(joined(), Precision.FP32), x) == []
 
 
-def test_a_model_of_many_nodes_is_loaded_in_stretches_and_refused_for_the_same_reason(monkeypatch):
+def test_a_model_of_many_nodes_is_loaded_in_partitions_and_refused_for_the_same_reason(monkeypatch):
     x, model = normal(4, 4, 4, 4), lowered(joined(blocks=4))
     (whole,) = notes(joined(blocks=4), model, x)
     with_default = []
@@ -123,7 +123,7 @@ def test_a_model_of_many_nodes_is_loaded_in_stretches_and_refused_for_the_same_r
         return real(part, *settings)
 
     monkeypatch.setattr(sessions, "MOST_NODES", 20)
-    monkeypatch.setattr(sessions, "_STRETCH_NODES", 20)
+    monkeypatch.setattr(sessions, "_PARTITION_NODES", 20)
     monkeypatch.setattr(sessions, "load_session", loaded)
     # as in a graph of very many nodes, whose convolutions hand on nothing in blocked layout
     monkeypatch.setattr(cutting, "MOST_BLOCKED", 0)

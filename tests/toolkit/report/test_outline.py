@@ -1,4 +1,4 @@
-"""Groups for the drawing: by scopes, else by stretches of the graph that few edges leave."""
+"""Groups for the drawing: by scopes, else by chunks of the graph that few edges leave."""
 
 from hypothesis import given
 from hypothesis import strategies as st

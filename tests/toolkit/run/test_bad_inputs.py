@@ -41,7 +41,7 @@ RECIPES = {
         lambda t: t.replace("[engine]", '[[pass]]\nuse = "keep_precision"\nnodes = ["cc"]\n\n[engine]'), ["recipe.toml:16", "'cc'", "'c'"],
     ),
     "op without match": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude_ops = ["Cov"]'), ["recipe.toml:13", "no such operator", "Conv"]),
-    "stretch without path": (
+    "between without path": (
         lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude_between = [["y", "x"]]'), ["recipe.toml:13", "no path leads from 'y' to 'x'"],
     ),
     "code not allowed": (lambda t: t.replace('"insert_qdq"', '"mine:Mine"'), ["--allow-code"]),

@@ -94,7 +94,7 @@ def test_processes_share_the_work_and_map_the_weights(place, capsys):
     assert one["groups"] == two["groups"]
 
 
-def test_memory_cuts_the_model_into_stretches_and_changes_no_result(tmp_path, monkeypatch, capsys):
+def test_memory_cuts_the_model_into_partitions_and_changes_no_result(tmp_path, monkeypatch, capsys):
     residual_blocks(tmp_path / "big.onnx", 128, 6)
     block_samples(tmp_path / "samples.npz", 128)
     monkeypatch.chdir(tmp_path)

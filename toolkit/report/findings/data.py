@@ -55,7 +55,7 @@ DATA: Table = {
     Code.NO_VALUES: "it was empty in every sample",
     Code.LOADED: _loaded,
     Code.IN_STRETCHES: lambda stretches, weights, memory: (
-        f"onnxruntime runs the model in {stretches} stretches (last bits may differ where it would fuse across a cut): "
+        f"onnxruntime runs the model in {stretches} partitions (last bits may differ where it would fuse across cuts): "
         f"its weights take {weights / 1e9:.3g} GB, and [run] memory is {memory / 1e9:.3g} GB."
     ),
     Code.RANDOM_DATA: "Calibration data is random (seed {seed}), so the ranges say nothing about real inputs.",

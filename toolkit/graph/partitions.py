@@ -1,10 +1,10 @@
-"""A model whose weights are more than may be in memory: run stretch by stretch, a few of them loaded at a time.
+"""A model whose weights are more than may be in memory: run partition by partition, a few of them loaded at a time.
 
-So is a model of very many nodes, whose stretches all stay loaded: onnxruntime takes 0.09 ms a node to make a session of
+So is a model of very many nodes, whose partitions all stay loaded: onnxruntime needs 0.09 ms a node for a session of
 20,000 nodes, 0.29 ms a node where there are 225,000 (seen with 1.32).
 
 The graph is cut before nodes with weights, where few tensors are alive and onnxruntime fuses nothing, so that
-every stretch computes what the whole model would, bit by bit. Of a float16 model what is handed on is in float32 and
+every partition computes what the whole model would, bit by bit. Of a float16 model what is handed on is in float32 and
 not rounded, as it is between two nodes that onnxruntime computes in float32. Where there is no such place, among
 convolutions that hand on their results in blocked layout, the last bits may differ.
 """
@@ -23,24 +23,24 @@ from onnx import helper
 from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
-from toolkit.graph.cutting import SHARE, Cut, Stretch, widened_bytes
+from toolkit.graph.cutting import SHARE, Cut, Partition, widened_bytes
 from toolkit.graph.light import LightModel, bytes_of
 from toolkit.graph.memory import loaded, weights_room
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
-from toolkit.graph.stretch_types import HALF, narrowed, rounded, widen_between_stretches, widened
+from toolkit.graph.partition_types import HALF, narrowed, rounded, widen_between_partitions, widened
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _PACKED = 2
-"""What a stretch takes, in multiples of its weights, where onnxruntime keeps them as its kernels like them."""
+"""What a partition takes, in multiples of its weights, where onnxruntime keeps them as its kernels like them."""
 
 
-def by_stretch(model: Model, names: Iterable[str]) -> list[list[str]]:
-    """Tensors, or inputs, grouped by the stretch of a model that makes them; all in one group where it is run whole."""
+def by_partition(model: Model, names: Iterable[str]) -> list[list[str]]:
+    """Tensors, or inputs, grouped by the partition of a model that makes them; one group where it is run whole."""
     light = model.to_light()
-    found = stretches_of(light, packed=not light.shares)
+    found = partitions_of(light, packed=not light.shares)
     nodes = light.proto.graph.node
     place = {name: number for number, one in enumerate(found) for index in one.nodes for name in nodes[index].output}
     groups: dict[int, list[str]] = {}
@@ -51,18 +51,18 @@ def by_stretch(model: Model, names: Iterable[str]) -> list[list[str]]:
 
 def shared_weights(model: LightModel) -> bool:
     """Whether the weights are too many for copies of them, anyway or under the limit; see ``LightModel.shares``."""
-    return model.shares or len(stretches_of(model, packed=True)) > 1
+    return model.shares or len(partitions_of(model, packed=True)) > 1
 
 
 def resident_bytes(model: LightModel, packed: bool) -> int:
-    """Bytes of weights that a session of the model holds by itself: none where it is run in stretches."""
-    if len(stretches_of(model, packed)) > 1:
+    """Bytes of weights that a session of the model holds by itself: none where it is run in partitions."""
+    if len(partitions_of(model, packed)) > 1:
         return 0
     return sum(map(widened_bytes, model.weights.values()))
 
 
-def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
-    """The stretches that a model is run in under the limit; one where its weights fit, or without a limit.
+def partitions_of(model: LightModel, packed: bool) -> list[Partition]:
+    """The partitions that a model is run in under the limit; one where its weights fit, or without a limit.
 
     Args:
         model: the model.
@@ -74,8 +74,8 @@ def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
     room = weights_room()
     sizes = {name: widened_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
     if room is None or sum(sizes.values()) <= room // SHARE:
-        return [Stretch.whole(model)]
-    return Cut(model, room // SHARE, sizes).stretches()
+        return [Partition.whole(model)]
+    return Cut(model, room // SHARE, sizes).partitions()
 
 
 class Value(NamedTuple):
@@ -91,29 +91,29 @@ class Value(NamedTuple):
         return cls(value.name, value.type, tuple(value.shape))
 
 
-class Stretched:
-    """The stretches of a model, to be run as one session of onnxruntime is.
+class PartitionedSession:
+    """The partitions of a model, to be run as one session of onnxruntime is.
 
     Args:
         model: the whole.
-        stretches: where it is cut.
+        partitions: where it is cut.
         load: makes a session of a model.
-        packed: see ``stretches_of``.
-        boundaries: where what is handed from stretch to stretch is kept; None for nowhere.
-        all_fit: whether all stretches stay loaded; the model then gives up its message, which takes as much memory
+        packed: see ``partitions_of``.
+        boundaries: where what is handed from partition to partition is kept; None for nowhere.
+        all_fit: whether all partitions stay loaded; the model then gives up its message, which takes as much memory
             as the sessions of it.
     """
 
     def __init__(
         self,
         model: LightModel,
-        stretches: Sequence[Stretch],
+        partitions: Sequence[Partition],
         load: Callable[[LightModel], Any],
         packed: bool,
         boundaries: Boundaries | None = None,
         all_fit: bool = False,
     ) -> None:
-        self._model, self._stretches, self._load, self._packed = model, stretches, load, packed
+        self._model, self._partitions, self._load, self._packed = model, partitions, load, packed
         self._boundaries = boundaries
         self._outputs = [value.name for value in model.proto.graph.output]
         self._kept: dict[int, Any] | None = {} if all_fit else None
@@ -125,7 +125,7 @@ class Stretched:
         self._typed = {value.name: place for place, value in enumerate(model.proto.graph.value_info)}
         self._pieces: dict[int, bytes] = {}
         self._uncut = all_fit
-        self._wide = widen_between_stretches(model, stretches)
+        self._wide = widen_between_partitions(model, partitions)
         self._narrow = {wide: name for name, wide in self._wide.items()}
         self._given: list[Value] = []
         self._takes = {value.name: value for value in self._inputs()}
@@ -145,28 +145,28 @@ class Stretched:
         return [found[name] for name in self._outputs]
 
     def run_with_ort_values(self, names: Sequence[str], feed: Mapping[str, Any], options: Any = None) -> list[Any]:
-        """The outputs that are asked for; what no later stretch reads is freed at once."""
+        """The outputs that are asked for; what no later partition reads is freed at once."""
         return self.run_each(names, [feed], options)[0]
 
     def run_each(
         self, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], options: Any = None
     ) -> list[list[Any]]:
-        """``run_with_ort_values`` for several samples, which go through a stretch together: it is loaded once."""
+        """``run_with_ort_values`` for several samples, which go through a partition together: it is loaded once."""
         wanted, kept = set(names), self._boundaries
-        having = [number for number, one in enumerate(self._stretches) if wanted & set(one.gives)]
+        having = [number for number, one in enumerate(self._partitions) if wanted & set(one.gives)]
         keys = [_digest(feed) if kept is not None else "" for feed in feeds]
         known = [kept.last(key, having[0]) if kept is not None else (0, {}) for key in keys]
         held = [{**feed, **values} for feed, (_, values) in zip(feeds, known)]
-        end = len(self._stretches) if kept is not None else having[-1] + 1
-        for number, one in enumerate(self._stretches[: having[-1] + 1]):
-            later = {name for other in self._stretches[number + 1 : end] for name in other.reads}
+        end = len(self._partitions) if kept is not None else having[-1] + 1
+        for number, one in enumerate(self._partitions[: having[-1] + 1]):
+            later = {name for other in self._partitions[number + 1 : end] for name in other.reads}
             gives = [name for name in one.gives if name in wanted or name in later]
             for index, (start, _) in enumerate(known):
                 if number < start:
                     continue
                 state = held[index]
                 if gives:
-                    made = self._run_stretch(number, gives, state, options)
+                    made = self._run_partition(number, gives, state, options)
                     # what waits for the other samples is spilled where it is much
                     state.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
                 # what is alive has a reader that comes, or is wanted: looking through all of it would be square
@@ -177,29 +177,29 @@ class Stretched:
                     kept.keep(keys[index], number + 1, {n: v for n, v in passed.items() if n not in feeds[index]})
         return [[self._given_out(name, state[name]) for name in names] for state in held]
 
-    def _run_stretch(self, number: int, gives: list[str], state: Mapping[str, Any], options: Any) -> list[Any]:
-        """The tensors that a stretch gives; of its session nothing stays here, since the next may need its room."""
+    def _run_partition(self, number: int, gives: list[str], state: Mapping[str, Any], options: Any) -> list[Any]:
+        """The tensors that a partition gives; of its session nothing stays here, since the next may need its room."""
         with self._opened(number) as inner:
             inputs = [value.name for value in inner.get_inputs()]
             taken = {name: _ort(state[self._narrow.get(name, name)]) for name in inputs}
             return list(inner.run_with_ort_values(self._called(gives), taken, options))
 
     def _called(self, names: Iterable[str]) -> list[str]:
-        """The names of the tensors that stretches hand to each other; see ``widen_between_stretches``."""
+        """The names of the tensors that partitions hand to each other; see ``widen_between_partitions``."""
         return [self._wide.get(name, name) for name in names]
 
     def _given_out(self, name: str, value: Any) -> Any:
-        """A tensor as it is returned: in its own type where stretches hand it on in a wider one."""
+        """A tensor as it is returned: in its own type where partitions hand it on in a wider one."""
         return _ort(rounded(as_array(value)) if name in self._wide else value)
 
     def _inputs(self) -> Iterator[Value]:
-        """Load every stretch once, in order: the types of its outputs are those of the next stretches' inputs.
+        """Load every partition once, in order: the types of its outputs are those of the next partitions' inputs.
 
         Those whose types another session of the model has found are not loaded.
         """
         own = set(self._known)
         found = self._boundaries.types if self._boundaries is not None else {}
-        for number, one in enumerate(self._stretches):
+        for number, one in enumerate(self._partitions):
             if not found.keys() >= {*self._called(one.gives), *own.intersection(one.reads)}:
                 with self._opened(number) as inner:
                     found.update((value.name, Value.of(value)) for value in (*inner.get_outputs(), *inner.get_inputs()))
@@ -217,8 +217,8 @@ class Stretched:
             yield from (found[name] for name in one.reads if name in own)
 
     def _require_last(self, number: int, value: Value) -> None:
-        """Refuse what is no tensor where a later stretch reads it; other outputs are reported when it runs."""
-        if any(value.name in one.reads for one in self._stretches[number + 1 :]):
+        """Refuse what is no tensor where a later partition reads it; other outputs are reported when it runs."""
+        if any(value.name in one.reads for one in self._partitions[number + 1 :]):
             raise ModelError(
                 f"'{value.name}', which is not a tensor but {value.type}, is read beyond a point at which the model "
                 "is cut to fit the memory allowed",
@@ -227,13 +227,13 @@ class Stretched:
             )
 
     def _opened(self, number: int) -> AbstractContextManager[Any]:
-        """The session of a stretch, loaded where it is not; the block keeps it."""
-        one = self._stretches[number]
+        """The session of a partition, loaded where it is not; the block keeps it."""
+        one = self._partitions[number]
         if self._kept is not None:
             if number not in self._kept:
                 self._kept[number] = self._load(self._piece(one, self._pieces.pop(number, None)))
                 if self._uncut:
-                    # not before: what onnxruntime refuses, it mostly refuses in the first stretch
+                    # not before: what onnxruntime refuses, it mostly refuses in the first partition
                     self._cut_out_others(number)
             return nullcontext(self._kept[number])
         size = sum(widened_bytes(self._model.weights[name]) for name in one.weights)
@@ -241,8 +241,8 @@ class Stretched:
         return loaded.use(self._owner, number, lambda: (kept, lambda: self._load(self._piece(one))))
 
     def _cut_out_others(self, number: int) -> None:
-        """Cut out all stretches but this, so that the whole message can go before they are loaded."""
-        others = ((n, one) for n, one in enumerate(self._stretches) if n != number)
+        """Cut out all partitions but this, so that the whole message can go before they are loaded."""
+        others = ((n, one) for n, one in enumerate(self._partitions) if n != number)
         self._pieces = {n: self._cut_out(one).SerializeToString() for n, one in others}
         self._stored.clear()
         self._declared.clear()
@@ -250,14 +250,14 @@ class Stretched:
         self._model.proto = onnx.ModelProto()
         self._uncut = False
 
-    def _piece(self, one: Stretch, content: bytes | None = None) -> LightModel:
-        """The model of a stretch; ``content`` is what was cut out for it."""
+    def _piece(self, one: Partition, content: bytes | None = None) -> LightModel:
+        """The model of a partition; ``content`` is what was cut out for it."""
         proto = self._cut_out(one) if content is None else onnx.ModelProto.FromString(content)
         proto.graph.input.extend(self._known[name] for name in self._called(one.reads))
         return LightModel(proto, {name: self._model.weights[name] for name in one.weights}, self._model.where)
 
-    def _cut_out(self, one: Stretch) -> onnx.ModelProto:
-        """A stretch by itself, without its inputs, whose types are found one stretch after the other."""
+    def _cut_out(self, one: Partition) -> onnx.ModelProto:
+        """A partition by itself, without its inputs, whose types are found one partition after the other."""
         whole = self._model.proto
         nodes = [whole.graph.node[index] for index in one.nodes]
         proto = onnx.ModelProto()
@@ -296,10 +296,10 @@ def _ort(value: Any) -> Any:
 
 
 class Boundaries:
-    """What sessions of one model hand from stretch to stretch, by the model's inputs; spilled where it is much.
+    """What sessions of one model hand from partition to partition, by the model's inputs; spilled where it is much.
 
-    Sessions that are run one after the other, each on all samples and for the tensors of one stretch, begin where the
-    one before ended: every stretch is loaded once for all samples.
+    Sessions that are run one after the other, each on all samples and for the tensors of one partition, begin where the
+    one before ended: every partition is loaded once for all samples.
 
     Attributes:
         types: of the tensors that are handed on, as far as a session has found them.
@@ -310,13 +310,13 @@ class Boundaries:
         self._known: dict[str, dict[int, dict[str, Array]]] = {}
 
     def last(self, key: str, most: int) -> tuple[int, dict[str, Array]]:
-        """The last stretch up to number ``most`` that can be started from, and what it needs besides the inputs."""
+        """The last partition up to number ``most`` that can be started from, and what it needs besides the inputs."""
         known = self._known.get(key, {})
         number = max((one for one in known if one <= most), default=0)
         return number, known.get(number, {})
 
     def keep(self, key: str, number: int, values: Mapping[str, Any]) -> None:
-        """Keep what stretch ``number`` begins with; what was kept for stretches before the last is forgotten."""
+        """Keep what partition ``number`` begins with; what was kept for partitions before the last is forgotten."""
         known = self._known.setdefault(key, {})
         known[number] = {
             name: spilled(value if isinstance(value, np.ndarray) else as_array(value)) for name, value in values.items()

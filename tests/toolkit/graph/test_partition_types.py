@@ -1,4 +1,4 @@
-"""A float16 model in stretches has the values of the whole, whatever is handed on where it is cut."""
+"""A float16 model in partitions has the values of the whole, whatever is handed on where it is cut."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.graph import sessions
-from toolkit.graph.cutting import Stretch
+from toolkit.graph.cutting import Partition
 from toolkit.graph.light import LARGE, LightModel
 from toolkit.graph.memory import least_limit, memory_limit
+from toolkit.graph.partition_types import widen_between_partitions
+from toolkit.graph.partitions import PartitionedSession
 from toolkit.graph.sessions import session
-from toolkit.graph.stretch_types import widen_between_stretches
-from toolkit.graph.stretches import Stretched
 
 WIDTH = int(LARGE**0.5)
 WIDENED = 4 * WIDTH**2
@@ -63,13 +63,13 @@ def test_values_are_those_of_the_whole_model(monkeypatch, typed, most, norm):
     whole = session(proto, wanted, threads=1, packed=False).run({"x": X})
     _cut(monkeypatch, most)
     opened = session(proto, wanted, threads=1, packed=False)
-    assert isinstance(opened._inner, Stretched) and opened._inner._wide
+    assert isinstance(opened._inner, PartitionedSession) and opened._inner._wide
     assert opened.outputs == tuple(wanted)
     for found in (opened.run({"x": X}), *opened.run_each([{"x": X}] * 2)):
         assert {name: values.dtype for name, values in found.items()} == dict.fromkeys(wanted, np.float16)
         assert all(found[name].tobytes() == whole[name].tobytes() for name in wanted)
     # rounded where it is cut, it would be another
-    monkeypatch.setattr("toolkit.graph.stretches.widen_between_stretches", lambda *given: {})
+    monkeypatch.setattr("toolkit.graph.partitions.widen_between_partitions", lambda *given: {})
     assert session(proto, threads=1, packed=False).run({"x": X})["y"].tobytes() != whole["y"].tobytes()
 
 
@@ -78,13 +78,13 @@ def test_they_are_under_a_limit_and_of_many_nodes(monkeypatch):
     packed = session(proto, ["y", "b3"], threads=1).run({"x": X})
     with memory_limit(least_limit(4 * 2 * WIDENED)):
         opened = session(proto, ["y", "b3"], threads=1)
-        assert isinstance(opened._inner, Stretched)
+        assert isinstance(opened._inner, PartitionedSession)
         found = opened.run({"x": X})
     assert all(found[name].tobytes() == packed[name].tobytes() for name in packed)
     monkeypatch.setattr(sessions, "MOST_NODES", 9)
-    monkeypatch.setattr(sessions, "_STRETCH_NODES", 9)
+    monkeypatch.setattr(sessions, "_PARTITION_NODES", 9)
     opened = session(proto, ["y", "b3"], threads=1)
-    assert isinstance(opened._inner, Stretched)
+    assert isinstance(opened._inner, PartitionedSession)
     found = opened.run({"x": X})
     assert all(found[name].tobytes() == packed[name].tobytes() for name in packed)
 
@@ -127,9 +127,9 @@ def test_a_rounding_that_the_model_asks_for_stays(monkeypatch):
     whole = session(LightModel.of(onnx.ModelProto.FromString(proto.SerializeToString())), threads=1, packed=False).run(x)
     _cut(monkeypatch, 1)
     # what is handed on is float32 by what makes it: no shapes are inferred to find that out
-    monkeypatch.setattr("toolkit.graph.stretch_types.Inferred", None)
+    monkeypatch.setattr("toolkit.graph.partition_types.Inferred", None)
     opened = session(proto, threads=1, packed=False)
-    assert isinstance(opened._inner, Stretched)
+    assert isinstance(opened._inner, PartitionedSession)
     found = opened.run(x)
     assert found["y"].tobytes() == whole["y"].tobytes()
     assert np.array_equal(found["y"], found["y"].astype(np.float16).astype(np.float32))
@@ -149,6 +149,6 @@ def test_a_sparse_constant_makes_tensors_float16_too():
         [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [2])],
     )
     model = LightModel(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
-    first = Stretch([0, 1], [], ["x"], ["half"])
-    second = Stretch([2], [], ["half"], ["y"])
-    assert set(widen_between_stretches(model, [first, second])) == {"half"}
+    first = Partition([0, 1], [], ["x"], ["half"])
+    second = Partition([2], [], ["half"], ["y"])
+    assert set(widen_between_partitions(model, [first, second])) == {"half"}

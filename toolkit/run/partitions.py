@@ -1,4 +1,4 @@
-"""The note about a model that is run in stretches."""
+"""The note about a model that is run in partitions."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
-def stretches_note(model: Model) -> Finding | None:
-    """How many stretches a model is run in under ``[run] memory``; None where it is run whole.
+def partitions_note(model: Model) -> Finding | None:
+    """How many partitions a model is run in under ``[run] memory``; None where it is run whole.
 
     Raises:
         ModelError: one node's weights are more than the memory allows.
     """
     from toolkit.graph.memory import memory_limited
-    from toolkit.graph.stretches import stretches_of
+    from toolkit.graph.partitions import partitions_of
 
     limit = memory_limited()
     if limit is None:
         return None
     light = model.to_light()
-    found = len(stretches_of(light, packed=not light.shares))
+    found = len(partitions_of(light, packed=not light.shares))
     return Code.IN_STRETCHES(stretches=found, weights=light.weight_bytes, memory=limit) if found > 1 else None

@@ -1,4 +1,4 @@
-"""A model in stretches: the places of the cuts, bit-identical results, and what is loaded at a time."""
+"""A model in partitions: the places of the cuts, bit-identical results, and what is loaded at a time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from toolkit.graph.cutting import by_nodes
 from toolkit.graph.endless_loops import LoopLimits
 from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
+from toolkit.graph.partitions import Boundaries, PartitionedSession, by_partition, partitions_of, resident_bytes
 from toolkit.graph.sessions import session
-from toolkit.graph.stretches import Boundaries, Stretched, by_stretch, resident_bytes, stretches_of
 
 WIDTH, BLOCKS = 64, 6
 WEIGHT = 4 * WIDTH**2
@@ -39,23 +39,23 @@ def test_results_are_those_of_the_whole_model(blocks, weights):
     whole = session(model, wanted, threads=1).run({"x0": x})
     with memory_limit(least_limit(2 * weights * PACKED)):
         opened = session(model, wanted, threads=1)
-        assert isinstance(opened._inner, Stretched)
+        assert isinstance(opened._inner, PartitionedSession)
         found = opened.run({"x0": x})
         assert list(found) == list(whole) and opened.outputs == session(model, wanted).outputs
         assert all(found[name].tobytes() == whole[name].tobytes() for name in wanted)
         assert opened.run({"x0": x}, ["x2"])["x2"].tobytes() == whole["x2"].tobytes()
 
 
-def test_stretches_fit_and_are_cut_where_one_tensor_is_alive(blocks):
+def test_partitions_fit_and_are_cut_where_one_tensor_is_alive(blocks):
     model, _ = blocks
     with memory_limit(least_limit(2 * 5 * PACKED)):
-        found = stretches_of(model.to_light(), packed=True)
+        found = partitions_of(model.to_light(), packed=True)
     assert [len(one.weights) for one in found] == [4, 4, 4]
     assert [one.reads for one in found] == [["x0"], ["x2"], ["x4"]]
     assert [one.gives for one in found] == [["x2"], ["x4"], ["y"]]
     with memory_limit(least_limit(2 * 12 * PACKED)):
-        assert len(stretches_of(model.to_light(), packed=True)) == 1
-    assert len(stretches_of(model.to_light(), packed=True)) == 1
+        assert len(partitions_of(model.to_light(), packed=True)) == 1
+    assert len(partitions_of(model.to_light(), packed=True)) == 1
 
 
 def test_what_is_loaded_stays_within_the_limit(blocks, monkeypatch):
@@ -85,7 +85,7 @@ def test_what_is_loaded_stays_within_the_limit(blocks, monkeypatch):
 
 
 @pytest.mark.parametrize("spill", [False, True])
-def test_several_samples_load_a_stretch_once(blocks, monkeypatch, spill):
+def test_several_samples_load_a_partition_once(blocks, monkeypatch, spill):
     model, x = blocks
     feeds = [{"x0": row[None]} for row in x]
     wanted = [session(model, ["y", "x2"], threads=1).run(feed) for feed in feeds]
@@ -98,7 +98,7 @@ def test_several_samples_load_a_stretch_once(blocks, monkeypatch, spill):
         opened = session(model, ["y", "x2"], threads=1)
         begun = len(counted)
         found = list(opened.run_each(feeds))
-        # three stretches of four weights, of which two are loaded at a time
+        # three partitions of four weights, of which two are loaded at a time
         assert begun == 6 and len(counted) - begun == 6
         with pytest.raises(DataError):
             list(opened.run_each([feeds[0], {}]))
@@ -110,13 +110,13 @@ def test_several_samples_load_a_stretch_once(blocks, monkeypatch, spill):
     assert [one["x2"].tobytes() for one in found] == [one["x2"].tobytes() for one in wanted]
 
 
-def test_sessions_that_hand_on_load_no_stretch_for_types_that_are_known(blocks, monkeypatch):
+def test_sessions_that_hand_on_load_no_partition_for_types_that_are_known(blocks, monkeypatch):
     model, x = blocks
     loads, real = [], ort_session.load_session
     monkeypatch.setattr("toolkit.graph.sessions.load_session", lambda *given: loads.append(0) or real(*given))
     with memory_limit(least_limit(2 * PACKED)):
         handed, counts = Boundaries(), []
-        for group in by_stretch(model, ["x1", "relu2", "x3", "y"]):
+        for group in by_partition(model, ["x1", "relu2", "x3", "y"]):
             opened = session(model, group, threads=1, boundaries=handed)
             opened.run({"x0": x})
             counts.append(len(loads))
@@ -140,7 +140,7 @@ def test_a_loops_limits_are_those_of_one_sample(blocks, monkeypatch):
     assert begun == ["loop"] * 3
 
 
-def test_a_session_that_is_run_in_stretches_holds_no_weights_by_itself(blocks):
+def test_a_session_that_is_run_in_partitions_holds_no_weights_by_itself(blocks):
     light = blocks[0].to_light()
     whole = sum(values.nbytes for values in light.weights.values())
     assert resident_bytes(light, packed=True) == whole > 0
@@ -186,22 +186,22 @@ def test_a_graph_of_many_nodes_is_cut_in_front_of_layers_and_computes_the_same(b
     wanted = ["x2", "relu0", "y", "back3", "x0"]
     whole = session(model, wanted, threads=1).run({"x0": x})
     monkeypatch.setattr(sessions, "MOST_NODES", 9)
-    monkeypatch.setattr(sessions, "_STRETCH_NODES", 9)
+    monkeypatch.setattr(sessions, "_PARTITION_NODES", 9)
     light = model.to_light()
     opened = session(light, wanted, threads=1)
     # the sessions take the place of the message
     assert not light.proto.graph.node and not opened._inner._pieces
-    found = opened._inner._stretches
+    found = opened._inner._partitions
     assert [len(one.nodes) for one in found] == [8, 8, 8] and [one.reads for one in found] == [["x0"], ["x2"], ["x4"]]
     assert all(opened.run({"x0": x})[name].tobytes() == whole[name].tobytes() for name in wanted)
-    assert len(opened._inner._kept) == 3 and isinstance(session(model, as_written=False)._inner, Stretched)
+    assert len(opened._inner._kept) == 3 and isinstance(session(model, as_written=False)._inner, PartitionedSession)
     nodes = [helper.make_node("Relu", [f"r{i}"], [f"r{i + 1}"]) for i in range(20)]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("r0", "r20")]
     proto = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8)
-    assert not isinstance(session(proto)._inner, Stretched)
+    assert not isinstance(session(proto)._inner, PartitionedSession)
 
 
-def test_each_stretch_takes_the_types_of_its_own_tensors(blocks):
+def test_each_partition_takes_the_types_of_its_own_tensors(blocks):
     model, _ = blocks
     light = model.to_light()
     del light.proto.graph.value_info[:]
@@ -213,9 +213,9 @@ def test_each_stretch_takes_the_types_of_its_own_tensors(blocks):
         parts.append([value.name for value in part.proto.graph.value_info])
         return _loaded_alone(part)
 
-    stretches = by_nodes(light, 9)
-    opened = Stretched(light, stretches, load, True, all_fit=True)
-    made = [{name for index in one.nodes for name in nodes[index].output} - set(one.gives) for one in stretches]
+    partitions = by_nodes(light, 9)
+    opened = PartitionedSession(light, partitions, load, True, all_fit=True)
+    made = [{name for index in one.nodes for name in nodes[index].output} - set(one.gives) for one in partitions]
     assert len(parts) == 3 and parts == [[name for name in known if name in inner] for inner in made]
     assert opened.get_outputs()[0].name == "y"
 
@@ -224,12 +224,12 @@ def test_each_stretch_takes_the_types_of_its_own_tensors(blocks):
 def test_what_is_refused_at_its_beginning_is_cut_no_further(blocks, monkeypatch, refused, pieces):
     """Cutting a graph of 225,000 nodes takes longer than to see that onnxruntime refuses the first of them."""
     model, _ = blocks
-    light, parts, cut_out = model.to_light(), [], Stretched._cut_out
+    light, parts, cut_out = model.to_light(), [], PartitionedSession._cut_out
     maker = next(node for node in light.proto.graph.node if refused in node.output)
     maker.op_type = "Unknown"
-    monkeypatch.setattr(Stretched, "_cut_out", lambda self, one: parts.append(one) or cut_out(self, one))
+    monkeypatch.setattr(PartitionedSession, "_cut_out", lambda self, one: parts.append(one) or cut_out(self, one))
     with pytest.raises(ModelError, match="Unknown"):
-        Stretched(light, by_nodes(light, 9), _loaded_alone, True, all_fit=True)
+        PartitionedSession(light, by_nodes(light, 9), _loaded_alone, True, all_fit=True)
     assert len(parts) == pieces
 
 
@@ -238,7 +238,7 @@ def _loaded_alone(part):
 
 
 @pytest.mark.parametrize(("room", "most"), [(5, 4), (0.5, 1)])
-def test_weights_stored_in_less_are_widened_stretch_by_stretch(blocks, monkeypatch, room, most):
+def test_weights_stored_in_less_are_widened_partition_by_partition(blocks, monkeypatch, room, most):
     model, x = blocks
     proto = model.to_proto()
     stored = {one.name: np.rint(numpy_helper.to_array(one) * 100).astype(np.int8) for one in proto.graph.initializer}
@@ -253,21 +253,21 @@ def test_weights_stored_in_less_are_widened_stretch_by_stretch(blocks, monkeypat
     wanted = whole.run({"x0": x})["y"]
     monkeypatch.setattr(sessions, "_WIDENED_BYTES", int(room * WEIGHT))
     opened = session(proto, threads=1, packed=False)
-    assert not isinstance(whole._inner, Stretched) and isinstance(opened._inner, Stretched)
-    held = [len(one.weights) for one in opened._inner._stretches]
+    assert not isinstance(whole._inner, PartitionedSession) and isinstance(opened._inner, PartitionedSession)
+    held = [len(one.weights) for one in opened._inner._partitions]
     assert sum(held) == len(stored) and max(held) == most
     assert opened.run({"x0": x})["y"].tobytes() == wanted.tobytes()
     # what is stored as it is computed with takes no more, and packed weights are widened as they are loaded
-    assert not isinstance(session(model, packed=False)._inner, Stretched)
-    assert not isinstance(session(proto)._inner, Stretched)
+    assert not isinstance(session(model, packed=False)._inner, PartitionedSession)
+    assert not isinstance(session(proto)._inner, PartitionedSession)
     # a sequence is nothing to hand on
     proto.graph.node.append(helper.make_node("SequenceConstruct", ["x2", "y"], ["pair"], name="pair"))
     proto.graph.output.append(helper.make_tensor_sequence_value_info("pair", TensorProto.FLOAT, None))
-    assert not isinstance(session(proto, packed=False)._inner, Stretched)
+    assert not isinstance(session(proto, packed=False)._inner, PartitionedSession)
 
 
 @pytest.mark.parametrize(("nodes", "folded"), [(20, True), (5, False)])
-def test_constants_are_folded_in_a_stretch_of_few_nodes(blocks, monkeypatch, nodes, folded):
+def test_constants_are_folded_in_a_partition_of_few_nodes(blocks, monkeypatch, nodes, folded):
     model, x = blocks
     half = helper.make_node("Mul", ["w0a", "w0b"], ["both"], "both")
     proto = model.to_proto()
@@ -279,7 +279,7 @@ def test_constants_are_folded_in_a_stretch_of_few_nodes(blocks, monkeypatch, nod
     monkeypatch.setattr(ort_session, "_loaded", lambda *given: made.append(given[2]) or real(*given))
     wanted = session(proto, threads=1).run({"x0": x})["y"]
     monkeypatch.setattr(sessions, "MOST_NODES", 9)
-    monkeypatch.setattr(sessions, "_STRETCH_NODES", 9)
+    monkeypatch.setattr(sessions, "_PARTITION_NODES", 9)
     monkeypatch.setattr(ort_session, "_OF_CONSTANTS", {"ConstantFolding": nodes})
     made.clear()
     found = session(proto, threads=1).run({"x0": x})["y"]

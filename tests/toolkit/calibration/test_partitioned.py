@@ -1,4 +1,4 @@
-"""Calibration of a model in stretches: every stretch runs on all samples, and the statistics are the whole model's."""
+"""Calibration of a model in partitions: every partition runs on all samples, and the statistics are the whole model's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from toolkit.calibration.collect import collect
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.memory import least_limit, memory_limit
 from toolkit.graph.model import Model
-from toolkit.graph.stretches import Stretched
+from toolkit.graph.partitions import PartitionedSession
 
-WIDTH, BLOCKS, SAMPLES, STRETCHES = 64, 6, 11, 3
+WIDTH, BLOCKS, SAMPLES, PARTITIONS = 64, 6, 11, 3
 PACKED = 2 * 4 * WIDTH**2
 
 
@@ -28,15 +28,15 @@ def subject(tmp_path_factory):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """How often each stretch of each session was computed."""
+    """How often each partition of each session was computed."""
     seen: list[int] = []
-    opened = Stretched._opened
+    opened = PartitionedSession._opened
 
     def told(self, number):
         seen.append(number)
         return opened(self, number)
 
-    monkeypatch.setattr(Stretched, "_opened", told)
+    monkeypatch.setattr(PartitionedSession, "_opened", told)
     return seen
 
 
@@ -62,7 +62,7 @@ def test_the_statistics_are_those_of_the_whole_model(subject, runs, memory, smal
         one.save(tmp_path / name)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "cut").read_bytes() == (tmp_path / "kept").read_bytes()
     assert whole.infinite
-    # a session looks at every stretch when it is opened; then each runs for its own taps alone
+    # a session looks at every partition when it is opened; then each runs for its own taps alone
     batches = 3 if memory is None else 11
-    assert began == runs and began.count(0) <= 2 * STRETCHES + batches + 1
-    assert began.count(STRETCHES - 1) <= 2 * STRETCHES + batches + 1
+    assert began == runs and began.count(0) <= 2 * PARTITIONS + batches + 1
+    assert began.count(PARTITIONS - 1) <= 2 * PARTITIONS + batches + 1

@@ -1,4 +1,4 @@
-"""What a float16 model hands from stretch to stretch: in float32, as onnxruntime hands it on between two nodes.
+"""What a float16 model hands from partition to partition: in float32, as onnxruntime hands it on between two nodes.
 
 It has float16 kernels for few operators on the CPU: the others it computes in float32, and leaves out the Casts between
 two of them, so that what lies in between is never rounded. A cut there must not round either, or a model that is
@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from toolkit.base.types import Array
-from toolkit.graph.cutting import Stretch
+from toolkit.graph.cutting import Partition
 from toolkit.graph.light import LightModel
 from toolkit.graph.shapes import Inferred
 from toolkit.graph.survey import TYPE_ATTRIBUTES
@@ -26,14 +26,14 @@ _LEFT_OUT = "InsertedPrecisionFreeCast_"
 (core/optimizer/insert_cast_transformer.cc)."""
 
 
-def widen_between_stretches(model: LightModel, stretches: Sequence[Stretch]) -> dict[str, str]:
-    """The float16 tensors that stretches hand to later ones, and what they are called in float32 in between."""
+def widen_between_partitions(model: LightModel, partitions: Sequence[Partition]) -> dict[str, str]:
+    """The float16 tensors that partitions hand to later ones, and what they are called in float32 in between."""
     graph = model.proto.graph
-    read = {name for one in stretches for name in one.reads}
-    handed = {name for one in stretches for name in one.gives if name in read}
+    read = {name for one in partitions for name in one.reads}
+    handed = {name for one in partitions for name in one.gives if name in read}
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     unknown = {name for name in handed if not kinds.get(name)}
-    # inference takes as long as half of the stretches do to load
+    # inference takes as long as half of the partitions do to load
     if unknown and not unknown.isdisjoint(_maybe_half(model.proto)):
         kinds = Inferred().facts(model.proto.SerializeToString(), None).types
     return {name: f"{name} in float32" for name in sorted(handed) if kinds.get(name) == TensorProto.FLOAT16}
