@@ -257,7 +257,7 @@ def test_trials_are_built_at_a_lower_level_and_what_is_taken_at_the_runs_own():
     InsertQDQ(only_if_faster=True, builds=4)(chain(), context_for(few, settings=EngineSettings()))
     assert set(few.levels) == {None}
     bench = EngineBench(backend, EngineSettings(optimization_level=1))
-    assert not bench.has_rough and EngineBench(backend, EngineSettings(trial_level=0)).has_rough
+    assert not bench.has_trial_level and EngineBench(backend, EngineSettings(trial_level=0)).has_trial_level
 
 
 def test_measurements_are_not_found_again_for_another_calibration_profile():

@@ -107,9 +107,9 @@ def test_trials_are_compared_with_a_trial_where_the_float_engine_is_one(attentio
     plan = PrecisionPlan()
     bench.measure(attention, plan, [], float_only=True)
     # the same graph's trial would be the engine that is there
-    bench.measure(attention, plan, [], float_only=True, rough=True)
-    bench.measure(changed, plan, [], float_only=True, rough=True)
-    bench.measure(changed, plan, [], rough=True)
+    bench.measure(attention, plan, [], float_only=True, trial=True)
+    bench.measure(changed, plan, [], float_only=True, trial=True)
+    bench.measure(changed, plan, [], trial=True)
     assert backend.levels == [None, 2]
 
 

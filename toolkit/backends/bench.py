@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from toolkit.backends.layer import Build
 
-_ROUGH = "/rough"
+_TRIAL = "/trial"
 """How the places of trials end in the log."""
 CalibratorBatches = Callable[[], Iterable[Mapping[str, "np.ndarray[Any, Any]"]]]
 
@@ -102,13 +102,13 @@ class EngineBench:
         return self.shapes.names or ["default"]
 
     @property
-    def _rough(self) -> EngineSettings:
+    def _trial_settings(self) -> EngineSettings:
         """The settings of trials."""
         level = min(self.settings.trial_level, _level(self.settings))
         return self.settings.model_copy(update={"optimization_level": level})
 
     @property
-    def has_rough(self) -> bool:
+    def has_trial_level(self) -> bool:
         """Whether trials are built in less time than the run's own engine."""
         return self.settings.trial_level < _level(self.settings)
 
@@ -116,7 +116,7 @@ class EngineBench:
     def trial_seconds(self) -> float | None:
         """See ``Bench.trial_seconds``."""
         early = one.seconds() if (one := self._prebuilds.background) is not None else None
-        return next((one["seconds"] for place, one in self.log.found.items() if place.endswith(_ROUGH)), early)
+        return next((one["seconds"] for place, one in self.log.found.items() if place.endswith(_TRIAL)), early)
 
     @property
     def prefers_speed(self) -> bool:
@@ -174,32 +174,32 @@ class EngineBench:
         float_only: bool = False,
         repeat: int = 0,
         rebuild: bool = False,
-        rough: bool = False,
+        trial: bool = False,
     ) -> Measurement:
         """See ``Bench.measure``.
 
         Raises:
             BackendError: the engine cannot be built.
         """
-        settings = self.settings_for(float_only, rough)
+        settings = self.settings_for(float_only, trial)
         lowered, own = self.lowered(model, plan, ranges, settings)
         key = self.key(lowered, own, ranges, settings)
         if float_only:
             self._prebuilds.only(key)
-        if rough and not rebuild and self._prebuilds.as_run(key, repeat):
-            rough, settings = False, self.settings_for(float_only, False)
-        place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{_ROUGH if rough else ''}"
+        if trial and not rebuild and self._prebuilds.as_run(key, repeat):
+            trial, settings = False, self.settings_for(float_only, False)
+        place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{_TRIAL if trial else ''}"
         entry = self.log.get(place) if not rebuild else None
         reused = entry is not None
         if entry is None:
-            entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, rough), rebuild)
-            entry["anew"] = entry["anew"] or (self._prebuilds.in_vain(key, repeat) if rough and not rebuild else "")
+            entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, trial), rebuild)
+            entry["anew"] = entry["anew"] or (self._prebuilds.in_vain(key, repeat) if trial and not rebuild else "")
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
         if float_only:
             # trials are compared with a trial where the float engine is one
-            self._prebuilds.bar = {} if rough else latency
-        elif rough and self._prebuilds.undecided(latency):
+            self._prebuilds.bar = {} if trial else latency
+        elif trial and self._prebuilds.undecided(latency):
             return self.measure(model, plan, nodes, ranges, repeat=repeat, rebuild=rebuild)
         return Measurement(
             key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused, entry["engine"],
@@ -226,10 +226,10 @@ class EngineBench:
         ranges: Ranges | None = None,
         *,
         float_only: bool = False,
-        rough: bool = False,
+        trial: bool = False,
     ) -> str:
         """See ``Bench.prebuild``."""
-        return self._prebuilds.order(model, plan, ranges, float_only, rough)
+        return self._prebuilds.order(model, plan, ranges, float_only, trial)
 
     def forget(self, engine: str) -> None:
         """See ``Bench.forget``."""
@@ -245,14 +245,14 @@ class EngineBench:
         """See ``Bench.make_room``."""
         return self._prebuilds.make_room()
 
-    def settings_for(self, float_only: bool, rough: bool) -> EngineSettings:
+    def settings_for(self, float_only: bool, trial: bool) -> EngineSettings:
         """The settings of an engine with or without pairs, as the run would build it or in less time."""
-        settings = self._rough if rough else self.settings
+        settings = self._trial_settings if trial else self.settings
         # with implicit quantization TensorRT runs whatever has ranges in INT8
         own: dict[str, Any] = {"quantization": "explicit", "calibrator": "ranges"} if float_only else {}
         # kernels that several engines have in common are timed once
         cache = settings.timing_cache or (self.folder / "engines.timing" if self.folder is not None else None)
-        if cache is not None and rough and self.has_rough:
+        if cache is not None and trial and self.has_trial_level:
             # TensorRT 8.6 refuses the times of another level
             cache = cache.with_name(f"{cache.stem}-level{settings.optimization_level}{cache.suffix}")
         return settings.model_copy(update={**own, "timing_cache": cache})
@@ -277,9 +277,9 @@ class EngineBench:
         """The engine of a lowered model that was measured already; None where there is none."""
         return self.kept.build(self.name_of(self.key(model, plan, ranges, self.settings))) if self.kept.any() else None
 
-    def name_of(self, key: str, repeat: int = 0, rough: bool = False) -> str:
+    def name_of(self, key: str, repeat: int = 0, trial: bool = False) -> str:
         """The name that an engine is kept by."""
-        return sha256_json([self.fingerprint(), key, repeat, rough])[:24]
+        return sha256_json([self.fingerprint(), key, repeat, trial])[:24]
 
     def key(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings) -> str:
         """A digest of what is built: the lowered model, what is asked of it, and ranges where they quantize."""

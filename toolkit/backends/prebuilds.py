@@ -52,7 +52,7 @@ class BuildsTrials(Protocol):
 
     def cannot_measure(self) -> str: ...  # noqa: D102
 
-    def settings_for(self, float_only: bool, rough: bool) -> EngineSettings: ...  # noqa: D102
+    def settings_for(self, float_only: bool, trial: bool) -> EngineSettings: ...  # noqa: D102
 
     def lowered(  # noqa: D102
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings
@@ -60,7 +60,7 @@ class BuildsTrials(Protocol):
 
     def key(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings) -> str: ...  # noqa: D102
 
-    def name_of(self, key: str, repeat: int = 0, rough: bool = False) -> str: ...  # noqa: D102
+    def name_of(self, key: str, repeat: int = 0, trial: bool = False) -> str: ...  # noqa: D102
 
 
 class Prebuilds:
@@ -101,14 +101,14 @@ class Prebuilds:
         """See ``Bench.free_gpus``."""
         return self._others.free_gpus if self._others is not None else 0
 
-    def order(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, float_only: bool, rough: bool) -> str:
+    def order(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, float_only: bool, trial: bool) -> str:
         """See ``Bench.prebuild``. Engines that TensorRT's own calibrators calibrate are built only here."""
         bench = self._bench
-        settings = bench.settings_for(float_only, rough)
+        settings = bench.settings_for(float_only, trial)
         if not self.free_gpus or settings.calibrator != "ranges":
             return ""
         model, plan = bench.lowered(model, plan, ranges, settings)
-        name = bench.name_of(bench.key(model, plan, ranges, settings), 0, rough)
+        name = bench.name_of(bench.key(model, plan, ranges, settings), 0, trial)
         assert self._others is not None
         if name not in self._others.under_way and bench.kept.file(name) is None:
             # it may be built on another machine, which does not have this file of kernel times

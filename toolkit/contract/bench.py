@@ -121,7 +121,7 @@ class Bench(Protocol):
         ...
 
     @property
-    def has_rough(self) -> bool:
+    def has_trial_level(self) -> bool:
         """Whether an engine can be built in less time than a run's own."""
         ...
 
@@ -162,7 +162,7 @@ class Bench(Protocol):
         ranges: Ranges | None = None,
         *,
         float_only: bool = False,
-        rough: bool = False,
+        trial: bool = False,
     ) -> str:
         """Have a candidate's engine built by another GPU that is free: ``measure`` may be asked for it next.
 
@@ -203,7 +203,7 @@ class Bench(Protocol):
         float_only: bool = False,
         repeat: int = 0,
         rebuild: bool = False,
-        rough: bool = False,
+        trial: bool = False,
     ) -> Measurement:
         """Lower, build and time one candidate, or find it among what was measured before.
 
@@ -215,7 +215,7 @@ class Bench(Protocol):
             float_only: nothing is to be quantized, implicitly either.
             repeat: 0; 1 to build and measure the same candidate again, and so on.
             rebuild: build it although it was measured before.
-            rough: build it in less time, as a trial that is only compared with others, unless its engine as a run would
+            trial: build it in less time, as a trial that is only compared with others, unless its engine as a run would
                 build it exists, or is needed to tell whether it is slower than the float engine.
 
         Raises:

@@ -75,7 +75,7 @@ class Trials:
         ranges: the ranges that the pairs were made from.
         context: for the journal and the progress bar.
         builds: how many engines there may be, for the progress bar.
-        rough: whether trials are built in less time, and only what is measured once more as the run's own engine.
+        trial: whether trials are built in less time, and only what is measured once more as the run's own engine.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Trials:
         ranges: Ranges | None,
         context: Context,
         builds: int,
-        rough: bool = False,
+        trial: bool = False,
     ) -> None:
-        self.rough = rough
+        self.trial = trial
         self.candidate, self.units, self.bench, self.ranges = candidate, units, bench, ranges
         self.context, self.builds = context, builds
         self.done: list[Trial] = []
@@ -122,7 +122,7 @@ class Trials:
         self.reused += found.reused
         note_prebuild(found, self.context.journal)
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
-        if bare and (repeat == 0 or self.rough):
+        if bare and (repeat == 0 or self.trial):
             # trials are compared with trials, final engines with final engines
             self._without = found
         latency = dict(found.latency)
@@ -143,15 +143,15 @@ class Trials:
                 continue
             model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
             self._ordered[kept] = self.bench.prebuild(
-                model, plan, self.ranges, float_only=len(kept) == len(self.units), rough=self.rough
+                model, plan, self.ranges, float_only=len(kept) == len(self.units), trial=self.trial
             )
 
     def _measured(self, kept: frozenset[str], repeat: int, rebuild: bool = False) -> Measurement:
         model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
         names, bare = [unit.name for unit in self.units], len(kept) == len(self.units)
-        rough, number = self.rough and repeat == 0, 0 if self.rough else repeat
+        trial, number = self.trial and repeat == 0, 0 if self.trial else repeat
         return self.bench.measure(
-            model, plan, names, self.ranges, float_only=bare, repeat=number, rebuild=rebuild, rough=rough
+            model, plan, names, self.ranges, float_only=bare, repeat=number, rebuild=rebuild, trial=trial
         )
 
     def _turns(self, found: Measurement, kept: frozenset[str], repeat: int) -> Ratios:
@@ -222,21 +222,21 @@ def not_faster(
     path = context.folder / "faster.json" if context.folder is not None else None
     lenient, builds = builds is None, builds or _GUARD_BUILDS
     # the last two builds are for the chosen engine and the float engine in their final form
-    rough = trial_takes_long(bench) if lenient else bench.has_rough and builds > _TRIALS_FROM
-    trials = Trials(candidate, units, bench, ranges, context, builds, rough)
+    trial = trial_takes_long(bench) if lenient else bench.has_trial_level and builds > _TRIALS_FROM
+    trials = Trials(candidate, units, bench, ranges, context, builds, trial)
 
     def keep(search: PayoffSearch, verdict: PayoffResult | None = None) -> None:
         if path is not None:
             write_json(path, _summary(search, verdict))
 
-    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, rough, trials.prebuild)
+    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, trial, trials.prebuild)
     with bench.remote_builds():
         verdict = search.run()
     context.progress("engines that are timed", builds, builds)
     if context.following and not lenient:
         context.journal.noted(Code.LATER_PASSES(passes=context.following))
     keep(search, verdict)
-    if lenient and rough:
+    if lenient and trial:
         note_trials(bench, context.journal)
     if path is not None:
         context.wrote(path)

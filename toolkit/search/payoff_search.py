@@ -51,7 +51,7 @@ class PayoffSearch:
         on_trial: called after every engine; ``best`` is the fastest so far.
         lenient: whether an engine that is no slower than the float one is enough, so that the search ends with the
             first of that kind.
-        rough: whether engines are trials, built in less time than a run's own, so that what is taken must be measured
+        trial: whether engines are trials, built in less time than a run's own, so that what is taken must be measured
             once more, as it will be built; if lenient, a clear win among trials is enough.
         prebuild: told what will be measured next, in order, as long as nothing comes out faster.
     """
@@ -65,7 +65,7 @@ class PayoffSearch:
         words: tuple[str, str] = ("int8", "fp16"),
         on_trial: Callable[[PayoffSearch], None] | None = None,
         lenient: bool = False,
-        rough: bool = False,
+        trial: bool = False,
         prebuild: Prebuild | None = None,
     ) -> None:
         self.prebuild = prebuild or (lambda soon: None)
@@ -73,7 +73,7 @@ class PayoffSearch:
         self.everything = frozenset(self.units)
         self.measure, self.limit, self.words = measure, builds, words
         self.weights = ProfileWeights(weights or {})
-        self.on_trial, self.lenient, self.rough = on_trial or (lambda search: None), lenient, rough
+        self.on_trial, self.lenient, self.trial = on_trial or (lambda search: None), lenient, trial
         self.trials: dict[frozenset[str], Trial] = {}
         self.failed: set[frozenset[str]] = set()
         self.repeated: set[frozenset[str]] = set()
@@ -101,7 +101,7 @@ class PayoffSearch:
     def _left(self) -> int:
         """Builds left for trials: two are held back to measure a close win again."""
         if self.lenient:
-            held_back = _REPEAT if self.rough else 0
+            held_back = _REPEAT if self.trial else 0
             return 0 if any(map(self.will_do, self._quantized())) else self.limit - self.builds - held_back
         return self.limit - self.builds - (_REPEAT if self.limit > 2 + _REPEAT else 0)
 
@@ -127,7 +127,7 @@ class PayoffSearch:
             self._failures += 1
             return
         self._built.add((again.key, 1))
-        if self.rough:
+        if self.trial:
             trial.latency, trial.turns = again.latency, again.turns
             return
         for profile, (ratio, noise) in again.turns.items():
@@ -353,17 +353,17 @@ class PayoffSearch:
         """The fastest engine with pairs that will do, built and measured once more where that may decide it."""
         while True:
             chosen = next((trial for trial in self._quantized() if self.will_do(trial)), None)
-            if chosen is None or chosen.kept in self.repeated or (self.lenient and not self.rough):
+            if chosen is None or chosen.kept in self.repeated or (self.lenient and not self.trial):
                 return chosen
             # the fastest is measured in its final form; for not being slower a clear win among trials is enough
-            bar = 1.0 if not self.rough else CLEARLY_FASTER if self.lenient else 0.0
+            bar = 1.0 if not self.trial else CLEARLY_FASTER if self.lenient else 0.0
             if self.score(chosen) + _CLOSE * self.noise(chosen) < bar:
                 return chosen
             # what was measured in turn with the float engine needs no second float engine
-            both = (chosen,) if chosen.turns and not self.rough else (self.without, chosen)
+            both = (chosen,) if chosen.turns and not self.trial else (self.without, chosen)
             again = [t for t in both if t.kept not in self.repeated]
             if self.builds + len(again) > self.limit:
                 # a trial says nothing about the engine that would be built
-                return None if self.rough else chosen
+                return None if self.trial else chosen
             for trial in again:
                 self._repeat(trial)

@@ -218,8 +218,8 @@ class EngineTimes:
         if self.bench.free_gpus:
             left = frozenset(kept)
             model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
-            bare, rough = left == set(self.searched), trials_pay(self.bench)
-            self.bench.prebuild(model, plan, self.ranges, float_only=bare, rough=rough)
+            bare, trial = left == set(self.searched), trials_pay(self.bench)
+            self.bench.prebuild(model, plan, self.ranges, float_only=bare, trial=trial)
 
     def _engine(self, kept: Iterable[str]) -> _EngineTime:
         """One plan's engine, measured."""

@@ -15,12 +15,12 @@ from toolkit.search.codes import TrialCode
 
 def trials_pay(bench: Bench) -> bool:
     """Whether to compare engines that are built in less time: not where the first showed that building is quick."""
-    return bench.has_rough and (bench.trial_seconds is None or bench.trial_seconds > LONG)
+    return bench.has_trial_level and (bench.trial_seconds is None or bench.trial_seconds > LONG)
 
 
 def trial_takes_long(bench: Bench) -> bool:
     """Whether an earlier trial shows that building takes long."""
-    return bench.has_rough and (bench.trial_seconds or 0.0) > LONG
+    return bench.has_trial_level and (bench.trial_seconds or 0.0) > LONG
 
 
 def some_build_takes_long(bench: Bench) -> bool:
@@ -57,11 +57,11 @@ def compared(
         QtoolError: the engine cannot be built or timed.
     """
     bench.make_room()
-    rough = trials_pay(bench)
-    found = bench.measure(model, plan, nodes, ranges, float_only=float_only, rebuild=rebuild, rough=rough)
-    if rough and not trials_pay(bench):
+    trial = trials_pay(bench)
+    found = bench.measure(model, plan, nodes, ranges, float_only=float_only, rebuild=rebuild, trial=trial)
+    if trial and not trials_pay(bench):
         return bench.measure(model, plan, nodes, ranges, float_only=float_only, rebuild=rebuild)
-    if rough:
+    if trial:
         note_trials(bench, journal)
     note_prebuild(found, journal)
     return found

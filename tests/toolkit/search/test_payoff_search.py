@@ -84,13 +84,13 @@ def test_a_layer_that_only_its_pairs_bring_about_stays_float_and_one_without_lay
 def test_what_a_trial_promises_is_measured_as_it_will_be_built_or_not_taken():
     cost = {"a": 0.5, "b": 0.5, "c": 0.5}
     measure = Measured(cost)
-    assert PayoffSearch(UNITS, measure, rough=True).run().kept == NONE
+    assert PayoffSearch(UNITS, measure, trial=True).run().kept == NONE
     assert measure.calls == [(ALL, 0), (NONE, 0), (ALL, 1), (NONE, 1)]
     promised = Measured(cost, table={(NONE, 1): 3.2})
-    found = PayoffSearch(UNITS, promised, rough=True).run()
+    found = PayoffSearch(UNITS, promised, trial=True).run()
     assert found.kept == ALL and found.best.latency["default"].ms == 3.2
     # no build is left to measure it as it will be
-    assert PayoffSearch(UNITS, Measured(cost), 3, rough=True).run().kept == ALL
+    assert PayoffSearch(UNITS, Measured(cost), 3, trial=True).run().kept == ALL
 
 
 def test_each_trial_is_told_and_the_best_so_far_is_known():
