@@ -58,7 +58,7 @@ class PlanNoise:
         inside = set(kept)
         return np.asarray([name not in inside for name in self.names], bool)
 
-    def saw(self, kept: Collection[str], noise: float, error: float = 0.0) -> None:
+    def observe(self, kept: Collection[str], noise: float, error: float = 0.0) -> None:
         """Take in the noise of a plan that ran, in place of what it showed before.
 
         Args:
@@ -125,14 +125,14 @@ class NoiseLimit:
         # by the limit, and by the power of the noise with which lost answers grow
         self._weight = np.repeat(np.exp(-np.maximum(depth, 0) / _FADES)[:, None], len(_POWERS), axis=1)
 
-    def saw(self, noise: float, meets: bool) -> None:
+    def observe(self, noise: float, meets: bool) -> None:
         """Take in whether a plan of such noise met the limits that are learnt."""
         if 0 < noise < math.inf:
             chance = _normal((self._at - math.log(noise)) / _TIE)
             self._weight = self._weight * (chance if meets else 1 - chance)
             self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
 
-    def saw_lost(self, noise: float, lost: float, answers: float, most: float) -> None:
+    def observe_lost(self, noise: float, lost: float, answers: float, most: float) -> None:
         """Take in how many answers were lost with such noise, where a share of them is limited.
 
         An answer is lost where the error exceeds what sets it apart from another: the share that is lost grows with the
@@ -150,8 +150,8 @@ class NoiseLimit:
             share = np.minimum(most * self._times(noise), 1.0)
             self._believe(min(answers, _COUNTED) * (max(lost, 0.0) * np.log(share) - share) / 2)
 
-    def saw_expected(self, noise: float, expected: float, most: float) -> None:
-        """``saw_lost`` for an expected share, from how near all answers are to being lost.
+    def observe_expected(self, noise: float, expected: float, most: float) -> None:
+        """``observe_lost`` for an expected share, from how near all answers are to being lost.
 
         It is no count: its chance part, the answers' margins, is the same for all plans, and shares of two plans
         differ as their noise does. Beyond ten times the limit, or a tenth of it, a share says no more than that.

@@ -137,9 +137,9 @@ class Proposing(Evaluations):
         noise = PlanNoise(harm, _DOUBT if self.amax != self._measured_with else 1.0)
         whole = [plan for plan in own if plan.whole and 0 < measure(plan.outcome) < math.inf]
         for name, outcome in known:
-            noise.saw([name], measure(outcome), self._error(outcome))
+            noise.observe([name], measure(outcome), self._error(outcome))
         for plan in own:
-            noise.saw(plan.kept, *self._estimated(plan, whole, measure))
+            noise.observe(plan.kept, *self._estimated(plan, whole, measure))
         everything = next((measure(plan.outcome) for plan in own if not plan.kept), sum(noise.harm))
         budget = self.budget
         near = min(own, key=lambda plan: (not plan.whole, self._rank(plan)), default=None)
@@ -148,13 +148,13 @@ class Proposing(Evaluations):
         for plan in own:
             worst = budget.worst_share(plan.outcome, self.simulation.runner.float_on(plan.batches))
             if worst is not None and worst.expected is not None and worst.expected >= worst.lost:
-                limit.saw_expected(measure(plan.outcome), worst.expected, budget.left_of(worst))
+                limit.observe_expected(measure(plan.outcome), worst.expected, budget.left_of(worst))
             elif worst is not None:
-                limit.saw_lost(
+                limit.observe_lost(
                     measure(plan.outcome), worst.likely, worst.answers, worst.limit / (1 + budget.margin / 2)
                 )
             elif plan.whole or plan.clear is not None:
-                limit.saw(measure(plan.outcome), not set(plan.lacks) - set(ON_NOISE))
+                limit.observe(measure(plan.outcome), not set(plan.lacks) - set(ON_NOISE))
         return noise, limit
 
     @property

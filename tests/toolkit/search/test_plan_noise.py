@@ -24,21 +24,21 @@ def test_before_anything_ran_noise_is_the_sum_of_harms():
 def test_a_plan_that_ran_tells_of_plans_like_it():
     noise = PlanNoise({"a": 1.0, "b": 1.0, "c": 1e-3})
     before = level(noise, "a")[1]
-    noise.saw([], 4.0)
+    noise.observe([], 4.0)
     assert level(noise)[0] == pytest.approx(4.0, rel=0.05) and level(noise)[1] < 0.1
     assert level(noise, "c")[0] == pytest.approx(4.0, rel=0.05)
     assert 1.2 < level(noise, "a")[0] < 2 and level(noise, "a")[1] < before
     # what ran on few samples is believed less
     rough = PlanNoise({"a": 1.0, "b": 1.0, "c": 1e-3})
-    rough.saw([], 4.0, 0.5)
+    rough.observe([], 4.0, 0.5)
     assert 2.0 < level(rough)[0] < 3.6
 
 
 def test_two_layers_that_are_only_good_together_stay_together():
     noise = PlanNoise({"a": 1.0, "b": 1.0, "c": 0.1})
-    noise.saw([], 0.15)
-    noise.saw(["a"], 1.1)
-    noise.saw(["b"], 1.1)
+    noise.observe([], 0.15)
+    noise.observe(["a"], 1.1)
+    noise.observe(["b"], 1.1)
     proposals = Proposals(noise, NoiseLimit(1.0, 0.12, False), {"a": 1.0, "b": 1.0, "c": 1.0})
     assert proposals.best("abc", 3.0, [frozenset()])[0] == ["c"]
 
@@ -57,8 +57,8 @@ def test_the_limit_lies_between_what_met_the_budget_and_what_did_not():
     before = limit.chance(at, np.zeros(3))
     assert (np.diff(before) > 0).all()
     for _ in range(3):
-        limit.saw(0.1, meets=False)
-    limit.saw(0.01, meets=True)
+        limit.observe(0.1, meets=False)
+    limit.observe(0.01, meets=True)
     found = limit.chance(at, np.zeros(3))
     assert found[0] < 0.05 and found[0] < found[1] < found[2] and found[2] > 0.95
     exact = NoiseLimit(1.0, 0.01, False).chance(np.log([0.011, 0.009]), np.full(2, 0.01))
@@ -85,7 +85,7 @@ def test_what_is_promised_is_the_gain_of_the_best_plan_times_its_chance_as_a_sha
 
 def test_one_dear_layer_goes_back_for_two_cheap_ones():
     noise = PlanNoise({"dear": 0.5, "x": 0.3, "y": 0.3})
-    noise.saw(["dear"], 0.6)
+    noise.observe(["dear"], 0.6)
     proposals = Proposals(noise, NoiseLimit(1.1, 0.7, False), {"dear": 10.0, "x": 1.0, "y": 1.0})
     assert set(proposals.best(["dear"], 10.0, [frozenset(["dear"])])[0]) <= {"x", "y"}
 
@@ -94,7 +94,7 @@ def test_a_thousand_layers_take_no_table_of_their_cubes():
     random = np.random.default_rng(0)
     harm = dict(zip(map(str, range(1000)), random.lognormal(0, 2, 1000)))
     noise = PlanNoise(harm)
-    noise.saw([], sum(harm.values()))
+    noise.observe([], sum(harm.values()))
     proposals = Proposals(noise, NoiseLimit(1.0, sum(harm.values()) / 10, False), dict.fromkeys(harm, 1.0))
     best = proposals.best(list(harm), 1000.0, [])[0]
     assert 0 < len(best) < 500 and sum(harm[name] for name in best) > 0.5 * sum(harm.values())
@@ -102,13 +102,13 @@ def test_a_thousand_layers_take_no_table_of_their_cubes():
 
 def test_how_many_answers_one_plan_loses_says_at_which_noise_few_enough_are_lost():
     limit = NoiseLimit(1.0, None, True)
-    limit.saw_lost(1.0, lost=0.1, answers=64, most=0.01)
+    limit.observe_lost(1.0, lost=0.1, answers=64, most=0.01)
     near, between, far = limit.chance(np.log([0.7, 0.1, 0.001]), np.zeros(3))
     assert near < 0.2 < between < 0.8 < far
-    limit.saw_lost(0.01, lost=0.0, answers=64, most=0.01)
+    limit.observe_lost(0.01, lost=0.0, answers=64, most=0.01)
     assert limit.chance(np.log([0.01]), np.zeros(1))[0] > 0.4
     before = limit.chance(np.log([0.1]), np.zeros(1))[0]
-    limit.saw_lost(0.5, lost=0.0, answers=0, most=0.01)
+    limit.observe_lost(0.5, lost=0.0, answers=0, most=0.01)
     assert limit.chance(np.log([0.1]), np.zeros(1))[0] == before
 
 
@@ -116,13 +116,13 @@ def test_shares_that_are_expected_say_more_than_counts():
     """Twice the share that is allowed is a quarter of the noise too much, if shares grow with its root."""
     counted, expected = NoiseLimit(1.0, None, True), NoiseLimit(1.0, None, True)
     for noise, share in ((1.0, 0.02), (0.5, 0.014), (0.125, 0.007)):
-        counted.saw_lost(noise, share, 64, 0.005)
-        expected.saw_expected(noise, share, 0.005)
+        counted.observe_lost(noise, share, 64, 0.005)
+        expected.observe_expected(noise, share, 0.005)
     at = np.log([0.16, 0.0625, 0.02])
     near, between, far = expected.chance(at, np.zeros(3))
     assert near < 0.1 < between < 0.8 < far
     assert far - near > np.ptp(counted.chance(at, np.zeros(3))) + 0.1
     # far from the limit a share says that it is far
     least = NoiseLimit(1.0, None, True)
-    least.saw_expected(0.01, 0.0, 0.005)
+    least.observe_expected(0.01, 0.0, 0.005)
     assert least.chance(np.log([0.01]), np.zeros(1))[0] > 0.9 and least.chance(np.log([3.0]), np.zeros(1))[0] < 0.5
