@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from toolkit.graph.light import LightModel, is_away
+from toolkit.graph.light import LightModel, is_detached
 from toolkit.graph.nodes import reads_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -124,7 +124,7 @@ class _RoundingOrder:
         if len(pad.input) < 3 or not pad.input[2]:
             return "value" not in given or given["value"].f == 0
         value = self._constants.get(pad.input[2])
-        return value is not None and not is_away(value) and not np.any(numpy_helper.to_array(value))
+        return value is not None and not is_detached(value) and not np.any(numpy_helper.to_array(value))
 
 
 def _rounds(narrowed: onnx.NodeProto, widened: onnx.NodeProto) -> bool:

@@ -20,7 +20,7 @@ from toolkit.base.mapped import map_file
 from toolkit.base.reading import FileKind, foreign, open_regular, reading
 from toolkit.base.types import Array
 from toolkit.graph.hoisted_weights import hoist_weights
-from toolkit.graph.light import LightModel, is_large, send_away
+from toolkit.graph.light import LightModel, detach_values, is_large
 from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import byte_count, stored_tensors
 
@@ -94,7 +94,7 @@ def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Arr
         values = np.frombuffer(mapped, np.uint8, place.needed, place.offset).view(dtype).reshape(tuple(tensor.dims))
         # whoever computes with it may require alignment to the element size
         values = values if place.offset % dtype.itemsize == 0 else spilled_as(values, dtype)
-        send_away(tensor)
+        detach_values(tensor)
         return values
 
 

@@ -15,7 +15,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from toolkit.graph.block_functions import declare, is_written_out, round_by_function
 from toolkit.graph.derived_constants import made_in_bfloat16, round_as_bfloat16
-from toolkit.graph.light import LightModel, is_away
+from toolkit.graph.light import LightModel, is_detached
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.on_disk import spilled_as
 from toolkit.graph.stored import stored_tensors
@@ -67,7 +67,7 @@ def _retype(model: LightModel, types: Mapping[int, int]) -> None:
         if tensor.data_type not in types:
             continue
         kind = types[tensor.data_type]
-        if is_away(tensor):
+        if is_detached(tensor):
             tensor.data_type = kind
             model.weights[tensor.name] = spilled_as(model.weights[tensor.name], np_dtype(kind))
         else:

@@ -14,7 +14,7 @@ from onnx_graphsurgeon.util.misc import convert_from_onnx_attr_type
 
 from toolkit.base.types import Array
 from toolkit.graph import assemble
-from toolkit.graph.light import LightModel, is_away
+from toolkit.graph.light import LightModel, is_detached
 from toolkit.graph.nodes import ONNX_DOMAINS
 from toolkit.graph.tensors import StoredValues
 
@@ -119,7 +119,7 @@ class _Importer:
 
     def _constant(self, tensor: TensorProto) -> gs.Constant:
         location = int(tensor.data_location) if tensor.HasField("data_location") else None
-        if is_away(tensor) and tensor.name in self.weights:
+        if is_detached(tensor) and tensor.name in self.weights:
             return assemble.constant(tensor.name, StoredValues(self.weights[tensor.name], tensor.data_type), location)
         return assemble.constant(tensor.name, StoredValues.of(tensor), location)
 

@@ -55,7 +55,7 @@ class LightModel:
         for tensor in self.proto.graph.initializer:
             if tensor.name not in self.weights and is_large(tensor) and tensor.data_location != TensorProto.EXTERNAL:
                 self.weights[tensor.name] = spilled(onnx.numpy_helper.to_array(tensor))
-                send_away(tensor)
+                detach_values(tensor)
         return self
 
     def drop_unread(self) -> LightModel:
@@ -87,13 +87,14 @@ class LightModel:
         whole = self.copy().proto
         for tensor in whole.graph.initializer:
             if tensor.name in self.weights:
-                bring_back(tensor, self.weights[tensor.name])
+                attach_values(tensor, self.weights[tensor.name])
         return whole
 
     @property
     def message_bytes(self) -> int:
         """Bytes of the constants that are in the message."""
-        return sum(byte_count(one) for one in stored_tensors(self.proto) if one.data_type in BITS and not is_away(one))
+        stored = (one for one in stored_tensors(self.proto) if one.data_type in BITS and not is_detached(one))
+        return sum(map(byte_count, stored))
 
     def holds_at_most(self, limit: int) -> bool:
         """Whether the constants that are in the message take no more bytes than ``limit``."""
@@ -156,11 +157,11 @@ def is_large(tensor: TensorProto) -> bool:
 def large_header(name: str, kind: int, shape: tuple[int, ...]) -> TensorProto:
     """An initializer whose values are beside the message."""
     tensor = TensorProto(name=name, data_type=kind, dims=shape)
-    send_away(tensor)
+    detach_values(tensor)
     return tensor
 
 
-def send_away(tensor: TensorProto) -> None:
+def detach_values(tensor: TensorProto) -> None:
     """Drop a tensor's values from the message, and mark it as stored beside it."""
     _external(tensor, location=_IN_MEMORY)
 
@@ -179,12 +180,12 @@ def _external(tensor: TensorProto, **entries: object) -> None:
     tensor.data_location = TensorProto.EXTERNAL
 
 
-def is_away(tensor: TensorProto) -> bool:
+def is_detached(tensor: TensorProto) -> bool:
     """Whether a tensor's values are beside the message."""
     return tensor.data_location == TensorProto.EXTERNAL and any(e.value == _IN_MEMORY for e in tensor.external_data)
 
 
-def bring_back(tensor: TensorProto, values: Array) -> None:
+def attach_values(tensor: TensorProto, values: Array) -> None:
     """Store a tensor's values in the message again."""
     del tensor.external_data[:]
     tensor.ClearField("data_location")

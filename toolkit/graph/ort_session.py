@@ -17,7 +17,7 @@ from toolkit.base.mapped import FilePlace, place_of, release_pages
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.text import on_one_line
 from toolkit.graph.cutting import MOST_BLOCKED
-from toolkit.graph.light import PROTOBUF_LIMIT, LightModel, place_at, send_away
+from toolkit.graph.light import PROTOBUF_LIMIT, LightModel, detach_values, place_at
 from toolkit.graph.onnx_file import write
 from toolkit.graph.ort_values import to_ort
 from toolkit.graph.rewrites import copying_rewrites, idle_rewrites, wrong_rewrites
@@ -229,7 +229,7 @@ def _content(model: LightModel, places: Mapping[str, FilePlace], fits: bool) -> 
             place_at(tensor, str(place.path.relative_to(os.sep)), place.offset, model.weights[tensor.name].nbytes)
         content = model.proto.SerializeToString()
         for tensor in away:
-            send_away(tensor)
+            detach_values(tensor)
         yield content
         return
     with temporary_folder("session") as folder:

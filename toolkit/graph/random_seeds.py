@@ -20,7 +20,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph.light import is_away
+from toolkit.graph.light import is_detached
 from toolkit.graph.nodes import ONNX_DOMAINS, inside_out, opset_of, subgraphs_of
 from toolkit.graph.stored import constants_of
 
@@ -92,7 +92,8 @@ def _false_constants(proto: onnx.ModelProto) -> set[str]:
     found = set[str]()
     for graph in (proto.graph, *subgraphs_of(proto.graph)):
         for name, tensor in constants_of(graph):
-            if tensor.data_type == TensorProto.BOOL and not is_away(tensor) and not numpy_helper.to_array(tensor).any():
+            in_message = tensor.data_type == TensorProto.BOOL and not is_detached(tensor)
+            if in_message and not numpy_helper.to_array(tensor).any():
                 found.add(name)
     return found
 

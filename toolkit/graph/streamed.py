@@ -12,7 +12,7 @@ from typing import Any
 from onnx import GraphProto, ModelProto, TensorProto
 
 from toolkit.base.types import Array
-from toolkit.graph.light import LightModel, bytes_of, send_away
+from toolkit.graph.light import LightModel, bytes_of, detach_values
 
 GRAPH = ModelProto.GRAPH_FIELD_NUMBER
 INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
@@ -31,7 +31,7 @@ def streamed(model: LightModel) -> Iterator[bytes | memoryview]:
     parts = [before, *_initializers(model.proto.graph, model.weights), after]
     begin, end = _around(model.proto, GRAPH)
     for tensor in away:
-        send_away(tensor)
+        detach_values(tensor)
     yield begin + head(GRAPH, sum(map(len, parts)))
     yield from parts
     yield end

@@ -13,7 +13,7 @@ from toolkit.base.errors import ModelError
 from toolkit.base.mapped import was_read
 from toolkit.base.text import count
 from toolkit.base.types import Array
-from toolkit.graph.light import LightModel, is_away
+from toolkit.graph.light import LightModel, is_detached
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.stored import constants_of
 
@@ -53,7 +53,7 @@ def check_values(model: LightModel) -> None:
                 tensor = known.get(name)
                 if tensor is None or tensor.data_type not in (*_FLOATS, TensorProto.BFLOAT16):
                     continue
-                beside = weights.get(name) if is_away(tensor) else None
+                beside = weights.get(name) if is_detached(tensor) else None
                 if name not in verdicts:
                     verdicts[name] = _not_finite(tensor, beside)
                 nan, infinite = verdicts[name]

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph.light import LARGE, LightModel, is_away
+from toolkit.graph.light import LARGE, LightModel, is_detached
 from toolkit.graph.onnx_file import write
 from toolkit.graph.streamed import streamed
 
@@ -33,5 +33,5 @@ def test_the_bytes_are_those_of_the_whole_message(size, tmp_path):
     assert len(light.weights) == 1 + (size >= LARGE)
     before = light.proto.SerializeToString()
     assert b"".join(streamed(light)) == wanted
-    assert light.proto.SerializeToString() == before and is_away(light.proto.graph.initializer[0])
+    assert light.proto.SerializeToString() == before and is_detached(light.proto.graph.initializer[0])
     assert write(light, tmp_path / "m.onnx").read_bytes() == wanted
