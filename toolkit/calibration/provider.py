@@ -152,7 +152,7 @@ class Calibrator:
             value="ranges",
         )
 
-    def on_part(self) -> Calibrator:
+    def on_subset(self) -> Calibrator:
         """The same calibration on a quarter of the samples, evenly spread: ranges, for a trial.
 
         What it collects is kept beside the rest, in files that ``KEPT_OF_PART`` matches: of use only to a

@@ -113,7 +113,7 @@ class Budget:
         # a limit on what is no number does not hold
         return {name: lack for name, lack in found.items() if not lack <= slack.get(name, _SLACK)}
 
-    def on_part(self, outcome: Outcome, reference: Outcome) -> Budget | None:
+    def on_subset(self, outcome: Outcome, reference: Outcome) -> Budget | None:
         """The budget as far as a part of the samples can judge it; None where they can judge none of its limits.
 
         A metric that is no number on them, as where none of them has a label, tells nothing of its limits yet. For one
@@ -202,7 +202,7 @@ class Budget:
 
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
         """Of the limits that allow a share of counted answers to be lost, the one missed by most."""
-        told = self.on_part(outcome, reference)
+        told = self.on_subset(outcome, reference)
         limits = told._share_limits(outcome, reference) if told is not None else []
         counted = [one for one in limits if one.answers > 0 and one.limit > 0]
         return max(counted, key=lambda one: one.likely / one.limit, default=None)

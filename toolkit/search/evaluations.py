@@ -195,7 +195,7 @@ class Evaluations:
             outcome = self._probe(key, config).run(count)
         seconds = self.cost.time(kept)
         reference = runner.float_on(count)
-        budget = self.budget if whole else self.budget.on_part(outcome, reference)
+        budget = self.budget if whole else self.budget.on_subset(outcome, reference)
         lacks = budget.lacks(outcome, reference, seconds) if budget is not None else {}
         lacks |= self._missed.get(key, {}) if whole else {}
         known = None if whole else clear(self.budget, outcome, reference, count / len(runner.feeds))

@@ -60,7 +60,7 @@ def _lacks(budget: Budget, outcome: Outcome, reference: Outcome) -> dict[str, fl
     """
     of_metric = (budget.max_drop, budget.max_relative_drop, budget.min_value)
     if any(one is not None for one in of_metric) and (
-        outcome.metric is None or budget.on_part(outcome, reference) is not budget
+        outcome.metric is None or budget.on_subset(outcome, reference) is not budget
     ):
         return None
     return budget.lacks(outcome, reference)

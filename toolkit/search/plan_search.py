@@ -264,7 +264,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         note = self.context.journal.noted
         for attempt in range(1, _ATTEMPTS + 1):
             found = searches.run()
-            if searches.goes_on(found):
+            if searches.should_continue(found):
                 note(Code.SEARCH_GOES_ON(share=found.best.quantized, of=searches.cost.work.of))
                 found = searches.run()
             if attempt == 1 and (quiet := searches.quiet(found)) is not None:

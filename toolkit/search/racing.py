@@ -47,7 +47,7 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
         known = 10 * math.log10(1 + _ERRORS * (1 + 2 / (len(outcome.parts) - 1)) * error) + _LEAST_DB
     least = budget.min_sqnr_db
     # a limit on the metric itself says nothing on samples where the float model misses it
-    told = budget.on_part(outcome, reference)
+    told = budget.on_subset(outcome, reference)
     loose = _loosened(told, slack, None if least is None else least - min(known, slack) + slack)
     if loose is not None and loose.lacks(outcome, reference):
         return False

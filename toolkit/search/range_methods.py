@@ -136,7 +136,7 @@ def standing(
     for method, amax in ranges:
         outcome = _outcome(simulation, (), amax, pay, kept)
         # these may be a part of the samples that the search decides on
-        told = budget.on_part(outcome, reference)
+        told = budget.on_subset(outcome, reference)
         distance = budget.distance(told.lacks(outcome, reference)) if told is not None else 0.0
         found.append(Standing(distance, outcome, simulation, amax, method, samples, kept))
         if not method and told is budget and budget.safely(outcome, reference):

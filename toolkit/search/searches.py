@@ -76,7 +76,7 @@ class Searches:
         with self.spending.waiting():
             return self.confirm(found, self.demand)
 
-    def goes_on(self, found: SearchResult) -> bool:
+    def should_continue(self, found: SearchResult) -> bool:
         """Whether little was found and much more is expected, so that another search follows; allows for it then."""
         return self._promises(found) and self.spending.more()
 

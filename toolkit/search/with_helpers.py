@@ -73,7 +73,7 @@ class _HelpersInTurn:
         self._few = search.on_few()
         self._standing = search.standing(self._few)
         provider = context.provider
-        self._part = provider.on_part() if isinstance(provider, Calibrator) else provider
+        self._part = provider.on_subset() if isinstance(provider, Calibrator) else provider
         self.search, self._form, self._form_context = search, model, context
         self.stay: list[Pass] = []
         self._changes: list[Event] = []

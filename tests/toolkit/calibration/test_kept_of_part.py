@@ -26,7 +26,7 @@ def test_statistics_of_a_part_are_found_again_and_never_taken_for_those_of_all(t
         data = CalibrationData.open(feeds(64), model)
         return Calibrator(data, keep=lambda of, *_: tmp_path / f"{of.fingerprint()[:20]}.npz")
 
-    first, again = whole().on_part(), whole().on_part()
+    first, again = whole().on_subset(), whole().on_subset()
     ranges = first(model, None)
     assert counted == [16] and len(list(tmp_path.glob(KEPT_OF_PART))) == 1
     assert again(model, None).tensors == ranges.tensors and counted == [16]
@@ -37,7 +37,7 @@ def test_statistics_of_a_part_are_found_again_and_never_taken_for_those_of_all(t
 def test_what_keeps_nothing_keeps_nothing_of_a_part(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = chain(3).settle()
-    assert Calibrator(CalibrationData.open(feeds(64), model)).on_part()(model, None).tensors
+    assert Calibrator(CalibrationData.open(feeds(64), model)).on_subset()(model, None).tensors
     assert list(tmp_path.iterdir()) == []
 
 

@@ -73,7 +73,7 @@ def test_a_part_of_the_samples_has_what_it_showed_itself(collected):
     model = chain(4)
     own = calibrator(model)
     own.collect(model)
-    part = own.on_part()
+    part = own.on_subset()
     form = model.copy()
     form.node("layer1").name = "another"
     for asked in (model, form):

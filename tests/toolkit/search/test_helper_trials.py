@@ -33,7 +33,7 @@ def search_of(model, samples, least=20.0, **pairs):
 def test_a_trial_on_few_samples_is_paid_in_inferences_of_all_that_are_decided_on():
     model = chain()
     search = search_of(model, feeds(64))
-    part = replace(search.context, provider=search.context.provider.on_part(), known_ranges=None)
+    part = replace(search.context, provider=search.context.provider.on_subset(), known_ranges=None)
     trial = search.on(model.copy(), part, 0.25)
     # a trial needs ranges, and what float16 holds is asked of the model that is taken
     seen, all_seen = part.known_ranges, search.context.known_ranges
@@ -51,14 +51,14 @@ def test_a_trial_is_calibrated_on_so_many_samples_that_others_are_hardly_clipped
     """With the ranges of 13 of 52, on others, a face net's helper that wins 6 dB seemed to cost 11."""
     model = chain()
     provider = Calibrator(CalibrationData.open(feeds(samples), model), method="minmax")
-    part = provider.on_part()
+    part = provider.on_subset()
     assert len(part.data) == calibrated and (part is provider) == (calibrated == samples)
 
 
 def test_a_trial_is_compared_on_the_samples_that_the_model_before_it_ran_on_without_running_the_float_model_again():
     model = chain()
     search = search_of(model, feeds(64))
-    part = replace(search.context, provider=search.context.provider.on_part(), known_ranges=None)
+    part = replace(search.context, provider=search.context.provider.on_subset(), known_ranges=None)
     trial = search.on(model.copy(), part, 0.25)
     assert trial.simulation.feeds is search.simulation.feeds
     few, own, like = search.on_few(), trial.on_few(), trial.on_few()

@@ -71,28 +71,28 @@ def test_a_miss_of_a_metric_that_is_no_share_counts_on_a_part_where_samples_do_n
     by_one = scored(0.77, [0.8, 0.76, 0.76, 0.76])
     by_all = scored(0.74, [0.741, 0.739, 0.74, 0.74])
     assert budget.lacks(by_one, reference) and budget.lacks(by_all, reference)
-    assert budget.on_part(by_one, reference) is None and budget.on_part(by_all, reference) is budget
+    assert budget.on_subset(by_one, reference) is None and budget.on_subset(by_all, reference) is budget
     assert clear(budget, by_one, reference, 0.125) is None and clear(budget, by_all, reference, 0.5) is False
-    beside = Budget(**limit, min_sqnr_db=30, margin=1.0).on_part(by_one, reference)
+    beside = Budget(**limit, min_sqnr_db=30, margin=1.0).on_subset(by_one, reference)
     assert beside is not None and beside.lacks(by_one, reference).keys() == {"min_sqnr_db"}
     # a drop within the limit stays what it is, and so does a share of answers, which has a rule of its own
     kept = scored(0.8, [0.8, 0.801, 0.799, 0.8])
-    assert budget.on_part(kept, reference) is budget
+    assert budget.on_subset(kept, reference) is budget
     share = replace(by_one, metric_answers=64)
-    assert budget.on_part(share, reference) is budget
+    assert budget.on_subset(share, reference) is budget
     # one labelled sample says nothing, however far it drops
     alone = [replace(one, metric_left_out=(), metric_samples=1) for one in (by_all, reference)]
-    assert budget.on_part(*alone) is None and clear(budget, *alone, 0.125) is None
+    assert budget.on_subset(*alone) is None and clear(budget, *alone, 0.125) is None
 
 
 def test_a_limit_on_the_metric_itself_counts_on_a_part_that_the_float_model_meets_it_on():
     budget, outcome = Budget(min_value=0.9, min_sqnr_db=20), Outcome(1e-6, metric=0.85)
-    assert budget.on_part(outcome, Outcome(0.0, metric=0.95)) is budget
-    told = budget.on_part(outcome, Outcome(0.0, metric=0.88))
+    assert budget.on_subset(outcome, Outcome(0.0, metric=0.95)) is budget
+    told = budget.on_subset(outcome, Outcome(0.0, metric=0.88))
     assert told is not None and told.min_value is None and told.min_sqnr_db == 20
     falling = Budget(min_value=0.2, higher_is_better=False)
-    assert falling.on_part(outcome, Outcome(0.0, metric=0.3)) is None
-    assert falling.on_part(outcome, Outcome(0.0, metric=0.1)) is falling
+    assert falling.on_subset(outcome, Outcome(0.0, metric=0.3)) is None
+    assert falling.on_subset(outcome, Outcome(0.0, metric=0.1)) is falling
 
 
 def test_less_noise_on_the_same_batches_is_more_than_chance_where_most_of_them_say_so():

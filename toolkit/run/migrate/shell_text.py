@@ -88,7 +88,7 @@ def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Sca
     pending, alone = "", None
     for end in range(start, min(len(lines), start + _FARTHEST)):
         line = lines[end]
-        if _goes_on(line.rstrip(), escapes) or (line.rstrip().endswith("`") and line.count("`") % 2):
+        if _continues(line.rstrip(), escapes) or (line.rstrip().endswith("`") and line.count("`") % 2):
             pending += line.rstrip()[:-1] + " "
             continue
         if _COMMENT.match(pending + line):
@@ -107,7 +107,7 @@ def _joined(lines: list[str], start: int, escapes: bool) -> tuple[int, str, _Sca
     return end, text, _scan(text, escapes)
 
 
-def _goes_on(line: str, escapes: bool) -> bool:
+def _continues(line: str, escapes: bool) -> bool:
     """Whether its last character continues it on the next line: an escaped backslash does not."""
     backslashes = len(line) - len(line.rstrip("\\"))
     return line.endswith("^") or (backslashes % 2 == 1 if escapes else backslashes > 0)
