@@ -58,7 +58,7 @@ class Compensate(CorrectBias):
         factor = self._scaled(model, layer, error.factor(), names) if self.scale else np.ones(len(error.error))
         rounding = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
         number = error.number(factor) - rounding_correction(model, layer.node, rounding)
-        context.stands_in(*place.add(model, number, "compensated", names, layer.weight.dtype))
+        context.note_float_values(*place.add(model, number, "compensated", names, layer.weight.dtype))
         why = Code.OUTPUT_ERROR(factor=np.abs(factor - 1).max(), number=np.abs(number).max())
         context.journal.changed(layer.node.name, Code.COMPENSATED(holder=place.holder.name), why)
 

@@ -91,6 +91,6 @@ class CorrectBias(Helper):
         if place is None:
             context.journal.declined(node.name, Code.NO_BIAS())
             return
-        context.stands_in(*place.add(model, -shift, "corrected", names, layer.weight.dtype))
+        context.note_float_values(*place.add(model, -shift, "corrected", names, layer.weight.dtype))
         why = Code.MEAN_SHIFT(shift=np.abs(shift).max())
         context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)

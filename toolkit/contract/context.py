@@ -181,7 +181,7 @@ class Context:
             unranged=dict(self.unranged),
         )
 
-    def stands_in(self, new: str, old: str, exact: Array) -> None:
+    def note_float_values(self, new: str, old: str, exact: Array) -> None:
         """Record that a constant was derived from another only for the quantized layers: rounded, or corrected.
 
         Args:

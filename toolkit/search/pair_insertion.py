@@ -97,7 +97,7 @@ class PairInsertion:
         """Let a weight's pair read the chosen values, which it rounds to themselves."""
         exact, name = quantize.inputs[0], self._names.take(f"{quantize.inputs[0].name}_rounded")
         quantize.inputs[0] = make_constant(name, chosen.values)
-        self._context.stands_in(name, exact.name, values_of(exact))
+        self._context.note_float_values(name, exact.name, values_of(exact))
         why = Code.ROUNDING_NOISE(before_db=chosen.before_db, after_db=chosen.after_db)
         for node in readers:
             self._context.journal.changed(node.name, Code.ROUNDED_FOR_OUTPUT(), why)
@@ -107,7 +107,7 @@ class PairInsertion:
         if (found := correction(self._model, node, rounded)) is None:
             return
         place, values = found
-        self._context.stands_in(*place.add(self._model, values, "corrected", self._names))
+        self._context.note_float_values(*place.add(self._model, values, "corrected", self._names))
         mark_corrected(self._model, node)
         why = Code.MEAN_SHIFT(shift=np.abs(values).max())
         self._context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)
