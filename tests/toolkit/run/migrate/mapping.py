@@ -1,4 +1,4 @@
-"""The mapping of every flag, as the README has it: made of the tables that read command lines and scripts."""
+"""The mapping of every flag, as toolkit/run/migrate/README.md has it: made of the tables that read command lines and scripts."""
 
 from __future__ import annotations
 
