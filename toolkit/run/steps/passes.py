@@ -30,6 +30,7 @@ from toolkit.run.user_code import passes_call_it
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
+    from toolkit.contract.passes import Pass
     from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
 
@@ -141,35 +142,18 @@ class PassesStep(Step[PassesRecord]):
         Raises:
             QtoolError: a pass failed or refused; the message names it.
         """
-        from toolkit.calibration.provider import KEPT_OF_PART
-        from toolkit.contract.passes import Sequence as PassSequence
-        from toolkit.graph.header import model_files
         from toolkit.placement.shared_weights import shared_unlike
-        from toolkit.simulation.rounding_checkpoint import PATTERN
 
-        root = self.folder.path
         passes = passes_of(self.recipe, self.job.allow_code)
         journal = Journal()
         journal.by = "load"
         source = self.inputs.source(journal)
         context = context_for(self.inputs, source, journal, task=self.task)
-        # the rehearsal's result is handed over: the passes change it
-        applied = self.inputs.graph_passes or AppliedPasses(0, source.copy(), PrecisionPlan(), ())
-        self.inputs.graph_passes = None
-        model, context.plan = applied.model, applied.plan
-        journal.events += applied.events
-        try:
-            PassSequence(passes=passes, begin=applied.count)(model, context)
-        except QtoolError as error:
-            if not error.where:
-                raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
-            raise
+        model = self._applied(passes, source, context)
         if unlike := shared_unlike(source, model, context.plan, context.rest):
             journal.by = self.name
             journal.noted(unlike)
-        for file in chain.from_iterable(map(self.folder.hidden.glob, (PATTERN, KEPT_OF_PART))):
-            # as large as the weights, and of use only to an interrupted run
-            file.unlink()
+        self._clear_checkpoints()
         if any(step.runs_models() for step in passes):
             # a search holds the model several times, and its values on samples
             grown_memory.give_back()
@@ -179,6 +163,42 @@ class PassesStep(Step[PassesRecord]):
         ranges = self._observed(model, context)
         if ranges is not None:
             self._diagnose(ranges, journal, model)
+        return self._record(model, context, ranges)
+
+    def _applied(self, passes: list[Pass], source: Model, context: Context) -> Model:
+        """The model after all passes, from the rehearsal's result where there is one.
+
+        Raises:
+            QtoolError: a pass failed or refused; the message names it and the recipe.
+        """
+        from toolkit.contract.passes import Sequence as PassSequence
+
+        # the rehearsal's result is handed over: the passes change it
+        applied = self.inputs.graph_passes or AppliedPasses(0, source.copy(), PrecisionPlan(), ())
+        self.inputs.graph_passes = None
+        context.plan = applied.plan
+        context.journal.events += applied.events
+        try:
+            PassSequence(passes=passes, begin=applied.count)(applied.model, context)
+        except QtoolError as error:
+            if not error.where:
+                raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
+            raise
+        return applied.model
+
+    def _clear_checkpoints(self) -> None:
+        """Remove what only an interrupted run could use: it is as large as the weights."""
+        from toolkit.calibration.provider import KEPT_OF_PART
+        from toolkit.simulation.rounding_checkpoint import PATTERN
+
+        for file in chain.from_iterable(map(self.folder.hidden.glob, (PATTERN, KEPT_OF_PART))):
+            file.unlink()
+
+    def _record(self, model: Model, context: Context, ranges: Ranges | None) -> PassesRecord:
+        """Write the graph, the ranges and the float values of derived constants, and record what was written."""
+        from toolkit.graph.header import model_files
+
+        root = self.folder.path
         model.save(root / PREPARED)
         written = model_files(root / PREPARED)
         if ranges is not None:
@@ -191,7 +211,7 @@ class PassesStep(Step[PassesRecord]):
             write_arrays(root / EXACT, {f"arr_{place}": values for place, values in enumerate(exact.values())})
             written.append(root / EXACT)
         files = relative(self.folder, *written, *context.files)
-        return PassesRecord(plan=context.plan, journal=journal, exact=tuple(exact), files=files).holding(model)
+        return PassesRecord(plan=context.plan, journal=context.journal, exact=tuple(exact), files=files).holding(model)
 
     def _observed(self, model: Model, context: Context) -> Ranges | None:
         """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
