@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,11 +113,12 @@ class DeviceStep(Step[DeviceRecord]):
         own_outputs = [t.name for t in source.graph.outputs if t.name in reference.outputs]
         if not own_outputs:
             return skipped(ReportCode.NO_OUTPUT_TO_COMPARE(plugins=sorted(reference.left.plugins)))
-        total, each = self._comparison(source, own_outputs), {n: self._comparison(source, own_outputs) for n in known}
-        tally, seen = Tally(), set[int]()
+        compared = _Compared(
+            self._comparison(source, own_outputs), {name: self._comparison(source, own_outputs) for name in known}
+        )
         size = max([section.batch, *(batch_limits(profile, data)[0] for profile in profiles)])
         read = min(len(data), section.samples) if section.samples else len(data)
-        feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, tally))
+        feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, compared.tally))
         for chunk in chunks(feeds):
             with temporary_folder("device") as folder:
                 try:
@@ -124,30 +126,22 @@ class DeviceStep(Step[DeviceRecord]):
                 except BackendError as error:
                     return self._failed(ReportCode.ENGINE_ERROR(error=str(error)))
                 for feed, outputs in zip(chunk, answers):
-                    wanted = reference.run(samples_of(feed), own_outputs)
-                    lost = [output for output in wanted if output not in outputs]
-                    if lost:
-                        return self._failed(ReportCode.OUTPUT_LACKING(output=lost[0]))
-                    own = outputs if feed.rows <= feed.count else own_rows(wanted, outputs, feed)
-                    if own is None:
-                        tally.mixed += feed.count
-                        continue
-                    refusal = _add(feed, wanted, own, (total, each[feed.profile or EVERYTHING]))
+                    refusal = compared.add(feed, reference.run(samples_of(feed), own_outputs), outputs)
                     if refusal is not None:
                         return self._failed(refusal)
-                    seen.update(feed.origins)
-                    self.job.progress("device", min(len(seen), read), read)
-        if not seen:
+                    self.job.progress("device", min(len(compared.seen), read), read)
+        tally, each = compared.tally, compared.each
+        if not compared.seen:
             return skipped(ReportCode.SAMPLES_MIXED() if tally.mixed else ReportCode.NO_SAMPLE_FITS())
         return DeviceRecord(
             status="ran",
             gpu=_gpu_name(),
-            samples=len(seen),
+            samples=len(compared.seen),
             left_out=tally.left_out,
             held_out=held_out,
             random=data.random,
             notes=notes(tally, data, [name for name in known if not each[name].samples], section.samples is None),
-            found=total.result(),
+            found=compared.total.result(),
             profiles={name: one.result() for name, one in each.items() if one.samples},
         )
 
@@ -174,17 +168,47 @@ class DeviceStep(Step[DeviceRecord]):
         return DeviceRecord(status="failed", why=why, gpu=_gpu_name())
 
 
-def _add(
-    feed: Feed, wanted: Mapping[str, Any], found: Mapping[str, Any], comparisons: Iterable[OutputComparison]
-) -> Finding | None:
-    """Take in the outputs for one feed; why the metric refuses them, or None."""
-    try:
-        for comparison in comparisons:
-            comparison.add(wanted, found, feed.labels, feed.count)
-    except Exception as error:
-        # the same metric took the simulation's outputs, but cannot take these
-        return ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")
-    return None
+@dataclass
+class _Compared:
+    """The engine's outputs against the float model's, feed by feed.
+
+    Attributes:
+        total: over all feeds.
+        each: by profile.
+        tally: which samples could not be compared.
+        seen: the samples that were.
+    """
+
+    total: OutputComparison
+    each: Mapping[str, OutputComparison]
+    tally: Tally = field(default_factory=Tally)
+    seen: set[int] = field(default_factory=set)
+
+    def add(self, feed: Feed, wanted: Mapping[str, Any], outputs: Mapping[str, Any]) -> Finding | None:
+        """Take in the outputs for one feed; why they cannot be judged, or None.
+
+        Args:
+            feed: what the engine ran on.
+            wanted: the float model's outputs.
+            outputs: the engine's.
+        """
+        from toolkit.data.sample import EVERYTHING
+
+        lost = [output for output in wanted if output not in outputs]
+        if lost:
+            return ReportCode.OUTPUT_LACKING(output=lost[0])
+        own = outputs if feed.rows <= feed.count else own_rows(wanted, outputs, feed)
+        if own is None:
+            self.tally.mixed += feed.count
+            return None
+        try:
+            for comparison in (self.total, self.each[feed.profile or EVERYTHING]):
+                comparison.add(wanted, own, feed.labels, feed.count)
+        except Exception as error:
+            # the same metric took the simulation's outputs, but cannot take these
+            return ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")
+        self.seen.update(feed.origins)
+        return None
 
 
 def _gpu_name() -> str:
