@@ -180,50 +180,69 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
 
     question.check(job.allow_code)
     with quantizing(job, samples, question.on == "engine") as ready:
-        simulation = ready.simulation
-        limits = question.limits
-        log, content, on_engine = ready.hidden / "bisect.jsonl", None, None
-        own, rest = ready.context.rest, None
-        precision = Precision(question.precision) if question.precision is not None else own
-        check: Check
-        needs: Callable[[], Needs | None] = needs_now
+        simulation, limits, rest = ready.simulation, question.limits, None
+        precision = Precision(question.precision) if question.precision is not None else ready.context.rest
         if limits.max_drop is not None and limits.max_drop > 1 and job.recipe.evaluation.metric in SHARES:
             raise QtoolError(f"--max-drop is {limits.max_drop:g}", remedy="it is a share: 0.02 is 2 points")
-        if question.command is not None:
-            check = _CommandCheck(question.command, ready, precision)
-            needs = partial(command_needs, question.command, question.reads)
-        else:
-            budget = _budget(limits, samples.data, ready) if limits.given else _recipes(ready, samples.data)
-            if question.on == "engine":
-                check = on_engine = EngineCheck(ready, budget, precision)
-                content = on_engine.content
-                # a separate file: a bisection of the simulation would start it over, and engines take long
-                log = ready.hidden / "bisect.engine.jsonl"
-            else:
-                check = _SimulationCheck(budget, ready)
-        if on_engine is not None:
-            fingerprint = on_engine.fingerprint()
-        else:
-            passes = [pass_code(step) for step in (ready.step, *ready.later)]
-            judged = repr(budget) if question.command is None else ""
-            types = [str(own), str(precision)] if question.command is not None else []
-            asked = [question.command, judged, passes, types]
-            fingerprint = sha256_json([simulation.fingerprint(), *asked])
+        asked = _asked(question, samples.data, ready, precision)
         found = bisecting.bisect(
-            simulation.names, check, log=log, repeats=question.repeats, progress=job.progress,
-            fingerprint=fingerprint, content=content, needs=needs,
+            simulation.names, asked.check, log=asked.log, repeats=question.repeats, progress=job.progress,
+            fingerprint=asked.fingerprint, content=asked.content, needs=asked.needs,
             likely=[group.name for group in fast(simulation).ranked()],
         )  # fmt: skip
         found.notes += ready.notes
-        if isinstance(check, _SimulationCheck):
-            found.notes += check.doubts(frozenset(found.kept))
-            precision, rest = check.settle(found, precision)
-        if on_engine is not None:
-            found.notes += on_engine.notes()
+        if isinstance(asked.check, _SimulationCheck):
+            found.notes += asked.check.doubts(frozenset(found.kept))
+            precision, rest = asked.check.settle(found, precision)
+        if isinstance(asked.check, EngineCheck):
+            found.notes += asked.check.notes()
         bisected = Bisected(found, len(simulation.names), precision, rest)
         asked_for = question.words(), question.on
         info = bisection_info(found, bisected.layers, asked_for, precision, bisected.fragment())
         return replace(bisected, page=join_analysis(ready.inputs, info))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What decides whether layers kept in float suffice, and where its verdicts are kept.
+
+    Attributes:
+        check: whether an answer passes.
+        log: the file of verdicts, by which an interrupted bisection resumes.
+        fingerprint: of all that the verdicts depend on.
+        content: of a candidate's engine; None where no engines are built.
+        needs: what a verdict read.
+    """
+
+    check: Check
+    log: Path
+    fingerprint: str
+    content: Callable[[frozenset[str]], str] | None = None
+    needs: Callable[[], Needs | None] = needs_now
+
+
+def _asked(question: Question, data: str, ready: QuantizingRecipe, precision: Precision) -> _Asked:
+    """The check that a question asks for: by a command, on engines, or on the simulation.
+
+    Raises:
+        QtoolError: the limits cannot be judged on the samples.
+    """
+    log, simulated = ready.hidden / "bisect.jsonl", ready.simulation.fingerprint()
+    passes = [pass_code(step) for step in (ready.step, *ready.later)]
+    if question.command is not None:
+        types = [str(ready.context.rest), str(precision)]
+        return _Asked(
+            _CommandCheck(question.command, ready, precision),
+            log,
+            sha256_json([simulated, question.command, "", passes, types]),
+            needs=partial(command_needs, question.command, question.reads),
+        )
+    budget = _budget(question.limits, data, ready) if question.limits.given else _recipes(ready, data)
+    if question.on == "engine":
+        check = EngineCheck(ready, budget, precision)
+        # a separate file: a bisection of the simulation would start it over, and engines take long
+        return _Asked(check, ready.hidden / "bisect.engine.jsonl", check.fingerprint(), check.content)
+    return _Asked(_SimulationCheck(budget, ready), log, sha256_json([simulated, None, repr(budget), passes, []]))
 
 
 def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
