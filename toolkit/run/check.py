@@ -102,15 +102,12 @@ def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silen
     from toolkit.base.collection import collector_seldom
     from toolkit.base.temporary import temporary_folder
     from toolkit.report.findings import sentence
-    from toolkit.run.calibrator import given_count
     from toolkit.run.checks import preflight
     from toolkit.run.folder import RunFolder
     from toolkit.run.inputs import Inputs
     from toolkit.run.job import Job
     from toolkit.run.recipe_passes import passes_of
     from toolkit.run.rehearsal import rehearse
-    from toolkit.run.samples import fit, sample_counts
-    from toolkit.run.task import task_of
 
     with (
         temporary_folder("check") as folder,
@@ -122,23 +119,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silen
         journal = Journal()
         steps = passes_of(recipe, allow_code)
         source = inputs.source(journal)
-        data = inputs.calibration_data(source, journal)
-        test, _ = inputs.evaluation_data(source)
-        _note_unvaried(source, data, test, journal)
-        calibration = sample_counts(data)
-        _note_scarce(calibration, inputs, journal)
-        if test is not None:
-            fit(inputs, test)
-        evaluation = sample_counts(test)
-        _note_single_row(source, test, evaluation, journal)
-        task = task_of(inputs)
-        for note in (*task.notes, task.suspicion):
-            if note is not None:
-                journal.noted(note)
-        if given := given_count(recipe, inputs):
-            calibration["ranges"] = given
-        elif data is not None and not data.counts.samples:
-            raise data.no_samples_error()
+        calibration, evaluation, task = _samples_read(inputs, source, journal)
         found = rehearse(inputs, steps, journal)
     return DryRun(
         recipe=str(recipe.path or recipe.name),
@@ -155,6 +136,38 @@ def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silen
         task=_task(task),
         backend=f"{found.backend.name} ({sentence(found.reason)})",
     )
+
+
+def _samples_read(
+    inputs: Inputs, source: Model, journal: Journal
+) -> tuple[dict[str, Any], dict[str, Any], TaskRecord]:
+    """Read all samples and guess the task: counts of calibration's and evaluation's samples, and the task.
+
+    Raises:
+        QtoolError: samples that a run would refuse, or none to calibrate on.
+    """
+    from toolkit.run.calibrator import given_count
+    from toolkit.run.samples import fit, sample_counts
+    from toolkit.run.task import task_of
+
+    data = inputs.calibration_data(source, journal)
+    test, _ = inputs.evaluation_data(source)
+    _note_unvaried(source, data, test, journal)
+    calibration = sample_counts(data)
+    _note_scarce(calibration, inputs, journal)
+    if test is not None:
+        fit(inputs, test)
+    evaluation = sample_counts(test)
+    _note_single_row(source, test, evaluation, journal)
+    task = task_of(inputs)
+    for note in (*task.notes, task.suspicion):
+        if note is not None:
+            journal.noted(note)
+    if given := given_count(inputs.job.recipe, inputs):
+        calibration["ranges"] = given
+    elif data is not None and not data.counts.samples:
+        raise data.no_samples_error()
+    return calibration, evaluation, task
 
 
 def _note_unvaried(
