@@ -57,24 +57,15 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         BackendError: TensorRT refused the model or the settings.
     """
     trt, messages = _module(Messages(talk))
-    from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork
+    from polygraphy.backend.trt import EngineBytesFromNetwork
     from polygraphy.exception import PolygraphyException
 
-    settings, model, version = request["settings"], request["model"], str(trt.__version__)
-    weak, folder = settings["typing"] == "weak", Path(request["folder"])
+    settings, version = request["settings"], str(trt.__version__)
     started = time.monotonic()
     talk.progress("parsing", 0, 1)
-    loader = NetworkFromOnnxPath(model, strongly_typed=_strongly(trt, settings))
-    if weak:
-        loader = PostprocessNetwork(loader, lambda network: _apply(trt, network, request, talk))
     unmarked: list[str] = []
-    if request["opened"]:
-        half = weak and settings["rest"] == "fp16"
-        loader = PostprocessNetwork(
-            loader, lambda network: unmarked.extend(mark_tensors(trt, network, request["opened"], half))
-        )
     try:
-        opened = loader()
+        opened = _network_loader(trt, request, talk, unmarked)()
         talk.progress("parsing", 1, 1)
         talk.progress("building", 0, 1)
         network = opened[1]
@@ -89,12 +80,12 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
             Path(cache).parent.mkdir(parents=True, exist_ok=True)
         engine = bytes(EngineBytesFromNetwork(opened, config=create, save_timing_cache=cache)())
     except (PolygraphyException, RuntimeError, TypeError) as error:
-        raise messages.error(f"TensorRT {version} could not build", model, str(error)) from error
+        raise messages.error(f"TensorRT {version} could not build", request["model"], str(error)) from error
     if calibration is not None:
         calibration.finish(talk)
     seconds = time.monotonic() - started
     talk.progress("building", 1, 1)
-    (folder / "model.engine").write_bytes(engine)
+    (Path(request["folder"]) / "model.engine").write_bytes(engine)
     return {
         "version": version,
         "log": messages.lines(),
@@ -103,6 +94,23 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         "unmarked": unmarked,
         "constraints": held,
     }
+
+
+def _network_loader(trt: Any, request: dict[str, Any], talk: Talk, unmarked: list[str]) -> Any:
+    """Polygraphy's loader of the network, with plan, ranges and opened tensors; adds to ``unmarked`` what it lacks."""
+    from polygraphy.backend.trt import NetworkFromOnnxPath, PostprocessNetwork
+
+    settings = request["settings"]
+    weak = settings["typing"] == "weak"
+    loader = NetworkFromOnnxPath(request["model"], strongly_typed=_strongly(trt, settings))
+    if weak:
+        loader = PostprocessNetwork(loader, lambda network: _apply(trt, network, request, talk))
+    if request["opened"]:
+        half = weak and settings["rest"] == "fp16"
+        loader = PostprocessNetwork(
+            loader, lambda network: unmarked.extend(mark_tensors(trt, network, request["opened"], half))
+        )
+    return loader
 
 
 def _module(messages: Messages) -> tuple[Any, Messages]:
