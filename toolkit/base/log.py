@@ -18,7 +18,7 @@ from toolkit.base.reading import OWN, read_file
 SCHEMA = "qtool-outcomes-2"
 _NEEDS = "needs"
 _SUM = "sum"
-_SYNC_SECONDS = 1.0
+_SYNC_SECONDS = 5.0
 """Waiting for the disk takes as long as a small model's plan does: that is done once in so many seconds."""
 
 
@@ -65,7 +65,7 @@ class Log:
         return found
 
     def add(self, key: str, content: Mapping[str, Any]) -> None:
-        """Keep a result: it survives the end of this process; a crash of the machine loses at most one second's."""
+        """Keep a result: it survives the end of this process; a crash of the machine loses at most five seconds'."""
         line = {"key": key, **content}
         self.found[key] = line
         if self.path is None:
