@@ -304,8 +304,9 @@ class ChoosingRanges(Proposing):
         lines = [self.log.get(key) for key in keys]
         missing = [place for place, line in enumerate(lines) if line is None]
         fresh = [configs[place] for place in missing]
-        made = map(runner.run, fresh) if self.batches is None else run_each(runner, fresh, self.batches)
-        for place, outcome in zip(missing, made):
+        made = enumerate(map(runner.run, fresh)) if self.batches is None else run_each(runner, fresh, self.batches)
+        for number, outcome in made:
+            place = missing[number]
             group, amax = asked[place]
             line = lines[place] = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
             self.log.add(keys[place], line)

@@ -255,13 +255,13 @@ def exact(
 def _outcomes(
     simulation: Simulation, keys: Sequence[tuple[str, str]], batches: int | None
 ) -> Generator[tuple[tuple[str, str], Outcome], None, None]:
-    """The outcomes of single layers, by mode and name, in this order, here or by workers; see ``exact``."""
+    """The outcomes of single layers, by mode and name, in any order, here or by workers; see ``exact``."""
     runner, switches = simulation.runner, simulation.switches
     configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in keys]
     with simulation.shared_out(len(keys)) as workers:
         if workers is None:
-            made = map(runner.run, configs) if batches is None else run_each(runner, configs, batches)
-            yield from zip(keys, made)
+            made = enumerate(map(runner.run, configs)) if batches is None else run_each(runner, configs, batches)
+            yield from ((keys[place], outcome) for place, outcome in made)
             return
         for key, (outcome, cost) in zip(keys, in_order(workers, ((config, batches) for config in configs))):
             runner.spent += cost

@@ -116,22 +116,26 @@ class StateRun:
         return self._runner.summed([self._parts[i] for i in indices], indices, [self._held[i] for i in indices])
 
 
-def run_each(runner: RunsBatches, configs: Sequence[Config], count: int) -> Iterator[Outcome]:
-    """The outcomes of states on the first ``count`` batches, in order.
+def run_each(runner: RunsBatches, configs: Sequence[Config], count: int) -> Iterator[tuple[int, Outcome]]:
+    """The outcomes of states on the first ``count`` batches, each with the state's place among ``configs``.
 
     Where there are fewer batches than threads, several states are run side by side, two at least: while one loads, the
-    other computes.
+    other computes. Neighbours take the same sessions, so each thread has neighbours to itself: none waits for what
+    another one loads.
     """
 
-    def run(config: Config) -> Outcome:
-        return runner.probe(config).run(count)
+    def run(place: int) -> tuple[int, Outcome]:
+        return place, runner.probe(configs[place]).run(count)
 
+    places: Sequence[int] = range(len(configs))
     if runner.threads < _SIDE_BY_SIDE:
-        yield from map(run, configs)
+        yield from map(run, places)
         return
-    pool = ThreadPoolExecutor(max(runner.threads // count, _SIDE_BY_SIDE), "states")
+    threads = max(runner.threads // count, _SIDE_BY_SIDE)
+    step = max(-(-len(configs) // threads), 1)
+    pool = ThreadPoolExecutor(threads, "states")
     try:
-        yield from pool.map(run, configs)
+        yield from pool.map(run, [place for first in range(step) for place in places[first::step]])
     finally:
         pool.shutdown(cancel_futures=True)
 
