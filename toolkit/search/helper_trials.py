@@ -26,6 +26,8 @@ from toolkit.search.times import gpu_for
 from toolkit.simulation.simulation import Simulation
 
 _FEW, _LEAST_FEW, _FEWEST = 8, 8, 4
+_BATCHES = 4
+"""Batches of few samples, where they are alike: three of them keep two threads busy for as long as four."""
 
 
 class HelperTrials(RealTypes):
@@ -115,7 +117,8 @@ class HelperTrials(RealTypes):
         few = max(min(_LEAST_FEW, total // 2), -(-total // _FEW))
         if few < _FEWEST:
             return self.plain
-        return self.plain.on(replace(self.plain.settings, samples=few))
+        settings = self.plain.settings
+        return self.plain.on(replace(settings, samples=few, batch=min(settings.batch, -(-few // _BATCHES))))
 
     def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
         """How all layers quantized do on ``few`` of the samples, with the calibration method that suits them best.
