@@ -280,10 +280,10 @@ def chosen_each(
     kept = np.asarray(right, bool)
     preferred = np.zeros(len(kept))
     if not kept.all():
-        changed = np.asarray(found[~kept])
-        broken = np.isnan(changed).any(axis=(1, 2))
-        chosen = np.where(np.isnan(changed), -np.inf, changed).argmax(axis=-1)
-        preferred[~kept] = np.where(broken, np.inf, preference(wanted[~kept], chosen))
+        unknown = np.isnan(found)
+        broken = unknown.any(axis=(1, 2))
+        chosen = (np.where(unknown, -np.inf, found) if broken.any() else found).argmax(axis=-1)
+        preferred = np.where(kept, 0.0, np.where(broken, np.inf, preference(wanted, chosen)))
     rows = {**one_each(right, level), PREFERRED: preferred, LEAD: closest(wanted)}
     if not wanted.shape[1] or wanted.shape[2] < 2:
         return rows

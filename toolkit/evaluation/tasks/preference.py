@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
-from toolkit.evaluation.ranks import two_largest
+from toolkit.evaluation.ranks import largest, two_largest
 
 _SUM = 1e-2
 _LEAST = 1e-30
@@ -24,7 +24,7 @@ def preference(scores: Array, chosen: Array) -> Array:
     wide, logits = np.asarray(scores, np.float32), _logits_of(scores)
     other = logits(np.take_along_axis(wide, chosen[..., None], axis=-1)[..., 0]).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        found = logits(wide.max(axis=-1)).astype(np.float64) - other
+        found = logits(largest(wide)).astype(np.float64) - other
     # what is no number was preferred by no margin that one could trust
     return np.asarray(np.where(np.isnan(found), np.inf, found).sum(axis=1))
 
@@ -64,8 +64,11 @@ def likely_lost(kept: Array, preferred: Array, usual: float) -> Array:
 
 def _logits_of(scores: Array) -> Callable[[Array], Array]:
     """Makes logits of some of the scores: of probabilities their logarithms, which are in the same order."""
-    wide = np.asarray(scores, np.float32)
-    positive = bool(wide.size) and float(wide.min()) >= 0
-    if positive and np.allclose(wide.sum(axis=-1), 1.0, atol=_SUM):
+    if _are_probabilities(np.asarray(scores, np.float32)):
         return lambda some: np.asarray(np.log(np.maximum(some, _LEAST)))
     return lambda some: some
+
+
+@kept_where_fixed
+def _are_probabilities(scores: Array) -> bool:
+    return bool(scores.size) and float(scores.min()) >= 0 and np.allclose(scores.sum(axis=-1), 1.0, atol=_SUM)
