@@ -58,3 +58,21 @@ def rounding_errors(values: Any, scale: Any, low: Any, high: Any, errors: Any) -
     for at in range(len(values)):
         value = values[at]
         errors[at] = min(max(np.rint(value / scale), low), high) * scale - value
+
+
+@compiled
+def squared_rounding_errors(values: Any, inverse: Any, low: Any, high: Any, errors: Any) -> None:
+    """The squares of what rows of values are off by once they are rounded to integers, in steps.
+
+    Args:
+        values: float32 [rows, values].
+        inverse: one over the step of each row, float32 [rows].
+        low: the smallest integer, float32.
+        high: the largest.
+        errors: takes the squares, float32 [rows, values].
+    """
+    for row in range(len(values)):
+        for at in range(values.shape[1]):
+            step = values[row, at] * inverse[row]
+            error = min(max(np.rint(step), low), high) - step
+            errors[row, at] = error * error

@@ -6,7 +6,7 @@ import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.calibration.kernels_rounding import round_in_turn
+from toolkit.calibration.kernels_rounding import round_in_turn, squared_rounding_errors
 from toolkit.calibration.related_inputs import BLOCK, RelatedInputs
 from toolkit.placement.grid import limits_of, on_grid
 
@@ -90,15 +90,31 @@ def scales_for_output(weights: Array, amax: Array, power: Array, precision: Prec
         float64 [groups, out], above 0 and at most 1.
     """
     best, least = np.ones(amax.shape), np.full(amax.shape, np.inf)
-    narrow, heard = weights.astype(np.float32), power.astype(np.float32)[:, :, None]
-    steps = np.empty_like(narrow)
+    narrow = np.ascontiguousarray(weights, np.float32)
+    heard = power.astype(np.float32)[:, :, None]
+    squares = np.empty_like(narrow)
     for factor in np.linspace(1, 0.5, _FACTORS):
         scale = np.where(amax > 0, np.maximum(amax * factor / precision.max, _LEAST_SCALE), 1.0)
-        np.multiply(narrow, (1 / scale).astype(np.float32)[:, :, None], out=steps)
-        error = on_grid(steps, precision)
-        error -= steps
-        np.square(error, out=error)
-        cost = (error @ heard)[:, :, 0] * scale**2
+        _squared_errors(narrow, (1 / scale).astype(np.float32), precision, squares)
+        cost = (squares @ heard)[:, :, 0] * scale**2
         better = cost < least
         best[better], least[better] = factor, cost[better]
     return best
+
+
+def _squared_errors(weights: Array, inverse: Array, precision: Precision, squares: Array) -> None:
+    """The squares of what weights are off by once they are rounded, in steps, into ``squares``.
+
+    Args:
+        weights: float32 [groups, out, in], contiguous.
+        inverse: one over the step of each row, float32 [groups, out].
+        precision: the quantized type.
+        squares: float32 [groups, out, in], contiguous.
+    """
+    if precision.integer:
+        rows = weights.shape[0] * weights.shape[1], weights.shape[2]
+        low, high = map(np.float32, limits_of(precision))
+        squared_rounding_errors(weights.reshape(rows), inverse.reshape(-1), low, high, squares.reshape(rows))
+        return
+    np.multiply(weights, inverse[:, :, None], out=squares)
+    np.square(on_grid(squares, precision) - squares, out=squares)
