@@ -13,6 +13,7 @@ from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.side_by_side import run_side_by_side
+from toolkit.simulation.window_kernel import take_windows
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -103,15 +104,13 @@ def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
         spots = [place * step for place, step in zip(at[1:], steps)]
         rows = value[(at[0], slice(None), *spots)]
         return np.ascontiguousarray(rows.reshape(number, group, -1).swapaxes(0, 1))
-    # [rows, channels, *kernel], a window at a time: a padded copy of the input, or an index of each value, takes longer
-    found = np.zeros((number, value.shape[1], *shape[2:]), np.float32)
-    firsts = [place * step - pad for place, step, pad in zip(at[1:], steps, pads)]
-    for row, (sample, *corner) in enumerate(zip(at[0].tolist(), *(first.tolist() for first in firsts))):
-        inner, outer = list[slice](), list[slice]()
-        for first, size, gap, kernel in zip(corner, sizes, gaps, shape[2:]):
-            # what lies in the padding stays 0
-            begin, end = -(min(first, 0) // gap), min(kernel, -((first - size) // gap))
-            inner.append(slice(first + begin * gap, first + (end - 1) * gap + 1, gap) if begin < end else slice(0, 0))
-            outer.append(slice(begin, max(begin, end)))
-        found[row][(slice(None), *outer)] = value[sample][(slice(None), *inner)]
-    return np.ascontiguousarray(found.reshape(number, group, -1).swapaxes(0, 1))
+    places, inside = np.zeros((number, 1), np.int64), np.ones((number, 1), bool)
+    for place, step, pad, size, gap, kernel in zip(at[1:], steps, pads, sizes, gaps, shape[2:]):
+        along = (place * step - pad)[:, None] + np.arange(kernel) * gap
+        within = (along >= 0) & (along < size)
+        places = (places[:, :, None] * size + along[:, None]).reshape(number, -1)
+        inside = (inside[:, :, None] & within[:, None]).reshape(number, -1)
+    found = np.empty((group, number, value.shape[1] // group, places.shape[1]), np.float32)
+    planes = np.ascontiguousarray(value).reshape(*value.shape[:2], -1)
+    take_windows(planes, at[0], np.where(inside, places, -1), found)
+    return found.reshape(group, number, -1)
