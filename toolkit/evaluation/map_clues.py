@@ -12,7 +12,8 @@ from toolkit.evaluation.guess_values import are_boxes, no_classes, peak_height, 
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 
 _ENLARGE = frozenset({"Resize", "Upsample", "ConvTranspose"})
-_TWO_SIDED, _NO_PICTURE = 0.9, 0.25
+_LIMITED = SHARES | {"Sigmoid", "HardSigmoid", "Clip"}
+_TWO_SIDED, _NO_PICTURE, _HALF = 0.9, 0.25, 0.5
 _TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
 _CENTRED, _NORMAL = 0.2, 2.0
 """How far from 0 the mean of noise is, in deviations, and how far its deviation may be from 1, as a factor."""
@@ -79,7 +80,8 @@ def _probabilities(output: SeenOutput, axis: int | None, channels: int) -> list[
 
 def _levels(output: SeenOutput, channels: int, placed: bool) -> list[Clue]:
     """Clues from the values of a map of one or three channels: a mask's lie near 0 and 1, an image's in its range."""
-    if channels == 1 and output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED:
+    near = output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED
+    if channels == 1 and near and not _amount(output):
         return [Clue("segmentation", "values", 1.5, "two-sided")]
     if channels in (1, 3) and placed and _pixels(output):
         # a map about places in the input has such values too: its user may read where it is high
@@ -87,12 +89,19 @@ def _levels(output: SeenOutput, channels: int, placed: bool) -> list[Clue]:
     return []
 
 
+def _amount(output: SeenOutput) -> bool:
+    """Whether a map holds a depth, how many there are in a place, or the like: nothing below 0, and no probabilities.
+
+    Logits lie on both sides of 0, and a mask that nothing limits to 1 reaches it.
+    """
+    low, high = output.bounds
+    return low >= 0 and (high > 1 or (high < _HALF and not output.ops & _LIMITED))
+
+
 def _placed(output: SeenOutput, channels: int) -> list[Clue]:
     """Clues from the channels of a map about places in the input image."""
     if channels == 1:
-        # logits lie on both sides of 0: a depth, or how many there are, never lies below
-        deep = output.bounds[0] >= 0 and output.bounds[1] > 1
-        return [Clue("regression" if deep else "segmentation", "shape", 0.5, "picture")]
+        return [Clue("regression" if _amount(output) else "segmentation", "shape", 0.5, "picture")]
     if channels in (3, 4) or channels > 256 or output.in_unit:
         return [Clue("regression", "shape", 0.5, "picture")]
     enlarging = sorted(output.ops & _ENLARGE)

@@ -20,7 +20,7 @@ _UNLIKE = 8.0
 """Channels whose magnitudes differ by this factor share no range without loss: of eight bits five are left to one."""
 _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 _FEW_VALUES = 16
-_HALF = 0.5
+_HALF, _UNSHARP = 0.5, 0.25
 _SOME = 8
 """With fewer scores all may lie on one side by chance."""
 _STEADY = 1e-12
@@ -105,9 +105,9 @@ def _ctc(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
 
 def _segmentation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
     if len(output.shape) == 2 or output.shape[axis := channel_axis(output)] == 1:
-        return {"threshold": _threshold(output)}
+        return _threshold(output)
     # a metric with labels that are classes reads the best one all the same
-    return {"axis": axis, **({"threshold": _threshold(output)} if _labels(output, axis) else {})}
+    return {"axis": axis, **(_threshold(output) if _labels(output, axis) else {})}
 
 
 def _labels(output: SeenOutput, axis: int) -> bool:
@@ -115,18 +115,21 @@ def _labels(output: SeenOutput, axis: int) -> bool:
     return "Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)
 
 
-def _threshold(output: SeenOutput) -> float:
-    """The value above which a place is in the mask: 0.5; for probabilities nearly all on one side of it their mean.
+def _threshold(output: SeenOutput) -> dict[str, float]:
+    """The value above which a place is in the mask, and which masks are compared.
 
-    Masks of so few places are not compared (see ``segmentation.SMALL``): a map that loses all its peaks would be
-    unchanged. But where all probabilities are negligible there is no mask.
+    It is 0.5. Masks of very few places are not compared (see ``segmentation.SMALL``), and a map that loses them would
+    be unchanged. Where few values lie around 0.5 they are sharp: all count, however small. Otherwise the mean takes the
+    place of 0.5. But where all probabilities are negligible there is no mask.
     """
     if not output.in_unit:
-        return 0.0
+        return {"threshold": 0.0}
     over = float((output.flat > _HALF).mean())
     if SMALL <= over <= 1 - SMALL or ("Sigmoid" in output.ops and output.bounds[1] < FAINT):
-        return _HALF
-    return float(output.flat.mean())
+        return {"threshold": _HALF}
+    if 0 < over < SMALL and float((np.abs(output.flat - _HALF) < _UNSHARP).mean()) <= over:
+        return {"threshold": _HALF, "small": 0.0}
+    return {"threshold": float(output.flat.mean())}
 
 
 _SETTINGS = {"classification": _classification, "embedding": _embedding, "ctc": _ctc, "segmentation": _segmentation}

@@ -228,8 +228,9 @@ def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
     others = [other.name for other in feeding[:4] if other.name != group.name][:2]
     if saved > _TOGETHER * alone:
         ratio = saved / alone if alone else math.inf
-        why, remedy = CauseCode.HARM_TOGETHER(**levels), CauseCode.KEEP_IT_OR_OTHERS(others=others)
-        return [Cause(CauseKind.TOGETHER, "", ratio, why, remedy)]
+        # outputs that come in another shape show no noise of the layers that change it, so none need be known
+        remedy = CauseCode.KEEP_IT_OR_OTHERS(others=others) if others else CauseCode.KEEP_FLOAT()
+        return [Cause(CauseKind.TOGETHER, "", ratio, CauseCode.HARM_TOGETHER(**levels), remedy)]
     # a small part of the whole is lost in how the other errors happen to add up
     if saved * _TOGETHER < alone and alone > _SEEN * full and others:
         ratio = alone / saved if saved > 0 else math.inf

@@ -342,3 +342,39 @@ def test_quantiles_may_cross_by_little_where_scores_of_classes_fall_as_they_rise
     found = guess(seen(out("y", quantiles, "Gemm")))
     assert found.task == "regression" and not found.parts[0].settings.get("axis")
     assert ordered(out("y", scores, "Gemm"), -1) is (crossing == 0)
+
+
+def spots(count, faint=0.0):
+    """Maps of which a thousandth is near 1 and the rest is near 0."""
+    values = RNG.uniform(0, 1e-3, (count, 1, 64, 64))
+    values[::2, :, 10:12, 20:24] = RNG.uniform(0.97, 1, (count // 2, 1, 2, 4))
+    values[..., 40, 40:48] = faint
+    return values
+
+
+def test_a_mask_of_few_places_is_the_one_that_a_threshold_of_half_gives():
+    """What lies outside a sharp mask was held against the mean, so that noise of 59 dB changed every answer."""
+    values = spots(16)
+    found = guess(seen(out("mask", values, "Sigmoid")))
+    (part,) = found.parts
+    assert (found.task, part.settings["threshold"], part.settings["small"]) == ("segmentation", 0.5, 0)
+    assert "however small" in sentence(reader(part).rule())
+
+    def kept(of):
+        answers = Answers(found.parts)
+        rows = answers.rows({"mask": np.float32(values)}, {"mask": np.float32(of)})
+        return answers.tallies([rows])[0].kept
+
+    assert kept(np.clip(values + RNG.uniform(-1, 1, values.shape) * 1e-3, 0, 1)) == 16
+    # a map that loses its spots is changed wherever there were some
+    assert kept(np.minimum(values, 0.4)) == 8
+    # where as many places are in between, none is the mask
+    (part,) = guess(seen(out("mask", spots(16, faint=0.45), "Sigmoid"))).parts
+    assert 0 < part.settings["threshold"] < 0.1 and "small" not in part.settings
+
+
+@pytest.mark.parametrize(("op", "task"), [("Mul", "regression"), ("Sigmoid", "segmentation")])
+def test_a_map_of_small_amounts_is_no_mask(op, task):
+    """How many there are in a place, 0.02 at most: all its values are close to 0, and none is to 1."""
+    found = guess(seen(out("map", np.exp(RNG.standard_normal((8, 1, 64, 64)) - 7), op)))
+    assert (found.task, {part.task for part in found.parts}) == (task, {task})

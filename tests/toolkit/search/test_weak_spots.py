@@ -116,6 +116,15 @@ def test_harm_that_comes_together_and_harm_that_is_hidden():
     assert "layer1" in hidden.remedy.values["others"] and "layer4" not in hidden.remedy.values["others"]
 
 
+def test_a_layer_whose_noise_shows_only_together_names_no_others_where_none_shows_noise():
+    """Of outputs that come in another shape no noise is known: the report broke off at a list of no names."""
+    sim = simulation(chain(), feeds())
+    silent = {group.name: (Outcome(0.0), Outcome(1e-3)) for group in sim.switches.groups}
+    spots = weak_spots(sim, made_up(sim, **{**silent, "layer1": (Outcome(1e-5), Outcome(4e-4))}))
+    (together,) = causes(spots, "together")
+    assert together.remedy.code is CauseCode.KEEP_FLOAT and sentence(together.remedy)
+
+
 def test_layers_that_really_hide_each_other_are_said_to():
     model = chain(8)
     damage(model, "layer1", factor=30_000)

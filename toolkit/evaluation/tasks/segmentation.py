@@ -36,20 +36,21 @@ def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
     return flat(np.asarray(chosen, np.int64))
 
 
-def mean_iou(wanted: Array, found: Array, outside: int | None = None) -> float:
+def mean_iou(wanted: Array, found: Array, outside: int | None = None, small: float = SMALL) -> float:
     """Mean intersection over union of the classes of two masks, 0 to 1; NaN where neither holds any.
 
     Args:
         wanted: the class of every pixel, integers [pixels].
         found: likewise.
         outside: what is no class, and in no mask.
+        small: the share of the pixels below which a class is left out, 0 to 1.
     """
     values = []
     classes = np.unique(np.concatenate([wanted, found]))
     for one in classes[classes != outside] if outside is not None else classes:
         a, b = wanted == one, found == one
         union = int((a | b).sum())
-        if union >= SMALL * len(wanted):
+        if union >= small * len(wanted):
             values.append(int((a & b).sum()) / union)
     return float(np.mean(values)) if values else math.nan
 
@@ -58,7 +59,7 @@ class Segmentation(Task):
     """One answer a sample: the mask stays where its IoU with the float model's is at least ``min_iou``.
 
     Outputs are scores [batch, classes, height, width] (classes along ``axis``), one map of scores with ``threshold``,
-    or integers [batch, height, width].
+    or integers [batch, height, width]. Where masks are smaller than ``SMALL``, ``small`` is the share that counts.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -70,7 +71,11 @@ class Segmentation(Task):
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
-        return EvaluationCode.RULE_MASK(floor=self.level_needed, small=SMALL)
+        return EvaluationCode.RULE_MASK(floor=self.level_needed, small=self._small)
+
+    @property
+    def _small(self) -> float:
+        return float(self.settings.get("small", SMALL))
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""
@@ -78,7 +83,7 @@ class Segmentation(Task):
         a, b = (mask_of(values[0], axis, threshold) for values in (wanted, found))
         # all that is not in a mask of one class is like itself, however little of the mask stays
         outside = 0 if threshold is not None and wanted[0].dtype.kind not in "iub" else None
-        level = np.asarray([mean_iou(x, y, outside) for x, y in zip(a, b)])
+        level = np.asarray([mean_iou(x, y, outside, self._small) for x, y in zip(a, b)])
         broken = (b < 0).any(axis=1) & (found[0].dtype.kind not in "iub")
         level = np.where(broken, 0.0, level)
         # what is in neither mask is no answer that could be lost

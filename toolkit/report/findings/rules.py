@@ -52,8 +52,9 @@ RULES: Table = {
     ),
     EvaluationCode.RULE_POINTS: _points,
     EvaluationCode.RULE_MASK: lambda floor, small: (
-        f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
-        f"{percent(small)} of the pixels are left out."
+        f"A mask is kept where its mean IoU with the float model's is at least {floor:g}"
+        + (f"; classes of less than {percent(small)} of the pixels are left out" if small else ", however small it is")
+        + "."
     ),
     EvaluationCode.RULE_LABELS: lambda threshold, single: (
         f"An answer is kept where its score stays on the same side of {threshold:.3g}."
