@@ -239,9 +239,10 @@ class SearchPrecision(InsertQDQ):
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """As the quantizer inserts; what float16 breaks runs in float32 then, in engines that are timed too."""
+        widened = self._searched.widen_kept(context) if self._searched is not None else ()
         self.plain().insert(model, context, slow)
         if self._searched is not None:
-            self._searched.keep_wide(model, context)
+            self._searched.keep_wide(model, context, widened)
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that any plan could quantize; of the first helper pass, where there are helpers."""

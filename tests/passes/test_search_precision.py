@@ -230,6 +230,21 @@ def test_the_layers_that_float16_breaks_stay_in_float32(tmp_path):
     assert "With 2 of" in words and "'there' to 'back'" in words and "FP16 alone, with nothing quantized, misses" in words
 
 
+def test_a_layer_that_stays_float_is_declined_in_the_type_that_it_gets(tmp_path):
+    """The first line said that the search keeps layers in FP16, of a model that runs in FP32 as a whole."""
+    model = chain(3)
+    context = context_for(model, feeds(), tmp_path)
+    SearchPrecision(min_sqnr_db=120)(model, context)
+    wide = {node for node, ask in context.plan.items() if ask.precision is Precision.FP32}
+    layers = {node.name for node in model.nodes if node.op == "MatMul"}
+    assert layers & wide and {context.plan.get(name).reason.code for name in wide} == {Code.TYPE_MISSES}
+    told = {event.node: event.why.values for event in context.journal.of("declined") if event.why.code is Code.KEPT}
+    assert set(told) == layers
+    in_fp32 = {name for name, values in told.items() if Precision.named(values["precision"]) is Precision.FP32}
+    assert in_fp32 == layers & wide
+    assert all(values["why"].code is not Code.TYPE_MISSES for values in told.values())
+
+
 def test_a_float_type_that_the_user_asked_for_is_not_replaced(tmp_path):
     """The search keeps its hands off these layers, and says so where nothing else mends the result."""
     model = offset_chain(8000.0)

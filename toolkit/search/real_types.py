@@ -137,14 +137,33 @@ class RealTypes:
             and not ask.precision.quantized and ask.precision is not Precision.FP32
         }  # fmt: skip
 
-    def keep_wide(self, model: Model, context: Context) -> None:
-        """Request float32 for the layers that the narrower type breaks and that are not quantized."""
+    def widen_kept(self, context: Context) -> frozenset[str]:
+        """Request float32 for the layers that stay float and that the narrower type breaks, for the plan's reason.
+
+        A quantizer that runs now declines them in the type that they get. Returns their names, for ``keep_wide``.
+        """
+        asks = {name: context.plan.get(name) for name in self._wide}
+        kept = {name: ask for name, ask in asks.items() if ask is not None and not ask.precision.quantized}
+        narrow = {name: ask for name, ask in kept.items() if ask.precision is not Precision.FP32}
+        for name, ask in narrow.items():
+            context.plan.ask(name, Precision.FP32, ask.reason, free=ask.free)
+        return frozenset(narrow)
+
+    def keep_wide(self, model: Model, context: Context, widened: Collection[str] = ()) -> None:
+        """Request float32 for the layers that the narrower type breaks and that are not quantized, for that reason.
+
+        Args:
+            model: the graph; it is not changed.
+            context: its plan and its journal are told.
+            widened: what ``widen_kept`` returned.
+        """
         if self.wide is None:
             return
         named = set(self._wide)
         for node in model.nodes:
             ask = context.plan.get(node.name)
-            if node.name in named and (ask is None or not (ask.precision.quantized or ask.precision is Precision.FP32)):
+            theirs = ask is not None and ask.precision is Precision.FP32 and node.name not in widened
+            if node.name in named and not theirs and (ask is None or not ask.precision.quantized):
                 context.plan.ask(node.name, Precision.FP32, self.wide)
                 context.journal.changed(node.name, Code.REQUESTED(precision=Precision.FP32, unquantized=()), self.wide)
 
