@@ -143,7 +143,7 @@ class Difference:
 
     def follow(self, reference: Array) -> None:
         """Remember the mean of a batched output by shape, for ``variation_db``."""
-        if reference.ndim == 0 or not len(reference) or not np.isfinite(reference).all():
+        if reference.ndim == 0 or not reference.size or not np.isfinite(reference).all():
             return
         rows, masked = np.asarray(reference, np.float64), masks(np.asarray(reference, np.float32))
         rows = rows if masked is None else np.where(masked, 0.0, rows)

@@ -238,9 +238,7 @@ class OutputComparison:
 
     def _result(self, metrics: MetricPair) -> EvaluationResult:
         found = EvaluationResult(metric=self._metric, samples=self.samples, unlike=dict(self._unlike))
-        # an output that never had the same shape has no figures, which is not the same as perfect ones
-        compared = {name: d for name, d in self._outputs.items() if self._unlike.get(name, 0) < self.samples}
-        found.outputs = {name: difference.figures() for name, difference in compared.items()}
+        found.outputs = {name: one.figures() for name, one in self._outputs.items() if self._known(name, one)}
         found.discrete = sorted(self._discrete)
         # of rows that have nothing in common nothing is known
         found.beside = {
@@ -268,6 +266,11 @@ class OutputComparison:
             )
         self._score(found, *metrics)
         return found
+
+    def _known(self, name: str, difference: Difference) -> bool:
+        """Whether an output has figures: one that differs in shape has none that are perfect, on whatever samples."""
+        unlike = self._unlike.get(name, 0)
+        return not unlike or (unlike < self.samples and bool(difference.broken or difference.max_abs))
 
     def _score(self, found: EvaluationResult, mine: Metric | None, theirs: Metric | None) -> None:
         if mine is None or theirs is None or not self.samples:

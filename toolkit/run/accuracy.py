@@ -213,14 +213,15 @@ def _task_info(task: TaskRecord | None) -> TaskInfo | None:
 
 
 def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, OutputError]:
-    """The outputs' figures; argmax says nothing about an output that holds no classes."""
+    """The outputs' figures; argmax says nothing about an output that holds no classes, or any number of labels."""
     shown = {name: OutputError(**asdict(output)) for name, output in found.outputs.items()}
     ranked = shown.keys() & ranked_outputs(found.tallies)
     for name in ranked:
         matched = found.beside.get(name)
         if not shown[name].incomparable:
             shown[name] = OutputError(**(asdict(matched) if matched is not None else {}), ranked=True)
-    classes = {name for tally in found.tallies if tally.part.task in CLASS_TASKS for name in tally.part.outputs}
+    argmax = [tally.part for tally in found.tallies if "threshold" not in tally.part.settings]
+    classes = {name for part in argmax if part.task in CLASS_TASKS for name in part.outputs}
     if found.tallies and budget.min_agreement is None:
         for name, output in shown.items():
             if name not in classes and name not in found.discrete:

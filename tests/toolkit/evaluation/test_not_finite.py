@@ -168,3 +168,18 @@ def test_large_values_that_no_mask_stands_for_are_compared_as_small_ones_are(sca
     assert large.variation_db == pytest.approx(plain.variation_db, abs=0.05)
     level, least = (judged("value", *pair).level for pair in ((wanted, found), (small, small + noise)))
     assert level < 150 and least < 150
+
+
+def test_rows_that_are_lost_are_not_identical_to_those_that_there_were():
+    """Of 8 samples 6 have no row in either model: nothing differs there, and all rows of the other two are lost."""
+    model = Model.from_proto(build([node("Identity", ["x"], ["rows"])], {"x": ["k", 4]}, {"rows": ["k", 4]}, {}))
+    for rows, known in ((0, False), (1, True)):
+        both, compared = np.ones((rows, 4), np.float32), OutputComparison(model)
+        for _ in range(6):
+            compared.add({"rows": both}, {"rows": both * 1.01}, None, 1)
+        for _ in range(2):
+            compared.add({"rows": np.ones((3, 4), np.float32)}, {"rows": np.zeros((0, 4), np.float32)}, None, 1)
+        found = compared.result()
+        assert ("rows" in found.outputs) is known and found.unlike == {"rows": 2}
+        steady = EvaluationCode.OUTPUT_STEADY in [note.code for note in found.notes]
+        assert steady is known

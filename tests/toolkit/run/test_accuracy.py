@@ -16,9 +16,9 @@ from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
 from toolkit.report.findings.tasks import standing_words
 from toolkit.report.findings.words import clause
-from toolkit.report.schema import DeviceInfo
+from toolkit.report.schema import BackendInfo, DeviceInfo
 from toolkit.report.terminal import to_text
-from toolkit.report.verdict import verdict
+from toolkit.report.verdict import verdict, warnings_of
 from toolkit.run.accuracy import accuracy_of
 from toolkit.run.doubts import do_not_differ
 from toolkit.run.sections import BudgetSection
@@ -170,6 +170,37 @@ def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay()
     assert "100.0 % of 16 samples keep their embedding; b 31.5 dB SQNR" in first
     assert "44.0" not in first and "cosine" not in first
     assert "(cosine 0.9999 at the 5th percentile)" in to_text(build([], accuracy))
+
+
+def doubtful(accuracy):
+    """The codes of the warnings of a report of this accuracy."""
+    return {one.code for one in warnings_of([], accuracy, BackendInfo(name="none"), [], None)}
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_the_best_class_says_nothing_of_an_output_with_any_number_of_labels(labels):
+    """Where most samples have no label, that of them all which scores highest is the one with the most noise."""
+    part = OutputPart("classification", ("tags",), {"axis": -1, **({"threshold": 0.5} if labels else {})})
+    figures = OutputFigures(sqnr_db=62.4, max_abs=0.01, cosine=1.0, agreement=0.922, positions=400)
+    found = measured(tallies=(AnswerTally(part, 400, 400, 0.99),), samples=400, outputs={"tags": figures}, metric=None,
+                     value=None, float_value=None, drop=None)  # fmt: skip
+    accuracy = accuracy_of(found, BudgetSection(), task=TaskRecord(task="classification", parts=[part.to_json()]))
+    assert ("top-1" in headline([], accuracy)) is not labels
+    assert (ReportCode.AGREEMENT_DOUBTFUL in doubtful(accuracy)) is not labels
+
+
+@pytest.mark.parametrize(
+    ("task", "kept", "told"), [("regression", 400, False), ("regression", 40, True), ("sequence", 400, True)]
+)
+def test_integers_that_are_judged_by_their_values_need_not_be_equal(task, kept, told):
+    """Pixels that differ by one level are no doubt of a picture; the numbers of classes are one of a sequence."""
+    part = OutputPart(task, ("pixels",), {"mean": 0.0, "variance": 1.0})
+    figures = OutputFigures(None, 1.0, agreement=0.664, positions=400)
+    found = measured(tallies=(AnswerTally(part, kept, 400, 0.99),), samples=400, outputs={"pixels": figures},
+                     discrete=["pixels"], metric=None, value=None, float_value=None, drop=None)  # fmt: skip
+    accuracy = accuracy_of(found, BudgetSection(), task=TaskRecord(task=task, parts=[part.to_json()]))
+    assert accuracy.outputs["pixels"].agreement == 0.664
+    assert (ReportCode.AGREEMENT_DOUBTFUL in doubtful(accuracy)) is told
 
 
 @pytest.mark.parametrize("ranked", [False, True])
