@@ -119,6 +119,7 @@ class ReportCode(BaseCode):
     ANSWERS_LOST = "report-answers-lost"
     ANSWERS_BELOW_LIMIT = "report-answers-below-limit"
     OUTPUT_WITHOUT_LIMIT = "report-output-without-limit"
+    FOUND_LOST = "report-found-lost"
     OUTPUT_SIGNAL_LOST = "report-output-signal-lost"
     LAYER_SIGNAL_LOST = "report-layer-signal-lost"
     WORK_NOT_KNOWN = "report-work-not-known"

@@ -56,9 +56,10 @@ def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: F
 
     - an output holds NaN or infinity;
     - the metric lost more than a fifth of its value, and no budget allowed it;
-    - no metric was measured, more than half of the answers are lost, and clearly so (detections, positions or masks
-      agree by less than 80%, a cosine similarity is below 0.8, an SNR below 3 dB, or a PSNR below 20 dB), and another
-      task by which the same outputs may be read does not find them kept either;
+    - no metric was measured, more than half of the answers or of all that is found in the samples are lost, and
+      clearly so (detections, positions or masks agree by less than 80%, a cosine similarity is below 0.8, an SNR below
+      3 dB, or a PSNR below 20 dB), and another task by which the same outputs may be read does not find them kept
+      either;
     - an output whose answers the task does not find unchanged has a top-1 agreement below 80%, a cosine similarity
       below 0.8, an SQNR below 3 dB, or noise beyond the variation between samples;
     - the engine does not run on its own GPU.
@@ -114,13 +115,24 @@ def breakage(accuracy: Accuracy) -> Finding | None:
 def _lost_answers(accuracy: Accuracy) -> Finding | None:
     """The part of the outputs whose answers are lost by far; None without one."""
     for part in accuracy.parts:
-        lost = part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE
+        missed = part.standing == "missed" and not accuracy.met
+        lost = missed and (part.unchanged < BROKEN_SHARE or found_lost(part.figure, part.level))
         if lost and _far(part) and not _else_kept(part, accuracy.parts):
             return ReportCode.ANSWERS_LOST(
                 outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
                 answers=part.answers, figure=part.figure, level=part.level,
             )  # fmt: skip
     return None
+
+
+def found_lost(figure: str, level: float | None) -> bool:
+    """Whether most of what is found in the samples is lost; answers are kept all the same where most hold nothing.
+
+    Args:
+        figure: see ``AnswerTally``.
+        level: likewise.
+    """
+    return figure in ("detections", "iou", "points") and level is not None and level < BROKEN_SHARE
 
 
 def _lost_output(accuracy: Accuracy) -> Finding | None:

@@ -12,7 +12,7 @@ from toolkit.evaluation.metric_table import by_order
 from toolkit.evaluation.share_limits import UNREAD
 from toolkit.evaluation.tasks import ranked_outputs
 from toolkit.report.codes import ReportCode
-from toolkit.report.verdict import LOST_DB
+from toolkit.report.verdict import LOST_DB, found_lost
 
 if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult
@@ -48,6 +48,13 @@ def doubts_of(
     # where another part's answers differ, the samples do show something
     doubts += [*one_sided, *scarce] if nothing else [*scarce, *one_sided]
     doubts += _beside_metric(found, task.reads) if task is not None and task.reads is not None and not limited else []
+    doubts += [
+        ReportCode.FOUND_LOST(
+            outputs=tally.part.outputs, channels=tally.part.first_and_last, figure=tally.figure, level=tally.level
+        )
+        for tally in found.tallies
+        if found_lost(tally.figure, tally.level)
+    ]
     ranked = ranked_outputs(found.tallies)
     for name, output in found.outputs.items():
         if name in ranked:

@@ -201,6 +201,10 @@ ACCURACY: Table = {
         f"{part_name(outputs, channels)}, which {metric} does not read, loses {percent(changed)} of {answers} answers: "
         "add min_unchanged to the budget to limit these too"
     ),
+    ReportCode.FOUND_LOST: lambda outputs, channels, figure, level: (
+        f"what there is at {part_name(outputs, channels)} is lost{figure_words(figure, level)}: most samples hold "
+        "nothing"
+    ),
     ReportCode.OUTPUT_SIGNAL_LOST: _signal_lost,
     ReportCode.LAYER_SIGNAL_LOST: _layers_lost,
     ReportCode.WORK_NOT_KNOWN: _work_not_known,
