@@ -18,7 +18,7 @@ from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
-from toolkit.data.loaders import BatchRows, IndexedSet, as_array, each, length_of, mapping, repeatable
+from toolkit.data.loaders import BatchRows, as_array, each, length_of, mapping, repeatable
 from toolkit.data.random_feeds import random_feeds
 from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_names
 from toolkit.data.saved_inputs import read_saved_inputs
@@ -54,12 +54,10 @@ class HeldSamples:
     Attributes:
         name: what messages call their source.
         feeds: the samples.
-        items: whether they are a data set's items, which may lack the axis of samples.
     """
 
     name: str
     feeds: Sequence[Mapping[str, Any]]
-    items: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,6 @@ class Feeds:
             calibrated with. None where the samples are in memory.
         shapes: of all samples' arrays where they are known already.
         limit: how many of the first samples are read; None for all.
-        items: whether they are a data set's items, which may lack the axis of samples; None where ``make`` tells.
     """
 
     def __init__(
@@ -104,23 +101,21 @@ class Feeds:
         digests: Sequence[bytes] | None = None,
         shapes: Sequence[Mapping[str, Shape]] = (),
         limit: int | None = None,
-        items: bool | None = None,
     ) -> None:
         self._make, self._specs, self._where = make, specs, where
-        self._limit, self._items = limit, items
+        self._limit = limit
         self._digests = list(digests) if digests is not None else None
         self._complete = bool(digests)
         self._count: int | None = None
-        self._shapes = shapes
+        self._shapes = [with_batch_dimension(one, specs) for one in shapes]
         self.cut = 0
 
     def shapes(self) -> Iterable[Mapping[str, Shape]]:
         """See ``Source``."""
         if not self._shapes and self._digests is None:
-            feeds = self._make()
             self._shapes = [
-                {name: value.shape for name, value in self._arrays(feeds, feed, self._where).items()}
-                for feed in each(feeds, self._where)
+                {name: value.shape for name, value in self._arrays(feed, self._where).items()}
+                for feed in each(self._make(), self._where)
             ]
         return self._shapes
 
@@ -156,7 +151,7 @@ class Feeds:
             if not wanted:
                 continue
             check_names(list(feed), self._specs, where)
-            arrays = self._arrays(feeds, feed, where)
+            arrays = self._arrays(feed, where)
             inputs = {name: value for name, value in arrays.items() if name in self._specs}
             labels = {name: np.atleast_1d(value) for name, value in arrays.items() if name not in self._specs}
             yield index, where, (inputs, labels)
@@ -175,11 +170,11 @@ class Feeds:
             how = f"it came as sample {known.index(found)} then" if found in known else "its values were not among them"
             raise _other_samples(f"it is not the sample yielded before at this place: {how}", where)
 
-    def _arrays(self, feeds: Iterable[Any], feed: Any, where: str) -> dict[str, Array]:
-        """Inputs and labels of a sample, of a data set's items with the axis of samples that they may lack."""
-        arrays = {name: self._value(name, value, where) for name, value in mapping(feed, where).items()}
-        items = isinstance(feeds, IndexedSet) if self._items is None else self._items
-        return with_batch_axis(arrays, self._specs) if items else arrays
+    def _arrays(self, feed: Any, where: str) -> dict[str, Array]:
+        """Inputs and labels of a sample, with the axis of samples that it may lack."""
+        return with_batch_axis(
+            {name: self._value(name, value, where) for name, value in mapping(feed, where).items()}, self._specs
+        )
 
     def _value(self, name: str, value: Any, where: str) -> Array:
         if type(value) in (bool, int, float) and name in self._specs:
@@ -207,21 +202,36 @@ def sample_digest(arrays: Mapping[str, Array]) -> bytes:
 
 
 def with_batch_axis(arrays: Mapping[str, Array], specs: Specs) -> dict[str, Array]:
-    """An item of a data set as a loader would collate it alone: with the axis of samples, where every input lacks it.
+    """A sample as a loader would collate it alone: with the axis of samples, where every input lacks it.
 
-    An input without such an axis stays as it is.
+    The items of data sets and what generators yield often come so. An input without such an axis stays as it is.
     """
+    places = _lacking({name: value.shape for name, value in arrays.items()}, specs)
+    return {
+        name: value if (place := places.get(name)) is None else np.expand_dims(value, place)
+        for name, value in arrays.items()
+    }
+
+
+def with_batch_dimension(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, Shape]:
+    """The shapes of what ``with_batch_axis`` makes of arrays of these shapes."""
+    places = _lacking(shapes, specs)
+    return {
+        name: shape if (place := places.get(name)) is None else (*shape[:place], 1, *shape[place:])
+        for name, shape in shapes.items()
+    }
+
+
+def _lacking(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, int]:
+    """Where the axis of samples goes into the arrays that lack it: none where one of the inputs has it."""
     axes = {
         name: spec.batch_axis if spec.batch_axis is not None else 0
         for name, spec in specs.items()
-        if name in arrays and spec.dims and (spec.batch_axis is not None or spec.dims[0] == 1)
+        if name in shapes and spec.dims and (spec.batch_axis is not None or spec.dims[0] == 1)
     }
-    if not axes or any(arrays[name].ndim != len(specs[name].dims or ()) - 1 for name in axes):
-        return dict(arrays)
-    return {
-        name: value if name in specs and name not in axes else np.expand_dims(value, axes.get(name, 0))
-        for name, value in arrays.items()
-    }
+    if not axes or any(len(shapes[name]) != len(specs[name].dims or ()) - 1 for name in axes):
+        return {}
+    return {name: axes.get(name, 0) for name in shapes if name in axes or name not in specs}
 
 
 def _number(value: float, dtype: np.dtype[Any]) -> Array:
@@ -250,7 +260,7 @@ def open_source(
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
     if isinstance(source, HeldSamples):
-        return source.name, Feeds(lambda: source.feeds, specs, source.name, items=source.items)
+        return source.name, Feeds(lambda: source.feeds, specs, source.name)
     if isinstance(source, LoadedSamples):
         return source.name, Feeds(
             repeatable(source.loader, source.name), specs, source.name, source.digests, source.shapes, source.limit

@@ -21,7 +21,7 @@ from toolkit.base.types import Array
 from toolkit.base.versions import path_fingerprint
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
-from toolkit.data.loaders import IndexedSet, arrays_of, feeds_once, length_of, most_held, too_large
+from toolkit.data.loaders import arrays_of, feeds_once, length_of, most_held, too_large
 from toolkit.data.sources import HeldSamples, LoadedSamples, sample_digest
 from toolkit.run.job import Job
 from toolkit.run.state import RunState
@@ -245,8 +245,7 @@ def samples_read(loader: Any, name: str, wanted: int | None = None, progress: Pr
         digest.update(other)
     if held is None:
         return SamplesRead(digest.hexdigest(), LoadedSamples(name, loader, digests, shapes, limit), tuple(notes))
-    items = isinstance(feeds, IndexedSet)
-    return SamplesRead(digest.hexdigest(), HeldSamples(name, held[:limit], items), tuple(notes))
+    return SamplesRead(digest.hexdigest(), HeldSamples(name, held[:limit]), tuple(notes))
 
 
 def _reading(name: str, number: int) -> Activity:

@@ -18,7 +18,8 @@ from toolkit.cli.main import invoke
 from toolkit.data import loaders
 from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
-from toolkit.data.sources import HeldSamples, LoadedSamples
+from toolkit.data.sample import input_specs
+from toolkit.data.sources import HeldSamples, LoadedSamples, open_source
 from toolkit.run import fingerprints
 
 VALUES = np.random.default_rng(0).standard_normal((6, 3, 4), np.float32)
@@ -167,6 +168,35 @@ def test_a_data_set_that_is_only_indexed_is_read_as_a_loader_would() -> None:
     masks = np.arange(6 * 8).reshape(6, 2, 4)
     labelled = CalibrationData.open(Items(labels=masks), chain(), labels=True)
     assert [sample.labels["labels"].shape for sample in labelled.samples()] == [(1, 2, 4)] * 6
+
+
+class Rows(Items):
+    """A data set that is iterated too, as those of Hugging Face are; its rows may be lists of numbers."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return ({name: value.tolist() for name, value in self[index].items()} for index in range(len(self)))
+
+
+def bare() -> Iterator[dict[str, Array]]:
+    return ({"x": row} for row in VALUES)
+
+
+@pytest.mark.parametrize("source", [Rows(), Rows, bare, list(bare())])
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_samples_without_their_axis_get_it_whatever_yields_them(
+    source: Any, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a data set that can also be iterated were refused, and those of one that is read again had no shapes."""
+    monkeypatch.setattr(fingerprints, "_HELD_BYTES", memory)
+    held = fingerprints.samples_read(source, "code").samples
+    data = CalibrationData.open(held, chain())
+    assert np.array_equal(np.concatenate([sample.inputs["x"] for sample in data.samples()]), VALUES)
+    _, opened = open_source(held, input_specs(chain()), (), Path(), False, None, None)
+    assert [shapes["x"] for shapes in opened.shapes()] == [(1, 3, 4)] * 6
+    # an input that has the axis shows that nothing lacks it
+    with pytest.raises(DataError, match=r"input 'b': shape \[4\] has rank 1"):
+        two = model("g (float[n, 4] a, float[n, 4] b) => (float[n, 4] y) { y = Add(a, b) }")
+        list(CalibrationData.open([{"a": np.ones((1, 4), np.float32), "b": np.ones(4, np.float32)}], two).samples())
 
 
 def test_a_batch_of_one_is_added_where_the_model_has_it_fixed() -> None:
