@@ -20,7 +20,7 @@ class PartFigures(Part):
     least: float = Field(description="the share that must stay")
     level: Finite = Field(default=None, description="the figure that shows it best")
     figure: str = Field(
-        default="", description="what that is: positions, cosine_p5, iou, psnr_db, snr_db, detections, points"
+        default="", description="what that is: positions, cosine_p5, iou, psnr_db, snr_db, detections, points, labels"
     )
     low: float = Field(description="lower end of the 95 % interval of unchanged (Wilson)")
     high: float = Field(description="its upper end")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.opened_values import AS_QUANTIZED
+from toolkit.evaluation.tasks import FOUND
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.device import FEW, failure, judged, on_device, worse
@@ -35,6 +36,7 @@ BROKEN_SHARE = 0.5
 BROKEN_PSNR_DB = 20.0
 _BROKEN_LEVELS = {
     "positions": BROKEN_AGREEMENT, "detections": BROKEN_AGREEMENT, "iou": BROKEN_AGREEMENT, "points": BROKEN_AGREEMENT,
+    "labels": BROKEN_AGREEMENT,
     "cosine_p5": BROKEN_COSINE, "psnr_db": BROKEN_PSNR_DB, "snr_db": BROKEN_SQNR_DB,
 }  # fmt: skip
 """By figure (see ``AnswerTally``) the level below which lost answers are broken ones: an answer that holds hundreds of
@@ -132,7 +134,7 @@ def found_lost(figure: str, level: float | None) -> bool:
         figure: see ``AnswerTally``.
         level: likewise.
     """
-    return figure in ("detections", "iou", "points") and level is not None and level < BROKEN_SHARE
+    return figure in FOUND and level is not None and level < BROKEN_SHARE
 
 
 def _lost_output(accuracy: Accuracy) -> Finding | None:

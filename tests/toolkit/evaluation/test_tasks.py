@@ -85,6 +85,20 @@ def test_sets_of_labels_are_right_as_wholes():
     assert tally("classification", wanted, found, {"threshold": 0.5}).kept == 396
 
 
+def test_samples_without_labels_keep_none():
+    """Of 400 samples 4 have labels, which are all lost: 99 % of the samples keep theirs, since they have none."""
+    wanted = np.full((400, 8), 0.1, np.float32)
+    wanted[:4, :2] = 0.9
+    half = wanted.copy()
+    half[:4, 0] = 0.1
+    for found, kept, level in ((wanted, 400, 1.0), (half, 396, 0.5), (np.full_like(wanted, 0.1), 396, 0.0)):
+        made = tally("classification", wanted, found, {"threshold": 0.5})
+        assert (made.kept, made.level, made.figure, made.empty) == (kept, level, "labels", False)
+    nothing = tally("classification", wanted[4:], wanted[4:], {"threshold": 0.5})
+    assert nothing.level is None and nothing.empty
+    assert not tally("classification", wanted[4:], wanted[:-4], {"threshold": 0.5}).empty
+
+
 @pytest.mark.parametrize("shape", [(400,), (400, 1), (400, 1, 1)])
 @pytest.mark.parametrize("threshold", [0.5, 0.25])
 def test_one_score_a_sample_is_a_class_by_its_side_of_the_threshold(shape, threshold):

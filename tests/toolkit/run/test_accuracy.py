@@ -172,13 +172,20 @@ def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay()
     assert "(cosine 0.9999 at the 5th percentile)" in to_text(build([], accuracy))
 
 
-@pytest.mark.parametrize(("figure", "words"), [("detections", "0.0 % of the detections"), ("iou", "mean IoU 0.000")])
+@pytest.mark.parametrize(
+    ("task", "figure", "words"),
+    [
+        ("detection", "detections", "0.0 % of the detections"),
+        ("segmentation", "iou", "mean IoU 0.000"),
+        ("classification", "labels", "0.0 % of the labels"),
+    ],
+)
 @pytest.mark.parametrize(
     ("kept", "level", "standing"), [(396, 0.0, "doubtful"), (380, 0.0, "broken"), (380, 0.9, "missed"), (396, 0.6, "usable")]
 )
-def test_what_is_found_in_few_samples_is_not_kept_by_those_that_hold_nothing(figure, words, kept, level, standing):
+def test_what_is_found_in_few_samples_is_not_kept_by_those_that_hold_nothing(task, figure, words, kept, level, standing):
     """All that there was in 4 of 400 samples is lost, and 99 % of them kept their detections: there were none."""
-    part = OutputPart("detection" if figure == "detections" else "segmentation", ("found",), {"threshold": 0.5})
+    part = OutputPart(task, ("found",), {"threshold": 0.5})
     tally = AnswerTally(part, kept, 400, 0.99, level=level, figure=figure)
     found = measured(tallies=(tally,), samples=400, outputs={}, metric=None, value=None, float_value=None, drop=None)
     accuracy = accuracy_of(found, BudgetSection(), task=TaskRecord(task=part.task, parts=[part.to_json()]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from toolkit.evaluation.tasks.base import FOUND as FOUND
 from toolkit.evaluation.tasks.base import STANDS_IN as STANDS_IN
 from toolkit.evaluation.tasks.base import AnswerTally as AnswerTally
 from toolkit.evaluation.tasks.base import OutputPart as OutputPart
 from toolkit.evaluation.tasks.base import Rows as Rows
 from toolkit.evaluation.tasks.base import Task as Task
-from toolkit.evaluation.tasks.classification import Classification
+from toolkit.evaluation.tasks.classification import classification
 from toolkit.evaluation.tasks.ctc import Ctc
 from toolkit.evaluation.tasks.detection import Detection
 from toolkit.evaluation.tasks.embedding import Embedding
@@ -19,7 +20,7 @@ from toolkit.evaluation.tasks.segmentation import Segmentation
 from toolkit.evaluation.tasks.sequence import SequenceLabels
 
 _READERS: dict[str, Callable[[OutputPart], Task]] = {
-    "classification": Classification,
+    "classification": classification,
     "sequence": SequenceLabels,
     "ctc": Ctc,
     "detection": Detection,

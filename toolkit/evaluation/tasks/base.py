@@ -20,6 +20,8 @@ from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
 STANDS_IN = "stands_in"
 """The setting of a part whose values are judged in place of answers that the samples do not show."""
+FOUND = frozenset({"detections", "iou", "points", "labels"})
+"""Figures of what is found in a sample, of which there may be nothing."""
 Rows = Mapping[str, Array]
 """What one batch adds, by name, a row a sample."""
 
@@ -72,8 +74,7 @@ class AnswerTally:
         answers: the number of answers, which is that of the samples where each has one.
         least: the smallest share that must stay, by the task's default.
         level: the figure that shows best how far answers change; None where the share says it all.
-        figure: what ``level`` is: ``positions``, ``cosine_p5``, ``iou``, ``psnr_db``, ``snr_db``, ``detections`` or
-            ``points``.
+        figure: what ``level`` is: ``positions``, ``cosine_p5``, ``psnr_db``, ``snr_db``, or one of ``FOUND``.
         independent: the number of answers that count as independent.
         lost: the changed answers, each weighted by how likely it costs accuracy according to the float model's own
             scores (see ``likely_lost``); None where these do not tell.
@@ -106,8 +107,8 @@ class AnswerTally:
 
     @property
     def empty(self) -> bool:
-        """Whether the samples hold nothing of what is found in them: no detection, no place of a mask, no row."""
-        places = self.figure in ("detections", "iou", "points") and self.level is None
+        """Whether the samples hold nothing of what is found in them: no detection, label, place of a mask or row."""
+        places = self.figure in FOUND and self.level is None
         return not self.answers or (places and self.answers == self.kept)
 
     @property

@@ -12,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metric_base import two_classes
-from toolkit.evaluation.tasks.base import SIDE, Rows, Task, chosen_each, flat, one_each, same_choice, scores
+from toolkit.evaluation.tasks.base import SIDE, OutputPart, Rows, Task, chosen_each, flat, one_each, same_choice, scores
 
 
 class Classification(Task):
@@ -41,12 +41,29 @@ class Classification(Task):
             if self.settings.get("single"):
                 sides = [two_classes(np.asarray(x, np.float32), limit)[:, None] for x in (a, b)]
                 return _of_two(chosen_each(same_choice(*sides).all(axis=1), *sides), sides[0])
-            sets = [flat(np.asarray(x, np.float32)) > limit for x in (a, b)]
-            whole = ~np.isnan(flat(np.asarray(b, np.float32))).any(axis=1)
-            return one_each((sets[0] == sets[1]).all(axis=1) & whole)
+            return self._labels(flat(np.asarray(a, np.float32)), flat(np.asarray(b, np.float32)), limit)
         axis = int(self.settings.get("axis", -1))
         a, b = scores(a, axis), scores(b, axis)
         return _of_two(chosen_each(same_choice(a, b).all(axis=1), a, b), a)
+
+    def _labels(self, wanted: Array, found: Array, limit: float) -> Rows:
+        """Sets of labels; the level is the share that both models give of those that either gives."""
+        sets, whole = [one > limit for one in (wanted, found)], ~np.isnan(found).any(axis=1)
+        both, either = (np.asarray(join(*sets).sum(axis=1), np.float64) for join in (np.logical_and, np.logical_or))
+        share = np.divide(both, either, out=np.full(len(either), np.nan), where=either > 0)
+        return one_each((sets[0] == sets[1]).all(axis=1) & whole, share)
+
+
+def classification(part: OutputPart) -> Task:
+    """What reads a part as classes, or as any number of labels."""
+    several = "threshold" in part.settings and not part.settings.get("single")
+    return Labels(part) if several else Classification(part)
+
+
+class Labels(Classification):
+    """Any number of labels a sample, mostly few of many: those that hold nothing keep nothing."""
+
+    figure: ClassVar[str] = "labels"
 
 
 def _of_two(rows: Rows, wanted: Array) -> Rows:

@@ -68,6 +68,7 @@ _FIGURES = {
     "snr_db": "mean SNR {:.1f} dB",
     "detections": "{} of the detections",
     "points": "{} of the key points",
+    "labels": "{} of the labels",
 }
 
 
@@ -117,7 +118,7 @@ def figure_words(figure: str, level: float | None) -> str:
     """The figure that shows best how far answers stay, in brackets after a space; empty without one."""
     if level is None or figure not in _FIGURES:
         return ""
-    shown = percent(level) if figure in ("positions", "detections", "points") else level
+    shown = percent(level) if figure in ("positions", "detections", "points", "labels") else level
     return f" ({_FIGURES[figure].format(shown)})"
 
 
@@ -211,7 +212,8 @@ def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, .
 
 
 def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
-    what = {"detection": "object", "segmentation": "mask", "regression": "key point"}.get(task, "row")
+    found = {"detection": "object", "segmentation": "mask", "regression": "key point", "classification": "label"}
+    what = found.get(task, "row")
     where = "the only sample" if samples == 1 else f"any of {samples} samples"
     return (
         f"the float model finds no {what} at {names(tuple(outputs))} in {where}, which shows nothing about accuracy: "
