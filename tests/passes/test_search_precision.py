@@ -29,6 +29,7 @@ from toolkit.placement.qdq import without_pairs
 from toolkit.report.findings import sentence
 from toolkit.report.search_section import read_search
 from toolkit.search.codes import KeptCode, SearchEndCode
+from toolkit.search.helpers import Helpers
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.spending import Spending
 from toolkit.simulation.channels import sqnr_against
@@ -119,6 +120,18 @@ def test_where_no_plan_tried_is_within_the_budget_all_float_is_taken_and_said(li
     assert any("No plan with INT8 is within the budget" in one for one in found.warnings)
     codes = {context.plan.get(name).reason.code for name in kept(context)}
     assert codes <= {KeptCode.NO_PLAN, Code.KEPT_ALONE_MISSES, Code.KEPT_MISSES}
+
+
+@pytest.mark.parametrize("tried", [[], ["smooth"]])
+def test_helpers_are_advised_that_find_a_layer_and_were_not_tried(tried):
+    """All were, among them those that find nothing to work on and those that the recipe names already."""
+    model = chain()
+    assert Helpers(model).able() == ["smooth"]
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=48, try_ranges=False, evaluations=1, helpers=tried)(model, context)
+    (note,) = said(context.journal, SearchEndCode.NO_PLAN)
+    words = sentence(SearchEndCode.NO_PLAN(**note))
+    assert ("To try next: more inferences" if tried else 'To try next: helpers = ["smooth"], more inferences') in words
 
 
 def test_where_all_float_misses_too_the_nearest_plan_stays():

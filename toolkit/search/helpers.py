@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from toolkit.contract.registry import playing
@@ -30,6 +31,11 @@ class Helpers:
     def able(self) -> list[str]:
         """The passes that find a layer to work on."""
         return [name for _, name, layers in self._known if layers]
+
+    def with_others(self, tried: Sequence[str]) -> tuple[str, ...]:
+        """These passes and the others that find a layer to work on; none where there are no others."""
+        others = [name for name in self.able() if name not in tried]
+        return (*tried, *others) if others else ()
 
     @cached_property
     def _known(self) -> list[tuple[Harm, str, set[str]]]:

@@ -22,6 +22,7 @@ from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
 from toolkit.search.float_reason import float_reason
 from toolkit.search.helped_forms import HelpedForms
 from toolkit.search.helper_trials import HelperTrials
+from toolkit.search.helpers import Helpers
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.real_types import Lower
 from toolkit.search.search import Search, SearchResult
@@ -306,7 +307,8 @@ class PlanSearch(HelperTrials, TimedSearch):
         nearest = min(quantized, key=lambda plan: self.budget.distance(dict(plan.lacks)))
         plain.no_plan = SearchEndCode.NO_PLAN(
             dtype=self.quantizer.dtype, plans=len(found.plans), limits=list(nearest.lacks),
-            by=list(nearest.lacks.values()), rest=self.context.rest, helped=self.forms is not None,
+            by=list(nearest.lacks.values()), rest=self.context.rest,
+            helpers=Helpers(self.model).with_others(self.settings.helpers),
         )  # fmt: skip
         told = (Code.SEARCH_NEAREST, Code.SEARCH_ALL_FLOAT)
         plain.notes = [one for one in found.notes if one.code not in told]

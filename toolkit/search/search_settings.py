@@ -30,6 +30,7 @@ class SearchSettings:
         memory: for what is kept of states and for the weights of sessions, such as ``2GB``.
         try_ranges: try the ranges of other calibration methods before giving a layer up.
         threads: batches computed at once.
+        helpers: the helper passes that are tried before it.
         int8_only: whether ``prefer = "auto"`` may not mean time, since a second type follows.
     """
 
@@ -51,4 +52,5 @@ class SearchSettings:
     memory: str = "1GB"
     try_ranges: bool = True
     threads: int | None = None
+    helpers: Sequence[str] = ()
     int8_only: bool = False

@@ -151,8 +151,14 @@ def test_a_fault_that_names_no_node_is_that_of_the_node_being_read():
             "in plugin registry.",
             "not supported: replace it",
         ),
+        (
+            "/_src/plugin/roiAlignPlugin/roiAlignPlugin.cpp (161) - Cuda Error in ROIAlignV3: 35 (CUDA driver version is "
+            "insufficient for CUDA runtime version); Assertion failed: plugin != nullptr: ROIAlign plugin was not found in "
+            "the plugin registry!",
+            "build on a machine with one",
+        ),
     ],
-    ids=["more values to scatter than places", "an operator whose plugin a release lacks"],
+    ids=["more values to scatter than places", "an operator whose plugin a release lacks", "a plugin without a GPU"],
 )
 def test_what_can_be_done_about_an_operator_is_told(said, remedy):
     assert remedy in heard(said).error("TensorRT-RTX 1.7.1 could not build", "m.onnx").remedy

@@ -70,8 +70,8 @@ FROM_PAIRS: Table = {
     ),
     EngineCode.SUM_WITH_ZERO: "it adds 0 to values widened to fp32",
     EngineCode.SEQUENCE_LENGTHS: (
-        "TensorRT's parser fills what lies beyond the lengths of an {op} ('{lengths}') with float32 zeros, and refuses "
-        "it in another type"
+        "TensorRT's parser fills what lies beyond the lengths of the {op} ('{lengths}') with float32 zeros, and "
+        "refuses it in another type"
     ),
     EngineCode.NO_INPUT_QUANTIZED: "none of its inputs is quantized",
     EngineCode.WEIGHTS_STORED: "its weights are stored in {precision}, and it computes in float",

@@ -39,7 +39,7 @@ BACKENDS: Table = {
         f"A condition that is true added to {count(loops, 'Loop')} that left it out."
     ),
     EngineCode.PARSER_LACKS_TYPE: "TensorRT's parser does not support {op} in {precision}",
-    EngineCode.BUILDER_LACKS_TYPE: "this release of the backend fails to build a {op} in {precision}",
+    EngineCode.BUILDER_LACKS_TYPE: "this release of the backend fails to build {op} in {precision}",
     EngineCode.TYPE_NOT_ON_GPU: lambda precision, capabilities, since: (
         f"A GPU of compute capability {joined(capabilities)} does not compute in {precision.upper()}, which "
         f"requires {since}: TensorRT refuses the engine or uses another type."

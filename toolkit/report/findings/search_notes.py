@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
-from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
 from toolkit.report.findings.accuracy import number
 from toolkit.report.findings.table import Table
@@ -91,11 +90,11 @@ def _none_faster(precision: str, met: bool = True) -> str:
 
 
 def _no_plan(
-    dtype: str, plans: int, limits: tuple[str, ...], by: tuple[float | str, ...], rest: str, helped: bool
+    dtype: str, plans: int, limits: tuple[str, ...], by: tuple[float | str, ...], rest: str,
+    helpers: tuple[str, ...] = (),
 ) -> str:
-    helpers = [name for name, _ in playing(Role.HELP)]
     listed = ", ".join(f'"{name}"' for name in helpers)
-    helping = "" if helped or not helpers else f"helpers = [{listed}], "
+    helping = f"helpers = [{listed}], " if helpers else ""
     return (
         f"No plan with {dtype.upper()} is within the budget ({count(plans, 'plan')} tried; the nearest misses "
         f"{misses(limits, by)}): nothing is quantized. Layers run in {rest.upper()} unless a pass asks for another "
