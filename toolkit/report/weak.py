@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,10 +35,14 @@ from toolkit.search.causes import (
     other_method,
     range_causes,
     rounding,
+    rounding_of_small,
     weight_causes,
     weight_sqnr_db,
 )
 from toolkit.search.helpers import Helpers
+
+_UNLIKE_DB = 10.0
+"""By how much a layer is noisier than its operands' SQNR tells where these are not what counts."""
 
 
 def weak_spots_from_ranges(
@@ -139,7 +144,7 @@ class _Reader:
             found += weight_causes(weights, node.inputs[1].name, precision, lambda: self._evening(layer))
         sides = self._sides(node, read, precision)
         if sides:
-            found.append(self._rounding(sides, read, share))
+            found.append(self._rounding(layer, sides, read, share))
         small = cheap(share, weights) if layer.macs else None
         return [*found, small] if small is not None else found
 
@@ -173,11 +178,26 @@ class _Reader:
                 sides[WEIGHTS] = weight_sqnr_db(values, axis, precision)
         return sides
 
-    def _rounding(self, sides: Mapping[Operand, float], read: Mapping[str, Range], share: float | None) -> Cause:
+    def _rounding(
+        self, layer: LayerInfo, sides: Mapping[Operand, float], read: Mapping[str, Range], share: float | None
+    ) -> Cause:
         remedy = None
         if min(sides, key=lambda side: sides[side]) == ACTIVATIONS:
             ((tensor, known),) = [(t, k) for t, k in read.items() if k.diagnosis.get("sqnr_db") is not None]
             setting = other_method(tensor, known)
             remedy = setting.remedy() if setting is not None else None
         one_sided = any("one-sided" in known.diagnosis.get("notes", ()) for known in read.values())
-        return rounding(sides, share, remedy=remedy, one_sided=one_sided)
+        estimate, own = rounding(sides, share, remedy=remedy, one_sided=one_sided), _own_db(layer)
+        if own is None or own > estimate.value - _UNLIKE_DB:
+            return estimate
+        return rounding_of_small(own, sides, share, dict.fromkeys(self.helpers.passes(layer.node).values()))
+
+
+def _own_db(layer: LayerInfo) -> float | None:
+    """SQNR in dB at a layer's output without the noise of its inputs, as measured; None where that is not known."""
+    error = layer.error
+    if error is None or error.sqnr_db is None:
+        return None
+    noise = 10 ** (-error.sqnr_db / 10)
+    own = noise - (10 ** (-(error.sqnr_db + error.drop_db) / 10) if error.drop_db is not None else 0.0)
+    return -10 * math.log10(own) if own > 0 else None

@@ -246,6 +246,25 @@ def rounding(
     return Cause(CauseKind.ROUNDING, "", level, why, remedy or keep)
 
 
+def rounding_of_small(
+    own_db: float, sides: Mapping[Operand, float], share: float | None, passes: Collection[str]
+) -> Cause:
+    """Rounding that costs a layer far more than its operands' SQNR: its output rests on the small ones of their values.
+
+    Args:
+        own_db: dB at the layer's output without the noise of its inputs, as measured.
+        sides: the operands' own SQNR.
+        share: see ``rounding``.
+        passes: the helper passes that can work on the layer.
+    """
+    why = CauseCode.ROUNDING_OF_SMALL(
+        own_db=own_db, operands=[side.kind for side in sides], tensors=[side.tensor for side in sides],
+        levels_db=list(sides.values()),
+    )  # fmt: skip
+    helper = CauseCode.APPLY_PASS(passes=tuple(passes)) if passes else None
+    return Cause(CauseKind.ROUNDING, "", own_db, why, helper or CauseCode.KEEP_FLOAT_SHARE(share=share, tried=False))
+
+
 def weight_sqnr_db(values: Array, axis: int | None, precision: Precision) -> float:
     """SQNR in dB of weights after quantization and back; infinite where nothing differs."""
     scale = storable_scale(weight_amax(values, axis, "minmax", precision), precision)

@@ -56,6 +56,7 @@ class CauseCode(BaseCode):
     UNEVEN_WEIGHTS = "cause-uneven-weights"
     CHEAP_TO_KEEP = "cause-cheap-to-keep"
     ROUNDING = "cause-rounding"
+    ROUNDING_OF_SMALL = "cause-rounding-of-small"
     HARM_TOGETHER = "cause-harm-together"
     HARM_HIDDEN = "cause-harm-hidden"
     TIES_AT_OUTPUT = "cause-ties-at-output"

@@ -15,7 +15,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.tensors import make_constant
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.report.schema import Asked, LayerInfo
+from toolkit.report.schema import Asked, LayerError, LayerInfo
 from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
 from toolkit.report.weak import blame_data, data_advice, weak_spots_from_ranges
 from toolkit.search.codes import CauseCode
@@ -61,6 +61,23 @@ def test_the_sides_are_what_calibration_and_weights_say(quantized):
     (cause,) = [cause for cause in spot.causes if cause.kind == "rounding"]
     level = ranges.tensors["r2"].diagnosis["sqnr_db"]
     assert f"activations {level:.1f} dB" in cause.text and cause.value < level
+
+
+@pytest.mark.parametrize(("error", "told"), [
+    ({"sqnr_db": 35.0, "drop_db": 4.0}, "ROUNDING"), ({"sqnr_db": 0.1, "drop_db": 38.6}, "ROUNDING_OF_SMALL"),
+    ({"sqnr_db": 0.1, "drop_db": None}, "ROUNDING_OF_SMALL"), ({"sqnr_db": 3.0, "drop_db": 0.1}, "ROUNDING_OF_SMALL"),
+    ({"sqnr_db": 3.0, "drop_db": -0.1}, "ROUNDING"), ({"sqnr_db": 30.0, "drop_db": 0.0}, "ROUNDING"), (None, "ROUNDING"),
+])  # fmt: skip
+def test_rounding_that_the_operands_do_not_explain_is_told_as_that_of_small_values(quantized, error, told):
+    """One channel was 5,000 times the others: 0.1 dB were put down to activations that have 40 dB as a whole."""
+    model, ranges = quantized
+    (layer,) = infos("layer3")
+    layer.error = LayerError(**error, max_abs=1.0) if error is not None else None
+    (spot,) = weak_spots_from_ranges([layer], infos("layer3"), model, ranges)
+    (cause,) = [cause for cause in spot.causes if cause.kind == "rounding"]
+    small = told == "ROUNDING_OF_SMALL"
+    assert ("far larger than the others" in cause.text) is small and ("an estimated" in cause.text) is not small
+    assert ("smooth" in cause.remedy) is small
 
 
 def test_nothing_is_said_where_nothing_is_known(quantized):

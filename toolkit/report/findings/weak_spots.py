@@ -40,8 +40,7 @@ def _rounding(
     alone_db: float | str | None,
 ) -> str:
     levels = [float(level) for level in levels_db]
-    names = [f"values of '{tensor}'" if tensor else operand for operand, tensor in zip(operands, tensors)]
-    listed = ", ".join(f"{name} {db(level)}" for name, level in zip(names, levels))
+    names, listed = _operands(operands, tensors, levels)
     worst = names[levels.index(min(levels))]
     carrier = "all operands share the noise" if even else f"the {worst} carry most of the noise"
     about = "" if measured else "an estimated "
@@ -53,6 +52,21 @@ def _rounding(
         effect = f"mask {-gain:.1f} dB of it" if gain < -1 else effect
         text += f"; the layers after it {effect}: {db(alone_db)} at the output"
     return text
+
+
+def _operands(operands: tuple[str, ...], tensors: tuple[str, ...], levels: list[float]) -> tuple[list[str], str]:
+    names = [f"values of '{tensor}'" if tensor else operand for operand, tensor in zip(operands, tensors)]
+    return names, ", ".join(f"{name} {db(level)}" for name, level in zip(names, levels))
+
+
+def _rounding_of_small(
+    own_db: float, operands: tuple[str, ...], tensors: tuple[str, ...], levels_db: tuple[float | str, ...]
+) -> str:
+    _, listed = _operands(operands, tensors, [float(level) for level in levels_db])
+    return (
+        f"rounding leaves {db(own_db)} at the layer itself, far less than its operands have as wholes ({listed}): its "
+        "result rests on values that are small beside the largest, as where one channel is far larger than the others"
+    )
 
 
 def _set_method(tensor: str, method: str, better_db: float | None, own_db: float | None, operand: str) -> str:
@@ -89,6 +103,7 @@ CAUSES: Table = {
     ),
     CauseCode.CHEAP_TO_KEEP: _cheap,
     CauseCode.ROUNDING: _rounding,
+    CauseCode.ROUNDING_OF_SMALL: _rounding_of_small,
     CauseCode.HARM_TOGETHER: lambda alone_db, full_db, without_db: (
         f"it costs accuracy only together with other layers: quantized alone it leaves {db(alone_db)}, but keeping it "
         f"alone in float raises the SQNR of the whole from {db(full_db)} to {db(without_db)}"
