@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.base.sums import sum_of_products, sum_of_squares
 from toolkit.base.types import Array
-from toolkit.evaluation.masks import all_finite, all_plain, largest_magnitude, masks
+from toolkit.evaluation.masks import LEAST_MASK, all_finite, all_plain, largest_magnitude, masks
 from toolkit.evaluation.ranks import largest
 
 _FEW_SAMPLES = 8
@@ -37,13 +37,18 @@ class OutputFigures(TensorError):
     agreement: float | None = None
     variation_db: float | None = None
     positions: int = 0
+    masks_lost: int = 0
 
 
 @dataclass
 class Difference:
     """How far a tensor is from its float original, gathered over batches; sums are float64.
 
-    SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB.
+    SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB. A masked value has no signal. Where the other
+    tensor has an ordinary value in its place, the difference counts as twice the largest unmasked magnitude of its row.
+
+    Attributes:
+        masks_lost: how many values are masked in the float tensor alone.
     """
 
     signal: float = 0.0
@@ -52,6 +57,7 @@ class Difference:
     power: float = 0.0
     max_abs: float = 0.0
     broken: int = 0
+    masks_lost: int = 0
     same: int = 0
     positions: int = 0
     sums: dict[tuple[int, ...], tuple[int, Array]] = field(default_factory=dict)
@@ -106,13 +112,22 @@ class Difference:
         keep = usable & ~broken
         # the difference of masks would drown everything else
         masked = masks(a)
+        hidden = np.isneginf(a) if masked is None else masked | np.isneginf(a)
         if masked is not None:
             keep &= ~masked
-        return (a, b) if keep.all() else (np.where(keep, a, 0), np.where(keep, b, 0))
+        if keep.all():
+            return a, b
+        kept, others = np.where(keep, a, 0), np.where(keep, b, 0)
+        bared = hidden & np.isfinite(b) & ((np.abs(b) < LEAST_MASK) | ((a > 0) != (b > 0)))
+        if bared.any():
+            self.masks_lost += int(bared.sum())
+            reach = 2 * np.abs(kept).max(axis=tuple(range(1, a.ndim)) or None, keepdims=True)
+            others = np.where(bared, reach, others)
+        return kept, others
 
     def merge(self, other: Difference) -> None:
         """Take in what another part of the samples showed."""
-        for name in ("signal", "noise", "cross", "power", "broken", "same", "positions"):
+        for name in ("signal", "noise", "cross", "power", "broken", "masks_lost", "same", "positions"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_abs = max(self.max_abs, other.max_abs)
         for shape, (count, total) in other.sums.items():
@@ -143,10 +158,10 @@ class Difference:
 
     def follow(self, reference: Array) -> None:
         """Remember the mean of a batched output by shape, for ``variation_db``."""
-        if reference.ndim == 0 or not reference.size or not np.isfinite(reference).all():
+        if reference.ndim == 0 or not reference.size or np.isnan(reference).any():
             return
         rows, masked = np.asarray(reference, np.float64), masks(np.asarray(reference, np.float32))
-        rows = rows if masked is None else np.where(masked, 0.0, rows)
+        rows = np.where(np.isinf(rows) if masked is None else masked | np.isinf(rows), 0.0, rows)
         count, total = self.sums.get(rows.shape[1:], (0, np.zeros(rows.shape[1:])))
         self.sums[rows.shape[1:]] = count + len(rows), total + rows.sum(axis=0)
 
@@ -214,9 +229,8 @@ class Difference:
     def figures(self) -> OutputFigures:
         """All that is known of a model's output."""
         error = self.error
-        return OutputFigures(
-            error.sqnr_db, error.max_abs, self.cosine, self.agreement, self.variation_db, self.positions
-        )
+        known = self.cosine, self.agreement, self.variation_db, self.positions, self.masks_lost
+        return OutputFigures(error.sqnr_db, error.max_abs, *known)
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

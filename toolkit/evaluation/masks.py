@@ -42,22 +42,31 @@ def masks(values: Array) -> Array | None:
 
     Large values are masks where all others are smaller by a factor of 100 or more, and where they have few levels that
     come again and again: a quantity that is as large takes values of all sizes. A single value of 9e8 or more is a mask
-    where it is negative. Infinity and NaN are no masks.
+    where it is negative. Masks of both sizes may be in one tensor, as -1e4 for padding beside -1e9 for what comes
+    later. Infinity and NaN are no masks, and those beside them are masks all the same.
 
     Args:
         values: float32, of any shape: one batch of a tensor.
     """
     if all_plain(values):
         return None
-    sizes = np.abs(values)
-    large = sizes >= MASK
-    # where some are as large as that, what is smaller is a quantity
-    large = large & np.isfinite(values) if large.any() else (values <= -LEAST_MASK)
-    some = values[large]
-    others = values[~large & (sizes < MASK)]
-    if not some.size or not others.size or largest_magnitude(others) * _GAP > float(np.abs(some).min()):
+    finite = np.isfinite(values)
+    largest = finite & (np.abs(values) >= MASK)
+    left = finite & ~largest
+    if largest.any() and not _are_masks(values[largest], values[left]):
+        # where some are as large as that, what is smaller is a quantity
         return None
-    return large if _few_levels(some, float(np.ptp(others.astype(np.float64)))) else None
+    large = left & (values <= -LEAST_MASK)
+    if _are_masks(values[large], values[left & ~large]):
+        return largest | large
+    return largest if largest.any() else None
+
+
+def _are_masks(large: Array, others: Array) -> bool:
+    """Whether large values are masks beside what is left without them, both of any number in one dimension."""
+    if not large.size or not others.size or largest_magnitude(others) * _GAP > float(np.abs(large).min()):
+        return False
+    return _few_levels(large, float(np.ptp(others.astype(np.float64))))
 
 
 def _few_levels(values: Array, span: float) -> bool:

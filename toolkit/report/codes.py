@@ -121,6 +121,7 @@ class ReportCode(BaseCode):
     OUTPUT_WITHOUT_LIMIT = "report-output-without-limit"
     FOUND_LOST = "report-found-lost"
     OUTPUT_SIGNAL_LOST = "report-output-signal-lost"
+    MASK_LOST = "report-mask-lost"
     LAYER_SIGNAL_LOST = "report-layer-signal-lost"
     WORK_NOT_KNOWN = "report-work-not-known"
     OUTPUT_SHAPE_NOT_JUDGED = "report-output-shape-not-judged"

@@ -56,6 +56,9 @@ class OutputError(Measured):
     )
     squashed_by: SquashedBy = ""
     positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
+    masks_lost: int = Field(
+        default=0, description="how many values the float model masks, as padded positions, and the other does not"
+    )
     ranked: bool = Field(
         default=False,
         description="rows are in the order of their scores, which moves with them: what is compared is the same "

@@ -41,8 +41,10 @@ def doubts_of(
         ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=samples)
         for tally in empty
     ]
-    nothing, one_sided = shows_nothing(found), [_shown(tally, found) for tally in alike]
-    if not empty and not alike and nothing:
+    nothing = shows_nothing(found)
+    # where all outputs are the same, the same answer is the least of it
+    one_sided = [] if do_not_differ(found) else [_shown(tally, found) for tally in alike]
+    if not empty and not one_sided and nothing:
         doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=samples))
     scarce = [few] if few is not None else []
     # where another part's answers differ, the samples do show something
@@ -59,7 +61,9 @@ def doubts_of(
     for name, output in found.outputs.items():
         if name in ranked:
             continue
-        if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
+        if output.masks_lost:
+            doubts.append(ReportCode.MASK_LOST(output=name, values=output.masks_lost))
+        elif output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
             doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
         elif output.variation_db is not None and output.variation_db < 0:
             doubts.append(ReportCode.NOISE_OVER_VARIATION(output=name))
@@ -73,9 +77,9 @@ def doubts_of(
 
 
 def one_answer(found: EvaluationResult) -> list[AnswerTally]:
-    """The parts with two answers of which the samples show one alone; none where a metric of all scores tells more.
+    """The parts with one choice a sample of which the samples show one answer alone.
 
-    That is one which is no share of right answers, such as the area under the ROC curve.
+    None where a metric of all scores tells more, which is no share of right answers, such as the area under the ROC curve.
     """
     told = found.drop_error is not None or not found.metric_answers or by_order(found.metric)
     if found.metric is not None and told:
@@ -123,7 +127,7 @@ def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
 
 
 def _shown(tally: AnswerTally, found: EvaluationResult) -> Finding:
-    """That the samples show one of two answers alone."""
+    """That the samples show one answer alone."""
     return ReportCode.SAMPLES_SHOW_ONE_ANSWER(
         outputs=tally.part.outputs, samples=tally.answers, only=tally.only,
         threshold=tally.part.settings.get("threshold"),

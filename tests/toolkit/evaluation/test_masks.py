@@ -136,6 +136,36 @@ def test_a_class_that_is_left_out_does_not_win(mask):
     assert compared(a, b, classes=True).agreement == 1 / 8
 
 
+@pytest.mark.parametrize(("mask", "beside"), [(-1e4, -math.inf), (-1e4, -1e9), (-65504, -1e10)])
+def test_a_mask_beside_another_is_one_too(mask, beside):
+    """Padding by -1e4 beside what comes later by -inf or -1e9: neither is a score."""
+    scores, places = 4 * normal((32, 24)), np.arange(24)
+    padded, later = np.broadcast_to((places > 12) & (places < 18), scores.shape), np.broadcast_to(places >= 18, scores.shape)
+    a = np.where(padded, np.float32(mask) + scores, np.where(later, np.float32(beside), scores)).astype(np.float32)
+    found = masks(a)
+    assert found is not None and np.array_equal(found, padded | (later & np.isfinite(a)))
+    b = a + np.where(padded | later, 0, normal(a.shape, 3))
+    seen = compared(a, b)
+    assert seen.sqnr_db == pytest.approx(db(np.where(padded | later, 0, a), np.where(padded | later, 0, b)), abs=1e-3)
+    assert seen.variation_db is not None and seen.masks_lost == 0
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e9, -math.inf])
+def test_a_mask_that_is_lost_counts_in_the_noise(mask):
+    """The answers may stay: a score that is masked no longer need not be the best."""
+    scores = normal((16, 24)).clip(-2, 2)
+    scores[:, 0] = 2
+    a, hidden = scores.copy(), np.broadcast_to(np.arange(24) >= 20, scores.shape)
+    a[hidden] += np.float32(mask)
+    assert compared(a, a).masks_lost == 0 and compared(a, a.clip(-65504)).masks_lost == 0
+    b = np.where(hidden, np.float32(-1), a)
+    found = compared(a, b, classes=True)
+    assert found.agreement == 1 and found.masks_lost == hidden.sum()
+    # twice the largest unmasked score of its row, for each of the four
+    noise, signal = 16 * 4 * 4.0**2, np.square(scores[~hidden].astype(np.float64)).sum()
+    assert found.sqnr_db == pytest.approx(10 * math.log10(signal / noise), abs=1e-3)
+
+
 def test_clipping_of_large_quantities():
     values = 1e10 * normal(1000)
     found = Clipping(1e10)

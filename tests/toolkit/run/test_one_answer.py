@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import build, node, normal
-from toolkit import Model, Recipe, run
+from toolkit import Model, Pass, Recipe, make_constant, run
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -121,3 +121,49 @@ def test_a_metric_of_the_order_of_scores_needs_none_above_a_threshold(metric, st
     # nothing is quantized: no sample changes its place
     accuracy = judged(tmp_path, passes=["fold_constants"], metric=metric, budget={"max_drop": 0.05}).report.accuracy
     assert accuracy.standing == standing and accuracy.shows_nothing is (standing == "unproven")
+
+
+@pytest.mark.parametrize("varied", [False, True])
+def test_one_class_of_several_in_every_sample_proves_nothing_of_the_others(varied, tmp_path):
+    """As of questions that are all without an answer: a model that always gives it would keep every one."""
+    x, head = normal(SAMPLES, 12, seed=5), normal(12, 5, seed=1)
+    bias = np.float32([0, 0, 0 if varied else 100, 0, 0])
+    model = build([node("Gemm", ["x", "w", "b"], ["y"])], {"x": ["n", 12]}, {"y": ["n", 5]}, {"w": head, "b": bias})
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    np.savez(tmp_path / "data.npz", x=x)
+    made = judged(tmp_path, passes=["fold_constants"], task="classification")
+    accuracy = made.report.accuracy
+    assert accuracy.shows_nothing is not varied
+    assert (one_answer(2, None, ("y",)) in accuracy.doubts) is not varied
+    assert made.report.summary.headline.startswith("NOT PROVEN") is not varied
+
+
+class _Clips(Pass):
+    """Clips an output from below."""
+
+    def apply(self, model, context):
+        """Put -50 in place of what is less at the output of start scores."""
+        node = next(one for one in model.nodes if one.outputs[0].name == "start_logits")
+        node.op, node.inputs[1] = "Max", make_constant("least", np.float32([-50]))
+
+
+def test_scores_that_are_masked_no_longer_are_a_doubt_although_every_answer_stays(tmp_path):
+    """A clip to -50 between the mask and the output, as a pair would do: the best position is never one of these."""
+    x = normal(SAMPLES, 12, seed=5)
+    x[:, -3:] = 0
+    nodes = [node("MatMul", ["x", "w"], ["s"]), node("Add", ["s", "mask"], ["m"]), node("MatMul", ["x", "w"], ["t"]),
+             node("Add", ["m", "zero"], ["start_logits"]), node("Add", ["t", "mask"], ["end_logits"])]  # fmt: skip
+    mask = np.where(np.arange(12) >= 9, np.float32(-1e4), np.float32(0))
+    shapes = {"start_logits": ["n", 12], "end_logits": ["n", 12]}
+    weights = {"w": np.eye(12, dtype=np.float32), "mask": mask, "zero": np.float32([0])}
+    (tmp_path / "model.onnx").write_bytes(build(nodes, {"x": ["n", 12]}, shapes, weights).SerializeToString())
+    np.savez(tmp_path / "data.npz", x=x)
+    made = run(Recipe.build(
+        "one", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=[_Clips()], engine={"backend": "none", "rest": "fp32"},
+        evaluation={"data": str(tmp_path / "data.npz")},
+    ), tmp_path / "out", allow_code=True)  # fmt: skip
+    accuracy = made.report.accuracy
+    assert all(part.unchanged == 1 for part in accuracy.parts)
+    assert accuracy.doubts == [sentence(ReportCode.MASK_LOST(output="start_logits", values=3 * SAMPLES))]
+    assert made.report.summary.verdict == "doubtful"

@@ -80,8 +80,8 @@ class AnswerTally:
             scores (see ``likely_lost``); None where these do not tell.
         expected: how many of as many similar answers are expected to change: those that nearly changed count in part.
             None where an answer is neither a single choice of a class nor a level over a floor.
-        only: the answer, 0 or 1, that the float model gives every sample where there are two: the samples do not show
-            the other one. None where they show both, or there are more.
+        only: the class that the float model gives every sample, of a part with one choice a sample: a model that always
+            gives it would keep every answer. None where samples differ, or have several choices each.
     """
 
     part: OutputPart

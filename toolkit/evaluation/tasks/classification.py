@@ -40,11 +40,11 @@ class Classification(Task):
             limit = float(self.settings["threshold"])
             if self.settings.get("single"):
                 sides = [two_classes(np.asarray(x, np.float32), limit)[:, None] for x in (a, b)]
-                return _of_two(chosen_each(same_choice(*sides).all(axis=1), *sides), sides[0])
+                return _one_choice(chosen_each(same_choice(*sides).all(axis=1), *sides), sides[0])
             return self._labels(flat(np.asarray(a, np.float32)), flat(np.asarray(b, np.float32)), limit)
         axis = int(self.settings.get("axis", -1))
         a, b = scores(a, axis), scores(b, axis)
-        return _of_two(chosen_each(same_choice(a, b).all(axis=1), a, b), a)
+        return _one_choice(chosen_each(same_choice(a, b).all(axis=1), a, b), a)
 
     def _labels(self, wanted: Array, found: Array, limit: float) -> Rows:
         """Sets of labels; the level is the share that both models give of those that either gives."""
@@ -66,8 +66,8 @@ class Labels(Classification):
     figure: ClassVar[str] = "labels"
 
 
-def _of_two(rows: Rows, wanted: Array) -> Rows:
-    """With the float model's answer of each sample where there are two to choose from: [batch, 1, 2] scores."""
-    if wanted.shape[1:] != (1, 2):
+def _one_choice(rows: Rows, wanted: Array) -> Rows:
+    """With the float model's answer of each sample where it is one choice of several: [batch, 1, classes] scores."""
+    if wanted.shape[1] != 1 or wanted.shape[2] < 2:
         return rows
     return {**rows, SIDE: wanted[:, 0].argmax(axis=-1)}

@@ -175,6 +175,11 @@ def _signal_lost(outputs: tuple[str, ...], channels: tuple[int, ...] | None, sqn
     return f"the signal of {part_name(outputs, channels)} is lost: {sqnr_db:.1f} dB SQNR"
 
 
+def _mask_lost(output: str, values: int) -> str:
+    verb, word = ("is", "value") if values == 1 else ("are", "values")
+    return f"{values:,} {word} of '{output}' that the float model masks, as padding is, {verb} no longer masked"
+
+
 def _layers_lost(nodes: tuple[str, ...], sqnr_db: float) -> str:
     layers, level = ("layer", "") if len(nodes) == 1 else ("layers", " at worst")
     return f"the signal of {layers} {names(nodes)} is lost: {sqnr_db:.1f} dB SQNR{level}"
@@ -206,6 +211,7 @@ ACCURACY: Table = {
         "nothing"
     ),
     ReportCode.OUTPUT_SIGNAL_LOST: _signal_lost,
+    ReportCode.MASK_LOST: _mask_lost,
     ReportCode.LAYER_SIGNAL_LOST: _layers_lost,
     ReportCode.WORK_NOT_KNOWN: _work_not_known,
     ReportCode.BUDGET_WITHOUT_DATA: (

@@ -223,12 +223,12 @@ def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
 
 def _one_answer(outputs: tuple[str, ...], samples: int, only: int, threshold: float | None) -> str:
     if threshold is None:
-        what, other = f"get class {only} by {names(outputs)}", f"of class {1 - only}"
+        what, other = f"get class {only} by {names(outputs)}", "of other classes"
     else:
         sides = ("below", "above") if only == 0 else ("above", "below")
         what, other = f"score {sides[0]} {threshold:.3g} at {names(outputs)}", f"that score {sides[1]} it"
     return (
-        f"all {samples} samples {what}, which shows nothing of the other answer: give samples {other}, for "
+        f"all {samples} samples {what}, which shows nothing of any other answer: give samples {other}, for "
         "calibration too"
     )
 
