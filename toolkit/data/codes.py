@@ -14,4 +14,6 @@ class DataCode(BaseCode):
     UNSTEADY = "unsteady-samples"
     LOADER_CUT = "loader-cut"
     FIXED_INPUT = "fixed-input"
+    PREPARED_UNLIKE = "prepared-unlike"
+    NORMALIZED_UNLIKE = "normalized-unlike"
     OPT_UNLIKE_NAME = "opt-unlike-name"

@@ -40,7 +40,8 @@ _LOUD = (
     EvaluationCode.LIMIT_WITHOUT_METRIC,
     EvaluationCode.SAMPLES_OF_ROWS, DataCode.ROWS_UNDECIDED, Code.UNVARIED_SAMPLES,
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
-    DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
+    DataCode.OPT_UNLIKE_NAME, DataCode.PREPARED_UNLIKE, DataCode.NORMALIZED_UNLIKE,
+    Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
     OrderCode.AFTER_PAIRS, Code.NO_QUANTIZED_WEIGHTS,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""

@@ -29,7 +29,7 @@ from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe import Recipe
-from toolkit.run.task import first_seen
+from toolkit.run.task import first_seen, samples_unlike
 from toolkit.search.search_budget import DISTANCES, unlabelled
 
 _SHARE = 0.01
@@ -113,6 +113,7 @@ def _watched(made: NewEvaluation, inputs: Inputs) -> SeenModel | None:
         return None
     if watched is not None:
         made.warnings += [note for one in watched.outputs if (note := one.contradiction) is not None]
+        made.warnings += samples_unlike(inputs)
     return watched
 
 

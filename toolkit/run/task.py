@@ -180,6 +180,7 @@ def _look(inputs: Inputs) -> Looked:
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
     notes += one_sided_among(judged.parts, watched)
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
+    notes += samples_unlike(inputs)
     drawing, unlike = random_nodes(inputs.source())
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes,
@@ -258,6 +259,20 @@ def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]])
             if (rows := sample[name].shape[axis]) > 1 and is_batch_name(dimension):
                 return [EvaluationCode.SAMPLES_OF_ROWS(input=name, rows=rows, dimension=dimension)]
     return []
+
+
+def samples_unlike(inputs: Inputs) -> list[Finding]:
+    """Findings that calibration and evaluation samples, where both are given, were not prepared alike."""
+    from toolkit.data.unlike import prepared_unlike
+    from toolkit.graph.used_inputs import used_inputs
+
+    recipe, model = inputs.job.recipe, inputs.source()
+    if None in (recipe.calibration.data, recipe.evaluation.data):
+        return []
+    calibration, (evaluation, _) = inputs.calibration_data(model), inputs.evaluation_data(model)
+    if calibration is None or evaluation is None:
+        return []
+    return prepared_unlike(calibration, evaluation, used_inputs(model))
 
 
 def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:

@@ -98,6 +98,15 @@ DATA: Table = {
         f"Input '{input}' is {value:g} in all {samples} {of} samples, as a setting is; if it takes other values in "
         "use, give samples with these too."
     ),
+    DataCode.PREPARED_UNLIKE: (
+        "Calibration and evaluation samples are not prepared alike: a typical sample of input '{input}' has a root "
+        "mean square of {calibration:.3g} for calibration and {evaluation:.3g} for evaluation, so the ranges will not "
+        "fit. Scale and normalize both as in training."
+    ),
+    DataCode.NORMALIZED_UNLIKE: lambda input, signed: (
+        f"Calibration and evaluation samples are not prepared alike: input '{input}' is negative in part of each "
+        f"{signed} sample and never in the others, so the ranges will not fit. Normalize both as in training."
+    ),
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
     Code.RANGES_OF_NO_TENSOR: lambda tensors, of: (
         f"{len(tensors)} of the {count(of, 'range')} given belong to no tensor of the model: {quoted(tensors)}."

@@ -20,7 +20,13 @@ class TaskStep(Step[TaskRecord]):
 
     def key(self) -> Mapping[str, Any]:
         """The float model, the samples, and what measuring depends on."""
-        return {"float": self.inputs.prints.of_model(), "code": code_fingerprint(), **evaluation_key(self.inputs)}
+        prints, calibration = self.inputs.prints, self.job.recipe.calibration
+        return {
+            "float": prints.of_model(),
+            "calibration data": prints.of_data(calibration.data),
+            "code": code_fingerprint(),
+            **evaluation_key(self.inputs),
+        }
 
     def calls_users_code(self) -> bool:
         """Where a pass of the user's strips the model that is looked at; a metric of the user's is not called here."""
