@@ -19,7 +19,7 @@ _TIMES, _NEGATIVE = 4.0, 0.1
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Levels:
     """Of each sample: the root mean square of its finite values, and the share of them that is negative."""
 
     level: Array
@@ -42,7 +42,7 @@ def prepared_unlike(calibration: CalibrationData, evaluation: CalibrationData, u
     return [found for name, one in first.items() if name in second if (found := _unlike(name, one, second[name]))]
 
 
-def _unlike(name: str, calibration: _Seen, evaluation: _Seen) -> Finding | None:
+def _unlike(name: str, calibration: _Levels, evaluation: _Levels) -> Finding | None:
     if min(calibration.level.size, evaluation.level.size) < _LEAST:
         return None
     apart = calibration.level.min() > evaluation.level.max() or evaluation.level.min() > calibration.level.max()
@@ -58,14 +58,14 @@ def _unlike(name: str, calibration: _Seen, evaluation: _Seen) -> Finding | None:
     return None
 
 
-def _seen(data: CalibrationData, used: Container[str]) -> dict[str, _Seen]:
+def _seen(data: CalibrationData, used: Container[str]) -> dict[str, _Levels]:
     found: dict[str, list[tuple[float, float]]] = {}
     for name, values in _values(data, used):
         known = values[np.isfinite(values)].astype(np.float64)
         # an empty or silent sample has no level
         if known.size > 1 and known.any():
             found.setdefault(name, []).append((float(np.sqrt(np.mean(known * known))), float(np.mean(known < 0))))
-    return {name: _Seen(*(np.array(column) for column in zip(*rows, strict=True))) for name, rows in found.items()}
+    return {name: _Levels(*(np.array(column) for column in zip(*rows, strict=True))) for name, rows in found.items()}
 
 
 def _values(data: CalibrationData, used: Container[str]) -> Iterator[tuple[str, Array]]:

@@ -57,10 +57,10 @@ class Classification(Task):
 def classification(part: OutputPart) -> Task:
     """What reads a part as classes, or as any number of labels."""
     several = "threshold" in part.settings and not part.settings.get("single")
-    return Labels(part) if several else Classification(part)
+    return LabelSets(part) if several else Classification(part)
 
 
-class Labels(Classification):
+class LabelSets(Classification):
     """Any number of labels a sample, mostly few of many: those that hold nothing keep nothing."""
 
     figure: ClassVar[str] = "labels"
