@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.boxes import best_scores, detections, otsu
+from toolkit.evaluation.boxes import best_scores, detections, otsu, row_boxes
 from toolkit.evaluation.guess_chosen import chosen_boxes, chosen_indices
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.ranks import two_largest
@@ -91,12 +91,23 @@ def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputP
 
 
 def _ranked(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> bool:
-    """Whether a row's place is its rank by score, as after TopK and NonMaxSuppression: it moves with every score."""
+    """Whether a row's place is its rank by score, as after TopK and NonMaxSuppression: it moves with every score.
+
+    NonMaxSuppression gives the rows of each class by themselves.
+    """
     if settings["layout"] == "rows":
         return True
     samples = [[one.samples[number][None] for one in outputs] for number in range(len(outputs[0].samples))]
     steps = [np.diff(best_scores(sample, settings).reshape(-1)) for sample in samples]
+    if len(outputs) == 3 and not all((one <= 0).all() for one in steps):
+        steps = [step for sample in samples for step in _steps_of_classes(sample, settings)]
     return all((one <= 0).all() for one in steps) and sum(int((one < 0).sum()) for one in steps) >= _FEWEST
+
+
+def _steps_of_classes(sample: Sequence[Array], settings: Mapping[str, Any]) -> list[Array]:
+    """By class, how far the score changes from each row of it to the next one."""
+    scores, (classes,) = best_scores(sample, settings).reshape(-1), row_boxes(sample, settings)[1]
+    return [np.diff(scores[classes == one]) for one in np.unique(classes)]
 
 
 def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> float:
