@@ -184,18 +184,18 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
         precision = Precision(question.precision) if question.precision is not None else ready.context.rest
         if limits.max_drop is not None and limits.max_drop > 1 and job.recipe.evaluation.metric in SHARES:
             raise QtoolError(f"--max-drop is {limits.max_drop:g}", remedy="it is a share: 0.02 is 2 points")
-        asked = _asked(question, samples.data, ready, precision)
+        setup = _check_setup(question, samples.data, ready, precision)
         found = bisecting.bisect(
-            simulation.names, asked.check, log=asked.log, repeats=question.repeats, progress=job.progress,
-            fingerprint=asked.fingerprint, content=asked.content, needs=asked.needs,
+            simulation.names, setup.check, log=setup.log, repeats=question.repeats, progress=job.progress,
+            fingerprint=setup.fingerprint, content=setup.content, needs=setup.needs,
             likely=[group.name for group in fast(simulation).ranked()],
         )  # fmt: skip
         found.notes += ready.notes
-        if isinstance(asked.check, _SimulationCheck):
-            found.notes += asked.check.doubts(frozenset(found.kept))
-            precision, rest = asked.check.settle(found, precision)
-        if isinstance(asked.check, EngineCheck):
-            found.notes += asked.check.notes()
+        if isinstance(setup.check, _SimulationCheck):
+            found.notes += setup.check.doubts(frozenset(found.kept))
+            precision, rest = setup.check.settle(found, precision)
+        if isinstance(setup.check, EngineCheck):
+            found.notes += setup.check.notes()
         bisected = Bisected(found, len(simulation.names), precision, rest)
         asked_for = question.words(), question.on
         info = bisection_info(found, bisected.layers, asked_for, precision, bisected.fragment())
@@ -203,7 +203,7 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _CheckSetup:
     """What decides whether layers kept in float suffice, and where its verdicts are kept.
 
     Attributes:
@@ -221,7 +221,7 @@ class _Asked:
     needs: Callable[[], Needs | None] = needs_now
 
 
-def _asked(question: Question, data: str, ready: QuantizingRecipe, precision: Precision) -> _Asked:
+def _check_setup(question: Question, data: str, ready: QuantizingRecipe, precision: Precision) -> _CheckSetup:
     """The check that a question asks for: by a command, on engines, or on the simulation.
 
     Raises:
@@ -231,7 +231,7 @@ def _asked(question: Question, data: str, ready: QuantizingRecipe, precision: Pr
     passes = [pass_code(step) for step in (ready.step, *ready.later)]
     if question.command is not None:
         types = [str(ready.context.rest), str(precision)]
-        return _Asked(
+        return _CheckSetup(
             _CommandCheck(question.command, ready, precision),
             log,
             sha256_json([simulated, question.command, "", passes, types]),
@@ -241,8 +241,8 @@ def _asked(question: Question, data: str, ready: QuantizingRecipe, precision: Pr
     if question.on == "engine":
         check = EngineCheck(ready, budget, precision)
         # a separate file: a bisection of the simulation would start it over, and engines take long
-        return _Asked(check, ready.hidden / "bisect.engine.jsonl", check.fingerprint(), check.content)
-    return _Asked(_SimulationCheck(budget, ready), log, sha256_json([simulated, None, repr(budget), passes, []]))
+        return _CheckSetup(check, ready.hidden / "bisect.engine.jsonl", check.fingerprint(), check.content)
+    return _CheckSetup(_SimulationCheck(budget, ready), log, sha256_json([simulated, None, repr(budget), passes, []]))
 
 
 def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
