@@ -101,8 +101,8 @@ def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
     at = [random.integers(len(value), size=number), *(random.integers(out, size=number) for out in outs)]
     group = int(attrs.get("group", 1))
     if not any(pads) and all(size == 1 for size in shape[2:]):
-        spots = [place * step for place, step in zip(at[1:], steps)]
-        rows = value[(at[0], slice(None), *spots)]
+        positions = [place * step for place, step in zip(at[1:], steps)]
+        rows = value[(at[0], slice(None), *positions)]
         return np.ascontiguousarray(rows.reshape(number, group, -1).swapaxes(0, 1))
     places, inside = np.zeros((number, 1), np.int64), np.ones((number, 1), bool)
     for place, step, pad, size, gap, kernel in zip(at[1:], steps, pads, sizes, gaps, shape[2:]):
