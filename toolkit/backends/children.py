@@ -63,7 +63,7 @@ class Child:
             self.send({"warm": library})
 
     def send(self, message: Mapping[str, Any]) -> bool:
-        """Write a line; False where the child no longer reads."""
+        """Write a message as one line of JSON; False if the child has closed its end."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
@@ -175,7 +175,7 @@ _SPARES: list[Spares] = []
 
 @contextmanager
 def spare_children() -> Iterator[None]:
-    """In the block, children are started ahead of the jobs that are likely next; none outlives it."""
+    """Within the block, children are started ahead of the jobs that are likely next; all end with it."""
     if _SPARES:
         yield
         return

@@ -12,7 +12,7 @@ from toolkit.base.types import Array
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an .npz file of these arrays by name, whole or not at all.
+    """Write an .npz file of these arrays by name, atomically.
 
     Raises:
         WriteError: the disk is full, and the like; see ``atomic_path``.

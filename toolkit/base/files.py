@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and fingerprints of their content."""
+"""Files written atomically, and fingerprints of their content."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def _umask() -> int:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     write_parts(path, [content], len(content) if isinstance(content, bytes) else content.nbytes)
 
 
 def write_parts(path: Path, parts: Iterable[bytes | memoryview], size: int | None = None) -> None:
-    """Write a file of these parts, one after the other, whole or not at all; ``size`` is what they have together."""
+    """Write a file of these parts, one after the other, atomically; ``size`` is what they have together."""
     with atomic_path(path, size) as temporary, open(temporary, "wb") as stream:
         stream.writelines(parts)
         stream.flush()
@@ -128,18 +128,18 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview], size: int | Non
 
 
 def copy_file(source: Path, path: Path) -> None:
-    """Copy a file's content to ``path``, whole or not at all."""
+    """Copy a file's content to ``path`` atomically."""
     with atomic_path(path, source.stat().st_size) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a text file (UTF-8) whole or not at all."""
+    """Write a text file (UTF-8) atomically."""
     write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON whole or not at all, a line for each entry, as it is made; see ``json_lines``."""
+    """Write JSON atomically, a line for each entry, as it is made; see ``json_lines``."""
     parts = chain(_parts(content), ["\n"])
     write_parts(Path(path), (some.encode("utf-8") for some in iter(lambda: "".join(islice(parts, _AT_ONCE)), "")))
 

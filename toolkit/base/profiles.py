@@ -53,7 +53,7 @@ class ShapeProfile:
     shapes: Mapping[str, Extent] = field(default_factory=dict)
 
     def fits(self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None) -> bool:
-        """Whether every listed input's shape lies within this profile; ``batch_axes`` are left out of account."""
+        """Whether every listed input's shape lies within this profile; ``batch_axes`` are ignored."""
         axes = batch_axes or {}
         return all(
             name in shapes and extent.holds(shapes[name], axes.get(name)) for name, extent in self.shapes.items()

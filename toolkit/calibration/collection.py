@@ -236,7 +236,7 @@ class Collection:
     # ---------------------------------------------------------------- files
 
     def save(self, path: Path) -> None:
-        """Write an .npz file, whole or not at all; nothing in it is pickled."""
+        """Write an .npz file atomically; nothing in it is pickled."""
         arrays: dict[str, Any] = {}
         groups = []
         for number, (group, by_name) in enumerate(self.histograms.items()):

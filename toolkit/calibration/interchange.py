@@ -147,7 +147,7 @@ def release_number(release: str) -> int:
 def write_ranges(
     ranges: Ranges, path: str | Path, kind: str = "ranges", algorithm: str = "EntropyCalibration2", version: int = 8600
 ) -> Path:
-    """Write ranges for another tool, whole or not at all.
+    """Write ranges for another tool atomically.
 
     Args:
         ranges: the ranges.

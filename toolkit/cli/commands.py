@@ -34,7 +34,7 @@ def run_recipe(
     json: bool,
     device_check: bool | None = None,
 ) -> int:
-    """``qtool run``."""
+    """``qtool run``: quantize, build and judge; print the report. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.report.findings import sentence
     from toolkit.report.terminal import print_report
@@ -74,7 +74,7 @@ def preview_run(
 
 
 def check_recipe(path: Path, settings: Sequence[str], allow_code: bool, json: bool) -> int:
-    """``qtool check``."""
+    """``qtool check``: print what a run would do, without calibrating or building. Returns the exit status."""
     from toolkit.base.progress import Lines
     from toolkit.run.check import dry_run
     from toolkit.run.recipe import Recipe
@@ -92,7 +92,7 @@ def new_recipe(
     model: Path, data: Path | None, test: Path | None, metric: str | None, ranges: Path | None, out: Path | None,
     force: bool, json: bool = False, keep_pairs: bool = False,
 ) -> int:  # fmt: skip
-    """``qtool new``."""
+    """``qtool new``: write a recipe that fits a model and its samples. Returns the exit status."""
     from toolkit.base.errors import ModelError
     from toolkit.base.files import write_text
     from toolkit.base.reading import FileKind, reading
@@ -123,7 +123,7 @@ def migrate_source(
     words: list[str], model: Path | None, cache: Path | None, data: Path | None, test: Path | None, rest: str | None,
     to: str, release: str, capabilities: list[str], out: Path | None, force: bool, json: bool,
 ) -> int:  # fmt: skip
-    """``qtool migrate``."""
+    """``qtool migrate``: turn other tools' settings into a recipe and a model. Returns the exit status."""
     from toolkit.run.migrate.migrate import MigrationRequest, migrate
 
     found = migrate(
@@ -137,7 +137,7 @@ def migrate_source(
 
 
 def list_passes(name: str | None, json: bool) -> int:
-    """``qtool passes``."""
+    """``qtool passes``: print the installed passes with their settings. Returns the exit status."""
     from toolkit.base.code import import_path
     from toolkit.contract.installed import installed
     from toolkit.contract.registry import find
@@ -164,7 +164,7 @@ def list_passes(name: str | None, json: bool) -> int:
 
 
 def list_metrics(json: bool) -> int:
-    """``qtool metrics``."""
+    """``qtool metrics``: print the built-in metrics with the labels they expect. Returns the exit status."""
     from dataclasses import asdict
 
     from toolkit.evaluation.metric_table import METRICS
@@ -203,21 +203,21 @@ def _plain(value: Any) -> str:
 
 
 def inspect_file(path: Path, json: bool) -> int:
-    """``qtool inspect``."""
+    """``qtool inspect``: print what a file contains. Returns the exit status."""
     from toolkit.run.inspect import inspect
 
     return _show(inspect(path), json)
 
 
 def explain_node(folder: Path, node: str, json: bool) -> int:
-    """``qtool explain``."""
+    """``qtool explain``: print why a node, or the run, came out as it did. Returns the exit status."""
     from toolkit.run.inspect import explain_node
 
     return _show(explain_node(folder, node), json)
 
 
 def compare_runs(runs: Sequence[Path], html: Path | None, json: bool) -> int:
-    """``qtool compare``."""
+    """``qtool compare``: print how runs, or files of ranges, differ from the first. Returns the exit status."""
     from toolkit.run.inspect import compare_files
 
     return _show(compare_files(runs, html), json)
@@ -235,7 +235,7 @@ def _show(found: Rendered, json: bool) -> int:
 
 
 def print_schema(what: str) -> int:
-    """``qtool schema``."""
+    """``qtool schema``: print a JSON schema. Returns the exit status."""
     if what == "report":
         from toolkit.report.schema import schema
 

@@ -30,7 +30,7 @@ def sensitivity(
     recipe: Path, out: Path | None, settings: Sequence[str], fast: bool, processes: int, samples: int | None,
     batch: int, data: str, allow_code: bool, json: bool,
 ) -> int:  # fmt: skip
-    """``qtool sensitivity``."""
+    """``qtool sensitivity``: measure what quantizing each layer costs. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit
     from toolkit.run.quantizing import Samples
@@ -125,7 +125,7 @@ def bisect(
     min_agreement: float | None, command: str | None, reads: tuple[Path, ...], samples: int | None, batch: int,
     data: str, repeats: int, precision: str | None, allow_code: bool, on: str, json: bool,
 ) -> int:  # fmt: skip
-    """``qtool bisect``."""
+    """``qtool bisect``: find a minimal set of layers to keep in float. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit, say
     from toolkit.report.findings import sentence

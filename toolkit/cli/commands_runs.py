@@ -11,7 +11,7 @@ from toolkit.cli.commands import emit, say
 
 
 def view_run(path: Path, json: bool) -> int:
-    """``qtool view``."""
+    """``qtool view``: open a run's report. Returns the exit status."""
     from toolkit.report.findings import sentence
     from toolkit.run.state import unfinished_note
     from toolkit.run.view import open_page, page_of
@@ -33,7 +33,7 @@ def view_run(path: Path, json: bool) -> int:
 
 
 def examine_machine(json: bool) -> int:
-    """``qtool doctor``."""
+    """``qtool doctor``: print what this machine can do. Returns the exit status."""
     from toolkit.run.doctor import examine
 
     found = examine()
@@ -45,7 +45,7 @@ def examine_machine(json: bool) -> int:
 
 
 def time_runs(folders: Sequence[Path], rounds: int, layers: bool, allow_code: bool, json: bool) -> int:
-    """``qtool time``."""
+    """``qtool time``: time the engines of runs in turn on this GPU. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.report.console import make_console
     from toolkit.report.terminal_measured import print_times
@@ -83,7 +83,7 @@ def predict_runs(folders: Sequence[Path], gpu: str, layers: bool, json: bool) ->
 def measure_accuracy(
     folder: Path, data: str | None, metric: str | None, samples: int | None, on: str, allow_code: bool, json: bool
 ) -> int:
-    """``qtool accuracy``."""
+    """``qtool accuracy``: judge a finished run's engine or model on samples. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.report.console import make_console
     from toolkit.report.terminal_measured import print_accuracy_again
@@ -103,7 +103,7 @@ def measure_accuracy(
 
 
 def export_run(folder: Path, to: str, out: Path | None, allow_code: bool, json: bool) -> int:
-    """``qtool export``."""
+    """``qtool export``: write a run for another tool. Returns the exit status."""
     from toolkit.run.export import To, export
     from toolkit.run.finished_run import FinishedRun
 

@@ -166,7 +166,7 @@ class Ranges:
         return cls(tensors, found.observed, found.samples, found.made_from)
 
     def save(self, path: str | Path) -> None:
-        """Write ranges.json whole or not at all."""
+        """Write ranges.json atomically."""
         write_json(path, self.to_json())
 
     @classmethod

@@ -20,8 +20,8 @@ class Baseline:
     """The baseline of a share of which more is better, such as of right answers: 0 is worthless, and all is perfect.
 
     Attributes:
-        told: whether the labels are known to say something; where not, a metric that is no number shows that.
-        silent: what labels lack where the metric is no number.
+        told: whether the labels are known to be informative; if not, a metric that is NaN shows it.
+        silent: what labels lack where the metric is NaN.
     """
 
     def __init__(self, silent: str = "none of them has a label at any position") -> None:

@@ -20,7 +20,7 @@ _CENTRED, _NORMAL = 0.2, 2.0
 
 
 def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
-    """Maps of height and width: masks, images, other values."""
+    """Clues that an output with height and width holds masks, images or other values."""
     if len(output.shape) != 3 or sum(extent > 1 for extent in output.shape) < 2:
         return []
     if output.discrete and no_classes(output):

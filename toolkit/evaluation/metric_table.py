@@ -115,7 +115,7 @@ def by_order(metric: str | None) -> bool:
 
 
 def task_of(metric: str | None) -> str:
-    """The task that a metric belongs to; empty for one that is not built in."""
+    """The task that a built-in metric belongs to; empty for any other metric."""
     info = METRICS.get(metric or "")
     return info.task if info is not None else ""
 

@@ -104,7 +104,7 @@ class SeenOutput:
         return bool(self.likenesses) and float(np.median(self.likenesses)) >= _LIKE
 
     def sums_to_one(self, axis: int) -> bool:
-        """Whether values along an axis of a sample are shares, or the logarithms of shares."""
+        """Whether values along an axis of a sample are probabilities that sum to 1, or their logarithms."""
         if self.discrete or not self.samples or self.shape[axis] < 2:
             return False
         filled = [one for one in self.samples if one.size]

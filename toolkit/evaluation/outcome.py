@@ -88,7 +88,7 @@ class Outcome:
 
     @property
     def expected(self) -> float | None:
-        """The largest share of a part's answers to be expected to change; None where only a count tells."""
+        """The largest expected share of changed answers of any part, 0 to 1; None where they can only be counted."""
         shares = [one.expected / one.answers for one in self.tallies if one.expected is not None and one.answers]
         return max(shares, default=None)
 

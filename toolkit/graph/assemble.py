@@ -81,7 +81,7 @@ def node(
 
 
 def detach(nodes: Iterable[gs.Node]) -> None:
-    """Take nodes off all tensors that they read and make, as clearing their inputs and outputs does, but in one go."""
+    """Take nodes off all tensors that they read and make, as clearing inputs and outputs does, but all at once."""
     gone = {id(one): one for one in nodes}
     read = {id(tensor): tensor for one in gone.values() for tensor in one.inputs}
     made = {id(tensor): tensor for one in gone.values() for tensor in one.outputs}

@@ -89,7 +89,7 @@ def bias_place(model: Model, node: gs.Node, size: int) -> BiasPlace | None:
 
 
 def response(node: gs.Node, weight: Array, constant: Array) -> Array:
-    """What a layer without its bias makes of an input that is the same everywhere: float64 [out].
+    """The output of a layer without its bias for a constant input: float64 [out].
 
     Args:
         node: a Conv, Gemm or MatMul that reads the input first.

@@ -102,7 +102,7 @@ def _scanned(path: Path) -> tuple[bytes, dict[Path, mmap.mmap]]:
 
 
 def write(model: LightModel, path: Path) -> Path:
-    """Write a model whole or not at all; above protobuf's limit the weights go to a file beside it.
+    """Write a model atomically; above protobuf's limit the weights go to a file beside it.
 
     That file's name holds the hash of its content, ``<name>.<hash>.data``: a model names the weights that it was
     written with, whenever the writing is killed, and other weights make another model file. Data files of the model

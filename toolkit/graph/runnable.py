@@ -50,7 +50,7 @@ class _Node:
 
 
 def not_run_in(proto: onnx.ModelProto, operators: frozenset[tuple[str, str]] | None = None) -> NotRun:
-    """What onnxruntime's CPU provider cannot run of a message; a node without a name gets one here.
+    """The nodes of a model that onnxruntime's CPU provider cannot run; a node without a name gets one here.
 
     ``operators`` are those of the message, by domain and name, where they are known.
     """

@@ -112,7 +112,7 @@ def render_comparison_html(comparison: Comparison, reports: Sequence[Report] = (
 
 
 def write_comparison_html(comparison: Comparison, path: Path, reports: Sequence[Report] = ()) -> None:
-    """Write the page whole or not at all."""
+    """Write the page atomically."""
     write_text(path, render_comparison_html(comparison, reports))
 
 

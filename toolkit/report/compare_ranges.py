@@ -115,5 +115,5 @@ def compare_ranges(first: Ranges, second: Ranges, labels: tuple[str, str]) -> Ra
 
 
 def write_ranges_html(comparison: RangesComparison, path: Path) -> None:
-    """Write the page whole or not at all."""
+    """Write the page atomically."""
     write_text(path, comparison.to_html())

@@ -105,7 +105,7 @@ def is_page(path: Path) -> bool:
 
 
 def write_html(report: Report, path: Path) -> None:
-    """Write report.html whole or not at all."""
+    """Write report.html atomically."""
     write_text(path, render_html(report))
 
 

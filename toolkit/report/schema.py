@@ -329,7 +329,7 @@ class Report(Part):
         return self.model_dump(mode="json", by_alias=True)
 
     def save(self, path: Path) -> None:
-        """Write report.json whole or not at all; of long lists a part at a time is held in that form."""
+        """Write report.json atomically; of long lists a part at a time is held in that form."""
         write_json(path, streamed(self))
 
     @classmethod

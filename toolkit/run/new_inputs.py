@@ -19,7 +19,7 @@ from toolkit.report.findings import sentence
 
 
 def deciding_inputs(model: Model) -> dict[str, list[str]]:
-    """By input of one value of fixed size the nodes of the main graph that it decides alone, all of them Ifs."""
+    """For each input of one value, the If nodes of the main graph whose condition depends on it alone."""
     found: dict[str, list[str]] = {}
     inputs = {t.name for t in model.graph.inputs}
     single = {t.name for t in model.graph.inputs if t.shape is not None and all(extent == 1 for extent in t.shape)}

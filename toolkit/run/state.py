@@ -57,7 +57,7 @@ class RunState(FileSchema):
         return cls()
 
     def save(self, folder: Path) -> None:
-        """Write it whole or not at all."""
+        """Write it atomically."""
         write_json(folder / ".qtool" / _STATE, self.model_dump(mode="json"))
 
 

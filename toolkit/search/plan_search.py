@@ -187,7 +187,7 @@ class PlanSearch(HelperTrials, TimedSearch):
 
     @cached_property
     def budget(self) -> Budget:
-        """The limits that are given (refused where nothing is judged by them), else the recipe's, else usual ones."""
+        """The limits given to the pass, else the recipe's, else defaults; limits that judge nothing are refused."""
         section = self.context.evaluation.limits if self.context.evaluation is not None else None
         own, decided, evaluation = self.settings, self.plain.settings, self.context.evaluation
         if own.limits.get("min_unchanged") is not None and decided.answers is None:

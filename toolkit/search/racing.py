@@ -70,10 +70,10 @@ def _loosened(budget: Budget | None, slack: float, least: float | None) -> Budge
 
 
 def surely_quieter(parts: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether a state is quieter than another by more than chance, both on the same batches.
+    """Whether one state has less noise than another by more than chance, both on the same batches.
 
     The ratio of the two means is held against its standard error by the jackknife (Miller, "The jackknife - a review",
-    Biometrika 1974): that batches differ in how loud they are says nothing against it, that one decides the means does.
+    Biometrika 1974): batches of different noise are no objection, a single batch that decides the means is.
 
     Args:
         parts: the noise of each batch; one that is 0 or infinite in both states is left out.

@@ -151,7 +151,7 @@ class SearchRecord:
         )
 
     def save(self, path: Path) -> None:
-        """Write search.json whole or not at all."""
+        """Write search.json atomically."""
         write_json(path, self.to_json())
 
     @classmethod

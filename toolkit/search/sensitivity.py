@@ -178,7 +178,7 @@ class Sensitivity:
         return cls(groups=groups, full=full, notes=notes, outdated=outdated, **{key: content[key] for key in keep})
 
     def save(self, path: Path) -> None:
-        """Write the result whole or not at all."""
+        """Write the result atomically."""
         write_json(path, self.to_json())
 
     @classmethod

@@ -68,7 +68,7 @@ class RoundingCheckpoint:
             self.save()
 
     def save(self) -> None:
-        """Write what was added, whole or not at all."""
+        """Write what was added atomically."""
         if self.path is None or not self._new:
             return
         arrays: dict[str, Array] = {}

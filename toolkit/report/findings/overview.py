@@ -30,7 +30,7 @@ def no_time_words() -> str:
 
 
 def predicted_words(found: PredictionInfo) -> str:
-    """A predicted time, which is said to be one."""
+    """A predicted latency in words that mark it as a prediction."""
     words = prediction_words(found) if found.ms is not None else uncounted_words(found)
     return f"PREDICTED for {found.gpu}, nothing was measured: {words}"
 
