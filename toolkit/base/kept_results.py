@@ -53,10 +53,14 @@ class _Kept:
 
 
 _kept = _Kept()
+_fixed: dict[int, weakref.ref[Array]] = {}
+"""By ``id`` the arrays given to ``fixed`` that are still there."""
 
 
 def kept_where_fixed(function: Callable[Concatenate[Array, P], T]) -> Callable[Concatenate[Array, P], T]:
-    """A function of an array whose result is kept where the array is read-only, for the next call with the same values.
+    """A function of an array whose result is kept where nobody writes to the array, for the next call with the same values.
+
+    That is where the memory's owner is read-only, or was given to ``fixed``: a read-only view of any other may change.
 
     The result, an array, a number or a tuple of such, is not to be changed; other arguments are hashable.
     """
@@ -66,6 +70,8 @@ def kept_where_fixed(function: Callable[Concatenate[Array, P], T]) -> Callable[C
         if not isinstance(values, np.ndarray) or values.flags.writeable:
             return function(values, *more, **named)
         owner = _owner(values)
+        if owner.flags.writeable and not _is_fixed(owner):
+            return function(values, *more, **named)
         place = values.__array_interface__["data"][0], values.shape, values.strides, values.dtype.str
         key = function, place, more, tuple(sorted(named.items()))
         if (found := _kept.get(key, owner)) is not None:
@@ -87,7 +93,15 @@ def fixed(values: Array) -> Array:
     """A view of an array that nobody writes to from here on, itself or through this view."""
     view = values.view()
     view.flags.writeable = False
+    owner = _owner(values)
+    key = id(owner)
+    _fixed[key] = weakref.ref(owner, lambda gone: _fixed.pop(key, None))
     return view
+
+
+def _is_fixed(owner: Array) -> bool:
+    held = _fixed.get(id(owner))
+    return held is not None and held() is owner
 
 
 def _owner(values: Array) -> Array:

@@ -17,7 +17,7 @@ from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.probes import MEMORY, bytes_per_sample, split_by_memory
 from toolkit.graph.model import Model
-from toolkit.graph.side_by_side import run_side_by_side
+from toolkit.graph.side_by_side import BATCHES_HELD, run_side_by_side
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -133,7 +133,7 @@ def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iter
 
 def _sketches_of(model: Model, names: Iterable[str], data: CalibrationData, limit: int) -> dict[str, Array]:
     """What tells the values of tensors apart, float64 [samples, 4] each: of each sample the smallest and the largest
-    value, the norm, and the sum with random factors. Tensors of ``limit`` bytes are computed at a time.
+    value, the norm, and the sum with random factors. Tensors of ``limit`` bytes are held at a time, in all batches.
     """
     random = np.random.default_rng(0)
     inner, found = random.standard_normal(_LONG, np.float32), dict[str, list[Array]]()
@@ -143,7 +143,8 @@ def _sketches_of(model: Model, names: Iterable[str], data: CalibrationData, limi
     shapes = {name: Extent(value.shape, value.shape, value.shape) for name, value in largest.items()}
     facts = model.facts(Profiles((ShapeProfile("largest", shapes),)))
     sizes = bytes_per_sample(facts, dict.fromkeys(names))
-    for some in split_by_memory(sizes, limit) if sizes else ():
+    room = limit // max(min(BATCHES_HELD, len(feeds)), 1)
+    for some in split_by_memory(sizes, room) if sizes else ():
         for _, values in run_side_by_side(model, some, feeds, dict):
             for name in some:
                 flat = np.asarray(values[name], np.float32).reshape(-1)

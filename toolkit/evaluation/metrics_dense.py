@@ -24,6 +24,7 @@ from toolkit.evaluation.tasks.segmentation import mask_of
 
 _PIXELS = "give integers [samples, height, width], the class of every pixel"
 _WINDOW = 7
+_STEP, _LEAST_NOISE = 1 / 255, 1e-12
 
 
 class _Alike(Summed):
@@ -78,12 +79,13 @@ class MeanAbsoluteError(_Alike):
 
 
 class Psnr(_Alike):
-    """Mean over samples of 10 log10(peak^2 / mse), dB; the peak is 255, 1 or 2, by the labels' range."""
+    """Mean over samples of 10 log10(peak^2 / mse), dB; for the peak see ``peak_of``."""
 
     def add(self, values: Array, label: Array) -> None:
         """Take in both."""
-        noise = np.square(values - label).reshape(len(values), -1).mean(axis=1)
-        self.take(10 * np.log10(peak_of(label) ** 2 / np.maximum(noise, 1e-12)), np.ones(len(values)))
+        peak = peak_of(label)
+        noise = np.square((values - label) / peak).reshape(len(values), -1).mean(axis=1)
+        self.take(-10 * np.log10(np.maximum(noise, _LEAST_NOISE)), np.ones(len(values)))
 
 
 class Ssim(_Alike):
@@ -111,8 +113,13 @@ class Ssim(_Alike):
 
 
 def peak_of(label: Array) -> float:
-    """The range of pixels that labels are in: 0 to 255, 0 to 1, or -1 to 1."""
+    """The range of pixels that labels are in: 0 to 255, 0 to 1, or -1 to 1.
+
+    Labels that are all smaller than one step of 8 bits, and not all 0, are quantities in a small unit: their own range.
+    """
     low, high = (float(label.min()), float(label.max())) if label.size else (0.0, 1.0)
+    if 0 < max(high, -low) < _STEP:
+        return max(high, 0.0) - min(low, 0.0)
     return 255.0 if high > 2 else 2.0 if low < -0.01 else 1.0
 
 

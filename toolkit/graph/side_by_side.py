@@ -16,6 +16,8 @@ from toolkit.graph.sessions import session
 T = TypeVar("T")
 _AT_ONCE = 2
 """Whoever asks for inner tensors holds those of one batch while these are computed: more would take much memory."""
+BATCHES_HELD = _AT_ONCE + 1
+"""How many batches' tensors are held at most: those being computed, or waiting, and those being looked at."""
 
 
 def run_side_by_side(

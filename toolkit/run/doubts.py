@@ -79,7 +79,8 @@ def doubts_of(
 def one_answer(found: EvaluationResult) -> list[AnswerTally]:
     """The parts with one choice a sample of which the samples show one answer alone.
 
-    None where a metric of all scores tells more and is no share of right answers, such as the area under the ROC curve.
+    None where a metric of all scores tells more: one that is no share of right answers, such as the area under the ROC
+    curve.
     """
     told = found.drop_error is not None or not found.metric_answers or by_order(found.metric)
     if found.metric is not None and told:

@@ -66,3 +66,15 @@ def test_large_results_are_not_kept_and_the_longest_unused_ones_go(counted, monk
     assert len(calls) == 4
     largest(arrays[1])
     assert len(calls) == 5
+
+
+def test_a_read_only_view_of_an_array_that_may_change_is_not_trusted():
+    whole = np.zeros(1000)
+    total = kept_where_fixed(lambda values: float(values.sum()))
+    view = whole.view()
+    view.flags.writeable = False
+    assert total(view) == 0
+    whole[:] = 1
+    assert total(view) == 1000
+    # who gives an array to fixed() promises not to write to it, through any view
+    assert total(fixed(whole)) == total(view) == 1000

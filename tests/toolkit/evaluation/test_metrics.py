@@ -201,6 +201,18 @@ def test_masks_images_and_errors():
     assert value("mse", image + 0.5, image)[0] == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e-9, 1e-25])
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_the_peak_of_a_tiny_unit_is_its_own(unit, low):
+    """Metres of what is a few nanometres high: against a peak of 1 an output of noise alone had 120 dB."""
+    label = RNG.uniform(low, 1, (8, 1, 16, 16))
+    label[:, 0, 0, :2] = low, 1
+    wrong = label + (1 - low) * RNG.choice([-0.1, 0.1], label.shape)
+    assert value("psnr", unit * wrong, unit * label)[0] == pytest.approx(20)
+    assert value("ssim", unit * wrong, unit * label)[0] == pytest.approx(value("ssim", wrong, label)[0])
+    assert value("psnr", np.full((4, 1, 8, 8), 0.01), np.zeros((4, 1, 8, 8)))[0] == pytest.approx(40)
+
+
 def test_neighbours_ranks_and_likelihood():
     vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [1, 1]], np.float32)
     assert value("recall_at_1", vectors, np.array([0, 0, 1, 1, 2])) == (1.0, 4)
