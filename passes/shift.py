@@ -169,8 +169,8 @@ class Shift(Helper):
         Without ``facts`` some are shifted by one number that could be shifted per channel.
         """
         kept = model.subgraph_tensors() | {tensor.name for tensor in model.graph.outputs}
-        forms = Forms(model, facts)
-        found = []
+        forms, found = Forms(model, facts), list[_Site]()
+        self.decline_transposed(model, context)
         for nodes in _readers(model).values():
             places = [(node, bias_place(model, node, LayerWeights.channels(model, node)[0])) for node in nodes]
             refused = _refusals(places)

@@ -142,6 +142,7 @@ class Smooth(Helper):
             name: nodes for name, nodes in self._readers(model).items()
             if not self.decline_float(context, (node.name for node in nodes))
         }  # fmt: skip
+        self.decline_transposed(model, context)
         if not readers:
             context.journal.noted(Code.NOTHING_TO_SMOOTH())
             return

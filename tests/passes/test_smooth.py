@@ -6,12 +6,15 @@ from onnx import TensorProto, helper
 
 import passes.smooth as smooth_module
 from passes.insert_qdq import InsertQDQ
+from passes.shift import Shift
 from passes.smooth import Smooth
 from tests.conftest import build, node, normal, ops, run
 from toolkit import Context, Model
 from toolkit.calibration.provider import Calibrator
+from toolkit.contract.helper import HelperCode
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.tensors import make_constant
+from toolkit.report.findings import sentence
 from toolkit.simulation.channels import sqnr_against
 
 
@@ -241,3 +244,17 @@ def test_what_is_best_as_it_is_stays(monkeypatch):
     nodes = [node("LayerNormalization", ["x", "g"], ["h"]), node("MatMul", ["h", "v"], ["y"])]
     _, _, context = planted(nodes, {"g": LOUD, "v": V * LOUD[:, None]}, 3)
     assert {e.rule for e in context.journal.of("declined")} == {"no-strength"}
+
+
+@pytest.mark.parametrize("step", [Smooth(measure=False), Shift(measure=False)])
+def test_a_layer_that_reads_its_input_transposed_has_a_line(step):
+    """[in, batch] in place of [batch, in]: what is last are the samples."""
+    nodes = [node("Relu", ["x"], ["r"]), node("Gemm", ["r", "w", "b"], ["y"], transA=1)]
+    weights = {"w": normal(4, 6, seed=1), "b": normal(6)}
+    model = Model.from_proto(build(nodes, {"x": [4, 8]}, {"y": [8, 6]}, weights))
+    context = Context(provider=Calibrator(CalibrationData.open([{"x": normal(4, 8)}], model), method="minmax"))
+    (gemm,) = [one.name for one in model.nodes if one.op == "Gemm"]
+    step(model, context)
+    assert [one.why.code for one in context.journal.events if one.node == gemm] == [HelperCode.READS_TRANSPOSED]
+    assert "transA" in sentence(HelperCode.READS_TRANSPOSED())
+    assert ops(model) == {"Relu": 1, "Gemm": 1}

@@ -58,7 +58,7 @@ _fixed: dict[int, weakref.ref[Array]] = {}
 
 
 def kept_where_fixed(function: Callable[Concatenate[Array, P], T]) -> Callable[Concatenate[Array, P], T]:
-    """A function of an array whose result is kept where nobody writes to the array, for the next call with the same values.
+    """A function of an array whose result is kept, for the next call with the same values, where nobody changes these.
 
     That is where the memory's owner is read-only, or was given to ``fixed``: a read-only view of any other may change.
 

@@ -9,9 +9,16 @@ from pydantic import Field
 
 from toolkit.base.precision import FLOATS
 from toolkit.contract.context import Context
-from toolkit.contract.findings import Code, Finding
+from toolkit.contract.findings import BaseCode, Code, Finding
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
+from toolkit.graph.model import Model
+
+
+class HelperCode(BaseCode):
+    """Why a helper leaves a layer as it is, whatever the layer's values."""
+
+    READS_TRANSPOSED = "reads-transposed"
 
 
 class Helper(Pass):
@@ -53,3 +60,14 @@ class Helper(Pass):
         for name, why in (kept or {}).items():
             context.journal.declined(name, why)
         return kept is not None
+
+    @staticmethod
+    def decline_transposed(model: Model, context: Context) -> None:
+        """Decline the Gemms with a constant weight that read an activation transposed (transA).
+
+        What such a layer takes for channels lies along the axis of samples.
+        """
+        for node in model.nodes:
+            reads = node.op == "Gemm" and node.attrs.get("transA", 0) and model.constant(node.inputs[0]) is None
+            if reads and model.constant(node.inputs[1]) is not None:
+                context.journal.declined(node.name, HelperCode.READS_TRANSPOSED())

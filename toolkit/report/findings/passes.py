@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.base.text import count
 from toolkit.calibration.codes import PhaseCode
 from toolkit.contract.findings import Code
+from toolkit.contract.helper import HelperCode
 from toolkit.contract.order import OrderCode
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
@@ -214,6 +215,7 @@ PASSES: Table = {
     Code.RESOLUTION: _resolution,
     PhaseCode.COARSE: _phase,
     PhaseCode.MAKES_IT: _phase,
+    HelperCode.READS_TRANSPOSED: "it reads its input transposed (transA), so its channels lie along the first axis",
     Code.NOTHING_TO_SMOOTH: "No layer with constant weights reads an activation.",
     Code.EVEN: "the largest channel of '{tensor}' is only {medians:.2g} times the median",
     Code.NO_NORM: "'{tensor}' has other readers, and insert = false",
