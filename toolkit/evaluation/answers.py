@@ -9,7 +9,7 @@ from dataclasses import replace
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_table import by_position
 from toolkit.evaluation.row_sets import side_by_side
-from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, OutputPart, Rows, reader
+from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, chooses_class, reader
 
 
 class Answers:
@@ -25,7 +25,7 @@ class Answers:
     def __init__(self, parts: Sequence[OutputPart]) -> None:
         self.parts = tuple(parts)
         self._readers = [reader(part) for part in self.parts]
-        scored = {name for part in self.parts if part.task in CLASS_TASKS for name in part.outputs}
+        scored = {name for part in self.parts if chooses_class(part) for name in part.outputs}
         self.unscored = {name for part in self.parts for name in part.outputs} - scored
 
     def __repr__(self) -> str:

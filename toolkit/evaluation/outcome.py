@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, is_float, same_argmax
 from toolkit.evaluation.resampling import MetricScore
-from toolkit.evaluation.tasks import CLASS_TASKS, SET_TASKS, AnswerTally, Rows
+from toolkit.evaluation.tasks import SET_TASKS, AnswerTally, Rows, chooses_class
 from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
 
 _AT_ONCE = 1 << 16
@@ -73,7 +73,7 @@ class Outcome:
     @property
     def of_classes(self) -> bool:
         """Whether an argmax is meaningful for the outputs: the task has classes, or no task is known."""
-        return not self.tallies or any(tally.part.task in CLASS_TASKS for tally in self.tallies)
+        return not self.tallies or any(chooses_class(tally.part) for tally in self.tallies)
 
     @property
     def by_entry(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from toolkit.base.given import shown
 from toolkit.evaluation.intervals import LimitStanding, around
 from toolkit.evaluation.metric_table import is_share
-from toolkit.evaluation.tasks import CLASS_TASKS, ranked_outputs, reader
+from toolkit.evaluation.tasks import chooses_class, ranked_outputs, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.accuracy import differ_as_shown
@@ -220,8 +220,7 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
         matched = found.beside.get(name)
         if not shown[name].incomparable:
             shown[name] = OutputError(**(asdict(matched) if matched is not None else {}), ranked=True)
-    argmax = [tally.part for tally in found.tallies if "threshold" not in tally.part.settings]
-    classes = {name for part in argmax if part.task in CLASS_TASKS for name in part.outputs}
+    classes = {name for tally in found.tallies if chooses_class(tally.part) for name in tally.part.outputs}
     if found.tallies and budget.min_agreement is None:
         for name, output in shown.items():
             if name not in classes and name not in found.discrete:

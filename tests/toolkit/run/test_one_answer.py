@@ -7,6 +7,9 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit import Model, Pass, Recipe, make_constant, run
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.outcome import compare, summed
+from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -167,3 +170,26 @@ def test_scores_that_are_masked_no_longer_are_a_doubt_although_every_answer_stay
     assert all(part.unchanged == 1 for part in accuracy.parts)
     assert accuracy.doubts == [sentence(ReportCode.MASK_LOST(output="start_logits", values=3 * SAMPLES))]
     assert made.report.summary.verdict == "doubtful"
+
+
+@pytest.mark.parametrize("last", ["Sigmoid", "Softmax"])
+def test_labels_that_hold_by_themselves_have_no_best_class(last, tmp_path):
+    """Of sigmoids any number may be true: the largest of them, and how far it leads, says nothing."""
+    nodes = [node("Gemm", ["x", "w", "b"], ["z"]), node(last, ["z"], ["tags"])]
+    weights = {"w": 4 * normal(12, 6, seed=1), "b": normal(6)}
+    (tmp_path / "model.onnx").write_bytes(build(nodes, {"x": ["n", 12]}, {"tags": ["n", 6]}, weights).SerializeToString())
+    np.savez(tmp_path / "data.npz", x=normal(SAMPLES, 12, seed=5))
+    accuracy = judged(tmp_path).report.accuracy
+    assert [part.task for part in accuracy.parts] == ["classification"]
+    assert (accuracy.outputs["tags"].agreement is None) is (last == "Sigmoid")
+
+
+def test_a_softmax_over_independent_labels_is_not_taken():
+    wanted = {"tags": np.float32([[0.9, 0.8, 0.1], [0.2, 0.7, 0.6]])}
+    found = {"tags": wanted["tags"][:, ::-1].copy()}
+    told = []
+    for settings in ({"threshold": 0.5}, {"axis": -1}):
+        answers = Answers([OutputPart("classification", ("tags",), settings)])
+        outcome = summed([compare(wanted, found, ["tags"], answers)], answers=answers)
+        told.append((outcome.of_classes, outcome.kl is None, outcome.flips is None))
+    assert told == [(False, True, True), (True, False, False)]

@@ -37,6 +37,11 @@ SET_TASKS = frozenset({"detection"})
 """Tasks whose answers are sets: entries may be others, fewer or in another order although every answer stays."""
 
 
+def chooses_class(part: OutputPart) -> bool:
+    """Whether one class of a part's outputs is chosen: where each label holds by itself, an argmax says nothing."""
+    return part.task in CLASS_TASKS and "threshold" not in part.settings
+
+
 def ranked_outputs(tallies: Iterable[AnswerTally]) -> frozenset[str]:
     """The outputs whose rows are in the order of their scores: row by row they say nothing of the answers.
 
