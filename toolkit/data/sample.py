@@ -205,7 +205,8 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
             raise DataError(
                 f"shape {list(array.shape)} has rank {array.ndim}, the model declares {declared}",
                 where=place,
-                remedy="a sample has the input's full rank, its batch dimension included",
+                remedy="a sample has the input's full rank, its batch dimension included"
+                + _add_axis(array.shape, spec),
             )
         for axis, (size, wanted) in enumerate(zip(array.shape, spec.dims)):
             if isinstance(wanted, int) and size != wanted:
@@ -234,6 +235,17 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
                 remedy=f"samples need finite values: repair or remove this one{lower if masked else ''}",
             )
     return array
+
+
+def _add_axis(shape: Sequence[int], spec: InputSpec) -> str:
+    """How to give a sample that lacks its batch dimension alone, as items of a data set do; else empty."""
+    axis, dims = spec.batch_axis, spec.dims or ()
+    if axis is None or len(shape) != len(dims) - 1:
+        return ""
+    others = (*dims[:axis], *dims[axis + 1 :])
+    if any(isinstance(wanted, int) and size != wanted for size, wanted in zip(shape, others)):
+        return ""
+    return f": yield numpy.expand_dims(value, {axis}) of each item"
 
 
 def _channels_moved(shape: Sequence[int], dims: Sequence[Any]) -> str:
