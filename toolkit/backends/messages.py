@@ -79,9 +79,11 @@ _REMEDIES = (
     (r"computing output extent[^\0]*cudaError",
      "TensorRT needs a GPU to fold this shape arithmetic: build on a machine with one, or write the Unsqueeze of a "
      "scalar before it as a Reshape to [1]"),
-    (r"driver version is insufficient|no CUDA-capable device",
+    (r"Assertion failed: plugin[^\0]*(?:driver version is insufficient|no CUDA-capable device)"
+     r"|(?:driver version is insufficient|no CUDA-capable device)[^\0]*Assertion failed: plugin",
      "a plugin of TensorRT's that computes this operator needs a GPU when it is built: build on a machine with one"),
-    (r"cudaError|CUDA initialization failure|CUDA error", "check the GPU's driver with nvidia-smi"),
+    (r"cudaError|CUDA initialization failure|CUDA error|driver version is insufficient|no CUDA-capable device",
+     "check the GPU's driver with nvidia-smi"),
     (r"opset|IR version", "export the model at an older opset"),
     (r"shape misaligns with the input kernel shape",
      "set the attribute kernel_shape on this node: 8.6 does not infer it from quantized weights"),

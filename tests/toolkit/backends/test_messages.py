@@ -157,8 +157,16 @@ def test_a_fault_that_names_no_node_is_that_of_the_node_being_read():
             "the plugin registry!",
             "build on a machine with one",
         ),
+        (
+            "1: [cudaDriverHelpers.cpp::operator()::94] Error Code 1: Cuda Runtime (CUDA driver version is insufficient for "
+            "CUDA runtime version)",
+            "check the GPU's driver",
+        ),
     ],
-    ids=["more values to scatter than places", "an operator whose plugin a release lacks", "a plugin without a GPU"],
+    ids=[
+        "more values to scatter than places", "an operator whose plugin a release lacks", "a plugin without a GPU",
+        "a driver that is too old",
+    ],
 )
 def test_what_can_be_done_about_an_operator_is_told(said, remedy):
     assert remedy in heard(said).error("TensorRT-RTX 1.7.1 could not build", "m.onnx").remedy
