@@ -195,6 +195,16 @@ def test_what_is_found_in_few_samples_is_not_kept_by_those_that_hold_nothing(tas
         assert ("what there is at 'found' is lost" in headline([], accuracy)) is (standing == "doubtful")
 
 
+def test_samples_are_not_said_to_hold_nothing_where_they_may_hold_much():
+    """One detection in each of 6 samples stays, and 20 in each of 4 are lost: no sample is empty."""
+    part = OutputPart("detection", ("found",), {"threshold": 0.5})
+    tally = AnswerTally(part, 6, 10, 0.5, level=6 / 86, figure="detections")
+    found = measured(tallies=(tally,), samples=10, outputs={}, metric=None, value=None, float_value=None, drop=None)
+    accuracy = accuracy_of(found, BudgetSection(min_unchanged=0.5), task=TaskRecord(task=part.task, parts=[part.to_json()]))
+    (doubt,) = [one for one in accuracy.doubts if "is lost" in one]
+    assert doubt.startswith("most of what there is at 'found' is lost") and "most samples" not in doubt
+
+
 def doubtful(accuracy):
     """The codes of the warnings of a report of this accuracy."""
     return {one.code for one in warnings_of([], accuracy, BackendInfo(name="none"), [], None)}

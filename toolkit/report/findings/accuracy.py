@@ -207,8 +207,8 @@ ACCURACY: Table = {
         "add min_unchanged to the budget to limit these too"
     ),
     ReportCode.FOUND_LOST: lambda outputs, channels, figure, level: (
-        f"what there is at {part_name(outputs, channels)} is lost{figure_words(figure, level)}: most samples hold "
-        "nothing"
+        f"most of what there is at {part_name(outputs, channels)} is lost{figure_words(figure, level)}: a sample that "
+        "holds nothing counts as kept"
     ),
     ReportCode.OUTPUT_SIGNAL_LOST: _signal_lost,
     ReportCode.MASK_LOST: _mask_lost,
