@@ -46,6 +46,7 @@ class Difference:
 
     SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB. A masked value has no signal. Where the other
     tensor has an ordinary value in its place, the difference counts as twice the largest unmasked magnitude of its row.
+    In place of -inf that is none which lies below the unmasked values of its row by more than they spread.
 
     Attributes:
         masks_lost: how many values are masked in the float tensor alone.
@@ -120,8 +121,15 @@ class Difference:
         kept, others = np.where(keep, a, 0), np.where(keep, b, 0)
         bared = hidden & np.isfinite(b) & ((np.abs(b) < LEAST_MASK) | ((a > 0) != (b > 0)))
         if bared.any():
+            row = tuple(range(1, a.ndim)) or None
+            low, high = (
+                pick(a, axis=row, keepdims=True, where=keep, initial=end)
+                for pick, end in ((np.min, np.inf), (np.max, -np.inf))
+            )
+            # the logarithm of a probability that rounding raised above 0 is no score, and far below all of them
+            bared &= ~np.isneginf(a) | ~keep.any(axis=row, keepdims=True) | ~(b < 2 * low - high)
             self.masks_lost += int(bared.sum())
-            reach = 2 * np.abs(kept).max(axis=tuple(range(1, a.ndim)) or None, keepdims=True)
+            reach = 2 * np.abs(kept).max(axis=row, keepdims=True)
             others = np.where(bared, reach, others)
         return kept, others
 

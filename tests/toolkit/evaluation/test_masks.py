@@ -208,3 +208,20 @@ def test_the_changes_to_expect_do_not_depend_on_scale(exponent, close):
     scale = np.float32(2.0**exponent)
     one, other = (expected_flips(*gaps_and_errors(a, b)) for a, b in ((wanted, found), (wanted * scale, found * scale)))
     assert one > 0.05 and other == pytest.approx(one, rel=close)
+
+
+def test_the_logarithm_of_0_is_no_mask_that_is_lost():
+    """Rounding makes 1e-5 of a probability of 0: its logarithm lies as far from the others as infinity does."""
+    share = np.abs(normal((8, 40))).clip(0.1, 1)
+    share[:, ::9] = 0
+    with np.errstate(divide="ignore"):
+        a, b = np.log(share), np.log(np.maximum(share, np.float32(1e-5)))
+    found = compared(a, b)
+    assert found.masks_lost == 0 and found.max_abs == 0
+
+
+def test_a_row_of_nothing_but_masks_may_lose_them():
+    """There are no scores in it that the other's could lie below."""
+    a, b = normal((3, 8)), normal((3, 8), 3)
+    a[1] = -math.inf
+    assert compared(a, b).masks_lost == 8
