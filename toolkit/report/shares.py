@@ -41,14 +41,20 @@ def quantized_shares(layers: Sequence[LayerInfo]) -> dict[str, Any]:
     }
 
 
-def work_not_known(layers: Sequence[LayerInfo]) -> Finding | None:
-    """The layers with unknown multiply-accumulates, because of which shares count layers; None where there are none."""
+def work_not_known(layers: Sequence[LayerInfo], *, profiles: bool = True) -> Finding | None:
+    """The layers with unknown multiply-accumulates, because of which shares count layers; None where there are none.
+
+    Args:
+        layers: all layers.
+        profiles: whether the recipe has profiles, whose shapes would tell.
+    """
     computing = [layer for layer in layers if layer.role == "compute"]
     unknown = [layer.node for layer in computing if layer.macs is None]
     if not unknown:
         return None
     loops = any(layer.op == "Loop" for layer in layers)
-    return ReportCode.WORK_NOT_KNOWN(nodes=unknown, layers=len(computing), **({"loops": True} if loops else {}))
+    others = {**({"loops": True} if loops else {}), **({} if profiles else {"profiles": False})}
+    return ReportCode.WORK_NOT_KNOWN(nodes=unknown, layers=len(computing), **others)
 
 
 def share_words(summary: Summary) -> str:

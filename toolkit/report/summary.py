@@ -123,7 +123,7 @@ def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> lis
     lost = sorted(set(engine.actuals) - {layer.node for layer in run.layers})
     task = run.accuracy.task if run.accuracy is not None else None
     noted = [event.why for event in run.journal.of("noted")]
-    unfinished = work_not_known(run.layers)
+    unfinished = work_not_known(run.layers, profiles=bool(run.profiles))
     return [
         *first,
         *(one for one in noted if one.code is Code.BLOCKS_SCALED_ON_GPU and not run.latency),

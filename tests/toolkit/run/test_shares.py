@@ -153,3 +153,10 @@ def test_a_model_of_unknown_shapes_has_one_share_of_its_layers(tmp_path):
     report = run(path, tmp_path / "out").report
     assert report.summary.share_of == report.search.share_of == "nodes"
     assert report.summary.quantized_share == pytest.approx(report.search.chosen.quantized_share) == pytest.approx(1 / 4)
+    (remedy,) = (text for text in report.summary.warnings if "is not known" in text)
+    assert remedy.endswith("give the inputs shapes in a [[profile]].")
+    shaped = '\n[[profile]]\nname = "one"\nshapes.x = { min = SHAPE, opt = SHAPE, max = SHAPE }\n'
+    dims = str([d.dim_value for d in recurrent().graph.input[0].type.tensor_type.shape.dim])
+    path.write_text(path.read_text() + shaped.replace("SHAPE", dims))
+    again = run(path, tmp_path / "shaped").report
+    assert again.summary.share_of == "macs" and not [text for text in again.summary.warnings if "is not known" in text]

@@ -185,11 +185,12 @@ def _layers_lost(nodes: tuple[str, ...], sqnr_db: float) -> str:
     return f"the signal of {layers} {names(nodes)} is lost: {sqnr_db:.1f} dB SQNR{level}"
 
 
-def _work_not_known(nodes: Sequence[str], layers: int, loops: bool = False) -> str:
+def _work_not_known(nodes: Sequence[str], layers: int, loops: bool = False, profiles: bool = True) -> str:
     why = "the iterations of a Loop, or shapes, are" if loops else "shapes are"
     return (
         f"The work of {quoted(nodes)} is not known, since {why} not. Shares count "
         f"each of the {layers} computing layers as one, though most of the work may be there."
+        f"{'' if profiles else ' To have it counted, give the inputs shapes in a [[profile]].'}"
     )
 
 
