@@ -142,6 +142,12 @@ def test_where_all_float_misses_too_the_nearest_plan_stays():
     assert set(said(context.journal, Code.SEARCH_MISSED)[0]["limits"]) == {"min_sqnr_db", "max_ms"}
 
 
+def test_a_journal_of_an_earlier_release_says_that_there_is_no_plan():
+    """Its values have whether helpers were tried in place of those to try."""
+    words = sentence(SearchEndCode.NO_PLAN(dtype="int8", plans=3, limits=["sqnr_db"], by=[1.0], rest="fp16", helped=False))
+    assert words.startswith("No plan with INT8 is within the budget (3 plans tried") and "helpers" not in words
+
+
 def test_a_second_type_that_finds_no_plan_leaves_the_first():
     model = chain(8)
     damage(model, "layer3")

@@ -91,8 +91,9 @@ def _none_faster(precision: str, met: bool = True) -> str:
 
 def _no_plan(
     dtype: str, plans: int, limits: tuple[str, ...], by: tuple[float | str, ...], rest: str,
-    helpers: tuple[str, ...] = (),
+    helpers: tuple[str, ...] = (), **_earlier: bool,
 ) -> str:
+    # journals of earlier releases say whether any helpers were tried
     listed = ", ".join(f'"{name}"' for name in helpers)
     helping = f"helpers = [{listed}], " if helpers else ""
     return (
