@@ -38,20 +38,11 @@ class Classification(Task):
             return one_each(flat(a == b).all(axis=1))
         if "threshold" in self.settings:
             limit = float(self.settings["threshold"])
-            if self.settings.get("single"):
-                sides = [two_classes(np.asarray(x, np.float32), limit)[:, None] for x in (a, b)]
-                return _one_choice(chosen_each(same_choice(*sides).all(axis=1), *sides), sides[0])
-            return self._labels(flat(np.asarray(a, np.float32)), flat(np.asarray(b, np.float32)), limit)
+            sides = [two_classes(np.asarray(x, np.float32), limit)[:, None] for x in (a, b)]
+            return _one_choice(chosen_each(same_choice(*sides).all(axis=1), *sides), sides[0])
         axis = int(self.settings.get("axis", -1))
         a, b = scores(a, axis), scores(b, axis)
         return _one_choice(chosen_each(same_choice(a, b).all(axis=1), a, b), a)
-
-    def _labels(self, wanted: Array, found: Array, limit: float) -> Rows:
-        """Sets of labels; the level is the share that both models give of those that either gives."""
-        sets, whole = [one > limit for one in (wanted, found)], ~np.isnan(found).any(axis=1)
-        both, either = (np.asarray(join(*sets).sum(axis=1), np.float64) for join in (np.logical_and, np.logical_or))
-        share = np.divide(both, either, out=np.full(len(either), np.nan), where=either > 0)
-        return one_each((sets[0] == sets[1]).all(axis=1) & whole, share)
 
 
 def classification(part: OutputPart) -> Task:
@@ -64,6 +55,17 @@ class LabelSets(Classification):
     """Any number of labels a sample, mostly few of many: those that hold nothing keep nothing."""
 
     figure: ClassVar[str] = "labels"
+
+    def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
+        """One batch; the level is the share that both models give of the labels that either gives."""
+        (a,), (b,) = wanted, found
+        if a.dtype.kind in "iub":
+            return super().compare(wanted, found)
+        limit, rows = float(self.settings["threshold"]), [flat(np.asarray(x, np.float32)) for x in (a, b)]
+        sets, whole = [one > limit for one in rows], ~np.isnan(rows[1]).any(axis=1)
+        both, either = (np.asarray(join(*sets).sum(axis=1), np.float64) for join in (np.logical_and, np.logical_or))
+        share = np.divide(both, either, out=np.full(len(either), np.nan), where=either > 0)
+        return one_each((sets[0] == sets[1]).all(axis=1) & whole, share)
 
 
 def _one_choice(rows: Rows, wanted: Array) -> Rows:
