@@ -180,7 +180,6 @@ def _look(inputs: Inputs) -> Looked:
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
     notes += one_sided_among(judged.parts, watched)
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
-    notes += samples_unlike(inputs)
     drawing, unlike = random_nodes(inputs.source())
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes,
@@ -237,8 +236,9 @@ def task_of(inputs: Inputs) -> TaskRecord:
     if section.metric is None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked)]
     record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value, inputs.job.allow_code)]
-    # free the first outputs and the session: later steps need the memory
+    # free the first outputs and the session: what follows needs the memory
     looked.batches, looked.seen = iter(()), None
+    record.notes = [*record.notes, *samples_unlike(inputs)]
     return record
 
 
