@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from toolkit.base.version import __version__
 
 if TYPE_CHECKING:
-    from toolkit.backends.bench import EngineBench as EngineBench
-    from toolkit.backends.lowering import lower as lower
+    from toolkit.backends.lowering.strong import lower as lower
+    from toolkit.backends.trials.bench import EngineBench as EngineBench
     from toolkit.base.errors import DataError as DataError
     from toolkit.base.errors import ModelError as ModelError
     from toolkit.base.errors import NotAllowedError as NotAllowedError
@@ -142,8 +142,8 @@ if TYPE_CHECKING:
     from toolkit.simulation.switches import wanted_tensors as wanted_tensors
 
 _HOMES = {
-    "backends.bench": "EngineBench",
-    "backends.lowering": "lower",
+    "backends.trials.bench": "EngineBench",
+    "backends.lowering.strong": "lower",
     "base.errors": "DataError ModelError NotAllowedError PassError QtoolError RangesError RecipeError did_you_mean",
     "base.files": "write_json",
     "base.precision": "FLOATS Precision",

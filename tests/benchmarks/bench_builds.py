@@ -21,7 +21,7 @@ from passes.fold_constants import FoldConstants
 from passes.insert_qdq import InsertQDQ
 from tests.benchmarks.bench_placement import profiles_of
 from toolkit import CalibrationData, Calibrator, Context, EngineBench, Model
-from toolkit.backends.base import EngineSettings
+from toolkit.backends.backend import EngineSettings
 from toolkit.backends.choose import choose
 
 LEVELS = (0, 1, 2, 3, 5)

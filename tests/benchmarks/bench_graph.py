@@ -32,7 +32,7 @@ from passes.fold_constants import FoldConstants
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from toolkit import Model, Recipe, run, session
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.graph import assemble, model, opset
 from toolkit.report.schema import StepInfo
 

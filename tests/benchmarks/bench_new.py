@@ -21,7 +21,7 @@ import onnx
 
 from tests.conftest import LIGHT
 from tests.random_samples import random_samples
-from tests.toolkit.backends.test_light_models import beginning
+from tests.toolkit.backends.lowering.test_light_models import beginning
 from toolkit import Model
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke

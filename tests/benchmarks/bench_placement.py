@@ -54,14 +54,14 @@ from toolkit import (
     ShapeProfile,
     sentence,
 )
-from toolkit.backends.attribution import attribute
-from toolkit.backends.base import Backend, EngineSettings, Extras
+from toolkit.backends.attribution.nodes import attribute
+from toolkit.backends.backend import Backend, EngineSettings, Extras
 from toolkit.backends.choose import choose
-from toolkit.backends.layer import Build
-from toolkit.backends.measure import latencies_in_turn
+from toolkit.backends.execution.measure import latencies_in_turn
+from toolkit.backends.layers.layer import Build
+from toolkit.backends.lowering.weak import lower_weak
+from toolkit.backends.processes.talk import Talk
 from toolkit.backends.rtx import profiles_to_json
-from toolkit.backends.talk import Talk
-from toolkit.backends.weak import lower_weak
 from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
 from toolkit.contract.registry import named
@@ -131,8 +131,8 @@ def form(kind: str) -> Iterator[dict[str, Any]]:
     changes = {
         "unscaled": ("toolkit.search.quantizer.scale_queries", lambda model, layers: {}),
         "nosums": ("toolkit.placement.sums.Sums._after_products", lambda self, node, branches: None),
-        "unsettled": ("toolkit.backends.weak._settle_attention", lambda model, plan, rest, journal: None),
-        "gemm": ("toolkit.backends.weak.convolve_pooled", lambda model, journal: 0),
+        "unsettled": ("toolkit.backends.lowering.weak._settle_attention", lambda model, plan, rest, journal: None),
+        "gemm": ("toolkit.backends.lowering.weak.convolve_pooled", lambda model, journal: 0),
         "patches": ("toolkit.placement.trouble._FEW_CHANNELS", 0),
     }
     patches = [mock.patch(*changes[one]) for one in asked & set(changes)]

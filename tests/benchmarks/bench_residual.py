@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from passes.keep_precision import KeepPrecision
 from tests.benchmarks.bench_placement import in_turn
 from toolkit import Context, Extent, Model, Profiles, ShapeProfile
-from toolkit.backends.base import Backend, EngineSettings, Extras
+from toolkit.backends.backend import Backend, EngineSettings, Extras
 from toolkit.backends.choose import choose
-from toolkit.backends.layer import Build
-from toolkit.backends.weak import lower_weak
+from toolkit.backends.layers.layer import Build
+from toolkit.backends.lowering.weak import lower_weak
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks.bench_placement import in_turn
 from tests.benchmarks.bench_residual import Block, built
 from toolkit import Extent, Model, Profiles, ShapeProfile
-from toolkit.backends.base import EngineSettings
+from toolkit.backends.backend import EngineSettings
 from toolkit.backends.choose import choose
 from toolkit.contract.plan import PrecisionPlan
 

@@ -32,8 +32,8 @@ import numpy as np
 import onnxruntime as ort
 
 from toolkit import Model, Recipe, run
-from toolkit.backends.base import EngineSettings
-from toolkit.backends.program import kernels
+from toolkit.backends.backend import EngineSettings
+from toolkit.backends.layers.program import kernels
 from toolkit.backends.rtx import RtxBackend
 from toolkit.base.block_operators import TENSORRT
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile

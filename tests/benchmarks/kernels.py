@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.inspection import context_at
-from toolkit.backends.measure import run_once
+from toolkit.backends.execution.inspection import context_at
+from toolkit.backends.execution.measure import run_once
 
 RUNS, _WARM_UP = 20, 10
 _CONCURRENT_KERNEL = 10

@@ -13,9 +13,9 @@ from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run, said
 from tests.passes.test_int4 import context_for, declined, layers
 from toolkit import Code, Context, Model, Precision
-from toolkit.backends.attribution import attribute
-from toolkit.backends.base import EngineSettings
-from toolkit.backends.lowering import lower
+from toolkit.backends.attribution.nodes import attribute
+from toolkit.backends.backend import EngineSettings
+from toolkit.backends.lowering.strong import lower
 from toolkit.backends.rtx import RtxBackend
 from toolkit.base.block_scales import scales_of_blocks
 from toolkit.base.errors import RecipeError

@@ -12,13 +12,13 @@ from passes.smooth import Smooth
 from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, run, said
 from toolkit import Code, Context, Journal, Model, Precision
-from toolkit.backends.attribution import attribute
-from toolkit.backends.base import EngineSettings
+from toolkit.backends.attribution.nodes import attribute
+from toolkit.backends.backend import EngineSettings
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
+from toolkit.backends.lowering.weak import lower_weak
 from toolkit.backends.rtx import RtxBackend
 from toolkit.backends.tensorrt import TensorRTBackend
-from toolkit.backends.weak import lower_weak
 from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.profiles import Profiles
 from toolkit.calibration.provider import Calibrator

@@ -16,7 +16,7 @@ from passes.smooth import Smooth
 from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal
 from toolkit import CalibrationData, Calibrator, Context, Model, Pass
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 
 
 def blocks(count):

@@ -13,9 +13,9 @@ from passes.search_precision import SearchPrecision
 from tests.conftest import build, node, normal, ops, placeholder_context, residual_proto, run, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Code, Extent, Model, Precision, Profiles, ShapeProfile
-from toolkit.backends.base import EngineSettings
-from toolkit.backends.bench import EngineBench
+from toolkit.backends.backend import EngineSettings
 from toolkit.backends.none import NoBackend
+from toolkit.backends.trials.bench import EngineBench
 from toolkit.base.errors import BackendError, RecipeError
 
 NAMES = ["c0", "c1", "c2", "c3", "c4"]

@@ -11,9 +11,9 @@ from passes.search_precision import SearchPrecision
 from tests.conftest import normal, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Context, Extent, Profiles, ShapeProfile
-from toolkit.backends import prebuilds
-from toolkit.backends.base import EngineSettings
-from toolkit.backends.bench import EngineBench
+from toolkit.backends.backend import EngineSettings
+from toolkit.backends.trials import prebuilds
+from toolkit.backends.trials.bench import EngineBench
 from toolkit.base.errors import ModelError
 from toolkit.calibration.provider import Calibrator
 from toolkit.contract.findings import Code

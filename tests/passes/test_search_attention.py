@@ -8,8 +8,8 @@ from passes.search_precision import SearchPrecision
 from tests.conftest import normal, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Context, Extent, Profiles, ShapeProfile
-from toolkit.backends.base import EngineSettings
-from toolkit.backends.bench import EngineBench
+from toolkit.backends.backend import EngineSettings
+from toolkit.backends.trials.bench import EngineBench
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.search.codes import AttentionCode, TrialCode

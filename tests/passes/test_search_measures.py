@@ -15,9 +15,9 @@ from tests.passes.test_search_times import TIMES, notes
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.search.planted import chain, damage, feeds
 from toolkit import Code, Context, Extent, Profiles, Sequence, ShapeProfile
-from toolkit.backends.base import EngineSettings
-from toolkit.backends.bench import EngineBench
-from toolkit.backends.layer import Layer, Port
+from toolkit.backends.backend import EngineSettings
+from toolkit.backends.layers.layer import Layer, Port
+from toolkit.backends.trials.bench import EngineBench
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import Gpu
 from toolkit.base.precision import Precision
@@ -274,7 +274,7 @@ def test_a_model_that_cannot_be_lowered_for_a_trial_is_searched_all_the_same(tmp
     def refuse(*given, **more):
         raise ModelError("ONNX refuses it", remedy="report it")
 
-    monkeypatch.setattr("toolkit.backends.bench.lower_for", refuse)
+    monkeypatch.setattr("toolkit.backends.trials.bench.lower_for", refuse)
     context, found = searched(tmp_path, stand_in())
     assert "ONNX refuses it" in said(context.journal, Code.TIMES_PREDICTED)[0]["why"] and found["measured_share"] == 0.0
 

@@ -17,7 +17,7 @@ from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS, build, node, normal, said
 from tests.toolkit.search.planted import chain, damage, feeds, trained
 from toolkit import Code, Context, Model, Precision, Sequence
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData

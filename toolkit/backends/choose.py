@@ -6,10 +6,10 @@ import importlib.util
 from functools import cache
 from typing import Any
 
-from toolkit.backends.base import Backend
+from toolkit.backends.backend import Backend
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.none import NoBackend
-from toolkit.backends.process import run_job
+from toolkit.backends.processes.process import run_job
 from toolkit.base.errors import BackendError, RecipeError, did_you_mean
 from toolkit.base.gpu import find_gpu
 from toolkit.contract.findings import Finding

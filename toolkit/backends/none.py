@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
-from toolkit.backends.layer import Build
+from toolkit.backends.backend import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.layers.layer import Build
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles

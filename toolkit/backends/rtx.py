@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.backend import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Build
-from toolkit.backends.network import network_layers
-from toolkit.backends.process import run_job
-from toolkit.backends.program import tactics
+from toolkit.backends.layers.layer import Build
+from toolkit.backends.layers.network import network_layers
+from toolkit.backends.layers.program import tactics
+from toolkit.backends.processes.process import run_job
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
@@ -109,7 +109,7 @@ class RtxBackend:
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Let the parser read the model; see ``Backend.parse``."""
-        from toolkit.backends.conditionals import refuse_conditionals
+        from toolkit.backends.lowering.conditionals import refuse_conditionals
 
         # RNN, Loop and Scan build inside an If, and LSTM and GRU next to one
         recurrent = self._release <= _RECURRENT_BRANCHES_FAIL

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
-from toolkit.backends.children import CAN_STOP
-from toolkit.backends.inspector import read_layers
-from toolkit.backends.layer import Build
-from toolkit.backends.measure import cuda_runtime
-from toolkit.backends.process import ProcessDiedError, run_job
+from toolkit.backends.backend import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.execution.measure import cuda_runtime
+from toolkit.backends.layers.inspector import read_layers
+from toolkit.backends.layers.layer import Build
+from toolkit.backends.processes.children import CAN_STOP
+from toolkit.backends.processes.process import ProcessDiedError, run_job
+from toolkit.backends.processes.turns import measure_turns
 from toolkit.backends.rtx import profiles_to_json
-from toolkit.backends.turns import measure_turns
 from toolkit.base.errors import BackendError
 from toolkit.base.files import writing
 from toolkit.base.gpu import find_gpu
@@ -34,7 +34,7 @@ class TensorRTBackend:
     """Builds with TensorRT through Polygraphy, then asks the engine's inspector what every layer runs in.
 
     Args:
-        features: what ``probe_job`` found in the installed module.
+        features: what ``probe`` found in the installed module.
     """
 
     name = "tensorrt"
@@ -107,7 +107,7 @@ class TensorRTBackend:
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Let the parser read the model; see ``Backend.parse``."""
-        from toolkit.backends.conditionals import refuse_conditionals
+        from toolkit.backends.lowering.conditionals import refuse_conditionals
 
         refuse_conditionals(model_path, profiles, f"TensorRT {self.version()}", recurrent=False)
         request = {
@@ -179,7 +179,7 @@ class TensorRTBackend:
 def _examined(
     folder: Path, profiles: Profiles, settings: EngineSettings, log: LogLine, progress: Progress
 ) -> dict[str, Any]:
-    """What ``examine_job`` found; where its process dies even the second time, as much as is known without it.
+    """What ``examine_engine`` found; where its process dies even the second time, as much as is known without it.
 
     TensorRT 8.6.0 was seen to crash where a context is made for its inspector, and not the next time («missing offset
     in id2offset»): the engine, which took minutes, must not be lost with it.

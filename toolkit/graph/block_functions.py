@@ -2,8 +2,8 @@
 
 Two sets. In a graph under work an activation's pair is a QuantizeLinear and a DequantizeLinear of a domain of the
 type's own (``domain_of``): they take the scale of the largest block, and what lies between them is the values that the
-type can hold, as floats. Lowering writes TensorRT's own operators in their place; see ``toolkit.backends.block_forms``.
-The arithmetic is that of ``toolkit.base.block_scales``, bit by bit.
+type can hold, as floats. Lowering writes TensorRT's own operators in their place; see
+``toolkit.backends.lowering.block_forms``. The arithmetic is that of ``toolkit.base.block_scales``, bit by bit.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from toolkit.backends.layer import Actual, Build
+from toolkit.backends.layers.layer import Actual, Build
 from toolkit.base.profiles import Profiles
 from toolkit.contract.findings import Finding
 from toolkit.report.payoff import Timed, Turns

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Actual
+from toolkit.backends.layers.layer import Actual
 from toolkit.base.collection import collector_paused
 from toolkit.base.precision import Precision
 from toolkit.base.version import __version__

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.backends.layer import Build, Layer
+from toolkit.backends.layers.layer import Build, Layer
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode

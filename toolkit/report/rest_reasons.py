@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit.backends.flow import Flow
-from toolkit.backends.lowering import BY_MODEL
+from toolkit.backends.attribution.flow import Flow
+from toolkit.backends.lowering.strong import BY_MODEL
 from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from toolkit.backends.bench import EngineBench
-from toolkit.backends.lowering import lower
-from toolkit.backends.prepare import save_for
+from toolkit.backends.lowering.prepare import save_for
+from toolkit.backends.lowering.strong import lower
+from toolkit.backends.trials.bench import EngineBench
 from toolkit.base.errors import ModelError, QtoolError, did_you_mean
 from toolkit.base.files import sha256_json
 from toolkit.base.needs import Needs

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.backends.bench import EngineBench
+from toolkit.backends.trials.bench import EngineBench
 from toolkit.base.errors import BackendError, DataError, ModelError
 from toolkit.base.files import sha256_json, write_bytes
 from toolkit.base.precision import Precision

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolkit.backends.children import spare_children
+from toolkit.backends.processes.children import spare_children
 from toolkit.base.code import failure_of, import_path
 from toolkit.base.collection import collector_seldom
 from toolkit.base.cpu import blas_threads

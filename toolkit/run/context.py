@@ -15,7 +15,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.task import TaskRecord, metric_options
 
 if TYPE_CHECKING:
-    from toolkit.backends.bench import EngineBench
+    from toolkit.backends.trials.bench import EngineBench
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
 
@@ -77,7 +77,7 @@ def _evaluation(inputs: Inputs, task: TaskRecord | None) -> Evaluation:
 
 def engine_bench(inputs: Inputs) -> EngineBench:
     """Where engines are built to be measured: with the settings of the recipe's own engine."""
-    from toolkit.backends.bench import EngineBench
+    from toolkit.backends.trials.bench import EngineBench
 
     job = inputs.job
     section = job.recipe.engine

@@ -127,7 +127,7 @@ def _simulating() -> Ability:
 
 def _of_backend(name: str) -> list[Ability]:
     """What a backend can do here: what prevents building prevents the rest."""
-    from toolkit.backends.base import EngineSettings
+    from toolkit.backends.backend import EngineSettings
     from toolkit.backends.choose import choose, usable
     from toolkit.backends.rtx import target_capabilities
     from toolkit.base.gpu import find_gpu

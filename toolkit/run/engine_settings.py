@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from toolkit.backends.base import EngineChoices, EngineSettings, Extras
+from toolkit.backends.backend import EngineChoices, EngineSettings, Extras
 from toolkit.base.errors import RecipeError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from toolkit.run.finished_run import FinishedRun
 from toolkit.run.guard import files_of_run, refuse_anothers, refuse_writing_over
 
 if TYPE_CHECKING:
-    from toolkit.backends.command_lines import BuildOrder
+    from toolkit.backends.building.command_lines import BuildOrder
     from toolkit.contract.findings import Finding
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
@@ -82,7 +82,7 @@ def export(run: FinishedRun, to: To, out: Path | None = None) -> Exported:
 
 
 def _command(run: FinishedRun, folder: Path, to: To) -> Exported:
-    from toolkit.backends import command_lines
+    from toolkit.backends.building import command_lines
     from toolkit.graph.header import model_files
 
     order, timing = _order(run)
@@ -161,8 +161,8 @@ def _note_written(run: FinishedRun, found: Exported) -> None:
 
 def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
     """What is to be built, and the file of the timing cache."""
-    from toolkit.backends.command_lines import BuildOrder
-    from toolkit.backends.network_types import float_types, weak_flags
+    from toolkit.backends.building.command_lines import BuildOrder
+    from toolkit.backends.building.weak_types import float_types, weak_flags
     from toolkit.graph.nodes import ONNX_DOMAINS
 
     build, hidden = run.engine.build, run.job.folder.hidden

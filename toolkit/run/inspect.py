@@ -242,7 +242,7 @@ def _pairs(model: Model) -> int:
 def _layers(path: Path, content: Any) -> Rendered:
     from dataclasses import asdict
 
-    from toolkit.backends.inspector import layers_of_file
+    from toolkit.backends.layers.inspector import layers_of_file
 
     with reading(path, _LAYERS):
         try:

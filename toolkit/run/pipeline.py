@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from toolkit.backends.choose import choose
-from toolkit.backends.engine_cache import EngineCache
-from toolkit.backends.process import ProcessDiedError
+from toolkit.backends.processes.process import ProcessDiedError
+from toolkit.backends.trials.engine_cache import EngineCache
 from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent

@@ -15,7 +15,7 @@ from toolkit.contract.ranges import Range, Ranges
 from toolkit.run.fallback import decided, fall_back, recall, remember
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import Backend, EngineSettings
+    from toolkit.backends.backend import Backend, EngineSettings
     from toolkit.calibration.provider import Calibrator
     from toolkit.contract.context import Context
     from toolkit.contract.passes import Pass
@@ -199,7 +199,7 @@ def _refused(
 
     The model is changed where it is ``own``.
     """
-    from toolkit.backends.prepare import admit_for, lower_for, save_for
+    from toolkit.backends.lowering.prepare import admit_for, lower_for, save_for
 
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
     if backend.name == "none":

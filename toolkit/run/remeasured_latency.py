@@ -79,7 +79,7 @@ def remeasure_latency(
         QtoolError: the runs have unlike profiles or backends.
     """
     from toolkit.backends.choose import choose
-    from toolkit.backends.turns import measure_turns
+    from toolkit.backends.processes.turns import measure_turns
     from toolkit.base.gpu import find_gpu
 
     first, several = runs[0], len(runs) > 1
@@ -133,7 +133,7 @@ def _layer_times(
     run: FinishedRun, allow_code: bool, progress: Progress
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """By layer of a run's engine and profile its milliseconds; and by profile why nothing was measured."""
-    from toolkit.backends.process import run_job
+    from toolkit.backends.processes.process import run_job
     from toolkit.backends.rtx import profiles_to_json
 
     wanted = {

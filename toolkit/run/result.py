@@ -12,7 +12,7 @@ from toolkit.report.schema import Accuracy, DeviceInfo, Report, StepInfo, Verdic
 from toolkit.run.guard import FILES
 
 if TYPE_CHECKING:
-    from toolkit.backends.runner import EngineRunner
+    from toolkit.backends.execution.runner import EngineRunner
     from toolkit.graph.sessions import Session
 
 
@@ -53,7 +53,7 @@ class Result:
         Raises:
             BackendError: the run built no engine.
         """
-        from toolkit.backends.runner import EngineRunner
+        from toolkit.backends.execution.runner import EngineRunner
 
         path = self.folder / "model.engine"
         if not path.is_file():

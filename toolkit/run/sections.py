@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from toolkit.backends.base import EngineChoices
+from toolkit.backends.backend import EngineChoices
 from toolkit.base.cluster import ADDRESS
 from toolkit.base.settings import ByteSize, Count, Decibels, PathText, byte_size, path_text
 from toolkit.calibration.amax import DEFAULT

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from toolkit.backends.layer import Build, Layer, Port
+from toolkit.backends.layers.layer import Build, Layer, Port
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import silent
 from toolkit.contract.bench import TurnsFound

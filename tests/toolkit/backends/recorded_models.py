@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tests.toolkit.backends.backend_models import FLOAT, INT8, make, node, tensor
-from toolkit.backends.inspector import read_layers
-from toolkit.backends.layer import Build
+from toolkit.backends.layers.inspector import read_layers
+from toolkit.backends.layers.layer import Build
 from toolkit.base.errors import BackendError
 from toolkit.base.reading import FileKind, read_json
 

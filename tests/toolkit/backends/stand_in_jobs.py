@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.backends import children
+from toolkit.backends.processes import children
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, head: str = "", **bodies: str) -> None:
@@ -21,7 +21,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, head: str = "", **bo
     (folder / "stand_in.py").write_text(text)
     monkeypatch.syspath_prepend(str(folder))
     named = "".join(f" w.JOBS['{name}'] = 'stand_in:run_{name}';" for name in bodies)
-    boot = children._BOOT.replace("import main;", f"import main; import toolkit.backends.worker as w;{named}")
+    boot = children._BOOT.replace("import main;", f"import main; import toolkit.backends.jobs.worker as w;{named}")
     monkeypatch.setattr(children, "_BOOT", boot)
 
 
@@ -34,9 +34,9 @@ def parent_of_sleeper(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     )
     script = (
         f"import sys; sys.path.insert(0, {str(folder)!r})\n"
-        "from toolkit.backends import children, process\n"
+        "from toolkit.backends.processes import children, process\n"
         "children._BOOT = children._BOOT.replace('import main;',"
-        " \"import main; import toolkit.backends.worker as w; w.JOBS['s'] = 'sleeper:run';\")\n"
+        " \"import main; import toolkit.backends.jobs.worker as w; w.JOBS['s'] = 'sleeper:run';\")\n"
         "process.run_job('s', {})\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])

@@ -11,15 +11,15 @@ from tests.benchmarks.bench_residual import READERS, SHAPE, form
 from tests.conftest import MODELS
 from tests.toolkit.backends.backend_models import FLOAT, make, node, pair, profile, profiles, save, tensor, weights
 from toolkit import Context, Model
-from toolkit.backends.attribution import attribute
-from toolkit.backends.base import EngineSettings, Extras
-from toolkit.backends.calibrators import CLASSES
+from toolkit.backends.attribution.nodes import attribute
+from toolkit.backends.backend import EngineSettings, Extras
+from toolkit.backends.building.calibrators import CLASSES
 from toolkit.backends.choose import choose, usable
-from toolkit.backends.inspector import read_layers
-from toolkit.backends.measure import cuda_runtime
-from toolkit.backends.parser_forms import state_kernel_shapes
-from toolkit.backends.runner import EngineRunner
-from toolkit.backends.weak import lower_weak
+from toolkit.backends.execution.measure import cuda_runtime
+from toolkit.backends.execution.runner import EngineRunner
+from toolkit.backends.layers.inspector import read_layers
+from toolkit.backends.lowering.parser_forms import state_kernel_shapes
+from toolkit.backends.lowering.weak import lower_weak
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import normal
-from toolkit.backends import children
+from toolkit.backends.processes import children
 from toolkit.base.gpu_turns import GPU_TURN
 from toolkit.calibration import gpu
 from toolkit.data.dataset import CalibrationData

@@ -12,7 +12,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from tests.toolkit.search.planted import chain, feeds
 from toolkit import Model
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import evaluate as evaluating

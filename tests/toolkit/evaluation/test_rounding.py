@@ -8,7 +8,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context, run
 from tests.control_flow import subgraph, switch
 from toolkit import Model
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
 from toolkit.contract.plan import PrecisionPlan

@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit import Model, Precision, session
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.evaluation.rounding_order import fused_more

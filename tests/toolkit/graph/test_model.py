@@ -27,7 +27,7 @@ from tests.conftest import (
 )
 from tests.control_flow import conv_in_loop
 from toolkit import Context, Extent, Model, Profiles, ShapeProfile
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import ModelError, PassError
 from toolkit.graph import model as graph_model
 from toolkit.graph import work as costs

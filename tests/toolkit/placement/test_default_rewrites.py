@@ -9,7 +9,7 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from toolkit import Code, Journal, Model, Precision
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import ModelError
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import evaluate as evaluation

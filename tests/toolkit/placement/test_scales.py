@@ -7,7 +7,7 @@ from onnx import TensorProto
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal
 from toolkit import Code, Context, Model, Precision, Ranges
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.contract.ranges import Range
 from toolkit.graph.sessions import session
 from toolkit.graph.tensors import onnx_type

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run
 from toolkit import Code, Context, Model, Precision, keep_float, without_pairs
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.graph.sessions import session
 from toolkit.placement.quantized import pair_count
 from toolkit.placement.spellings import load_source, write_as_onnx

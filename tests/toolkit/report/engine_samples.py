@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.backends.layer import Build, Layer, Port
+from toolkit.backends.layers.layer import Build, Layer, Port
 from toolkit.base.precision import Precision
 from toolkit.report.payoff import Timed, payoff_of
 from toolkit.report.schema import Accuracy, ActualInfo, Asked, DeviceInfo, LayerInfo, OutputError, PayoffInfo

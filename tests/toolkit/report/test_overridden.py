@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Actual, Build
+from toolkit.backends.layers.layer import Actual, Build
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.contract.findings import Code

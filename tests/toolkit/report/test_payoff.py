@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.toolkit.report.engine_samples import engine, layer, measured, network, node, payoff
 from tests.toolkit.report.samples import SEARCHING
-from toolkit.backends.inspector import read_layers
-from toolkit.backends.layer import Build
+from toolkit.backends.layers.inspector import read_layers
+from toolkit.backends.layers.layer import Build
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline

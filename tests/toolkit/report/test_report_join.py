@@ -13,7 +13,7 @@ from onnx import helper
 from tests.conftest import build
 from tests.conftest import node as op
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Actual, Build
+from toolkit.backends.layers.layer import Actual, Build
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.contract.findings import Code

@@ -13,7 +13,7 @@ from tests.toolkit.report.samples import HOSTILE, SEARCHING, accuracy, sample
 from tests.toolkit.report.test_report_render import Page
 from tests.toolkit.search.planted import chain, damage, feeds, simulation
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Build
+from toolkit.backends.layers.layer import Build
 from toolkit.base.errors import QtoolError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles

@@ -12,9 +12,11 @@ import pytest
 from tests.conftest import build, node, normal
 from tests.conftest import run as compute
 from tests.toolkit.run.test_device import Builder, FakeEngine, on_gpu  # noqa: F401
-from toolkit.backends import bench, choose, process
+from toolkit.backends import choose
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Build
+from toolkit.backends.layers.layer import Build
+from toolkit.backends.processes import process
+from toolkit.backends.trials import bench
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
 from toolkit.cli.main import invoke

@@ -205,7 +205,7 @@ def test_trial_engines_are_built_on_a_gpu_each_and_all_are_measured_here(
     assert (tmp_path / "killed").exists()
     assert found[0] == found[1] and built[1] < built[0]
     # engines of another GPU would say nothing of this one: all are built here then
-    monkeypatch.setattr("toolkit.backends.prebuilds.engines_like", lambda: ("other",))
+    monkeypatch.setattr("toolkit.backends.trials.prebuilds.engines_like", lambda: ("other",))
     unlike = searched(place, tmp_path / "unlike")
     assert said(unlike, Code.TRIAL_BUILT_ANEW) and found[2] == found[0] and built[2] == built[0]
 

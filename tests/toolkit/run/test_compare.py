@@ -14,10 +14,11 @@ import pytest
 from tests.conftest import build, digits_recipe
 from tests.conftest import node as op
 from toolkit import Model, run
-from toolkit.backends import choose, process
+from toolkit.backends import choose
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Build, Layer, Port
+from toolkit.backends.layers.layer import Build, Layer, Port
 from toolkit.backends.none import NoBackend
+from toolkit.backends.processes import process
 from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError, RecipeError

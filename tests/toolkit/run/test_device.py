@@ -12,10 +12,12 @@ import pytest
 
 from tests.conftest import OLD_ONNXRUNTIME, build, digits_recipe, node, normal
 from toolkit import Model, run
-from toolkit.backends import choose, device_job, process
+from toolkit.backends import choose
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Build
+from toolkit.backends.jobs import run_engine
+from toolkit.backends.layers.layer import Build
 from toolkit.backends.none import NoBackend
+from toolkit.backends.processes import process
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.gpu import Gpu
@@ -67,14 +69,14 @@ def on_gpu(monkeypatch):
     def run_job(job, request, log=None, progress=None):
         assert job == "run_engine"
         request = json.loads(json.dumps(request))
-        return json.loads(json.dumps(device_job.run_batches(request, SimpleNamespace(progress=progress))))
+        return json.loads(json.dumps(run_engine.run_batches(request, SimpleNamespace(progress=progress))))
 
     monkeypatch.setattr(FakeEngine, "fed", [])
     monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: outputs))
     monkeypatch.setattr(choose, "choose", lambda name: (Builder(), EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
     monkeypatch.setattr(process, "run_job", run_job)
-    monkeypatch.setattr(device_job, "EngineRunner", FakeEngine)
+    monkeypatch.setattr(run_engine, "EngineRunner", FakeEngine)
 
 
 @pytest.fixture
@@ -339,8 +341,8 @@ def test_arrays_travel_in_order_whatever_their_names(tmp_path):
     import ml_dtypes
 
     arrays = [normal(2, 3), np.array(7, np.int64), np.array([True, False]), normal(2).astype(ml_dtypes.bfloat16)]
-    device_job.store_arrays(tmp_path / "a.npz", arrays)
-    again = device_job.load_arrays(tmp_path / "a.npz")
+    run_engine.store_arrays(tmp_path / "a.npz", arrays)
+    again = run_engine.load_arrays(tmp_path / "a.npz")
     assert [a.dtype for a in again] == [np.float32, np.int64, np.bool_, np.float32]
     assert all(np.array_equal(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(arrays, again))
 

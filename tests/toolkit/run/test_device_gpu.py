@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import MODELS, ROOT
 from toolkit import Code, run
 from toolkit.backends.choose import usable
-from toolkit.backends.measure import cuda_runtime
+from toolkit.backends.execution.measure import cuda_runtime
 from toolkit.base.errors import RecipeError
 from toolkit.cli.main import invoke
 

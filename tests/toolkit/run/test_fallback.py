@@ -15,7 +15,7 @@ from toolkit import run
 from toolkit.backends import choose as choosing
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.none import NoBackend
-from toolkit.backends.process import ProcessDiedError
+from toolkit.backends.processes.process import ProcessDiedError
 from toolkit.base.errors import BackendError
 from toolkit.cli.main import invoke
 from toolkit.report.findings import sentence

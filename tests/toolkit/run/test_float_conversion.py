@@ -11,7 +11,7 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, residual_proto
 from toolkit import Code, Context, Journal, Model, Precision, run
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.report.codes import ReportCode

@@ -15,8 +15,10 @@ from tests.small_digits import small_digits
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.run.test_device import FakeEngine
 from toolkit import Code, Context, Model, run
-from toolkit.backends import choose, device_job, process
+from toolkit.backends import choose
 from toolkit.backends.codes import EngineCode
+from toolkit.backends.jobs import run_engine
+from toolkit.backends.processes import process
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
@@ -94,13 +96,13 @@ def place(tmp_path, monkeypatch):
     def run_job(job, request, log=None, progress=None):
         assert job == "run_engine"
         return json.loads(
-            json.dumps(device_job.run_batches(json.loads(json.dumps(request)), SimpleNamespace(progress=progress)))
+            json.dumps(run_engine.run_batches(json.loads(json.dumps(request)), SimpleNamespace(progress=progress)))
         )
 
     monkeypatch.setattr(choose, "choose", lambda name="auto": (backend, EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
     monkeypatch.setattr(process, "run_job", run_job)
-    monkeypatch.setattr(device_job, "EngineRunner", Runner)
+    monkeypatch.setattr(run_engine, "EngineRunner", Runner)
     monkeypatch.setattr(Runner, "feeds", [])
     path = tmp_path / "r.toml"
     path.write_text(RECIPE.format(model="digits.onnx", data="data.npz"))

@@ -448,7 +448,7 @@ def test_a_killed_calibration_goes_on_where_it_was(finished, monkeypatch):
 
 def test_engines_to_compare_with_are_built_from_the_plain_model(place, monkeypatch):
     from toolkit.backends import choose
-    from toolkit.backends.layer import Build
+    from toolkit.backends.layers.layer import Build
     from toolkit.backends.none import NoBackend
     from toolkit.base import gpu
     from toolkit.base.gpu import Gpu

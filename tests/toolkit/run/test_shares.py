@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit import run
-from toolkit.backends.layer import Actual
+from toolkit.backends.layers.layer import Actual
 from toolkit.base.precision import Precision
 from toolkit.cli.commands_analysis import sensitivity
 from toolkit.report.findings.words import share_percent, work_share

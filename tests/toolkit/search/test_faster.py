@@ -13,7 +13,7 @@ from tests.conftest import said
 from tests.passes.test_only_if_faster import NAMES, PROFILES, chain, context_for, declined, encoder, quantized, verdict
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Code, Precision
-from toolkit.backends.base import EngineSettings
+from toolkit.backends.backend import EngineSettings
 from toolkit.base.errors import BackendError
 from toolkit.base.places import working_at
 from toolkit.contract.bench import NOISE, ratio_in_turn
@@ -171,7 +171,7 @@ def test_engines_that_other_gpus_build_are_measured_here_and_change_nothing(monk
     full = found(OtherGpus(full=True))
     assert full[:3] == here[:3] and "out of memory" in full[3][0]["why"]
     # engines of another kind of GPU would say nothing of this one
-    monkeypatch.setattr("toolkit.backends.prebuilds.engines_like", lambda: ("another GPU",))
+    monkeypatch.setattr("toolkit.backends.trials.prebuilds.engines_like", lambda: ("another GPU",))
     anew = found(OtherGpus())
     assert anew[:3] == here[:3] and "another GPU" in anew[3][0]["why"]
 

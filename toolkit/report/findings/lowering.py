@@ -11,7 +11,7 @@ from toolkit.report.findings.words import quoted
 
 
 def _no_kernel(op: str, version: int) -> str:
-    # what is known of the one case there is; see NO_INT8_KERNEL in backends/weak.py
+    # what is known of the one case there is; see NO_INT8_KERNEL in backends/lowering/weak.py
     return (
         f"TensorRT {version} has no usable INT8 {op}: 8.6.0 fails to build it (refitUtils.cpp, seen on an H200), and "
         "where it builds it is slower than FP16 (NVIDIA/TensorRT issue 1699)"

@@ -106,7 +106,8 @@ def hand_on(found: FittedRanges, model: Model) -> None:
 def hand_back(found: FittedRanges, model: Model) -> None:
     """``hand_on``, and also back within a kernel: what lies before a ReLU or a MaxPool has its result's range.
 
-    TensorRT needs a range for every tensor that an INT8 layer touches (see ``backends.weak_network.set_ranges``).
+    TensorRT needs a range for every tensor that an INT8 layer touches; see
+    ``backends.building.weak_network.set_ranges``.
     """
     hand_on(found, model)
     for node in reversed(model.nodes):

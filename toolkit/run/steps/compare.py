@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.backends.layer import Build
+from toolkit.backends.layers.layer import Build
 from toolkit.base.errors import RecipeError
 from toolkit.base.files import write_bytes
 from toolkit.base.precision import Precision
@@ -24,7 +24,7 @@ from toolkit.run.step import Record, Step
 from toolkit.run.steps.passes import PassesRecord
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import Backend, EngineSettings
+    from toolkit.backends.backend import Backend, EngineSettings
     from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
 
@@ -149,9 +149,9 @@ class CompareStep(Step[CompareRecord]):
     def _built(
         self, backend: Backend, settings: EngineSettings, plain: Model, name: str, ranges: Ranges | None
     ) -> tuple[PlainEngine, bytes | None]:
-        from toolkit.backends.attribution import attribute
-        from toolkit.backends.base import Extras
-        from toolkit.backends.prepare import lower_for, save_for, unmeasured
+        from toolkit.backends.attribution.nodes import attribute
+        from toolkit.backends.backend import Extras
+        from toolkit.backends.lowering.prepare import lower_for, save_for, unmeasured
 
         profiles = self.job.profiles
         made = lower_for(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.codes import EngineCode
-from toolkit.backends.layer import Actual, Build
+from toolkit.backends.layers.layer import Actual, Build
 from toolkit.base.files import write_bytes, write_text
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
@@ -24,7 +24,7 @@ from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import Backend, EngineSettings, Extras
+    from toolkit.backends.backend import Backend, EngineSettings, Extras
 
 _ENGINE, _LAYERS = "model.engine", "layers.json"
 
@@ -97,9 +97,9 @@ class EngineStep(Step[EngineRecord]):
         Raises:
             BackendError: the backend refuses the model or the settings, or crashed.
         """
-        from toolkit.backends.attribution import attribute
+        from toolkit.backends.attribution.nodes import attribute
         from toolkit.backends.choose import choose
-        from toolkit.backends.prepare import unmeasured
+        from toolkit.backends.lowering.prepare import unmeasured
 
         backend, reason = choose(self.job.backend)
         plan, profiles, root = self.lowering.plan, self.job.profiles, self.folder.path

@@ -52,7 +52,7 @@ class LoweringStep(Step[LoweringRecord]):
     def run(self) -> LoweringRecord:
         """Lower the graph for the backend."""
         from toolkit.backends.choose import choose
-        from toolkit.backends.prepare import lower_for, save_for
+        from toolkit.backends.lowering.prepare import lower_for, save_for
         from toolkit.graph.header import model_files
         from toolkit.graph.kept_messages import forget_messages
         from toolkit.report.findings import sentence

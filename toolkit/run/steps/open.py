@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from toolkit.backends.layer import Actual, Build
+from toolkit.backends.layers.layer import Actual, Build
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.files import write_json
 from toolkit.contract.findings import Code, Finding
@@ -28,7 +28,7 @@ from toolkit.run.steps.passes import PassesRecord
 from toolkit.run.user_code import measuring_calls_it
 
 if TYPE_CHECKING:
-    from toolkit.backends.opened import Marks
+    from toolkit.backends.attribution.opaque_blocks import Marks
     from toolkit.graph.model import Model
 
 _LAYERS = ".qtool/opened_layers.json"
@@ -88,7 +88,7 @@ class OpenStep(Step[OpenRecord]):
 
     def run(self) -> OpenRecord:
         """Mark, build, run, compare."""
-        from toolkit.backends.opened import MOST_TENSORS, marks
+        from toolkit.backends.attribution.opaque_blocks import MOST_TENSORS, marks
 
         journal = Journal()
         journal.by = self.name
@@ -131,8 +131,8 @@ class OpenStep(Step[OpenRecord]):
         self, model: Model, build: Build, chosen: Marks, opaque: int, journal: Journal
     ) -> tuple[dict[str, Actual], bool]:
         """What the opened engine tells about the opaque nodes, and whether running it failed."""
-        from toolkit.backends.attribution import attribute
-        from toolkit.backends.opened import with_evidence, with_values
+        from toolkit.backends.attribution.nodes import attribute
+        from toolkit.backends.attribution.opaque_blocks import with_evidence, with_values
 
         plan = self.lowering.plan
         found, told = with_evidence(self.engine.actuals, attribute(model, build, plan), build)

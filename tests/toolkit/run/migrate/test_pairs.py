@@ -14,7 +14,7 @@ from tests.conftest import build, node, normal, placeholder_context
 from tests.toolkit.placement.test_spellings import mlp, respelled
 from tests.toolkit.run.migrate.test_migrate import fates, migrated, quantized, tensors
 from toolkit import Model, Precision
-from toolkit.backends.lowering import lower
+from toolkit.backends.lowering.strong import lower
 from toolkit.cli.main import invoke
 from toolkit.placement.quantized import pair_count
 from toolkit.report.migrate_codes import MigrateCode

@@ -1,0 +1,46 @@
+"""Looking at an installed TensorRT module from inside the child process: does it load, and what does it offer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from toolkit.backends.execution.measure import call, cuda_runtime
+from toolkit.backends.processes.talk import Talk
+from toolkit.base.errors import BackendError
+from toolkit.base.text import on_one_line
+
+
+def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Import ``request["module"]`` and list what decides how it is used.
+
+    Returns:
+        ``version`` (text), ``strong`` and ``weak`` (which typings it knows), ``implicit`` (whether it can quantize
+        from ranges), ``free_bytes`` (of the GPU's memory; 0 where that is not known).
+
+    Raises:
+        BackendError: the module or one of its libraries does not load.
+    """
+    name = request["module"]
+    try:
+        trt = importlib.import_module(name)
+        version = str(trt.__version__)
+        weak = hasattr(trt.BuilderFlag, "FP16")
+        strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not weak
+        implicit = weak and hasattr(trt.BuilderFlag, "INT8") and hasattr(trt.ITensor, "dynamic_range")
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        raise BackendError(
+            f"module '{name}' does not load: {on_one_line(str(error), 300)}",
+            remedy=f"install {name.replace('_', '-')} again, with its libraries",
+        ) from error
+    return {"version": version, "strong": strong, "weak": weak, "implicit": implicit, "free_bytes": _free_bytes()}
+
+
+def _free_bytes() -> int:
+    runtime = cuda_runtime()
+    if runtime is None:
+        return 0
+    try:
+        return int(call(runtime.cudaMemGetInfo())[0])
+    except BackendError:
+        return 0

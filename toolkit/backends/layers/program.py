@@ -1,0 +1,73 @@
+"""What a TensorRT-RTX engine's kernels read, from the compiled program inside the engine file.
+
+No GPU is needed for this. The program is text among the engine's binary parts (seen with 1.7; NVIDIA documents none of
+it): lines of ``tensor={ ... name="t" ... type=int8 }``, and of ``corrltn={ name="conv" output={"t3"} input={"t1" "t2"}
+... layers="[ONNX Layer: conv]" }``. What is not found there is simply not known: nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from toolkit.backends.layers.network import metadata_nodes
+
+_LINE = re.compile(
+    rb"tensor=\{ (?P<tensor>[^\n]{0,4000}?) type=(?P<type>\w{1,20}) \}"
+    rb'|(?P<op>[a-z_]{2,40})=\{ name="[^"\n]{0,4000}" output=\{(?P<out>[^}\n]{0,4000})\} '
+    rb"input=\{(?P<in>[^}\n]{0,8000})\}(?P<rest>[^\n]{0,40000})"
+)
+_NAME = re.compile(rb'name="([^"\n]{1,400})"')
+_LAYERS = re.compile(r'layers="([^"\n]*)"')
+_WORDS = {"float": "fp32", "half": "fp16", "b16": "bf16", "bf16": "bf16", "fp8_e4m3": "fp8", "int8": "int8",
+          "int4": "int4", "fp4_e2m1": "fp4"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a compiled program.
+
+    Attributes:
+        op: the compiler's name for it: corrltn (convolution), deconvolution, fully_connected, ...
+        nodes: the ONNX nodes it runs.
+        operands: types of the tensors it reads, in order: int8, fp16, ...
+    """
+
+    op: str
+    nodes: tuple[str, ...]
+    operands: tuple[str, ...]
+
+
+def kernels(engine: bytes) -> Iterator[Kernel]:
+    """The kernels of an engine that name ONNX nodes; those of several profiles come one after another."""
+    types: dict[bytes, str] = {}
+    for found in _LINE.finditer(engine):
+        if found["tensor"] is not None:
+            name = _NAME.search(found["tensor"])
+            if name:
+                word = found["type"].decode("ascii", "replace")
+                types[name[1]] = _WORDS.get(word, word)
+            continue
+        layers = _LAYERS.search(found["rest"].decode("utf-8", "replace"))
+        nodes = metadata_nodes(layers[1]) if layers else ()
+        operands = re.findall(rb'"([^"]+)"', found["in"])
+        if nodes and operands:
+            yield Kernel(found["op"].decode(), nodes, tuple(types.get(name, "") for name in operands))
+
+
+def tactics(engine: bytes) -> dict[str, str]:
+    """For each ONNX node that a kernel names: the kernel and its first two operands, ``corrltn(int8, int8)``.
+
+    Where the profiles' kernels differ, all are given, joined by `` | ``.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for kernel in kernels(engine):
+        for node in kernel.nodes:
+            found.setdefault(node, {})[f"{kernel.op}({', '.join(kernel.operands[:2])})"] = None
+    return {node: " | ".join(texts) for node, texts in found.items()}
+
+
+def operands(tactic: str) -> set[str]:
+    """The types of the operands in what ``tactics`` returned; empty for anything else."""
+    return {word for group in re.findall(r"\w+\(([\w, ]*)\)", tactic) for word in group.split(", ") if word}

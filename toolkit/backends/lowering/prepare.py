@@ -1,0 +1,108 @@
+"""Lowering a model for a backend and building it: the same steps for a run's engine and for trial engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.backends.backend import Backend, EngineSettings
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
+from toolkit.contract.findings import Code
+from toolkit.contract.journal import Journal
+
+if TYPE_CHECKING:
+    from toolkit.backends.layers.layer import Build
+    from toolkit.backends.lowering.lowered import Lowered
+    from toolkit.contract.plan import PrecisionPlan
+    from toolkit.graph.model import Model
+
+
+def lower_for(
+    backend: Backend,
+    settings: EngineSettings,
+    model: Model,
+    plan: PrecisionPlan,
+    *,
+    rest: Precision,
+    observed: Mapping[str, tuple[float, float]] | None = None,
+    io: Mapping[str, Precision] | None = None,
+    journal: Journal,
+    own: bool = False,
+) -> Lowered:
+    """The graph that the backend takes, and the plan for it; neither argument is changed, but a model that is ``own``.
+
+    Args:
+        backend: the backend that builds; its typing decides which lowering it is.
+        settings: the engine's settings.
+        model: the graph with its Q/DQ pairs.
+        plan: what was asked of each node.
+        rest: the float type of nodes without a request.
+        observed: smallest and largest value seen of float tensors (strong typing).
+        io: types of inputs and outputs where they differ from the model's own (strong typing).
+        journal: gets a line for everything that was not done as asked.
+        own: nobody else needs ``model``: it is lowered itself, not a copy.
+
+    Raises:
+        QtoolError: the model cannot be lowered this way; see ``lower`` and ``lower_weak``.
+    """
+    if backend.typing_for(settings) == "weak":
+        from toolkit.backends.lowering.weak import lower_weak
+
+        if io:
+            journal.noted(Code.IO_NOT_USED(tensors=list(io)))
+        made = lower_weak(model, plan, settings, backend, journal, own, rest)
+    else:
+        from toolkit.backends.lowering.strong import lower
+
+        made = lower(
+            model, plan, rest=rest, observed=observed, io=io, journal=journal, newest=backend.max_opset(),
+            unbuilt=backend.unbuilt(), own=own,
+        )  # fmt: skip
+    made.model.source = None
+    return made
+
+
+def admit_for(
+    backend: Backend,
+    settings: EngineSettings,
+    model: Model,
+    plan: PrecisionPlan,
+    *,
+    rest: Precision,
+    io: Mapping[str, Precision],
+) -> None:
+    """Refuse what ``lower_for`` refuses, without lowering; the model is changed.
+
+    Raises:
+        QtoolError: the model cannot be lowered this way.
+    """
+    from toolkit.backends.lowering.strong import admit
+    from toolkit.backends.lowering.weak import admit_weak
+
+    if backend.typing_for(settings) == "weak":
+        admit_weak(model, backend)
+    else:
+        # the pass that asks for quantized layers may have left out pairs that nothing reads
+        paired = any(ask.precision.quantized for _, ask in plan.items())
+        admit(model, plan, rest=rest, io=io, journal=Journal(), newest=backend.max_opset(), paired=paired)
+
+
+def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:
+    """Write a lowered model in the ONNX IR version that the backend's parser takes."""
+    return model.save(path, ir_version=8 if backend.typing_for(settings) == "weak" else 10)
+
+
+def unmeasured(build: Build, profiles: Profiles) -> dict[str, str]:
+    """The profiles whose latency at their opt shapes is not known, each with the error, if it is known.
+
+    Args:
+        build: what the backend made.
+        profiles: the profiles it was built with.
+    """
+    return {
+        name: build.lacks.get(name, "")
+        for name in profiles.names or ["default"]
+        if "opt" not in build.latency.get(name, {})
+    }

@@ -1,0 +1,117 @@
+"""Trial engines built on other GPUs, one each, alongside the one that this process builds.
+
+The GPUs are of the same kind as this one. Engines are measured here, in turn with the engine without pairs, like all
+others: latencies are comparable on one GPU, whereas two GPUs of a kind differ in clocks and cooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from toolkit.backends.backend import EngineSettings
+from toolkit.base.errors import QtoolError
+from toolkit.base.gpu import find_gpu
+from toolkit.base.places import Pending, Workers
+from toolkit.base.temporary import temporary_folder
+from toolkit.base.versions import versions
+from toolkit.graph.light import LightModel
+from toolkit.graph.model import Model
+
+if TYPE_CHECKING:
+    from toolkit.backends.layers.layer import Build
+    from toolkit.contract.plan import PrecisionPlan
+    from toolkit.contract.ranges import Ranges
+
+
+@dataclass(frozen=True)
+class EngineOrder:
+    """A lowered model whose engine is wanted; see ``Builds``."""
+
+    model: LightModel
+    plan: PrecisionPlan
+    ranges: Ranges | None
+    settings: EngineSettings
+
+
+class Builds(Protocol):
+    """What an ``EngineBench`` is asked for."""
+
+    def build(
+        self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, path: Path, settings: EngineSettings
+    ) -> Build:
+        """Build a lowered model, written to ``path`` for the time of the build."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineBuilder:
+    """What engines are built with; can be sent to another process, see ``SharedWork``.
+
+    Attributes:
+        bench: the bench that they are for, without what belongs to its process alone.
+        like: what ``engines_like`` returns there.
+    """
+
+    bench: Builds
+    like: tuple[str, ...]
+
+    def open(self) -> Callable[[EngineOrder], Build | str]:
+        """See ``SharedWork``: answers with the build, or with why its engine would not be one of that bench."""
+        here = engines_like()
+
+        def build(order: EngineOrder) -> Build | str:
+            if here != self.like:
+                return f"it would be built with {', '.join(here)}, and engines here with {', '.join(self.like)}"
+            with temporary_folder("trial") as folder:
+                model = Model.from_light(order.model)
+                return self.bench.build(model, order.plan, order.ranges, folder / "trial.onnx", order.settings)
+
+        return build
+
+
+def engines_like() -> tuple[str, ...]:
+    """What engines built here depend on: the GPU, and the versions of TensorRT's packages."""
+    found = [f"{name} {version}" for name, version in versions().items() if name.startswith("tensorrt")]
+    gpu = find_gpu()
+    return (gpu.name if gpu is not None else "no GPU", *sorted(found))
+
+
+@dataclass
+class RemoteBuilds:
+    """Engines that other GPUs build.
+
+    Attributes:
+        workers: the workers that build them.
+        under_way: by the name that the engine is to be kept by.
+    """
+
+    workers: Workers[EngineOrder, Build | str]
+    under_way: dict[str, Pending[Build | str]] = field(default_factory=dict)
+
+    @property
+    def free_gpus(self) -> int:
+        """How many more would be begun at once."""
+        return max(self.workers.window - len(self.under_way), 0)
+
+    def order(self, name: str, order: EngineOrder) -> None:
+        """Have an engine built."""
+        self.under_way[name] = self.workers.submit(order)
+
+    def forget(self, name: str) -> None:
+        """Give up an engine that will not be asked for."""
+        if name in self.under_way:
+            self.under_way.pop(name).give_up()
+
+    def take(self, name: str) -> Build | str | None:
+        """What was built, or why it was not; None where it was not ordered.
+
+        A build that fails on another GPU, where others may take its memory, may succeed here.
+        """
+        pending = self.under_way.pop(name, None)
+        try:
+            return pending.result() if pending is not None else None
+        except QtoolError as error:
+            return str(error)
