@@ -60,8 +60,8 @@ from toolkit.backends.choose import choose
 from toolkit.backends.execution.measure import latencies_in_turn
 from toolkit.backends.layers.layer import Build
 from toolkit.backends.lowering.weak import lower_weak
+from toolkit.backends.processes.exchange import profiles_to_json
 from toolkit.backends.processes.talk import Talk
-from toolkit.backends.rtx import profiles_to_json
 from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
 from toolkit.contract.registry import named

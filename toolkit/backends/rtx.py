@@ -6,13 +6,13 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from toolkit.backends.backend import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.layers.layer import Build
 from toolkit.backends.layers.network import network_layers
 from toolkit.backends.layers.program import tactics
+from toolkit.backends.processes.exchange import profiles_to_json
 from toolkit.backends.processes.process import run_job
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
@@ -192,17 +192,3 @@ def target_capabilities(settings: EngineSettings) -> tuple[list[str], Finding]:
     return [DEFAULT_CAPABILITY], EngineCode.CAPABILITY_UNSUPPORTED(
         capability=DEFAULT_CAPABILITY, gpu=gpu.name, gpu_capability=gpu.compute_capability
     )
-
-
-def profiles_to_json(profiles: Profiles) -> list[dict[str, Any]]:
-    """Profiles as the child process takes them."""
-    return [
-        {
-            "name": profile.name,
-            "shapes": {
-                name: {"min": list(extent.min), "opt": list(extent.opt), "max": list(extent.max)}
-                for name, extent in profile.shapes.items()
-            },
-        }
-        for profile in profiles
-    ]

@@ -12,9 +12,9 @@ from toolkit.backends.execution.measure import cuda_runtime
 from toolkit.backends.layers.inspector import read_layers
 from toolkit.backends.layers.layer import Build
 from toolkit.backends.processes.children import CAN_STOP
+from toolkit.backends.processes.exchange import profiles_to_json
 from toolkit.backends.processes.process import ProcessDiedError, run_job
 from toolkit.backends.processes.turns import measure_turns
-from toolkit.backends.rtx import profiles_to_json
 from toolkit.base.errors import BackendError
 from toolkit.base.files import writing
 from toolkit.base.gpu import find_gpu

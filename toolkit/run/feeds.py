@@ -116,9 +116,8 @@ def run_chunk(job: Job, engine: Path, backend: str, chunk: Sequence[Feed], folde
     Raises:
         BackendError: the engine cannot be opened or failed, or its process died.
     """
-    from toolkit.backends.jobs.run_engine import load_arrays, store_arrays
+    from toolkit.backends.processes.exchange import load_arrays, profiles_to_json, store_arrays
     from toolkit.backends.processes.process import run_job
-    from toolkit.backends.rtx import profiles_to_json
 
     batches: list[dict[str, Any]] = []
     for number, feed in enumerate(chunk):

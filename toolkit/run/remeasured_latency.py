@@ -133,8 +133,8 @@ def _layer_times(
     run: FinishedRun, allow_code: bool, progress: Progress
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """By layer of a run's engine and profile its milliseconds; and by profile why nothing was measured."""
+    from toolkit.backends.processes.exchange import profiles_to_json
     from toolkit.backends.processes.process import run_job
-    from toolkit.backends.rtx import profiles_to_json
 
     wanted = {
         "folder": str(run.folder.resolve()),

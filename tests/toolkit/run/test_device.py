@@ -18,6 +18,7 @@ from toolkit.backends.jobs import run_engine
 from toolkit.backends.layers.layer import Build
 from toolkit.backends.none import NoBackend
 from toolkit.backends.processes import process
+from toolkit.backends.processes.exchange import load_arrays, store_arrays
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.gpu import Gpu
@@ -341,8 +342,8 @@ def test_arrays_travel_in_order_whatever_their_names(tmp_path):
     import ml_dtypes
 
     arrays = [normal(2, 3), np.array(7, np.int64), np.array([True, False]), normal(2).astype(ml_dtypes.bfloat16)]
-    run_engine.store_arrays(tmp_path / "a.npz", arrays)
-    again = run_engine.load_arrays(tmp_path / "a.npz")
+    store_arrays(tmp_path / "a.npz", arrays)
+    again = load_arrays(tmp_path / "a.npz")
     assert [a.dtype for a in again] == [np.float32, np.int64, np.bool_, np.float32]
     assert all(np.array_equal(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(arrays, again))
 

@@ -16,7 +16,7 @@ def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """Measure each engine's latency at the opt shapes of every profile, all engines in every round.
 
     Args:
-        request: ``backend``, ``engines`` (name to path), ``profiles`` (see ``rtx.profiles_to_json``), ``rounds``,
+        request: ``backend``, ``engines`` (name to path), ``profiles`` (see ``exchange.profiles_to_json``), ``rounds``,
             ``host_code`` (whether an engine may hold host code, as version compatible ones do).
         talk: where messages and progress go.
 

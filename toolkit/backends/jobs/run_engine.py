@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toolkit.backends.execution.runner import EngineRunner
+from toolkit.backends.processes.exchange import load_arrays, profiles_from_json, store_arrays
 from toolkit.backends.processes.talk import Talk
 from toolkit.base.errors import BackendError
-from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.base.types import Array
 
 
 def run_batches(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
@@ -31,7 +28,8 @@ def run_batches(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """
     batches = request["batches"]
     names = []
-    with EngineRunner(Path(request["engine"]).read_bytes(), request["backend"], profiles_from_json(request)) as runner:
+    profiles = profiles_from_json(request["profiles"])
+    with EngineRunner(Path(request["engine"]).read_bytes(), request["backend"], profiles) as runner:
         for number, batch in enumerate(batches):
             talk.progress("engine on the GPU", number, len(batches))
             feeds = dict(zip(batch["names"], load_arrays(batch["inputs"])))
@@ -44,28 +42,3 @@ def run_batches(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
             store_arrays(batch["outputs"], list(outputs.values()))
             names.append(list(outputs))
     return {"outputs": names}
-
-
-def profiles_from_json(request: dict[str, Any]) -> Profiles:
-    """The profiles that ``rtx.profiles_to_json`` wrote into a request."""
-    return Profiles(
-        tuple(
-            ShapeProfile(
-                entry["name"],
-                {name: Extent(*(tuple(e[which]) for which in ("min", "opt", "max")))
-                 for name, e in entry["shapes"].items()},
-            )
-            for entry in request["profiles"]
-        )
-    )  # fmt: skip
-
-
-def store_arrays(path: str | Path, arrays: list[Array]) -> None:
-    """Write arrays in their order; types that .npy files do not know (bfloat16, float8) are widened to float32."""
-    np.savez(path, *(a.astype(np.float32) if a.dtype.kind == "V" else a for a in arrays))
-
-
-def load_arrays(path: str | Path) -> list[Array]:
-    """Read what ``store_arrays`` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return [stored[f"arr_{number}"] for number in range(len(stored.files))]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from toolkit.backends.processes import process
-from toolkit.backends.rtx import profiles_to_json
+from toolkit.backends.processes.exchange import profiles_to_json
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.contract.bench import TurnsFound
