@@ -54,22 +54,31 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if output.discrete:
         return [] if no_classes(output) else _numbers(output)
     wide = [extent for extent in output.shape if extent > 1]
-    if len(wide) > 1 or (len(output.shape) > 1 and len(wide) == 1 and output.shape[0] == 1 and len(output.shape) == 2):
+    single_row = len(output.shape) == 2 and output.shape[0] == 1 and bool(wide)
+    if len(wide) > 1 or single_row or _value_per_position(output):
         return []
-    if _value_per_position(output):
-        return []
-    count = wide[0] if wide else 1
-    if count == 1:
+    if not wide:
         return _chances(output) or [Clue("regression", "shape", 2.0, "single"), ANY]
-    axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
+    axis = output.shape.index(wide[0]) - len(output.shape)
+    return _decisive_values(output, seen, axis) or _scores_or_features(output, seen, axis)
+
+
+def _decisive_values(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """Clues from a vector's values where these alone decide what it is; none where it may be scores or features."""
     if (kind := _other_values(output, axis)) is not None:
         return [*of_values(kind, 2.5), ANY]
     if _ends_a_span(output, seen):
         return [Clue("classification", "values", 2.5, "span")]
     if _is_code(output, axis):
         return [Clue("embedding", "values", 2.5, "code"), Clue("embedding", "shape", 1.0, "fits")]
-    if count < _FEATURES and _is_squashed(output, axis):
+    if output.shape[axis] < _FEATURES and _is_squashed(output, axis):
         return [*of_values("squashed", 2.5), ANY]
+    return []
+
+
+def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """Clues from all that is known of a vector: its values, its length, the operators that produce it."""
+    count = output.shape[axis]
     found = _scores(output, axis)
     if output.dynamic(axis):
         return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]

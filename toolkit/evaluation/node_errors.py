@@ -108,6 +108,44 @@ class Taps:
     whole: Session | None = None
 
 
+@dataclass(frozen=True)
+class _GroupRun:
+    """The sessions of both models that return the tensors of one group.
+
+    Attributes:
+        group: the tensors of the float model.
+        pairs: what is compared of them.
+        reference: the float model's session.
+        subject: the other model's; None where nothing is compared.
+    """
+
+    group: list[str]
+    pairs: Pairs
+    reference: Session
+    subject: Session | None
+
+    def compare(
+        self,
+        inputs: Mapping[str, Array],
+        pool: ThreadPoolExecutor,
+        found: Mapping[str, Difference],
+        watched: Mapping[str, Clipping],
+    ) -> list[str]:
+        """Run both models on a batch, and add what differs to ``found`` and the float values to ``watched``.
+
+        Returns:
+            The nodes compared: those whose tensors have equal shapes in both models.
+        """
+        own = sorted({sub for _, _, sub in self.pairs})
+        a = self.reference.run(inputs)
+        b = run_on(self.subject, inputs, dict(zip(own, own))) if self.subject is not None else {}
+        like = [(node, ref, sub) for node, ref, sub in self.pairs if a[ref].shape == b[sub].shape]
+        jobs = [partial(found[node].add, a[ref], b[sub]) for node, ref, sub in like]
+        jobs += [partial(watched[name].add, a[name]) for name in self.group if name in watched]
+        in_threads(pool, cores(), lambda job: job(), jobs)
+        return [node for node, _, _ in like]
+
+
 def node_errors(
     reference: Model,
     subject: MeasuredForm,
@@ -151,17 +189,11 @@ def node_errors(
         for group in taps.groups[state.groups :]:
             held = set(group)
             within = [pair for pair in looked_at if pair[1] in held]
-            a_session = taps.whole or session(reference, outputs=group, boundaries=handed)
-            own = sorted({sub for _, _, sub in within})
-            b_session = subject.session(own, handed_on) if within else None
+            plain = taps.whole or session(reference, outputs=group, boundaries=handed)
+            own = subject.session(sorted({sub for _, _, sub in within}), handed_on) if within else None
+            run = _GroupRun(group, within, plain, own)
             for part in islice(chosen.batches(taps.batch), state.batches, None):
-                a = a_session.run(part.inputs)
-                b = run_on(b_session, part.inputs, dict(zip(own, own))) if b_session is not None else {}
-                like = [(node, ref, sub) for node, ref, sub in within if a[ref].shape == b[sub].shape]
-                jobs = [partial(found[node].add, a[ref], b[sub]) for node, ref, sub in like]
-                jobs += [partial(watched[name].add, a[name]) for name in group if name in watched]
-                in_threads(pool, cores(), lambda job: job(), jobs)
-                state.took(part.count, [node for node, _, _ in like])
+                state.took(part.count, run.compare(part.inputs, pool, found, watched))
                 kept.summed(state, found, watched)
                 progress("layer errors", state.groups * wanted + state.samples, len(taps.groups) * wanted)
             state.next_group()

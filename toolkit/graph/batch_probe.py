@@ -183,22 +183,36 @@ def _shape(model: Model, facts: Facts, tensor: gs.Tensor) -> tuple[int, ...] | N
 def _misfit(
     op: str, shapes: Sequence[tuple[int, ...] | None], target: Sequence[int] | None, attrs: Mapping[str, Any]
 ) -> bool:
+    """Whether a node cannot be computed from inputs of these shapes, as far as they are known.
+
+    Args:
+        op: the node's operator.
+        shapes: of its inputs; None for one that is not known.
+        target: the constant shape that a Reshape or Expand is given; None for others.
+        attrs: the node's attributes.
+    """
     first = shapes[0] if shapes else None
     if first is None:
         return False
     if op == "Reshape" and target is not None and not attrs.get("allowzero"):
-        if any(entry == 0 and i >= len(first) for i, entry in enumerate(target)):
-            return False
-        sizes = [first[i] if entry == 0 else entry for i, entry in enumerate(target)]
-        rest = math.prod(size for size in sizes if size != -1)
-        return rest > 0 and (math.prod(first) % rest != 0 if -1 in sizes else math.prod(first) != rest)
+        return not _reshapes(first, target)
     if op == "Expand" and target is not None:
         return any(a != b and 1 not in (a, b) for a, b in zip(reversed(first), reversed(target)))
     if op == "Concat" and None not in shapes:
         axis = int(attrs.get("axis", 0)) % max(len(first), 1)
-        others = [[size for i, size in enumerate(shape or ()) if i != axis] for shape in shapes]
-        return any(other != others[0] for other in others)
+        beside = {tuple(size for i, size in enumerate(shape or ()) if i != axis) for shape in shapes}
+        return len(beside) > 1
     return False
+
+
+def _reshapes(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether a Reshape to ``target`` holds as many values; its 0 copies an extent, its -1 takes what is left."""
+    if any(entry == 0 and i >= len(shape) for i, entry in enumerate(target)):
+        # the node is wrong for every batch
+        return True
+    sizes = [shape[i] if entry == 0 else entry for i, entry in enumerate(target)]
+    size, known = math.prod(shape), math.prod(entry for entry in sizes if entry != -1)
+    return known <= 0 or (size % known == 0 if -1 in sizes else size == known)
 
 
 def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dict[str, Array]:

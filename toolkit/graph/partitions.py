@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,27 @@ class Value(NamedTuple):
         return cls(value.name, value.type, tuple(value.shape))
 
 
+@dataclass
+class _PassingSample:
+    """A sample on its way through the partitions.
+
+    Attributes:
+        feed: the model's inputs.
+        alive: by name the tensors that a later partition reads or that are returned, inputs too.
+        key: what its tensors are kept under for other sessions; empty where they are not kept.
+        start: the first partition that has to be run.
+    """
+
+    feed: Mapping[str, Any]
+    alive: dict[str, Any]
+    key: str = ""
+    start: int = 0
+
+    def computed(self, names: Iterable[str]) -> dict[str, Any]:
+        """Those of the tensors that partitions have computed."""
+        return {name: self.alive[name] for name in names if name in self.alive and name not in self.feed}
+
+
 class PartitionedSession:
     """The partitions of a model, to be run as one session of onnxruntime is.
 
@@ -152,30 +174,35 @@ class PartitionedSession:
         self, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], options: Any = None
     ) -> list[list[Any]]:
         """``run_with_ort_values`` for several samples, which go through a partition together: it is loaded once."""
-        wanted, kept = set(names), self._boundaries
+        wanted = set(names)
         having = [number for number, one in enumerate(self._partitions) if wanted & set(one.gives)]
-        keys = [_digest(feed) if kept is not None else "" for feed in feeds]
-        known = [kept.last(key, having[0]) if kept is not None else (0, {}) for key in keys]
-        held = [{**feed, **values} for feed, (_, values) in zip(feeds, known)]
-        end = len(self._partitions) if kept is not None else having[-1] + 1
+        samples = [self._begun(feed, having[0]) for feed in feeds]
+        # what is kept for other sessions may be read by partitions beyond the last that is run here
+        end = len(self._partitions) if self._boundaries is not None else having[-1] + 1
         for number, one in enumerate(self._partitions[: having[-1] + 1]):
             later = {name for other in self._partitions[number + 1 : end] for name in other.reads}
             gives = [name for name in one.gives if name in wanted or name in later]
-            for index, (start, _) in enumerate(known):
-                if number < start:
+            for sample in samples:
+                if number < sample.start:
                     continue
-                state = held[index]
                 if gives:
-                    made = self._run_partition(number, gives, state, options)
+                    made = self._run_partition(number, gives, sample.alive, options)
                     # what waits for the other samples is spilled where it is much
-                    state.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
+                    sample.alive.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
                 # what is alive has a reader that comes, or is wanted: looking through all of it would be square
                 for name in {*one.reads, *gives} - later - wanted:
-                    state.pop(name, None)
-                if kept is not None:
-                    passed = {name: held[index][name] for name in later if name in held[index]}
-                    kept.keep(keys[index], number + 1, {n: v for n, v in passed.items() if n not in feeds[index]})
-        return [[self._given_out(name, state[name]) for name in names] for state in held]
+                    sample.alive.pop(name, None)
+                if self._boundaries is not None:
+                    self._boundaries.keep(sample.key, number + 1, sample.computed(later))
+        return [[self._given_out(name, sample.alive[name]) for name in names] for sample in samples]
+
+    def _begun(self, feed: Mapping[str, Any], first: int) -> _PassingSample:
+        """A sample before the first partition that it has to be run in; ``first`` is the first that gives an output."""
+        if self._boundaries is None:
+            return _PassingSample(feed, dict(feed))
+        key = _digest(feed)
+        start, values = self._boundaries.last(key, first)
+        return _PassingSample(feed, {**feed, **values}, key, start)
 
     def _run_partition(self, number: int, gives: list[str], state: Mapping[str, Any], options: Any) -> list[Any]:
         """The tensors that a partition gives; of its session nothing stays here, since the next may need its room."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from toolkit.graph.node_values import run_node
 from toolkit.graph.nodes import ONNX_DOMAINS, inferred_shapes
@@ -20,6 +20,8 @@ _MAKERS = frozenset({
     "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Size",
     "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
+_NUMBERS = frozenset({"value_int", "value_ints", "value_float", "value_floats"})
+"""Attributes of a Constant that hold numbers and no tensor."""
 
 
 def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx.ModelProto | None:
@@ -72,19 +74,35 @@ def _computed(
     """What a node computes, by output; None where it is no shape arithmetic or an input's value is not known."""
     if node.domain not in ONNX_DOMAINS or not node.output or node.op_type not in _MAKERS:
         return None
-    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-    if node.op_type == "Constant" and isinstance(attributes.get("value"), TensorProto):
-        small = np.prod(attributes["value"].dims) <= _MOST
-        return {node.output[0]: numpy_helper.to_array(attributes["value"])} if small else None
-    if node.op_type == "Constant" and not {"value_int", "value_ints", "value_float", "value_floats"} & set(attributes):
-        return None
-    shape = shapes.get(node.input[0]) if node.input else None
     if node.op_type in ("Shape", "Size"):
-        if shape is None or -1 in shape:
-            return None
-        if node.op_type == "Size":
-            return {node.output[0]: np.asarray(np.prod(shape, dtype=np.int64))}
-        return {node.output[0]: np.asarray(shape[attributes.get("start", 0) : attributes.get("end")], np.int64)}
+        extents = _extents(node, shapes.get(node.input[0]) if node.input else None)
+        return {node.output[0]: extents} if extents is not None else None
+    return _constant(node, opsets) if node.op_type == "Constant" else _run(node, values, opsets)
+
+
+def _constant(node: onnx.NodeProto, opsets: list[Any]) -> dict[str, np.ndarray[Any, Any]] | None:
+    """The value of a Constant, by output; None where it holds strings, is sparse or large."""
+    attributes = {one.name: one for one in node.attribute}
+    if "value" in attributes:
+        tensor = attributes["value"].t
+        return {node.output[0]: numpy_helper.to_array(tensor)} if np.prod(tensor.dims) <= _MOST else None
+    return _run(node, {}, opsets) if _NUMBERS & attributes.keys() else None
+
+
+def _extents(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> np.ndarray[Any, Any] | None:
+    """What a Shape or Size gives for a tensor of this shape, int64; None where an extent is not known."""
+    if shape is None or -1 in shape:
+        return None
+    if node.op_type == "Size":
+        return np.asarray(np.prod(shape, dtype=np.int64))
+    part = {one.name: one.i for one in node.attribute}
+    return np.asarray(shape[part.get("start", 0) : part.get("end")], np.int64)
+
+
+def _run(
+    node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], opsets: list[Any]
+) -> dict[str, np.ndarray[Any, Any]] | None:
+    """What ONNX's reference implementation computes, by output; None where an input is not known or large."""
     if any(name and name not in values for name in node.input):
         return None
     inputs = {name: values[name] for name in node.input if name}

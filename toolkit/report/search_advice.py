@@ -44,29 +44,43 @@ def search_advice(
             float32.
         passes: the recipe's passes: helper passes that its search tries already are not advised.
     """
+    missed = result in ("missed", "broken")
+    if missed and (info.rest_lacks or (info.met and not info.chosen.quantized_share)):
+        # no choice of layers fixes what is missed with nothing quantized
+        return [_other_rest(info, accuracy)]
     found: list[Advice] = []
     if info.unlabelled is not None and info.chosen.kept:
         found.append(Advice(ReportCode.LABEL_CALIBRATION(metric=info.unlabelled, samples=info.samples), ""))
     own = next((one for one in passes if one.role is Role.SEARCH), None)
     use = own.use if own is not None else named(Role.SEARCH)
-    if result in ("missed", "broken") and (info.rest_lacks or (info.met and not info.chosen.quantized_share)):
-        # no choice of layers fixes what is missed with nothing quantized
-        return [_other_rest(info, accuracy)]
     if not info.met and not info.in_types:
         found.append(_unmet(info, use, own is not None and bool(own.settings.get("helpers"))))
-    elif result in ("missed", "broken"):
+    elif missed:
         found.append(_stricter(info, use, accuracy))
-    left = [layer for layer in info.layers if not layer.kept and layer.share >= _LEAST_SHARE][:_MOST]
-    gains = result in ("missed", "broken") or (result in ("usable", "doubtful") and not as_good_as_float(accuracy))
-    if left and gains and set(info.lacks) != _LATE:
-        shares = {layer.node: layer.share for layer in info.layers}
-        other = next((layer.node for layer in blamed if layer.node not in {one.node for one in left}), "")
-        finding = ReportCode.KEEP_MORE_LAYERS(
-            count=len(left), precision=info.rest, node=left[0].node, share=left[0].share, usable=result == "usable",
-            other=other, other_share=shares.get(other),
-        )  # fmt: skip
-        found.append(Advice(finding, keep_fragment([layer.node for layer in left], str(info.rest))))
+    gains = missed or (result in ("usable", "doubtful") and not as_good_as_float(accuracy))
+    if gains and set(info.lacks) != _LATE:
+        found += _keep_more(info, blamed, usable=result == "usable")
     return found
+
+
+def _keep_more(info: SearchInfo, blamed: Sequence[LayerInfo], usable: bool) -> list[Advice]:
+    """The quantized layers that cost most, to be kept in float; nothing where none costs much.
+
+    Args:
+        info: the search.
+        blamed: the layers with the largest error of their own: one that is not among those kept is named.
+        usable: whether the result is usable as it is.
+    """
+    left = [layer for layer in info.layers if not layer.kept and layer.share >= _LEAST_SHARE][:_MOST]
+    if not left:
+        return []
+    nodes, shares = [layer.node for layer in left], {layer.node: layer.share for layer in info.layers}
+    other = next((layer.node for layer in blamed if layer.node not in nodes), "")
+    finding = ReportCode.KEEP_MORE_LAYERS(
+        count=len(left), precision=info.rest, node=nodes[0], share=left[0].share, usable=usable, other=other,
+        other_share=shares.get(other),
+    )  # fmt: skip
+    return [Advice(finding, keep_fragment(nodes, str(info.rest)))]
 
 
 def _unmet(info: SearchInfo, use: str, helped: bool) -> Advice:

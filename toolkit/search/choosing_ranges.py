@@ -304,8 +304,7 @@ class ChoosingRanges(Proposing):
         lines = [self.log.get(key) for key in keys]
         missing = [place for place, line in enumerate(lines) if line is None]
         fresh = [configs[place] for place in missing]
-        made = enumerate(map(runner.run, fresh)) if self.batches is None else run_each(runner, fresh, self.batches)
-        for number, outcome in made:
+        for number, outcome in run_each(runner, fresh, self.batches):
             place = missing[number]
             group, amax = asked[place]
             line = lines[place] = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}

@@ -260,8 +260,7 @@ def _outcomes(
     configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in keys]
     with simulation.shared_out(len(keys)) as workers:
         if workers is None:
-            made = enumerate(map(runner.run, configs)) if batches is None else run_each(runner, configs, batches)
-            yield from ((keys[place], outcome) for place, outcome in made)
+            yield from ((keys[place], outcome) for place, outcome in run_each(runner, configs, batches))
             return
         for key, (outcome, cost) in zip(keys, in_order(workers, ((config, batches) for config in configs))):
             runner.spent += cost

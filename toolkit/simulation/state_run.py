@@ -49,6 +49,8 @@ class RunsBatches(Protocol):
 
     def signatures(self, config: Config) -> StateKey: ...  # noqa: D102
 
+    def run(self, config: Config) -> Outcome: ...  # noqa: D102
+
     def probe(self, config: Config, keep: bool = False) -> StateRun: ...  # noqa: D102
 
     def asked(self, probe: Any, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None: ...  # noqa: D102
@@ -116,13 +118,16 @@ class StateRun:
         return self._runner.summed([self._parts[i] for i in indices], indices, [self._held[i] for i in indices])
 
 
-def run_each(runner: RunsBatches, configs: Sequence[Config], count: int) -> Iterator[tuple[int, Outcome]]:
-    """The outcomes of states on the first ``count`` batches, each with the state's place among ``configs``.
+def run_each(runner: RunsBatches, configs: Sequence[Config], count: int | None) -> Iterator[tuple[int, Outcome]]:
+    """The outcomes of states, each with the state's place among ``configs``, in any order.
 
-    Where there are fewer batches than threads, several states are run side by side, two at least: while one loads, the
-    other computes. Neighbours take the same sessions, so each thread has neighbours to itself: none waits for what
-    another one loads.
+    On all batches, the states are run one after the other. On the first ``count``, several are run side by side where
+    there are fewer batches than threads, two at least: while one loads, the other computes. Neighbours take the same
+    sessions, so each thread has neighbours to itself: none waits for what another one loads.
     """
+    if count is None:
+        yield from enumerate(map(runner.run, configs))
+        return
 
     def run(place: int) -> tuple[int, Outcome]:
         return place, runner.probe(configs[place]).run(count)
