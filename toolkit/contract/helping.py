@@ -187,7 +187,7 @@ def _measured(reference: Model, models: Sequence[Model], data: Any, context: Con
                 was = own.get(name, (0.0, 0.0))
                 own[name] = was[0] + noise, was[1] + signal
             if answers is not None:
-                rows.append(answers.rows(wanted, found))
+                rows.append(answers.rows(wanted, found, batch.inputs))
         seen += batch.count
         if seen >= SAMPLES:
             break

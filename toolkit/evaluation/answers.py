@@ -50,14 +50,17 @@ class Answers:
         each = {"sequence": "generation"}
         return Answers([replace(part, task=each.get(part.task, part.task)) for part in self.parts])
 
-    def rows(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> list[Rows]:
+    def rows(
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array], inputs: Mapping[str, Array] | None = None
+    ) -> list[Rows]:
         """One batch, for each part.
 
         Args:
             wanted: the float model's outputs by name.
             found: the other model's.
+            inputs: the batch's inputs, which are read where one of them turns positions off.
         """
-        return [one.rows(wanted, found) for one in self._readers]
+        return [one.rows(wanted, found, inputs) for one in self._readers]
 
     def side_by_side(
         self, wanted: Mapping[str, Array], found: Mapping[str, Array], matched: bool = False

@@ -53,6 +53,7 @@ class EvaluationCode(BaseCode):
     LABEL_OUT_OF_RANGE = "evaluation-label-out-of-range"
     LIMIT_NEVER_MISSED = "evaluation-limit-never-missed"
     FLOAT_OUTPUT_NAN = "evaluation-float-output-nan"
+    POSITIONS_OFF = "evaluation-positions-off"
     SAMPLES_OF_ROWS = "evaluation-samples-of-rows"
     LIMIT_WITHOUT_METRIC = "evaluation-limit-without-metric"
     LABELS_SHIFTED = "evaluation-labels-shifted"

@@ -233,9 +233,9 @@ class _EvaluationSteps:
             ) as batches:
                 for part, (wanted, *found) in batches:
                     with at_fault(part):
-                        whole.add(wanted, found[0], part.labels, part.count)
+                        whole.add(wanted, found[0], part.labels, part.count, part.inputs)
                         if native_runs:
-                            other.add(wanted, found, part.labels, part.count)
+                            other.add(wanted, found, part.labels, part.count, part.inputs)
                     fitted.update(part.profiles)
                     self.progress("evaluate", whole.samples, self.total)
             # the rest is not run so, and its session goes

@@ -15,11 +15,13 @@ from toolkit.evaluation.fixed_rows import rows_at_once
 from toolkit.evaluation.likeness import grids, likeness
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.one_each import one_each
+from toolkit.evaluation.position_mask import at_positions, counting, position_masks
 from toolkit.evaluation.squashed import squashed
 from toolkit.graph.assemble import bodies
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
+from toolkit.graph.sessions import own_session
 from toolkit.graph.states import shapes_to_join
 from toolkit.graph.used_inputs import varying_tensors
 
@@ -50,6 +52,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     joined = {shapes[name][axis] for name, axis in batch_axes(shapes).items()}
     for one in outputs:
         _take_all(one, seen.held[one.name], joined)
+    seen.find_masks(outputs)
     ops = frozenset(node.op for node, _ in model.walk())
     handed = handed_on(model)
     answers = [one for one in outputs if one.name not in handed]
@@ -108,10 +111,14 @@ class _SeenBatches:
         self.inputs: dict[str, Array] = {}
         self.held: dict[str, list[_HeldBatch]] = {name: [] for name in sources}
         self.states = _possible_states(model, shapes, sources)
+        self._given: list[Mapping[str, Array]] = []
+        self._made: list[Mapping[str, Array]] = []
 
     def add(self, given: Mapping[str, Array], made: Mapping[str, Array], count: int) -> None:
         """Take in a batch: inputs, outputs, and how many samples it joins."""
         self.each = self.each or rows_at_once(self._model, given)
+        self._given.append(given)
+        self._made.append(made)
         firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
         images = grids(firsts)
         self.inputs = self.inputs or firsts
@@ -119,6 +126,25 @@ class _SeenBatches:
         for name in self.held.keys() & made.keys():
             # a missing output comes from a node that onnxruntime cannot run
             self.held[name].append((made[name], count * self.each, images))
+
+
+    def find_masks(self, outputs: Sequence[SeenOutput]) -> None:
+        """Tell outputs which input turns positions of theirs off; their values are known."""
+        if not self._given:
+            return
+        joined = [one.name for one in outputs if one.batch_axis == 0 and one.samples]
+        found = position_masks(lambda one: own_session(self._model).run(one), self._given, self._made, joined)
+        for one in outputs:
+            if (mask := found.get(one.name)) is None:
+                continue
+            one.mask, settings = mask, mask.settings
+            for given, made in zip(self._given, self._made):
+                on = counting(settings, made[one.name], given)
+                rows = range(len(made[one.name]))
+                one.counted += [
+                    made[one.name][row] if on is None
+                    else at_positions(made[one.name], np.array([row]), on, mask.axis)[0] for row in rows
+                ]
 
 
 def _possible_states(

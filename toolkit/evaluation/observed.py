@@ -14,6 +14,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.masks import valued
+from toolkit.evaluation.position_mask import PositionMask
 
 _CLOSE, _SOME = 1e-3, 8
 _FIRST, _CROP = 4, 64
@@ -47,6 +48,8 @@ class SeenOutput:
         column: which numbers beside chosen boxes the graph says that it holds; see ``chosen_column``.
         one_each: whether a layer of one channel computes its values; see ``one_each``.
         squashed: the operators that keep its values within bounds; see ``squashed``.
+        mask: the input that turns positions of it off; None where none does.
+        counted: ``samples`` without the positions that are off; empty without such an input.
     """
 
     name: str
@@ -60,6 +63,8 @@ class SeenOutput:
     column: str = ""
     one_each: bool = False
     squashed: str = ""
+    mask: PositionMask | None = None
+    counted: list[Array] = field(default_factory=list)
 
     @property
     def discrete(self) -> bool:

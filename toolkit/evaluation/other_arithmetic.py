@@ -28,6 +28,7 @@ class OtherArithmetic:
         found: Sequence[Mapping[str, Array]],
         labels: Mapping[str, Array] | None,
         count: int,
+        inputs: Mapping[str, Array] | None = None,
     ) -> None:
         """Take in one batch of ``count`` samples.
 
@@ -36,11 +37,12 @@ class OtherArithmetic:
             found: the other model's outputs with its rounding, and without.
             labels: the samples' labels, for the metric.
             count: how many samples the batch holds.
+            inputs: its inputs, see ``Answers.rows``.
         """
         rounded, unrounded = found
-        self._unrounded.add(wanted, unrounded, labels, count)
+        self._unrounded.add(wanted, unrounded, labels, count, inputs)
         if self._answers is not None:
-            self._rows.append(self._answers.rows(rounded, unrounded))
+            self._rows.append(self._answers.rows(rounded, unrounded, inputs))
 
     def result(self, samples: int, rounded: EvaluationResult | None) -> Unrounded | None:
         """What the batches showed; None where there were none.

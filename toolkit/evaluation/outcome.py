@@ -158,7 +158,11 @@ class BatchOutcome:
 
 
 def compare(
-    reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str], answers: Answers | None = None
+    reference: Mapping[str, Array],
+    values: Mapping[str, Array],
+    classes: Sequence[str],
+    answers: Answers | None = None,
+    inputs: Mapping[str, Array] | None = None,
 ) -> BatchOutcome:
     """One batch of outputs against the float model's.
 
@@ -170,8 +174,9 @@ def compare(
         values: the quantized model's outputs.
         classes: outputs whose last axis holds scores of classes.
         answers: reads both as the task says; None without a task.
+        inputs: the batch's inputs, see ``Answers.rows``.
     """
-    part = BatchOutcome(answers=answers.rows(reference, values) if answers is not None else [])
+    part = BatchOutcome(answers=answers.rows(reference, values, inputs) if answers is not None else [])
     if answers is not None:
         reference, values = answers.side_by_side(reference, values)
     for name, wanted in reference.items():

@@ -184,7 +184,12 @@ class OutputComparison:
         self.samples = 0
 
     def add(
-        self, wanted: Mapping[str, Array], found: Mapping[str, Array], labels: Mapping[str, Array] | None, count: int
+        self,
+        wanted: Mapping[str, Array],
+        found: Mapping[str, Array],
+        labels: Mapping[str, Array] | None,
+        count: int,
+        inputs: Mapping[str, Array] | None = None,
     ) -> None:
         """Take in one batch of ``count`` samples.
 
@@ -193,6 +198,7 @@ class OutputComparison:
             found: the other model's; where the types differ, floats are compared in float32.
             labels: the samples' labels, for the metric.
             count: how many samples the batch holds.
+            inputs: its inputs, see ``Answers.rows``.
         """
         first, second = wanted, found
         if self._answers is not None:
@@ -211,7 +217,7 @@ class OutputComparison:
                 self._outputs[name].add_equal(a, b)
                 self._discrete.add(name)
         if self._answers is not None:
-            self._rows.append(self._answers.rows(wanted, found))
+            self._rows.append(self._answers.rows(wanted, found, inputs))
         for pair in self._scores if self._metric is not None else ():
             for score, values in zip(pair, (wanted, found)):
                 if score is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,33 @@ def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart
         output: the output.
         seen: the model that it belongs to.
     """
+    return [_with_mask(part, output) for part in _parts_for(task, output, seen)]
+
+
+def _with_mask(part: OutputPart, output: SeenOutput) -> OutputPart:
+    """The part with the input that turns positions off, where these are not what it reads as classes or cuts."""
+    mask = output.mask
+    if mask is None or mask.axis in (part.settings.get("axis"), (part.channels or (None,))[0]):
+        return part
+    return replace(part, settings={**part.settings, **mask.settings})
+
+
+def masked_positions(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
+    """Findings that an input turns positions of a part's output off, which hold no answers."""
+    masks = {one.name: one.mask for one in seen.outputs if one.mask is not None}
+    named: dict[str, list[str]] = {}
+    for part in parts:
+        if "mask" in part.settings:
+            named.setdefault(str(part.settings["mask"]), []).extend(part.outputs)
+    return [
+        EvaluationCode.POSITIONS_OFF(
+            input=name, off=masks[outputs[0]].off, outputs=list(dict.fromkeys(outputs)), share=masks[outputs[0]].share
+        )
+        for name, outputs in named.items()
+    ]
+
+
+def _parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
     base: dict[str, Any] = {"batch_axis": output.batch_axis}
     if task == "regression":
         return _regressions(output, seen, base)
@@ -145,12 +173,15 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
     found = []
     for first, last in slices:
         whole = len(slices) == 1
-        values = [np.asarray(one, np.float64) for one in output.samples]
+        counts = output.mask is not None and (whole or output.mask.axis != axis)
+        values = [np.asarray(one, np.float64) for one in (output.counted if counts else output.samples)]
+        size = output.samples[0].size
         if not whole:
             values = [np.take(one, range(first, last + 1), axis=axis) for one in values]
+            size = size // output.shape[axis] * (last + 1 - first)
         mean, variance = _centre(_numbers(values), output)
         settings = {**base, "mean": mean, "variance": variance}
-        if values[0].size <= _FEW_VALUES:
+        if size <= _FEW_VALUES:
             settings["few"] = True
         if whole and _image(output, seen):
             low, high = output.bounds

@@ -209,7 +209,7 @@ def _lacks(
 def _task_info(task: TaskRecord | None) -> TaskInfo | None:
     if task is None or task.why is None:
         return None
-    return TaskInfo(name=task.task, sure=task.sure, why=sentence(task.why))
+    return TaskInfo(name=task.task, sure=task.sure, why=" ".join(map(sentence, task.reading)))
 
 
 def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, OutputError]:

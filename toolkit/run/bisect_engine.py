@@ -160,13 +160,14 @@ class EngineCheck:
                     if found is None:
                         self._mixed[feed.profile, feed.origins] = feed.count
                         continue
+                    inputs = samples_of(feed)
                     try:
-                        scores.add(wanted, found, feed.labels, feed.count)
+                        scores.add(wanted, found, feed.labels, feed.count, inputs)
                     except Exception as error:
                         # a user's metric that took the simulation's outputs cannot take these
                         why = f"the metric does not accept the engine's outputs: {type(error).__name__}: {error}"
                         return Answer(False, why)
-                    parts.append(compare(wanted, found, simulation.classes, own.answers))
+                    parts.append(compare(wanted, found, simulation.classes, own.answers, inputs))
                     references.append(wanted)
         if not parts:
             raise DataError(

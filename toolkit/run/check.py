@@ -245,4 +245,5 @@ def _task(task: TaskRecord) -> dict[str, Any]:
 
     if task.why is None:
         return {}
-    return {"task": task.task, "sure": task.sure, "why": {**task.why.to_json(), "text": sentence(task.why)}}
+    text = " ".join(map(sentence, task.reading))
+    return {"task": task.task, "sure": task.sure, "why": {**task.why.to_json(), "text": text}}

@@ -17,7 +17,7 @@ from toolkit.evaluation.metric_table import METRICS, is_share, task_of
 from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs
-from toolkit.evaluation.parts import one_sided_among
+from toolkit.evaluation.parts import masked_positions, one_sided_among
 from toolkit.evaluation.tasks import reader
 from toolkit.graph.endless_loops import EndlessLoopError
 from toolkit.graph.model import Model
@@ -196,7 +196,7 @@ def _task(made: NewEvaluation, found: Guess, seen: SeenModel) -> None:
     named = f"task = {toml_string(found.task)}"
     why = found.finding()
     made.decided(why, f"# {plain(sentence(why))}", named if found.sure else f"# {named}")
-    made.said += one_sided_among(found.parts, seen)
+    made.said += one_sided_among(found.parts, seen) + masked_positions(found.parts, seen)
 
 
 def seen_model(inputs: Inputs) -> SeenModel | Finding | None:

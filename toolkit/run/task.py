@@ -38,6 +38,7 @@ class TaskRecord(Record):
         task: what it is for; empty where there are no samples to tell it from.
         sure: whether the recipe named it, or at least two kinds of clue speak for it.
         why: the task and its reason.
+        uncounted: what of the outputs holds no answers, such as padding.
         parts: what is judged of the outputs, as ``OutputPart.to_json`` writes it.
         reads: the output that a built-in metric looks at; None without one.
         float_value: the float model's metric on the first samples; None without a built-in metric.
@@ -53,6 +54,7 @@ class TaskRecord(Record):
     task: str = ""
     sure: bool = True
     why: Finding | None = None
+    uncounted: list[Finding] = Field(default_factory=list)
     parts: list[dict[str, Any]] = Field(default_factory=list)
     reads: str | None = None
     float_value: float | None = None
@@ -66,7 +68,12 @@ class TaskRecord(Record):
     @property
     def said(self) -> list[Finding]:
         """The task, what else was seen in the outputs, and what is plainly wrong."""
-        return [one for one in (self.why, *self.notes, self.suspicion) if one is not None]
+        return [*self.reading, *self.notes, *([self.suspicion] if self.suspicion is not None else [])]
+
+    @property
+    def reading(self) -> list[Finding]:
+        """The task, and what of the outputs holds no answers; nothing without a task."""
+        return [self.why, *self.uncounted] if self.why is not None else []
 
     @property
     def answers(self) -> Answers | None:
@@ -161,7 +168,7 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
 
 def _look(inputs: Inputs) -> Looked:
     from toolkit.evaluation.judged import judged_by
-    from toolkit.evaluation.parts import one_sided_among
+    from toolkit.evaluation.parts import masked_positions, one_sided_among
 
     job, section = inputs.job, inputs.job.recipe.evaluation
     found = first_seen(inputs)
@@ -182,7 +189,8 @@ def _look(inputs: Inputs) -> Looked:
     notes += rows_together(found.data, [batch.inputs for batch in found.first])
     drawing, unlike = random_nodes(inputs.source())
     record = TaskRecord(
-        task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes,
+        task=judged.task, sure=judged.sure, why=why, uncounted=masked_positions(judged.parts, watched),
+        parts=[part.to_json() for part in judged.parts], notes=notes,
         quantized_source=quantized_source(inputs.reference(), stripping=False) is not None, drawing=drawing,
         unlike=unlike, at_once=watched.at_once,
     )  # fmt: skip

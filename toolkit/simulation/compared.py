@@ -76,7 +76,7 @@ class ComparedOutputs:
 
     def of(self, index: int, outputs: Tensors) -> BatchOutcome:
         """What differs in a batch."""
-        return compare(self._fixed[index], outputs, self._classes, self._answers)
+        return compare(self._fixed[index], outputs, self._classes, self._answers, self._feeds[index].inputs)
 
     def held(self, outputs: Tensors) -> Tensors:
         """What is kept of a state's outputs until all batches are done."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from toolkit.data.batch import Batch
 from toolkit.evaluation import ranks
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.outcome import compare
 from toolkit.evaluation.tasks.base import OutputPart
 from toolkit.simulation.compared import ComparedOutputs
+
+FEED = Batch({}, 1, (), [""], (0,), None)
 
 
 @pytest.mark.parametrize("odd", [None, -np.inf, np.inf, np.nan, -1e9])
@@ -27,7 +30,7 @@ def test_outputs_are_compared_as_if_nothing_was_known_of_the_float_model(task, o
 
     wanted = random.standard_normal(shape)
     floats = [outputs(0.0), outputs(0.0)]
-    compared = ComparedOutputs([], ["y"], answers=answers)
+    compared = ComparedOutputs([FEED] * 2, ["y"], answers=answers)
     compared.know(floats)
     for noise in (0.1, 1.0):
         for index in (0, 1, 0):
@@ -42,7 +45,7 @@ def test_the_best_classes_of_the_float_model_are_found_once(monkeypatch):
     random, sizes, plain = np.random.default_rng(0), [], ranks.without_best
     monkeypatch.setattr(ranks, "without_best", lambda scores: (sizes.append(scores.size), plain(scores))[1])
     floats = [{"y": random.standard_normal((1, 30, 100)).astype(np.float32)}]
-    compared = ComparedOutputs([], ["y"], answers=Answers([OutputPart("ctc", ("y",))]))
+    compared = ComparedOutputs([FEED] * 2, ["y"], answers=Answers([OutputPart("ctc", ("y",))]))
     compared.know(floats)
     compared.of(0, floats[0])
     first = sum(sizes)

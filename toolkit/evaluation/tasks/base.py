@@ -15,6 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.difference import is_float, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.masks import LEAST_MASK, masks
+from toolkit.evaluation.position_mask import at_positions, counting
 from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
@@ -164,10 +165,13 @@ class Task(ABC):
         """When an answer counts as unchanged, with every tolerance; None where it has to be the same to the letter."""
         return None
 
-    def rows(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> Rows:
-        """One batch: the float model's outputs and the other's, by name.
+    def rows(
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array], inputs: Mapping[str, Array] | None = None
+    ) -> Rows:
+        """One batch: the float model's outputs and the other's, by name, for some inputs.
 
-        An output whose shape differs has lost all its answers, of the model that gives more.
+        An output whose shape differs has lost all its answers, of the model that gives more. Positions that an input
+        turns off hold no answers, and a sample that has no others adds no row.
         """
         pairs = [(self._cut(wanted[name]), self._cut(found[name])) for name in self.part.outputs]
         unlike = any(a.shape != b.shape for a, b in pairs)
@@ -179,7 +183,22 @@ class Task(ABC):
             return one_each(np.ones(len(self._samples(pairs[0][0]))))
         if not unlike:
             pairs = [_judged(a, b, self.nothing) for a, b in pairs]
-        return self.compare([self._samples(a) for a, _ in pairs], [self._samples(b) for _, b in pairs])
+        both = [self._samples(a) for a, _ in pairs], [self._samples(b) for _, b in pairs]
+        on = counting(self.settings, both[0][0], inputs or {})
+        return self.compare(*both) if on is None or on.all() else self._compare_at(*both, on)
+
+    def _compare_at(self, wanted: Sequence[Array], found: Sequence[Array], on: Array) -> Rows:
+        """``compare`` of nothing but some positions, bool [batch, positions]; samples with as many go together."""
+        axis, counts = int(self.settings["positions"]), on.sum(axis=1)
+        made: dict[str, dict[int, Array]] = {RIGHT: {}, COUNT: {}}
+        for count in np.unique(counts[counts > 0]):
+            samples = np.flatnonzero(counts == count)
+            rows = self.compare(*([at_positions(one, samples, on, axis) for one in side] for side in (wanted, found)))
+            for name, values in rows.items():
+                each = values.reshape(len(samples), -1, *values.shape[1:])
+                made.setdefault(name, {}).update(zip(samples.tolist(), each))
+        empty = np.zeros(0)
+        return {name: np.concatenate([rows[one] for one in sorted(rows)] or [empty]) for name, rows in made.items()}
 
     def samples(self, outputs: Mapping[str, Array]) -> list[Array]:
         """The part's outputs of one batch, each with its samples along the first axis."""

@@ -347,6 +347,10 @@ TASKS: Table = {
     EvaluationCode.FLOAT_OUTPUT_NAN: lambda output, count, samples: (
         f"The float model returns NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
     ),
+    EvaluationCode.POSITIONS_OFF: lambda input, off, outputs, share: (
+        f"Positions of {_once(outputs)} where input '{input}' is {off} hold no answers and do not count"
+        f"{f' ({percent(share)} of those in the first samples)' if share else ''}."
+    ),
     EvaluationCode.SAMPLES_OF_ROWS: lambda input, rows, dimension: (
         f"A sample has {rows} rows along dimension '{dimension}' of input '{input}', and is judged as one answer: if "
         "these are samples, give each separately, with 1 there."

@@ -203,7 +203,7 @@ class _Compared:
             return None
         try:
             for comparison in (self.total, self.each[feed.profile or EVERYTHING]):
-                comparison.add(wanted, own, feed.labels, feed.count)
+                comparison.add(wanted, own, feed.labels, feed.count, samples_of(feed))
         except Exception as error:
             # the same metric took the simulation's outputs, but cannot take these
             return ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")

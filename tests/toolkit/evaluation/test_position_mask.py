@@ -1,0 +1,125 @@
+"""Padded positions of sentences hold no answers: which input says so is found by what it does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from tests.conftest import build, node, normal
+from toolkit import Model, Recipe, run
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.observe import observe
+from toolkit.evaluation.position_mask import PositionMask
+from toolkit.evaluation.tasks import OutputPart
+from toolkit.graph.sessions import session
+from toolkit.report.findings import sentence
+
+WORDS, WIDTH, LENGTH, TAGS = 40, 16, 12, 5
+IDS = {name: ["batch", "length"] for name in ("ids", "mask", "kinds")}
+
+
+def tagger(off=0, masked=True, causal=False, head=("MatMul", TAGS)):
+    """A layer of attention over the tokens of a sentence, and scores of tags for each; ``mask`` is ``off`` at padding."""
+    weights = {
+        "words": normal(WORDS, WIDTH, seed=1), "segments": normal(2, WIDTH, seed=2), "q": normal(WIDTH, WIDTH, seed=3),
+        "k": normal(WIDTH, WIDTH, seed=4), "h": normal(WIDTH, head[1], seed=5), "one": np.float32(1 - off),
+        "far": np.float32(-1e4), "none": np.float32(0), "axes": np.int64([1]), "slope": np.float32(2 * off - 1),
+        "past": np.triu(np.full((LENGTH, LENGTH), -1e4, np.float32), 1),
+    }  # fmt: skip
+    nodes = [
+        node("Gather", ["words", "ids"], ["word"]), node("Gather", ["segments", "kinds"], ["kind"]),
+        node("Add", ["word", "kind"], ["x"]), node("MatMul", ["x", "q"], ["xq"]), node("MatMul", ["x", "k"], ["xk"]),
+        node("Transpose", ["xk"], ["kt"], perm=[0, 2, 1]), node("MatMul", ["xq", "kt"], ["scores"]),
+        node("Cast", ["mask"], ["m"], to=1), node("Mul", ["m", "slope"], ["minus"]), node("Add", ["minus", "one"], ["padded"]),
+        node("Mul", ["padded", "far"], ["away"]), node("Unsqueeze", ["away", "axes"], ["wide"]),
+        node("Add", ["scores", "wide" if masked else "none"], ["hidden"]),
+        node("Add", ["hidden", "past" if causal else "none"], ["left"]), node("Softmax", ["left"], ["p"], axis=-1),
+        node("MatMul", ["p", "x"], ["seen"]), node("Add", ["seen", "x"], ["state"]),
+        node(head[0], ["state", "h"], ["logits"]),
+    ]  # fmt: skip
+    return build(nodes, IDS, {"logits": ["batch", "length", head[1]]}, weights, types=dict.fromkeys(IDS, TensorProto.INT64))
+
+
+def sentences(count, off=0, seed=0):
+    """Sentences of 4 to 12 words, padded with word 0."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(4, LENGTH + 1, count)
+    on = np.arange(LENGTH) < lengths[:, None]
+    ids = np.where(on, random.integers(1, WORDS, (count, LENGTH)), 0)
+    kinds = (np.arange(LENGTH) >= lengths[:, None] // 2) & on
+    return {"ids": ids, "mask": np.where(on, 1 - off, off), "kinds": kinds.astype(np.int64)}, on
+
+
+def looked(proto, off=0):
+    model = Model.from_proto(proto)
+    given, on = sentences(8, off)
+    batches = [{name: value[row : row + 1] for name, value in given.items()} for row in range(8)]
+    return observe(model, [(one, session(model).run(one), 1) for one in batches]), on
+
+
+@pytest.mark.parametrize("off", [0, 1])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_input_that_turns_positions_off_is_found_by_what_it_does(off, causal):
+    seen, on = looked(tagger(off, causal=causal), off)
+    assert seen.outputs[0].mask == PositionMask("mask", off, -2, pytest.approx(1 - on.mean()))
+    assert [len(one) for one in seen.outputs[0].counted] == on.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_input_that_hides_nothing_is_no_mask(causal):
+    seen, _ = looked(tagger(masked=False, causal=causal))
+    assert seen.outputs[0].mask is None
+
+
+MASKED = {"mask": "mask", "mask_off": 0, "positions": -2, "axis": -1}
+
+
+@pytest.mark.parametrize("task", ["sequence", "generation", "embedding", "regression"])
+def test_what_changes_where_positions_are_off_changes_no_answer(task):
+    given, on = sentences(40, seed=3)
+    wanted = normal(40, LENGTH, TAGS, seed=4)
+    padding = np.where(on[:, :, None], wanted, -wanted)
+    words = np.where(on[:, :, None], -wanted, wanted)
+    settings = {**MASKED, **({"mean": 0.0, "variance": 1.0} if task == "regression" else {})}
+    answers = Answers([OutputPart(task, ("y",), settings)])
+
+    def tally(found, batch=40):
+        parts = [slice(start, start + batch) for start in range(0, 40, batch)]
+        return answers.tallies([
+            answers.rows({"y": wanted[at]}, {"y": found[at]}, {name: value[at] for name, value in given.items()})
+            for at in parts
+        ])[0]  # fmt: skip
+
+    same, lost = tally(padding), tally(words)
+    assert same.answers == same.kept == (on.sum() if task == "generation" else 40)
+    assert lost.kept == 0 and lost.answers == same.answers
+    # however samples are joined
+    assert tally(words, 1) == lost and tally(padding, 7) == same
+
+
+def test_a_sample_without_a_position_that_is_on_has_no_answer():
+    answers = Answers([OutputPart("sequence", ("y",), MASKED)])
+    wanted, mask = normal(2, LENGTH, TAGS), np.zeros((2, LENGTH), np.int64)
+    mask[1, :3] = 1
+    for rows, count in ((slice(0, 2), 1), (slice(0, 1), 0)):
+        given = {"mask": mask[rows]}
+        (tally,) = answers.tallies([answers.rows({"y": wanted[rows]}, {"y": -wanted[rows]}, given)])
+        assert (tally.answers, tally.kept) == (count, 0)
+
+
+def test_padding_is_not_judged_in_a_run_and_the_report_says_so(tmp_path):
+    given, on = sentences(48)
+    (tmp_path / "model.onnx").write_bytes(tagger().SerializeToString())
+    np.savez(tmp_path / "data.npz", **given)
+    made = Recipe.build(
+        "padded", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=["insert_qdq"], engine={"backend": "none", "rest": "fp32"},
+        evaluation={"data": str(tmp_path / "data.npz"), "task": "generation"},
+    )  # fmt: skip
+    report = run(made, tmp_path / "out").report
+    assert [part.answers for part in report.accuracy.parts] == [on.sum()]
+    share = 1 - on[:16].mean()
+    said = EvaluationCode.POSITIONS_OFF(input="mask", off=0, outputs=["logits"], share=share)
+    assert report.accuracy.task.why.endswith(sentence(said))
