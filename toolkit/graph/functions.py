@@ -56,8 +56,8 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
 def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """A copy of a model whose functions stand where they were called.
 
-    ONNX's inliner leaves functions of another opset than the model's where they are; those whose operators are the same
-    in both are not of another one.
+    ONNX's inliner leaves functions of another opset than the model's where they are; those whose operators mean the
+    same in both are not of another one.
 
     Raises:
         ModelError: a function cannot be inlined; the message names it.
@@ -116,13 +116,31 @@ def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> str:
     return ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in owner.opset_import)
 
 
-def _same(op: str, domain: str, one: int, other: int) -> bool:
-    """Whether an operator is the same in two opsets, as far as ONNX knows it."""
+def _same(op: str, domain: str, written: int, wanted: int) -> bool:
+    """Whether an operator means in the model's opset what it does in the function's, as far as ONNX knows it.
+
+    Another version of an operator often only takes more types, as Add does from opset 14 on. One with other attributes,
+    defaults, inputs or outputs, or without a type of the written one, counts as another operator.
+    """
     try:
-        since = {onnx.defs.get_schema(op, version, domain).since_version for version in (one, other)}
+        old, new = (onnx.defs.get_schema(op, version, domain) for version in (written, wanted))
     except onnx.defs.SchemaError:
         return False
-    return len(since) == 1
+    if old.since_version == new.since_version:
+        return True
+    types = {one.type_param_str: set(one.allowed_type_strs) for one in new.type_constraints}
+    wider = all(set(one.allowed_type_strs) <= types.get(one.type_param_str, set()) for one in old.type_constraints)
+    return wider and _signature(old) == _signature(new)
+
+
+def _signature(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
+    """What a version of an operator takes and gives, without the types."""
+    attributes = {
+        name: (one.type, one.required, one.default_value.SerializeToString())
+        for name, one in schema.attributes.items()
+    }
+    formals = [[(one.name, one.type_str, one.option) for one in side] for side in (schema.inputs, schema.outputs)]
+    return attributes, *formals
 
 
 def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[Key, onnx.FunctionProto]) -> Counter[Key]:

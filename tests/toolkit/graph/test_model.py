@@ -269,6 +269,24 @@ def test_a_function_of_another_opset_that_nothing_calls_is_no_fault():
     assert ops(Model.from_proto(proto)) == {"Relu": 1}
 
 
+@pytest.mark.parametrize("op, written", [("Add", 7), ("Softmax", 11), ("ReduceSum", 11), ("Reshape", 13)])
+def test_a_function_of_another_opset_is_inlined_where_its_operators_mean_the_same(op, written):
+    """Add takes more types from opset 13 and 14 on; Softmax has another default axis, ReduceSum its axes as an input."""
+    inputs = {"Add": ["a", "a"], "Reshape": ["a", "like"]}.get(op, ["a"])
+    body = [*([node("Shape", ["a"], ["like"])] if op == "Reshape" else []), node(op, inputs, ["b"])]
+    function = helper.make_function("own", "Part", ["a"], ["b"], body, [helper.make_opsetid("", written)])
+    proto = build([node("Relu", ["x"], ["y"])], {"x": [2, 3]}, {"y": [2, 3]})
+    proto.graph.node[0].CopyFrom(helper.make_node("Part", ["x"], ["y"], domain="own", name="call"))
+    proto.functions.append(function)
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    if op != "Add":
+        with pytest.raises(ModelError, match=f"'own::Part' cannot be inlined: it is written in ai.onnx {written}, and"):
+            Model.from_proto(proto)
+        return
+    x = np.float32([[1, -2, 3], [4, 5, -6]])
+    assert np.array_equal(run(Model.from_proto(proto), {"x": x})[0], x + x)
+
+
 def test_a_plugin_that_is_called_like_an_operator_keeps_no_opset_down(residual):
     first = residual.nodes[0]
     first.op, first.domain = "GroupNormalization", "own"
