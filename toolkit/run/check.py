@@ -216,8 +216,15 @@ def _warnings(recipe: Recipe, found: Rehearsal, source: Model) -> list[str]:
     from toolkit.report.findings import sentence
     from toolkit.run.gpu_types import types_lacking
 
-    loud = [sentence(event.why) for event in found.context.journal.of("noted") if event.why.code in _LOUD]
-    return [*loud, *map(sentence, types_lacking(recipe, _types(found, source), found.backend.name))]
+    loud = [event.why for event in found.context.journal.of("noted") if event.why.code in _LOUD]
+    lacking = types_lacking(recipe, _types(found, source), found.backend.name)
+    return [sentence(why) + _remedy(why) for why in (*loud, *lacking)]
+
+
+def _remedy(why: Finding) -> str:
+    """What to change in a model that a backend refuses, which a run has among what to try next."""
+    remedy = str(why.values.get("remedy", "")) if why.code is EngineCode.BACKEND_REFUSES_MODEL else ""
+    return f". {remedy[:1].upper()}{remedy[1:]}." if remedy else ""
 
 
 def _types(found: Rehearsal, source: Model) -> set[Precision]:
