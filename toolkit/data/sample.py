@@ -245,7 +245,7 @@ def _add_axis(shape: Sequence[int], spec: InputSpec) -> str:
     others = (*dims[:axis], *dims[axis + 1 :])
     if any(isinstance(wanted, int) and size != wanted for size, wanted in zip(shape, others)):
         return ""
-    return f": yield numpy.expand_dims(value, {axis}) of each item"
+    return f": numpy.expand_dims(value, {axis}) adds it to each"
 
 
 def _channels_moved(shape: Sequence[int], dims: Sequence[Any]) -> str:
