@@ -41,9 +41,12 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
             remedy="fix the file",
         ) from error
     except ImportError as error:
+        as_file = module.removesuffix(".py").replace("/", ".").lstrip(".")
         raise RecipeError(
             f"the module '{module}' of the {kind} '{use}' cannot be imported: {error}",
-            remedy="put the file beside the recipe or install its package",
+            remedy="put the file beside the recipe or install its package"
+            if as_file == module
+            else f"name the module without folder and ending, as in '{as_file}:{name}'",
         ) from error
     except FAILURES as error:
         raise RecipeError(
@@ -51,13 +54,30 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
             remedy="fix the file; --debug shows the traceback",
         ) from error
     if not hasattr(loaded, name):
+        _refuse_other_file(loaded, use, kind)
         raise RecipeError(f"the module '{module}' has no '{name}'", remedy=did_you_mean(name, _public(loaded)))
     return getattr(loaded, name)
 
 
+def _refuse_other_file(module: ModuleType, use: str, kind: str) -> None:
+    """Refuse a module of another place, such as one of Python's own, where a file beside the recipe has its name.
+
+    Raises:
+        RecipeError: it is one.
+    """
+    file, beside = getattr(module, "__file__", None), Path(sys.path[0] or ".") / f"{module.__name__}.py"
+    if beside.is_file() and (file is None or Path(file).resolve() != beside.resolve()):
+        raise RecipeError(
+            f"the module '{module.__name__}' of the {kind} '{use}' is {file or 'built into Python'}, which is loaded "
+            f"already, and not {beside.name} beside the recipe",
+            remedy="give your file another name",
+        )
+
+
 def failure_of(error: BaseException) -> str:
     """An exception in words, and the last line of the user's own code that it came through, as (file.py, line 3)."""
-    said, trace, line = f"{type(error).__name__}: {error}", error.__traceback__, ""
+    kind, trace, line = type(error).__name__, error.__traceback__, ""
+    said = f"{kind}: {error}" if str(error) else kind
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         if is_users(file):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import difflib
 import errno
+import json
 import os
 import re
 from collections import Counter
@@ -49,14 +50,15 @@ class QtoolError(Exception):
         what: the fault and the value that shows it.
         where: the place: a file and line, a node, a sample of a data file.
         remedy: what the user can do.
-        value: what the recipe says that is at fault, as it is written there, where the raising code knows no line; it
-            may be empty text; None where nothing is.
+        value: what the recipe says that is at fault, as text or as what it was read into, where the raising code knows
+            no line; it may be empty text; None where nothing is.
     """
 
     exit_status = 2
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", value: str | None = None) -> None:
-        self.what, self.where, self.remedy, self.value = what, where, remedy, value
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", value: object = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        self.value = value if value is None or isinstance(value, str) else json.dumps(value, default=str)
         super().__init__(self.paragraph())
 
     def at(self, where: str) -> None:

@@ -60,7 +60,8 @@ def validated(model: type[FileModel], content: Any, path: str | os.PathLike[str]
 
 
 def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[str, Any] | None:
-    """The first fault, in pydantic's form, of settings in which true, false or text was taken for a number.
+    """The first fault, in pydantic's form, of settings in which text, or true and false, were taken for a number, or
+    text or a number for true or false.
 
     Args:
         given: the settings.
@@ -76,6 +77,8 @@ def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[
         pairs = ((index, *both) for index, both in enumerate(zip(given, made)))
     elif isinstance(given, (bool, str)) and isinstance(made, (int, float)) and not isinstance(made, (bool, str)):
         return {"type": "number", "loc": place, "input": given, "msg": "a number is wanted"}
+    elif isinstance(given, (int, float, str)) and not isinstance(given, bool) and isinstance(made, bool):
+        return {"type": "flag", "loc": place, "input": given, "msg": "true or false is wanted"}
     found = (no_number(value, one, (*place, key)) for key, value, one in pairs)
     return next((fault for fault in found if fault is not None), None)
 

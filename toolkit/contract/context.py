@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from toolkit.base.errors import RangesError
+from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
@@ -19,6 +19,9 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import GIVEN, Ranges
 from toolkit.graph.model import Model
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
 
 
 class RangesProvider(Protocol):
@@ -89,7 +92,10 @@ class Context:
     lacks_int8: Callable[[str], str] = lambda op: ""
 
     def ranges(
-        self, model: Model | None = None, tensors: Sequence[str] | None = None, dtype: Precision = Precision.INT8
+        self,
+        model: Model | None = None,
+        tensors: Sequence[str | gs.Tensor] | None = None,
+        dtype: Precision | str = Precision.INT8,
     ) -> Ranges:
         """Ranges of ``tensors`` (default: all that placement could need) of the current model.
 
@@ -98,16 +104,18 @@ class Context:
 
         Args:
             model: the current model if None.
-            tensors: names of float tensors; nothing is calibrated for an empty list.
-            dtype: the type that the tensors are to be quantized to: a method weighs clipping against the rounding of
-                that type's grid.
+            tensors: float tensors, or their names; nothing is calibrated for an empty list.
+            dtype: the type that the tensors are to be quantized to, or its name: a method weighs clipping against the
+                rounding of that type's grid.
 
         Raises:
-            RangesError: there is no calibration data, and no tensor has a known range of that type.
+            RangesError: there is no calibration data, and no tensor has a known range of that type; or the model has no
+                tensor of a name.
         """
         if tensors is not None and not tensors:
             return Ranges()
-        known, wanted = self.known_ranges, set(tensors or ())
+        names, dtype = _names(tensors), Precision.named(dtype)
+        known, wanted = self.known_ranges, set(names or ())
         if known is not None and wanted and all(known.fits(name, dtype) for name in wanted):
             return known
         if self.provider is None:
@@ -117,7 +125,9 @@ class Context:
         subject = model or self.model
         if subject is None:
             raise RangesError("context.ranges() was called outside a pass", remedy="pass the model: ranges(model)")
-        found = self.provider(subject, tensors, dtype)
+        if wanted:
+            _refuse_unknown(wanted, subject)
+        found = self.provider(subject, names, dtype)
         if known is not None:
             _put_given(known, found, dtype)
         self._record_unranged(found, wanted, dtype)
@@ -196,8 +206,16 @@ class Context:
         for one in self.guards:
             one(model, self)
 
-    def wrote(self, path: Path) -> None:
-        """Announce a file that a pass wrote into ``folder``: it belongs to the run's results."""
+    def wrote(self, path: str | Path) -> None:
+        """Announce a file that a pass wrote into ``folder``: it belongs to the run's results.
+
+        Args:
+            path: of the file, or its place in the folder.
+        """
+        path = Path(path)
+        if self.folder is not None and not path.is_relative_to(self.folder):
+            inside, folder = (self.folder / path).resolve(), self.folder.resolve()
+            path = self.folder / inside.relative_to(folder) if inside.is_relative_to(folder) else path
         if path not in self.files:
             self.files.append(path)
 
@@ -205,6 +223,29 @@ class Context:
     def log_folder(self) -> Path | None:
         """Where interrupted work is kept; None keeps it in memory."""
         return self.logs if self.logs is not None else self.folder
+
+
+def _names(tensors: Sequence[str | gs.Tensor] | None) -> list[str] | None:
+    """The names of tensors that are given as themselves or by name; one name alone is a list of one."""
+    if tensors is None:
+        return None
+    given = [tensors] if isinstance(tensors, str) else tensors
+    return [one if isinstance(one, str) else str(one.name) for one in given]
+
+
+def _refuse_unknown(wanted: Collection[str], model: Model) -> None:
+    """Refuse names that no tensor has, in a dry run as in a run: nothing else would say so of a name that is misspelt.
+
+    Raises:
+        RangesError: there is one; the message names the closest.
+    """
+    have = model.tensor_names()
+    unknown = sorted(name for name in wanted if name not in have)
+    if unknown:
+        raise RangesError(
+            f"a range is asked for '{unknown[0]}', but no tensor of the model has that name",
+            remedy=did_you_mean(unknown[0], have),
+        )
 
 
 def _any_fits(ranges: Ranges, tensors: Collection[str], dtype: Precision) -> bool:

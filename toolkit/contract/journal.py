@@ -93,15 +93,15 @@ class Journal:
 
     def changed(self, node: str | gs.Node, what: Finding | str, why: Finding | str) -> None:
         """A node was changed: ``what`` was done to it and ``why``."""
-        self.events.append(Event(CHANGED, self.by, _name(node), finding(why), finding(what)))
+        self.events.append(Event(CHANGED, self.by, node_name(node), finding(why), finding(what)))
 
     def declined(self, node: str | gs.Node, why: Finding | str) -> None:
         """A node was skipped although the pass concerns its kind."""
-        self.events.append(Event(DECLINED, self.by, _name(node), finding(why)))
+        self.events.append(Event(DECLINED, self.by, node_name(node), finding(why)))
 
     def noted(self, why: Finding | str, node: str | gs.Node = "") -> None:
         """Something the user should be able to find later: a fallback, data that was cut, a choice made."""
-        self.events.append(Event(NOTED, self.by, _name(node), finding(why)))
+        self.events.append(Event(NOTED, self.by, node_name(node), finding(why)))
 
     def noted_once(self, why: Finding) -> None:
         """Something the user should be able to find later, unless the journal has it already."""
@@ -139,5 +139,6 @@ class Journal:
         return len(self.events)
 
 
-def _name(node: str | gs.Node) -> str:
+def node_name(node: str | gs.Node) -> str:
+    """The name of a node that is given as itself or by its name."""
     return node if isinstance(node, str) else str(node.name)

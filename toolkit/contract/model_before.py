@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import onnx
+
 from toolkit.base.errors import PassError
+from toolkit.base.profiles import Profiles
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.graph.foreign import foreign_operators, meant
-from toolkit.graph.model import Model
+from toolkit.graph.model import Model, Signature
 from toolkit.graph.scale_check import wrong_scales
 
 
@@ -26,7 +29,7 @@ class ModelBefore:
         foreign: the first node of each operator that is in none of the model's opsets, by domain and operator.
     """
 
-    signature: object
+    signature: Signature
     thorough: bool
     typed: bool = False
     scales: Mapping[str, str] = field(default_factory=dict)
@@ -57,11 +60,32 @@ class ModelBefore:
             PassError: they differ by name or type.
         """
         now = model.signature()
-        if now != self.signature:
-            raise PassError(
-                f"pass '{title}' changed the model's inputs or outputs from {self.signature} to {now}",
-                remedy="a pass must keep their names and types",
-            )
+        for kind, old, new in (
+            ("input", self.signature.inputs, now.inputs),
+            ("output", self.signature.outputs, now.outputs),
+        ):
+            if old != new:
+                raise PassError(
+                    f"pass '{title}' {_difference(kind, old, new)}",
+                    remedy="a pass must keep the names, types and order of the model's inputs and outputs",
+                )
+
+    def refuse_new_shapes(self, title: str, model: Model, profiles: Profiles) -> None:
+        """Refuse inputs that no longer take every shape of the profiles.
+
+        Raises:
+            PassError: a dimension is fixed that varies in a profile, or has another size there.
+        """
+        declared = model.input_shapes() if self.thorough else {}
+        for profile in profiles:
+            for name, extent in profile.shapes.items():
+                for axis, (size, least, most) in enumerate(zip(declared.get(name, ()), extent.min, extent.max)):
+                    if isinstance(size, int) and not least == size == most:
+                        raise PassError(
+                            f"pass '{title}' left input '{name}' with {size} in dimension {axis}, where profile "
+                            f"'{profile.name}' has {least} to {most}",
+                            remedy="keep the dimension dynamic, or give profiles of that size alone",
+                        )
 
     def note_unknown_operators(self, title: str, model: Model, context: Context) -> None:
         """Note the operators that are in none of the model's opsets and were not there before."""
@@ -70,3 +94,25 @@ class ModelBefore:
                 context.journal.noted(
                     Code.FOREIGN_OPERATOR(by=title, node=node, op=op, domain=domain, meant=meant(domain, op)), node=node
                 )
+
+
+def _difference(kind: str, old: Sequence[tuple[str, int]], new: Sequence[tuple[str, int]]) -> str:
+    """What became of the model's inputs or outputs, which are pairs of name and ONNX type, in words."""
+    before, now = dict(old), dict(new)
+    lost, more = [name for name in before if name not in now], [name for name in now if name not in before]
+    if lost and more:
+        return f"put the {kind} '{more[0]}' in place of '{lost[0]}'"
+    if lost or more:
+        return f"removed the {kind} '{lost[0]}'" if lost else f"added the {kind} '{more[0]}'"
+    other = next((name for name in before if before[name] != now[name]), None)
+    if other is None:
+        return f"changed the {kind}s from {_listed(old)} to {_listed(new)}"
+    return f"changed the type of the {kind} '{other}' from {_type(before[other])} to {_type(now[other])}"
+
+
+def _listed(pairs: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"'{name}'" for name, _ in pairs)
+
+
+def _type(number: int) -> str:
+    return str(onnx.TensorProto.DataType.Name(number)).lower()

@@ -176,6 +176,8 @@ class Pass(BaseModel):
             self._apply(model, context)
             if self.role in BEFORE_PAIRS:
                 note_after_pairs(title, model, context, islice(context.journal, told, None))
+        before.refuse_new_signature(title, model)
+        before.refuse_new_shapes(title, model, context.profiles)
         try:
             self._check(model, before.typed)
             before.refuse_new_scales(model)
@@ -184,7 +186,6 @@ class Pass(BaseModel):
         self._refuse_lost_names(model, context, asked)
         self._note_pairs(model, context, asked)
         before.note_unknown_operators(title, model, context)
-        before.refuse_new_signature(title, model)
         if trial is not None:
             with self._speaking(context, context.model):
                 trial.settle(title, model, context)
@@ -299,7 +300,8 @@ class Sequence(Pass):
                     step(model, context)
                 except PassError as error:
                     before = f" (after {', '.join(titles[:number])})" if number else " (the first pass)"
-                    raise type(error)(error.what + before, where=error.where, remedy=error.remedy) from error
+                    whose = "" if f"'{titles[number]}'" in error.what else f"pass '{titles[number]}': "
+                    raise type(error)(whose + error.what + before, where=error.where, remedy=error.remedy) from error
         finally:
             context.following, context.guards = following, guards
 

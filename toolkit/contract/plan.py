@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding, finding
+from toolkit.contract.journal import node_name
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,17 @@ class PrecisionPlan:
         self.by = "qtool"
 
     def ask(
-        self, node: str, precision: Precision | str, why: Finding | str, free: bool = False, wider: bool = False
+        self,
+        node: str | gs.Node,
+        precision: Precision | str,
+        why: Finding | str,
+        free: bool = False,
+        wider: bool = False,
     ) -> None:
-        """Request that ``node`` computes in ``precision``; for ``free`` and ``wider`` see ``Ask``."""
-        ask = Ask(Precision.named(precision), finding(why), self.by, free, wider)
-        self._asks[node] = ask
-        self.history.append((node, ask))
+        """Request that ``node``, or the node so named, computes in ``precision``; ``free``, ``wider``: see ``Ask``."""
+        name, ask = node_name(node), Ask(Precision.named(precision), finding(why), self.by, free, wider)
+        self._asks[name] = ask
+        self.history.append((name, ask))
 
     def release(self, node: str) -> None:
         """Turn the request for ``node`` into an expectation, without a constraint."""

@@ -9,12 +9,14 @@ import onnx
 
 from toolkit.base.errors import ModelError, did_you_mean
 from toolkit.graph.float32_twin import has_other_types, store_otherwise, widen
+from toolkit.graph.foreign import meant
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
 from toolkit.graph.masks import spread_masks
 from toolkit.graph.model import Model
 from toolkit.graph.named_outputs import name_outputs
 from toolkit.graph.onnx_file import read
+from toolkit.graph.opset import is_foreign
 from toolkit.graph.random_seeds import fix_random_seeds
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 from toolkit.graph.survey import Survey
@@ -112,8 +114,10 @@ def expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[s
 def not_computed(name: str, left: NotRun, where: str) -> ModelError:
     """The error for a tensor that depends on a node without a kernel."""
     plugin = left.tensors[name]
+    domain, _, op = left.plugins[plugin].rpartition("::")
+    near = meant(domain, op) if is_foreign(domain, op) else []
     return ModelError(
         f"tensor '{name}' comes from node '{plugin}' ({left.plugins[plugin]}), for which onnxruntime has no kernel",
         where=where,
-        remedy="ask for tensors before it",
+        remedy=f"did you mean {' or '.join(near)}?" if near else "ask for tensors before it",
     )

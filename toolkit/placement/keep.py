@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from toolkit.base.precision import Precision
+from toolkit.base.errors import RecipeError
+from toolkit.base.precision import FLOATS, Precision
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.placement.qdq import bypass
@@ -27,8 +28,16 @@ def keep_float(
 
     Returns:
         Names of the float tensors that the node reads instead of its pairs.
+
+    Raises:
+        RecipeError: ``precision`` is no float type.
     """
     asked = Precision.named(precision)
+    if asked not in FLOATS:
+        floats = ", ".join(map(str, FLOATS))
+        raise RecipeError(
+            f"keep_float was asked for {asked} for node '{node.name}'", remedy=f"one of {floats}", value=str(asked)
+        )
     context.plan.ask(node.name, asked, why, wider=wider)
     freed = bypass(node, context.model)
     context.journal.changed(node.name, Code.REQUESTED(precision=asked, unquantized=freed), why)

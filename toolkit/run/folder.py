@@ -134,7 +134,7 @@ class RunFolder:
             needs: what code of the user's read for it; None where none was involved.
 
         Raises:
-            QtoolError: a file lies outside the run folder.
+            QtoolError: a file lies outside the run folder, or is not there.
         """
         for path in files:
             if not path.is_relative_to(self.path):
@@ -142,6 +142,12 @@ class RunFolder:
                     f"step '{name}' wrote a file outside the run folder",
                     where=str(path),
                     remedy="a pass may name only files in the run folder as its own",
+                )
+            if not path.is_file():
+                raise QtoolError(
+                    f"step '{name}' named this file as its own, and it is not there",
+                    where=str(path),
+                    remedy="a pass writes a file into context.folder and then calls context.wrote with its path",
                 )
         if self.read_only:
             return

@@ -149,6 +149,54 @@ class HasNone(Pass):
     """Defines no apply."""
 
 
+class DropsTheOutput(Pass):
+    """Leaves the model nothing to compute."""
+
+    def apply(self, model, context):
+        """Drop it."""
+        model.graph.outputs.clear()
+
+
+class RenamesTheInput(Pass):
+    """Gives the input a name that users do not know."""
+
+    def apply(self, model, context):
+        """Rename it."""
+        model.graph.inputs[0].name = "image"
+
+
+class ShowsAnInnerTensor(Pass):
+    """Adds an output without a type, as one does to look at it."""
+
+    def apply(self, model, context):
+        """Add it."""
+        model.graph.outputs.append(next(one for one in model.nodes if one.name == "first").outputs[0])
+
+
+class Halves(Pass):
+    """Says that the output is float16."""
+
+    def apply(self, model, context):
+        """Say it."""
+        model.graph.outputs[0].dtype = np.float16
+
+
+class Refuses(Pass):
+    """Needs a pass before it, and says so without its name."""
+
+    def apply(self, model, context):
+        """Refuse."""
+        raise PassError("no Clip is here", remedy="put one before it")
+
+
+class Ends(Pass):
+    """Looks for what is not there: an error without words."""
+
+    def apply(self, model, context):
+        """Look."""
+        next(iter(()))
+
+
 def two_layers():
     nodes = [
         node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
@@ -168,6 +216,12 @@ def two_layers():
         (Cuts, "broke the graph: shape inference refuses the graph"),
         (Spoils, "broke the graph: node 'q' (QuantizeLinear) has the scale nan in tensor 's'"),
         (HasNone, "its class defines no apply(self, model, context)"),
+        (DropsTheOutput, "removed the output 'y' (after gives_the_model). A pass must keep the names, types and order"),
+        (RenamesTheInput, "put the input 'image' in place of 'x'"),
+        (ShowsAnInnerTensor, "added the output 'h'"),
+        (Halves, "changed the type of the output 'y' from float to float16"),
+        (Refuses, ": no Clip is here (after gives_the_model). Put one before it"),
+        (Ends, "failed: StopIteration (test_passes.py, line"),
     ],
 )
 def test_a_pass_of_somebody_else_that_does_wrong_is_named(kind, words):
@@ -245,6 +299,8 @@ def test_a_pass_is_not_blamed_for_a_scale_that_was_none_before():
         (lambda: SearchPrecision(batch=0), "'batch' is 0: it must be greater than 0"),
         (lambda: SearchPrecision(min_agreement=2), "'min_agreement' is 2: it must be at most 1"),
         (lambda: configure(SearchPrecision, {"min_agreement": True}), "'min_agreement' is true: a number is wanted"),
+        (lambda: configure(InsertQDQ, {"only_if_faster": "yes"}), "'only_if_faster' is 'yes': true or false is wanted"),
+        (lambda: configure(InsertQDQ, {"only_if_faster": 1}), "'only_if_faster' is 1: true or false is wanted"),
         (lambda: SearchPrecision(quantizer="insert_qd").plain(), "there is no pass 'insert_qd'. Did you mean"),
     ],
 )  # fmt: skip
