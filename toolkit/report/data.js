@@ -44,11 +44,19 @@ const grouped = (list) => {
 
 const levelOf = (one) => (one === "=" ? Infinity : one === "!" ? -Infinity : one);
 
+// what packing.py packs
+const sums = (list) => { let at = 0; return list.map((step) => (at += step)); };
+const seen = (list) => { let largest = -1; return list.map((one) => { const number = one ? one - 1 : largest + 1; largest = Math.max(largest, number); return number; }); };
+const textsOf = ([forms, which, steps]) => {
+  const next = forms.map(() => 0), latest = forms.map((pieces) => pieces.slice(1).fill(0));
+  return seen(which).map((form) => latest[form].reduce((text, before, i) => (
+    text + (latest[form][i] = before + steps[form][next[form]++]) + forms[form][i + 1]), forms[form][0]));
+};
+
 const networkOf = (raw) => {
-  const text = (number) => raw.texts[number];
-  const words = (list) => list.map(text);
-  const sums = (list) => { let at = 0; return list.map((step) => (at += step)); };
-  const layers = { ...raw.layers };
+  const texts = textsOf(raw.texts), text = (number) => texts[number];
+  const words = (list) => seen(list).map(text);
+  const layers = { ...raw.layers, node: textsOf(raw.layers.node) };
   for (const key of ["op", "role", "asked", "actual", "status", "why"]) {
     layers[key] = words(layers[key]);
   }
@@ -71,7 +79,7 @@ const networkOf = (raw) => {
   }
   const connections = ([from, to, tensors, carried, marks, between]) => {
     const [source, target, tensor] = [from, to, tensors].map(sums);
-    return source.map((one, e) => ({ from: one, to: target[e], tensor: tensor[e], carried: tensor[e] + carried[e], marks: marks[e], between: text(between[e]) }));
+    return words(between).map((between, e) => ({ from: source[e], to: target[e], tensor: tensor[e], carried: tensor[e] + carried[e], marks: marks[e], between }));
   };
   const edges = connections(raw.edges);
   const feeds = Array.from({ length: count }, () => []), reads = Array.from({ length: count }, () => []);
@@ -80,23 +88,22 @@ const networkOf = (raw) => {
     if (edge.to >= 0) reads[edge.to].push(edge);
   }
   const tree = (packed) => packed && { titles: words(packed[0]), parents: packed[1], of: sums(packed[2]) };
-  const ranges = { ...raw.ranges, method: words(raw.ranges.method), profiles: words(raw.ranges.profiles), words: words(raw.ranges.words) };
-  const tensors = { name: raw.tensors.name, words: words(raw.tensors.words) };
+  const ranges = { ...raw.ranges, tensor: sums(raw.ranges.tensor), method: words(raw.ranges.method), profiles: words(raw.ranges.profiles), words: words(raw.ranges.words) };
+  const tensors = { name: textsOf(raw.tensors.name), words: words(raw.tensors.words) };
   const weights = connections(raw.weights);
-  const [declinedOf, ...declined] = raw.declined;
-  const declines = {
-    at: declinedOf, node: declinedOf.map((at) => (at >= 0 ? layers.node[at] : text(-1 - at))),
-    op: words(declined[0]), rule: words(declined[1]), reason: words(declined[2]), by: words(declined[3]),
-  };
-  const [sentences, fill, of] = raw.facts;
+  const declinedOf = sums(raw.declined[0]), [op, rule, reason, by] = raw.declined.slice(1).map(words);
+  const declines = { at: declinedOf, node: declinedOf.map((at) => (at >= 0 ? layers.node[at] : text(-1 - at))), op, rule, reason, by };
+  const sentences = textsOf(raw.facts[0]).map((one) => JSON.parse(one)), [, fill, counts, shared] = raw.facts, told = seen(shared);
   const gaps = sentences.map((one) => one.filter((piece) => piece[0] === 0).length), filled = sentences.map(() => 0);
-  const facts = of.map((list) => list.map((k) => [k, (filled[k] += gaps[k]) - gaps[k]]));
+  let end = 0;
+  const facts = counts.map((own) => told.slice(end, (end += own)).map((k) => [k, (filled[k] += gaps[k]) - gaps[k]]));
   const figures = {
     node: (i) => layers.node[i], macs: (i) => layers.macs[i].toLocaleString("en-US"), sqnr: (i) => fixed(layers.sqnr[i], 1),
     drop: (i) => fixed(Math.abs(layers.drop[i]), 1), time: (i, profile) => String(layers.time[layers.profiles.indexOf(profile)][i]),
   };
   const factOf = (i, k, at) => sentences[k].map((piece) => (
     Array.isArray(piece) ? (piece[0] === 0 ? fill[k][at++] : figures[piece[0]](i, piece[1])) : piece < 0 ? { precision: text(-1 - piece) } : text(piece)));
+  const [foldeds, readers] = raw.beside.map(sums);
   const weightsOf = Array.from({ length: count }, () => []);
   for (const one of weights) weightsOf[one.to].push(one);
   return {
@@ -104,7 +111,7 @@ const networkOf = (raw) => {
     scopes: tree(raw.scopes), kernels: tree(raw.kernels),
     index: new Map(layers.node.map((name, i) => [name, i])),
     weights: weightsOf,
-    beside: new Map(raw.beside[0].map((one, k) => [one, raw.beside[1][k]])),
+    beside: new Map(foldeds.map((one, k) => [one, readers[k]])),
     rangeOf: new Map(ranges.tensor.map((one, k) => [one, k])),
     harmOf: new Map(raw.harms.map((one) => [one[0], one])),
     reformatOf: new Map(raw.reformats.flatMap((group) => group[0].map((node) => [node, group]))),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from toolkit.base.text import plain
@@ -11,6 +13,7 @@ from toolkit.report.describe import unlike_profiles
 from toolkit.report.explain import NodeFacts
 from toolkit.report.findings.explanation import Chip, Fact, Filling, range_words
 from toolkit.report.outline import Outline, outline, scope_of
+from toolkit.report.packing import first_seen, packed_texts, steps
 from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
 from toolkit.report.wiring import Connection, Wiring, folded, on_data
 
@@ -32,9 +35,9 @@ class _Texts:
         return self._numbers[text]
 
     def column(self, texts: Iterable[str]) -> list[int]:
-        """The numbers of texts."""
+        """The numbers of texts, as ``first_seen`` writes them."""
         known = self._numbers
-        return [known[text] if text in known else self(text) for text in texts]
+        return first_seen(known[text] if text in known else self(text) for text in texts)
 
 
 def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> dict[str, Any]:
@@ -54,18 +57,18 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
     return {
         "layers": _layers(report.layers, on_data(report.layers, wires), texts),
         "tensors": {
-            "name": [plain(name) for name in tensors],
+            "name": packed_texts(map(plain, tensors)),
             "words": texts.column(known.carries(name) for name in tensors),
         },
         "edges": [*_edges(wires.connections, numbers), texts.column(map(known.between, wires.connections))],
         "weights": [*_edges(wires.weights, numbers), texts.column(map(known.between, wires.weights))],
         "facts": _facts(report, known, texts),
-        "beside": [list(wires.readers), list(wires.readers.values())],
+        "beside": [steps(column) for column in zip(*sorted(wires.readers.items()))] or [[], []],
         "scopes": _outline([*_paths(report)], report, wires, texts),
         "kernels": _outline([*_kernels(report)], report, wires, texts) if built else None,
         "ranges": _ranges(report.ranges or [], numbers, texts),
         "declined": [
-            [_node(nodes, texts, entry.node) for entry in report.declined],
+            steps(_node(nodes, texts, entry.node) for entry in report.declined),
             *(texts.column(getattr(entry, key) for entry in report.declined) for key in ("op", "rule", "reason", "by")),
         ],
         "harms": _harms(report, nodes),
@@ -73,7 +76,7 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
         "inputs": [plain(tensor.name) for tensor in report.model.inputs],
         "other": _other(report, other, label, texts) if other is not None else None,
         "outputs": [plain(name) for name in wires.outputs],
-        "texts": texts.all,
+        "texts": packed_texts(texts.all),
     }  # fmt: skip
 
 
@@ -85,10 +88,10 @@ def shape_words(shape: Sequence[int | str | None] | None) -> str:
 
 
 def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
-    """The sentences that layers share, the words that fill each in the layers' order, and the sentences of each layer.
+    """Sentences that layers share, the words that fill each in the layers' order, and how many and which a layer has.
 
-    A sentence is its term and its pieces: the number of a text, below 0 that of a precision, the figure of a layer (see
-    ``Filling``), or 0 in a list for the next words that fill it.
+    A sentence is JSON of its term and its pieces: the number of a text, below 0 that of a precision, the figure of a
+    layer (see ``Filling``), or 0 in a list for the next words that fill it.
     """
     numbers: dict[tuple[Any, ...], int] = {}
     words: list[list[str]] = []
@@ -112,7 +115,8 @@ def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
             words[number] += (plain(one) for one in fact.pieces if isinstance(one, Filling) and not one.figure)
             own = [*own, number]
         of.append(own)
-    return [list(numbers), words, of]
+    sentences = packed_texts(json.dumps(one, separators=(",", ":")) for one in numbers)
+    return [[*sentences], words, list(map(len, of)), first_seen(chain.from_iterable(of))]
 
 
 def _piece(piece: str, texts: _Texts) -> int | tuple[str | int, ...]:
@@ -126,7 +130,7 @@ def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) ->
     actual = [layer.actual for layer in layers]
     profiles = list(dict.fromkeys(name for layer in layers for name in layer.time_ms))
     return {
-        "node": [plain(layer.node) for layer in layers],
+        "node": packed_texts(plain(layer.node) for layer in layers),
         "op": texts.column(layer.op for layer in layers),
         # nodes that handle data are drawn, whatever else is not
         "role": texts.column("data" if index in data else layer.role for index, layer in enumerate(layers)),
@@ -170,15 +174,6 @@ def _places(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
 
 
-def _steps(numbers: Iterable[int]) -> list[int]:
-    """Each number minus the previous one, which is short where they rise."""
-    found, before = [], 0
-    for number in numbers:
-        found.append(number - before)
-        before = number
-    return found
-
-
 def _tensors(report: Report, wires: Wiring) -> list[str]:
     named = [name for wire in (*wires.connections, *wires.weights) for name in (wire.tensor, wire.carried)]
     return list(dict.fromkeys([*named, *(info.tensor for info in report.ranges or ())]))
@@ -187,9 +182,9 @@ def _tensors(report: Report, wires: Wiring) -> list[str]:
 def _edges(found: Sequence[Connection], numbers: dict[str, int]) -> list[list[int]]:
     """Maker, reader, tensor, what is carried (counted from the tensor) and marks of every connection."""
     return [
-        _steps(wire.source for wire in found),
-        _steps(wire.target for wire in found),
-        _steps(numbers[wire.tensor] for wire in found),
+        steps(wire.source for wire in found),
+        steps(wire.target for wire in found),
+        steps(numbers[wire.tensor] for wire in found),
         [numbers[wire.carried] - numbers[wire.tensor] for wire in found],
         [int(wire.marks) for wire in found],
     ]
@@ -209,7 +204,7 @@ def _outline(paths: list[list[str] | None], report: Report, wires: Wiring, texts
     """Titles, parents and members of the groups."""
     inner = ((wire.source, wire.target) for wire in wires.connections if wire.source >= 0 and wire.target >= 0)
     found: Outline = outline(paths, inner, [_short_name(layer) for layer in report.layers])
-    return [texts.column(found.titles), found.parents, _steps(found.of)]
+    return [texts.column(found.titles), found.parents, steps(found.of)]
 
 
 def _short_name(layer: LayerInfo) -> str:
@@ -220,7 +215,7 @@ def _short_name(layer: LayerInfo) -> str:
 
 def _ranges(ranges: Sequence[RangeInfo], numbers: dict[str, int], texts: _Texts) -> dict[str, list[Any]]:
     return {
-        "tensor": [numbers[info.tensor] for info in ranges],
+        "tensor": steps(numbers[info.tensor] for info in ranges),
         "amax": [_digits(info.amax, 4) for info in ranges],
         "method": texts.column(info.method for info in ranges),
         "words": texts.column(map(range_words, ranges)),

@@ -11,6 +11,7 @@ from toolkit.report import html
 from toolkit.report.compare import compare, write_comparison_html
 from toolkit.report.explain import explain
 from toolkit.report.html import MOST_ROWS, write_html
+from toolkit.report.packing import first_seen, packed_texts, steps
 
 sync = pytest.importorskip("playwright.sync_api", reason="the test extra's playwright is not installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -78,6 +79,20 @@ def test_numbers_are_rounded_as_python_rounds_them(browser):
             f"([all, digits]) => {{ {code} return all.map((one) => fixed(one, digits)); }}", [values, digits]
         )
         assert found == [f"{one:.{digits}f}" for one in values]
+    page.close()
+
+
+def test_packed_columns_are_read_as_they_were(browser):
+    source = (Path(html.__file__).parent / "data.js").read_text(encoding="utf-8")
+    code = source[source.index("const sums = ") : source.index("const networkOf = ")]
+    texts = ["a1b20", "a2b10", "", "a2b10", "07", "7", "x1.05", "x1.15", "1234567890", "123456789", "٣ 1 \u2028", *HOSTILE]
+    numbers = [0, 1, 0, 2, 2, 5, 3, 6]
+    page = browser.new_page()
+    found = page.evaluate(
+        f"([texts, used, risen]) => {{ {code} return [textsOf(texts), seen(used), sums(risen)]; }}",
+        [packed_texts(texts), first_seen(numbers), steps(numbers)],
+    )
+    assert found == [texts, numbers, numbers]
     page.close()
 
 

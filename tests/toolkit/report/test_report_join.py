@@ -12,6 +12,7 @@ from onnx import helper
 
 from tests.conftest import build
 from tests.conftest import node as op
+from tests.toolkit.report import unpacked
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.layers.layer import Actual, Build
 from toolkit.base.precision import Precision
@@ -236,7 +237,9 @@ def test_what_is_said_of_many_nodes_is_written_once(length, monkeypatch):
     assert [written.count(code) for code in codes] == [1, 1, 1]
     monkeypatch.setattr(explain, "decided", lambda known: made.append(known) or explanation.decided(known))
     data = page_data(report)
-    assert len(made) == 1 and data["facts"][2] == [data["facts"][2][0]] * (length + 1)
+    _, _, counts, sentences = data["facts"]
+    assert len(made) == 1 and counts == [counts[0]] * (length + 1)
+    assert unpacked.first_seen(sentences) == [*range(counts[0])] * (length + 1)
     reason = report.layers[0].asked.reason
     assert {layer.asked.reason for layer in report.layers} == {reason} and "Tanh" in reason
 

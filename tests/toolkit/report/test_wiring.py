@@ -2,6 +2,7 @@
 
 import onnx
 
+from tests.toolkit.report import unpacked
 from tests.toolkit.report.samples import MODEL, build
 from toolkit.graph.assemble import body_begins, body_ends
 from toolkit.graph.model import Model
@@ -101,8 +102,7 @@ def test_what_hands_tokens_on_is_drawn_and_the_arithmetic_of_sizes_is_not():
     ]
     assert on_data(layers, wiring(report(layers, ["t"]))) == {0}
     made = page_data(report(layers, ["t"]))
-    roles = [made["texts"][number] for number in made["layers"]["role"]]
-    assert roles == ["data", "compute", "other", "other", "compute", "other"]
+    assert unpacked.column(made, made["layers"]["role"]) == ["data", "compute", "other", "other", "compute", "other"]
 
 
 def test_what_a_detector_selects_by_is_drawn_up_to_the_outputs():

@@ -1,0 +1,55 @@
+"""Columns of a page's data written by what changes from row to row, which compresses where the values hardly do.
+
+data.js reads them back. Names and sentences of a large network repeat with other numbers in them, beyond the 32 KB that
+zlib looks back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_NUMBER = re.compile("(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
+"""A number that both languages write as it was: no leading zero, and exact in a float64."""
+
+
+def packed_texts(texts: Iterable[str]) -> tuple[list[tuple[str, ...]], list[int], list[list[int]]]:
+    """Texts by their form, which is what stands between the numbers in them.
+
+    Returns:
+        The forms, each as the pieces around its numbers; the form of every text, as ``first_seen`` writes it; and by
+        form the numbers in its texts, row by row, each minus the one in its place in the form's previous text.
+    """
+    forms: dict[tuple[str, ...], int] = {}
+    steps: list[list[int]] = []
+    latest: list[list[int]] = []
+    which = []
+    for text in texts:
+        pieces = _NUMBER.split(text)
+        numbers = list(map(int, pieces[1::2]))
+        form = forms.setdefault(tuple(pieces[::2]), len(forms))
+        if form == len(steps):
+            steps.append([])
+            latest.append([0] * len(numbers))
+        steps[form] += [one - before for one, before in zip(numbers, latest[form])]
+        latest[form] = numbers
+        which.append(form)
+    return list(forms), first_seen(which), steps
+
+
+def steps(numbers: Iterable[int]) -> list[int]:
+    """Each number minus the previous one, which is short where they rise."""
+    found, before = [], 0
+    for number in numbers:
+        found.append(number - before)
+        before = number
+    return found
+
+
+def first_seen(numbers: Iterable[int]) -> list[int]:
+    """Numbers given in the order of first use, at least 0: 0 for the one after the largest so far, others plus 1."""
+    found, largest = [], -1
+    for number in numbers:
+        found.append(0 if number == largest + 1 else number + 1)
+        largest = max(largest, number)
+    return found
