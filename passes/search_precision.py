@@ -39,7 +39,7 @@ from toolkit import (
     literal_glob,
     lower,
     measuring,
-    playing,
+    passes_with_role,
     prebuild_float,
     refuse_without_samples,
     with_helpers,
@@ -56,7 +56,7 @@ class _HelperName:
     """The name of a pass that helps quantization, in the settings' JSON schema."""
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
-        return {**handler(core), "enum": [name for name, _ in playing(Role.HELP)]}
+        return {**handler(core), "enum": [name for name, _ in passes_with_role(Role.HELP)]}
 
 
 class SearchPrecision(InsertQDQ):
@@ -139,7 +139,7 @@ class SearchPrecision(InsertQDQ):
     @field_validator("helpers")
     @classmethod
     def _help(cls, names: list[str]) -> list[str]:
-        known = [name for name, _ in playing(Role.HELP)]
+        known = [name for name, _ in passes_with_role(Role.HELP)]
         for name in names:
             if ":" not in name and name not in known:
                 raise ValueError(f"there is no helper pass '{name}': {did_you_mean(name, known)}")

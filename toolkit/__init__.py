@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from toolkit.contract.ranges import Ranges as Ranges
     from toolkit.contract.registry import configure as configure
     from toolkit.contract.registry import find as find
-    from toolkit.contract.registry import playing as playing
+    from toolkit.contract.registry import passes_with_role as passes_with_role
     from toolkit.contract.roles import Harm as Harm
     from toolkit.contract.roles import Role as Role
     from toolkit.data.dataset import CalibrationData as CalibrationData
@@ -163,7 +163,7 @@ _HOMES = {
     "contract.passes": "Pass Sequence",
     "contract.plan": "PrecisionPlan",
     "contract.ranges": "Range Ranges",
-    "contract.registry": "configure find playing",
+    "contract.registry": "configure find passes_with_role",
     "contract.roles": "Harm Role",
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",

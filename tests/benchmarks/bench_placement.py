@@ -64,7 +64,7 @@ from toolkit.backends.processes.exchange import profiles_to_json
 from toolkit.backends.processes.talk import Talk
 from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.run.new import recipe_for
 from toolkit.run.recipe_passes import passes_of
 
@@ -149,7 +149,7 @@ def new_passes(path: Path, pairs: bool, settings: dict[str, Any]) -> list[Pass]:
     """The passes of `qtool new` for a model, with the search replaced by what it ends with: all ``pairs``, or none."""
     target = path.with_name(f"{path.stem}.toml")
     target.write_text(recipe_for(path, target, path.with_suffix(".npz"), None, None).text, encoding="utf-8")
-    search, quantize = named(Role.SEARCH), [{"use": named(Role.QUANTIZE), **settings}] if pairs else []
+    search, quantize = pass_name(Role.SEARCH), [{"use": pass_name(Role.QUANTIZE), **settings}] if pairs else []
     passes = [own for entry in Recipe.load(target).passes for own in (quantize if entry["use"] == search else [entry])]
     return made_of(path, passes)
 

@@ -24,7 +24,7 @@ from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
 from toolkit.contract.bench import TurnsFound
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 
 _NEWEST_OPSET = (((11, 0), 25), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
@@ -59,7 +59,8 @@ class TensorRTBackend:
                 raise BackendError(
                     f"TensorRT {version} quantizes with Q/DQ pairs only",
                     where='[engine] quantization = "implicit"',
-                    remedy=f'use the pass {named(Role.QUANTIZE)} and quantization = "explicit", or TensorRT 8.6 to 10',
+                    remedy=f'use the pass {pass_name(Role.QUANTIZE)} and quantization = "explicit", or TensorRT 8.6 to '
+                    "10",
                 )
             if settings.typing == "strong":
                 raise BackendError(
@@ -190,16 +191,16 @@ def _examined(
         "measure": settings.measure,
         "version_compatible": settings.version_compatible,
     }
-    told: list[str] = []
+    warnings: list[str] = []
     for inspect in (True, True, False):
         try:
             found = run_job("examine_tensorrt", {**request, "inspect": inspect}, log, progress)
-            return {**found, "log": [*told, *found["log"]]}
+            return {**found, "log": [*warnings, *found["log"]]}
         except ProcessDiedError as error:
-            told.append(f"WARNING: the engine was built, but looking at it failed: {error}")
-            log(told[-1])
-    lacks = dict.fromkeys(profiles.names or ["default"], told[-1]) if settings.measure else {}
-    return {"inspected": [], "log": told, "time_ms": {}, "latency": {}, "lacks": lacks}
+            warnings.append(f"WARNING: the engine was built, but looking at it failed: {error}")
+            log(warnings[-1])
+    lacks = dict.fromkeys(profiles.names or ["default"], warnings[-1]) if settings.measure else {}
+    return {"inspected": [], "log": warnings, "time_ms": {}, "latency": {}, "lacks": lacks}
 
 
 def _amax(extras: Extras) -> dict[str, float]:

@@ -169,13 +169,13 @@ class Pass(BaseModel):
         context = context if context is not None else Context()
         title = self.title()
         before = ModelBefore.of(model, thorough=type(self).__module__.partition(".")[0] not in OWN_PACKAGES)
-        asked = len(context.plan.history)
+        requests_before = len(context.plan.history)
         with self._speaking(context, model):
             trial = self._trial(model, context)
-            told = len(context.journal)
+            events_before = len(context.journal)
             self._apply(model, context)
             if self.role in BEFORE_PAIRS:
-                note_after_pairs(title, model, context, islice(context.journal, told, None))
+                note_after_pairs(title, model, context, islice(context.journal, events_before, None))
         before.refuse_new_signature(title, model)
         before.refuse_new_shapes(title, model, context.profiles)
         try:
@@ -183,8 +183,8 @@ class Pass(BaseModel):
             before.refuse_new_scales(model)
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
-        self._refuse_lost_names(model, context, asked)
-        self._note_pairs(model, context, asked)
+        self._refuse_lost_names(model, context, requests_before)
+        self._note_pairs(model, context, requests_before)
         before.note_unknown_operators(title, model, context)
         if trial is not None:
             with self._speaking(context, context.model):

@@ -37,14 +37,14 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
     return found
 
 
-def playing(role: Role) -> list[tuple[str, type[Pass]]]:
+def passes_with_role(role: Role) -> list[tuple[str, type[Pass]]]:
     """The installed passes with a role, qtool's own first; those that cannot be imported are left out."""
     return [(name, kind) for name, kind in installed_for(role) if issubclass(kind, Pass)]
 
 
-def named(role: Role) -> str:
+def pass_name(role: Role) -> str:
     """The name of an installed pass with a role, the first by name; the role's own name if there is none."""
-    return next((name for name, _ in playing(role)), str(role.value))
+    return next((name for name, _ in passes_with_role(role)), str(role.value))
 
 
 def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:

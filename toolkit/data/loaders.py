@@ -242,9 +242,9 @@ def _iterable(value: Any, where: str) -> Iterable[Any]:
         return value
     if hasattr(value, "__getitem__") and isinstance(value, Sized):
         return IndexedSet(value)
-    lacks = ", which has __getitem__ but no __len__" if hasattr(value, "__getitem__") else ", which cannot be iterated"
+    fault = "has __getitem__ but no __len__" if hasattr(value, "__getitem__") else "cannot be iterated"
     raise DataError(
-        f"the data are of type {type(value).__name__}{lacks}",
+        f"the data are of type {type(value).__name__}, which {fault}",
         where=where,
         remedy="give a list, a generator function, an object with __iter__, or one with __len__ and __getitem__",
     )

@@ -88,4 +88,4 @@ class Answers:
             return ()
         found = [one.tally([batch[place] for batch in batches]) for place, one in enumerate(self._readers)]
         one_answer = {one.part.outputs for one in found if one.only is not None}
-        return tuple(one for one in found if not one.stands_in or one.part.outputs in one_answer)
+        return tuple(one for one in found if not one.judges_values or one.part.outputs in one_answer)

@@ -51,11 +51,11 @@ class Budget:
             expect count like five hundred further positions, since a hundred positions without a change prove little.
         higher_is_better: whether a larger value of the metric is better.
         by_task: whether the answers are compared with the task's own limit where ``min_unchanged`` is None.
-        stands_in: whether ``min_unchanged`` replaces a limit on the metric's drop, for lack of labels. A changed answer
-            then counts as much as it is likely to cost, and with a margin the loss must not exceed the limit, however
-            few the answers are.
-        reads: the output that the metric reads, where ``stands_in``: others may lose ``UNREAD`` of their answers, as
-            much as the verdict on a model with labels lets pass; None where the limit holds for all alike.
+        replaces_drop: whether ``min_unchanged`` replaces a limit on the metric's drop, for lack of labels. A changed
+            answer then counts as much as it is likely to cost, and with a margin the loss must not exceed the limit,
+            however few the answers are.
+        reads: the output that the metric reads, where ``replaces_drop``: others may lose ``UNREAD`` of their answers,
+            as much as the verdict on a model with labels lets pass; None where the limit holds for all alike.
         types: the noise that a plan's types add to its simulation, for which every plan must leave room.
     """
 
@@ -69,7 +69,7 @@ class Budget:
     max_relative_drop: float | None = None
     min_unchanged: float | None = None
     by_task: bool = False
-    stands_in: bool = False
+    replaces_drop: bool = False
     reads: str | None = None
     types: TypeNoise | None = None
 
@@ -235,7 +235,7 @@ class Budget:
             lost, limit = 1.0 - outcome.agreement, 1.0 - self.min_agreement
             found.append(ShareLimit("min_agreement", lost, outcome.positions, limit, samples=False))
         if self.by_task or self.min_unchanged is not None:
-            found += [of_tally(tally, self._least_of(tally), self.stands_in) for tally in outcome.tallies]
+            found += [of_tally(tally, self._least_of(tally), self.replaces_drop) for tally in outcome.tallies]
         return found
 
     def _least_of(self, tally: AnswerTally) -> float | None:
@@ -257,7 +257,7 @@ class Budget:
         likely = (one.expected or 0.0) - self.allowed(one) if self.margin > 0 else 0.0
         if one.few:
             # a change decided by chance alone is already weighted
-            strict = self.stands_in and self.margin > 0 and one.lost > one.limit
+            strict = self.replaces_drop and self.margin > 0 and one.lost > one.limit
             missed = strict or one.standing is LimitStanding.MISSED
             return max(one.lost - one.limit if missed else 0.0, likely, _LEAST_LACK if missed else 0.0)
         if one.name == "min_unchanged":

@@ -255,14 +255,15 @@ class _BlameSearch:
         sources = float_sources(self.nodes, outputs, self.model.facts().types, {*FLOAT_TYPES, TensorProto.DOUBLE})
         names = sorted({name for floats in sources.values() for name in floats} | set(sources))
         # a tensor of another size is none that has a row for each sample
-        told = {
+        agrees = {
             name: side_by_side(apart, together) if together.dtype.kind in "fV" else same_integers(apart, together)
             for name, apart, together in self._values(names, len(self.nodes) - 1)
             if together.size == sum(value.size for value in apart)
         }
         wrong = list[str]()
         for output, floats in sources.items():
-            wrong += [name for name in [one for one in floats if one in told] or [output] if not told.get(name, True)]
+            compared = [name for name in floats if name in agrees] or [output]
+            wrong += [name for name in compared if not agrees.get(name, True)]
         return wrong
 
     def failing(self) -> BatchFault:

@@ -50,8 +50,8 @@ def derived_dimensions(shapes: Mapping[str, Dims]) -> dict[str, DerivedDimension
 def _derived(name: str, known: Mapping[str, object]) -> DerivedDimension | None:
     pieces = [piece for piece in _OPERATORS.split(name) if piece] if len(name) <= _LONGEST else []
     parts = tuple(dict.fromkeys(piece for piece in pieces if piece in known))
-    told = all(piece in known or _OTHER_PIECE.fullmatch(piece) for piece in pieces)
-    if len(pieces) < 2 or not parts or not told or name in parts:
+    complete = all(piece in known or _OTHER_PIECE.fullmatch(piece) for piece in pieces)
+    if len(pieces) < 2 or not parts or not complete or name in parts:
         return None
     words = (f"v{parts.index(piece)}" if piece in parts else piece for piece in pieces)
     try:

@@ -33,8 +33,8 @@ def with_kept_states(
         states, trial, inferred = _assumed(model, found, infer, refused, known)
         if not states:
             break
-        told = _made(inferred.graph, {})
-        kept = {key: _kept(shape, told.get(key)) for key, shape in states.items()}
+        made = _made(inferred.graph, {})
+        kept = {key: _kept(shape, made.get(key)) for key, shape in states.items()}
         if kept == states:
             return trial, inferred
         refused |= {key for key, shape in kept.items() if shape is None}
@@ -87,8 +87,9 @@ def _assume(
                 key = (node.output[index] or node.name, index)
                 inside = body.input[2 + index]
                 shape = known.get(key, shapes.get(name))
-                told = _declared(inside) and (not node.output[index] or -1 not in shapes.get(node.output[index], (-1,)))
-                if key in refused or shape is None or (told and key not in known):
+                result = shapes.get(node.output[index], (-1,)) if node.output[index] else ()
+                declared = _declared(inside) and -1 not in result
+                if key in refused or shape is None or (declared and key not in known):
                     continue
                 states[key] = shape
                 _declare(inside, shape)

@@ -20,16 +20,16 @@ class Flips:
     Args:
         placer: the rule that decides for all groups quantized.
         kept: for every group whether it stays float.
-        lacks: returns for a tensor why it cannot have a pair, or None.
+        refusal: returns for a tensor why it cannot have a pair, or None.
 
     Attributes:
         tensors: all activations that may get a pair.
     """
 
-    def __init__(self, placer: Placer, kept: dict[str, Input[bool]], lacks: Callable[[str], Finding | None]) -> None:
+    def __init__(self, placer: Placer, kept: dict[str, Input[bool]], refusal: Callable[[str], Finding | None]) -> None:
         self._placer, self._kept, self._now = placer, kept, frozenset[str]()
         self.tensors = list(placer.activations)
-        self._lacking = [tensor for tensor in self.tensors if lacks(tensor) is not None]
+        self._lacking = [tensor for tensor in self.tensors if refusal(tensor) is not None]
 
     @classmethod
     def of(
@@ -39,7 +39,7 @@ class Flips:
         facts: Facts,
         judge: Judge,
         groups: Collection[str],
-        lacks: Callable[[str], Finding | None],
+        refusal: Callable[[str], Finding | None],
     ) -> Flips | None:
         """Flips under a rule; None where the rule is not ``place`` alone, so that only it knows what it decides.
 
@@ -49,7 +49,7 @@ class Flips:
             facts: its types and shapes.
             judge: returns for a node why it stays float in any case, or None.
             groups: the layers that may be flipped.
-            lacks: returns for a tensor why it cannot have a pair, or None.
+            refusal: returns for a tensor why it cannot have a pair, or None.
         """
         kept = {name: Input(False) for name in groups}
 
@@ -62,7 +62,7 @@ class Flips:
         found = rule(model, facts, judged)
         if not isinstance(found.placer, Placer):
             return None
-        flips = cls(found.placer, kept, lacks)
+        flips = cls(found.placer, kept, refusal)
         ends: tuple[tuple[Collection[str], Judge], ...] = ((), judge), (groups, all_float)
         for state, plain in ends:
             flips.keep(state)

@@ -14,7 +14,7 @@ from toolkit.placement.place import Judge, PlacementRule
 
 
 def place_ranged(
-    placer: PlacementRule, model: Model, facts: Facts, judge: Judge, lacks: Callable[[str], Finding | None]
+    placer: PlacementRule, model: Model, facts: Facts, judge: Judge, refusal: Callable[[str], Finding | None]
 ) -> tuple[Placement, dict[str, Finding]]:
     """Place pairs so that every activation that gets one has a range.
 
@@ -23,7 +23,7 @@ def place_ranged(
         model: the graph; not changed.
         facts: its types and shapes.
         judge: returns for a node why it stays float in any case, or None.
-        lacks: returns for a tensor why it cannot have a pair, or None.
+        refusal: returns for a tensor why it cannot have a pair, or None.
 
     Returns:
         The placement, and the nodes that stay in float for lack of a range, each with the reason.
@@ -36,7 +36,7 @@ def place_ranged(
     while True:
         placement, before = placer(model, facts, allowed), len(lacking)
         for pair in placement.pairs.values():
-            why = lacks(pair.tensor) if placement.needs_range(pair) else None
+            why = refusal(pair.tensor) if placement.needs_range(pair) else None
             if why is not None:
                 lacking.update(dict.fromkeys((use.node for use in pair.uses), why))
         if len(lacking) == before:

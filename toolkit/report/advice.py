@@ -10,7 +10,7 @@ from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
 from toolkit.contract.findings import Code, Finding
-from toolkit.contract.registry import playing
+from toolkit.contract.registry import passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.placement.codes import PlacementCode
 from toolkit.placement.ops import PAIR_OPERATORS
@@ -143,7 +143,7 @@ def as_good_as_float(accuracy: Accuracy | None) -> bool:
 def titles(passes: Sequence[PassInfo], *roles: Role) -> set[str]:
     """What the journal calls the passes that play these parts: those of the recipe, and those that are installed."""
     own = {one.title for one in passes if one.role in roles}
-    return own | {kind.title() for role in roles for _, kind in playing(role)}
+    return own | {kind.title() for role in roles for _, kind in passes_with_role(role)}
 
 
 def quantizers(passes: Sequence[PassInfo]) -> set[str]:
@@ -163,7 +163,7 @@ def _worth_quantizing(declined: Sequence[Declined], quantizing: set[str]) -> Map
 def _search_instead(passes: Sequence[PassInfo]) -> list[Advice]:
     """A search in place of the pass that quantizes, where the recipe has such a pass and no search."""
     plain = next((one for one in passes if one.role is Role.QUANTIZE), None)
-    searches = playing(Role.SEARCH)
+    searches = passes_with_role(Role.SEARCH)
     if plain is None or not searches or any(one.role is Role.SEARCH for one in passes):
         return []
     import tomli_w
@@ -171,7 +171,7 @@ def _search_instead(passes: Sequence[PassInfo]) -> list[Advice]:
     name, kind = searches[0]
     entry: dict[str, Any] = {"use": name}
     if "helpers" in kind.model_fields:
-        entry["helpers"] = [helper for helper, _ in playing(Role.HELP)]
+        entry["helpers"] = [helper for helper, _ in passes_with_role(Role.HELP)]
     search = kind()
     if isinstance(search, Quantizer) and search.plain().title() == plain.title:
         entry |= plain.settings

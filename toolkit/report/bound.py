@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.report.bound_codes import BoundCode
 from toolkit.report.fragments import Advice
@@ -77,7 +77,7 @@ def bound_advice(info: SearchInfo, passes: Sequence[PassInfo]) -> list[Advice]:
     own = next((one for one in passes if one.role is Role.SEARCH), None)
     if not bounded(info) or info.precision is not Precision.INT8 or (own is not None and own.settings.get("also")):
         return []
-    use = own.use if own is not None else named(Role.SEARCH)
+    use = own.use if own is not None else pass_name(Role.SEARCH)
     return [Advice(BoundCode.WHAT_NEXT(precision=info.precision), f'[[pass]]\nuse = "{use}"\nalso = "fp8"\n')]
 
 

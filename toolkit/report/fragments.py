@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from toolkit.base.text import literal_glob, toml_string
 from toolkit.contract.findings import Finding
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 
 
@@ -27,5 +27,5 @@ class Advice:
 def keep_fragment(nodes: Sequence[str], precision: str, reason: str = "") -> str:
     """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
     listed = "".join(f"    {toml_string(literal_glob(node))},\n" for node in nodes)
-    text = f'[[pass]]\nuse = "{named(Role.KEEP)}"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
+    text = f'[[pass]]\nuse = "{pass_name(Role.KEEP)}"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
     return text + (f"reason = {toml_string(reason)}\n" if reason else "")

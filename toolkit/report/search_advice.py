@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from toolkit.contract.findings import Code, Finding
-from toolkit.contract.registry import named, playing
+from toolkit.contract.registry import pass_name, passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.report.advice import as_good_as_float
@@ -52,7 +52,7 @@ def search_advice(
     if info.unlabelled is not None and info.chosen.kept:
         found.append(Advice(ReportCode.LABEL_CALIBRATION(metric=info.unlabelled, samples=info.samples), ""))
     own = next((one for one in passes if one.role is Role.SEARCH), None)
-    use = own.use if own is not None else named(Role.SEARCH)
+    use = own.use if own is not None else pass_name(Role.SEARCH)
     if not info.met and not info.in_types:
         found.append(_unmet(info, use, own is not None and bool(own.settings.get("helpers"))))
     elif missed:
@@ -93,7 +93,7 @@ def _unmet(info: SearchInfo, use: str, helped: bool) -> Advice:
         )
         return Advice(finding, "" if by_time else f'[[pass]]\nuse = "{use}"\nprefer = "time"\n')
     limits, lacks = list(info.lacks), list(info.lacks.values())
-    helpers = [] if helped else [name for name, _ in playing(Role.HELP)]
+    helpers = [] if helped else [name for name, _ in passes_with_role(Role.HELP)]
     finding = ReportCode.NO_PLAN_MEETS_BUDGET(limits=limits, lacks=lacks, helpers=helpers)
     if not helpers:
         return Advice(finding, f'[[pass]]\nuse = "{use}"\nevaluations = {4 * info.evaluations}\n')

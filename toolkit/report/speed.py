@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.contract.findings import Finding
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
 from toolkit.report.engine_parts import Latencies, Payoff, PayoffGroup, PayoffInfo
@@ -102,7 +102,7 @@ def _can_remove_pairs(passes: Sequence[PassInfo]) -> str | None:
     if any(one.settings.get(_IF_FASTER) for one in own):
         return None
     if not own:
-        return named(Role.QUANTIZE)
+        return pass_name(Role.QUANTIZE)
     return next((one.use for one in own if _IF_FASTER in one.options), None)
 
 

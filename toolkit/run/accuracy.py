@@ -168,7 +168,7 @@ def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[P
     order = list(LimitStanding)
     for tally in sorted(found.tallies, key=lambda one: (-order.index(one.standing(least)), one.share)):
         low, high = tally.interval
-        lacks = _lacks(tally, found, least)
+        lacks = _what_samples_lack(tally, found, least)
         made.append(
             PartFigures(
                 task=tally.part.task,
@@ -190,7 +190,7 @@ def _parts(found: EvaluationResult, least: float | None, counts: bool) -> list[P
     return made
 
 
-def _lacks(
+def _what_samples_lack(
     tally: AnswerTally, found: EvaluationResult, least: float | None
 ) -> Literal["", "answers", "objects", "other answer", "varied samples"]:
     """What the samples lack to show that enough of a part's answers stay; empty where that is met or missed."""
@@ -199,7 +199,7 @@ def _lacks(
         return ""
     if tally.empty:
         return "objects"
-    if tally in one_answer(found) or (tally.stands_in and standing is LimitStanding.UNPROVEN):
+    if tally in one_answer(found) or (tally.judges_values and standing is LimitStanding.UNPROVEN):
         return "other answer"
     if do_not_differ(found):
         return "varied samples"

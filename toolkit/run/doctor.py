@@ -70,8 +70,8 @@ class Health:
         lines.append("GPU: " + (", ".join(self.gpu.values()) if self.gpu else "none"))
         lines.append("packages: " + ", ".join(f"{name} {version}" for name, version in self.packages.items()))
         lines += [f"MISSING: {name}; run pip install {name}" for name in self.missing]
-        for name, lacks in self.extras.items():
-            words = f"not installed ({', '.join(lacks)}); run pip install 'qtool[{name}]'" if lacks else "installed"
+        for name, missing in self.extras.items():
+            words = f"not installed ({', '.join(missing)}); run pip install 'qtool[{name}]'" if missing else "installed"
             lines.append(f"extra {name}: {words}")
         alike: dict[Ability, list[str]] = {}
         for one in self.abilities:
@@ -152,9 +152,9 @@ def _of_backend(name: str) -> list[Ability]:
         no_gpu = "there is no GPU here"
         return [build, *(Ability(what, by, False, no_gpu, elsewhere) for what in ("run", "measure"))]
     run = Ability("run", by, not target, f"engines are {target}" if target else "", elsewhere if target else "")
-    lacks = backend.cannot_measure()
-    remedy = "run pip install cuda-python" if "cuda-python" in lacks else "use tensorrt" if lacks else ""
-    return [build, run, Ability("measure", by, not lacks, lacks, remedy)]
+    obstacle = backend.cannot_measure()
+    remedy = "run pip install cuda-python" if "cuda-python" in obstacle else "use tensorrt" if obstacle else ""
+    return [build, run, Ability("measure", by, not obstacle, obstacle, remedy)]
 
 
 def _requirements() -> tuple[list[str], dict[str, list[str]]]:

@@ -90,7 +90,7 @@ def one_answer(found: EvaluationResult) -> list[AnswerTally]:
 
 def shows_nothing(found: EvaluationResult) -> bool:
     """Whether the samples can show nothing: there is one, or all give the same values or answer, or hold nothing."""
-    answers, alike = [tally for tally in found.tallies if not tally.stands_in], one_answer(found)
+    answers, alike = [tally for tally in found.tallies if not tally.judges_values], one_answer(found)
     if answers and all(tally.empty or tally in alike for tally in answers):
         return True
     return do_not_differ(found)
@@ -122,7 +122,7 @@ def _beside_metric(found: EvaluationResult, reads: str) -> list[Finding]:
             answers=tally.answers, metric=shown(found.metric),
         )
         for tally in found.tallies
-        if tally not in own and not tally.stands_in and tally.standing() is LimitStanding.MISSED
+        if tally not in own and not tally.judges_values and tally.standing() is LimitStanding.MISSED
         and 1.0 - tally.share > least
     ]  # fmt: skip
 

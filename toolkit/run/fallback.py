@@ -42,7 +42,7 @@ def recall(job: Job, name: str, key: Mapping[str, Any]) -> bool:
     """Whether that was noted for exactly this key; then the backend that was fallen back to is taken."""
     if not job.folder.find(name, key)[0]:
         return False
-    told = json.loads((job.folder.hidden / f"{name}.json").read_text(encoding="utf-8"))
-    finding = told["finding"]
-    job.fallback, job.refusal_logged = Finding.from_json(finding) if finding is not None else None, told["logged"]
+    content = json.loads((job.folder.hidden / f"{name}.json").read_text(encoding="utf-8"))
+    finding = content["finding"]
+    job.fallback, job.refusal_logged = Finding.from_json(finding) if finding is not None else None, content["logged"]
     return True

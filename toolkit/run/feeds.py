@@ -159,13 +159,13 @@ def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed
 def notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[Finding]:
     """What the reader should know about the samples. ``whole``: all of the data was read."""
     fits = whole and not tally.mixed
-    told = [ReportCode.PROFILE_NOT_RUN(profile=name, unfit=fits) for name in empty]
+    found = [ReportCode.PROFILE_NOT_RUN(profile=name, unfit=fits) for name in empty]
     if tally.left_out:
-        told.append(ReportCode.SAMPLES_LEFT_OUT(count=tally.left_out))
+        found.append(ReportCode.SAMPLES_LEFT_OUT(count=tally.left_out))
     if tally.mixed:
-        told.append(ReportCode.SAMPLES_MIXED_LEFT_OUT(count=tally.mixed, why=ReportCode.SAMPLES_MIXED()))
+        found.append(ReportCode.SAMPLES_MIXED_LEFT_OUT(count=tally.mixed, why=ReportCode.SAMPLES_MIXED()))
     if tally.filled:
-        told.append(ReportCode.BATCHES_FILLED(count=tally.filled))
+        found.append(ReportCode.BATCHES_FILLED(count=tally.filled))
     if whole and data.counts.skipped:
-        told.append(ReportCode.SAMPLES_SKIPPED(count=data.counts.skipped))
-    return told
+        found.append(ReportCode.SAMPLES_SKIPPED(count=data.counts.skipped))
+    return found

@@ -50,8 +50,8 @@ def inspect(path: Path) -> Rendered:
         if note is None:
             raise
         raise type(error)(error.what, where=error.where, remedy=sentence(note)) from error
-    told = _is_report(found.content) and found.content["summary"]["verdict"] == "outdated"
-    found.warnings += [sentence(note)] if note is not None and not told else []
+    says_so = _is_report(found.content) and found.content["summary"]["verdict"] == "outdated"
+    found.warnings += [sentence(note)] if note is not None and not says_so else []
     return found
 
 

@@ -49,7 +49,7 @@ def judge(found: EvaluationResult, budget: BudgetSection, task: TaskRecord | Non
     shares = [*_metric_shares(limits, found), *_agreements(limits, found)]
     if counts:
         # values that stand in for answers prove no loss: what is said of the samples says that
-        shares += [of_tally(one, limits["min_unchanged"]) for one in found.tallies if not one.stands_in]
+        shares += [of_tally(one, limits["min_unchanged"]) for one in found.tallies if not one.judges_values]
     few = too_few(shares)
     if drawing or not (by_task or any(limit is not None for limit in limits.values())):
         return Judgement(limits, counts, [], few, None)

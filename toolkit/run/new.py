@@ -16,7 +16,7 @@ from toolkit.base.text import count, toml_string
 from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Finding
-from toolkit.contract.registry import named, playing
+from toolkit.contract.registry import pass_name, passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.evaluation.metrics import make_metric
 from toolkit.graph.forms import Forms, constant_affine
@@ -60,8 +60,8 @@ class NewRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """The machine form, without the text."""
-        told = {"decisions": self.said, "warnings": self.warnings}
-        return {name: [{**one.to_json(), "text": sentence(one)} for one in found] for name, found in told.items()}
+        findings = {"decisions": self.said, "warnings": self.warnings}
+        return {name: [{**one.to_json(), "text": sentence(one)} for one in found] for name, found in findings.items()}
 
 
 def recipe_for(
@@ -212,7 +212,7 @@ def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
     prepared = model.copy()
     try:
         for role in before:
-            for _, kind in playing(role)[:1]:
+            for _, kind in passes_with_role(role)[:1]:
                 kind()(prepared, Context(dry_run=True))
     except QtoolError:
         # the run will report what is wrong
@@ -222,7 +222,7 @@ def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
 
 def _takes(role: Role, setting: str, value: str) -> bool:
     """Whether the installed pass that plays a part has a setting that takes a value."""
-    field = next((kind.model_fields.get(setting) for _, kind in playing(role)), None)
+    field = next((kind.model_fields.get(setting) for _, kind in passes_with_role(role)), None)
     return field is not None and value in get_args(field.annotation)
 
 
@@ -259,7 +259,7 @@ def inputs_of(model: Path, data: Path | None, test: Path | None, ranges: Path | 
 
 
 def _use(role: Role) -> str:
-    return f'use = "{named(role)}"'
+    return f'use = "{pass_name(role)}"'
 
 
 def _scaled(model: Model, forms: Forms) -> bool:

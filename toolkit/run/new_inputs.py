@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.base.text import plain, toml_string
 from toolkit.contract.findings import Finding
-from toolkit.contract.registry import playing
+from toolkit.contract.registry import passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.model import Model
@@ -43,7 +43,7 @@ def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple
         Lines for the pass that folds constants, and a finding for each input.
     """
     deciding = deciding_inputs(model)
-    if not deciding or not any("fixed_inputs" in kind.model_fields for _, kind in playing(Role.FOLD)[:1]):
+    if not deciding or not any("fixed_inputs" in kind.model_fields for _, kind in passes_with_role(Role.FOLD)[:1]):
         return [], []
     seen: dict[str, set[Any]] = {name: set() for name in deciding}
     for source in sources:
@@ -52,8 +52,8 @@ def fixed_input_lines(model: Model, sources: Iterable[CalibrationData]) -> tuple
                 values.add(_plain(sample.inputs[name].reshape(-1)[0]))
     fixed = {name: values.pop() for name, values in seen.items() if len(values) == 1}
     decides = ReportCode.NEW_INPUT_DECIDES
-    told = [decides(input=name, value=value, nodes=deciding[name]) for name, value in fixed.items()]
-    return [*(f"# {plain(sentence(one))}" for one in told), *_setting(fixed)], told
+    findings = [decides(input=name, value=value, nodes=deciding[name]) for name, value in fixed.items()]
+    return [*(f"# {plain(sentence(one))}" for one in findings), *_setting(fixed)], findings
 
 
 def _setting(fixed: Mapping[str, Any]) -> list[str]:

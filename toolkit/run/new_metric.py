@@ -290,8 +290,8 @@ def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
         _task(made, found, seen)
         limits = {part.task: reader(part).least for part in found.parts}
         if len(set(limits.values())) > 1:
-            told = ", ".join(f"{least:g} of {task}" for task, least in limits.items())
-            made.lines.append(f"# Each task has its own limit, unless one is set for all: min_unchanged = {told}.")
+            listed = ", ".join(f"{least:g} of {task}" for task, least in limits.items())
+            made.lines.append(f"# Each task has its own limit, unless one is set for all: min_unchanged = {listed}.")
             return
         name, value = "min_unchanged", min(limits.values(), default=0.99)
     made.decided(ReportCode.NEW_LIMIT(limit=name, value=value), f"budget = {{ {name} = {value} }}")

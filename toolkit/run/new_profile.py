@@ -149,7 +149,7 @@ def _derived(
     seen: Seen,
 ) -> dict[SizeKey, Sizes]:
     """The sizes derived from dimensions' names, where that keeps them in order and includes all that was seen."""
-    told: dict[SizeKey, Sizes] = {}
+    derived: dict[SizeKey, Sizes] = {}
     for name, one in derived_dimensions(shapes).items():
         if name not in own:
             continue
@@ -157,8 +157,8 @@ def _derived(
         low, mid, high = (-1 if size is None else size for size in sizes)
         least, _, most = found[name] if any(seen.get(where) for where, _ in own[name]) else (mid, mid, mid)
         if 0 <= low <= min(mid, least) and max(mid, most) <= high:
-            told[name] = low, mid, high
-    return told
+            derived[name] = low, mid, high
+    return derived
 
 
 def _batch(known: Sequence[int]) -> Sizes:

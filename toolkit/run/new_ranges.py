@@ -7,7 +7,7 @@ from pathlib import Path
 from toolkit.base.errors import RangesError
 from toolkit.calibration.interchange import read_ranges
 from toolkit.contract.ranges import ANY_TYPE
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 
@@ -32,11 +32,11 @@ def pass_lines(model: Model, path: Path) -> list[str]:
         "",
         "# Every tensor that has a range is quantized; a search for what accuracy allows needs samples.",
         "[[pass]]",
-        f'use = "{named(Role.QUANTIZE)}"',
+        f'use = "{pass_name(Role.QUANTIZE)}"',
         *(['dtype = "fp8"'] if types == {"fp8"} else []),
         "",
         "[[pass]]",
-        f'use = "{named(Role.GUARD)}"',
+        f'use = "{pass_name(Role.GUARD)}"',
     ]
 
 

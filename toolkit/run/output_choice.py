@@ -20,10 +20,10 @@ from toolkit.report.codes import ReportCode
 
 def output_unsure(taken: MeasuredFit, others: Sequence[MeasuredFit]) -> Finding:
     """The finding that the labels may equally be those of other outputs than the one that the metric reads."""
-    told = (taken, *others)
+    candidates = (taken, *others)
     return ReportCode.NEW_OUTPUT_UNSURE(
-        metric=taken.fit.metric, outputs=[one.fit.output for one in told], values=[one.check.value() for one in told],
-        samples=taken.check.samples,
+        metric=taken.fit.metric, outputs=[one.fit.output for one in candidates],
+        values=[one.check.value() for one in candidates], samples=taken.check.samples,
     )  # fmt: skip
 
 

@@ -86,10 +86,10 @@ def remeasure_latency(
     engines = {name: path for run in runs for name, path in _engines(run, several).items()}
     for run in runs[1:]:
         _require_comparable(first, run)
-    lacks = choose(first.engine.build.backend)[0].cannot_measure()
-    if lacks:
+    obstacle = choose(first.engine.build.backend)[0].cannot_measure()
+    if obstacle:
         raise BackendError(
-            f"no time can be measured: {lacks}",
+            f"no time can be measured: {obstacle}",
             where=str(first.folder),
             remedy="run on a machine with the engine's GPU, TensorRT and cuda-python (`qtool doctor` looks for them), "
             "or predict it with --gpu, such as --gpu L4",
@@ -97,12 +97,12 @@ def remeasure_latency(
     answer = measure_turns(
         first.engine.build.backend, engines, first.job.profiles, progress, rounds=rounds, host_code=allow_code
     )
-    told = dict(answer.lacks)
+    unmeasured = dict(answer.lacks)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for run in runs if layers else ():
         name = _names(run, several)[0]
         found[name], why_not = _layer_times(run, allow_code, progress)
-        told |= {f"{name}, {profile}": why for profile, why in why_not.items()}
+        unmeasured |= {f"{name}, {profile}": why for profile, why in why_not.items()}
     before = {name: known for run in runs for name, known in _before(run, several).items()}
     times = [
         LatencyAgain(
@@ -112,7 +112,7 @@ def remeasure_latency(
         for name, turns in of_profile.items()
     ]  # fmt: skip
     gpu = find_gpu()
-    return TimedAgain(gpu.name if gpu is not None else "", times, found, told)
+    return TimedAgain(gpu.name if gpu is not None else "", times, found, unmeasured)
 
 
 def _require_comparable(first: FinishedRun, other: FinishedRun) -> None:

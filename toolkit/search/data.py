@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from toolkit.base.errors import DataError
 from toolkit.contract.findings import Code
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.simulation.samples import with_labels
 from toolkit.simulation.simulation import Settings, Simulation
@@ -52,7 +52,7 @@ def _none() -> DataError:
     return DataError(
         "the search has no samples to decide on",
         remedy=f'give [calibration] data, or data = "evaluation" in the pass; ranges alone are enough for '
-        f"{named(Role.QUANTIZE)}",
+        f"{pass_name(Role.QUANTIZE)}",
     )
 
 

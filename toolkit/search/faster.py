@@ -36,10 +36,10 @@ def measuring(context: Context) -> Bench:
         RecipeError: there is no bench, no GPU, no backend that measures, or measuring is switched off.
     """
     bench = context.bench
-    lacks = bench.cannot_measure() if bench is not None else "the context has no bench to build engines on"
-    if bench is None or lacks:
+    obstacle = bench.cannot_measure() if bench is not None else "the context has no bench to build engines on"
+    if bench is None or obstacle:
         raise RecipeError(
-            f"only_if_faster builds engines with and without Q/DQ pairs and compares their latencies, and {lacks}",
+            f"only_if_faster builds engines with and without Q/DQ pairs and compares their latencies, and {obstacle}",
             remedy="run on a machine with a GPU, TensorRT and cuda-python, or remove only_if_faster",
             value=SETTING,
         )

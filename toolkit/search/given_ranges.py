@@ -42,14 +42,14 @@ def without_ranges(
         # layers that came with their pairs are quantized as they are; more pairs would need ranges
         ranges = Ranges()
 
-    def lacks(tensor: str) -> Finding | None:
+    def refusal(tensor: str) -> Finding | None:
         known = ranges.tensors.get(tensor)
         if known is None:
             return Code.NO_RANGE(tensor=tensor)
         fits = known.holds_for(precision)
         return None if fits else Code.RANGE_OF_OTHER_TYPE(tensor=tensor, has=known.dtype, wanted=precision)
 
-    return place_ranged(place, model, facts, judge, lacks)[1]
+    return place_ranged(place, model, facts, judge, refusal)[1]
 
 
 def in_form(place: PlacementRule, model: Model, context: Context, judge: Judge) -> Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from toolkit.contract.registry import playing
+from toolkit.contract.registry import passes_with_role
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
@@ -40,7 +40,7 @@ class Helpers:
     @cached_property
     def _known(self) -> list[tuple[Harm, str, set[str]]]:
         found = []
-        for name, kind in playing(Role.HELP):
+        for name, kind in passes_with_role(Role.HELP):
             # a pass that cannot be created without settings cannot be advised either
             if kind.mends is not None and not any(field.is_required() for field in kind.model_fields.values()):
                 found.append((kind.mends, name, kind().applicable_layers(self.model)))

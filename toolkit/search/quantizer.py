@@ -17,7 +17,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
@@ -341,8 +341,8 @@ class Quantizer(Pass):
                 raise RecipeError(
                     f"{self.title()} has nothing to decide on: {count(len(before), 'layer')}, such as '{before[0]}', "
                     "had Q/DQ pairs before it",
-                    remedy=f"leave out the pass before it that inserts them ({named(Role.QUANTIZE)}), or remove the "
-                    f"model's own with {named(Role.STRIP)}",
+                    remedy=f"leave out the pass before it that inserts them ({pass_name(Role.QUANTIZE)}), or remove "
+                    f"the model's own with {pass_name(Role.STRIP)}",
                 )
             context.journal.noted(Code.SEARCH_PAIRED(nodes=before))
         return bool(placement.pairs)

@@ -14,7 +14,7 @@ from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
-from toolkit.contract.registry import playing
+from toolkit.contract.registry import passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
@@ -173,7 +173,7 @@ class RealTypes:
         None where it was not tried: a guard is there, none is installed or the type is not float16, or the observed
         values that it looks at are not to be had.
         """
-        kinds = playing(Role.GUARD)
+        kinds = passes_with_role(Role.GUARD)
         if self.context.guards or not kinds or self.context.rest is not Precision.FP16:
             return None
         plain = replace(self.budget, margin=0.0, max_ms=None)

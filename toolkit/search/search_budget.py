@@ -130,7 +130,7 @@ def budget_for(
     named_here = _any(own)
     only_integers = len(judged.discrete) == len(judged.outputs)
     classes = bool(judged.classes) or only_integers
-    limits, stands_in = _judgeable(judged, _asked(own, section, named_here), classes)
+    limits, replaces_drop = _judgeable(judged, _asked(own, section, named_here), classes)
     if judged.metric is not None and not _any(limits):
         limits |= usual_limits(judged.metric)
         for kind, value in usual_limits(judged.metric).items():
@@ -152,9 +152,10 @@ def budget_for(
         better = make_metric(judged.metric, judged.output, judged.allow_code).higher_is_better
     limit = limits.get
     known = judged.answers is not None and any(judged.reads in part.outputs for part in judged.answers.parts)
-    reads = judged.reads if stands_in and known else None
+    reads = judged.reads if replaces_drop and known else None
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
-                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task, stands_in, reads)  # fmt: skip
+                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task, replaces_drop,
+                  reads)  # fmt: skip
 
 
 def _any(limits: Mapping[str, float | None]) -> bool:
@@ -182,7 +183,7 @@ def _judgeable(
     Returns:
         The limits, and whether one on changed answers stands in for that on a drop which cannot be measured.
     """
-    limits, stands_in = dict(limits), False
+    limits, replaces_drop = dict(limits), False
     if judged.against_float or judged.metric is None:
         # these limits are on the metric's own value
         limits.pop("min_value", None)
@@ -192,10 +193,10 @@ def _judgeable(
         # a sample whose answer stays cannot lose accuracy: the likely loss of the others is the drop of a share
         if drop is not None and drop < 1:
             if judged.answers is not None and is_share(judged.named) and limits.get("min_unchanged") is None:
-                limits["min_unchanged"], stands_in = 1.0 - drop, True
+                limits["min_unchanged"], replaces_drop = 1.0 - drop, True
             elif judged.answers is None and classes and limits.get("min_agreement") is None:
                 limits["min_agreement"] = 1.0 - drop
-    return limits, stands_in
+    return limits, replaces_drop
 
 
 def unlabelled(data: str, metric: str, by_float: bool) -> Finding:
@@ -220,7 +221,8 @@ def without_labels(judged: Judged, budget: Budget, data: str) -> Finding:
     held: dict[str, float | None] = {"max_drop": budget.max_drop, "min_unchanged": budget.min_unchanged}
     held |= {"min_agreement": budget.min_agreement, "min_sqnr_db": budget.min_sqnr_db}
     limits = {name: value for name, value in held.items() if value is not None}
-    how = "float" if judged.against_float else "likely" if budget.stands_in else "task" if budget.by_task else "given"
+    likely = "likely" if budget.replaces_drop else "task" if budget.by_task else "given"
+    how = "float" if judged.against_float else likely
     others = {part.outputs for part in judged.answers.parts} if judged.answers is not None else set()
     looser = budget.reads is not None and len(others) > 1 and (budget.min_unchanged or 0.0) > 1 - UNREAD
     apart = {"reads": budget.reads, "others": 1 - UNREAD} if looser else {}

@@ -194,7 +194,7 @@ def record(
         unlabelled: the recipe's metric, where the samples have no labels for it; else None.
     """
     slower = slower_than_float(found, cost, prefer)
-    words = ("higher_is_better", "by_task", "stands_in", "reads", "types")
+    words = ("higher_is_better", "by_task", "replaces_drop", "reads", "types")
     limits = {k: v for k, v in asdict(budget).items() if v is not None and k not in words}
     if budget.by_task and budget.min_unchanged is None:
         limits |= {"min_unchanged": max((tally.least for tally in found.best.outcome.tallies), default=1.0)}

@@ -140,7 +140,7 @@ class Switches:
     def flips(self) -> Flips | None:
         """The placement of any subset, from that of the last one asked for; None where the rule has no such form."""
         judge = self._judge or (lambda node: None)
-        return Flips.of(self._placer, self.model, self.facts, judge, self.names, self._lacks)
+        return Flips.of(self._placer, self.model, self.facts, judge, self.names, self._refusal)
 
     def _see(self, placement: Placement) -> None:
         for pair in placement.pairs.values():
@@ -155,12 +155,12 @@ class Switches:
             return self._judge(node) if self._judge is not None else None
 
         # of a residual Add either branch may be wanted, and given ranges need not include both
-        found = place_ranged(self._placer, self.model, self.facts, judge, self._lacks)[0]
+        found = place_ranged(self._placer, self.model, self.facts, judge, self._refusal)[0]
         # hundreds of placements are kept, and their placers are not asked again
         found.placer = None
         return found
 
-    def _lacks(self, tensor: str) -> Finding | None:
+    def _refusal(self, tensor: str) -> Finding | None:
         return None if tensor in self.amax else Code.NO_RANGE(tensor=tensor)
 
     def _config(self, placement: Placement, replaced: Mapping[str, float]) -> Config:

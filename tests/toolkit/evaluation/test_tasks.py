@@ -352,7 +352,7 @@ def test_a_limit_in_place_of_a_drop_counts_changes_by_what_they_cost():
     tied[:3, 1] = 5.1
     lost[5, 1] = 5.1
     ties, losses = (Outcome(1e-4, tallies=(tally("classification", wanted, one),)) for one in (tied, lost))
-    plain, weighed = (Budget(min_unchanged=0.99, margin=1.0, stands_in=one) for one in (False, True))
+    plain, weighed = (Budget(min_unchanged=0.99, margin=1.0, replaces_drop=one) for one in (False, True))
     assert plain.lacks(ties, ties) and not weighed.lacks(ties, ties)
     # one answer of 64 is more than a hundredth: chance is an excuse only where nothing is known of the answer
     assert not plain.lacks(losses, losses) and weighed.lacks(losses, losses)

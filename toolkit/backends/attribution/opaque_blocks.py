@@ -101,19 +101,19 @@ def with_evidence(
     """
     layers = {layer.name: layer for layer in build.layers}
     found: dict[str, Actual] = {}
-    told = 0
+    shown_nodes = 0
     for name, actual in actuals.items():
         if actual.status != "opaque":
             continue
         there = opened.get(name)
         evidence = _evidence(there, layers, build) if there is not None else None
-        told += evidence is not None and evidence["precision"] is not None
+        shown_nodes += evidence is not None and evidence["precision"] is not None
         shown = _shown(there, evidence)
         reason = EngineCode.OPENED(
             block=actual.reason, shown=shown, values=None, told=shown.code is EngineCode.OPENED_RUNS
         )
         found[name] = replace(actual, opened=evidence, reason=reason)
-    return found, told
+    return found, shown_nodes
 
 
 def with_values(
@@ -132,24 +132,25 @@ def with_values(
     """
     made = dict(found)
     for tensor, node in zip(marked.tensors, marked.nodes):
-        actual, told, ask = made.get(node), values.get(tensor), plan.get(node)
-        if actual is None or actual.opened is None or actual.reason is None or told is None:
+        actual, comparison, ask = made.get(node), values.get(tensor), plan.get(node)
+        if actual is None or actual.opened is None or actual.reason is None or comparison is None:
             continue
-        opened = {**actual.opened, "values": {"tensor": tensor, **told}}
+        opened = {**actual.opened, "values": {"tensor": tensor, **comparison}}
         asked = ask.precision if ask is not None and ask.precision.quantized else None
-        if opened["precision"] is None and asked is not None and told["verdict"] == AS_QUANTIZED:
+        if opened["precision"] is None and asked is not None and comparison["verdict"] == AS_QUANTIZED:
             opened |= {"precision": str(asked), "source": "values"}
-        reason = EngineCode.OPENED(**{**actual.reason.values, "values": _nearest(told, asked), "told": True})
+        reason = EngineCode.OPENED(**{**actual.reason.values, "values": _nearest(comparison, asked), "told": True})
         made[node] = replace(actual, opened=opened, reason=reason)
     return made
 
 
-def _nearest(told: Mapping[str, Any], asked: Precision | None) -> Finding:
+def _nearest(comparison: Mapping[str, Any], asked: Precision | None) -> Finding:
     """What the values of a node's opened tensor tell."""
-    engine, simulated = (told[key]["sqnr_db"] if told[key] is not None else None for key in ("engine", "simulated"))
+    errors = (comparison[key] for key in ("engine", "simulated"))
+    engine, simulated = (error["sqnr_db"] if error is not None else None for error in errors)
     return EngineCode.OPENED_VALUES(
-        samples=told["samples"], verdict=told["verdict"], asked=asked, why=told["why"],
-        to_quantized_db=told["to_quantized_db"], to_float_db=told["to_float_db"],
+        samples=comparison["samples"], verdict=comparison["verdict"], asked=asked, why=comparison["why"],
+        to_quantized_db=comparison["to_quantized_db"], to_float_db=comparison["to_float_db"],
         engine_db=engine, simulated_db=simulated,
     )  # fmt: skip
 

@@ -200,10 +200,10 @@ class Messages:
             remedy = _UNFUSED
         if "{" in remedy:
             # the module that knows passes loads the model's libraries too, which takes longer than many builds
-            from toolkit.contract.registry import named
+            from toolkit.contract.registry import pass_name
             from toolkit.contract.roles import Role
 
-            remedy = remedy.format(strip=named(Role.STRIP), keep=named(Role.KEEP))
+            remedy = remedy.format(strip=pass_name(Role.STRIP), keep=pass_name(Role.KEEP))
         return remedy
 
 

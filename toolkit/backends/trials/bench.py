@@ -193,7 +193,8 @@ class EngineBench:
         reused = entry is not None
         if entry is None:
             entry = self._timed(lowered, own, ranges, settings, nodes, self.name_of(key, repeat, trial), rebuild)
-            entry["anew"] = entry["anew"] or (self._prebuilds.in_vain(key, repeat) if trial and not rebuild else "")
+            if trial and not rebuild and not entry["anew"]:
+                entry["anew"] = self._prebuilds.failed_before(key, repeat)
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
         if float_only:

@@ -210,7 +210,7 @@ class Prebuilds:
             return not isinstance(self.background.result(self._bench.progress), str)
         return self._bench.kept.file(name) is not None
 
-    def in_vain(self, key: str, repeat: int) -> str:
+    def failed_before(self, key: str, repeat: int) -> str:
         """Why an engine as the run would build it was begun in vain; empty where none was."""
         begun = self.background
         if begun is None or begun.name != self._bench.name_of(key, repeat) or not begun.done:

@@ -97,7 +97,7 @@ class AnswerTally:
     only: int | None = None
 
     @property
-    def stands_in(self) -> bool:
+    def judges_values(self) -> bool:
         """Whether values are judged in place of answers that the samples do not show: no answer is lost with them."""
         return bool(self.part.settings.get(STANDS_IN))
 
@@ -126,7 +126,7 @@ class AnswerTally:
             return LimitStanding.MET
         limit = 1.0 - (self.least if least is None else least)
         found = standing(self.answers - self.kept, self.answers, limit, self.independent)
-        return LimitStanding.UNPROVEN if self.stands_in and found is LimitStanding.MISSED else found
+        return LimitStanding.UNPROVEN if self.judges_values and found is LimitStanding.MISSED else found
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""

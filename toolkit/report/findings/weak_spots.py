@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from toolkit.base.text import count, toml_string
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, quoted, times, work_share
@@ -13,7 +13,7 @@ from toolkit.search.codes import CauseCode
 
 
 def _keep() -> str:
-    return f"keep it in float ({named(Role.KEEP)})"
+    return f"keep it in float ({pass_name(Role.KEEP)})"
 
 
 def _clipped(what: str, measured: bool) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 
 _LONG, _HEAD, _TAIL = 90, 60, 27
@@ -81,4 +81,4 @@ def work_share(share: float, of: str = "macs") -> str:
 @lru_cache
 def pass_for(role: Role) -> str:
     """The installed pass that plays a part, by name."""
-    return named(role)
+    return pass_name(role)

@@ -16,7 +16,7 @@ from toolkit.calibration.interchange import release_number, write_ranges
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
-from toolkit.contract.registry import named, playing
+from toolkit.contract.registry import pass_name, passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.graph.states import shapes_to_join
@@ -110,7 +110,7 @@ class BackToImplicit:
         self.model = source.copy()
         journal = Journal()
         float_constants(self.model, journal)
-        for _, kind in playing(Role.STRIP)[:1]:
+        for _, kind in passes_with_role(Role.STRIP)[:1]:
             kind()(self.model, Context(journal=journal))
         self.model.source = None
         known = self.model.graph.tensors()
@@ -192,7 +192,7 @@ class BackToImplicit:
         kept: list[str] = []
         for kind in dict.fromkeys(self.floats.values()):
             nodes = ", ".join(_quoted(name) for name, own in self.floats.items() if own == kind)
-            kept += ["", "[[pass]]", f'use = "{named(Role.KEEP)}"', f"nodes = [{nodes}]", f'precision = "{kind}"']
+            kept += ["", "[[pass]]", f'use = "{pass_name(Role.KEEP)}"', f"nodes = [{nodes}]", f'precision = "{kind}"']
         return [
             "# Implicit quantization by ranges, for TensorRT 8.6 to 10.",
             "",
@@ -205,7 +205,7 @@ class BackToImplicit:
             *kept,
             "",
             "[[pass]]",
-            f'use = "{named(Role.QUANTIZE)}"',
+            f'use = "{pass_name(Role.QUANTIZE)}"',
             "",
             "[engine]",
             'backend = "tensorrt"',

@@ -276,8 +276,8 @@ class _Shell:
         """Assign a variable; a value that depends on a condition is not known, unless it is the same either way."""
         if how == "?" and name in self.known:
             return
-        told = not any(mark in value for mark in self.opaque)
-        value = self._filled(value) if told else f"${name}"
+        readable = not any(mark in value for mark in self.opaque)
+        value = self._filled(value) if readable else f"${name}"
         if how == "+":
             value = f"{self.known.get(name, '')}{value}".strip()
         same = self.known.get(name, value) == value

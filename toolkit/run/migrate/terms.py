@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.report.migrate_codes import MigrateCode
 
@@ -94,7 +94,7 @@ class TermOutcome:
     def words(self) -> str:
         """``becomes``, with the names of the installed passes."""
         roles = {"quantize": Role.QUANTIZE, "keep": Role.KEEP, "guard": Role.GUARD}
-        return self.becomes.format(**{name: named(role) for name, role in roles.items()})
+        return self.becomes.format(**{name: pass_name(role) for name, role in roles.items()})
 
 
 OUTCOMES: dict[Term, TermOutcome] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.base.precision import Precision
 from toolkit.base.text import literal_glob, shell_word, toml_string
-from toolkit.contract.registry import named
+from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import pair_count
@@ -110,7 +110,7 @@ def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[
     lines = []
 
     def add(role: Role, **settings: Any) -> None:
-        lines.extend(["", "[[pass]]", f'use = "{named(role)}"'])
+        lines.extend(["", "[[pass]]", f'use = "{pass_name(role)}"'])
         lines.extend(f"{key} = {_value(value)}" for key, value in settings.items())
 
     strips = not paired and paired_unusably(model)

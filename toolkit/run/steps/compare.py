@@ -40,10 +40,10 @@ def comparable(job: Job) -> None:
     section = job.recipe.engine
     if not section.compare:
         return
-    lacks = "measure is false" if not section.measure else choose(section.backend)[0].cannot_measure()
-    if lacks:
+    obstacle = "measure is false" if not section.measure else choose(section.backend)[0].cannot_measure()
+    if obstacle:
         raise RecipeError(
-            f"[engine] compare builds the model in other precisions and compares latencies, and {lacks}",
+            f"[engine] compare builds the model in other precisions and compares latencies, and {obstacle}",
             where=job.recipe.locate("engine", "compare"),
             remedy="run on a machine with a GPU, TensorRT and cuda-python, or remove compare",
         )
@@ -179,10 +179,10 @@ class CompareStep(Step[CompareRecord]):
 
 def _strippers() -> list[Pass]:
     """The pass that takes pairs out, where one is installed."""
-    from toolkit.contract.registry import playing
+    from toolkit.contract.registry import passes_with_role
     from toolkit.contract.roles import Role
 
-    return [kind() for _, kind in playing(Role.STRIP)[:1]]
+    return [kind() for _, kind in passes_with_role(Role.STRIP)[:1]]
 
 
 def _engine(precision: str) -> str:
