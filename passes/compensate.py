@@ -24,6 +24,7 @@ from toolkit import (
 )
 
 _MOST = 1.5
+"""The largest factor that is applied to a channel's scale; the smallest is its inverse."""
 
 
 class Compensate(CorrectBias):
@@ -51,6 +52,7 @@ class Compensate(CorrectBias):
     def _compensate(
         self, model: Model, layer: RoundedLayer, error: ChannelErrors, names: Names, context: Context
     ) -> None:
+        """Write the factor and the offset of each output channel into the layer's scales and bias."""
         place = bias_place(model, layer.node, len(error.error))
         if place is None:
             context.journal.declined(layer.node.name, Code.NO_BIAS())
@@ -63,7 +65,14 @@ class Compensate(CorrectBias):
         context.journal.changed(layer.node.name, Code.COMPENSATED(holder=place.holder.name), why)
 
     def _scaled(self, model: Model, layer: RoundedLayer, factor: Array, names: Names) -> Array:
-        """Multiply the scales of a layer's weights; the factors that they take, since they are stored in float16."""
+        """Multiply the scales of a layer's weights; returns by how much, since scales are rounded to float16.
+
+        Args:
+            model: the graph; it is changed.
+            layer: the layer.
+            factor: by output channel, float64 [channels]; limited to 1.5 and its inverse.
+            names: the tensors' names.
+        """
         back, quantize = layer.dequantize, layer.quantize
         readers = len(back.outputs[0].outputs), len(quantize.outputs[0].outputs)
         old = model.constant(quantize.inputs[1])

@@ -39,7 +39,7 @@ class CorrectBias(Helper):
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
 
     def measures_engines(self) -> bool:
-        """It builds none."""
+        """No engines are built."""
         return False
 
     def apply(self, model: Model, context: Context) -> None:
@@ -68,6 +68,7 @@ class CorrectBias(Helper):
         model.tidy()
 
     def _correct_all(self, model: Model, layers: list[RoundedLayer], data: CalibrationData, context: Context) -> None:
+        """Correct these layers by the mean of their inputs on samples; each gets a line in the journal."""
         from toolkit import collect_channels
 
         axes = {one.node.inputs[0].name: 1 if one.node.op in ("Conv", "ConvTranspose") else -1 for one in layers}
@@ -84,6 +85,7 @@ class CorrectBias(Helper):
             self._correct(model, layer, means[node.inputs[0].name], names, context)
 
     def _correct(self, model: Model, layer: RoundedLayer, mean: Array, names: Names, context: Context) -> None:
+        """Correct one layer's bias; ``mean`` is that of each input channel, float64 [channels]."""
         node = layer.node
         error = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
         shift = response(node, error, mean) + rounding_correction(model, node, error)

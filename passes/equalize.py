@@ -28,7 +28,7 @@ class Equalize(Helper):
     rounds: int = Field(20, gt=0, le=1_000_000, description="go over all pairs at most this many times")
 
     def measures_engines(self) -> bool:
-        """It builds none."""
+        """No engines are built."""
         return False
 
     def applicable_layers(self, model: Model) -> set[str]:

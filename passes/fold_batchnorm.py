@@ -14,6 +14,7 @@ from toolkit import (
     Context,
     Facts,
     Finding,
+    LayerWeights,
     Model,
     Names,
     Pass,
@@ -53,15 +54,15 @@ class FoldBatchNorm(Pass):
             while self._fold_next(model, node, rank, names, context):
                 pass
         model.tidy()
-        said = {event.node for event in context.journal.of("declined", self.title())}
+        declined = {event.node for event in context.journal.of("declined", self.title())}
         for node, _ in model.walk():
-            if node.op == "BatchNormalization" and node.name not in said:
+            if node.op == "BatchNormalization" and node.name not in declined:
                 context.journal.declined(node.name, Code.NO_LAYER())
 
     def _fold_next(
         self, model: Model, layer: gs.Node, rank: int | None, names: _NamesInUse, context: Context
     ) -> bool:
-        """Fold what follows the layer into it; whether something could be."""
+        """Fold the node that follows a layer into it; returns whether it was folded."""
         readers = layer.outputs[0].outputs
         if len(readers) == 1 and readers[0].op not in _FOLDED:
             return False
@@ -84,7 +85,7 @@ class FoldBatchNorm(Pass):
                 context.journal.declined(after.name, refusal)
             return False
         assert weight is not None
-        channels = _channels(layer, weight)
+        channels, _ = LayerWeights.channels_of(layer, weight)
         if any(part.size not in (1, channels) for part in affine):
             return False
         gain, offset = (_each(part, channels) for part in affine)
@@ -95,11 +96,12 @@ class FoldBatchNorm(Pass):
         folded = Code.FOLDED_IN(op=after.op, node=after.name)
         _rewire(layer, place, after, bias_tensor)
         context.journal.changed(layer.name, folded, _WHY)
-        if after.outputs:
-            return True
-        context.plan.rename(after.name, layer.name) if layer.name not in context.plan else context.plan.withdraw(
-            after.name
-        )
+        if not after.outputs:
+            # the node is gone: what was asked of it is asked of the layer, unless the layer has a request of its own
+            if layer.name in context.plan:
+                context.plan.withdraw(after.name)
+            else:
+                context.plan.rename(after.name, layer.name)
         return True
 
 
@@ -231,22 +233,12 @@ def _refusal(model: Model, layer: gs.Node, weight: Array | None, out: gs.Tensor,
     if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() and model.constant(layer.inputs[2]) is None:
         return Code.COMPUTED_BIAS(layer=layer.name)
     if layer.op == "Gemm" and len(layer.inputs) > 2 and not layer.inputs[2].is_empty():
-        bias, channels = model.constant(layer.inputs[2]), _channels(layer, weight)
+        bias, channels = model.constant(layer.inputs[2]), LayerWeights.channels_of(layer, weight)[0]
         if bias is not None and bias.size != 1 and (bias.shape[-1] != channels or bias.size != channels):
             return Code.BIAS_SHAPE(layer=layer.name, shape=bias.shape)
     if layer.op == "Gemm" and float(layer.attrs.get("beta", 1.0)) == 0.0:
         return Code.BETA(layer=layer.name)
     return None
-
-
-def _channels(layer: gs.Node, weight: Array) -> int:
-    """How many output channels a layer has."""
-    if layer.op == "Conv":
-        return int(weight.shape[0])
-    if layer.op == "ConvTranspose":
-        return int(weight.shape[1]) * int(layer.attrs.get("group", 1))
-    # a Gemm has its outputs last, or first where it is transposed; a MatMul last
-    return int(weight.shape[0 if layer.attrs.get("transB", 0) else 1])
 
 
 def _each(values: Array, channels: int) -> Array:

@@ -43,7 +43,6 @@ class FoldConstants(Pass):
     role = Role.FOLD
     supports_dry_run = graph_only = True
     limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
-
     fixed_inputs: dict[str, bool | int | float] = Field(
         {},
         description="by input the value that it always has: what depends on it alone is computed, and an If that it "
@@ -81,7 +80,7 @@ class FoldConstants(Pass):
             context.journal.declined(name, Code.NOT_COMPUTED(error=error))
 
     def _fix_inputs(self, model: Model, context: Context) -> None:
-        """Let what reads an input of one value read that value.
+        """Let the readers of an input that ``fixed_inputs`` names read its value instead.
 
         Raises:
             RecipeError: the model has no such input, its size is not fixed, or its type does not hold the value.
@@ -96,11 +95,11 @@ class FoldConstants(Pass):
                 raise RecipeError(f"the shape of input '{name}' is not fixed: {list(tensor.shape or ['?'])}",
                                   remedy="fix inputs of one size alone", value="fixed_inputs")  # fmt: skip
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
-            held = _held(value, dtype)
-            if held is None:
+            stored = _as_stored(value, dtype)
+            if stored is None:
                 raise RecipeError(f"input '{name}' holds {dtype.name}, not {value!r}",
                                   remedy="give a value of its type", value="fixed_inputs")  # fmt: skip
-            values = np.full(tensor.shape, held, dtype)
+            values = np.full(tensor.shape, stored, dtype)
             constant = make_constant(model.tensor_names().take(f"{name}_fixed"), values, onnx_type(tensor.dtype))
             readers = reroute(tensor, constant)
             context.journal.noted(Code.INPUT_FIXED(input=name, value=value, readers=len(readers)))
@@ -136,14 +135,14 @@ class FoldConstants(Pass):
         return folded
 
 
-def _held(value: float, dtype: np.dtype[Any]) -> Any:
-    """A value as a type holds it, rounded where that is a float type; None where it is none of its values."""
+def _as_stored(value: float, dtype: np.dtype[Any]) -> Any:
+    """A value converted to a type, rounded if that is a float type; None where the type cannot represent it."""
     if dtype.kind not in "biufV":
         return None
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            held = np.asarray(value).astype(dtype)
+            stored = np.asarray(value).astype(dtype)
     except OverflowError:
         return None
-    fits = np.isfinite(held.astype(np.float64)) if dtype.kind in "fV" else held.item() == value
-    return held if fits else None
+    fits = np.isfinite(stored.astype(np.float64)) if dtype.kind in "fV" else stored.item() == value
+    return stored if fits else None

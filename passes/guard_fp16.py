@@ -25,11 +25,11 @@ class GuardFP16(Pass):
     margin: float = Field(2.0, ge=1, description="values may become this many times those observed")
 
     def reads_evaluation(self) -> bool:
-        """It looks at the values that calibration saw."""
+        """Only values observed in calibration are looked at."""
         return False
 
     def measures_engines(self) -> bool:
-        """It builds none."""
+        """No engines are built."""
         return False
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
@@ -48,7 +48,6 @@ class GuardFP16(Pass):
         known = context.known_ranges
         ranges = known if known is not None and known.observed else context.ranges(model)
         if context.dry_run:
-            # in a dry run the provider is a placeholder that stands for calibration, or what gives ranges itself
             context.journal.noted(Code.DRY_RUN(step="values") if context.can_calibrate else Code.VALUES_NOT_OBSERVED())
             return
         observed = {**{n: r.observed for n, r in ranges.tensors.items() if r.observed}, **ranges.observed}

@@ -34,19 +34,19 @@ class InsertQDQ(Quantizer):
     )
 
     def unused_settings(self) -> dict[str, str]:
-        """Products of two activations stay float in a type of weights alone, and in blocks."""
+        """As of Quantizer; MatMuls of two activations stay float where only weights or blocks are quantized."""
         found = super().unused_settings()
         if self.activation_matmul and (self.precision.weights_only or self.precision.block):
             found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes only layers with constant weights"
         return found
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
-        """By the rules of what TensorRT fuses."""
+        """Place pairs where TensorRT fuses them."""
         both = self.activation_matmul if self.activation_matmul is not None else self.precision.in_attention
         return place(model, facts, judge, both, self.precision, self.block)
 
     def settings_judge(self, model: Model) -> Judge:
-        """What the patterns leave out.
+        """Returns why a node stays float by the settings, or None.
 
         Raises:
             RecipeError: a pattern matches nothing.

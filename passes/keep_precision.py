@@ -38,7 +38,7 @@ class KeepPrecision(Pass):
         Raises:
             RecipeError: a pattern matches nothing.
         """
-        precision, unnamed = Precision(self.precision or Precision.FP16), self.precision is None
+        precision = Precision(self.precision or Precision.FP16)
         chosen = choose(model, self.nodes, self.ops, self.between, "keep_precision")
         nodes = {node.name: node for node, _ in model.walk()}
         facts = model.facts(context.profiles)
@@ -48,5 +48,6 @@ class KeepPrecision(Pass):
         for name, pattern in chosen.items():
             if name in others or nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
                 continue
-            keep_float(context, nodes[name], precision, self.reason or Code.CHOSEN(pattern=pattern), unnamed)
+            why = self.reason or Code.CHOSEN(pattern=pattern)
+            keep_float(context, nodes[name], precision, why, wider=self.precision is None)
         model.tidy()

@@ -148,7 +148,7 @@ class SearchPrecision(InsertQDQ):
     # ---------------------------------------------------------------- what a run asks
 
     def unused_settings(self) -> dict[str, str]:
-        """As of insert_qdq; and what another quantizer, earlier runs or the type itself leave nothing to say of."""
+        """As of insert_qdq; and those without effect alongside another quantizer, earlier runs or the type."""
         found = super().unused_settings()
         if self.quantizer:
             own = f"it is a setting of insert_qdq: give {self.quantizer} its own in quantizer_settings"
@@ -173,19 +173,19 @@ class SearchPrecision(InsertQDQ):
         return {self.precision, *([Precision(self.also)] if self.also is not None else [])}
 
     def reads_evaluation(self) -> bool:
-        """The budget, and the metric where the samples have labels."""
+        """The budget is read, and the metric where the samples have labels."""
         return True
 
     def measures_engines(self) -> bool:
-        """Layer times, unless they come from earlier runs."""
+        """Engines are built for layer times, unless these come from earlier runs."""
         return self.only_if_faster or (self.measure and not self.times)
 
     def guards_speed(self, context: Context) -> bool:
-        """Not where much in INT8 is what the search was told to look for."""
+        """As of Quantizer, but not if the search prefers plans with much in INT8."""
         return self.prefer != "int8" and super().guards_speed(context)
 
     def predicts_times(self) -> bool:
-        """For the GPU that is here, unless one is named."""
+        """Times are predicted for this machine's GPU, unless the recipe names one."""
         return not self.gpu
 
     def input_files(self, base: Path) -> list[Path]:
@@ -206,28 +206,32 @@ class SearchPrecision(InsertQDQ):
         """
         if self._quantizer is None:
             if self.quantizer:
-                try:
-                    kind = find(self.quantizer, allow_code=True)
-                except RecipeError as error:
-                    raise RecipeError(error.what, remedy=error.remedy, value=self.quantizer) from error
-                made = configure(kind, {"dtype": self.dtype, "weights": self.weights, **self.quantizer_settings})
-                if not isinstance(made, Quantizer):
-                    raise RecipeError(
-                        f"the pass '{self.quantizer}' does not quantize",
-                        remedy="name a subclass of toolkit.Quantizer",
-                        value=self.quantizer,
-                    )
-                if made.dtype != self.dtype:
-                    raise RecipeError(
-                        f"quantizer_settings say dtype = {made.dtype!r}, and the search dtype = {self.dtype!r}",
-                        remedy="set dtype in search_precision itself",
-                        value="quantizer_settings",
-                    )
-                self._quantizer = made
+                self._quantizer = self._named_quantizer()
             else:
                 own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(InsertQDQ.unused_settings(self))
                 self._quantizer = InsertQDQ(**self.model_dump(include=own) | self._measured)
         return self._quantizer
+
+    def _named_quantizer(self) -> Quantizer:
+        """The pass that ``quantizer`` names, with its settings."""
+        try:
+            kind = find(self.quantizer, allow_code=True)
+        except RecipeError as error:
+            raise RecipeError(error.what, remedy=error.remedy, value=self.quantizer) from error
+        made = configure(kind, {"dtype": self.dtype, "weights": self.weights, **self.quantizer_settings})
+        if not isinstance(made, Quantizer):
+            raise RecipeError(
+                f"the pass '{self.quantizer}' does not quantize",
+                remedy="name a subclass of toolkit.Quantizer",
+                value=self.quantizer,
+            )
+        if made.dtype != self.dtype:
+            raise RecipeError(
+                f"quantizer_settings say dtype = {made.dtype!r}, and the search dtype = {self.dtype!r}",
+                remedy="set dtype in search_precision itself",
+                value="quantizer_settings",
+            )
+        return made
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """Where the quantizer puts pairs."""
@@ -238,7 +242,7 @@ class SearchPrecision(InsertQDQ):
         return self.plain().settings_judge(model)
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
-        """As the quantizer inserts; what float16 breaks runs in float32 then, in engines that are timed too."""
+        """Insert pairs as the quantizer does; what float16 breaks then runs in FP32, in timed engines too."""
         widened = self._searched.widen_kept(context) if self._searched is not None else ()
         self.plain().insert(model, context, slow)
         if self._searched is not None:
@@ -315,7 +319,7 @@ class SearchPrecision(InsertQDQ):
                 self._measured, self._quantizer = {"activation_matmul": True}, None
 
     def accuracy_limits(self) -> dict[str, float | None]:
-        """Those of its budget that it has settings of its own for."""
+        """The limits that its settings give, in place of those of the recipe's budget."""
         return {key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")}
 
     def _settings(self) -> SearchSettings:
@@ -334,7 +338,7 @@ class SearchPrecision(InsertQDQ):
         return PlanSearch(self.plain(), *same)
 
     def _helpers(self) -> dict[str, Pass]:
-        """The helper passes by name; one that asks for what type it helps is told."""
+        """The helper passes by name, each with the search's dtype and block where it has these settings."""
         made = {}
         for name in self.helpers:
             kind = find(name, allow_code=True)

@@ -69,7 +69,7 @@ class _Site:
     clamps: tuple[gs.Node, ...] = ()
 
     def cuts(self, model: Model, high: float) -> bool:
-        """Whether the largest value is a clamp's limit, which calibration need not cut; float32's largest is none."""
+        """Whether the largest value ``high`` is a Clip's upper limit, so that calibration need not clip it."""
         given = (node.inputs[2] for node in self.clamps if len(node.inputs) > 2 and not node.inputs[2].is_empty())
         limits = [limit.max() for tensor in given if (limit := model.constant(tensor)) is not None]
         return bool(limits) and high >= min(limits)
@@ -77,7 +77,14 @@ class _Site:
 
 @dataclass(frozen=True)
 class _Offset:
-    """What is subtracted from a tensor: float64 [channels], and the reach of its values before and after."""
+    """What is subtracted from a tensor.
+
+    Attributes:
+        values: what is subtracted, float64 [channels].
+        low: the tensor's smallest value.
+        high: its largest value.
+        gain_db: by how much its largest magnitude falls, in dB: so much finer is the quantization step.
+    """
 
     values: Array
     low: float
@@ -106,7 +113,7 @@ class Shift(Helper):
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
 
     def measures_engines(self) -> bool:
-        """It builds none."""
+        """No engines are built."""
         return False
 
     def applicable_layers(self, model: Model) -> set[str]:
@@ -228,8 +235,8 @@ class Shift(Helper):
         axis = _axis(layers[0][0]) if made is tensor else None
         flat = facts is not None and facts.rank(made.name) == 2
         if maker.op in ("Conv", "ConvTranspose", "Gemm"):
-            width = _width(model, maker)
-            place = bias_place(model, maker, width) if width else None
+            constant = model.constant(maker.inputs[1]) is not None
+            place = bias_place(model, maker, LayerWeights.channels(model, maker)[0]) if constant else None
             if place is not None:
                 fits = axis == (-1 if maker.op == "Gemm" else 1) or flat
                 return _Site(tensor, layers, made, maker, axis if fits else None, bias=place)
@@ -273,18 +280,8 @@ def _axis(node: gs.Node) -> int:
     return 1 if node.op == "Conv" else -1
 
 
-def _width(model: Model, node: gs.Node) -> int:
-    """How many output channels a layer has; 0 where its weight is computed."""
-    weight = model.constant(node.inputs[1])
-    if weight is None:
-        return 0
-    if node.op == "ConvTranspose":
-        return int(weight.shape[1]) * int(node.attrs.get("group", 1))
-    return LayerWeights.channels(model, node)[0]
-
-
 def _optional(model: Model, node: gs.Node, index: int) -> Array | bool | None:
-    """A constant that a node may lack: its values, None where there is none, False where it is computed."""
+    """The values of an optional input; None where the node has none, False where it is not a constant."""
     if index >= len(node.inputs) or node.inputs[index].is_empty():
         return None
     values = model.constant(node.inputs[index])
@@ -363,9 +360,9 @@ def _take(model: Model, site: _Site, shift: Array, tensors: Names, nodes: Names)
                 moved = (limit.astype(np.float64) - shift[0]).astype(limit.dtype)
                 node.inputs[index] = make_constant(tensors.take(f"{tensor.name}_shifted"), moved)
     if site.bias is not None:
-        values = shift if site.axis is not None else np.full(_width(model, maker), shift[0])
         weight = model.constant(maker.inputs[1])
         assert weight is not None
+        values = shift if site.axis is not None else np.full(LayerWeights.channels_of(maker, weight)[0], shift[0])
         site.bias.add(model, -values, "shifted", tensors, weight.dtype)
         return str(site.bias.holder.name)
     if site.index is None:

@@ -41,7 +41,7 @@ _SAME = 1e-4
 
 
 class _Editing:
-    """A model with what must be known of the whole of it to change its nodes one by one."""
+    """A model and what is read from it once, before its nodes are changed one by one: names, outputs, subgraphs."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.inner = model, model.subgraph_tensors()
@@ -56,7 +56,7 @@ class _Editing:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What the inputs of a tensor's readers were divided by, and what that was chosen for.
+    """The factor chosen for a tensor, and the statistics that it was chosen by.
 
     Attributes:
         amax: by channel of the tensor, float [channels].
@@ -68,7 +68,7 @@ class _Choice:
     weights: list[Array]
     factor: Array | None
 
-    def holds(self, amax: Array, weights: list[Array]) -> bool:
+    def matches(self, amax: Array, weights: list[Array]) -> bool:
         """Whether these are the same but for last bits, as in another form of the model."""
         pairs = [(self.amax, amax), *zip(self.weights, weights)]
         return len(self.weights) == len(weights) and all(
@@ -112,7 +112,7 @@ class Smooth(Helper):
     _chosen: dict[tuple[str, str], list[_Choice]] = PrivateAttr(default_factory=dict)
 
     def unused_settings(self) -> dict[str, str]:
-        """Blocks of a type that has none."""
+        """As of Helper; and ``block`` for a type without blocks."""
         found = super().unused_settings()
         if not self._weights_only:
             found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
@@ -123,7 +123,7 @@ class Smooth(Helper):
         return {"dtype": self.dtype, **({"block": self.block} if self._weights_only else {})}
 
     def measures_engines(self) -> bool:
-        """It builds none."""
+        """No engines are built."""
         return False
 
     def applicable_layers(self, model: Model) -> set[str]:
@@ -200,7 +200,7 @@ class Smooth(Helper):
 
     def _known(self, name: str, amax: Array, weights: list[Array]) -> _Choice | None:
         """What these settings chose for a tensor of such values and readers of such weights."""
-        return next((one for one in self._chosen.get(self._key(name), []) if one.holds(amax, weights)), None)
+        return next((one for one in self._chosen.get(self._key(name), []) if one.matches(amax, weights)), None)
 
     def _key(self, name: str) -> tuple[str, str]:
         # a copy of a pass with other settings shares what it holds
@@ -268,7 +268,7 @@ class Smooth(Helper):
             context.journal.changed(node.name, Code.SMOOTHED(divider=where), why)
 
     def _factor(self, amax: Array, layers: list[LayerWeights], rows: Array | None) -> Array | None:
-        """What each channel is divided by, float32; None where the output of the layers is nearest as it is."""
+        """What each channel is divided by, float32 [channels]; None where the layers' output error is least without."""
         largest = np.maximum(np.max([layer.in_range() for layer in layers], axis=0), _SMALL)
         others, strengths = (0.0, (*_WEAK, *_STRENGTHS)) if self._weights_only else (1.0, _STRENGTHS)
 

@@ -58,11 +58,11 @@ class StripQDQ(Pass):
     keep_ranges: bool = Field(False, description="keep the scales of activations as ranges for insert_qdq")
 
     def reads_evaluation(self) -> bool:
-        """It looks only at the graph and at calibration samples."""
+        """Only the graph and calibration samples are looked at."""
         return False
 
     def measures_engines(self) -> bool:
-        """It builds none."""
+        """No engines are built."""
         return False
 
     def apply(self, model: Model, context: Context) -> None:
@@ -258,6 +258,7 @@ class _Stripper:
         return result
 
     def _clamping(self, tensor: gs.Tensor, result: gs.Tensor, clamp: Clamp) -> list[gs.Node]:
+        """The Relu, the Clip, or the Max and Min by channel that clamp ``tensor`` to ``result``."""
         maker = tensor.inputs[0].name
         if clamp.relu:
             return [make_node("Relu", self.names.take(f"{maker}_Relu"), [tensor], [result])]

@@ -120,8 +120,7 @@ def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, 
     """
     mean = input_mean(model, node)
     weight = model.constant(node.inputs[1]) if mean is not None else None
-    # a file may hold anything under that name
-    if mean is None or weight is None or mean.size != LayerWeights.channels(model, node)[1]:
+    if mean is None or weight is None or not _is_of(mean, node, weight):
         return None
     values = -response(node, rounded.astype(np.float64) - weight.astype(np.float64), mean)
     place = bias_place(model, node, values.size)
@@ -145,8 +144,12 @@ def rounding_correction(model: Model, node: gs.Node, error: Array) -> Array:
 
 def _corrected(model: Model, node: gs.Node, error: Array) -> Array | None:
     mean = corrected_mean(model, node)
-    # a file may hold anything under that name
-    return mean if mean is not None and mean.size == LayerWeights.channels_of(node, error)[1] else None
+    return mean if mean is not None and _is_of(mean, node, error) else None
+
+
+def _is_of(mean: Array, node: gs.Node, weight: Array) -> bool:
+    """Whether a noted mean is that of a layer's input channels: a file may hold anything under its name."""
+    return node.op != "ConvTranspose" and mean.size == LayerWeights.channels_of(node, weight)[1]
 
 
 def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], Array], names: Names) -> None:

@@ -93,7 +93,9 @@ class LayerWeights:
 
     @staticmethod
     def channels_of(node: gs.Node, weight: Array) -> tuple[int, int]:
-        """How many output and input channels a weight in the node's own layout has."""
+        """How many output and input channels a weight in the node's own layout has, a ConvTranspose's too."""
+        if node.op == "ConvTranspose":
+            return int(weight.shape[1]) * int(node.attrs.get("group", 1)), int(weight.shape[0])
         out, into = (weight.shape[-1], weight.shape[0]) if is_stored_in_out(node) else weight.shape[:2]
         return int(out), int(into) * _group(node)
 
