@@ -6,6 +6,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
+from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.assemble import bodies
 from toolkit.graph.constants import is_random
@@ -92,9 +93,10 @@ class Trouble:
         return False
 
     def _operand_trouble(self, node: gs.Node, operands: list[gs.Tensor]) -> Finding | None:
+        """Why the two operands of a layer keep it in float: neither or both are constant, or one is unsuitable."""
         values = [self.model.constant(t) for t in operands]
         constant = [v is not None or t.name in self._constant for v, t in zip(values, operands)]
-        if all(constant) and all(v is not None for v in values):
+        if all(v is not None for v in values):
             return Code.BOTH_CONSTANT()
         if not any(constant):
             if node.op != "MatMul" and node.op != "Gemm":
@@ -104,19 +106,23 @@ class Trouble:
         if node.op in ("Conv", "ConvTranspose") and not constant[1]:
             return PlacementCode.RUN_TIME_WEIGHTS()
         for tensor, value in zip(operands, values):
-            rank = value.ndim if value is not None else self.facts.rank(tensor.name)
-            if rank is not None and rank < 2:
-                return Code.VECTOR(tensor=tensor.name, rank=rank)
-            if value is None:
-                continue
-            if value.size == 0:
-                return Code.EMPTY(tensor=tensor.name)
-            if not is_finite(tensor, value):
-                return Code.NOT_FINITE(tensor=tensor.name)
+            if (unsuitable := self._unsuitable(tensor, value)) is not None:
+                return unsuitable
         for tensor, value, is_constant in zip(operands, values, constant):
             if value is None and is_constant and dequantizer(tensor) is None:
                 return Code.COMPUTED_WEIGHTS(maker=tensor.inputs[0].op)
         return None
+
+    def _unsuitable(self, tensor: gs.Tensor, value: Array | None) -> Finding | None:
+        """Why an operand cannot be quantized: by its rank, or by its values where it is constant (else None)."""
+        rank = value.ndim if value is not None else self.facts.rank(tensor.name)
+        if rank is not None and rank < 2:
+            return Code.VECTOR(tensor=tensor.name, rank=rank)
+        if value is None:
+            return None
+        if value.size == 0:
+            return Code.EMPTY(tensor=tensor.name)
+        return None if is_finite(tensor, value) else Code.NOT_FINITE(tensor=tensor.name)
 
 
 def _constant_tensors(model: Model) -> set[str]:

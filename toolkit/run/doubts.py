@@ -36,44 +36,63 @@ def doubts_of(
     """
     samples = found.samples * (task.at_once if task is not None else 1)
     doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
-    empty, alike = [tally for tally in found.tallies if tally.empty], one_answer(found)
-    doubts += [
+    doubts += _not_shown(found, few, samples)
+    doubts += _beside_metric(found, task.reads) if task is not None and task.reads is not None and not limited else []
+    return [*doubts, *_lost_parts(found), *_lost_outputs(found), *_lost_channels(found)]
+
+
+def _not_shown(found: EvaluationResult, few: Finding | None, samples: int) -> list[Finding]:
+    """What the samples do not show: they hold nothing, are alike, show one answer alone, or are too few for a limit."""
+    empty, nothing = [tally for tally in found.tallies if tally.empty], shows_nothing(found)
+    # where all outputs are the same, the same answer is the least of it
+    one_sided = [] if do_not_differ(found) else [_shown(tally, found) for tally in one_answer(found)]
+    doubts = [
         ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=samples)
         for tally in empty
     ]
-    nothing = shows_nothing(found)
-    # where all outputs are the same, the same answer is the least of it
-    one_sided = [] if do_not_differ(found) else [_shown(tally, found) for tally in alike]
     if not empty and not one_sided and nothing:
         doubts.append(ReportCode.SAMPLES_SHOW_NOTHING(samples=samples))
     scarce = [few] if few is not None else []
     # where another part's answers differ, the samples do show something
-    doubts += [*one_sided, *scarce] if nothing else [*scarce, *one_sided]
-    doubts += _beside_metric(found, task.reads) if task is not None and task.reads is not None and not limited else []
-    doubts += [
+    return [*doubts, *one_sided, *scarce] if nothing else [*doubts, *scarce, *one_sided]
+
+
+def _lost_parts(found: EvaluationResult) -> list[Finding]:
+    """The parts of outputs of which too little of what the float model finds is found."""
+    return [
         ReportCode.FOUND_LOST(
             outputs=tally.part.outputs, channels=tally.part.first_and_last, figure=tally.figure, level=tally.level
         )
         for tally in found.tallies
         if found_lost(tally.figure, tally.level)
     ]
-    ranked = ranked_outputs(found.tallies)
+
+
+def _lost_outputs(found: EvaluationResult) -> list[Finding]:
+    """The outputs whose signal is lost in quantization noise, but those of which only the order counts."""
+    lost, ranked = [], ranked_outputs(found.tallies)
     for name, output in found.outputs.items():
         if name in ranked:
             continue
         if output.masks_lost:
-            doubts.append(ReportCode.MASK_LOST(output=name, values=output.masks_lost))
+            lost.append(ReportCode.MASK_LOST(output=name, values=output.masks_lost))
         elif output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
-            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
+            lost.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
         elif output.variation_db is not None and output.variation_db < 0:
-            doubts.append(ReportCode.NOISE_OVER_VARIATION(output=name))
+            lost.append(ReportCode.NOISE_OVER_VARIATION(output=name))
+    return lost
+
+
+def _lost_channels(found: EvaluationResult) -> list[Finding]:
+    """The parts that are some channels of an output and whose signal is lost in quantization noise."""
+    lost = []
     for tally in found.tallies:
-        if tally.part.channels is not None and tally.figure == "snr_db" and (tally.level or 0.0) < LOST_DB:
-            part, level = tally.part, tally.level or 0.0
-            doubts.append(
+        part, level = tally.part, tally.level or 0.0
+        if part.channels is not None and tally.figure == "snr_db" and level < LOST_DB:
+            lost.append(
                 ReportCode.OUTPUT_SIGNAL_LOST(outputs=part.outputs, channels=part.first_and_last, sqnr_db=level)
             )
-    return doubts
+    return lost
 
 
 def one_answer(found: EvaluationResult) -> list[AnswerTally]:
@@ -82,8 +101,8 @@ def one_answer(found: EvaluationResult) -> list[AnswerTally]:
     None where a metric of all scores tells more: one that is no share of right answers, such as the area under the ROC
     curve.
     """
-    told = found.drop_error is not None or not found.metric_answers or by_order(found.metric)
-    if found.metric is not None and told:
+    shown_by_metric = found.drop_error is not None or not found.metric_answers or by_order(found.metric)
+    if found.metric is not None and shown_by_metric:
         return []
     return [tally for tally in found.tallies if tally.only is not None]
 

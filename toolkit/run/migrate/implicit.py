@@ -106,30 +106,28 @@ class BackToImplicit:
         full = {name for name, kind in (asked or {}).items() if kind == Precision.FP32.value}
         self.floats = {name: "fp32" if name in full else self.rest for name in float_layers(source, stored=True)}
         self.turns = [_turn(name, pair) for name, pair in activations(source)]
-        self.fit = ranges_of_pairs(source, stripped=True)
-        self.model = source.copy()
-        journal = Journal()
-        float_constants(self.model, journal)
-        for _, kind in passes_with_role(Role.STRIP)[:1]:
-            kind()(self.model, Context(journal=journal))
-        self.model.source = None
-        known = self.model.graph.tensors()
-        formless = {turn.tensor for turn in self.turns if turn.why.code is MigrateCode.NO_IMPLICIT_FORM}
-        int8 = {
-            name: one for name, one in self.fit.ranges.tensors.items()
-            if name in known and name not in formless and one.dtype == "int8"
-        }  # fmt: skip
-        self.fit = FittedRanges(self.fit.ranges, dict(self.fit.derived))
-        self.fit.ranges.tensors = int8
-        hand_back(self.fit, self.model)
-        told = {turn.tensor for turn in self.turns}
+        self.model = _without_pairs(source)
+        self.fit = self._fitted(ranges_of_pairs(source, stripped=True))
+        paired = {turn.tensor for turn in self.turns}
         self.turns += [
             TensorTurn(name, self.fit.ranges.tensors[name].amax, MigrateCode.RANGE_FOLLOWS(source=origin))
-            for name, origin in self.fit.derived.items() if name in self.fit.ranges.tensors and name not in told
+            for name, origin in self.fit.derived.items() if name in self.fit.ranges.tensors and name not in paired
         ]  # fmt: skip
         self.turns += [
             TensorTurn(name, None, MigrateCode.RANGE_UNKNOWN(layer=layer)) for name, layer in self._lacking()
         ]
+
+    def _fitted(self, of_pairs: FittedRanges) -> FittedRanges:
+        """The INT8 ranges of tensors that the model without pairs has, and those that follow from them."""
+        tensors = self.model.graph.tensors()
+        formless = {turn.tensor for turn in self.turns if turn.why.code is MigrateCode.NO_IMPLICIT_FORM}
+        fit = FittedRanges(of_pairs.ranges, dict(of_pairs.derived))
+        fit.ranges.tensors = {
+            name: one for name, one in of_pairs.ranges.tensors.items()
+            if name in tensors and name not in formless and one.dtype == "int8"
+        }  # fmt: skip
+        hand_back(fit, self.model)
+        return fit
 
     def _lacking(self) -> list[tuple[str, str]]:
         """Outputs of quantized layers for which no pair gives a range, each with its layer."""
@@ -229,3 +227,13 @@ def _turn(name: str, pair: ExistingPair) -> TensorTurn:
     if not symmetric(pair):
         return TensorTurn(name, amax, MigrateCode.OFFSET_LOST())
     return TensorTurn(name, amax, MigrateCode.RANGE_OF_PAIR(scale=float(np.reshape(pair.scale, -1)[0])))
+
+
+def _without_pairs(source: Model) -> Model:
+    """A copy of the model with float constants and without its Q/DQ pairs."""
+    model, journal = source.copy(), Journal()
+    float_constants(model, journal)
+    for _, kind in passes_with_role(Role.STRIP)[:1]:
+        kind()(model, Context(journal=journal))
+    model.source = None
+    return model
