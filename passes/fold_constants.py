@@ -88,12 +88,12 @@ class FoldConstants(Pass):
         inputs = {tensor.name: tensor for tensor in model.graph.inputs}
         for name, value in self.fixed_inputs.items():
             if name not in inputs:
-                raise RecipeError(f"fixed_inputs names '{name}', and the model has no such input",
+                raise RecipeError(f"fixed_inputs names '{name}', which is not an input of the model",
                                   remedy=did_you_mean(name, inputs), value="fixed_inputs")  # fmt: skip
             tensor = inputs[name]
             if tensor.shape is None or not all(isinstance(extent, int) for extent in tensor.shape):
                 raise RecipeError(f"the shape of input '{name}' is not fixed: {list(tensor.shape or ['?'])}",
-                                  remedy="fix inputs of one size alone", value="fixed_inputs")  # fmt: skip
+                                  remedy="fix only inputs whose shape is fixed", value="fixed_inputs")  # fmt: skip
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
             stored = _as_stored(value, dtype)
             if stored is None:

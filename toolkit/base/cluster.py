@@ -125,7 +125,7 @@ def _answering(*lost: type[Exception]) -> Iterator[None]:
         raise QtoolError(
             f"the cluster no longer answers: {_first(error)}",
             where="Ray",
-            remedy="see what `ray status` says there; the same command goes on from what is kept",
+            remedy="run `ray status` there; the same command then resumes where this one stopped",
         ) from error
 
 

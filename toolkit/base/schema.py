@@ -19,23 +19,23 @@ Natural = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 Extremes = tuple[Number, Number]
 """The smallest and the largest value of a tensor."""
 _SHOWN = 80
-_IS_WANTED = " is wanted"
-_LIST, _TABLE = "a list is wanted", "a table is wanted"
-_NUMBER, _WHOLE = "a number is wanted", "a whole number is wanted"
+_EXPECTED = "expected "
+_LIST, _TABLE = "expected a list", "expected a table"
+_NUMBER, _WHOLE = "expected a number", "expected a whole number"
 _WANTED = {
     "list_type": _LIST, "tuple_type": _LIST, "dict_type": _TABLE, "model_type": _TABLE, "model_attributes_type": _TABLE,
-    "string_type": "a string is wanted", "string_unicode": "a string is wanted",
-    "bool_type": "true or false is wanted", "bool_parsing": "true or false is wanted",
+    "string_type": "expected a string", "string_unicode": "expected a string",
+    "bool_type": "expected true or false", "bool_parsing": "expected true or false",
     "int_type": _WHOLE, "int_parsing": _WHOLE, "int_from_float": _WHOLE,
     "int_parsing_size": "this is too large a number",
-    "float_type": _NUMBER, "float_parsing": _NUMBER, "finite_number": "a finite number is wanted",
-    "literal_error": "{expected} is wanted", "greater_than": "it must be greater than {gt:g}",
+    "float_type": _NUMBER, "float_parsing": _NUMBER, "finite_number": "expected a finite number",
+    "literal_error": "expected {expected}", "greater_than": "it must be greater than {gt:g}",
     "greater_than_equal": "it must be at least {ge:g}", "less_than": "it must be less than {lt:g}",
     "less_than_equal": "it must be at most {le:g}", "string_too_short": "it cannot be empty",
-    "too_short": "a list of at least {min_length} is wanted, not of {actual_length}",
-    "too_long": "a list of at most {max_length} is wanted, not of {actual_length}",
+    "too_short": "expected a list of at least {min_length}, not of {actual_length}",
+    "too_long": "expected a list of at most {max_length}, not of {actual_length}",
 }  # fmt: skip
-"""What is wanted in the words of TOML and JSON, where pydantic says it in Python's; fields are those of its context."""
+"""What is expected, in the words of TOML and JSON where pydantic's are Python's; fields are those of its context."""
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 FileModel = TypeVar("FileModel", bound="FileSchema")
 
@@ -76,9 +76,9 @@ def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[
     elif isinstance(given, (list, tuple)) and isinstance(made, (list, tuple)):
         pairs = ((index, *both) for index, both in enumerate(zip(given, made)))
     elif isinstance(given, (bool, str)) and isinstance(made, (int, float)) and not isinstance(made, (bool, str)):
-        return {"type": "number", "loc": place, "input": given, "msg": "a number is wanted"}
+        return {"type": "number", "loc": place, "input": given, "msg": _NUMBER}
     elif isinstance(given, (int, float, str)) and not isinstance(given, bool) and isinstance(made, bool):
-        return {"type": "flag", "loc": place, "input": given, "msg": "true or false is wanted"}
+        return {"type": "flag", "loc": place, "input": given, "msg": "expected true or false"}
     found = (no_number(value, one, (*place, key)) for key, value, one in pairs)
     return next((fault for fault in found if fault is not None), None)
 
@@ -98,13 +98,13 @@ def validation_words(fault: Mapping[str, Any], others: Iterable[Mapping[str, Any
     wanted = dict.fromkeys(wanted_words(one) for one in (fault, *others))
     if _NUMBER in wanted:
         wanted.pop(_WHOLE, None)
-    said = " or ".join(one.removesuffix(_IS_WANTED) for one in wanted)
-    said += _IS_WANTED if all(one.endswith(_IS_WANTED) for one in wanted) else ""
+    said = " or ".join(one.removeprefix(_EXPECTED) for one in wanted)
+    said = f"{_EXPECTED}{said}" if all(one.startswith(_EXPECTED) for one in wanted) else said
     return f"'{place}' is {value_words(fault['input'])}: {said}" if place else said
 
 
 def wanted_words(fault: Mapping[str, Any]) -> str:
-    """What is wanted in the place of a value at fault."""
+    """What is expected in the place of a value at fault."""
     kind = fault["type"]
     if kind in _BOUNDS and isinstance(fault["input"], (bool, str)):
         # what was taken for a number is not one

@@ -219,8 +219,8 @@ def _check_member(info: zipfile.ZipInfo, file_size: int) -> None:
         raise ValueError(f"it claims {max(info.file_size, info.compress_size):,} bytes of a file of {file_size:,}")
     if info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
         raise ValueError(
-            f"it claims {info.file_size / 1e9:.1f} GB, packed into {info.compress_size / 1e6:.1f} MB, which is how "
-            "files are made that fill memory and disk; numpy.savez does not pack"
+            f"it claims {info.file_size / 1e9:.1f} GB, compressed to {info.compress_size / 1e6:.1f} MB, as files do "
+            "that are made to fill memory and disk; numpy.savez does not compress"
         )
 
 

@@ -321,8 +321,8 @@ class Cut:
         size = max(sizes)
         node = self._nodes[self._order[sizes.index(size)]]
         return ModelError(
-            f"node '{node.name}' ({node.op_type}) alone needs {size / 1e6:,.2f} MB for its weights, and "
-            f"{self._limit / 1e6:,.2f} MB of the memory allowed are there for a partition",
+            f"node '{node.name}' ({node.op_type}) alone needs {size / 1e6:,.2f} MB for its weights, and the memory "
+            f"limit leaves {self._limit / 1e6:,.2f} MB for a partition",
             where=self._where,
             remedy=f'set [run] memory to "{-(-least_limit(size * SHARE) // 10**6)}MB" or more',
         )

@@ -66,7 +66,7 @@ def check_values(model: LightModel) -> None:
                     raise ModelError(
                         f"tensor '{name}' of node '{node.name}' ({node.op_type}) holds {what}",
                         where=where,
-                        remedy="repair the weights: nothing that is computed with them means anything",
+                        remedy="repair the weights: whatever is computed with them is meaningless",
                     )
 
 

@@ -115,5 +115,5 @@ class FinishedRun:
             return step.load()
         except (OSError, ValueError) as error:
             raise QtoolError(
-                f"what step '{step.name}' left cannot be read", where=str(self.folder), remedy=_AGAIN
+                f"the result of step '{step.name}' cannot be read", where=str(self.folder), remedy=_AGAIN
             ) from error

@@ -98,7 +98,7 @@ def _shown(path: Path) -> Rendered:
     }  # fmt: skip
     kind = path.suffix.lower()
     if kind in _NOT_SHOWN:
-        raise QtoolError("inspect recognizes nothing in it", where=str(path), remedy=_NOT_SHOWN[kind])
+        raise QtoolError("qtool inspect cannot show a file of this kind", where=str(path), remedy=_NOT_SHOWN[kind])
     if kind in (".engine", ".plan") or (kind not in kinds and engine_tag(path)):
         return render_engine(path, _json)
     if kind not in kinds and is_timing_cache(path):

@@ -89,7 +89,7 @@ def remeasure_latency(
     obstacle = choose(first.engine.build.backend)[0].cannot_measure()
     if obstacle:
         raise BackendError(
-            f"no time can be measured: {obstacle}",
+            f"latency cannot be measured: {obstacle}",
             where=str(first.folder),
             remedy="run on a machine with the engine's GPU, TensorRT and cuda-python (`qtool doctor` looks for them), "
             "or predict it with --gpu, such as --gpu L4",
@@ -123,7 +123,7 @@ def _require_comparable(first: FinishedRun, other: FinishedRun) -> None:
     ):
         if own != wanted:
             raise QtoolError(
-                f"the runs have different {what}, and only like with like can be measured in turn",
+                f"the runs have different {what}: their latencies cannot be compared",
                 where=f"{first.folder}, {other.folder}",
                 remedy="time them one at a time",
             )

@@ -34,7 +34,7 @@ _PLACES = rf"here|ray|{ADDRESS}"
 
 def _where_work_is_done(on: str) -> str:
     if not re.fullmatch(_PLACES, on):
-        raise ValueError("here, ray or ray://host:port is wanted")
+        raise ValueError("expected here, ray or ray://host:port")
     return on
 
 

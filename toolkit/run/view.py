@@ -29,7 +29,7 @@ def page_of(path: Path) -> Path:
             remedy='run its recipe again with --set \'report.formats=["html", "json"]\'' if ran else "run its recipe",
         )
     if page.suffix.lower() not in (".html", ".htm"):
-        raise QtoolError("this is not a page", where=str(page), remedy="name a run folder or an .html file")
+        raise QtoolError("this is not an HTML page", where=str(page), remedy="name a run folder or an .html file")
     return page
 
 

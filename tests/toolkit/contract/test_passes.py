@@ -31,7 +31,7 @@ from toolkit.report.findings import sentence
             ["pass 'insert_qdq'", "'dtype' is 'int9'", "'int8', 'fp8', 'int4', 'mxfp8' or 'nvfp4'"],
         ),
         (lambda: SearchPrecision(helpers=["equalise"]), ["'equalise': did you mean 'equalize'? `qtool passes"]),
-        (lambda: configure(InsertQDQ, {"exclude": "/a/*"}), ["'exclude' is '/a/*': a list is wanted"]),
+        (lambda: configure(InsertQDQ, {"exclude": "/a/*"}), ["'exclude' is '/a/*': expected a list"]),
         (lambda: configure(InsertQDQ, {"exclud": []}), ["pass 'insert_qdq'", "did you mean 'exclude'"]),
     ],
 )
@@ -285,26 +285,26 @@ def test_a_pass_is_not_blamed_for_a_scale_that_was_none_before():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: SearchPrecision(times=5), "'times' is 5: a string or a list is wanted"),
-        (lambda: SearchPrecision(times=["r", 5]), "'times.1' is 5: a string is wanted"),
-        (lambda: FoldConstants(fixed_inputs={"k": "x"}), "'fixed_inputs.k' is 'x': true or false or a number is wanted"),
-        (lambda: FoldConstants(fixed_inputs={"k": [1]}), "'fixed_inputs.k' is [1]: true or false or a number is wanted"),
+        (lambda: SearchPrecision(times=5), "'times' is 5: expected a string or a list"),
+        (lambda: SearchPrecision(times=["r", 5]), "'times.1' is 5: expected a string"),
+        (lambda: FoldConstants(fixed_inputs={"k": "x"}), "'fixed_inputs.k' is 'x': expected true or false or a number"),
+        (lambda: FoldConstants(fixed_inputs={"k": [1]}), "'fixed_inputs.k' is [1]: expected true or false or a number"),
         (lambda: KeepPrecision(between=[["a"]]), "'between.0.1' is missing"),
-        (lambda: KeepPrecision(between=[["a", "b", "c"]]), "a list of at most 2 is wanted, not of 3"),
-        (lambda: SearchPrecision(measure="maybe"), "'measure' is 'maybe': true or false is wanted"),
-        (lambda: SearchPrecision(samples=1.5), "'samples' is 1.5: a whole number is wanted"),
-        (lambda: SearchPrecision(minutes=float("nan")), "'minutes' is nan: a finite number is wanted"),
-        (lambda: SearchPrecision(minutes=[True, datetime.date(1979, 5, 27)]), "'minutes' is [true, 1979-05-27]: a number"),
-        (lambda: SearchPrecision(keep="int8"), "'keep' is 'int8': 'fp16', 'bf16' or 'fp32' is wanted"),
+        (lambda: KeepPrecision(between=[["a", "b", "c"]]), "expected a list of at most 2, not of 3"),
+        (lambda: SearchPrecision(measure="maybe"), "'measure' is 'maybe': expected true or false"),
+        (lambda: SearchPrecision(samples=1.5), "'samples' is 1.5: expected a whole number"),
+        (lambda: SearchPrecision(minutes=float("nan")), "'minutes' is nan: expected a finite number"),
+        (lambda: SearchPrecision(minutes=[True, datetime.date(1979, 5, 27)]), "'minutes' is [true, 1979-05-27]: expected a number"),
+        (lambda: SearchPrecision(keep="int8"), "'keep' is 'int8': expected 'fp16', 'bf16' or 'fp32'"),
         (lambda: SearchPrecision(batch=0), "'batch' is 0: it must be greater than 0"),
         (lambda: SearchPrecision(min_agreement=2), "'min_agreement' is 2: it must be at most 1"),
-        (lambda: configure(SearchPrecision, {"min_agreement": True}), "'min_agreement' is true: a number is wanted"),
-        (lambda: configure(InsertQDQ, {"only_if_faster": "yes"}), "'only_if_faster' is 'yes': true or false is wanted"),
-        (lambda: configure(InsertQDQ, {"only_if_faster": 1}), "'only_if_faster' is 1: true or false is wanted"),
+        (lambda: configure(SearchPrecision, {"min_agreement": True}), "'min_agreement' is true: expected a number"),
+        (lambda: configure(InsertQDQ, {"only_if_faster": "yes"}), "'only_if_faster' is 'yes': expected true or false"),
+        (lambda: configure(InsertQDQ, {"only_if_faster": 1}), "'only_if_faster' is 1: expected true or false"),
         (lambda: SearchPrecision(quantizer="insert_qd").plain(), "there is no pass 'insert_qd'. Did you mean"),
     ],
 )  # fmt: skip
-def test_what_is_wanted_is_said_as_a_file_writes_it(make, said):
+def test_what_is_expected_is_said_as_a_file_writes_it(make, said):
     with pytest.raises(RecipeError) as caught:
         make()
     assert said in str(caught.value)

@@ -89,7 +89,7 @@ RECIPES = {
         lambda t: t.replace('"insert_qdq"', '"search_precision"\ntimes = "gone.json"'), ["recipe.toml:12", "no such file", "gone.json, a file of pass 1"],
     ),
     "a folder for ranges": (lambda t: t.replace('data = "data.npz"', 'ranges = "."'), ["recipe.toml:9", "[calibration] ranges is a folder"]),
-    "a place that is none": (lambda t: t + '[run]\non = "there"\n', ["recipe.toml:17", "'run.on' is 'there': here, ray or ray://"]),
+    "a place that is none": (lambda t: t + '[run]\non = "there"\n', ["recipe.toml:17", "'run.on' is 'there': expected here, ray or ray://"]),
     "weak typing of none": (lambda t: t + 'compute_capabilities = ["ninety"]\n', ["ninety"]),
 }  # fmt: skip
 
@@ -338,7 +338,7 @@ def test_a_thing_of_another_kind_is_called_what_it_is(place, capsys):
     ("limit", "said"),
     [
         (["--min-sqnr-db", "-1"], "--min-sqnr-db is -1.0: it must be at least 0"),
-        (["--max-drop", "nan"], "--max-drop is nan: a finite number is wanted"),
+        (["--max-drop", "nan"], "--max-drop is nan: expected a finite number"),
         (["--min-agreement", "2"], "--min-agreement is 2.0: it must be at most 1"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_float_input_takes_the_nearest_value_of_its_type(kind):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"rat": 16000}, "names 'rat', and the model has no such input. Did you mean 'rate'"),
+    [({"rat": 16000}, "names 'rat', which is not an input of the model. Did you mean 'rate'"),
      ({"x": 1.0}, "the shape of input 'x' is not fixed")],
 )  # fmt: skip
 def test_what_cannot_be_fixed_is_refused(values, message):

@@ -51,7 +51,7 @@ def read_layers(content: Any, profile: int = 0, where: str = "layers.json") -> l
     found = _fields(content).get("layers") if isinstance(content, Mapping) else content
     if not isinstance(found, list):
         raise BackendError(
-            f"there is no list of layers in it ({type(content).__name__})",
+            f"the file holds no list of layers ({type(content).__name__})",
             where=where,
             remedy="give the file that the engine inspector or 'trtexec --exportLayerInfo' wrote",
         )
