@@ -43,7 +43,7 @@ class GuardFP16(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit import facts_at_opt, risks
+        from toolkit import facts_at_opt, precision_risks
 
         known = context.known_ranges
         ranges = known if known is not None and known.observed else context.ranges(model)
@@ -55,7 +55,7 @@ class GuardFP16(Pass):
             context.journal.noted(Code.VALUES_NOT_OBSERVED())
             for name, one in ranges.tensors.items():
                 observed.setdefault(name, (-one.amax, one.amax))
-        found = risks(model, facts_at_opt(model, context.profiles), observed, Precision.FP16, self.margin)
+        found = precision_risks(model, facts_at_opt(model, context.profiles), observed, Precision.FP16, self.margin)
         for risk in found:
             ask = context.plan.get(risk.node)
             if ask is not None and ask.precision is Precision.FP32:

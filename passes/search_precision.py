@@ -32,16 +32,16 @@ from toolkit import (
     Role,
     SearchSettings,
     attention_pays,
-    configure,
+    configure_pass,
     did_you_mean,
-    find,
+    find_pass,
     gpu_spec,
     literal_glob,
     lower,
-    measuring,
     passes_with_role,
     prebuild_float,
     refuse_without_samples,
+    require_bench,
     with_helpers,
 )
 
@@ -215,10 +215,10 @@ class SearchPrecision(InsertQDQ):
     def _named_quantizer(self) -> Quantizer:
         """The pass that ``quantizer`` names, with its settings."""
         try:
-            kind = find(self.quantizer, allow_code=True)
+            kind = find_pass(self.quantizer, allow_code=True)
         except RecipeError as error:
             raise RecipeError(error.what, remedy=error.remedy, value=self.quantizer) from error
-        made = configure(kind, {"dtype": self.dtype, "weights": self.weights, **self.quantizer_settings})
+        made = configure_pass(kind, {"dtype": self.dtype, "weights": self.weights, **self.quantizer_settings})
         if not isinstance(made, Quantizer):
             raise RecipeError(
                 f"the pass '{self.quantizer}' does not quantize",
@@ -268,7 +268,7 @@ class SearchPrecision(InsertQDQ):
         self.require_profiles(context)
         # what cannot be measured or predicted is refused before the search, not after it
         if self.only_if_faster:
-            measuring(context)
+            require_bench(context)
         if self.gpu:
             gpu_spec(self.gpu)
         with prebuild_float(self.plain(), model, context) if self._times_engines(context) else nullcontext():
@@ -341,9 +341,9 @@ class SearchPrecision(InsertQDQ):
         """The helper passes by name, each with the search's dtype and block where it has these settings."""
         made = {}
         for name in self.helpers:
-            kind = find(name, allow_code=True)
+            kind = find_pass(name, allow_code=True)
             asked = {"dtype", "block"} & kind.model_fields.keys() - self.unused_settings().keys()
-            made[name] = configure(kind, {key: getattr(self, key) for key in asked})
+            made[name] = configure_pass(kind, {key: getattr(self, key) for key in asked})
         return made
 
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:

@@ -24,9 +24,9 @@ from toolkit import (
     Precision,
     bias_of,
     collect_rows,
+    has_input_rows,
     make_constant,
     make_node,
-    readable,
 )
 
 _SMALL, _USUAL, _ROWS = 1e-5, 0.5, 256
@@ -210,7 +210,7 @@ class Smooth(Helper):
         """Samples of what the first reader of each tensor reads, where the strength is to be chosen by them."""
         if self.strength is not None:
             return {}
-        first = [nodes[0] for nodes in worth.values() if readable(nodes[0])]
+        first = [nodes[0] for nodes in worth.values() if has_input_rows(nodes[0])]
         shapes = {node.name: node.inputs[1].shape for node in first}
         return collect_rows(model, first, shapes, data, self.samples, _ROWS)
 

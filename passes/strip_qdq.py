@@ -27,7 +27,7 @@ from toolkit import (
     RangesError,
     Role,
     choose,
-    drifts,
+    compare_stripped,
     half_pairs,
     lost_clamps,
     make_constant,
@@ -138,7 +138,7 @@ def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData,
         PassError: an output differs by more than rounding.
     """
     try:
-        found = drifts(paired, model, rounded, data, _SAMPLES)
+        found = compare_stripped(paired, model, rounded, data, _SAMPLES)
     except QtoolError as error:
         context.journal.noted(Code.STRIP_NOT_MEASURED(why="refused", error=error.what))
         return

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from toolkit.base.text import count as count
     from toolkit.base.text import literal_glob as literal_glob
     from toolkit.base.types import Array as Array
-    from toolkit.calibration.float_range import risks as risks
+    from toolkit.calibration.float_range import precision_risks as precision_risks
     from toolkit.calibration.provider import Calibrator as Calibrator
     from toolkit.contract.bench import Bench as Bench
     from toolkit.contract.bench import Measurement as Measurement
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
     from toolkit.contract.findings import Code as Code
     from toolkit.contract.findings import Finding as Finding
     from toolkit.contract.helper import Helper as Helper
-    from toolkit.contract.installed import installed as installed
+    from toolkit.contract.installed import installed_passes as installed_passes
     from toolkit.contract.journal import Journal as Journal
     from toolkit.contract.passes import Pass as Pass
     from toolkit.contract.passes import Sequence as Sequence
     from toolkit.contract.plan import PrecisionPlan as PrecisionPlan
     from toolkit.contract.ranges import Range as Range
     from toolkit.contract.ranges import Ranges as Ranges
-    from toolkit.contract.registry import configure as configure
-    from toolkit.contract.registry import find as find
+    from toolkit.contract.registry import configure_pass as configure_pass
+    from toolkit.contract.registry import find_pass as find_pass
     from toolkit.contract.registry import passes_with_role as passes_with_role
     from toolkit.contract.roles import Harm as Harm
     from toolkit.contract.roles import Role as Role
     from toolkit.data.dataset import CalibrationData as CalibrationData
     from toolkit.evaluation.saturation import saturation as saturation
-    from toolkit.evaluation.strip_check import drifts as drifts
+    from toolkit.evaluation.strip_check import compare_stripped as compare_stripped
     from toolkit.graph.bias import BiasPlace as BiasPlace
     from toolkit.graph.bias import bias_place as bias_place
     from toolkit.graph.bias import response as response
@@ -120,7 +120,7 @@ if TYPE_CHECKING:
     from toolkit.run.result import Result as Result
     from toolkit.search.attention_pairs import attention_pays as attention_pays
     from toolkit.search.data import refuse_without_samples as refuse_without_samples
-    from toolkit.search.faster import measuring as measuring
+    from toolkit.search.faster import require_bench as require_bench
     from toolkit.search.gpus import gpu_spec as gpu_spec
     from toolkit.search.plan_search import PlanSearch as PlanSearch
     from toolkit.search.prebuild_float import prebuild_float as prebuild_float
@@ -136,7 +136,7 @@ if TYPE_CHECKING:
     from toolkit.simulation.layer_errors import collect_output_errors as collect_output_errors
     from toolkit.simulation.layer_errors import rounded_layers as rounded_layers
     from toolkit.simulation.layer_inputs import collect_rows as collect_rows
-    from toolkit.simulation.layer_inputs import readable as readable
+    from toolkit.simulation.layer_inputs import has_input_rows as has_input_rows
     from toolkit.simulation.layer_noise import LayerNoise as LayerNoise
     from toolkit.simulation.switches import fake_quantized as fake_quantized
     from toolkit.simulation.switches import wanted_tensors as wanted_tensors
@@ -151,23 +151,23 @@ _HOMES = {
     "base.settings": "ByteSize",
     "base.text": "count literal_glob",
     "base.types": "Array",
-    "calibration.float_range": "risks",
+    "calibration.float_range": "precision_risks",
     "calibration.provider": "Calibrator",
     "contract.bench": "Bench Measurement",
     "contract.context": "Context",
     "contract.evaluation": "Evaluation Limits",
     "contract.findings": "Code Finding",
     "contract.helper": "Helper",
-    "contract.installed": "installed",
+    "contract.installed": "installed_passes",
     "contract.journal": "Journal",
     "contract.passes": "Pass Sequence",
     "contract.plan": "PrecisionPlan",
     "contract.ranges": "Range Ranges",
-    "contract.registry": "configure find passes_with_role",
+    "contract.registry": "configure_pass find_pass passes_with_role",
     "contract.roles": "Harm Role",
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",
-    "evaluation.strip_check": "drifts",
+    "evaluation.strip_check": "compare_stripped",
     "graph.bias": "BiasPlace bias_place rounding_correction response restore_bias",
     "graph.constants": "is_random",
     "graph.facts": "Facts",
@@ -197,7 +197,7 @@ _HOMES = {
     "run.recipe": "Recipe",
     "search.data": "refuse_without_samples",
     "search.attention_pairs": "attention_pays",
-    "search.faster": "measuring",
+    "search.faster": "require_bench",
     "search.prebuild_float": "prebuild_float",
     "search.gpus": "gpu_spec",
     "search.with_helpers": "with_helpers",
@@ -207,7 +207,7 @@ _HOMES = {
     "search.quantizer": "Quantizer",
     "simulation.channels": "collect_channels forget_ranges sqnr_against",
     "simulation.layer_errors": "ChannelErrors RoundedLayer collect_output_errors rounded_layers",
-    "simulation.layer_inputs": "collect_rows readable",
+    "simulation.layer_inputs": "collect_rows has_input_rows",
     "simulation.layer_noise": "LayerNoise",
     "simulation.switches": "fake_quantized wanted_tensors",
 }

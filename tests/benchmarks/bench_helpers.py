@@ -23,7 +23,7 @@ import numpy as np
 
 from tests.benchmarks.bench_real import answers, judged
 from tests.benchmarks.real_data import MODELS
-from toolkit import CalibrationData, Calibrator, Context, Model, configure, find
+from toolkit import CalibrationData, Calibrator, Context, Model, configure_pass, find_pass
 from toolkit.base.types import Array
 
 ROWS: dict[str, tuple[list[str], str, list[str]]] = {
@@ -81,7 +81,7 @@ def quantized(source: Model, data: CalibrationData, method: str, row: str) -> Mo
         ("insert_qdq", {"weights": weights}),
     ]
     for name, settings in [*steps, *((name, {}) for name in after)]:
-        configure(find(name), settings)(model, context)
+        configure_pass(find_pass(name), settings)(model, context)
     return model
 
 

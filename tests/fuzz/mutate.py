@@ -156,7 +156,7 @@ def script_words(content: bytes, rng: random.Random) -> bytes:
 @lru_cache
 def setting_names() -> list[str]:
     """Every key of a recipe and of the built-in passes, with one that nothing has."""
-    from toolkit.contract.installed import installed
+    from toolkit.contract.installed import installed_passes
     from toolkit.run.recipe import Recipe
 
     definitions = Recipe.model_json_schema()["$defs"]
@@ -171,7 +171,7 @@ def setting_names() -> list[str]:
         "shapes.x.min",
     }
     found |= {key for section in definitions.values() for key in section.get("properties", ())}
-    found |= {key for entry in installed().values() for key in entry.load().model_fields}
+    found |= {key for entry in installed_passes().values() for key in entry.load().model_fields}
     return sorted(found)
 
 

@@ -8,7 +8,7 @@ from tests.conftest import MODELS
 from toolkit import CalibrationData, Calibrator, Context, Model
 from toolkit.cli.main import invoke
 from toolkit.contract.order import OrderCode
-from toolkit.contract.registry import find
+from toolkit.contract.registry import find_pass
 
 RECIPE = """
 [model]
@@ -32,7 +32,7 @@ def applied(*names, exclude=()):
     for name in names:
         before = model.to_bytes()
         settings = {"exclude": list(exclude)} if name == "insert_qdq" else {}
-        find(name, False)(**settings)(model, context)
+        find_pass(name, False)(**settings)(model, context)
     return [e.why for e in context.journal if e.why.code is OrderCode.AFTER_PAIRS], model.to_bytes() != before
 
 
@@ -51,8 +51,8 @@ def test_where_it_still_has_an_effect_nothing_is_said():
         settings = {"ops": ["Gemm"]} if name == "keep_precision" else {}
         model = Model.load(MODELS / "digits_cnn.onnx")
         context = Context(provider=Calibrator(CalibrationData.open(MODELS / "digits_calibration.npz", model).first(8)))
-        find("insert_qdq", False)()(model, context)
-        find(name, False)(**settings)(model, context)
+        find_pass("insert_qdq", False)()(model, context)
+        find_pass(name, False)(**settings)(model, context)
         assert OrderCode.AFTER_PAIRS not in {event.why.code for event in context.journal}
 
 
@@ -61,8 +61,8 @@ def test_a_dry_run_does_not_say_what_only_a_run_can_tell(left):
     model = Model.load(MODELS / "digits_cnn.onnx")
     data = CalibrationData.open(MODELS / "digits_calibration.npz", model)
     context = Context(provider=Calibrator(data.first(8), method="minmax"), dry_run=True)
-    find("insert_qdq", False)(exclude=[left] if left else [])(model, context)
-    find("smooth", False)()(model, context)
+    find_pass("insert_qdq", False)(exclude=[left] if left else [])(model, context)
+    find_pass("smooth", False)()(model, context)
     said = OrderCode.AFTER_PAIRS in {event.why.code for event in context.journal}
     # of the stem a run may smooth the input, of layers with pairs it does not
     assert said == (left == "")
@@ -74,7 +74,7 @@ def test_a_request_for_float_takes_pairs_out_whatever_the_order():
         data = CalibrationData.open(MODELS / "digits_calibration.npz", model)
         context = Context(provider=Calibrator(data.first(8), method="minmax"))
         for name in names:
-            find(name, False)(**({"ops": ["Gemm"]} if name == "keep_precision" else {}))(model, context)
+            find_pass(name, False)(**({"ops": ["Gemm"]} if name == "keep_precision" else {}))(model, context)
         return {node.inputs[0].name for node in model.nodes if node.op == "QuantizeLinear"}
 
     kept = {"head.weight", "/flatten/Flatten_output_0"}

@@ -51,7 +51,7 @@ class Risk:
         return self.why.code is Code.RESOLUTION or isinstance(self.why.code, PhaseCode)
 
 
-def risks(
+def precision_risks(
     model: Model, facts: Facts, observed: Observed, precision: Precision = Precision.FP16, margin: float = 2.0
 ) -> list[Risk]:
     """The nodes that need a wider type than ``precision``, each with the value that shows it, in graph order.

@@ -139,13 +139,13 @@ def migrate_source(
 def list_passes(name: str | None, json: bool) -> int:
     """``qtool passes``: print the installed passes with their settings. Returns the exit status."""
     from toolkit.base.code import import_path
-    from toolkit.contract.installed import installed
-    from toolkit.contract.registry import find
+    from toolkit.contract.installed import installed_passes
+    from toolkit.contract.registry import find_pass
 
-    names = [name] if name else sorted(installed())
+    names = [name] if name else sorted(installed_passes())
     # who names a pass of his own here has chosen to run its module
     with import_path(Path.cwd() if name and ":" in name else None):
-        kinds = {n: find(n, allow_code=True) for n in names}
+        kinds = {n: find_pass(n, allow_code=True) for n in names}
     if json:
         emit({n: {"doc": _first_line(kind), "settings": kind.model_json_schema()} for n, kind in kinds.items()})
         return 0

@@ -15,7 +15,7 @@ from toolkit.contract.roles import Role
 GROUP = "qtool.passes"
 
 
-def installed() -> dict[str, importlib.metadata.EntryPoint]:
+def installed_passes() -> dict[str, importlib.metadata.EntryPoint]:
     """The passes installed here, by name: qtool's own and those of others, through the same entry-point group."""
     with aside():
         return dict(_entries(tuple((place, _changed(place)) for place in sys.path)))
@@ -23,7 +23,7 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 @functools.lru_cache(maxsize=4)
 def _entries(places: tuple[tuple[str, int], ...]) -> dict[str, importlib.metadata.EntryPoint]:
-    """What ``installed`` returns while nothing is installed or removed: reading it takes milliseconds each time."""
+    """What ``installed_passes`` returned, while nothing is installed or removed: reading it takes milliseconds."""
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
 
 
@@ -38,7 +38,7 @@ def _changed(place: str) -> int:
 def installed_for(role: Role) -> list[tuple[str, type[Any]]]:
     """The classes of installed passes that play a part, qtool's own first; what cannot be imported is left out."""
     found = []
-    for name, entry in installed().items():
+    for name, entry in installed_passes().items():
         try:
             kind = entry.load()
         except Exception:

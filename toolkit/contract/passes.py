@@ -23,7 +23,7 @@ from toolkit.base.settings import without_effect
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
-from toolkit.contract.installed import installed
+from toolkit.contract.installed import installed_passes
 from toolkit.contract.model_before import ModelBefore
 from toolkit.contract.order import BEFORE_PAIRS, note_after_pairs
 from toolkit.contract.roles import Harm, Role
@@ -95,7 +95,7 @@ class Pass(BaseModel):
     def _fault(cls, what: str) -> RecipeError:
         """The error for wrong settings: what is wrong, in which pass, and where to look."""
         title = cls.title()
-        use = title if title in installed() else f"{cls.__module__}:{cls.__qualname__}"
+        use = title if title in installed_passes() else f"{cls.__module__}:{cls.__qualname__}"
         return RecipeError(what, where=f"pass '{title}'", remedy=f"`qtool passes {use}` lists its settings")
 
     def unused_settings(self) -> dict[str, str]:

@@ -11,14 +11,14 @@ from typing import Any
 from toolkit.base.code import load_object
 from toolkit.base.errors import RecipeError, did_you_mean
 from toolkit.base.schema import no_number, validation_words
-from toolkit.contract.installed import installed, installed_for
+from toolkit.contract.installed import installed_for, installed_passes
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
 
 _OWN_PASS = "a pass of your own is named module:Name"
 
 
-def find(use: str, allow_code: bool = False) -> type[Pass]:
+def find_pass(use: str, allow_code: bool = False) -> type[Pass]:
     """The pass class of a recipe's ``use``: an installed name, or ``module:Name`` where code is allowed.
 
     Raises:
@@ -28,7 +28,7 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
     if ":" in use:
         found = load_object(use, allow_code, "pass")
     else:
-        entries = installed()
+        entries = installed_passes()
         if use not in entries:
             raise RecipeError(f"there is no pass '{use}'", remedy=_meant(use, entries))
         found = entries[use].load()
@@ -47,7 +47,7 @@ def pass_name(role: Role) -> str:
     return next((name for name, _ in passes_with_role(role)), str(role.value))
 
 
-def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
+def configure_pass(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
     """A pass with its settings.
 
     Raises:

@@ -46,7 +46,9 @@ class Drift:
     excessive: bool
 
 
-def drifts(paired: Model, stripped: Model, rounded: Model, data: CalibrationData, samples: int = 16) -> list[Drift]:
+def compare_stripped(
+    paired: Model, stripped: Model, rounded: Model, data: CalibrationData, samples: int = 16
+) -> list[Drift]:
     """Compare the outputs of a model before and after its pairs went, with rounding as the measure.
 
     The noise that pairs may make is the model's own: however few bits they have and however badly they are scaled, the

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toolkit.base.given import names_code
-from toolkit.contract.installed import installed
+from toolkit.contract.installed import installed_passes
 from toolkit.contract.registry import passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.run.sections import CalibrationSection, EngineSection, EvaluationSection
@@ -78,7 +78,7 @@ def _engine(section: EngineSection) -> Iterator[tuple[str, str]]:
 
 def _may_search(passes: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a pass may try the ranges of other methods: a search, or one that is not installed."""
-    searches, known = {name for name, _ in passes_with_role(Role.SEARCH)}, installed()
+    searches, known = {name for name, _ in passes_with_role(Role.SEARCH)}, installed_passes()
     return any(entry["use"] in searches or entry["use"] not in known for entry in passes)
 
 

@@ -10,7 +10,7 @@ from toolkit.backends.choose import lacks_int8
 from toolkit.base.errors import QtoolError
 from toolkit.base.given import is_given, taken
 from toolkit.contract.passes import Pass
-from toolkit.contract.registry import configure, find
+from toolkit.contract.registry import configure_pass, find_pass
 from toolkit.contract.roles import Role
 from toolkit.placement.ops import TARGETS
 from toolkit.run.inputs import Inputs
@@ -90,7 +90,7 @@ def _known(job: Job, code: bool) -> Iterator[tuple[int, Pass]]:
             continue
         try:
             settings = {key: value for key, value in entry.items() if key != "use"}
-            step = taken(use) if is_given(use) else configure(find(use, code and job.allow_code), settings)
+            step = taken(use) if is_given(use) else configure_pass(find_pass(use, code and job.allow_code), settings)
         except QtoolError:
             # reported properly when the passes are created
             continue

@@ -32,14 +32,14 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         RecipeError: an unknown pass or setting, or a pass without settings that takes out all that one
             before it inserts; the message names the line.
     """
-    from toolkit.contract.registry import find
+    from toolkit.contract.registry import find_pass
 
     found: list[tuple[str, Pass]] = []
     quantizes: tuple[int, str] | None = None
     for index, entry in enumerate(recipe.passes):
         use, settings = entry["use"], {key: value for key, value in entry.items() if key != "use"}
         try:
-            step = taken(use) if is_given(use) else _made(find(use, allow_code), settings, recipe.is_resolved)
+            step = taken(use) if is_given(use) else _made(find_pass(use, allow_code), settings, recipe.is_resolved)
         except RecipeError as error:
             where = recipe.locate("pass", index, error.value or "use")
             raise RecipeError(error.what, where=where, remedy=error.remedy) from error
@@ -69,13 +69,13 @@ def _refuse_taken_out(recipe: Recipe, index: int, quantizer: str, strip: str) ->
 
 
 def _made(kind: type[Pass], settings: Mapping[str, Any], resolved: bool) -> Pass:
-    from toolkit.contract.registry import configure
+    from toolkit.contract.registry import configure_pass
 
     if resolved:
         # earlier releases wrote all settings of a pass into lock files
         unused = kind.model_construct(**settings).unused_settings()
         settings = {name: value for name, value in settings.items() if name not in unused}
-    return configure(kind, settings)
+    return configure_pass(kind, settings)
 
 
 def members(step: Pass) -> list[Pass]:

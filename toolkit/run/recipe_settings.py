@@ -142,14 +142,14 @@ def _wanted(
         RecipeError: nothing may be there.
     """
     if place[0] == "pass":
-        from toolkit.contract.installed import installed
-        from toolkit.contract.registry import find
+        from toolkit.contract.installed import installed_passes
+        from toolkit.contract.registry import find_pass
 
         entry = content["pass"][place[1]]
         use = entry.get("use") if isinstance(entry, dict) else None
-        if use not in installed():
+        if use not in installed_passes():
             return Any
-        known = find(use).model_fields
+        known = find_pass(use).model_fields
         if place[2] in known or place[2] == "use":
             return typed(known[str(place[2])]) if len(place) == 3 and place[2] != "use" else Any
         raise RecipeError(

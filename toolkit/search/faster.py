@@ -29,7 +29,7 @@ _GUARD_BUILDS = 6
 """Engines to build at most so that the run's engine is no slower than the float one."""
 
 
-def measuring(context: Context) -> Bench:
+def require_bench(context: Context) -> Bench:
     """The context's bench, where latencies can be measured on it.
 
     Raises:

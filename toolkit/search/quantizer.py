@@ -30,7 +30,7 @@ from toolkit.placement.pairs import Placement, close
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import pairs_opset
 from toolkit.placement.scales import share_amax
-from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
+from toolkit.search.faster import not_faster, require_bench, require_profiles, units_of
 from toolkit.search.given_ranges import in_form, without_ranges
 from toolkit.search.pair_insertion import PairInsertion, require_finite
 from toolkit.simulation.rounder import Rounder
@@ -141,7 +141,7 @@ class Quantizer(Pass):
         slow: dict[str, Finding] = {}
         if self.only_if_faster:
             # refused before anything is calibrated
-            bench = measuring(context)
+            bench = require_bench(context)
             if context.dry_run:
                 context.journal.noted(Code.DRY_RUN(step="engines"))
             else:

@@ -23,7 +23,7 @@ _BATCH = 1
 """What all layers read of one sample, and of the next two, is in memory at once."""
 
 
-def readable(node: gs.Node) -> bool:
+def has_input_rows(node: gs.Node) -> bool:
     """Whether a layer's input can be taken apart into rows."""
     if node.op == "Conv":
         return str(node.attrs.get("auto_pad", "NOTSET")) in ("NOTSET", "VALID")
@@ -34,7 +34,7 @@ def collect_rows(
     model: Model, nodes: Iterable[gs.Node], shapes: dict[str, tuple[int, ...]], data: CalibrationData, samples: int,
     rows: int,
 ) -> dict[str, Array]:  # fmt: skip
-    """Rows of what each layer reads, float32 [groups, rows, in], by its name; see ``readable``.
+    """Rows of what each layer reads, float32 [groups, rows, in], by its name; see ``has_input_rows``.
 
     Args:
         model: the graph; layers that onnxruntime cannot compute have no rows.

@@ -24,7 +24,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.blocks import summed_axis
 from toolkit.placement.ops import weight_axis
 from toolkit.placement.qdq import storable_scale
-from toolkit.simulation.layer_inputs import collect_rows_by_sample, readable
+from toolkit.simulation.layer_inputs import collect_rows_by_sample, has_input_rows
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
 from toolkit.simulation.rounding_checkpoint import RoundingCheckpoint
@@ -116,7 +116,7 @@ def round_on_samples(
     kept = kept or RoundingCheckpoint()
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}
     for node in nodes:
-        weight = model.constant(node.inputs[1]) if readable(node) else None
+        weight = model.constant(node.inputs[1]) if has_input_rows(node) else None
         axis = _axis(node, weight, rounder) if weight is not None else None
         if weight is not None and axis is not None and _width(node, weight) <= _MOST:
             layers.setdefault((node.inputs[1].name, axis), []).append(node)

@@ -17,7 +17,7 @@ from toolkit import Context, Model, Pass
 from toolkit.base.errors import PassError, RecipeError
 from toolkit.contract.findings import Code
 from toolkit.contract.passes import Sequence
-from toolkit.contract.registry import configure, find
+from toolkit.contract.registry import configure_pass, find_pass
 from toolkit.graph.tensors import make_constant
 from toolkit.report.findings import sentence
 
@@ -31,8 +31,8 @@ from toolkit.report.findings import sentence
             ["pass 'insert_qdq'", "'dtype' is 'int9'", "'int8', 'fp8', 'int4', 'mxfp8' or 'nvfp4'"],
         ),
         (lambda: SearchPrecision(helpers=["equalise"]), ["'equalise': did you mean 'equalize'? `qtool passes"]),
-        (lambda: configure(InsertQDQ, {"exclude": "/a/*"}), ["'exclude' is '/a/*': expected a list"]),
-        (lambda: configure(InsertQDQ, {"exclud": []}), ["pass 'insert_qdq'", "did you mean 'exclude'"]),
+        (lambda: configure_pass(InsertQDQ, {"exclude": "/a/*"}), ["'exclude' is '/a/*': expected a list"]),
+        (lambda: configure_pass(InsertQDQ, {"exclud": []}), ["pass 'insert_qdq'", "did you mean 'exclude'"]),
     ],
 )
 def test_wrong_settings_are_an_error_with_place_value_and_remedy(make, words):
@@ -71,19 +71,19 @@ class Wrong(Pass):
 
 def test_a_pass_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="pass of your own is named module:Name"):
-        find("keep_narrow")
+        find_pass("keep_narrow")
     with pytest.raises(RecipeError, match=r"Did you mean 'insert_qdq'\? A pass of your own is named module:Name$"):
-        find("insert_qdp")
+        find_pass("insert_qdp")
     (tmp_path / "keep_narrow.py").write_text("from toolkit import Pass\nclass KeepNarrow(Pass):\n    pass\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match="did you mean 'keep_narrow:KeepNarrow'"):
-        find("keep_narrow")
+        find_pass("keep_narrow")
 
 
 def test_a_package_whose_passes_are_not_registered_is_said_to_be(monkeypatch):
-    monkeypatch.setattr("toolkit.contract.registry.installed", dict)
+    monkeypatch.setattr("toolkit.contract.registry.installed_passes", dict)
     with pytest.raises(RecipeError) as caught:
-        find("insert_qdq")
+        find_pass("insert_qdq")
     assert "there is no pass 'insert_qdq'. No pass is registered: install qtool itself again" in str(caught.value)
 
 
@@ -298,9 +298,9 @@ def test_a_pass_is_not_blamed_for_a_scale_that_was_none_before():
         (lambda: SearchPrecision(keep="int8"), "'keep' is 'int8': expected 'fp16', 'bf16' or 'fp32'"),
         (lambda: SearchPrecision(batch=0), "'batch' is 0: it must be greater than 0"),
         (lambda: SearchPrecision(min_agreement=2), "'min_agreement' is 2: it must be at most 1"),
-        (lambda: configure(SearchPrecision, {"min_agreement": True}), "'min_agreement' is true: expected a number"),
-        (lambda: configure(InsertQDQ, {"only_if_faster": "yes"}), "'only_if_faster' is 'yes': expected true or false"),
-        (lambda: configure(InsertQDQ, {"only_if_faster": 1}), "'only_if_faster' is 1: expected true or false"),
+        (lambda: configure_pass(SearchPrecision, {"min_agreement": True}), "'min_agreement' is true: expected a number"),
+        (lambda: configure_pass(InsertQDQ, {"only_if_faster": "yes"}), "'only_if_faster' is 'yes': expected true or false"),
+        (lambda: configure_pass(InsertQDQ, {"only_if_faster": 1}), "'only_if_faster' is 1: expected true or false"),
         (lambda: SearchPrecision(quantizer="insert_qd").plain(), "there is no pass 'insert_qd'. Did you mean"),
     ],
 )  # fmt: skip
