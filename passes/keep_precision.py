@@ -6,11 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from toolkit import Code, Context, Model, Pass, Precision, Role, choose, keep_float, role
+from toolkit import Code, Context, Model, Pass, Precision, Role, choose, free_neighbours, keep_float, role
 
 
 class KeepPrecision(Pass):
     """Request FP16, BF16 or FP32 for the nodes that match; pairs on their inputs are removed.
+
+    So are pairs beside them that are of use between quantized layers only, as those of a pool.
 
     Nodes without float computation (shape arithmetic) are left as they are.
     """
@@ -45,9 +47,13 @@ class KeepPrecision(Pass):
         others = [name for name in chosen if role(nodes[name], facts) == "other" and nodes[name].op != "Constant"]
         if others:
             context.journal.noted(Code.NO_FLOATS(nodes=others))
+        freed = []
         for name, pattern in chosen.items():
             if name in others or nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
                 continue
             why = self.reason or Code.CHOSEN(pattern=pattern)
-            keep_float(context, nodes[name], precision, why, wider=self.precision is None)
+            if keep_float(context, nodes[name], precision, why, wider=self.precision is None):
+                freed.append(name)
+        if freed:
+            free_neighbours(context, freed)
         model.tidy()

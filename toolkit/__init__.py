@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from toolkit.placement.layers import WeightedLayer as WeightedLayer
     from toolkit.placement.layers import constant_through_pair as constant_through_pair
     from toolkit.placement.layers import layers as layers
+    from toolkit.placement.neighbours import free_neighbours as free_neighbours
     from toolkit.placement.ops import DEQUANTIZE as DEQUANTIZE
     from toolkit.placement.ops import MOVERS as MOVERS
     from toolkit.placement.ops import POOLS as POOLS
@@ -187,6 +188,7 @@ _HOMES = {
     "placement.float_path": "FloatPath",
     "placement.keep": "keep_float",
     "placement.layers": "WeightedLayer constant_through_pair layers",
+    "placement.neighbours": "free_neighbours",
     "placement.ops": "DEQUANTIZE MOVERS POOLS QUANTIZE TARGETS weight_axis",
     "placement.pairs": "Placement",
     "placement.place": "Judge place",

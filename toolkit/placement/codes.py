@@ -11,3 +11,5 @@ class PlacementCode(BaseCode):
     SHARED_UNLIKE = "placement-shared-unlike"
     RUN_TIME_WEIGHTS = "run-time-weights"
     LACKS_INT8 = "lacks-int8"
+    UNPAIRED = "unpaired"
+    BESIDE_FLOAT = "beside-float"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ class Inserter:
         return self.zeros[shape]
 
 
-def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
+def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | None = None) -> list[str]:
     """Let a node read the float tensors that its Q/DQ pairs quantize; ``model.tidy()`` then drops unread pairs.
 
     Constants stored quantized stay so, since a float kernel reads them too.
@@ -175,6 +175,7 @@ def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
         node: the node.
         model: its graph, where operators between the halves of a pair get twins that move floats; without it such
             pairs stay.
+        only: the inputs that are looked at; all where None.
 
     Returns:
         Names of the float tensors it reads now.
@@ -183,7 +184,7 @@ def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
     path: FloatPath | None = None
     for index, tensor in enumerate(list(node.inputs)):
         maker = tensor.inputs[0] if tensor.inputs else None
-        if maker is None or maker.op != DEQUANTIZE:
+        if maker is None or maker.op != DEQUANTIZE or (only is not None and index not in only):
             continue
         quantize = maker.inputs[0].inputs[0] if maker.inputs[0].inputs else None
         if quantize is not None and quantize.op == QUANTIZE:

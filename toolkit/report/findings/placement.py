@@ -137,6 +137,8 @@ PLACEMENT: Table = {
     ),
     Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
     Code.COMPUTED_WEIGHTS: _computed_weights,
+    PlacementCode.UNPAIRED: lambda tensors: f"reads {quoted(tensors)} unquantized",
+    PlacementCode.BESIDE_FLOAT: "its pair is of use only between quantized layers, and one of these is float now",
     PlacementCode.RUN_TIME_WEIGHTS: "its weights are computed at run time",
     Code.ACTIVATION_MATMUL: (
         "both operands are activations: quantized scores cost accuracy; activation_matmul = true quantizes it"

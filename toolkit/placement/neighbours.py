@@ -1,0 +1,71 @@
+"""Pairs that serve nothing once a layer beside them is float: those of pools, Adds and Concats between layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import ModelError
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Code, Finding
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.placement.codes import PlacementCode
+from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.ops import TARGETS
+from toolkit.placement.pairs import Placement, Use
+from toolkit.placement.place import place
+from toolkit.placement.qdq import bypass, without_pairs
+
+
+def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
+    """Let nodes read floats whose pairs were of use only beside layers that were quantized until now.
+
+    A pool between two quantized layers, or the Add after them, has pairs that keep it in their type; where one of the
+    layers is float, these quantize a tensor for nobody. Pairs that the rules of placement never asked for, as those
+    of a model that came quantized, stay. Call it after ``keep_float``, and ``model.tidy()`` after it.
+
+    Args:
+        context: its model is changed; its plan loses the requests for these nodes, its journal gets a line for each.
+        kept: names of the nodes whose pairs ``keep_float`` removed.
+
+    Returns:
+        The nodes' names.
+    """
+    model = context.model
+    if model is None:
+        raise ModelError("a pass gives the context its model: free_neighbours works within one")
+    facts = model.facts(context.profiles)
+    freed = []
+    for node, inputs, why in _left_alone(model, facts, kept):
+        tensors = bypass(node, model, inputs)
+        if all(dequantizer(tensor) is None for tensor in node.inputs):
+            context.plan.withdraw(node.name)
+        context.journal.changed(node.name, PlacementCode.UNPAIRED(tensors=tensors), why)
+        freed.append(node.name)
+    return freed
+
+
+def _left_alone(model: Model, facts: Facts, kept: Collection[str]) -> Iterator[tuple[gs.Node, list[int], Finding]]:
+    """The nodes that read pairs which belong there only with the kept nodes quantized too: at which inputs, and why."""
+    paired = {node.name for node in model.nodes if any(dequantizer(tensor) is not None for tensor in node.inputs)}
+    others = paired - set(kept)
+    plain = without_pairs(model)
+    before, after = _placed(plain, facts, others | set(kept)), _placed(plain, facts, others)
+    why = {refusal.node: refusal.why for refusal in after.refusals}
+    lost = _uses(before) - _uses(after)
+    for node in model.nodes:
+        read = [index for index, tensor in enumerate(node.inputs) if dequantizer(tensor) is not None]
+        inputs = [index for index in read if Use(node.name, index) in lost]
+        if inputs and node.name in others and node.op not in TARGETS:
+            yield node, inputs, why.get(node.name, PlacementCode.BESIDE_FLOAT())
+
+
+def _placed(plain: Model, facts: Facts, quantized: Collection[str]) -> Placement:
+    """Where pairs belong with just these nodes quantized."""
+    return place(plain, facts, lambda node: None if node.name in quantized else Code.NOT_INCLUDED(), True)
+
+
+def _uses(placement: Placement) -> set[Use]:
+    return {use for pair in placement.pairs.values() for use in pair.uses}
