@@ -1,8 +1,8 @@
-"""Passes that come too late: they change layers without Q/DQ pairs, and the layers have theirs already."""
+"""Passes that come too late: they change layers without Q/DQ pairs, or insert these, and the layers have theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from toolkit.contract.context import Context
 from toolkit.contract.findings import BaseCode, Code
@@ -19,9 +19,12 @@ class OrderCode(BaseCode):
     """What is wrong with the order of passes."""
 
     AFTER_PAIRS = "after-pairs"
+    ALL_PAIRED = "all-paired"
 
 
-def note_after_pairs(title: str, model: Model, context: Context, events: Iterable[Event]) -> None:
+def note_after_pairs(
+    title: str, model: Model, context: Context, quantized: Collection[str], events: Iterable[Event]
+) -> None:
     """Note that a pass changed nothing where a pass before it gave layers their pairs, and leaves these as they are.
 
     Not where only a run can tell whether it does. Pairs that a model came with are another finding.
@@ -29,12 +32,34 @@ def note_after_pairs(title: str, model: Model, context: Context, events: Iterabl
     Args:
         title: the pass.
         model: the graph after it.
-        context: its plan tells which layers were quantized; its journal is written to.
+        context: its journal is written to.
+        quantized: names of the nodes that were quantized before it.
         events: what the pass reported.
     """
+    _note(OrderCode.AFTER_PAIRS, title, model, context, quantized, events)
+
+
+def note_all_paired(
+    title: str, model: Model, context: Context, quantized: Collection[str], events: Iterable[Event]
+) -> None:
+    """Note that a pass that inserts pairs inserted none, since the passes before it gave the layers theirs.
+
+    For the arguments see ``note_after_pairs``.
+    """
+    if quantized_by_now(context) <= set(quantized):
+        _note(OrderCode.ALL_PAIRED, title, model, context, quantized, events)
+
+
+def quantized_by_now(context: Context) -> set[str]:
+    """Names of the nodes that the plan quantizes."""
+    return {name for name, ask in context.plan.items() if ask.precision.quantized}
+
+
+def _note(
+    code: OrderCode, title: str, model: Model, context: Context, quantized: Collection[str], events: Iterable[Event]
+) -> None:
     if any(event.kind == CHANGED or event.why.code is Code.DRY_RUN for event in events):
         return
-    asked = (node.name for node, _ in model.walk() if node.op in _WEIGHTED)
-    paired = [name for name in asked if (ask := context.plan.get(name)) is not None and ask.precision.quantized]
+    paired = [node.name for node, _ in model.walk() if node.op in _WEIGHTED and node.name in quantized]
     if paired:
-        context.journal.noted(OrderCode.AFTER_PAIRS(by=title, layers=len(paired), node=paired[0]))
+        context.journal.noted(code(by=title, layers=len(paired), node=paired[0]))

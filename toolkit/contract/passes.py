@@ -25,7 +25,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
 from toolkit.contract.installed import installed_passes
 from toolkit.contract.model_before import ModelBefore
-from toolkit.contract.order import BEFORE_PAIRS, note_after_pairs
+from toolkit.contract.order import BEFORE_PAIRS, note_after_pairs, note_all_paired, quantized_by_now
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
@@ -172,10 +172,12 @@ class Pass(BaseModel):
         requests_before = len(context.plan.history)
         with self._speaking(context, model):
             trial = self._trial(model, context)
-            events_before = len(context.journal)
+            events_before, quantized = len(context.journal), quantized_by_now(context)
             self._apply(model, context)
             if self.role in BEFORE_PAIRS:
-                note_after_pairs(title, model, context, islice(context.journal, events_before, None))
+                note_after_pairs(title, model, context, quantized, islice(context.journal, events_before, None))
+            elif self.role is Role.QUANTIZE:
+                note_all_paired(title, model, context, quantized, islice(context.journal, events_before, None))
         before.refuse_new_signature(title, model)
         before.refuse_new_shapes(title, model, context.profiles)
         try:

@@ -42,7 +42,7 @@ _LOUD = (
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
     DataCode.OPT_UNLIKE_NAME, DataCode.PREPARED_UNLIKE, DataCode.NORMALIZED_UNLIKE,
     Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
-    OrderCode.AFTER_PAIRS, Code.NO_QUANTIZED_WEIGHTS,
+    OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED, Code.NO_QUANTIZED_WEIGHTS,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.base.errors import RecipeError
 from toolkit.base.given import is_given, taken
 from toolkit.contract.roles import Role
+from toolkit.run.repeated_passes import RepeatedPasses
 
 if TYPE_CHECKING:
     from toolkit.contract.passes import Pass
@@ -29,13 +30,14 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
     """``passes_of``, each with the name that a recipe calls it by; for a Python object its title.
 
     Raises:
-        RecipeError: an unknown pass or setting, or a pass without settings that takes out all that one
-            before it inserts; the message names the line.
+        RecipeError: an unknown pass or setting, a pass that repeats one before it, or one without settings that takes
+            out all that one before it inserts; the message names the line.
     """
     from toolkit.contract.registry import find_pass
 
     found: list[tuple[str, Pass]] = []
     quantizes: tuple[int, str] | None = None
+    repeated = RepeatedPasses(recipe)
     for index, entry in enumerate(recipe.passes):
         use, settings = entry["use"], {key: value for key, value in entry.items() if key != "use"}
         try:
@@ -48,6 +50,8 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         plain = held == [step] and not is_given(use)
         found += [(use if plain else one.title(), one) for one in held]
         for name, one in found[len(found) - len(held) :]:
+            if not recipe.is_resolved:
+                repeated.take(index, name, one)
             if one.role in (Role.QUANTIZE, Role.SEARCH):
                 quantizes = index, name
             elif one.role is Role.STRIP and quantizes is not None and not recipe.is_resolved and _takes_all(one):

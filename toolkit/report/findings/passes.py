@@ -116,6 +116,14 @@ def _after_pairs(by: str, layers: int, node: str) -> str:
     )
 
 
+def _all_paired(by: str, layers: int, node: str) -> str:
+    which = f"{count(layers, 'layer')}, such as '{node}', have" if layers > 1 else f"'{node}' has"
+    return (
+        f"{by} inserted nothing: {which} Q/DQ pairs from a pass before it. Remove one of the two, or limit each to its "
+        "own layers by include or exclude."
+    )
+
+
 PASSES: Table = {
     Code.DRY_RUN: lambda step: _STEPS[step],
     Code.DRY_RUN_ENDED: (
@@ -137,6 +145,7 @@ PASSES: Table = {
         "applies it all the same."
     ),
     OrderCode.AFTER_PAIRS: _after_pairs,
+    OrderCode.ALL_PAIRED: _all_paired,
     Code.NO_QUANTIZED_WEIGHTS: lambda: (
         f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before, or see in the journal why it declined "
         "the layers."

@@ -49,7 +49,7 @@ _WARNING = {
     Code.UNLIKE_SCALES, Code.EMPTY_PROFILE, Code.FEW_SAMPLES, Code.UNVARIED_SAMPLES, Code.QUANTIZED_SOURCE,
     Code.CLAMPS_UNSURE, Code.STRIP_NOT_MEASURED, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
     Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE, Code.NO_QUANTIZED_WEIGHTS,
-    OrderCode.AFTER_PAIRS,
+    OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED,
     DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR,
 }  # fmt: skip
 """What is noted about the model, the samples and the ranges that every reader has to know."""
