@@ -13,7 +13,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.guess import Guess, guess
 from toolkit.evaluation.label_fit import FittingMetric
-from toolkit.evaluation.metric_table import METRICS, is_share, task_of
+from toolkit.evaluation.metric_table import METRICS, is_share, task_of, usual_limits
 from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs
@@ -33,14 +33,18 @@ from toolkit.run.task import first_seen, samples_unlike
 from toolkit.search.search_budget import DISTANCES, unlabelled
 
 _SHARE = 0.01
-"""What a metric may drop where nothing more is known."""
+"""What a metric of the user's may drop where nothing more is known."""
 _NO_TEST_DATA = (
     "# Without test data the outputs are compared on samples held out of calibration.",
     "# data = \"test.npz\"                 # with labels under 'label'",
 )
 _OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
-"""How much an error may grow, as a share of a constant's (see ``FloatCheck.spread``): noise 30 dB below what varies."""
+"""How much an error may grow where the float model has none, as a share of a constant's (see ``FloatCheck.spread``):
+noise 30 dB below what varies."""
+_NO_ERROR = {"mse": 1e-6, "mae": 1e-3}
+"""An error below this share of a constant's is none: what is left where labels are the float model's own answers,
+computed elsewhere or stored in float16."""
 
 
 @dataclass
@@ -84,7 +88,8 @@ def new_evaluation(
     made = NewEvaluation([f"data = {named}"] if test is not None else list(_NO_TEST_DATA))
     if own is None:
         if metric is not None:
-            _metric(made, metric, None, _SHARE)
+            _metric(made, metric)
+            _usual_limit(made, metric)
         else:
             made.decided(ReportCode.NEW_WITHOUT_SAMPLES(), _OWN_LIMIT)
         return made
@@ -95,7 +100,8 @@ def new_evaluation(
     if labelled is None:
         _without_labels(made, inputs, own, metric, watched)
     elif metric is not None and ":" in metric:
-        _metric(made, metric, None, _SHARE)
+        _metric(made, metric)
+        _usual_limit(made, metric)
     elif (found := _fitting(made, inputs, labelled, metric, watched)) is not None:
         name = found.fit.metric
         if test is not None and data is not None and not holds_images(data) and _labelled(model, data) is None:
@@ -160,7 +166,7 @@ def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: See
         made.warnings.append(found.as_well)
         made.lines.append(f"# {plain(sentence(found.as_well))}")
     output = fit.output if found.as_well is not None or fit.output != model.graph.outputs[0].name else None
-    _metric(made, fit.metric, output, None)
+    _metric(made, fit.metric, output)
     if watched is not None:
         judged = guess(watched, task_of(fit.metric), fit.output)
         _blank(made, judged, guess(replace(watched, read=frozenset()), task_of(fit.metric), fit.output))
@@ -168,11 +174,9 @@ def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: See
         _threshold(made, fit, judged)
 
 
-def _metric(made: NewEvaluation, metric: str, output: str | None, limit: float | None) -> None:
+def _metric(made: NewEvaluation, metric: str, output: str | None = None) -> None:
     made.decided(ReportCode.NEW_METRIC(metric=metric, output=output), f"metric = {toml_string(metric)}")
     made.lines += [f"output = {toml_string(output)}"] if output is not None else []
-    if limit is not None:
-        made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=limit), _drop(limit))
 
 
 def _blank(made: NewEvaluation, found: Guess, unlabelled: Guess) -> None:
@@ -251,11 +255,12 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
     """
     info = METRICS[name]
     if measured is None or measured.value is None:
-        made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_SHARE), _drop(_SHARE))
+        _usual_limit(made, name)
         return
     if info.relative:
         # in the metric's unit, however small that is; where labels are all alike and met exactly, nothing tells one
-        limit = max(info.drop * measured.value, _SPREAD.get(name, 0.0) * measured.spread) or 1e-12
+        exact = measured.value <= _NO_ERROR.get(name, 0.0) * measured.spread
+        limit = (_SPREAD.get(name, 0.0) * measured.spread if exact else info.drop * measured.value) or 1e-12
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)
@@ -268,6 +273,12 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.warnings.append(measured.suspicion)
     comment = plain(sentence(measured.suspicion or own))
     made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), f"# {comment}", _drop(limit))
+
+
+def _usual_limit(made: NewEvaluation, metric: str) -> None:
+    """The limit that a run takes for a metric where it is given none; for one of the user's a share."""
+    ((name, value),) = (usual_limits(metric) or {"max_drop": _SHARE}).items()
+    made.decided(ReportCode.NEW_LIMIT(limit=name, value=value), f"budget = {{ {name} = {value} }}")
 
 
 def _rounded(limit: float) -> float:

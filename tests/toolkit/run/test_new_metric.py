@@ -587,3 +587,27 @@ def test_masks_of_unlike_sizes_are_labels_of_segmentation(own):
     model = seen(output)
     metrics = {one.metric for one in fitting_metrics(model, guess(model), labels)}
     assert ("miou" in metrics) is own
+
+
+@pytest.mark.parametrize("metric", ["mae", "mse"])
+@pytest.mark.parametrize("noise", [0.003, 0.03, 0.3, 3.0])
+def test_the_limit_on_an_error_is_a_part_of_the_float_models_own(tmp_path, noise, metric):
+    """However well it does: of a model that hardly errs, what varies in the labels is no measure."""
+    weight = normal(6, 1, seed=1)
+    proto = build([node("MatMul", ["x", "v"], ["y"])], {"x": ["N", 6]}, {"y": ["N", 1]}, {"v": weight})
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    x, apart = normal(COUNT, 6, seed=2), noise * normal(COUNT, 1, seed=3).astype(np.float64)
+    np.savez(tmp_path / "test.npz", x=x, label=x @ weight + apart)
+    files = tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz"
+    (limit,) = [one.values["value"] for one in recipe_for(*files, metric).said if one.code is ReportCode.NEW_LIMIT]
+    own = np.abs(apart).mean() if metric == "mae" else np.square(apart).mean()
+    assert 0.04 * own <= limit <= 0.11 * own
+
+
+def test_an_error_without_samples_is_limited_by_a_share_of_the_float_models(tmp_path):
+    proto = build([node("MatMul", ["x", "v"], ["y"])], {"x": ["N", 6]}, {"y": ["N", 1]}, {"v": normal(6, 1)})
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    said = recipe_for(tmp_path / "model.onnx", tmp_path / "r.toml", None, None, "mse").said
+    assert [one.values for one in said if one.code is ReportCode.NEW_LIMIT] == [
+        {"limit": "max_relative_drop", "value": 0.05}
+    ]
