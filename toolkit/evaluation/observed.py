@@ -28,6 +28,8 @@ _BANDS, _TOGETHER, _APART = 16, 0.6, 0.3
 log-mel spectra of sounds neighbours correlate by 0.8 to 0.97, those far apart not, in CTC's logits no two do."""
 _LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
 """What exporters call an extent that they lost: it may be fixed."""
+_INDEPENDENT = frozenset({"Sigmoid", "HardSigmoid"})
+"""Operators that make each value a probability by itself."""
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -109,8 +111,11 @@ class SeenOutput:
         return bool(self.likenesses) and float(np.median(self.likenesses)) >= _LIKE
 
     def sums_to_one(self, axis: int) -> bool:
-        """Whether values along an axis of a sample are probabilities that sum to 1, or their logarithms."""
-        if self.discrete or not self.samples or self.shape[axis] < 2:
+        """Whether values along an axis of a sample are probabilities that sum to 1, or their logarithms.
+
+        Those of sigmoids alone are independent, whatever they add up to: where each sample has just one label, to 1.
+        """
+        if self.discrete or not self.samples or self.shape[axis] < 2 or (self.ops and self.ops <= _INDEPENDENT):
             return False
         filled = [one for one in self.samples if one.size]
         return bool(filled) and all(_shares(np.asarray(one, np.float64), axis) for one in filled)
