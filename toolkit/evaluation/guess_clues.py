@@ -28,6 +28,10 @@ _POOLED = frozenset(
 )  # fmt: skip
 _NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "LpNormalization"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_SPECTRA = frozenset({"mel", "mels", "melspec", "spectrogram", "spectrograms", "spectrum"})
+_CHANCES = frozenset({"Sigmoid", "HardSigmoid"})
+_SIGNALS = 16
+"""Values along each axis of an input from which on an output has its shape by no chance."""
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS = 0.25
 _BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
@@ -217,12 +221,30 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     found += _operators_of_rows(output)
     if seen.pasts:
         found.append(Clue("generation", "shape", 3.0, "past"))
+    if (kind := _spectrum(output, seen, axis)) is not None:
+        return [*found, *of_values(kind, 2.5), ANY]
     found += _tokens(count) if seen.reads_tokens else _readings(output, seen, axis)
     if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & SHARES:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if _unit_norm(output, axis):
         found.append(Clue("embedding", "values", 2.0, "normalized"))
     return found
+
+
+def _spectrum(output: SeenOutput, seen: SeenModel, axis: int) -> str | None:
+    """What shows that rows are a spectrogram, or another signal, and no classes of positions; None where nothing does.
+
+    A name, the values, or an input of signals that has the same shape, as that of a denoiser.
+    """
+    if output.ops & (SHARES | (_POOLED - {"Mul", "Div"})):
+        return None
+    if output.words & _SPECTRA:
+        return "spectrum"
+    if output.has_bands(axis):
+        # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
+        return "bands"
+    like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
+    return "like input" if like and min(output.shape) >= _SIGNALS and not output.ops & _CHANCES else None
 
 
 def _value_per_position(output: SeenOutput) -> bool:
@@ -261,9 +283,6 @@ def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
     if _beside_shares(output, seen):
         # a detector's boxes next to its scores for the same places
         return of_values("beside shares", 2.5)
-    if not output.ops & SHARES and output.has_bands(axis):
-        # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
-        return of_values("bands", 2.5)
     found = [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
     found += _blanks(output, axis, seen)
     if seen.ops & _RECURRENT:

@@ -23,6 +23,8 @@ _LIKE = 0.9
 FAINT = 0.01
 """A smaller probability is no sign of anything: a detector's scores of nothing have the size of rounding errors."""
 _SAME = 0.99
+_MOST_BANDS = 4096
+"""Of as many values as a vocabulary has none are bands, and comparing all would take long."""
 _BANDS, _TOGETHER, _APART = 16, 0.6, 0.3
 """The fewest bands of a spectrum; how much neighbours correlate at least, and by how much less those far apart do. In
 log-mel spectra of sounds neighbours correlate by 0.8 to 0.97, those far apart not, in CTC's logits no two do."""
@@ -171,7 +173,7 @@ class SeenOutput:
         """Whether neighbours along an axis go together and others do not, as the bands of a spectrum and no classes."""
         rows = self.stacked(axis)
         extent = rows.shape[1]
-        if extent < _BANDS or len(rows) < _SOME:
+        if not _BANDS <= extent <= _MOST_BANDS or len(rows) < _SOME:
             return False
         # what all have in common, such as silence or a blank, tells nothing
         rows = rows - rows.mean(axis=1, keepdims=True)

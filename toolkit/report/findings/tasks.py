@@ -39,6 +39,8 @@ _WHAT = {
     "computed with": "the model computes other outputs from it, and none of them chooses among its values",
     "beside boxes": "it has values for each of the detector's boxes",
     "beside shares": "another output's classes are made shares, its values are not",
+    "spectrum": "the name is that of a spectrogram",
+    "like input": "the shape is that of an input of signals",
     "bands": "neighbouring values vary together, as in a spectrum and unlike classes",
     "unlike scales": "its channels differ in scale, unlike class scores",
     "ordered": "its values never fall along an axis, as those of quantiles",
