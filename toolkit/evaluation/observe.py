@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.evaluation.chosen_columns import chosen_column
+from toolkit.evaluation.chosen_rows import chosen_rows
 from toolkit.evaluation.class_choices import chosen_by
 from toolkit.evaluation.fixed_rows import rows_at_once
 from toolkit.evaluation.likeness import grids, likeness
@@ -50,8 +52,9 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     for given, made, count in batches:
         seen.add(given, made, count)
     joined = {shapes[name][axis] for name, axis in batch_axes(shapes).items()}
+    chosen = chosen_rows(model)
     for one in outputs:
-        _take_all(one, seen.held[one.name], joined)
+        _take_all(one, seen.held[one.name], joined, one.name in chosen)
     seen.find_masks(outputs)
     ops = frozenset(node.op for node, _ in model.walk())
     handed = handed_on(model)
@@ -181,10 +184,18 @@ def _take(output: SeenOutput, value: Array) -> None:
         output.samples.extend(np.moveaxis(plain, output.batch_axis, 0))
 
 
-def _take_all(output: SeenOutput, batches: Sequence[_HeldBatch], joined: Collection[Any]) -> None:
-    """Take in an output's values on all batches; the first sample of each is compared with the images among inputs."""
+def _take_all(
+    output: SeenOutput, batches: Sequence[_HeldBatch], joined: AbstractSet[Any], chosen: bool = False
+) -> None:
+    """Take in an output's values on all batches; the first sample of each is compared with the images among inputs.
+
+    Rows that are ``chosen`` by values are no samples, although each may have had one, unless the model says so.
+    """
     if batches:
         output.batch_axis = _batch_axis(output.declared, [(v.shape, count) for v, count, _ in batches], joined)
+    first = output.declared[0] if output.declared else None
+    if chosen and output.batch_axis == 0 and not isinstance(first, int) and first not in joined - {None}:
+        output.batch_axis = None
     for value, _, images in batches:
         first = len(output.samples)
         _take(output, value)
