@@ -157,6 +157,9 @@ class Stack:
         if len(shape) != rank:
             declared = [dim if dim is not None else "?" for dim in spec.dims or ()]
             alone = f"a sample by itself needs a batch dimension of 1 in front, {[1, *shape]}, as array[None] has it; "
+            if spec.one_channel and shape and shape[0] > 1:
+                alone = f"{shape[0]} samples of one channel need that dimension, {[shape[0], 1, *shape[1:]]}, as "
+                alone += "array[:, None] has it; "
             raise DataError(
                 f"shape {list(shape)} has rank {len(shape)}, the model declares {declared}",
                 where=f"{self.where}, input '{spec.name}'",

@@ -15,6 +15,7 @@ from toolkit.base.profiles import Shapes
 from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.data.arrays import native
+from toolkit.graph.channels import channels_read
 from toolkit.graph.dimensions import batch_axes, dim_of
 from toolkit.graph.model import Model
 from toolkit.graph.states import shapes_to_join
@@ -37,6 +38,7 @@ class InputSpec:
             declared.
         batch_axis: the axis along which samples are joined, see ``toolkit.graph.dimensions``; None where there is none.
         used: whether a node reads it.
+        channels: the axis of the channels that convolutions read, and their number; None where none tells it.
     """
 
     name: str
@@ -44,11 +46,18 @@ class InputSpec:
     dims: tuple[int | str | None, ...] | None
     batch_axis: int | None = None
     used: bool = True
+    channels: tuple[int, int] | None = None
 
     @property
     def shared(self) -> bool:
         """Whether one value serves all samples of a batch: a scalar, such as a sampling rate."""
         return self.dims == ()
+
+    @property
+    def one_channel(self) -> bool:
+        """Whether samples have a single channel in dimension 1, as the model declares or its convolutions read."""
+        declared = self.dims is not None and len(self.dims) > 2 and self.dims[1] == 1
+        return declared or self.channels == (1, 1)
 
     @property
     def chunk(self) -> int:
@@ -63,11 +72,13 @@ Specs = Mapping[str, InputSpec]
 def input_specs(model: Model) -> dict[str, InputSpec]:
     """What the model declares of each of its inputs, in order."""
     specs = {}
-    axes = batch_axes(shapes_to_join(model))
+    axes, channels = batch_axes(shapes_to_join(model)), channels_read(model)
     for tensor in model.graph.inputs:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
         dims = None if tensor.shape is None else tuple(dim_of(d) for d in tensor.shape)
-        specs[tensor.name] = InputSpec(tensor.name, dtype, dims, axes.get(tensor.name), bool(tensor.outputs))
+        specs[tensor.name] = InputSpec(
+            tensor.name, dtype, dims, axes.get(tensor.name), bool(tensor.outputs), channels.get(tensor.name)
+        )
     return specs
 
 
@@ -214,8 +225,9 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
                 raise DataError(
                     f"shape {list(array.shape)} has {size} in dimension {axis}, the model declares {declared}",
                     where=place,
-                    remedy=_channels_moved(array.shape, spec.dims) or remedy,
+                    remedy=_channels_moved(array.shape, spec.dims) or _stacked(array.shape, axis, wanted) or remedy,
                 )
+        _check_channels(array.shape, spec, place)
     if spec.batch_axis is not None and not array.shape[spec.batch_axis]:
         raise DataError(f"shape {list(array.shape)} holds no values", where=place, remedy="remove the sample")
     array = _fit_dtype(array, spec, place)
@@ -243,9 +255,40 @@ def _add_axis(shape: Sequence[int], spec: InputSpec) -> str:
     if axis is None or len(shape) != len(dims) - 1:
         return ""
     others = (*dims[:axis], *dims[axis + 1 :])
+    if spec.one_channel and axis == 0 and shape[0] > 1:
+        return f": {_stacked((1, *shape), 1, 1)}"
     if any(isinstance(wanted, int) and size != wanted for size, wanted in zip(shape, others)):
         return ""
     return f": numpy.expand_dims(value, {axis}) adds it to each"
+
+
+def _check_channels(shape: Sequence[int], spec: InputSpec, place: str) -> None:
+    """Check that samples have as many channels as convolutions take, where the model declares any number.
+
+    Raises:
+        DataError: they have more or fewer.
+    """
+    if spec.channels is None or spec.dims is None:
+        return
+    axis, wanted = spec.channels
+    if axis >= len(shape) or isinstance(spec.dims[axis], int) or shape[axis] == wanted:
+        return
+    dims = [wanted if number == axis else dim for number, dim in enumerate(spec.dims)]
+    raise DataError(
+        f"shape {list(shape)} has {shape[axis]} in dimension {axis}, and the model's convolutions take {wanted}",
+        where=place,
+        remedy=_channels_moved(shape, dims) or _stacked(shape, axis, wanted) or f"give samples with {wanted} there",
+    )
+
+
+def _stacked(shape: Sequence[int], axis: int, wanted: int) -> str:
+    """What to do where samples of one channel may lie along the axis of the channels; empty where they do not."""
+    if axis != 1 or wanted != 1 or len(shape) < 3 or shape[0] != 1:
+        return ""
+    return (
+        f"if these are {shape[axis]} samples of one channel, give each as numpy.expand_dims(item, (0, 1)), or all as "
+        "array[:, None]"
+    )
 
 
 def _channels_moved(shape: Sequence[int], dims: Sequence[Any]) -> str:

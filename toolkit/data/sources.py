@@ -23,6 +23,9 @@ from toolkit.data.random_feeds import random_feeds
 from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_names
 from toolkit.data.saved_inputs import read_saved_inputs
 
+_PICTURE = 3
+"""Axes of a picture with its channels; of a series of vectors the first is its length, which may be any."""
+
 
 class Source(Protocol):
     """Samples in a fixed order."""
@@ -172,9 +175,12 @@ class Feeds:
 
     def _arrays(self, feed: Any, where: str) -> dict[str, Array]:
         """Inputs and labels of a sample, with the axis of samples that it may lack."""
-        return with_batch_axis(
-            {name: self._value(name, value, where) for name, value in mapping(feed, where).items()}, self._specs
-        )
+        arrays = {name: self._value(name, value, where) for name, value in mapping(feed, where).items()}
+        made = with_batch_axis(arrays, self._specs)
+        for name in made.keys() & self._specs.keys():
+            if made[name] is not arrays[name]:
+                _refuse_ambiguous(arrays[name], self._specs[name], where)
+        return made
 
     def _value(self, name: str, value: Any, where: str) -> Array:
         if type(value) in (bool, int, float) and name in self._specs:
@@ -220,6 +226,25 @@ def with_batch_dimension(shapes: Mapping[str, Shape], specs: Specs) -> dict[str,
         name: shape if (place := places.get(name)) is None else (*shape[:place], 1, *shape[place:])
         for name, shape in shapes.items()
     }
+
+
+def _refuse_ambiguous(value: Array, spec: InputSpec, where: str) -> None:
+    """Refuse an item of which it is not known whether it is a sample without its axis, or several without channels.
+
+    Raises:
+        DataError: nothing tells how many channels the model takes.
+    """
+    dims = spec.dims or ()
+    known = spec.channels is not None or spec.batch_axis != 0
+    if known or value.ndim < _PICTURE or isinstance(dims[1], int) or value.shape[0] == 1:
+        return
+    lead, one = value.shape[0], list(value.shape[1:])
+    raise DataError(
+        f"shape {list(value.shape)} may be one sample with {lead} in dimension 1, or {lead} samples {one} without it",
+        where=f"{where}, input '{spec.name}'",
+        remedy=f"give all dimensions: value[None] for one sample, or each of the {lead} samples as "
+        "numpy.expand_dims(sample, (0, 1))",
+    )
 
 
 def _lacking(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, int]:

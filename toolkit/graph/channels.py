@@ -1,0 +1,51 @@
+"""How many channels convolutions take of a model's inputs, also where the model declares any number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_graphsurgeon as gs
+
+from toolkit.graph.model import Model
+
+_ONE_BY_ONE = frozenset(
+    {"Identity", "Cast", "Clip", "Relu", "LeakyRelu", "Sqrt", "Abs", "Neg", "Exp", "Log", "QuantizeLinear",
+     "DequantizeLinear"}
+)  # fmt: skip
+_BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
+
+
+def channels_read(model: Model) -> Mapping[str, tuple[int, int]]:
+    """By input that a convolution reads, as it is or normalized: the axis of its channels, and their number.
+
+    A number in the model's declaration is not asked. Inputs whose channels a constant may multiply are missing.
+    """
+    inputs = {id(tensor) for tensor in model.graph.inputs}
+    found: dict[str, tuple[int, int]] = {}
+    for node in model.nodes:
+        if node.op != "Conv" or len(node.inputs) < 2 or not node.inputs[1].shape:
+            continue
+        each = node.inputs[1].shape[1] if len(node.inputs[1].shape) > 1 else None
+        origin = _origin(model, node.inputs[0], 1, len(node.inputs[1].shape))
+        if origin is not None and id(origin[0]) in inputs and isinstance(each, int):
+            found[origin[0].name] = origin[1], each * int(node.attrs.get("group", 1))
+    return found
+
+
+def _origin(model: Model, tensor: gs.Tensor, axis: int, rank: int) -> tuple[gs.Tensor, int] | None:
+    """What a tensor is computed from element by element, and where its axis lies there; None where it is not known."""
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        if node.op == "Transpose":
+            axis = node.attrs.get("perm", range(rank)[::-1])[axis]
+        elif node.op in _BINARY:
+            constants = [model.constant(one) for one in node.inputs]
+            given = next((one for one in constants if one is not None), None)
+            if given is None or (given.ndim >= rank - axis and given.shape[axis - rank] != 1):
+                return None
+            tensor = node.inputs[0] if constants[0] is None else node.inputs[1]
+            continue
+        elif node.op not in _ONE_BY_ONE:
+            return None
+        tensor = node.inputs[0]
+    return tensor, axis
