@@ -157,9 +157,10 @@ def _all_but_few(holds: Array) -> bool:
 
 
 def no_classes(output: SeenOutput) -> bool:
-    """Whether integers cannot be numbers of classes: below -1, which may stand for none, beyond any vocabulary, or the
-    colours of a picture.
+    """Whether integers cannot be numbers of classes: below -1, which may stand for none, beyond any vocabulary, or
+    amounts of many levels, as the colours of a picture.
     """
     low, high = output.bounds
     ends = {output.shape[0], output.shape[-1]} if len(output.shape) == 3 else set()
-    return low < -1 or high > _VOCABULARY or (bool(ends & {3, 4}) and len(np.unique(output.flat)) > _LEVELS)
+    amounts = output.rounded or bool(ends & {3, 4})
+    return low < -1 or high > _VOCABULARY or (amounts and len(np.unique(output.flat)) > _LEVELS)

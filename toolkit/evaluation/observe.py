@@ -18,6 +18,7 @@ from toolkit.evaluation.likeness import grids, likeness
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.one_each import one_each
 from toolkit.evaluation.position_mask import at_positions, counting, position_masks
+from toolkit.evaluation.rounded import rounded
 from toolkit.evaluation.squashed import squashed
 from toolkit.graph.assemble import bodies
 from toolkit.graph.dimensions import batch_axes
@@ -84,6 +85,7 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
             SeenOutput(
                 tensor.name, shape, ops=_makers(tensor), feeds=feeds, chosen_by=chosen_by(model, tensor),
                 column=chosen_column(model, tensor), one_each=one_each(tensor), squashed=squashed(model, tensor),
+                rounded=rounded(model, tensor),
             )
         )  # fmt: skip
     # an output that is the same for every input holds no answer

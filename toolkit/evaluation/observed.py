@@ -54,6 +54,7 @@ class SeenOutput:
         squashed: the operators that keep its values within bounds; see ``squashed``.
         mask: the input that turns positions of it off; None where none does.
         counted: ``samples`` without the positions that are off; empty without such an input.
+        rounded: whether it is cast from computed amounts; see ``rounded``.
     """
 
     name: str
@@ -69,6 +70,7 @@ class SeenOutput:
     squashed: str = ""
     mask: PositionMask | None = None
     counted: list[Array] = field(default_factory=list)
+    rounded: bool = False
 
     @property
     def discrete(self) -> bool:
