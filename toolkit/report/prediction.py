@@ -40,7 +40,7 @@ class PredictionInfo(Part):
     gpu: str
     profile: str = ""
     ms: float | None = None
-    float_ms: float | None = Field(default=None, description="of the same graph without pairs, in the type of the rest")
+    float_ms: float | None = Field(default=None, description="without its pairs, in the type of the rest")
     pair_kernels: int = Field(default=0, description="kernels that only quantize, dequantize or cast")
     pair_ms: float = Field(default=0.0, description="what these take")
     layers: list[LayerPrediction] = Field(default_factory=list, description="the longest first")
@@ -80,7 +80,8 @@ def predicted_time(
     ]  # fmt: skip
     ops = {node.name: node.op for node, _ in model.walk()}
     converting = [one.ms for one in made if ops.get(one.node) in CONVERSIONS]
-    float_ms = plain.seconds * 1e3 if plain.kernels else None
+    has_pairs = any(op in CONVERSIONS and not op.startswith("Cast") for op in ops.values())
+    float_ms = plain.seconds * 1e3 if plain.kernels and has_pairs else None
     return PredictionInfo(
         gpu=spec.name, profile=profile, ms=found.seconds * 1e3, float_ms=float_ms, layers=made,
         pair_kernels=len(converting), pair_ms=sum(converting),

@@ -122,7 +122,7 @@ class _Predictor:
                 self.uncounted.append(node.name)
             if self._constant(node) or role(node, self.facts) == "other" or self._of_integers(node):
                 continue
-            if node.op in _VIEWS:
+            if node.op in _VIEWS or self._left_out(node):
                 self._passed_on(node)
                 continue
             host = self._host(node)
@@ -138,6 +138,13 @@ class _Predictor:
                 self._count(node)
         uncounted = list(dict.fromkeys(self.uncounted))
         return Prediction([] if uncounted else list(kernels.values()), uncounted)
+
+    def _left_out(self, node: gs.Node) -> bool:
+        """Whether a graph without pairs lacks a node; it has the Casts of its inputs and outputs too."""
+        if self.pairs or node.op not in CONVERSIONS:
+            return False
+        at_the_end = not node.inputs[0].inputs or self.model.is_output(node.outputs[0])
+        return not (node.op.startswith("Cast") and at_the_end)
 
     def _of_integers(self, node: gs.Node) -> bool:
         """Whether a Cast is part of shape arithmetic."""
@@ -170,8 +177,6 @@ class _Predictor:
         """
         if node.op not in _POINTWISE:
             return None
-        if node.op in CONVERSIONS and not self.pairs:
-            return self.owner.get(node.inputs[0].name)
         made = [self.owner[t.name] for t in node.inputs if t.name in self.owner and len(t.outputs) == 1]
         # the later of two branches is the one whose kernel adds the other
         if made:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from onnx import TensorProto
 
+from tests.conftest import build, node
+from toolkit import Model
+from toolkit.base.precision import Precision
 from toolkit.cli.main import invoke
 from toolkit.report.findings.prediction import prediction_words, uncounted_words
 from toolkit.report.html import render_html
-from toolkit.report.prediction import PredictionInfo
+from toolkit.report.prediction import PredictionInfo, predicted_time
 from toolkit.report.schema import Report
 from toolkit.report.terminal import to_text
 
@@ -56,6 +60,16 @@ def test_time_predicts_where_a_gpu_is_named(ran, capsys):
     assert found["gpu"] == "H100" and found["ms"] < Report.load(ran / "report.json").prediction.ms + 1
     assert invoke(["time", str(ran), "--gpu", "T4"]) == 0 and "PREDICTED" in capsys.readouterr().out
     assert invoke(["time", str(ran), "--gpu", "L5"]) == 2 and "'L4'" in capsys.readouterr().err
+
+
+def test_a_graph_without_pairs_is_not_compared_with_itself():
+    """Its Casts at inputs and outputs are those that a float16 graph has."""
+    nodes = [node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16), node("Neg", ["h"], ["n"]),
+             node("Cast", ["n"], ["y"], to=TensorProto.FLOAT)]  # fmt: skip
+    model = Model.from_proto(build(nodes, {"x": [1, 8]}, {"y": [1, 8]}))
+    found = predicted_time("L4", model, model.facts(), {}, Precision.FP16, "default")
+    assert found.ms and found.float_ms is None and found.pair_kernels == 1
+    assert "pair" not in prediction_words(found) and "Quantizing" not in prediction_words(found)
 
 
 def test_a_gpu_that_is_not_known_is_refused_beforehand(place, capsys):

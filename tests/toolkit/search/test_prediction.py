@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from tests.conftest import build, node, normal
 from toolkit.base.precision import Precision
@@ -51,6 +52,25 @@ def test_pairs_halve_what_they_quantize_and_cost_where_floats_are_read_too():
     assert plain.kernels[1].precision is HALF and plain.kernels[1].memory > two.memory
     read_twice = predicted(nodes, {"x": shape}, {"y": shape, "a": shape}, pair, {"two": INT8})
     assert read_twice.kernels[0].memory > one.memory
+
+
+def test_without_pairs_the_casts_of_inputs_and_outputs_stay_and_a_pair_in_front_is_gone():
+    numbers = {"s": np.float32(0.1), "z": np.int8(0), "w": normal(8, 8, 1, 1)}
+    casts = [
+        node("Cast", ["x"], ["h"], name="x_to_fp16", to=TensorProto.FLOAT16),
+        node("Conv", ["h", "w"], ["a"], name="conv"), node("Neg", ["a"], ["b"], name="neg"),
+        node("Cast", ["a"], ["y"], name="y_to_fp32", to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    shapes = {"x": [1, 8, 16, 16]}, {"y": [1, 8, 16, 16], "b": [1, 8, 16, 16]}
+    own = [[one.node for one in predicted(casts, *shapes, numbers, pairs=pairs).kernels] for pairs in (True, False)]
+    assert own == [["x_to_fp16", "conv", "neg", "y_to_fp32"]] * 2
+    pair = [node("QuantizeLinear", ["h", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"])]
+    in_front = [casts[0], *pair, node("Conv", ["d", "w"], ["a"], name="conv"), *casts[2:]]
+    assert predicted(in_front, *shapes, numbers, pairs=False).seconds == predicted(casts, *shapes, numbers).seconds
+    alone = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+             node("Conv", ["d", "w"], ["y"], name="conv")]  # fmt: skip
+    (kernel,) = predicted(alone, {"x": [1, 8, 16, 16]}, {"y": [1, 8, 16, 16]}, numbers, pairs=False).kernels
+    assert kernel.node == "conv" and kernel.launch == LAUNCH
 
 
 def test_a_long_chain_of_views_is_seen_through():
