@@ -65,6 +65,8 @@ _TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "
 """Operators that onnxruntime takes out, or into a MatMul as its factor, before it looks for a Transpose."""
 
 
+_MATRIX = 2
+"""The axes of a matrix."""
 _TURNING = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
 _WIDE_NORMS = ("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion")
 
@@ -73,10 +75,13 @@ def wrong_rewrites(proto: onnx.ModelProto) -> list[str]:
     """The rewrites to leave out.
 
     ``MatmulTransposeFusion`` takes a Transpose into the MatMul whose first operand it makes; where the second one is a
-    vector, onnxruntime 1.32 then multiplies it with rows in place of columns.
+    vector, onnxruntime 1.32 then multiplies it with rows in place of columns. In float16, where the Transpose makes the
+    first axis one of the matrix's and the second operand is a weight, its process ends (SIGSEGV) when it looks for the
+    blocked layout.
     ``LayerNormFusion`` takes a preceding Cast into the normalization: it has no kernel for one that reads float64.
     """
-    return [*_wrong_products(proto), *(_WIDE_NORMS if _normalizes(proto) and _is_wide(proto) else ())]
+    wide = _normalizes(proto) and _computes_in(proto, onnx.TensorProto.DOUBLE)
+    return [*_wrong_products(proto), *(_WIDE_NORMS if wide else ())]
 
 
 def _normalizes(proto: onnx.ModelProto) -> bool:
@@ -84,33 +89,39 @@ def _normalizes(proto: onnx.ModelProto) -> bool:
     return {"Cast", "ReduceMean"} <= ops
 
 
-def _is_wide(proto: onnx.ModelProto) -> bool:
-    """Whether something is computed in float64."""
+def _computes_in(proto: onnx.ModelProto, wanted: int) -> bool:
+    """Whether something is computed in this type of ONNX's."""
     kinds = {tensor.data_type for tensor in proto.graph.initializer}
     kinds |= {value.type.tensor_type.elem_type for value in proto.graph.input}
     for node in all_nodes(proto.graph.node):
         if node.op_type in ("Cast", "Constant"):
             kinds |= {one.i if one.name == "to" else one.t.data_type for one in node.attribute}
-    return onnx.TensorProto.DOUBLE in kinds
+    return wanted in kinds
 
 
 def _wrong_products(proto: onnx.ModelProto) -> list[str]:
     """The fusion of a Transpose into a MatMul, where the model has a form that onnxruntime gets wrong."""
     ranks = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
+    half = _computes_in(proto, onnx.TensorProto.FLOAT16)
     moved: set[str] = set()
     turned: set[str] = set()
+    batched: set[str] = set()
     for node in all_nodes(proto.graph.node):
         if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in ranks:
             ranks[node.output[0]] = ranks[node.input[0]]
         elif node.op_type == "Transpose":
             # of two in a row onnxruntime makes one
-            turned.update(node.output if _turns(node) or not moved.isdisjoint(node.input) else ())
+            again = not moved.isdisjoint(node.input)
+            turned.update(node.output if _turns(node) or again else ())
+            batched.update(node.output if _turns_batch(node) or again else ())
             moved.update(node.output)
         elif node.op_type in _TAKEN_OUT:
-            for names in (moved, turned):
+            for names in (moved, turned, batched):
                 names.update(node.output if not names.isdisjoint(node.input) else ())
         elif node.op_type == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:
             # what is computed may be a vector too
+            return ["MatmulTransposeFusion"]
+        elif node.op_type == "MatMul" and half and node.input[0] in batched:
             return ["MatmulTransposeFusion"]
     return []
 
@@ -144,5 +155,16 @@ def idle_rewrites(operators: Collection[tuple[str, str]]) -> list[str]:
 
 def _turns(node: onnx.NodeProto) -> bool:
     """Whether a Transpose is one that onnxruntime takes into a MatMul: of the last two axes, or of the first one."""
-    perm = next((list(helper.get_attribute_value(one)) for one in node.attribute if one.name == "perm"), None)
+    perm = _order(node)
     return perm is None or perm[:1] != [0] or perm[-2:] == [len(perm) - 1, len(perm) - 2]
+
+
+def _turns_batch(node: onnx.NodeProto) -> bool:
+    """Whether a Transpose of three axes or more moves the first one."""
+    perm = _order(node)
+    return perm is not None and len(perm) > _MATRIX and perm[0] != 0
+
+
+def _order(node: onnx.NodeProto) -> list[int] | None:
+    """The axes of a Transpose in their new order; None where it reverses them."""
+    return next((list(helper.get_attribute_value(one)) for one in node.attribute if one.name == "perm"), None)

@@ -63,6 +63,30 @@ def test_matrices_leave_the_rewrite_on() -> None:
     assert wrong_rewrites(proto) == []
 
 
+@pytest.mark.parametrize("perm", [(1, 0, 2), (1, 2, 0), (1, 2, 0, 3), (1, 2, 3, 0)])
+@pytest.mark.parametrize("inner", [TensorProto.FLOAT16, TensorProto.FLOAT])
+def test_a_product_of_batches_in_float16_does_not_end_the_process(perm: tuple[int, ...], inner: int) -> None:
+    """The Transpose of an activation [batch, time, features] to [time, batch, features], as attention has it."""
+    shape = (4, 5, 6, 7)[: len(perm)]
+    features = shape[perm[-1]]
+    weight = normal(features, 9).astype(helper.tensor_dtype_to_np_dtype(inner))
+    nodes = [
+        node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16), node("Transpose", ["h"], ["t"], perm=list(perm)),
+        node("Cast", ["t"], ["c"], to=inner), node("MatMul", ["c", "w"], ["m"]), node("Cast", ["m"], ["y"], to=1),
+    ]  # fmt: skip
+    x, made = normal(*shape), [shape[axis] for axis in perm[:-1]] + [9]
+    proto = build(nodes, {"x": list(shape)}, {"y": made}, {"w": weight})
+    assert wrong_rewrites(proto) == ["MatmulTransposeFusion"]
+    expected = x.astype(np.float16).astype(np.float32).transpose(perm) @ weight.astype(np.float32)
+    np.testing.assert_allclose(session(proto).run({"x": x})["y"], expected, rtol=1e-2, atol=1e-2)
+
+
+def test_a_product_of_batches_in_float32_keeps_the_rewrite() -> None:
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("MatMul", ["t", "w"], ["y"])]
+    proto = build(nodes, {"x": [4, 5, 6]}, {"y": [5, 4, 9]}, {"w": normal(6, 9)})
+    assert wrong_rewrites(proto) == []
+
+
 def test_transpose_of_a_scalar() -> None:
     proto = _model("y = Transpose (x)", "4")
     proto.graph.node[0].attribute.append(helper.make_attribute("perm", [], attr_type=onnx.AttributeProto.INTS))
