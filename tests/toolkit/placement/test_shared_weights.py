@@ -53,6 +53,14 @@ def test_layers_of_one_weight_are_named_where_their_precisions_differ(turned, pr
         assert "'w' is shared" in sentence(found) and "exclude all 2 layers" in sentence(found)
 
 
+def test_a_layer_of_each_precision_is_named_where_many_share_a_weight():
+    """Of an unrolled recurrent cell of 12 steps the last alone is quantized."""
+    steps = [node("Gemm", [f"h{i}", "w"], [f"h{i + 1}"], name=f"step{i}") for i in range(12)]
+    model = Model.from_proto(build(steps, {"h0": ["n", 8]}, {"h12": ["n", 8]}, {"w": normal(8, 8)}))
+    said = sentence(shared_unlike(model, model, asked(step11="int8"), Precision.FP16))
+    assert "precisions: 'step0', 'step1' and 9 more in FP16; 'step11' in INT8. The engine" in said
+
+
 def test_a_run_says_it_in_journal_report_and_terminal_and_only_where_it_is_so(tmp_path):
     onnx.save(siamese(), str(tmp_path / "model.onnx"))
     np.savez(tmp_path / "data.npz", a=normal(32, 8, seed=3), b=normal(32, 8, seed=4))

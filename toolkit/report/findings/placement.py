@@ -33,7 +33,11 @@ def _foreign_pair(tensor: str, fault: str, has: str = "", inserted: str = "", le
 def _shared_unlike(
     weights: tuple[str, ...], nodes: tuple[str, ...], precisions: tuple[str, ...], layers: tuple[str, ...]
 ) -> str:
-    asked = joined(f"'{node}' in {precision.upper()}" for node, precision in list(zip(nodes, precisions))[:_NAMED])
+    # each precision has a layer that is named: the one that differs may come last
+    alike = {one: [node for node, asked in zip(nodes, precisions) if asked == one] for one in precisions}
+    most = max(_NAMED // len(alike), 1)
+    parts = [f"{quoted(names, most)} in {precision.upper()}" for precision, names in alike.items()]
+    asked = joined(parts) if len(nodes) == len(alike) else "; ".join(parts)
     many = f"{count(len(weights), 'weight')}, such as '{weights[0]}', are" if len(weights) > 1 else f"'{weights[0]}' is"
     return (
         f"{many} shared by layers that are asked to run in different precisions: {asked}. The engine keeps a copy for "
