@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.data.batch import Batch, Labels
+from toolkit.data.counts import Counts
 from toolkit.data.faults import no_samples, refuse_none
 from toolkit.data.fitter import Fitter
 from toolkit.data.mask import MaskPadder
@@ -40,18 +41,6 @@ OUTSIDE = ("error", "skip", "pad", "crop")
 _WINDOW_BYTES = 64 << 20
 _WINDOW_SAMPLES = 1024
 BatchSize = int | Callable[[Mapping[str, Shape]], int]
-
-
-@dataclass
-class Counts:
-    """What became of the samples: how many count for each profile, were skipped, padded, cropped or cut."""
-
-    samples: int = 0
-    per_profile: dict[str, int] = field(default_factory=dict)
-    skipped: int = 0
-    padded: int = 0
-    cropped: int = 0
-    cut: int = 0
 
 
 class CalibrationData:
@@ -279,6 +268,13 @@ class CalibrationData:
         assert self._counts is not None
         return self._counts
 
+    def changed(self) -> list[Finding]:
+        """Findings of samples that were skipped, padded, cropped or left over; reads all once if some may have been."""
+        # what is left over of the whole is no finding of a part
+        cut = 0 if self._keep else self._source.cut
+        counts = Counts(cut=cut) if self.outside == "error" else replace(self.counts, cut=cut)
+        return counts.changed(self.name)
+
     def no_samples_error(self) -> DataError:
         """The error for data of which no sample can be used: there are none, or none fits a profile."""
         return no_samples(self.name, self._counts.skipped if self._counts is not None else 0)
@@ -312,16 +308,10 @@ class CalibrationData:
         if not first or self._journal is None:
             return
         note = self._journal.noted
-        if counts.skipped:
-            note(Code.SKIPPED(samples=counts.skipped, data=self.name))
-        if counts.padded:
-            note(Code.PADDED(samples=counts.padded, data=self.name))
-        if counts.cropped:
-            note(Code.CROPPED(samples=counts.cropped, data=self.name))
+        for changed in counts.changed(self.name):
+            note(changed)
         if apart := self.rows_as_samples():
             note(apart)
-        if counts.cut:
-            note(Code.CUT(rows=counts.cut, data=self.name))
         for profile, number in counts.per_profile.items():
             if not number:
                 note(Code.EMPTY_PROFILE(profile=profile, data=self.name))

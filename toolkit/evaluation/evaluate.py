@@ -244,6 +244,7 @@ class _EvaluationSteps:
                 rounded_too = whole.so_far()
         result = whole.result()
         result.unrounded = other.result(whole.samples, rounded_too)
+        result.notes += self.data.changed()
         result.notes += [
             EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=whole.samples)
             for name in self.data.profiles.names

@@ -42,6 +42,7 @@ _LOUD = (
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
     DataCode.OPT_UNLIKE_NAME, DataCode.PREPARED_UNLIKE, DataCode.NORMALIZED_UNLIKE,
     Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
+    Code.SKIPPED, Code.PADDED, Code.CROPPED, Code.CUT,
     OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED, Code.NO_QUANTIZED_WEIGHTS,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
@@ -158,6 +159,8 @@ def _samples_read(
     _note_scarce(calibration, inputs, journal)
     if test is not None:
         fit(inputs, test)
+        for changed in test.changed():
+            journal.noted(changed)
     evaluation = sample_counts(test)
     _note_single_row(source, test, evaluation, journal)
     task = task_of(inputs)
@@ -218,7 +221,7 @@ def _warnings(recipe: Recipe, found: Rehearsal, source: Model) -> list[str]:
 
     loud = [event.why for event in found.context.journal.of("noted") if event.why.code in _LOUD]
     lacking = types_lacking(recipe, _types(found, source), found.backend.name)
-    return [sentence(why) + _remedy(why) for why in (*loud, *lacking)]
+    return list(dict.fromkeys(sentence(why) + _remedy(why) for why in (*loud, *lacking)))
 
 
 def _remedy(why: Finding) -> str:

@@ -59,10 +59,10 @@ DATA: Table = {
         f"its weights take {weights / 1e9:.3g} GB, and [run] memory is {memory / 1e9:.3g} GB."
     ),
     Code.RANDOM_DATA: "Calibration data is random (seed {seed}), so the ranges say nothing about real inputs.",
-    Code.SKIPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} skipped: no profile fits.",
-    Code.PADDED: lambda samples, data: f"{count(samples, 'sample')} of {data} padded with zeros to fit a profile.",
-    Code.CROPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} cropped to fit a profile.",
-    Code.CUT: lambda rows, data: f"{count(rows, 'row')} of {data} left out: too few to fill a batch.",
+    Code.SKIPPED: lambda samples, data: f"{count(samples, 'sample')} skipped: no profile fits ({data}).",
+    Code.PADDED: lambda samples, data: f"{count(samples, 'sample')} padded with zeros to fit a profile ({data}).",
+    Code.CROPPED: lambda samples, data: f"{count(samples, 'sample')} cropped to fit a profile ({data}).",
+    Code.CUT: lambda rows, data: f"{count(rows, 'row')} left out: too few to fill a batch ({data}).",
     DataCode.OTHER_SAMPLES: (
         "For {use}, {data} returned other samples than in the last run, so nothing that depends on them was reused. "
         "Unless that is intended, seed random augmentation at the start of each pass and do not shuffle, or store the "

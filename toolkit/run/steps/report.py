@@ -51,6 +51,7 @@ _WARNING = {
     Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE, Code.NO_QUANTIZED_WEIGHTS,
     OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED,
     DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR,
+    Code.SKIPPED, Code.PADDED, Code.CROPPED, Code.CUT,
 }  # fmt: skip
 """What is noted about the model, the samples and the ranges that every reader has to know."""
 _REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl", "recipe.lock.toml"
