@@ -16,6 +16,7 @@ from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.probes import Probe, add_probes, repeated_tensors
 from toolkit.data.dataset import Batch
+from toolkit.data.faults import run_samples
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import limit_memory, memory_limited
@@ -160,7 +161,7 @@ class TappedSession:
         The extremes of the other tensors go into the collection. Several threads may compute a batch each.
         """
         opened = self._opened
-        values = opened.loaded.run(batch.inputs)
+        values = run_samples(batch, opened.loaded.run)
         odd = opened.odd(values)
         if odd:
             # these hold infinities or NaN, or overflow when summed: watch their finite values from here on

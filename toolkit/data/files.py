@@ -273,8 +273,14 @@ def open_folder(folder: Path, specs: Specs) -> Files:
 
 
 def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any]]:
-    """Put .npy files named ``<input>/<stem>``, ``<input>.<stem>`` or ``<stem>.<input>`` together into sets by stem."""
+    """Put .npy files named ``<input>/<stem>``, ``<input>.<stem>`` or ``<stem>.<input>`` together into sets by stem.
+
+    Files that are all named ``<input>`` hold the stacked samples of one set, as the arrays of an .npz do.
+    """
     names = {**{_file_name(name): name for name in specs}, **{label: label for label in LABELS if label not in specs}}
+    stacked = {names[path.stem]: path for path in files if path.parent == folder and path.stem in names}
+    if len(stacked) == len(files) and not stacked.keys().isdisjoint(specs):
+        return [(str(folder), stacked)]
     sets: dict[str, dict[str, Path]] = {}
     only = next(iter(specs)) if len(specs) == 1 else None
     for path in files:

@@ -17,6 +17,7 @@ from toolkit.base.types import Array
 MOST_SAMPLES = 1_000_000
 """What is read of a source that does not say how many samples it has, before it counts as one that never ends."""
 _END = object()
+_SHOWN = 4
 
 
 def each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
@@ -73,7 +74,10 @@ def mapping(feed: Any, where: str) -> Mapping[str, Any]:
         raise DataError(
             f"a sample is of type {type(feed).__name__}",
             where=where,
-            remedy="give dictionaries from input names to arrays",
+            remedy="give dictionaries from input names to arrays"
+            + (
+                ", such as {'input': item[0], 'label': item[1]} of each item" if isinstance(feed, (tuple, list)) else ""
+            ),
         )
     return feed
 
@@ -85,7 +89,21 @@ def as_array(value: Any, where: str) -> Array:
         DataError: it cannot become one.
     """
     with theirs(where, "to become an array"):
-        return np.asarray(value)
+        return np.asarray(_on_host(value))
+
+
+def _on_host(value: Any) -> Any:
+    """A tensor of another library as numpy reads it: copied from a GPU, without its gradient, bfloat16 as float32."""
+    if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float, str)):
+        return value
+    if callable(getattr(value, "detach", None)) and callable(getattr(value, "cpu", None)):
+        held = value.detach().cpu()
+        return held.float() if str(getattr(held, "dtype", "")) == "torch.bfloat16" else held
+    if hasattr(value, "__cuda_array_interface__") and callable(getattr(value, "get", None)):
+        return value.get()
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value)
+    return value
 
 
 @contextmanager
@@ -112,7 +130,8 @@ def theirs(where: str, doing: str) -> Iterator[None]:
 def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
     """A function that returns the samples from the start each time.
 
-    A function or class is called each time; an iterator, which can be read only once, is read into memory. A loader
+    A function or class is called each time; an iterator, which can be read only once, is read into memory, and so is
+    what has ``get_next``, as onnxruntime's CalibrationDataReader. A loader
     that collates samples into batches of dictionaries, as torch's DataLoader does, yields their rows one by one, and a
     data set that is only indexed, as torch's are, its items, also where it is what a function returns.
 
@@ -238,8 +257,18 @@ def _collates(source: Any) -> bool:
 
 
 def _iterable(value: Any, where: str) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        keys = ", ".join(f"'{key}'" for key in list(value)[:_SHOWN])
+        raise DataError(
+            f"the data are one dictionary ({keys}), not one for each sample",
+            where=where,
+            remedy="yield [dict(zip(arrays, row)) for row in zip(*arrays.values())] of such arrays, or store them with "
+            "numpy.savez and give the file's path",
+        )
     if isinstance(value, Iterable):
         return value
+    if callable(get_next := getattr(value, "get_next", None)):
+        return iter(get_next, None)
     if hasattr(value, "__getitem__") and isinstance(value, Sized):
         return IndexedSet(value)
     fault = "has __getitem__ but no __len__" if hasattr(value, "__getitem__") else "cannot be iterated"

@@ -208,6 +208,9 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     """
     array = native(np.asarray(value))
     place = f"{where}, input '{spec.name}'"
+    if array.dtype.kind in "OUS" and spec.dtype.kind not in "OUS":
+        held = type(array.item()).__name__ if array.ndim == 0 else f"array of {array.dtype.name}"
+        raise DataError(f"the value is of type {held}", where=place, remedy=f"give an array of {spec.dtype.name}")
     if spec.dims == () and array.shape == (1,):
         array = array.reshape(())
     if spec.dims is not None:

@@ -322,7 +322,7 @@ def _open_path(path: Path, specs: Specs, images: Mapping[str, Any] | None) -> So
     raise DataError(
         f"a '{path.suffix}' file is not supported: .npz, .npy (for a model with one input) and Polygraphy's .json are",
         where=str(path),
-        remedy="save the samples with numpy.savez",
+        remedy="save the samples with numpy.savez, or yield them from a function of yours: data = 'module:Name'",
     )
 
 

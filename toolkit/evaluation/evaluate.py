@@ -18,7 +18,7 @@ from toolkit.base.text import on_one_line
 from toolkit.base.threads import prefetched
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
-from toolkit.data.faults import at_fault
+from toolkit.data.faults import at_fault, run_samples
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping, kept_amax
@@ -270,11 +270,7 @@ class _EvaluationSteps:
 
 def _kept_outputs(kept: EvaluationCheckpoint, runs: Sequence[Run], part: Batch) -> Sequence[Mapping[str, Array]]:
     """The outputs of the float model and of the others for the same samples, computed where they are not kept."""
-    return kept.outputs(part.inputs, partial(_outputs, runs), len(runs))
-
-
-def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-    return [run(inputs) for run in runs]
+    return kept.outputs(part.inputs, lambda inputs: [run_samples(part, run) for run in runs], len(runs))
 
 
 def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
@@ -329,7 +325,7 @@ def outputs_of(
     runs: Sequence[Run], data: CalibrationData, samples: int = _FEW_SAMPLES
 ) -> list[tuple[Mapping[str, Array], list[dict[str, Array]]]]:
     """The inputs of the first samples, one by one, each with the outputs of ``runs`` for it."""
-    return [(part.inputs, _outputs(runs, part.inputs)) for part in first_samples(data, 1, samples)]
+    return [(part.inputs, [run(part.inputs) for run in runs]) for part in first_samples(data, 1, samples)]
 
 
 def defaults_fault(

@@ -40,8 +40,9 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
     Raises:
         RecipeError: the model cannot compute it, or computes something other than for the samples one by one; the
             message names the node.
-        ModelError: the model does not run on one sample.
+        ModelError: the model does not run on one sample, which the message names.
     """
+    from toolkit.data.faults import run_of
     from toolkit.graph.batch_probe import batch_fault
 
     first = _first(data)
@@ -57,7 +58,13 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
     size, index = max(sizes, default=(min(least, recipe.calibration.batch), None), key=lambda one: one[0])
     if size < 2:
         return
-    fault = batch_fault(model, data.axes, _alike(data, first.inputs, size), loaded)
+    try:
+        fault = batch_fault(model, data.axes, _alike(data, first.inputs, size), loaded)
+    except ModelError:
+        for sample in islice(data.samples(), _LOOKED_AT):
+            with run_of([sample.origin]):
+                loaded.run(sample.inputs)
+        raise
     if fault is None:
         return
     where = recipe.locate("profile", index, "shapes") if index is not None else str(recipe.path or "the recipe")

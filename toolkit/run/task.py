@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from toolkit.evaluation.answers import Answers
     from toolkit.evaluation.metric_base import MetricOptions
     from toolkit.evaluation.observed import SeenModel
+    from toolkit.graph.sessions import Session
     from toolkit.run.sections import EvaluationSection
 
 SEEN, _CHECKED, _LABELS = 16, 64, 4096
@@ -133,6 +134,18 @@ class FirstSeen:
     outputs: tuple[str, ...]
 
 
+def _outputs(loaded: Session, data: CalibrationData) -> Iterator[tuple[Batch, dict[str, Array]]]:
+    """Each sample with what a session computes of it."""
+    from toolkit.data.faults import run_of
+
+    batches, feeds = tee(data.batches(1))
+    outputs = loaded.run_each(batch.inputs for batch in feeds)
+    for batch in batches:
+        with run_of(batch.origins):
+            found = next(outputs)
+        yield batch, found
+
+
 def first_seen(inputs: Inputs) -> FirstSeen | None:
     """The model that results are compared with, run on the first samples of the evaluation; None without samples.
 
@@ -150,9 +163,7 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
     if data is None:
         return None
     loaded = own_session(source)
-    batches, feeds = tee(data.batches(1))
-    outputs = loaded.run_each(batch.inputs for batch in feeds)
-    given = ((batch, {n: widened(v).copy() for n, v in found.items()}) for batch, found in zip(batches, outputs))
+    given = ((batch, {n: widened(v).copy() for n, v in found.items()}) for batch, found in _outputs(loaded, data))
     seen, size = [], 0
     for batch, found in islice(given, SEEN):
         seen.append((batch, found))
