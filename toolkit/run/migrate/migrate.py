@@ -293,7 +293,7 @@ def _completed(source: MigrationSource, asked: MigrationRequest) -> list[Order]:
     if asked.cache is not None:
         orders = [order for order in orders if order.term is not Term.CACHE]
         orders.append(Order(Term.CACHE, str(asked.cache.absolute()), f"--cache {asked.cache}"))
-    samples = asked.data is not None or any(order.term is Term.INPUTS for order in orders)
+    samples = asked.data is not None or any(order.term in (Term.INPUTS, Term.LOADER) for order in orders)
     return [_without_file(order, source) if samples and order.term is Term.CACHE else order for order in orders]
 
 
@@ -334,7 +334,7 @@ def _ranges(
         return None, None, []
     given, where = Ranges(), source.name
     if settled.cache:
-        path = source.find(settled.cache, "the calibration cache", "--cache")
+        path = source.find(settled.cache, "the calibration cache", "--cache", otherwise=", or samples with --data")
         given, where = cached_ranges(path, "give a calibration cache with --cache, or samples with --data"), str(path)
     given = replace(given, tensors=dict(given.tensors))
     given.tensors.update({name: Range(amax, "manual") for name, amax in settled.ranges.items()})

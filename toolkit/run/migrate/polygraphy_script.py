@@ -131,6 +131,10 @@ def _calibrator(call: _PolygraphyCall) -> Iterator[Order]:
     given, static = call.given, call.static
     if "data_loader" not in given:
         return
+    loader = ast.unparse(given["data_loader"])
+    # Polygraphy's own, which makes up values, is no code of the user's
+    if not loader.rpartition(".")[2].startswith("DataLoader("):
+        yield Order(Term.LOADER, loader)
     base = static.value(given.get("BaseClass"))
     if isinstance(base, str):
         yield Order(Term.CALIBRATOR, Dotted(base).member)

@@ -58,13 +58,14 @@ class MigrationSource:
     folders: list[Path] = field(default_factory=lambda: [Path()])
     model: Path | None = None
 
-    def find(self, named: str, what: str, option: str) -> Path:
+    def find(self, named: str, what: str, option: str, otherwise: str = "") -> Path:
         """A file that the source names, from where the command is given or where the source lies.
 
         Args:
             named: the file's path there.
             what: what the file is, for the message.
             option: the option that gives another one.
+            otherwise: what helps too where there is none.
 
         Raises:
             QtoolError: it is not there, or a folder.
@@ -80,7 +81,8 @@ class MigrationSource:
         beside = (folder / PureWindowsPath(named).name for folder in self.folders)
         near = next((path for path in beside if path.is_file()), None)
         hint = f", as {option} {near} if that is it" if near is not None else ""
-        raise QtoolError(f"no such file: {named}, {what} of {self.name}", remedy=f"give it with {option}{hint}")
+        remedy = f"give it with {option}{hint}{otherwise}"
+        raise QtoolError(f"no such file: {named}, {what} of {self.name}", remedy=remedy)
 
 
 def cached_ranges(path: Path, remedy: str) -> Ranges:
