@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.base.collection import collector_paused
 from toolkit.base.files import write_text
 from toolkit.report.comparison import Comparison, Figure, NodeDifference, NodeSide, compare
 from toolkit.report.console import PLAIN_WIDTH, make_console, one_line, plain_text, section, table
@@ -82,6 +83,7 @@ def comparison_text(comparison: Comparison) -> str:
     return buffer.getvalue()
 
 
+@collector_paused()
 def render_comparison_html(comparison: Comparison, reports: Sequence[Report] = ()) -> str:
     """The comparison as one self-contained page that loads nothing.
 

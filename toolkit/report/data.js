@@ -98,7 +98,7 @@ const networkOf = (raw) => {
   let end = 0;
   const facts = counts.map((own) => told.slice(end, (end += own)).map((k) => [k, (filled[k] += gaps[k]) - gaps[k]]));
   const figures = {
-    node: (i) => layers.node[i], macs: (i) => layers.macs[i].toLocaleString("en-US"), sqnr: (i) => fixed(layers.sqnr[i], 1),
+    node: (i) => layers.node[i], why: (i) => layers.why[i], macs: (i) => layers.macs[i].toLocaleString("en-US"), sqnr: (i) => fixed(layers.sqnr[i], 1),
     drop: (i) => fixed(Math.abs(layers.drop[i]), 1), time: (i, profile) => String(layers.time[layers.profiles.indexOf(profile)][i]),
   };
   const factOf = (i, k, at) => sentences[k].map((piece) => (

@@ -111,10 +111,14 @@ class NodeFacts:
 
     def facts(self, layer: LayerInfo) -> list[Fact]:
         """What is known of a node in words, what people ask first at the beginning."""
-        return [fact for some in self.parted(layer) for fact in some]
+        known = self.known(layer)
+        return [*decided(known), *found(known)]
 
     def parted(self, layer: LayerInfo) -> tuple[list[Fact], Iterator[Fact]]:
-        """``facts`` in two parts: a list shared by all nodes that it says the same about, and the node's own facts."""
+        """``facts`` in two parts: a list shared by all nodes that it says the same about, and the node's own facts.
+
+        The words in the list that are figures of a node (see ``Filling``) are those of the first node that shares it.
+        """
         known = self.known(layer)
         key = decision(known)
         if key not in self._decided:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.base.collection import collector_paused
 from toolkit.base.files import write_text
 from toolkit.base.precision import Precision
 from toolkit.base.text import count, plain_lines
@@ -50,6 +51,7 @@ _WORDS = {
 _MARKS = {"usable": "✓", "doubtful": "!", "missed": "!", "broken": "✕", "unmeasured": "?", "outdated": "✕"}
 
 
+@collector_paused()
 def render_html(report: Report) -> str:
     """The page: one self-contained file that loads nothing."""
     layers = report.computing

@@ -50,6 +50,9 @@ def first_seen(numbers: Iterable[int]) -> list[int]:
     """Numbers given in the order of first use, at least 0: 0 for the one after the largest so far, others plus 1."""
     found, largest = [], -1
     for number in numbers:
-        found.append(0 if number == largest + 1 else number + 1)
-        largest = max(largest, number)
+        if number <= largest:
+            found.append(number + 1)
+        else:
+            found.append(0 if number == largest + 1 else number + 1)
+            largest = number
     return found

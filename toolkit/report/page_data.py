@@ -37,7 +37,7 @@ class _Texts:
     def column(self, texts: Iterable[str]) -> list[int]:
         """The numbers of texts, as ``first_seen`` writes them."""
         known = self._numbers
-        return first_seen(known[text] if text in known else self(text) for text in texts)
+        return first_seen([known[text] if text in known else self(text) for text in texts])
 
 
 def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import NamedTuple
 
 from toolkit.graph.work import CONVERSIONS
 from toolkit.placement.ops import DEQUANTIZE
@@ -23,8 +24,7 @@ _BARE = Mark(0)
 _SIZES = frozenset({"Shape", "Size"})
 
 
-@dataclass(frozen=True)
-class Connection:
+class Connection(NamedTuple):
     """A tensor's way from the node that makes it to one that reads it.
 
     Attributes:
@@ -66,7 +66,7 @@ def folded(layer: LayerInfo) -> bool:
 
 def wiring(report: Report) -> Wiring:
     """The connections, in linear time; a report of an older version, whose layers name no tensors, has none."""
-    layers = report.layers
+    layers, is_folded = report.layers, [folded(layer) for layer in report.layers]
     makers = {name: index for index, layer in enumerate(layers) for name in layer.outputs}
     given = {tensor.name for tensor in report.model.inputs}
     begins = {inner: outside for layer in layers for inner, outside in layer.begins.items()}
@@ -77,14 +77,16 @@ def wiring(report: Report) -> Wiring:
         return name
 
     origins: dict[str, tuple[str, str, Mark]] = {}
-    for layer in layers:
-        if folded(layer):
+    for index, layer in enumerate(layers):
+        if is_folded[index]:
             # in the graph's order, so that what comes before is known already
             start = began(layer.inputs[0])
             before, carried, marks = origins.get(start, (start, "", _BARE))
             own = Mark.CAST if layer.op.startswith("Cast") else Mark.PAIR
             made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried or before
-            origins.update(dict.fromkeys(layer.outputs, (before, made, marks | own if marks else own)))
+            both = (before, made, marks | own if marks and marks is not own else own)
+            for output in layer.outputs:
+                origins[output] = both
     connections: list[Connection] = []
     weights: list[Connection] = []
     beside: dict[int, int] = {}
@@ -99,12 +101,12 @@ def wiring(report: Report) -> Wiring:
             connections.append(found)
         elif target >= 0:
             weights.append(found)
-        while name in makers and folded(layers[makers[name]]):
+        while name in makers and is_folded[makers[name]]:
             beside.setdefault(makers[name], target if target >= 0 else makers.get(origin, -1))
             name = began(layers[makers[name]].inputs[0])
 
     for index, layer in enumerate(layers):
-        if not folded(layer):
+        if not is_folded[index]:
             for name in dict.fromkeys(map(began, (*layer.inputs, *layer.ends))):
                 connect(name, index)
     outputs = [tensor.name for tensor in report.model.outputs if reached(tensor.name)]

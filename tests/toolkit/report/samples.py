@@ -106,7 +106,7 @@ def _nodes(count: int, seed: int) -> list[LayerInfo]:
             ends = {"inputs": reads, "outputs": [before]}
             if op.endswith("Linear"):
                 layers.append(
-                    LayerInfo(node=name, op=op, role="convert", status="fused", reason="folded into the scale",
+                    LayerInfo(node=name, op=op, role="convert", status="fused", reason=f"folded into {name}",
                               asked=Asked(precision=None, reason="converts between types", by="qtool"), macs=0,
                               actual=ActualInfo(precision=None, source="network"), **ends)
                 )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from tests.toolkit.report.test_report_join import _join, model
 from toolkit.base.errors import QtoolError
 from toolkit.contract.ranges import Range, Ranges
-from toolkit.report.explain import explain, explanation_text
+from toolkit.report.explain import NodeFacts, explain, explanation_text
 
 __all__ = ["model"]
 
@@ -49,6 +49,19 @@ def test_integers_are_not_called_floats_and_what_computes_none_has_no_precision(
     assert [(one.tensor, one.dtype) for one in reshape.inputs][1][1] == "int64"
     text = explanation_text(reshape)
     assert "int64" in text and "runs in    none" not in text and reshape.layer.asked.reason in text
+
+
+def test_nodes_that_differ_in_their_reason_alone_share_their_sentences(report):
+    (conv,) = [layer for layer in report.layers if layer.node == "Conv"]
+    asked = [conv.asked.model_copy(update={"reason": f"for '{name}'"}) for name in "ab"]
+    layers = [conv.model_copy(update={"node": one.reason, "asked": one, "reason": ""}) for one in asked]
+    known = NodeFacts(report.model_copy(update={"layers": layers}))
+    (first, _), (second, _) = map(known.parted, layers)
+    assert first is second
+    assert [layer.asked.reason in known.facts(layer)[0].text for layer in layers] == [True, True]
+    # the engine's word is another reason, and what was declined is compared with it
+    engine = layers[1].model_copy(update={"reason": "no kernel", "status": "overridden"})
+    assert known.parted(engine)[0] is not first and "no kernel" in known.facts(engine)[2].text
 
 
 @pytest.mark.parametrize(("name", "node"), [("c", "Conv"), ("r", "Relu"), ("y", "MatMul")])

@@ -68,6 +68,13 @@ def box(page, text):
     return page.locator("#canvas .box", has_text=text).first
 
 
+def says_what_explain_says(page, node):
+    """But for capitals: the panel fills sentences with figures."""
+    told = zip(page.locator("#panel dt").all_text_contents(), page.locator("#panel dd").all_text_contents())
+    known = [(fact.term.lower(), fact.text.lower()) for fact in explain(sample(COUNT), node).facts]
+    assert [(term.lower(), words.lower()) for term, words in told] == known
+
+
 def test_numbers_are_rounded_as_python_rounds_them(browser):
     source = (Path(html.__file__).parent / "data.js").read_text(encoding="utf-8")
     start = source.index("const fixed = ")
@@ -117,10 +124,7 @@ def test_a_group_opens_and_closes_and_a_layer_tells_all_that_is_known(opened):
         "Q/DQ pair as int8",
     ):
         assert word in panel.inner_text(), word
-    # the panel fills sentences with figures, and says what explain says, but for capitals
-    told = zip(panel.locator("dt").all_text_contents(), panel.locator("dd").all_text_contents())
-    known = [(fact.term.lower(), fact.text.lower()) for fact in explain(sample(COUNT), CONV).facts]
-    assert [(term.lower(), words.lower()) for term, words in told] == known
+    says_what_explain_says(page, CONV)
     assert panel.locator("svg.spark").count() >= 1
     assert page.evaluate("location.hash") == "#layer=" + CONV.replace("/", "%2F")
     # its neighbour, from the panel
@@ -187,6 +191,13 @@ def test_the_table_holds_every_node_filters_and_sorts(opened):
     assert rows.count() == 1 and page.locator("#shown").text_content().startswith("1 of")
     rows.first.click()
     assert "/block33/conv/Conv" in page.locator("#panel-title").inner_text()
+    # nodes whose sentences differ in the reason alone share them, each with its own
+    for block in (3, 33):
+        node = f"/encoder/stage{block // 6}/block{block}/quantizelinear/QuantizeLinear"
+        page.fill("#text", f"{node} ")
+        rows.first.click()
+        says_what_explain_says(page, node)
+        assert f"folded into {node}" in page.locator("#panel").inner_text()
     page.click("#clear")
     page.click('#layers th[data-key="sqnr"] button')
     shown = [float(text) for text in page.locator("#layers td.n:nth-child(7)").all_text_contents()[:20]]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from toolkit.base.precision import Precision
 from toolkit.report.engine_parts import PayoffGroup
 from toolkit.report.findings.accuracy import IDENTICAL, NOT_FINITE, ZERO_SIGNAL
 from toolkit.report.findings.words import share_percent
-from toolkit.report.schema import Declined, LayerInfo, Measured, OpenedInfo, RangeInfo, word
+from toolkit.report.schema import Asked, Declined, LayerInfo, Measured, OpenedInfo, RangeInfo, word
 from toolkit.report.search_parts import CauseInfo, LayerHarm
 
 _SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
 _SAME_DB = 0.05
+_WHY = ("why",)
 
 
 class Chip(str):
@@ -26,7 +27,8 @@ class Filling(str):
 
     Attributes:
         figure: the figure of a layer that they are, by which a page finds it among its columns: ``sqnr``, ``drop``,
-            ``macs``, ``node``, or ``time`` and a profile; empty where there is none, or it would be written otherwise.
+            ``macs``, ``node``, ``why``, or ``time`` and a profile; empty where there is none, or it would be written
+            otherwise.
     """
 
     figure: tuple[str, ...] = ()
@@ -55,8 +57,7 @@ class Fact(NamedTuple):
         return "".join(self.pieces)
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What a report knows of one node.
 
     Attributes:
@@ -85,24 +86,28 @@ class Known:
 
 
 def decided(known: Known) -> list[Fact]:
-    """What was decided of a node, and why; no words in it are ``Filling``.
+    """What was decided of a node, and why; each ``Filling`` in it is the figure ``why``.
 
-    It is the same for nodes of which ``decision`` is.
+    It is the same, but for those words, for nodes of which ``decision`` is.
     """
     return [*_made(_types(known)), *_made(_reasons(known))]
 
 
 def decision(known: Known) -> tuple[object, ...]:
-    """All that ``decided`` hangs on."""
+    """All that ``decided`` hangs on, but for the words that are the figure ``why``."""
     layer, asked, actual = known.layer, known.layer.asked, known.layer.actual
+    why, asked_why = layer.why, asked.reason if asked is not None else ""
+    # what was declined is compared with the words themselves
+    shared = bool(why) and not known.declined
     return (
-        (asked.precision, asked.by, asked.reason) if asked is not None else None,
+        (asked.precision, asked.by) if asked is not None else None,
+        _WHY if shared and asked_why == why else asked_why,
         actual.precision,
         actual.source,
         layer.status,
-        layer.reason,
+        _WHY if shared and layer.reason == why else layer.reason,
         layer.remedy,
-        tuple((entry.by, entry.rule, entry.reason) for entry in known.declined),
+        tuple([(entry.by, entry.rule, entry.reason) for entry in known.declined]) if known.declined else (),
         # what another run has of a node are figures, which hardly two share
         layer.node if known.label else "",
     )
@@ -110,11 +115,10 @@ def decision(known: Known) -> tuple[object, ...]:
 
 def found(known: Known) -> Iterator[Fact]:
     """What else is known of a node: what its type costs, and what it is in the engine."""
-    if known.layer.actual.opened is not None:
-        yield from _made(_opened(known.layer.actual.opened))
-    yield from _made(_errors(known))
-    yield from _made(_costs(known))
-    yield from _made(_in_engine(known.layer))
+    opened = known.layer.actual.opened
+    yield from _made(
+        chain(_opened(opened) if opened is not None else (), _errors(known), _costs(known), _in_engine(known.layer))
+    )
 
 
 def _made(words: Iterable[tuple[str, ...]]) -> Iterator[Fact]:
@@ -122,15 +126,22 @@ def _made(words: Iterable[tuple[str, ...]]) -> Iterator[Fact]:
         yield Fact(term, tuple(filter(None, pieces)))
 
 
+def _reason(layer: LayerInfo, asked: Asked | None = None) -> str:
+    """Why a node runs as it does, or why ``asked`` was, as the layer's figure where it is that."""
+    words = layer.reason if asked is None else asked.reason
+    return _filling(words, *_WHY) if words and words == layer.why else words
+
+
 def _types(known: Known) -> Iterator[tuple[str, ...]]:
     """What was asked for, what runs, and what another run has."""
     layer, asked, actual = known.layer, known.layer.asked, known.layer.actual
     if asked is not None and asked.precision is not None:
-        yield "Requested", _chip(asked.precision), *((" by ", asked.by) if asked.by else ()), ": ", asked.reason
+        by = (" by ", asked.by) if asked.by else ()
+        yield "Requested", _chip(asked.precision), *by, ": ", _reason(layer, asked)
     if actual.precision is not None:
         yield "Runs in", _chip(actual.precision), f" {layer.status}, known from: {actual.source}"
     elif asked is not None and asked.precision is None:
-        yield "Runs in", "no precision of its own: ", asked.reason, f" ({layer.status})"
+        yield "Runs in", "no precision of its own: ", _reason(layer, asked), f" ({layer.status})"
     else:
         yield "Runs in", f"not known ({layer.status})"
     if known.label:
@@ -142,7 +153,7 @@ def _reasons(known: Known) -> Iterator[tuple[str, ...]]:
     layer, asked = known.layer, known.layer.asked
     reasons = [asked.reason] if asked is not None and asked.precision is not None else []
     if layer.reason and layer.reason not in reasons:
-        yield "Why", layer.reason
+        yield "Why", _reason(layer)
         reasons.append(layer.reason)
     if layer.remedy:
         yield "What to do", layer.remedy
