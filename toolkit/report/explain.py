@@ -92,6 +92,7 @@ class NodeFacts:
         self._groups = {node: group for group in groups for node in group.nodes}
         self._work = work_in(report.layers)
         self._decided: dict[tuple[object, ...], list[Fact]] = {}
+        self._folded: dict[tuple[int, str], str] = {}
 
     def known(self, layer: LayerInfo) -> Known:
         """What is known of a node."""
@@ -145,7 +146,10 @@ class NodeFacts:
     def between(self, one: Connection) -> str:
         """What lies on a connection in words."""
         carried = self._tensors.get(one.carried, ("", None))[0]
-        return folded_words(bool(one.marks & Mark.PAIR), bool(one.marks & Mark.CAST), carried)
+        key = int(one.marks), carried
+        if key not in self._folded:
+            self._folded[key] = folded_words(bool(one.marks & Mark.PAIR), bool(one.marks & Mark.CAST), carried)
+        return self._folded[key]
 
     def neighbours(self, layer: LayerInfo, reads: bool) -> list[Neighbour]:
         """The tensors that a node reads, weights last, or those that it writes."""

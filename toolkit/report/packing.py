@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from operator import sub
 
 _NUMBER = re.compile("(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 """A number that both languages write as it was: no leading zero, and exact in a float64."""
@@ -21,20 +22,18 @@ def packed_texts(texts: Iterable[str]) -> tuple[list[tuple[str, ...]], list[int]
         form the numbers in its texts, row by row, each minus the one in its place in the form's previous text.
     """
     forms: dict[tuple[str, ...], int] = {}
-    steps: list[list[int]] = []
-    latest: list[list[int]] = []
+    numbers: list[list[int]] = []
     which = []
     for text in texts:
         pieces = _NUMBER.split(text)
-        numbers = list(map(int, pieces[1::2]))
         form = forms.setdefault(tuple(pieces[::2]), len(forms))
-        if form == len(steps):
-            steps.append([])
-            latest.append([0] * len(numbers))
-        steps[form] += [one - before for one, before in zip(numbers, latest[form])]
-        latest[form] = numbers
+        if form == len(numbers):
+            numbers.append([])
+        numbers[form] += map(int, pieces[1::2])
         which.append(form)
-    return list(forms), first_seen(which), steps
+    # a text has a number between each two of its form's pieces
+    shifted = ([0] * (len(form) - 1) + own for form, own in zip(forms, numbers))
+    return list(forms), first_seen(which), [list(map(sub, own, before)) for own, before in zip(numbers, shifted)]
 
 
 def steps(numbers: Iterable[int]) -> list[int]:
