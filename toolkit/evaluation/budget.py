@@ -207,6 +207,11 @@ class Budget:
         counted = [one for one in limits if one.answers > 0 and one.limit > 0]
         return max(counted, key=lambda one: one.likely / one.limit, default=None)
 
+    def one_answer(self, outcome: Outcome, reference: Outcome) -> float:
+        """How far one answer more or less moves ``distance``, by ``worst_share``; 0 where no share is limited."""
+        worst = self.worst_share(outcome, reference)
+        return self.distance({worst.name: 1 / worst.answers}) if worst is not None else 0.0
+
     def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
         """Every limit on a share of answers, a limit on the metric's drop among them."""
         found: list[ShareLimit] = []

@@ -45,7 +45,7 @@ class HelperEffect:
         effect = cls(before, after)
         both = set(changed).intersection(before.simulation.names)
         groups = [name for name in after.simulation.names if name in both]
-        worse = after.distance > before.distance or before.outcome.noise < NEARER * after.outcome.noise
+        worse = after.is_further(before) or before.outcome.noise < NEARER * after.outcome.noise
         if effect.helps or worse or not 0 < len(groups) < len(after.simulation.names):
             return effect
         return cls(before, after, (len(groups), before.only(groups, pay), after.only(groups, pay)))

@@ -18,6 +18,8 @@ from toolkit.simulation.simulation import Simulation
 OUTPUT = "output"
 """The method whose range costs least in the outputs of the layers that read the tensor."""
 _DIFFER, NEARER, _MUCH_NEARER = 0.03, 0.8, 0.5
+_BY_CHANCE = 2
+"""So many answers more or less are chance: of a helper whose layers gained 6 dB one of eight spoke against it."""
 
 
 def alternatives(simulation: Simulation, tensor: str, now: float) -> list[float]:
@@ -79,6 +81,7 @@ class Standing:
         samples: how many samples were run.
         simulation: the model on these samples.
         kept: where outcomes are looked for and kept; None for nowhere.
+        step: how far one answer moves the distance.
     """
 
     distance: float
@@ -88,6 +91,7 @@ class Standing:
     method: str = ""
     samples: int = 0
     kept: Log | None = None
+    step: float = 0.0
 
     @property
     def share(self) -> float | None:
@@ -99,11 +103,19 @@ class Standing:
     def clearly_better(self, other: Standing) -> bool:
         """Whether it is worth a changed graph: much nearer to the budget, or hardly further with less noise, by 1 dB.
 
-        Where a budget is on answers, of which few samples have few, the distance from it moves in steps.
+        Where a budget is on answers, of which few samples have few, the distance from it moves in steps, by chance.
         """
-        if self.distance < _MUCH_NEARER * other.distance:
+        if self.distance + self._chance(other) < _MUCH_NEARER * other.distance:
             return True
-        return self.distance <= other.distance / NEARER and self.outcome.noise < NEARER * other.outcome.noise
+        near = self.distance <= other.distance / NEARER + self._chance(other)
+        return near and self.outcome.noise < NEARER * other.outcome.noise
+
+    def is_further(self, other: Standing) -> bool:
+        """Whether it is further from the budget, by more than chance."""
+        return self.distance > other.distance + self._chance(other)
+
+    def _chance(self, other: Standing) -> float:
+        return _BY_CHANCE * max(self.step, other.step)
 
     def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
         """The outcome with only these groups quantized; ``pay`` as in ``standing``."""
@@ -138,7 +150,8 @@ def standing(
         # these may be a part of the samples that the search decides on
         told = budget.on_subset(outcome, reference)
         distance = budget.distance(told.lacks(outcome, reference)) if told is not None else 0.0
-        found.append(Standing(distance, outcome, simulation, amax, method, samples, kept))
+        step = budget.one_answer(outcome, reference)
+        found.append(Standing(distance, outcome, simulation, amax, method, samples, kept, step))
         if not method and told is budget and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

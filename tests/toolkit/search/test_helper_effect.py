@@ -19,8 +19,8 @@ class Planted(Standing):
         return Outcome(sum(self.simulation.noise[name] for name in groups))
 
 
-def planted(distance: float = 1.0, total: float = 1.0, **noise: float) -> Planted:
-    return Planted(distance, Outcome(total), SimpleNamespace(names=list(noise), noise=noise))
+def planted(distance: float = 1.0, total: float = 1.0, step: float = 0.0, **noise: float) -> Planted:
+    return Planted(distance, Outcome(total), SimpleNamespace(names=list(noise), noise=noise), step=step)
 
 
 @pytest.mark.parametrize(("after", "helps"), [(0.1, True), (0.4, False)])
@@ -58,3 +58,16 @@ def test_a_budget_that_is_missed_by_less_speaks_for_a_helper_where_it_is_much_le
     # of few samples one answer more that stays is a third of what is missed
     after = planted(distance, total, a=0.4, b=0.6)
     assert HelperEffect.of(planted(a=0.4, b=0.6), after, [], lambda price: None).helps is helps
+
+
+@pytest.mark.parametrize(
+    ("distance", "total", "alone", "helps"),
+    [(24.0, 1.1, True, True), (9.0, 0.95, True, True), (50.0, 1.1, False, False), (24.0, 0.75, False, True)],
+)
+def test_an_answer_or_two_of_few_speak_neither_for_a_helper_nor_against_it(distance, total, alone, helps):
+    """Of eight samples one answer moved a share by 12 times its limit, and a helper's 6 dB were not looked at."""
+    before, after = planted(12.0, step=12.5, a=0.4, b=0.6), planted(distance, total, 12.5, a=0.1, b=0.6)
+    effect = HelperEffect.of(before, after, ["a"], lambda price: None)
+    assert (effect.alone is not None, effect.helps) == (alone, helps)
+    # answers that all come back are no chance
+    assert planted(0.0, 1.0, 12.5).clearly_better(planted(75.0, step=12.5))
