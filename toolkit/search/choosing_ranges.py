@@ -40,21 +40,28 @@ class ChoosingRanges(Proposing):
     Attributes:
         amax: the ranges now in use, as far as they differ from calibration's.
         batches: the number of batches on which layers were measured alone; None for all.
+        quietest: the method with the least noise on the fewest samples, all layers quantized; empty for the recipe's
+            own ranges, None where methods were not compared on these.
     """
 
     batches: int | None = None
+    quietest: str | None = None
 
     def _best_method(self) -> SearchedPlan:
         """Everything quantized with the ranges of each method; the best one's are used from here on."""
-        self._methods = [amax for _, amax in whole_model(self.simulation)]
+        methods = list(whole_model(self.simulation))
+        self._methods = [amax for _, amax in methods]
         if self._first_alone:
-            return self._clearly_best()
+            return self._clearly_best(methods)
         return self._race((), [{}, *self._methods])
 
-    def _clearly_best(self) -> SearchedPlan:
+    def _clearly_best(self, methods: Sequence[tuple[str, dict[str, float]]]) -> SearchedPlan:
         """``_best_method`` judged on the fewest samples: ranges other than the recipe's must be better by 1 dB.
 
         A first plan is wanted soon, and plans with the recipe's own ranges run in existing sessions.
+
+        Args:
+            methods: by name the ranges that each changes.
         """
         plans = []
         for amax in self._unlike((), [{}, *self._methods]):
@@ -62,6 +69,7 @@ class ChoosingRanges(Proposing):
             plans.append(self._evaluate((), until=1, race=True))
         noises = self._noises(plans, self._rounds[0])
         noise, place = min((noise, place) for place, noise in enumerate(noises))
+        self.quietest = next((name for name, amax in methods if amax == plans[place].amax), "")
         self.amax = dict(plans[place].amax) if noise < NEARER * noises[0] else {}
         return self._everything()
 

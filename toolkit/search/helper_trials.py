@@ -39,6 +39,7 @@ class HelperTrials(RealTypes):
         first: what ``first_plan`` found.
         likely: what stays float in a plan that met the budget in another form of the model.
         alone: the effects of single layers in that form.
+        quietest: the method with the least noise while ``first_plan`` looked for one, see ``ChoosingRanges``.
         needs_no_help: whether the first plan quantizes every layer and meets the budget with twice its margin, in the
             types that it runs in as well, on enough answers to show that.
     """
@@ -51,6 +52,7 @@ class HelperTrials(RealTypes):
     likely: Sequence[str] | None = None
     alone: SingleLayerOutcomes | None = None
     needs_no_help = False
+    quietest: str | None = None
     _ran: Mapping[str, SearchedPlan] = {}
     _log: tuple[Simulation, Log] | None = None
 
@@ -82,6 +84,7 @@ class HelperTrials(RealTypes):
         best = found.best
         if found.sensitivity is not None and begun.batches is not None:
             self.alone = SingleLayerOutcomes.of(begun.simulation, found.sensitivity, begun.batches)
+        self.quietest = begun.quietest
         self._ran = {plan_key(plan.kept, plan.amax): plan for plan in found.plans}
         self.spending.first = begun.first
         self.first = best if best.meets and best.whole and len(best.kept) < len(simulation.names) else None
@@ -123,6 +126,8 @@ class HelperTrials(RealTypes):
     def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
         """How all layers quantized do on ``few`` of the samples, with the calibration method that suits them best.
 
+        Where a first plan was looked for, that is known but for the recipe's own ranges and those with the least noise.
+
         Args:
             few: this search's simulation on some of its samples.
             like: only its method is tried, besides the recipe's.
@@ -133,7 +138,8 @@ class HelperTrials(RealTypes):
         def pay(price: float) -> None:
             self.spending.pay(price * part)
 
-        return standing(few, self.budget, self.settings.try_ranges, like, pay, self._trials)
+        method = self.quietest if like is None else like.method
+        return standing(few, self.budget, self.settings.try_ranges, method, pay, self._trials)
 
     def helps(
         self, name: str, before: Standing, after: Standing, changed: Collection[str],

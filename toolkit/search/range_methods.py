@@ -127,7 +127,7 @@ def standing(
     simulation: Simulation,
     budget: Budget,
     try_ranges: bool = True,
-    like: Standing | None = None,
+    method: str | None = None,
     pay: Callable[[float], None] = lambda price: None,
     kept: Log | None = None,
 ) -> Standing:
@@ -137,22 +137,23 @@ def standing(
         simulation: the model and its samples.
         budget: what must hold.
         try_ranges: whether other methods than the recipe's own are tried.
-        like: only its method is tried, besides the recipe's own.
+        method: the only one that is tried besides the recipe's own; all are where None.
         pay: called with what each run costs, in runs of the float model over these samples.
         kept: where outcomes are looked for and kept, so that an interrupted search goes on; None for nowhere.
     """
     reference = simulation.runner.float_outcome
     ranges: list[tuple[str, dict[str, float]]] = [("", {})]
-    ranges += [one for one in whole_model(simulation) if like is None or one[0] == like.method] if try_ranges else []
+    if try_ranges and method != "":
+        ranges += [one for one in whole_model(simulation) if method is None or one[0] == method]
     found, samples = [], sum(feed.count for feed in simulation.feeds)
-    for method, amax in ranges:
+    for name, amax in ranges:
         outcome = _outcome(simulation, (), amax, pay, kept)
         # these may be a part of the samples that the search decides on
         told = budget.on_subset(outcome, reference)
         distance = budget.distance(told.lacks(outcome, reference)) if told is not None else 0.0
         step = budget.one_answer(outcome, reference)
-        found.append(Standing(distance, outcome, simulation, amax, method, samples, kept, step))
-        if not method and told is budget and budget.safely(outcome, reference):
+        found.append(Standing(distance, outcome, simulation, amax, name, samples, kept, step))
+        if not name and told is budget and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))
 

@@ -234,6 +234,21 @@ def test_whether_all_layers_quantized_meet_the_budget_is_known_of_the_first_plan
     assert known.spending.priced == before and new.spending.priced > 0
 
 
+def test_of_the_methods_that_a_first_plan_has_compared_only_the_quietest_is_run_again_for_the_helpers():
+    known, new = (uneven(60.0, "mse") for _ in range(2))
+    known.first_plan()
+    assert known.quietest and new.quietest is None
+    own, others = [], []
+    for search, prices in ((known, own), (new, others)):
+        few = search.on_few()
+        assert few.runner.float_outcome
+        pay = search.spending.pay
+        search.spending.pay = lambda price, prices=prices, pay=pay: (prices.append(price), pay(price))
+        search.standing(few)
+    # the float model, the recipe's own ranges, and one method or all
+    assert len(own) == 3 < len(others) and own == others[:3]
+
+
 def test_a_trial_that_ran_is_not_run_again_after_an_interruption(tmp_path, monkeypatch):
     """What it costs counts all the same, so that the search decides as it would have."""
     model, runs = chain(), []
