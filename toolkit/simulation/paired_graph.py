@@ -74,19 +74,16 @@ class PairedGraph:
         if left:
             cut(self.proto, left)
         graph = self.proto.graph
-        self.constants = {t.name: t for t in graph.initializer}
-        self.nodes: list[onnx.NodeProto] = []
         self.outputs = {value.name for value in graph.output}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
         for node in graph.node:
-            value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+            constant = _constant_of(node)
             # an output that is a constant comes from a node all the same
-            if node.op_type == "Constant" and value is not None and node.output[0] not in self.outputs:
-                constant = onnx.TensorProto()
-                constant.CopyFrom(value)
-                constant.name = node.output[0]
-                self.constants[constant.name] = constant
-            else:
+            if constant is None or constant.name in self.outputs:
                 self.nodes.append(node)
+            else:
+                self.constants[constant.name] = constant
         self.inputs = [value for value in graph.input if value.name not in self.constants]
         self.declared = {value.name: value for value in (*graph.output, *graph.value_info)}
         self.names = set(switches.names)
@@ -231,3 +228,14 @@ class PairedGraph:
             return helper.make_tensor_value_info(name, kind, [self._lengths[name]])
         # sizes are left open: the facts may be of one profile only
         return helper.make_tensor_value_info(name, kind, [None] * len(corners[0]))
+
+
+def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor of a Constant, named as its output; None for other nodes, and for a Constant of plain numbers."""
+    value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+    if node.op_type != "Constant" or value is None:
+        return None
+    constant = onnx.TensorProto()
+    constant.CopyFrom(value)
+    constant.name = node.output[0]
+    return constant

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
 from toolkit.contract.findings import Finding
 
 
@@ -89,6 +90,18 @@ class Build:
     lacks: dict[str, str] = field(default_factory=dict)
     unmarked: list[str] = field(default_factory=list)
 
+    def unmeasured(self, profiles: Profiles) -> dict[str, str]:
+        """The profiles whose latency at their opt shapes is not known, each with the error, if it is known.
+
+        Args:
+            profiles: the profiles that it was built with.
+        """
+        return {
+            name: self.lacks.get(name, "")
+            for name in profiles.names or ["default"]
+            if "opt" not in self.latency.get(name, {})
+        }
+
 
 @dataclass(frozen=True)
 class Actual:
@@ -102,9 +115,9 @@ class Actual:
         status: honoured, fused, removed, overridden, opaque or unknown.
         reason: why asked and actual differ, or where the node went; None where there is nothing to say.
         engine_layers: names of the engine layers that run it.
-        opened: for an opaque node what an engine with marked inner tensors told: precision, status, source,
+        opened: for an opaque node what an engine with marked inner tensors showed: precision, status, source,
             input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds) and, where that engine
-            was run, values (see ``opened.with_values``).
+            was run, values (see ``opaque_blocks.with_values``).
     """
 
     precision: Precision | None

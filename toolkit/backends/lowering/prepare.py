@@ -1,4 +1,4 @@
-"""Lowering a model for a backend and building it: the same steps for a run's engine and for trial engines."""
+"""Lowering a model as a backend needs it: the same steps for a run's engine and for trial engines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from toolkit.backends.backend import Backend, EngineSettings
 from toolkit.base.precision import Precision
-from toolkit.base.profiles import Profiles
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 
 if TYPE_CHECKING:
-    from toolkit.backends.layers.layer import Build
     from toolkit.backends.lowering.lowered import Lowered
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.graph.model import Model
@@ -92,17 +90,3 @@ def admit_for(
 def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:
     """Write a lowered model in the ONNX IR version that the backend's parser takes."""
     return model.save(path, ir_version=8 if backend.typing_for(settings) == "weak" else 10)
-
-
-def unmeasured(build: Build, profiles: Profiles) -> dict[str, str]:
-    """The profiles whose latency at their opt shapes is not known, each with the error, if it is known.
-
-    Args:
-        build: what the backend made.
-        profiles: the profiles it was built with.
-    """
-    return {
-        name: build.lacks.get(name, "")
-        for name in profiles.names or ["default"]
-        if "opt" not in build.latency.get(name, {})
-    }

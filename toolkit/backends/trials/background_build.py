@@ -2,8 +2,9 @@
 
 The engine without pairs needs no ranges, so that it can be begun before anything is calibrated; and it is likely to be
 the run's own. Its build and its measurement are jobs like any other: while an engine is measured, its own child stands
-still, and while it is measured, all others do (see ``children``). What it was built alongside can have disturbed the
-times by which TensorRT chose its kernels; so it is judged by its latency, measured alone like that of the others.
+still, and while it is measured, all others do (see ``processes.children``). What it was built alongside can have
+disturbed the times by which TensorRT chose its kernels; so it is judged by its latency, measured alone like that of the
+others.
 """
 
 from __future__ import annotations

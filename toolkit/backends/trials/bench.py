@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.attribution.unit_times import unit_times
 from toolkit.backends.backend import Backend, EngineSettings, Extras, LogLine
-from toolkit.backends.lowering.prepare import lower_for, save_for, unmeasured
+from toolkit.backends.lowering.prepare import lower_for, save_for
 from toolkit.backends.trials.engine_cache import EngineCache
 from toolkit.backends.trials.prebuilds import Prebuilds
 from toolkit.base.errors import QtoolError
@@ -359,7 +359,7 @@ class EngineBench:
                     self._prebuilds.background.others += 1
                 build = self.build(model, plan, ranges, path, settings)
             kept = self.kept.keep(name, build)
-        lacks = unmeasured(build, self.shapes)
+        lacks = build.unmeasured(self.shapes)
         latency = {}
         for profile in self.profiles:
             if profile in lacks:

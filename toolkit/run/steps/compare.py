@@ -151,7 +151,7 @@ class CompareStep(Step[CompareRecord]):
     ) -> tuple[PlainEngine, bytes | None]:
         from toolkit.backends.attribution.nodes import attribute
         from toolkit.backends.backend import Extras
-        from toolkit.backends.lowering.prepare import lower_for, save_for, unmeasured
+        from toolkit.backends.lowering.prepare import lower_for, save_for
 
         profiles = self.job.profiles
         made = lower_for(
@@ -173,7 +173,7 @@ class CompareStep(Step[CompareRecord]):
                 file.unlink()
         actuals = attribute(made.model, build, made.plan)
         runs = {node: list(actual.engine_layers) for node, actual in actuals.items() if actual.engine_layers}
-        engine = PlainEngine(replace(build, engine=None, raw=None), runs, unmeasured(build, profiles))
+        engine = PlainEngine(replace(build, engine=None, raw=None), runs, build.unmeasured(profiles))
         return engine, build.engine
 
 

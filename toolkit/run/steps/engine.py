@@ -99,7 +99,6 @@ class EngineStep(Step[EngineRecord]):
         """
         from toolkit.backends.attribution.nodes import attribute
         from toolkit.backends.choose import choose
-        from toolkit.backends.lowering.prepare import unmeasured
 
         backend, reason = choose(self.job.backend)
         plan, profiles, root = self.lowering.plan, self.job.profiles, self.folder.path
@@ -128,7 +127,7 @@ class EngineStep(Step[EngineRecord]):
             typing=backend.typing_for(settings),
             engine_bytes=len(build.engine) if build.engine is not None else None,
             actuals=explain(actuals, plan, self.recipe.rest, reasons),
-            lacks=unmeasured(build, profiles) if measures else {},
+            lacks=build.unmeasured(profiles) if measures else {},
             files=files,
         )
 
