@@ -19,6 +19,7 @@ from toolkit.contract.journal import Journal
 from toolkit.data.batch import Batch, Labels
 from toolkit.data.counts import Counts
 from toolkit.data.faults import no_samples, refuse_none
+from toolkit.data.finite import FiniteValues
 from toolkit.data.fitter import Fitter
 from toolkit.data.mask import MaskPadder
 from toolkit.data.rows import RowsAsSamples, by_rows
@@ -64,13 +65,14 @@ class CalibrationData:
         journal: Journal | None = None,
         random: bool = False,
         name: str = "data",
+        finite: FiniteValues | None = None,
     ) -> None:
         self.specs, self.profiles, self.name = dict(specs), profiles, name
         self.random = random
         self.labels = labels
         self.mask = mask
         self.outside = outside
-        self.axes = axes_of(specs)
+        self.axes, self._finite = axes_of(specs), finite or FiniteValues()
         self._source, self._journal = source, journal
         self._fitter = Fitter(profiles, self.axes, outside)
         self._padder = MaskPadder(mask, specs, profiles) if mask is not None else None
@@ -129,7 +131,7 @@ class CalibrationData:
             journal.noted(Code.RANDOM_DATA(seed=random["seed"]))
         return cls(
             opened, specs, profiles, outside=outside, labels=labels, mask=mask, journal=journal,
-            random=random is not None, name=name,
+            random=random is not None, name=name, finite=FiniteValues(model),
         )  # fmt: skip
 
     @property
@@ -231,20 +233,15 @@ class CalibrationData:
         }
         labels = Labels({name: _joined([sample.labels[name] for sample in group]) for name in first.labels})
         labels.indices = tuple(sample.index for sample in group)
-        return Batch(
-            joined,
-            len(group),
-            first.profiles,
-            [sample.origin for sample in group],
-            labels.indices,
-            labels if self.labels else None,
-            self.axes,
-        )
+        origins = [sample.origin for sample in group]
+        known = labels if self.labels else None
+        return Batch(joined, len(group), first.profiles, origins, labels.indices, known, self.axes)
 
     def _checked(self, index: int, origin: str, inputs: Mapping[str, Any], labels: dict[str, Array]) -> Sample:
         if self.labels and not labels:
             raise DataError("there are no labels", where=origin, remedy="add a 'label' array with a row per sample")
         fitted = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self.specs.items()}
+        self._finite.check(fitted, origin)
         sample = Sample(fitted, index, origin, (), labels if self.labels else {})
         check_shared_dims(sample, self.specs)
         return sample
@@ -322,7 +319,7 @@ class CalibrationData:
         """The samples whose index ``keep`` accepts, as separate data."""
         twin = CalibrationData(
             self._source, self.specs, self.profiles, outside=self.outside, labels=self.labels, mask=self.mask,
-            journal=journal, random=self.random, name=name,
+            journal=journal, random=self.random, name=name, finite=self._finite,
         )  # fmt: skip
         twin._keep = (*self._keep, keep)
         return twin

@@ -12,7 +12,6 @@ import onnx
 
 from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Shapes
-from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.data.arrays import native
 from toolkit.graph.channels import channels_read
@@ -204,7 +203,7 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     too, as stacked samples are cut up.
 
     Raises:
-        DataError: wrong dtype, rank or fixed dimension, an empty batch, NaN or an infinity.
+        DataError: wrong dtype, rank or fixed dimension, or an empty batch.
     """
     array = native(np.asarray(value))
     place = f"{where}, input '{spec.name}'"
@@ -233,23 +232,7 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
         _check_channels(array.shape, spec, place)
     if spec.batch_axis is not None and not array.shape[spec.batch_axis]:
         raise DataError(f"shape {list(array.shape)} holds no values", where=place, remedy="remove the sample")
-    array = _fit_dtype(array, spec, place)
-    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
-        wide = array.astype(np.float32) if array.dtype.itemsize < 4 else array
-        finite = np.isfinite(wide)
-        if not finite.all():
-            at = np.unravel_index(int(np.argmin(finite)), array.shape)
-            number = int(finite.size - np.count_nonzero(finite))
-            others = f"{count(number, 'value')} {'is' if number == 1 else 'are'} not finite"
-            # of many samples with a mask to add, all have it
-            masked = bool((wide[~finite] == -np.inf).all()) and number < finite.size
-            lower = "; for a mask that is added to scores give -65504, the least of float16, in place of -inf"
-            raise DataError(
-                f"the value at {[int(i) for i in at]} is {wide[at]} ({others})",
-                where=place,
-                remedy=f"samples need finite values: repair or remove this one{lower if masked else ''}",
-            )
-    return array
+    return _fit_dtype(array, spec, place)
 
 
 def _add_axis(shape: Sequence[int], spec: InputSpec) -> str:

@@ -1,0 +1,66 @@
+"""NaN that stands for a missing value is taken where the model returns numbers for it, and else refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conftest import build, node, normal
+from toolkit import CalibrationData, Model, Recipe, run
+from toolkit.base.errors import DataError
+
+
+def filled(replaces=True):
+    """A layer over 8 measurements, of which the missing ones count as 0 where the model ``replaces`` them."""
+    nodes = [
+        node("IsNaN", ["x"], ["missing"]), node("Where", ["missing", "zero", "x"], ["known"]),
+        node("MatMul", ["known" if replaces else "x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"]),
+    ]  # fmt: skip
+    weights = {"zero": np.float32(0), "w": normal(8, 16, seed=1), "v": normal(16, 4, seed=2)}
+    return build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights)
+
+
+def measurements(count, missing=np.nan):
+    x = normal(count, 8, seed=3)
+    x[::3, 2] = missing
+    return x
+
+
+def data_of(proto, x):
+    return CalibrationData.open([{"x": row[None]} for row in x], Model.from_proto(proto))
+
+
+def test_missing_values_that_the_model_replaces_are_taken():
+    x = measurements(9)
+    samples = list(data_of(filled(), x).samples())
+    assert np.array_equal(np.concatenate([one.inputs["x"] for one in samples]), x, equal_nan=True)
+
+
+@pytest.mark.parametrize(("replaces", "missing"), [(False, np.nan), (True, np.inf), (True, -np.inf)])
+def test_what_leaves_the_model_as_nan_and_infinities_are_refused(replaces, missing):
+    with pytest.raises(DataError) as error:
+        list(data_of(filled(replaces), measurements(9, missing)).samples())
+    assert "the value at [0, 2]" in error.value.what and "sample 0, input 'x'" in str(error.value.where)
+
+
+def test_a_class_that_hides_what_it_is_from_does_not_show_that_nan_is_replaced():
+    proto = build(
+        [node("MatMul", ["x", "w"], ["h"]), node("ArgMax", ["h"], ["y"], axis=1)], {"x": ["n", 8]}, {"y": ["n", 1]},
+        {"w": normal(8, 4)}, types={"y": 7},
+    )  # fmt: skip
+    with pytest.raises(DataError):
+        list(data_of(proto, measurements(9)).samples())
+
+
+def test_a_run_calibrates_and_judges_samples_with_missing_values(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(filled().SerializeToString())
+    np.savez(tmp_path / "data.npz", x=measurements(60))
+    made = Recipe.build(
+        "missing", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=["insert_qdq"], engine={"backend": "none", "rest": "fp32"}, evaluation={"data": str(tmp_path / "data.npz")},
+    )  # fmt: skip
+    report = run(made, tmp_path / "out").report
+    known = np.nan_to_num(measurements(60))
+    assert report.accuracy.outputs["y"].sqnr_db > 30
+    ranges = (tmp_path / "out" / "ranges.json").read_text()
+    assert str(round(float(np.abs(known).max()), 3))[:4] in ranges

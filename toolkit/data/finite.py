@@ -1,0 +1,80 @@
+"""Values of samples that are not finite: NaN is taken where the model itself replaces it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.text import count
+from toolkit.base.types import Array
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import own_session
+
+_TRIED = 4
+"""Samples with NaN on which the model has to return numbers; what it returns for later ones is seen when it is run."""
+
+
+class FiniteValues:
+    """Refuses samples whose values are not finite.
+
+    NaN stands for a missing value where the model replaces it, as IsNaN and Where do, or a tree's branch for it: then
+    it returns numbers all the same.
+
+    Args:
+        model: the model; without it NaN is refused.
+    """
+
+    def __init__(self, model: Model | None = None) -> None:
+        self._model = model
+        self._returned = 0
+
+    def check(self, inputs: Mapping[str, Array], origin: str) -> None:
+        """Check a sample.
+
+        Args:
+            inputs: its inputs, as the model takes them.
+            origin: where it came from, in words.
+
+        Raises:
+            DataError: a value is infinite, or NaN and the model returns NaN for it, or no floats.
+        """
+        faults = {name: fault for name, value in inputs.items() if (fault := _fault(value)) is not None}
+        unknown = all(np.isnan(wide[~finite]).all() for wide, finite in faults.values())
+        if not faults or (unknown and self._takes(inputs)):
+            return
+        name, (wide, finite) = next(iter(faults.items()))
+        at = np.unravel_index(int(np.argmin(finite)), wide.shape)
+        number = int(finite.size - np.count_nonzero(finite))
+        others = f"{count(number, 'value')} {'is' if number == 1 else 'are'} not finite"
+        # of many samples with a mask to add, all have it
+        masked = bool((wide[~finite] == -np.inf).all()) and number < finite.size
+        lower = "; for a mask that is added to scores give -65504, the least of float16, in place of -inf"
+        raise DataError(
+            f"the value at {[int(i) for i in at]} is {wide[at]} ({others})",
+            where=f"{origin}, input '{name}'",
+            remedy=f"samples need finite values: repair or remove this one{lower if masked else ''}",
+        )
+
+    def _takes(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether the model returns floats for a sample with NaN, and no NaN among them."""
+        if self._model is None or self._returned >= _TRIED:
+            return self._returned > 0
+        try:
+            outputs = own_session(self._model).run(dict(inputs))
+        except QtoolError:
+            return False
+        floats = [value for value in outputs.values() if value.dtype.kind == "f" and value.size]
+        returned = bool(floats) and not any(np.isnan(value).any() for value in floats)
+        self._returned += returned
+        return returned
+
+
+def _fault(value: Array) -> tuple[Array, Array] | None:
+    """The values in a type that numpy compares, and which of them are finite; None where all are."""
+    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+        return None
+    wide = value.astype(np.float32) if value.dtype.itemsize < 4 else value
+    finite = np.isfinite(wide)
+    return None if finite.all() else (wide, finite)
