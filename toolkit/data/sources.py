@@ -248,7 +248,11 @@ def _refuse_ambiguous(value: Array, spec: InputSpec, where: str) -> None:
 
 
 def _lacking(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, int]:
-    """Where the axis of samples goes into the arrays that lack it: none where one of the inputs has it."""
+    """Where the axis of samples goes into the arrays that lack it: none where one of the inputs has it.
+
+    Labels lack it with the inputs, but not beside an input of other extents that is complete: a number for an input [1]
+    says nothing of them then.
+    """
     axes = {
         name: spec.batch_axis if spec.batch_axis is not None else 0
         for name, spec in specs.items()
@@ -256,7 +260,9 @@ def _lacking(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, int]:
     }
     if not axes or any(len(shapes[name]) != len(specs[name].dims or ()) - 1 for name in axes):
         return {}
-    return {name: axes.get(name, 0) for name in shapes if name in axes or name not in specs}
+    others = {name: spec.dims for name, spec in specs.items() if name in shapes and name not in axes and spec.dims}
+    whole = any(len(shapes[name]) == len(dims) for name, dims in others.items())
+    return {name: axes.get(name, 0) for name in shapes if name in axes or (name not in specs and not whole)}
 
 
 def _number(value: float, dtype: np.dtype[Any]) -> Array:

@@ -30,3 +30,25 @@ def test_items_of_which_one_input_has_it_are_told_to_add_it_to_the_other(size, t
     with pytest.raises(DataError) as refused:
         list(CalibrationData.open(items, model(x=12, beside=2)).samples())
     assert ("numpy.expand_dims(value, 0)" in refused.value.remedy) is told
+
+
+@pytest.mark.parametrize("rate", [1.0, np.float32(1), np.float32([1])])
+@pytest.mark.parametrize("label", [np.arange(4), np.zeros((4, 7))])
+def test_a_number_beside_a_complete_input_gives_labels_no_axis(rate, label):
+    """A model that takes four positions at once, and a factor of one value."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Mul", ["h", "rate"], ["y"])]
+    fixed = Model.from_proto(build(nodes, {"x": [4, 5], "rate": [1]}, {"y": [4, 3]}, {"w": normal(5, 3)}))
+    items = [{"x": normal(4, 5), "rate": rate, "label": label}] * 3
+    for made in (items, iter(items), lambda: iter(items)):
+        samples = list(CalibrationData.open(made, fixed, labels=True).samples())
+        assert [(one.inputs["rate"].shape, one.labels["label"].shape) for one in samples] == [((1,), label.shape)] * 3
+
+
+@pytest.mark.parametrize(("label", "shape"), [(2, (1,)), (np.zeros(7), (1, 7)), (np.zeros((1, 8, 8)), (1, 1, 8, 8))])
+def test_labels_of_items_get_the_axis_that_their_inputs_lack(label, shape):
+    """A number for all samples, which has no dimensions in the model either, does not matter."""
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Mul", ["h", "rate"], ["y"])]
+    free = Model.from_proto(build(nodes, {"x": ["n", 5], "rate": []}, {"y": ["n", 3]}, {"w": normal(5, 3)}))
+    items = [{"x": normal(5), "rate": 2.0, "label": label}] * 3
+    samples = list(CalibrationData.open(iter(items), free, labels=True).samples())
+    assert [one.labels["label"].shape for one in samples] == [shape] * 3
