@@ -42,6 +42,12 @@ _REMEDIES = (
     (r"[Uu]nsupported reduction type|with reduction is not supported",
      "what is scattered to one place can be summed by a MatMul with a matrix of ones, [nodes, edges], in its place; "
      "other reductions have to be computed outside the engine"),
+    (r"training_mode == 1 in BatchNormalization",
+     "export the model for inference (torch: model.eval(), training=TrainingMode.EVAL), with its stored means and "
+     "variances; where those of the batch are wanted, write them out (ReduceMean, Sub, Mul, Sqrt, Div)"),
+    (r"Attention nodes with one output",
+     "TensorRT has no Attention that keeps keys and values: put a Concat of the past and the new ones before it, whose "
+     "outputs are the present ones, and leave the past inputs of the node empty"),
     (r"indices \([^\0]*must be less than or equal to the extent of data",
      "TensorRT scatters no more values along an axis than there are places: sum them by a MatMul with a matrix of "
      "ones, [nodes, edges], instead"),

@@ -162,10 +162,20 @@ def test_a_fault_that_names_no_node_is_that_of_the_node_being_read():
             "CUDA runtime version)",
             "check the GPU's driver",
         ),
+        (
+            "ModelImporter.cpp:151: ERROR: onnxOpImporters.cpp:600 In function importBatchNormalization:\n[8] Assertion "
+            'failed: !isTraining && "This version of TensorRT does not support training_mode == 1 in BatchNormalization."',
+            "export the model for inference",
+        ),
+        (
+            "ModelImporter.cpp:151: ERROR: onnxOpImporters.cpp:500 In function importAttention:\n[8] Assertion failed: "
+            "node.output().size() == 1: TensorRT only supports Attention nodes with one output.",
+            "put a Concat of the past and the new ones before it",
+        ),
     ],
     ids=[
         "more values to scatter than places", "an operator whose plugin a release lacks", "a plugin without a GPU",
-        "a driver that is too old",
+        "a driver that is too old", "statistics of the batch", "attention that keeps keys and values",
     ],
 )
 def test_what_can_be_done_about_an_operator_is_told(said, remedy):
