@@ -240,7 +240,7 @@ def _lines(found: Explanation) -> Iterable[str]:
     for title, sides in (("reads", found.inputs), ("feeds", found.outputs)):
         for side in sides:
             ends = f" {'from' if title == 'reads' else 'to'} {quoted(side.nodes, 12)}" if side.nodes else ""
-            yield f"  {'weights' if side.weights else title:13} '{side.tensor}'{ends}: {side.text}"
+            yield f"  {'weights' if side.weights else title:13} '{side.tensor}'{ends}{side.text and f': {side.text}'}"
     if found.keep:
         yield "  to keep it in float, put this before the pass that quantizes:"
         yield from (f"    {line}" for line in found.keep.splitlines())

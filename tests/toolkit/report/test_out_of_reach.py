@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit import Recipe, run
+from toolkit.report.bound_codes import BoundCode
+from toolkit.report.findings import sentence
 from toolkit.report.terminal import to_text
 
 HIDDEN, STEPS = 16, 4
@@ -50,6 +52,14 @@ def test_the_share_of_operators_without_a_quantized_kernel_is_said(own, little, 
     assert "1 LSTM" in said and "LSTM has no quantized kernel" in said
     assert ("quantizing gains little here" in said) is little
     assert said in " ".join(to_text(report, width=2000).split())
+
+
+def test_where_all_work_is_out_of_reach_no_share_of_nothing_is_left():
+    """As in a network whose weights are inputs: both operands of its products are activations."""
+    given = {"of": "macs", "ops": ("Gemm",), "counts": (2,), "shares": (1.0,), "reasons": ("both are activations",), "more": 0}
+    said = sentence(BoundCode.OUT_OF_REACH(share=1.0, **given))
+    assert said.endswith("2 Gemm, 100.0 % (both are activations). Nothing is left to quantize.")
+    assert sentence(BoundCode.OUT_OF_REACH(share=0.9999, **given)).count("At most 0.01 % can be quantized") == 1
 
 
 def test_nothing_is_said_where_hardly_any_work_is_out_of_reach_or_nothing_is_to_be_quantized(tmp_path):

@@ -97,6 +97,8 @@ def _out_of_reach(
     text = f"{work_share(share, of)} are in layers that no plan of this recipe quantizes: {'; '.join(shown)}."
     if share < _MOST:
         return text
+    if share == 1:
+        return f"{text} Nothing is left to quantize."
     return f"{text} At most {share_percent(1 - share)} can be quantized, so quantizing gains little here."
 
 
