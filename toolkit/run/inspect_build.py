@@ -15,7 +15,7 @@ from toolkit.base.text import plain
 from toolkit.base.versions import path_fingerprint, versions
 from toolkit.report.terminal import size
 from toolkit.run.lock import read_lock
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe import LOCK_ENDING, Recipe
 from toolkit.run.rendered import Rendered
 from toolkit.run.state import RunState
 from toolkit.run.timing_cache import is_timing_cache
@@ -132,7 +132,7 @@ def render_recipe(path: Path) -> Rendered:
     Raises:
         RecipeError: it cannot be read.
     """
-    if path.name.endswith(".lock.toml"):
+    if path.name.endswith(LOCK_ENDING):
         return _lock(path)
     recipe = Recipe.load(path)
     content = {"kind": "recipe", **recipe.model_dump(mode="json", by_alias=True, exclude_none=True)}

@@ -32,6 +32,7 @@ from toolkit.run.sections import (
     RunSection,
     Section,
 )
+from toolkit.run.state import RunState
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +41,7 @@ else:
 
 
 _SEVERAL = {"profile", "pass"}
+LOCK_ENDING = ".lock.toml"
 _TOML = FileKind("not TOML", RecipeError, "fix the file", 1 << 22)
 
 
@@ -78,10 +80,10 @@ class Recipe(Section):
 
     @classmethod
     def load(cls, path: str | Path, settings: Sequence[str] = ()) -> Recipe:
-        """Read a recipe file.
+        """Read a recipe file, or the lock file of a run: its recipe with every setting resolved, to run it again.
 
         Args:
-            path: the file.
+            path: the file. Relative paths start in its folder, those of a lock file where the recipe that ran lies.
             settings: lines that replace or complement the file's, each ``section.key=value``; see
                 ``recipe_settings``.
 
@@ -100,7 +102,14 @@ class Recipe(Section):
                 where=str(path),
                 remedy=f"make a recipe: qtool new {shell_word(path)}",
             )
-        return cls.parse(read_utf8(path, _TOML), path, settings)
+        text = read_utf8(path, _TOML)
+        if not path.name.endswith(LOCK_ENDING):
+            return cls.parse(text, path, settings)
+        with reading(path, _TOML):
+            content = tomllib.loads(text)
+        content.pop("lock", None)
+        ran = RunState.load(path.parent).recipe
+        return cls.resolved(content, Path(ran) if ran else None, apply_settings(content, settings, cls))
 
     @classmethod
     def parse(cls, text: str, path: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -116,9 +125,9 @@ class Recipe(Section):
         return recipe
 
     @classmethod
-    def resolved(cls, content: Mapping[str, Any], path: Path | None) -> Recipe:
+    def resolved(cls, content: Mapping[str, Any], path: Path | None, settings: Sequence[Setting] = ()) -> Recipe:
         """A recipe of the content of a lock file; ``path`` is the file of the recipe itself."""
-        recipe = cls._made(content, "", path)
+        recipe = cls._made(content, "", path, settings)
         recipe._resolved = True
         return recipe
 

@@ -1,0 +1,91 @@
+"""A run can be repeated from what it left: its lock file is a recipe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MODELS
+from toolkit import Recipe, run
+from toolkit.base.errors import RecipeError
+from toolkit.cli.main import invoke
+
+RECIPE = """
+[model]
+path = "net.onnx"
+
+[calibration]
+data = "c.npz"
+method = "minmax"
+samples = 32
+
+[[pass]]
+use = "fold_batchnorm"
+
+[[pass]]
+use = "insert_qdq"
+exclude = ["/head/*"]
+
+[engine]
+backend = "none"
+
+[evaluation]
+data = "t.npz"
+metric = "top1"
+samples = 64
+budget = { max_drop = 0.05 }
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    place = tmp_path_factory.mktemp("lock")
+    for name, file in {
+        "digits_cnn.onnx": "net.onnx",
+        "digits_calibration.npz": "c.npz",
+        "digits_test.npz": "t.npz",
+    }.items():
+        shutil.copy(MODELS / name, place / file)
+    (place / "mine.toml").write_text(RECIPE)
+    run(Recipe.load(place / "mine.toml"), out=place / "run")
+    return place
+
+
+def left(folder):
+    return [(folder / name).read_bytes() for name in ("model.onnx", "ranges.json", "recipe.lock.toml")]
+
+
+def test_a_lock_file_runs_again_from_anywhere_and_gives_the_same(ran, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert invoke(["run", str(ran / "run" / "recipe.lock.toml"), "--out", "again"]) == 0
+    assert left(Path("again")) == left(ran / "run")
+    # and so does the lock file of that run
+    recipe = Recipe.load("again/recipe.lock.toml")
+    assert recipe.is_resolved and recipe.name == "mine" and recipe.folder == ran
+    assert invoke(["check", "again/recipe.lock.toml"]) == 0
+
+
+def test_a_lock_file_takes_settings_like_its_recipe(ran):
+    lock = ran / "run" / "recipe.lock.toml"
+    assert Recipe.load(lock, ["calibration.method=mse"]).calibration.method == "mse"
+    assert Recipe.load(lock).calibration.method == "minmax"
+    with pytest.raises(RecipeError, match="Did you mean 'method'"):
+        Recipe.load(lock, ["calibration.methd=mse"])
+
+
+def test_a_lock_file_by_itself_starts_in_the_working_folder(ran, tmp_path, monkeypatch):
+    alone = shutil.copy(ran / "run" / "recipe.lock.toml", tmp_path / "alone.lock.toml")
+    monkeypatch.chdir(ran)
+    run(Recipe.load(alone), out=tmp_path / "again")
+    assert left(tmp_path / "again") == left(ran / "run")
+
+
+def test_what_is_no_recipe_is_none_by_that_name(tmp_path):
+    (tmp_path / "a.lock.toml").write_text("[model")
+    with pytest.raises(RecipeError, match="not TOML"):
+        Recipe.load(tmp_path / "a.lock.toml")
+    (tmp_path / "a.lock.toml").write_text('[modle]\npath = "m.onnx"\n')
+    with pytest.raises(RecipeError, match="unknown key 'modle'"):
+        Recipe.load(tmp_path / "a.lock.toml")
