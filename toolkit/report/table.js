@@ -71,6 +71,8 @@ const virtualTable = (table, { count, cells, values, rowClass = () => "", open =
       if (tr && (event.target.closest("button") || getSelection().isCollapsed)) open(Number(tr.dataset.row));
     });
   }
+  // drawing asks where it has been scrolled to: the rows that are there without scripts would be laid out for that
+  body.replaceChildren();
   set(order);
   return {
     filter(keep) { filter = keep; set(order.filter(keep)); return list.length; },
