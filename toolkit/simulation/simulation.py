@@ -119,27 +119,30 @@ class Simulation:
         self._reference = reference
         profiles = profiles if profiles is not None else Profiles()
         self.model = with_pairs_opset(model, self.settings.precision)
-        facts = self.model.facts(profiles)
-        wanted = wanted_tensors(self.model, facts, judge, placer)
-        self.ranges = ranges
-        known = {name: ranges.amax(name) for name in wanted if ranges.fits(name, self.settings.precision)}
-        self.switches = Switches(
-            self.model, facts, known, self.settings.precision, judge, placer
-        )  # fmt: skip
-        if not self.switches.groups:
-            raise PassError(
-                "the model has no layer that could be quantized", remedy="the journal says what was declined and why"
-            )
-        self.feeds = feeds_of(data, self.settings)
-        # without profiles the sizes of dynamic dimensions are known from the samples alone
-        self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
-        # shares are counted at the same shapes as in the report
-        self.work = work_of(self.model, self.facts if len(profiles) else facts)
-        self.rounder = rounder or Rounder(self.settings.weights, self.settings.precision)
-        self.cutter = Cutter(self.switches, self.facts, self.settings.stages, self.rounder)
-        self.outputs = measured_outputs(self.model)
-        self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape) and t.name in self.outputs]
-        self.discrete = [name for name in discrete_outputs(self.model) if name in self.outputs]
+        # what is found out about the graph is asked for several times
+        with self.model.settled():
+            facts = self.model.facts(profiles)
+            wanted = wanted_tensors(self.model, facts, judge, placer)
+            self.ranges = ranges
+            known = {name: ranges.amax(name) for name in wanted if ranges.fits(name, self.settings.precision)}
+            self.switches = Switches(
+                self.model, facts, known, self.settings.precision, judge, placer
+            )  # fmt: skip
+            if not self.switches.groups:
+                raise PassError(
+                    "the model has no layer that could be quantized",
+                    remedy="the journal says what was declined and why",
+                )
+            self.feeds = feeds_of(data, self.settings)
+            # without profiles the sizes of dynamic dimensions are known from the samples alone
+            self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
+            # shares are counted at the same shapes as in the report
+            self.work = work_of(self.model, self.facts if len(profiles) else facts)
+            self.rounder = rounder or Rounder(self.settings.weights, self.settings.precision)
+            self.cutter = Cutter(self.switches, self.facts, self.settings.stages, self.rounder)
+            self.outputs = measured_outputs(self.model)
+            self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape) and t.name in self.outputs]
+            self.discrete = [name for name in discrete_outputs(self.model) if name in self.outputs]
         self._data_print = ""
         self.data = data
         self._runner: Runner | None = None
