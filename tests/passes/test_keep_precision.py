@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import MODELS, build, node, normal, run
 from toolkit import CalibrationData, Calibrator, Context, Model, pairs_of, without_pairs
 from toolkit.contract.findings import Code
-from toolkit.contract.registry import find
+from toolkit.contract.registry import find_pass
 from toolkit.placement.codes import PlacementCode
 
 LAYERS = [
@@ -21,7 +21,7 @@ DATA = CalibrationData.open(MODELS / "digits_calibration.npz", Model.load(MODELS
 def passed(model, *passes, data=DATA):
     context = Context(provider=Calibrator(data, method="minmax"))
     for name, settings in passes:
-        find(name, False)(**settings)(model, context)
+        find_pass(name, False)(**settings)(model, context)
     return model, context
 
 
@@ -67,5 +67,5 @@ def test_pairs_that_the_rules_would_not_place_stay():
     ]  # fmt: skip
     weights = {"w": normal(8, 4), "s": np.float32(0.1), "z": np.int8(0)}
     model = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights))
-    find("keep_precision", False)(nodes=["h"])(model, Context())
+    find_pass("keep_precision", False)(nodes=["h"])(model, Context())
     assert readers(model) == {"h": ["y"]}
