@@ -24,6 +24,7 @@ class EvaluationCode(BaseCode):
     MEASURED_IN_FLOAT32 = "evaluation-measured-in-float32"
     DEFAULTS_REFUSE = "evaluation-defaults-refuse"
     DEFAULTS_CHANGE = "evaluation-defaults-change"
+    DEFAULTS_END = "evaluation-defaults-end"
     FLOAT_FORM_NOT_RUN = "evaluation-float-form-not-run"
     RESCALED_TENSORS_LEFT_OUT = "evaluation-rescaled-tensors-left-out"
     LEAVES_RANGE = "evaluation-leaves-range"

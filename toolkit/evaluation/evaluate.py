@@ -24,6 +24,7 @@ from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.counterparts import Run, counterparts, run_on
+from toolkit.evaluation.ended_sessions import ended_sessions
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.float_outputs import FloatOutputs
 from toolkit.evaluation.metric_base import MetricOptions
@@ -132,7 +133,8 @@ def evaluate(
     floats.give_back()
     return_free_blocks()
     fault = defaults_fault(subject, outputs, named, nodes) if nodes else None
-    result.notes += [*([fault] if fault is not None else []), *told]
+    ended = ended_sessions(subject) if form.name == "lowered" else []
+    result.notes += [*([fault] if fault is not None else []), *ended, *told]
     pairs = [pair for pair in comparable(exact, form.model) if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(

@@ -61,7 +61,7 @@ _BEGINS_AT: dict[str, frozenset[str]] = {
 They are those of the model itself, from which earlier rewrites make what later ones look for
 (onnxruntime/core/optimizer/graph_transformer_utils.cc).
 """
-_TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "Mul", "Reshape", "Slice", "Sub"})
+TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "Mul", "Reshape", "Slice", "Sub"})
 """Operators that onnxruntime takes out, or into a MatMul as its factor, before it looks for a Transpose."""
 
 
@@ -115,7 +115,7 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
             turned.update(node.output if _turns(node) or again else ())
             batched.update(node.output if _turns_batch(node) or again else ())
             moved.update(node.output)
-        elif node.op_type in _TAKEN_OUT:
+        elif node.op_type in TAKEN_OUT:
             for names in (moved, turned, batched):
                 names.update(node.output if not names.isdisjoint(node.input) else ())
         elif node.op_type == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:

@@ -103,6 +103,11 @@ EVALUATION: Table = {
         f"onnxruntime computes something else from model.onnx with its default optimizations, which rewrite "
         f"{quoted(nodes)}: {db(sqnr_db)} SQNR instead of {db(written_db)}. {_AS_WRITTEN}."
     ),
+    EvaluationCode.DEFAULTS_END: lambda nodes: (
+        f"A process that loads model.onnx in onnxruntime 1.32 with its default optimizations ends (SIGSEGV) at "
+        f"{quoted(nodes)}: float16, behind a Transpose of the batch. Use result.session(), or pass InferenceSession "
+        "disabled_optimizers=['MatmulTransposeFusion']; TensorRT is not affected."
+    ),
     EvaluationCode.FLOAT_FORM_NOT_RUN: (
         "Layer errors are against the source model, since the float form of the prepared model cannot be run: {why}."
     ),
