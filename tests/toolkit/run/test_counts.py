@@ -71,7 +71,7 @@ def test_a_run_stays_within_its_counts(tmp_path, counted):
 
 def test_a_pass_adds_its_share_and_no_session(tmp_path, counted):
     base = made(tmp_path / "base", 8, [FoldBatchNorm(), InsertQDQ()], counted)
-    keeps = [KeepPrecision(ops=["Gemm"])] * 3
+    keeps = [KeepPrecision(ops=["Gemm"], reason=reason) for reason in ("first", "second", "third")]
     more = made(tmp_path / "more", 8, [FoldBatchNorm(), *keeps, InsertQDQ()], counted)
     assert more["sessions"] == base["sessions"]
     assert all(more[key] - base[key] <= 3 * most for key, most in A_PASS.items()), (base, more)
