@@ -16,4 +16,5 @@ class DataCode(BaseCode):
     FIXED_INPUT = "fixed-input"
     PREPARED_UNLIKE = "prepared-unlike"
     NORMALIZED_UNLIKE = "normalized-unlike"
+    NOT_AS_LOCKED = "not-as-locked"
     OPT_UNLIKE_NAME = "opt-unlike-name"

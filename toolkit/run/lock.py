@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -11,6 +12,8 @@ from toolkit.base.errors import RecipeError
 from toolkit.base.reading import FileKind, read_utf8, reading
 from toolkit.base.schema import FileSchema
 from toolkit.base.versions import versions
+from toolkit.contract.findings import Finding
+from toolkit.data.codes import DataCode
 from toolkit.run.inputs import Inputs
 from toolkit.run.recipe import Recipe
 from toolkit.run.recipe_passes import named_passes
@@ -19,6 +22,20 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_FINGERPRINTS: dict[str, Callable[[Inputs], str | list[str]]] = {
+    "model": lambda inputs: inputs.prints.of(inputs.job.model_path),
+    "calibration_data": lambda inputs: inputs.prints.of_data(inputs.job.recipe.calibration.data),
+    "evaluation_data": lambda inputs: inputs.prints.of_data(inputs.job.recipe.evaluation.data),
+    "external_data": lambda inputs: inputs.prints.of_weights(),
+    "ranges": lambda inputs: inputs.prints.of_file(inputs.job.recipe.calibration.ranges),
+    "collection": lambda inputs: inputs.prints.of_file(inputs.job.recipe.calibration.collection),
+}
+_FILES = {
+    "model": "the model", "external_data": "its weights", "calibration_data": "[calibration] data",
+    "evaluation_data": "[evaluation] data", "ranges": "[calibration] ranges", "collection": "[calibration] collection",
+}  # fmt: skip
 
 
 def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
@@ -31,7 +48,7 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
     """
     import tomli_w
 
-    recipe, prints = inputs.job.recipe, inputs.prints
+    recipe = inputs.job.recipe
     settings = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     settings["pass"] = [
         {"use": use, **step.model_dump(mode="json", exclude_none=True, exclude=set(step.unused_settings()))}
@@ -43,14 +60,7 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
         "backend": backend,
         "lowering": lowering,
         "versions": versions(),
-        "fingerprints": {
-            "model": prints.of(inputs.job.model_path),
-            "calibration_data": prints.of_data(recipe.calibration.data),
-            "evaluation_data": prints.of_data(recipe.evaluation.data),
-            "external_data": prints.of_weights(),
-            "ranges": prints.of_file(recipe.calibration.ranges),
-            "collection": prints.of_file(recipe.calibration.collection),
-        },
+        "fingerprints": {name: fingerprint(inputs) for name, fingerprint in _FINGERPRINTS.items()},
     }
     return tomli_w.dumps(settings)
 
@@ -69,6 +79,13 @@ class LockInfo(FileSchema):
     lowering: str
     versions: dict[str, str] = Field(default_factory=dict)
     fingerprints: dict[str, str | list[str]] = Field(default_factory=dict)
+
+
+def not_as_locked(inputs: Inputs) -> list[Finding]:
+    """A finding that what a lock file's recipe reads is not what the run read that left the lock file."""
+    known = inputs.job.recipe.locked
+    files = [what for name, what in _FILES.items() if name in known and known[name] != _FINGERPRINTS[name](inputs)]
+    return [DataCode.NOT_AS_LOCKED(files=files)] if files else []
 
 
 def read_lock(path: Path, base: Path | None = None) -> tuple[Recipe, LockInfo]:

@@ -65,6 +65,7 @@ class Recipe(Section):
     _folder: Path | None = PrivateAttr(None)
     _text: str = PrivateAttr("")
     _resolved: bool = PrivateAttr(False)
+    _locked: dict[str, Any] = PrivateAttr(default_factory=dict)
     _settings: list[Setting] = PrivateAttr(default_factory=list)
     _name: str = PrivateAttr("recipe")
 
@@ -107,9 +108,11 @@ class Recipe(Section):
             return cls.parse(text, path, settings)
         with reading(path, _TOML):
             content = tomllib.loads(text)
-        content.pop("lock", None)
+        lock = content.pop("lock", None)
         ran = RunState.load(path.parent).recipe
-        return cls.resolved(content, Path(ran) if ran else None, apply_settings(content, settings, cls))
+        recipe = cls.resolved(content, Path(ran) if ran else None, apply_settings(content, settings, cls))
+        recipe._locked = lock.get("fingerprints", {}) if isinstance(lock, dict) else {}
+        return recipe
 
     @classmethod
     def parse(cls, text: str, path: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -289,6 +292,11 @@ class Recipe(Section):
     def is_resolved(self) -> bool:
         """Whether it is a lock file's: every setting is given, also those that have no effect."""
         return self._resolved
+
+    @property
+    def locked(self) -> Mapping[str, Any]:
+        """The fingerprints in a lock file that was loaded; empty for any other recipe."""
+        return self._locked
 
     @property
     def folder(self) -> Path:

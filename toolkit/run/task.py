@@ -15,6 +15,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.dimensions import is_batch_name
 from toolkit.placement.quantized import quantized_source
 from toolkit.run.inputs import Inputs, random_nodes
+from toolkit.run.lock import not_as_locked
 from toolkit.run.step import Record
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
     record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value, inputs.job.allow_code)]
     # free the first outputs and the session: what follows needs the memory
     looked.batches, looked.seen = iter(()), None
-    record.notes = [*record.notes, *samples_unlike(inputs)]
+    record.notes = [*record.notes, *samples_unlike(inputs), *not_as_locked(inputs)]
     return record
 
 

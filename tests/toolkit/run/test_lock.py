@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from tests.conftest import MODELS
@@ -80,6 +83,37 @@ def test_a_lock_file_by_itself_starts_in_the_working_folder(ran, tmp_path, monke
     monkeypatch.chdir(ran)
     run(Recipe.load(alone), out=tmp_path / "again")
     assert left(tmp_path / "again") == left(ran / "run")
+
+
+def test_files_that_are_not_those_of_the_run_are_named(ran, tmp_path, monkeypatch, capsys):
+    place = shutil.copytree(ran, tmp_path / "moved")
+    lock = shutil.copy(place / "run" / "recipe.lock.toml", place / "alone.lock.toml")
+    stored = dict(np.load(place / "c.npz"))
+    np.savez(place / "c.npz", **{name: values[::-1] for name, values in stored.items()})
+    rest = (
+        "from the run whose lock file this is, so the result will differ too. To repeat the run, give it the files that it "
+        "read."
+    )
+    fewer = ["--set", "evaluation.samples=32"]
+
+    def warnings():
+        assert invoke(["check", str(lock), *fewer, "--json"]) == 0
+        return [line for line in json.loads(capsys.readouterr().out)["warnings"] if "lock file" in line]
+
+    monkeypatch.chdir(place)
+    assert warnings() == [
+        f"[calibration] data differs {rest}"
+    ]
+    shutil.copy(MODELS / "digits_calibration.npz", "c.npz")
+    assert warnings() == []
+    shutil.copy("t.npz", "c.npz")
+    net = onnx.load("net.onnx")
+    net.doc_string = "another"
+    onnx.save(net, "net.onnx")
+    result = run(Recipe.load(lock), out="again")
+    assert [line for line in result.report.summary.warnings if "lock file" in line] == [
+        f"The model and [calibration] data differ {rest}"
+    ]
 
 
 def test_what_is_no_recipe_is_none_by_that_name(tmp_path):

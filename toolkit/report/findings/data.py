@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.data.codes import DataCode
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import joined, quoted
+from toolkit.report.findings.words import capital, joined, quoted
 
 _CHANGED = {
     "functions": ("model-local function", "inlined"),
@@ -106,6 +106,10 @@ DATA: Table = {
     DataCode.NORMALIZED_UNLIKE: lambda input, signed: (
         f"Calibration and evaluation samples are not prepared alike: input '{input}' is negative in part of each "
         f"{signed} sample and never in the others, so the ranges will not fit. Normalize both as in training."
+    ),
+    DataCode.NOT_AS_LOCKED: lambda files: (
+        f"{capital(joined(files))} {'differs' if len(files) == 1 else 'differ'} from the run whose lock file this is, "
+        "so the result will differ too. To repeat the run, give it the files that it read."
     ),
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
     Code.RANGES_OF_NO_TENSOR: lambda tensors, of: (
