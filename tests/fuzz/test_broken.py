@@ -575,9 +575,9 @@ def test_a_loop_without_an_end_is_stopped(
         assert "'loop'" in complain(here, capsys, *CHECK)
 
 
-def test_a_model_that_does_not_end_is_run_once_by_new(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The loops that were stopped, each after 0.3 s."""
     monkeypatch.setattr("toolkit.graph.endless_loops._SECONDS", 0.3)
     stopped: list[str] = []
     real = endless_loops.EndlessLoopError.__init__
@@ -587,6 +587,21 @@ def test_a_model_that_does_not_end_is_run_once_by_new(
         real(self, node, why, where)
 
     monkeypatch.setattr(endless_loops.EndlessLoopError, "__init__", count)
+    return stopped
+
+
+@pytest.mark.parametrize("command", ["check", "run", "calibrate"])
+def test_a_model_that_does_not_end_is_run_once(
+    here: Path, capsys: pytest.CaptureFixture[str], stopped: list[str], command: str
+) -> None:
+    onnx_file(lambda p: None, lambda: corpus.with_loop(trips=None))(here)
+    assert "'loop'" in complain(here, capsys, command, "r.toml")
+    assert stopped == ["loop"]
+
+
+def test_a_model_that_does_not_end_is_run_once_by_new(
+    here: Path, capsys: pytest.CaptureFixture[str], stopped: list[str]
+) -> None:
     onnx_file(lambda p: None, lambda: corpus.with_loop(trips=None))(here)
     assert "'loop'" in complain(here, capsys, "new", "m.onnx", "--data", "c.npz", "--out", "n.toml")
     assert stopped == ["loop"] and not (here / "n.toml").exists()

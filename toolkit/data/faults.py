@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from toolkit.base.errors import DataError, ModelError, QtoolError
 from toolkit.base.types import Array
 from toolkit.data.batch import Batch
+from toolkit.graph.endless_loops import EndlessLoopError
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def run_of(origins: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        if len(origins) > 1:
+        if len(origins) > 1 or isinstance(error, EndlessLoopError):
             raise
         raise ModelError(f"{error.what} ({origins[0]})", where=error.where, remedy=error.remedy) from error
 
@@ -42,6 +43,9 @@ def run_samples(batch: Batch, run: Callable[[Mapping[str, Array]], dict[str, Arr
     try:
         with run_of(batch.origins):
             return run(batch.inputs)
+    except EndlessLoopError:
+        # it took half a minute, and is the model's fault
+        raise
     except ModelError:
         faults = [_fault(batch, row, run) for row in range(batch.count if batch.count > 1 else 0)]
         failed = next(((row, fault) for row, fault in enumerate(faults) if fault is not None), None)

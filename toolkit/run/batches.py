@@ -13,6 +13,7 @@ import numpy as np
 from toolkit.base.errors import ModelError, QtoolError, RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
+from toolkit.graph.endless_loops import EndlessLoopError
 from toolkit.graph.states import shapes_to_join
 from toolkit.run.feeds import batch_limits
 from toolkit.run.new_profile import Seen, one_sample
@@ -60,6 +61,8 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
         return
     try:
         fault = batch_fault(model, data.axes, _alike(data, first.inputs, size), loaded)
+    except EndlessLoopError:
+        raise
     except ModelError:
         for sample in islice(data.samples(), _LOOKED_AT):
             with run_of([sample.origin]):

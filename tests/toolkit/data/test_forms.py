@@ -12,6 +12,7 @@ from toolkit import CalibrationData, Model, Recipe, run
 from toolkit.base.errors import DataError, ModelError
 from toolkit.data.batch import Batch
 from toolkit.data.faults import run_samples
+from toolkit.graph.endless_loops import EndlessLoopError
 
 ROWS = normal(6, 8)
 
@@ -189,6 +190,20 @@ def test_a_model_that_takes_no_sample_is_at_fault_itself():
         run_samples(batch(ROWS), refuses)
     with pytest.raises(ModelError, match=r"m\.onnx: no kernel \(f, sample 0\)"):
         run_samples(batch(ROWS[:1]), refuses)
+
+
+def test_a_model_that_does_not_end_is_run_once():
+    runs = []
+
+    def endless(inputs):
+        runs.append(inputs)
+        raise EndlessLoopError("loop", "after 30 s", "m.onnx")
+
+    with pytest.raises(EndlessLoopError):
+        run_samples(batch(ROWS), endless)
+    with pytest.raises(EndlessLoopError):
+        run_samples(batch(ROWS[:1]), endless)
+    assert len(runs) == 2
 
 
 def test_what_fails_only_together_is_no_fault_of_a_sample():
