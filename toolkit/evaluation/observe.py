@@ -24,7 +24,7 @@ from toolkit.graph.assemble import bodies
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
-from toolkit.graph.sessions import own_session
+from toolkit.graph.sessions import Session, own_session
 from toolkit.graph.states import shapes_to_join
 from toolkit.graph.used_inputs import varying_tensors
 
@@ -132,13 +132,20 @@ class _SeenBatches:
             # a missing output comes from a node that onnxruntime cannot run
             self.held[name].append((made[name], count * self.each, images))
 
-
     def find_masks(self, outputs: Sequence[SeenOutput]) -> None:
         """Tell outputs which input turns positions of theirs off; their values are known."""
         if not self._given:
             return
         joined = [one.name for one in outputs if one.batch_axis == 0 and one.samples]
-        found = position_masks(lambda one: own_session(self._model).run(one), self._given, self._made, joined)
+        # loaded where there is something to try, and once: that of a large model is not kept
+        loaded: list[Session] = []
+
+        def run(one: dict[str, Array]) -> Mapping[str, Array]:
+            if not loaded:
+                loaded.append(own_session(self._model))
+            return loaded[0].run(one)
+
+        found = position_masks(run, self._given, self._made, joined)
         for one in outputs:
             if (mask := found.get(one.name)) is None:
                 continue

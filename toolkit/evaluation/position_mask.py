@@ -13,6 +13,8 @@ from toolkit.base.types import Array
 
 _TRIED = 2
 """Samples on which it is tried: in the first all tokens may be the same."""
+_MOST_TRIED, _MANY = 8, 8
+"""Of whole numbers more samples, until so many of them have changed."""
 _SAME = 1e-5
 
 
@@ -48,8 +50,8 @@ def counting(settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Arr
     """
     if "mask" not in settings:
         return None
-    mask, axis = inputs[settings["mask"]], int(settings["positions"])
-    if value.ndim <= -axis or mask.shape != (value.shape[0], value.shape[axis]):
+    mask, axis = inputs.get(settings["mask"]), int(settings["positions"])
+    if mask is None or value.ndim <= -axis or mask.shape != (value.shape[0], value.shape[axis]):
         return None
     return np.asarray(mask != settings["mask_off"])
 
@@ -80,6 +82,9 @@ def position_masks(
     does tells: half of the positions are given other values, which changes the outputs of the other half where all are
     on, and changes nothing there where the half is off. Names and operators are not asked.
 
+    A position that is off without being told by its own values, and with the others', is no padding: an output there is
+    what a model fills in for a value that it was not given, or no output of that position.
+
     Args:
         run: runs the float model on one batch.
         given: the inputs of some batches.
@@ -90,17 +95,25 @@ def position_masks(
     binary = [name for name in (given[0] if given else ()) if all(_is_binary(one.get(name)) for one in given)]
     for mask in binary:
         for off in (0, 1):
-            for one, of in zip(given[:_TRIED], made):
-                axes = _axes(of, [name for name in outputs if name not in found], one[mask].shape)
-                if not axes:
-                    continue
+            places: dict[tuple[str, int], _Evidence] = {}
+            refuted: set[tuple[str, int]] = set()
+            for number, (one, of) in enumerate(zip(given[:_MOST_TRIED], made)):
+                for name, axes in _axes(of, [name for name in outputs if name not in found], one[mask].shape).items():
+                    if number < _TRIED or of[name].dtype.kind != "f":
+                        for place in {(name, axis) for axis in axes} - refuted:
+                            places.setdefault(place, _Evidence(1 if of[name].dtype.kind == "f" else _MANY))
+                waiting = {place: each for place, each in places.items() if not each.enough and place not in refuted}
+                if not waiting or (number >= _TRIED and all(each.least == 1 for each in waiting.values())):
+                    break
                 try:
-                    hit = _turned_off(run, one, mask, off, binary, axes)
+                    refuted |= _look(run, one, mask, off, binary, waiting)
                 except QtoolError:
                     # values that the model does not take, as positions beyond its table
                     continue
-                share = float(np.mean(np.concatenate([each[mask].reshape(-1) == off for each in given])))
-                found |= {name: PositionMask(mask, off, axis, share) for name, axis in hit.items()}
+            share = float(np.mean(np.concatenate([each[mask].reshape(-1) == off for each in given])))
+            for (name, axis), each in sorted(places.items()):
+                if each.enough and (name, axis) not in refuted:
+                    found.setdefault(name, PositionMask(mask, off, axis, share))
     return found
 
 
@@ -118,34 +131,66 @@ def _axes(made: Mapping[str, Array], outputs: Collection[str], shape: tuple[int,
     return {name: axes for name, axes in found.items() if axes}
 
 
-def _turned_off(
+@dataclass
+class _Evidence:
+    """What speaks for a mask of an output's positions along an axis.
+
+    Attributes:
+        least: how many values that are on have to change: whole numbers, such as tags, often stay by chance.
+        moved: how many did, where those of other positions that are on did.
+        own: whether a position that is off changes with its own values.
+        blank: whether what is off never changed with anything.
+    """
+
+    least: int
+    moved: int = 0
+    own: bool = False
+    blank: bool = True
+
+    @property
+    def enough(self) -> bool:
+        return self.moved >= self.least and (self.own or self.blank)
+
+
+def _look(
     run: Callable[[dict[str, Array]], Mapping[str, Array]],
     given: Mapping[str, Array],
     mask: str,
     off: int,
     binary: Collection[str],
-    axes: Mapping[str, Sequence[int]],
-) -> dict[str, int]:
-    """By output the axis along which a mask turns positions off, where this value of it does."""
+    places: Mapping[tuple[str, int], _Evidence],
+) -> set[tuple[str, int]]:
+    """Add what one batch shows; returns the places where positions that are off change others.
+
+    What refutes most inputs takes two runs, and comes first.
+    """
     on = np.full_like(given[mask], 1 - off)
-    found: dict[str, int] = {}
-    before = run({**given, mask: on})
-    length = on.shape[1]
+    length, refuted = on.shape[1], set[tuple[str, int]]()
+    before: Mapping[str, Array] | None = None
     for half in (np.arange(length) >= length // 2, np.arange(length) < length // 2):
         changed = _changed(given, half, binary)
         if not changed:
-            return {}
-        after = run({**given, **changed, mask: on})
-        places = [(name, axis) for name, each in axes.items() for axis in each if name not in found]
-        moved = [(name, axis) for name, axis in places if not _same(before[name], after[name], axis, ~half)]
-        if not moved:
-            continue
+            return set(places)
         hidden = np.where(half, on.dtype.type(off), on)
-        both = [run({**given, **values, mask: hidden}) for values in ({}, changed)]
-        for name, axis in moved:
-            if _same(both[0][name], both[1][name], axis, ~half):
-                found.setdefault(name, axis)
-    return found
+        first, second = (run({**given, **values, mask: hidden}) for values in ({}, changed))
+        refuted |= {(n, axis) for n, axis in places if not _same(first[n], second[n], axis, ~half)}
+        left = [place for place in places if place not in refuted]
+        if not left:
+            break
+        before = run({**given, mask: on}) if before is None else before
+        after = run({**given, **changed, mask: on})
+        moved = {(n, axis): _differing(before[n], after[n], axis, ~half) for n, axis in left}
+        others: Mapping[str, Array] | None = None
+        for (n, axis), many in moved.items():
+            if not many:
+                continue
+            each = places[n, axis]
+            each.moved += many
+            each.own |= not _same(first[n], second[n], axis, half)
+            if not each.own:
+                others = others or run({**given, **_changed(given, ~half, binary), mask: hidden})
+                each.blank &= _same(first[n], others[n], axis, half)
+    return refuted
 
 
 def _changed(given: Mapping[str, Array], half: Array, binary: Collection[str]) -> dict[str, Array]:
@@ -161,8 +206,15 @@ def _changed(given: Mapping[str, Array], half: Array, binary: Collection[str]) -
 
 def _same(first: Array, second: Array, axis: int, places: Array) -> bool:
     """Whether two outputs are the same at some places along an axis, but for rounding."""
+    return _differing(first, second, axis, places) == 0
+
+
+def _differing(first: Array, second: Array, axis: int, places: Array) -> int:
+    """How many values of two outputs differ at some places along an axis by more than rounding; all in other shapes."""
+    if first.shape != second.shape:
+        return max(first.size, 1)
     a, b = (np.compress(places, one, axis=axis) for one in (first, second))
     if a.dtype.kind != "f":
-        return bool(np.array_equal(a, b))
+        return int(np.count_nonzero(a != b))
     size = float(np.abs(first[np.isfinite(first)]).max(initial=0.0))
-    return bool(np.allclose(a, b, rtol=_SAME, atol=_SAME * size, equal_nan=True))
+    return int(np.count_nonzero(~np.isclose(a, b, rtol=_SAME, atol=_SAME * size, equal_nan=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import build, node, normal
 from toolkit import Model, Recipe, run
@@ -71,6 +71,85 @@ def test_the_input_that_turns_positions_off_is_found_by_what_it_does(off, causal
 def test_an_input_that_hides_nothing_is_no_mask(causal):
     seen, _ = looked(tagger(masked=False, causal=causal))
     assert seen.outputs[0].mask is None
+
+
+def tags(masked):
+    """The tagger with nothing but the number of each token's tag."""
+    proto = tagger(masked=masked)
+    proto.graph.node.append(node("ArgMax", ["logits"], ["tags"], axis=-1, keepdims=0))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("tags", TensorProto.INT64, ["batch", "length"]))
+    return proto
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_tags_that_stay_by_chance_show_no_mask(seed):
+    given, _ = sentences(8, seed=seed)
+    assert observed(tags(False), given).outputs[0].mask is None
+    found = observed(tags(True), given).outputs[0].mask
+    assert found is None or found.input == "mask"
+
+
+def observed(proto, given):
+    model, rows = Model.from_proto(proto), range(len(next(iter(given.values()))))
+    batches = [{name: value[row : row + 1] for name, value in given.items()} for row in rows]
+    return observe(model, [(one, session(model).run(one), 1) for one in batches])
+
+
+def test_the_mask_of_a_tagger_of_numbers_is_found():
+    assert observed(tags(True), sentences(8)[0]).outputs[0].mask.input == "mask"
+
+
+def test_values_that_a_model_fills_in_where_a_mask_says_that_none_was_observed_are_answers():
+    nodes = [
+        node("Mul", ["x", "seen"], ["known"]), node("Concat", ["known", "seen"], ["c"], axis=1),
+        node("MatMul", ["c", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"]),
+    ]  # fmt: skip
+    sizes = ["batch", 24]
+    proto = build(nodes, {"x": sizes, "seen": sizes}, {"y": sizes}, {"w": normal(48, 32, seed=1), "v": normal(32, 24, seed=2)})
+    seen = (np.random.default_rng(0).random((8, 24)) > 0.3).astype(np.float32)
+    assert observed(proto, {"x": normal(8, 24), "seen": seen}).outputs[0].mask is None
+
+
+def test_a_vector_as_long_as_its_sentence_has_no_positions():
+    proto = tagger(head=("MatMul", LENGTH))
+    proto.graph.node.append(node("Gather", ["logits", "start"], ["first"], axis=1))
+    proto.graph.initializer.append(numpy_helper.from_array(np.int64(0), "start"))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("first", TensorProto.FLOAT, ["batch", LENGTH]))
+    assert observed(proto, sentences(8)[0]).outputs[0].mask is None
+
+
+def test_positions_that_the_model_blanks_are_off():
+    proto = tagger()
+    proto.graph.node.append(node("Unsqueeze", ["m", "last"], ["keep"]))
+    proto.graph.node.append(node("Mul", ["logits", "keep"], ["y"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.int64([2]), "last"))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "length", TAGS]))
+    assert observed(proto, sentences(8)[0]).outputs[0].mask.axis == -2
+
+
+def test_a_model_is_loaded_once_and_run_a_few_times(monkeypatch):
+    given, _ = sentences(8)
+    model = Model.from_proto(tagger())
+    batches = [({k: v[row : row + 1] for k, v in given.items()}, 1) for row in range(8)]
+    made = [(one, session(model).run(one), count) for one, count in batches]
+    loads, runs = [], []
+
+    class Counted:
+        def __init__(self, inner):
+            self.inner = inner
+            loads.append(1)
+
+        def run(self, inputs):
+            runs.append(1)
+            return self.inner.run(inputs)
+
+    monkeypatch.setattr("toolkit.evaluation.observe.own_session", lambda one: Counted(session(one)))
+    assert observe(model, made).outputs[0].mask is not None
+    # two runs refute each value of each input that is no mask; a mask takes four for each half, but for one in common
+    assert len(loads) == 1 and len(runs) <= 2 * 3 + 7
 
 
 MASKED = {"mask": "mask", "mask_off": 0, "positions": -2, "axis": -1}
