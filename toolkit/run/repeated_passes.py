@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from toolkit.contract.passes import Pass
     from toolkit.run.recipe import Recipe
 
+_MAKE_LAYERS = frozenset({Role.FOLD, Role.FOLD_NORMALIZATION})
+"""Roles of passes after which layers may be quantized that could not be before: their weights are constants now."""
 _ENDED_BY: Mapping[Role, frozenset[Role]] = {
-    Role.QUANTIZE: frozenset({Role.STRIP}),
-    Role.SEARCH: frozenset({Role.STRIP}),
+    Role.QUANTIZE: _MAKE_LAYERS | {Role.STRIP},
+    Role.SEARCH: _MAKE_LAYERS | {Role.STRIP},
     Role.STRIP: frozenset({Role.QUANTIZE, Role.SEARCH}),
     Role.KEEP: frozenset({Role.KEEP}),
 }
-"""By role of passes whose effect lasts the roles of those after which doing it again has a meaning."""
+"""By role of passes whose effect lasts the roles of those after which doing it again has a meaning; it has one after a
+pass without a role, too."""
 _LASTING_TO_THE_NEXT = frozenset({Role.FOLD, Role.FOLD_NORMALIZATION, Role.GUARD})
 """Roles of passes that find nothing new right after themselves, and may after any other pass."""
 
@@ -57,7 +60,9 @@ class RepeatedPasses:
             self._lasting.append((index, step))
 
     def _lasts(self, one: Pass, after: Pass) -> bool:
-        return one.role is not None and one.role in _ENDED_BY and after.role not in _ENDED_BY[one.role]
+        if after.role is None or one.role not in _ENDED_BY:
+            return False
+        return after.role not in _ENDED_BY[one.role]
 
     def _refuse(self, index: int, before: int, name: str) -> NoReturn:
         raise RecipeError(

@@ -63,6 +63,8 @@ def test_a_repeat_is_an_error_that_names_both_lines(passes, name, first, again, 
         [use("insert_qdq", include='["/stem/*"]'), use("insert_qdq", include='["/head/*"]', dtype='"fp8"')],
         [FOLD, use("fold_batchnorm"), FOLD, INT8],
         [GUARD, INT8, GUARD],
+        # weights that are constants only now
+        [INT8, FOLD, INT8],
         [use("strip_qdq", nodes='["/stem/*"]'), use("strip_qdq", nodes='["/head/*"]')],
         [HEAD, use("keep_precision", ops='["Gemm"]', precision='"fp32"'), HEAD],
         # measured each time
@@ -83,6 +85,13 @@ class Counter(Pass):
 def test_passes_of_which_nothing_is_known_may_be_repeated():
     made = Recipe.build("own", model={"path": MODELS / "digits_cnn.onnx"}, passes=[Counter(), Counter()])
     assert len(passes_of(made, True)) == 2
+
+
+@pytest.mark.parametrize("name", ["insert_qdq", "search_precision", "strip_qdq", "keep_precision", "fold_constants"])
+def test_a_pass_of_which_nothing_is_known_gives_a_repeat_a_meaning(name):
+    head = {"ops": ["Gemm"]} if name == "keep_precision" else {}
+    passes = [{"use": name, **head}, Counter(), {"use": name, **head}]
+    assert len(passes_of(Recipe.build("own", model={"path": MODELS / "digits_cnn.onnx"}, passes=passes), True)) == 3
 
 
 @pytest.mark.parametrize(
