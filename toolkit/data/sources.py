@@ -250,8 +250,8 @@ def _refuse_ambiguous(value: Array, spec: InputSpec, where: str) -> None:
 def _lacking(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, int]:
     """Where the axis of samples goes into the arrays that lack it: none where one of the inputs has it.
 
-    Labels lack it with the inputs, but not beside an input of other extents that is complete: a number for an input [1]
-    says nothing of them then.
+    Labels lack it with the inputs. A number for a fixed input [1] alone says nothing of them beside an input of other
+    extents that is complete.
     """
     axes = {
         name: spec.batch_axis if spec.batch_axis is not None else 0
@@ -261,7 +261,8 @@ def _lacking(shapes: Mapping[str, Shape], specs: Specs) -> dict[str, int]:
     if not axes or any(len(shapes[name]) != len(specs[name].dims or ()) - 1 for name in axes):
         return {}
     others = {name: spec.dims for name, spec in specs.items() if name in shapes and name not in axes and spec.dims}
-    whole = any(len(shapes[name]) == len(dims) for name, dims in others.items())
+    numbers = all(specs[name].batch_axis is None and len(specs[name].dims or ()) == 1 for name in axes)
+    whole = numbers and any(len(shapes[name]) == len(dims) for name, dims in others.items())
     return {name: axes.get(name, 0) for name in shapes if name in axes or (name not in specs and not whole)}
 
 

@@ -52,3 +52,16 @@ def test_labels_of_items_get_the_axis_that_their_inputs_lack(label, shape):
     items = [{"x": normal(5), "rate": 2.0, "label": label}] * 3
     samples = list(CalibrationData.open(iter(items), free, labels=True).samples())
     assert [one.labels["label"].shape for one in samples] == [shape] * 3
+
+
+@pytest.mark.parametrize("lead", ["n", 1])
+@pytest.mark.parametrize(("label", "shape"), [(2, (1,)), (np.zeros(4), (1, 4))])
+def test_labels_get_the_axis_of_their_picture_also_beside_weights_for_all_samples(lead, label, shape):
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["p"]), node("Flatten", ["p"], ["f"]), node("MatMul", ["f", "w"], ["h"]),
+        node("Mul", ["h", "each"], ["y"]),
+    ]  # fmt: skip
+    proto = build(nodes, {"x": [lead, 3, 8, 8], "each": [4]}, {"y": [lead, 4]}, {"w": normal(3, 4)})
+    items = [{"x": normal(3, 8, 8), "each": normal(4), "label": label}] * 3
+    samples = list(CalibrationData.open(iter(items), Model.from_proto(proto), labels=True).samples())
+    assert [one.labels["label"].shape for one in samples] == [shape] * 3
