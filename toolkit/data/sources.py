@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +25,11 @@ from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_n
 from toolkit.data.saved_inputs import read_saved_inputs
 
 _PICTURE = 3
-"""Axes of a picture with its channels; of a series of vectors the first is its length, which may be any."""
+"""Axes of a picture with its channels; of a series of vectors or pictures the first is its length, which may be any."""
+_COLOURS = (1, 3, 4)
+"""So many in front are a picture's channels."""
+_MAY_BE_CHANNELS = re.compile(r"|\?|-1|c|ch|in_?c|.*chan.*|.*colou?rs?|unk_.*|.*dim_?\d+|.*axes_\d+|s\d+", re.I)
+"""What the dimension of channels is called, or an exporter calls one of which it knows nothing."""
 
 
 class Source(Protocol):
@@ -235,8 +240,9 @@ def _refuse_ambiguous(value: Array, spec: InputSpec, where: str) -> None:
         DataError: nothing tells how many channels the model takes.
     """
     dims = spec.dims or ()
-    known = spec.channels is not None or spec.batch_axis != 0
-    if known or value.ndim < _PICTURE or isinstance(dims[1], int) or value.shape[0] == 1:
+    if spec.channels is not None or spec.batch_axis != 0 or value.ndim != _PICTURE or isinstance(dims[1], int):
+        return
+    if value.shape[0] in _COLOURS or not _MAY_BE_CHANNELS.fullmatch(dims[1] or ""):
         return
     lead, one = value.shape[0], list(value.shape[1:])
     raise DataError(

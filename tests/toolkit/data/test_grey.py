@@ -75,3 +75,28 @@ def test_the_length_of_a_series_is_no_axis_of_channels():
 def test_what_may_give_a_picture_its_channels_tells_nothing():
     assert channels_read(pictures(3, before=[("Mul", np.ones((1, 3, 1, 1)))])) == {}
     assert channels_read(pictures(3, before=[("Mul", np.ones((1, 1, 8, 8)))])) == {"x": (1, 3)}
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_colour_picture_is_a_sample_where_a_constant_may_give_the_channels(channels):
+    model = pictures(channels, before=[("Sub", np.full((1, channels, 1, 1), 0.5))])
+    assert taken(model, [{"x": normal(channels, 8, 8)}] * 2) == [(1, channels, 8, 8)] * 2
+
+
+@pytest.mark.parametrize(
+    ("dims", "item"),
+    [
+        (["batch", "frames", 17, 2], (9, 17, 2)), (["batch", "time", "joints", 3], (9, 17, 3)),
+        (["batch", "frames", 3, 8, 8], (6, 3, 8, 8)), (["batch", None, 3, None, None], (6, 3, 8, 8)),
+    ],
+)  # fmt: skip
+def test_frames_of_a_film_and_steps_of_a_movement_are_one_sample(dims, item):
+    model = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": dims}, {"y": dims}))
+    assert taken(model, [{"x": normal(*item)}] * 2) == [(1, *item)] * 2
+
+
+@pytest.mark.parametrize("name", ["channels", "c", "in_channels", None, "unk__12", "x_dim_1", "input_dynamic_axes_2"])
+def test_a_dimension_of_which_nothing_is_known_may_be_that_of_channels(name):
+    dims = ["batch", name, "height", "width"]
+    model = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": dims}, {"y": dims}))
+    assert "6 samples [8, 8]" in refused(model, [{"x": normal(6, 8, 8)}]).what
