@@ -12,6 +12,14 @@ from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import own_session
 
+_MISSING = frozenset({"IsNaN", "Imputer", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
+"""Operators that are made for missing values."""
+_COMPARING = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "LabelEncoder"})
+"""Those of which an input's own value may choose a branch, as trees that are written out do."""
+_MOVING = frozenset(
+    {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather",
+     "Concat", "Expand", "Tile", "ArrayFeatureExtractor"}
+)  # fmt: skip
 _TRIED = 4
 """Samples with NaN on which the model has to return numbers; what it returns for later ones is seen when it is run."""
 
@@ -20,7 +28,8 @@ class FiniteValues:
     """Refuses samples whose values are not finite.
 
     NaN stands for a missing value where the model replaces it, as IsNaN and Where do, or a tree's branch for it: then
-    it returns numbers all the same.
+    it returns numbers all the same. Without an operator for that, numbers show nothing: a score that is compared with a
+    threshold is one whatever it was computed from.
 
     Args:
         model: the model; without it NaN is refused.
@@ -61,6 +70,8 @@ class FiniteValues:
         """Whether the model returns floats for a sample with NaN, and no NaN among them."""
         if self._model is None or self._returned >= _TRIED:
             return self._returned > 0
+        if not _asks_for_missing(self._model):
+            return False
         try:
             outputs = own_session(self._model).run(dict(inputs))
         except QtoolError:
@@ -69,6 +80,18 @@ class FiniteValues:
         returned = bool(floats) and not any(np.isnan(value).any() for value in floats)
         self._returned += returned
         return returned
+
+
+def _asks_for_missing(model: Model) -> bool:
+    """Whether an operator asks for missing values, or inputs are compared before anything is computed from them."""
+    own = {tensor.name for tensor in model.graph.inputs}
+    for node, _ in model.walk():
+        read = any(tensor.name in own for tensor in node.inputs)
+        if node.op in _MISSING or (read and node.op in _COMPARING):
+            return True
+        if read and node.op in _MOVING:
+            own |= {tensor.name for tensor in node.outputs}
+    return False
 
 
 def _fault(value: Array) -> tuple[Array, Array] | None:

@@ -52,6 +52,23 @@ def test_a_class_that_hides_what_it_is_from_does_not_show_that_nan_is_replaced()
         list(data_of(proto, measurements(9)).samples())
 
 
+def test_a_score_that_is_compared_with_a_threshold_does_not_show_that_nan_is_replaced():
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Greater", ["h", "t"], ["above"]), node("Cast", ["above"], ["y"], to=1)]
+    proto = build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, {"w": normal(8, 4), "t": np.float32(0.5)})
+    with pytest.raises(DataError):
+        list(data_of(proto, measurements(9)).samples())
+
+
+def test_a_tree_that_is_written_out_takes_missing_values():
+    nodes = [
+        node("Gather", ["x", "which"], ["one"], axis=1), node("Less", ["one", "t"], ["low"]),
+        node("Where", ["low", "a", "b"], ["y"]),
+    ]  # fmt: skip
+    weights = {"which": np.int64([2]), "t": np.float32(0), "a": np.float32(1), "b": np.float32(2)}
+    proto = build(nodes, {"x": ["n", 8]}, {"y": ["n", 1]}, weights)
+    assert len(list(data_of(proto, measurements(9)).samples())) == 9
+
+
 def test_a_run_calibrates_and_judges_samples_with_missing_values(tmp_path):
     (tmp_path / "model.onnx").write_bytes(filled().SerializeToString())
     np.savez(tmp_path / "data.npz", x=measurements(60))
