@@ -243,6 +243,9 @@ def _spectrum(output: SeenOutput, seen: SeenModel, axis: int) -> str | None:
     if output.has_bands(axis):
         # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
         return "bands"
+    if any(output.words & words for task, words in _NAMES.items() if task not in ("regression", "embedding")):
+        # as many tags as features
+        return None
     like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
     return "like input" if like and min(output.shape) >= _SIGNALS and not output.ops & _CHANCES else None
 

@@ -58,3 +58,10 @@ def test_labels_of_tokens_and_vectors_stay_what_they_are():
     like = {"x": np.zeros((40, 64), np.float32)}
     found = guess(seen(out("output", vectors, "LayerNormalization", declared=("n", "length", 64)), inputs=like))
     assert (found.task, found.others) == ("embedding", [])
+
+
+@pytest.mark.parametrize("name", ["logits", "tag_scores", "ner_labels"])
+def test_as_many_tags_as_features_stay_tags(name):
+    like = {"x": np.zeros((40, 32), np.float32)}
+    values = RNG.standard_normal((8, 40, 32))
+    assert guess(seen(out(name, values, "Add", declared=("n", "length", 32)), inputs=like)).task == "sequence"
