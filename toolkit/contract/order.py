@@ -13,6 +13,7 @@ from toolkit.graph.model import Model
 BEFORE_PAIRS = frozenset({Role.HELP, Role.FOLD_NORMALIZATION})
 """The roles of passes that change layers without pairs only."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_LEFT_OUT = (Code.EXCLUDED, Code.NOT_INCLUDED)
 
 
 class OrderCode(BaseCode):
@@ -44,10 +45,12 @@ def note_all_paired(
 ) -> None:
     """Note that a pass that inserts pairs inserted none, since the passes before it gave the layers theirs.
 
-    For the arguments see ``note_after_pairs``.
+    Layers that its own settings leave out do not count. For the arguments see ``note_after_pairs``.
     """
     if quantized_by_now(context) <= set(quantized):
-        _note(OrderCode.ALL_PAIRED, title, model, context, quantized, events)
+        told = list(events)
+        left_out = {event.node for event in told if event.why.code in _LEFT_OUT}
+        _note(OrderCode.ALL_PAIRED, title, model, context, set(quantized) - left_out, told)
 
 
 def quantized_by_now(context: Context) -> set[str]:
