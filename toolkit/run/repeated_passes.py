@@ -60,7 +60,7 @@ class RepeatedPasses:
             self._lasting.append((index, step))
 
     def _lasts(self, one: Pass, after: Pass) -> bool:
-        if after.role is None or one.role not in _ENDED_BY:
+        if one.role is None or after.role is None or one.role not in _ENDED_BY:
             return False
         return after.role not in _ENDED_BY[one.role]
 
