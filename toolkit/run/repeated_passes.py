@@ -17,7 +17,8 @@ _MAKE_LAYERS = frozenset({Role.FOLD, Role.FOLD_NORMALIZATION})
 """Roles of passes after which layers may be quantized that could not be before: their weights are constants now."""
 _ENDED_BY: Mapping[Role, frozenset[Role]] = {
     Role.QUANTIZE: _MAKE_LAYERS | {Role.STRIP},
-    Role.SEARCH: _MAKE_LAYERS | {Role.STRIP},
+    # with a layer less, or one that loses less, the budget allows others
+    Role.SEARCH: _MAKE_LAYERS | {Role.STRIP, Role.KEEP, Role.GUARD, Role.HELP},
     Role.STRIP: frozenset({Role.QUANTIZE, Role.SEARCH}),
     Role.KEEP: frozenset({Role.KEEP}),
 }

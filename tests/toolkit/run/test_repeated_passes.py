@@ -63,6 +63,9 @@ def test_a_repeat_is_an_error_that_names_both_lines(passes, name, first, again, 
         [use("insert_qdq", include='["/stem/*"]'), use("insert_qdq", include='["/head/*"]', dtype='"fp8"')],
         [FOLD, use("fold_batchnorm"), FOLD, INT8],
         [GUARD, INT8, GUARD],
+        # the budget has room again
+        [SEARCH, HEAD, SEARCH],
+        [SEARCH, use("correct_bias"), SEARCH],
         # weights that are constants only now
         [INT8, FOLD, INT8],
         [use("strip_qdq", nodes='["/stem/*"]'), use("strip_qdq", nodes='["/head/*"]')],
