@@ -20,7 +20,8 @@ _ENDED_BY: Mapping[Role, frozenset[Role]] = {
     # with a layer less, or one that loses less, the budget allows others
     Role.SEARCH: _MAKE_LAYERS | {Role.STRIP, Role.KEEP, Role.GUARD, Role.HELP},
     Role.STRIP: frozenset({Role.QUANTIZE, Role.SEARCH}),
-    Role.KEEP: frozenset({Role.KEEP}),
+    # its patterns may fit what these made of the graph
+    Role.KEEP: _MAKE_LAYERS | {Role.KEEP, Role.HELP},
 }
 """By role of passes whose effect lasts the roles of those after which doing it again has a meaning; it has one after a
 pass without a role, too."""

@@ -70,6 +70,8 @@ def test_a_repeat_is_an_error_that_names_both_lines(passes, name, first, again, 
         [INT8, FOLD, INT8],
         [use("strip_qdq", nodes='["/stem/*"]'), use("strip_qdq", nodes='["/head/*"]')],
         [HEAD, use("keep_precision", ops='["Gemm"]', precision='"fp32"'), HEAD],
+        # a pattern that fits what was inserted
+        [use("keep_precision", ops='["Mul"]'), use("smooth"), use("keep_precision", ops='["Mul"]'), INT8],
         # measured each time
         [use("equalize"), use("equalize"), INT8],
     ],
