@@ -202,15 +202,23 @@ class Budget:
 
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
         """Of the limits that allow a share of counted answers to be lost, the one missed by most."""
-        told = self.on_subset(outcome, reference)
-        limits = told._share_limits(outcome, reference) if told is not None else []
-        counted = [one for one in limits if one.answers > 0 and one.limit > 0]
+        counted = self._of_answers(outcome, reference)
         return max(counted, key=lambda one: one.likely / one.limit, default=None)
 
     def one_answer(self, outcome: Outcome, reference: Outcome) -> float:
         """How far one answer more or less moves ``distance``, by ``worst_share``; 0 where no share is limited."""
         worst = self.worst_share(outcome, reference)
         return self.distance({worst.name: 1 / worst.answers}) if worst is not None else 0.0
+
+    def distance_by_answers(self, outcome: Outcome, reference: Outcome, lacks: Mapping[str, float]) -> float:
+        """What the limits on shares of counted answers have in the ``distance`` of ``lacks``."""
+        names = {one.name for one in self._of_answers(outcome, reference)}
+        return self.distance({name: lack for name, lack in lacks.items() if name in names})
+
+    def _of_answers(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
+        told = self.on_subset(outcome, reference)
+        limits = told._share_limits(outcome, reference) if told is not None else []
+        return [one for one in limits if one.answers > 0 and one.limit > 0]
 
     def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
         """Every limit on a share of answers, a limit on the metric's drop among them."""

@@ -82,6 +82,7 @@ class Standing:
         simulation: the model on these samples.
         kept: where outcomes are looked for and kept; None for nowhere.
         step: how far one answer moves the distance.
+        by_answers: what of the distance answers make; the rest is measured, and no chance.
     """
 
     distance: float
@@ -92,6 +93,7 @@ class Standing:
     samples: int = 0
     kept: Log | None = None
     step: float = 0.0
+    by_answers: float = 0.0
 
     @property
     def share(self) -> float | None:
@@ -115,7 +117,8 @@ class Standing:
         return self.distance > other.distance + self._chance(other)
 
     def _chance(self, other: Standing) -> float:
-        return _BY_CHANCE * max(self.step, other.step)
+        """How much of the difference of two distances may be chance."""
+        return min(_BY_CHANCE * max(self.step, other.step), abs(self.by_answers - other.by_answers))
 
     def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
         """The outcome with only these groups quantized; ``pay`` as in ``standing``."""
@@ -150,9 +153,10 @@ def standing(
         outcome = _outcome(simulation, (), amax, pay, kept)
         # these may be a part of the samples that the search decides on
         told = budget.on_subset(outcome, reference)
-        distance = budget.distance(told.lacks(outcome, reference)) if told is not None else 0.0
-        step = budget.one_answer(outcome, reference)
-        found.append(Standing(distance, outcome, simulation, amax, name, samples, kept, step))
+        lacks = told.lacks(outcome, reference) if told is not None else {}
+        by_answers = budget.distance_by_answers(outcome, reference, lacks)
+        step, distance = budget.one_answer(outcome, reference), budget.distance(lacks)
+        found.append(Standing(distance, outcome, simulation, amax, name, samples, kept, step, by_answers))
         if not name and told is budget and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

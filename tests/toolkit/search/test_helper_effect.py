@@ -20,7 +20,9 @@ class Planted(Standing):
 
 
 def planted(distance: float = 1.0, total: float = 1.0, step: float = 0.0, **noise: float) -> Planted:
-    return Planted(distance, Outcome(total), SimpleNamespace(names=list(noise), noise=noise), step=step)
+    """All of the distance is by answers."""
+    model = SimpleNamespace(names=list(noise), noise=noise)
+    return Planted(distance, Outcome(total), model, step=step, by_answers=distance)
 
 
 @pytest.mark.parametrize(("after", "helps"), [(0.1, True), (0.4, False)])
@@ -71,3 +73,12 @@ def test_an_answer_or_two_of_few_speak_neither_for_a_helper_nor_against_it(dista
     assert (effect.alone is not None, effect.helps) == (alone, helps)
     # answers that all come back are no chance
     assert planted(0.0, 1.0, 12.5).clearly_better(planted(75.0, step=12.5))
+
+
+def test_what_is_measured_is_no_chance_beside_a_limit_on_answers():
+    """An error that is missed by more than before was forgiven as two answers of few are."""
+    before = Planted(12.0, Outcome(1.0), SimpleNamespace(), step=12.5)
+    after = Planted(24.0, Outcome(0.5), SimpleNamespace(), step=12.5)
+    assert after.is_further(before) and not after.clearly_better(before)
+    # half of what is missed, to which answers add nothing
+    assert Planted(5.0, Outcome(1.0), SimpleNamespace(), step=12.5).clearly_better(before)
