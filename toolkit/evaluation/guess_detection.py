@@ -29,8 +29,11 @@ _FEW_WEAK = 0.2
 
 
 def detection_part(seen: SeenModel) -> OutputPart | None:
-    """The outputs that hold detections, and how; None where none do."""
-    outputs = [one for one in seen.outputs if one.samples]
+    """The outputs that hold detections, and how; None where none do.
+
+    A state that the next step reads is one only if its name says so: a stream's cache may be four wide as well.
+    """
+    outputs = [one for one in seen.outputs if one.samples and (one.name not in seen.states or _called_boxes(one))]
     if seen.inputs and all(one.ndim < 2 for one in seen.inputs.values()):
         # boxes are found in pictures, in points or along signals of several channels, not in rows of characters
         return None
@@ -254,7 +257,12 @@ def _signs_of_boxes(found: tuple[tuple[SeenOutput, ...], dict[str, Any]]) -> tup
     (boxes, *_), settings = found
     sizes = boxes.stacked(settings["box_axis"])[:, 2:]
     sized = settings["format"] != "cxcywh" or bool((sizes > 0).all(axis=1).mean() > _SIZED)
-    return sized, any("box" in word for word in boxes.words)
+    return sized, _called_boxes(boxes)
+
+
+def _called_boxes(output: SeenOutput) -> bool:
+    """Whether an output's name says that it holds boxes."""
+    return any("box" in word for word in output.words)
 
 
 def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:

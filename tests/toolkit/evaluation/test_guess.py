@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -473,6 +475,25 @@ def test_a_state_that_the_next_step_reads_holds_no_answer(read, made):
     assert found.task == "classification" and {p.outputs: p.task for p in found.parts}[(made,)] == "regression"
     # where the recipe says what the model is for, and where nothing else is given
     assert {p.outputs for p in judged_by(model, "classification", None, None, {}, {})[0].parts} >= {(made,), ("y",)}
+
+
+def test_caches_of_a_stream_that_are_as_wide_as_boxes_hold_no_detections():
+    """Dilated convolutions keep the last 4 and the last 2 of what they read, of 48 channels each."""
+    caches = [out("cache1_out", normal(8, 48, 4), "Slice"), out("cache0_out", normal(8, 48, 2), "Slice")]
+    model = seen(out("logits", normal(8, 16, 12), "Add"), *caches)
+    alone, states = guess(model), replace(model, states=frozenset(one.name for one in caches))
+    assert "detection" in {part.task for part in alone.parts}
+    assert {part.outputs: part.task for part in guess(states).parts if part.task == "regression"} == {
+        ("cache1_out",): "regression", ("cache0_out",): "regression",
+    }  # fmt: skip
+    assert "detection" not in {part.task for part in guess(states).parts}
+
+
+def test_boxes_that_the_next_stage_refines_are_detections():
+    """A cascade's stage reads boxes and gives better ones, with their scores."""
+    boxes = out("boxes", np.cumsum(abs(normal(8, 20, 4)), axis=2), "Add")
+    model = replace(seen(boxes, out("scores", abs(normal(8, 20, 3)) / 9)), states=frozenset({"boxes"}))
+    assert guess(model).task == "detection"
 
 
 @pytest.mark.parametrize(("read", "made"), [("c0", "classes"), ("s", "scores"), ("h0", "heatmap")])
