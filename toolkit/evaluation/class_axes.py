@@ -22,23 +22,26 @@ def class_axis(output: SeenOutput) -> int:
 
 
 def channel_axis(output: SeenOutput) -> int:
-    """The axis of channels of a picture, counted from the end.
+    """The axis of channels of a picture or a volume, counted from the end: the first or the last of a sample.
 
     The axis where shares add up, else the one end that is fixed, or along which neighbours are unlike, else the
-    shorter. The last axis is it where it is short, as for colours, or where the two before it form a larger square.
+    shorter. The last axis is it where it is short, as for colours, or where those before it form a larger square or
+    cube.
     """
-    for axis in (-3, -1):
+    first = -len(output.shape)
+    ends, between = (first, -1), range(first + 1, -1)
+    for axis in ends:
         if output.sums_to_one(axis):
             return axis
     for differ in (output.varies, lambda axis: not output.fixed(axis)):
-        if differ(-1) != differ(-3) and differ(-2):
-            return -3 if differ(-1) else -1
-    steps = {axis: output.step(axis) for axis in (-3, -2, -1)}
-    for axis in (-3, -1):
+        if differ(-1) != differ(first) and all(map(differ, between)):
+            return first if differ(-1) else -1
+    steps = {axis: output.step(axis) for axis in range(first, 0)}
+    for axis in ends:
         if steps[axis] > _UNLIKE * max(step for other, step in steps.items() if other != axis):
             return axis
-    height, width, last = output.shape
-    return -1 if last < height and (last <= 4 or height == width) else -3
+    *places, last = output.shape
+    return -1 if last < places[0] and (last <= 4 or len(set(places)) == 1) else first
 
 
 def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float]:
@@ -56,4 +59,4 @@ def blank_of(output: SeenOutput, axis: int, seen: SeenModel) -> tuple[int, float
 
 def channel_axis_last(output: SeenOutput) -> bool:
     """Whether height and width are the last two axes."""
-    return len(output.shape) < 3 or channel_axis(output) == -3
+    return len(output.shape) < 3 or channel_axis(output) != -1

@@ -11,6 +11,7 @@ from toolkit.evaluation.clue import SHARES, Clue, of_values
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_clues import CLUES
 from toolkit.evaluation.guess_detection import detection_part
+from toolkit.evaluation.guess_values import no_classes
 from toolkit.evaluation.metric_table import tasks_judged
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import parts_for
@@ -160,13 +161,9 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
     shape = output.shape
     wide = [extent for extent in shape if extent > 1]
     if output.discrete:
-        return (
-            ("classification",)
-            if len(wide) == 0
-            else ("sequence", "segmentation")
-            if len(wide) <= 2
-            else ("segmentation",)
-        )
+        places = ("sequence", "segmentation") if len(wide) <= 2 else ("segmentation",)
+        chosen = places if wide else ("classification",)
+        return (*chosen, "regression") if no_classes(output) else chosen
     if output.ops == {"TopK"}:
         # the first is always the largest: which one it is, the indices say
         return ("regression", "embedding")

@@ -10,6 +10,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.guess import STRICTEST, Guess, fitting
+from toolkit.evaluation.guess_values import no_classes
 from toolkit.evaluation.metric_base import UNLABELLED, UNLABELLED_PIXEL, are_shares, longer, one_hot
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import class_axis_of, one_sided, parts_for
@@ -52,7 +53,11 @@ def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> l
     for guessed in (True, False):
         for one in (one for one in seen.outputs if one.samples):
             others = [task for task in STRICTEST if task in _WITHOUT_GUESS and task in fitting(one)]
+            amounts = one.discrete and no_classes(one)
             for task in tasks[one.name] if guessed else others:
+                if amounts and task in _OF_CLASSES:
+                    # a picture's colours are no classes, however the labels are laid out
+                    continue
                 for metric in _FITS[task](one, _settings(task, one, seen), labels):
                     fit = FittingMetric(metric, one.name)
                     chosen += [fit] if fit not in chosen else []
@@ -288,7 +293,7 @@ def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequenc
 
 
 def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
-    if output.discrete or not all(one.dtype.kind in "biuf" for one in labels):
+    if (output.discrete and not no_classes(output)) or not all(one.dtype.kind in "biuf" for one in labels):
         return ()
     known = {one.shape for one in output.samples}
     loose = {longer(shape) for shape in known}

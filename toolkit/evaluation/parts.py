@@ -98,8 +98,8 @@ def one_sided_among(parts: Sequence[OutputPart], seen: SeenModel) -> list[Findin
 def class_axis_of(output: SeenOutput) -> int:
     """The axis of classes or features, counted from the end."""
     wide = [place for place, extent in enumerate(output.shape) if extent > 1]
-    if len(output.shape) == 3:
-        return channel_axis(output) if len(wide) > 1 else (wide[0] - 3 if wide else -1)
+    if len(output.shape) >= 3:
+        return channel_axis(output) if len(wide) > 1 else (wide[0] - len(output.shape) if wide else -1)
     return class_axis(output) if len(output.shape) == 2 else -1
 
 

@@ -213,6 +213,16 @@ def test_the_peak_of_a_tiny_unit_is_its_own(unit, low):
     assert value("psnr", np.full((4, 1, 8, 8), 0.01), np.zeros((4, 1, 8, 8)))[0] == pytest.approx(40)
 
 
+def test_a_volume_is_segmented_place_by_place():
+    """Two classes of a volume [depth, height, width]: half of one of them is found, and nothing of the other lost."""
+    label = np.zeros((1, 2, 3, 4), np.int64)
+    label[0, 0] = 1
+    scores = np.zeros((1, 2, 2, 3, 4), np.float32)
+    scores[:, 1, 0, :, :2] = 1
+    for given in (label, label[:, None]):
+        assert value("miou", scores, given)[0] == pytest.approx((12 / 18 + 6 / 12) / 2)
+
+
 def test_neighbours_ranks_and_likelihood():
     vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [1, 1]], np.float32)
     assert value("recall_at_1", vectors, np.array([0, 0, 1, 1, 2])) == (1.0, 4)

@@ -325,6 +325,11 @@ SIGMOID = 1 / (1 + np.exp(-normal(8, 20)))
 VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
 
 
+def colours(seed):
+    """Pictures of 8 bits, with the channel of colours last."""
+    return np.random.default_rng(seed).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("output", "labels", "fits"),
     [
@@ -375,6 +380,13 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
         (out("y", SCORE, "Sigmoid"), SCORE, ["mse"]),
         (out("y", np.zeros((8, 1), np.int64), "Cast"), np.arange(8) % 2, ["top1"]),
         (out("y", normal(8, 3, 32, 32), "Conv"), normal(8, 3, 32, 32), ["mse"]),
+        # a volume's classes come before depth, height and width, or after them
+        (out("y", normal(8, 3, 5, 6, 7), "Conv"), normal(8, 3, 5, 6, 7).argmax(axis=1), ["miou"]),
+        (out("y", normal(8, 5, 6, 7, 3), "Transpose"), normal(8, 5, 6, 7, 3).argmax(axis=-1), ["miou"]),
+        (out("y", normal(8, 3, 5, 6, 7), "Conv"), normal(8, 3, 5, 6, 7), ["mse"]),
+        # colours are no classes, and a mask has few of them
+        (out("y", colours(1), "Cast"), colours(2), ["mse"]),
+        (out("y", colours(1) // 64, "ArgMax"), colours(2) // 64, ["miou"]),
         # labels of one kind alone are no values that a score is to have
         (out("y", SCORE, "Sigmoid"), np.zeros(COUNT, np.int64), []),
         (out("y", SCORE, "Sigmoid"), np.ones((COUNT, 1), np.float32), []),
