@@ -144,7 +144,7 @@ class Accuracy(Part):
         default=None,
         description="``quantized``, or without a metric ``unchanged`` of the first part, as onnxruntime itself "
         "computes model.onnx, without the rounding of 16-bit floats; an estimate where there are "
-        "``unrounded_samples``; null where it is the same, or was not measured",
+        "``unrounded_samples``; null where it is the same, was not measured, or too few samples tell how far it moves",
     )
     unrounded_samples: int | None = Field(
         default=None, description="how many samples ``unrounded`` is estimated from; null where it was measured on all"

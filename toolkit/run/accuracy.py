@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.base.given import shown
 from toolkit.evaluation.intervals import LimitStanding, around
 from toolkit.evaluation.metric_table import is_share
+from toolkit.evaluation.resampling import drop_error
 from toolkit.evaluation.tasks import chooses_class, ranked_outputs, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -99,7 +101,8 @@ def accuracy_of(
 def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: TaskRecord | None) -> Accuracy:
     """The accuracy with what differs when onnxruntime itself computes model.onnx.
 
-    If measured on some of the samples, it is an estimate: the figure on all, shifted by as much as on these.
+    If measured on some of the samples, it is an estimate: the figure on all, shifted by as much as on these. There is
+    none where chance alone may have moved it on so few.
     """
     unrounded = accuracy_of(found.found, budget, task=task)
     rounded = accuracy_of(found.rounded, budget, task=task) if found.rounded is not None else accuracy
@@ -108,7 +111,10 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
     told, figure, few = [], None, found.rounded is not None
     some: dict[str, Any] = {"samples": unrounded.samples, "of": accuracy.samples} if few else {}
     if value is not None and mine is not None and theirs is not None and mine != theirs:
-        figure = _moved(found.found, value, theirs - mine) if few else theirs
+        figure = theirs
+        if few:
+            told_apart = not _by_chance(found, theirs - mine, _first_part(unrounded, accuracy))
+            figure = _moved(found.found, value, theirs - mine) if told_apart else None
         moved = {"moved": found.moved, "estimate": figure} if few else {}
         if differ_as_shown(accuracy.metric, mine, theirs):
             said = ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
@@ -151,9 +157,32 @@ def _first_figure(accuracy: Accuracy, first: Accuracy) -> float | None:
     """The figure of a report's first line: the metric, or the share of unchanged answers of ``first``'s first part."""
     if first.metric is not None or not first.parts:
         return accuracy.quantized
-    part = first.parts[0]
-    same = (one.unchanged for one in accuracy.parts if (one.outputs, one.channels) == (part.outputs, part.channels))
-    return next(same, None)
+    part = _first_part(accuracy, first)
+    return part.unchanged if part is not None else None
+
+
+def _first_part(accuracy: Accuracy, first: Accuracy) -> PartFigures | None:
+    """The figures of ``first``'s first part; None where there are none."""
+    wanted = [(one.outputs, one.channels) for one in first.parts[:1]]
+    return next((one for one in accuracy.parts if (one.outputs, one.channels) in wanted), None)
+
+
+def _by_chance(found: Unrounded, by: float, part: PartFigures | None) -> bool:
+    """Whether 0 is in the 95 % interval of what moves the first line's figure, ``by`` on some of the samples.
+
+    A metric's standard error is the jackknife's. Without one that of a share of answers, correct or unchanged, is at
+    least sqrt(d) / n, with d of n answers more or fewer (McNemar's test): others may have changed both ways.
+    """
+    error, answers = None, part.answers if part is not None else 0
+    if found.rounded is not None and found.rounded.metric is not None:
+        error = drop_error(*([after for _, after in one.left_out] for one in (found.rounded, found.found)))
+        answers = found.found.metric_answers
+    if error is None and answers:
+        error = math.sqrt(abs(by) / answers)
+    if error is None:
+        return False
+    low, high = around(by, error)
+    return low <= 0 <= high
 
 
 def _interval(found: EvaluationResult) -> tuple[float, float] | None:

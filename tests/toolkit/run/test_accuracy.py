@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.toolkit.report.samples import build
@@ -98,6 +99,50 @@ def test_what_some_of_the_samples_show_of_it_is_an_estimate():
     assert found.notes[0] == sentence(said) and "3.0%" in found.notes[0].replace(" %", "%")
     assert "instead of top1 0.960 on 120 of the 497 samples (an estimated top1 0.976 on all)" in found.notes[0]
     assert "; about top1 0.976 in onnxruntime" in headline([], found)
+
+
+@pytest.mark.parametrize(("turned", "told"), [(1, False), (2, False), (6, True)])
+def test_what_chance_may_have_moved_on_some_of_the_samples_is_no_estimate(turned, told):
+    """Of 16 answers some are wrong without the rounding: the jackknife's error of two of them reaches 0."""
+    right = np.ones(16)
+    wrong = right.copy()
+    wrong[:turned] = 0
+    before, after = (
+        measured(
+            samples=16,
+            value=float(one.mean()),
+            left_out=tuple((1.0, float((one.sum() - each) / 15)) for each in one),
+        )
+        for one in (right, wrong)
+    )
+    found = accuracy_of(measured(unrounded=Unrounded(after, before, moved=0.3)), BudgetSection(max_drop=0.5))
+    expected = 0.986 - turned / 16 if told else None
+    assert found.unrounded == (pytest.approx(expected) if told else None)
+    assert ("in onnxruntime" in headline([], found)) is told
+    assert ("on 16 of the 497 samples, too few to tell by how much it moves on all" in found.notes[0]) is not told
+    assert ("an estimated top1" in found.notes[0]) is told
+
+
+@pytest.mark.parametrize(("turned", "told"), [(3, False), (4, True)])
+def test_answers_of_a_metric_without_a_jackknife_are_counted(turned, told):
+    """Neighbours are found among all samples: recall among some of them is no other draw of it."""
+    before, after = (
+        measured(metric="recall_at_1", value=right / 13, samples=24, metric_answers=13) for right in (5, 5 + turned)
+    )
+    whole = measured(metric="recall_at_1", value=0.26, unrounded=Unrounded(after, before, moved=0.1))
+    assert accuracy_of(whole, BudgetSection()).unrounded == (pytest.approx(0.26 + turned / 13) if told else None)
+
+
+@pytest.mark.parametrize(("lost", "told"), [(3, False), (4, True)])
+def test_unchanged_answers_that_chance_may_have_moved_are_no_estimate(lost, told):
+    part = OutputPart("classification", ("logits",), {"axis": -1})
+
+    def kept(count, of):
+        return measured(metric=None, value=None, drop=None, samples=of, tallies=(AnswerTally(part, count, of, 0.99),))
+
+    some = Unrounded(kept(60 - lost, 60), kept(60, 60), moved=0.2)
+    found = accuracy_of(replace(kept(490, 497), unrounded=some), BudgetSection(min_unchanged=0.5))
+    assert found.unrounded == (pytest.approx(490 / 497 - lost / 60) if told else None)
 
 
 def test_an_estimate_stays_within_what_its_figure_can_be():

@@ -97,7 +97,10 @@ def _unrounded_differs(
     estimate: float | None = None,
 ) -> str:
     some = f" on {samples} of the {of} samples" if samples is not None else ""
-    some += f" (an estimated {_headline_figure(metric, estimate)} on all)" if estimate is not None else ""
+    if estimate is not None:
+        some += f" (an estimated {_headline_figure(metric, estimate)} on all)"
+    elif samples is not None:
+        some += ", too few to tell by how much it moves on all"
     words = (
         f"onnxruntime omits float16 rounding between its kernels: computed this way, graph optimizations off, "
         f"model.onnx has {_headline_figure(metric, unrounded)} instead of {_headline_figure(metric, value)}{some}. "
