@@ -42,6 +42,11 @@ _REMEDIES = (
     (r"[Uu]nsupported reduction type|with reduction is not supported",
      "what is scattered to one place can be summed by a MatMul with a matrix of ones, [nodes, edges], in its place; "
      "other reductions have to be computed outside the engine"),
+    (r"has type UInt8 but must have type|type U[Ii]nt8 is not supported",
+     "TensorRT takes uint8 only as the type of the model's inputs and outputs: put a Cast to float before this node, "
+     "right after the input, and one back to uint8 right before the output"),
+    (r"has type \w+ but must have type",
+     "TensorRT takes other types here: put a Cast before this node, and one after it where others read its result"),
     (r"training_mode == 1 in BatchNormalization",
      "export the model for inference (torch: model.eval(), training=TrainingMode.EVAL), with its stored means and "
      "variances; where those of the batch are wanted, write them out (ReduceMean, Sub, Mul, Sqrt, Div)"),

@@ -53,6 +53,13 @@ def heard(*texts, severity="ERROR"):
         (["1: No Myelin Error exists",
           "1: [codeGenerator.cpp::compileGraph::884] Error Code 1: Myelin (No Myelin Error exists)"], "",
          "give every profile one size"),
+        (["/Transpose: ITensor::getDimensions: Error Code 4: API Usage Error (/Transpose: first input has type UInt8 but must "
+          "have type Float, Half, BFloat16, FP8, Int8, Int64, Int32, or Bool.)",
+          "Invalid Node - /Transpose\nITensor::getDimensions: Error Code 4: API Usage Error (/Transpose: first input has type "
+          "UInt8 but must have type Float)\nCuda Runtime (In catchCudaError at checkMacros.cpp:250 (cudaError 35: CUDA driver "
+          "version is insufficient for CUDA runtime version))"], "/Transpose", "Cast to float before this node, right after"),
+        (["Invalid Node - /Pow\nError Code 4: API Usage Error (/Pow: second input has type Int64 but must have type Float)"],
+         "/Pow", "put a Cast before this node"),
         (["something nobody has seen"], "", "see TensorRT's messages"),
     ],
 )  # fmt: skip
