@@ -12,6 +12,7 @@ from toolkit.base.profiles import Shape
 from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive, open_array
 from toolkit.data.images import IMAGE_SUFFIXES
+from toolkit.data.items import refuse_ambiguous, with_batch_axis, with_batch_dimension
 from toolkit.data.sample import LABELS, InputsAndLabels, InputSpec, Keep, Specs, check_names
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -21,7 +22,8 @@ class Stack:
     """The samples of a set of named arrays: stacked, or ragged (``name/00000``, ``name/00001``...).
 
     Stacked ones lie one after another along the axis that counts samples where the model says which that is (a state
-    of shape [layers, N, hidden] of 24 samples is [layers, 24, hidden]), else along axis 0.
+    of shape [layers, N, hidden] of 24 samples is [layers, 24, hidden]), else along axis 0. Ragged ones get the axis of
+    samples where all inputs of a sample lack it.
     """
 
     def __init__(self, keys: Iterable[str], specs: Specs, where: str) -> None:
@@ -101,7 +103,7 @@ class Stack:
                     inputs[name] = ragged.whole().reshape(ragged.shape)
                 else:
                     labels[name] = arrays(keys[index]).whole()
-            return inputs, labels
+            return self._joined(inputs, labels, index) if self._apart(shapes) else (inputs, labels)
 
         return count, cut, pick
 
@@ -122,8 +124,23 @@ class Stack:
         count, _, _ = self.samples(arrays)
         stacked = {n: self._shape(arrays(n).shape, self._specs[n]) for n in self._stacked if n in self._specs}
         ragged = {name: keys for name, keys in self._ragged.items() if name in self._specs}
+        apart = self._apart({name: arrays(name).shape for name in self._stacked})
         for index in range(count):
-            yield {**stacked, **{name: arrays(keys[index]).shape for name, keys in ragged.items()}}
+            found = {**stacked, **{name: arrays(keys[index]).shape for name, keys in ragged.items()}}
+            yield with_batch_dimension(found, self._specs) if apart else found
+
+    def _apart(self, stacked: Mapping[str, Shape]) -> bool:
+        """Whether each sample is stored by itself: no input is stacked but those given once."""
+        return all(self._given_once(name, shape) for name, shape in stacked.items() if name in self._specs)
+
+    def _joined(self, inputs: dict[str, Array], labels: dict[str, Array], index: int) -> InputsAndLabels:
+        """A sample that is stored by itself, with the axis of samples where all its inputs lack it."""
+        ragged = {name: labels[name] for name in labels if name in self._ragged}
+        whole = with_batch_axis({**inputs, **ragged}, self._specs)
+        for name, value in inputs.items():
+            if whole[name] is not value:
+                refuse_ambiguous(value, self._specs[name], f"{self.where}, sample {index}")
+        return {name: whole[name] for name in inputs}, {name: whole.get(name, labels[name]) for name in labels}
 
     def _shape(self, shape: Shape, spec: InputSpec) -> Shape:
         """The shape of one sample of a stacked array."""

@@ -24,6 +24,42 @@ def test_items_of_which_all_inputs_lack_the_axis_are_samples():
     assert np.array_equal(np.concatenate([sample.inputs["x"] for sample in data.samples()]), values)
 
 
+@pytest.mark.parametrize("labels", ["with each", "without", "complete", "stacked"])
+def test_samples_that_are_stored_one_by_one_without_the_axis_get_it(labels, tmp_path):
+    """A decoder's text and past of unlike lengths, as its user keeps them: none has an axis of samples."""
+    nodes = [node("Concat", ["past", "x"], ["j"], axis=1), node("MatMul", ["j", "w"], ["y"])]
+    decoder = Model.from_proto(
+        build(nodes, {"x": ["n", "t", 4], "past": ["n", "p", 4]}, {"y": ["n", "all", 3]}, {"w": normal(4, 3)})
+    )
+    items = [{"x": normal(1 + i, 4, seed=i), "past": normal(2 * i, 4, seed=9 + i)} for i in range(3)]
+    stored = {f"{name}/{i:05d}": value for i, item in enumerate(items) for name, value in item.items()}
+    wanted = [np.arange(1 + i) for i in range(3)]
+    if labels in ("with each", "complete"):
+        given = [one[None] if labels == "complete" else one for one in wanted]
+        stored |= {f"label/{i:05d}": one for i, one in enumerate(given)}
+    elif labels == "stacked":
+        wanted = [np.int64(i) for i in range(3)]
+        stored["label"] = np.arange(3)
+    if labels == "complete":
+        stored |= {name: value[None] for name, value in stored.items() if not name.startswith("label")}
+    np.savez(tmp_path / "data.npz", **stored)
+    data = CalibrationData.open(tmp_path / "data.npz", decoder, labels=labels != "without")
+    samples = list(data.samples())
+    assert len(samples) == 3
+    for item, sample, label in zip(items, samples, wanted):
+        assert all(np.array_equal(sample.inputs[name], value[None]) for name, value in item.items())
+        assert labels == "without" or np.array_equal(sample.labels["label"], label[None])
+
+
+def test_a_sample_stored_by_itself_of_which_it_is_not_known_how_many_it_is_is_refused(tmp_path):
+    nodes = [node("Relu", ["x"], ["y"])]
+    grey = Model.from_proto(build(nodes, {"x": ["n", "c", "h", "w"]}, {"y": ["n", "c", "h", "w"]}, {}))
+    np.savez(tmp_path / "data.npz", **{"x/00000": normal(5, 8, 8)})
+    with pytest.raises(DataError, match=r"shape \[5, 8, 8\] may be one sample with 5 in dimension 1") as refused:
+        list(CalibrationData.open(tmp_path / "data.npz", grey).samples())
+    assert refused.value.where.endswith("sample 0, input 'x'")
+
+
 @pytest.mark.parametrize(("size", "told"), [(12, True), (11, False)])
 def test_items_of_which_one_input_has_it_are_told_to_add_it_to_the_other(size, told):
     items = [{"x": value, "beside": normal(1, 2)} for value in normal(4, size)]
