@@ -88,6 +88,9 @@ class Accuracy(Part):
     before: Finite = Field(default=None, alias="float")
     quantized: Finite = None
     drop: Finite = None
+    higher_is_better: bool | None = Field(
+        default=None, description="of the metric; null without one, and in reports of older releases"
+    )
     drop_low: Finite = Field(
         default=None,
         description="lower end of its 95 % interval, as samples differ (jackknife); null of a share of right answers",
@@ -171,7 +174,9 @@ class Accuracy(Part):
 
     @property
     def rising(self) -> bool:
-        """Whether a larger metric is better, as the drop's sign says."""
+        """Whether a larger metric is better; where the report does not say, as the drop's sign says."""
+        if self.higher_is_better is not None:
+            return self.higher_is_better
         if self.before is None or self.quantized is None or self.drop is None:
             return True
         return self.drop * (self.before - self.quantized) >= 0

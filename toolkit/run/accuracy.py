@@ -69,6 +69,7 @@ def accuracy_of(
         before=found.float_value,
         quantized=found.value,
         drop=found.drop,
+        higher_is_better=found.rising if found.value is not None else None,
         drop_low=interval[0] if interval is not None else None,
         drop_high=interval[1] if interval is not None else None,
         budget=limits["max_drop"],

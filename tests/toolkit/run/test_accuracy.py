@@ -17,6 +17,7 @@ from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
 from toolkit.report.findings.tasks import standing_words
 from toolkit.report.findings.words import clause
+from toolkit.report.parts import Accuracy
 from toolkit.report.schema import BackendInfo, DeviceInfo
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import verdict, warnings_of
@@ -63,6 +64,18 @@ def test_how_many_samples_the_layers_errors_are_from_is_told_where_it_is_not_all
     few, whole = (accuracy_of(measured(layer_samples=count), BudgetSection()) for count in (12, 497))
     assert (few.layer_samples, few.on_fewer, whole.on_fewer) == (12, True, False)
     assert accuracy_of(measured(), BudgetSection()).on_fewer is False
+
+
+def test_an_error_that_does_not_change_has_no_percentage_points():
+    """Where nothing is quantized the drop is 0, and its sign says nothing of the metric."""
+    errors = measured(metric="mse", float_value=0.01, value=0.01, rising=False)
+    found = accuracy_of(errors, BudgetSection(max_drop=0.0005))
+    assert not found.rising and not found.in_points
+    assert "mse 0.010 against 0.010 float (worse by 0, budget 0.0005)" in headline([], found)
+    assert "points" not in to_text(build([], found))
+    # a report of an older release does not say it
+    old = Accuracy.model_validate(found.model_dump(by_alias=True, exclude={"higher_is_better"}))
+    assert old.rising and old.higher_is_better is None
 
 
 def test_without_a_budget_of_the_drop_none_is_judged():
