@@ -83,6 +83,8 @@ class Stack:
             if name in shapes:
                 counts[name] = shapes[name][0] // chunk if shapes[name] else 1
         self._require_equal(counts)
+        apart = self._apart(shapes)
+        lacking = {name for name in self._ragged if name not in self._specs and self._lacks_axis(name, arrays)}
         count = next(iter(counts.values()), 1 if single else 0)
         if not count:
             raise DataError("there are no samples", where=self.where, remedy="give at least one sample")
@@ -103,7 +105,7 @@ class Stack:
                     inputs[name] = ragged.whole().reshape(ragged.shape)
                 else:
                     labels[name] = arrays(keys[index]).whole()
-            return self._joined(inputs, labels, index) if self._apart(shapes) else (inputs, labels)
+            return self._joined(inputs, labels, lacking, index) if apart else (inputs, labels)
 
         return count, cut, pick
 
@@ -133,13 +135,39 @@ class Stack:
         """Whether each sample is stored by itself: no input is stacked but those given once."""
         return all(self._given_once(name, shape) for name, shape in stacked.items() if name in self._specs)
 
-    def _joined(self, inputs: dict[str, Array], labels: dict[str, Array], index: int) -> InputsAndLabels:
-        """A sample that is stored by itself, with the axis of samples where all its inputs lack it."""
+    def _lacks_axis(self, label: str, arrays: Callable[[str], Stored]) -> bool:
+        """Whether labels that are stored one by one lack the axis of samples: one of a single row is not 1 long."""
+        inputs = {name: keys for name, keys in self._ragged.items() if name in self._specs}
+        return any(
+            self._rows({name: arrays(keys[index]).shape for name, keys in inputs.items()}) == {1}
+            for index, key in enumerate(self._ragged[label])
+            if arrays(key).shape[:1] != (1,)
+        )
+
+    def _rows(self, shapes: Mapping[str, Shape]) -> set[int]:
+        """How many rows the inputs of a sample that is stored by itself have, of those with the axis of samples."""
+        axes = {name: self._specs[name].batch_axis for name in shapes}
+        whole = {name for name, shape in shapes.items() if len(shape) == len(self._specs[name].dims or ())}
+        return {shapes[name][axis] for name, axis in axes.items() if axis is not None and name in whole}
+
+    def _joined(
+        self, inputs: dict[str, Array], labels: dict[str, Array], lacking: set[str], index: int
+    ) -> InputsAndLabels:
+        """A sample that is stored by itself, with the axis of samples where all its inputs or its label lack it.
+
+        Args:
+            inputs: as they are stored.
+            labels: likewise.
+            lacking: the labels that lack the axis.
+            index: of the sample.
+        """
         ragged = {name: labels[name] for name in labels if name in self._ragged}
         whole = with_batch_axis({**inputs, **ragged}, self._specs)
         for name, value in inputs.items():
             if whole[name] is not value:
                 refuse_ambiguous(value, self._specs[name], f"{self.where}, sample {index}")
+        single = self._rows({name: value.shape for name, value in inputs.items()}) == {1}
+        whole |= {name: ragged[name][None] for name in lacking if single and whole[name] is ragged[name]}
         return {name: whole[name] for name in inputs}, {name: whole.get(name, labels[name]) for name in labels}
 
     def _shape(self, shape: Shape, spec: InputSpec) -> Shape:

@@ -51,6 +51,30 @@ def test_samples_that_are_stored_one_by_one_without_the_axis_get_it(labels, tmp_
         assert labels == "without" or np.array_equal(sample.labels["label"], label[None])
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,)], ids=["classes", "boxes of which one is alone", "masks"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_labels_stored_one_by_one_without_the_axis_beside_complete_inputs_get_it(shape, axis, tmp_path):
+    """Objects of pictures, of unlike number, or tags of a text: a label of one is no label with the axis of samples."""
+    dims = ["n", "t", 4] if axis == 0 else ["t", "batch", 4]
+    tagger = Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": dims}, {"y": [*dims[:2], 3]},
+                                    {"w": normal(4, 3)}))  # fmt: skip
+    lengths = (3, 1, 2)
+    labels = [np.full((length, *shape), 7 + length) for length in lengths]
+    stored = {f"x/{i:05d}": np.expand_dims(normal(length, 4), axis) for i, length in enumerate(lengths)}
+    np.savez(tmp_path / "data.npz", **stored, **{f"label/{i:05d}": one for i, one in enumerate(labels)})
+    found = [one.labels["label"] for one in CalibrationData.open(tmp_path / "data.npz", tagger, labels=True).samples()]
+    assert all(np.array_equal(one, label[None]) for one, label in zip(found, labels))
+
+
+def test_a_batch_that_is_stored_by_itself_keeps_a_label_for_each_row(tmp_path):
+    rows = (2, 1, 3)
+    stored = {f"x/{i:05d}": normal(count, 12) for i, count in enumerate(rows)}
+    labels = {f"label/{i:05d}": 10 * i + np.arange(count) for i, count in enumerate(rows)}
+    np.savez(tmp_path / "data.npz", **stored, **labels)
+    data = CalibrationData.open(tmp_path / "data.npz", model(x=12), labels=True)
+    assert [one.labels["label"].tolist() for one in data.samples()] == [[0], [1], [10], [20], [21], [22]]
+
+
 def test_a_sample_stored_by_itself_of_which_it_is_not_known_how_many_it_is_is_refused(tmp_path):
     nodes = [node("Relu", ["x"], ["y"])]
     grey = Model.from_proto(build(nodes, {"x": ["n", "c", "h", "w"]}, {"y": ["n", "c", "h", "w"]}, {}))
