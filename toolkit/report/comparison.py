@@ -227,13 +227,14 @@ def _node_side(layer: LayerInfo, timed: list[str]) -> NodeSide:
 
 
 def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
-    """The metric, where all runs have the same, then the outputs' own figures."""
+    """The metric and its drop, where all runs have the same metric, then the outputs' own figures."""
     known = [one for one in found if one is not None]
     if len(known) < len(found):
         return
-    if len({one.metric for one in known}) == 1 and known[0].quantized is not None:
+    alike = len({one.metric for one in known}) == 1
+    if alike and known[0].quantized is not None:
         yield Figure(name=known[0].metric or "metric", values=[one.quantized for one in known])
-    if any(one.drop is not None for one in known):
+    if alike and any(one.drop is not None for one in known):
         yield Figure(name="drop from float", values=[one.drop for one in known], better="less")
     for name in [name for name in known[0].outputs if all(name in one.outputs for one in known)]:
         outputs = [one.outputs[name] for one in known]

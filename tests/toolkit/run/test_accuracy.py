@@ -13,6 +13,7 @@ from toolkit.evaluation.difference import OutputFigures
 from toolkit.evaluation.outputs import EvaluationResult, Unrounded
 from toolkit.evaluation.tasks.base import AnswerTally, OutputPart
 from toolkit.report.codes import ReportCode
+from toolkit.report.comparison import compare
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
 from toolkit.report.findings.tasks import standing_words
@@ -76,6 +77,16 @@ def test_an_error_that_does_not_change_has_no_percentage_points():
     # a report of an older release does not say it
     old = Accuracy.model_validate(found.model_dump(by_alias=True, exclude={"higher_is_better"}))
     assert old.rising and old.higher_is_better is None
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_drops_of_two_metrics_are_not_compared(alike):
+    other = {} if alike else {"metric": "mse", "rising": False}
+    runs = [accuracy_of(measured(drop=drop, **more), BudgetSection()) for drop, more in ((0.002, {}), (0.3, other))]
+    figures = {one.name: one.values for one in compare([build([], one) for one in runs], ["a", "b"]).figures}
+    assert figures.get("drop from float") == ([0.002, 0.3] if alike else None)
+    assert "top1" in figures if alike else not {"top1", "mse", "metric"} & set(figures)
+    assert figures["logits SQNR"] == [60.58, 60.58]
 
 
 def test_without_a_budget_of_the_drop_none_is_judged():

@@ -129,3 +129,9 @@ def test_shares_of_the_arithmetic_add_up():
     assert all(work.share([f"layer{i}"]) == work.macs_share(f"layer{i}") == pytest.approx(0.25) for i in range(4))
     unknown = work_of(model, facts_at_opt(model, Profiles()))
     assert unknown.of == "nodes" and unknown.macs_share("layer0") is None and unknown.share(model.node_names()) == 1.0
+
+
+def test_a_layer_without_which_nothing_is_lost_is_said_to_be_that():
+    """The only layer that could be quantized: the plan without it is the float model."""
+    why = Code.KEPT_TOGETHER_MISSES(precision="int8", alone_db=45.3, all_db=45.3, without_db="inf", share=None)
+    assert sentence(why).endswith("is among the cheapest ways to meet it; with it in float nothing is lost")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
@@ -223,6 +225,8 @@ def _together_misses(
 def _without(all_db: float | str, without_db: float | str | None) -> str:
     if without_db is None:
         return ""
+    if math.isinf(float(without_db)) and float(without_db) > float(all_db):
+        return "; with it in float nothing is lost"
     if float(without_db) > float(all_db):
         return f"; with it in float the others leave {db(without_db)} instead of {db(all_db)}"
     return f"; the others hide its effect: with it alone in float, SQNR goes from {db(all_db)} to {db(without_db)}"
