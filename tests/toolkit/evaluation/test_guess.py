@@ -489,6 +489,12 @@ def test_caches_of_a_stream_that_are_as_wide_as_boxes_hold_no_detections():
     assert "detection" not in {part.task for part in guess(states).parts}
 
 
+def test_a_box_in_pixels_is_not_said_to_have_values_from_0_to_1():
+    found = guess(seen(out("bbox", np.cumsum(30 * abs(normal(8, 4)), axis=1), "Gemm")))
+    said = sentence(found.finding())
+    assert found.task == "regression" and "it has four values at a time, as boxes do" in said and "0 to 1" not in said
+
+
 def test_boxes_that_the_next_stage_refines_are_detections():
     """A cascade's stage reads boxes and gives better ones, with their scores."""
     boxes = out("boxes", np.cumsum(abs(normal(8, 20, 4)), axis=2), "Add")

@@ -44,7 +44,7 @@ _WHAT = {
     "bands": "neighbouring values vary together, as in a spectrum and unlike classes",
     "unlike scales": "its channels differ in scale, unlike class scores",
     "ordered": "its values never fall along an axis, as those of quantiles",
-    "boxes": "its values from 0 to 1 are those of boxes",
+    "boxes": "it has four values at a time, as boxes do",
     "peaks": "its maps have narrow peaks, as those of key points",
     "noise": "it is as large as an input that goes with a single number, as the noise that a diffusion model predicts",
     "map": "its shape is that of a map",
