@@ -55,6 +55,7 @@ class EvaluationCode(BaseCode):
     LIMIT_NEVER_MISSED = "evaluation-limit-never-missed"
     FLOAT_OUTPUT_NAN = "evaluation-float-output-nan"
     POSITIONS_OFF = "evaluation-positions-off"
+    POSITIONS_BEYOND = "evaluation-positions-beyond"
     SAMPLES_OF_ROWS = "evaluation-samples-of-rows"
     LIMIT_WITHOUT_METRIC = "evaluation-limit-without-metric"
     LABELS_SHIFTED = "evaluation-labels-shifted"

@@ -46,6 +46,7 @@ class MetricOptions:
         axis: where its classes, features or channels lie in a sample, counted from the end; None where that is not
             known: then the last, for pictures the first.
         threshold: the score above which a label holds, or a place is in the mask; None where that is not known.
+        lengths: the output that says how many positions of each sample a reading has; all where None.
     """
 
     output: str | None = None
@@ -55,6 +56,7 @@ class MetricOptions:
     batch_axis: int | None = 0
     axis: int | None = None
     threshold: float | None = None
+    lengths: str | None = None
 
 
 def answers_of(metric: Metric) -> int:

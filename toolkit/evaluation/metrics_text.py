@@ -36,8 +36,16 @@ class _Readings:
                             remedy="give integers [samples, length], padded with -1")  # fmt: skip
         if len(scores) != len(label) or (scores.ndim < 2 and scores.dtype.kind not in "iub"):
             raise unlike_shapes(scores, label, "give one row of labels for each sample, of its scores by class")
-        for found, row in zip(readings(scores, -1, self.options.blank), label):
+        for found, row in zip(self._read(scores, outputs), label):
             self._add(found, tuple(int(one) for one in row[row >= 0]))
+
+    def _read(self, scores: Array, outputs: Mapping[str, Array]) -> Sequence[Sequence[int]]:
+        """The readings of a batch, each of as many positions as the model says that the sample has."""
+        blank, lengths = self.options.blank, outputs.get(self.options.lengths or "")
+        if lengths is None or lengths.size != len(scores):
+            return readings(scores, -1, blank)
+        rows = zip(scores, np.clip(lengths.reshape(-1), 0, scores.shape[1]).tolist())
+        return [readings(row[None, :count], -1, blank)[0] if count else () for row, count in rows]
 
     def _add(self, found: Sequence[int], wanted: Sequence[int]) -> None:
         self.right += found == wanted

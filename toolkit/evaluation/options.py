@@ -40,4 +40,5 @@ def options_for(
     name = output if output is not None or chosen is None else chosen.outputs[0]
     # the threshold of a mask may have been chosen for comparing two models
     limit = settings.get("threshold") if threshold is None and task == "classification" else threshold
-    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), settings.get("axis"), limit)
+    axis, lengths = settings.get("axis"), settings.get("lengths")
+    return MetricOptions(name, known, space, layout, settings.get("batch_axis", 0), axis, limit, lengths)

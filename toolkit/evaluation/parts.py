@@ -12,6 +12,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.class_axes import blank_of, channel_axis, class_axis
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess_values import has_several_peaks, peak_height
+from toolkit.evaluation.lengths import lengths_of
 from toolkit.evaluation.masks import valued
 from toolkit.evaluation.observed import FAINT, SeenModel, SeenOutput
 from toolkit.evaluation.tasks import STANDS_IN, OutputPart
@@ -37,7 +38,7 @@ def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart
         output: the output.
         seen: the model that it belongs to.
     """
-    return [_with_mask(part, output) for part in _parts_for(task, output, seen)]
+    return [_with_lengths(_with_mask(part, output), output, seen) for part in _parts_for(task, output, seen)]
 
 
 def _with_mask(part: OutputPart, output: SeenOutput) -> OutputPart:
@@ -48,8 +49,18 @@ def _with_mask(part: OutputPart, output: SeenOutput) -> OutputPart:
     return replace(part, settings={**part.settings, **mask.settings})
 
 
+def _with_lengths(part: OutputPart, output: SeenOutput, seen: SeenModel) -> OutputPart:
+    """The part of a reading with the output that says how many positions of each sample it has."""
+    if part.task != "ctc" or "mask" in part.settings or len(output.shape) != 2:
+        return part
+    positions = -3 - int(part.settings["axis"])
+    lengths = lengths_of(output, positions, seen)
+    settings = {"lengths": lengths, "positions": positions} if lengths is not None else {}
+    return replace(part, settings={**part.settings, **settings})
+
+
 def masked_positions(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
-    """Findings that an input turns positions of a part's output off, which hold no answers."""
+    """Findings that an input turns positions of a part's output off, or that they lie beyond its lengths."""
     masks = {one.name: one.mask for one in seen.outputs if one.mask is not None}
     named: dict[str, list[str]] = {}
     for part in parts:
@@ -60,6 +71,10 @@ def masked_positions(parts: Sequence[OutputPart], seen: SeenModel) -> list[Findi
             input=name, off=masks[outputs[0]].off, outputs=list(dict.fromkeys(outputs)), share=masks[outputs[0]].share
         )
         for name, outputs in named.items()
+    ] + [
+        EvaluationCode.POSITIONS_BEYOND(lengths=str(part.settings["lengths"]), output=part.outputs[0])
+        for part in parts
+        if "lengths" in part.settings
     ]
 
 

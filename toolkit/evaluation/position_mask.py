@@ -56,6 +56,21 @@ def counting(settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Arr
     return np.asarray(mask != settings["mask_off"])
 
 
+def within_lengths(settings: Mapping[str, Any], value: Array, known: Mapping[str, Array]) -> Array | None:
+    """Which positions of an output are within its lengths, bool [batch, positions]; None where there are none.
+
+    Args:
+        settings: those of an ``OutputPart``: ``lengths`` is the output with the lengths, ``positions`` the axis.
+        value: the output for one batch, its samples along the first axis.
+        known: the model's outputs by name.
+    """
+    lengths = known.get(settings["lengths"]) if "lengths" in settings else None
+    axis = int(settings.get("positions", -1))
+    if lengths is None or value.ndim <= -axis or lengths.size != len(value):
+        return None
+    return np.asarray(np.arange(value.shape[axis]) < lengths.reshape(-1, 1))
+
+
 def at_positions(value: Array, samples: Array, on: Array, axis: int) -> Array:
     """Some samples of an output with nothing but the positions that count.
 

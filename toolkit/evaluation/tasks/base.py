@@ -15,7 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.difference import is_float, same_argmax
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.masks import LEAST_MASK, masks
-from toolkit.evaluation.position_mask import at_positions, counting
+from toolkit.evaluation.position_mask import at_positions, counting, within_lengths
 from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
@@ -171,7 +171,7 @@ class Task(ABC):
         """One batch: the float model's outputs and the other's, by name, for some inputs.
 
         An output whose shape differs has lost all its answers, of the model that gives more. Positions that an input
-        turns off hold no answers, and a sample that has no others adds no row.
+        turns off, or that lie beyond the float model's lengths, hold no answers; a sample without others adds no row.
         """
         pairs = [(self._cut(wanted[name]), self._cut(found[name])) for name in self.part.outputs]
         unlike = any(a.shape != b.shape for a, b in pairs)
@@ -185,6 +185,7 @@ class Task(ABC):
             pairs = [_judged(a, b, self.nothing) for a, b in pairs]
         both = [self._samples(a) for a, _ in pairs], [self._samples(b) for _, b in pairs]
         on = counting(self.settings, both[0][0], inputs or {})
+        on = within_lengths(self.settings, both[0][0], wanted) if on is None else on
         return self.compare(*both) if on is None or on.all() else self._compare_at(*both, on)
 
     def _compare_at(self, wanted: Sequence[Array], found: Sequence[Array], on: Array) -> Rows:

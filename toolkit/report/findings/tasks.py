@@ -353,6 +353,9 @@ TASKS: Table = {
         f"Positions of {_once(outputs)} where input '{input}' is {off} hold no answers and do not count"
         f"{f' ({percent(share)} of those in the first samples)' if share else ''}."
     ),
+    EvaluationCode.POSITIONS_BEYOND: lambda lengths, output: (
+        f"Positions of '{output}' beyond a sample's length in output '{lengths}' hold no answers and do not count."
+    ),
     EvaluationCode.SAMPLES_OF_ROWS: lambda input, rows, dimension: (
         f"A sample has {rows} rows along dimension '{dimension}' of input '{input}', and is judged as one answer: if "
         "these are samples, give each separately, with 1 there."
