@@ -249,3 +249,18 @@ def test_a_transposed_convolution_that_bfloat16_is_asked_of_is_built_in_fp32(tmp
     assert made.types.reason == {"up": why} and made.types.node["c"] is Precision.BF16
     assert build(made.model, tmp_path, Profiles()).engine
     assert lower(model, context.plan, rest=Precision.BF16).types.node["up"] is Precision.BF16
+
+
+@pytest.mark.parametrize("op", ["MeanVarianceNormalization", "GlobalLpPool", "RandomNormalLike", "RandomUniformLike", "Mish"])
+@pytest.mark.parametrize("asked", ["fp16", "bf16"])
+def test_an_operator_that_the_parser_lacks_in_a_type_is_built_in_fp32(tmp_path, op, asked):
+    attrs = {"axes": [2, 3]} if op == "MeanVarianceNormalization" else {}
+    nodes = [node("Conv", ["x", "w"], ["c"], "c", pads=[1] * 4), node(op, ["c"], ["m"], "m", **attrs),
+             node("Add", ["c", "m"], ["y"], "a")]  # fmt: skip
+    weights = [tensor("w", normal(8, 3, 3, 3).tolist(), FLOAT)]
+    model = make(nodes, {"x": (FLOAT, [1, 3, 8, 8])}, {"y": (FLOAT, [1, 8, 8, 8])}, weights, opset=18)
+    made = lower_for(RtxBackend(), SETTINGS, model, PrecisionPlan(), rest=Precision(asked), journal=Journal())
+    lacks = asked == "bf16" or op == "MeanVarianceNormalization"
+    why = EngineCode.PARSER_LACKS_TYPE(op=op, precision=Precision(asked))
+    assert made.types.reason == ({"m": why} if lacks else {}) and made.types.node["a"] is Precision(asked)
+    assert build(made.model, tmp_path, Profiles()).engine

@@ -36,8 +36,13 @@ _SUBNORMAL = 2.0**-17
 _LOST, _EPSILON_SIZE = 50 * 2.0**-24, 64
 _AFTER_EPSILON = frozenset({"Sqrt", "Reciprocal", "Pow", "Log", "Max", "Clip", "Add", "Div", "Mul"})
 _PARSER_LACKS = {
-    Precision.BF16: frozenset({"GRU", "HardSwish", "LpNormalization", "LpPool", "Mish", "Shrink"}),
-}
+    # it adds a float32 epsilon
+    Precision.FP16: frozenset({"MeanVarianceNormalization"}),
+    Precision.BF16: frozenset({
+        "GRU", "GlobalLpPool", "HardSwish", "LpNormalization", "LpPool", "MeanVarianceNormalization", "Mish",
+        "RandomNormalLike", "RandomUniformLike", "Shrink",
+    }),
+}  # fmt: skip
 """Operators that ONNX allows in a type in which TensorRT's parser refuses them (tried with TensorRT-RTX 1.7's)."""
 EXACT_INTEGERS = {Precision.FP16: 2048.0, Precision.BF16: 256.0}
 
