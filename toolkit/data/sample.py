@@ -286,10 +286,9 @@ def _channels_moved(shape: Sequence[int], dims: Sequence[Any]) -> str:
     for end, order in ends.items():
         if all(not isinstance(wanted, int) or shape[axis] == wanted for axis, wanted in zip(order, dims)):
             other = "last" if end == "first" else "first"
-            return (
-                f"the samples have their channels {end} and the model {other}: transpose them, as "
-                f"array.transpose({', '.join(map(str, order))}) does"
-            )
+            # of two axes that are swapped either may be the channels
+            how = "dimensions 1 and 2 swapped" if rank == 3 else f"their channels {end} and the model {other}"
+            return f"the samples have {how}: transpose them, as array.transpose({', '.join(map(str, order))}) does"
     return ""
 
 

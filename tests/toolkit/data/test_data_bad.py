@@ -40,7 +40,7 @@ ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
     ("mask", {"x": one_bad(-np.inf)}, r"the value at \[0, 1, 3\] is -inf .*for a mask .* give -65504, .* in place of -inf"),
     ("dtype", {"x": GOOD.astype(np.int32)}, "dtype is int32, the model expects float32. Save it as float32"),
     ("pixels", {"x": GOOD.astype(np.uint8)}, "Save it as float32, scaled as in training, such as by 1 / 255"),
-    ("channels last", {"x": np.zeros((4, 5, 3), np.float32)}, r"transpose them, as array\.transpose\(0, 2, 1\) does"),
+    ("channels last", {"x": np.zeros((4, 5, 3), np.float32)}, r"samples have dimensions 1 and 2 swapped: transpose them, as array\.transpose\(0, 2, 1\) does"),
     ("overflow", {"x": one_bad(1).astype(np.float64) * 1e300}, "float64, the model expects float32, which cannot hold"),
     ("rank", {"x": np.zeros((4, 3), np.float32)}, r"shape \[4, 3\] has rank 2, the model declares \['batch', 3"),
     ("dimension", {"x": np.zeros((4, 2, 5), np.float32)}, r"shape \[1, 2, 5\] has 2 in dimension 1"),
