@@ -164,13 +164,22 @@ class Accuracy(Part):
         return 0 < self.layer_samples < self.samples
 
     @property
+    def most_drop(self) -> float | None:
+        """The largest drop that the tighter limit of the budget allows, in the metric's units; None without one."""
+        relative = self.relative_budget is not None and self.before is not None
+        limits = [self.budget, (self.relative_budget or 0.0) * abs(self.before or 0.0) if relative else None]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
     def drop_kept(self) -> bool | None:
         """Whether the metric's drop is within its budget; None where there is no such budget or no drop."""
-        if self.budget is None or self.drop is None:
+        most = self.most_drop
+        if most is None or self.drop is None:
             return None
         # a limit finer than one answer is not missed by one
-        unproven = self.standing == "unproven" or (self.few is not None and self.few.limit == "max_drop")
-        return self.drop <= self.budget + ROUNDING * (1.0 if self.before is None else abs(self.before)) or unproven
+        few = self.few is not None and self.few.limit in ("max_drop", "max_relative_drop")
+        unproven = self.standing == "unproven" or few
+        return self.drop <= most + ROUNDING * (1.0 if self.before is None else abs(self.before)) or unproven
 
     @property
     def rising(self) -> bool:

@@ -201,11 +201,11 @@ def _metric_words(accuracy: Accuracy, before: float, quantized: float) -> str:
     words = f"{accuracy.metric or 'metric'}: float {before:.4g}, quantized {quantized:.4g}"
     if accuracy.drop is not None:
         words += f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}{drop_interval(accuracy)}"
-    if accuracy.budget is not None:
+    if (most := accuracy.most_drop) is not None:
         # other missed limits have separate lines
         kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")
-        budget = amount(accuracy.budget, accuracy.in_points)
-        words += f", budget {with_points(budget, accuracy.budget, accuracy)}{kept}"
+        budget = amount(most, accuracy.in_points)
+        words += f", budget {with_points(budget, most, accuracy)}{kept}"
     return words
 
 

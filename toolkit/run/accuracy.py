@@ -140,10 +140,10 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
 def _drops_too_far(accuracy: Accuracy, rounded: Accuracy, unrounded: Accuracy) -> bool:
     """Whether the drop on all samples, shifted by as much as on some, misses its limit, where chance may decide."""
     drops = (accuracy.drop, unrounded.drop, rounded.drop)
-    if accuracy.budget is None or any(drop is None for drop in drops):
+    if accuracy.most_drop is None or any(drop is None for drop in drops):
         return False
     whole, without, with_rounding = (drop or 0.0 for drop in drops)
-    return whole + without - with_rounding > accuracy.budget
+    return whole + without - with_rounding > accuracy.most_drop
 
 
 def _moved(judged: EvaluationResult, value: float, by: float) -> float:

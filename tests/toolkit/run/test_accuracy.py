@@ -79,6 +79,19 @@ def test_an_error_that_does_not_change_has_no_percentage_points():
     assert old.rising and old.higher_is_better is None
 
 
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [({"max_relative_drop": 0.02}, 8.0), ({"max_drop": 5.0, "max_relative_drop": 0.02}, 5.0), ({"max_drop": 9.0}, 9.0)],
+)
+@pytest.mark.parametrize("drop", [4.0, 8.5])
+def test_a_limit_on_the_share_of_the_metric_that_may_be_lost_is_told_in_its_unit(limits, most, drop):
+    errors = measured(metric="own:Pinball", float_value=400.0, value=400.0 + drop, drop=drop, rising=False)
+    found = accuracy_of(errors, BudgetSection(**limits))
+    assert found.most_drop == most and found.drop_kept is (drop <= most) and found.met is found.drop_kept
+    assert f"(worse by {drop:g}, budget {most:g})" in headline([], found)
+    assert f"budget {most:g}, {'kept' if drop <= most else 'missed'}" in to_text(build([], found))
+
+
 @pytest.mark.parametrize("alike", [True, False])
 def test_drops_of_two_metrics_are_not_compared(alike):
     other = {} if alike else {"metric": "mse", "rising": False}

@@ -55,8 +55,8 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
         if accuracy.drop is not None:
             points = accuracy.in_points
             notes.append(change(accuracy.drop, accuracy) + (" points" if points else ""))
-            if accuracy.budget is not None:
-                notes.append(f"budget {amount(accuracy.budget, points)}")
+            if accuracy.most_drop is not None:
+                notes.append(f"budget {amount(accuracy.most_drop, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
     shown = [(name, one) for name, one in accuracy.outputs.items() if not one.ranked][:_MOST_OUTPUTS]
     said = []
