@@ -207,6 +207,29 @@ def test_one_peak_a_map_is_compared_by_the_highest_alone_and_that_is_said():
     assert "other peaks of the map are not compared" in sentence(reader(part).rule())
 
 
+def _falls_between(one, first, second):
+    """By how much the map falls on the straight way between two places, cell by cell."""
+    cells = np.rint(np.linspace(first, second, int(np.abs(first - second).max()) + 1)).astype(int)
+    return min(float(one[row, column]) for row, column in cells)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(40, 40), (17, 63)])
+def test_peaks_of_noise_are_those_that_a_map_falls_between(shape, share):
+    """64 peaks of 1,600 places, each against all higher ones; a share leaves out the lower ones, and nothing else."""
+    one = np.float32(normal(*shape))
+    places, heights = separate_peaks(one, 0.2, share)
+    assert len(places) > (5 if share < 0.9 else 0) and (np.diff(heights) <= 0).all() and heights.min() >= max(0.2, share * heights[0])
+    level = one - np.median(one)
+    for place in range(len(places)):
+        ways = [_falls_between(level, places[place], places[other]) for other in range(place)]
+        assert all(way <= 0.75 * heights[place] for way in ways)
+    every, their = separate_peaks(one, 0.2)
+    high = their >= share * their[0]
+    assert np.array_equal(places, every[high]) and np.array_equal(heights, their[high])
+    assert np.allclose(heights, level[places[:, 0], places[:, 1]])
+
+
 def test_peaks_are_separate_where_the_map_falls_between_them():
     rows, columns = np.indices((64, 64))
 

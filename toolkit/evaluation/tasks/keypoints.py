@@ -36,7 +36,7 @@ def peaks(maps: Array) -> tuple[Array, Array]:
     return np.stack(np.divmod(place, maps.shape[-1]), axis=-1), height
 
 
-def separate_peaks(one: Array, least: float) -> tuple[Array, Array]:
+def separate_peaks(one: Array, least: float, share: float = 0.0) -> tuple[Array, Array]:
     """The peaks of one map that rise high enough above what is usual there, the highest first.
 
     A peak is the largest of its neighbours, on a plateau the first of these, and the map falls by a quarter of the
@@ -45,19 +45,22 @@ def separate_peaks(one: Array, least: float) -> tuple[Array, Array]:
     Args:
         one: [height, width].
         least: how far above the median a peak rises at least.
+        share: and at least which share of the highest one's height.
 
     Returns:
         Row and column, integers [peaks, 2]; the height above the median, float32 [peaks].
     """
-    return _apart(*_maxima(one, least))
+    values, found, heights = _maxima(one, least)
+    # a lower peak decides nothing about a higher one
+    high = heights >= share * heights.max(initial=0.0)
+    return _apart(values, found[high], heights[high])
 
 
 def _apart(values: Array, found: Array, heights: Array) -> tuple[Array, Array]:
     """Of what ``_maxima`` found those that the map falls between."""
     kept: list[int] = []
     for place in range(len(found)):
-        ways = (_between(values, found[place], found[other]) for other in kept)
-        if all(lowest <= (1 - _DIP) * heights[place] for lowest in ways):
+        if (_between(values, found[place], found[kept]) <= (1 - _DIP) * heights[place]).all():
             kept.append(place)
     return found[kept], heights[kept]
 
@@ -84,15 +87,19 @@ def points_of(one: Array, height: float) -> Array:
         one: [height, width].
         height: how far peaks usually rise above their map's median.
     """
-    places, heights = separate_peaks(one, _SEEN * height)
-    return places[heights >= _LIKE * heights.max(initial=0.0)]
+    return separate_peaks(one, _SEEN * height, _LIKE)[0]
 
 
-def _between(values: Array, first: Array, second: Array) -> float:
-    """The smallest value on the straight way from one cell to another."""
-    steps = int(np.abs(first - second).max())
-    cells = np.rint(np.linspace(first, second, steps + 1)).astype(int)
-    return float(values[cells[:, 0], cells[:, 1]].min())
+def _between(values: Array, first: Array, others: Array) -> Array:
+    """The smallest value on the straight way from one cell to each of some others, [others]."""
+    if not len(others):
+        return np.zeros(0, values.dtype)
+    ways = others - first
+    steps = np.abs(ways).max(axis=1)[:, None]
+    # shorter ways wait at their end
+    number = np.minimum(np.arange(steps.max() + 1), steps)
+    cells = np.rint(first + number[..., None] * (ways / steps)[:, None]).astype(int)
+    return np.asarray(values[cells[..., 0], cells[..., 1]].min(axis=1))
 
 
 class Keypoints(Task):
@@ -147,9 +154,9 @@ def _of_sets(a: Array, b: Array, least: float) -> tuple[Array, Array]:
         first = _maxima(a[place], _SLACK * least)
         second = _maxima(np.zeros_like(a[place]) if broken[place] else b[place], _SLACK * least)
         highest = max([0.0, *first[2][:1], *second[2][:1]])
-        for mine, (_, others, _) in ((first, second), (second, first)):
-            own, heights = _apart(*mine)
-            points = own[heights >= max(least, _LIKE * highest)]
+        for (values, own, heights), (_, others, _) in ((first, second), (second, first)):
+            high = heights >= max(least, _LIKE * highest)
+            points, _ = _apart(values, own[high], heights[high])
             apart = np.abs(points[:, None] - others[None]).max(axis=-1)
             asked[place[0]] += len(points)
             kept[place[0]] += int((apart <= _reach(a)).any(axis=1).sum())
