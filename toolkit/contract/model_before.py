@@ -11,6 +11,7 @@ from toolkit.base.errors import PassError
 from toolkit.base.profiles import Profiles
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
+from toolkit.contract.order import OrderCode
 from toolkit.graph.foreign import foreign_operators, meant
 from toolkit.graph.model import Model, Signature
 from toolkit.graph.scale_check import wrong_scales
@@ -27,6 +28,7 @@ class ModelBefore:
         typed: whether its types agreed, if that was checked.
         scales: what was wrong with scales of Q/DQ nodes, by tensor.
         foreign: the first node of each operator that is in none of the model's opsets, by domain and operator.
+        asked: names of the nodes with a request in the plan.
     """
 
     signature: Signature
@@ -34,14 +36,17 @@ class ModelBefore:
     typed: bool = False
     scales: Mapping[str, str] = field(default_factory=dict)
     foreign: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, model: Model, thorough: bool) -> ModelBefore:
+    def of(cls, model: Model, thorough: bool, context: Context) -> ModelBefore:
         """Record a model that is about to be changed."""
         signature = model.changing().signature()
+        asked = frozenset(context.plan) & frozenset(model.node_names() if len(context.plan) else ())
         if not thorough:
-            return cls(signature, thorough)
-        return cls(signature, thorough, model.types_fault() is None, wrong_scales(model), foreign_operators(model))
+            return cls(signature, thorough, asked=asked)
+        typed = model.types_fault() is None
+        return cls(signature, thorough, typed, wrong_scales(model), foreign_operators(model), asked)
 
     def refuse_new_scales(self, model: Model) -> None:
         """Refuse scales that are wrong and were not before.
@@ -94,6 +99,18 @@ class ModelBefore:
                 context.journal.noted(
                     Code.FOREIGN_OPERATOR(by=title, node=node, op=op, domain=domain, meant=meant(domain, op)), node=node
                 )
+
+    def note_lost_requests(self, title: str, model: Model, context: Context) -> None:
+        """Note the requests of passes before this one that have no effect, since it left no node of that name."""
+        names = set(model.node_names()) if self.asked else set()
+        gone = self.asked - names
+        lost = [(name, ask) for name, ask in context.plan.items() if name in gone and not ask.free]
+        if lost:
+            node, ask = lost[0]
+            context.journal.noted(
+                OrderCode.REQUESTS_LOST(by=title, node=node, asked_by=ask.by, precision=ask.precision, nodes=len(lost)),
+                node=node,
+            )
 
 
 def _difference(kind: str, old: Sequence[tuple[str, int]], new: Sequence[tuple[str, int]]) -> str:

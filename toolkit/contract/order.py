@@ -1,4 +1,4 @@
-"""Passes that come too late: they change layers without Q/DQ pairs, or insert these, and the layers have theirs."""
+"""Passes that come too late: layers have their Q/DQ pairs or requests already, which they need or take away."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class OrderCode(BaseCode):
 
     AFTER_PAIRS = "after-pairs"
     ALL_PAIRED = "all-paired"
+    REQUESTS_LOST = "requests-lost"
 
 
 def note_after_pairs(

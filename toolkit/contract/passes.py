@@ -168,7 +168,8 @@ class Pass(BaseModel):
         """
         context = context if context is not None else Context()
         title = self.title()
-        before = ModelBefore.of(model, thorough=type(self).__module__.partition(".")[0] not in OWN_PACKAGES)
+        own = type(self).__module__.partition(".")[0] in OWN_PACKAGES
+        before = ModelBefore.of(model, not own, context)
         requests_before = len(context.plan.history)
         with self._speaking(context, model):
             trial = self._trial(model, context)
@@ -191,6 +192,7 @@ class Pass(BaseModel):
         if trial is not None:
             with self._speaking(context, context.model):
                 trial.settle(title, model, context)
+        self._note_lost_requests(before, model, context)
         return model
 
     @contextmanager
@@ -213,8 +215,8 @@ class Pass(BaseModel):
                 # a type checker does not see what code of others returns
                 returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:
-            if error.value is not None and self._place is not None:
-                error.at(self._place(error.value))
+            if error.value is not None:
+                error.at(self._place(error.value) if self._place is not None else f"pass '{title}'")
             raise
         except FAILURES as error:
             raise PassError(
@@ -257,6 +259,9 @@ class Pass(BaseModel):
 
     def _check(self, model: Model, types: bool) -> None:
         model.check(types)
+
+    def _note_lost_requests(self, before: ModelBefore, model: Model, context: Context) -> None:
+        before.note_lost_requests(self.title(), model, context)
 
     def _note_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Note the nodes with a float request that still read Q/DQ pairs: an engine runs them quantized."""
@@ -309,6 +314,9 @@ class Sequence(Pass):
 
     def _check(self, model: Model, types: bool) -> None:
         """Its members have been checked."""
+
+    def _note_lost_requests(self, before: ModelBefore, model: Model, context: Context) -> None:
+        """Its members have told."""
 
     def _note_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Its members have told."""

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
+from toolkit.base.errors import PassError
 from toolkit.base.types import Array
 from toolkit.graph.assemble import kind_of, subgraphs
 from toolkit.graph.light import APART, LARGE, LightModel, fits_message, large_header
@@ -37,6 +38,9 @@ def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None
         graph: it is not changed, but that domains which its nodes use are among its ``import_domains`` afterwards.
         where: the model's file, for errors.
         known: messages of nodes that were written before, which are not made again where nothing changed.
+
+    Raises:
+        PassError: constants of one name hold different values, or another tensor has a constant's name.
     """
     tensors = _tensors(graph)
     main = [tensor for tensor in tensors.values() if _is_large(tensor)]
@@ -183,13 +187,17 @@ class _Writer:
         return proto
 
     def _fill(
-        self, proto: onnx.GraphProto, graph: gs.Graph, around: tuple[set[str], ...], tensors: dict[str, gs.Tensor]
+        self,
+        proto: onnx.GraphProto,
+        graph: gs.Graph,
+        around: tuple[Mapping[str, gs.Tensor], ...],
+        tensors: dict[str, gs.Tensor],
     ) -> None:
-        """Write a graph of these tensors; ``around`` are the names that the graphs around it define."""
+        """Write a graph of these tensors; ``around`` are the tensors by name that the graphs around it define."""
         constants = [t for t in tensors.values() if isinstance(t, gs.Constant)]
         if around:
-            constants = [t for t in constants if id(t) not in self.moved and not any(t.name in one for one in around)]
-        own: set[str] | None = None
+            constants = [t for t in constants if id(t) not in self.moved and not _defined(t, around)]
+        own: dict[str, gs.Tensor] | None = None
         pending: list[bytes] = []
         for node in graph.nodes:
             self.domains.add(node.domain)
@@ -197,7 +205,8 @@ class _Writer:
                 pending.append(self.known.of(node))
                 continue
             if own is None:
-                own = {t.name for t in (*constants, *graph.inputs, *(t for one in graph.nodes for t in one.outputs))}
+                made = (t for one in graph.nodes for t in one.outputs)
+                own = {t.name: t for t in (*constants, *graph.inputs, *made)}
             _append(proto, "node", pending)
             pending = []
             self._holder(proto.node.add(), node, (own, *around))
@@ -223,7 +232,7 @@ class _Writer:
         )
         _append(proto, "value_info", map(self.known.typed, inner))
 
-    def _holder(self, proto: onnx.NodeProto, node: gs.Node, around: tuple[set[str], ...]) -> None:
+    def _holder(self, proto: onnx.NodeProto, node: gs.Node, around: tuple[Mapping[str, gs.Tensor], ...]) -> None:
         """Write a node that has subgraphs."""
         bare = gs.Node(node.op, node.name, domain=node.domain)
         proto.CopyFrom(OnnxExporter.export_node(bare))
@@ -260,12 +269,54 @@ def _tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
     found: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in graph.inputs}
     for node in graph.nodes:
         for tensor in node.inputs:
-            found[tensor.name] = tensor
+            if found.setdefault(tensor.name, tensor) is not tensor:
+                _refuse_two(found[tensor.name], tensor)
+                found[tensor.name] = tensor
         for tensor in node.outputs:
-            found[tensor.name] = tensor
+            if found.setdefault(tensor.name, tensor) is not tensor:
+                _refuse_two(found[tensor.name], tensor)
+                found[tensor.name] = tensor
     found.update((tensor.name, tensor) for tensor in graph.outputs)
     found.pop("", None)
     return found
+
+
+def _defined(constant: gs.Constant, around: Iterable[Mapping[str, gs.Tensor]]) -> bool:
+    """Whether a graph around defines what a subgraph reads as a constant.
+
+    Raises:
+        PassError: it defines another tensor of that name.
+    """
+    found = next((one[constant.name] for one in around if constant.name in one), None)
+    if found is not None and found is not constant:
+        _refuse_two(found, constant)
+    return found is not None
+
+
+def _refuse_two(one: gs.Tensor, other: gs.Tensor) -> None:
+    """Refuse two tensors of one name of which the file would hold only one.
+
+    Raises:
+        PassError: one of them is a constant and the other is none, or holds other values.
+    """
+    constants = [tensor for tensor in (one, other) if isinstance(tensor, gs.Constant)]
+    if not other.name or not constants or (len(constants) == 2 and _same_values(*constants)):
+        return
+    nodes = " and ".join(f"'{node.name}'" for tensor in (one, other) for node in (*tensor.inputs, *tensor.outputs)[:1])
+    what = "two constants of different values" if len(constants) == 2 else "a constant and another tensor"
+    raise PassError(
+        f"{what} are named '{other.name}' (nodes {nodes})",
+        remedy=f"give one of them a name of its own, model.unique_tensor('{other.name}')",
+    )
+
+
+def _same_values(one: gs.Constant, other: gs.Constant) -> bool:
+    if one._values is other._values:
+        return True
+    if SparseValues in (type(one._values), type(other._values)) or onnx_type(one.dtype) != onnx_type(other.dtype):
+        return False
+    first, second = values_of(one), values_of(other)
+    return first.shape == second.shape and first.tobytes() == second.tobytes()
 
 
 def _header(name: str, values: Array) -> onnx.TensorProto:

@@ -26,7 +26,7 @@ from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.facts import Facts
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import LightModel, SerializedModel, Skeleton, weights_as_inputs
-from toolkit.graph.names import Names
+from toolkit.graph.names import Names, wrong_name
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.normalise import normalise
 from toolkit.graph.onnx_file import ONNX, read, write
@@ -361,7 +361,7 @@ class Model:
         seen, operators = set[str](), set[tuple[str, str]]()
         for node, _ in self.walk():
             if not node.name or node.name in seen:
-                raise PassError(f"two nodes are named '{node.name}'" if node.name else f"a {node.op} node has no name")
+                raise wrong_name(node)
             seen.add(node.name)
             operators.add((node.domain or "", node.op))
         self._forget()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import PassError
+
 
 class Names(set[str]):
     """The names that are taken."""
@@ -14,3 +18,10 @@ class Names(set[str]):
             name = f"{base}_{count}"
         self.add(name)
         return name
+
+
+def wrong_name(node: gs.Node) -> PassError:
+    """The error for a node without a name, or with that of another one."""
+    reads = ", ".join(f"'{tensor.name}'" for tensor in node.inputs) or "no input"
+    fault = f"two nodes are named '{node.name}'" if node.name else f"a node has no name ({node.op} of {reads})"
+    return PassError(fault, remedy=f"give it a name of its own, model.unique_node('{node.name or node.op.lower()}')")

@@ -43,7 +43,7 @@ _LOUD = (
     DataCode.OPT_UNLIKE_NAME, DataCode.PREPARED_UNLIKE, DataCode.NORMALIZED_UNLIKE, DataCode.NOT_AS_LOCKED,
     Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
     Code.SKIPPED, Code.PADDED, Code.CROPPED, Code.CUT,
-    OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED, Code.NO_QUANTIZED_WEIGHTS,
+    OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED, OrderCode.REQUESTS_LOST, Code.NO_QUANTIZED_WEIGHTS,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 

@@ -45,7 +45,8 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         except RecipeError as error:
             where = recipe.locate("pass", index, error.value or "use")
             raise RecipeError(error.what, where=where, remedy=error.remedy) from error
-        step.comes_from(partial(_place, recipe, index))
+        if not is_given(use):
+            step.comes_from(partial(_place, recipe, index))
         held = members(step)
         plain = held == [step] and not is_given(use)
         found += [(use if plain else one.title(), one) for one in held]

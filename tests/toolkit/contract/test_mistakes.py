@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
+from onnx import TensorProto, helper
 
+from passes.keep_precision import KeepPrecision
 from tests.conftest import build, node, normal
-from toolkit import Context, Model, Pass, keep_float
+from toolkit import Context, Model, Pass, keep_float, sentence, session
 from toolkit.base.code import import_path, load_object
 from toolkit.base.errors import PassError, QtoolError, RangesError, RecipeError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.contract.order import OrderCode
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.run.folder import RunFolder
 
@@ -71,6 +76,147 @@ def test_keep_float_refuses_what_is_no_float():
 )
 def test_the_value_of_an_error_may_be_what_the_recipe_was_read_into(value, text):
     assert RecipeError("wrong", value=value).value == text
+
+
+class ScalesBoth(Pass):
+    """Multiplies what both layers read by constants."""
+
+    names: list[str]
+    values: tuple[float, float] = (2.0, 3.0)
+
+    def apply(self, model, context):
+        """Insert a Mul in front of each."""
+        for one, name, value in zip(["first", "act"], self.names, self.values):
+            read, scaled = model.node(one).inputs[0], gs.Variable(f"{one}_scaled", dtype=np.float32)
+            factor = gs.Constant(name, np.array(value, np.float32))
+            model.node(one).inputs[0] = scaled
+            model.graph.nodes.append(gs.Node("Mul", f"{one}_mul", {}, [read, factor], [scaled]))
+
+
+def test_constants_of_one_name_and_different_values_are_an_error_for_the_file_would_hold_one():
+    x = {"x": normal(3, 8, seed=1)}
+    wanted = np.maximum(3 * (2 * x["x"] @ normal(8, 4)), 0)
+    apart = ScalesBoth(names=["a", "b"])(layer())
+    np.testing.assert_allclose(session(apart).run(x)["y"], wanted, rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        PassError,
+        match=r"two constants of different values are named 'f' \(nodes 'first_mul' and 'act_mul'\)\. "
+        r"Give one of them a name of its own, model\.unique_tensor\('f'\)",
+    ):
+        ScalesBoth(names=["f", "f"])(layer())
+    # of the same values one is as good as the other
+    same = ScalesBoth(names=["f", "f"], values=(2.0, 2.0))(layer())
+    np.testing.assert_allclose(session(same).run(x)["y"], wanted * 2 / 3, rtol=1e-5, atol=1e-6)
+    for taken in ("w", "h", "x"):
+        with pytest.raises(PassError, match=f"named '{taken}'"):
+            ScalesBoth(names=[taken, "b"])(layer())
+
+
+class ScalesWithin(Pass):
+    """Multiplies by constants of one name around an If and in a branch of it."""
+
+    within: float
+
+    def apply(self, model, context):
+        """Insert a Mul at both places."""
+        (choice,) = (node for node in model.nodes if node.op == "If")
+        graph = choice.attrs["then_branch"]
+        for nodes, one, value in (
+            (model.graph.nodes, model.node("a"), 2.0),
+            (graph.nodes, graph.nodes[0], self.within),
+        ):
+            scaled, factor = gs.Variable(f"{one.name}_s", np.float32), gs.Constant("f", np.array(value, np.float32))
+            nodes.insert(0, gs.Node("Mul", f"{one.name}_mul", {}, [one.inputs[0], factor], [scaled]))
+            one.inputs[0] = scaled
+
+
+def choosing() -> Model:
+    then, other = (
+        helper.make_graph(
+            [node(op, ["a"], [f"{op} y"])], op, [], [helper.make_tensor_value_info(f"{op} y", 1, ["n", 4])]
+        )
+        for op in ("Relu", "Neg")
+    )
+    nodes = [node("Abs", ["x"], ["a"]), node("If", ["c"], ["y"], then_branch=then, else_branch=other)]
+    types = {"c": TensorProto.BOOL}
+    return Model.from_proto(build(nodes, {"x": ["n", 4], "c": []}, {"y": ["n", 4]}, types=types))
+
+
+def test_a_constant_of_a_subgraph_does_not_become_the_one_of_its_name_around_it():
+    feed = {"x": normal(3, 4), "c": np.array(True)}
+    scaled = ScalesWithin(within=2.0)(choosing())
+    np.testing.assert_allclose(session(scaled).run(feed)["y"], 4 * np.abs(feed["x"]), rtol=1e-6)
+    with pytest.raises(PassError, match="two constants of different values are named 'f'"):
+        ScalesWithin(within=3.0)(choosing())
+
+
+class Unnamed(Pass):
+    """Inserts a node without a name of its own."""
+
+    named: str = ""
+
+    def apply(self, model, context):
+        """Insert an Identity."""
+        read, copied = model.node("act").inputs[0], gs.Variable("copied", dtype=np.float32)
+        model.node("act").inputs[0] = copied
+        model.graph.nodes.append(gs.Node("Identity", self.named, {}, [read], [copied]))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", r"a node has no name \(Identity of 'h'\)\. Give it a name of its own, model\.unique_node\('identity'\)"),
+        ("first", r"two nodes are named 'first'\. Give it a name of its own, model\.unique_node\('first'\)"),
+    ],
+)
+def test_a_node_needs_a_name_and_is_told_how_it_gets_one(name, words):
+    with pytest.raises(PassError, match=words):
+        Unnamed(named=name)(layer())
+
+
+class RenamesNodes(Pass):
+    """Renames all nodes; with their requests or without."""
+
+    carry: bool = False
+
+    def apply(self, model, context):
+        """Rename them."""
+        for one in model.nodes:
+            if self.carry:
+                context.plan.rename(one.name, f"net/{one.name}")
+            one.name = f"net/{one.name}"
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_requests_that_a_pass_takes_the_nodes_from_are_told(carry):
+    model, context = layer(), Context()
+    KeepPrecision(nodes=["*"], precision="fp32")(model, context)
+    RenamesNodes(carry=carry)(model, context)
+    told = [sentence(event.why) for event in context.journal if event.why.code is OrderCode.REQUESTS_LOST]
+    if carry:
+        assert not told and {str(context.plan.get(name).precision) for name in ("net/first", "net/act")} == {"fp32"}
+        return
+    assert told == [
+        "Pass 'renames_nodes' renamed or replaced 'first', for which 'keep_precision' had requested fp32: this request "
+        "and 1 like it have no effect. Put 'renames_nodes' before 'keep_precision', or let it call "
+        "context.plan.rename(old, new)."
+    ]
+    # it is said once, of the pass that did it
+    RenamesNodes()(model, context)
+    assert len([event for event in context.journal if event.why.code is OrderCode.REQUESTS_LOST]) == 1
+
+
+class AsksLoudly(Pass):
+    """Asks for a precision by a name that it does not have."""
+
+    def apply(self, model, context):
+        """Ask for it."""
+        context.plan.ask("first", "FP16", "why")
+
+
+def test_an_error_of_a_pass_that_is_in_no_file_names_the_pass():
+    with pytest.raises(RecipeError, match=r"^pass 'asks_loudly': 'FP16' is not a precision"):
+        AsksLoudly()(layer())
 
 
 class Fixes(Pass):

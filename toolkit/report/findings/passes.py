@@ -124,6 +124,14 @@ def _all_paired(by: str, layers: int, node: str) -> str:
     )
 
 
+def _requests_lost(by: str, node: str, asked_by: str, precision: str, nodes: int) -> str:
+    others = f"this request and {nodes - 1} like it have" if nodes > 1 else "the request has"
+    return (
+        f"Pass '{by}' renamed or replaced '{node}', for which '{asked_by}' had requested {precision}: {others} no "
+        f"effect. Put '{by}' before '{asked_by}', or let it call context.plan.rename(old, new)."
+    )
+
+
 PASSES: Table = {
     Code.DRY_RUN: lambda step: _STEPS[step],
     Code.DRY_RUN_ENDED: (
@@ -146,6 +154,7 @@ PASSES: Table = {
     ),
     OrderCode.AFTER_PAIRS: _after_pairs,
     OrderCode.ALL_PAIRED: _all_paired,
+    OrderCode.REQUESTS_LOST: _requests_lost,
     Code.NO_QUANTIZED_WEIGHTS: lambda: (
         f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before, or see in the journal why it declined "
         "the layers."
