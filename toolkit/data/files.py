@@ -321,11 +321,23 @@ def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any
     """Put .npy files named ``<input>/<stem>``, ``<input>.<stem>`` or ``<stem>.<input>`` together into sets by stem.
 
     Files that are all named ``<input>`` hold the stacked samples of one set, as the arrays of an .npz do.
+
+    Raises:
+        DataError: a file is none of these, both kinds are there, or a sample lacks an input.
     """
     names = {**{_file_name(name): name for name in specs}, **{label: label for label in LABELS if label not in specs}}
     stacked = {names[path.stem]: path for path in files if path.parent == folder and path.stem in names}
     if len(stacked) == len(files) and not stacked.keys().isdisjoint(specs):
         return [(str(folder), stacked)]
+    whole = next((stacked[name] for name in specs if name in stacked), None)
+    if whole is not None:
+        other = next(path for path in files if path not in stacked.values()).relative_to(folder)
+        raise DataError(
+            f"'{whole.name}' holds all samples of an input, and '{other}' beside it is no such file",
+            where=str(folder),
+            remedy=f"give one file for each input and label ({', '.join(f'{name}.npy' for name in names)}), or one for "
+            f"each sample, as {next(iter(names))}/00000.npy",
+        )
     sets: dict[str, dict[str, Path]] = {}
     only = next(iter(specs)) if len(specs) == 1 else None
     for path in files:
@@ -360,7 +372,7 @@ def _input_and_stem(path: Path, folder: Path, names: Mapping[str, str], only: st
         return names[head], tail
     if len(parts) == 1 and start and last in names:
         return names[last], start
-    if len(parts) == 1 and only is not None:
+    if len(parts) == 1 and only is not None and path.stem not in names:
         return only, path.stem
     raise DataError(
         "the file's name does not say which input it is for",

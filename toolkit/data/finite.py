@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.profiles import Shape
 from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
@@ -20,8 +21,6 @@ _MOVING = frozenset(
     {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather",
      "Concat", "Expand", "Tile", "ArrayFeatureExtractor"}
 )  # fmt: skip
-_TRIED = 4
-"""Samples with NaN on which the model has to return numbers; what it returns for later ones is seen when it is run."""
 
 
 class FiniteValues:
@@ -29,7 +28,8 @@ class FiniteValues:
 
     NaN stands for a missing value where the model replaces it, as IsNaN and Where do, or a tree's branch for it: then
     it returns numbers all the same. Without an operator for that, numbers show nothing: a score that is compared with a
-    threshold is one whatever it was computed from.
+    threshold is one whatever it was computed from. It may replace those of some columns only, so it is run for each
+    sample with NaN where none was before.
 
     Args:
         model: the model; without it NaN is refused.
@@ -37,7 +37,8 @@ class FiniteValues:
 
     def __init__(self, model: Model | None = None) -> None:
         self._model = model
-        self._returned = 0
+        self._asks: bool | None = None
+        self._replaced: dict[tuple[str, Shape], Array] = {}
 
     def check(self, inputs: Mapping[str, Array], origin: str) -> None:
         """Check a sample.
@@ -51,7 +52,7 @@ class FiniteValues:
         """
         faults = {name: fault for name, value in inputs.items() if (fault := _fault(value)) is not None}
         unknown = all(np.isnan(wide[~finite]).all() for wide, finite in faults.values())
-        if not faults or (unknown and self._takes(inputs)):
+        if not faults or (unknown and self._takes(inputs, {name: ~finite for name, (_, finite) in faults.items()})):
             return
         name, (wide, finite) = next(iter(faults.items()))
         at = np.unravel_index(int(np.argmin(finite)), wide.shape)
@@ -66,11 +67,17 @@ class FiniteValues:
             remedy=f"samples need finite values: repair or remove this one{lower if masked else ''}",
         )
 
-    def _takes(self, inputs: Mapping[str, Array]) -> bool:
-        """Whether the model returns floats for a sample with NaN, and no NaN among them."""
-        if self._model is None or self._returned >= _TRIED:
-            return self._returned > 0
-        if not _asks_for_missing(self._model):
+    def _takes(self, inputs: Mapping[str, Array], missing: Mapping[str, Array]) -> bool:
+        """Whether the model returns floats for a sample, and no NaN among them; ``missing`` says where the NaN are."""
+        if self._model is None:
+            return False
+        # of a batch all rows count as one
+        places = {(name, where.shape[1:]): np.atleast_1d(where).any(axis=0) for name, where in missing.items()}
+        if all(key in self._replaced and not (where & ~self._replaced[key]).any() for key, where in places.items()):
+            return True
+        if self._asks is None:
+            self._asks = _asks_for_missing(self._model)
+        if not self._asks:
             return False
         try:
             outputs = own_session(self._model).run(dict(inputs))
@@ -78,7 +85,8 @@ class FiniteValues:
             return False
         floats = [value for value in outputs.values() if value.dtype.kind == "f" and value.size]
         returned = bool(floats) and not any(np.isnan(value).any() for value in floats)
-        self._returned += returned
+        for key, where in places.items() if returned else ():
+            self._replaced[key] = np.asarray(where | self._replaced.get(key, np.False_))
         return returned
 
 

@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import build, node, normal
 from toolkit import CalibrationData, Model, Recipe, run
 from toolkit.base.errors import DataError
+from toolkit.data import finite
+from toolkit.graph import sessions
 
 
 def filled(replaces=True):
@@ -41,6 +43,33 @@ def test_what_leaves_the_model_as_nan_and_infinities_are_refused(replaces, missi
     with pytest.raises(DataError) as error:
         list(data_of(filled(replaces), measurements(9, missing)).samples())
     assert "the value at [0, 2]" in error.value.what and "sample 0, input 'x'" in str(error.value.where)
+
+
+def test_each_place_of_missing_values_is_tried_for_the_model_may_replace_those_of_some_columns_only():
+    nodes = [
+        node("Split", ["x", "parts"], ["a", "b"], axis=1), node("IsNaN", ["a"], ["missing"]),
+        node("Where", ["missing", "zero", "a"], ["known"]), node("Concat", ["known", "b"], ["c"], axis=1),
+        node("MatMul", ["c", "w"], ["y"]),
+    ]  # fmt: skip
+    weights = {"zero": np.float32(0), "parts": np.array([3, 5]), "w": normal(8, 4, seed=1)}
+    proto = build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights)
+    x = normal(30, 8, seed=3)
+    x[:20:2, 1] = x[1:20:2, 2] = np.nan
+    assert len(list(data_of(proto, x).samples())) == 30
+    x[25, 4] = np.nan
+    with pytest.raises(DataError) as error:
+        list(data_of(proto, x).samples())
+    assert "the value at [0, 4] is nan" in error.value.what and "sample 25, input 'x'" in str(error.value.where)
+
+
+def test_the_model_is_run_for_new_places_of_missing_values_only(monkeypatch):
+    runs = []
+    monkeypatch.setattr(finite, "own_session", lambda model: runs.append(1) or sessions.own_session(model))
+    x = normal(40, 8, seed=3)
+    x[::2, 2] = x[1::2, 5] = np.nan
+    x[20:, 7] = np.nan
+    assert len(list(data_of(filled(), x).samples())) == 40
+    assert len(runs) == 3
 
 
 def test_a_class_that_hides_what_it_is_from_does_not_show_that_nan_is_replaced():

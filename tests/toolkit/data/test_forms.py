@@ -140,6 +140,26 @@ def test_a_file_of_labels_beside_that_of_the_only_input_is_no_sample(tmp_path, m
     assert [int(one.labels["label"][0]) for one in data.samples()] == list(range(6))
 
 
+@pytest.mark.parametrize("other", ["y.npy", "x/00000.npy", "past_0.00000.npy"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_file_beside_those_of_all_samples_is_no_further_sample(tmp_path, model, other, alone):
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    # of the input's own shape, as targets may be
+    np.save(tmp_path / other, ROWS)
+    opened = model if alone else Model.from_proto(two_inputs())
+    with pytest.raises(DataError, match=rf"'x\.npy' holds all samples of an input, and '{other}' beside it") as error:
+        CalibrationData.open(tmp_path, opened).counts  # noqa: B018
+    assert "(x.npy, " in error.value.remedy and ", label.npy, labels.npy)" in error.value.remedy
+
+
+def test_labels_beside_files_of_single_samples_are_no_sample(tmp_path, model):
+    for name, values in {"0": ROWS[:1], "1": ROWS[1:2], "label": ROWS[:2]}.items():
+        np.save(tmp_path / f"{name}.npy", values)
+    with pytest.raises(DataError, match=r"label\.npy: the file's name does not say which input it is for"):
+        CalibrationData.open(tmp_path, model).counts  # noqa: B018
+
+
 def test_an_input_without_its_file_is_named(tmp_path):
     np.save(tmp_path / "x.npy", ROWS)
     with pytest.raises(DataError, match="there are no values for input 'past/0'"):
