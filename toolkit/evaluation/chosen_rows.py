@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from toolkit.graph.assemble import bodies, reads
+from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.used_inputs import varying_tensors
 
@@ -19,11 +20,14 @@ def chosen_rows(model: Model) -> set[str]:
 
     Such rows may come from any sample of a batch: only a sample by itself tells which are its own.
     """
-    varying, found = varying_tensors(model), set[str]()
+    found = set[str]()
+    if not any(node.op in _CHOOSING for node, _ in model.walk()):
+        return found
+    varying, facts = varying_tensors(model), model.facts()
     for node in model.nodes:
         read = set(reads(node))
         chooses = bool(read & varying) and any(one.op in _CHOOSING for one in _all(node))
-        if chooses or (read & found and node.op not in _COUNTING and not _ends_rows(node)):
+        if chooses or (read & found and node.op not in _COUNTING and not _ends_rows(node, facts)):
             found |= {tensor.name for tensor in node.outputs}
     return found
 
@@ -33,14 +37,18 @@ def _all(node: gs.Node) -> list[gs.Node]:
     return [node, *(inner for body in bodies(node) for one in body.nodes for inner in _all(one))]
 
 
-def _ends_rows(node: gs.Node) -> bool:
+def _ends_rows(node: gs.Node, facts: Facts) -> bool:
     """Whether an operator reduces along the first axis, or picks a fixed number there."""
+    rank = facts.rank(node.inputs[0].name) if node.inputs else None
+    first = {0} if rank is None else {0, -rank}
     if node.op == "TopK":
-        return node.attrs.get("axis", -1) == 0
+        return node.attrs.get("axis", -1) in first
     if node.op in ("ArgMax", "ArgMin"):
-        return bool(node.attrs.get("axis", 0) == 0)
+        return node.attrs.get("axis", 0) in first
     if not node.op.startswith("Reduce"):
         return False
-    given = node.inputs[1] if len(node.inputs) > 1 else None
-    axes = node.attrs.get("axes", given.values.tolist() if isinstance(given, gs.Constant) else None)
-    return axes is None or 0 in axes
+    given = node.inputs[1] if len(node.inputs) > 1 and node.inputs[1].name else None
+    if given is not None and not isinstance(given, gs.Constant):
+        return False
+    axes = node.attrs.get("axes", []) if given is None else given.values.tolist()
+    return not first.isdisjoint(axes) if axes else not node.attrs.get("noop_with_empty_axes", 0)

@@ -26,8 +26,12 @@ def channels_read(model: Model) -> Mapping[str, tuple[int, int]]:
         if node.op != "Conv" or len(node.inputs) < 2 or not node.inputs[1].shape:
             continue
         each = node.inputs[1].shape[1] if len(node.inputs[1].shape) > 1 else None
-        origin = _origin(model, node.inputs[0], 1, len(node.inputs[1].shape))
-        if origin is not None and id(origin[0]) in inputs and isinstance(each, int):
+        rank = len(node.inputs[1].shape)
+        origin = _origin(model, node.inputs[0], 1, rank)
+        if origin is None or (origin[0].shape is not None and len(origin[0].shape) != rank):
+            # a constant of more dimensions has given it those of the convolution
+            continue
+        if id(origin[0]) in inputs and isinstance(each, int):
             found[origin[0].name] = origin[1], each * int(node.attrs.get("group", 1))
     return found
 

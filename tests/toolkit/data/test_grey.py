@@ -75,6 +75,8 @@ def test_the_length_of_a_series_is_no_axis_of_channels():
 def test_what_may_give_a_picture_its_channels_tells_nothing():
     assert channels_read(pictures(3, before=[("Mul", np.ones((1, 3, 1, 1)))])) == {}
     assert channels_read(pictures(3, before=[("Mul", np.ones((1, 1, 8, 8)))])) == {"x": (1, 3)}
+    # a constant of four dimensions makes a picture of rows and columns alone
+    assert channels_read(pictures(1, dims=["height", "width"], before=[("Mul", np.ones((1, 1, 1, 1)))])) == {}
 
 
 @pytest.mark.parametrize("channels", [3, 4])

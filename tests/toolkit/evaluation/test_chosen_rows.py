@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import build, node, normal
 from toolkit import Model, Recipe, run
+from toolkit.evaluation.chosen_rows import chosen_rows
 from toolkit.evaluation.observe import observe
 from toolkit.graph.sessions import session
 
@@ -47,6 +48,27 @@ def test_one_row_each_is_no_axis_of_samples_where_values_choose_it(rows, found):
 
 def test_what_is_put_back_in_its_place_has_the_samples_axis():
     assert axis(peaks(whole=True), [1] * 6) == 0
+
+
+@pytest.mark.parametrize(
+    ("op", "axes", "attributes", "rows"),
+    [
+        ("ReduceMax", [0], {}, False), ("ReduceMax", [-2], {}, False), ("ReduceMax", [-1], {}, True),
+        ("ReduceSum", None, {}, False), ("ReduceSum", [], {}, False),
+        ("ReduceSum", None, {"noop_with_empty_axes": 1}, True), ("ReduceSum", [], {"noop_with_empty_axes": 1}, True),
+        ("ArgMax", None, {"axis": -2}, False), ("ArgMax", None, {"axis": -1}, True), ("ArgMax", None, {}, False),
+        ("TopK", [1], {"axis": -2}, False), ("TopK", [1], {}, True),
+    ],
+)  # fmt: skip
+def test_what_is_reduced_over_all_that_was_chosen_has_no_rows_of_it(op, axes, attributes, rows):
+    weights = {"one": np.float32(1)} | ({"axes": np.int64(axes)} if axes is not None else {})
+    nodes = [
+        node("Greater", ["x", "one"], ["high"]), node("NonZero", ["high"], ["where"]),
+        node("Transpose", ["where"], ["places"], perm=[1, 0]), node("Cast", ["places"], ["found"], to=1),
+        node(op, ["found", *(["axes"] if axes is not None else [])], ["y", "i"] if op == "TopK" else ["y"], **attributes),
+    ]  # fmt: skip
+    model = Model.from_proto(build(nodes, {"x": ["batch", PLACES]}, {"y": None}, weights, opset=18))
+    assert ("y" in chosen_rows(model)) is rows
 
 
 def test_rows_of_a_batch_are_not_counted_as_samples(tmp_path):
