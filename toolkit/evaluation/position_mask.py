@@ -98,7 +98,9 @@ def position_masks(
     on, and changes nothing there where the half is off. Names and operators are not asked.
 
     A position that is off without being told by its own values, and with the others', is no padding: an output there is
-    what a model fills in for a value that it was not given, or no output of that position.
+    what a model fills in for a value that it was not given, or no output of that position. Unless all are tokens, and
+    these are off from an end on, of some samples more than of others: models that blank the embeddings of padding first
+    (DeBERTa, ESM) do so.
 
     Args:
         run: runs the float model on one batch.
@@ -110,13 +112,14 @@ def position_masks(
     binary = [name for name in (given[0] if given else ()) if all(_is_binary(one.get(name)) for one in given)]
     for mask in binary:
         for off in (0, 1):
+            padded = _pads(given, mask, off, binary)
             places: dict[tuple[str, int], _Evidence] = {}
             refuted: set[tuple[str, int]] = set()
             for number, (one, of) in enumerate(zip(given[:_MOST_TRIED], made)):
                 for name, axes in _axes(of, [name for name in outputs if name not in found], one[mask].shape).items():
                     if number < _TRIED or of[name].dtype.kind != "f":
                         for place in {(name, axis) for axis in axes} - refuted:
-                            places.setdefault(place, _Evidence(1 if of[name].dtype.kind == "f" else _MANY))
+                            places.setdefault(place, _Evidence(1 if of[name].dtype.kind == "f" else _MANY, padded))
                 waiting = {place: each for place, each in places.items() if not each.enough and place not in refuted}
                 if not waiting or (number >= _TRIED and all(each.least == 1 for each in waiting.values())):
                     break
@@ -134,6 +137,18 @@ def position_masks(
 
 def _is_binary(value: Array | None) -> bool:
     return value is not None and value.ndim == 2 and value.shape[1] > 1 and bool(np.isin(value, (0, 1)).all())
+
+
+def _pads(given: Sequence[Mapping[str, Array]], mask: str, off: int, binary: Collection[str]) -> bool:
+    """Whether positions that are off can be nothing but the padding of tokens: at one end, and of varying number."""
+    long = [
+        value for one in given for name, value in one.items() if name not in binary and _has(value, one[mask].shape[1])
+    ]
+    if not long or any(value.dtype.kind not in "iu" for value in long):
+        return False
+    rows = [row == off for one in given for row in one[mask]]
+    at_end, at_start = (all((np.diff(row.astype(int)) * way >= 0).all() for row in rows) for way in (1, -1))
+    return len({int(row.sum()) for row in rows}) > 1 and (at_end or at_start)
 
 
 def _axes(made: Mapping[str, Array], outputs: Collection[str], shape: tuple[int, ...]) -> dict[str, list[int]]:
@@ -155,16 +170,18 @@ class _Evidence:
         moved: how many did, where those of other positions that are on did.
         own: whether a position that is off changes with its own values.
         blank: whether what is off never changed with anything.
+        padded: see ``_pads``.
     """
 
     least: int
+    padded: bool
     moved: int = 0
     own: bool = False
     blank: bool = True
 
     @property
     def enough(self) -> bool:
-        return self.moved >= self.least and (self.own or self.blank)
+        return self.moved >= self.least and (self.own or self.blank or self.padded)
 
 
 def _look(
@@ -213,10 +230,14 @@ def _changed(given: Mapping[str, Array], half: Array, binary: Collection[str]) -
     found = {}
     others = np.flatnonzero(~half)
     for name, value in given.items():
-        if name not in binary and value.ndim >= 2 and value.shape[1] == len(half):
+        if name not in binary and _has(value, len(half)):
             found[name] = value.copy()
             found[name][:, half] = value[:, np.resize(others, int(half.sum()))]
     return found
+
+
+def _has(value: Array, positions: int) -> bool:
+    return value.ndim >= 2 and value.shape[1] == positions
 
 
 def _same(first: Array, second: Array, axis: int, places: Array) -> bool:

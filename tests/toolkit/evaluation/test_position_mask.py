@@ -39,7 +39,9 @@ def tagger(off=0, masked=True, causal=False, head=("MatMul", TAGS)):
         node("MatMul", ["p", "x"], ["seen"]), node("Add", ["seen", "x"], ["state"]),
         node(head[0], ["state", "h"], ["logits"]),
     ]  # fmt: skip
-    return build(nodes, IDS, {"logits": ["batch", "length", head[1]]}, weights, types=dict.fromkeys(IDS, TensorProto.INT64))
+    return build(
+        nodes, IDS, {"logits": ["batch", "length", head[1]]}, weights, types=dict.fromkeys(IDS, TensorProto.INT64)
+    )
 
 
 def sentences(count, off=0, seed=0):
@@ -106,9 +108,44 @@ def test_values_that_a_model_fills_in_where_a_mask_says_that_none_was_observed_a
         node("MatMul", ["c", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"]),
     ]  # fmt: skip
     sizes = ["batch", 24]
-    proto = build(nodes, {"x": sizes, "seen": sizes}, {"y": sizes}, {"w": normal(48, 32, seed=1), "v": normal(32, 24, seed=2)})
+    proto = build(
+        nodes, {"x": sizes, "seen": sizes}, {"y": sizes}, {"w": normal(48, 32, seed=1), "v": normal(32, 24, seed=2)}
+    )
     seen = (np.random.default_rng(0).random((8, 24)) > 0.3).astype(np.float32)
     assert observed(proto, {"x": normal(8, 24), "seen": seen}).outputs[0].mask is None
+
+
+def blanked():
+    """The tagger with the embeddings of padding set to zero before its attention, as DeBERTa and ESM have it."""
+    proto = tagger()
+    state = next(one for one in proto.graph.node if one.output[0] == "x")
+    state.output[0] = "embedded"
+    at = list(proto.graph.node).index(state) + 1
+    proto.graph.node.insert(at, node("Cast", ["mask"], ["words_on"], to=1))
+    proto.graph.node.insert(at + 1, node("Unsqueeze", ["words_on", "last"], ["words_kept"]))
+    proto.graph.node.insert(at + 2, node("Mul", ["embedded", "words_kept"], ["x"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.int64([2]), "last"))
+    return proto
+
+
+def scattered(given):
+    """The same with a mask of as many tokens that are anywhere in the sentence, as those that a model fills in."""
+    random = np.random.default_rng(5)
+    return {**given, "mask": np.array([random.permutation(row) for row in given["mask"]])}
+
+
+def test_padding_is_off_also_where_its_embeddings_are_blanked_first():
+    given, on = sentences(8)
+    mirrored = {name: value[:, ::-1].copy() for name, value in given.items()}
+    for one in (given, mirrored):
+        assert observed(blanked(), one).outputs[0].mask == PositionMask("mask", 0, -2, pytest.approx(1 - on.mean()))
+
+
+def test_tokens_anywhere_and_an_end_of_fixed_length_may_be_what_a_blanked_model_fills_in():
+    given, _ = sentences(8)
+    horizon = {**given, "mask": np.tile((np.arange(LENGTH) < 8).astype(np.int64), (8, 1))}
+    for one in (scattered(given), horizon):
+        assert observed(blanked(), one).outputs[0].mask is None
 
 
 def test_a_vector_as_long_as_its_sentence_has_no_positions():
