@@ -39,6 +39,8 @@ _ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "sco
 _FEW_CLASSES, _SOME, _NEARLY_ALL = 16, 8, 0.9
 _FEATURES = 64
 """Values from which on a vector that a Tanh makes may be features, as those of BERT's pooler."""
+_FEWEST_TOKENS = 16
+"""Fewer labels than these may be as many as tokens by chance, as those of segments, or of a genome's letters."""
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
 
@@ -223,7 +225,10 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found.append(Clue("generation", "shape", 3.0, "past"))
     if (kind := _spectrum(output, seen, axis)) is not None:
         return [*found, *of_values(kind, 2.5), ANY]
-    found += _tokens(count) if seen.reads_tokens else _readings(output, seen, axis)
+    if _shaped_as_input(output, seen):
+        # a mask of the signal, or as many classes as features: judged as both
+        found += of_values("like input", 1.5)
+    found += _tokens(count, seen) if seen.reads_tokens else _readings(output, seen, axis)
     if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & SHARES:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if _unit_norm(output, axis):
@@ -234,7 +239,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
 def _spectrum(output: SeenOutput, seen: SeenModel, axis: int) -> str | None:
     """What shows that rows are a spectrogram, or another signal, and no classes of positions; None where nothing does.
 
-    A name, the values, or an input of signals that has the same shape, as that of a denoiser.
+    A name, the values, or an input of signals that it is like, as that of a denoiser.
     """
     if output.ops & (SHARES | (_POOLED - {"Mul", "Div"})):
         return None
@@ -243,11 +248,16 @@ def _spectrum(output: SeenOutput, seen: SeenModel, axis: int) -> str | None:
     if output.has_bands(axis):
         # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
         return "bands"
+    return "like input" if _shaped_as_input(output, seen) and output.follows_input else None
+
+
+def _shaped_as_input(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether rows have the shape of an input of signals, and no name that says what else they are."""
     if any(output.words & words for task, words in _NAMES.items() if task not in ("regression", "embedding")):
         # as many tags as features
-        return None
+        return False
     like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
-    return "like input" if like and min(output.shape) >= _SIGNALS and not output.ops & _CHANCES else None
+    return bool(like) and min(output.shape) >= _SIGNALS and not output.ops & (_CHANCES | SHARES)
 
 
 def _value_per_position(output: SeenOutput) -> bool:
@@ -271,9 +281,12 @@ def _operators_of_rows(output: SeenOutput) -> list[Clue]:
     return [Clue(task, "operator", 0.75, linear[0]) for task in ("sequence", "ctc", "generation")] if linear else []
 
 
-def _tokens(count: int) -> list[Clue]:
-    """Clues from the width of rows where the model reads tokens: a vocabulary, or a few labels."""
-    if count >= 4096:
+def _tokens(count: int, seen: SeenModel) -> list[Clue]:
+    """Clues from the width of rows where the model reads tokens: a vocabulary, or a few labels.
+
+    As many scores as the model knows tokens are those of tokens, however few there are, as of a model of characters.
+    """
+    if count >= 4096 or (count >= _FEWEST_TOKENS and count in seen.known):
         return [Clue("generation", "shape", 1.5, "vocabulary", count), Clue("generation", "values", 0.5, "tokens")]
     return [Clue("sequence", "shape", 1.0, "classes", count)] if count < 512 else []
 

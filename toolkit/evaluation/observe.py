@@ -20,6 +20,7 @@ from toolkit.evaluation.one_each import one_each
 from toolkit.evaluation.position_mask import at_positions, counting, position_masks
 from toolkit.evaluation.rounded import rounded
 from toolkit.evaluation.squashed import squashed
+from toolkit.evaluation.vocabularies import vocabularies
 from toolkit.graph.assemble import bodies
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
@@ -67,7 +68,10 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     if len(shapes) < 2 or kept >= {one.name for one in answers}:
         # a model's only input or output is no state
         kept = frozenset()
-    return SeenModel(answers, seen.inputs, ops, kept, frozenset(handed.values()), at_once=max(seen.each, 1))
+    known = vocabularies(model)
+    return SeenModel(
+        answers, seen.inputs, ops, kept, frozenset(handed.values()), at_once=max(seen.each, 1), known=known
+    )
 
 
 def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenOutput]:
@@ -154,8 +158,10 @@ class _SeenBatches:
                 on = counting(settings, made[one.name], given)
                 rows = range(len(made[one.name]))
                 one.counted += [
-                    made[one.name][row] if on is None
-                    else at_positions(made[one.name], np.array([row]), on, mask.axis)[0] for row in rows
+                    made[one.name][row]
+                    if on is None
+                    else at_positions(made[one.name], np.array([row]), on, mask.axis)[0]
+                    for row in rows
                 ]
 
 

@@ -19,7 +19,7 @@ from toolkit.evaluation.position_mask import PositionMask
 _CLOSE, _SOME = 1e-3, 8
 _FIRST, _CROP = 4, 64
 """Samples, and values along each of their axes, that show how far neighbours lie apart."""
-_LIKE = 0.9
+_LIKE, _FOLLOWS = 0.9, 0.3
 FAINT = 0.01
 """A smaller probability is no sign of anything: a detector's scores of nothing have the size of rounding errors."""
 _SAME = 0.99
@@ -113,6 +113,11 @@ class SeenOutput:
     def shows_input(self) -> bool:
         """Whether it is a picture of what an input image shows, as a denoiser's or a colorizer's."""
         return bool(self.likenesses) and float(np.median(self.likenesses)) >= _LIKE
+
+    @property
+    def follows_input(self) -> bool:
+        """Whether it rises and falls where an input does, as an enhanced signal or the forecast of one."""
+        return bool(self.likenesses) and float(np.median(self.likenesses)) >= _FOLLOWS
 
     def sums_to_one(self, axis: int) -> bool:
         """Whether values along an axis of a sample are probabilities that sum to 1, or their logarithms.
@@ -209,6 +214,7 @@ class SeenModel:
         pasts: the inputs that outputs hand on longer, as a decoder's keys: they are no answers, and no images.
         read: the classes that labels of readings name, as far as they were seen: none of them is CTC's blank.
         at_once: how many samples it always takes at once, see ``rows_at_once``.
+        known: how many tokens it knows, by each table of them; see ``vocabularies``.
     """
 
     outputs: list[SeenOutput]
@@ -218,6 +224,7 @@ class SeenModel:
     pasts: frozenset[str] = frozenset()
     read: frozenset[int] = frozenset()
     at_once: int = 1
+    known: frozenset[int] = frozenset()
 
     @property
     def reads_tokens(self) -> bool:
