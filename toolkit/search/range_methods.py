@@ -107,7 +107,7 @@ class Standing:
 
         Where a budget is on answers, of which few samples have few, the distance from it moves in steps, by chance.
         """
-        if self.distance + self._chance(other) < _MUCH_NEARER * other.distance:
+        if self.distance + other._chance(self) < _MUCH_NEARER * other.distance:
             return True
         near = self.distance <= other.distance / NEARER + self._chance(other)
         return near and self.outcome.noise < NEARER * other.outcome.noise
@@ -117,8 +117,8 @@ class Standing:
         return self.distance > other.distance + self._chance(other)
 
     def _chance(self, other: Standing) -> float:
-        """How much of the difference of two distances may be chance."""
-        return min(_BY_CHANCE * max(self.step, other.step), abs(self.by_answers - other.by_answers))
+        """How much further than the other it may be by chance: no more than its answers speak against it."""
+        return min(_BY_CHANCE * max(self.step, other.step), max(self.by_answers - other.by_answers, 0.0))
 
     def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
         """The outcome with only these groups quantized; ``pay`` as in ``standing``."""

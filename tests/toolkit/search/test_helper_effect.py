@@ -82,3 +82,13 @@ def test_what_is_measured_is_no_chance_beside_a_limit_on_answers():
     assert after.is_further(before) and not after.clearly_better(before)
     # half of what is missed, to which answers add nothing
     assert Planted(5.0, Outcome(1.0), SimpleNamespace(), step=12.5).clearly_better(before)
+
+
+def test_answers_that_come_back_excuse_nothing_that_is_measured():
+    """They may have come back by chance, and an error that is missed by 20 more was forgiven for it."""
+    before = Planted(12.0, Outcome(1.0), SimpleNamespace(), step=12.0, by_answers=12.0)
+    after = Planted(20.0, Outcome(0.5), SimpleNamespace(), step=12.0, by_answers=0.0)
+    assert after.is_further(before) and not after.clearly_better(before)
+    # nor do answers that are lost count for one that is much nearer by what is measured
+    found, lost = (Planted(far, Outcome(1.0), SimpleNamespace(), step=12.0, by_answers=by) for far, by in ((100.0, 0.0), (45.0, 12.0)))
+    assert lost.clearly_better(found)
