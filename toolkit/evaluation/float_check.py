@@ -11,7 +11,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.baselines import baseline
 from toolkit.evaluation.class_answers import ClassAnswers
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.metric_base import MetricOptions, classes_from, of_one_score, pick_scores
+from toolkit.evaluation.metric_base import MetricOptions, answers_of, classes_from, of_one_score, pick_scores
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.metrics_boxes import MeanAveragePrecision
@@ -89,6 +89,11 @@ class FloatCheck:
     def spread(self) -> float:
         """What mse or mae would be for the best constant, in the metric's unit; 0 for other metrics."""
         return self._baseline.spread
+
+    @property
+    def answers(self) -> int:
+        """How many answers the metric is a share of; 0 where it is none."""
+        return answers_of(self._metric)
 
     def suspicion(self) -> Finding | None:
         """What is plainly wrong, with what explains it where that can be seen; None where nothing is."""

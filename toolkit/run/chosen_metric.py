@@ -40,12 +40,14 @@ class FloatValue:
         samples: how many samples it is from.
         spread: see ``FloatCheck.spread``.
         suspicion: what is plainly wrong with it; None where nothing is.
+        answers: how many answers it is a share of, of a rate of errors characters or words; 0 where it is none.
     """
 
     value: float | None
     samples: int
     spread: float
     suspicion: Finding | None
+    answers: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def chosen_metric(
         single = FittingMetric("top1", taken.fit.output)
         taken = next((one for one in found if one.fit == single), taken)
     check = taken.check
-    return ChosenMetric(taken.fit, FloatValue(check.value(), check.samples, check.spread, check.suspicion()), as_well)
+    value = FloatValue(check.value(), check.samples, check.spread, check.suspicion(), check.answers)
+    return ChosenMetric(taken.fit, value, as_well)
 
 
 def _without_outputs(model: Model, data: CalibrationData, asked: FittingMetric) -> ChosenMetric:

@@ -42,9 +42,12 @@ _OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
 _SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
 """How much an error may grow where the float model has none, as a share of a constant's (see ``FloatCheck.spread``):
 noise 30 dB below what varies."""
-_NO_ERROR = {"mse": 1e-6, "mae": 1e-3}
+_NO_ERROR = {"mse": 1e-7, "mae": math.sqrt(1e-7)}
 """An error below this share of a constant's is none: what is left where labels are the float model's own answers,
-computed elsewhere or stored in float16."""
+computed elsewhere or stored in float16. Above it what may be added falls as the square, until the part of the float
+model's own error is the larger."""
+_OF_ERRORS = 0.05
+"""How much a rate of errors may grow, as a share of the float model's own."""
 
 
 @dataclass
@@ -259,8 +262,11 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         return
     if info.relative:
         # in the metric's unit, however small that is; where labels are all alike and met exactly, nothing tells one
-        exact = measured.value <= _NO_ERROR.get(name, 0.0) * measured.spread
-        limit = (_SPREAD.get(name, 0.0) * measured.spread if exact else info.drop * measured.value) or 1e-12
+        limit = max(info.drop * measured.value, _beside_no_error(name, measured)) or 1e-12
+    elif info.share and not info.higher_is_better and measured.suspicion is None:
+        # an edit in so many readings as may change where these are counted, and never more than without samples
+        edits = info.drop * measured.samples / max(measured.answers, 1)
+        limit = min(max(_OF_ERRORS * measured.value, edits), info.drop)
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)
@@ -273,6 +279,13 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.warnings.append(measured.suspicion)
     comment = plain(sentence(measured.suspicion or own))
     made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), f"# {comment}", _drop(limit))
+
+
+def _beside_no_error(name: str, measured: FloatValue) -> float:
+    """What may be added to an error that is none; of one that is more than none less, see ``_NO_ERROR``."""
+    none = _NO_ERROR.get(name, 0.0) * measured.spread
+    share = min((none / measured.value) ** 2, 1.0) if measured.value else 1.0
+    return _SPREAD.get(name, 0.0) * measured.spread * share
 
 
 def _usual_limit(made: NewEvaluation, metric: str) -> None:

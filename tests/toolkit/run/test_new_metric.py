@@ -601,19 +601,55 @@ def test_masks_of_unlike_sizes_are_labels_of_segmentation(own):
     assert ("miou" in metrics) is own
 
 
-@pytest.mark.parametrize("metric", ["mae", "mse"])
-@pytest.mark.parametrize("noise", [0.003, 0.03, 0.3, 3.0])
-def test_the_limit_on_an_error_is_a_part_of_the_float_models_own(tmp_path, noise, metric):
-    """However well it does: of a model that hardly errs, what varies in the labels is no measure."""
+def limit_on_error(place, noise, metric):
+    """The limit that a new recipe has, the float model's own error, and that of the best constant."""
     weight = normal(6, 1, seed=1)
     proto = build([node("MatMul", ["x", "v"], ["y"])], {"x": ["N", 6]}, {"y": ["N", 1]}, {"v": weight})
-    onnx.save(proto, str(tmp_path / "model.onnx"))
+    onnx.save(proto, str(place / "model.onnx"))
     x, apart = normal(COUNT, 6, seed=2), noise * normal(COUNT, 1, seed=3).astype(np.float64)
-    np.savez(tmp_path / "test.npz", x=x, label=x @ weight + apart)
-    files = tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz"
+    label = x @ weight + apart
+    np.savez(place / "test.npz", x=x, label=label)
+    files = place / "model.onnx", place / "r.toml", place / "test.npz", place / "test.npz"
     (limit,) = [one.values["value"] for one in recipe_for(*files, metric).said if one.code is ReportCode.NEW_LIMIT]
-    own = np.abs(apart).mean() if metric == "mae" else np.square(apart).mean()
+    if metric == "mae":
+        return limit, np.abs(apart).mean(), np.abs(label - np.median(label)).mean()
+    return limit, np.square(apart).mean(), label.var()
+
+
+@pytest.mark.parametrize("metric", ["mae", "mse"])
+@pytest.mark.parametrize("noise", [0.03, 0.3, 3.0])
+def test_the_limit_on_an_error_is_a_part_of_the_float_models_own(tmp_path, noise, metric):
+    """However well it does: of a model that hardly errs, what varies in the labels is no measure."""
+    limit, own, _ = limit_on_error(tmp_path, noise, metric)
     assert 0.04 * own <= limit <= 0.11 * own
+
+
+@pytest.mark.parametrize("metric", ["mae", "mse"])
+def test_the_limit_on_an_error_changes_little_where_the_error_does(tmp_path, metric):
+    """Of 0.9e-6 of what varies 1e-3 was allowed, of 1.1e-6 a 20,000th of that."""
+    found = np.array([limit_on_error(tmp_path, 10.0**power, metric) for power in np.arange(-4, -0.9, 0.25)])
+    steps = np.diff(np.log10(found[:, 0]))
+    # the error itself changes by 0.5 (mse) or 0.25 (mae), and the limit is rounded to one digit
+    assert np.abs(steps).max() <= (1.0 if metric == "mse" else 0.5) + 0.31
+    # none beside what is no error, and no less than the float model's part of its own anywhere
+    assert found[0, 0] == pytest.approx(found[0, 2] * (1e-3 if metric == "mse" else 1e-3**0.5), rel=1.0)
+    assert (found[:, 0] >= 0.0499 * found[:, 1]).all()
+
+
+@pytest.mark.parametrize(("wrong", "limit"), [(0, 0.0034), (2, 0.0034), (12, 0.005), (60, 0.01)])
+def test_a_rate_of_errors_may_grow_by_a_part_of_the_float_models_own(tmp_path, wrong, limit):
+    """Of 120 characters in 40 readings 0, 2, 12 or 60 are wrong: an edit in each hundredth reading, 5 %, or a point."""
+    reader(tmp_path, ["n", 6, 5], "NTC")
+    with np.load(tmp_path / "test.npz") as data:
+        x, label = data["x"], data["label"].copy()
+    read = label[:, :3].reshape(-1)
+    read[:wrong] = read[:wrong] % 4 + 1
+    label[:, :3] = read.reshape(-1, 3)
+    save_test_data(tmp_path, x, label)
+    files = tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz"
+    said = recipe_for(*files, "cer").said
+    (found,) = [one.values["value"] for one in said if one.code is ReportCode.NEW_LIMIT]
+    assert limit <= found <= limit * 1.25
 
 
 def test_an_error_without_samples_is_limited_by_a_share_of_the_float_models(tmp_path):

@@ -90,5 +90,8 @@ def test_answers_that_come_back_excuse_nothing_that_is_measured():
     after = Planted(20.0, Outcome(0.5), SimpleNamespace(), step=12.0, by_answers=0.0)
     assert after.is_further(before) and not after.clearly_better(before)
     # nor do answers that are lost count for one that is much nearer by what is measured
-    found, lost = (Planted(far, Outcome(1.0), SimpleNamespace(), step=12.0, by_answers=by) for far, by in ((100.0, 0.0), (45.0, 12.0)))
+    found, lost = (
+        Planted(far, Outcome(1.0), SimpleNamespace(), step=12.0, by_answers=by)
+        for far, by in ((100.0, 0.0), (45.0, 12.0))
+    )
     assert lost.clearly_better(found)
