@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from toolkit.base.types import Array
 from toolkit.evaluation.metric_table import by_position
+from toolkit.evaluation.position_mask import entries_on
 from toolkit.evaluation.row_sets import side_by_side
 from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, chooses_class, reader
 
@@ -78,6 +79,24 @@ class Answers:
                 for whole, own in zip(made, side_by_side(part, wanted, found, matched)):
                     whole.update(own)
         return made
+
+    def entries_on(self, name: str, value: Array, inputs: Mapping[str, Array] | None) -> Array | None:
+        """Which entries of an output hold answers, where an input turns positions off; None where all may.
+
+        Args:
+            name: of the output.
+            value: the output for one batch.
+            inputs: the batch's inputs.
+
+        Returns:
+            Bool, broadcast to ``value``.
+        """
+        settings = next(
+            (part.settings for part in self.parts if name in part.outputs and "mask" in part.settings), None
+        )
+        if settings is None or not inputs or settings.get("batch_axis", 0) != 0:
+            return None
+        return entries_on(settings, value, inputs)
 
     def tallies(self, batches: Sequence[Sequence[Rows]]) -> tuple[AnswerTally, ...]:
         """All batches together, for each part.

@@ -61,20 +61,23 @@ class Difference:
     masks_lost: int = 0
     same: int = 0
     positions: int = 0
-    sums: dict[tuple[int, ...], tuple[int, Array]] = field(default_factory=dict)
+    sums: dict[tuple[int, ...], tuple[Array, Array]] = field(default_factory=dict)
 
-    def add(self, reference: Array, value: Array, classes: bool = False) -> None:
+    def add(self, reference: Array, value: Array, classes: bool = False, on: Array | None = None) -> None:
         """Take in one batch of both tensors, of equal shape.
 
         Args:
             reference: the float tensor.
             value: the other tensor.
             classes: whether the last axis holds scores of classes, whose argmax is compared.
+            on: which entries count, bool, broadcast to the tensors; all where None.
         """
         a = np.asarray(reference, np.float32)
         b = np.asarray(value, np.float32)
         if classes:
-            self.add_argmax(a, b)
+            self.add_argmax(a, b, on)
+        if on is not None:
+            a, b = (np.where(on, one, np.float32(0)) for one in (a, b))
         # what is finite and smaller than every mask need not be looked at value by value
         if not (all_plain(a) and math.isfinite(largest_magnitude(b))):
             a, b = self._usable(a, b)
@@ -91,18 +94,20 @@ class Difference:
         self.power += sum_of_products(flat_b, flat_b)
         self.max_abs = max(self.max_abs, largest)
 
-    def add_argmax(self, reference: Array, value: Array) -> Array:
+    def add_argmax(self, reference: Array, value: Array, on: Array | None = None) -> Array:
         """Count the positions whose argmax is the float model's; where they are, bool [...].
 
         Args:
             reference: the float model's scores, float32 [..., classes].
             value: the other model's.
+            on: see ``add``.
         """
         # NaN never wins
         plain = (one if all_finite(one) else np.where(np.isnan(one), -np.inf, one) for one in (reference, value))
         same = same_argmax(*plain)
-        self.same += int(same.sum())
-        self.positions += same.size
+        counted = same if on is None else same[positions_on(on, reference)]
+        self.same += int(counted.sum())
+        self.positions += counted.size
         return same
 
     def _usable(self, a: Array, b: Array) -> tuple[Array, Array]:
@@ -139,11 +144,20 @@ class Difference:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_abs = max(self.max_abs, other.max_abs)
         for shape, (count, total) in other.sums.items():
-            mine, held = self.sums.get(shape, (0, np.zeros(shape)))
+            mine, held = self.sums.get(shape, (np.zeros((), int), np.zeros(shape)))
             self.sums[shape] = mine + count, held + total
 
-    def add_equal(self, reference: Array, value: Array) -> None:
-        """Take in one batch of integers and the like: how many elements are equal, and how far the others are apart."""
+    def add_equal(self, reference: Array, value: Array, on: Array | None = None) -> None:
+        """Take in one batch of integers and the like: how many elements are equal, and how far the others are apart.
+
+        Args:
+            reference: the float model's.
+            value: the other model's, of the same shape.
+            on: see ``add``.
+        """
+        if on is not None:
+            kept = np.broadcast_to(on, reference.shape)
+            reference, value = reference[kept], value[kept]
         self.same += int((reference == value).sum())
         self.positions += reference.size
         if reference.dtype.kind in "iub" and reference.size:
@@ -164,14 +178,17 @@ class Difference:
         self.add(np.zeros_like(value), value)
         self.positions += positions
 
-    def follow(self, reference: Array) -> None:
-        """Remember the mean of a batched output by shape, for ``variation_db``."""
+    def follow(self, reference: Array, on: Array | None = None) -> None:
+        """Remember the mean of a batched output by shape, for ``variation_db``; ``on`` as in ``add``."""
         if reference.ndim == 0 or not reference.size or np.isnan(reference).any():
             return
         rows, masked = np.asarray(reference, np.float64), masks(np.asarray(reference, np.float32))
         rows = np.where(np.isinf(rows) if masked is None else masked | np.isinf(rows), 0.0, rows)
-        count, total = self.sums.get(rows.shape[1:], (0, np.zeros(rows.shape[1:])))
-        self.sums[rows.shape[1:]] = count + len(rows), total + rows.sum(axis=0)
+        own = np.asarray(len(rows))
+        if on is not None:
+            rows, own = np.where(on, rows, 0.0), on.sum(axis=0)
+        count, total = self.sums.get(rows.shape[1:], (np.zeros((), int), np.zeros(rows.shape[1:])))
+        self.sums[rows.shape[1:]] = count + own, total + rows.sum(axis=0)
 
     @property
     def seen(self) -> bool:
@@ -188,17 +205,22 @@ class Difference:
     @property
     def steady(self) -> bool:
         """Whether the float output is the same for every sample."""
-        count = sum(n for n, _ in self.sums.values())
-        power = sum(float((total * total).sum()) / n for n, total in self.sums.values())
+        count = sum(int(n.max()) for n, _ in self.sums.values())
+        power = self._steady_power
         # a shape that a single sample has cannot vary
         least = 2 if len(self.sums) == 1 else _FEW_SAMPLES * max(len(self.sums), 1)
         return count >= least and self.signal <= power * (1 + 1e-7)
 
     @property
+    def _steady_power(self) -> float:
+        """The power of the mean of all samples."""
+        return sum(float((total * total / np.maximum(count, 1)).sum()) for count, total in self.sums.values())
+
+    @property
     def varying(self) -> float | None:
         """Share of the float output's power that varies between samples; None where too few were seen."""
-        steady = sum(float((total * total).sum()) / count for count, total in self.sums.values())
-        samples = sum(count for count, _ in self.sums.values())
+        steady = self._steady_power
+        samples = sum(int(count.max()) for count, _ in self.sums.values())
         if samples < _FEW_SAMPLES * len(self.sums) or not self.sums or self.signal <= 0:
             return None
         share = 1.0 - steady / self.signal
@@ -244,6 +266,16 @@ class Difference:
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether an array holds floats; numpy itself does not count bfloat16 and float8."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name.startswith(("bfloat", "float")))
+
+
+def positions_on(on: Array, scores: Array) -> Array:
+    """Which positions count of scores [..., classes], bool [...]; ``on`` as in ``Difference.add``.
+
+    Entries that count along the classes alone tell nothing of positions: then all do.
+    """
+    if on.shape[-1] != 1:
+        return np.ones(scores.shape[:-1], bool)
+    return np.broadcast_to(on[..., 0], scores.shape[:-1])
 
 
 def same_argmax(reference: Array, value: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.difference import Difference, is_float, same_argmax
+from toolkit.evaluation.difference import Difference, is_float, positions_on, same_argmax
 from toolkit.evaluation.resampling import MetricScore
 from toolkit.evaluation.tasks import SET_TASKS, AnswerTally, Rows, chooses_class
 from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
@@ -181,30 +181,34 @@ def compare(
         reference, values = answers.side_by_side(reference, values)
     for name, wanted in reference.items():
         found, difference = values[name], Difference()
+        on = answers.entries_on(name, wanted, inputs) if answers is not None else None
         part.differences[name] = difference
         if not is_float(wanted.dtype):
             part.discrete.add(name)
             if wanted.shape != found.shape:
                 difference.positions += max(wanted.size, found.size)
                 continue
-            difference.add_equal(wanted, found)
-            _share(part, name, np.asarray(wanted == found))
+            difference.add_equal(wanted, found, on)
+            _share(part, name, np.asarray(wanted == found), on)
         elif wanted.shape != found.shape:
             difference.lose(wanted, found, max(len(wanted), len(found)) if name in classes else 0)
         else:
-            difference.add(wanted, found)
+            difference.add(wanted, found, on=on)
             if name in classes and wanted.size > 0:
                 a, b = np.asarray(wanted, np.float32), np.asarray(found, np.float32)
-                same = difference.add_argmax(a, b)
+                same = difference.add_argmax(a, b, on)
                 if not difference.broken and (answers is None or name not in answers.unscored):
-                    _scores(part, name, a, b, same)
+                    _scores(part, name, a, b, same, None if on is None else positions_on(on, a))
     return part
 
 
-def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Array) -> None:
+def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Array, on: Array | None = None) -> None:
     scores, others = unmasked(wanted, found)
     if scores is not wanted:
         wanted, found, same = scores, others, same_argmax(scores, others)
+    _share(part, name, same, on)
+    if on is not None:
+        wanted, found = wanted[on], found[on]
     part.positions += wanted.size // wanted.shape[-1]
     rows, others = (values.reshape(-1, values.shape[-1]) for values in (wanted, found))
     at_once, told = max(1, _AT_ONCE // rows.shape[1]), []
@@ -212,13 +216,20 @@ def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Ar
         some, other = rows[begin : begin + at_once], others[begin : begin + at_once]
         part.kl += _divergence(some, other)
         told.append(gaps_and_errors(some, other))
-    part.gaps[name], part.errors[name] = (np.concatenate(one) for one in zip(*told))
-    _share(part, name, same)
+    if told:
+        part.gaps[name], part.errors[name] = (np.concatenate(one) for one in zip(*told))
 
 
-def _share(part: BatchOutcome, name: str, same: Array) -> None:
-    if same.ndim and same.size:
-        part.shares[name] = same.reshape(len(same), -1).mean(axis=1)
+def _share(part: BatchOutcome, name: str, same: Array, on: Array | None = None) -> None:
+    if not same.ndim or not same.size:
+        return
+    kept = same.reshape(len(same), -1)
+    if on is None:
+        part.shares[name] = kept.mean(axis=1)
+        return
+    counted = np.broadcast_to(on, same.shape).reshape(kept.shape)
+    many = counted.sum(axis=1)
+    part.shares[name] = (kept & counted).sum(axis=1)[many > 0] / many[many > 0]
 
 
 def _divergence(wanted: Array, found: Array) -> float:
@@ -256,15 +267,26 @@ def _below_most(scores: Array) -> Array:
     return np.asarray(wide)
 
 
-def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float]:
-    """For each float output the share of its power that varies between samples, where enough samples were seen."""
+def varying_shares(
+    references: Sequence[Mapping[str, Array]],
+    answers: Answers | None = None,
+    inputs: Sequence[Mapping[str, Array]] = (),
+) -> dict[str, float]:
+    """For each float output the share of its power that varies between samples, where enough samples were seen.
+
+    Args:
+        references: the float model's outputs, batch by batch.
+        answers: as in ``compare``.
+        inputs: likewise, of every batch.
+    """
     found: dict[str, Difference] = {}
-    for outputs in references:
+    for number, outputs in enumerate(references):
         for name, values in outputs.items():
             if is_float(values.dtype):
+                on = answers.entries_on(name, values, inputs[number]) if answers is not None and inputs else None
                 one = found.setdefault(name, Difference())
-                one.add(values, values)
-                one.follow(values)
+                one.add(values, values, on=on)
+                one.follow(values, on)
     shares = {name: one.varying for name, one in found.items()}
     return {name: share for name, share in shares.items() if share is not None}
 

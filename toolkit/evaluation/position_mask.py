@@ -71,6 +71,16 @@ def within_lengths(settings: Mapping[str, Any], value: Array, known: Mapping[str
     return np.asarray(np.arange(value.shape[axis]) < lengths.reshape(-1, 1))
 
 
+def entries_on(settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array]) -> Array | None:
+    """``counting`` as it is broadcast to the output: bool [batch, ...] with 1 for each axis but that of positions."""
+    on = counting(settings, value, inputs)
+    if on is None or on.all():
+        return None
+    shape = [1] * value.ndim
+    shape[0], shape[int(settings["positions"])] = on.shape
+    return on.reshape(shape)
+
+
 def at_positions(value: Array, samples: Array, on: Array, axis: int) -> Array:
     """Some samples of an output with nothing but the positions that count.
 

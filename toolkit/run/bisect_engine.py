@@ -149,6 +149,7 @@ class EngineCheck:
         scores = OutputComparison(simulation.model, own.metric, own.output, own.allow_code, options=own.options)
         parts: list[BatchOutcome] = []
         references: list[Mapping[str, Array]] = []
+        given: list[Mapping[str, Array]] = []
         for chunk, wanted_of in zip(self._chunks, self._wanted):
             with tempfile.TemporaryDirectory(prefix="batches-", dir=folder) as name:
                 answers = run_chunk(self.ready.job, engine, self.bench.builder.name, chunk, Path(name))
@@ -169,6 +170,7 @@ class EngineCheck:
                         return Answer(False, why)
                     parts.append(compare(wanted, found, simulation.classes, own.answers, inputs))
                     references.append(wanted)
+                    given.append(inputs)
         if not parts:
             raise DataError(
                 "no batch of the engine's outputs can be compared: all were padded, and an output without an axis "
@@ -179,6 +181,6 @@ class EngineCheck:
             return Answer(False, f"the metric {own.metric} of the engine's outputs is not a number")
         before, after = (tuple(one[of] for one in result.left_out) for of in (0, 1))
         score = MetricScore(result.value, result.metric_answers, after, result.samples)
-        outcome = summed(parts, score, varying_shares(references), own.answers)
+        outcome = summed(parts, score, varying_shares(references, own.answers, given), own.answers)
         lacks = self.budget.lacks(outcome, Outcome(0.0, metric=result.float_value, metric_left_out=before))
         return Answer(not lacks, "; ".join(f"{name} is missed by {lack:.4g}" for name, lack in lacks.items()))

@@ -63,7 +63,8 @@ class ComparedOutputs:
 
     def know(self, outputs: Sequence[Tensors]) -> None:
         """Take in what the float model gives for each batch."""
-        self.floats, self._varying = outputs, varying_shares(outputs)
+        self.floats = outputs
+        self._varying = varying_shares(outputs, self._answers, [feed.inputs for feed in self._feeds])
         self._fixed = [{name: fixed(value) for name, value in one.items()} for one in outputs]
 
     def float_on(self, indices: Sequence[int]) -> Outcome:

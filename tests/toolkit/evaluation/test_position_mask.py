@@ -11,6 +11,8 @@ from toolkit import Model, Recipe, run
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.observe import observe
+from toolkit.evaluation.outcome import compare, summed, varying_shares
+from toolkit.evaluation.outputs import OutputComparison
 from toolkit.evaluation.position_mask import PositionMask
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.sessions import session
@@ -239,3 +241,49 @@ def test_padding_is_not_judged_in_a_run_and_the_report_says_so(tmp_path):
     share = 1 - on[:16].mean()
     said = EvaluationCode.POSITIONS_OFF(input="mask", off=0, outputs=["logits"], share=share)
     assert report.accuracy.task.why.endswith(sentence(said))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 40])
+def test_the_figures_of_an_output_are_those_of_the_positions_that_count(batch):
+    """Of a sentence padded to twice its length half of what was compared was padding, all of it the same tag."""
+    given, on = sentences(40, seed=3)
+    wanted = normal(40, LENGTH, TAGS, seed=4)
+    found = wanted + 0.3 * normal(40, LENGTH, TAGS, seed=5)
+    found[~on] = -wanted[~on]
+    tags_of = {name: one.argmax(axis=-1) for name, one in (("wanted", wanted), ("found", found))}
+    parts = [OutputPart("sequence", ("y",), MASKED), OutputPart("sequence", ("t",), {**MASKED, "positions": -1})]
+    answers = Answers(parts)
+    model = Model.from_proto(
+        build([node("Identity", ["x"], ["y"])], {"x": ["n", LENGTH, TAGS]}, {"y": ["n", LENGTH, TAGS]})
+    )
+    whole, batches, floats, inputs = OutputComparison(model, names=["y", "t"], answers=answers), [], [], []
+    for start in range(0, 40, batch):
+        rows = slice(start, start + batch)
+        floats.append({"y": wanted[rows], "t": tags_of["wanted"][rows]})
+        inputs.append({name: value[rows] for name, value in given.items()})
+        other = {"y": found[rows], "t": tags_of["found"][rows]}
+        whole.add(floats[-1], other, None, len(wanted[rows]), inputs[-1])
+        batches.append(compare(floats[-1], other, ["y"], answers, inputs[-1]))
+    a, b = wanted[on], found[on]
+    sqnr = 10 * np.log10((a.astype(float) ** 2).sum() / ((a - b).astype(float) ** 2).sum())
+    same = (a.argmax(axis=-1) == b.argmax(axis=-1)).mean()
+    figures = whole.result().outputs
+    assert figures["y"].sqnr_db == pytest.approx(sqnr, abs=1e-3)
+    assert figures["y"].max_abs == pytest.approx(np.abs(a - b).max())
+    for name in ("y", "t"):
+        assert (figures[name].agreement, figures[name].positions) == (same, on.sum())
+    outcome = summed(batches, varying=varying_shares(floats, answers, inputs), answers=answers)
+    assert outcome.sqnr_db == pytest.approx(sqnr, abs=1e-3)
+    assert (outcome.agreement, outcome.positions) == (same, on.sum())
+    assert outcome.variation_db == pytest.approx(figures["y"].variation_db, abs=1e-6)
+    each = [(tags_of["wanted"][i] == tags_of["found"][i])[on[i]].mean() for i in range(40)]
+    assert outcome.agreement_error == pytest.approx(np.std(each, ddof=1) / 40**0.5)
+
+
+def test_a_model_that_answers_every_sentence_alike_varies_no_more_for_its_padding():
+    given, on = sentences(40, seed=3)
+    wanted = np.repeat(normal(1, LENGTH, TAGS, seed=4), 40, axis=0)
+    wanted[~on] = normal(int((~on).sum()), TAGS, seed=6)
+    answers = Answers([OutputPart("sequence", ("y",), MASKED)])
+    assert varying_shares([{"y": wanted}])["y"] > 0.1
+    assert varying_shares([{"y": wanted}], answers, [given]) == {}
