@@ -48,6 +48,7 @@ computed elsewhere or stored in float16. Above it what may be added falls as the
 model's own error is the larger."""
 _OF_ERRORS = 0.05
 """How much a rate of errors may grow, as a share of the float model's own."""
+_EDITS_BY_CHANCE = 2
 
 
 @dataclass
@@ -264,8 +265,9 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         # in the metric's unit, however small that is; where labels are all alike and met exactly, nothing tells one
         limit = max(info.drop * measured.value, _beside_no_error(name, measured)) or 1e-12
     elif info.share and not info.higher_is_better and measured.suspicion is None:
-        # an edit in so many readings as may change where these are counted, and never more than without samples
-        edits = info.drop * measured.samples / max(measured.answers, 1)
+        # an edit in each of as many readings as may change where these are counted, of few samples two, which are
+        # chance; and never more than without samples
+        edits = max(info.drop, _EDITS_BY_CHANCE / max(held, 1)) * measured.samples / max(measured.answers, 1)
         limit = min(max(_OF_ERRORS * measured.value, edits), info.drop)
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none

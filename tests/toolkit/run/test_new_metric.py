@@ -636,12 +636,12 @@ def test_the_limit_on_an_error_changes_little_where_the_error_does(tmp_path, met
     assert (found[:, 0] >= 0.0499 * found[:, 1]).all()
 
 
-@pytest.mark.parametrize(("wrong", "limit"), [(0, 0.0034), (2, 0.0034), (12, 0.005), (60, 0.01)])
+@pytest.mark.parametrize(("wrong", "limit"), [(0, 0.005), (2, 0.005), (84, 0.00875), (120, 0.01)])
 def test_a_rate_of_errors_may_grow_by_a_part_of_the_float_models_own(tmp_path, wrong, limit):
-    """Of 120 characters in 40 readings 0, 2, 12 or 60 are wrong: an edit in each hundredth reading, 5 %, or a point."""
+    """Of 480 characters in 160 readings none or some are wrong: two edits may be added, 5 %, and never more than a point."""
     reader(tmp_path, ["n", 6, 5], "NTC")
     with np.load(tmp_path / "test.npz") as data:
-        x, label = data["x"], data["label"].copy()
+        x, label = (np.concatenate([data[name]] * 4) for name in ("x", "label"))
     read = label[:, :3].reshape(-1)
     read[:wrong] = read[:wrong] % 4 + 1
     label[:, :3] = read.reshape(-1, 3)
