@@ -206,6 +206,15 @@ def test_the_table_holds_every_node_filters_and_sorts(opened):
     assert rows.count() == page.locator("#layers .status-overridden").count() > 0
 
 
+def test_a_long_name_ends_in_its_column_with_dots(opened):
+    page = opened()
+    page.uncheck("#computing")
+    name = page.locator("#layers .open", has_text="/dequantizelinear/DequantizeLinear").first
+    ends = name.evaluate("one => [one.getBoundingClientRect().right, one.closest('td').getBoundingClientRect().right]")
+    assert ends[0] <= ends[1] and name.evaluate("one => one.scrollWidth > one.clientWidth")
+    assert name.evaluate("one => getComputedStyle(one).textOverflow") == "ellipsis"
+
+
 def test_rules_of_what_was_left_alone_filter_its_table(opened):
     page = opened()
     page.locator('[data-rule="excluded"]').click()
