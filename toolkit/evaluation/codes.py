@@ -56,6 +56,7 @@ class EvaluationCode(BaseCode):
     FLOAT_OUTPUT_NAN = "evaluation-float-output-nan"
     POSITIONS_OFF = "evaluation-positions-off"
     POSITIONS_BEYOND = "evaluation-positions-beyond"
+    USUAL_RATE_LIMIT = "evaluation-usual-rate-limit"
     SAMPLES_OF_ROWS = "evaluation-samples-of-rows"
     LIMIT_WITHOUT_METRIC = "evaluation-limit-without-metric"
     LABELS_SHIFTED = "evaluation-labels-shifted"

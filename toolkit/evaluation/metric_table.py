@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_OF_ERRORS, _EDITS_BY_CHANCE = 0.05, 2
+"""How much a rate of errors may grow, as a share of the float model's own, and how many more edits are chance."""
+
 
 @dataclass(frozen=True)
 class MetricInfo:
@@ -94,6 +97,30 @@ def usual_limits(metric: str | None) -> dict[str, float]:
     if info is None:
         return {}
     return {"max_relative_drop" if info.relative else "max_drop": info.drop}
+
+
+def is_rate_of_errors(metric: str | None) -> bool:
+    """Whether a metric is a built-in one that counts errors among answers of the labels, as edits among characters."""
+    info = METRICS.get(metric or "")
+    return info is not None and info.share and not info.higher_is_better
+
+
+def usual_drop(metric: str, own: float, samples: int, answers: int, judged: int | None = None) -> float:
+    """The default limit on how much a rate of errors may grow.
+
+    A part of the float model's own, or an edit in each of as many readings as may change where these are counted; of
+    few readings two edits, which are chance. Never more than the metric's ``drop``.
+
+    Args:
+        metric: one of which ``is_rate_of_errors`` holds.
+        own: the float model's rate, 0 and more.
+        samples: how many samples it is from.
+        answers: how many characters or words these have.
+        judged: how many samples the limit is for; ``samples`` where None.
+    """
+    most = METRICS[metric].drop
+    edits = max(most, _EDITS_BY_CHANCE / max(samples if judged is None else judged, 1)) * samples / max(answers, 1)
+    return min(max(_OF_ERRORS * own, edits), most)
 
 
 def is_share(metric: str | None) -> bool:

@@ -13,7 +13,14 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.guess import Guess, guess
 from toolkit.evaluation.label_fit import FittingMetric
-from toolkit.evaluation.metric_table import METRICS, is_share, task_of, usual_limits
+from toolkit.evaluation.metric_table import (
+    METRICS,
+    is_rate_of_errors,
+    is_share,
+    task_of,
+    usual_drop,
+    usual_limits,
+)
 from toolkit.evaluation.observed import SeenModel
 from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs
@@ -46,9 +53,6 @@ _NO_ERROR = {"mse": 1e-7, "mae": math.sqrt(1e-7)}
 """An error below this share of a constant's is none: what is left where labels are the float model's own answers,
 computed elsewhere or stored in float16. Above it what may be added falls as the square, until the part of the float
 model's own error is the larger."""
-_OF_ERRORS = 0.05
-"""How much a rate of errors may grow, as a share of the float model's own."""
-_EDITS_BY_CHANCE = 2
 
 
 @dataclass
@@ -264,11 +268,8 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
     if info.relative:
         # in the metric's unit, however small that is; where labels are all alike and met exactly, nothing tells one
         limit = max(info.drop * measured.value, _beside_no_error(name, measured)) or 1e-12
-    elif info.share and not info.higher_is_better and measured.suspicion is None:
-        # an edit in each of as many readings as may change where these are counted, of few samples two, which are
-        # chance; and never more than without samples
-        edits = max(info.drop, _EDITS_BY_CHANCE / max(held, 1)) * measured.samples / max(measured.answers, 1)
-        limit = min(max(_OF_ERRORS * measured.value, edits), info.drop)
+    elif is_rate_of_errors(name) and measured.suspicion is None:
+        limit = usual_drop(name, measured.value, measured.samples, measured.answers, held)
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)

@@ -349,6 +349,10 @@ TASKS: Table = {
     EvaluationCode.FLOAT_OUTPUT_NAN: lambda output, count, samples: (
         f"The float model returns NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
     ),
+    EvaluationCode.USUAL_RATE_LIMIT: (
+        "The recipe has no budget, so {limit} may grow by 5 % of the float model's own, or an edit in every hundredth "
+        "reading, and by no more than {value}."
+    ),
     EvaluationCode.POSITIONS_OFF: lambda input, off, outputs, share: (
         f"Positions of {_once(outputs)} where input '{input}' is {off} hold no answers and do not count"
         f"{f' ({percent(share)} of those in the first samples)' if share else ''}."
