@@ -12,7 +12,7 @@ from toolkit.base.errors import DataError, RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, enough, wilson
-from toolkit.evaluation.metric_table import usual_drop
+from toolkit.evaluation.metric_table import METRICS, usual_drop
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.resampling import drop_error, is_alone
 from toolkit.evaluation.share_limits import UNREAD, ShareLimit, of_drop, of_tally, too_few
@@ -58,7 +58,8 @@ class Budget:
         reads: the output that the metric reads, where ``replaces_drop``: others may lose ``UNREAD`` of their answers,
             as much as the verdict on a model with labels lets pass; None where the limit holds for all alike.
         types: the noise that a plan's types add to its simulation, for which every plan must leave room.
-        rate: the rate of errors whose drop has its usual limit, see ``usual_drop``, of which ``max_drop`` is the most.
+        usual: the metric whose drop is limited by default as the float model's own value says, see ``usual_drop``; a
+            given limit counts as a share of the metric's.
     """
 
     max_drop: float | None = None
@@ -74,7 +75,7 @@ class Budget:
     replaces_drop: bool = False
     reads: str | None = None
     types: TypeNoise | None = None
-    rate: str | None = None
+    usual: str | None = None
 
     def __post_init__(self) -> None:
         if all(limit is None for limit in (self.min_sqnr_db, *self.on_answers)) and not self.by_task:
@@ -234,7 +235,7 @@ class Budget:
                     remedy="give samples for which it is a number, or limit something else",
                 )
             found += of_drop(
-                {"max_drop": self._max_drop(outcome, before), "max_relative_drop": self.max_relative_drop},
+                self._drops(outcome, abs(before)),
                 before - self._quality(outcome),
                 before,
                 answers=outcome.metric_answers,
@@ -254,10 +255,14 @@ class Budget:
             found += [of_tally(tally, self._least_of(tally), self.replaces_drop) for tally in outcome.tallies]
         return found
 
-    def _max_drop(self, outcome: Outcome, before: float) -> float | None:
-        if self.rate is None or outcome.metric_answers <= 0:
-            return self.max_drop
-        return usual_drop(self.rate, abs(before), outcome.metric_samples, outcome.metric_answers)
+    def _drops(self, outcome: Outcome, own: float) -> dict[str, float | None]:
+        """The limits on the metric's drop by name; ``own`` is the float model's value."""
+        given = self.max_drop if self.max_drop is not None else self.max_relative_drop
+        if self.usual is None or given is None:
+            return {"max_drop": self.max_drop, "max_relative_drop": self.max_relative_drop}
+        samples, answers = outcome.metric_samples, outcome.metric_answers
+        most = usual_drop(self.usual, own, samples=samples, answers=answers, spread=outcome.metric_spread)
+        return {"max_drop": most * given / METRICS[self.usual].drop}
 
     def _least_of(self, tally: AnswerTally) -> float | None:
         least = self.min_unchanged

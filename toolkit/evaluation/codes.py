@@ -57,6 +57,7 @@ class EvaluationCode(BaseCode):
     POSITIONS_OFF = "evaluation-positions-off"
     POSITIONS_BEYOND = "evaluation-positions-beyond"
     USUAL_RATE_LIMIT = "evaluation-usual-rate-limit"
+    USUAL_ERROR_LIMIT = "evaluation-usual-error-limit"
     SAMPLES_OF_ROWS = "evaluation-samples-of-rows"
     LIMIT_WITHOUT_METRIC = "evaluation-limit-without-metric"
     LABELS_SHIFTED = "evaluation-labels-shifted"

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 _OF_ERRORS, _EDITS_BY_CHANCE = 0.05, 2
 """How much a rate of errors may grow, as a share of the float model's own, and how many more edits are chance."""
+_SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
+"""How much an error may grow where the float model has none, as a share of a constant's: noise 30 dB below what
+varies."""
+_NO_ERROR = {"mse": 1e-7, "mae": math.sqrt(1e-7)}
+"""An error below this share of a constant's is none: what is left where labels are the float model's own answers,
+computed elsewhere or stored in float16. Above it what may be added falls as the square, until the part of the float
+model's own error is the larger."""
 
 
 @dataclass(frozen=True)
@@ -105,22 +113,37 @@ def is_rate_of_errors(metric: str | None) -> bool:
     return info is not None and info.share and not info.higher_is_better
 
 
-def usual_drop(metric: str, own: float, samples: int, answers: int, judged: int | None = None) -> float:
-    """The default limit on how much a rate of errors may grow.
+def follows_float(metric: str | None) -> bool:
+    """Whether the default limit on a metric's drop depends on more than a share of the float model's value."""
+    return is_rate_of_errors(metric) or metric in _SPREAD
 
-    A part of the float model's own, or an edit in each of as many readings as may change where these are counted; of
-    few readings two edits, which are chance. Never more than the metric's ``drop``.
+
+def usual_drop(
+    metric: str, own: float, *, samples: int = 0, answers: int = 0, judged: int | None = None, spread: float = 0.0
+) -> float:
+    """The default limit on a built-in metric's drop, in its unit.
+
+    Of a rate of errors a part of the float model's own, or an edit in each of as many readings as may change where
+    these are counted; of few readings two edits, which are chance. Never more than the metric's ``drop``. Of an error
+    a part of the float model's own; where that is none, so much as hardly shows beside what varies in the labels.
 
     Args:
-        metric: one of which ``is_rate_of_errors`` holds.
-        own: the float model's rate, 0 and more.
-        samples: how many samples it is from.
-        answers: how many characters or words these have.
+        metric: its name.
+        own: the float model's value.
+        samples: of a rate of errors, how many samples it is from.
+        answers: likewise how many characters or words these have; 0 where that is not known.
         judged: how many samples the limit is for; ``samples`` where None.
+        spread: of an error what it would be for the best constant; 0 where that is not known.
     """
-    most = METRICS[metric].drop
-    edits = max(most, _EDITS_BY_CHANCE / max(samples if judged is None else judged, 1)) * samples / max(answers, 1)
-    return min(max(_OF_ERRORS * own, edits), most)
+    info = METRICS[metric]
+    if is_rate_of_errors(metric):
+        least = max(info.drop, _EDITS_BY_CHANCE / max(samples if judged is None else judged, 1))
+        return min(max(_OF_ERRORS * own, least * samples / answers), info.drop) if answers > 0 else info.drop
+    if not info.relative:
+        return info.drop
+    none = _NO_ERROR.get(metric, 0.0) * spread
+    beside = _SPREAD.get(metric, 0.0) * spread * (min((none / own) ** 2, 1.0) if own else 1.0)
+    return max(info.drop * abs(own), beside)
 
 
 def is_share(metric: str | None) -> bool:

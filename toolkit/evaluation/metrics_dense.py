@@ -63,19 +63,65 @@ class MeanSquaredError(_Alike):
 
     higher_is_better = False
 
+    def __init__(self, options: MetricOptions) -> None:
+        super().__init__(options)
+        self._labels = _Variance()
+
     def add(self, values: Array, label: Array) -> None:
         """Take in both."""
-        self.take_elements(np.square(values - label))
+        self._labels.take(label)
+        self.take_errors(values - label)
+
+    def take_errors(self, errors: Array) -> None:
+        """Take in what outputs and labels differ by, float64 [batch, ...]."""
+        self.take_elements(np.square(errors))
+
+    @property
+    def label_spread(self) -> float:
+        """The variance of the labels."""
+        return self._labels.value
 
 
-class MeanAbsoluteError(_Alike):
+class MeanAbsoluteError(MeanSquaredError):
     """Mean absolute difference, in the output's unit."""
 
-    higher_is_better = False
+    def take_errors(self, errors: Array) -> None:
+        """Take in what outputs and labels differ by, float64 [batch, ...]."""
+        self.take_elements(np.abs(errors))
 
-    def add(self, values: Array, label: Array) -> None:
-        """Take in both."""
-        self.take_elements(np.abs(values - label))
+    @property
+    def label_spread(self) -> float:
+        """What labels of that variance differ from their mean by, if they are normal."""
+        return math.sqrt(self._labels.value * 2 / math.pi)
+
+
+class _Variance:
+    """The variance of labels over samples, each element about its own mean; of unlike shapes about one for all."""
+
+    def __init__(self) -> None:
+        self._totals: Array | None = None
+        self._count = self._size = 0
+        self._sum = self._squares = 0.0
+
+    def take(self, labels: Array) -> None:
+        """Take in a batch, float64 [batch, ...]."""
+        totals = labels.sum(axis=0)
+        if not self._count:
+            self._totals = totals
+        elif self._totals is not None:
+            self._totals = self._totals + totals if self._totals.shape == totals.shape else None
+        self._count, self._size = self._count + len(labels), self._size + labels.size
+        self._sum, self._squares = self._sum + float(totals.sum()), self._squares + float(np.square(labels).sum())
+
+    @property
+    def value(self) -> float:
+        """The variance; 0 without labels."""
+        if not self._size:
+            return 0.0
+        alike = (
+            self._sum**2 / self._size if self._totals is None else float(np.square(self._totals).sum()) / self._count
+        )
+        return max(self._squares - alike, 0.0) / self._size
 
 
 class Psnr(_Alike):

@@ -46,6 +46,7 @@ class Outcome:
         noises: ``noise`` of each output, by name.
         metric_left_out: ``metric`` without each of several groups of the samples, see ``resampling``.
         metric_samples: the number of samples with a label, see ``MetricScore.samples``.
+        metric_spread: what ``metric`` would be for the best constant, see ``MetricScore.spread``.
         output: the output that has ``noise``; empty where that is not known.
     """
 
@@ -64,6 +65,7 @@ class Outcome:
     output: str = ""
     metric_left_out: tuple[float, ...] = ()
     metric_samples: int = 0
+    metric_spread: float = 0.0
     noises: tuple[tuple[str, float], ...] = ()
 
     def at(self, output: str) -> float:
@@ -117,6 +119,7 @@ class Outcome:
             tallies=tallies, output=str(content.get("output", "")),
             metric_left_out=tuple(float(one) for one in content.get("metric_left_out", ())),
             metric_samples=int(content.get("metric_samples", 0)),
+            metric_spread=float(content.get("metric_spread", 0.0)),
             noises=tuple((str(name), float(noise)) for name, noise in content.get("noises", ())),
         )  # fmt: skip
 
@@ -332,6 +335,7 @@ def summed(
         output,
         score.left_out,
         score.samples,
+        score.spread,
         tuple(_noises(total, discrete).items()),
     )
 

@@ -47,6 +47,7 @@ class EvaluationResult:
         left_out: the metric of both models without each of several groups of the samples, see ``resampling``; NaN
             without a group that has all labels.
         metric_samples: the number of samples with a label, see ``MetricScore.samples``.
+        metric_spread: what the metric would be for the best constant, see ``MetricScore.spread``.
         rising: whether a larger value of the metric is better.
         tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
         samples: the number of samples that the metric saw.
@@ -84,6 +85,7 @@ class EvaluationResult:
     in_place: list[str] = field(default_factory=list)
     metric_answers: int = 0
     metric_samples: int = 0
+    metric_spread: float = 0.0
     rising: bool = True
     tallies: tuple[AnswerTally, ...] = ()
     unrounded: Unrounded | None = None
@@ -290,6 +292,7 @@ class OutputComparison:
         sign = 1.0 if mine.higher_is_better else -1.0
         found.float_value, found.value = _finite(before), _finite(after)
         found.metric_answers, found.metric_samples = scores[1].answers, scores[1].samples
+        found.metric_spread = scores[1].spread
         found.rising = theirs.higher_is_better
         if all(one.left_out for one in scores):
             found.left_out = tuple(zip(*(one.left_out for one in scores)))

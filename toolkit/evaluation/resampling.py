@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -37,6 +37,7 @@ class MetricScore:
             metric does not tell, NaN without a group that has all labels.
         samples: how many samples have a label, for a metric that can be computed on some of them; those of a pair
             both. They are joined to groups where there are two or more.
+        spread: of an error what it would be for the best constant, by the labels; 0 where that is not known.
         untold: why it is not known how far the value would differ on other samples; None where something does, or the
             samples are too few for it.
     """
@@ -45,6 +46,7 @@ class MetricScore:
     answers: int = 0
     left_out: tuple[float, ...] = ()
     samples: int = 0
+    spread: float = 0.0
     untold: Finding | None = None
 
 
@@ -89,6 +91,11 @@ class Summed:
         """The value over all samples."""
         return self.of(self.sums())
 
+    @property
+    def label_spread(self) -> float:
+        """See ``MetricScore.spread``."""
+        return 0.0
+
     def units(self) -> Array:
         """Each sample by itself."""
         return np.arange(sum(map(len, self.rows)))
@@ -107,6 +114,11 @@ def score_of(metric: Metric, name: str | None) -> MetricScore:
     Raises:
         DataError: it failed, or returned something other than a number.
     """
+    found = _score_of(metric, name)
+    return replace(found, spread=metric.label_spread) if isinstance(metric, Summed) else found
+
+
+def _score_of(metric: Metric, name: str | None) -> MetricScore:
     value, answers = value_of(metric, name), answers_of(metric)
     if not math.isfinite(value):
         return MetricScore(value, answers)

@@ -180,7 +180,7 @@ class EngineCheck:
         if own.metric is not None and result.value is None:
             return Answer(False, f"the metric {own.metric} of the engine's outputs is not a number")
         before, after = (tuple(one[of] for one in result.left_out) for of in (0, 1))
-        score = MetricScore(result.value, result.metric_answers, after, result.samples)
+        score = MetricScore(result.value, result.metric_answers, after, result.samples, result.metric_spread)
         outcome = summed(parts, score, varying_shares(references, own.answers, given), own.answers)
         lacks = self.budget.lacks(outcome, Outcome(0.0, metric=result.float_value, metric_left_out=before))
         return Answer(not lacks, "; ".join(f"{name} is missed by {lack:.4g}" for name, lack in lacks.items()))

@@ -10,7 +10,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.difference import OutputFigures
 from toolkit.evaluation.intervals import LimitStanding
-from toolkit.evaluation.metric_table import is_rate_of_errors, usual_drop, usual_limits
+from toolkit.evaluation.metric_table import follows_float, usual_drop, usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_drop, of_tally, too_few
 from toolkit.report.codes import ReportCode
 from toolkit.run.doubts import one_answer
@@ -65,9 +65,13 @@ def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float |
     limits: dict[str, float | None] = {name: getattr(budget, name) for name in names}
     if found.value is not None and all(limit is None for limit in limits.values()):
         limits |= usual_limits(found.metric)
-        if is_rate_of_errors(found.metric) and found.metric is not None and found.float_value is not None:
-            samples = found.metric_samples or found.samples
-            limits["max_drop"] = usual_drop(found.metric, found.float_value, samples, found.metric_answers)
+        if found.metric is not None and found.float_value is not None and follows_float(found.metric):
+            most = usual_drop(
+                found.metric, found.float_value, samples=found.metric_samples or found.samples,
+                answers=found.metric_answers, spread=found.metric_spread,
+            )  # fmt: skip
+            if most != (limits["max_relative_drop"] or 0.0) * found.float_value:
+                limits |= {"max_drop": most, "max_relative_drop": None}
     return limits
 
 

@@ -46,13 +46,6 @@ _NO_TEST_DATA = (
     "# data = \"test.npz\"                 # with labels under 'label'",
 )
 _OWN_LIMIT = "# The task is inferred from samples, and has its own limit."
-_SPREAD = {"mse": 0.001, "mae": math.sqrt(0.001)}
-"""How much an error may grow where the float model has none, as a share of a constant's (see ``FloatCheck.spread``):
-noise 30 dB below what varies."""
-_NO_ERROR = {"mse": 1e-7, "mae": math.sqrt(1e-7)}
-"""An error below this share of a constant's is none: what is left where labels are the float model's own answers,
-computed elsewhere or stored in float16. Above it what may be added falls as the square, until the part of the float
-model's own error is the larger."""
 
 
 @dataclass
@@ -265,11 +258,10 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
     if measured is None or measured.value is None:
         _usual_limit(made, name)
         return
-    if info.relative:
+    if info.relative or (is_rate_of_errors(name) and measured.suspicion is None):
         # in the metric's unit, however small that is; where labels are all alike and met exactly, nothing tells one
-        limit = max(info.drop * measured.value, _beside_no_error(name, measured)) or 1e-12
-    elif is_rate_of_errors(name) and measured.suspicion is None:
-        limit = usual_drop(name, measured.value, measured.samples, measured.answers, held)
+        seen = {"samples": measured.samples, "answers": measured.answers, "judged": held}
+        limit = usual_drop(name, measured.value, **seen, spread=measured.spread) or 1e-12
     elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
         limit = max(info.drop * measured.value, 1 / max(held, 1) if info.counted else 0.0, 1e-12)
@@ -282,13 +274,6 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.warnings.append(measured.suspicion)
     comment = plain(sentence(measured.suspicion or own))
     made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), f"# {comment}", _drop(limit))
-
-
-def _beside_no_error(name: str, measured: FloatValue) -> float:
-    """What may be added to an error that is none; of one that is more than none less, see ``_NO_ERROR``."""
-    none = _NO_ERROR.get(name, 0.0) * measured.spread
-    share = min((none / measured.value) ** 2, 1.0) if measured.value else 1.0
-    return _SPREAD.get(name, 0.0) * measured.spread * share
 
 
 def _usual_limit(made: NewEvaluation, metric: str) -> None:

@@ -12,7 +12,7 @@ from toolkit.contract.journal import Journal
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.budget import Budget, judged_by_task
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.metric_table import is_rate_of_errors, is_share, usual_limits
+from toolkit.evaluation.metric_table import follows_float, is_rate_of_errors, is_share, usual_limits
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.evaluation.share_limits import UNREAD
@@ -136,9 +136,7 @@ def budget_for(
     if usual:
         limits |= usual_limits(judged.metric)
         for kind, value in usual_limits(judged.metric).items():
-            rate = is_rate_of_errors(judged.metric)
-            code = EvaluationCode.USUAL_RATE_LIMIT if rate else Code.SEARCH_BUDGET
-            journal.noted(code(limit=judged.metric if rate else kind, value=value))
+            journal.noted(_usual_note(judged.metric, kind, value))
     # a search with limits of its own is to meet these and no others
     by_task = not named_here and judged_by_task(limits, judged.answers, measured=judged.metric is not None)
     if not by_task and not _any(limits):
@@ -159,7 +157,14 @@ def budget_for(
     reads = judged.reads if replaces_drop and known else None
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
                   better, limit("max_relative_drop"), limit("min_unchanged"), by_task, replaces_drop,
-                  reads, rate=judged.metric if usual and is_rate_of_errors(judged.metric) else None)  # fmt: skip
+                  reads, usual=judged.metric if usual and follows_float(judged.metric) else None)  # fmt: skip
+
+
+def _usual_note(metric: str | None, kind: str, value: float) -> Finding:
+    if not follows_float(metric):
+        return Code.SEARCH_BUDGET(limit=kind, value=value)
+    rate = is_rate_of_errors(metric)
+    return (EvaluationCode.USUAL_RATE_LIMIT if rate else EvaluationCode.USUAL_ERROR_LIMIT)(metric=metric, value=value)
 
 
 def _any(limits: Mapping[str, float | None]) -> bool:

@@ -224,7 +224,7 @@ ACCURACY: Table = {
     ReportCode.LIMIT_WITHOUT_METRIC: "{limit} cannot be judged: the recipe has no metric",
     ReportCode.LIMIT_NOT_COMPUTED: "{limit} cannot be judged: onnxruntime cannot compute the outputs that it limits",
     ReportCode.LIMIT_NOT_FINITE: "{limit} cannot be judged: the metric is not a finite number",
-    ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit}",
+    ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit:.4g}",
     ReportCode.UNROUNDED_DIFFERS: _unrounded_differs,
     ReportCode.UNROUNDED_MISSES: lambda miss, samples=None, of=0: (
         "as onnxruntime computes model.onnx, without float16 rounding between its kernels"

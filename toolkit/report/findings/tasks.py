@@ -350,8 +350,12 @@ TASKS: Table = {
         f"The float model returns NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
     ),
     EvaluationCode.USUAL_RATE_LIMIT: (
-        "The recipe has no budget, so {limit} may grow by 5 % of the float model's own, or an edit in every hundredth "
+        "The recipe has no budget, so {metric} may grow by 5 % of the float model's own, or an edit in every hundredth "
         "reading, and by no more than {value}."
+    ),
+    EvaluationCode.USUAL_ERROR_LIMIT: lambda metric, value: (
+        f"The recipe has no budget, so {metric} may grow by {percent(value)} of the float model's own, or, where that "
+        "has none, by noise 30 dB below what varies in the labels."
     ),
     EvaluationCode.POSITIONS_OFF: lambda input, off, outputs, share: (
         f"Positions of {_once(outputs)} where input '{input}' is {off} hold no answers and do not count"
