@@ -24,7 +24,7 @@ def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if len(output.shape) != 3 or sum(extent > 1 for extent in output.shape) < 2:
         return []
     if output.discrete and no_classes(output):
-        return []
+        return [Clue("regression", "shape", 1.0, "map"), *of_values("levels", 1.0)]
     if output.discrete:
         return [Clue("segmentation", "values", 2.0, "integers"), Clue("segmentation", "shape", 1.0, "picture")]
     return map_clues(output, seen, channel_axis(output))

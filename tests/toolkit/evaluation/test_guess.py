@@ -489,6 +489,13 @@ def test_caches_of_a_stream_that_are_as_wide_as_boxes_hold_no_detections():
     assert "detection" not in {part.task for part in guess(states).parts}
 
 
+@pytest.mark.parametrize("levels", [256, 4])
+def test_a_picture_of_8_bits_holds_values_and_a_map_of_few_levels_classes(levels):
+    found = guess(seen(out("hires", np.random.default_rng(1).integers(0, levels, (8, 16, 16, 3)).astype(np.uint8), "Cast")))
+    assert (found.task, found.sure) == ("regression" if levels == 256 else "segmentation", True)
+    assert ("whole numbers of many levels, as colours are" in sentence(found.finding())) is (levels == 256)
+
+
 def test_a_box_in_pixels_is_not_said_to_have_values_from_0_to_1():
     found = guess(seen(out("bbox", np.cumsum(30 * abs(normal(8, 4)), axis=1), "Gemm")))
     said = sentence(found.finding())

@@ -45,6 +45,7 @@ _WHAT = {
     "unlike scales": "its channels differ in scale, unlike class scores",
     "ordered": "its values never fall along an axis, as those of quantiles",
     "boxes": "it has four values at a time, as boxes do",
+    "levels": "it holds whole numbers of many levels, as colours are and classes are not",
     "peaks": "its maps have narrow peaks, as those of key points",
     "noise": "it is as large as an input that goes with a single number, as the noise that a diffusion model predicts",
     "map": "its shape is that of a map",
