@@ -1,4 +1,7 @@
-"""The methods that choose amax, the largest magnitude kept, from a histogram."""
+"""The methods that choose amax, the largest magnitude kept, from a histogram.
+
+Whoever asks several of them about one histogram gives each the same ``Summed``.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,19 @@ import numpy as np
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.calibration.histogram import Histogram, regrouped
+from toolkit.calibration.histogram import Histogram, Summed
 
 LEVELS = 128
 KEPT = 0.99
-WANTED_BINS = 2048
 _STEPS_PER_OCTAVE, _OCTAVES = 32, 6
 
 
-def minmax(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
+def minmax(histogram: Histogram | Summed, precision: Precision = Precision.INT8) -> float:
     """The largest magnitude seen: nothing is clipped."""
     return histogram.absmax
 
 
-def percentile(histogram: Histogram, percent: float = 99.99, zeros: bool = True) -> float:
+def percentile(histogram: Histogram | Summed, percent: float = 99.99, zeros: bool = True) -> float:
     """The upper edge of the first bin up to which ``percent`` of all values lie; ``zeros``: whether zeros count.
 
     The result is exact to one bin (less than 1/2048 of the largest magnitude at 4,096 bins).
@@ -35,18 +37,15 @@ def percentile(histogram: Histogram, percent: float = 99.99, zeros: bool = True)
     """
     if not 0 < percent <= 100:
         raise RangesError(f"the percentile is {percent}", remedy="give a number above 0 and at most 100")
-    if not histogram.absmax:
+    seen = Summed.of(histogram)
+    if not seen.absmax:
         return 0.0
-    cumulated = np.cumsum(histogram.counts[: histogram.used])
-    count = int(cumulated[-1])
-    if zeros:
-        cumulated += histogram.zeros
-        count += histogram.zeros
-    reached = int(np.searchsorted(cumulated, percent / 100 * count - 1e-6))
-    return min((reached + 1) * histogram.width, histogram.absmax)
+    cumulated = seen.cumulated + seen.zeros if zeros else seen.cumulated
+    reached = int(np.searchsorted(cumulated, percent / 100 * int(cumulated[-1]) - 1e-6))
+    return min((reached + 1) * seen.width, seen.absmax)
 
 
-def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
+def entropy(histogram: Histogram | Summed, precision: Precision = Precision.INT8) -> float:
     """The amax whose quantized distribution differs least from the original, by Kullback-Leibler divergence.
 
     S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the bins kept, with
@@ -67,12 +66,12 @@ def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> floa
 
     if not histogram.absmax or precision.block:
         return histogram.absmax
-    counts, width = _wanted_bins(histogram)
+    counts, width = Summed.of(histogram).wanted
     kept = int(best_divergence(counts, _borders(precision), LEVELS, KEPT))
     return min(kept * width, histogram.absmax)
 
 
-def mse(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
+def mse(histogram: Histogram | Summed, precision: Precision = Precision.INT8) -> float:
     """The amax with the smallest expected squared error of rounding and clipping, values spread evenly in each bin.
 
     Candidates lie 2.2% apart, from the largest magnitude six octaves down; of equals the largest is taken. Where every
@@ -82,13 +81,17 @@ def mse(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
         return histogram.absmax
     from toolkit.calibration.kernels_amax import least_error
 
-    amaxes = histogram.absmax * np.exp2(-np.arange(_STEPS_PER_OCTAVE * _OCTAVES + 1) / _STEPS_PER_OCTAVE)
-    counts, width = _wanted_bins(histogram)
+    amaxes = histogram.absmax * _parts_kept()
+    counts, width = Summed.of(histogram).wanted
     best = least_error(counts, width, amaxes, float(precision.max), precision is Precision.FP8)
     return float(amaxes[int(best)])
 
 
-METHODS: dict[str, Callable[[Histogram, Precision], float]] = {"minmax": minmax, "entropy": entropy, "mse": mse}
+METHODS: dict[str, Callable[[Histogram | Summed, Precision], float]] = {
+    "minmax": minmax,
+    "entropy": entropy,
+    "mse": mse,
+}
 NAMES = ("minmax", "entropy", "percentile", "mse")
 DEFAULT: Final = "mse"
 """The method where none is named. All layers in INT8, on trained models, by entropy and by mse: a detector keeps 61 and
@@ -96,7 +99,9 @@ DEFAULT: Final = "mse"
 and 34.0, the strip reader 37.0 and 37.5."""
 
 
-def amax_by(method: str, histogram: Histogram, precision: Precision = Precision.INT8, percent: float = 99.99) -> float:
+def amax_by(
+    method: str, histogram: Histogram | Summed, precision: Precision = Precision.INT8, percent: float = 99.99
+) -> float:
     """The amax that a method, given by name, chooses. ``percentile:99.9`` carries its own percentage.
 
     Raises:
@@ -113,30 +118,30 @@ def amax_by(method: str, histogram: Histogram, precision: Precision = Precision.
     return METHODS[name](histogram, precision)
 
 
-def errors(histogram: Histogram, amaxes: Array, precision: Precision) -> Array:
+def errors(histogram: Histogram | Summed, amaxes: Array, precision: Precision) -> Array:
     """The expected sum of squared errors over all values for each amax (float64 [K])."""
     from toolkit.calibration.kernels_amax import expected_errors
 
-    counts, width = _wanted_bins(histogram)
+    counts, width = Summed.of(histogram).wanted
     found = expected_errors(
         counts, width, np.asarray(amaxes, np.float64), float(precision.max), precision is Precision.FP8
     )
     return np.asarray(found)
 
 
-def sqnr(histogram: Histogram, amax: float, precision: Precision) -> float | None:
+def sqnr(histogram: Histogram | Summed, amax: float, precision: Precision) -> float | None:
     """The expected signal to quantization noise ratio in dB; None where there is no signal or noise, or in blocks."""
-    if not histogram.absmax or not amax or precision.block:
+    seen = Summed.of(histogram)
+    if not seen.absmax or not amax or precision.block:
         return None
-    used = histogram.used
     # the width is a power of two, so that the result is the same with and without it
-    squares = float(np.sum(histogram.counts[:used] * _cubes_apart(histogram.bins)[:used])) / 3
-    signal = squares * histogram.width * histogram.width
-    noise = float(errors(histogram, np.array([amax]), precision)[0])
+    squares = float(np.sum(seen.counts[: seen.used] * _cubes_apart(seen.bins)[: seen.used])) / 3
+    signal = squares * seen.width * seen.width
+    noise = float(errors(seen, np.array([amax]), precision)[0])
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
 
 
-def clipped(histogram: Histogram, amax: float) -> float:
+def clipped(histogram: Histogram | Summed, amax: float) -> float:
     """The fraction of all values whose magnitude is above ``amax``, exact to one bin."""
     if not histogram.count or amax >= histogram.absmax:
         return 0.0
@@ -144,15 +149,10 @@ def clipped(histogram: Histogram, amax: float) -> float:
     return float(histogram.counts[first:].sum()) / histogram.count
 
 
-def _wanted_bins(histogram: Histogram) -> tuple[Array, float]:
-    """Counts up to the largest magnitude, in 2,048 to 4,095 bins where there are as many, and the bins' width."""
-    octaves, used = 0, histogram.used
-    while used >> (octaves + 1) >= WANTED_BINS:
-        octaves += 1
-    used = -(-used // (1 << octaves))
-    return np.ascontiguousarray(regrouped(histogram.counts, octaves)[:used], np.int64), math.ldexp(
-        histogram.width, octaves
-    )
+@functools.cache
+def _parts_kept() -> Array:
+    """The candidates of ``mse`` as parts of the largest magnitude: float64, falling from 1."""
+    return np.exp2(-np.arange(_STEPS_PER_OCTAVE * _OCTAVES + 1) / _STEPS_PER_OCTAVE)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import numpy as np
 from toolkit.base.precision import Precision
 from toolkit.calibration import amax as methods
 from toolkit.calibration.collection import Collection
-from toolkit.calibration.histogram import Histogram
+from toolkit.calibration.histogram import Histogram, Summed
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 from toolkit.data.sample import Sample
@@ -21,8 +21,21 @@ _PICTURE = 32
 _FEW_SAMPLES = 8
 
 
-def diagnose(histogram: Histogram, amax: float, precision: Precision, by_method: Mapping[str, float]) -> dict[str, Any]:
-    """How well ``amax`` serves the values of a histogram; ``by_method`` holds the amax that each method chooses.
+def diagnose(
+    histogram: Histogram,
+    amax: float,
+    precision: Precision,
+    by_method: Mapping[str, float],
+    summed: Summed | None = None,
+) -> dict[str, Any]:
+    """How well ``amax`` serves the values of a histogram.
+
+    Args:
+        histogram: it.
+        amax: the largest magnitude kept.
+        precision: the type that is quantized to.
+        by_method: the amax that each method chooses.
+        summed: the histogram's ``Summed``, where it was made before.
 
     Returns:
         ``amax``: what each method chooses. ``clipped``: the fraction of values beyond amax. ``sqnr_db``: expected
@@ -31,8 +44,8 @@ def diagnose(histogram: Histogram, amax: float, precision: Precision, by_method:
         of the values that are not zero, over equal parts from 0 to the largest magnitude. ``notes``: ``dead`` (only
         zeros), ``one-sided`` (never below zero, so that half of a symmetric INT8's numbers are unused), ``infinite``.
     """
-    notes = []
-    if not histogram.absmax:
+    notes, seen = [], summed or Summed(histogram)
+    if not seen.absmax:
         notes.append("dead")
     elif histogram.low >= 0 and precision.integer:
         notes.append("one-sided")
@@ -40,31 +53,32 @@ def diagnose(histogram: Histogram, amax: float, precision: Precision, by_method:
         notes.append("infinite")
     return {
         "amax": dict(by_method),
-        "clipped": methods.clipped(histogram, amax),
-        "sqnr_db": methods.sqnr(histogram, amax, precision),
-        "outlier_ratio": outlier_ratio(histogram),
-        "zeros": histogram.zeros / histogram.count if histogram.count else 0.0,
+        "clipped": methods.clipped(seen, amax),
+        "sqnr_db": methods.sqnr(seen, amax, precision),
+        "outlier_ratio": outlier_ratio(seen),
+        "zeros": seen.zeros / seen.count if seen.count else 0.0,
         "nonfinite": histogram.nonfinite,
-        "histogram": picture(histogram),
+        "histogram": picture(seen),
         "notes": notes,
     }
 
 
-def outlier_ratio(histogram: Histogram) -> float | None:
+def outlier_ratio(histogram: Histogram | Summed) -> float | None:
     """The largest magnitude over the 99.9th percentile of the values that are not zero; None where all are zero."""
-    if not histogram.absmax:
+    seen = Summed.of(histogram)
+    if not seen.absmax:
         return None
-    return histogram.absmax / methods.percentile(histogram, 99.9, zeros=False)
+    return seen.absmax / methods.percentile(seen, 99.9, zeros=False)
 
 
-def picture(histogram: Histogram) -> list[float]:
+def picture(histogram: Histogram | Summed) -> list[float]:
     """32 shares of the values that are not zero, over equal parts of the range from 0 to the largest magnitude."""
-    used = histogram.used
-    total = int(histogram.counts.sum())
+    seen = Summed.of(histogram)
+    total = seen.count - seen.zeros
     if not total:
         return [0.0] * _PICTURE
-    cumulated = np.concatenate([[0], np.cumsum(histogram.counts[:used])])
-    at = np.interp(np.linspace(0, used, _PICTURE + 1), np.arange(used + 1), cumulated)
+    edges = np.arange(_PICTURE + 1) * (seen.used / _PICTURE)
+    at = np.interp(edges, np.arange(seen.used + 1), np.concatenate([[0], seen.cumulated]))
     return [round(share, 5) if share else 0.0 for share in (np.diff(at) / total).tolist()]
 
 

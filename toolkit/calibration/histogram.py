@@ -14,6 +14,8 @@ from toolkit.base.errors import RangesError
 from toolkit.base.types import Array
 
 BINS = 4096
+WANTED_BINS = 2048
+"""Bins up to the largest magnitude that methods look at, at least: of a finer histogram neighbours are added up."""
 _LOWEST, _HIGHEST = -100, 128
 _FEW = 8192
 """Values in all up to which counts take two bytes: of a large graph's small tensors histograms are most of a run."""
@@ -218,6 +220,39 @@ class Histogram:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class Summed:
+    """A histogram with what every method asks of it, found once: nothing is to be added to the histogram any more.
+
+    Attributes:
+        counts, bins, width, absmax, used, zeros: as of the histogram.
+        cumulated: int64 [used], the counts of all bins up to each.
+        count: how many finite values there are.
+    """
+
+    __slots__ = ("absmax", "bins", "count", "counts", "cumulated", "used", "wanted", "width", "zeros")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self.counts, self.bins, self.width = histogram.counts, histogram.bins, histogram.width
+        self.absmax, self.used, self.zeros = histogram.absmax, histogram.used, histogram.zeros
+        self.cumulated = np.cumsum(self.counts[: self.used])
+        self.count = (int(self.cumulated[-1]) if self.used else 0) + self.zeros
+        self.wanted = self._wanted()
+
+    @classmethod
+    def of(cls, histogram: Histogram | Summed) -> Summed:
+        """That of a histogram; itself where it is one."""
+        return histogram if isinstance(histogram, Summed) else cls(histogram)
+
+    def _wanted(self) -> tuple[Array, float]:
+        """Counts up to the largest magnitude, int64 in 2,048 to 4,095 bins where there are as many, and their width."""
+        octaves, used = 0, self.used
+        while used >> (octaves + 1) >= WANTED_BINS:
+            octaves += 1
+        used = -(-used // (1 << octaves))
+        counts = np.ascontiguousarray(regrouped(self.counts, octaves)[:used], np.int64)
+        return counts, math.ldexp(self.width, octaves)
 
 
 def regrouped(counts: Array, octaves: int) -> Array:

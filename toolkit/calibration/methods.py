@@ -15,6 +15,7 @@ from toolkit.base.threads import in_threads
 from toolkit.calibration.amax import DEFAULT, NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
+from toolkit.calibration.histogram import Summed
 from toolkit.contract.ranges import Range, Ranges
 
 _WEIGHT_STEPS = 1000
@@ -50,10 +51,11 @@ def make_ranges(
 
     def one(name: str) -> Range:
         total = collection.total(name, weights=weights)
-        by_method = {word: amax_by(word, total, precision, percentile) for word in NAMES}
+        summed = Summed(total)
+        by_method = {word: amax_by(word, summed, precision, percentile) for word in NAMES}
         word = chosen[name]
         # a percentile may be one of its own
-        amax = by_method[word] if word in by_method else amax_by(word, total, precision, percentile)
+        amax = by_method[word] if word in by_method else amax_by(word, summed, precision, percentile)
         per_profile = dict.fromkeys(profiles, amax)
         if len(collection.samples) > 1:
             per_profile = {
@@ -67,7 +69,7 @@ def make_ranges(
             observed,
             per_profile,
             sum(collection.samples.values()),
-            diagnose(total, amax, precision, by_method),
+            diagnose(total, amax, precision, by_method, summed),
             str(precision),
         )
 
