@@ -27,11 +27,26 @@ def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
     numbers = [one for one in labels if one.dtype.kind in "biuf"]
     flat = np.concatenate([one[np.isfinite(one)] for one in numbers] or [np.zeros(0)])
     known = {one.name: list(one.shape) for one in seen.outputs if one.samples} if seen is not None else {}
+    whole, short, metric = _nearest_form(labels, seen) if seen is not None else (False, False, "")
     return EvaluationCode.LABELS_FIT_NOTHING(
         shape=list(labels[0].shape) if labels else [], dtype=labels[0].dtype.name if labels else "",
         low=flat.min() if flat.size else None, high=flat.max() if flat.size else None,
         outputs=list(known), shapes=list(known.values()), broken=sum(not np.isfinite(one).all() for one in numbers),
+        whole=whole, short=short, metric=metric,
     )  # fmt: skip
+
+
+def _nearest_form(labels: Sequence[Array], seen: SeenModel) -> tuple[bool, bool, str]:
+    """Whether labels fit a metric as integers, without a last axis of length 1, or both, and which; else no metric."""
+    floats = bool(labels) and all(one.dtype.kind == "f" and (one == np.rint(one)).all() for one in labels)
+    longer = bool(labels) and all(one.ndim > 1 and one.shape[-1] == 1 for one in labels)
+    for whole, short in ((floats, False), (False, longer), (floats and longer, longer)):
+        if whole or short:
+            given = [one.astype(np.int64) if whole else one for one in labels]
+            fits = fitting_metrics(seen, guess(seen), [one[..., 0] if short else one for one in given])
+            if fits:
+                return whole, short, fits[0].metric
+    return False, False, ""
 
 
 def all_finite(label: Array) -> bool:

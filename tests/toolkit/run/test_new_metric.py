@@ -659,3 +659,23 @@ def test_an_error_without_samples_is_limited_by_a_share_of_the_float_models(tmp_
     assert [one.values for one in said if one.code is ReportCode.NEW_LIMIT] == [
         {"limit": "max_relative_drop", "value": 0.05}
     ]
+
+
+@pytest.mark.parametrize(("kind", "last", "form"), [
+    (np.float32, False, "as integers"),
+    (np.int64, True, "without their last axis, of length 1"),
+    (np.float64, True, "as integers and without their last axis, of length 1"),
+])  # fmt: skip
+def test_masks_that_are_nearly_stored_as_labels_are_told_how(kind, last, form):
+    """As pictures are read from files: floats, with an axis of one channel."""
+    model = seen(out("y", normal(8, 3, 20, 16), "Conv"))
+    masks = normal(8, 3, 20, 16).argmax(axis=1).astype(kind)
+    labels = list(masks[..., None] if last else masks)
+    assert not fitting_metrics(model, guess(model), labels)
+    assert f"Store them {form}: then miou fits them." in sentence(unfit(labels, model))
+
+
+def test_labels_that_no_form_makes_fit_are_told_where_forms_are_listed():
+    model = seen(out("y", normal(8, 3, 20, 16), "Conv"))
+    for labels in (normal(8, 7), normal(8, 20, 16, 1) > 0.5, np.full((8, 5), 4.5)):
+        assert "Store them" not in sentence(unfit(list(labels[:, :3]), model))

@@ -264,16 +264,18 @@ def _shifted(metric: str, value: float, samples: int, offset: int, share: float,
 
 def _unfit(
     shape: Sequence[int], dtype: str, low: float | None, high: float | None, outputs: Sequence[str],
-    shapes: Sequence[Sequence[int]], broken: int = 0,
+    shapes: Sequence[Sequence[int]], broken: int = 0, whole: bool = False, short: bool = False, metric: str = "",
 ) -> str:  # fmt: skip
     alike = low is not None and low == high
     reach = "" if low is None else f", {low:.4g} in every sample" if alike else f", from {low:.4g} to {high:.4g}"
     reach += f", NaN or infinite in {count(broken, 'sample')}" if broken else ""
     known = ", ".join(f"'{name}' {list(own)}" for name, own in zip(outputs, shapes)) or "none that onnxruntime computes"
+    forms = ["as integers"] * whole + ["without their last axis, of length 1"] * short
     return (
         f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
         f"its outputs are {known}. "
         + ("All labels are the same, which shows nothing: add samples with other labels." if alike else
+           f"Store them {' and '.join(forms)}: then {metric} fits them." if forms else
            "Store labels as `qtool metrics` lists them, or name a metric that reads them.")
     )
 
