@@ -235,7 +235,7 @@ class Budget:
                     remedy="give samples for which it is a number, or limit something else",
                 )
             found += of_drop(
-                self._drops(outcome, abs(before)),
+                self.drops(outcome, abs(before)),
                 before - self._quality(outcome),
                 before,
                 answers=outcome.metric_answers,
@@ -255,11 +255,17 @@ class Budget:
             found += [of_tally(tally, self._least_of(tally), self.replaces_drop) for tally in outcome.tallies]
         return found
 
-    def _drops(self, outcome: Outcome, own: float) -> dict[str, float | None]:
-        """The limits on the metric's drop by name; ``own`` is the float model's value."""
+    def drops(self, outcome: Outcome, own: float) -> dict[str, float]:
+        """The limits on the metric's drop by name.
+
+        Args:
+            outcome: says how many labels the metric comes from, and how far these differ.
+            own: the float model's value.
+        """
         given = self.max_drop if self.max_drop is not None else self.max_relative_drop
         if self.usual is None or given is None:
-            return {"max_drop": self.max_drop, "max_relative_drop": self.max_relative_drop}
+            limits = {"max_drop": self.max_drop, "max_relative_drop": self.max_relative_drop}
+            return {name: limit for name, limit in limits.items() if limit is not None}
         samples, answers = outcome.metric_samples, outcome.metric_answers
         most = usual_drop(self.usual, own, samples=samples, answers=answers, spread=outcome.metric_spread)
         return {"max_drop": most * given / METRICS[self.usual].drop}

@@ -194,8 +194,10 @@ def record(
         unlabelled: the recipe's metric, where the samples have no labels for it; else None.
     """
     slower = slower_than_float(found, cost, prefer)
-    words = ("higher_is_better", "by_task", "replaces_drop", "reads", "types")
-    limits = {k: v for k, v in asdict(budget).items() if v is not None and k not in words}
+    limits = {k: v for k, v in asdict(budget).items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    if budget.usual is not None and found.reference.metric is not None:
+        limits.pop("max_relative_drop", None)
+        limits |= budget.drops(found.best.outcome, abs(found.reference.metric))
     if budget.by_task and budget.min_unchanged is None:
         limits |= {"min_unchanged": max((tally.least for tally in found.best.outcome.tallies), default=1.0)}
     worst = budget.worst_share(found.best.outcome, found.reference)

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.conftest import normal
+from tests.conftest import build, node, normal
+from toolkit import Model, Recipe, run
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.metric_table import is_rate_of_errors, usual_drop
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import EvaluationResult
 from toolkit.evaluation.resampling import score_of
+from toolkit.graph.sessions import session
 from toolkit.report.findings import sentence
 from toolkit.run.judgement import judge
 from toolkit.run.sections import BudgetSection
@@ -118,3 +120,22 @@ def test_the_spread_of_labels_is_their_variance(alike):
     wanted = LABELS.var(axis=0).mean() if alike else np.concatenate([one.ravel() for one in labels]).var()
     assert score_of(models[0], "mse").spread == pytest.approx(wanted)
     assert score_of(models[1], "mae").spread == pytest.approx((wanted * 2 / np.pi) ** 0.5)
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae"])
+def test_a_search_without_a_budget_quantizes_a_model_whose_own_answers_are_the_labels(metric, tmp_path):
+    weights = {"w": normal(12, 32, seed=1), "v": normal(32, 4, seed=2)}
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"])]
+    (tmp_path / "model.onnx").write_bytes(build(nodes, {"x": ["N", 12]}, {"y": ["N", 4]}, weights).SerializeToString())
+    x = normal(200, 12, seed=4)
+    label = session(Model.load(tmp_path / "model.onnx")).run({"x": x})["y"].astype(np.float16).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, label=label)
+    recipe = Recipe.build(
+        "own", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+        passes=["search_precision"], engine={"backend": "none"},
+        evaluation={"data": str(tmp_path / "data.npz"), "metric": metric},
+    )  # fmt: skip
+    report = run(recipe, tmp_path / "out").report
+    assert report.accuracy.standing == "met" and report.search.met
+    assert report.search.budget["max_drop"] == pytest.approx(report.accuracy.budget, rel=0.2)
+    assert sum(str(layer.asked_precision) == "int8" for layer in report.layers if layer.op == "MatMul") == 2
