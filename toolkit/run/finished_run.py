@@ -62,8 +62,7 @@ class FinishedRun:
         note = unfinished_note(folder)
         if note is not None:
             raise QtoolError(sentence(note), where=str(folder))
-        file = RunState.load(folder).recipe
-        recipe, lock = read_lock(folder / "recipe.lock.toml", Path(file) if file else None)
+        recipe, lock = read_lock(folder / "recipe.lock.toml", RunState.load(folder).recipe_file(folder))
         job = Job(recipe, replace(RunFolder(folder), read_only=True), allow_code, progress)
         return cls(folder, recipe, lock, Report.load(folder / "report.json"), job)
 

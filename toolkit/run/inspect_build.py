@@ -142,8 +142,7 @@ def render_recipe(path: Path) -> Rendered:
 
 
 def _lock(path: Path) -> Rendered:
-    file = RunState.load(path.parent).recipe
-    recipe, lock = read_lock(path, Path(file) if file else None)
+    recipe, lock = read_lock(path, RunState.load(path.parent).recipe_file(path.parent))
     content = {"kind": "lock file", "lock": lock.model_dump(mode="json"),
                **recipe.model_dump(mode="json", by_alias=True, exclude_none=True)}  # fmt: skip
     lines = [f"{path}: a recipe as it ran, by {lock.backend} ({lock.lowering} typing)", *_lines(recipe)]

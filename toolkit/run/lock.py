@@ -8,13 +8,16 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from toolkit.base.code import code_of
 from toolkit.base.errors import RecipeError
+from toolkit.base.modules import OWN_PACKAGES
 from toolkit.base.reading import FileKind, read_utf8, reading
 from toolkit.base.schema import FileSchema
 from toolkit.base.versions import versions
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
 from toolkit.run.inputs import Inputs
+from toolkit.run.pass_code import SETTINGS, pass_code
 from toolkit.run.recipe import Recipe
 from toolkit.run.recipe_passes import named_passes
 
@@ -24,6 +27,20 @@ else:
     import tomli as tomllib
 
 
+def _code(inputs: Inputs) -> list[str]:
+    """Own code of passes and of the metric, by what the recipe calls it; settings are the lock file's own."""
+    recipe = inputs.job.recipe
+    found = [
+        f"{use} {part}"
+        for use, step in named_passes(recipe, inputs.job.allow_code)
+        if step.code_named() or type(step).__module__.partition(".")[0] not in OWN_PACKAGES
+        for part in pass_code(step)[SETTINGS:]
+    ]
+    metric = recipe.evaluation.metric
+    code = code_of(metric) if metric is not None else ""
+    return [*found, *([f"{metric} {code}"] if code else [])]
+
+
 _FINGERPRINTS: dict[str, Callable[[Inputs], str | list[str]]] = {
     "model": lambda inputs: inputs.prints.of(inputs.job.model_path),
     "calibration_data": lambda inputs: inputs.prints.of_data(inputs.job.recipe.calibration.data),
@@ -31,10 +48,12 @@ _FINGERPRINTS: dict[str, Callable[[Inputs], str | list[str]]] = {
     "external_data": lambda inputs: inputs.prints.of_weights(),
     "ranges": lambda inputs: inputs.prints.of_file(inputs.job.recipe.calibration.ranges),
     "collection": lambda inputs: inputs.prints.of_file(inputs.job.recipe.calibration.collection),
+    "code": _code,
 }
 _FILES = {
     "model": "the model", "external_data": "its weights", "calibration_data": "[calibration] data",
     "evaluation_data": "[evaluation] data", "ranges": "[calibration] ranges", "collection": "[calibration] collection",
+    "code": "the code of its passes or metric",
 }  # fmt: skip
 
 

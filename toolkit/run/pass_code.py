@@ -9,6 +9,9 @@ from toolkit.base.modules import OWN_PACKAGES, module_fingerprint
 from toolkit.contract.installed import installed_passes
 from toolkit.contract.passes import Pass
 
+SETTINGS = 3
+"""So many parts of what ``pass_code`` returns come before those of the code."""
+
 
 def pass_code(step: Pass) -> list[str]:
     """Which pass it is, its settings, and its code if not qtool's own, which is in every key."""

@@ -64,6 +64,7 @@ class Recipe(Section):
     _path: Path | None = PrivateAttr(None)
     _folder: Path | None = PrivateAttr(None)
     _text: str = PrivateAttr("")
+    _place: str = PrivateAttr("the recipe")
     _resolved: bool = PrivateAttr(False)
     _locked: dict[str, Any] = PrivateAttr(default_factory=dict)
     _settings: list[Setting] = PrivateAttr(default_factory=list)
@@ -84,7 +85,8 @@ class Recipe(Section):
         """Read a recipe file, or the lock file of a run: its recipe with every setting resolved, to run it again.
 
         Args:
-            path: the file. Relative paths start in its folder, those of a lock file where the recipe that ran lies.
+            path: the file. Relative paths start in its folder, those of a lock file where the recipe that ran lies,
+                also where both were moved together.
             settings: lines that replace or complement the file's, each ``section.key=value``; see
                 ``recipe_settings``.
 
@@ -109,8 +111,9 @@ class Recipe(Section):
         with reading(path, _TOML):
             content = tomllib.loads(text)
         lock = content.pop("lock", None)
-        ran = RunState.load(path.parent).recipe
-        recipe = cls.resolved(content, Path(ran) if ran else None, apply_settings(content, settings, cls))
+        ran = RunState.load(path.parent).recipe_file(path.parent)
+        recipe = cls._made(content, text, ran, apply_settings(content, settings, cls), path)
+        recipe._resolved = True
         recipe._locked = lock.get("fingerprints", {}) if isinstance(lock, dict) else {}
         return recipe
 
@@ -128,9 +131,9 @@ class Recipe(Section):
         return recipe
 
     @classmethod
-    def resolved(cls, content: Mapping[str, Any], path: Path | None, settings: Sequence[Setting] = ()) -> Recipe:
+    def resolved(cls, content: Mapping[str, Any], path: Path | None) -> Recipe:
         """A recipe of the content of a lock file; ``path`` is the file of the recipe itself."""
-        recipe = cls._made(content, "", path, settings)
+        recipe = cls._made(content, "", path)
         recipe._resolved = True
         return recipe
 
@@ -185,9 +188,15 @@ class Recipe(Section):
 
     @classmethod
     def _made(
-        cls, content: Mapping[str, Any], text: str, path: Path | None, settings: Sequence[Setting] = ()
+        cls,
+        content: Mapping[str, Any],
+        text: str,
+        path: Path | None,
+        settings: Sequence[Setting] = (),
+        file: Path | None = None,
     ) -> Recipe:
-        place = str(path or "the recipe")
+        """A recipe of this content; ``file`` holds ``text`` where that is not ``path``, in whose folder paths start."""
+        place = str(file or path or "the recipe")
         try:
             recipe = cls.model_validate(content, context={"file": bool(text)})
             fault: Mapping[str, Any] | None = no_number(content, recipe)
@@ -204,6 +213,7 @@ class Recipe(Section):
                 remedy=remedy(cls, fault),
             )
         recipe._path, recipe._text, recipe._settings = path, text, list(settings)
+        recipe._place = place
         recipe._folder = path.resolve().parent if path is not None else None
         recipe.profiles()
         recipe._check_sense()
@@ -309,14 +319,14 @@ class Recipe(Section):
 
     def locate(self, *loc: str | int) -> str:
         """``file:line`` of a key, as near as it can be found, or the setting given besides the file."""
-        return _where(self._settings, loc) or place_of(str(self._path or "the recipe"), self._text, loc)
+        return _where(self._settings, loc) or place_of(self._place, self._text, loc)
 
     def locate_value(self, value: str, *loc: str | int) -> str:
         """``file:line`` of a value: in the table ``loc``, else where it occurs first, else of the table."""
         given = [one for one in self._settings if one.place[: len(loc)] == loc and (value or "''") in repr(one.value)]
         if given:
             return given[-1].where
-        return place_of_value(str(self._path or "the recipe"), self._text, loc, value)
+        return place_of_value(self._place, self._text, loc, value)
 
     def profiles(self) -> Profiles:
         """The shape profiles.

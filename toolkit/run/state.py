@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class RunState(FileSchema):
 
     Attributes:
         recipe: the file of the recipe that ran here last; empty for one that was made in Python.
+        place: the same, from the folder: both may have been moved together.
         model: the file of its model.
         before: the recipe whose results were here when this one started; empty once its own report exists.
         unfinished: the run under way, or the one that failed or was killed.
@@ -44,6 +46,7 @@ class RunState(FileSchema):
     """
 
     recipe: str = ""
+    place: str = ""
     model: str = ""
     before: str = ""
     unfinished: Unfinished | None = None
@@ -55,6 +58,13 @@ class RunState(FileSchema):
         with suppress(ValidationError):
             return cls.model_validate(own_json(folder / ".qtool" / _STATE))
         return cls()
+
+    def recipe_file(self, folder: Path) -> Path | None:
+        """The file of the recipe that ran in ``folder``; None for one that was made in Python."""
+        near = folder / self.place
+        if self.place and near.is_file():
+            return near.resolve()
+        return Path(self.recipe) if self.recipe else None
 
     def save(self, folder: Path) -> None:
         """Write it atomically."""
@@ -82,7 +92,9 @@ def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) ->
 def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> tuple[RunState, RunState]:
     """What a run folder's state is, and what it is once this recipe has taken it over; see ``taken_over``."""
     state = RunState.load(folder)
-    own = state.model_copy(update={"recipe": str(recipe.resolve()) if recipe is not None else "", "model": str(model)})
+    file = str(recipe.resolve()) if recipe is not None else ""
+    place = os.path.relpath(file, folder.resolve()) if file else ""
+    own = state.model_copy(update={"recipe": file, "place": place, "model": str(model)})
     # a recipe that was moved with its results is not another one
     gone = bool(state.recipe) and not Path(state.recipe).is_file()
     same = state.recipe == own.recipe and (bool(own.recipe) or state.model == own.model)

@@ -91,7 +91,7 @@ def test_files_that_are_not_those_of_the_run_are_named(ran, tmp_path, monkeypatc
     stored = dict(np.load(place / "c.npz"))
     np.savez(place / "c.npz", **{name: values[::-1] for name, values in stored.items()})
     rest = (
-        "from the run whose lock file this is, so the result will differ too. To repeat the run, give it the files that it "
+        "from the run whose lock file this is, so the result may differ too. To repeat the run, give it the files that it "
         "read."
     )
     fewer = ["--set", "evaluation.samples=32"]
@@ -114,6 +114,57 @@ def test_files_that_are_not_those_of_the_run_are_named(ran, tmp_path, monkeypatc
     assert [line for line in result.report.summary.warnings if "lock file" in line] == [
         f"The model and [calibration] data differ {rest}"
     ]
+
+
+def test_a_lock_file_that_was_moved_with_its_recipe_reads_the_files_beside_that(ran, tmp_path, monkeypatch):
+    place = shutil.copytree(ran, tmp_path / "moved")
+    shutil.copy(MODELS / "digits_uneven.onnx", place / "net.onnx")
+    recipe = Recipe.load(place / "run" / "recipe.lock.toml")
+    assert recipe.folder == place and recipe.name == "mine"
+    (warning,) = (
+        line for line in run(recipe, out=tmp_path / "again").report.summary.warnings if "whose lock file" in line
+    )
+    assert warning.startswith("The model differs from the run")
+    # a run folder that was moved alone still reads what its run did
+    alone = shutil.copytree(ran / "run", tmp_path / "deep" / "er" / "run")
+    assert Recipe.load(alone / "recipe.lock.toml").folder == ran
+
+
+def test_what_is_wrong_in_a_lock_file_is_named_there(ran, tmp_path, capsys):
+    place = shutil.copytree(ran, tmp_path / "edited")
+    lock = place / "run" / "recipe.lock.toml"
+    text = lock.read_text()
+    for good, bad in (('"minmax"', '"minmx"'), ('"/head/*"', '"/haed/*"'), ("batch = 8", "bach = 8")):
+        lock.write_text(text.replace(good, bad, 1))
+        line = next(number for number, one in enumerate(lock.read_text().splitlines(), 1) if bad in one)
+        assert invoke(["check", str(lock)]) == 2
+        assert f"{lock}:{line}: " in capsys.readouterr().err
+
+
+OWN_PASS = """
+from toolkit import Pass
+
+class Mine(Pass):
+    def apply(self, model, context):
+        context.journal.noted("here")
+"""
+
+
+def test_own_code_that_was_changed_since_is_named(ran, tmp_path, capsys):
+    place = shutil.copytree(ran, tmp_path / "coded", ignore=shutil.ignore_patterns("run"))
+    (place / "coded_pass.py").write_text(OWN_PASS)
+    (place / "mine.toml").write_text(RECIPE.replace('use = "fold_batchnorm"', 'use = "coded_pass:Mine"'))
+    assert invoke(["run", str(place / "mine.toml"), "--allow-code", "--out", str(place / "run")]) == 0
+
+    def warnings():
+        capsys.readouterr()
+        assert invoke(["check", str(place / "run" / "recipe.lock.toml"), "--allow-code", "--json"]) == 0
+        return [line for line in json.loads(capsys.readouterr().out)["warnings"] if "lock file" in line]
+
+    assert warnings() == []
+    (place / "coded_pass.py").write_text(OWN_PASS.replace("here", "there"))
+    (warning,) = warnings()
+    assert warning.startswith("The code of its passes or metric differs from the run whose lock file this is")
 
 
 def test_what_is_no_recipe_is_none_by_that_name(tmp_path):

@@ -109,7 +109,7 @@ DATA: Table = {
     ),
     DataCode.NOT_AS_LOCKED: lambda files: (
         f"{capital(joined(files))} {'differs' if len(files) == 1 else 'differ'} from the run whose lock file this is, "
-        "so the result will differ too. To repeat the run, give it the files that it read."
+        "so the result may differ too. To repeat the run, give it the files that it read."
     ),
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
     Code.RANGES_OF_NO_TENSOR: lambda tensors, of: (
