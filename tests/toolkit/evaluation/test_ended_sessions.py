@@ -9,11 +9,35 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto
 
 from tests.conftest import build, node, normal
-from toolkit import Recipe, run
+from toolkit import Model, Recipe, run
+from toolkit.evaluation.ended_sessions import ended_sessions
 
 LOAD = "import onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1], disabled_optimizers=sys.argv[2:])"
+
+
+@pytest.mark.parametrize("before", ["LayerNormalization", "Relu"])
+@pytest.mark.parametrize("between", ["", "Add", "Mul", "factor", "factor first"])
+def test_a_session_is_said_to_end_where_it_does(before, between, tmp_path):
+    names = {"Add": ["t", "b"], "Mul": ["t", "b"], "factor": ["t", "f"], "factor first": ["f", "t"]}.get(between)
+    nodes = [
+        node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        node(before, ["h", "g"] if before == "LayerNormalization" else ["h"], ["n"]),
+        node("Transpose", ["n"], ["t"], perm=[1, 0, 2]),
+        *([node("Add" if between == "Add" else "Mul", names, ["a"])] if names else []),
+        node("MatMul", ["a" if names else "t", "w"], ["m"]), node("Cast", ["m"], ["y"], to=1),
+    ]  # fmt: skip
+    half = {"g": np.ones(8), "b": np.arange(1, 9), "f": np.array(0.5), "w": normal(8, 24)}
+    weights = {name: value.astype(np.float16) for name, value in half.items()}
+    proto = build(nodes, {"x": ["n", 6, 8]}, {"y": [6, "n", 24]}, weights)
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    code = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "model.onnx")], capture_output=True, check=False)
+    assert bool(ended_sessions(Model.from_proto(proto))) is (code.returncode == -11)
+    if onnxruntime.__version__.startswith("1.32."):
+        ends = before == "LayerNormalization" and between in ("", "factor", "factor first")
+        assert (code.returncode == -11) is ends
 
 
 @pytest.mark.parametrize(("perm", "rest", "ends"), [((1, 0, 2), "fp16", True), ((0, 2, 1), "fp16", False), ((1, 0, 2), "fp32", False)])
