@@ -224,6 +224,8 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
         for axis, (size, wanted) in enumerate(zip(array.shape, spec.dims)):
             if isinstance(wanted, int) and size != wanted:
                 remedy = f"give samples with {wanted} there, or export the model with that dimension dynamic"
+                if axis == 0 and size < wanted:
+                    remedy += _whole_batches(wanted)
                 raise DataError(
                     f"shape {list(array.shape)} has {size} in dimension {axis}, the model declares {declared}",
                     where=place,
@@ -233,6 +235,14 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     if spec.batch_axis is not None and not array.shape[spec.batch_axis]:
         raise DataError(f"shape {list(array.shape)} holds no values", where=place, remedy="remove the sample")
     return _fit_dtype(array, spec, place)
+
+
+def _whole_batches(size: int) -> str:
+    """What to do where a loader's batches were taken apart, or the last one is not full."""
+    return (
+        f"; of a DataLoader, whose batches are taken apart, yield each batch from a function: def batches(): yield "
+        f"from DataLoader(..., batch_size={size}, drop_last=True)"
+    )
 
 
 def _add_axis(shape: Sequence[int], spec: InputSpec) -> str:

@@ -153,6 +153,33 @@ def test_a_file_beside_those_of_all_samples_is_no_further_sample(tmp_path, model
     assert "(x.npy, " in error.value.remedy and ", label.npy, labels.npy)" in error.value.remedy
 
 
+def test_a_loader_for_a_model_of_a_fixed_batch_is_told_how_its_batches_stay_whole():
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": [4, 8]}, {"y": [4, 3]}, {"w": normal(8, 3)})
+    model = Model.from_proto(proto)
+
+    class Loader:
+        """Yields batches as torch's DataLoader does, the last one not full unless it is dropped."""
+
+        dataset, batch_size, drop_last = ROWS, 4, False
+
+        def __iter__(self):
+            ends = range(0, len(ROWS) - 3 * self.drop_last, 4)
+            return ({"x": ROWS[end : end + 4]} for end in ends)
+
+    class Whole(Loader):
+        drop_last = True
+
+    def batches(kind=Whole):
+        yield from kind()
+
+    told = r"yield each batch from a function: def batches\(\): yield from DataLoader\(\.\.\., batch_size=4, drop_last"
+    for source in (Loader(), lambda: batches(Loader)):
+        with pytest.raises(DataError, match=told):
+            list(CalibrationData.open(source, model).samples())
+    (sample,) = CalibrationData.open(batches, model).samples()
+    np.testing.assert_array_equal(sample.inputs["x"], ROWS[:4])
+
+
 def test_labels_beside_files_of_single_samples_are_no_sample(tmp_path, model):
     for name, values in {"0": ROWS[:1], "1": ROWS[1:2], "label": ROWS[:2]}.items():
         np.save(tmp_path / f"{name}.npy", values)
