@@ -227,9 +227,10 @@ class Cut:
         return sorted(order, key=lambda index: (keys[index], index))
 
     def _with_constants(self, index: int) -> set[int]:
-        needed = {self._makers[name] for name in self._reads[index] if name in self._makers}
-        if not needed:
+        reads = self._reads[index]
+        if self._makers.keys().isdisjoint(reads):
             return {index}
+        needed = {self._makers[name] for name in reads if name in self._makers}
         return {index, *needed, *(one for other in needed for one in self._constant_makers[other])}
 
     def _find_lives(self) -> dict[str, tuple[int, int]]:

@@ -7,6 +7,8 @@ more ("inconsistent q_sequence_length").
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -18,11 +20,14 @@ _MASK = 3
 """The input of an Attention that is its mask."""
 
 
-def spread_masks(proto: onnx.ModelProto) -> bool:
+def spread_masks(proto: onnx.ModelProto, operators: Collection[tuple[str, str]] | None = None) -> bool:
     """Have every Attention read its mask with a row for each query, in place; returns whether there was any.
 
-    A mask that is known to have several rows stays as it is, and so does one that was spread already.
+    A mask that is known to have several rows stays as it is, and so does one that was spread already. ``operators``
+    are those of the message, by domain and name, where they are known.
     """
+    if operators is not None and all(op != "Attention" for _, op in operators):
+        return False
     changed = False
     for graph in inside_out(proto.graph):
         if any(_masked(node) for node in graph.node):

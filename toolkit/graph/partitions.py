@@ -42,6 +42,8 @@ def by_partition(model: Model, names: Iterable[str]) -> list[list[str]]:
     """Tensors, or inputs, grouped by the partition of a model that makes them; one group where it is run whole."""
     light = model.to_light()
     found = partitions_of(light, packed=not light.shares)
+    if len(found) == 1:
+        return [every] if (every := list(names)) else []
     nodes = light.proto.graph.node
     place = {name: number for number, one in enumerate(found) for index in one.nodes for name in nodes[index].output}
     groups: dict[int, list[str]] = {}
@@ -225,6 +227,7 @@ class PartitionedSession:
         Those whose types another session of the model has found are not loaded.
         """
         own = set(self._known)
+        read = {name for one in self._partitions for name in one.reads}
         found = self._boundaries.types if self._boundaries is not None else {}
         for number, one in enumerate(self._partitions):
             if not found.keys() >= {*self._called(one.gives), *own.intersection(one.reads)}:
@@ -237,6 +240,9 @@ class PartitionedSession:
                 self._given.append(value)
                 if value.type not in ORT_TYPES:
                     self._require_last(number, value)
+                    continue
+                # of a large graph with all tensors as outputs few are read by a partition
+                if value.name not in read:
                     continue
                 for name in self._called([value.name]):
                     kind, shape = ORT_TYPES[found[name].type], list(value.shape) or None

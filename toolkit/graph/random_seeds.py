@@ -11,7 +11,7 @@ Gumbel noise on them (E. J. Gumbel, "Statistical theory of extreme values", 1954
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -37,11 +37,14 @@ _CAST_LIKE = 15
 """The opset from which on a type is taken from another tensor."""
 
 
-def fix_random_seeds(proto: onnx.ModelProto) -> bool:
+def fix_random_seeds(proto: onnx.ModelProto, operators: Collection[tuple[str, str]] | None = None) -> bool:
     """Replace what draws random numbers, in place; returns whether there was any.
 
     Before opset 15 a node that takes its type from its input stays as it is where inference does not know that type.
+    ``operators`` are those of the message, by domain and name, where they are known.
     """
+    if operators is not None and STEADY.isdisjoint(op for _, op in operators):
+        return False
     version = opset_of(proto)
     graphs = [graph for graph in inside_out(proto.graph) if any(map(_may_draw, graph.node))]
     if not graphs:

@@ -69,8 +69,8 @@ def make_runnable(model: LightModel, outputs: Sequence[str] | None, steady: bool
     if others:
         store_otherwise(model)
     name_outputs(model.proto, survey.operators)
-    changed = spread_masks(model.proto)
-    changed |= steady and fix_random_seeds(model.proto)
+    changed = spread_masks(model.proto, survey.operators)
+    changed |= steady and fix_random_seeds(model.proto, survey.operators)
     written = written_out(model.proto)
     if left or others or changed or written is not model.proto:
         model.proto = written
