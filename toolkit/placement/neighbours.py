@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 import onnx_graphsurgeon as gs
 
+from toolkit.base.cells import Input
 from toolkit.base.errors import ModelError
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
@@ -14,9 +15,10 @@ from toolkit.graph.model import Model
 from toolkit.placement.codes import PlacementCode
 from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.ops import TARGETS
-from toolkit.placement.pairs import Placement, Use
-from toolkit.placement.place import place
+from toolkit.placement.pairs import Placement, Use, close
+from toolkit.placement.place import Placer
 from toolkit.placement.qdq import bypass, without_pairs
+from toolkit.placement.trouble import Trouble
 
 
 def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
@@ -51,10 +53,7 @@ def _left_alone(model: Model, facts: Facts, kept: Collection[str]) -> Iterator[t
     """The nodes that read pairs which belong there only with the kept nodes quantized too: at which inputs, and why."""
     paired = {node.name for node in model.nodes if any(dequantizer(tensor) is not None for tensor in node.inputs)}
     others = paired - set(kept)
-    plain = without_pairs(model)
-    before, after = _placed(plain, facts, others | set(kept)), _placed(plain, facts, others)
-    why = {refusal.node: refusal.why for refusal in after.refusals}
-    lost = _uses(before) - _uses(after)
+    lost, why = _lost(without_pairs(model), facts, others, kept)
     for node in model.nodes:
         read = [index for index, tensor in enumerate(node.inputs) if dequantizer(tensor) is not None]
         inputs = [index for index in read if Use(node.name, index) in lost]
@@ -62,9 +61,28 @@ def _left_alone(model: Model, facts: Facts, kept: Collection[str]) -> Iterator[t
             yield node, inputs, why.get(node.name, PlacementCode.BESIDE_FLOAT())
 
 
-def _placed(plain: Model, facts: Facts, quantized: Collection[str]) -> Placement:
-    """Where pairs belong with just these nodes quantized."""
-    return place(plain, facts, lambda node: None if node.name in quantized else Code.NOT_INCLUDED(), True)
+def _lost(
+    plain: Model, facts: Facts, quantized: Collection[str], kept: Collection[str]
+) -> tuple[set[Use], dict[str, Finding]]:
+    """The pairs that belong in a model with the kept nodes quantized too, and not without them; and why, by node.
+
+    The model is looked through once: keeping nodes decides again only what depends on them.
+    """
+    states = {name: Input(True) for name in kept}
+
+    def judge(node: gs.Node) -> Finding | None:
+        state = states.get(node.name)
+        pairs = state() if state is not None else node.name in quantized
+        return None if pairs else Code.NOT_INCLUDED()
+
+    placer = Placer(plain, facts, judge, Trouble(plain, facts, True, None))
+    before = _uses(placer.placement())
+    for state in states.values():
+        state.set(False)
+    placer.network.settle()
+    after = placer.placement()
+    close(after)
+    return before - _uses(after), {refusal.node: refusal.why for refusal in after.refusals}
 
 
 def _uses(placement: Placement) -> set[Use]:
