@@ -56,7 +56,7 @@ def render_html(report: Report) -> str:
     """The page: one self-contained file that loads nothing."""
     layers = report.computing
     blamed = culprits(layers)
-    script, network = script_text(), network_part(report)
+    script, network, matrix = script_text(), network_part(report), _matrix(layers)
     context = {
         "report": report,
         "summary": report.summary,
@@ -66,13 +66,13 @@ def render_html(report: Report) -> str:
         "evidence": evidence(report.layers),
         "opened": opened_words(report.layers),
         "culprits": blamed,
-        "matrix": _matrix(layers),
+        "matrix": matrix,
         "search_chart": search_chart(report.search) if report.search is not None else None,
         "harms": _harms(report),
         "device_rows": device_rows(report.device),
         "banner": _banner(report),
         "speed": main_comparison(report.payoff),
-        "actual_counts": Counter(word(layer.actual.precision) for layer in layers),
+        "actual_counts": _by_actual(matrix["tally"]),
         "declined": _by_rule(report.declined),
         "timed": next((profile for layer in report.layers for profile in layer.time_ms), ""),
         "work": work_in(report.layers),
@@ -190,7 +190,9 @@ def _visible(value: Any) -> Any:
 
 
 def _harms(report: Report) -> dict[str, Any]:
-    """What each layer costs at the output, and the picture of it."""
+    """What each layer costs at the output, and the picture of it; that no layer was measured, where none was."""
+    if not report.harms:
+        return {"layers": []}
     search, measured = report.search, report.sensitivity
     everything = search.everything if search is not None else None
     full_db = measured.full_db if measured is not None else everything.sqnr_db if everything is not None else None
@@ -214,14 +216,22 @@ def _quantized(report: Report) -> str:
 def _matrix(layers: list[LayerInfo]) -> dict[str, Any]:
     """How many layers of each asked precision run in each actual one."""
     order = [*(str(p) for p in Precision), NONE]
-    tally = Counter((word(layer.asked_precision), word(layer.actual.precision))
-                    for layer in layers)  # fmt: skip
+    pairs = Counter((layer.asked_precision, layer.actual.precision) for layer in layers)
+    tally = Counter({(word(asked), word(actual)): number for (asked, actual), number in pairs.items()})
     return {
         "rows": [w for w in order if any(asked == w for asked, _ in tally)],
         "columns": [w for w in order if any(actual == w for _, actual in tally)],
         "tally": tally,
         "most": max(tally.values(), default=1),
     }
+
+
+def _by_actual(tally: Counter[tuple[str, str]]) -> Counter[str]:
+    """How many layers run in each precision, of how many of each requested one do."""
+    found: Counter[str] = Counter()
+    for (_, actual), number in tally.items():
+        found[actual] += number
+    return found
 
 
 def _by_rule(declined: list[Declined]) -> list[dict[str, Any]]:
