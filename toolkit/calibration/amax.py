@@ -1,6 +1,6 @@
 """The methods that choose amax, the largest magnitude kept, from a histogram.
 
-Whoever asks several of them about one histogram gives each the same ``Summed``.
+Whoever asks several of them about one histogram gives each the same ``SummedBins``.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.calibration.histogram import Histogram, Summed
+from toolkit.calibration.histogram import Histogram, SummedBins
 
 LEVELS = 128
 KEPT = 0.99
 _STEPS_PER_OCTAVE, _OCTAVES = 32, 6
 
 
-def minmax(histogram: Histogram | Summed, precision: Precision = Precision.INT8) -> float:
+def minmax(histogram: Histogram | SummedBins, precision: Precision = Precision.INT8) -> float:
     """The largest magnitude seen: nothing is clipped."""
     return histogram.absmax
 
 
-def percentile(histogram: Histogram | Summed, percent: float = 99.99, zeros: bool = True) -> float:
+def percentile(histogram: Histogram | SummedBins, percent: float = 99.99, zeros: bool = True) -> float:
     """The upper edge of the first bin up to which ``percent`` of all values lie; ``zeros``: whether zeros count.
 
     The result is exact to one bin (less than 1/2048 of the largest magnitude at 4,096 bins).
@@ -37,7 +37,7 @@ def percentile(histogram: Histogram | Summed, percent: float = 99.99, zeros: boo
     """
     if not 0 < percent <= 100:
         raise RangesError(f"the percentile is {percent}", remedy="give a number above 0 and at most 100")
-    seen = Summed.of(histogram)
+    seen = SummedBins.of(histogram)
     if not seen.absmax:
         return 0.0
     cumulated = seen.cumulated + seen.zeros if zeros else seen.cumulated
@@ -45,7 +45,7 @@ def percentile(histogram: Histogram | Summed, percent: float = 99.99, zeros: boo
     return min((reached + 1) * seen.width, seen.absmax)
 
 
-def entropy(histogram: Histogram | Summed, precision: Precision = Precision.INT8) -> float:
+def entropy(histogram: Histogram | SummedBins, precision: Precision = Precision.INT8) -> float:
     """The amax whose quantized distribution differs least from the original, by Kullback-Leibler divergence.
 
     S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the bins kept, with
@@ -66,12 +66,12 @@ def entropy(histogram: Histogram | Summed, precision: Precision = Precision.INT8
 
     if not histogram.absmax or precision.block:
         return histogram.absmax
-    counts, width = Summed.of(histogram).wanted
+    counts, width = SummedBins.of(histogram).wanted
     kept = int(best_divergence(counts, _borders(precision), LEVELS, KEPT))
     return min(kept * width, histogram.absmax)
 
 
-def mse(histogram: Histogram | Summed, precision: Precision = Precision.INT8) -> float:
+def mse(histogram: Histogram | SummedBins, precision: Precision = Precision.INT8) -> float:
     """The amax with the smallest expected squared error of rounding and clipping, values spread evenly in each bin.
 
     Candidates lie 2.2% apart, from the largest magnitude six octaves down; of equals the largest is taken. Where every
@@ -82,12 +82,12 @@ def mse(histogram: Histogram | Summed, precision: Precision = Precision.INT8) ->
     from toolkit.calibration.kernels_amax import least_error
 
     amaxes = histogram.absmax * _parts_kept()
-    counts, width = Summed.of(histogram).wanted
+    counts, width = SummedBins.of(histogram).wanted
     best = least_error(counts, width, amaxes, float(precision.max), precision is Precision.FP8)
     return float(amaxes[int(best)])
 
 
-METHODS: dict[str, Callable[[Histogram | Summed, Precision], float]] = {
+METHODS: dict[str, Callable[[Histogram | SummedBins, Precision], float]] = {
     "minmax": minmax,
     "entropy": entropy,
     "mse": mse,
@@ -100,7 +100,7 @@ and 34.0, the strip reader 37.0 and 37.5."""
 
 
 def amax_by(
-    method: str, histogram: Histogram | Summed, precision: Precision = Precision.INT8, percent: float = 99.99
+    method: str, histogram: Histogram | SummedBins, precision: Precision = Precision.INT8, percent: float = 99.99
 ) -> float:
     """The amax that a method, given by name, chooses. ``percentile:99.9`` carries its own percentage.
 
@@ -118,20 +118,20 @@ def amax_by(
     return METHODS[name](histogram, precision)
 
 
-def errors(histogram: Histogram | Summed, amaxes: Array, precision: Precision) -> Array:
+def errors(histogram: Histogram | SummedBins, amaxes: Array, precision: Precision) -> Array:
     """The expected sum of squared errors over all values for each amax (float64 [K])."""
     from toolkit.calibration.kernels_amax import expected_errors
 
-    counts, width = Summed.of(histogram).wanted
+    counts, width = SummedBins.of(histogram).wanted
     found = expected_errors(
         counts, width, np.asarray(amaxes, np.float64), float(precision.max), precision is Precision.FP8
     )
     return np.asarray(found)
 
 
-def sqnr(histogram: Histogram | Summed, amax: float, precision: Precision) -> float | None:
+def sqnr(histogram: Histogram | SummedBins, amax: float, precision: Precision) -> float | None:
     """The expected signal to quantization noise ratio in dB; None where there is no signal or noise, or in blocks."""
-    seen = Summed.of(histogram)
+    seen = SummedBins.of(histogram)
     if not seen.absmax or not amax or precision.block:
         return None
     # the width is a power of two, so that the result is the same with and without it
@@ -141,7 +141,7 @@ def sqnr(histogram: Histogram | Summed, amax: float, precision: Precision) -> fl
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
 
 
-def clipped(histogram: Histogram | Summed, amax: float) -> float:
+def clipped(histogram: Histogram | SummedBins, amax: float) -> float:
     """The fraction of all values whose magnitude is above ``amax``, exact to one bin."""
     if not histogram.count or amax >= histogram.absmax:
         return 0.0

@@ -11,7 +11,7 @@ import numpy as np
 from toolkit.base.precision import Precision
 from toolkit.calibration import amax as methods
 from toolkit.calibration.collection import Collection
-from toolkit.calibration.histogram import Histogram, Summed
+from toolkit.calibration.histogram import Histogram, SummedBins
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 from toolkit.data.sample import Sample
@@ -26,7 +26,7 @@ def diagnose(
     amax: float,
     precision: Precision,
     by_method: Mapping[str, float],
-    summed: Summed | None = None,
+    summed: SummedBins | None = None,
 ) -> dict[str, Any]:
     """How well ``amax`` serves the values of a histogram.
 
@@ -35,7 +35,7 @@ def diagnose(
         amax: the largest magnitude kept.
         precision: the type that is quantized to.
         by_method: the amax that each method chooses.
-        summed: the histogram's ``Summed``, where it was made before.
+        summed: the histogram's ``SummedBins``, where it was made before.
 
     Returns:
         ``amax``: what each method chooses. ``clipped``: the fraction of values beyond amax. ``sqnr_db``: expected
@@ -44,7 +44,7 @@ def diagnose(
         of the values that are not zero, over equal parts from 0 to the largest magnitude. ``notes``: ``dead`` (only
         zeros), ``one-sided`` (never below zero, so that half of a symmetric INT8's numbers are unused), ``infinite``.
     """
-    notes, seen = [], summed or Summed(histogram)
+    notes, seen = [], summed or SummedBins(histogram)
     if not seen.absmax:
         notes.append("dead")
     elif histogram.low >= 0 and precision.integer:
@@ -63,17 +63,17 @@ def diagnose(
     }
 
 
-def outlier_ratio(histogram: Histogram | Summed) -> float | None:
+def outlier_ratio(histogram: Histogram | SummedBins) -> float | None:
     """The largest magnitude over the 99.9th percentile of the values that are not zero; None where all are zero."""
-    seen = Summed.of(histogram)
+    seen = SummedBins.of(histogram)
     if not seen.absmax:
         return None
     return seen.absmax / methods.percentile(seen, 99.9, zeros=False)
 
 
-def picture(histogram: Histogram | Summed) -> list[float]:
+def picture(histogram: Histogram | SummedBins) -> list[float]:
     """32 shares of the values that are not zero, over equal parts of the range from 0 to the largest magnitude."""
-    seen = Summed.of(histogram)
+    seen = SummedBins.of(histogram)
     total = seen.count - seen.zeros
     if not total:
         return [0.0] * _PICTURE

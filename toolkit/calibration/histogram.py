@@ -222,7 +222,7 @@ class Histogram:
     __hash__ = None  # type: ignore[assignment]
 
 
-class Summed:
+class SummedBins:
     """A histogram with what every method asks of it, found once: nothing is to be added to the histogram any more.
 
     Attributes:
@@ -241,9 +241,9 @@ class Summed:
         self.wanted = self._wanted()
 
     @classmethod
-    def of(cls, histogram: Histogram | Summed) -> Summed:
+    def of(cls, histogram: Histogram | SummedBins) -> SummedBins:
         """That of a histogram; itself where it is one."""
-        return histogram if isinstance(histogram, Summed) else cls(histogram)
+        return histogram if isinstance(histogram, SummedBins) else cls(histogram)
 
     def _wanted(self) -> tuple[Array, float]:
         """Counts up to the largest magnitude, int64 in 2,048 to 4,095 bins where there are as many, and their width."""

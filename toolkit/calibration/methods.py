@@ -15,7 +15,7 @@ from toolkit.base.threads import in_threads
 from toolkit.calibration.amax import DEFAULT, NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
-from toolkit.calibration.histogram import Summed
+from toolkit.calibration.histogram import SummedBins
 from toolkit.contract.ranges import Range, Ranges
 
 _WEIGHT_STEPS = 1000
@@ -51,7 +51,7 @@ def make_ranges(
 
     def one(name: str) -> Range:
         total = collection.total(name, weights=weights)
-        summed = Summed(total)
+        summed = SummedBins(total)
         by_method = {word: amax_by(word, summed, precision, percentile) for word in NAMES}
         word = chosen[name]
         # a percentile may be one of its own

@@ -12,7 +12,7 @@ from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration import amax as methods
-from toolkit.calibration.histogram import Histogram, Summed
+from toolkit.calibration.histogram import Histogram, SummedBins
 from toolkit.calibration.interchange import read_ranges
 from toolkit.calibration.weights import weight_amax
 
@@ -57,7 +57,7 @@ def test_entropy_finds_the_amax_of_the_reference(name: str, precision: Precision
 @pytest.mark.parametrize("bins", [4096, 16384])
 @pytest.mark.parametrize("name", SHAPES)
 def test_entropy_has_2048_bins_or_more(name: str, bins: int) -> None:
-    counts, width = Summed(histogram(SHAPES[name], bins)).wanted
+    counts, width = SummedBins(histogram(SHAPES[name], bins)).wanted
     assert 2048 <= len(counts) <= 4096
     assert len(counts) * width >= histogram(SHAPES[name]).absmax >= (len(counts) - 1) * width
 
@@ -65,12 +65,12 @@ def test_entropy_has_2048_bins_or_more(name: str, bins: int) -> None:
 @pytest.mark.parametrize("values", [*SHAPES.values(), np.zeros(9)], ids=[*SHAPES, "zeros"])
 def test_what_is_summed_once_serves_every_method(values: Array) -> None:
     made = histogram(np.append(values, np.zeros(7)))
-    counts, summed = made.counts.copy(), Summed(made)
+    counts, summed = made.counts.copy(), SummedBins(made)
     assert (summed.count, summed.zeros) == (values.size + 7, int((values == 0).sum()) + 7)
     for word in (*methods.NAMES, "percentile:90"):
         amax = methods.amax_by(word, summed)
         # in this order: no method may change what the next one reads
-        assert amax == methods.amax_by(word, made) == methods.amax_by(word, Summed(made))
+        assert amax == methods.amax_by(word, made) == methods.amax_by(word, SummedBins(made))
         assert methods.clipped(summed, amax) == methods.clipped(made, amax)
         assert methods.sqnr(summed, amax, Precision.INT8) == methods.sqnr(made, amax, Precision.INT8)
     assert np.array_equal(made.counts, counts)
