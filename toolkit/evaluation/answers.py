@@ -80,23 +80,22 @@ class Answers:
                     whole.update(own)
         return made
 
-    def entries_on(self, name: str, value: Array, inputs: Mapping[str, Array] | None) -> Array | None:
-        """Which entries of an output hold answers, where an input turns positions off; None where all may.
+    def entries_on(self, name: str, outputs: Mapping[str, Array], inputs: Mapping[str, Array] | None) -> Array | None:
+        """Which entries of an output hold answers, where an input turns positions off or an output tells lengths.
 
         Args:
             name: of the output.
-            value: the output for one batch.
+            outputs: the float model's outputs for one batch.
             inputs: the batch's inputs.
 
         Returns:
-            Bool, broadcast to ``value``.
+            Bool, broadcast to the output; None where all entries may hold answers.
         """
-        settings = next(
-            (part.settings for part in self.parts if name in part.outputs and "mask" in part.settings), None
-        )
-        if settings is None or not inputs or settings.get("batch_axis", 0) != 0:
+        own = (part.settings for part in self.parts if name in part.outputs)
+        settings = next((one for one in own if "mask" in one or "lengths" in one), None)
+        if settings is None or settings.get("batch_axis", 0) != 0:
             return None
-        return entries_on(settings, value, inputs)
+        return entries_on(settings, outputs[name], inputs or {}, outputs)
 
     def tallies(self, batches: Sequence[Sequence[Rows]]) -> tuple[AnswerTally, ...]:
         """All batches together, for each part.

@@ -184,7 +184,7 @@ def compare(
         reference, values = answers.side_by_side(reference, values)
     for name, wanted in reference.items():
         found, difference = values[name], Difference()
-        on = answers.entries_on(name, wanted, inputs) if answers is not None else None
+        on = answers.entries_on(name, reference, inputs) if answers is not None else None
         part.differences[name] = difference
         if not is_float(wanted.dtype):
             part.discrete.add(name)
@@ -286,7 +286,8 @@ def varying_shares(
     for number, outputs in enumerate(references):
         for name, values in outputs.items():
             if is_float(values.dtype):
-                on = answers.entries_on(name, values, inputs[number]) if answers is not None and inputs else None
+                given = inputs[number] if inputs else None
+                on = answers.entries_on(name, outputs, given) if answers is not None else None
                 one = found.setdefault(name, Difference())
                 one.add(values, values, on=on)
                 one.follow(values, on)

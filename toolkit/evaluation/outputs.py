@@ -212,12 +212,12 @@ class OutputComparison:
                 self._unlike[name] = self._unlike.get(name, 0) + count
                 self._shapes.setdefault(name, (a.shape, b.shape))
             elif is_float(a.dtype):
-                on = self._entries_on(name, a, inputs)
+                on = self._entries_on(name, first, inputs)
                 self._outputs[name].add(a, b, name in self._class_like and a.size > 0, on)
                 self._outputs[name].follow(a, on)
                 self._unknown[name] += _with_nan(wanted[name], count)
             else:
-                self._outputs[name].add_equal(a, b, self._entries_on(name, a, inputs))
+                self._outputs[name].add_equal(a, b, self._entries_on(name, first, inputs))
                 self._discrete.add(name)
         if self._answers is not None:
             self._rows.append(self._answers.rows(wanted, found, inputs))
@@ -228,8 +228,8 @@ class OutputComparison:
                         score.update({n: widened(values[n]) for n in self._names}, labels or {})
         self.samples += count
 
-    def _entries_on(self, name: str, value: Array, inputs: Mapping[str, Array] | None) -> Array | None:
-        return self._answers.entries_on(name, value, inputs) if self._answers is not None else None
+    def _entries_on(self, name: str, wanted: Mapping[str, Array], inputs: Mapping[str, Array] | None) -> Array | None:
+        return self._answers.entries_on(name, wanted, inputs) if self._answers is not None else None
 
     def _match(self, answers: Answers, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> None:
         """Take in how far ranked rows that both models have are apart: which are lost the answers say."""

@@ -71,9 +71,12 @@ def within_lengths(settings: Mapping[str, Any], value: Array, known: Mapping[str
     return np.asarray(np.arange(value.shape[axis]) < lengths.reshape(-1, 1))
 
 
-def entries_on(settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array]) -> Array | None:
-    """``counting`` as it is broadcast to the output: bool [batch, ...] with 1 for each axis but that of positions."""
+def entries_on(
+    settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> Array | None:
+    """``counting``, or ``within_lengths``, as it is broadcast to the output: bool [batch, ...], 1 for other axes."""
     on = counting(settings, value, inputs)
+    on = within_lengths(settings, value, outputs) if on is None else on
     if on is None or on.all():
         return None
     shape = [1] * value.ndim

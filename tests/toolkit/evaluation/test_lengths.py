@@ -11,6 +11,7 @@ from toolkit.evaluation.guess import guess
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.options import options_for
+from toolkit.evaluation.outcome import compare
 from toolkit.evaluation.parts import masked_positions
 from toolkit.report.findings import sentence
 
@@ -77,3 +78,17 @@ def test_answers_beyond_the_lengths_are_none():
     changed[1, 2] = 3
     tally = answers.tallies([answers.rows(wanted, {**wanted, "log_probs": scores(changed)})])[0]
     assert (tally.kept, tally.answers) == (1, 2)
+
+
+def test_errors_beyond_the_lengths_count_in_no_figure_of_the_output():
+    answers = Answers(guess(model(), "ctc").parts)
+    wanted = {"log_probs": scores(READ), "out_lens": LENGTHS}
+    beyond = np.arange(READ.shape[1]) >= LENGTHS[:, None]
+    found = {**wanted, "log_probs": wanted["log_probs"] + np.where(beyond, 3, 0)[..., None].astype(np.float32)}
+    on = answers.entries_on("log_probs", wanted, None)
+    assert on is not None and on.shape == (2, 8, 1) and (on[..., 0] == ~beyond).all()
+    assert answers.entries_on("out_lens", wanted, None) is None
+    outcome = compare(wanted, found, ["log_probs"], answers)
+    assert outcome.differences["log_probs"].error.max_abs == 0
+    found["log_probs"] = wanted["log_probs"] + np.float32(3)
+    assert compare(wanted, found, ["log_probs"], answers).differences["log_probs"].error.max_abs == pytest.approx(3, rel=1e-5)
