@@ -30,7 +30,7 @@ from toolkit import Context, Journal, Model, Precision, Ranges
 from toolkit.base.types import Array
 from toolkit.contract.findings import BaseCode
 from toolkit.contract.ranges import Range
-from toolkit.report import html
+from toolkit.report.page import html
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
@@ -207,7 +207,7 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
 
 def run(model: Model | onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     """The outputs of a model in onnxruntime, Q/DQ pairs computed as they are written."""
-    from toolkit.graph.sessions import session
+    from toolkit.graph.sessions.session import session
 
     found = session(model)
     return list(found.run(feeds).values())

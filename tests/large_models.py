@@ -59,7 +59,7 @@ def block_samples(path: Path, width: int, count: int = 12) -> Path:
 
 def hold_to_limit(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Lower protobuf's limit, and let everything that takes a message refuse one above it."""
-    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", limit)
+    monkeypatch.setattr("toolkit.graph.proto.light.PROTOBUF_LIMIT", limit)
 
     def hold(owner: Any, name: str, place: int = 0) -> None:
         whole = getattr(owner, name)

@@ -28,7 +28,9 @@ _SIZE = {"width": 1280, "height": 800}
 def digest() -> str:
     """SHA-256 over the templates, styles and scripts of the pages: all of them, so that none can be forgotten."""
     found = hashlib.sha256()
-    for path in sorted(path for kind in DRAWN_BY for path in (ROOT / "toolkit" / "report").glob(kind)):
+    for path in sorted(
+        path for kind in DRAWN_BY for path in (ROOT / "toolkit" / "report" / "page" / "assets").glob(kind)
+    ):
         found.update(path.read_bytes())
     return found.hexdigest()
 

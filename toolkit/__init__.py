@@ -57,39 +57,39 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData as CalibrationData
     from toolkit.evaluation.saturation import saturation as saturation
     from toolkit.evaluation.strip_check import compare_stripped as compare_stripped
-    from toolkit.graph.bias import BiasPlace as BiasPlace
-    from toolkit.graph.bias import bias_place as bias_place
-    from toolkit.graph.bias import response as response
-    from toolkit.graph.bias import restore_bias as restore_bias
-    from toolkit.graph.bias import rounding_correction as rounding_correction
-    from toolkit.graph.constants import is_random as is_random
-    from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.folding import Folded as Folded
     from toolkit.graph.folding import fix_dimensions as fix_dimensions
     from toolkit.graph.folding import fixed_dimensions as fixed_dimensions
     from toolkit.graph.folding import fold as fold
-    from toolkit.graph.forms import Forms as Forms
-    from toolkit.graph.forms import constant_affine as constant_affine
-    from toolkit.graph.input_mean import is_bias_corrected as is_bias_corrected
-    from toolkit.graph.input_mean import note_bias_corrected as note_bias_corrected
-    from toolkit.graph.input_mean import note_input_mean as note_input_mean
-    from toolkit.graph.layer_weights import LayerWeights as LayerWeights
-    from toolkit.graph.layer_weights import bias_of as bias_of
-    from toolkit.graph.macs import macs as macs
+    from toolkit.graph.layers.bias import BiasPlace as BiasPlace
+    from toolkit.graph.layers.bias import bias_place as bias_place
+    from toolkit.graph.layers.bias import response as response
+    from toolkit.graph.layers.bias import restore_bias as restore_bias
+    from toolkit.graph.layers.bias import rounding_correction as rounding_correction
+    from toolkit.graph.layers.constants import is_random as is_random
+    from toolkit.graph.layers.forms import Forms as Forms
+    from toolkit.graph.layers.forms import constant_affine as constant_affine
+    from toolkit.graph.layers.input_mean import is_bias_corrected as is_bias_corrected
+    from toolkit.graph.layers.input_mean import note_bias_corrected as note_bias_corrected
+    from toolkit.graph.layers.input_mean import note_input_mean as note_input_mean
+    from toolkit.graph.layers.layer_weights import LayerWeights as LayerWeights
+    from toolkit.graph.layers.layer_weights import bias_of as bias_of
+    from toolkit.graph.layers.macs import macs as macs
+    from toolkit.graph.layers.work import Work as Work
+    from toolkit.graph.layers.work import facts_at_opt as facts_at_opt
+    from toolkit.graph.layers.work import role as role
+    from toolkit.graph.layers.work import work_of as work_of
     from toolkit.graph.model import Model as Model
-    from toolkit.graph.names import Names as Names
+    from toolkit.graph.proto.names import Names as Names
     from toolkit.graph.select import choose as choose
-    from toolkit.graph.sessions import session as session
-    from toolkit.graph.tensors import FLOAT_TYPES as FLOAT_TYPES
-    from toolkit.graph.tensors import make_constant as make_constant
-    from toolkit.graph.tensors import make_node as make_node
-    from toolkit.graph.tensors import onnx_type as onnx_type
-    from toolkit.graph.tensors import reroute as reroute
-    from toolkit.graph.tensors import values_of as values_of
-    from toolkit.graph.work import Work as Work
-    from toolkit.graph.work import facts_at_opt as facts_at_opt
-    from toolkit.graph.work import role as role
-    from toolkit.graph.work import work_of as work_of
+    from toolkit.graph.sessions.session import session as session
+    from toolkit.graph.shape_inference.facts import Facts as Facts
+    from toolkit.graph.surgery.tensors import FLOAT_TYPES as FLOAT_TYPES
+    from toolkit.graph.surgery.tensors import make_constant as make_constant
+    from toolkit.graph.surgery.tensors import make_node as make_node
+    from toolkit.graph.surgery.tensors import onnx_type as onnx_type
+    from toolkit.graph.surgery.tensors import reroute as reroute
+    from toolkit.graph.surgery.tensors import values_of as values_of
     from toolkit.placement.clamps import Clamp as Clamp
     from toolkit.placement.clamps import LostClamps as LostClamps
     from toolkit.placement.clamps import lost_clamps as lost_clamps
@@ -117,17 +117,17 @@ if TYPE_CHECKING:
     from toolkit.placement.qdq import without_pairs as without_pairs
     from toolkit.report.findings import sentence as sentence
     from toolkit.run.pipeline import run as run
-    from toolkit.run.recipe import Recipe as Recipe
+    from toolkit.run.recipe.recipe import Recipe as Recipe
     from toolkit.run.result import Result as Result
-    from toolkit.search.attention_pairs import attention_pays as attention_pays
-    from toolkit.search.data import refuse_without_samples as refuse_without_samples
-    from toolkit.search.faster import require_bench as require_bench
-    from toolkit.search.gpus import gpu_spec as gpu_spec
+    from toolkit.search.budget.samples import refuse_without_samples as refuse_without_samples
+    from toolkit.search.budget.settings import SearchSettings as SearchSettings
+    from toolkit.search.cost.gpus import gpu_spec as gpu_spec
     from toolkit.search.plan_search import PlanSearch as PlanSearch
-    from toolkit.search.prebuild_float import prebuild_float as prebuild_float
-    from toolkit.search.quantizer import Quantizer as Quantizer
-    from toolkit.search.real_types import Lower as Lower
-    from toolkit.search.search_settings import SearchSettings as SearchSettings
+    from toolkit.search.quantizer.attention_pairs import attention_pays as attention_pays
+    from toolkit.search.quantizer.prebuild_float import prebuild_float as prebuild_float
+    from toolkit.search.quantizer.quantizer import Quantizer as Quantizer
+    from toolkit.search.stages.real_types import Lower as Lower
+    from toolkit.search.trial_engines.faster import require_bench as require_bench
     from toolkit.search.with_helpers import with_helpers as with_helpers
     from toolkit.simulation.channels import collect_channels as collect_channels
     from toolkit.simulation.channels import forget_ranges as forget_ranges
@@ -169,20 +169,20 @@ _HOMES = {
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",
     "evaluation.strip_check": "compare_stripped",
-    "graph.bias": "BiasPlace bias_place rounding_correction response restore_bias",
-    "graph.constants": "is_random",
-    "graph.facts": "Facts",
+    "graph.layers.bias": "BiasPlace bias_place rounding_correction response restore_bias",
+    "graph.layers.constants": "is_random",
+    "graph.shape_inference.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fixed_dimensions fold",
-    "graph.forms": "Forms constant_affine",
-    "graph.input_mean": "is_bias_corrected note_input_mean note_bias_corrected",
-    "graph.layer_weights": "LayerWeights bias_of",
-    "graph.macs": "macs",
-    "graph.names": "Names",
+    "graph.layers.forms": "Forms constant_affine",
+    "graph.layers.input_mean": "is_bias_corrected note_input_mean note_bias_corrected",
+    "graph.layers.layer_weights": "LayerWeights bias_of",
+    "graph.layers.macs": "macs",
+    "graph.proto.names": "Names",
     "graph.model": "Model",
     "graph.select": "choose",
-    "graph.sessions": "session",
-    "graph.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
-    "graph.work": "Work facts_at_opt role work_of",
+    "graph.sessions.session": "session",
+    "graph.surgery.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
+    "graph.layers.work": "Work facts_at_opt role work_of",
     "placement.clamps": "Clamp LostClamps lost_clamps",
     "placement.existing": "ExistingPair HalfPair half_pairs pairs_of",
     "placement.float_path": "FloatPath",
@@ -196,17 +196,17 @@ _HOMES = {
     "report.findings": "sentence",
     "run.pipeline": "run",
     "run.result": "Result",
-    "run.recipe": "Recipe",
-    "search.data": "refuse_without_samples",
-    "search.attention_pairs": "attention_pays",
-    "search.faster": "require_bench",
-    "search.prebuild_float": "prebuild_float",
-    "search.gpus": "gpu_spec",
+    "run.recipe.recipe": "Recipe",
+    "search.budget.samples": "refuse_without_samples",
+    "search.quantizer.attention_pairs": "attention_pays",
+    "search.trial_engines.faster": "require_bench",
+    "search.quantizer.prebuild_float": "prebuild_float",
+    "search.cost.gpus": "gpu_spec",
     "search.with_helpers": "with_helpers",
     "search.plan_search": "PlanSearch",
-    "search.real_types": "Lower",
-    "search.search_settings": "SearchSettings",
-    "search.quantizer": "Quantizer",
+    "search.stages.real_types": "Lower",
+    "search.budget.settings": "SearchSettings",
+    "search.quantizer.quantizer": "Quantizer",
     "simulation.channels": "collect_channels forget_ranges sqnr_against",
     "simulation.layer_errors": "ChannelErrors RoundedLayer collect_output_errors rounded_layers",
     "simulation.layer_inputs": "collect_rows has_input_rows",

@@ -21,7 +21,7 @@ from tests.conftest import MODELS
 from toolkit import CalibrationData, Calibrator, Context, Model
 from toolkit.base.cluster import Cluster, cluster
 from toolkit.base.places import SharedWork, Workers, working_at
-from toolkit.search.sensitivity import exact
+from toolkit.search.sensitivity.measure import exact
 from toolkit.simulation.simulation import Settings, Simulation
 from toolkit.simulation.switches import wanted_tensors
 

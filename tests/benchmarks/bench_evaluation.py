@@ -21,11 +21,11 @@ import numpy as np
 import onnxruntime as ort
 
 from toolkit.base.progress import silent
-from toolkit.run.checks import opened
-from toolkit.run.folder import RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.run.checks.preflight import opened
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.steps.evaluation import EvaluationStep
 from toolkit.run.steps.lowering import LoweringStep
 from toolkit.run.steps.passes import PassesStep

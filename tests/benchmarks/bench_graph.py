@@ -33,8 +33,9 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from toolkit import Model, Recipe, run, session
 from toolkit.backends.lowering.strong import lower
-from toolkit.graph import assemble, model, opset
-from toolkit.report.schema import StepInfo
+from toolkit.graph import model
+from toolkit.graph.surgery import assemble, opset
+from toolkit.report.schema.report import StepInfo
 
 SIZES = (1_000, 5_000, 20_000, 50_000)
 _SHAPE = ["n", 4, 4, 4]

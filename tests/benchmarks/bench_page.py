@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.toolkit.report.samples import sample
-from toolkit.report.html import write_html
+from toolkit.report.page.html import write_html
 
 SIZES = (300, 3_000, 50_000)
 _TIMED = "(() => { const start = performance.now(); %s; return performance.now() - start; })()"

@@ -65,8 +65,8 @@ from toolkit.backends.processes.talk import Talk
 from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
 from toolkit.contract.registry import pass_name
-from toolkit.run.new import recipe_for
-from toolkit.run.recipe_passes import passes_of
+from toolkit.run.new.new_recipe import recipe_for
+from toolkit.run.recipe.passes import passes_of
 
 ROWS, BATCHES = "fp16 new implicit modelopt", "8 32 1"
 FORMS = ("attention", "unscaled", "nosums", "unsettled", "gemm", "patches")
@@ -129,7 +129,7 @@ def form(kind: str) -> Iterator[dict[str, Any]]:
     asked = set(kind.split("+")[1:])
     assert asked <= set(FORMS), f"{kind}: the forms are {FORMS}"
     changes = {
-        "unscaled": ("toolkit.search.quantizer.scale_queries", lambda model, layers: {}),
+        "unscaled": ("toolkit.search.quantizer.quantizer.scale_queries", lambda model, layers: {}),
         "nosums": ("toolkit.placement.sums.Sums._after_products", lambda self, node, branches: None),
         "unsettled": ("toolkit.backends.lowering.weak._settle_attention", lambda model, plan, rest, journal: None),
         "gemm": ("toolkit.backends.lowering.weak.convolve_pooled", lambda model, journal: 0),

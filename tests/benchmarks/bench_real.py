@@ -37,8 +37,8 @@ import onnxruntime as ort
 
 from tests.benchmarks.real_data import MODELS, Real
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.graph.layers.work import facts_at_opt, work_of
 from toolkit.graph.model import Model
-from toolkit.graph.work import facts_at_opt, work_of
 
 LOST, ENOUGH = 0.01, 300
 ROWS = ("plain", "new", "onnxruntime", "modelopt")

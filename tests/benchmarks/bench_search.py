@@ -34,12 +34,12 @@ from toolkit.data.dataset import Batch
 from toolkit.evaluation.budget import Budget
 from toolkit.graph.model import Model
 from toolkit.run.pipeline import run
-from toolkit.search.cost import CostModel
-from toolkit.search.gpus import gpu_spec
+from toolkit.search.budget.spending import Spending
+from toolkit.search.cost.cost_model import CostModel
+from toolkit.search.cost.gpus import gpu_spec
 from toolkit.search.plan_search import PlanSearch
-from toolkit.search.search import Search, SearchResult
-from toolkit.search.searched_plan import SearchedPlan
-from toolkit.search.spending import Spending
+from toolkit.search.plans.search import Search, SearchResult
+from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.simulation.simulation import Simulation
 
 INFERENCES = 13.0

@@ -16,8 +16,8 @@ import numpy as np
 from tests.benchmarks.hard_models import bert, outlier_reader
 from tests.toolkit.search.planted import MODELS, simulation, trained
 from toolkit import Model
-from toolkit.graph.sessions import session
-from toolkit.search.sensitivity import exact, fast, spearman
+from toolkit.graph.sessions.session import session
+from toolkit.search.sensitivity.measure import exact, fast, spearman
 from toolkit.simulation.simulation import Simulation
 
 

@@ -37,7 +37,7 @@ from toolkit.backends.layers.program import kernels
 from toolkit.backends.rtx import RtxBackend
 from toolkit.base.block_operators import TENSORRT
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions.session import session
 
 MODELS = {"focus": "focus/model.onnx", "exported": "decoder/exported.onnx", "operators": "decoder/operators.onnx"}
 BLOCK, CALIBRATION, BATCH = 64, 32, 8

@@ -46,8 +46,8 @@ job() {
     plugins) tests tests/toolkit/run/test_plugins_gpu.py ;;
     migrate) tests tests/toolkit/run/migrate/test_migrate_gpu.py ;;
     migrate:*) tests tests/toolkit/run/migrate/test_migrate_gpu.py -k "${1#*:}" ;;
-    device) tests tests/toolkit/run/test_device_gpu.py ;;
-    device:*) tests tests/toolkit/run/test_device_gpu.py -k "${1#*:}" ;;
+    device) tests tests/toolkit/run/steps/test_device_gpu.py ;;
+    device:*) tests tests/toolkit/run/steps/test_device_gpu.py -k "${1#*:}" ;;
     faster) tests $backends/test_faster_gpu.py -k "not opening" ;;
     faster:*) tests $backends/test_faster_gpu.py -k "${1#*:}" ;;
     open) tests $backends/test_faster_gpu.py -k opening ;;
@@ -55,7 +55,7 @@ job() {
     builds:*)
       IFS=: read -r _ model levels <<< "$1"
       python3.10 tests/benchmarks/bench_builds.py /tmp/models "$model" ${levels:+"$levels"} ;;
-    bisect) tests tests/toolkit/search/test_bisect_gpu.py ;;
+    bisect) tests tests/toolkit/search/sensitivity/test_bisect_gpu.py ;;
     residual) python3.10 tests/benchmarks/bench_residual.py /tmp/results/residual.json ;;
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;
     loops) tests $backends/test_tensorrt_gpu.py tests/toolkit/calibration/test_calibration_gpu.py -k leaves_out ;;

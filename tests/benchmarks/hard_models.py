@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit import Model
-from toolkit.graph.tensors import make_constant
+from toolkit.graph.surgery.tensors import make_constant
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 

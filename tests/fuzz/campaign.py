@@ -104,7 +104,7 @@ def _invoke(command: tuple[str, ...]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     raised, status = "", -1
     # a Loop that nothing ends is let go for half a minute, which the campaign has no time for
-    loops = mock.patch("toolkit.graph.endless_loops._SECONDS", 2.0)
+    loops = mock.patch("toolkit.graph.sessions.endless_loops._SECONDS", 2.0)
     with loops, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _deadline():
         try:
             status = invoke(list(command))

@@ -227,7 +227,7 @@ def patched() -> None:
     from tests.toolkit.report.samples import sample
     from toolkit.base.versions import code_fingerprint, versions
     from toolkit.calibration.histogram import Histogram
-    from toolkit.report import html
+    from toolkit.report.page import html
 
     os.fsync = lambda file: None  # type: ignore[assignment]
     load_all()

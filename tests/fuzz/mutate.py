@@ -157,7 +157,7 @@ def script_words(content: bytes, rng: random.Random) -> bytes:
 def setting_names() -> list[str]:
     """Every key of a recipe and of the built-in passes, with one that nothing has."""
     from toolkit.contract.installed import installed_passes
-    from toolkit.run.recipe import Recipe
+    from toolkit.run.recipe.recipe import Recipe
 
     definitions = Recipe.model_json_schema()["$defs"]
     found = {

@@ -23,8 +23,8 @@ from tests.toolkit.conftest import complain
 from toolkit import Model, Recipe
 from toolkit.base.errors import ModelError
 from toolkit.cli.main import invoke
-from toolkit.graph import endless_loops
-from toolkit.graph.opset import convert_opset
+from toolkit.graph.sessions import endless_loops
+from toolkit.graph.surgery.opset import convert_opset
 
 Change = Callable[[Path], None]
 CHECK, RUN, INSPECT = ("check", "r.toml"), ("run", "r.toml", "--out", "o"), ("inspect", "m.onnx")
@@ -569,7 +569,7 @@ def test_external_data_of_twenty_gigabytes_is_read_as_far_as_it_is_needed(
 def test_a_loop_without_an_end_is_stopped(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.graph.endless_loops._SECONDS", 0.5)
+    monkeypatch.setattr("toolkit.graph.sessions.endless_loops._SECONDS", 0.5)
     for trips in (None, 2**62):
         onnx_file(lambda p: None, lambda: corpus.with_loop(trips=trips))(here)  # noqa: B023
         assert "'loop'" in complain(here, capsys, *CHECK)
@@ -578,7 +578,7 @@ def test_a_loop_without_an_end_is_stopped(
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The loops that were stopped, each after 0.3 s."""
-    monkeypatch.setattr("toolkit.graph.endless_loops._SECONDS", 0.3)
+    monkeypatch.setattr("toolkit.graph.sessions.endless_loops._SECONDS", 0.3)
     stopped: list[str] = []
     real = endless_loops.EndlessLoopError.__init__
 
@@ -614,7 +614,7 @@ def test_a_model_that_does_not_end_is_run_once_by_new(
 def test_a_loop_that_collects_without_an_end_is_stopped_before_memory_is_full(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.graph.endless_loops._BYTES", 64 << 20)
+    monkeypatch.setattr("toolkit.graph.sessions.endless_loops._BYTES", 64 << 20)
     proto = corpus.with_loop(trips=None)
     body = next(n for n in proto.graph.node if n.op_type == "Loop").attribute[0].g
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros((1000, 4, 4, 4), np.float32), "more"))

@@ -21,7 +21,7 @@ from toolkit import Model
 from toolkit.base.errors import ModelError, NotAllowedError
 from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
-from toolkit.graph.header import model_files
+from toolkit.graph.files.header import model_files
 
 SECRET = b"TOP-SECRET-FILE-" * 8
 
@@ -263,7 +263,7 @@ def test_the_page_of_compared_ranges_shows_names_and_obeys_none(home: Path, caps
 
 
 def test_every_template_carries_the_policy() -> None:
-    from toolkit.report.html import environment
+    from toolkit.report.page.html import environment
 
     pages = [
         name

@@ -21,7 +21,7 @@ from toolkit.base.block_scales import scales_of_blocks
 from toolkit.base.errors import RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.placement.blocks import summed_axis
-from toolkit.run.gpu_types import types_of_pairs
+from toolkit.run.checks.gpu_types import types_of_pairs
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.layer_noise import LayerNoise
 from toolkit.simulation.simulation import Settings, Simulation

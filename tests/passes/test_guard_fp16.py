@@ -10,7 +10,7 @@ from tests.conftest import build, node, normal
 from toolkit import Code, Context, Model, Precision, PrecisionPlan, Ranges, lower
 from toolkit.calibration.codes import PhaseCode
 from toolkit.data.dataset import CalibrationData
-from toolkit.evaluation.rounding import with_rounding
+from toolkit.evaluation.arithmetic.rounding import with_rounding
 from toolkit.simulation.channels import sqnr_against
 
 

@@ -13,7 +13,7 @@ from tests.conftest import LIGHT, build, node, normal, ops, placeholder_context,
 from toolkit import Code, Context, Extent, Model, Precision, Profiles, Ranges, ShapeProfile, sentence
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.contract.ranges import Range
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions.session import session
 
 
 def declined(context, rule):

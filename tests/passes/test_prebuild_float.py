@@ -20,7 +20,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.passes import Sequence
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.tensors import make_constant
+from toolkit.graph.surgery.tensors import make_constant
 from toolkit.search.codes import AttentionCode, TrialCode
 
 WEIGHTED, PRODUCTS = ["q", "k", "v", "o"], ["s", "c"]

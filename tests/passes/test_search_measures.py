@@ -23,8 +23,8 @@ from toolkit.base.gpu import Gpu
 from toolkit.base.precision import Precision
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.search.budget.spending import FLOAT_PRICE, TYPES_PRICE
 from toolkit.search.codes import TrialCode
-from toolkit.search.spending import FLOAT_PRICE, TYPES_PRICE
 
 NAMES = [f"layer{i}" for i in range(6)]
 EVEN = dict.fromkeys(NAMES, 1.0)
@@ -322,8 +322,8 @@ def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypa
     ],
 )
 def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, settings, code):
-    monkeypatch.setattr("toolkit.search.times.find_gpu", lambda: Gpu(here, "8.6"))
-    monkeypatch.setattr("toolkit.search.timed_search.find_gpu", lambda: Gpu(here, "8.6"))
+    monkeypatch.setattr("toolkit.search.stages.times.find_gpu", lambda: Gpu(here, "8.6"))
+    monkeypatch.setattr("toolkit.search.stages.timed_search.find_gpu", lambda: Gpu(here, "8.6"))
     context, found = searched(tmp_path, stand_in(), **settings)
     first = notes(context, *TIMES)[0]
     assert len(notes(context, code)) == 1

@@ -21,17 +21,17 @@ from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.arithmetic.rounding import with_rounding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.rounding import with_rounding
-from toolkit.graph.tensors import make_constant, make_node, onnx_type
+from toolkit.graph.surgery.tensors import make_constant, make_node, onnx_type
 from toolkit.placement.qdq import without_pairs
 from toolkit.report.findings import sentence
-from toolkit.report.search_section import read_search
+from toolkit.report.sections.search import read_search
+from toolkit.search.budget.spending import Spending
+from toolkit.search.causes.helpers import Helpers
 from toolkit.search.codes import KeptCode, SearchEndCode
-from toolkit.search.helpers import Helpers
 from toolkit.search.plan_search import PlanSearch
-from toolkit.search.spending import Spending
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.simulation import Simulation
 
@@ -414,7 +414,7 @@ def test_entries_that_swap_after_a_topk_are_named():
 
 def test_a_limit_finer_than_one_answer_keeps_no_layer_float():
     from toolkit.evaluation.budget import Budget
-    from toolkit.evaluation.outcome import Outcome
+    from toolkit.evaluation.comparison.outcome import Outcome
 
     budget, float_model = Budget(max_drop=0.01, margin=1.0), Outcome(0.0, metric=0.9, metric_answers=96)
     # argmax changes that are to be expected are no reason either where the answers are too few to say so

@@ -8,8 +8,8 @@ import pytest
 
 from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS
+from tests.toolkit.search.cost.test_layer_times import layer, report
 from tests.toolkit.search.planted import chain, damage, feeds
-from tests.toolkit.search.test_layer_times import layer, report
 from toolkit import Code, Context, run
 from toolkit.base.errors import DataError, QtoolError, RecipeError
 from toolkit.calibration.provider import Calibrator

@@ -17,7 +17,7 @@ from tests.toolkit.simulation.test_simulation import noise_of_real_pairs
 from toolkit import Code, Context, Model, Precision, session, storable_scale
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
-from toolkit.search.local_noise import measure
+from toolkit.search.causes.local_noise import measure
 from toolkit.simulation.channels import sqnr_against
 
 WIDTH = 8

@@ -13,7 +13,7 @@ from toolkit import Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.contract.helper import HelperCode
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.tensors import make_constant
+from toolkit.graph.surgery.tensors import make_constant
 from toolkit.report.findings import sentence
 from toolkit.simulation.channels import sqnr_against
 

@@ -33,8 +33,8 @@ from toolkit.calibration.probes import (
 )  # fmt: skip
 from toolkit.calibration.tapped import BatchStatistics, Tapped, TappedSession, count, size_of
 from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
+from toolkit.graph.large_models.partitions import Boundaries, by_partition
 from toolkit.graph.model import Model
-from toolkit.graph.partitions import Boundaries, by_partition
 
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20

@@ -14,9 +14,9 @@ from toolkit.base.precision import Precision
 from toolkit.calibration.codes import PhaseCode
 from toolkit.calibration.phases import coarse_phases, spacing
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.facts import Facts
-from toolkit.graph.macs import shape_of
+from toolkit.graph.layers.macs import shape_of
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.moved import with_moved
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 

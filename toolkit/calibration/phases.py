@@ -15,9 +15,9 @@ from toolkit.base.parts import ends_of
 from toolkit.base.precision import Precision
 from toolkit.calibration.codes import PhaseCode
 from toolkit.contract.findings import Finding
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.nodes import ONNX_DOMAINS
+from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.ops import MOVERS
 
 _PERIODS = {"Sin": 2 * math.pi, "Cos": 2 * math.pi, "Tan": math.pi}

@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.assemble import bodies
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import FLOAT_TYPES
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery.assemble import bodies
+from toolkit.graph.surgery.tensors import FLOAT_TYPES
 
 _FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
 _LARGEST = float(np.finfo(np.float32).max)

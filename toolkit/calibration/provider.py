@@ -20,10 +20,10 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.machines import machine_notes
 from toolkit.contract.ranges import Range, Ranges
-from toolkit.graph.forms import Forms
+from toolkit.graph.interface.used_inputs import used_inputs
+from toolkit.graph.layers.forms import Forms
 from toolkit.graph.model import Model
-from toolkit.graph.runnable import not_run
-from toolkit.graph.used_inputs import used_inputs
+from toolkit.graph.sessions.runnable import not_run
 from toolkit.placement.ops import ACTIVATIONS, DEQUANTIZE, FOLDED, MOVERS, QUANTIZE
 from toolkit.placement.pairs import close
 from toolkit.placement.place import place

@@ -17,7 +17,7 @@ from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.probes import MEMORY, bytes_per_sample, split_by_memory
 from toolkit.graph.model import Model
-from toolkit.graph.side_by_side import BATCHES_HELD, run_side_by_side
+from toolkit.graph.sessions.side_by_side import BATCHES_HELD, run_side_by_side
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData

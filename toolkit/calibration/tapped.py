@@ -17,12 +17,12 @@ from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.probes import Probe, add_probes, repeated_tensors
 from toolkit.data.dataset import Batch
 from toolkit.data.faults import run_samples
-from toolkit.graph.facts import Facts
-from toolkit.graph.light import LightModel
-from toolkit.graph.memory import limit_memory, memory_limited
+from toolkit.graph.large_models.memory import limit_memory, memory_limited
+from toolkit.graph.large_models.partitions import Boundaries
 from toolkit.graph.model import Model
-from toolkit.graph.partitions import Boundaries
-from toolkit.graph.sessions import Session, session
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.sessions.session import Session, session
+from toolkit.graph.shape_inference.facts import Facts
 
 ToCount = deque[tuple[Histogram, Array, int]]
 """Histograms with values to add, and how often each counts."""

@@ -13,7 +13,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.text import plain_lines, shell_word
 
 if TYPE_CHECKING:
-    from toolkit.run.rendered import Rendered
+    from toolkit.run.results.rendered import Rendered
 
 
 def emit(content: Any) -> None:
@@ -37,9 +37,9 @@ def run_recipe(
     """``qtool run``: quantize, build and judge; print the report. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.report.findings import sentence
-    from toolkit.report.terminal import print_report
+    from toolkit.report.terminal.report import print_report
     from toolkit.run.pipeline import run
-    from toolkit.run.recipe import Recipe
+    from toolkit.run.recipe.recipe import Recipe
 
     asked = Recipe.load(recipe, settings)
     with Terminal(sentence) as terminal:
@@ -63,7 +63,7 @@ def preview_run(
 ) -> int:
     """``qtool run --dry-run``."""
     from toolkit.run.preview import preview
-    from toolkit.run.recipe import Recipe
+    from toolkit.run.recipe.recipe import Recipe
 
     found = preview(Recipe.load(recipe, settings), out, allow_code=allow_code, device_check=device_check)
     if json:
@@ -76,8 +76,8 @@ def preview_run(
 def check_recipe(path: Path, settings: Sequence[str], allow_code: bool, json: bool) -> int:
     """``qtool check``: print what a run would do, without calibrating or building. Returns the exit status."""
     from toolkit.base.progress import Lines
-    from toolkit.run.check import dry_run
-    from toolkit.run.recipe import Recipe
+    from toolkit.run.checks.dry_run import dry_run
+    from toolkit.run.recipe.recipe import Recipe
 
     lines = Lines(partial(print, file=sys.stderr))
     found = dry_run(Recipe.load(path, settings), allow_code, lines.progress)
@@ -97,8 +97,8 @@ def new_recipe(
     from toolkit.base.files import write_text
     from toolkit.base.reading import FileKind, reading
     from toolkit.report.findings import sentence
-    from toolkit.run.guard import refuse_writing_over
-    from toolkit.run.new import inputs_of, recipe_for
+    from toolkit.run.folder.guard import refuse_writing_over
+    from toolkit.run.new.new_recipe import inputs_of, recipe_for
 
     target = out if out is not None else Path(f"{model.stem}.toml")
     refuse_writing_over(inputs_of(model, data, test, ranges), target)
@@ -167,7 +167,7 @@ def list_metrics(json: bool) -> int:
     """``qtool metrics``: print the built-in metrics with the labels they expect. Returns the exit status."""
     from dataclasses import asdict
 
-    from toolkit.evaluation.metric_table import METRICS
+    from toolkit.evaluation.metrics.table import METRICS
 
     if json:
         emit({name: asdict(info) for name, info in METRICS.items()})
@@ -204,21 +204,21 @@ def _plain(value: Any) -> str:
 
 def inspect_file(path: Path, json: bool) -> int:
     """``qtool inspect``: print what a file contains. Returns the exit status."""
-    from toolkit.run.inspect import inspect
+    from toolkit.run.results.inspect import inspect
 
     return _show(inspect(path), json)
 
 
 def explain_node(folder: Path, node: str, json: bool) -> int:
     """``qtool explain``: print why a node, or the run, came out as it did. Returns the exit status."""
-    from toolkit.run.inspect import explain_node
+    from toolkit.run.results.inspect import explain_node
 
     return _show(explain_node(folder, node), json)
 
 
 def compare_runs(runs: Sequence[Path], html: Path | None, json: bool) -> int:
     """``qtool compare``: print how runs, or files of ranges, differ from the first. Returns the exit status."""
-    from toolkit.run.inspect import compare_files
+    from toolkit.run.results.inspect import compare_files
 
     return _show(compare_files(runs, html), json)
 
@@ -237,11 +237,11 @@ def _show(found: Rendered, json: bool) -> int:
 def print_schema(what: str) -> int:
     """``qtool schema``: print a JSON schema. Returns the exit status."""
     if what == "report":
-        from toolkit.report.schema import schema
+        from toolkit.report.schema.report import schema
 
         emit(schema())
     elif what == "recipe":
-        from toolkit.run.recipe import Recipe
+        from toolkit.run.recipe.recipe import Recipe
 
         emit(Recipe.model_json_schema(by_alias=True))
     else:

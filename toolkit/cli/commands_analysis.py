@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from toolkit.base.progress import Terminal
     from toolkit.run.job import Job
-    from toolkit.search.sensitivity import GroupResult, Sensitivity
-    from toolkit.search.weak_spots import WeakSpot
+    from toolkit.search.causes.weak_spots import WeakSpot
+    from toolkit.search.sensitivity.measure import GroupResult, Sensitivity
 
 
 def _job(recipe: Path, out: Path | None, settings: Sequence[str], allow_code: bool, terminal: Terminal) -> Job:
-    from toolkit.run.folder import RunFolder
+    from toolkit.run.folder.run_folder import RunFolder
     from toolkit.run.job import Job
-    from toolkit.run.recipe import Recipe
+    from toolkit.run.recipe.recipe import Recipe
 
     read = Recipe.load(recipe, settings)
     return Job(read, RunFolder.of(read.name, out), allow_code, terminal.progress)
@@ -33,8 +33,8 @@ def sensitivity(
     """``qtool sensitivity``: measure what quantizing each layer costs. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit
-    from toolkit.run.quantizing import Samples
-    from toolkit.run.sensitivity import measure_sensitivity
+    from toolkit.run.analysis.quantizing import Samples
+    from toolkit.run.analysis.sensitivity import measure_sensitivity
 
     with Terminal() as terminal:
         job = _job(recipe, out, settings, allow_code, terminal)
@@ -48,7 +48,7 @@ def sensitivity(
 
 def _spot(spot: WeakSpot) -> dict[str, Any]:
     """A weak spot in sentences, for other programs."""
-    from toolkit.report.search_section import cause_info
+    from toolkit.report.sections.search import cause_info
 
     causes = [cause_info(cause).model_dump(mode="json") for cause in spot.causes]
     return {"node": spot.node, "blame": spot.blame, "causes": causes}
@@ -57,10 +57,10 @@ def _spot(spot: WeakSpot) -> dict[str, Any]:
 def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path | None) -> None:
     """The layers, the most harmful first, why the worst are bad, and where the result is."""
     from toolkit.base.text import count
-    from toolkit.report.console import make_console, plain_text
     from toolkit.report.findings import sentence
     from toolkit.report.findings.words import percent, work_share
-    from toolkit.search.weak_spots import alike
+    from toolkit.report.terminal.console import make_console, plain_text
+    from toolkit.search.causes.weak_spots import alike
 
     console = make_console()
 
@@ -87,8 +87,8 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path |
 
 def _layer_table(found: Sensitivity) -> Table:
     """A row per layer, with a column for each figure that was measured."""
-    from toolkit.report.console import one_line, table
     from toolkit.report.findings.words import percent, share_percent
+    from toolkit.report.terminal.console import one_line, table
 
     several = len({group.output for group in found.groups}) > 1
     share = "MACs" if found.share_of == "macs" else "layers"
@@ -129,8 +129,8 @@ def bisect(
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit, say
     from toolkit.report.findings import sentence
-    from toolkit.run.bisect import BisectLimits, Question, bisect_recipe
-    from toolkit.run.quantizing import Samples
+    from toolkit.run.analysis.bisect import BisectLimits, Question, bisect_recipe
+    from toolkit.run.analysis.quantizing import Samples
 
     question = Question(BisectLimits(max_drop, min_sqnr_db, min_agreement), command, reads, on, precision, repeats)
     with Terminal() as terminal:

@@ -21,9 +21,9 @@ def calibrate(
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit, say
     from toolkit.run.calibrate import collect_shard
-    from toolkit.run.folder import RunFolder
+    from toolkit.run.folder.run_folder import RunFolder
     from toolkit.run.job import Job
-    from toolkit.run.recipe import Recipe
+    from toolkit.run.recipe.recipe import Recipe
 
     read = Recipe.load(recipe, settings)
     part = _shard(shard)
@@ -43,7 +43,7 @@ def merge(parts: Sequence[Path], out: Path, json: bool) -> int:
     """``qtool merge``: join what the shards of one calibration collected."""
     from toolkit.calibration.collection import Collection, is_collection, merge_all
     from toolkit.cli.commands import emit, say
-    from toolkit.run.guard import refuse_anothers, refuse_writing_over
+    from toolkit.run.folder.guard import refuse_anothers, refuse_writing_over
 
     refuse_writing_over({f"a part to be merged ({path})": path for path in parts}, out)
     refuse_anothers(out, is_collection)

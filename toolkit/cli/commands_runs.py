@@ -13,8 +13,8 @@ from toolkit.cli.commands import emit, say
 def view_run(path: Path, json: bool) -> int:
     """``qtool view``: open a run's report. Returns the exit status."""
     from toolkit.report.findings import sentence
-    from toolkit.run.state import unfinished_note
-    from toolkit.run.view import open_page, page_of
+    from toolkit.run.folder.state import unfinished_note
+    from toolkit.run.results.view import open_page, page_of
 
     page = page_of(path)
     note = unfinished_note(page)
@@ -34,7 +34,7 @@ def view_run(path: Path, json: bool) -> int:
 
 def examine_machine(json: bool) -> int:
     """``qtool doctor``: print what this machine can do. Returns the exit status."""
-    from toolkit.run.doctor import examine
+    from toolkit.run.checks.doctor import examine
 
     found = examine()
     if json:
@@ -47,10 +47,10 @@ def examine_machine(json: bool) -> int:
 def time_runs(folders: Sequence[Path], rounds: int, layers: bool, allow_code: bool, json: bool) -> int:
     """``qtool time``: time the engines of runs in turn on this GPU. Returns the exit status."""
     from toolkit.base.progress import Terminal
-    from toolkit.report.console import make_console
-    from toolkit.report.terminal_measured import print_times
-    from toolkit.run.finished_run import FinishedRun
-    from toolkit.run.remeasured_latency import remeasure_latency
+    from toolkit.report.terminal.console import make_console
+    from toolkit.report.terminal.measured import print_times
+    from toolkit.run.results.finished_run import FinishedRun
+    from toolkit.run.results.remeasured_latency import remeasure_latency
 
     with Terminal() as terminal:
         runs = [FinishedRun.of(folder, allow_code, terminal.progress) for folder in folders]
@@ -64,10 +64,10 @@ def time_runs(folders: Sequence[Path], rounds: int, layers: bool, allow_code: bo
 
 def predict_runs(folders: Sequence[Path], gpu: str, layers: bool, json: bool) -> int:
     """``qtool time --gpu``."""
-    from toolkit.report.console import make_console, plain_text
-    from toolkit.report.terminal_engine import print_prediction
-    from toolkit.run.finished_run import FinishedRun
-    from toolkit.run.remeasured_latency import predict_again
+    from toolkit.report.terminal.console import make_console, plain_text
+    from toolkit.report.terminal.engine import print_prediction
+    from toolkit.run.results.finished_run import FinishedRun
+    from toolkit.run.results.remeasured_latency import predict_again
 
     found = {str(folder): predict_again(FinishedRun.of(folder), gpu) for folder in folders}
     if json:
@@ -85,10 +85,10 @@ def measure_accuracy(
 ) -> int:
     """``qtool accuracy``: judge a finished run's engine or model on samples. Returns the exit status."""
     from toolkit.base.progress import Terminal
-    from toolkit.report.console import make_console
-    from toolkit.report.terminal_measured import print_accuracy_again
-    from toolkit.run.finished_run import FinishedRun
-    from toolkit.run.remeasured_accuracy import On, remeasure_accuracy
+    from toolkit.report.terminal.console import make_console
+    from toolkit.report.terminal.measured import print_accuracy_again
+    from toolkit.run.results.finished_run import FinishedRun
+    from toolkit.run.results.remeasured_accuracy import On, remeasure_accuracy
 
     if on not in get_args(On):
         raise QtoolError(f"--on is '{on}'", remedy=did_you_mean(on, get_args(On)))
@@ -104,8 +104,8 @@ def measure_accuracy(
 
 def export_run(folder: Path, to: str, out: Path | None, allow_code: bool, json: bool) -> int:
     """``qtool export``: write a run for another tool. Returns the exit status."""
-    from toolkit.run.export import To, export
-    from toolkit.run.finished_run import FinishedRun
+    from toolkit.run.results.export import To, export
+    from toolkit.run.results.finished_run import FinishedRun
 
     if to not in get_args(To):
         raise QtoolError(f"--to is '{to}'", remedy=did_you_mean(to, get_args(To)))

@@ -17,9 +17,9 @@ from toolkit.contract.findings import Code
 from toolkit.contract.installed import installed_for
 from toolkit.contract.ranges import Ranges
 from toolkit.contract.roles import Role
-from toolkit.graph.measured import squashed_by
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions.measured import squashed_by
+from toolkit.graph.sessions.session import session
 
 LEAST_DB = 0.1
 """What a helper has to gain: the figure shown has one decimal, and must visibly rise."""

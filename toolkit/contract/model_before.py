@@ -12,9 +12,9 @@ from toolkit.base.profiles import Profiles
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.order import OrderCode
-from toolkit.graph.foreign import foreign_operators, meant
+from toolkit.graph.layers.scale_check import wrong_scales
 from toolkit.graph.model import Model, Signature
-from toolkit.graph.scale_check import wrong_scales
+from toolkit.graph.sessions.foreign import foreign_operators, meant
 
 
 @dataclass(frozen=True)

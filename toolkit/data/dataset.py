@@ -35,7 +35,7 @@ from toolkit.data.sample import (
     input_specs,
 )
 from toolkit.data.sources import Source, open_source
-from toolkit.graph.batch_probe import rows_are_independent
+from toolkit.graph.interface.batch_probe import rows_are_independent
 from toolkit.graph.model import Model
 
 OUTSIDE = ("error", "skip", "pad", "crop")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from toolkit.base.errors import DataError, ModelError, QtoolError
 from toolkit.base.types import Array
 from toolkit.data.batch import Batch
-from toolkit.graph.endless_loops import EndlessLoopError
+from toolkit.graph.sessions.endless_loops import EndlessLoopError
 
 
 @contextmanager

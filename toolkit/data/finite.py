@@ -11,7 +11,7 @@ from toolkit.base.profiles import Shape
 from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import own_session
+from toolkit.graph.sessions.session import own_session
 
 _MISSING = frozenset({"IsNaN", "Imputer", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 """Operators that are made for missing values."""

@@ -14,7 +14,7 @@ from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
 from toolkit.data.sample import InputsAndLabels, Keep, Specs, axes_of, fit_to_spec, rows_of
 from toolkit.data.sources import Feeds, Source
-from toolkit.graph.dimensions import may_be_batch
+from toolkit.graph.shape_inference.dimensions import may_be_batch
 
 Item = tuple[int, str, InputsAndLabels]
 _LOOKED = 16

@@ -14,11 +14,11 @@ from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Shapes
 from toolkit.base.types import Array
 from toolkit.data.arrays import native
-from toolkit.graph.channels import channels_read
-from toolkit.graph.dimensions import batch_axes, dim_of
+from toolkit.graph.interface.channels import channels_read
+from toolkit.graph.interface.states import shapes_to_join
 from toolkit.graph.model import Model
-from toolkit.graph.states import shapes_to_join
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.shape_inference.dimensions import batch_axes, dim_of
+from toolkit.graph.surgery.tensors import onnx_type
 
 EVERYTHING = "default"
 LABELS = ("label", "labels")
@@ -35,7 +35,8 @@ class InputSpec:
         dtype: of its values.
         dims: a number where a dimension is fixed, a name where it has one, else None; None where not even the rank is
             declared.
-        batch_axis: the axis along which samples are joined, see ``toolkit.graph.dimensions``; None where there is none.
+        batch_axis: the axis along which samples are joined, see ``toolkit.graph.shape_inference.dimensions``; None
+            where there is none.
         used: whether a node reads it.
         channels: the axis of the channels that convolutions read, and their number; None where none tells it.
     """

@@ -10,14 +10,14 @@ from typing import Any
 
 from toolkit.base.errors import DataError, RecipeError
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.intervals import ONE_SIDED, LimitStanding, enough, wilson
-from toolkit.evaluation.metric_table import METRICS, usual_drop
-from toolkit.evaluation.outcome import Outcome
-from toolkit.evaluation.resampling import drop_error, is_alone
-from toolkit.evaluation.share_limits import UNREAD, ShareLimit, of_drop, of_tally, too_few
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.evaluation.comparison.share_limits import UNREAD, ShareLimit, of_drop, of_tally, too_few
+from toolkit.evaluation.comparison.type_noise import TypeNoise
+from toolkit.evaluation.metrics.table import METRICS, usual_drop
+from toolkit.evaluation.numerics.intervals import ONE_SIDED, LimitStanding, enough, wilson
+from toolkit.evaluation.numerics.resampling import drop_error, is_alone
 from toolkit.evaluation.tasks import AnswerTally
-from toolkit.evaluation.type_noise import TypeNoise
 
 ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 """The limits on noise, as ``Budget.lacks`` names them."""

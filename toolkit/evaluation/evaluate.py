@@ -19,27 +19,27 @@ from toolkit.base.threads import prefetched
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.faults import at_fault, run_samples
-from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.checkpoint import EvaluationCheckpoint
-from toolkit.evaluation.clipping import Clipping, kept_amax
+from toolkit.evaluation.arithmetic.ended_sessions import ended_sessions
+from toolkit.evaluation.arithmetic.native_arithmetic import run_natively
+from toolkit.evaluation.arithmetic.other_arithmetic import OtherArithmetic
+from toolkit.evaluation.arithmetic.rounding import with_rounding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.counterparts import Run, counterparts, run_on
-from toolkit.evaluation.ended_sessions import ended_sessions
-from toolkit.evaluation.float_form import node_reference
-from toolkit.evaluation.float_outputs import FloatOutputs
-from toolkit.evaluation.metric_base import MetricOptions
-from toolkit.evaluation.metric_table import together
-from toolkit.evaluation.native_arithmetic import run_natively
-from toolkit.evaluation.node_errors import MeasuredForm, comparable, extra_tensors, node_errors
-from toolkit.evaluation.other_arithmetic import OtherArithmetic
-from toolkit.evaluation.outcome import compare, summed
-from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
-from toolkit.evaluation.rounding import with_rounding
-from toolkit.graph.light import LightModel, SerializedModel
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.clipping import Clipping, kept_amax
+from toolkit.evaluation.comparison.counterparts import Run, counterparts, run_on
+from toolkit.evaluation.comparison.outcome import compare, summed
+from toolkit.evaluation.comparison.outputs import EvaluationResult, OutputComparison
+from toolkit.evaluation.metric import MetricOptions
+from toolkit.evaluation.metrics.table import together
+from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
+from toolkit.evaluation.node_errors.float_form import node_reference
+from toolkit.evaluation.node_errors.float_outputs import FloatOutputs
+from toolkit.evaluation.node_errors.measure import MeasuredForm, comparable, extra_tensors, node_errors
 from toolkit.graph.model import Model
-from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import MOST_NODES, Session, session
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.proto.light import LightModel, SerializedModel
+from toolkit.graph.sessions.runnable import not_run
+from toolkit.graph.sessions.session import MOST_NODES, Session, session
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import QUANTIZE
 from toolkit.placement.qdq import without_pairs

@@ -10,10 +10,10 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.evaluate import first_samples
+from toolkit.graph.large_models.partitions import Boundaries, by_partition
 from toolkit.graph.model import Model
-from toolkit.graph.partitions import Boundaries, by_partition
-from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions.runnable import not_run
+from toolkit.graph.sessions.session import session
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, grid_of
 

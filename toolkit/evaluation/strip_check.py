@@ -9,12 +9,12 @@ from itertools import tee
 from typing import TYPE_CHECKING
 
 from toolkit.base.types import Array
-from toolkit.evaluation.counterparts import counterparts
-from toolkit.evaluation.difference import Difference, is_float
+from toolkit.evaluation.comparison.counterparts import counterparts
 from toolkit.evaluation.evaluate import first_samples
-from toolkit.graph.measured import measured_outputs
+from toolkit.evaluation.numerics.difference import Difference, is_float
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions.measured import measured_outputs
+from toolkit.graph.sessions.session import session
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData

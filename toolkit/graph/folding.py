@@ -15,15 +15,15 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
-from toolkit.graph.assemble import bodies
-from toolkit.graph.endless_loops import EndlessLoopError
-from toolkit.graph.facts import Facts
-from toolkit.graph.float32_twin import computes_in_bfloat16, is_bfloat16
-from toolkit.graph.inlining import Inliner
 from toolkit.graph.model import Model
-from toolkit.graph.nodes import ONNX_DOMAINS
-from toolkit.graph.sessions import session
-from toolkit.graph.tensors import make_constant, np_dtype, onnx_type, reroute, stored_bytes, values_of
+from toolkit.graph.ort_forms.float32_twin import computes_in_bfloat16, is_bfloat16
+from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.sessions.endless_loops import EndlessLoopError
+from toolkit.graph.sessions.session import session
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery.assemble import bodies
+from toolkit.graph.surgery.inlining import Inliner
+from toolkit.graph.surgery.tensors import make_constant, np_dtype, onnx_type, reroute, stored_bytes, values_of
 
 KeepNode = Callable[[gs.Node], bool]
 """Says of a node whose inputs are constants that it must stay."""

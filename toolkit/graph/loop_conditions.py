@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import make_constant
+from toolkit.graph.surgery.tensors import make_constant
 
 
 def add_loop_conditions(model: Model) -> int:

@@ -18,22 +18,22 @@ from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
 from toolkit.base.text import on_one_line
-from toolkit.graph import assemble
-from toolkit.graph.accepted import accepted
-from toolkit.graph.block_functions import declare
-from toolkit.graph.dimensions import dim_of
-from toolkit.graph.export import NodeMessages, export
-from toolkit.graph.facts import Facts
-from toolkit.graph.importing import import_light
-from toolkit.graph.light import LightModel, SerializedModel, Skeleton, weights_as_inputs
-from toolkit.graph.names import Names, wrong_name
-from toolkit.graph.nodes import all_nodes
-from toolkit.graph.normalise import normalise
-from toolkit.graph.onnx_file import ONNX, read, write
-from toolkit.graph.opset import convert_opset, renumbered
-from toolkit.graph.order import drop_unused, sort
-from toolkit.graph.shapes import Inferred
-from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, stored_bytes, values_of
+from toolkit.graph.files.onnx_file import ONNX, read, write
+from toolkit.graph.proto.light import LightModel, SerializedModel, Skeleton, weights_as_inputs
+from toolkit.graph.proto.names import Names, wrong_name
+from toolkit.graph.proto.nodes import all_nodes
+from toolkit.graph.shape_inference.block_functions import declare
+from toolkit.graph.shape_inference.dimensions import dim_of
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.shape_inference.inferred import Inferred
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.accepted import accepted
+from toolkit.graph.surgery.export import NodeMessages, export
+from toolkit.graph.surgery.importing import import_light
+from toolkit.graph.surgery.normalise import normalise
+from toolkit.graph.surgery.opset import convert_opset, renumbered
+from toolkit.graph.surgery.order import drop_unused, sort
+from toolkit.graph.surgery.tensors import StoredValues, content_digest, onnx_type, stored_bytes, values_of
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles

@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.base.errors import RecipeError, did_you_mean, did_you_mean_pattern
 from toolkit.base.text import matching
-from toolkit.graph.forms import Forms
+from toolkit.graph.layers.forms import Forms
 from toolkit.graph.model import Model
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from toolkit.graph import assemble
 from toolkit.graph.model import Model
+from toolkit.graph.surgery import assemble
 from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 

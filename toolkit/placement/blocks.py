@@ -8,8 +8,8 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.pairs import Placement, Use, refuse, want

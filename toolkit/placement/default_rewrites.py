@@ -19,11 +19,11 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.base.types import Array
-from toolkit.graph import assemble
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, make_node, onnx_type
+from toolkit.graph.proto.names import Names
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import make_constant, make_node, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _INTEGER_FORMS = frozenset(

@@ -8,9 +8,9 @@ from onnx import TensorProto
 from toolkit.base.block_scales import can_store
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.constants import is_stored
+from toolkit.graph.layers.constants import is_stored
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.existing import ExistingPair, pair_at
 from toolkit.placement.grid import block_type, grid_of
 from toolkit.placement.moved import data_inputs

@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.graph.constants import constant_value, is_stored
+from toolkit.graph.layers.constants import constant_value, is_stored
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import onnx_type, values_of
+from toolkit.graph.surgery.tensors import onnx_type, values_of
 from toolkit.placement.grid import Grid, block_type, grid_of, limiter
 from toolkit.placement.moved import axis_before, data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE

@@ -8,8 +8,8 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.cells import Input, Network
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.pairs import Use
 from toolkit.placement.place import Judge, PlacementRule, Placer
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Hashable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.graph import assemble
-from toolkit.graph.constants import constant_value
+from toolkit.graph.layers.constants import constant_value
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, limiter
 from toolkit.placement.moved import axis_before, data_inputs

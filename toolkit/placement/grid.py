@@ -15,9 +15,9 @@ from toolkit.base.mapped import looked_at
 from toolkit.base.parts import along, parts_of
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.graph.constants import constant_value
+from toolkit.graph.layers.constants import constant_value
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import np_dtype, onnx_type
+from toolkit.graph.surgery.tensors import np_dtype, onnx_type
 from toolkit.placement.ops import QUANTIZE
 
 _LIMITS: dict[int, tuple[float, float]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
-from toolkit.graph.constants import constant_value
+from toolkit.graph.layers.constants import constant_value
 from toolkit.graph.model import Model
 from toolkit.placement.existing import ExistingPair, pair_at
 from toolkit.placement.ops import DEQUANTIZE, TARGETS, weight_axis

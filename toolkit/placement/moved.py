@@ -11,10 +11,10 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.parts import ends_of
 from toolkit.base.types import Array
-from toolkit.graph.constants import constant_value
+from toolkit.graph.layers.constants import constant_value
 from toolkit.graph.model import Model
-from toolkit.graph.nodes import ONNX_DOMAINS
-from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
+from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.surgery.tensors import FLOAT_TYPES, onnx_type
 from toolkit.placement.ops import MOVERS
 
 _FIRST = (

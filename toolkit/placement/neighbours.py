@@ -10,8 +10,8 @@ from toolkit.base.cells import Input
 from toolkit.base.errors import ModelError
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.codes import PlacementCode
 from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.ops import TARGETS

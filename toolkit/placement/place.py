@@ -15,9 +15,9 @@ import onnx_graphsurgeon as gs
 from toolkit.base.cells import Network
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.facts import Facts
-from toolkit.graph.forms import Forms
+from toolkit.graph.layers.forms import Forms
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.blocks import place_blocks
 from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.moved import picks

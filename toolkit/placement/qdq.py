@@ -15,11 +15,11 @@ from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
-from toolkit.graph import assemble
-from toolkit.graph.constants import constant_value
+from toolkit.graph.layers.constants import constant_value
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, onnx_type, reroute
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import make_constant, onnx_type, reroute
 from toolkit.placement.existing import ExistingPair, existing, pair_at, pairs_of
 from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE

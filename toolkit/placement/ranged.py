@@ -7,8 +7,8 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from toolkit.contract.findings import Finding
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.pairs import Placement
 from toolkit.placement.place import Judge, PlacementRule
 

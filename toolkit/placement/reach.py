@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from toolkit.base.cells import Network
-from toolkit.graph.forms import Forms, constant_affine
+from toolkit.graph.layers.forms import Forms, constant_affine
 from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, REGION, TARGETS
 
 Is = Callable[[], bool]

@@ -7,7 +7,7 @@ import numpy as np
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.existing import existing
 from toolkit.placement.pairs import Placement
 from toolkit.placement.qdq import storable_scale

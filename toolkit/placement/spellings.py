@@ -20,11 +20,19 @@ from toolkit.base.block_scales import E4M3_MAX, scales_of_blocks
 from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.graph import assemble
-from toolkit.graph.constants import constant_value
+from toolkit.graph.layers.constants import constant_value
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, make_constant, make_node, np_dtype, onnx_type, reroute
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import (
+    FLOAT_TYPES,
+    SHORT_FLOATS,
+    make_constant,
+    make_node,
+    np_dtype,
+    onnx_type,
+    reroute,
+)
 from toolkit.placement.dequantized import stored_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 import onnx_graphsurgeon as gs
 
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.facts import Facts
-from toolkit.graph.forms import Forms
-from toolkit.graph.macs import shape_of
+from toolkit.graph.layers.forms import Forms
+from toolkit.graph.layers.macs import shape_of
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.ops import ACTIVATIONS, ADDS, FOLDED, MOVERS, NORMALIZATIONS, TARGETS
 from toolkit.placement.pairs import Decision, Quantized

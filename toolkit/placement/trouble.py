@@ -8,11 +8,11 @@ import onnx_graphsurgeon as gs
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.assemble import bodies
-from toolkit.graph.constants import is_random
-from toolkit.graph.facts import Facts
+from toolkit.graph.layers.constants import is_random
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import is_finite
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery.assemble import bodies
+from toolkit.graph.surgery.tensors import is_finite
 from toolkit.placement.codes import PlacementCode
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type
 from toolkit.placement.ops import REGION, TARGETS

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from toolkit.base.errors import QtoolError, did_you_mean
 from toolkit.base.text import plain
-from toolkit.report.findings.explanation import (
+from toolkit.report.conclusions.verdict import quantized_type
+from toolkit.report.findings.commands.explanation import (
     Fact,
     Known,
     decided,
@@ -22,12 +23,11 @@ from toolkit.report.findings.explanation import (
 )
 from toolkit.report.findings.words import quoted
 from toolkit.report.fragments import keep_fragment
-from toolkit.report.part import Part
-from toolkit.report.schema import Declined, LayerInfo, RangeInfo, Report
-from toolkit.report.search_parts import CauseInfo, LayerHarm
-from toolkit.report.shares import work_in
-from toolkit.report.verdict import quantized_type
-from toolkit.report.wiring import Connection, Mark, Wiring, folded, wiring
+from toolkit.report.schema.part import Part
+from toolkit.report.schema.report import Declined, LayerInfo, RangeInfo, Report
+from toolkit.report.schema.search import CauseInfo, LayerHarm
+from toolkit.report.sections.shares import work_in
+from toolkit.report.sections.wiring import Connection, Mark, Wiring, folded, wiring
 
 
 class Neighbour(Part):

@@ -12,20 +12,17 @@ from toolkit.base.collection import collector_paused
 from toolkit.base.precision import Precision
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Finding
-from toolkit.graph import work
-from toolkit.graph.assemble import body_begins, body_ends, reads
-from toolkit.graph.measured import squashed_by
-from toolkit.report.advice import quantizers
+from toolkit.graph.layers import work
+from toolkit.graph.sessions.measured import squashed_by
+from toolkit.graph.surgery.assemble import body_begins, body_ends, reads
 from toolkit.report.codes import ReportCode
-from toolkit.report.describe import profile_infos, range_infos, tensor_infos
+from toolkit.report.conclusions.advice import quantizers
+from toolkit.report.conclusions.summary import Joined, summary
+from toolkit.report.conclusions.verdict import lost_layers
 from toolkit.report.findings import SharedSentences, sentence
-from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.fragments import Advice
-from toolkit.report.overridden import cause_of, remedy_of
-from toolkit.report.payoff import payoff_of
-from toolkit.report.prediction import predicted_time
-from toolkit.report.rest_reasons import BY_REST, RestReasons
-from toolkit.report.schema import (
+from toolkit.report.schema.prediction import predicted_time
+from toolkit.report.schema.report import (
     Accuracy,
     ActualInfo,
     Asked,
@@ -38,17 +35,20 @@ from toolkit.report.schema import (
     StepInfo,
     Tool,
 )
-from toolkit.report.shares import computes
-from toolkit.report.summary import Joined, summary
-from toolkit.report.verdict import lost_layers
+from toolkit.report.sections.describe import profile_infos, range_infos, tensor_infos
+from toolkit.report.sections.found import EngineFound, Graphs, Measurements, Requests
+from toolkit.report.sections.overridden import cause_of, remedy_of
+from toolkit.report.sections.payoff import payoff_of
+from toolkit.report.sections.rest_reasons import BY_REST, RestReasons
+from toolkit.report.sections.shares import computes
 
 if TYPE_CHECKING:
     from toolkit.contract.journal import Journal
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.contract.ranges import Ranges
-    from toolkit.evaluation.difference import TensorError
-    from toolkit.graph.facts import Facts
+    from toolkit.evaluation.numerics.difference import TensorError
     from toolkit.graph.model import Model
+    from toolkit.graph.shape_inference.facts import Facts
 
 _CONVERTS, _NO_FLOATS = ReportCode.CONVERTS_TYPES(), ReportCode.NO_FLOAT_COMPUTATION()
 _FLOAT64 = ReportCode.COMPUTES_IN_FLOAT64()

@@ -11,15 +11,15 @@ from toolkit.base.errors import RangesError, RecipeError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
-from toolkit.run.batches import batches_run
-from toolkit.run.calibrator import calibrator
-from toolkit.run.checks import input_files, inputs_exist, names_exist
-from toolkit.run.context import context_for
-from toolkit.run.guard import refuse_anothers, refuse_writing_over
-from toolkit.run.inputs import Inputs
+from toolkit.run.checks.preflight import input_files, inputs_exist, names_exist
+from toolkit.run.folder.guard import refuse_anothers, refuse_writing_over
+from toolkit.run.folder.state import taken_over
+from toolkit.run.inputs.batches import batches_run
+from toolkit.run.inputs.calibrator import calibrator
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.recipe_passes import passes_of
-from toolkit.run.state import taken_over
+from toolkit.run.recipe.passes import passes_of
+from toolkit.run.steps.context import context_for
 from toolkit.run.working import working
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
         DataError: there are no samples.
     """
     from toolkit.calibration.collection import is_collection
-    from toolkit.graph.memory import memory_limit
+    from toolkit.graph.large_models.memory import memory_limit
 
     inputs_exist(job)
     refuse_writing_over(input_files(job), target)
@@ -80,7 +80,7 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
     The passes before that one are applied, since calibration sees the graph that they leave.
     """
     from toolkit.calibration.collect import collect
-    from toolkit.graph.sessions import session
+    from toolkit.graph.sessions.session import session
 
     job = inputs.job
     if job.recipe.calibration.data is None and job.recipe.calibration.random is None:

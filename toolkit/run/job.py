@@ -12,11 +12,11 @@ from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
 from toolkit.contract.findings import Finding
-from toolkit.run.folder import RunFolder
-from toolkit.run.recipe import Recipe
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from toolkit.graph.header import Header
+    from toolkit.graph.files.header import Header
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Job:
     @cached_property
     def header(self) -> Header | None:
         """Names of inputs and outputs and files of weights; None where the model file cannot be parsed."""
-        from toolkit.graph.header import read_header
+        from toolkit.graph.files.header import read_header
 
         return read_header(self.model_path)
 

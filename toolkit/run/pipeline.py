@@ -18,20 +18,19 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.passes import Pass
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.report.schema import StepInfo
-from toolkit.run.checks import opened, preflight
-from toolkit.run.device import not_wanted
-from toolkit.run.fallback import decided, fall_back, recall, remember
-from toolkit.run.folder import BUILD_LOG, RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.report.schema.report import StepInfo
+from toolkit.run.checks.device import not_wanted
+from toolkit.run.checks.fallback import decided, fall_back, recall, remember
+from toolkit.run.checks.preflight import opened, preflight
+from toolkit.run.checks.rehearsal import rehearsed
+from toolkit.run.folder.run_folder import BUILD_LOG, RunFolder
+from toolkit.run.folder.state import Unfinished, mark_report
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.keys import gpu_here
-from toolkit.run.recipe import Recipe
-from toolkit.run.rehearsal import rehearsed
+from toolkit.run.keys.keys import gpu_here
+from toolkit.run.keys.step import Record, Step
+from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.result import Result
-from toolkit.run.samples import first_samples_fit
-from toolkit.run.state import Unfinished, mark_report
-from toolkit.run.step import Record, Step
 from toolkit.run.steps.compare import CompareRecord, CompareStep
 from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
 from toolkit.run.steps.engine import EngineRecord, EngineStep
@@ -42,7 +41,8 @@ from toolkit.run.steps.open import OpenStep
 from toolkit.run.steps.passes import PassesRecord, PassesStep
 from toolkit.run.steps.report import ReportRecord, ReportStep, RunRecords
 from toolkit.run.steps.task import TaskStep
-from toolkit.run.task import TaskRecord
+from toolkit.run.task.samples import first_samples_fit
+from toolkit.run.task.task import TaskRecord
 
 StepListener = Callable[[StepInfo], None]
 R = TypeVar("R", bound=Record)

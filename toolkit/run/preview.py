@@ -12,20 +12,20 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.temporary import temporary_folder
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
-from toolkit.run.checks import reachable
-from toolkit.run.folder import RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.run.checks.preflight import reachable
+from toolkit.run.checks.rehearsal import recalled, rehearse
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
+from toolkit.run.keys.step import Record, Step
 from toolkit.run.pipeline import NOT_ASKED, Pipeline
-from toolkit.run.recipe import Recipe
-from toolkit.run.recipe_passes import passes_of
-from toolkit.run.rehearsal import recalled, rehearse
-from toolkit.run.step import Record, Step
+from toolkit.run.recipe.passes import passes_of
+from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
 from toolkit.run.steps.engine import EngineRecord
 from toolkit.run.steps.passes import PassesRecord, PassesStep
 from toolkit.run.steps.report import ReportStep
-from toolkit.run.task import TaskRecord
+from toolkit.run.task.task import TaskRecord
 
 R = TypeVar("R", bound=Record)
 StepFate = Literal["anew", "kept", "depends", "dropped"]

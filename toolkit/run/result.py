@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.report.schema import Accuracy, DeviceInfo, Report, StepInfo, Verdict
-from toolkit.run.guard import FILES
+from toolkit.report.schema.report import Accuracy, DeviceInfo, Report, StepInfo, Verdict
+from toolkit.run.folder.guard import FILES
 
 if TYPE_CHECKING:
     from toolkit.backends.execution.runner import EngineRunner
-    from toolkit.graph.sessions import Session
+    from toolkit.graph.sessions.session import Session
 
 
 @dataclass(repr=False)
@@ -41,7 +41,7 @@ class Result:
         Raises:
             ModelError: onnxruntime cannot run it, as with types that it has no CPU kernels for.
         """
-        from toolkit.graph.sessions import session
+        from toolkit.graph.sessions.session import session
 
         return session(self.folder / "model.onnx", steady=False)
 

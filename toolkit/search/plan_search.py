@@ -13,20 +13,10 @@ from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
-from toolkit.evaluation.metric_base import MetricOptions
+from toolkit.evaluation.metric import MetricOptions
 from toolkit.graph.model import Model
 from toolkit.placement.attention import attentions
-from toolkit.search.codes import SearchEndCode
-from toolkit.search.cost import CostModel
-from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
-from toolkit.search.float_reason import float_reason
-from toolkit.search.helped_forms import HelpedForms
-from toolkit.search.helper_trials import HelperTrials
-from toolkit.search.helpers import Helpers
-from toolkit.search.quantizer import Quantizer
-from toolkit.search.real_types import Lower
-from toolkit.search.search import Search, SearchResult
-from toolkit.search.search_budget import (
+from toolkit.search.budget.budget import (
     Judged,
     budget_for,
     counted_answers,
@@ -34,14 +24,24 @@ from toolkit.search.search_budget import (
     unlabelled,
     without_labels,
 )
-from toolkit.search.search_record import SearchRecord, record, slower_than_float
-from toolkit.search.search_settings import SearchSettings
-from toolkit.search.searches import Searches
-from toolkit.search.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
-from toolkit.search.timed_search import TimedSearch
-from toolkit.search.times import confirmed, earlier_times, gpu_for
-from toolkit.search.trial_engines import some_build_takes_long
-from toolkit.search.weak_spots import weak_spots
+from toolkit.search.budget.samples import fewer_where_slow, in_parts, samples_to_decide_on
+from toolkit.search.budget.settings import SearchSettings
+from toolkit.search.budget.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
+from toolkit.search.causes.helpers import Helpers
+from toolkit.search.causes.weak_spots import weak_spots
+from toolkit.search.codes import SearchEndCode
+from toolkit.search.cost.cost_model import CostModel
+from toolkit.search.plans.float_reason import float_reason
+from toolkit.search.plans.search import Search, SearchResult
+from toolkit.search.quantizer.quantizer import Quantizer
+from toolkit.search.stages.helped_forms import HelpedForms
+from toolkit.search.stages.helper_trials import HelperTrials
+from toolkit.search.stages.real_types import Lower
+from toolkit.search.stages.record import SearchRecord, record, slower_than_float
+from toolkit.search.stages.searches import Searches
+from toolkit.search.stages.timed_search import TimedSearch
+from toolkit.search.stages.times import confirmed, earlier_times, gpu_for
+from toolkit.search.trial_engines.quick_builds import some_build_takes_long
 from toolkit.simulation.simulation import Settings, Simulation
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Event
 from toolkit.contract.passes import Pass
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import session
-from toolkit.search.helped_forms import HelpedForms, with_helper
+from toolkit.graph.sessions.session import session
 from toolkit.search.plan_search import PlanSearch
+from toolkit.search.stages.helped_forms import HelpedForms, with_helper
 
 _SAME_DB = 40.0
 """A helper moves factors around: the SQNR of what float16 rounds differently stays above this."""

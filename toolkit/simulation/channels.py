@@ -10,11 +10,11 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.context import Context
-from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
-from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import session
-from toolkit.graph.side_by_side import run_side_by_side
+from toolkit.graph.sessions.measured import measured_outputs
+from toolkit.graph.sessions.runnable import not_run
+from toolkit.graph.sessions.session import session
+from toolkit.graph.sessions.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, CalibrationData
@@ -94,7 +94,7 @@ def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
 
 def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples: int = 64) -> float:
     """SQNR in dB of a model's worst output against another model of the same function."""
-    from toolkit.evaluation.outcome import compare, summed
+    from toolkit.evaluation.comparison.outcome import compare, summed
 
     sessions = session(reference), session(model, measured_outputs(reference))
     parts = []

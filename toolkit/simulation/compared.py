@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from toolkit.base.kept_results import fixed
 from toolkit.data.dataset import Batch
 from toolkit.data.faults import at_fault
-from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.metric_base import Metric, metric_code
-from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
-from toolkit.evaluation.outputs import widened
-from toolkit.evaluation.resampling import MetricScore, score_of
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
+from toolkit.evaluation.comparison.outputs import widened
+from toolkit.evaluation.metric import Metric, metric_code
+from toolkit.evaluation.numerics.resampling import MetricScore, score_of
 from toolkit.simulation.state_run import Tensors
 
 MetricMaker = Callable[[], Metric]

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from toolkit.graph.facts import Facts
-from toolkit.graph.light import LightModel
-from toolkit.graph.macs import macs, shape_of
-from toolkit.graph.nodes import reads_of
+from toolkit.graph.layers.macs import macs, shape_of
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.simulation.paired_graph import PairedGraph
 from toolkit.simulation.piece_builder import SCALE, SWITCH, PieceBuilder, Segment, StageKind
 from toolkit.simulation.rounder import Rounder

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.metric_base import pick
-from toolkit.evaluation.metrics import MetricOptions, make_metric
-from toolkit.evaluation.outcome import Outcome
-from toolkit.graph.light import LightModel
-from toolkit.graph.memory import limit_memory
-from toolkit.graph.sessions import session
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.evaluation.metric import pick
+from toolkit.evaluation.metrics.by_name import MetricOptions, make_metric
+from toolkit.graph.large_models.memory import limit_memory
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.sessions.session import session
 from toolkit.simulation.compared import KnownOutputs
 from toolkit.simulation.cut import Cutter
 from toolkit.simulation.runner import MEMORY, Runner

@@ -17,12 +17,12 @@ from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.graph import assemble
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import session
-from toolkit.graph.tensors import make_constant, onnx_type
+from toolkit.graph.proto.names import Names
+from toolkit.graph.sessions.runnable import not_run
+from toolkit.graph.sessions.session import session
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import make_constant, onnx_type
 from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 from toolkit.placement.qdq import without_pairs

@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
-from toolkit.graph.runnable import not_run
-from toolkit.graph.side_by_side import run_side_by_side
+from toolkit.graph.sessions.runnable import not_run
+from toolkit.graph.sessions.side_by_side import run_side_by_side
 from toolkit.simulation.window_kernel import take_windows
 
 if TYPE_CHECKING:

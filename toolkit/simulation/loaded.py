@@ -13,12 +13,12 @@ import onnx
 from onnx import helper
 
 from toolkit.base.types import Array
-from toolkit.graph.light import LightModel
-from toolkit.graph.memory import loaded
-from toolkit.graph.ort_session import Arena
-from toolkit.graph.partitions import resident_bytes
-from toolkit.graph.run_memory import run_pool
-from toolkit.graph.sessions import Session, session
+from toolkit.graph.large_models.memory import loaded
+from toolkit.graph.large_models.partitions import resident_bytes
+from toolkit.graph.large_models.run_memory import run_pool
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.sessions.ort_session import Arena
+from toolkit.graph.sessions.session import Session, session
 from toolkit.simulation.cut import Piece
 from toolkit.simulation.piece_builder import SCALE, SWITCH, StageKind, is_whole_state
 from toolkit.simulation.switches import Config

@@ -18,8 +18,8 @@ from toolkit.calibration.related_inputs import RelatedInputs
 from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
 from toolkit.calibration.weights import reach
 from toolkit.contract.context import Context
-from toolkit.graph.input_mean import input_mean
-from toolkit.graph.layer_weights import is_stored_in_out
+from toolkit.graph.layers.input_mean import input_mean
+from toolkit.graph.layers.layer_weights import is_stored_in_out
 from toolkit.graph.model import Model
 from toolkit.placement.blocks import summed_axis
 from toolkit.placement.ops import weight_axis

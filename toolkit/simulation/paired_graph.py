@@ -14,14 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from toolkit.base.block_operators import domain_of
 from toolkit.base.mapped import looked_at
 from toolkit.base.types import Array
-from toolkit.graph.bias import correction
-from toolkit.graph.facts import Facts
-from toolkit.graph.input_mean import input_mean
-from toolkit.graph.light import LightModel
-from toolkit.graph.nodes import reads_of
-from toolkit.graph.on_disk import SPILL_BYTES, spilled
-from toolkit.graph.partitions import shared_weights
-from toolkit.graph.runnable import cut, not_run_in
+from toolkit.graph.large_models.partitions import shared_weights
+from toolkit.graph.layers.bias import correction
+from toolkit.graph.layers.input_mean import input_mean
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.proto.on_disk import SPILL_BYTES, spilled
+from toolkit.graph.sessions.runnable import cut, not_run_in
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.ops import ADDS
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Switches

@@ -14,8 +14,8 @@ import onnx
 from onnx import helper
 
 from toolkit.base.types import Array
-from toolkit.graph.light import large_header
-from toolkit.graph.nodes import reads_of
+from toolkit.graph.proto.light import large_header
+from toolkit.graph.proto.nodes import reads_of
 from toolkit.simulation.branches import Branch, switch_node
 from toolkit.simulation.paired_graph import PairedGraph
 

@@ -13,9 +13,9 @@ from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
-from toolkit.graph.input_mean import input_mean
+from toolkit.graph.layers.input_mean import input_mean
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import content_digest
+from toolkit.graph.surgery.tensors import content_digest
 from toolkit.placement.qdq import storable_scale
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.switches import fake_quantized

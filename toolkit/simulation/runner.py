@@ -14,8 +14,8 @@ from toolkit.base.places import Pending, Workers
 from toolkit.base.spread import spread
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
-from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.outcome import BatchOutcome, Outcome
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.outcome import BatchOutcome, Outcome
 from toolkit.simulation.compared import ComparedOutputs, KnownOutputs, MetricMaker
 from toolkit.simulation.cuts import (
     KeptCuts,

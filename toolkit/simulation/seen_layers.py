@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.graph.input_mean import input_mean
+from toolkit.graph.layers.input_mean import input_mean
 from toolkit.graph.model import Model
 from toolkit.placement.ops import weight_axis
 from toolkit.simulation.output_ranges import RangeErrors

@@ -17,16 +17,16 @@ from toolkit.base.places import Workers, elsewhere
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.versions import code_fingerprint
-from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.metric_table import together
-from toolkit.evaluation.metrics import MetricOptions
-from toolkit.evaluation.outcome import Outcome
-from toolkit.evaluation.outputs import class_like, discrete_outputs
-from toolkit.graph.measured import measured_outputs, squashed_by
-from toolkit.graph.memory import memory_limited
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.evaluation.comparison.outputs import class_like, discrete_outputs
+from toolkit.evaluation.metrics.by_name import MetricOptions
+from toolkit.evaluation.metrics.table import together
+from toolkit.graph.large_models.memory import memory_limited
+from toolkit.graph.layers.work import facts_at_opt, work_of
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import SHORT_FLOATS
-from toolkit.graph.work import facts_at_opt, work_of
+from toolkit.graph.sessions.measured import measured_outputs, squashed_by
+from toolkit.graph.surgery.tensors import SHORT_FLOATS
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import pairs_opset
 from toolkit.simulation.compared import KnownOutputs
@@ -285,9 +285,9 @@ class Simulation:
         Raises:
             ModelError: onnxruntime cannot run it.
         """
-        from toolkit.evaluation.counterparts import counterparts, run_on
-        from toolkit.evaluation.rounding import with_rounding
-        from toolkit.graph.sessions import session
+        from toolkit.evaluation.arithmetic.rounding import with_rounding
+        from toolkit.evaluation.comparison.counterparts import counterparts, run_on
+        from toolkit.graph.sessions.session import session
 
         named = counterparts(self.model, lowered, self.outputs)
         loaded = session(with_rounding(lowered), list(named.values()), threads=1, often=True)

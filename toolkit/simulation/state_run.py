@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from toolkit.base.places import Pending, Workers
 from toolkit.base.types import Array
-from toolkit.evaluation.outcome import BatchOutcome, Outcome
+from toolkit.evaluation.comparison.outcome import BatchOutcome, Outcome
 from toolkit.simulation.cuts import StateKey
 from toolkit.simulation.switches import Config
 

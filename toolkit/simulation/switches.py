@@ -16,8 +16,8 @@ from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.contract.findings import Code, Finding
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.dequantized import source
 from toolkit.placement.flips import Flips
 from toolkit.placement.grid import on_grid, spread

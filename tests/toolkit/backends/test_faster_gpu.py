@@ -15,11 +15,11 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
 from toolkit.report.findings import sentence
-from toolkit.run.checks import opened
-from toolkit.run.context import context_for
-from toolkit.run.folder import RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.run.checks.preflight import opened
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
+from toolkit.run.steps.context import context_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("measuring_tensorrt")]
 

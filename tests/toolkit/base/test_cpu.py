@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tests.conftest import build, node
 from toolkit import Recipe
 from toolkit.base import cpu
-from toolkit.graph.sessions import session
-from toolkit.run.checks import reachable
-from toolkit.run.folder import RunFolder
+from toolkit.graph.sessions.session import session
+from toolkit.run.checks.preflight import reachable
+from toolkit.run.folder.run_folder import RunFolder
 from toolkit.run.job import Job
 
 
@@ -78,7 +78,7 @@ def test_threads_are_no_more_than_cpus_that_are_paid_for(monkeypatch, allowed, p
     monkeypatch.setattr(cpu, "quota", lambda groups, root: paid)
     monkeypatch.setattr(cpu, "cores", cpu.cores.__wrapped__)
     assert (cpu.cores(), cpu.session_threads()) == (found, threads)
-    monkeypatch.setattr("toolkit.graph.sessions.session_threads", cpu.session_threads)
+    monkeypatch.setattr("toolkit.graph.sessions.session.session_threads", cpu.session_threads)
     model = build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]}, {})
     opened = {given: session(model, threads=given)._inner.get_session_options() for given in (None, 2)}
     assert {given: one.intra_op_num_threads for given, one in opened.items()} == {None: threads, 2: 2}

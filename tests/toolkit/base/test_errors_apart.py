@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from toolkit.base.errors import BackendError, DataError, WriteError
-from toolkit.evaluation import checkpoint
-from toolkit.evaluation.checkpoint import EvaluationCheckpoint
+from toolkit.evaluation.node_errors import checkpoint
+from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 
 
 class Held:

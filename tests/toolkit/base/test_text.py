@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolkit.base.text import on_one_line
-from toolkit.graph.ort_session import explained
+from toolkit.graph.sessions.ort_session import explained
 
 
 def test_a_long_text_keeps_its_end_where_the_cause_stands():

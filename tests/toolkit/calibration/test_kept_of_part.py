@@ -9,8 +9,8 @@ from toolkit import run
 from toolkit.calibration import collect as collecting
 from toolkit.calibration.provider import KEPT_OF_PART, Calibrator
 from toolkit.data.dataset import CalibrationData
-from toolkit.run.folder import RunFolder
-from toolkit.run.recipe import Recipe
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.recipe.recipe import Recipe
 
 
 def test_statistics_of_a_part_are_found_again_and_never_taken_for_those_of_all(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ from tests.large_models import residual_blocks
 from toolkit.calibration import probes
 from toolkit.calibration.collect import collect
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.memory import least_limit, memory_limit
+from toolkit.graph.large_models.memory import least_limit, memory_limit
+from toolkit.graph.large_models.partitions import PartitionedSession
 from toolkit.graph.model import Model
-from toolkit.graph.partitions import PartitionedSession
 
 WIDTH, BLOCKS, SAMPLES, PARTITIONS = 64, 6, 11, 3
 PACKED = 2 * 4 * WIDTH**2

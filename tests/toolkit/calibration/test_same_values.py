@@ -12,7 +12,7 @@ from toolkit.calibration import collect as collecting
 from toolkit.calibration import same_values
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.tensors import make_constant
+from toolkit.graph.surgery.tensors import make_constant
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MODELS, ROOT, build, node
 from toolkit.cli.main import invoke
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe
 
 HEAVY = {
     "jinja2",
@@ -38,7 +38,7 @@ def test_the_package_and_a_help_page_import_nothing_heavy(code):
 
 def test_what_only_calibration_and_the_report_need_is_not_imported_by_check():
     code = "from toolkit.cli.main import invoke; assert invoke(['check', 'recipes/digits_int8.toml']) == 0"
-    code += "; import sys; print(*({'numba', 'jinja2', 'toolkit.report.schema', 'toolkit.report.html'} & set(sys.modules)))"
+    code += "; import sys; print(*({'numba', 'jinja2', 'toolkit.report.schema.report', 'toolkit.report.page.html'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
 

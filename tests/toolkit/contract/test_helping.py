@@ -17,8 +17,8 @@ from toolkit import run as run_recipe
 from toolkit.calibration.provider import Calibrator
 from toolkit.contract.helping import LEAST_DB, Effect
 from toolkit.data.dataset import CalibrationData
+from toolkit.report.conclusions.helpers import helpers_used
 from toolkit.report.findings import sentence
-from toolkit.report.helpers import helpers_used
 
 
 def network(spread=1.0):
@@ -289,7 +289,7 @@ def test_the_report_names_those_that_were_not_kept():
 
 def test_the_answers_that_stay_are_told_too():
     from toolkit import Evaluation
-    from toolkit.evaluation.answers import Answers
+    from toolkit.evaluation.comparison.answers import Answers
     from toolkit.evaluation.tasks import OutputPart
 
     answers = Answers([OutputPart("classification", ("y",))])

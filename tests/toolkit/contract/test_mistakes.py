@@ -19,7 +19,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.contract.order import OrderCode
 from toolkit.contract.ranges import Range, Ranges
-from toolkit.run.folder import RunFolder
+from toolkit.run.folder.run_folder import RunFolder
 
 
 def layer() -> Model:

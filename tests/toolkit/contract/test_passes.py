@@ -18,7 +18,7 @@ from toolkit.base.errors import PassError, RecipeError
 from toolkit.contract.findings import Code
 from toolkit.contract.passes import Sequence
 from toolkit.contract.registry import configure_pass, find_pass
-from toolkit.graph.tensors import make_constant
+from toolkit.graph.surgery.tensors import make_constant
 from toolkit.report.findings import sentence
 
 

@@ -9,7 +9,7 @@ from tests.conftest import build, node, normal
 from toolkit import CalibrationData, Model, Recipe, run
 from toolkit.base.errors import DataError
 from toolkit.data import finite
-from toolkit.graph import sessions
+from toolkit.graph.sessions import session as sessions
 
 
 def filled(replaces=True):

@@ -12,7 +12,7 @@ from toolkit import CalibrationData, Model, Recipe, run
 from toolkit.base.errors import DataError, ModelError
 from toolkit.data.batch import Batch
 from toolkit.data.faults import run_samples
-from toolkit.graph.endless_loops import EndlessLoopError
+from toolkit.graph.sessions.endless_loops import EndlessLoopError
 
 ROWS = normal(6, 8)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import build, node, normal
 from toolkit import CalibrationData, Model
 from toolkit.base.errors import DataError
-from toolkit.graph.channels import channels_read
+from toolkit.graph.interface.channels import channels_read
 
 FREE = ["batch", "channels", "height", "width"]
 

@@ -20,7 +20,7 @@ from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.sample import input_specs
 from toolkit.data.sources import HeldSamples, LoadedSamples, open_source
-from toolkit.run import fingerprints
+from toolkit.run.inputs import fingerprints
 
 VALUES = np.random.default_rng(0).standard_normal((6, 3, 4), np.float32)
 

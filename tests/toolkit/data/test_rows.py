@@ -20,9 +20,9 @@ from toolkit.contract.journal import Journal
 from toolkit.data.codes import DataCode
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.sources import LoadedSamples
-from toolkit.graph.batch_probe import batch_fault, rows_are_independent
+from toolkit.graph.interface.batch_probe import batch_fault, rows_are_independent
 from toolkit.graph.model import Model
-from toolkit.run import fingerprints
+from toolkit.run.inputs import fingerprints
 
 VALUES = np.random.default_rng(0).standard_normal((20, 4), np.float32)
 LABELS = np.arange(20)
@@ -225,7 +225,7 @@ def test_profiles_fit_rows_whatever_batch_they_want() -> None:
 def test_the_model_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(
-        "toolkit.graph.batch_probe._all_apart", lambda apart, together: asked.append(len(apart)) or True
+        "toolkit.graph.interface.batch_probe._all_apart", lambda apart, together: asked.append(len(apart)) or True
     )
     settled = network().settle()
     for _ in range(3):

@@ -10,8 +10,8 @@ from toolkit import CalibrationData, Model
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.data.sample import axes_of, input_specs
-from toolkit.graph.sessions import session
-from toolkit.run.feeds import Tally, own_rows, samples_of, split
+from toolkit.graph.sessions.session import session
+from toolkit.run.inputs.feeds import Tally, own_rows, samples_of, split
 
 COUNT = 6
 

@@ -12,8 +12,8 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.data.unlike import prepared_unlike
 from toolkit.graph.model import Model
 from toolkit.report.findings import sentence
-from toolkit.run.check import dry_run
-from toolkit.run.new import recipe_for
+from toolkit.run.checks.dry_run import dry_run
+from toolkit.run.new.new_recipe import recipe_for
 
 RANDOM = np.random.default_rng(3)
 IMAGES = RANDOM.uniform(0.2, 1.0, (16, 1, 8, 8)).astype(np.float32)

@@ -30,9 +30,9 @@ from toolkit import Context, Extent, Model, Profiles, ShapeProfile
 from toolkit.backends.lowering.strong import lower
 from toolkit.base.errors import ModelError, PassError
 from toolkit.graph import model as graph_model
-from toolkit.graph import work as costs
-from toolkit.graph.normalise import normalise
-from toolkit.graph.opset import SAME_FROM
+from toolkit.graph.layers import work as costs
+from toolkit.graph.surgery.normalise import normalise
+from toolkit.graph.surgery.opset import SAME_FROM
 
 
 def test_unnamed_and_doubled_nodes_get_unique_names():

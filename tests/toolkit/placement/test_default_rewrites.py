@@ -15,8 +15,9 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import evaluate as evaluation
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
-from toolkit.graph import cutting, sessions
-from toolkit.graph.sessions import session
+from toolkit.graph.large_models import cutting
+from toolkit.graph.sessions import session as sessions
+from toolkit.graph.sessions.session import session
 from toolkit.placement.default_rewrites import rewritten, split_large_biases
 
 

@@ -18,7 +18,7 @@ from toolkit.calibration.weights import weight_amax
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.grid import on_grid, quantized, spread
 from toolkit.placement.qdq import storable_scale
-from toolkit.search.causes import weight_sqnr_db
+from toolkit.search.causes.causes import weight_sqnr_db
 from toolkit.simulation.switches import fake_quantized
 
 TYPES = [precision for precision in Precision if precision.quantized]

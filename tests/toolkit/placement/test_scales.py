@@ -9,8 +9,8 @@ from tests.conftest import build, node, normal
 from toolkit import Code, Context, Model, Precision, Ranges
 from toolkit.backends.lowering.strong import lower
 from toolkit.contract.ranges import Range
-from toolkit.graph.sessions import session
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.sessions.session import session
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.qdq import storable_scale
 
 HALF_STEP = 2.0**-24

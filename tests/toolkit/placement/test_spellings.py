@@ -11,10 +11,10 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run
 from toolkit import Code, Context, Model, Precision, keep_float, without_pairs
 from toolkit.backends.lowering.strong import lower
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions.session import session
 from toolkit.placement.quantized import pair_count
 from toolkit.placement.spellings import load_source, write_as_onnx
-from toolkit.run.gpu_types import types_of_pairs
+from toolkit.run.checks.gpu_types import types_of_pairs
 
 
 def mlp(opset=17, width=64):

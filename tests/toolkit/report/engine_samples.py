@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from toolkit.backends.layers.layer import Build, Layer, Port
 from toolkit.base.precision import Precision
-from toolkit.report.payoff import Timed, payoff_of
-from toolkit.report.schema import Accuracy, ActualInfo, Asked, DeviceInfo, LayerInfo, OutputError, PayoffInfo
+from toolkit.report.schema.report import Accuracy, ActualInfo, Asked, DeviceInfo, LayerInfo, OutputError, PayoffInfo
+from toolkit.report.sections.payoff import Timed, payoff_of
 
 
 def node(name, op="Conv", asked="int8", actual="int8", engine_layers=(), role="compute", macs=100, **more):

@@ -7,10 +7,11 @@ import random
 
 from toolkit.base.precision import Precision
 from toolkit.contract.roles import Role
-from toolkit.report.advice import advice
+from toolkit.report.conclusions.advice import advice
+from toolkit.report.conclusions.headline import headline
+from toolkit.report.conclusions.verdict import verdict, warnings_of
 from toolkit.report.findings import sentence
-from toolkit.report.findings.headline import headline
-from toolkit.report.schema import (
+from toolkit.report.schema.report import (
     Accuracy,
     ActualInfo,
     Asked,
@@ -33,7 +34,6 @@ from toolkit.report.schema import (
     Tool,
     counts,
 )
-from toolkit.report.verdict import verdict, warnings_of
 
 QUANTIZING = PassInfo(use="insert_qdq", title="insert_qdq", role=Role.QUANTIZE, options={"only_if_faster"})
 SEARCHING = PassInfo(use="search_precision", title="search_precision", role=Role.SEARCH, options={"only_if_faster"})

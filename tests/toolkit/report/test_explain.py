@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.toolkit.report.test_report_join import _join, model
+from tests.toolkit.report.test_join import _join, model
 from toolkit.base.errors import QtoolError
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.report.explain import NodeFacts, explain, explanation_text

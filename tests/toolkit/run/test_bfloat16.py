@@ -14,7 +14,7 @@ from tests.conftest import run as run_model
 from toolkit import Context, Model, onnx_type, values_of
 from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Ranges
-from toolkit.report.schema import Report
+from toolkit.report.schema.report import Report
 
 BF16, FP32 = TensorProto.BFLOAT16, TensorProto.FLOAT
 RECIPE = """\

@@ -21,9 +21,9 @@ from tests.passes.test_only_if_faster import NAMES, context_for, quantized
 from tests.passes.test_only_if_faster import chain as conv_chain
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.calibration.test_collect import CHAIN, TAPS, data_of, feeds, same
+from tests.toolkit.search.plans.test_search import search
 from tests.toolkit.search.planted import chain, damage, simulation, trained
 from tests.toolkit.search.planted import feeds as planted_feeds
-from tests.toolkit.search.test_search import search
 from toolkit import Recipe
 from toolkit.base import cluster as module
 from toolkit.base.cluster import Cluster, cluster
@@ -36,8 +36,8 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.run.pipeline import run
-from toolkit.search.sensitivity import exact
-from toolkit.search.spending import Spending
+from toolkit.search.budget.spending import Spending
+from toolkit.search.sensitivity.measure import exact
 from toolkit.simulation.simulation import SimulationJob
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'qtool[ray]'")

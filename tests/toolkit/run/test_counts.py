@@ -14,7 +14,8 @@ from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
 from tests.conftest import MODELS
 from toolkit import Recipe, run
-from toolkit.graph import assemble, model, opset
+from toolkit.graph import model
+from toolkit.graph.surgery import assemble, opset
 
 MOST = {"copies": 7, "exports": 50, "sessions": 10}
 """Of a run with two passes. A change that needs more of them says why, here.

@@ -16,7 +16,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Ranges
 from toolkit.data.dataset import CalibrationData
-from toolkit.report.schema import Report
+from toolkit.report.schema.report import Report
 
 RECIPE = """\
 [model]

@@ -10,7 +10,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS, build, node, normal, placeholder_context
 from tests.conftest import run as outputs_of
 from toolkit import Model, run
-from toolkit.graph.constants import with_values
+from toolkit.graph.layers.constants import with_values
 from toolkit.placement.qdq import without_pairs
 from toolkit.run.steps.passes import EXACT, PassesRecord
 

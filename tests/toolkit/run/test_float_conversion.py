@@ -15,8 +15,8 @@ from toolkit.backends.lowering.strong import lower
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.report.codes import ReportCode
-from toolkit.report.left_out import left_out
-from toolkit.report.schema import PassInfo
+from toolkit.report.conclusions.left_out import left_out
+from toolkit.report.schema.report import PassInfo
 
 RTX = "tensorrt_rtx" if importlib.util.find_spec("tensorrt_rtx") is not None else "none"
 RECIPE = """

@@ -14,8 +14,8 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context, run
 from toolkit import Model, Precision
 from toolkit.cli.main import invoke
-from toolkit.graph.forms import Forms
-from toolkit.run.recipe import Recipe
+from toolkit.graph.layers.forms import Forms
+from toolkit.run.recipe.recipe import Recipe
 
 WIDTH, CLASSES = 8, 5
 ROOT2 = 2**0.5

@@ -20,8 +20,8 @@ from toolkit.calibration.methods import make_ranges
 from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
-from toolkit.run.check import dry_run
-from toolkit.search.sensitivity import Sensitivity
+from toolkit.run.checks.dry_run import dry_run
+from toolkit.search.sensitivity.measure import Sensitivity
 from toolkit.simulation.simulation import Simulation
 
 AMAX = {"x": 4.5, "c0": 4.6, "p0": 4.2, "c1:0": 8.1, "p1": 4.8, "g": 1.7, "f": 1.7}

@@ -16,14 +16,14 @@ from toolkit.backends.codes import EngineCode
 from toolkit.base.code import import_path
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
-from toolkit.evaluation import checkpoint
-from toolkit.evaluation.checkpoint import EvaluationCheckpoint
+from toolkit.evaluation.node_errors import checkpoint
+from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.folder import RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.keys import evaluation_key
+from toolkit.run.keys.keys import evaluation_key
 
 
 @pytest.fixture
@@ -493,7 +493,7 @@ def test_engines_to_compare_with_are_built_from_the_plain_model(place, monkeypat
 
 def test_an_engine_that_ignores_its_input_is_broken_however_its_argmax_agrees(place):
     """Images far from 0, quantized so coarsely that all look alike: the argmax agrees, since there is only one."""
-    from toolkit.evaluation.difference import Difference
+    from toolkit.evaluation.numerics.difference import Difference
 
     rng = np.random.default_rng(0)
     reference = np.float32([5.0, 1.0, 1.0]) + 0.05 * rng.standard_normal((64, 3)).astype(np.float32)

@@ -11,7 +11,7 @@ from tests.conftest import normal
 from toolkit.cli.main import invoke
 from toolkit.run.pipeline import run
 from toolkit.run.preview import preview
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe
 
 
 def tree(folder):

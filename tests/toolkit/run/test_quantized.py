@@ -17,13 +17,13 @@ from toolkit import Code, Model, run
 from toolkit.base.code import import_path
 from toolkit.cli.main import invoke
 from toolkit.contract.journal import Journal
-from toolkit.graph.header import read_header
+from toolkit.graph.files.header import read_header
 from toolkit.report.findings import sentence
-from toolkit.run.folder import RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.keys import evaluation_key
-from toolkit.run.recipe import Recipe
+from toolkit.run.keys.keys import evaluation_key
+from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.steps.passes import PassesStep
 
 

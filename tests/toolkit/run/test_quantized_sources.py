@@ -14,10 +14,10 @@ from tests.conftest import build, node, normal
 from tests.conftest import run as infer
 from toolkit import Model
 from toolkit.cli.main import invoke
-from toolkit.run.folder import RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe
 
 DATA = Path(__file__).parent.parent.parent / "passes" / "data"
 RUN = """\

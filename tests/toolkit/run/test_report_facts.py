@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.conftest import build, node, normal
 from toolkit import Model
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.graph.facts import Facts
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.run.steps import report
 
 PROFILES = Profiles((ShapeProfile("p", {"x": Extent((1, 4), (2, 4), (8, 4))}),))

@@ -22,12 +22,12 @@ from toolkit.base.files import PART, atomic_path
 from toolkit.base.modules import module_file, module_fingerprint
 from toolkit.base.text import plain, toml_string
 from toolkit.cli.main import invoke
-from toolkit.graph.header import model_files, read_header
-from toolkit.graph.light import LightModel
-from toolkit.graph.onnx_file import write
+from toolkit.graph.files.header import model_files, read_header
+from toolkit.graph.files.onnx_file import write
+from toolkit.graph.proto.light import LightModel
 from toolkit.report.codes import ReportCode
-from toolkit.run.folder import RunFolder
-from toolkit.run.inputs import Inputs
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.steps.device import skipped
 from toolkit.run.steps.engine import EngineStep
@@ -133,7 +133,7 @@ def test_new_never_writes_over_what_it_reads(place, capsys, victim):
 
 
 def test_weights_apart_are_named_by_content_and_the_old_ones_go(tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
+    monkeypatch.setattr("toolkit.graph.proto.light.PROTOBUF_LIMIT", 0)
     path = tmp_path / "model.onnx"
 
     def save(seed):
@@ -155,7 +155,7 @@ def test_weights_apart_are_named_by_content_and_the_old_ones_go(tmp_path, monkey
 
 
 def test_a_killed_writing_leaves_the_old_pair_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
+    monkeypatch.setattr("toolkit.graph.proto.light.PROTOBUF_LIMIT", 0)
     path = tmp_path / "model.onnx"
     protos = [
         build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 64]}, {"w": normal(64, 64, seed=s)})
@@ -167,7 +167,7 @@ def test_a_killed_writing_leaves_the_old_pair_whole(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("toolkit.graph.onnx_file.write_parts", stop)
+        patch.setattr("toolkit.graph.files.onnx_file.write_parts", stop)
         with pytest.raises(KeyboardInterrupt):
             write(LightModel.of(protos[1]), path)
     assert np.array_equal(Model.load(path).graph.nodes[0].inputs[1].values, normal(64, 64, seed=1))
@@ -186,8 +186,8 @@ def large(place, monkeypatch):
         ),
         str(place / "model.onnx"),
     )
-    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
-    monkeypatch.setattr("toolkit.graph.onnx_file._APART", 16)
+    monkeypatch.setattr("toolkit.graph.proto.light.PROTOBUF_LIMIT", 0)
+    monkeypatch.setattr("toolkit.graph.files.onnx_file._APART", 16)
     return place
 
 
@@ -428,7 +428,7 @@ def test_a_fingerprint_imports_nothing(place, monkeypatch):
 def test_a_data_file_that_is_named_like_code_is_data(place):
     (place / "data.npz").rename(place / "mine:data")
     recipe = Recipe.parse(GOOD.replace("data.npz", "mine:data"), place / "recipe.toml")
-    from toolkit.run.checks import code_allowed
+    from toolkit.run.checks.preflight import code_allowed
     from toolkit.run.job import Job
 
     job = Job(recipe, RunFolder(place / "out"))
@@ -522,7 +522,7 @@ def test_escape_sequences_of_names_do_not_reach_the_terminal(place, capsys):
 
 def test_progress_lines_show_control_characters(capsys):
     from toolkit.base.progress import Terminal
-    from toolkit.report.schema import StepInfo
+    from toolkit.report.schema.report import StepInfo
 
     with Terminal() as terminal:
         terminal.step(StepInfo(name="passes", status="done", seconds=0.1, why="a\x1b[31m was changed"))

@@ -15,9 +15,9 @@ from toolkit.backends.layers.layer import Actual
 from toolkit.base.precision import Precision
 from toolkit.cli.commands_analysis import sensitivity
 from toolkit.report.findings.words import share_percent, work_share
-from toolkit.report.html import render_html
-from toolkit.report.shares import quantized_shares, share_words
-from toolkit.report.terminal import to_text
+from toolkit.report.page.html import render_html
+from toolkit.report.sections.shares import quantized_shares, share_words
+from toolkit.report.terminal.report import to_text
 
 RECIPE = """
 [model]

@@ -13,12 +13,12 @@ from toolkit.base.types import Array
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.budget import Budget
-from toolkit.graph.tensors import make_constant, make_node
-from toolkit.search.cost import CostModel
-from toolkit.search.gpus import gpu_spec
-from toolkit.search.search import Search
-from toolkit.search.searched_plan import SearchedPlan
-from toolkit.search.spending import Spending
+from toolkit.graph.surgery.tensors import make_constant, make_node
+from toolkit.search.budget.spending import Spending
+from toolkit.search.cost.cost_model import CostModel
+from toolkit.search.cost.gpus import gpu_spec
+from toolkit.search.plans.search import Search
+from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.simulation.simulation import Settings, Simulation
 from toolkit.simulation.switches import wanted_tensors
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from toolkit.data.batch import Batch
-from toolkit.evaluation import ranks
-from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.outcome import compare
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.outcome import compare
+from toolkit.evaluation.numerics import ranks
 from toolkit.evaluation.tasks.base import OutputPart
 from toolkit.simulation.compared import ComparedOutputs
 

@@ -8,9 +8,9 @@ from tests.conftest import build, node, normal
 from toolkit import Context, Model, Precision
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.search.budget.settings import SearchSettings
 from toolkit.search.plan_search import PlanSearch
-from toolkit.search.range_methods import OUTPUT, methods_of, whole_model
-from toolkit.search.search_settings import SearchSettings
+from toolkit.search.plans.range_methods import OUTPUT, methods_of, whole_model
 from toolkit.simulation.output_ranges import RangeErrors, range_for_outputs
 
 LOUD = 3

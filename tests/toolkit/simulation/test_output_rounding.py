@@ -13,8 +13,8 @@ from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
 from toolkit.placement.grid import on_grid
+from toolkit.search.budget.settings import SearchSettings
 from toolkit.search.plan_search import PlanSearch
-from toolkit.search.search_settings import SearchSettings
 from toolkit.simulation import output_rounding
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.layer_inputs import collect_rows

@@ -15,7 +15,7 @@ from toolkit import Context, Model
 from toolkit.base.errors import PassError
 from toolkit.base.spread import spread
 from toolkit.calibration.weights import weight_amax
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions.session import session
 from toolkit.simulation import switches
 from toolkit.simulation.cuts import KeptCuts, affordable_cuts
 from toolkit.simulation.loaded import PlannedPiece
@@ -50,7 +50,7 @@ def test_every_state_is_what_insert_qdq_gives(samples, name, data):
 
 
 def test_a_simulation_that_has_rested_gives_the_same(samples, monkeypatch):
-    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
+    monkeypatch.setattr("toolkit.graph.proto.light.PROTOBUF_LIMIT", 0)
     model = trained("digits_cnn")
     sim = simulation(model, samples / "digits_calibration.npz", batch=16, samples=24)
     before = [sim.without(kept).noise for kept in ([], sim.names[:2])]

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.backends.attribution.flow import Flow, is_constant
 from toolkit.backends.layers.layer import Layer
-from toolkit.graph.assemble import bodies
+from toolkit.graph.surgery.assemble import bodies
 from toolkit.placement.ops import ACTIVATIONS, MOVERS, PAIR_OPERATORS, QUANTIZERS
 
 _FOREIGN = re.compile(r"^\{?ForeignNode\[(.*)\]\}?$", re.DOTALL)

@@ -12,9 +12,9 @@ import onnx_graphsurgeon as gs
 from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
-from toolkit.graph.forms import Forms
+from toolkit.graph.layers.forms import Forms
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import (
     ACTIVATIONS,

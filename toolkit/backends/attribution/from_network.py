@@ -16,7 +16,7 @@ from toolkit.base.precision import FLOATS, Precision
 from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.ops import DEQUANTIZERS, MOVERS, PAIR_OPERATORS, TARGETS
 
 _FLOAT_WORDS = {str(precision): precision for precision in FLOATS}

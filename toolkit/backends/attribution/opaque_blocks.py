@@ -16,8 +16,8 @@ from toolkit.backends.layers.layer import Actual, Build, Layer
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.evaluation.opened_values import AS_QUANTIZED
-from toolkit.graph.forms import Forms
+from toolkit.evaluation.node_errors.opened_values import AS_QUANTIZED
+from toolkit.graph.layers.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.placement.ops import QUANTIZERS, TARGETS
 

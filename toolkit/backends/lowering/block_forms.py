@@ -19,10 +19,10 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.graph import assemble
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, make_node
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import make_constant, make_node
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.grid import block_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE

@@ -8,12 +8,12 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Profiles
-from toolkit.graph.constants import is_random
+from toolkit.graph.files.onnx_file import parse
 from toolkit.graph.folding import fix_dimensions, fold
-from toolkit.graph.inlining import nodes_of
+from toolkit.graph.layers.constants import is_random
 from toolkit.graph.model import Model
-from toolkit.graph.nodes import all_nodes
-from toolkit.graph.onnx_file import parse
+from toolkit.graph.proto.nodes import all_nodes
+from toolkit.graph.surgery.inlining import nodes_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _LIMIT = 1 << 26

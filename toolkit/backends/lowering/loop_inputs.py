@@ -6,10 +6,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from toolkit.graph import assemble
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import SHORT_FLOATS, make_constant, make_node, onnx_type
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import SHORT_FLOATS, make_constant, make_node, onnx_type
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 _VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})

@@ -18,12 +18,12 @@ from toolkit.base.parts import ends_of
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import Ask, PrecisionPlan
-from toolkit.graph.assemble import bodies
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.nodes import ONNX_DOMAINS
-from toolkit.graph.opset import known_operators
-from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type, values_of
+from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery.assemble import bodies
+from toolkit.graph.surgery.opset import known_operators
+from toolkit.graph.surgery.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type, values_of
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 

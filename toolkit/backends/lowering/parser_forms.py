@@ -10,11 +10,11 @@ import onnx_graphsurgeon as gs
 from toolkit.backends.codes import EngineCode
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
-from toolkit.graph import assemble
 from toolkit.graph.loop_conditions import add_loop_conditions
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, make_node, reroute
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import make_constant, make_node, reroute
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 

@@ -14,12 +14,12 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.graph import assemble
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.nodes import ONNX_DOMAINS
-from toolkit.graph.tensors import make_constant, make_node, np_dtype, onnx_type, reroute, values_of
+from toolkit.graph.proto.names import Names
+from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.tensors import make_constant, make_node, np_dtype, onnx_type, reroute, values_of
 from toolkit.placement.dequantized import pair_type, stored_type
 from toolkit.placement.grid import quantized
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE

@@ -20,9 +20,9 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.placement.default_rewrites import biases_as_rows
 from toolkit.placement.moved import with_moved
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE

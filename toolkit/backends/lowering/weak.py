@@ -19,8 +19,8 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
-from toolkit.graph.names import Names
-from toolkit.graph.tensors import SHORT_FLOATS, make_node, reroute
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery.tensors import SHORT_FLOATS, make_node, reroute
 from toolkit.placement.attention import attentions
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.float_path import FloatPath

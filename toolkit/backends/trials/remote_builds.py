@@ -17,8 +17,8 @@ from toolkit.base.gpu import find_gpu
 from toolkit.base.places import Pending, Workers
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.versions import versions
-from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
+from toolkit.graph.proto.light import LightModel
 
 if TYPE_CHECKING:
     from toolkit.backends.layers.layer import Build

@@ -12,10 +12,10 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.difference import is_float, same_argmax
-from toolkit.evaluation.intervals import LimitStanding, standing, wilson
-from toolkit.evaluation.masks import LEAST_MASK, masks
-from toolkit.evaluation.position_mask import at_positions, counting, within_lengths
+from toolkit.evaluation.numerics.difference import is_float, same_argmax
+from toolkit.evaluation.numerics.intervals import LimitStanding, standing, wilson
+from toolkit.evaluation.numerics.masks import LEAST_MASK, masks
+from toolkit.evaluation.observation.position_mask import at_positions, counting, within_lengths
 from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.masks import LEAST_MASK, all_finite, all_plain, masks
-from toolkit.evaluation.ranks import two_largest
+from toolkit.evaluation.numerics.masks import LEAST_MASK, all_finite, all_plain, masks
+from toolkit.evaluation.numerics.ranks import two_largest
 
 _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24

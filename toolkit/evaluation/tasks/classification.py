@@ -11,7 +11,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.metric_base import two_classes
+from toolkit.evaluation.metric import two_classes
 from toolkit.evaluation.tasks.base import SIDE, OutputPart, Rows, Task, chosen_each, flat, one_each, same_choice, scores
 
 

@@ -12,8 +12,8 @@ from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.masks import all_finite
-from toolkit.evaluation.ranks import two_best
+from toolkit.evaluation.numerics.masks import all_finite
+from toolkit.evaluation.numerics.ranks import two_best
 from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, flat, one_each, scores
 
 

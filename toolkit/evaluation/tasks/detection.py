@@ -9,8 +9,8 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.boxes import OVERLAP, Detections, detections, matched
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.numerics.boxes import OVERLAP, Detections, detections, matched
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SLACK = 0.8

@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.base.kept_results import kept_where_fixed
 from toolkit.base.types import Array
-from toolkit.evaluation.ranks import largest, two_largest
+from toolkit.evaluation.numerics.ranks import largest, two_largest
 
 _SUM = 1e-2
 _LEAST = 1e-30

@@ -7,34 +7,34 @@ name of its node, and begins with a small letter.
 from __future__ import annotations
 
 from toolkit.contract.findings import Code, Finding
-from toolkit.report.findings.accuracy import ACCURACY
-from toolkit.report.findings.advice import ADVICE
-from toolkit.report.findings.attribution import FROM_ENGINE, FROM_PAIRS
-from toolkit.report.findings.backends import BACKENDS
-from toolkit.report.findings.bound import BOUND
-from toolkit.report.findings.comparison import COMPARISON
-from toolkit.report.findings.data import DATA
-from toolkit.report.findings.device import DEVICE
-from toolkit.report.findings.evaluation import EVALUATION
-from toolkit.report.findings.export import EXPORT
-from toolkit.report.findings.folder import FOLDER
-from toolkit.report.findings.latency import LATENCY
-from toolkit.report.findings.lowering import LOWERING
-from toolkit.report.findings.migrate import MIGRATE
-from toolkit.report.findings.new import NEW
-from toolkit.report.findings.opened import OPENED
-from toolkit.report.findings.opening import OPENING
-from toolkit.report.findings.overridden import OVERRIDDEN
-from toolkit.report.findings.passes import PASSES
-from toolkit.report.findings.placement import PLACEMENT
-from toolkit.report.findings.rules import RULES
-from toolkit.report.findings.search_notes import SEARCH
-from toolkit.report.findings.stripping import STRIPPING
+from toolkit.report.findings.commands.advice import ADVICE
+from toolkit.report.findings.commands.comparison import COMPARISON
+from toolkit.report.findings.commands.export import EXPORT
+from toolkit.report.findings.commands.folder import FOLDER
+from toolkit.report.findings.commands.migrate import MIGRATE
+from toolkit.report.findings.commands.new import NEW
+from toolkit.report.findings.engine.attribution import FROM_ENGINE, FROM_PAIRS
+from toolkit.report.findings.engine.backends import BACKENDS
+from toolkit.report.findings.engine.device import DEVICE
+from toolkit.report.findings.engine.latency import LATENCY
+from toolkit.report.findings.engine.opened import OPENED
+from toolkit.report.findings.engine.opening import OPENING
+from toolkit.report.findings.engine.overridden import OVERRIDDEN
+from toolkit.report.findings.outputs.accuracy import ACCURACY
+from toolkit.report.findings.outputs.data import DATA
+from toolkit.report.findings.outputs.evaluation import EVALUATION
+from toolkit.report.findings.outputs.rules import RULES
+from toolkit.report.findings.outputs.tasks import TASKS
+from toolkit.report.findings.outputs.warnings import WARNINGS
+from toolkit.report.findings.quantization.bound import BOUND
+from toolkit.report.findings.quantization.lowering import LOWERING
+from toolkit.report.findings.quantization.passes import PASSES
+from toolkit.report.findings.quantization.placement import PLACEMENT
+from toolkit.report.findings.quantization.search_notes import SEARCH
+from toolkit.report.findings.quantization.stripping import STRIPPING
+from toolkit.report.findings.quantization.timing import TIMING
+from toolkit.report.findings.quantization.weak_spots import CAUSES, REMEDIES
 from toolkit.report.findings.table import Table, written
-from toolkit.report.findings.tasks import TASKS
-from toolkit.report.findings.timing import TIMING
-from toolkit.report.findings.warnings import WARNINGS
-from toolkit.report.findings.weak_spots import CAUSES, REMEDIES
 
 TABLES: tuple[Table, ...] = (
     {

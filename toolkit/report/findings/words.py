@@ -74,7 +74,7 @@ def times(ratio: float | str, digits: int = 3) -> str:
 
 
 def work_share(share: float, of: str = "macs") -> str:
-    """A share of the arithmetic with what it is a share of; ``of`` as in ``toolkit.graph.work.Work``."""
+    """A share of the arithmetic with what it is a share of; ``of`` as in ``toolkit.graph.layers.work.Work``."""
     return f"{share_percent(share)} of the {'multiply-accumulates' if of == 'macs' else 'computing layers'}"
 
 

@@ -18,8 +18,8 @@ from toolkit.placement.pairs import Pair, Use
 from toolkit.placement.qdq import Inserter, storable_scale
 
 if TYPE_CHECKING:
-    from toolkit.evaluation.outputs import EvaluationResult
-    from toolkit.run.inputs import Inputs
+    from toolkit.evaluation.comparison.outputs import EvaluationResult
+    from toolkit.run.inputs.inputs import Inputs
 
 _FUSED = ACTIVATIONS | ADDS | FOLDED
 """What runs in the kernel of the layer before it: the tensor in between is never stored."""

@@ -18,19 +18,19 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.registry import pass_name, passes_with_role
 from toolkit.contract.roles import Role
+from toolkit.graph.interface.states import shapes_to_join
 from toolkit.graph.model import Model
-from toolkit.graph.states import shapes_to_join
 from toolkit.placement.existing import ExistingPair, pairs_of
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.qdq import float_constants
 from toolkit.report.migrate_codes import MigrateCode
-from toolkit.run.lock import read_lock
+from toolkit.run.keys.lock import read_lock
 from toolkit.run.migrate.pairs import activations, float_layers, ranges_of_pairs, symmetric
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_back
 from toolkit.run.migrate.write import profile_tables
-from toolkit.run.new import relative
-from toolkit.run.new_profile import profile_lines
-from toolkit.run.recipe import Recipe
+from toolkit.run.new.new_recipe import relative
+from toolkit.run.recipe.new_profile import profile_lines
+from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.steps.passes import PREPARED
 
 FINAL, LOCK = "model.onnx", "recipe.lock.toml"

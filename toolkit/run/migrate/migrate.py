@@ -21,13 +21,12 @@ from toolkit.placement.quantized import pair_count, refuse_integer_operators
 from toolkit.placement.spellings import load_source
 from toolkit.report.findings import sentence
 from toolkit.report.migrate_codes import MigrateCode
-from toolkit.run.engine_settings import engine_settings
-from toolkit.run.folder import RunFolder
-from toolkit.run.gpu_types import types_lacking, types_of_pairs
-from toolkit.run.guard import refuse_missing, refuse_writing_over
-from toolkit.run.inputs import Inputs
+from toolkit.run.checks.gpu_types import types_lacking, types_of_pairs
+from toolkit.run.folder.guard import refuse_missing, refuse_writing_over
+from toolkit.run.folder.run_folder import RunFolder
+from toolkit.run.inputs.engine_settings import engine_settings
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.migrate.entries import Settled
 from toolkit.run.migrate.forms import Form, implicit_form, measured
 from toolkit.run.migrate.implicit import (
     CACHE,
@@ -40,16 +39,17 @@ from toolkit.run.migrate.implicit import (
     recipe_of_run,
     requested_types,
 )
-from toolkit.run.migrate.order import Order, Outturn
+from toolkit.run.migrate.orders.entries import Settled
+from toolkit.run.migrate.orders.order import Order, Outturn
+from toolkit.run.migrate.orders.settle import lost_orders, settle, value_named
+from toolkit.run.migrate.orders.terms import Term
 from toolkit.run.migrate.pairs import layer_findings, pair_turns, ranges_of_pairs
-from toolkit.run.migrate.settle import lost_orders, settle, value_named
 from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
-from toolkit.run.migrate.terms import Term
 from toolkit.run.migrate.write import next_command, recipe_text
-from toolkit.run.new import paired_unusably
+from toolkit.run.new.new_recipe import paired_unusably
 from toolkit.run.pipeline import run
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.steps.passes import PREPARED
 
 _FORMS = ("explicit", "implicit")

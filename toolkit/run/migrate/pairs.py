@@ -19,7 +19,7 @@ from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, TARGETS
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_on, scales_of
-from toolkit.run.new import mixed_layers
+from toolkit.run.new.new_recipe import mixed_layers
 
 _SIXTEEN = frozenset({TensorProto.INT16, TensorProto.UINT16})
 

@@ -14,8 +14,12 @@ from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.reading import FileKind, read_utf8
 from toolkit.calibration.interchange import read_ranges
 from toolkit.contract.ranges import Ranges
-from toolkit.run.guard import refuse_missing
-from toolkit.run.migrate.command import (
+from toolkit.run.folder.guard import refuse_missing
+from toolkit.run.migrate.orders.order import Order
+from toolkit.run.migrate.orders.terms import Term
+from toolkit.run.migrate.python_scripts.notebook import notebook_code
+from toolkit.run.migrate.python_scripts.script import joined_orders, orders_of_script
+from toolkit.run.migrate.shell_scripts.command import (
     TOOLS,
     Command,
     orders_of_command,
@@ -23,11 +27,7 @@ from toolkit.run.migrate.command import (
     tool_of,
     without_variables,
 )
-from toolkit.run.migrate.notebook import notebook_code
-from toolkit.run.migrate.order import Order
-from toolkit.run.migrate.script import joined_orders, orders_of_script
-from toolkit.run.migrate.shell import read_shell
-from toolkit.run.migrate.terms import Term
+from toolkit.run.migrate.shell_scripts.shell import read_shell
 
 Kind = Literal["command", "script", "cache", "model"]
 _TEXT = FileKind("it cannot be read as text", QtoolError, "give a script, a calibration cache or a model", 1 << 26)

@@ -12,13 +12,13 @@ from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import pair_count
-from toolkit.run.gpu_types import types_of_pairs
-from toolkit.run.migrate.entries import Settled
+from toolkit.run.checks.gpu_types import types_of_pairs
+from toolkit.run.migrate.orders.entries import Settled
 from toolkit.run.migrate.pairs import float_layers
-from toolkit.run.new import paired_unusably, relative
-from toolkit.run.new_metric import new_evaluation
-from toolkit.run.new_profile import toml_key
-from toolkit.run.new_ranges import EVALUATION
+from toolkit.run.new.metric import new_evaluation
+from toolkit.run.new.new_recipe import paired_unusably, relative
+from toolkit.run.new.ranges import EVALUATION
+from toolkit.run.recipe.new_profile import toml_key
 
 _METHOD = "entropy"
 

@@ -14,13 +14,13 @@ from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.report.payoff import Timed
-from toolkit.run.engine_settings import engine_settings
-from toolkit.run.inputs import Inputs
+from toolkit.report.sections.payoff import Timed
+from toolkit.run.inputs.engine_settings import engine_settings
+from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.keys import engine_key, gpu_here, hashes
-from toolkit.run.pass_code import pass_code
-from toolkit.run.step import Record, Step
+from toolkit.run.keys.keys import engine_key, gpu_here, hashes
+from toolkit.run.keys.pass_code import pass_code
+from toolkit.run.keys.step import Record, Step
 from toolkit.run.steps.passes import PassesRecord
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from toolkit.base.errors import BackendError, DataError
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Finding
-from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
+from toolkit.evaluation.comparison.outputs import EvaluationResult, OutputComparison
 from toolkit.graph.model import Model
 from toolkit.report.codes import ReportCode
-from toolkit.run.feeds import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import evaluation_key, gpu_here
-from toolkit.run.step import Record, Step
+from toolkit.run.inputs.feeds import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import evaluation_key, gpu_here
+from toolkit.run.keys.step import Record, Step
+from toolkit.run.keys.user_code import measuring_calls_it
 from toolkit.run.steps.engine import EngineRecord
-from toolkit.run.task import TaskRecord, metric_options
-from toolkit.run.user_code import measuring_calls_it
+from toolkit.run.task.task import TaskRecord, metric_options
 
 
 class DeviceRecord(Record):
@@ -101,7 +101,7 @@ class DeviceStep(Step[DeviceRecord]):
         """
         from toolkit.data.sample import EVERYTHING
         from toolkit.evaluation.evaluate import first_samples
-        from toolkit.graph.sessions import session
+        from toolkit.graph.sessions.session import session
 
         section, source, profiles = self.recipe.evaluation, self.inputs.reference(), self.job.profiles
         data, held_out = self.inputs.evaluation_data(source)

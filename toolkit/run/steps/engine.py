@@ -14,12 +14,12 @@ from toolkit.base.files import write_bytes, write_text
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.run.context import engine_bench
-from toolkit.run.engine_settings import engine_settings, extras_for
-from toolkit.run.folder import BUILD_LOG
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import engine_key, gpu_here, hashes
-from toolkit.run.step import Record, Step
+from toolkit.run.folder.run_folder import BUILD_LOG
+from toolkit.run.inputs.engine_settings import engine_settings, extras_for
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import engine_key, gpu_here, hashes
+from toolkit.run.keys.step import Record, Step
+from toolkit.run.steps.context import engine_bench
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
 

@@ -9,14 +9,14 @@ from typing import Any
 from toolkit.base.errors import DataError
 from toolkit.base.files import sha256_json
 from toolkit.base.versions import code_fingerprint
-from toolkit.evaluation.outputs import EvaluationResult
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import evaluation_key
-from toolkit.run.step import Record, Step
+from toolkit.evaluation.comparison.outputs import EvaluationResult
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import evaluation_key
+from toolkit.run.keys.step import Record, Step
+from toolkit.run.keys.user_code import measuring_calls_it
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
-from toolkit.run.task import TaskRecord, metric_options
-from toolkit.run.user_code import measuring_calls_it
+from toolkit.run.task.task import TaskRecord, metric_options
 
 
 class EvaluationRecord(Record):
@@ -66,8 +66,8 @@ class EvaluationStep(Step[EvaluationRecord]):
         Raises:
             DataError: the data that the recipe names holds no sample.
         """
-        from toolkit.evaluation.checkpoint import EvaluationCheckpoint
         from toolkit.evaluation.evaluate import evaluate
+        from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 
         source = self.inputs.reference()
         data, held_out = self.inputs.evaluation_data(source)

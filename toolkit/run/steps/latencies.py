@@ -13,9 +13,9 @@ from pydantic import Field
 
 from toolkit.base.errors import BackendError
 from toolkit.base.versions import code_fingerprint, versions
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import gpu_here
-from toolkit.run.step import Record, Step
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import gpu_here
+from toolkit.run.keys.step import Record, Step
 from toolkit.run.steps.compare import CompareRecord
 from toolkit.run.steps.engine import EngineRecord
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
-from toolkit.run.engine_settings import engine_settings
-from toolkit.run.fields import JournalField, PlanField
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import engine_key
-from toolkit.run.step import GraphRecord, Step, relative
+from toolkit.run.folder.record_fields import JournalField, PlanField
+from toolkit.run.inputs.engine_settings import engine_settings
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import engine_key
+from toolkit.run.keys.step import GraphRecord, Step, relative
 from toolkit.run.steps.passes import PassesRecord
 
 _MODEL = "model.onnx"
@@ -53,7 +53,7 @@ class LoweringStep(Step[LoweringRecord]):
         """Lower the graph for the backend."""
         from toolkit.backends.choose import choose
         from toolkit.backends.lowering.prepare import lower_for, save_for
-        from toolkit.graph.header import model_files
+        from toolkit.graph.files.header import model_files
         from toolkit.graph.kept_messages import forget_messages
         from toolkit.report.findings import sentence
 

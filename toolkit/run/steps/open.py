@@ -16,16 +16,16 @@ from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.files import write_json
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.run.engine_settings import engine_settings, extras_for
-from toolkit.run.fields import JournalField
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import evaluation_key
-from toolkit.run.open_values import opened_values
-from toolkit.run.step import Record, Step
+from toolkit.run.folder.record_fields import JournalField
+from toolkit.run.inputs.engine_settings import engine_settings, extras_for
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import evaluation_key
+from toolkit.run.keys.step import Record, Step
+from toolkit.run.keys.user_code import measuring_calls_it
 from toolkit.run.steps.engine import EngineRecord, EngineStep
 from toolkit.run.steps.lowering import LoweringRecord
+from toolkit.run.steps.open_values import opened_values
 from toolkit.run.steps.passes import PassesRecord
-from toolkit.run.user_code import measuring_calls_it
 
 if TYPE_CHECKING:
     from toolkit.backends.attribution.opaque_blocks import Marks

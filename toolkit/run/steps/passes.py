@@ -17,16 +17,16 @@ from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.run.context import context_for
-from toolkit.run.fields import JournalField, PlanField
-from toolkit.run.graph_passes import AppliedPasses
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import hashes
-from toolkit.run.pass_keys import passes_key
-from toolkit.run.recipe_passes import passes_of
-from toolkit.run.step import GraphRecord, Step, relative
-from toolkit.run.task import TaskRecord
-from toolkit.run.user_code import passes_call_it
+from toolkit.run.folder.record_fields import JournalField, PlanField
+from toolkit.run.inputs.graph_passes import AppliedPasses
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import hashes
+from toolkit.run.keys.step import GraphRecord, Step, relative
+from toolkit.run.keys.user_code import passes_call_it
+from toolkit.run.recipe.passes import passes_of
+from toolkit.run.steps.context import context_for
+from toolkit.run.steps.pass_keys import passes_key
+from toolkit.run.task.task import TaskRecord
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
@@ -64,8 +64,8 @@ class PassesRecord(GraphRecord):
         they are, and the graph is, it is ``source`` itself: a large graph is not held twice.
         """
         from toolkit.data.arrays import open_archive
-        from toolkit.graph.assemble import dismantle
-        from toolkit.graph.constants import with_values
+        from toolkit.graph.layers.constants import with_values
+        from toolkit.graph.surgery.assemble import dismantle
         from toolkit.placement.only_pairs import differs_only_in_pairs
         from toolkit.placement.qdq import without_pairs
 
@@ -196,7 +196,7 @@ class PassesStep(Step[PassesRecord]):
 
     def _record(self, model: Model, context: Context, ranges: Ranges | None) -> PassesRecord:
         """Write the graph, the ranges and the float values of derived constants, and record what was written."""
-        from toolkit.graph.header import model_files
+        from toolkit.graph.files.header import model_files
 
         root = self.folder.path
         model.save(root / PREPARED)

@@ -17,24 +17,24 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.order import OrderCode
 from toolkit.contract.ranges import Ranges
 from toolkit.data.codes import DataCode
-from toolkit.graph.facts import Facts
+from toolkit.graph.interface.used_inputs import varying_tensors
 from toolkit.graph.model import Model
-from toolkit.graph.used_inputs import varying_tensors
+from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.codes import PlacementCode
 from toolkit.report.codes import ReportCode
+from toolkit.report.conclusions.speed import timing_cache_warnings
 from toolkit.report.findings import SharedSentences
-from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
-from toolkit.report.schema import RecipeInfo, Report, StepInfo
-from toolkit.report.search_parts import SearchInfo
-from toolkit.report.speed import timing_cache_warnings
-from toolkit.run.accuracy import accuracy_of, device_of
-from toolkit.run.analyses import Analyses, basis_of, path_of
-from toolkit.run.inputs import Inputs
-from toolkit.run.keys import hashes
-from toolkit.run.lock import lock_text
-from toolkit.run.recipe import Recipe
-from toolkit.run.recipe_passes import pass_infos, predicts_for
-from toolkit.run.step import Record, Step
+from toolkit.report.schema.report import RecipeInfo, Report, StepInfo
+from toolkit.report.schema.search import SearchInfo
+from toolkit.report.sections.found import EngineFound, Graphs, Measurements, Requests
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.keys.keys import hashes
+from toolkit.run.keys.lock import lock_text
+from toolkit.run.keys.step import Record, Step
+from toolkit.run.recipe.passes import pass_infos, predicts_for
+from toolkit.run.recipe.recipe import Recipe
+from toolkit.run.steps.accuracy import accuracy_of, device_of
+from toolkit.run.steps.analyses import Analyses, basis_of, path_of
 from toolkit.run.steps.compare import CompareRecord
 from toolkit.run.steps.device import DeviceRecord
 from toolkit.run.steps.engine import EngineRecord
@@ -43,7 +43,7 @@ from toolkit.run.steps.latencies import LatenciesRecord
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.open import OpenRecord
 from toolkit.run.steps.passes import PassesRecord
-from toolkit.run.task import TaskRecord
+from toolkit.run.task.task import TaskRecord
 
 _WARNING = {
     Code.UNLIKE_SCALES, Code.EMPTY_PROFILE, Code.FEW_SAMPLES, Code.UNVARIED_SAMPLES, Code.QUANTIZED_SOURCE,
@@ -137,7 +137,7 @@ class ReportStep(Step[ReportRecord]):
 
     def run(self) -> ReportRecord:
         """Join, and write all four."""
-        from toolkit.report.html import write_html
+        from toolkit.report.page.html import write_html
 
         root, engine, said = self.folder.path, self.found.engine, SharedSentences()
         journal = self._journal()
@@ -173,11 +173,11 @@ class ReportStep(Step[ReportRecord]):
         return journal
 
     def _report(self, journal: Journal, said: SharedSentences) -> Report:
-        from toolkit.evaluation.clipping import unlike_data, unlike_warnings
+        from toolkit.evaluation.comparison.clipping import unlike_data, unlike_warnings
+        from toolkit.report.conclusions.verdict import culprits
+        from toolkit.report.conclusions.weak import blame_data, data_advice, weak_spots_from_ranges
         from toolkit.report.join import join
-        from toolkit.report.search_section import read_search
-        from toolkit.report.verdict import culprits
-        from toolkit.report.weak import blame_data, data_advice, weak_spots_from_ranges
+        from toolkit.report.sections.search import read_search
 
         evaluation, search_file = self.found.evaluation.found, self.found.passes.search_file
         search, spots = read_search(search_file) if search_file is not None else (None, [])
@@ -211,7 +211,7 @@ class ReportStep(Step[ReportRecord]):
 
     def _graphs(self, prepared: Model, ranges: Ranges | None) -> Graphs:
         from toolkit.placement.existing import quantized_tensors
-        from toolkit.report.describe import model_info
+        from toolkit.report.sections.describe import model_info
 
         profiles, final = self.job.profiles, self.found.lowering.model()
         return Graphs(
@@ -306,8 +306,8 @@ def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
     Lowering keeps tensors' names and shapes, but writes shape arithmetic in forms that TensorRT parses better than
     ONNX's shape inference does.
     """
-    from toolkit.graph.macs import shape_of
-    from toolkit.graph.work import facts_at_opt
+    from toolkit.graph.layers.macs import shape_of
+    from toolkit.graph.layers.work import facts_at_opt
 
     facts = facts_at_opt(final, profiles)
     lost = {name for name in final.tensor_names() if name and shape_of(facts, name) is None}

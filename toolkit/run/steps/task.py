@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.base.versions import code_fingerprint
-from toolkit.run.keys import evaluation_key
-from toolkit.run.step import Step
-from toolkit.run.task import TaskRecord, task_of
-from toolkit.run.user_code import reference_calls_it
+from toolkit.run.keys.keys import evaluation_key
+from toolkit.run.keys.step import Step
+from toolkit.run.keys.user_code import reference_calls_it
+from toolkit.run.task.task import TaskRecord, task_of
 
 
 class TaskStep(Step[TaskRecord]):

@@ -212,7 +212,7 @@ def test_a_message_that_no_remedy_is_known_for_points_to_the_log_where_there_is_
 
 def test_remedies_name_settings_that_the_recipe_has():
     from toolkit.backends.building.messages import _REMEDIES
-    from toolkit.run.sections import EngineSection
+    from toolkit.run.recipe.sections import EngineSection
 
     named = [setting for _, remedy in _REMEDIES for setting in re.findall(r"\[engine\] (\w+)", remedy)]
     assert "workspace_mb" in named and set(named) <= set(EngineSection.model_fields)

@@ -20,8 +20,8 @@ from toolkit.backends.lowering.strong import lower
 from toolkit.backends.none import NoBackend
 from toolkit.base.errors import RecipeError
 from toolkit.graph import model as graph_model
-from toolkit.graph.shapes import Inferred
-from toolkit.graph.tensors import onnx_type
+from toolkit.graph.shape_inference.inferred import Inferred
+from toolkit.graph.surgery.tensors import onnx_type
 from toolkit.report.findings import sentence
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from toolkit.report.findings import sentence
-from toolkit.run.migrate.calls import ASSIGNED, BUILDER_FLAGS, CALLED
-from toolkit.run.migrate.terms import OUTCOMES, POLYGRAPHY, SHORT, TRTEXEC, Flag, Term
+from toolkit.run.migrate.orders.terms import OUTCOMES, POLYGRAPHY, SHORT, TRTEXEC, Flag, Term
+from toolkit.run.migrate.python_scripts.calls import ASSIGNED, BUILDER_FLAGS, CALLED
 
 _SAID_BY_CALLS: dict[Term, str] = {
     Term.MODEL: "parse_from_file, open",

@@ -21,7 +21,7 @@ from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.tensors import scales_of
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe
 
 AMAX = {"x": 3.0, "p1": 2.0, "f": 1.5, "r3": 4.0}
 

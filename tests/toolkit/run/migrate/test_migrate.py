@@ -19,7 +19,7 @@ from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.tensors import scales_of
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe.recipe import Recipe
 
 CACHES = Path(__file__).parents[2] / "calibration" / "data"
 

@@ -18,7 +18,7 @@ from toolkit.backends.lowering.strong import lower
 from toolkit.cli.main import invoke
 from toolkit.placement.quantized import pair_count
 from toolkit.report.migrate_codes import MigrateCode
-from toolkit.run.gpu_types import types_of_pairs
+from toolkit.run.checks.gpu_types import types_of_pairs
 from toolkit.run.migrate.tensors import scales_of
 
 

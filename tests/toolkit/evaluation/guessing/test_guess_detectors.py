@@ -1,0 +1,200 @@
+"""How a detector's scores are read, places of boxes alone, and rows that are ranked by score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conftest import build, node
+from tests.toolkit.evaluation.guessing.test_guess import boxes, out, seen, softmax
+from toolkit import Model
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.comparison.outputs import OutputComparison
+from toolkit.evaluation.guessing.guess import guess
+from toolkit.evaluation.guessing.judged import judged_by
+from toolkit.evaluation.labels.label_fit import fitting_metrics
+from toolkit.evaluation.metrics.options import options_for
+from toolkit.evaluation.numerics.boxes import detections
+from toolkit.evaluation.observation.observed import SeenOutput
+from toolkit.evaluation.tasks import OutputPart, reader
+from toolkit.report.findings import sentence
+from toolkit.run.recipe.sections import BudgetSection
+from toolkit.run.steps.accuracy import accuracy_of
+
+DRAW = np.random.default_rng(5)
+
+
+def queries(classes, empty, samples=12, count=5, gain=12.0):
+    """Logits of queries, the class that each holds, and that class: ``empty`` where it holds none."""
+    holds = DRAW.integers(0, classes, (samples, count))
+    holds[DRAW.random((samples, count)) < 0.4] = empty
+    logits = DRAW.standard_normal((samples, count, classes)) + gain * np.eye(classes)[holds]
+    return logits.astype(np.float32), holds
+
+
+def centred(samples=12, count=5):
+    middle = DRAW.uniform(0.3, 0.7, (samples, count, 2))
+    return np.concatenate([middle, DRAW.uniform(0.1, 0.4, (samples, count, 2))], axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("classes", "empty"), [(4, 3), (4, 0), (3, 2), (92, 91)])
+@pytest.mark.parametrize("shares", [False, True])
+def test_of_few_queries_the_class_of_no_object_is_told_from_the_others(classes, empty, shares):
+    """Although most queries hold an object, and by a softmax, within the graph or after it."""
+    logits, holds = queries(classes, empty)
+    scores = softmax(logits) if shares else logits
+    given = out("logits", scores.astype(np.float32), "Softmax" if shares else "Add")
+    found = guess(seen(out("pred_boxes", centred(), "Sigmoid"), given))
+    (part,) = found.parts
+    assert part.task == "detection" and part.settings["background"] == empty
+    assert part.settings.get("activation") == (None if shares else "softmax")
+    told = sentence(reader(part).rule())
+    assert f"class {empty} as «no object»" in told and ("by softmax" in told) is not shares
+    values = [np.asarray(one.samples, np.float32) for one in (out("b", centred()), given)]
+    real = [sorted(row[row != empty].tolist()) for row in holds]
+    assert [sorted(one.classes.tolist()) for one in detections(values, {**part.settings, "format": "xyxy"}, 0.5)] == real
+
+
+@pytest.mark.parametrize("count", [5, 100])
+def test_independent_classes_have_none_of_no_object(count):
+    """Where nothing is, every logit is below 0 (focal loss)."""
+    holds = DRAW.random((12, count)) < 0.4
+    logits = DRAW.standard_normal((12, count, 4)) - 5 + 9 * np.eye(4)[DRAW.integers(0, 4, (12, count))] * holds[..., None]
+    (part,) = guess(seen(out("pred_boxes", centred(12, count), "Sigmoid"), out("logits", logits, "Add"))).parts
+    assert part.settings["activation"] == "sigmoid" and "background" not in part.settings
+    assert "by sigmoid" in sentence(reader(part).rule())
+
+
+@pytest.mark.parametrize("classes", [5, 92])
+def test_a_class_that_most_queries_hold_is_no_object_though_all_other_logits_are_far_below_0(classes):
+    """As those of DETR, which is trained by a softmax with Adam."""
+    holds = DRAW.choice(classes, (40, 20), p=np.array([0.2 / (classes - 1)] * (classes - 1) + [0.8]))
+    logits = (2 * DRAW.standard_normal((40, 20, classes)) - 10 + 17 * np.eye(classes)[holds]).astype(np.float32)
+    (part,) = guess(seen(out("pred_boxes", centred(40, 20), "Sigmoid"), out("logits", logits, "Add"))).parts
+    assert (part.settings["activation"], part.settings["background"]) == ("softmax", classes - 1)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize("common", [1.0, 2.0])
+def test_independent_classes_are_told_apart_where_every_query_holds_an_object(classes, common):
+    """By logits below 0 for all classes but one, though the last one is as frequent as a class of no object."""
+    holds = DRAW.choice(classes, (40, 5), p=np.array([1.0] * (classes - 1) + [common]) / (classes - 1 + common))
+    logits = DRAW.standard_normal((40, 5, classes)) - 5 + 8 * np.eye(classes)[holds]
+    given = out("logits", logits.astype(np.float32), "Add")
+    (part,) = guess(seen(out("pred_boxes", centred(40), "Sigmoid"), given)).parts
+    assert part.settings["activation"] == "sigmoid" and "background" not in part.settings
+    values = [np.asarray(one.samples, np.float32) for one in (out("b", centred(40)), given)]
+    found = detections(values, {**part.settings, "format": "xyxy"}, 0.5)
+    # none of the objects is left out for its class
+    assert sum((one.classes == classes - 1).sum() for one in found) > 0.8 * (holds == classes - 1).sum()
+
+
+KEPT = (5, 7, 3, 9, 6, 8, 4, 7)
+
+
+def rows_of(width, shift=0):
+    """What NonMaxSuppression chose of each sample: its number, class and box, or the boxes alone."""
+    places = [DRAW.choice(100, count, replace=False) + shift for count in KEPT]
+    if width == 1:
+        return places
+    return [np.stack([np.zeros(len(one), int), DRAW.integers(0, 3, len(one)), one], axis=1) for one in places]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_places_of_boxes_without_the_boxes_are_a_set_and_no_sequence(width):
+    rows = rows_of(width)
+    ops = frozenset({"NonMaxSuppression"}) if width == 3 else frozenset({"Gather"})
+    picked = SeenOutput("picked", ("k", 3) if width == 3 else ("k",), rows, None, ops)
+    model = seen(picked, ops=["NonMaxSuppression"])
+    found = guess(model)
+    (part,) = found.parts
+    assert (found.task, found.sure, part.settings["layout"]) == ("detection", True, "indices")
+    assert "the places of the chosen boxes and not the boxes" in sentence(reader(part).rule())
+    assert "places of boxes that NonMaxSuppression chose" in sentence(found.finding())
+    answers = Answers(found.parts)
+
+    def kept(others):
+        (tally,) = answers.tallies([answers.rows({"picked": a}, {"picked": b}) for a, b in zip(rows, others)])
+        return tally.kept
+
+    assert kept(rows) == kept([one[::-1] for one in rows]) == 8
+    assert kept([one[1:] for one in rows]) == kept([one + 1 for one in rows]) == 0
+    assert kept([one + 1 if not number else one for number, one in enumerate(rows)]) == 7
+    # there are no boxes to hold against labels
+    label = [np.concatenate([boxes(1, 3)[0], np.zeros((3, 1))], axis=1).astype(np.float32)] * 8
+    assert "map" not in {fit.metric for fit in fitting_metrics(model, found, label)}
+    assert options_for("map", None, found.parts).layout is None
+
+
+def test_a_vector_of_numbers_without_suppression_holds_no_places():
+    rows = rows_of(1)
+    assert guess(seen(SeenOutput("picked", ("k",), rows, None, frozenset({"Gather"})))).task == "sequence"
+
+
+def compared(model, part, wanted, found):
+    comparison = OutputComparison(model, answers=Answers([part]))
+    comparison.add(wanted, found, None, 4)
+    return comparison.result()
+
+
+def test_rows_that_are_ranked_have_the_figures_of_the_rows_that_both_models_have():
+    """Two that change places are compared each with itself; one that is lost the answers tell of."""
+    model = Model.from_proto(build(
+        [node("Identity", ["a"], ["boxes"]), node("Identity", ["b"], ["scores"])],
+        {"a": ["n", 6, 4], "b": ["n", 6]}, {"boxes": ["n", 6, 4], "scores": ["n", 6]},
+    ))  # fmt: skip
+    low = 20.0 * np.arange(24).reshape(4, 6, 1) + np.zeros((4, 6, 2))
+    values = np.concatenate([low, low + 10], axis=-1).astype(np.float32)
+    scores = np.tile(np.linspace(0.9, 0.6, 6, dtype=np.float32), (4, 1))
+    part = OutputPart("detection", ("boxes", "scores"), {"layout": "apart", "ranked": True, "threshold": 0.5})
+    order = np.array([1, 0, 2, 3, 5, 4])
+    other = {"boxes": values[:, order] + np.float32(0.25), "scores": scores.copy()}
+    found = compared(model, part, {"boxes": values, "scores": scores}, other)
+    assert list(found.beside) == ["boxes", "scores"]
+    assert found.beside["boxes"].max_abs == found.outputs["boxes"].max_abs == 0.25
+    power = float(np.square(values.astype(np.float64)).mean())
+    assert found.beside["boxes"].sqnr_db == pytest.approx(10 * np.log10(power / 0.0625), abs=1e-3)
+    # all samples are alike
+    assert EvaluationCode.OUTPUT_STEADY in {note.code for note in found.notes}
+    # the last is somewhere else
+    lost = {"boxes": other["boxes"].copy(), "scores": other["scores"]}
+    lost["boxes"][:, -1] += 5000
+    found = compared(model, part, {"boxes": values, "scores": scores}, lost)
+    assert found.beside["boxes"].max_abs == 0.25 and found.tallies[0].kept == 0
+    assert found.outputs["boxes"].max_abs > 5000
+    shown = accuracy_of(found, BudgetSection(min_sqnr_db=20.0))
+    assert not shown.met and shown.outputs["boxes"].ranked and shown.outputs["boxes"].max_abs == 0.25
+    # with nothing in common there is nothing to compare, and no limit is met
+    found = compared(model, part, {"boxes": values, "scores": scores}, {"boxes": values + 5000, "scores": scores})
+    assert found.beside == {}
+    shown = accuracy_of(found, BudgetSection(min_sqnr_db=20.0))
+    assert not shown.met and shown.outputs["boxes"].ranked and shown.outputs["boxes"].unknown
+
+
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("task", [None, "detection"])
+def test_coefficients_of_masks_beside_boxes_are_values(task, shares):
+    """Whether the recipe names the task or not, and whether the scores are shares or logits: at places without an object
+    coefficients are anything, and no reading."""
+    logits, _ = queries(4, 3, count=36)
+    scores = softmax(logits) if shares else logits
+    boxes = out("boxes", centred(12, 36), "Sigmoid")
+    given = out("scores", scores.astype(np.float32), "Softmax" if shares else "Add")
+    coefficients = np.tanh(DRAW.standard_normal((12, 36, 8))).astype(np.float32)
+    coefficients[..., 7] += 1.5
+    model = seen(boxes, given, out("mask_coefficients", coefficients, "Tanh"))
+    found, _ = judged_by(model, task, None, None, {}, {})
+    tasks = {name: part.task for part in found.parts for name in part.outputs}
+    assert tasks == {"boxes": "detection", "scores": "detection", "mask_coefficients": "regression"}
+
+
+@pytest.mark.parametrize(("judged", "noted"), [(("y",), []), (("y", "version"), ["version"])])
+def test_only_an_output_that_is_judged_asks_for_other_samples_where_it_is_always_the_same(judged, noted):
+    nodes = [node("Identity", ["a"], ["y"]), node("Identity", ["b"], ["version"])]
+    model = Model.from_proto(build(nodes, {"a": ["n", 3], "b": ["n", 1]}, {"y": ["n", 3], "version": ["n", 1]}))
+    given = {"y": DRAW.standard_normal((4, 3)).astype(np.float32), "version": np.full((4, 1), 2, np.float32)}
+    comparison = OutputComparison(model, answers=Answers([OutputPart("regression", (name,)) for name in judged]))
+    comparison.add(given, {name: value + np.float32(0.01) for name, value in given.items()}, None, 4)
+    notes = [note.values["output"] for note in comparison.result().notes if note.code is EvaluationCode.OUTPUT_STEADY]
+    assert notes == noted

@@ -1,0 +1,1 @@
+"""Two models on the same samples: outputs, answers, noise, clipping, and limits on what may change."""

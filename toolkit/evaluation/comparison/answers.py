@@ -1,0 +1,109 @@
+"""The answers of two models side by side, part by part: what the search, the run and the engine are judged by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from toolkit.base.types import Array
+from toolkit.evaluation.comparison.row_sets import side_by_side
+from toolkit.evaluation.metrics.table import by_position
+from toolkit.evaluation.observation.position_mask import entries_on
+from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, chooses_class, reader
+
+
+class Answers:
+    """Reads the outputs of the float model and of another model for a task. Can be sent to another process.
+
+    Args:
+        parts: the parts of the outputs that are judged.
+
+    Attributes:
+        unscored: the outputs that hold no scores of classes, by the tasks that read them.
+    """
+
+    def __init__(self, parts: Sequence[OutputPart]) -> None:
+        self.parts = tuple(parts)
+        self._readers = [reader(part) for part in self.parts]
+        scored = {name for part in self.parts if chooses_class(part) for name in part.outputs}
+        self.unscored = {name for part in self.parts for name in part.outputs} - scored
+
+    def __repr__(self) -> str:
+        return f"Answers({json.dumps([part.to_json() for part in self.parts], sort_keys=True)})"
+
+    def batch(self, most: int) -> int:
+        """How many samples to run at once, at most ``most``.
+
+        One, where an output that is read has no axis of samples: a larger batch would be a single answer.
+        """
+        return 1 if any(part.settings.get("batch_axis", 0) is None for part in self.parts) else most
+
+    def within(self, names: Sequence[str]) -> Answers | None:
+        """What can be read where only these outputs are there; None where nothing can."""
+        parts = [part for part in self.parts if set(part.outputs) <= set(names)]
+        return Answers(parts) if parts else None
+
+    def counted_by(self, metric: str | None) -> Answers:
+        """The same answers counted as a metric counts them: positions by themselves where it is a share of these."""
+        if not by_position(metric):
+            return self
+        each = {"sequence": "generation"}
+        return Answers([replace(part, task=each.get(part.task, part.task)) for part in self.parts])
+
+    def rows(
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array], inputs: Mapping[str, Array] | None = None
+    ) -> list[Rows]:
+        """One batch, for each part.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: the other model's.
+            inputs: the batch's inputs, which are read where one of them turns positions off.
+        """
+        return [one.rows(wanted, found, inputs) for one in self._readers]
+
+    def side_by_side(
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array], matched: bool = False
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """The outputs of one batch with rows that are ranked by score beside the same rows of the other model.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: the other model's.
+            matched: leave out rows that the other model does not have; else they are beside zeros.
+        """
+        made = dict(wanted), dict(found)
+        for part in self.parts:
+            if part.settings.get("ranked") is True:
+                for whole, own in zip(made, side_by_side(part, wanted, found, matched)):
+                    whole.update(own)
+        return made
+
+    def entries_on(self, name: str, outputs: Mapping[str, Array], inputs: Mapping[str, Array] | None) -> Array | None:
+        """Which entries of an output hold answers, where an input turns positions off or an output tells lengths.
+
+        Args:
+            name: of the output.
+            outputs: the float model's outputs for one batch.
+            inputs: the batch's inputs.
+
+        Returns:
+            Bool, broadcast to the output; None where all entries may hold answers.
+        """
+        own = (part.settings for part in self.parts if name in part.outputs)
+        settings = next((one for one in own if "mask" in one or "lengths" in one), None)
+        if settings is None or settings.get("batch_axis", 0) != 0:
+            return None
+        return entries_on(settings, outputs[name], inputs or {}, outputs)
+
+    def tallies(self, batches: Sequence[Sequence[Rows]]) -> tuple[AnswerTally, ...]:
+        """All batches together, for each part.
+
+        Values that stand in for answers are left out where the samples show both answers: these say it themselves.
+        """
+        if not batches:
+            return ()
+        found = [one.tally([batch[place] for batch in batches]) for place, one in enumerate(self._readers)]
+        one_answer = {one.part.outputs for one in found if one.only is not None}
+        return tuple(one for one in found if not one.judges_values or one.part.outputs in one_answer)

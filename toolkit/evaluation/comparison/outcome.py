@@ -1,0 +1,400 @@
+"""What quantizing does to a model's outputs: noise, agreement, divergence and the changes of argmax to expect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.numerics.difference import Difference, is_float, positions_on, same_argmax
+from toolkit.evaluation.numerics.resampling import MetricScore
+from toolkit.evaluation.tasks import SET_TASKS, AnswerTally, Rows, chooses_class
+from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
+
+_AT_ONCE = 1 << 16
+"""Scores that are looked at at a time: what is made of them stays in a core's cache."""
+_MOST_EXPONENT = 60.0
+"""The largest exponent whose power of e, and sums of such, fit into float32."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outputs of a quantized model against those of the float model, over all samples.
+
+    Attributes:
+        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Where no
+            output holds floats, the share of elements that differ.
+        cosine: cosine similarity of the worst output, or None.
+        kl: mean Kullback-Leibler divergence KL(float || quantized) of the outputs' softmax, in nats; None where no
+            output has classes.
+        agreement: top-1 agreement with the float model of the worst output, or its share of equal elements if it holds
+            no floats; None where no output has either.
+        flips: expected share of positions whose argmax changes, see ``expected_flips``; None without classes.
+        metric: the user's metric, or None.
+        positions: the number of positions from which ``agreement`` and ``kl`` come.
+        parts: noise over signal of each batch, in order.
+        agreement_error: standard error of ``agreement``, from the samples' own shares; None without ``agreement``.
+        variation_db: power of the variation between samples over the noise, in dB, of the worst output among those
+            whose entries count (see ``by_entry``); None where nothing varies or too few samples were seen.
+        tallies: the unchanged answers, by part of the outputs as the task reads them; empty without a task.
+        metric_answers: the number of answers of which ``metric`` is a share; 0 where it is none, or that is not known.
+        noises: ``noise`` of each output, by name.
+        metric_left_out: ``metric`` without each of several groups of the samples, see ``resampling``.
+        metric_samples: the number of samples with a label, see ``MetricScore.samples``.
+        metric_spread: what ``metric`` would be for the best constant, see ``MetricScore.spread``.
+        output: the output that has ``noise``; empty where that is not known.
+    """
+
+    noise: float
+    cosine: float | None = None
+    kl: float | None = None
+    agreement: float | None = None
+    flips: float | None = None
+    metric: float | None = None
+    positions: int = 0
+    parts: tuple[float, ...] = ()
+    agreement_error: float | None = None
+    variation_db: float | None = None
+    tallies: tuple[AnswerTally, ...] = ()
+    metric_answers: int = 0
+    output: str = ""
+    metric_left_out: tuple[float, ...] = ()
+    metric_samples: int = 0
+    metric_spread: float = 0.0
+    noises: tuple[tuple[str, float], ...] = ()
+
+    def at(self, output: str) -> float:
+        """``noise`` of one output; of the worst output where it is not known."""
+        return dict(self.noises).get(output, self.noise)
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether an argmax is meaningful for the outputs: the task has classes, or no task is known."""
+        return not self.tallies or any(chooses_class(tally.part) for tally in self.tallies)
+
+    @property
+    def by_entry(self) -> bool:
+        """Whether the noise of the worst output, entry by entry, is meaningful for its answers."""
+        sets = {name for tally in self.tallies if tally.part.task in SET_TASKS for name in tally.part.outputs}
+        return self.output not in sets
+
+    @property
+    def kept(self) -> float | None:
+        """The share of answers that stay, of the worst part; None without a task."""
+        return min((tally.share for tally in self.tallies), default=None)
+
+    @property
+    def expected(self) -> float | None:
+        """The largest expected share of changed answers of any part, 0 to 1; None where they can only be counted."""
+        shares = [one.expected / one.answers for one in self.tallies if one.expected is not None and one.answers]
+        return max(shares, default=None)
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(signal / noise) of the worst output; infinite where nothing differs."""
+        if self.noise == 0:
+            return math.inf
+        return -10 * math.log10(self.noise) if math.isfinite(self.noise) else -math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary; infinities are written as text."""
+        content = {k: _plain(v) for k, v in asdict(self).items()}
+        return {**content, "tallies": [tally.to_json() for tally in self.tallies]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Outcome:
+        """Read what ``to_json`` returned."""
+        keys = ("cosine", "kl", "agreement", "flips", "metric", "agreement_error", "variation_db")
+        values = {key: _number(content.get(key)) for key in keys}
+        parts = tuple(float(part) for part in content.get("parts", ()))
+        tallies = tuple(AnswerTally.from_json(one) for one in content.get("tallies", ()))
+        positions, answers = int(content["positions"]), int(content.get("metric_answers", 0))
+        return cls(
+            float(content["noise"]), **values, positions=positions, metric_answers=answers, parts=parts,
+            tallies=tallies, output=str(content.get("output", "")),
+            metric_left_out=tuple(float(one) for one in content.get("metric_left_out", ())),
+            metric_samples=int(content.get("metric_samples", 0)),
+            metric_spread=float(content.get("metric_spread", 0.0)),
+            noises=tuple((str(name), float(noise)) for name, noise in content.get("noises", ())),
+        )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+@dataclass
+class BatchOutcome:
+    """One batch: differences by output, the divergence summed over positions, and what expected flips need.
+
+    Attributes:
+        differences: by output.
+        discrete: the outputs that hold integers and the like, not floats.
+        kl: summed over positions.
+        positions: how many there are.
+        gaps: by output with classes, the float model's best score less its second, float32 [positions].
+        errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
+        shares: by output with classes or integers, the share of each sample's positions that keep their argmax or
+            value, float64 [batch].
+        answers: what the task's readers found, part by part.
+    """
+
+    differences: dict[str, Difference] = field(default_factory=dict)
+    discrete: set[str] = field(default_factory=set)
+    kl: float = 0.0
+    positions: int = 0
+    gaps: dict[str, Array] = field(default_factory=dict)
+    errors: dict[str, Array] = field(default_factory=dict)
+    shares: dict[str, Array] = field(default_factory=dict)
+    answers: list[Rows] = field(default_factory=list)
+
+
+def compare(
+    reference: Mapping[str, Array],
+    values: Mapping[str, Array],
+    classes: Sequence[str],
+    answers: Answers | None = None,
+    inputs: Mapping[str, Array] | None = None,
+) -> BatchOutcome:
+    """One batch of outputs against the float model's.
+
+    An output whose shape differs, as the number of detections may, counts as lost as a whole; rows that are ranked by
+    score are compared as a set.
+
+    Args:
+        reference: the float model's outputs.
+        values: the quantized model's outputs.
+        classes: outputs whose last axis holds scores of classes.
+        answers: reads both as the task says; None without a task.
+        inputs: the batch's inputs, see ``Answers.rows``.
+    """
+    part = BatchOutcome(answers=answers.rows(reference, values, inputs) if answers is not None else [])
+    if answers is not None:
+        reference, values = answers.side_by_side(reference, values)
+    for name, wanted in reference.items():
+        found, difference = values[name], Difference()
+        on = answers.entries_on(name, reference, inputs) if answers is not None else None
+        part.differences[name] = difference
+        if not is_float(wanted.dtype):
+            part.discrete.add(name)
+            if wanted.shape != found.shape:
+                difference.positions += max(wanted.size, found.size)
+                continue
+            difference.add_equal(wanted, found, on)
+            _share(part, name, np.asarray(wanted == found), on)
+        elif wanted.shape != found.shape:
+            difference.lose(wanted, found, max(len(wanted), len(found)) if name in classes else 0)
+        else:
+            difference.add(wanted, found, on=on)
+            if name in classes and wanted.size > 0:
+                a, b = np.asarray(wanted, np.float32), np.asarray(found, np.float32)
+                same = difference.add_argmax(a, b, on)
+                if not difference.broken and (answers is None or name not in answers.unscored):
+                    _scores(part, name, a, b, same, None if on is None else positions_on(on, a))
+    return part
+
+
+def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Array, on: Array | None = None) -> None:
+    scores, others = unmasked(wanted, found)
+    if scores is not wanted:
+        wanted, found, same = scores, others, same_argmax(scores, others)
+    _share(part, name, same, on)
+    if on is not None:
+        wanted, found = wanted[on], found[on]
+    part.positions += wanted.size // wanted.shape[-1]
+    rows, others = (values.reshape(-1, values.shape[-1]) for values in (wanted, found))
+    at_once, told = max(1, _AT_ONCE // rows.shape[1]), []
+    for begin in range(0, len(rows), at_once):
+        some, other = rows[begin : begin + at_once], others[begin : begin + at_once]
+        part.kl += _divergence(some, other)
+        told.append(gaps_and_errors(some, other))
+    if told:
+        part.gaps[name], part.errors[name] = (np.concatenate(one) for one in zip(*told))
+
+
+def _share(part: BatchOutcome, name: str, same: Array, on: Array | None = None) -> None:
+    if not same.ndim or not same.size:
+        return
+    kept = same.reshape(len(same), -1)
+    if on is None:
+        part.shares[name] = kept.mean(axis=1)
+        return
+    counted = np.broadcast_to(on, same.shape).reshape(kept.shape)
+    many = counted.sum(axis=1)
+    part.shares[name] = (kept & counted).sum(axis=1)[many > 0] / many[many > 0]
+
+
+def _divergence(wanted: Array, found: Array) -> float:
+    """Kullback and Leibler's, of softmax over the classes, in nats; summed over the rows of [positions, classes].
+
+    With weights w, the softmax of the float model's scores, d their differences and m the mean of these by w, it is
+    log(sum of w exp(m - d)): as log(1 + sum of w (exp(m - d) - 1 + d - m)), whose terms are all 0 or more, float32 has
+    digits enough.
+    """
+    # what leaves float32's range here is left to the float64 version
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = np.exp(wanted - wanted.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        apart = wanted - found
+        apart -= np.einsum("rc,rc->r", weights, apart)[:, None]
+    if not apart.min(initial=0.0) > -_MOST_EXPONENT:
+        return _wide_divergence(wanted, found)
+    grown = np.expm1(-apart)
+    grown += apart
+    return float(np.log1p(np.maximum(np.einsum("rc,rc->r", weights, grown), 0), dtype=np.float64).sum())
+
+
+def _wide_divergence(wanted: Array, found: Array) -> float:
+    """``_divergence`` in float64, for scores however far apart."""
+    a, b = _below_most(wanted), _below_most(found)
+    apart = a - b
+    weights, others = np.exp(a, out=a), np.exp(b, out=b)
+    sums = weights.sum(axis=1)
+    return float((np.einsum("rc,rc->r", weights, apart) / sums + np.log(others.sum(axis=1) / sums)).sum())
+
+
+def _below_most(scores: Array) -> Array:
+    wide = scores.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    return np.asarray(wide)
+
+
+def varying_shares(
+    references: Sequence[Mapping[str, Array]],
+    answers: Answers | None = None,
+    inputs: Sequence[Mapping[str, Array]] = (),
+) -> dict[str, float]:
+    """For each float output the share of its power that varies between samples, where enough samples were seen.
+
+    Args:
+        references: the float model's outputs, batch by batch.
+        answers: as in ``compare``.
+        inputs: likewise, of every batch.
+    """
+    found: dict[str, Difference] = {}
+    for number, outputs in enumerate(references):
+        for name, values in outputs.items():
+            if is_float(values.dtype):
+                given = inputs[number] if inputs else None
+                on = answers.entries_on(name, outputs, given) if answers is not None else None
+                one = found.setdefault(name, Difference())
+                one.add(values, values, on=on)
+                one.follow(values, on)
+    shares = {name: one.varying for name, one in found.items()}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def summed(
+    parts: Sequence[BatchOutcome],
+    score: MetricScore | None = None,
+    varying: Mapping[str, float] | None = None,
+    answers: Answers | None = None,
+) -> Outcome:
+    """The outcome over all batches, added in order.
+
+    Args:
+        parts: the batches.
+        score: the user's metric.
+        varying: what ``varying_shares`` returns for the float model.
+        answers: the reader of the batches' answers.
+    """
+    score = score or MetricScore()
+    total: dict[str, Difference] = {}
+    for part in parts:
+        for name, one in part.differences.items():
+            total.setdefault(name, Difference()).merge(one)
+    positions = sum(part.positions for part in parts)
+    cosines = [d.cosine for d in total.values() if d.cosine is not None]
+    discrete = {name for part in parts for name in part.discrete}
+    agreement, counted = _agreement(total, discrete)
+    noise, output = _noise(total, discrete)
+    sets = {name for part in answers.parts if part.task in SET_TASKS for name in part.outputs} if answers else set()
+    return Outcome(
+        noise,
+        min(cosines, default=None),
+        max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
+        agreement,
+        _flips(parts),
+        score.value,
+        counted,
+        tuple(_noise(part.differences, discrete)[0] for part in parts),
+        _agreement_error(parts),
+        _variation_db(total, {name: share for name, share in (varying or {}).items() if name not in sets}),
+        answers.tallies([part.answers for part in parts]) if answers is not None else (),
+        score.answers,
+        output,
+        score.left_out,
+        score.samples,
+        score.spread,
+        tuple(_noises(total, discrete).items()),
+    )
+
+
+def _agreement_error(parts: Sequence[BatchOutcome]) -> float | None:
+    """Standard error of the worst output's agreement: positions of one sample go wrong together, so samples count."""
+    names = sorted({name for part in parts for name in part.shares})
+    shares = [np.concatenate([part.shares[name] for part in parts if name in part.shares]) for name in names]
+    if not shares:
+        return None
+    worst = min(shares, key=lambda values: float(values.mean()))
+    return float(worst.std(ddof=1) / math.sqrt(len(worst))) if len(worst) > 1 else None
+
+
+def _variation_db(total: Mapping[str, Difference], varying: Mapping[str, float]) -> float | None:
+    ratios = {name: _ratio(difference) for name, difference in total.items() if name in varying}
+    found = [10 * math.log10(varying[name] / ratio) for name, ratio in ratios.items() if 0 < ratio < math.inf]
+    return min(found, default=None)
+
+
+def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float | None, int]:
+    """The worst output's agreement and the positions it is from.
+
+    Among equal shares that of the fewest scored positions proves least; integers may be no more than a shape.
+    """
+    found = [(d.agreement, name in discrete, -d.positions if name in discrete else d.positions)
+             for name, d in total.items() if d.agreement is not None]  # fmt: skip
+    share, _, positions = min(found, default=(None, False, 0))
+    return share, abs(positions)
+
+
+def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float, str]:
+    """The noise of the worst output, and its name."""
+    known = _noises(differences, discrete)
+    worst = max(known, key=known.__getitem__, default="")
+    return known.get(worst, 0.0), worst
+
+
+def _noises(differences: Mapping[str, Difference], discrete: Collection[str]) -> dict[str, float]:
+    """The noise of each output; integers count only where no output holds floats."""
+    ratios = {name: _ratio(difference) for name, difference in differences.items() if name not in discrete}
+    return ratios or {name: 1.0 - d.agreement for name, d in differences.items() if d.agreement is not None}
+
+
+def _ratio(difference: Difference) -> float:
+    if difference.broken:
+        return math.inf
+    if difference.noise == 0:
+        return 0.0
+    return difference.noise / difference.signal if difference.signal else math.inf
+
+
+def _flips(parts: Sequence[BatchOutcome]) -> float | None:
+    names = {name for part in parts for name in part.gaps}
+    found = [
+        expected_flips(
+            *(np.concatenate([getattr(p, key)[name] for p in parts if name in p.gaps]) for key in ("gaps", "errors"))
+        )
+        for name in sorted(names)
+    ]
+    return max(found, default=None)

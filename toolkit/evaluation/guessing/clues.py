@@ -1,0 +1,357 @@
+"""What speaks for a task in one output: its shape, its values, its name, and the operators that produce it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.evaluation.guessing.class_axes import blank_of, class_axis
+from toolkit.evaluation.guessing.clue import ANY, SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
+from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, ordered
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+
+_WORDS = {
+    "classification": "prob probs probability class classes cls label labels logits logit score scores pred",
+    "sequence": "tag tags logits logit label labels tokens ner pos",
+    "ctc": "ctc",
+    "generation": "lm next",
+    "segmentation": "mask masks seg segmentation semantic",
+    "embedding": "embed embeds embedding embeddings feature features feat pooler pooled pooling hidden sentence vector",
+    "regression": "audio wave waveform depth image sr flow enhanced denoised restored reconstruction "
+    "forecast quantile quantiles",
+}
+_NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
+_LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
+_POOLED = frozenset(
+    {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh",
+     "ReduceSum", "GlobalAveragePool", "ReduceL2", "Mul"}
+)  # fmt: skip
+_NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "LpNormalization"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_SPECTRA = frozenset({"mel", "mels", "melspec", "spectrogram", "spectrograms", "spectrum"})
+_CHANCES = frozenset({"Sigmoid", "HardSigmoid"})
+_SIGNALS = 16
+"""Values along each axis of an input from which on an output has its shape by no chance."""
+_IMAGENET = frozenset({1000, 1001, 21841, 21843})
+_BLANKS = 0.25
+_BOXES = frozenset({"box", "boxes", "bbox", "bboxes"})
+_ENDS, _SCORED = frozenset({"start", "end"}), frozenset({"logit", "logits", "score", "scores", "prob", "probs"})
+_FEW_CLASSES, _SOME, _NEARLY_ALL = 16, 8, 0.9
+_FEATURES = 64
+"""Values from which on a vector that a Tanh makes may be features, as those of BERT's pooler."""
+_FEWEST_TOKENS = 16
+"""Fewer labels than these may be as many as tokens by chance, as those of segments, or of a genome's letters."""
+_ALPHABET = 5
+"""The fewest classes of a reading: the blank and the four letters of a genome."""
+
+
+def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """What the output is called."""
+    found = []
+    for task, words in _NAMES.items():
+        hit = sorted(output.words & words)
+        if hit:
+            found.append(Clue(task, "name", 1.0, hit[0]))
+    return found
+
+
+def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """A vector per sample: classes, an embedding, a few values, or a signal."""
+    if output.discrete:
+        return [] if no_classes(output) else _numbers(output)
+    wide = [extent for extent in output.shape if extent > 1]
+    single_row = len(output.shape) == 2 and output.shape[0] == 1 and bool(wide)
+    if len(wide) > 1 or single_row or _value_per_position(output):
+        return []
+    if not wide:
+        return _chances(output) or [Clue("regression", "shape", 2.0, "single"), ANY]
+    axis = output.shape.index(wide[0]) - len(output.shape)
+    return _decisive_values(output, seen, axis) or _scores_or_features(output, seen, axis)
+
+
+def _decisive_values(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """Clues from a vector's values where these alone decide what it is; none where it may be scores or features."""
+    if (kind := _other_values(output, axis)) is not None:
+        return [*of_values(kind, 2.5), ANY]
+    if _ends_a_span(output, seen):
+        return [Clue("classification", "values", 2.5, "span")]
+    if _is_code(output, axis):
+        return [Clue("embedding", "values", 2.5, "code"), Clue("embedding", "shape", 1.0, "fits")]
+    if output.shape[axis] < _FEATURES and _is_squashed(output, axis):
+        return [*of_values("squashed", 2.5), ANY]
+    return []
+
+
+def _scores_or_features(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """Clues from all that is known of a vector: its values, its length, the operators that produce it."""
+    count = output.shape[axis]
+    found = _scores(output, axis)
+    if output.dynamic(axis):
+        return [*found, Clue("regression", "shape", 2.5, "dynamic"), ANY]
+    found += _width_of_vector(output, count, axis, valued=any(clue.kind == "values" for clue in found))
+    found += _operators_of_vector(output, seen, count, features=any(clue.task == "embedding" for clue in found))
+    if _unit_norm(output, axis):
+        found.append(Clue("embedding", "values", 2.0, "normalized"))
+    if count in _signal_lengths(seen) and count not in _IMAGENET and not output.fixed(axis):
+        found += [Clue("regression", "shape", 2.5, "length", count), ANY]
+    return found
+
+
+def _ends_a_span(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether a vector scores the positions where a span starts, or ends: the highest is the answer to a question.
+
+    An output of the same shape for the other end shows that.
+    """
+    if not output.words & _ENDS or not output.words & _SCORED:
+        return False
+    return any(one.words == output.words ^ _ENDS and one.shape == output.shape for one in seen.outputs)
+
+
+def _is_code(output: SeenOutput, axis: int) -> bool:
+    """Whether a vector has its largest value in several places in nearly every sample, as a hash of -1 and 1 has."""
+    rows = output.stacked(axis)
+    if len(rows) < _SOME or "Sigmoid" in output.ops or output.sums_to_one(axis):
+        return False
+    several = (rows == rows.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return bool(several.mean() >= _NEARLY_ALL and (np.ptp(rows, axis=1) > 0).mean() >= _NEARLY_ALL)
+
+
+def _is_squashed(output: SeenOutput, axis: int) -> bool:
+    """Whether a Tanh bounds all values, or a Clip whose bounds they reach: one that only guards scores is never met."""
+    if "Clip" not in output.squashed:
+        return bool(output.squashed)
+    rows = output.stacked(axis)
+    return any(int((rows == ends).sum(axis=0).max(initial=0)) > 1 for ends in (rows.min(axis=0), rows.max(axis=0)))
+
+
+def _scores(output: SeenOutput, axis: int) -> list[Clue]:
+    """Clues from values that are shares or chances of classes, and from the operators that produce such values."""
+    found = _shares(output, axis, "classification")
+    if output.ops & SHARES:
+        found.append(Clue("classification", "operator", 1.0, sorted(output.ops & SHARES)[0]))
+    return [*found, *_chances(output)]
+
+
+def _width_of_vector(output: SeenOutput, count: int, axis: int, valued: bool) -> list[Clue]:
+    """Clues from how many values a vector has; ``valued``: whether there are clues from the values already."""
+    if not _may_be_classes(count):
+        return [Clue("embedding", "shape", 1.0, "features", count)] if count % 32 == 0 else []
+    found = [Clue("classification", "shape", 1.0, "classes", count)]
+    if count < _FEW_CLASSES and not valued and output.one_largest(axis):
+        # scores of some samples would hardly all name one class; values of unlike kinds do
+        found += of_values("one largest", 1.5)
+    return found
+
+
+def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, features: bool) -> list[Clue]:
+    """Clues from the operators that produce a vector; ``features``: whether its width is a usual one of features."""
+    if output.ops and output.ops <= _RECURRENT:
+        return [_recurrent(output)]
+    if output.ops & _POOLED and not output.ops & SHARES:
+        # a head of few classes may be normalized too: such an output is judged as both
+        return [_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0)]
+    if not output.ops & _LINEAR:
+        return []
+    found = [Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0])]
+    if features:
+        return found
+    if computed_with(output, seen):
+        return [*found, *of_values("computed with", 2.5)]
+    return [*found, *of_values("beside shares", 2.5)] if _beside_shares(output, seen) else found
+
+
+def _signal_lengths(seen: SeenModel) -> set[int]:
+    """Extents of float inputs that may be the length of a signal."""
+    return {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
+
+
+def _other_values(output: SeenOutput, axis: int) -> str | None:
+    """What values along an axis are if no scores of classes: quantiles or boxes; None where they may be scores."""
+    if output.ops & SHARES:
+        return None
+    called = bool(output.words & _BOXES) and output.shape[axis] == 4 and not output.sums_to_one(axis)
+    return "ordered" if ordered(output, axis) else "boxes" if called or are_boxes(output, axis) else None
+
+
+def _numbers(output: SeenOutput) -> list[Clue]:
+    """Clues from whole numbers: a class per sample, or a label per position."""
+    if np.prod(output.shape) <= 1:
+        return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
+    fits = [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
+    return fits if len(output.shape) == 1 else []
+
+
+def _chances(output: SeenOutput) -> list[Clue]:
+    """Clues from values between 0 and 1 that a Sigmoid produces."""
+    if "Sigmoid" not in output.ops or not output.in_unit:
+        return []
+    return [Clue("classification", "values", 2.0, "sigmoid"), Clue("classification", "operator", 1.0, "Sigmoid")]
+
+
+def _may_be_classes(count: int) -> bool:
+    """Whether so many values may be scores of classes: few, a known number, or no usual width of features."""
+    return count in _IMAGENET or count < 64 or (count % 32 != 0 and count <= 4096)
+
+
+def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """A row per position: labels, a reading, tokens, vectors, or signals."""
+    if len(output.shape) != 2:
+        return []
+    if output.discrete and no_classes(output):
+        return []
+    if output.discrete:
+        task, what = ("segmentation", "picture") if is_picture(output, seen) else ("sequence", "fits")
+        return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
+    if is_picture(output, seen):
+        return map_clues(output, seen, None)
+    for axis in (-1, -2):
+        if (kind := _other_values(output, axis)) is not None:
+            return [*of_values(kind, 2.5), ANY]
+    if _value_per_position(output):
+        return [Clue("regression", "shape", 2.0, "each"), ANY]
+    axis = class_axis(output)
+    count = output.shape[axis]
+    if count == 1 and "Sigmoid" not in output.ops:
+        # where there is one class, every answer stays
+        return _long(output, axis)
+    if count < _FEATURES and _is_squashed(output, axis):
+        return [*of_values("squashed", 2.5), ANY]
+    found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
+    if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
+        # any number of labels per position
+        found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
+    found += _operators_of_rows(output)
+    if seen.pasts:
+        found.append(Clue("generation", "shape", 3.0, "past"))
+    if (kind := _spectrum(output, seen, axis)) is not None:
+        return [*found, *of_values(kind, 2.5), ANY]
+    if _shaped_as_input(output, seen):
+        # a mask of the signal, or as many classes as features: judged as both
+        found += of_values("like input", 1.5)
+    found += _tokens(count, seen) if seen.reads_tokens else _readings(output, seen, axis)
+    if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & SHARES:
+        found.append(Clue("embedding", "shape", 1.0, "features", count))
+    if _unit_norm(output, axis):
+        found.append(Clue("embedding", "values", 2.0, "normalized"))
+    return found
+
+
+def _spectrum(output: SeenOutput, seen: SeenModel, axis: int) -> str | None:
+    """What shows that rows are a spectrogram, or another signal, and no classes of positions; None where nothing does.
+
+    A name, the values, or an input of signals that it is like, as that of a denoiser.
+    """
+    if output.ops & (SHARES | (_POOLED - {"Mul", "Div"})):
+        return None
+    if output.words & _SPECTRA:
+        return "spectrum"
+    if output.has_bands(axis):
+        # bands beside each other are low together: the first is the largest of many a silent frame, as a blank is
+        return "bands"
+    return "like input" if _shaped_as_input(output, seen) and output.follows_input else None
+
+
+def _shaped_as_input(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether rows have the shape of an input of signals, and no name that says what else they are."""
+    if any(output.words & words for task, words in _NAMES.items() if task not in ("regression", "embedding")):
+        # as many tags as features
+        return False
+    like = [one for one in seen.inputs.values() if one.shape == output.shape and one.dtype.kind == "f"]
+    return bool(like) and min(output.shape) >= _SIGNALS and not output.ops & (_CHANCES | SHARES)
+
+
+def _value_per_position(output: SeenOutput) -> bool:
+    """Whether a layer of one channel gives each of several positions its value: a forecast of many hours, for example.
+
+    An axis of 1 alone does not show that: a pool leaves one beside its channels.
+    """
+    return len(output.shape) == 2 and min(output.shape) == 1 and output.one_each
+
+
+def _operators_of_rows(output: SeenOutput) -> list[Clue]:
+    """Clues from the operators that produce rows."""
+    plain = _POOLED - {"Mul", "Div"}
+    if output.ops & SHARES:
+        return [Clue(task, "operator", 1.0, sorted(output.ops & SHARES)[0]) for task in ("sequence", "ctc")]
+    if output.ops & plain:
+        return [_pooled(output, plain)]
+    if output.ops and output.ops <= _RECURRENT:
+        return [_recurrent(output)]
+    linear = sorted(output.ops & _LINEAR)
+    return [Clue(task, "operator", 0.75, linear[0]) for task in ("sequence", "ctc", "generation")] if linear else []
+
+
+def _tokens(count: int, seen: SeenModel) -> list[Clue]:
+    """Clues from the width of rows where the model reads tokens: a vocabulary, or a few labels.
+
+    As many scores as the model knows tokens are those of tokens, however few there are, as of a model of characters.
+    """
+    if count >= 4096 or (count >= _FEWEST_TOKENS and count in seen.known):
+        return [Clue("generation", "shape", 1.5, "vocabulary", count), Clue("generation", "values", 0.5, "tokens")]
+    return [Clue("sequence", "shape", 1.0, "classes", count)] if count < 512 else []
+
+
+def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
+    """Clues from rows where the model reads no tokens: labels or a reading, unless they look like plain values."""
+    count = output.shape[axis]
+    if long := _long(output, axis):
+        return long
+    if _beside_shares(output, seen):
+        # a detector's boxes next to its scores for the same places
+        return of_values("beside shares", 2.5)
+    found = [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
+    found += _blanks(output, axis, seen)
+    if seen.ops & _RECURRENT:
+        found.append(Clue("ctc", "operator", 0.5, sorted(seen.ops & _RECURRENT)[0]))
+    return found
+
+
+def _long(output: SeenOutput, axis: int) -> list[Clue]:
+    """Clues from rows as long as a signal, of one or two channels; none where they are shorter or more."""
+    count, positions = output.shape[axis], output.shape[-3 - axis]
+    if min(count, positions) > 2 or max(count, positions) < 256:
+        return []
+    return [Clue("regression", "shape", 3.0, "length", positions), ANY]
+
+
+CLUES = (names, vectors, rows, pictures)
+
+
+def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
+    return [Clue(task, "values", 2.0, "softmax")] if output.sums_to_one(axis) else []
+
+
+def _blanks(output: SeenOutput, axis: int, seen: SeenModel) -> list[Clue]:
+    share, classes = blank_of(output, axis, seen)[1], output.shape[axis]
+    if classes < _ALPHABET or output.shape[-3 - axis] < 4:
+        return []
+    # with few classes each is met often
+    return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
+
+
+def _beside_shares(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether the model makes shares of another output's values, of classes, and not of this one's.
+
+    For an output of positions, another output of the same positions shows that.
+    """
+    shares = [one for one in seen.outputs if one.ops & SHARES or ("Sigmoid" in one.ops and one.in_unit)]
+    if any(one is output or one.name in output.chosen_by for one in shares):
+        return False
+    like = [one for one in shares if not one.discrete and one.shape[:-1] == output.shape[:-1] and one.shape != ()]
+    return bool(like) and not any(one.largest_as(output) for one in like)
+
+
+def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue:
+    """The operator that makes an embedding; normalizing has ``weight``: scores of classes are seldom normalized."""
+    normalized = sorted(output.ops & of & _NORMALIZED)
+    return Clue("embedding", "operator", weight if normalized else 1.0, [*normalized, *sorted(output.ops & of)][0])
+
+
+def _recurrent(output: SeenOutput) -> Clue:
+    """A recurrent layer's output is features: scores of classes come from a linear layer after it."""
+    return Clue("embedding", "operator", 2.0, sorted(output.ops)[0])
+
+
+def _unit_norm(output: SeenOutput, axis: int) -> bool:
+    rows = output.stacked(axis)
+    return bool(rows.shape[1] > 1 and np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-3))

@@ -1,0 +1,190 @@
+"""What a model is for, guessed from shapes, values on samples, names and operators, never from one of these alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guessing.clue import SHARES, Clue, of_values
+from toolkit.evaluation.guessing.clues import CLUES
+from toolkit.evaluation.guessing.detection import detection_part
+from toolkit.evaluation.guessing.parts import parts_for
+from toolkit.evaluation.guessing.value_clues import no_classes
+from toolkit.evaluation.metrics.table import tasks_judged
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.tasks import OutputPart
+
+_SURE_KINDS, _LEAD = 2, 1.0
+_SAYS_OF_ONE = frozenset({"classification"})
+"""Labels that are classes say nothing of other outputs; where one output holds values, others are likelier to."""
+_DETECTION_WORDS = frozenset({"box", "boxes", "bbox", "bboxes", "det", "dets", "detection", "detections", "nms"})
+_DETECTION_OPS = frozenset({"NonMaxSuppression", "EfficientNMS_TRT", "BatchedNMS_TRT", "NMSRotated"})
+STRICTEST = ("detection", "sequence", "ctc", "generation", "classification", "segmentation", "regression", "embedding")
+"""Of tasks that are as likely, those that need most to stay come first; the main task is named by it."""
+
+
+@dataclass
+class Guess:
+    """What the model is for.
+
+    Attributes:
+        task: that of the output that counts most.
+        sure: whether at least two kinds of clue speak for it and none as much for another.
+        parts: what is judged of each output.
+        clues: what spoke for the task.
+        others: tasks that fit as well, by which the outputs are judged too.
+    """
+
+    task: str
+    sure: bool
+    parts: list[OutputPart] = field(default_factory=list)
+    clues: list[Finding] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    def finding(self) -> Finding:
+        """The guess and its reason."""
+        return EvaluationCode.TASK_GUESSED(
+            task=self.task, sure=self.sure, clues=self.clues, others=self.others, outputs=self._main_outputs()
+        )
+
+    def _main_outputs(self) -> list[str]:
+        """The outputs that are judged by the task."""
+        return outputs_judged_as(self.task, self.parts)
+
+
+def outputs_judged_as(task: str, parts: Sequence[OutputPart]) -> list[str]:
+    """The outputs of the parts that are judged by a task, each once."""
+    return list(dict.fromkeys(name for part in parts if part.task == task for name in part.outputs))
+
+
+def guess(
+    seen: SeenModel, metric_task: str = "", output: str | None = None, judged_already: Sequence[OutputPart] = ()
+) -> Guess:
+    """What the model is for, and how each output is judged.
+
+    Args:
+        seen: the model with what it gave on a few samples.
+        metric_task: the task that the recipe's metric belongs to; empty without one.
+        output: the output that the metric reads; the first that it can where None.
+        judged_already: parts whose outputs are left out; what they are still tells of the others.
+    """
+    given = {name for part in judged_already for name in part.outputs}
+    left = replace(seen, outputs=[one for one in seen.outputs if one.name not in given]) if given else seen
+    detected = detection_part(left) if metric_task in ("", "detection") else None
+    parts: list[OutputPart] = []
+    guesses: list[tuple[str, bool, list[Finding], list[str]]] = []
+    if detected is not None:
+        clues = _detection_clues(seen, detected, metric_task)
+        parts.append(detected)
+        guesses.append(("detection", len({one.values["kind"] for one in clues}) >= _SURE_KINDS, clues, []))
+    taken = given | (set(detected.outputs) if detected is not None else set())
+    boxes = [part for part in (*judged_already, detected) if part is not None and part.task == "detection"]
+    reads = output if output is not None else _first_read(seen, metric_task, taken)
+    for one in seen.outputs:
+        if one.name in taken or not one.samples:
+            continue
+        if one.name in seen.states and one.name != output:
+            # what counts is what the next step makes of it: none of its values is an answer
+            parts += parts_for("regression", one, seen)
+            continue
+        named = metric_task if one.name == reads or metric_task not in _SAYS_OF_ONE else ""
+        task, sure, clues, others = _of_output(one, seen, named, [*_beside_boxes(one, seen, boxes)])
+        for each in (task, *others):
+            parts += parts_for(each, one, seen)
+        guesses.append((task, sure, clues, others))
+    if not guesses:
+        return Guess("regression", False, parts)
+    # a metric's task is the model's; else the first output's, where exporters put what counts
+    judged = tasks_judged(metric_task)
+    main = next((each for each in guesses if each[0] in judged), guesses[0])
+    return Guess(main[0], main[1], parts, main[2], main[3])
+
+
+def _first_read(seen: SeenModel, metric_task: str, taken: set[str]) -> str | None:
+    """The output that a metric reads where the recipe names none: the first that can be read for its task."""
+    tasks = tasks_judged(metric_task)
+    likely = (one for one in seen.outputs if one.samples and one.name not in taken and one.name not in seen.states)
+    return next((one.name for one in likely if tasks & set(fitting(one))), None)
+
+
+def _beside_boxes(output: SeenOutput, seen: SeenModel, parts: Sequence[OutputPart]) -> list[Clue]:
+    """Clues that an output holds values of each of a detector's places, such as the coefficients of its mask."""
+    by_name = {one.name: one for one in seen.outputs}
+    named = [by_name[part.outputs[0]] for part in parts]
+    if output.discrete or len(output.shape) != 2 or output.ops & SHARES:
+        return []
+    return of_values("beside boxes", 2.5) if any(one.shape[:-1] == output.shape[:-1] for one in named) else []
+
+
+def _of_output(
+    output: SeenOutput, seen: SeenModel, metric_task: str, more: Sequence[Clue] = ()
+) -> tuple[str, bool, list[Finding], list[str]]:
+    """The task of one output, whether that is sure, what speaks for it, and what else fits equally well."""
+    if output.empty:
+        return "regression", False, [], []
+    found: dict[str, list[Clue]] = defaultdict(list)
+    for clue in (*_all_clues(output, seen, CLUES), *more):
+        found[clue.task].append(clue)
+    if metric_task == "classification" and metric_task not in fitting(output):
+        # metrics over positions belong to this task too
+        metric_task = "sequence"
+    if metric_task in fitting(output):
+        found[metric_task] += [Clue(metric_task, "metric", 3.0), Clue(metric_task, "shape", 1.0, "fits")]
+    found = {task: clues for task, clues in found.items() if task in fitting(output)}
+    if not found:
+        return "regression", False, [], []
+    weight = {task: sum(clue.weight for clue in clues) for task, clues in found.items()}
+    best = max(weight.values())
+    tied = sorted((task for task in weight if weight[task] > best - _LEAD), key=STRICTEST.index)
+    kinds = {clue.kind for clue in found[tied[0]]}
+    sure = len(tied) == 1 and len(kinds) >= _SURE_KINDS
+    # a reading collapses what a sequence has: where the whole sequence stays, so does the reading
+    others = [task for task in tied[1:] if (tied[0], task) != ("sequence", "ctc")]
+    told = [
+        EvaluationCode.TASK_CLUE(kind=clue.kind, what=clue.what, output=output.name, value=clue.value)
+        for clue in found[tied[0]]
+    ]
+    return tied[0], sure, told, others
+
+
+def _all_clues(
+    output: SeenOutput, seen: SeenModel, rules: Sequence[Callable[[SeenOutput, SeenModel], list[Clue]]]
+) -> list[Clue]:
+    return [clue for rule in rules for clue in rule(output, seen)]
+
+
+def fitting(output: SeenOutput) -> tuple[str, ...]:
+    """The tasks that an output's shape allows."""
+    shape = output.shape
+    wide = [extent for extent in shape if extent > 1]
+    if output.discrete:
+        places = ("sequence", "segmentation") if len(wide) <= 2 else ("segmentation",)
+        chosen = places if wide else ("classification",)
+        return (*chosen, "regression") if no_classes(output) else chosen
+    if output.ops == {"TopK"}:
+        # the first is always the largest: which one it is, the indices say
+        return ("regression", "embedding")
+    if len(wide) <= 1 and len(shape) <= 1:
+        return ("classification", "embedding", "regression")
+    if len(shape) == 2:
+        rows = ("sequence", "ctc", "generation", "embedding", "regression", "segmentation")
+        return rows if len(wide) > 1 else (*rows, "classification")
+    if len(wide) <= 1:
+        return ("classification", "embedding", "regression", "segmentation")
+    return ("segmentation", "regression", "embedding")
+
+
+def _detection_clues(seen: SeenModel, part: OutputPart, metric_task: str) -> list[Finding]:
+    clue = EvaluationCode.TASK_CLUE
+    found = [clue(kind="values", what=part.settings["layout"], output=part.outputs[0], value=None)]
+    found += [clue(kind="operator", what=op, output="", value=None) for op in sorted(seen.ops & _DETECTION_OPS)]
+    words = {word for one in seen.outputs if one.name in part.outputs for word in one.words}
+    found += [clue(kind="name", what=word, output="", value=None) for word in sorted(words & _DETECTION_WORDS)]
+    if part.settings["layout"] == "joint" or len(part.outputs) > 1:
+        found.append(clue(kind="shape", what="anchors", output=part.outputs[0], value=None))
+    if metric_task:
+        found.append(clue(kind="metric", what="", output="", value=None))
+    return found

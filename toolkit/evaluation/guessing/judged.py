@@ -1,0 +1,163 @@
+"""How a model is judged: by the task that the recipe names, else by the one that is guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from toolkit.base.errors import RecipeError
+from toolkit.base.settings import without_effect
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guessing.detection import detection_part
+from toolkit.evaluation.guessing.guess import Guess, fitting, guess, outputs_judged_as
+from toolkit.evaluation.guessing.parts import parts_for
+from toolkit.evaluation.metrics.table import METRICS, task_of, tasks_judged
+from toolkit.evaluation.observation.observed import SeenModel
+from toolkit.evaluation.tasks import OutputPart, reader
+
+_READ_AS = {
+    "segmentation": {"segmentation"},
+    "ctc": {"ctc"},
+    # the logits of a single next token are those of classes
+    "generation": {"generation", "classification"},
+}
+"""What an output must fit for a metric of a task; for other tasks the labels' shape alone tells."""
+
+
+def judged_by(
+    seen: SeenModel,
+    task: str | None,
+    metric: str | None,
+    output: str | None,
+    floors: Mapping[str, float],
+    given: Mapping[str, float | None],
+    classes: Mapping[str, int | None] | None = None,
+    strict: bool = True,
+) -> tuple[Guess, Finding]:
+    """The parts of the outputs that are judged, and the task with its reason.
+
+    Args:
+        seen: the model with what it gave on a few samples.
+        task: the recipe's; guessed where None.
+        metric: the recipe's, which belongs to a task.
+        output: the output that the metric reads; any where None.
+        floors: levels from which on an answer counts as unchanged, by the budget's names.
+        given: ``blank`` and ``threshold`` where the recipe sets them.
+        classes: other settings that name a class of a reading, such as ``space``.
+        strict: refuse what no task reads; a run that is judged again, on other samples or as earlier releases did,
+            cannot be fixed by whoever asks.
+
+    Raises:
+        RecipeError: no output can be read as the task that the recipe names, nor as its metric reads one, or none with
+            a class that it names, or what it says of answers is read by no task; the error's value is the setting.
+    """
+    if strict:
+        refuse_unread(seen, metric, output)
+    if task is None:
+        found = guess(seen, task_of(metric), output)
+        why = found.finding()
+    else:
+        found = _named(seen, task, output, task_of(metric))
+        why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs_judged_as(task, found.parts))
+    _classes_exist(seen, found.parts, {**(classes or {}), "blank": given.get("blank")})
+    if strict:
+        _has_effect(found.parts, metric, floors, given)
+    found.parts = [_with(part, floors, given) for part in found.parts]
+    return found, why
+
+
+def refuse_unread(seen: SeenModel, metric: str | None, output: str | None) -> None:
+    """Check that an output has the shape of what a metric of positions reads.
+
+    Raises:
+        RecipeError: none has: the metric would take the samples of a batch for positions.
+    """
+    read = _READ_AS.get(task_of(metric))
+    chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
+    if read is None or not chosen or any(read & set(fitting(one)) for one in chosen):
+        return
+    names = {one.name for one in chosen}
+    tasks = {part.task for part in guess(seen).parts if names & set(part.outputs)}
+    others = [name for name, info in METRICS.items() if info.task in tasks]
+    elsewhere = [one.name for one in seen.outputs if one.samples and read & set(fitting(one))]
+    shapes = ", ".join(f"'{one.name}' {list(one.shape)}" for one in chosen)
+    raise RecipeError(
+        f"the metric {metric} is for {task_of(metric)}, but no output fits that task: a sample has {shapes}",
+        remedy=f"set [evaluation] output to '{elsewhere[0]}'" if elsewhere else f"use one of {', '.join(others)}",
+        value="metric",
+    )
+
+
+def _has_effect(
+    parts: Sequence[OutputPart], metric: str | None, floors: Mapping[str, float], given: Mapping[str, float | None]
+) -> None:
+    """Check that what the recipe says of answers is read by the task of some output, or by the metric.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    tasks = ", ".join(dict.fromkeys(part.task for part in parts))
+    read = {reader(part).floor_name for part in parts} | {name for part in parts for name in part.settings}
+    if task_of(metric) == "ctc":
+        read.add("blank")
+    for place, settings in (("budget.", floors), ("", given)):
+        for name, value in settings.items():
+            if parts and value is not None and name not in read:
+                what, remedy = without_effect(f"{name} = {value:g}", f"the outputs are judged as {tasks}", name)
+                raise RecipeError(what, remedy=f"{remedy}, or name another task", value=f"{place}{name}")
+
+
+def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> Guess:
+    """The outputs guessed to belong to the task, or all that can be read so where none is; the others as guessed.
+
+    Writing a guess into the recipe changes nothing: a metric of the task counts in both.
+    """
+    chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
+    chosen = [one for one in chosen if one.name not in seen.states] or chosen
+    parts: list[OutputPart] = []
+    if task == "detection":
+        found = detection_part(seen)
+        parts = [found] if found is not None else []
+    else:
+        said = metric_task if task in tasks_judged(metric_task) else ""
+        alike = {name for part in guess(seen, said, output).parts if part.task == task for name in part.outputs}
+        chosen = [one for one in chosen if one.name in alike] or chosen
+        parts = [part for one in chosen if task in fitting(one) for part in parts_for(task, one, seen)]
+    if not parts:
+        shapes = ", ".join(f"'{one.name}' {list(one.shape)}" for one in chosen) or "no output"
+        raise RecipeError(
+            f"no output can be read for the task {task}: a sample has {shapes}",
+            remedy="name another task, or leave task out to let it be guessed",
+        )
+    return Guess(task, True, [*parts, *guess(seen, judged_already=parts).parts])
+
+
+def _classes_exist(seen: SeenModel, parts: Sequence[OutputPart], named: Mapping[str, float | None]) -> None:
+    """Check that the classes that settings name are classes of the outputs that are read as readings.
+
+    Raises:
+        RecipeError: one is not.
+    """
+    by_name = {one.name: one for one in seen.outputs}
+    for part in parts:
+        output = by_name[part.outputs[0]]
+        if part.task != "ctc" or output.discrete:
+            continue
+        count = output.shape[int(part.settings["axis"])]
+        for name, number in named.items():
+            if number is not None and number >= count:
+                raise RecipeError(
+                    f"{name} is {number:g}, and output '{output.name}' has {count} classes, 0 to {count - 1}",
+                    remedy=f"give a class of the output, often 0 or {count - 1}, or leave {name} out",
+                    value=name,
+                )
+
+
+def _with(part: OutputPart, floors: Mapping[str, float], given: Mapping[str, float | None]) -> OutputPart:
+    settings = dict(part.settings)
+    floor = floors.get(reader(part).floor_name)
+    if floor is not None:
+        settings["floor"] = floor
+    settings |= {name: value for name, value in given.items() if value is not None and name in settings}
+    return replace(part, settings=settings)

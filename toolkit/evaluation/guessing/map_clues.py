@@ -1,0 +1,135 @@
+"""What speaks for a task in a map of height and width."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from toolkit.evaluation.guessing.class_axes import channel_axis, channel_axis_last
+from toolkit.evaluation.guessing.clue import SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, peak_height, unlike_scales
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+
+_ENLARGE = frozenset({"Resize", "Upsample", "ConvTranspose"})
+_LIMITED = SHARES | {"Sigmoid", "HardSigmoid", "Clip"}
+_TWO_SIDED, _NO_PICTURE, _HALF = 0.9, 0.25, 0.5
+_TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
+_CENTRED, _NORMAL = 0.2, 2.0
+"""How far from 0 the mean of noise is, in deviations, and how far its deviation may be from 1, as a factor."""
+
+
+def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """Clues that an output with height and width holds masks, images or other values."""
+    if len(output.shape) != 3 or sum(extent > 1 for extent in output.shape) < 2:
+        return []
+    if output.discrete and no_classes(output):
+        return [Clue("regression", "shape", 1.0, "map"), *of_values("levels", 1.0)]
+    if output.discrete:
+        return [Clue("segmentation", "values", 2.0, "integers"), Clue("segmentation", "shape", 1.0, "picture")]
+    return map_clues(output, seen, channel_axis(output))
+
+
+def is_picture(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether the last two axes are those of an input image, or a whole fraction or multiple of them."""
+    height, width = output.shape[-2:] if channel_axis_last(output) else output.shape[:2]
+    return any(_scaled(height, h) and _scaled(width, w) for h, w in seen.images)
+
+
+def _scaled(own: int, other: int) -> bool:
+    return own >= 8 and other >= 8 and (own % other == 0 or other % own == 0)
+
+
+def map_clues(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
+    """Clues from a map of height and width, with its channels along ``axis``; None where it has no such axis."""
+    found = [Clue("regression", "shape", 1.0, "map")]
+    kind = _kind_of_channels(output, axis) if axis is not None and not output.ops & SHARES else ""
+    if kind:
+        return [*found, Clue("regression", "values", 2.0, kind)]
+    channels, placed = output.shape[axis] if axis is not None else 1, is_picture(output, seen)
+    plain = axis is not None and channels > 1 and not output.ops & SHARES and not output.in_unit
+    if axis is not None and plain and computed_with(output, seen, axis):
+        # features that are returned beside what is made of them
+        return [*found, *of_values("computed with", 2.5)]
+    if not output.in_unit and _noise_like(output, seen):
+        found.append(Clue("regression", "values", 2.5, "noise"))
+    found += [*_probabilities(output, axis, channels), *_levels(output, channels, placed)]
+    return [*found, *_placed(output, channels)] if placed else found
+
+
+def _kind_of_channels(output: SeenOutput, axis: int) -> str:
+    """What plain values the channels of a map hold: peaks, values of unlike scales, or boxes; empty if none of them."""
+    if peak_height(output, axis) is not None:
+        return "peaks"
+    if unlike_scales(output, axis):
+        return "unlike scales"
+    return "boxes" if are_boxes(output, axis) else ""
+
+
+def _probabilities(output: SeenOutput, axis: int | None, channels: int) -> list[Clue]:
+    """Clues from a map of probabilities of classes, by its values and the operator that makes it."""
+    sums_to_one, found = axis is not None and output.sums_to_one(axis), list[Clue]()
+    if sums_to_one and channels > 1:
+        found.append(Clue("segmentation", "values", 2.0, "softmax"))
+    if output.ops & SHARES:
+        found.append(Clue("segmentation", "operator", 1.0, sorted(output.ops & SHARES)[0]))
+    if output.in_unit and "Sigmoid" in output.ops and (channels == 1 or not sums_to_one):
+        found.append(Clue("segmentation", "operator", 1.0, "Sigmoid"))
+    return found
+
+
+def _levels(output: SeenOutput, channels: int, placed: bool) -> list[Clue]:
+    """Clues from the values of a map of one or three channels: a mask's lie near 0 and 1, an image's in its range."""
+    near = output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED
+    if channels == 1 and near and not _amount(output):
+        return [Clue("segmentation", "values", 1.5, "two-sided")]
+    if channels in (1, 3) and placed and _pixels(output):
+        # a map about places in the input has such values too: its user may read where it is high
+        return [Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels")]
+    return []
+
+
+def _amount(output: SeenOutput) -> bool:
+    """Whether a map holds a depth, how many there are in a place, or the like: nothing below 0, and no probabilities.
+
+    Logits lie on both sides of 0, and a mask that nothing limits to 1 reaches it.
+    """
+    low, high = output.bounds
+    return low >= 0 and (high > 1 or (high < _HALF and not output.ops & _LIMITED))
+
+
+def _placed(output: SeenOutput, channels: int) -> list[Clue]:
+    """Clues from the channels of a map about places in the input image."""
+    if channels == 1:
+        return [Clue("regression" if _amount(output) else "segmentation", "shape", 0.5, "picture")]
+    if channels in (3, 4) or channels > 256 or output.in_unit:
+        return [Clue("regression", "shape", 0.5, "picture")]
+    enlarging = sorted(output.ops & _ENLARGE)
+    operator = [Clue("segmentation", "operator", 1.0, enlarging[0])] if enlarging else []
+    return [Clue("segmentation", "shape", 1.0, "picture"), *operator]
+
+
+def _noise_like(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether it may be the noise of an input that a diffusion model predicts.
+
+    Such a model reads what it denoises, of the output's shape, and one number a sample, which tells how noisy that is:
+    it is called so, or the output is about as noise is, normal around 0.
+    """
+    sizes = {name: one.size for name, one in seen.inputs.items() if one.ndim <= 1}
+    read = any(one.shape == output.shape and one.dtype.kind == "f" for one in seen.inputs.values())
+    numbers = [name for name, size in sizes.items() if size == 1]
+    if not read or not numbers or not output.flat.size:
+        return False
+    called = {word.lower() for name in numbers for word in re.findall(r"[A-Za-z]+", name)}
+    level = output.flat.std()
+    centred = abs(float(output.flat.mean())) < _CENTRED * level and 1 / _NORMAL < level < _NORMAL
+    return centred or bool(called & _TIMES)
+
+
+def _pixels(output: SeenOutput) -> bool:
+    low, high = output.bounds
+    return (
+        (low >= -0.5 and 0.3 < high <= 1.5)
+        or (low >= -60 and 60 < high <= 320)
+        or (-1.5 <= low < -0.3 and 0.3 < high <= 1.5)
+    )

@@ -1,0 +1,299 @@
+"""How an output is read for a task: its axes, thresholds and levels, and slices of its channels of unlike scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guessing.class_axes import blank_of, channel_axis, class_axis
+from toolkit.evaluation.guessing.value_clues import has_several_peaks, peak_height
+from toolkit.evaluation.numerics.masks import valued
+from toolkit.evaluation.observation.lengths import lengths_of
+from toolkit.evaluation.observation.observed import FAINT, SeenModel, SeenOutput
+from toolkit.evaluation.tasks import STANDS_IN, OutputPart
+from toolkit.evaluation.tasks.segmentation import SMALL
+
+_UNLIKE = 8.0
+"""Channels whose magnitudes differ by this factor share no range without loss: of eight bits five are left to one."""
+_MOST_SLICES, _MOST_CHANNELS = 8, 1024
+_FEW_VALUES = 16
+_HALF, _UNSHARP = 0.5, 0.25
+_SOME = 8
+"""With fewer scores all may lie on one side by chance."""
+_STEADY = 1e-12
+"""Values whose variance is less than this share of their power are the same to float32's last bits: 2^-23, some eight
+times over, squared."""
+
+
+def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
+    """The parts of one output, as the task reads it.
+
+    Args:
+        task: any but detection, which reads several outputs together.
+        output: the output.
+        seen: the model that it belongs to.
+    """
+    return [_with_lengths(_with_mask(part, output), output, seen) for part in _parts_for(task, output, seen)]
+
+
+def _with_mask(part: OutputPart, output: SeenOutput) -> OutputPart:
+    """The part with the input that turns positions off, where these are not what it reads as classes or cuts."""
+    mask = output.mask
+    if mask is None or mask.axis in (part.settings.get("axis"), (part.channels or (None,))[0]):
+        return part
+    return replace(part, settings={**part.settings, **mask.settings})
+
+
+def _with_lengths(part: OutputPart, output: SeenOutput, seen: SeenModel) -> OutputPart:
+    """The part of a reading with the output that says how many positions of each sample it has."""
+    if part.task != "ctc" or "mask" in part.settings or len(output.shape) != 2:
+        return part
+    positions = -3 - int(part.settings["axis"])
+    lengths = lengths_of(output, positions, seen)
+    settings = {"lengths": lengths, "positions": positions} if lengths is not None else {}
+    return replace(part, settings={**part.settings, **settings})
+
+
+def masked_positions(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
+    """Findings that an input turns positions of a part's output off, or that they lie beyond its lengths."""
+    masks = {one.name: one.mask for one in seen.outputs if one.mask is not None}
+    named: dict[str, list[str]] = {}
+    for part in parts:
+        if "mask" in part.settings:
+            named.setdefault(str(part.settings["mask"]), []).extend(part.outputs)
+    return [
+        EvaluationCode.POSITIONS_OFF(
+            input=name, off=masks[outputs[0]].off, outputs=list(dict.fromkeys(outputs)), share=masks[outputs[0]].share
+        )
+        for name, outputs in named.items()
+    ] + [
+        EvaluationCode.POSITIONS_BEYOND(lengths=str(part.settings["lengths"]), output=part.outputs[0])
+        for part in parts
+        if "lengths" in part.settings
+    ]
+
+
+def _parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
+    base: dict[str, Any] = {"batch_axis": output.batch_axis}
+    if task == "regression":
+        return _regressions(output, seen, base)
+    settings: dict[str, Any] = {}
+    if not output.discrete:
+        settings = _SETTINGS[task](output, seen) if task in _SETTINGS else {"axis": class_axis_of(output)}
+    part = OutputPart(task, (output.name,), {**base, **settings})
+    if one_sided(part, output) is None:
+        return [part]
+    # a score that loses all it says would stay on its side
+    return [part, *_regressions(output, seen, {**base, STANDS_IN: True})]
+
+
+def one_sided(part: OutputPart, output: SeenOutput) -> Finding | None:
+    """A finding that all scores of an output with one per sample lie on one side of the threshold; None where not."""
+    if part.task != "classification" or not part.settings.get("single") or len(output.samples) < _SOME:
+        return None
+    limit = float(part.settings["threshold"])
+    over = int((output.flat > limit).sum())
+    if 0 < over < output.flat.size or not output.flat.size:
+        return None
+    return EvaluationCode.ONE_SIDED(output=output.name, threshold=limit, above=over > 0, scores=output.flat.size)
+
+
+def one_sided_among(parts: Sequence[OutputPart], seen: SeenModel) -> list[Finding]:
+    """The ``one_sided`` findings of all parts."""
+    by_name = {one.name: one for one in seen.outputs}
+    found = [one_sided(part, by_name[part.outputs[0]]) for part in parts]
+    return [one for one in found if one is not None]
+
+
+def class_axis_of(output: SeenOutput) -> int:
+    """The axis of classes or features, counted from the end."""
+    wide = [place for place, extent in enumerate(output.shape) if extent > 1]
+    if len(output.shape) >= 3:
+        return channel_axis(output) if len(wide) > 1 else (wide[0] - len(output.shape) if wide else -1)
+    return class_axis(output) if len(output.shape) == 2 else -1
+
+
+def _classification(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
+    axis = _vector_axis(output)
+    single = output.shape[axis] == 1 if output.shape else True
+    if single or _labels(output, axis):
+        one = {"single": True} if all(np.prod(each.shape) == 1 for each in output.samples) else {}
+        return {"threshold": 0.5 if output.in_unit else 0.0, **one}
+    return {"axis": axis}
+
+
+def _embedding(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
+    return {"axis": _vector_axis(output)}
+
+
+def _vector_axis(output: SeenOutput) -> int:
+    """The axis of classes or features, where a sample may have one vector: its only axis that is longer than 1.
+
+    Of one value per position, each is a vector of its own.
+    """
+    wide = [place for place, extent in enumerate(output.shape) if extent > 1]
+    one = len(wide) == 1 and not output.one_each
+    return wide[0] - len(output.shape) if one else class_axis_of(output)
+
+
+def _ctc(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
+    axis = class_axis(output)
+    return {"axis": axis, "blank": blank_of(output, axis, seen)[0]}
+
+
+def _segmentation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
+    if len(output.shape) == 2 or output.shape[axis := channel_axis(output)] == 1:
+        return _threshold(output)
+    # a metric with labels that are classes reads the best one all the same
+    return {"axis": axis, **(_threshold(output) if _labels(output, axis) else {})}
+
+
+def _labels(output: SeenOutput, axis: int) -> bool:
+    """Whether each class along an axis has an independent probability, so that any number of them may be true."""
+    return "Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)
+
+
+def _threshold(output: SeenOutput) -> dict[str, float]:
+    """The value above which a place is in the mask, and which masks are compared.
+
+    It is 0.5. Masks of very few places are not compared (see ``segmentation.SMALL``), and a map that loses them would
+    be unchanged. Where few values lie around 0.5 they are sharp: all count, however small. Otherwise the mean takes the
+    place of 0.5. But where all probabilities are negligible there is no mask.
+    """
+    if not output.in_unit:
+        return {"threshold": 0.0}
+    over = float((output.flat > _HALF).mean())
+    if SMALL <= over <= 1 - SMALL or ("Sigmoid" in output.ops and output.bounds[1] < FAINT):
+        return {"threshold": _HALF}
+    if 0 < over < SMALL and float((np.abs(output.flat - _HALF) < _UNSHARP).mean()) <= over:
+        return {"threshold": _HALF, "small": 0.0}
+    return {"threshold": float(output.flat.mean())}
+
+
+_SETTINGS = {"classification": _classification, "embedding": _embedding, "ctc": _ctc, "segmentation": _segmentation}
+
+
+def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:
+    if output.empty:
+        return [OutputPart("regression", (output.name,), {**base, "mean": 0.0, "variance": 0.0})]
+    if len(output.shape) == 3 and (height := peak_height(output, axis := channel_axis(output))) is not None:
+        several = {"several": True} if has_several_peaks(output, axis, height) else {}
+        return [OutputPart("regression", (output.name,), {**base, "axis": axis, "height": height, **several})]
+    axis, slices = _slices(output)
+    found = []
+    for first, last in slices:
+        whole = len(slices) == 1
+        counts = output.mask is not None and (whole or output.mask.axis != axis)
+        values = [np.asarray(one, np.float64) for one in (output.counted if counts else output.samples)]
+        size = output.samples[0].size
+        if not whole:
+            values = [np.take(one, range(first, last + 1), axis=axis) for one in values]
+            size = size // output.shape[axis] * (last + 1 - first)
+        mean, variance = _centre(_numbers(values), output)
+        settings = {**base, "mean": mean, "variance": variance}
+        if size <= _FEW_VALUES:
+            settings["few"] = True
+        if whole and _image(output, seen):
+            low, high = output.bounds
+            settings["peak"] = high - low
+        # the axis is counted from the end, so that it holds with and without a batch axis
+        channels = None if whole else (axis, first, last)
+        found.append(OutputPart("regression", (output.name,), settings, channels))
+    return found
+
+
+def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, float]:
+    """What the float model's values vary around, and their mean square about it, which noise is compared with.
+
+    Constant values vary around nothing: their own mean square counts, and for zeros the whole output's.
+    """
+    if not values.size:
+        return 0.0, 0.0
+    mean, variance = float(values.mean()), float(values.var())
+    if variance > _STEADY * mean**2:
+        return mean, variance
+    whole = _numbers(output.samples)
+    return 0.0, mean**2 or (float(np.square(whole).mean()) if whole.size else 0.0)
+
+
+def _numbers(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    return valued(np.concatenate([np.asarray(one, np.float64).reshape(-1) for one in values]))
+
+
+def _image(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether the output is a picture as people look at them: one or three channels, in the range of pixels."""
+    from toolkit.evaluation.guessing.clues import CLUES
+
+    return any(clue.what == "pixels" for rule in CLUES for clue in rule(output, seen))
+
+
+def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
+    """The axis of channels, counted from the end, and its runs of channels of like magnitude; one run where all are.
+
+    Among several axes it is the one whose runs differ most where they meet: kinds of values change at once, along
+    places the magnitude changes step by step.
+    """
+    likely = _channel_axes(output)
+    best, found = 1.0, (-1, [(0, 0)])
+    for axis in (*likely, *(one for one in range(-len(output.shape), 0) if one not in likely and output.fixed(one))):
+        extent = output.shape[axis]
+        if not 2 <= extent <= _MOST_CHANNELS or any(one.shape[axis] != extent for one in output.samples):
+            continue
+        rows = output.stacked(axis)
+        size = np.sqrt(np.square(np.where(np.isfinite(rows), rows, 0)).mean(axis=0))
+        empty = size <= 1e-12 * size.max()
+        size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-30))
+        runs = _few_runs(size)
+        if len(runs) == 1:
+            continue
+        jump = _jump(size, runs)
+        # an empty edge of a picture is no other kind of value
+        if jump > best and (axis in likely or (jump > _UNLIKE and not empty.any())):
+            best, found = jump, (axis, runs)
+    return found
+
+
+def _channel_axes(output: SeenOutput) -> list[int]:
+    """Axes that are likely channels: for a picture one, else those with a fixed declared extent."""
+    if len(output.shape) == 3:
+        return [channel_axis(output)]
+    return [axis for axis in range(-len(output.shape), 0) if output.fixed(axis)]
+
+
+def _jump(size: np.ndarray[Any, Any], runs: Sequence[tuple[int, int]]) -> float:
+    """The least factor between the magnitudes of two channels where one run ends and the next begins."""
+    pairs = [(float(size[first - 1]), float(size[first])) for first, _ in runs[1:]]
+    return min(max(pair) / min(pair) for pair in pairs)
+
+
+def _few_runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """``_runs`` with ``_UNLIKE``, or with the least doubling of it that leaves at most ``_MOST_SLICES``.
+
+    Classes of which some are rare form many runs by themselves, and boxes next to them still have another scale:
+    further apart than what differs within either. Uneven channels of one kind, as of a state, are not.
+    """
+    unlike = _UNLIKE
+    while len(runs := _runs(size, unlike)) > _MOST_SLICES:
+        unlike *= 2
+    apart = unlike == _UNLIKE or len(runs) == 1 or _jump(size, runs) > unlike
+    return runs if apart else [(0, len(size) - 1)]
+
+
+def _runs(size: np.ndarray[Any, Any], unlike: float) -> list[tuple[int, int]]:
+    """Neighbouring channels whose magnitudes are within a factor of each other."""
+    runs: list[tuple[int, int]] = []
+    start = 0
+    for place in range(1, len(size) + 1):
+        if place == len(size) or not _like(size[start : place + 1], unlike):
+            runs.append((start, place - 1))
+            start = place
+    return runs
+
+
+def _like(size: np.ndarray[Any, Any], unlike: float) -> bool:
+    return bool(size.max() <= unlike * size.min())

@@ -1,0 +1,189 @@
+"""What a metric reaches without a model, by the kind of metric: chance, a constant, nothing at all."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.metrics.classes import CHANCE
+
+_HOPELESS = 0.02
+_NOISE_AS_LOUD_DB = 6.0
+"""A peak signal-to-noise ratio below which the noise is half of the peak."""
+
+
+class Baseline:
+    """The baseline of a share of which more is better, such as of right answers: 0 is worthless, and all is perfect.
+
+    Attributes:
+        told: whether the labels are known to be informative; if not, a metric that is NaN shows it.
+        silent: what labels lack where the metric is NaN.
+    """
+
+    def __init__(self, silent: str = "none of them has a label at any position") -> None:
+        self.told = False
+        self.silent = silent
+
+    @property
+    def spread(self) -> float:
+        """What the metric would be for the best constant, in its unit; 0 where it is no distance."""
+        return 0.0
+
+    def take(self, scores: Array, label: Array) -> None:
+        """Take in a batch: scores or values, and labels of any shape."""
+
+    def skill(self, value: float) -> float:
+        """How far a value gets towards perfection, 1; below 0 where it is worse than what needs no model."""
+        return value
+
+    def useless(self, value: float, samples: int) -> float | None:
+        """The value reached without a model, where this value on so many samples is no better; None where it is."""
+        return 0.0 if value <= _HOPELESS else None
+
+
+class _Values(Baseline):
+    """The baseline of values that labels hold throughout: the metric is no number only where outputs are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = True
+
+    def useless(self, value: float, samples: int) -> float | None:
+        return None
+
+
+class _Distance(_Values):
+    """The baseline of a mean error: a constant is worth nothing.
+
+    For labels of unlike shapes it is one constant for all elements, else one each: what elements of unlike scale or
+    offset differ by needs no model.
+    """
+
+    def __init__(self, of_labels: Callable[[Array], float]) -> None:
+        super().__init__()
+        self._of_labels = of_labels
+        self._labels: list[Array] = []
+
+    def take(self, scores: Array, label: Array) -> None:
+        self._labels += list(np.asarray(label, np.float64))
+
+    @property
+    def spread(self) -> float:
+        if not self._labels:
+            return 0.0
+        alike = len({one.shape for one in self._labels}) == 1
+        return self._of_labels(np.stack(self._labels) if alike else np.concatenate([x.ravel() for x in self._labels]))
+
+    def skill(self, value: float) -> float:
+        return 1 - value / self.spread if self.spread > 0 else 0.0
+
+    def useless(self, value: float, samples: int) -> float | None:
+        return self.spread if value >= self.spread > 0 else None
+
+
+class _PeakRatio(_Values):
+    def skill(self, value: float) -> float:
+        return 1 - 10 ** (-value / 10)
+
+    def useless(self, value: float, samples: int) -> float | None:
+        return _NOISE_AS_LOUD_DB if value < _NOISE_AS_LOUD_DB else None
+
+
+class _RankCorrelation(_Values):
+    def useless(self, value: float, samples: int) -> float | None:
+        return 0.0 if value < 2 / math.sqrt(max(samples // 2, 1)) else None
+
+
+class _Edits(Baseline):
+    """The baseline of edits per character or word: an empty reading takes one each."""
+
+    def __init__(self) -> None:
+        super().__init__("all their labels are empty")
+
+    def skill(self, value: float) -> float:
+        return 1 - value
+
+    def useless(self, value: float, samples: int) -> float | None:
+        return 1.0 if value >= 1 - _HOPELESS else None
+
+
+class _Area(Baseline):
+    def __init__(self) -> None:
+        super().__init__("no class has both samples with it and samples without it")
+
+    def skill(self, value: float) -> float:
+        return (value - CHANCE) / (1 - CHANCE)
+
+    def useless(self, value: float, samples: int) -> float | None:
+        return CHANCE if value <= CHANCE else None
+
+
+class _Neighbours(Baseline):
+    """The baseline of recall among the k nearest: k others drawn at random have the label by its frequency."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__("no two of them have the same label")
+        self._k = k
+        self._counts: Counter[float] = Counter()
+
+    def take(self, scores: Array, label: Array) -> None:
+        self._counts.update(label.reshape(-1).tolist())
+
+    def skill(self, value: float) -> float:
+        shares = np.array(list(self._counts.values())) / max(self._counts.total(), 1)
+        chance = float((shares * (1 - (1 - shares) ** self._k)).sum())
+        return (value - chance) / (1 - chance) if chance < 1 else 0.0
+
+
+class _Likelihood(Baseline):
+    """The baseline of token likelihoods: uniform ones are worth nothing. No number where the outputs are none, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tokens = 0
+
+    def take(self, scores: Array, label: Array) -> None:
+        self._tokens = scores.shape[-1]
+        self.told |= bool((label >= 0).any())
+
+    def skill(self, value: float) -> float:
+        return 1 - math.log(value) / math.log(self._tokens) if self._tokens > 1 else 0.0
+
+    def useless(self, value: float, samples: int) -> float | None:
+        return float(self._tokens) if value >= self._tokens > 1 else None
+
+
+def _variance(labels: Array) -> float:
+    return float(labels.var(axis=0).mean())
+
+
+def _deviation(labels: Array) -> float:
+    return float(np.abs(labels - np.median(labels, axis=0)).mean())
+
+
+_BY_METRIC: dict[str, Callable[[], Baseline]] = {
+    "auc": _Area,
+    "recall_at_1": lambda: _Neighbours(1),
+    "recall_at_5": lambda: _Neighbours(5),
+    "map": lambda: Baseline("none of them has an object"),
+    "map50": lambda: Baseline("none of them has an object"),
+    "cer": _Edits,
+    "wer": _Edits,
+    "f1": lambda: Baseline("no class is in a label or in an answer"),
+    "mse": lambda: _Distance(_variance),
+    "mae": lambda: _Distance(_deviation),
+    "psnr": _PeakRatio,
+    "ssim": _Values,
+    "spearman": _RankCorrelation,
+    "perplexity": _Likelihood,
+}
+"""By the name of a built-in metric; others are shares of right answers."""
+
+
+def baseline(metric: str) -> Baseline:
+    """A fresh baseline for a built-in metric."""
+    return _BY_METRIC.get(metric, Baseline)()

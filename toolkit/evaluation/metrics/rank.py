@@ -1,0 +1,134 @@
+"""Metrics of rankings: recall among nearest neighbours, and rank correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from toolkit.base.errors import DataError
+from toolkit.base.types import Array
+from toolkit.data.batch import Labels
+from toolkit.evaluation.metric import Metric, MetricOptions, pick_scores
+from toolkit.evaluation.numerics.ranks import ranks
+
+_BLOCK = 512
+
+
+class _Vectors:
+    """Gathers one vector per sample, the mean over positions if there are any, and one label per sample."""
+
+    higher_is_better = True
+
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
+        self.vectors: list[Array] = []
+        self.labels: list[Array] = []
+        self.places: list[int] = []
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            DataError: there is not one label per sample.
+        """
+        values, label = pick_scores(outputs, self.options, labels)
+        if label.size != len(values):
+            raise DataError(f"labels have shape {list(label.shape)}, and the batch has {len(values)} samples",
+                            remedy="give one label per sample")  # fmt: skip
+        rows = np.asarray(values, np.float64)
+        self.vectors.append(rows.reshape(len(rows), -1, rows.shape[-1] if rows.ndim > 1 else 1).mean(axis=1))
+        self.labels.append(label.reshape(-1))
+        self.places += labels.indices if isinstance(labels, Labels) else ()
+
+    def _all(self) -> tuple[Array, Array]:
+        return np.concatenate(self.vectors), np.concatenate(self.labels)
+
+
+class RecallAtK(_Vectors):
+    """Share of samples with their label among the k nearest others by cosine, of samples whose label another has."""
+
+    def __init__(self, k: int, options: MetricOptions) -> None:
+        super().__init__(options)
+        self.k = k
+
+    @property
+    def answers(self) -> int:
+        """How many samples have a label that another has."""
+        if not self.labels:
+            return 0
+        _, counts = np.unique(np.concatenate(self.labels), return_counts=True)
+        return int(counts[counts > 1].sum())
+
+    def value(self) -> float:
+        """0 to 1; NaN where no two samples have one label."""
+        if not self.answers:
+            # asked after each sample until the value is a number: no distances for that
+            return math.nan
+        vectors, labels = self._all()
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = np.nan_to_num(vectors / np.where(norms > 0, norms, 1.0))
+        right = count = 0
+        for start in range(0, len(unit), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(unit)))
+            near = unit[rows] @ unit.T
+            near[np.arange(len(rows)), rows] = -np.inf
+            alike = labels[rows][:, None] == labels[None]
+            alike[np.arange(len(rows)), rows] = False
+            k = min(self.k, len(unit) - 1)
+            best = np.argpartition(-near, max(k - 1, 0), axis=1)[:, :k] if k else np.zeros((len(rows), 0), int)
+            hit = np.take_along_axis(alike, best, axis=1).any(axis=1)
+            asked = alike.any(axis=1)
+            right, count = right + int((hit & asked).sum()), count + int(asked.sum())
+        return right / count
+
+
+class Spearman(_Vectors):
+    """Spearman's rank correlation of labels with outputs of one value, or with cosines of samples 2i and 2i + 1.
+
+    Batches may join samples of unlike pairs, by their shapes: the samples' places in the data tell which are a pair.
+    """
+
+    def value(self) -> float:
+        """-1 to 1; NaN where nothing varies."""
+        return self.value_among(np.ones(sum(map(len, self.vectors)), bool))
+
+    def units(self) -> Array:
+        """The pair of each sample; with one value per sample each by itself."""
+        vectors, _ = self._all()
+        return np.arange(len(vectors)) if vectors.shape[1] == 1 else self._places(len(vectors)) // 2
+
+    def value_among(self, kept: Array) -> float:
+        """The value over the samples that are kept, bool [samples]."""
+        vectors, labels = self._all()
+        if vectors.shape[1] == 1:
+            found, labels = vectors[kept, 0], labels[kept]
+        else:
+            left, right = (side[kept[side]] for side in self._pairs(len(vectors)))
+            first, second = vectors[left], vectors[right]
+            lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+            found = (first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
+            labels = labels[left]
+        a, b = ranks(found), ranks(np.asarray(labels, np.float64))
+        if len(a) < 2 or a.std() == 0 or b.std() == 0:
+            return math.nan
+        return float(np.corrcoef(a, b)[0, 1])
+
+    def _places(self, count: int) -> Array:
+        return np.asarray(self.places if len(self.places) == count else range(count))
+
+    def _pairs(self, count: int) -> tuple[Array, Array]:
+        """Where the first and second sample of each pair are among those taken in; unpaired samples are left out."""
+        places = self._places(count)
+        at = {int(place): row for row, place in enumerate(places)}
+        found = [(row, at[place + 1]) for place, row in sorted(at.items()) if place % 2 == 0 and place + 1 in at]
+        made = np.array(found, np.int64).reshape(-1, 2)
+        return made[:, 0], made[:, 1]
+
+
+BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {
+    "recall_at_1": lambda options: RecallAtK(1, options),
+    "recall_at_5": lambda options: RecallAtK(5, options),
+    "spearman": Spearman,
+}

@@ -1,0 +1,57 @@
+"""The float model's outputs for the samples: computed when asked for, or ahead, so that its session can go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from toolkit.base.types import Array
+from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint, inputs_digest
+from toolkit.graph.model import Model
+from toolkit.graph.proto.on_disk import spilled
+from toolkit.graph.sessions.session import Session, drop_large_session, own_session
+
+
+class FloatOutputs:
+    """The outputs of the float model.
+
+    Attributes:
+        outputs: their names.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._loaded: Session | None = own_session(model)
+        self._known: dict[str, dict[str, Array]] = {}
+        self.outputs = self._loaded.outputs
+
+    def session(self) -> Session:
+        """The model's session, loaded again where it was released."""
+        if self._loaded is None:
+            self._loaded = own_session(self._model)
+        return self._loaded
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for these inputs."""
+        known = self._known.get(inputs_digest(inputs)) if self._known else None
+        return dict(known) if known is not None else self.session().run(inputs)
+
+    def precompute(self, samples: Iterable[Mapping[str, Array]], kept: EvaluationCheckpoint | None = None) -> None:
+        """Compute the outputs for all of these inputs, on disk where they are much, and release the session.
+
+        With very many nodes a session takes 8 kB a node, and so does that of the measured model.
+
+        Args:
+            samples: the inputs, one after the other.
+            kept: what an evaluation that was stopped had computed of them, and where this one keeps it.
+        """
+        kept = kept or EvaluationCheckpoint()
+        for inputs in samples:
+            (made,) = kept.outputs(inputs, lambda given: [self.session().run(given)], 1)
+            self._known[inputs_digest(inputs)] = {name: spilled(value) for name, value in made.items()}
+        kept.close()
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Release the session, unless the model keeps it."""
+        self._loaded = None
+        drop_large_session(self._model)

@@ -1,0 +1,1 @@
+"""Numbers about arrays: errors of tensors, ranks, masked values, boxes, confidence intervals and resampling."""

@@ -1,0 +1,256 @@
+"""Looking at a model on a few samples: what its outputs hold, and what the graph says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.types import Array
+from toolkit.evaluation.observation.chosen_columns import chosen_column
+from toolkit.evaluation.observation.chosen_rows import chosen_rows
+from toolkit.evaluation.observation.class_choices import chosen_by
+from toolkit.evaluation.observation.fixed_rows import rows_at_once
+from toolkit.evaluation.observation.likeness import grids, likeness
+from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.observation.one_each import one_each
+from toolkit.evaluation.observation.position_mask import at_positions, counting, position_masks
+from toolkit.evaluation.observation.rounded import rounded
+from toolkit.evaluation.observation.squashed import squashed
+from toolkit.evaluation.observation.vocabularies import vocabularies
+from toolkit.graph.interface.pasts import handed_on, reached, renewed
+from toolkit.graph.interface.states import shapes_to_join
+from toolkit.graph.interface.used_inputs import varying_tensors
+from toolkit.graph.model import Model
+from toolkit.graph.sessions.session import Session, own_session
+from toolkit.graph.shape_inference.dimensions import batch_axes
+from toolkit.graph.surgery.assemble import bodies
+
+_PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
+_SUMMING = frozenset(
+    {"ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "Clip"}
+)
+_CHANCES = frozenset({"Sigmoid", "Softmax"})
+"""Operators for which the result of chances is chances too: means and maxima."""
+_NEXT = frozenset({"n", "t", "out", "new", "next"})
+_HeldBatch: TypeAlias = tuple[Array, int, list[Array]]
+"""An output on a batch, how many samples that joins, and the brightness of the images among the inputs."""
+
+
+def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[str, Array], int]]) -> SeenModel:
+    """Gather what is seen of a model.
+
+    Args:
+        model: the float model.
+        batches: inputs, the model's outputs for them, and how many samples they join.
+    """
+    sources = reached(model, [tensor.name for tensor in model.graph.outputs])
+    outputs = _outputs(model, sources)
+    shapes = shapes_to_join(model)
+    seen = _SeenBatches(model, shapes, {one.name: sources[one.name] for one in outputs})
+    for given, made, count in batches:
+        seen.add(given, made, count)
+    joined = {shapes[name][axis] for name, axis in batch_axes(shapes).items()}
+    chosen = chosen_rows(model)
+    for one in outputs:
+        _take_all(one, seen.held[one.name], joined, one.name in chosen)
+    seen.find_masks(outputs)
+    ops = frozenset(node.op for node, _ in model.walk())
+    handed = handed_on(model)
+    answers = [one for one in outputs if one.name not in handed]
+    if not answers:
+        # a model's only output is no past
+        answers, handed = outputs, {}
+    kept = frozenset(output for _, output in seen.states)
+    if len(shapes) < 2 or kept >= {one.name for one in answers}:
+        # a model's only input or output is no state
+        kept = frozenset()
+    known = vocabularies(model)
+    return SeenModel(
+        answers, seen.inputs, ops, kept, frozenset(handed.values()), at_once=max(seen.each, 1), known=known
+    )
+
+
+def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenOutput]:
+    """The outputs that depend on the inputs, if there are any, with what the graph says of each.
+
+    Args:
+        model: the model.
+        sources: by output the tensors that it is computed from.
+    """
+    outputs = []
+    for tensor in model.graph.outputs:
+        shape = None if tensor.shape is None else tuple(tensor.shape)
+        feeds = frozenset(name for name, read in sources.items() if tensor.name in read) - {tensor.name}
+        outputs.append(
+            SeenOutput(
+                tensor.name, shape, ops=_makers(tensor), feeds=feeds, chosen_by=chosen_by(model, tensor),
+                column=chosen_column(model, tensor), one_each=one_each(tensor), squashed=squashed(model, tensor),
+                rounded=rounded(model, tensor),
+            )
+        )  # fmt: skip
+    # an output that is the same for every input holds no answer
+    varying = varying_tensors(model)
+    return [one for one in outputs if one.ops != {"Constant"} and one.name in varying] or outputs
+
+
+class _SeenBatches:
+    """What batches show of a model.
+
+    Args:
+        model: the model.
+        shapes: the shapes of its inputs.
+        sources: by output that is looked at the tensors that it is computed from.
+
+    Attributes:
+        inputs: each input's first sample.
+        held: by output its values on every batch.
+        states: inputs with the outputs that may renew them, as far as the batches allow it.
+        each: how many samples one row of a batch stands for, see ``rows_at_once``; 0 where that is not known yet.
+    """
+
+    def __init__(
+        self, model: Model, shapes: Mapping[str, Sequence[Any]], sources: Mapping[str, Collection[str]]
+    ) -> None:
+        self._model = model
+        self.each = 1 if batch_axes(shapes) else 0
+        self.inputs: dict[str, Array] = {}
+        self.held: dict[str, list[_HeldBatch]] = {name: [] for name in sources}
+        self.states = _possible_states(model, shapes, sources)
+        self._given: list[Mapping[str, Array]] = []
+        self._made: list[Mapping[str, Array]] = []
+
+    def add(self, given: Mapping[str, Array], made: Mapping[str, Array], count: int) -> None:
+        """Take in a batch: inputs, outputs, and how many samples it joins."""
+        self.each = self.each or rows_at_once(self._model, given)
+        self._given.append(given)
+        self._made.append(made)
+        firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
+        images = grids(firsts)
+        self.inputs = self.inputs or firsts
+        self.states = {(a, b) for a, b in self.states if b in made and _same_kind(given[a], made[b])}
+        for name in self.held.keys() & made.keys():
+            # a missing output comes from a node that onnxruntime cannot run
+            self.held[name].append((made[name], count * self.each, images))
+
+    def find_masks(self, outputs: Sequence[SeenOutput]) -> None:
+        """Tell outputs which input turns positions of theirs off; their values are known."""
+        if not self._given:
+            return
+        joined = [one.name for one in outputs if one.batch_axis == 0 and one.samples]
+        # loaded where there is something to try, and once: that of a large model is not kept
+        loaded: list[Session] = []
+
+        def run(one: dict[str, Array]) -> Mapping[str, Array]:
+            if not loaded:
+                loaded.append(own_session(self._model))
+            return loaded[0].run(one)
+
+        found = position_masks(run, self._given, self._made, joined)
+        for one in outputs:
+            if (mask := found.get(one.name)) is None:
+                continue
+            one.mask, settings = mask, mask.settings
+            for given, made in zip(self._given, self._made):
+                on = counting(settings, made[one.name], given)
+                rows = range(len(made[one.name]))
+                one.counted += [
+                    made[one.name][row]
+                    if on is None
+                    else at_positions(made[one.name], np.array([row]), on, mask.axis)[0]
+                    for row in rows
+                ]
+
+
+def _possible_states(
+    model: Model, inputs: Collection[str], sources: Mapping[str, Collection[str]]
+) -> set[tuple[str, str]]:
+    """Inputs with the outputs that may renew them: by the graph's operators, or by their names.
+
+    Args:
+        model: the model.
+        inputs: the names of its inputs.
+        sources: by output the tensors that it is computed from.
+    """
+    called = [(a, b) for a in inputs for b in sources if _called_renewed(a, b)]
+    return renewed(model) | {(a, b) for a, b in called if a in sources[b]}
+
+
+def _called_renewed(given: str, made: str) -> bool:
+    """Whether an output has an input's name with something added: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
+    stem = given.rstrip("0123456789_.-").removesuffix("_in")
+    rest = made.removeprefix(stem)
+    # a word that merely begins alike is a different one: ``classes`` is no state of ``c0``
+    return bool(stem) and made not in (given, rest) and (rest in _NEXT or not rest[:1].islower())
+
+
+def _same_kind(given: Array, made: Array) -> bool:
+    return given.shape == made.shape and given.ndim > 1 and given.dtype.kind == made.dtype.kind == "f"
+
+
+def _take(output: SeenOutput, value: Array) -> None:
+    plain = value if value.dtype.kind in "iub" else np.asarray(value, np.float32)
+    if output.batch_axis is None:
+        output.samples.append(plain)
+    else:
+        output.samples.extend(np.moveaxis(plain, output.batch_axis, 0))
+
+
+def _take_all(
+    output: SeenOutput, batches: Sequence[_HeldBatch], joined: AbstractSet[Any], chosen: bool = False
+) -> None:
+    """Take in an output's values on all batches; the first sample of each is compared with the images among inputs.
+
+    Rows that are ``chosen`` by values are no samples, although each may have had one, unless the model says so.
+    """
+    if batches:
+        output.batch_axis = _batch_axis(output.declared, [(v.shape, count) for v, count, _ in batches], joined)
+    first = output.declared[0] if output.declared else None
+    if chosen and output.batch_axis == 0 and not isinstance(first, int) and first not in joined - {None}:
+        output.batch_axis = None
+    for value, _, images in batches:
+        first = len(output.samples)
+        _take(output, value)
+        output.likenesses += [likeness(images, sample) for sample in output.samples[first : first + 1]]
+
+
+def _batch_axis(
+    declared: Sequence[Any] | None, seen: Sequence[tuple[tuple[int, ...], int]], joined: Collection[Any]
+) -> int | None:
+    """The axis of samples among the first two: the one that is as long as every batch; None where neither is.
+
+    Where both are, it is the one named like the inputs' batch, else a dynamic one.
+    """
+    fitting = [axis for axis in (0, 1) if all(len(shape) > axis and shape[axis] == count for shape, count in seen)]
+    if len(fitting) < 2 or declared is None or len(declared) != len(seen[0][0]):
+        return next(iter(fitting), None)
+    named = [axis for axis in fitting if isinstance(declared[axis], str) and declared[axis] in joined]
+    open_ones = [axis for axis in fitting if not isinstance(declared[axis], int)]
+    return (named or open_ones or fitting)[0]
+
+
+def _makers(output: gs.Tensor) -> frozenset[str]:
+    found: set[str] = set()
+    waiting, steps = [output], 0
+    while waiting and steps < 100:
+        steps += 1
+        tensor = waiting.pop()
+        if not tensor.inputs:
+            continue
+        node = tensor.inputs[0]
+        if node.op in _PASSING and node.inputs:
+            waiting.append(node.inputs[0])
+        elif node.op == "Concat":
+            waiting += node.inputs
+        elif node.op == "If":
+            # as torch writes squeeze(): a Squeeze in one branch, nothing in the other
+            place = next(place for place, one in enumerate(node.outputs) if one is tensor)
+            waiting += [branch.outputs[place] for branch in bodies(node)]
+        elif node.op in _SUMMING and node.inputs and (chances := _makers(node.inputs[0])) and chances <= _CHANCES:
+            found |= chances
+        else:
+            found.add(node.op)
+    return frozenset(found)

@@ -1,0 +1,77 @@
+"""Whether nodes are what ONNX's own operator schemas say: as many inputs and outputs, and the attributes they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import onnx
+
+from toolkit.base.errors import ModelError
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes
+
+_OWN_TWINS = ("QuantizeLinear", "DequantizeLinear")
+"""Operators that com.microsoft has under the same name with the same inputs."""
+
+
+def check_nodes(proto: onnx.ModelProto, where: str) -> None:
+    """Check every node whose operator ONNX knows; those of plugins and other domains are their owners' business.
+
+    Raises:
+        ModelError: a node has too few or too many inputs or outputs, or lacks an attribute, or has one of another type.
+    """
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    _check(proto.graph.node, versions, where)
+    for function in proto.functions:
+        own = {entry.domain: entry.version for entry in function.opset_import}
+        _check(function.node, {**versions, **own}, where)
+
+
+def _check(nodes: Iterable[onnx.NodeProto], versions: dict[str, int], where: str) -> None:
+    version = versions.get("", versions.get("ai.onnx", 0))
+    for node in all_nodes(nodes):
+        own = node.domain in ONNX_DOMAINS or (node.domain == "com.microsoft" and node.op_type in _OWN_TWINS)
+        schema = _schema(node.op_type, version) if own else None
+        fault = _fault(node, schema, version) if schema is not None else ""
+        if fault:
+            made = next(filter(None, node.output), "")
+            unnamed = f"the {node.op_type} node that makes '{made}'"
+            who = unnamed if made and not node.name else f"node '{node.name}' ({node.op_type})"
+            raise ModelError(f"{who} {fault}", where=where, remedy="export the model again")
+
+
+@lru_cache(maxsize=1024)
+def _schema(op: str, version: int) -> Any:
+    try:
+        found = onnx.defs.get_schema(op, version, "")
+    except Exception:
+        return None
+    return None if found.deprecated else found
+
+
+def _fault(node: onnx.NodeProto, schema: Any, version: int) -> str:
+    """What is wrong with a node by its operator's schema; empty where nothing is."""
+    for side, names, least, most in (
+        ("input", node.input, schema.min_input, schema.max_input),
+        ("output", node.output, schema.min_output, schema.max_output),
+    ):
+        if not least <= len(names) <= most:
+            asked = f"{least}" if least == most else f"{least} to {most}"
+            return f"has {len(names)} {side}s, and in opset {version} ONNX has {asked}"
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    for formal, name in zip(schema.inputs, node.input):
+        if formal.option == single and not name:
+            return f"has no input '{formal.name}'"
+    for formal, name in zip(schema.outputs, node.output):
+        if formal.option == single and not name:
+            return f"does not name its output '{formal.name}'"
+    given = {attribute.name: attribute for attribute in node.attribute}
+    for name, wanted in schema.attributes.items():
+        attribute = given.get(name)
+        if attribute is None and wanted.required:
+            return f"has no attribute '{name}'"
+        if attribute is not None and attribute.type != wanted.type.value:
+            kind = onnx.AttributeProto.AttributeType.Name(attribute.type)
+            return f"has an attribute '{name}' of the type {kind}, and ONNX has {wanted.type.name}"
+    return ""

@@ -1,0 +1,167 @@
+"""Reading and writing ONNX files."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from toolkit.base.errors import ModelError
+from toolkit.base.files import atomic_path, write_parts
+from toolkit.base.mapped import map_file, release_pages, was_read
+from toolkit.base.reading import FileKind, open_regular, read_file, reading
+from toolkit.graph.files.external import read_external
+from toolkit.graph.files.proto_check import check_proto
+from toolkit.graph.files.scanned import without_values
+from toolkit.graph.files.streamed import streamed
+from toolkit.graph.files.value_check import check_values
+from toolkit.graph.proto.light import LightModel, bytes_of, fits_message, place_at
+from toolkit.graph.proto.stored import stored_tensors
+
+DATA_NAME = r"\.[0-9a-f]{16}\.data"
+"""What the file of a large model's weights is called, after the model file's own name, as a regular expression."""
+ONNX = FileKind(
+    "this is not a valid ONNX model",
+    ModelError,
+    "export the model again",
+    limit=(1 << 31) - 1,
+    smaller="export it again with its weights as external data, as onnx.save does with save_as_external_data=True",
+)
+_SCANNED = 32 << 20
+"""Bytes of a file from which on it is not read whole."""
+_APART, _PAGE = 1024, 4096
+
+
+def read(path: Path) -> LightModel:
+    """Read an ONNX file with its external data; that of large weights is mapped, and read when it is looked at.
+
+    Raises:
+        ModelError: it is missing, empty, not ONNX, or its external data is broken.
+        NotAllowedError: its external data lies outside the model's folder.
+    """
+    proto, maps = _parsed(path)
+    model = LightModel(proto, where=str(path))
+    with reading(path, ONNX):
+        check_proto(model.proto, str(path))
+        read_external(model, path, maps)
+        model.lighten()
+        check_values(model)
+    release_pages()
+    return model
+
+
+def parse(path: Path) -> onnx.ModelProto:
+    """The message in an ONNX file, unchecked and without its external data.
+
+    Of a file above 32 MB the values of large initializers are not read: they are external data in the file itself.
+
+    Raises:
+        ModelError: it is missing, empty, no regular file, or not ONNX.
+    """
+    return _parsed(path)[0]
+
+
+def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[Path, mmap.mmap]]:
+    """The message, and the model's own file where values were left in it."""
+    if not path.exists():
+        raise ModelError("no such model file", where=str(path), remedy="check the path")
+    if path.is_dir():
+        raise ModelError("the model is a folder, not a file", where=str(path), remedy="name the .onnx file inside it")
+    content, maps = _scanned(path)
+    if not content:
+        raise ModelError("the model file is empty", where=str(path), remedy="export the model again")
+    try:
+        proto = onnx.load_model_from_string(content)
+    except Exception as error:
+        raise ONNX.fault(path, "it cannot be parsed", "export the model again as ONNX") from error
+    if not proto.graph.node:
+        raise ModelError("the model has no nodes", where=str(path), remedy="export the model again")
+    # what training needs is not for us, and may name files too
+    proto.ClearField("training_info")
+    return proto, maps
+
+
+def _scanned(path: Path) -> tuple[bytes, dict[Path, mmap.mmap]]:
+    """The bytes of the message; of a large file those that are not weights, and the file, mapped."""
+    with reading(path, ONNX), open_regular(path) as stream:
+        if _SCANNED <= os.fstat(stream.fileno()).st_size <= ONNX.limit:
+            file = path.resolve()
+            # what is no message, or a name that is no text, is reported in reading the whole
+            with suppress(ValueError):
+                mapped = map_file(stream, file)
+                return without_values(memoryview(mapped), file.name), {file: mapped}
+    return read_file(path, ONNX), {}
+
+
+def write(model: LightModel, path: Path) -> Path:
+    """Write a model atomically; above protobuf's limit the weights go to a file beside it.
+
+    That file's name holds the hash of its content, ``<name>.<hash>.data``: a model names the weights that it was
+    written with, whenever the writing is killed, and other weights make another model file. Data files of the model
+    that stood at ``path`` before are removed at the end.
+
+    Args:
+        model: the model; its message is changed.
+        path: the model's file.
+    """
+    data: Path | None = None
+    apart = _apart(model)
+    if apart:
+        digest = hashlib.sha256()
+        for _, content in apart:
+            digest.update(content)
+            was_read(len(content))
+        data = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
+        takes = sum(len(content) + _PAGE for _, content in apart)
+        with atomic_path(data, takes) as temporary, open(temporary, "wb") as stream:
+            for tensor, content in apart:
+                # mapping the file requires tensors to begin on a page
+                stream.write(bytes(-stream.tell() % _PAGE))
+                place_at(tensor, data.name, stream.tell(), len(content))
+                stream.write(content)
+                was_read(len(content))
+            stream.flush()
+            os.fsync(stream.fileno())
+    inside = model if not apart else LightModel(model.proto)
+    write_parts(path, _read_on(streamed(inside)), inside.proto.ByteSize() + inside.weight_bytes)
+    own = re.compile(re.escape(path.name) + DATA_NAME)
+    for other in path.parent.iterdir():
+        if other != data and own.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+    release_pages()
+    return path
+
+
+def _read_on(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    for part in parts:
+        yield part
+        was_read(len(part))
+
+
+def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:
+    """The tensors whose values go to a separate file, with the values; none where the model's file can hold all."""
+    if model.fits_whole():
+        return []
+    left = model.message_bytes
+    found: list[tuple[TensorProto, memoryview | bytes]] = []
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in model.weights:
+            found.append((tensor, bytes_of(model.weights[tensor.name])))
+        elif len(tensor.raw_data) >= _APART:
+            found.append((tensor, tensor.raw_data))
+            left -= len(tensor.raw_data)
+    # those of subgraphs and attributes stay where they are as long as they can: not everybody looks there
+    main = len(model.proto.graph.initializer)
+    for tensor in islice(stored_tensors(model.proto), main, None):
+        if not fits_message(left) and len(tensor.raw_data) >= _APART:
+            found.append((tensor, tensor.raw_data))
+            left -= len(tensor.raw_data)
+    return found

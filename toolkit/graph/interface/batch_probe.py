@@ -1,0 +1,399 @@
+"""Whether a model computes several samples at once as it computes each by itself, and which node stands in the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.base.errors import ModelError, QtoolError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
+from toolkit.graph.interface.batch_values import float_sources, one_row_each, same_integers, side_by_side
+from toolkit.graph.layers.constants import is_random
+from toolkit.graph.model import Model
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.sessions.endless_loops import EndlessLoopError
+from toolkit.graph.sessions.runnable import cut, not_run_in
+from toolkit.graph.sessions.session import Session, own_session, session
+from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery.tensors import FLOAT_TYPES
+
+_AT_ONCE = 32
+"""Inner tensors that are held at a time."""
+
+
+@dataclass(frozen=True)
+class BatchFault:
+    """The node that keeps a model from computing several samples at once.
+
+    Attributes:
+        node: its name; empty where it was not found.
+        op: its operator.
+        samples: how many samples the batch held.
+        runs: whether the batch can be computed; what comes out is not what the samples give one by one then.
+    """
+
+    node: str
+    op: str
+    samples: int
+    runs: bool
+
+    @property
+    def words(self) -> str:
+        """The node as messages name it."""
+        return f"node '{self.node}' ({self.op})" if self.node else "a node"
+
+
+def batch_fault(
+    model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]], loaded: Session | None = None
+) -> BatchFault | None:
+    """Run samples one by one and as one batch; returns the node to blame where the results differ, else None.
+
+    A batch is right if an output holds the samples' values, in whatever order, and no output with one row per sample
+    holds others. Outputs of other shapes are then no fault: the mean over a batch, the scores of samples against each
+    other, or detections with the number of their sample. Downstream of plugins, which cannot be run, only shapes are
+    compared. Where Q/DQ pairs round, differences in the last bits become whole steps in the next layer: such a model is
+    compared once more without its pairs.
+
+    Args:
+        model: the model, of which the part that runs is examined.
+        axes: by input, the axis along which samples are joined; all samples share the first one's value of other
+            inputs.
+        samples: inputs of at least two samples of equal shapes, each with one row along its axes.
+        loaded: the model's session, where there is one.
+
+    Raises:
+        ModelError: the model does not even run on one sample.
+        BackendError: there is not enough memory.
+    """
+    loaded = loaded or session(model)
+    apart = [loaded.run(sample) for sample in samples]
+    joined = join(samples, axes)
+    try:
+        together = loaded.run(joined)
+    except EndlessLoopError as error:
+        return BatchFault(error.node, "Loop", len(samples), False)
+    except ModelError:
+        return replace(_BlameSearch(model, samples, joined).failing(), samples=len(samples))
+    if any(is_random(node) for node, _ in model.walk()):
+        return None
+    if wrong := _mixed(apart, together):
+        search = _BlameSearch(model, samples, joined)
+        if wrong := _mixed(*search.unrounded()) if search.rounds else wrong:
+            return replace(search.mixing(wrong), samples=len(samples))
+    elif _of_integers(together) and (wrong := (search := _BlameSearch(model, samples, joined)).mixed_sources(together)):
+        return replace(search.mixing(wrong), samples=len(samples))
+    return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
+
+
+def rows_are_independent(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
+    """Whether every output of a batch is made up of its samples' own, so that to run them apart changes nothing.
+
+    Stricter than ``batch_fault``, for which a mean over the batch is no fault. False where that is not known: the model
+    does not run, or draws random numbers. For a settled model the result is cached.
+
+    Args:
+        model: the model.
+        axes: see ``batch_fault``.
+        samples: see ``batch_fault``; rows that differ.
+    """
+    return model.once("rows apart", partial(_rows_are_independent, model, axes, samples))
+
+
+def _rows_are_independent(model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]]) -> bool:
+    if any(is_random(node) for node, _ in model.walk()):
+        return False
+    joined = join(samples, axes)
+    try:
+        loaded = own_session(model)
+        together = loaded.run(joined)
+        if _all_apart([loaded.run(sample) for sample in samples], together):
+            if _of_integers(together) and _BlameSearch(model, samples, joined).mixed_sources(together):
+                return False
+            return not loaded.left or fault_by_shapes(model, axes, samples[0], len(samples)) is None
+        search = _BlameSearch(model, samples, joined)
+        return search.rounds and _all_apart(*search.unrounded())
+    except QtoolError:
+        return False
+
+
+def _all_apart(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> bool:
+    """Whether all outputs of a batch hold what its samples yield, and at least one holds more than one sample's."""
+    found = {name: [one[name] for one in apart] for name in together}
+    grown = any(value.size > found[name][0].size for name, value in together.items())
+    return grown and all(side_by_side(found[name], value) for name, value in together.items())
+
+
+def _of_integers(outputs: Mapping[str, Array]) -> bool:
+    """Whether no output holds floats, whose values would show what the sizes of integers do not."""
+    return all(value.dtype.kind not in "fV" for value in outputs.values())
+
+
+def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> list[str]:
+    """The outputs of a batch that show that its samples were not computed each by itself."""
+    wrong, mixed, right = [], [], False
+    for name, value in together.items():
+        values = [one[name] for one in apart]
+        if side_by_side(values, value):
+            # what is the same for every sample says nothing
+            right = right or value.size != values[0].size
+            continue
+        wrong.append(name)
+        if one_row_each(values, value):
+            mixed.append(name)
+    return mixed or ([] if right else wrong)
+
+
+def fault_by_shapes(
+    model: Model, axes: Mapping[str, int], sample: Mapping[str, Array], samples: int
+) -> BatchFault | None:
+    """The first Reshape, Concat or Expand whose constant such a batch does not fit, by shape inference alone."""
+    shapes = {
+        name: tuple(samples if axis == axes.get(name) else size for axis, size in enumerate(value.shape))
+        for name, value in sample.items()
+    }
+    extents = {name: Extent(shape, shape, shape) for name, shape in shapes.items()}
+    facts = model.facts(Profiles((ShapeProfile("batch", extents),)))
+    for node in model.nodes:
+        known = [_shape(model, facts, tensor) for tensor in node.inputs]
+        target = model.constant(node.inputs[1]) if node.op in ("Reshape", "Expand") and len(node.inputs) > 1 else None
+        if _misfit(node.op, known, target.reshape(-1).tolist() if target is not None else None, node.attrs):
+            return BatchFault(node.name, node.op, samples, False)
+    return None
+
+
+def _shape(model: Model, facts: Facts, tensor: gs.Tensor) -> tuple[int, ...] | None:
+    values = model.constant(tensor)
+    if values is not None:
+        return tuple(values.shape)
+    corners = set(facts.shapes.get(tensor.name, ()))
+    shape = corners.pop() if len(corners) == 1 else None
+    return shape if shape is not None and -1 not in shape else None
+
+
+def _misfit(
+    op: str, shapes: Sequence[tuple[int, ...] | None], target: Sequence[int] | None, attrs: Mapping[str, Any]
+) -> bool:
+    """Whether a node cannot be computed from inputs of these shapes, as far as they are known.
+
+    Args:
+        op: the node's operator.
+        shapes: of its inputs; None for one that is not known.
+        target: the constant shape that a Reshape or Expand is given; None for others.
+        attrs: the node's attributes.
+    """
+    first = shapes[0] if shapes else None
+    if first is None:
+        return False
+    if op == "Reshape" and target is not None and not attrs.get("allowzero"):
+        return not _reshapes(first, target)
+    if op == "Expand" and target is not None:
+        return any(a != b and 1 not in (a, b) for a, b in zip(reversed(first), reversed(target)))
+    if op == "Concat" and None not in shapes:
+        axis = int(attrs.get("axis", 0)) % max(len(first), 1)
+        beside = {tuple(size for i, size in enumerate(shape or ()) if i != axis) for shape in shapes}
+        return len(beside) > 1
+    return False
+
+
+def _reshapes(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether a Reshape to ``target`` holds as many values; its 0 copies an extent, its -1 takes what is left."""
+    if any(entry == 0 and i >= len(shape) for i, entry in enumerate(target)):
+        # the node is wrong for every batch
+        return True
+    sizes = [shape[i] if entry == 0 else entry for i, entry in enumerate(target)]
+    size, known = math.prod(shape), math.prod(entry for entry in sizes if entry != -1)
+    return known <= 0 or (size % known == 0 if -1 in sizes else size == known)
+
+
+def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dict[str, Array]:
+    """The inputs of several samples as one batch."""
+    return {
+        name: np.concatenate([sample[name] for sample in samples], axes[name]) if name in axes else value
+        for name, value in samples[0].items()
+    }
+
+
+class _BlameSearch:
+    """Looks for the node to blame, in the part of a model that runs, without Q/DQ pairs.
+
+    Attributes:
+        rounds: whether there were pairs.
+    """
+
+    def __init__(self, model: Model, samples: Sequence[Mapping[str, Array]], joined: Mapping[str, Array]) -> None:
+        twin = model.copy()
+        twin.tidy()
+        self.model, self.samples, self.joined = twin, samples, joined
+        self.prepared = twin.to_light()
+        left = not_run_in(self.prepared.proto)
+        if left:
+            cut(self.prepared.proto, left)
+        self.rounds = _pass_by_pairs(self.prepared.proto)
+        self.nodes = list(self.prepared.proto.graph.node)
+        self.by_name: dict[str, gs.Node] = {node.name: node for node in twin.nodes}
+
+    def unrounded(self) -> tuple[list[dict[str, Array]], dict[str, Array]]:
+        """The outputs of each sample by itself, and of the batch."""
+        loaded = self._loaded(self.prepared.proto, None)
+        return [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
+
+    def mixed_sources(self, outputs: Collection[str]) -> list[str]:
+        """The tensors upstream of integer outputs that show that the samples were not computed each by itself.
+
+        These are the floats that decide the outputs; integers that no float decides are compared themselves.
+        """
+        sources = float_sources(self.nodes, outputs, self.model.facts().types, {*FLOAT_TYPES, TensorProto.DOUBLE})
+        names = sorted({name for floats in sources.values() for name in floats} | set(sources))
+        # a tensor of another size is none that has a row for each sample
+        agrees = {
+            name: side_by_side(apart, together) if together.dtype.kind in "fV" else same_integers(apart, together)
+            for name, apart, together in self._values(names, len(self.nodes) - 1)
+            if together.size == sum(value.size for value in apart)
+        }
+        wrong = list[str]()
+        for output, floats in sources.items():
+            compared = [name for name in floats if name in agrees] or [output]
+            wrong += [name for name in compared if not agrees.get(name, True)]
+        return wrong
+
+    def failing(self) -> BatchFault:
+        """The node to blame for a batch that cannot be computed."""
+        low, high = 0, len(self.nodes)
+        # the first node that fails: all before run
+        while low < high:
+            middle = (low + high) // 2
+            if self._runs(middle + 1):
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self.nodes):
+            return BatchFault("", "", 0, False)
+        failed = self.nodes[low]
+        if failed.op_type == "Reshape":
+            return _fault(failed, False)
+        before = self._before(low)
+        return _fault(self._mixer(before) or self._swallower(before) or failed, False)
+
+    def mixing(self, outputs: Sequence[str]) -> BatchFault:
+        """The node to blame for outputs of a batch that are not those of its samples."""
+        makers = {name: index for index, node in enumerate(self.nodes) for name in node.output}
+        last = max((makers[name] for name in outputs if name in makers), default=-1)
+        before = [*self._before(last), last] if last >= 0 else []
+        found = self._mixer(before)
+        if found is None:
+            return BatchFault("", "", 0, True)
+        index = next(i for i, node in enumerate(self.nodes) if node is found)
+        return _fault(self._swallower(self._before(index)) or found, True)
+
+    def _before(self, index: int) -> list[int]:
+        """The nodes that a node depends on, in order."""
+        makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        found: set[int] = set()
+        pending = [index]
+        while pending:
+            for name in reads_of(self.nodes[pending.pop()]):
+                maker = makers.get(name)
+                if maker is not None and maker not in found:
+                    found.add(maker)
+                    pending.append(maker)
+        return sorted(found)
+
+    def _runs(self, count: int) -> bool:
+        """Whether the first nodes compute the batch."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.prepared.proto)
+        del proto.graph.node[count:]
+        read = {name for node in proto.graph.node for name in reads_of(node)}
+        ends = [name for node in proto.graph.node for name in node.output if name and name not in read]
+        del proto.graph.output[:]
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
+        try:
+            self._loaded(proto, None).run(self.joined)
+        except ModelError:
+            return False
+        return True
+
+    def _loaded(self, proto: onnx.ModelProto, outputs: Sequence[str] | None) -> Session:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        source = LightModel(copy, dict(self.prepared.weights), self.prepared.where)
+        return session(source, outputs, optimise=False)
+
+    def _values(self, names: Sequence[str], last: int) -> Iterator[tuple[str, list[Array], Array]]:
+        """Tensors that the nodes up to ``last`` make, of each sample by itself and of the batch."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.prepared.proto)
+        del proto.graph.node[last + 1 :]
+        del proto.graph.output[:]
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
+            loaded = self._loaded(proto, part)
+            apart, together = [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
+            yield from ((name, [one[name] for one in apart], together[name]) for name in part)
+
+    def _mixer(self, before: Sequence[int]) -> onnx.NodeProto | None:
+        """The first of these nodes whose result for the batch differs from its results for the samples."""
+        makers = {name: i for i in before for name in self.nodes[i].output if name}
+        for name, apart, together in self._values(list(makers), before[-1] if before else -1):
+            if not side_by_side(apart, together):
+                return self.nodes[makers[name]]
+        return None
+
+    def _swallower(self, before: Sequence[int]) -> onnx.NodeProto | None:
+        """The last of these nodes that reshapes to a constant so that the batch ends up in another axis."""
+        reshapes = [i for i in before if self.nodes[i].op_type == "Reshape"]
+        made = {name for i in before for name in self.nodes[i].output}
+        wanted = {name for i in reshapes for name in (self.nodes[i].input[0], self.nodes[i].output[0])}
+        shapes = {
+            name: (apart[0].shape, together.shape)
+            for name, apart, together in self._values(sorted(wanted & made), before[-1] if before else -1)
+        }
+        shapes.update({name: (value.shape, self.joined[name].shape) for name, value in self.samples[0].items()})
+        for i in reversed(reshapes):
+            node = self.nodes[i]
+            target = self.model.constant(self.by_name[node.name].inputs[1])
+            source, result = shapes.get(node.input[0]), shapes.get(node.output[0])
+            if target is not None and source and result and _swallows(target.tolist(), source, result):
+                return node
+        return None
+
+
+def _pass_by_pairs(proto: onnx.ModelProto) -> bool:
+    """Bypass, in place, the pairs that quantize and dequantize at once; whether there were any."""
+    quantized = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    pairs = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
+    for node in pairs:
+        source = quantized[node.input[0]]
+        # pairs may be of another domain, which has no Identity
+        node.op_type, node.domain, node.input[:] = "Identity", "", [source]
+        del node.attribute[:]
+    return bool(pairs)
+
+
+def _swallows(wanted: Sequence[int], before: Any, after: Any) -> bool:
+    """Whether a Reshape's constant fixes the axis that grows with the batch, or joins it to the features."""
+    alone, batch = before
+    grown, joined = ([axis for axis, (a, b) in enumerate(zip(*pair)) if a != b] for pair in (before, after))
+    if len(grown) != 1 or len(alone) != len(batch):
+        return False
+    if joined == [len(after[0]) - 1] and grown[0] < len(alone) - 1:
+        return True
+    head, size = math.prod(alone[: grown[0]]), alone[grown[0]]
+    return any(
+        entry > 0 and entry == size and after[0][axis] == after[1][axis] and math.prod(after[0][:axis]) == head
+        for axis, entry in enumerate(wanted)
+    )
+
+
+def _fault(node: onnx.NodeProto, runs: bool) -> BatchFault:
+    return BatchFault(node.name, node.op_type, 0, runs)

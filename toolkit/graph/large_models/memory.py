@@ -1,0 +1,303 @@
+"""What a process may take of memory while it computes with weights, and what onnxruntime has loaded under that limit.
+
+The limit is for the whole process: a part of it is the program's own and one is for arrays that are not spilled to
+disk; what is left is for the weights of sessions, whosever they are.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fractions import Fraction
+from itertools import count
+from math import ceil
+from typing import Any
+
+from toolkit.base.mapped import hold_pages, release_pages, return_freed_memory
+from toolkit.graph.proto.on_disk import ROOM, limit_room
+
+_PROGRAM, _PROGRAM_PART = 224 << 20, 4
+"""What Python, its libraries, graphs and arrays in work take; of a small limit no more than one in so many parts."""
+_ROOM_PART = 8
+"""Arrays that are not spilled take one in so many parts of a limit at most; so do mapped files that are read."""
+
+
+@contextmanager
+def memory_limit(size: int | None) -> Iterator[None]:
+    """While this is open, the process is to take ``size`` bytes: sessions of models with more weights are partitioned.
+
+    The program itself takes some 200 MB, of a limit below 1 GB more than its part.
+    """
+    before = loaded.limit
+    limit_memory(size)
+    try:
+        yield
+    finally:
+        _set(before)
+        loaded.clear()
+
+
+def limit_memory(size: int | None) -> None:
+    """The limit from here on, for a process that works for another."""
+    _set(size)
+    if size is not None:
+        return_freed_memory()
+
+
+def _set(limit: int | None) -> None:
+    loaded.limit = limit
+    limit_room(_room(limit))
+    hold_pages(None if limit is None else _room(limit))
+
+
+def memory_limited() -> int | None:
+    """The limit in bytes; None where there is none."""
+    return loaded.limit
+
+
+def weights_room() -> int | None:
+    """Bytes of the limit that weights in sessions may take; None where there is no limit."""
+    return loaded.room
+
+
+def least_limit(weights: int) -> int:
+    """The smallest limit under which so many bytes of weights have room, to a few bytes."""
+    # each of the two parts is a share of the limit, or as much as it is at most
+    program = (0, Fraction(1, _PROGRAM_PART)), (_PROGRAM, Fraction(0))
+    room = (0, Fraction(1, _ROOM_PART)), (ROOM, Fraction(0))
+    return min(ceil((weights + one + two) / (1 - part - share)) for one, part in program for two, share in room)
+
+
+def _room(limit: int | None) -> int:
+    return ROOM if limit is None else min(ROOM, limit // _ROOM_PART)
+
+
+class Loaded:
+    """What is loaded into onnxruntime of all models that are loaded part by part, the last used last.
+
+    Attributes:
+        limit: see ``memory_limit``.
+    """
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self._known: OrderedDict[tuple[int, Hashable], tuple[Any, int]] = OrderedDict()
+        self._reserved: dict[int, int] = {}
+        self._owners = count()
+        self._gone: deque[int] = deque()
+        self._lock, self._depth = threading.RLock(), 0
+        self._turns, self._loading = threading.RLock(), set[tuple[int, Hashable]]()
+        self._urgent: Counter[tuple[int, Hashable]] = Counter()
+        self._used: Counter[tuple[int, Hashable]] = Counter()
+        self._released, self._own = threading.Condition(self._lock), threading.local()
+
+    @property
+    def room(self) -> int | None:
+        """See ``weights_room``."""
+        limit = self.limit
+        return None if limit is None else limit - min(_PROGRAM, limit // _PROGRAM_PART) - _room(limit)
+
+    def join(self, owner: object) -> int:
+        """A number for somebody who loads parts, which go once the owner is gone."""
+        number = next(self._owners)
+        weakref.finalize(owner, self._leave, number).atexit = False
+        return number
+
+    def _leave(self, owner: int) -> None:
+        """An owner is gone, wherever garbage is collected: perhaps by a thread whose locks a load waits for.
+
+        It waits for nobody: whoever changes what is known drops its parts.
+        """
+        self._gone.append(owner)
+        if self._lock.acquire(blocking=False):
+            try:
+                with self._alone():
+                    pass
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes what is known; a collection of garbage within the block does not, either."""
+        with self._lock:
+            self._depth += 1
+            try:
+                self._drop_gone()
+                yield
+            finally:
+                self._drop_gone()
+                self._depth -= 1
+
+    def _drop_gone(self) -> None:
+        while self._depth == 1 and self._gone:
+            self._drop(self._gone.popleft())
+
+    @contextmanager
+    def use(
+        self,
+        owner: int,
+        part: Hashable,
+        make: Callable[[], tuple[int, Callable[[], Any]]],
+        most: int | None = None,
+    ) -> Iterator[Any]:
+        """A part of what the owner computes with; it stays loaded while the block computes with it.
+
+        The longest unused ones go where the limit, or ``most``, asks for it. Where what others compute with leaves no
+        room, it waits for them; not within a block that uses another part, which they might wait for, nor while such a
+        block waits for this part. While one thread loads a part others load theirs and compute; under a limit they load
+        by turns, since a load takes more than what it leaves.
+
+        Args:
+            owner: whose part it is.
+            part: which.
+            make: bytes of memory that it takes, mapped files among them, and what loads it.
+            most: bytes that the owner's parts may take together; no more than the limit allows where None.
+        """
+        key = owner, part
+        with self._alone():
+            self._await_load(key)
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+                self._take(key)
+            else:
+                self._loading.add(key)
+        found = known[0] if known is not None else self._load(key, make, most)
+        try:
+            yield found
+        finally:
+            with self._alone():
+                self._release(key)
+
+    @property
+    def _own_parts(self) -> int:
+        """How many parts this thread computes with."""
+        return getattr(self._own, "parts", 0)
+
+    def _take(self, key: tuple[int, Hashable]) -> None:
+        self._used[key] += 1
+        self._own.parts = self._own_parts + 1
+
+    def _release(self, key: tuple[int, Hashable]) -> None:
+        self._used[key] -= 1
+        self._own.parts -= 1
+        self._used += Counter()
+        self._released.notify_all()
+
+    def _load(
+        self, key: tuple[int, Hashable], make: Callable[[], tuple[int, Callable[[], Any]]], most: int | None
+    ) -> Any:
+        """Load a part that this thread then computes with."""
+        taken = False
+        try:
+            with self._turn():
+                size, load = make()
+            with self._alone():
+                while not self._room_for(size, most, key[0]) and self._may_wait(key):
+                    self._wait()
+                # its room is taken from here on
+                self._known[key] = None, size
+                self._take(key)
+                taken = True
+            with self._turn():
+                found = load()
+            with self._alone():
+                self._known[key] = found, size
+                self._known.move_to_end(key)
+            return found
+        except BaseException:
+            with self._alone():
+                if taken:
+                    self._known.pop(key, None)
+                    self._release(key)
+            raise
+        finally:
+            with self._alone():
+                self._loading.discard(key)
+                self._released.notify_all()
+
+    def _turn(self) -> AbstractContextManager[Any]:
+        return self._turns if self.limit is not None else nullcontext()
+
+    def _room_for(self, size: int, most: int | None, owner: int) -> bool:
+        room = self._make_room(size, most, owner)
+        return room and self._make_room(size + sum(self._reserved.values()), self.room, None)
+
+    def _await_load(self, key: tuple[int, Hashable]) -> None:
+        """Until no other thread loads a part; it waits for no room meanwhile if this thread may hold that."""
+        holds = key in self._loading and self._own_parts > 0
+        if holds:
+            self._urgent[key] += 1
+            self._released.notify_all()
+        try:
+            while key in self._loading:
+                self._wait()
+        finally:
+            if holds:
+                self._urgent[key] -= 1
+                self._urgent += Counter()
+
+    def _wait(self) -> None:
+        """Until somebody has done with a part, or has loaded one."""
+        depth, self._depth = self._depth, 0
+        try:
+            self._released.wait()
+        finally:
+            self._depth = depth
+
+    def _may_wait(self, key: tuple[int, Hashable]) -> bool:
+        """Whether the load of a part may wait for others to give back theirs."""
+        return self._depth == 1 and not self._own_parts and key not in self._urgent
+
+    def _make_room(self, size: int, most: int | None, owner: int | None) -> bool:
+        """Drop what is longest unused; False where more must go and is in use."""
+        if most is None:
+            return True
+        held = {key: taken for key, (_, taken) in self._known.items() if owner in (None, key[0])}
+        left = sum(held.values())
+        for key, taken in held.items():
+            if left + size <= most:
+                return True
+            if key not in self._used:
+                del self._known[key]
+                left -= taken
+                release_pages()
+        return left + size <= most or self._used.keys().isdisjoint(held)
+
+    def reserve(self, owner: int, size: int) -> None:
+        """Count what an owner keeps besides its parts until these are dropped."""
+        with self._alone():
+            self._reserved[owner] = size
+
+    def count(self, owner: int) -> int:
+        """How many of an owner's parts are loaded."""
+        with self._alone():
+            return sum(one == owner for one, _ in self._known)
+
+    def drop(self, owner: int) -> None:
+        """Give back the memory of all that is an owner's."""
+        with self._alone():
+            self._drop(owner)
+
+    def _drop(self, owner: int) -> None:
+        for key in [key for key in self._known if key[0] == owner]:
+            del self._known[key]
+        self._reserved.pop(owner, None)
+
+    def unload(self, owner: int) -> None:
+        """Give back the memory of an owner's parts that nobody computes with; what it keeps beside them stays."""
+        with self._alone():
+            for key in [key for key in self._known if key[0] == owner and key not in self._used]:
+                del self._known[key]
+
+    def clear(self) -> None:
+        """Give back the memory of all parts."""
+        with self._alone():
+            self._known.clear()
+
+
+loaded = Loaded()
+"""The process's own."""

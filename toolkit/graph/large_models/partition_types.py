@@ -1,0 +1,93 @@
+"""What a float16 model hands from partition to partition: in float32, as onnxruntime hands it on between two nodes.
+
+It has float16 kernels for few operators on the CPU: the others it computes in float32, and leaves out the Casts between
+two of them, so that what lies in between is never rounded. A cut there must not round either, or a model that is
+measured as it is would have other values by where it is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from toolkit.base.types import Array
+from toolkit.graph.large_models.cutting import Partition
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.survey import TYPE_ATTRIBUTES
+from toolkit.graph.shape_inference.inferred import Inferred
+
+HALF = "tensor(float16)"
+"""Onnxruntime's name of the type."""
+_LEFT_OUT = "InsertedPrecisionFreeCast_"
+"""How the names of onnxruntime's own Casts begin, which it leaves out where a Cast of the model undoes them
+(core/optimizer/insert_cast_transformer.cc)."""
+
+
+def widen_between_partitions(model: LightModel, partitions: Sequence[Partition]) -> dict[str, str]:
+    """The float16 tensors that partitions hand to later ones, and what they are called in float32 in between."""
+    graph = model.proto.graph
+    read = {name for one in partitions for name in one.reads}
+    handed = {name for one in partitions for name in one.gives if name in read}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    unknown = {name for name in handed if not kinds.get(name)}
+    # inference takes as long as half of the partitions do to load
+    if unknown and not unknown.isdisjoint(_maybe_half(model.proto)):
+        kinds = Inferred().facts(model.proto.SerializeToString(), None).types
+    return {name: f"{name} in float32" for name in sorted(handed) if kinds.get(name) == TensorProto.FLOAT16}
+
+
+def _maybe_half(proto: onnx.ModelProto) -> set[str]:
+    """The tensors of the main graph that may be float16: computed from float16, or declared so by a node."""
+    graph = proto.graph
+    found = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    found |= {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    if proto.functions or graph.sparse_initializer:
+        return {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        # a Cast yields the type it names, whatever it reads, and QuantizeLinear never float16
+        reads = node.op_type not in ("Cast", "QuantizeLinear") and not found.isdisjoint(node.input)
+        if reads or any(map(_names_half, node.attribute)):
+            found.update(node.output)
+    return found
+
+
+def _names_half(attribute: onnx.AttributeProto) -> bool:
+    """Whether an attribute says that something is float16, or holds a graph, in which anything may be."""
+    if attribute.type == onnx.AttributeProto.INT:
+        return attribute.name in TYPE_ATTRIBUTES and attribute.i == TensorProto.FLOAT16
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return bool(attribute.t.data_type == TensorProto.FLOAT16)
+    if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+        return bool(attribute.sparse_tensor.values.data_type == TensorProto.FLOAT16)
+    return attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+def widened(name: str, wide: str) -> list[onnx.NodeProto]:
+    """Nodes that hand on a float16 tensor in float32, not rounded.
+
+    Whether what makes it has a float16 kernel or not, a Sum of it alone has none: it is computed as before any
+    other node that is computed in float32.
+    """
+    half = f"{name} handed on"
+    return [
+        helper.make_node("Sum", [name], [half], half),
+        helper.make_node("Cast", [half], [wide], wide, to=TensorProto.FLOAT),
+    ]
+
+
+def narrowed(wide: str, name: str) -> list[onnx.NodeProto]:
+    """Nodes that restore the float16 tensor for its readers; see ``widened``."""
+    half = f"{name} handed on"
+    return [
+        helper.make_node("Cast", [wide], [half], f"{_LEFT_OUT}{wide}", to=TensorProto.FLOAT16),
+        helper.make_node("Sum", [half], [name], half),
+    ]
+
+
+def rounded(values: Array) -> Array:
+    """A tensor that was handed on in float32 as the model outputs it: what is too large for float16 is infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16)

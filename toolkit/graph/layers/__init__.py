@@ -1,0 +1,1 @@
+"""What nodes compute: forms of operators, weights, biases, constants and multiply-accumulates."""

@@ -1,0 +1,173 @@
+"""A layer's bias: where it lies, what a constant input adds to the output, and what rounding the weights asks of it.
+
+Rounding the weights W to Wq moves the mean of a layer's output by (Wq - W) E[x]. Where a pass notes E[x], the pass that
+rounds the weights takes that off the bias: Nagel et al., "Data-free quantization through weight equalization and bias
+correction", ICCV 2019, section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.types import Array
+from toolkit.graph.layers.input_mean import corrected_mean, input_mean, mark_open
+from toolkit.graph.layers.layer_weights import LayerWeights, bias_of
+from toolkit.graph.model import Model
+from toolkit.graph.proto.names import Names
+from toolkit.graph.surgery.tensors import make_constant
+
+
+@dataclass(frozen=True)
+class BiasPlace:
+    """Where the bias of a layer lies, or could.
+
+    Attributes:
+        layer: the layer.
+        holder: the node whose input it is: the layer, or the Add after a MatMul.
+        index: which input; one after the last where the layer has no bias yet.
+        beta: what the holder multiplies it by.
+    """
+
+    layer: gs.Node
+    holder: gs.Node
+    index: int
+    beta: float
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a bias."""
+        return self.index < len(self.holder.inputs) and not self.holder.inputs[self.index].is_empty()
+
+    def plus(self, model: Model, values: Array, dtype: Any = np.float32) -> Array:
+        """The bias that adds ``values``, float64 [out], to the layer's output; one that is new has ``dtype``."""
+        old = model.constant(self.holder.inputs[self.index]) if self.given else None
+        if old is None:
+            return np.asarray(values / self.beta).astype(dtype)
+        shape = old.shape if old.size == values.size else values.shape
+        return (old.astype(np.float64).reshape(-1) + values / self.beta).reshape(shape).astype(old.dtype)
+
+    def add(
+        self, model: Model, values: Array, word: str, names: Names, dtype: Any = np.float32
+    ) -> tuple[str, str, Array]:
+        """Add ``values``, float64 [out], to the layer's output: by a bias of a new name, which ends in ``word``.
+
+        Returns:
+            That name, that of the bias before (empty where there was none), and what it holds (zeros then).
+        """
+        new = self.plus(model, values, dtype)
+        before = self.plus(model, np.zeros_like(values), dtype)
+        if self.given:
+            old = self.holder.inputs[self.index].name
+            name = names.take(f"{old}_{word}")
+            self.holder.inputs[self.index] = make_constant(name, new)
+            return name, old, before
+        constant = make_constant(names.take(f"{self.layer.name}_bias_{word}"), new)
+        if self.index < len(self.holder.inputs):
+            self.holder.inputs[self.index] = constant
+        else:
+            self.holder.inputs.append(constant)
+        return constant.name, "", before
+
+
+def bias_place(model: Model, node: gs.Node, size: int) -> BiasPlace | None:
+    """Where a Conv, ConvTranspose, Gemm or MatMul has a bias of ``size`` values, or can have one; else None."""
+    beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
+    if beta == 0:
+        return None
+    found = bias_of(model, node)
+    if found is not None:
+        value = model.constant(found[0].inputs[found[1]])
+        fits = value is not None and value.size in (1, size)
+        return BiasPlace(node, *found, beta if found[0] is node else 1.0) if fits else None
+    empty = len(node.inputs) < 3 or node.inputs[2].is_empty()
+    return BiasPlace(node, node, 2, beta) if node.op != "MatMul" and empty else None
+
+
+def response(node: gs.Node, weight: Array, constant: Array) -> Array:
+    """The output of a layer without its bias for a constant input: float64 [out].
+
+    Args:
+        node: a Conv, Gemm or MatMul that reads the input first.
+        weight: its weight, or a difference of weights, in the node's own layout.
+        constant: the input, one value a channel; padding counts like other values.
+    """
+    wide = np.asarray(weight, np.float64)
+    if node.op == "MatMul":
+        return np.asarray(constant @ wide)
+    if node.op == "Gemm":
+        turned = wide.T if node.attrs.get("transB", 0) else wide
+        return np.asarray(float(node.attrs.get("alpha", 1.0)) * (constant @ turned))
+    group = int(node.attrs.get("group", 1))
+    summed = wide.reshape(group, wide.shape[0] // group, wide.shape[1], -1).sum(axis=3)
+    return np.asarray(np.einsum("goi,gi->go", summed, constant.reshape(group, -1)).reshape(-1))
+
+
+def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, Array] | None:
+    """What makes up for the rounding of a layer's weights at its noted mean: the bias, and what it has to add.
+
+    Args:
+        model: the graph.
+        node: the layer.
+        rounded: its weight, quantized and back.
+
+    Returns:
+        None where no mean is noted, or there is no bias to correct.
+    """
+    mean = input_mean(model, node)
+    weight = model.constant(node.inputs[1]) if mean is not None else None
+    if mean is None or weight is None or not _is_of(mean, node, weight):
+        return None
+    values = -response(node, rounded.astype(np.float64) - weight.astype(np.float64), mean)
+    place = bias_place(model, node, values.size)
+    return (place, values) if place is not None else None
+
+
+def rounding_correction(model: Model, node: gs.Node, error: Array) -> Array:
+    """What the bias of a quantized layer has been given already to make up for the rounding of its weights.
+
+    Args:
+        model: the graph.
+        node: the layer.
+        error: its rounded weight less the float one, in the node's own layout.
+
+    Returns:
+        float64 [out], or [1] where no mean was noted.
+    """
+    mean = _corrected(model, node, error)
+    return -response(node, error, mean) if mean is not None else np.zeros(1)
+
+
+def _corrected(model: Model, node: gs.Node, error: Array) -> Array | None:
+    mean = corrected_mean(model, node)
+    return mean if mean is not None and _is_of(mean, node, error) else None
+
+
+def _is_of(mean: Array, node: gs.Node, weight: Array) -> bool:
+    """Whether a noted mean is that of a layer's input channels: a file may hold anything under its name."""
+    return node.op != "ConvTranspose" and mean.size == LayerWeights.channels_of(node, weight)[1]
+
+
+def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], Array], names: Names) -> None:
+    """Give a layer the bias that it had before it made up for the rounding of its weights, where it does.
+
+    Args:
+        model: the graph.
+        node: the layer.
+        weight: the weight that it is to have, in the node's own layout.
+        rounded: returns its rounded weight; not called where nothing was made up for.
+        names: the names of the model's tensors.
+    """
+    mean = _corrected(model, node, weight)
+    if mean is None:
+        return
+    error = rounded().astype(np.float64) - weight.astype(np.float64)
+    values = response(node, error, mean)
+    place = bias_place(model, node, values.size)
+    if place is not None:
+        place.add(model, values, "float", names, error.dtype)
+        mark_open(model, node)

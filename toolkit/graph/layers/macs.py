@@ -1,0 +1,245 @@
+"""Multiply-accumulates of single operators, counted from their shapes.
+
+A multiply-accumulate is one product that is added to a sum; element-wise products, interpolation and softmax are none.
+Operators are those of ONNX (https://onnx.ai/onnx/operators) and of onnxruntime's domain com.microsoft
+(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from toolkit.graph.shape_inference.facts import Facts
+
+_RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
+_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "DeformConv")
+_PRODUCTS = ("MatMul", "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation")
+_MIXTURES = ("MoE", "QMoE")
+
+
+def macs(node: Any, facts: Facts) -> int | None:
+    """Multiply-accumulates of one execution of a node; 0 for operators that make none.
+
+    Convolutions, products of matrices, LSTM, GRU, RNN, Einsum, ONNX's Attention, and com.microsoft's Attention,
+    MultiHeadAttention and GroupQueryAttention are counted.
+
+    Returns:
+        None where the shapes are not known, or for an attention whose formula is not known here.
+    """
+    formula = _FORMULAS.get(node.op)
+    if formula is None:
+        return None if node.op.endswith("Attention") or node.op in _MIXTURES else 0
+    return formula(node, facts)
+
+
+def shape_of(facts: Facts, tensor: str) -> Sequence[int] | None:
+    """The shape of a tensor at the last corner, or None where a dimension is not known."""
+    shapes = facts.shapes.get(tensor)
+    if not shapes or any(size < 0 for size in shapes[-1]):
+        return None
+    return shapes[-1]
+
+
+def _shape(node: Any, facts: Facts, index: int) -> Sequence[int] | None:
+    """The shape of an input; None where it is not known or not given."""
+    return shape_of(facts, node.inputs[index].name) if _given(node, index) else None
+
+
+def _given(node: Any, index: int) -> bool:
+    return len(node.inputs) > index and not node.inputs[index].is_empty()
+
+
+def _convolution(node: Any, facts: Facts) -> int | None:
+    """For each element of the output as many as the output channel's filter has weights.
+
+    Weights are [M, C / group, kernel], in com.microsoft's channels-last forms [M, kernel, C / group].
+    """
+    weight, out = _shape(node, facts, 1), shape_of(facts, node.outputs[0].name)
+    return None if weight is None or out is None else math.prod(out) * math.prod(weight[1:])
+
+
+def _transposed_convolution(node: Any, facts: Facts) -> int | None:
+    """For each element of the input as many as that input channel has weights, [C, M / group, kernel]."""
+    data, weight = _shape(node, facts, 0), _shape(node, facts, 1)
+    return None if weight is None or data is None else math.prod(data) * math.prod(weight[1:])
+
+
+def _gemm(node: Any, facts: Facts) -> int | None:
+    """M N K for A' [M, K] and B' [K, N]."""
+    data, out = _shape(node, facts, 0), shape_of(facts, node.outputs[0].name)
+    return None if data is None or out is None else math.prod(out) * data[0 if node.attrs.get("transA", 0) else -1]
+
+
+def _product(node: Any, facts: Facts) -> int | None:
+    """For each element of the output K, the number of elements summed, as in numpy.matmul.
+
+    com.microsoft's FusedMatMul takes A as [..., K, M] with ``transA``, and the batch axes after the first axis with
+    ``transBatchA``: [M, ..., K], or with both [K, ..., M].
+    """
+    data, out = _shape(node, facts, 0), shape_of(facts, node.outputs[0].name)
+    if not data or out is None:
+        return None
+    turned, batched = node.attrs.get("transA", 0), node.attrs.get("transBatchA", 0)
+    if not turned or len(data) < 2:
+        return math.prod(out) * data[-1]
+    return math.prod(out) * data[0 if batched else -2]
+
+
+def _narrow_product(node: Any, facts: Facts) -> int | None:
+    """As for MatMul, with weights [K, N] that are stored in few bits: K and N are attributes."""
+    data = _shape(node, facts, 0)
+    return None if data is None else math.prod(data) * int(node.attrs["N"])
+
+
+def _recurrent(node: Any, facts: Facts) -> int | None:
+    """For each element of a sequence as many as there are weights of input and state, in every direction.
+
+    The gates are W x + R h: ONNX's LSTM, with W [directions, 4 hidden, input] and R [directions, 4 hidden, hidden];
+    GRU has 3 gates, RNN one. Biases, peepholes and activations work by element. Sequences count at their full length.
+    """
+    data, weight, recurrent = (_shape(node, facts, index) for index in range(3))
+    if data is None or weight is None or recurrent is None:
+        return None
+    return data[0] * data[1] * (math.prod(weight) + math.prod(recurrent))
+
+
+def _attention(node: Any, facts: Facts) -> int | None:
+    """For softmax(Q K^T) V: with ``keys`` the length of past and present, B Hq Lq keys (dk + dv).
+
+    ONNX's Attention (opset 23) has Q [B, heads, Lq, dk], or [B, Lq, heads * dk] with the numbers of heads as
+    attributes; keys and values may have fewer heads, each of which serves several of Q. Masks leave no work out: a
+    causal product counts in full. com.microsoft's Attention makes Q, K and V from one input and one weight first.
+    """
+    if node.domain == "com.microsoft":
+        return _attention_with_projection(node, facts)
+    query, key, value = (_shape(node, facts, index) for index in range(3))
+    if query is None or key is None or value is None or not len(query) == len(key) == len(value):
+        return None
+    past = _past(node, facts, 4)
+    if past is None:
+        return None
+    if len(query) == 4:
+        batch, heads, length, depth = query
+        return batch * heads * length * (key[2] + past) * (depth + value[3])
+    heads, groups = int(node.attrs.get("q_num_heads", 0)), int(node.attrs.get("kv_num_heads", 0))
+    if len(query) != 3 or not heads or not groups:
+        return None
+    return query[0] * query[1] * (key[1] + past) * (query[2] + heads * value[2] // groups)
+
+
+def _attention_with_projection(node: Any, facts: Facts) -> int | None:
+    """For input [B, L, C] and weight [C, q + k + v]: B L C (q + k + v), then B L keys (q + v).
+
+    q, k and v are the attribute ``qkv_hidden_sizes``, else a third of the weight each; past is [2, B, heads, P, d].
+    """
+    data, weight, past = _shape(node, facts, 0), _shape(node, facts, 1), _past(node, facts, 4)
+    if data is None or weight is None or past is None or len(data) != 3 or len(weight) != 2:
+        return None
+    sizes = list(node.attrs.get("qkv_hidden_sizes", ())) or [weight[1] // 3] * 3
+    batch, length, _ = data
+    return batch * length * (math.prod(weight) + (length + past) * (sizes[0] + sizes[2]))
+
+
+def _multi_head_attention(node: Any, facts: Facts) -> int | None:
+    """com.microsoft's MultiHeadAttention, counted as ONNX's Attention.
+
+    Query [B, Lq, heads * dk] with key [B, L, heads * dk] and value [B, L, heads * dv], or [B, heads, L, d] of both as
+    cross-attention keeps them; query and keys packed as [B, L, heads, 2 or 3, d].
+    """
+    query, key, value, past = *(_shape(node, facts, index) for index in range(3)), _past(node, facts, 6)
+    if query is None or past is None:
+        return None
+    if len(query) == 5:
+        batch, length, heads, _, depth = query
+        return 2 * batch * heads * length * (length + past) * depth
+    if key is None or len(query) != 3:
+        return None
+    batch, length, wide = query
+    if len(key) == 5:
+        return 2 * batch * length * (key[1] + past) * wide
+    if value is None or len(key) != len(value):
+        return None
+    if len(key) == 4:
+        return batch * length * key[2] * (wide + value[1] * value[3])
+    return batch * length * (key[1] + past) * (wide + value[2])
+
+
+def _group_query_attention(node: Any, facts: Facts) -> int | None:
+    """B Lq keys heads 2 d, for com.microsoft's GroupQueryAttention.
+
+    Query [B, L, heads * d], or packed with keys and values after it as [B, L, (heads + 2 kv_heads) * d] where no key is
+    given. The length of the keys is that of its second output, [B, kv_heads, keys, d].
+    """
+    query, past = _shape(node, facts, 0), _past(node, facts, 3)
+    heads, groups = int(node.attrs.get("num_heads", 0)), int(node.attrs.get("kv_num_heads", 0))
+    if query is None or len(query) != 3 or not heads or not groups:
+        return None
+    present = shape_of(facts, node.outputs[1].name) if len(node.outputs) > 1 else None
+    if present is None and past is None:
+        return None
+    batch, length, wide = query
+    keys = present[2] if present is not None and len(present) == 4 else length + (past or 0)
+    depth = wide // heads if _given(node, 1) else wide // (heads + 2 * groups)
+    return 2 * batch * length * keys * heads * depth
+
+
+def _past(node: Any, facts: Facts, index: int) -> int | None:
+    """How many keys an input holds of earlier steps, on its last axis but one; 0 where it is not given."""
+    if not _given(node, index):
+        return 0
+    shape = _shape(node, facts, index)
+    return None if shape is None or len(shape) < 2 else shape[-2]
+
+
+def _einsum(node: Any, facts: Facts) -> int | None:
+    """The product of all extents of each contraction, operands taken from left to right; of one operand none.
+
+    Labels as in numpy.einsum, which ONNX's Einsum follows. Between two contractions the labels stay that the output or
+    a later operand still has.
+    """
+    shapes = [_shape(node, facts, index) for index in range(len(node.inputs))]
+    if any(shape is None for shape in shapes):
+        return None
+    left, arrow, right = str(node.attrs["equation"]).replace(" ", "").partition("->")
+    terms, extents = [], dict[str, int]()
+    for own, shape in zip(left.split(","), shapes):
+        assert shape is not None
+        labels = _labels(own, len(shape))
+        if len(labels) != len(shape):
+            return None
+        for label, size in zip(labels, shape):
+            extents[label] = max(size, extents.get(label, 1)) if size else 0
+        terms.append(set(labels))
+    every = "".join(left.split(","))
+    wanted: set[str] = set(right) if arrow else {label for label in every if every.count(label) == 1}
+    # an ellipsis stands in the output unless that leaves it out
+    wanted |= {label for label in extents if len(label) > 1 and (not arrow or "..." in right)}
+    total, held = 0, terms[0]
+    for number, other in enumerate(terms[1:], start=2):
+        joined = held | other
+        total += math.prod(extents[label] for label in joined)
+        held = joined & wanted.union(*terms[number:])
+    return total
+
+
+def _labels(term: str, rank: int) -> list[str]:
+    """The labels of a term's axes; those of an ellipsis count from the last, as broadcasting does."""
+    before, dots, after = term.partition("...")
+    hidden = rank - len(before) - len(after) if dots else 0
+    return [*before, *(f"...{number}" for number in range(hidden, 0, -1)), *after]
+
+
+_FORMULAS: dict[str, Callable[[Any, Facts], int | None]] = {
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
+    "ConvTranspose": _transposed_convolution,
+    **dict.fromkeys(("Gemm", "FusedGemm", "GemmFloat8"), _gemm),
+    **dict.fromkeys(_PRODUCTS, _product),
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _narrow_product),
+    **dict.fromkeys(_RECURRENT, _recurrent),
+    "Attention": _attention,
+    "MultiHeadAttention": _multi_head_attention,
+    "GroupQueryAttention": _group_query_attention,
+    "Einsum": _einsum,
+}

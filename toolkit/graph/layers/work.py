@@ -1,0 +1,139 @@
+"""What a node computes, and its share of a model's arithmetic.
+
+All shares of the arithmetic come from here: the report, search, sensitivity, the cost model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from onnx import TensorProto
+
+from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.graph.layers.macs import macs, shape_of
+from toolkit.graph.surgery.assemble import bodies
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from toolkit.graph.model import Model
+    from toolkit.graph.shape_inference.facts import Facts
+
+NodeRole = Literal["compute", "convert", "other"]
+CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike",
+                         FP4_QUANTIZE, MXFP8_QUANTIZE, MXFP8_DEQUANTIZE})  # fmt: skip
+_NO_COMPUTATION = frozenset({"Constant", "Shape", "Size"})
+
+
+def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
+    """Types and shapes at the first profile's opt shapes, or with the dimensions the model declares."""
+    first = next(iter(profiles), None)
+    if first is None:
+        return model.facts()
+    opt = {name: Extent(extent.opt, extent.opt, extent.opt) for name, extent in first.shapes.items()}
+    return model.facts(Profiles((ShapeProfile(first.name, opt),)))
+
+
+def role(node: Any, facts: Facts) -> NodeRole:
+    """What a node is: a computation, a conversion between types, or other (constants, shape arithmetic).
+
+    A node of unknown types (a plugin's) counts as a computation.
+    """
+    if node.op in CONVERSIONS:
+        return "convert"
+    if node.op in _NO_COMPUTATION:
+        return "other"
+    tensors = [tensor.name for tensor in (*node.inputs, *node.outputs)]
+    if any(facts.is_float(name) or _is_float64(name, facts) for name in tensors):
+        return "compute"
+    known = any(tensor.name in facts.types for tensor in node.outputs)
+    return "other" if known else "compute"
+
+
+def in_float64(node: Any, facts: Facts) -> bool:
+    """Whether a node computes in float64, and in no other float type: no type can be asked for it.
+
+    TensorRT's parser casts float64 down to float32 (onnx-tensorrt, "Supported ONNX Operators").
+    """
+    tensors = [tensor.name for tensor in (*node.inputs, *node.outputs)]
+    return any(_is_float64(name, facts) for name in tensors) and not any(map(facts.is_float, tensors))
+
+
+def _is_float64(tensor: str, facts: Facts) -> bool:
+    return facts.types.get(tensor) == TensorProto.DOUBLE
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the nodes of a model count for in shares of its arithmetic.
+
+    Attributes:
+        weights: by computing node its multiply-accumulates, or 1 each where those of some node are not known.
+        of: what is counted, ``macs`` or ``nodes``.
+    """
+
+    weights: Mapping[str, int]
+    of: Literal["macs", "nodes"]
+
+    @classmethod
+    def counted(cls, counts: Mapping[str, int | None]) -> Work:
+        """From the multiply-accumulates of all computing nodes; None where they are not known."""
+        known = {name: count for name, count in counts.items() if count is not None}
+        if len(known) == len(counts) and any(known.values()):
+            return cls(known, "macs")
+        return cls(dict.fromkeys(counts, 1), "nodes")
+
+    @cached_property
+    def total(self) -> int:
+        """What all nodes count for together."""
+        return sum(self.weights.values())
+
+    def share(self, nodes: Iterable[str]) -> float:
+        """What these nodes do of the whole, 0 to 1; names that are not computing nodes count nothing."""
+        return sum(self.weights.get(name, 0) for name in set(nodes)) / self.total if self.total else 0.0
+
+    def macs_share(self, node: str) -> float | None:
+        """One node's share of the multiply-accumulates, 0 to 1; None where they are not known."""
+        return self.share([node]) if self.of == "macs" else None
+
+
+def work_of(model: Model, facts: Facts) -> Work:
+    """What the model's nodes count for; ``facts`` are those of ``facts_at_opt``, so that all callers count the same."""
+    counts = node_macs(model, facts)
+    return Work.counted({node.name: counts[node.name] for node, _ in model.walk() if role(node, facts) == "compute"})
+
+
+def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
+    """Multiply-accumulates of every node in one inference, None where they are not known.
+
+    A node in the body of a Scan or Loop counts as often as the body runs: a Scan as often as its inputs are long, a
+    Loop up to its trip count, which has to be a constant. Both branches of an If count, though one inference runs one.
+    """
+    found: dict[str, int | None] = {}
+    _count(model, model.graph, 1, facts, found)
+    return found
+
+
+def _count(model: Model, graph: gs.Graph, times: int | None, facts: Facts, found: dict[str, int | None]) -> None:
+    for node in graph.nodes:
+        once = macs(node, facts)
+        found[node.name] = once * times if once is not None and times is not None else (0 if once == 0 else None)
+        for body in bodies(node):
+            trips = _trips(model, node, facts)
+            _count(model, body, times * trips if times is not None and trips is not None else None, facts, found)
+
+
+def _trips(model: Model, node: gs.Node, facts: Facts) -> int | None:
+    """How often a node runs its bodies; None where that is not known."""
+    if node.op == "Loop":
+        most = None if node.inputs[0].is_empty() else model.constant(node.inputs[0])
+        return None if most is None else max(int(most.reshape(-1)[0]), 0)
+    if node.op == "Scan":
+        axes = list(node.attrs.get("scan_input_axes", ())) or [0]
+        shape = shape_of(facts, node.inputs[-int(node.attrs["num_scan_inputs"])].name)
+        return None if shape is None else shape[axes[0]]
+    return 1

@@ -1,0 +1,103 @@
+"""Which operators onnxruntime's CPU provider can run; all others are plugins to it, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import onnx
+import onnx.inliner
+
+from toolkit.base.errors import BackendError
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
+from toolkit.graph.shape_inference.block_functions import is_written_out
+
+_WITHOUT_KERNEL = frozenset({"Constant"})
+"""What onnxruntime runs though no kernel is registered for it: it turns it into an initializer."""
+
+_OWN_FUNCTIONS = 23
+"""The newest operator set in which onnxruntime writes out every operator that is a function."""
+
+
+def runs(domain: str, op: str, version: int | None = None) -> bool:
+    """Whether onnxruntime's CPU provider has a kernel for an operator, or a function that it is made of.
+
+    Args:
+        domain: its domain; empty or ``ai.onnx`` for ONNX's own.
+        op: its name.
+        version: of ONNX's operator set; the newest known where None.
+
+    Raises:
+        BackendError: onnxruntime is not installed.
+    """
+    domain = "" if domain == "ai.onnx" else domain
+    if is_written_out(domain, op):
+        return True
+    if has_kernel(domain, op):
+        return True
+    try:
+        schema = onnx.defs.get_schema(op, version, "") if version and not domain else onnx.defs.get_schema(op, domain)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def has_kernel(domain: str, op: str) -> bool:
+    """Whether onnxruntime's CPU provider runs an operator as it stands, not as a function that it is made of."""
+    domain = "" if domain == "ai.onnx" else domain
+    return (domain, op) in _kernels() or (not domain and op in _WITHOUT_KERNEL)
+
+
+def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose operators without a kernel are the functions that ONNX defines them by; itself where there is none.
+
+    The model's nodes may get attributes that they leave at their defaults.
+
+    onnxruntime does that by itself up to opset 23. Seen with 1.32: it refuses Swish of opset 24 in a model of opset 25,
+    since operators of the function's body have new versions there.
+    """
+    version = opset_of(proto)
+    if version <= _OWN_FUNCTIONS:
+        return proto
+    ops = {op for domain, op in operators_of(proto) if domain in ONNX_DOMAINS}
+    without = sorted(op for op in ops if not has_kernel("", op))
+    wanted = [op for op in without if runs("", op, version)]
+    if not wanted:
+        return proto
+    for node in all_nodes(proto.graph.node):
+        if node.op_type in wanted and node.domain in ONNX_DOMAINS:
+            # the inliner leaves out what is not given
+            given = {attribute.name for attribute in node.attribute}
+            every = onnx.defs.get_schema(node.op_type, version, "").attributes
+            node.attribute.extend(a.default_value for n, a in every.items() if n not in given and a.default_value.name)
+    try:
+        return _inlined(proto, wanted)
+    except RuntimeError:
+        # a function that depends on types, as CastLike's does, needs those that the inliner does not find by itself
+        proto = onnx.shape_inference.infer_shapes(proto)
+    for op in wanted:
+        try:
+            proto = _inlined(proto, [op])
+        except RuntimeError:
+            # the types of a plugin's outputs are not known: onnxruntime reports the operator itself
+            continue
+    return proto
+
+
+def _inlined(proto: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProto:
+    return onnx.inliner.inline_selected_functions(proto, [("", op) for op in ops], inline_schema_functions=True)
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> frozenset[tuple[str, str]]:
+    """Domain and name of every operator that has a kernel on the CPU."""
+    try:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+    except ImportError as error:
+        raise BackendError("onnxruntime is not installed", remedy="pip install onnxruntime") from error
+    return frozenset(_on_cpu(state.get_all_opkernel_def()))
+
+
+def _on_cpu(kernels: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    yield from ((one.domain, one.op_name) for one in kernels if one.provider == "CPUExecutionProvider")

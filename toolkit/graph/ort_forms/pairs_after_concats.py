@@ -1,0 +1,151 @@
+"""Q/DQ pairs before a Concat moved after it, where every input has the same pair.
+
+Engines quantize what a Concat reads with one scale: with as many pairs as inputs. A pair rounds value by value, so one
+after the Concat yields exactly the same values. For a graph of wide Concats a session then has little more than
+half the nodes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
+
+import onnx
+
+from toolkit.graph.proto.names import Names
+from toolkit.graph.proto.nodes import opset_of, reads_of
+
+_TYPES_APART = 23
+"""The opset from which on QuantizeLinear may read another type than its scale's: inputs with one scale may differ."""
+_PAIR = _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def move_pairs_after_concats(proto: onnx.ModelProto) -> int:
+    """Move pairs from before Concats to after them, in the main graph; the message is changed.
+
+    A pair stays where something else reads what is within it, where its scale is not one constant for the whole tensor,
+    and where its result is a model output.
+
+    Returns:
+        How many pairs are gone.
+    """
+    if opset_of(proto) >= _TYPES_APART:
+        return 0
+    graph, ops = proto.graph, [node.op_type for node in proto.graph.node]
+    concats = [node for node, op in zip(graph.node, ops) if op == "Concat" and not node.domain]
+    if not concats or _DEQUANTIZE not in ops:
+        return 0
+    made = {node.output[0]: node for node, op in zip(graph.node, ops) if op in _PAIR and not node.domain}
+    if not any(all(name in made for name in node.input) for node in concats):
+        return 0
+    moved = _Moved(graph, made)
+    gone = sum(map(moved.move_after, concats))
+    if gone:
+        moved.rebuild()
+    return gone
+
+
+class _Moved:
+    """The pairs of a graph that are moved.
+
+    Args:
+        graph: the graph.
+        made: the nodes of pairs, by the tensor that they produce.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, made: dict[str, onnx.NodeProto]) -> None:
+        self._graph, self._made = graph, made
+        given = {value.name for value in graph.input}
+        self._stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in given}
+        self._outputs = {value.name for value in graph.output}
+        self._readers = Counter(chain.from_iterable(map(_reads, graph.node)))
+        self._names = Names(self._readers)
+        self._names.update(chain.from_iterable(node.output for node in graph.node))
+        self._keys: dict[str, bytes | None] = {}
+        self._gone: set[str] = set()
+        self._after: dict[str, list[onnx.NodeProto]] = {}
+
+    def move_after(self, concat: onnx.NodeProto) -> int:
+        """Move all pairs that every input of a Concat has after it; returns how many fewer pairs there are."""
+        gone, after = 0, list[onnx.NodeProto]()
+        while concat.input and (first := self._pair(concat.input[0])) is not None:
+            pairs = {name: pair for name in concat.input if (pair := self._pair(name)) is not None}
+            if len(pairs) < 2 or not all(name in pairs for name in concat.input):
+                # a single pair is no fewer after the Concat
+                break
+            keys = {self._key(pair) for pair in pairs.values()}
+            if len(keys) > 1 or None in keys:
+                break
+            whole = concat.output[0]
+            joined, levels = self._names.take(f"{whole} joined"), self._names.take(f"{whole} quantized")
+            made = []
+            for node, read, given in zip(first, (joined, levels), (levels, whole)):
+                copy = onnx.NodeProto.FromString(node.SerializeToString())
+                copy.input[0], copy.output[0] = read, given
+                self._made[given], self._readers[read] = copy, 1
+                made.append(copy)
+            self._gone.update(node.output[0] for pair in pairs.values() for node in pair)
+            concat.input[:] = [pairs[name][0].input[0] for name in concat.input]
+            concat.output[0] = joined
+            after = [*made, *after]
+            gone += len(pairs) - 1
+        if after:
+            self._after[concat.output[0]] = after
+        return gone
+
+    def rebuild(self) -> None:
+        """Rewrite the list of nodes."""
+        kept = [
+            one
+            for node in self._graph.node
+            for one in (node, *self._after.get(node.output[0] if node.output else "", ()))
+            if not one.output or one.output[0] not in self._gone
+        ]
+        del self._graph.node[:]
+        self._graph.node.extend(kept)
+
+    def _pair(self, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+        """The pair that produces a tensor, if nothing else reads the tensor or what lies within the pair."""
+        dequantize = self._made.get(name)
+        if dequantize is None or dequantize.op_type != _DEQUANTIZE or not self._read_once(name):
+            return None
+        quantize = self._made.get(dequantize.input[0])
+        if quantize is None or quantize.op_type != _QUANTIZE or not self._read_once(dequantize.input[0]):
+            return None
+        return quantize, dequantize
+
+    def _read_once(self, name: str) -> bool:
+        return self._readers[name] == 1 and name not in self._outputs
+
+    def _key(self, pair: tuple[onnx.NodeProto, onnx.NodeProto]) -> bytes | None:
+        """A key of what a pair does to a value; None where that is not the same for all values."""
+        found = []
+        for node in pair:
+            found += [one.SerializeToString(deterministic=True) for one in node.attribute]
+            for name in list(node.input)[1:]:
+                held = self._constant(name) if name else b""
+                if held is None:
+                    return None
+                found.append(held)
+            found.append(node.op_type.encode())
+        return repr(found).encode()
+
+    def _constant(self, name: str) -> bytes | None:
+        """A stored number with its type, whatever it is called; None if it is not a stored number."""
+        if name not in self._keys:
+            tensor, key = self._stored.get(name), None
+            if tensor is not None and all(size == 1 for size in tensor.dims) and len(tensor.dims) < 2:
+                copy = onnx.TensorProto()
+                copy.CopyFrom(tensor)
+                copy.ClearField("name")
+                key = copy.SerializeToString(deterministic=True)
+            self._keys[name] = key
+        return self._keys[name]
+
+
+def _reads(node: onnx.NodeProto) -> Iterable[str]:
+    """What a node reads, each once where that matters; asked for at every node of a large graph."""
+    if node.op_type in _PAIR:
+        return node.input
+    return reads_of(node)

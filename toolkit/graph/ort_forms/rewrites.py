@@ -1,0 +1,170 @@
+"""Rewrites of onnxruntime's to leave out: those that would change what a model computes or find nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx
+from onnx import helper
+
+from toolkit.graph.ort_forms.kernels import has_kernel
+from toolkit.graph.proto.nodes import all_nodes
+
+_PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm"})
+_NORMS = frozenset({
+    "ReduceMean", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+})  # fmt: skip
+_PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# it takes out pairs that follow pairs too
+_MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth"}) | _PAIRS
+_QUERIES = frozenset({"GroupQueryAttention", "MultiHeadAttention", "Attention"})
+_BEGINS_AT: dict[str, frozenset[str]] = {
+    "MatMulAddFusion": _PRODUCTS,
+    "MatmulTransposeFusion": _PRODUCTS,
+    "MatMulScaleFusion": _PRODUCTS,
+    "MatMulActivationFusion": _PRODUCTS,
+    "GemmActivationFusion": _PRODUCTS,
+    "AttentionFusion": _PRODUCTS,
+    "MatMulNBitsFusion": _PRODUCTS | {"MatMulNBits"},
+    "MatMulIntegerToFloatFusion": frozenset({"MatMulInteger"}),
+    "DynamicQuantizeMatMulFusion": frozenset({"MatMulInteger", "DynamicQuantizeLinear"}),
+    "ConvActivationFusion": frozenset({"Conv", "FusedConv", "NhwcFusedConv"}),
+    "ConvAddActivationFusion": frozenset({"Conv", "FusedConv", "NhwcFusedConv"}),
+    "ReshapeFusion": frozenset({"Reshape"}),
+    "TransposeOptimizer": _MOVES,
+    "TransposeOptimizer_CPUExecutionProvider": _MOVES,
+    "SliceConcatToSpaceToDepthFusion": frozenset({"Slice"}),
+    "GatherSliceToSplitFusion": frozenset({"Gather", "Slice"}),
+    "GatherToSliceFusion": frozenset({"Gather"}),
+    "GeluFusionL1": frozenset({"Erf"}),
+    "GeluFusionL2": frozenset({"Erf"}),
+    "FastGeluFusion": frozenset({"Tanh"}),
+    "BiasGeluFusion": frozenset({"Erf", "Tanh", "Gelu", "FastGelu"}),
+    "QuickGeluFusion": frozenset({"Sigmoid"}),
+    "SwiGluFusion": frozenset({"Sigmoid", "Swish", "QuickGelu"}),
+    "LayerNormFusionL1": _NORMS,
+    "LayerNormFusionL2": _NORMS,
+    "SimplifiedLayerNormFusion": _NORMS,
+    "SkipLayerNormFusion": _NORMS,
+    "BiasSkipLayerNormFusion": _NORMS,
+    "EmbedLayerNormFusion": _NORMS,
+    "GroupQueryAttentionFusion": _QUERIES,
+    "GroupQueryAttentionPreNormFusion": _QUERIES,
+    "BiasSoftmaxFusion": frozenset({"Softmax"}),
+    "BiasDropoutFusion": frozenset({"Dropout"}),
+    "DoubleQDQPairsRemover": _PAIRS,
+    "QDQFinalCleanupTransformer": _PAIRS,
+}
+"""Operators of which a graph has at least one before a rewrite of onnxruntime's finds anything in it.
+
+They are those of the model itself, from which earlier rewrites make what later ones look for
+(onnxruntime/core/optimizer/graph_transformer_utils.cc).
+"""
+TAKEN_OUT = frozenset({"Add", "Cast", "Div", "Dropout", "Expand", "Identity", "Mul", "Reshape", "Slice", "Sub"})
+"""Operators that onnxruntime takes out, or into a MatMul as its factor, before it looks for a Transpose."""
+
+
+_MATRIX = 2
+"""The axes of a matrix."""
+_TURNING = ("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider")
+_WIDE_NORMS = ("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion")
+
+
+def wrong_rewrites(proto: onnx.ModelProto) -> list[str]:
+    """The rewrites to leave out.
+
+    ``MatmulTransposeFusion`` takes a Transpose into the MatMul whose first operand it makes; where the second one is a
+    vector, onnxruntime 1.32 then multiplies it with rows in place of columns. In float16, where the Transpose makes the
+    first axis one of the matrix's and the second operand is a weight, its process ends (SIGSEGV) when it looks for the
+    blocked layout.
+    ``LayerNormFusion`` takes a preceding Cast into the normalization: it has no kernel for one that reads float64.
+    """
+    wide = _normalizes(proto) and _computes_in(proto, onnx.TensorProto.DOUBLE)
+    return [*_wrong_products(proto), *(_WIDE_NORMS if wide else ())]
+
+
+def _normalizes(proto: onnx.ModelProto) -> bool:
+    ops = {node.op_type for node in all_nodes(proto.graph.node)}
+    return {"Cast", "ReduceMean"} <= ops
+
+
+def _computes_in(proto: onnx.ModelProto, wanted: int) -> bool:
+    """Whether something is computed in this type of ONNX's."""
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    kinds |= {value.type.tensor_type.elem_type for value in proto.graph.input}
+    for node in all_nodes(proto.graph.node):
+        if node.op_type in ("Cast", "Constant"):
+            kinds |= {one.i if one.name == "to" else one.t.data_type for one in node.attribute}
+    return wanted in kinds
+
+
+def _wrong_products(proto: onnx.ModelProto) -> list[str]:
+    """The fusion of a Transpose into a MatMul, where the model has a form that onnxruntime gets wrong."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
+    half = _computes_in(proto, onnx.TensorProto.FLOAT16)
+    moved: set[str] = set()
+    turned: set[str] = set()
+    batched: set[str] = set()
+    for node in all_nodes(proto.graph.node):
+        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in ranks:
+            ranks[node.output[0]] = ranks[node.input[0]]
+        elif node.op_type == "Transpose":
+            # of two in a row onnxruntime makes one
+            again = not moved.isdisjoint(node.input)
+            turned.update(node.output if _turns(node) or again else ())
+            batched.update(node.output if _turns_batch(node) or again else ())
+            moved.update(node.output)
+        elif node.op_type in TAKEN_OUT:
+            for names in (moved, turned, batched):
+                names.update(node.output if not names.isdisjoint(node.input) else ())
+        elif node.op_type == "MatMul" and node.input[0] in turned and ranks.get(node.input[1], 1) == 1:
+            # what is computed may be a vector too
+            return ["MatmulTransposeFusion"]
+        elif node.op_type == "MatMul" and half and node.input[0] in batched:
+            return ["MatmulTransposeFusion"]
+    return []
+
+
+def copying_rewrites(proto: onnx.ModelProto) -> list[str]:
+    """The rewrites that would make new weights from stored ones, of their size or several times that.
+
+    A stored weight read by a DequantizeLinear or Cast is folded to four or two times the size. A transposed one
+    is stored again, where a MatMul could read it as it is; from 2 GB on onnxruntime 1.32 refuses what it has made.
+    """
+    constant = {tensor.name for tensor in proto.graph.initializer}
+    turned = False
+    for node in proto.graph.node:
+        if node.op_type != "Constant" and constant.issuperset(filter(None, node.input)):
+            constant.update(node.output)
+            turned |= node.op_type == "Transpose"
+    return ["ConstantFolding", *(_TURNING if turned else ())]
+
+
+def idle_rewrites(operators: Collection[tuple[str, str]]) -> list[str]:
+    """The rewrites that would find nothing in a model of these operators, each given by domain and name.
+
+    Each walks and sorts the whole graph to find that out: together they take a quarter of what loading a session of
+    20,000 nodes does, seen with onnxruntime 1.32. None is left out where an operator is written out as a function.
+    """
+    if not all(has_kernel(domain, op) for domain, op in operators):
+        return []
+    ops = {op for _, op in operators}
+    return [rewrite for rewrite, needs in _BEGINS_AT.items() if needs.isdisjoint(ops)]
+
+
+def _turns(node: onnx.NodeProto) -> bool:
+    """Whether a Transpose is one that onnxruntime takes into a MatMul: of the last two axes, or of the first one."""
+    perm = _order(node)
+    return perm is None or perm[:1] != [0] or perm[-2:] == [len(perm) - 1, len(perm) - 2]
+
+
+def _turns_batch(node: onnx.NodeProto) -> bool:
+    """Whether a Transpose of three axes or more moves the first one."""
+    perm = _order(node)
+    return perm is not None and len(perm) > _MATRIX and perm[0] != 0
+
+
+def _order(node: onnx.NodeProto) -> list[int] | None:
+    """The axes of a Transpose in their new order; None where it reverses them."""
+    return next((list(helper.get_attribute_value(one)) for one in node.attribute if one.name == "perm"), None)

@@ -1,0 +1,22 @@
+"""Operators of ONNX's own domains that ONNX does not have: plugins of TensorRT, or names that are misspelled."""
+
+from __future__ import annotations
+
+from toolkit.base.errors import nearest
+from toolkit.graph.model import Model
+from toolkit.graph.surgery.opset import is_foreign, known_operators
+
+
+def foreign_operators(model: Model) -> dict[tuple[str, str], str]:
+    """The first node of each, by domain and name of its operator."""
+    found: dict[tuple[str, str], str] = {}
+    for node, _ in model.walk():
+        key = (node.domain or "", node.op)
+        if key not in found and is_foreign(*key):
+            found[key] = node.name
+    return found
+
+
+def meant(domain: str, op: str) -> list[str]:
+    """The operators that may have been meant by one; empty where none is near."""
+    return list(nearest(op, sorted(known_operators(domain))))

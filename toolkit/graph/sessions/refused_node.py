@@ -1,0 +1,57 @@
+"""The node for which onnxruntime refuses a model, where its error names none: kernels are made without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+
+from toolkit.base.errors import ModelError
+from toolkit.graph.proto.light import LightModel
+from toolkit.graph.proto.nodes import all_nodes, reads_of
+
+_MOST_NODES, _MOST_BYTES = 5_000, 256 << 20
+"""A model with more nodes, or bytes of weights, is not loaded in parts to find one."""
+
+
+def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel], Any]) -> str:
+    """What an error of loading a model says, with the first node without which there is none, where that is found.
+
+    Args:
+        error: what ``load`` raised of the model.
+        model: not changed.
+        load: loads a part of it.
+    """
+    if len(model.proto.graph.node) > _MOST_NODES or model.weight_bytes > _MOST_BYTES:
+        return error.what
+    nodes = list(model.proto.graph.node)
+    named = (mark for node in all_nodes(nodes) for mark in (f"({node.name})", f"'{node.name}'", f'"{node.name}"'))
+    if any(mark in error.what for mark in named):
+        return error.what
+    low, high = 0, len(nodes)
+    if not _refused(model, high, load):
+        return error.what
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _refused(model, middle, load) else (middle + 1, high)
+    if not low:
+        return error.what
+    node = nodes[low - 1]
+    return error.what.replace("the model", f"the model for node '{node.name}' ({node.op_type})", 1)
+
+
+def _refused(model: LightModel, count: int, load: Callable[[LightModel], Any]) -> bool:
+    """Whether the first nodes alone are refused."""
+    part = model.copy()
+    graph = part.proto.graph
+    del graph.node[count:]
+    read = {name for node in graph.node for name in reads_of(node)}
+    ends = [name for node in graph.node for name in node.output if name and name not in read]
+    del graph.output[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
+    try:
+        load(part.drop_unread())
+    except ModelError:
+        return bool(ends)
+    return False

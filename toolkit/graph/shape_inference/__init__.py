@@ -1,0 +1,1 @@
+"""Types and shapes: what inference knows of every tensor at every profile, and dynamic dimensions by name."""

@@ -1,0 +1,141 @@
+"""Shapes of the states that Loops carry: inference leaves them open, as an iteration may change them; most do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx
+
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, held_by, inferred_shapes
+
+_Shape = tuple[int, ...]
+_Key = tuple[str, int]
+"""What a Loop's state is called outside, and its place among the states."""
+_ROUNDS = 8
+"""What one Loop keeps can be what the next begins with."""
+
+
+def with_kept_states(
+    model: onnx.ModelProto, found: onnx.ModelProto, infer: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A model that declares as much of its Loops' states' shapes as an iteration keeps, and what is inferred of it.
+
+    A state is taken to have the shape that it begins with; what the body makes of it then tells which of its dimensions
+    stay, by induction over the iterations. A state whose shape the body does not tell is left open.
+
+    Args:
+        model: not changed.
+        found: what ``infer`` returns for it.
+        infer: shape inference.
+    """
+    refused, known = set[_Key](), dict[_Key, _Shape]()
+    for _ in range(_ROUNDS):
+        states, trial, inferred = _assumed(model, found, infer, refused, known)
+        if not states:
+            break
+        made = _made(inferred.graph, {})
+        kept = {key: _kept(shape, made.get(key)) for key, shape in states.items()}
+        if kept == states:
+            return trial, inferred
+        refused |= {key for key, shape in kept.items() if shape is None}
+        known |= {key: shape for key, shape in kept.items() if shape is not None and shape != states[key]}
+    return model, found
+
+
+def _assumed(
+    model: onnx.ModelProto,
+    found: onnx.ModelProto,
+    infer: Callable[[onnx.ModelProto], onnx.ModelProto],
+    refused: set[_Key],
+    known: Mapping[_Key, _Shape],
+) -> tuple[dict[_Key, _Shape], onnx.ModelProto, onnx.ModelProto]:
+    """The shapes that states are taken to have, a model that says so, and what is inferred of it."""
+    states, trial = dict[_Key, _Shape](), model
+    for _ in range(_ROUNDS):
+        # what one Loop carries is what another within it, or after it, begins with
+        trial = onnx.ModelProto()
+        trial.CopyFrom(model)
+        more = _assume(trial.graph, found.graph, {}, refused, {**states, **known})
+        if more == states:
+            break
+        states, found = more, infer(trial)
+    return states, trial, found
+
+
+def _kept(begun: _Shape, made: _Shape | None) -> _Shape | None:
+    """The dimensions that an iteration keeps, -1 for others; None where nothing tells them."""
+    if made is None or len(made) != len(begun):
+        return None
+    return tuple(size if size == after else -1 for size, after in zip(begun, made))
+
+
+def _assume(
+    graph: onnx.GraphProto,
+    found: onnx.GraphProto,
+    around: Mapping[str, _Shape],
+    refused: set[_Key],
+    known: Mapping[_Key, _Shape],
+) -> dict[_Key, _Shape]:
+    """Declare Loops' states to have their initial shape, or the ``known`` one, in place; returns these shapes."""
+    shapes = {**around, **_shapes(found)}
+    states = dict[_Key, _Shape]()
+    for node, twin in zip(graph.node, found.node):
+        bodies = list(zip(held_by(node), held_by(twin)))
+        if node.op_type == "Loop" and node.domain in ONNX_DOMAINS:
+            body = bodies[0][0]
+            for index, name in enumerate(node.input[2:]):
+                key = (node.output[index] or node.name, index)
+                inside = body.input[2 + index]
+                shape = known.get(key, shapes.get(name))
+                result = shapes.get(node.output[index], (-1,)) if node.output[index] else ()
+                declared = _declared(inside) and -1 not in result
+                if key in refused or shape is None or (declared and key not in known):
+                    continue
+                states[key] = shape
+                _declare(inside, shape)
+                if node.output[index]:
+                    kept = [one for one in graph.value_info if one.name != node.output[index]]
+                    del graph.value_info[:]
+                    graph.value_info.extend(kept)
+                    outside = graph.value_info.add(name=node.output[index])
+                    outside.type.tensor_type.elem_type = inside.type.tensor_type.elem_type
+                    _declare(outside, shape)
+        for sub, other in bodies:
+            states |= _assume(sub, other, shapes, refused, known)
+    return states
+
+
+def _made(graph: onnx.GraphProto, around: Mapping[str, _Shape]) -> dict[_Key, _Shape]:
+    """The shapes that the bodies of Loops make of the states."""
+    shapes = {**around, **_shapes(graph)}
+    found = dict[_Key, _Shape]()
+    for node in graph.node:
+        for sub in held_by(node):
+            if node.op_type == "Loop" and node.domain in ONNX_DOMAINS:
+                inner = {**shapes, **_shapes(sub)}
+                for index in range(len(node.input) - 2):
+                    name = sub.output[1 + index].name
+                    if name in inner:
+                        found[node.output[index] or node.name, index] = inner[name]
+            found |= _made(sub, shapes)
+    return found
+
+
+def _declared(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
+
+
+def _declare(value: onnx.ValueInfoProto, shape: _Shape) -> None:
+    dims = value.type.tensor_type.shape
+    del dims.dim[:]
+    dims.SetInParent()
+    for size in shape:
+        dim = dims.dim.add()
+        if size >= 0:
+            dim.dim_value = size
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, _Shape]:
+    """The shapes of a graph's own tensors, initializers included; see ``inferred_shapes``."""
+    return {**{tensor.name: tuple(tensor.dims) for tensor in graph.initializer}, **inferred_shapes(graph)}

@@ -1,0 +1,117 @@
+"""Values of a model's shape arithmetic where all shapes that it begins with are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, inferred_shapes
+from toolkit.graph.shape_inference.node_values import run_node
+
+_MOST = 256
+"""Shapes and indices are small; a tensor with more entries is data."""
+_MAKERS = frozenset({
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum", "Div", "Equal",
+    "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity",
+    "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "Or", "Pow", "Range", "ReduceMax",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Size",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
+})  # fmt: skip
+_NUMBERS = frozenset({"value_int", "value_ints", "value_float", "value_floats"})
+"""Attributes of a Constant that hold numbers and no tensor."""
+
+
+def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx.ModelProto | None:
+    """The model with its shape arithmetic computed, as far as ``inferred`` shapes allow; None where nothing is new.
+
+    ONNX's own data propagation knows no Div, Pow or Cast to float, which exporters write for the size of a head.
+
+    Args:
+        model: input shapes are fixed.
+        inferred: its graph after shape inference.
+    """
+    shapes = inferred_shapes(inferred)
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    values: dict[str, np.ndarray[Any, Any]] = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if np.prod(tensor.dims) <= _MOST and _holds_values(tensor)
+    }
+    found: dict[str, onnx.NodeProto] = {}
+    opsets = list(model.opset_import)
+    for node in model.graph.node:
+        made = _computed(node, values, shapes, opsets)
+        if made is not None:
+            values |= made
+            found |= dict.fromkeys(made, node)
+    if not found:
+        return None
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    del out.graph.node[:]
+    out.graph.node.extend(node for node in model.graph.node if not any(name in found for name in node.output))
+    held = {tensor.name for tensor in out.graph.initializer}
+    out.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(values[name]), name) for name in found if name not in held
+    )
+    return out
+
+
+def _holds_values(tensor: TensorProto) -> bool:
+    """Whether a tensor carries its values: those of large weights are left out of a skeleton."""
+    fields = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+    return tensor.data_location != TensorProto.EXTERNAL and any(
+        tensor.HasField(f) if f == "raw_data" else len(getattr(tensor, f)) for f in fields
+    )
+
+
+def _computed(
+    node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, tuple[int, ...]], opsets: list[Any]
+) -> dict[str, np.ndarray[Any, Any]] | None:
+    """What a node computes, by output; None where it is no shape arithmetic or an input's value is not known."""
+    if node.domain not in ONNX_DOMAINS or not node.output or node.op_type not in _MAKERS:
+        return None
+    if node.op_type in ("Shape", "Size"):
+        extents = _extents(node, shapes.get(node.input[0]) if node.input else None)
+        return {node.output[0]: extents} if extents is not None else None
+    return _constant(node, opsets) if node.op_type == "Constant" else _run(node, values, opsets)
+
+
+def _constant(node: onnx.NodeProto, opsets: list[Any]) -> dict[str, np.ndarray[Any, Any]] | None:
+    """The value of a Constant, by output; None where it holds strings, is sparse or large."""
+    attributes = {one.name: one for one in node.attribute}
+    if "value" in attributes:
+        tensor = attributes["value"].t
+        return {node.output[0]: numpy_helper.to_array(tensor)} if np.prod(tensor.dims) <= _MOST else None
+    return _run(node, {}, opsets) if _NUMBERS & attributes.keys() else None
+
+
+def _extents(node: onnx.NodeProto, shape: tuple[int, ...] | None) -> np.ndarray[Any, Any] | None:
+    """What a Shape or Size gives for a tensor of this shape, int64; None where an extent is not known."""
+    if shape is None or -1 in shape:
+        return None
+    if node.op_type == "Size":
+        return np.asarray(np.prod(shape, dtype=np.int64))
+    part = {one.name: one.i for one in node.attribute}
+    return np.asarray(shape[part.get("start", 0) : part.get("end")], np.int64)
+
+
+def _run(
+    node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], opsets: list[Any]
+) -> dict[str, np.ndarray[Any, Any]] | None:
+    """What ONNX's reference implementation computes, by output; None where an input is not known or large."""
+    if any(name and name not in values for name in node.input):
+        return None
+    inputs = {name: values[name] for name in node.input if name}
+    if sum(value.size for value in inputs.values()) > _MOST:
+        return None
+    try:
+        made = run_node(node, inputs, opsets)
+    except Exception:  # whatever the reference implementation raises: the shape stays unknown
+        return None
+    if any(value.size > _MOST for value in made):
+        return None
+    return {name: np.asarray(value) for name, value in zip(node.output, made) if name}

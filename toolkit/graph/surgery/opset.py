@@ -1,0 +1,160 @@
+"""Operator sets: bringing a graph to a newer one, and operators that ONNX has in none."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache, lru_cache
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import ModelError
+from toolkit.base.text import on_one_line
+from toolkit.graph.proto.light import large_header, weights_as_inputs
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, operators_of, opset_of
+from toolkit.graph.surgery import assemble
+from toolkit.graph.surgery.export import NodeMessages, export
+from toolkit.graph.surgery.importing import import_light
+from toolkit.graph.surgery.normalise import NEWEST_OPSET, normalise
+from toolkit.graph.surgery.opset_semantics import keep_semantics
+from toolkit.graph.surgery.tensors import onnx_type
+
+_OWN_DOMAINS = ONNX_DOMAINS | {"ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training"}
+_FOREIGN = "qtool.foreign"
+SAME_FROM = {
+    "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Conv": 11, "DequantizeLinear": 13, "Equal": 13, "Flatten": 13,
+    "Identity": 13, "If": 11, "Loop": 13, "Pad": 18, "QuantizeLinear": 13, "Reshape": 13, "Scan": 11,
+    "ScatterElements": 16, "ScatterND": 16, "Shape": 13, "Size": 13, "Squeeze": 13, "Transpose": 13, "Unsqueeze": 13,
+}  # fmt: skip
+"""Operators whose definitions from that opset on differ only in the types that they take, and in attributes whose
+defaults are what was meant before (ONNX's Changelog.md)."""
+_PER_CHANNEL = 21
+"""The opset from which on GroupNormalization means something else (ONNX's Changelog.md, GroupNormalization-21)."""
+
+
+def name_foreign(
+    proto: onnx.ModelProto, withdrawn: bool = False, operators: Collection[tuple[str, str]] | None = None
+) -> bool:
+    """Give operators of ONNX's domains that it has in no version a domain of their own, in place.
+
+    Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
+
+    Args:
+        proto: the model.
+        withdrawn: whether those too that ONNX took back in the model's opset, as GroupNormalization of 18 to 20, which
+            runtimes compute all the same.
+        operators: domain and name of all operators that it has, where these are known.
+
+    Returns:
+        Whether there were any.
+    """
+    version = opset_of(proto) or 1
+    foreign = {
+        (domain, op)
+        for domain, op in (operators if operators is not None else operators_of(proto))
+        if is_foreign(domain, op) or (withdrawn and domain in ONNX_DOMAINS and _withdrawn(op, version))
+    }
+    if not foreign:
+        return False
+    for node in all_nodes(proto.graph.node):
+        if (node.domain, node.op_type) in foreign:
+            node.domain = _FOREIGN
+    proto.opset_import.add(domain=_FOREIGN, version=1)
+    return True
+
+
+def is_foreign(domain: str, op: str) -> bool:
+    """Whether an operator stands in one of ONNX's own domains, and ONNX has none of that name there.
+
+    One that was registered with ``onnx.defs.register_schema`` is ONNX's as long as it is registered.
+    """
+    return domain in _OWN_DOMAINS and not onnx.defs.has(op, "" if domain in ONNX_DOMAINS else domain)
+
+
+def known_operators(domain: str) -> frozenset[str]:
+    """The names of all operators that ONNX has in a domain now, in any version; empty where it has none."""
+    domain = "" if domain in ONNX_DOMAINS else domain
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == domain)
+
+
+@lru_cache(maxsize=1024)
+def _withdrawn(op: str, version: int) -> bool:
+    try:
+        return bool(onnx.defs.get_schema(op, version, "").deprecated)
+    except onnx.defs.SchemaError:
+        return False
+
+
+def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages | None = None) -> gs.Graph:
+    """The graph at a newer opset, by ONNX's version converter; large weights stay where they are.
+
+    ``known`` has messages of nodes that were written before.
+
+    Raises:
+        ModelError: the converter has no way for one of the operators, or there is no such opset.
+    """
+    if target > NEWEST_OPSET:
+        what = f"opset {target} is requested, and {NEWEST_OPSET} is the newest that qtool knows"
+        raise ModelError(what, where=where, remedy="ask for an older one")
+    light = export(model, where, known)
+    own = [node for node in all_nodes(light.proto.graph.node) if node.domain in ONNX_DOMAINS]
+    groups = [node.name for node in own if node.op_type == "GroupNormalization"]
+    if groups and model.opset < _PER_CHANNEL <= target:
+        raise ModelError(
+            f"opset {model.opset} cannot be raised to {target}: node '{groups[0]}' (GroupNormalization) has a scale "
+            f"per group, and from opset {_PER_CHANNEL} on one per channel, which ONNX's converter gets wrong",
+            where=where,
+            remedy=f"export the model at opset {_PER_CHANNEL} or later, or at 17",
+        )
+    light.proto.ir_version = max(model.ir_version or 0, 8)
+    given = [value.name for value in light.proto.graph.input]
+    proto = weights_as_inputs(light.proto, light.weights)
+    foreign = name_foreign(proto)
+    try:
+        converted = onnx.version_converter.convert_version(proto, target)
+    except Exception as error:
+        raise ModelError(
+            f"opset {model.opset} cannot be raised to {target}: {on_one_line(str(error), 300)}",
+            where=where,
+            remedy=f"export the model at opset {target} or later",
+        ) from error
+    for node in all_nodes(converted.graph.node) if foreign else ():
+        node.domain = "" if node.domain == _FOREIGN else node.domain
+    keep_semantics(converted.graph, model.opset, target)
+    inputs = [value for value in converted.graph.input if value.name in given]
+    del converted.graph.input[:]
+    converted.graph.input.extend(inputs)
+    converted.graph.initializer.extend(
+        large_header(name, onnx_type(values.dtype), tuple(values.shape)) for name, values in light.weights.items()
+    )
+    light.proto, _ = normalise(converted, where)
+    return import_light(light.lighten())
+
+
+def renumbered(graph: gs.Graph, target: int) -> bool:
+    """Change the number alone, in place, where both opsets mean the same by all of a graph's operators.
+
+    Returns:
+        Whether they do; nothing is changed where not.
+    """
+    ops = {node.op for node, _ in assemble.walk(graph) if node.domain in ONNX_DOMAINS and onnx.defs.has(node.op)}
+    if graph.functions or any(_meaning(op, graph.opset) != _meaning(op, target) for op in ops):
+        return False
+    graph.import_domains = [
+        onnx.helper.make_opsetid(one.domain, target if one.domain in ONNX_DOMAINS else one.version)
+        for one in graph.import_domains or [onnx.helper.make_opsetid("", target)]
+    ]
+    for one in (graph, *assemble.subgraphs(graph)):
+        one.opset = target
+    return True
+
+
+@cache
+def _meaning(op: str, opset: int) -> int:
+    """The opset that gave an operator the meaning that it has in this one; 0 where it is not in this one."""
+    try:
+        since = int(onnx.defs.get_schema(op, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
+    same = SAME_FROM.get(op, since)
+    return same if since >= same else since

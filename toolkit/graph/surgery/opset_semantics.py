@@ -1,0 +1,98 @@
+"""Operators whose meaning ONNX's version converter does not carry over, corrected after it.
+
+What it gets wrong was found by running one model of every operator that changed between opsets 9 and 21, at the top
+of a graph and in the branch of an If, before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import helper, numpy_helper
+
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, inside_out
+
+_RESIZE, _DROPOUT, _HARDMAX = 11, 12, 13
+"""The opsets that gave these operators another meaning, or inputs in place of attributes (ONNX's Changelog.md,
+Resize-11, Dropout-12 and Hardmax-13)."""
+
+
+def keep_semantics(graph: onnx.GraphProto, before: int, after: int) -> None:
+    """Make a graph that the converter wrote mean what it meant, in place, subgraphs included.
+
+    Args:
+        graph: what the converter wrote; each of its operators named below comes from the old graph.
+        before: the opset that it was written for.
+        after: the opset that it has now.
+    """
+    if before < _RESIZE <= after:
+        constants = _constants(graph)
+        for node in all_nodes(graph.node):
+            if node.op_type == "Resize" and node.domain in ONNX_DOMAINS:
+                _place_samples(node, constants)
+    if before < _HARDMAX <= after:
+        taken = {name for node in all_nodes(graph.node) for name in (*node.input, *node.output, node.name)}
+        taken |= {one.name for each in inside_out(graph) for one in (*each.input, *each.initializer)}
+        for one in inside_out(graph):
+            _flatten_hardmaxes(one, taken)
+    if before < _DROPOUT <= after:
+        for node in all_nodes(graph.node):
+            if node.op_type == "Dropout" and node.domain in ONNX_DOMAINS:
+                # the converter makes the ratio a tensor of one element where a scalar is due; inference needs it not
+                del node.input[1:]
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    found = {tensor.name: tensor for one in inside_out(graph) for tensor in one.initializer}
+    for node in all_nodes(graph.node):
+        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+    return found
+
+
+def _place_samples(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> None:
+    """Say how a Resize or Upsample of opset 9 and 10 places its samples; the converter leaves opset 11's defaults.
+
+    They meant asymmetric coordinates. ONNX does not say how these are rounded to the nearest; onnxruntime, the
+    reference here, rounds them down, and up where an axis shrinks (upsamplebase.h, NearestMode SIMPLE).
+    """
+    kept = [one for one in node.attribute if one.name not in ("coordinate_transformation_mode", "nearest_mode")]
+    scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+    changed = [scale for scale in numpy_helper.to_array(scales).ravel() if scale != 1] if scales is not None else []
+    rounding = "ceil" if changed and max(changed) < 1 else "floor"
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+    node.attribute.append(helper.make_attribute("nearest_mode", rounding))
+
+
+def _flatten_hardmaxes(graph: onnx.GraphProto, taken: set[str]) -> None:
+    """Have each Hardmax look at all axes from its own on at once, as it did before opset 13; the default was 1."""
+    nodes = list[onnx.NodeProto]()
+    for node in graph.node:
+        if node.op_type != "Hardmax" or node.domain not in ONNX_DOMAINS:
+            nodes.append(node)
+            continue
+        axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
+        read, made = node.input[0], node.output[0]
+        shape, rows, marked = (_free(f"{made}_{word}", taken) for word in ("shape", "rows", "marked"))
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("axis", -1))
+        node.input[0], node.output[0] = rows, marked
+        nodes += [
+            helper.make_node("Shape", [read], [shape], shape),
+            helper.make_node("Flatten", [read], [rows], rows, axis=axis),
+            node,
+            helper.make_node("Reshape", [marked, shape], [made], marked),
+        ]
+    if len(nodes) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name

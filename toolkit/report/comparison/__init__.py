@@ -1,0 +1,1 @@
+"""Runs and ranges side by side: which nodes correspond, what differs, in the terminal and as HTML."""

@@ -1,0 +1,309 @@
+"""Runs side by side: what differs in verdict, accuracy, precision, error and time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.comparison.matching import match
+from toolkit.report.findings import sentence
+from toolkit.report.schema.report import NONE, Accuracy, Finite, LayerInfo, Part, Report, Status, Verdict, word
+
+SCHEMA = "qtool-comparison-2"
+ERROR_DB = 1.0
+TIME_SHARE, TIME_MS = 0.1, 0.005
+Aspect = Literal["there", "asked", "actual", "status", "error", "time"]
+
+
+class RunSide(Part):
+    """One of the runs."""
+
+    label: str
+    recipe: str
+    fingerprint: str
+    backend: str
+    verdict: Verdict
+    headline: str
+    matched: int = Field(description="nodes that the first run has too")
+    built: bool = Field(default=True, description="whether an engine tells what its nodes run in")
+    renamed: int = Field(default=0, description="those of them that are called otherwise there")
+
+
+class Figure(Part):
+    """A figure of every run; ``better`` says which way is better: 'more', 'less', or neither."""
+
+    name: str
+    values: list[Finite]
+    unit: str = ""
+    better: Literal["more", "less", ""] = ""
+
+    def change(self, run: int) -> float | None:
+        """The figure of a run minus that of the first, where both are known."""
+        first, other = self.values[0], self.values[run]
+        return other - first if first is not None and other is not None else None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the runs differ in it."""
+        return any(value != self.values[0] for value in self.values)
+
+
+class NodeSide(Part):
+    """One node in one of the runs."""
+
+    node: str = Field(description="what it is called there")
+    asked: Precision | None = None
+    actual: Precision | None = None
+    status: Status = "unknown"
+    reason: str = ""
+    sqnr_db: Finite = None
+    identical: bool = False
+    time_ms: float | None = Field(default=None, description="summed over the profiles that all runs timed")
+    error_delta_db: Finite = Field(default=None, description="less that of the first run")
+    time_delta_ms: Finite = Field(default=None, description="less that of the first run")
+
+
+class NodeDifference(Part):
+    """A node of the first run and others that differs, and in what."""
+
+    node: str
+    op: str
+    differs: list[Aspect]
+    sides: list[NodeSide | None] = Field(description="by run; null where it has no such node")
+
+
+class Comparison(Part):
+    """What differs between runs, the others against the first."""
+
+    schema_id: Literal["qtool-comparison-2"] = Field(default="qtool-comparison-2", alias="schema")
+    headline: str
+    said: list[str] = Field(description="the first run and each other, in a sentence")
+    same: bool = Field(description="whether nothing below differs")
+    same_model: bool
+    runs: list[RunSide]
+    figures: list[Figure]
+    nodes: list[NodeDifference]
+    only: list[list[str]] = Field(description="by run, the nodes that are matched with none of another run")
+    in_all: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def differing(self, *aspects: Aspect) -> list[NodeDifference]:
+        """The nodes that differ in any of ``aspects``."""
+        return [node for node in self.nodes if set(aspects) & set(node.differs)]
+
+
+def compare(reports: Sequence[Report], labels: Sequence[str]) -> Comparison:
+    """What differs between reports.
+
+    Nodes of the same name are the same, as are others that match by structure: see ``matching``. Precision,
+    status: any difference counts. Error: from 1 dB on, or where only one is identical to float. Time: from 10% and 5
+    microseconds on.
+
+    Args:
+        reports: two or more runs; all others are compared with the first.
+        labels: what to call them, such as the run folders' names.
+    """
+    matches = [match(reports[0], other) for other in reports[1:]]
+    nodes, in_all = _node_differences(reports, matches)
+    only = _unmatched(reports, matches)
+    accuracy = list(_accuracy_figures([report.accuracy for report in reports]))
+    figures = [*accuracy, *_size_figures(reports), *_count_figures(reports)]
+    same_names = {layer.node: layer.node for layer in reports[0].layers}
+    runs = [_side(*one) for one in zip(reports, labels, [same_names, *matches])]
+    changed = any(figure.differs for figure in figures) or len({run.verdict for run in runs}) > 1
+    made = Comparison(
+        headline="", said=[], same=not (changed or nodes or any(only)), in_all=in_all,
+        same_model=len({report.model.fingerprint for report in reports}) == 1,
+        runs=runs, figures=figures, nodes=nodes, only=only,
+    )  # fmt: skip
+    made.said = [sentence(_said(made, run, accuracy)) for run in range(1, len(runs))]
+    several = ReportCode.RUNS_SEVERAL(runs=[run.label for run in runs], verdicts=[run.verdict for run in runs])
+    made.headline = made.said[0] if len(runs) == 2 else sentence(several)
+    return made
+
+
+def _node_differences(
+    reports: Sequence[Report], matches: Sequence[Mapping[str, str]]
+) -> tuple[list[NodeDifference], int]:
+    """The nodes that differ, and how many nodes all runs have; ``matches`` by other run, its node by the first's."""
+    layers = [{layer.node: layer for layer in report.layers} for report in reports]
+    differences: list[NodeDifference] = []
+    in_all = 0
+    for layer in reports[0].layers:
+        names = [matched.get(layer.node) for matched in matches]
+        found = [layer, *(layers[run][name] if name is not None else None for run, name in enumerate(names, 1))]
+        in_all += None not in found
+        if any(one is not None for one in found[1:]) and (different := _difference(found)) is not None:
+            differences.append(different)
+    return differences, in_all
+
+
+def _unmatched(reports: Sequence[Report], matches: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """By run, the nodes that are matched with none of another run."""
+    taken = [set().union(*matches), *(set(matched.values()) for matched in matches)]
+    return [[layer.node for layer in report.layers if layer.node not in own] for report, own in zip(reports, taken)]
+
+
+def _side(report: Report, label: str, matched: Mapping[str, str]) -> RunSide:
+    backend = f"{report.backend.name} {report.backend.version}".strip()
+    return RunSide(
+        label=label, recipe=report.recipe.name, fingerprint=report.model.fingerprint, backend=backend,
+        verdict=report.summary.verdict, headline=report.summary.headline,
+        built=_built(report),
+        matched=len(matched), renamed=sum(name != other for name, other in matched.items()),
+    )  # fmt: skip
+
+
+def _difference(found: Sequence[LayerInfo | None]) -> NodeDifference | None:
+    """How a node differs from the first run's, over all runs that have it."""
+    here = [layer for layer in found if layer is not None]
+    told = _told(here[0])
+    if len(here) == len(found) and all(_told(layer) == told for layer in here[1:]):
+        # nearly every node of a large graph
+        return None
+    timed = sorted(set.intersection(*(set(layer.time_ms) for layer in here)))
+    sides = [_node_side(layer, timed) if layer is not None else None for layer in found]
+    first, base = sides[0], found[0]
+    assert first is not None and base is not None
+    differs: dict[Aspect, None] = {}
+    for layer, side in zip(found[1:], sides[1:]):
+        if layer is None or side is None:
+            differs["there"] = None
+            continue
+        differs |= dict.fromkeys(_aspects(first, side, base.error is not None and layer.error is not None))
+    if not differs:
+        return None
+    order: tuple[Aspect, ...] = ("there", "asked", "actual", "status", "error", "time")
+    return NodeDifference(node=base.node, op=base.op, differs=[one for one in order if one in differs], sides=sides)
+
+
+def _told(layer: LayerInfo) -> tuple[Any, ...]:
+    """Everything that nodes are compared by."""
+    error = (layer.error.sqnr_db, layer.error.identical) if layer.error else None
+    return layer.asked_precision, layer.actual.precision, layer.status, error, layer.time_ms
+
+
+def _aspects(first: NodeSide, other: NodeSide, measured: bool) -> Iterator[Aspect]:
+    """In what a node differs between the first run and another, which gets its deltas."""
+    if first.asked != other.asked:
+        yield "asked"
+    if "unknown" not in (first.status, other.status):
+        # what is not known does not differ
+        if first.actual != other.actual:
+            yield "actual"
+        if first.status != other.status:
+            yield "status"
+    if first.sqnr_db is not None and other.sqnr_db is not None:
+        other.error_delta_db = other.sqnr_db - first.sqnr_db
+    error = other.error_delta_db
+    unlike = (first.sqnr_db, first.identical) != (other.sqnr_db, other.identical)
+    if (error is not None and abs(error) >= ERROR_DB) or (measured and error is None and unlike):
+        yield "error"
+    if first.time_ms is not None and other.time_ms is not None:
+        other.time_delta_ms = other.time_ms - first.time_ms
+        if abs(other.time_delta_ms) >= max(TIME_MS, TIME_SHARE * first.time_ms):
+            yield "time"
+
+
+def _node_side(layer: LayerInfo, timed: list[str]) -> NodeSide:
+    return NodeSide(
+        node=layer.node,
+        asked=layer.asked_precision,
+        actual=layer.actual.precision,
+        status=layer.status,
+        reason=layer.reason,
+        sqnr_db=layer.error.sqnr_db if layer.error else None,
+        identical=bool(layer.error and layer.error.identical),
+        time_ms=sum(layer.time_ms[profile] for profile in timed) if timed else None,
+    )
+
+
+def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
+    """The metric and its drop, where all runs have the same metric, then the outputs' own figures."""
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
+        return
+    alike = len({one.metric for one in known}) == 1
+    if alike and known[0].quantized is not None:
+        yield Figure(name=known[0].metric or "metric", values=[one.quantized for one in known])
+    if alike and any(one.drop is not None for one in known):
+        yield Figure(name="drop from float", values=[one.drop for one in known], better="less")
+    for name in [name for name in known[0].outputs if all(name in one.outputs for one in known)]:
+        outputs = [one.outputs[name] for one in known]
+        sqnr, agreement = [output.sqnr_db for output in outputs], [output.agreement for output in outputs]
+        if any(value is not None for value in sqnr):
+            yield Figure(name=f"{name} SQNR", values=sqnr, unit="dB", better="more")
+        if any(value is not None for value in agreement):
+            yield Figure(name=f"{name} agreement", values=agreement, better="more")
+
+
+def _size_figures(reports: Sequence[Report]) -> Iterator[Figure]:
+    """Quantized shares where all runs count the same, engine size, and latency."""
+    summaries = [report.summary for report in reports]
+    if len({one.share_of for one in summaries}) == 1:
+        yield Figure(name="share requested quantized", unit="share", values=[one.asked_share for one in summaries])
+        if {one.share_by for one in summaries} == {"actual"}:
+            yield Figure(name="share run quantized", unit="share", values=[one.quantized_share for one in summaries])
+    sizes = [report.backend.engine_bytes for report in reports]
+    if any(value is not None for value in sizes):
+        yield Figure(name="engine", values=sizes, unit="bytes", better="less")
+    times = [dict(_numbers(report.latency or {}, "latency")) for report in reports]
+    for name in [n for n in times[0] if all(n in one for one in times)]:
+        yield Figure(name=name, values=[one[name] for one in times], unit="ms", better="less")
+
+
+def _count_figures(reports: Sequence[Report]) -> Iterator[Figure]:
+    """How many nodes run in each precision; requested precisions are counted where a run has no engine."""
+    summaries = [report.summary for report in reports]
+    built = all(_built(report) for report in reports)
+    counts = [one.by_actual if built else one.by_asked for one in summaries]
+    for precision in [word(p) for p in (*Precision, None) if any(word(p) in one for one in counts)]:
+        called = ("nodes in " if built else "nodes requested in ") + precision
+        if precision == NONE:
+            called = "nodes in no known precision" if built else "nodes of no precision"
+        yield Figure(name=called, values=[one.get(precision, 0) for one in counts])
+
+
+def _built(report: Report) -> bool:
+    """Whether an engine tells what nodes run in."""
+    return any(layer.actual.precision is not None for layer in report.layers)
+
+
+def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _numbers(value, f"{prefix} {key}")
+    elif isinstance(content, (int, float)) and not isinstance(content, bool):
+        yield prefix, float(content)
+
+
+def _said(made: Comparison, run: int, accuracy: list[Figure]) -> Finding:
+    """What differs between the first run and another, in short."""
+    a, b = made.runs[0], made.runs[run]
+    unbuilt = [one.label for one in (a, b) if not one.built]
+    pairs = [(node.sides[0], node.sides[run]) for node in made.nodes]
+    both = [(one, other) for one, other in pairs if one is not None and other is not None]
+    differences = [set(_aspects(one, other, True)) for one, other in both]
+    only_a, only_b = len(made.only[0]) + len(pairs) - len(both), len(made.only[run])
+    unlike = any(one.values[0] != one.values[run] for one in made.figures)
+    if not (any(differences) or unlike or a.verdict != b.verdict or only_a or only_b):
+        return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=b.matched, renamed=b.renamed,
+                                      unbuilt=unbuilt)  # fmt: skip
+    figure = next((one for one in accuracy if one.change(run)), None)
+    deltas = [delta for _, other in both if (delta := other.error_delta_db) is not None and abs(delta) >= ERROR_DB]
+    lower = sum(delta < 0 for delta in deltas)
+    return ReportCode.RUNS_DIFFER(
+        a=a.label, b=b.label, verdict_a=a.verdict, verdict_b=b.verdict, figure=figure.name if figure else "",
+        value_a=figure.values[0] if figure else None, value_b=figure.values[run] if figure else None,
+        unit=figure.unit if figure else "", precision=sum(bool({"asked", "actual"} & one) for one in differences),
+        nodes=b.matched, lower=lower, higher=len(deltas) - lower, only_a=only_a, only_b=only_b,
+        same_model=a.fingerprint == b.fingerprint, renamed=b.renamed, unbuilt=unbuilt,
+    )  # fmt: skip

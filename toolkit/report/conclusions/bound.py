@@ -1,0 +1,130 @@
+"""Why a search quantized less of the work than there could be: the bound that its own measurements show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
+from toolkit.contract.journal import Journal
+from toolkit.contract.registry import pass_name
+from toolkit.contract.roles import Role
+from toolkit.report.bound_codes import BoundCode
+from toolkit.report.fragments import Advice
+from toolkit.report.schema.report import LayerInfo, PassInfo
+from toolkit.report.schema.search import PlanPoint, SearchInfo
+
+MUCH = 0.85
+"""The share of the work from which on it needs no explanation why a plan does not quantize more."""
+_SHOWN = 5e-5
+"""The least difference between two shares of answers that the figures show: 0.01 %, rounded."""
+_LATE = "max_ms"
+_NAMED = 3
+
+
+def bounded(info: SearchInfo) -> bool:
+    """Whether accuracy kept the chosen plan from quantizing ``MUCH`` of the work: all quantized misses the budget.
+
+    Not where the chosen plan quantizes every layer that can be, with other ranges: the rest takes no pairs.
+    """
+    best, chosen = _everything(info), info.chosen
+    return (
+        chosen.kept > 0 and chosen.quantized_share < MUCH and best is not None and bool(set(best.lacks) - {_LATE})
+    )
+
+
+def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> list[Finding]:
+    """What keeps the other layers in float, the most telling first; empty where the plan quantizes enough.
+
+    Args:
+        info: the search.
+        journal: tells which helpers were tried and not applied.
+        layers: those of the final graph, with their multiply-accumulates.
+    """
+    if not bounded(info):
+        return []
+    best, noted = _everything(info), journal.of("noted")
+    assert best is not None
+    shared = {"precision": info.precision, "metric": info.metric or "", "allowed": info.allowed, "rest": info.rest}
+    found = [
+        BoundCode.EVERYTHING(
+            **shared, **_shown(best), output=info.output, squashed_by=info.squashed_by, float_metric=info.float_metric
+        )
+    ]  # fmt: skip
+    found += dict.fromkeys(e.why for e in noted if e.why.code is Code.SEARCH_WITHOUT_LABELS)
+    for place, more in enumerate(_larger(info)):
+        known = {"share": more.quantized_share, "of": info.share_of, "next": not place}
+        found.append(BoundCode.LARGER_PLAN(**shared, **_shown(more), **known))
+    chosen = info.chosen
+    adds = info.types_db is not None and chosen.sqnr_db is not None and info.types_db < chosen.sqnr_db
+    counted = info.types_expected is not None and chosen.expected is not None
+    # what does not show in the answers keeps nothing in float
+    tells = not counted or (info.types_expected or 0.0) - (chosen.expected or 0.0) > _SHOWN
+    if adds and tells and info.rest is not Precision.FP32:
+        found.append(
+            BoundCode.FLOAT_TYPE(
+                rest=info.rest, sqnr_db=info.types_db, expected=info.types_expected, simulated_db=chosen.sqnr_db,
+                simulated=chosen.expected,
+            )
+        )  # fmt: skip
+    found += _layers(info, layers)
+    found += [e.why for e in noted if e.why.code is Code.SEARCH_HELPER_UNLIKE]
+    return found + [e.why for e in noted if e.why.code is Code.SEARCH_HELPER and not e.why.values["applied"]]
+
+
+def bound_advice(info: SearchInfo, passes: Sequence[PassInfo]) -> list[Advice]:
+    """What may quantize more where accuracy keeps layers in float."""
+    own = next((one for one in passes if one.role is Role.SEARCH), None)
+    if not bounded(info) or info.precision is not Precision.INT8 or (own is not None and own.settings.get("also")):
+        return []
+    use = own.use if own is not None else pass_name(Role.SEARCH)
+    return [Advice(BoundCode.WHAT_NEXT(precision=info.precision), f'[[pass]]\nuse = "{use}"\nalso = "fp8"\n')]
+
+
+def _everything(info: SearchInfo) -> PlanPoint | None:
+    """Among the plans that quantize every layer the one with the least noise; they differ in ranges."""
+    plans = [plan for plan in info.plans if plan.kept == 0 and plan.noise is not None]
+    return min(plans, key=lambda plan: plan.noise or 0.0, default=None)
+
+
+def _larger(info: SearchInfo) -> list[PlanPoint]:
+    """The next and the last of the plans that miss the budget, and quantize more than the chosen one but not all."""
+    least = info.chosen.quantized_share + 1e-9
+    above = [plan for plan in info.plans if plan.kept and plan.lacks and plan.quantized_share > least]
+    above.sort(key=lambda plan: plan.quantized_share)
+    return above if len(above) < 2 else [above[0], above[-1]]
+
+
+def _shown(plan: PlanPoint) -> Mapping[str, object]:
+    return {
+        "sqnr_db": plan.sqnr_db, "value": plan.metric, "unchanged": plan.unchanged, "expected": plan.expected,
+        "samples": plan.samples, "limits": list(plan.lacks),
+        "lacks": ["inf" if by is None else by for by in plan.lacks.values()],
+    }  # fmt: skip
+
+
+def _layers(info: SearchInfo, layers: Sequence[LayerInfo]) -> list[Finding]:
+    """What the best single layer kept float changes, and which layers cost most."""
+    found = list[Finding]()
+    gains = {
+        layer.node: (layer.without_db, full)
+        for layer in info.layers
+        # a report of an earlier release holds only that of the worst output
+        if layer.without_db is not None
+        and (full := layer.full_db if layer.full_db is not None else info.full_db) is not None
+    }
+    if gains:
+        best = max(gains, key=lambda node: gains[node][0] - gains[node][1])
+        found.append(BoundCode.ONE_LAYER(node=best, db=gains[best][0], before_db=gains[best][1], tried=len(gains)))
+    macs = {layer.node: layer.macs or 0 for layer in layers}
+    total = sum(macs.values())
+    costly = [layer for layer in info.layers if layer.share > 0][:_NAMED]
+    if costly and info.share_of == "macs" and total:
+        found.append(
+            BoundCode.COSTLIEST(
+                nodes=[one.node for one in costly], loss=sum(one.share for one in costly),
+                work=sum(macs.get(one.node, 0) for one in costly) / total, layers=len(info.layers),
+                kept=sum(one.kept for one in costly),
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,198 @@
+"""The report's first line, and how much runs quantized."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from toolkit.base.precision import Precision
+from toolkit.base.text import count
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.conclusions.device import FEW, failure, judged, on_device
+from toolkit.report.conclusions.speed import slower, speed
+from toolkit.report.conclusions.verdict import QuantizedCount, breakage, judged_accuracy, quantized_count, verdict
+from toolkit.report.findings import sentence
+from toolkit.report.findings.outputs.accuracy import brief, figures, unrounded
+from toolkit.report.findings.words import capital, quoted
+from toolkit.report.schema.report import Accuracy, DeviceInfo, LayerInfo, PayoffInfo, Verdict
+
+_WRONG = "CHECK LABELS AND PREPROCESSING"
+_LONG, _LONG_RESULT = 12, 60
+"""Words of a reason that the first line has no room for; where nothing is quantized the reason is the result."""
+_SOURCES = {
+    "inspector": "from the engine's inspector",
+    "tactic": "from the engine's kernels",
+    "weights": "from the engine's weights",
+    "network": "inferred from the typed network (no GPU opened the engine)",
+}
+
+
+def headline(
+    layers: Sequence[LayerInfo],
+    accuracy: Accuracy | None,
+    device: DeviceInfo | None = None,
+    payoff: PayoffInfo | None = None,
+    late: Finding | None = None,
+    predicted: Finding | None = None,
+    left: Finding | None = None,
+) -> str:
+    """The report's first line: whether the result is usable, in numbers, how much runs quantized, and whether it paid.
+
+    An engine slower than the unquantized model's is called that first, unless it is no good anyway.
+
+    Args:
+        layers: the report's layers.
+        accuracy: what the evaluation measured.
+        device: the engine's run on the GPU.
+        payoff: its time beside that of unquantized engines.
+        late: that it misses a latency limit, see ``search_time.too_slow``.
+        predicted: that it is predicted to be slow, see ``search_time.slow_plan``; said where no other engine was
+            measured.
+        left: that nothing, or no layer of a kind, was quantized, see ``left_out``.
+    """
+    found, slow = verdict(accuracy, device, late), slower(payoff)
+    pace = speed(payoff) or (None if slow is not None else predicted)
+    converted = left is not None and left.code is ReportCode.FLOAT_CONVERTED
+    counted = [] if converted else [quantized_words(quantized_count(layers))]
+    reason = _short(left, _LONG if quantized_count(layers).quantized else _LONG_RESULT)
+    running = "; ".join([*counted, *(sentence(one) for one in (reason, pace) if one is not None)])
+    told = _told(found, accuracy, device, running, late)
+    if slow is None:
+        return told
+    return f"{told} {sentence(slow)}." if found in ("broken", "missed") else f"{sentence(slow)}. {told}"
+
+
+def _short(left: Finding | None, most: int) -> Finding | None:
+    """Without the reason of its one example, where that has more words: the layer's own entry has it."""
+    long = left is not None and len(str(left.values.get("reason", "")).split()) > most
+    return left.code(**{**left.values, "reason": ""}) if left is not None and long else left
+
+
+def _told(
+    found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str, late: Finding | None
+) -> str:
+    """The first line without the speed: ``running`` says what runs quantized."""
+    failed = failure(device)
+    if failed is not None:
+        return f"BROKEN: {sentence(failed)}. {capital(running)}."
+    own = on_device(device)
+    if own is not None and own is not accuracy and judged_accuracy(accuracy, None) == "unmeasured":
+        # the engine alone was run, or nothing of the model could be compared without it
+        return _told(found, own, device if found == "broken" else None, f"measured on the GPU; {running}", late)
+    if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
+        known = figures(accuracy) if accuracy is not None else ""
+        return f"MISSED ITS BUDGET: {'; '.join((sentence(late), known or 'accuracy was not measured', running))}."
+    if accuracy is None or found == "unmeasured":
+        return _unmeasured(accuracy, running)
+    if found == "broken":
+        return f"BROKEN: {_broken(accuracy, device)}; do not deploy. {capital(running)}."
+    if found == "missed":
+        return _missed(accuracy, own, running, late)
+    lacking = _not_compared(accuracy) if accuracy.not_compared else ""
+    said = (figures(accuracy), unrounded(accuracy), lacking, _on_gpu(own), running)
+    words = "; ".join(filter(None, said))
+    if found == "doubtful":
+        doubted = accuracy if accuracy.doubts or own is None else own
+        return f"{_doubtful(doubted)}; {words}."
+    return f"Usable{_doubt(accuracy)}: {words}."
+
+
+def _on_gpu(own: Accuracy | None) -> str:
+    return f"on the GPU {brief(own)}" if own is not None else ""
+
+
+def _unmeasured(accuracy: Accuracy | None, running: str) -> str:
+    """Why it is not known whether the result is usable."""
+    if accuracy is not None and accuracy.not_compared:
+        known = f"{figures(accuracy)}; " if accuracy.outputs else ""
+        return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {known}{running}."
+    if accuracy is not None and accuracy.drawing:
+        verb = "draws" if len(accuracy.drawing) == 1 else "draw"
+        unlike = f"{quoted(accuracy.drawing)} {verb} different random numbers in every run"
+        return f"Not measured: {unlike}, so outputs differ without any quantization; {running}."
+    return f"Not measured: no data shows whether the result is usable; {running}."
+
+
+def _missed(accuracy: Accuracy, own: Accuracy | None, running: str, late: Finding | None) -> str:
+    """Which limit was missed, in the simulation or by the engine on the GPU (``own``), and what else is known."""
+    guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
+    over = guilty.drop_kept is False
+    miss = "" if over or not guilty.misses else guilty.misses[0]
+    said = [miss, figures(guilty, not (miss and guilty.parts and guilty.parts[0].standing == "missed"))]
+    said += [unrounded(guilty)] + ([accuracy.doubts[0]] if accuracy.float_wrong else [])
+    other = f"simulated {brief(accuracy)}" if place else _on_gpu(own)
+    said += ["" if late is None else sentence(late), other, running]
+    default = " (the task's own; the recipe has none)" if guilty.by_default else ""
+    return f"MISSED ITS BUDGET{default}{place}: {'; '.join(filter(None, said))}."
+
+
+def _not_compared(accuracy: Accuracy) -> str:
+    """Which outputs were not compared, and what was in their place."""
+    instead = f", so what it reads was compared: {quoted(accuracy.in_place)}" if accuracy.in_place else ""
+    verb = "comes" if len(accuracy.not_compared) == 1 else "come"
+    return f"{quoted(accuracy.not_compared)} {verb} from a node that onnxruntime cannot run{instead}"
+
+
+def _doubtful(accuracy: Accuracy) -> str:
+    """What keeps a result that misses no limit from being called usable: too few samples come first, and say so."""
+    first = accuracy.doubts[0]
+    if accuracy.float_wrong:
+        return f"{_WRONG}: {first}"
+    if accuracy.shows_nothing:
+        return f"NOT PROVEN: {first}"
+    if accuracy.standing != "unproven":
+        return f"Within its budget, but {first}"
+    return ", but ".join([capital(first), *accuracy.doubts[1:2]])
+
+
+def _doubt(accuracy: Accuracy) -> str:
+    """How little the verdict stands on: few samples, no budget."""
+    few = f" on only {count(accuracy.samples, 'sample')}" if 0 < accuracy.samples < FEW else ""
+    return few + (", no budget set" if accuracy.met is None else "")
+
+
+def _broken(accuracy: Accuracy, device: DeviceInfo | None) -> str:
+    """What is broken: the simulation, the engine in one profile, or the engine as a whole."""
+    own = on_device(device)
+    places = [("", accuracy)]
+    places += [(f"on the GPU in profile '{name}', ", one) for name, one in (judged(device) if device else ())]
+    places += [("on the GPU ", own)] if own is not None else []
+    return next(f"{place}{sentence(why)}" for place, one in places if (why := breakage(one)) is not None)
+
+
+def quantized_words(found: QuantizedCount) -> str:
+    """How many of the computing layers run quantized, or are requested to where no engine is known."""
+    hidden = ""
+    if found.hidden:
+        hidden = f", {found.hidden} inside blocks that hide their precision"
+        verb = "computes" if found.as_quantized == 1 else "compute"
+        hidden += f" (opened, {found.as_quantized} of them {verb} as quantized)" if found.as_quantized else ""
+    layers = count(found.layers, "layer")
+    if not found.quantized:
+        return f"none of {layers} {'runs' if found.known else 'is requested'} quantized{hidden}"
+    (first, most), *others = found.quantized.items()
+    verb = ("runs" if most == 1 else "run") if found.known else ("is requested" if most == 1 else "are requested")
+    words = f"{most} of {layers} {verb} {_how(first)}"
+    words += "".join(f", {number} {_how(precision)}" for precision, number in others)
+    return words + (hidden or ("" if found.known else " (no engine confirms it)"))
+
+
+def _how(precision: str) -> str:
+    return f"with {precision.upper()} weights" if Precision(precision).weights_only else f"in {precision.upper()}"
+
+
+def evidence(layers: Iterable[LayerInfo]) -> str:
+    """How the actual precisions are known; empty where none is."""
+    tally = Counter(layer.actual.source for layer in layers if layer.role == "compute" and layer.actual.precision)
+    return ", ".join(f"{number} {_SOURCES.get(source, source)}" for source, number in tally.most_common())
+
+
+def opened_words(layers: Iterable[LayerInfo]) -> str:
+    """How many opaque nodes computed as quantized and as float, by their values; empty where none was opened so."""
+    inner = [layer.actual.opened for layer in layers if layer.actual.opened is not None]
+    tally = Counter(one.values.verdict for one in inner if one.values is not None)
+    if not tally:
+        return ""
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in tally.most_common())
+    return f"{count(tally.total(), 'node')} inside opaque blocks, by their values once opened: {counts}"

@@ -1,0 +1,44 @@
+"""What a search's times say about the result: a missed latency limit, a plan that is predicted to be slow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.schema.search import SearchInfo
+
+
+def too_slow(search: SearchInfo | None, latency: Mapping[str, Any]) -> Finding | None:
+    """The finding that the engine takes longer than ``max_ms``; None where it does not, or there is no limit.
+
+    Args:
+        search: the search, whose plan's time counts where the engine was not measured.
+        latency: the engine's, as in the report; that of the first profile at its opt shapes counts.
+    """
+    limit = search.budget.get("max_ms") if search is not None else None
+    if search is None or limit is None:
+        return None
+    measured = next((times["opt"] for times in latency.values() if isinstance(times, Mapping) and "opt" in times), None)
+    taken = measured if measured is not None else search.chosen.predicted_ms
+    if taken <= limit:
+        return None
+    return ReportCode.LATENCY_OVER_LIMIT(ms=taken, max_ms=limit, gpu=search.gpu if measured is None else "")
+
+
+def slow_plan(search: SearchInfo | None) -> Finding | None:
+    """The finding that the chosen plan is predicted slower than the float model; None where it is not.
+
+    None too where it is the float model, or times are for no GPU that was named or measured.
+    """
+    if (
+        search is None
+        or not search.gpu
+        or not search.chosen.quantized_share
+        or search.chosen.predicted_ms <= search.float_ms
+    ):
+        return None
+    return ReportCode.PREDICTED_SLOWER(
+        precision=search.rest, ms=search.chosen.predicted_ms, float_ms=search.float_ms, gpu=search.gpu
+    )

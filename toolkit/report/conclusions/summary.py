@@ -1,0 +1,150 @@
+"""The report's summary: the first line, the verdict, the counts, and what to know and to try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from toolkit.contract.findings import Code, Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.conclusions.advice import advice
+from toolkit.report.conclusions.bound import bound, bound_advice
+from toolkit.report.conclusions.device import device_warnings, on_device
+from toolkit.report.conclusions.headline import headline
+from toolkit.report.conclusions.helpers import helpers_used
+from toolkit.report.conclusions.left_out import left_out
+from toolkit.report.conclusions.other_floats import other_floats
+from toolkit.report.conclusions.out_of_reach import out_of_reach
+from toolkit.report.conclusions.search_advice import rest_alone, search_advice
+from toolkit.report.conclusions.search_time import slow_plan, too_slow
+from toolkit.report.conclusions.speed import payoff_advice, payoff_warnings
+from toolkit.report.conclusions.verdict import culprits, verdict, warnings_of
+from toolkit.report.findings import sentence
+from toolkit.report.fragments import Advice
+from toolkit.report.schema.report import (
+    Accuracy,
+    BackendInfo,
+    Declined,
+    DeviceInfo,
+    LayerInfo,
+    PayoffInfo,
+    ProfileInfo,
+    RangeInfo,
+    RecipeInfo,
+    SearchInfo,
+    Suggestion,
+    Summary,
+    Verdict,
+    counts,
+)
+from toolkit.report.sections.shares import quantized_shares, work_not_known
+
+if TYPE_CHECKING:
+    from toolkit.contract.journal import Journal
+    from toolkit.report.sections.found import EngineFound
+    from toolkit.report.sections.rest_reasons import RestReasons
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The parts of a report that its summary is drawn from.
+
+    Attributes:
+        recipe: the recipe, with its passes.
+        journal: what the passes did.
+        layers: the nodes of the final graph.
+        backend: what built the engine.
+        accuracy: what the evaluation measured; None without one.
+        device: the engine's run on the GPU; None without one.
+        latency: milliseconds by profile, and those of the engines built to compare with.
+        payoff: whether quantizing paid; None where that was not measured.
+        search: the precision search; None without one.
+        profiles: the shape profiles.
+        ranges: the calibrated ranges; None without any.
+        declined: what the passes declined.
+    """
+
+    recipe: RecipeInfo
+    journal: Journal
+    layers: list[LayerInfo]
+    backend: BackendInfo
+    accuracy: Accuracy | None
+    device: DeviceInfo | None
+    latency: Mapping[str, Any]
+    payoff: PayoffInfo | None
+    search: SearchInfo | None
+    profiles: list[ProfileInfo]
+    ranges: list[RangeInfo] | None
+    declined: list[Declined]
+
+
+def summary(
+    run: Joined, engine: EngineFound, reasons: RestReasons, warnings: Sequence[Finding], advised: Sequence[Advice]
+) -> Summary:
+    """The first line, the verdict, the counts, and what to know and to try.
+
+    Args:
+        run: the joined parts.
+        engine: what the backend built.
+        reasons: why layers without a request stay in the type of the rest.
+        warnings: further warnings, put before all others.
+        advised: what to try before anything else.
+    """
+    late = too_slow(run.search, run.latency)
+    result = verdict(run.accuracy, run.device, late)
+    alone = rest_alone(run.search) if run.search is not None and result in ("missed", "broken") else None
+    left = alone or left_out(run.layers, run.declined, run.recipe.passes, run.recipe.rest)
+    noted = _warnings(run, engine, warnings)
+    beyond = out_of_reach(run.layers, reasons.why, run.recipe.passes)
+    keeping = bound(run.search, run.journal, run.layers) if run.search is not None else []
+    if beyond is not None and keeping:
+        keeping.insert(0, beyond)
+    elif beyond is not None:
+        noted.append(beyond)
+    tried = [*advised, *_advised(run, engine, result)]
+    return Summary(
+        headline=headline(run.layers, run.accuracy, run.device, run.payoff, late, slow_plan(run.search), left),
+        verdict=result,
+        nodes=len(run.layers),
+        computing=sum(layer.role == "compute" for layer in run.layers),
+        **quantized_shares(run.layers),
+        warnings=list(dict.fromkeys(sentence(one) for one in noted)),
+        floats=[sentence(one) for one in other_floats(run.layers, run.recipe.rest, run.declined)],
+        helpers=[sentence(one) for one in helpers_used(run.journal, run.recipe.passes)],
+        bound=[sentence(one) for one in keeping],
+        next=[Suggestion(text=sentence(one.finding), fragment=one.fragment) for one in tried],
+        **counts(run.layers),
+    )
+
+
+def _warnings(run: Joined, engine: EngineFound, first: Sequence[Finding]) -> list[Finding]:
+    """What the reader must know before trusting the figures; ``first`` before all others."""
+    lost = sorted(set(engine.actuals) - {layer.node for layer in run.layers})
+    task = run.accuracy.task if run.accuracy is not None else None
+    noted = [event.why for event in run.journal.of("noted")]
+    unfinished = work_not_known(run.layers, profiles=bool(run.profiles))
+    return [
+        *first,
+        *(one for one in noted if one.code is Code.BLOCKS_SCALED_ON_GPU and not run.latency),
+        *([Code.OWN_WORDS(text=task.why)] if task is not None and not task.sure else []),
+        *(Code.OWN_WORDS(text=line) for line in (run.search.warnings if run.search is not None else ())),
+        *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),
+        *warnings_of(run.layers, run.accuracy, run.backend, run.profiles, run.ranges),
+        *([unfinished] if unfinished is not None else []),
+        *(device_warnings(run.device) if run.backend.name != "none" else ()),
+        *payoff_warnings(run.payoff),
+    ]
+
+
+def _advised(run: Joined, engine: EngineFound, result: Verdict) -> list[Advice]:
+    """What to try next, the most useful first."""
+    passes, search = run.recipe.passes, run.search
+    tried = list(payoff_advice(run.payoff, run.layers, bool(run.latency), passes))
+    if search is not None:
+        tried += search_advice(search, result, culprits(run.layers), on_device(run.device) or run.accuracy, passes)
+        tried += bound_advice(search, passes)
+    one_by_one = search is not None and bool(search.layers)
+    return tried + advice(
+        run.layers, run.accuracy, run.backend, run.declined, run.ranges, one_by_one, run.device, passes, engine.reason
+    )

@@ -1,0 +1,320 @@
+"""The verdict, the layers that are to blame, and the warnings, from the joined data."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.node_errors.opened_values import AS_QUANTIZED
+from toolkit.evaluation.tasks import FOUND
+from toolkit.report.codes import ReportCode
+from toolkit.report.conclusions.device import FEW, failure, judged, on_device, worse
+from toolkit.report.schema.report import (
+    Accuracy,
+    BackendInfo,
+    DeviceInfo,
+    LayerInfo,
+    ProfileInfo,
+    RangeInfo,
+    Verdict,
+)
+from toolkit.report.schema.task import PartFigures
+from toolkit.report.sections.describe import unlike_profiles
+
+BROKEN_AGREEMENT = 0.8
+BROKEN_COSINE = 0.8
+BROKEN_SQNR_DB = 3.0
+BROKEN_METRIC = 0.8
+DOUBTFUL_AGREEMENT = 0.95
+DOUBTFUL_SQNR_DB = 10.0
+CLIPPED = 0.05
+BROKEN_SHARE = 0.5
+BROKEN_PSNR_DB = 20.0
+_BROKEN_LEVELS = {
+    "positions": BROKEN_AGREEMENT, "detections": BROKEN_AGREEMENT, "iou": BROKEN_AGREEMENT, "points": BROKEN_AGREEMENT,
+    "labels": BROKEN_AGREEMENT,
+    "cosine_p5": BROKEN_COSINE, "psnr_db": BROKEN_PSNR_DB, "snr_db": BROKEN_SQNR_DB,
+}  # fmt: skip
+"""By figure (see ``AnswerTally``) the level below which lost answers are broken ones: an answer that holds hundreds of
+detections is lost with one of them."""
+LOST_DB = 6.0
+"""Below this a signal is lost: a quarter of it and more is noise."""
+_CULPRIT_DROP_DB = 3.0
+
+
+def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: Finding | None = None) -> Verdict:
+    """Whether the result is usable, doubtful, missed its budget, broken or unmeasured: the worse of model and engine.
+
+    Doubtful: no limit is missed, but the samples are too few to prove it, the signal of an output or a layer is lost
+    although the whole passes, or the float model itself is wrong by its labels.
+
+    Missed: a limit of the budget is missed, or the engine takes too long (``late``, the finding of ``too_slow``).
+
+    Broken: one of these holds, in the simulation, in the engine, or in any profile of the engine:
+
+    - an output holds NaN or infinity;
+    - the metric lost more than a fifth of its value, and no budget allowed it;
+    - no metric was measured, more than half of the answers or of all that is found in the samples are lost, and
+      clearly so (detections, positions or masks agree by less than 80%, a cosine similarity is below 0.8, an SNR below
+      3 dB, or a PSNR below 20 dB), and another task by which the same outputs may be read does not find them kept
+      either;
+    - an output whose answers the task does not find unchanged has a top-1 agreement below 80%, a cosine similarity
+      below 0.8, an SQNR below 3 dB, or noise beyond the variation between samples;
+    - the engine does not run on its own GPU.
+    """
+    found = judged_accuracy(accuracy, device)
+    return "missed" if late is not None and found != "broken" else found
+
+
+def judged_accuracy(accuracy: Accuracy | None, device: DeviceInfo | None) -> Verdict:
+    """The verdict without the latency limit."""
+    if failure(device) is not None:
+        return "broken"
+    found, own = _simulated(accuracy), on_device(device)
+    if own is None or device is None:
+        return found
+    if any(breakage(one) for _, one in judged(device)):
+        return "broken"
+    if own.drawing:
+        # its random numbers are its own: its outputs cannot be judged
+        return found
+    # where onnxruntime measured nothing, only the engine's results are known
+    return _simulated(own) if found == "unmeasured" else worse(found, _simulated(own))
+
+
+def _simulated(accuracy: Accuracy | None) -> Verdict:
+    if accuracy is None or (accuracy.quantized is None and not accuracy.outputs and accuracy.met is None):
+        return "unmeasured"
+    if breakage(accuracy) is not None:
+        return "broken"
+    if accuracy.drawing:
+        return "unmeasured"
+    if accuracy.met is False:
+        return "missed"
+    if accuracy.not_compared and not accuracy.output_compared:
+        return "unmeasured"
+    return "doubtful" if accuracy.doubts else "usable"
+
+
+def breakage(accuracy: Accuracy) -> Finding | None:
+    """What is broken in an accuracy that no budget allows; None where nothing is."""
+    for name, output in accuracy.outputs.items():
+        if output.incomparable:
+            return ReportCode.OUTPUT_NOT_FINITE(output=name)
+    if accuracy.drawing:
+        return None
+    before, after = accuracy.before, accuracy.quantized
+    if before is not None and after is not None and accuracy.rising:
+        lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC
+        return ReportCode.METRIC_COLLAPSED(metric=accuracy.metric or "", before=before, after=after) if lost else None
+    return _lost_answers(accuracy) or _lost_output(accuracy)
+
+
+def _lost_answers(accuracy: Accuracy) -> Finding | None:
+    """The part of the outputs whose answers are lost by far; None without one."""
+    for part in accuracy.parts:
+        missed = part.standing == "missed" and not accuracy.met
+        lost = missed and (part.unchanged < BROKEN_SHARE or found_lost(part.figure, part.level))
+        if lost and _far(part) and not _else_kept(part, accuracy.parts):
+            return ReportCode.ANSWERS_LOST(
+                outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
+                answers=part.answers, figure=part.figure, level=part.level,
+            )  # fmt: skip
+    return None
+
+
+def found_lost(figure: str, level: float | None) -> bool:
+    """Whether most of what is found in the samples is lost; answers are kept all the same where most hold nothing.
+
+    Args:
+        figure: see ``AnswerTally``.
+        level: likewise.
+    """
+    return figure in FOUND and level is not None and level < BROKEN_SHARE
+
+
+def _lost_output(accuracy: Accuracy) -> Finding | None:
+    """The output whose values are lost, of those whose answers the task does not find kept; None without one."""
+    answered = {name for part in accuracy.parts for name in part.outputs}
+    answered -= {name for part in accuracy.parts if part.standing == "missed" for name in part.outputs}
+    for name, output in accuracy.outputs.items():
+        if name in answered or output.ranked:
+            # a detector's boxes are noise wherever there is no object: levels are doubts, see ``Accuracy.doubts``
+            continue
+        if not accuracy.met and output.agreement is not None and output.agreement < BROKEN_AGREEMENT:
+            return ReportCode.AGREEMENT_LOW(output=name, agreement=output.agreement, discrete=output.discrete)
+        if output.cosine is not None and output.cosine < BROKEN_COSINE:
+            return ReportCode.COSINE_LOW(output=name, cosine=output.cosine)
+        if output.sqnr_db is not None and output.sqnr_db < BROKEN_SQNR_DB:
+            return ReportCode.SQNR_LOW(output=name, sqnr_db=output.sqnr_db)
+        if output.variation_db is not None and output.variation_db < 0:
+            return ReportCode.NOISE_OVER_VARIATION(output=name)
+    return None
+
+
+def _else_kept(part: PartFigures, parts: Sequence[PartFigures]) -> bool:
+    """Whether the same outputs, read as another task, keep their answers: it was not certain which reading is right."""
+    others = [one for one in parts if one.outputs == part.outputs and one.task != part.task]
+    return bool(others) and all(one.standing != "missed" for one in others)
+
+
+def _far(part: PartFigures) -> bool:
+    """Whether lost answers are far from the float model's, by the figure that shows it; where none does, they are."""
+    least = _BROKEN_LEVELS.get(part.figure)
+    return part.level is None or least is None or part.level < least
+
+
+@dataclass(frozen=True)
+class QuantizedCount:
+    """How many of the computing layers run quantized, as far as that is known.
+
+    Attributes:
+        layers: how many layers compute.
+        known: whether actual precisions are known; else the precisions asked for are counted.
+        quantized: layers by quantized precision, the most frequent first.
+        hidden: layers inside blocks that do not show their precision.
+        opened: of these, how many had their opened tensors looked at.
+        as_quantized: of these, how many compute as quantized.
+    """
+
+    layers: int
+    known: bool
+    quantized: dict[str, int] = field(default_factory=dict)
+    hidden: int = 0
+    opened: int = 0
+    as_quantized: int = 0
+
+
+def quantized_count(layers: Iterable[LayerInfo]) -> QuantizedCount:
+    """Count the computing layers that run quantized, by actual precision, or by asked where no actual is known."""
+    computing = [layer for layer in layers if layer.role == "compute"]
+    known = any(layer.actual.precision is not None for layer in computing)
+    types = [layer.actual.precision if known else layer.asked_precision for layer in computing]
+    hidden = [layer for layer in computing if layer.status == "opaque"]
+    values = [layer.actual.opened.values for layer in hidden if layer.actual.opened is not None]
+    told = [one for one in values if one is not None]
+    return QuantizedCount(
+        len(computing),
+        known,
+        dict(Counter(str(one) for one in types if one is not None and one.quantized).most_common()),
+        len(hidden),
+        len(told),
+        sum(one.verdict == AS_QUANTIZED for one in told),
+    )
+
+
+def culprits(layers: Iterable[LayerInfo], most: int = 5) -> list[LayerInfo]:
+    """Where the error arises: layers at least 3 dB worse than their inputs, those that add most noise first.
+
+    A layer that was asked quantized counts even where its engine computes it in float: its pairs still round.
+
+    The noise added is the layer's noise-to-signal ratio minus that of its worst input; layers whose inputs have no
+    error of their own are left out where they are within 30 dB of exact, the usual cost of eight bits.
+    """
+    added: list[tuple[float, LayerInfo]] = []
+    for layer in layers:
+        error = layer.error
+        if layer.role != "compute" or error is None or error.identical or quantized_type(layer) is None:
+            continue
+        if error.sqnr_db is None:
+            if error.incomparable:
+                added.append((math.inf, layer))
+            continue
+        noise = 10 ** (-error.sqnr_db / 10)
+        if error.drop_db is None and error.sqnr_db < 30:
+            added.append((noise, layer))
+        elif error.drop_db is not None and error.drop_db >= _CULPRIT_DROP_DB:
+            added.append((noise - 10 ** (-(error.sqnr_db + error.drop_db) / 10), layer))
+    return [layer for _, layer in sorted(added, key=lambda pair: -pair[0])[:most]]
+
+
+def worst(layers: Iterable[LayerInfo], most: int = 10) -> list[LayerInfo]:
+    """The computing layers with the lowest SQNR, those with NaN or infinity first; identical ones are left out."""
+    measured = [
+        layer
+        for layer in layers
+        if layer.role == "compute" and layer.error is not None and not layer.error.identical
+        and (layer.error.sqnr_db is not None or layer.error.incomparable)
+    ]  # fmt: skip
+
+    def key(layer: LayerInfo) -> float:
+        level = layer.error.sqnr_db if layer.error else None
+        return -math.inf if level is None else level
+
+    return sorted(measured, key=key)[:most]
+
+
+def warnings_of(
+    layers: Sequence[LayerInfo],
+    accuracy: Accuracy | None,
+    backend: BackendInfo,
+    profiles: Sequence[ProfileInfo],
+    ranges: Sequence[RangeInfo] | None,
+) -> list[Finding]:
+    """What the reader must know before trusting the figures."""
+    found: list[Finding] = []
+    overridden = [layer for layer in layers if layer.status == "overridden"]
+    if overridden:
+        first = overridden[0]
+        found.append(
+            ReportCode.LAYERS_OVERRIDDEN(count=len(overridden), node=first.node, why=first.reason, remedy=first.remedy)
+        )
+    calibrated = any(profile.samples for profile in profiles)
+    without = [profile.name for profile in profiles if calibrated and profile.samples == 0]
+    found += [ReportCode.PROFILE_WITHOUT_SAMPLES(profile=name) for name in without]
+    found += _accuracy_warnings(accuracy) if accuracy is not None else []
+    clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
+    if clipped:
+        one = max(clipped, key=lambda info: info.clipped or 0.0)
+        found.append(ReportCode.RANGES_CLIP(count=len(clipped), limit=CLIPPED, tensor=one.tensor, clipped=one.clipped))
+    unlike = [info for info in ranges or () if unlike_profiles(info)]
+    if unlike:
+        found.append(ReportCode.RANGES_DIFFER_BY_PROFILE(count=len(unlike)))
+    if backend.name == "none":
+        found.append(ReportCode.ONLY_REQUESTS_KNOWN())
+    return found
+
+
+def _accuracy_warnings(accuracy: Accuracy) -> list[Finding]:
+    """Samples that are few or were seen by calibration, and outputs that agree little with the float model's."""
+    found: list[Finding] = []
+    if not accuracy.held_out:
+        found.append(ReportCode.ACCURACY_ON_SEEN_SAMPLES())
+    # a model that takes many at once is judged row by row
+    rows = [part.answers for part in accuracy.parts if part.task != "generation"]
+    if 0 < max([accuracy.samples, *rows]) < FEW:
+        found.append(ReportCode.ACCURACY_ON_FEW_SAMPLES(samples=accuracy.samples))
+    # numbers such as pixels may be near without being equal
+    near = {name for part in accuracy.parts if part.standing != "missed" for name in part.outputs}
+    near -= {name for part in accuracy.parts if part.task != "regression" for name in part.outputs}
+    for name, output in accuracy.outputs.items():
+        share, level = output.agreement, output.sqnr_db
+        if output.discrete and name in near:
+            continue
+        if accuracy.metric is None and share is not None and share < DOUBTFUL_AGREEMENT:
+            found.append(ReportCode.AGREEMENT_DOUBTFUL(output=name, agreement=share, discrete=output.discrete))
+        elif level is not None and level < DOUBTFUL_SQNR_DB:
+            found.append(ReportCode.SQNR_DOUBTFUL(output=name, sqnr_db=level))
+    return found
+
+
+def lost_layers(layers: Iterable[LayerInfo]) -> Finding | None:
+    """The layers with multiply-accumulates whose signal is lost, the worst first; None where there is none."""
+    # for a computing operator, None means that with a batch of any size there is no single number of them
+    computing = ((layer.node, layer.error) for layer in layers if layer.macs != 0 and layer.error is not None)
+    found = [
+        (error.sqnr_db, node) for node, error in computing if error.sqnr_db is not None and error.sqnr_db < LOST_DB
+    ]
+    if not found:
+        return None
+    return ReportCode.LAYER_SIGNAL_LOST(nodes=[node for _, node in sorted(found)], sqnr_db=min(found)[0])
+
+
+def quantized_type(layer: LayerInfo) -> Precision | None:
+    """The type that a layer or its pairs round to: the actual one where quantized, else that asked for; or None."""
+    types = (layer.actual.precision, layer.asked_precision)
+    return next((one for one in types if one is not None and one.quantized), None)

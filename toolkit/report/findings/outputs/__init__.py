@@ -1,0 +1,1 @@
+"""In words: samples, tasks and answers, accuracy, and what to know before trusting its figures."""

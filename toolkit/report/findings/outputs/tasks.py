@@ -1,0 +1,389 @@
+"""Tasks in words: what a model was taken to be for and why, the figures of its answers, and too few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolkit.base.text import count
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.metrics.table import METRICS
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings.table import Table, names
+from toolkit.report.findings.words import joined, percent
+from toolkit.report.schema.task import FewAnswers, PartFigures
+
+_WHAT = {
+    "softmax": "its values add up to 1",
+    "sigmoid": "its values are those of a sigmoid",
+    "integers": "it holds integers",
+    "normalized": "its vectors have length 1",
+    "blank": "most positions are the first or the last class, as CTC's blank is",
+    "two-sided": "its values are close to 0 or 1",
+    "pixels": "its values are those of pixels",
+    "tokens": "the model reads tokens",
+    "past": "the model passes keys and values on",
+    "joint": "boxes and scores lie along one axis",
+    "apart": "boxes and scores are outputs of their own",
+    "rows": "its rows are a box, a score and a class",
+    "chosen": "its boxes are chosen already, and another output numbers them",
+    "indices": "it holds the places of boxes that NonMaxSuppression chose",
+    "anchors": "its shape is that of boxes and scores of anchors",
+    "single": "it has one value per sample",
+    "each": "it has one value per position",
+    "length": "it is as long as a signal",
+    "dynamic": "it has as many values as the input asks for",
+    "squashed": "a Tanh or Clip bounds its values on both sides of zero, as those of actions",
+    "span": "it and another output score where a span starts and where it ends",
+    "code": "nearly every vector has its largest value in several places, as a code of few levels",
+    "one largest": "the same position holds the largest value in every sample",
+    "computed with": "the model computes other outputs from it, and none of them chooses among its values",
+    "beside boxes": "it has values for each of the detector's boxes",
+    "beside shares": "another output's classes are made shares, its values are not",
+    "spectrum": "the name is that of a spectrogram",
+    "like input": "the shape is that of an input of signals",
+    "bands": "neighbouring values vary together, as in a spectrum and unlike classes",
+    "unlike scales": "its channels differ in scale, unlike class scores",
+    "ordered": "its values never fall along an axis, as those of quantiles",
+    "boxes": "it has four values at a time, as boxes do",
+    "levels": "it holds whole numbers of many levels, as colours are and classes are not",
+    "peaks": "its maps have narrow peaks, as those of key points",
+    "noise": "it is as large as an input that goes with a single number, as the noise that a diffusion model predicts",
+    "map": "its shape is that of a map",
+    "picture": "its height and width are those of the input image",
+    "fits": "its shape fits",
+    "any": "its values fit",
+}
+_KEPT = {
+    "classification": "keep their class",
+    "sequence": "keep every label",
+    "ctc": "keep their reading",
+    "detection": "keep their detections",
+    "segmentation": "keep their mask",
+    "embedding": "keep their embedding",
+    "regression": "keep their values",
+    "generation": "keep their token",
+}
+_FIGURES = {
+    "positions": "{} of the positions",
+    "cosine_p5": "cosine {:.4f} at the 5th percentile",
+    "iou": "mean IoU {:.3f}",
+    "psnr_db": "mean PSNR {:.1f} dB",
+    "snr_db": "mean SNR {:.1f} dB",
+    "detections": "{} of the detections",
+    "points": "{} of the key points",
+    "labels": "{} of the labels",
+}
+
+
+def part_name(outputs: Sequence[str], channels: Sequence[int] | None) -> str:
+    """A part of the outputs in words."""
+    name = names(tuple(outputs))
+    if channels is None:
+        return name
+    first, last = channels
+    return f"{name}, channel {first}" if first == last else f"{name}, channels {first} to {last}"
+
+
+def part_words(part: PartFigures, named: bool = False) -> str:
+    """How many answers of a part stay the float model's, and the figure that shows it best."""
+    return kept_words(part, named) + figure_words(part.figure, part.level)
+
+
+def kept_words(part: PartFigures, named: bool = False) -> str:
+    """How many answers of a part stay the float model's."""
+    unit = "position" if part.task == "generation" else "sample"
+    what = "keep their key points" if part.figure == "points" else _KEPT[part.task]
+    kept = f"{percent(part.unchanged)} of {count(part.answers, unit)} {what}"
+    return f"{part_name(part.outputs, part.channels)}: {kept}" if named else kept
+
+
+def limit_words(part: PartFigures) -> str:
+    """The share of answers that must stay, or that it is no limit here."""
+    return f"{percent(part.least)} must" if part.counts else "not a limit here: the recipe's budget has others"
+
+
+_LACKING = {
+    "answers": "not proven: too few {unit}s",
+    "objects": "not proven: the samples hold nothing that is found",
+    "other answer": "not proven: the samples show only one answer",
+    "varied samples": "not proven: the samples do not differ",
+}
+
+
+def standing_words(part: PartFigures) -> str:
+    """How the share of answers that must stay stands, and what the samples lack where it is not proven."""
+    if not part.lacks:
+        return part.standing
+    return _LACKING[part.lacks].format(unit="position" if part.task == "generation" else "sample")
+
+
+def figure_words(figure: str, level: float | None) -> str:
+    """The figure that shows best how far answers stay, in brackets after a space; empty without one."""
+    if level is None or figure not in _FIGURES:
+        return ""
+    shown = percent(level) if figure in ("positions", "detections", "points", "labels") else level
+    return f" ({_FIGURES[figure].format(shown)})"
+
+
+def answers_changed(
+    task: str, outputs: Sequence[str], channels: Sequence[int] | None, changed: float, answers: int
+) -> str:
+    """How many answers of a part do not stay the float model's."""
+    unit = "position" if task == "generation" else "sample"
+    which = part_name(outputs, channels)
+    return f"{percent(changed)} of these {count(answers, unit)} do not {_KEPT[task]} at {which}"
+
+
+def points(share: float) -> str:
+    """A share in percentage points, without its unit."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".")
+
+
+def counted_points(share: float) -> str:
+    """A share in percentage points with its unit."""
+    shown = points(share)
+    return f"{shown} point{'' if shown == '1' else 's'}"
+
+
+def _unit(samples: bool) -> str:
+    return "sample" if samples else "answer"
+
+
+def few_details(few: FewAnswers) -> str:
+    """What so few answers can tell, for those who look into it."""
+    unit = _unit(few.samples)
+    if few.low is None or few.high is None:
+        return "One labelled sample says nothing about how much others differ from it: give more."
+    return (
+        f"1 {unit} more or less of {few.answers} is {counted_points(1 / few.answers)}, and {counted_points(few.share)} "
+        f"may be lost: give {few.enough} {unit}s to judge that. By these, {points(max(few.low, 0.0))} to "
+        f"{counted_points(few.high)} are lost (95 % interval)."
+    )
+
+
+def _few(
+    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
+) -> str:
+    on = f"on {count(answers, _unit(samples))}"
+    stands = f"within the budget {on}" if lost <= share else f"not decided {on}, of which {percent(lost)} were lost"
+    return f"{stands}; {enough} needed to judge {counted_points(share)}"
+
+
+def _unlike(
+    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
+) -> str:
+    on = f"within the budget on {count(answers, 'sample')}, which differ"
+    return f"{on}: the drop is {low:.3g} to {high:.3g} (95 %); about {enough} needed to judge a limit of {share:.3g}"
+
+
+def _alone(limit: str, answers: int, samples: bool, share: float, enough: int, lost: float) -> str:
+    on = "one labelled sample" if answers == 1 else f"one group of {count(answers, 'sample')} that has all labels"
+    return f"within the budget on {on}, which says nothing about how much others differ; give more to judge {limit}"
+
+
+def _clue(kind: str, what: str, output: str, value: object) -> str:
+    if kind == "metric":
+        return "the recipe's metric is one for it"
+    if kind == "name":
+        return f"'{what}' in the name of an output"
+    if kind == "operator":
+        return f"operator {what}"
+    if what == "classes":
+        return f"{value} classes fit"
+    if what == "vocabulary":
+        return f"{value} classes are a vocabulary"
+    if what == "features":
+        return f"{value} features fit"
+    return _WHAT.get(what, what)
+
+
+def _once(outputs: tuple[str, ...]) -> str:
+    """The outputs' names; one that is judged in slices is named once."""
+    return names(tuple(dict.fromkeys(outputs)))
+
+
+def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, ...], outputs: tuple[str, ...]) -> str:
+    why = joined(dict.fromkeys(clue for clue in clues if clue)) if any(clues) else "nothing suggests another"
+    text = f"Judged as {task} by {_once(outputs)}: {why}." if outputs else f"Judged as {task}: {why}."
+    if sure:
+        return text
+    also = (
+        f"it is judged as {joined(others)} too, and the worst counts" if others else "this is the strictest that fits"
+    )
+    choice = " or ".join(f'"{one}"' for one in (task, *others)) if others else '"..."'
+    return f"{text} The guess is unsure, so {also}; set [evaluation] task = {choice} to be judged by that alone."
+
+
+def _empty(task: str, outputs: tuple[str, ...], samples: int) -> str:
+    found = {"detection": "object", "segmentation": "mask", "regression": "key point", "classification": "label"}
+    what = found.get(task, "row")
+    where = "the only sample" if samples == 1 else f"any of {samples} samples"
+    return (
+        f"the float model finds no {what} at {names(tuple(outputs))} in {where}, which shows nothing about accuracy: "
+        "give samples that contain what it should find"
+    )
+
+
+def _one_answer(outputs: tuple[str, ...], samples: int, only: int, threshold: float | None) -> str:
+    if threshold is None:
+        what, other = f"get class {only} by {names(outputs)}", "of other classes"
+    else:
+        sides = ("below", "above") if only == 0 else ("above", "below")
+        what, other = f"score {sides[0]} {threshold:.3g} at {names(outputs)}", f"that score {sides[1]} it"
+    return (
+        f"all {samples} samples {what}, which shows nothing of any other answer: give samples {other}, for "
+        "calibration too"
+    )
+
+
+def _own(metric: str, value: float, samples: int) -> str:
+    return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
+
+
+def _useless(metric: str, value: float, samples: int, useless: float) -> str:
+    info = METRICS.get(metric)
+    ahead = info is not None and (value > useless if info.higher_is_better else value < useless)
+    # by so little that it may be chance
+    told = f"not measurably better than {useless:.4g}" if ahead else f"no better than {useless:.4g}"
+    return (
+        f"{_own(metric, value, samples)}, {told}, which needs no model: check the labels and the preprocessing before "
+        "anything is quantized."
+    )
+
+
+def _shifted(metric: str, value: float, samples: int, offset: int, share: float, modulo: int) -> str:
+    if modulo == 2:
+        told = f"{_own(metric, value, samples)}, and {percent(share)} with the labels 0 and 1 swapped"
+        return f"{told}: the labels call the other class 1."
+    counted = f" (counted modulo {modulo})" if modulo else ""
+    return (
+        f"{_own(metric, value, samples)}, but {percent(share)} of the labels are its answer "
+        f"{'+' if offset > 0 else '-'} {abs(offset)}{counted}: the labels start at another number."
+    )
+
+
+def _unfit(
+    shape: Sequence[int], dtype: str, low: float | None, high: float | None, outputs: Sequence[str],
+    shapes: Sequence[Sequence[int]], broken: int = 0, whole: bool = False, short: bool = False, metric: str = "",
+) -> str:  # fmt: skip
+    alike = low is not None and low == high
+    reach = "" if low is None else f", {low:.4g} in every sample" if alike else f", from {low:.4g} to {high:.4g}"
+    reach += f", NaN or infinite in {count(broken, 'sample')}" if broken else ""
+    known = ", ".join(f"'{name}' {list(own)}" for name, own in zip(outputs, shapes)) or "none that onnxruntime computes"
+    forms = ["as integers"] * whole + ["without their last axis, of length 1"] * short
+    return (
+        f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
+        f"its outputs are {known}. "
+        + ("All labels are the same, which shows nothing: add samples with other labels." if alike else
+           f"Store them {' and '.join(forms)}: then {metric} fits them." if forms else
+           "Store labels as `qtool metrics` lists them, or name a metric that reads them.")
+    )
+
+
+def _never_missed(limit: str, value: float, by: str, metric: str, float_value: float | None) -> str:
+    whose = f"{limit} = {value:g}" + (f" of {by}" if by else "")
+    if not metric or not limit.startswith("max"):
+        return f"Nothing can miss {whose}: set a limit that says what may be lost."
+    own = f" (the float model's own is {float_value:.4g})" if float_value is not None else ""
+    unit = "as a share of the float model's value" if limit == "max_relative_drop" else f"in {metric}'s own unit"
+    return f"Nothing can miss {whose}: it is {unit}, so {counted_points(value)} may be lost{own}; 0.01 is 1 point."
+
+
+def _out_of_range(origin: str, value: int, output: str, classes: int, low: int, high: int, shifted: bool) -> str:
+    cure = f"subtract {low} from every label" if shifted else "number the classes from 0"
+    return (
+        f"The label {value} of {origin} is not a class of output '{output}', whose {classes} classes are 0 to "
+        f"{classes - 1}; labels reach from {low} to {high}, and nothing uses them: {cure}."
+    )
+
+
+def _not_finite(
+    origin: str, at: Sequence[int], value: float, values: int, samples: int, metric: str, output: str
+) -> str:
+    where = f" at {list(at)}" if at else ""
+    others = f"; {metric} of output '{output}' fits the others" if metric else ""
+    return (
+        f"The label of {origin} is {value}{where} ({count(values, 'value')} in {count(samples, 'sample')} "
+        f"{'is' if values == 1 else 'are'} not finite), so no built-in metric can read the labels and nothing uses "
+        f"them: repair or remove such samples{others}."
+    )
+
+
+def _renamed(metric: str, value: float, samples: int, share: float, joined: bool = False) -> str:
+    how = (
+        "each label stands for several of the model's classes"
+        if joined
+        else "the labels are in another order than the model's classes"
+    )
+    told = f"its answers predict {percent(share)} of the labels under another numbering"
+    return f"{_own(metric, value, samples)}, but {told}: {how}."
+
+
+TASKS: Table = {
+    EvaluationCode.TASK_GUESSED: _guessed,
+    EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {_once(outputs)}, as the recipe says.",
+    EvaluationCode.TASK_CLUE: _clue,
+    EvaluationCode.WITHIN_ON_FEW: _few,
+    EvaluationCode.WITHIN_ON_UNLIKE: _unlike,
+    EvaluationCode.WITHIN_ON_ONE: _alone,
+    EvaluationCode.ONE_SIDED: lambda output, threshold, above, scores=None: (
+        f"{f'All of the first {scores}' if scores else 'All'} scores of output '{output}' lie "
+        f"{'above' if above else 'below'} {threshold:.3g}: which side they are on says nothing about them, so their "
+        "values are judged too."
+    ),
+    ReportCode.SAMPLES_SHOW_NOTHING: lambda samples: (
+        (
+            "1 sample shows nothing about accuracy"
+            if samples == 1
+            else f"all {samples} samples give the same outputs, so they show nothing about accuracy"
+        )
+        + ": provide varied samples"
+    ),
+    ReportCode.SAMPLES_HOLD_NOTHING: _empty,
+    ReportCode.SAMPLES_SHOW_ONE_ANSWER: _one_answer,
+    EvaluationCode.LABELS_FIT_NOTHING: _unfit,
+    EvaluationCode.LABELS_UNUSED: lambda metric, output: (
+        f"The samples have labels that nothing uses, since the recipe names no metric: {metric} of output '{output}' "
+        "fits them."
+    ),
+    EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
+    EvaluationCode.LABEL_NOT_FINITE: _not_finite,
+    EvaluationCode.LIMIT_NEVER_MISSED: _never_missed,
+    EvaluationCode.FLOAT_OUTPUT_NAN: lambda output, count, samples: (
+        f"The float model returns NaN at output '{output}' for {count} of {samples} samples: nothing is judged there."
+    ),
+    EvaluationCode.USUAL_RATE_LIMIT: (
+        "The recipe has no budget, so {metric} may grow by 5 % of the float model's own, or an edit in every hundredth "
+        "reading, and by no more than {value}."
+    ),
+    EvaluationCode.USUAL_ERROR_LIMIT: lambda metric, value: (
+        f"The recipe has no budget, so {metric} may grow by {percent(value)} of the float model's own, or, where that "
+        "has none, by noise 30 dB below what varies in the labels."
+    ),
+    EvaluationCode.POSITIONS_OFF: lambda input, off, outputs, share: (
+        f"Positions of {_once(outputs)} where input '{input}' is {off} hold no answers and do not count"
+        f"{f' ({percent(share)} of those in the first samples)' if share else ''}."
+    ),
+    EvaluationCode.POSITIONS_BEYOND: lambda lengths, output: (
+        f"Positions of '{output}' beyond a sample's length in output '{lengths}' hold no answers and do not count."
+    ),
+    EvaluationCode.SAMPLES_OF_ROWS: lambda input, rows, dimension: (
+        f"A sample has {rows} rows along dimension '{dimension}' of input '{input}', and is judged as one answer: if "
+        "these are samples, give each separately, with 1 there."
+    ),
+    EvaluationCode.LIMIT_WITHOUT_METRIC: lambda limit, value, by: (
+        f"{limit} = {value:g}{f' of {by}' if by else ''} cannot be judged: it limits a metric, and [evaluation] names "
+        "none; set metric, or leave it out."
+    ),
+    EvaluationCode.LABELS_SHIFTED: _shifted,
+    EvaluationCode.LABELS_RENAMED: _renamed,
+    EvaluationCode.OTHER_THRESHOLD: lambda metric, value, samples, threshold, better, share: (
+        f"{_own(metric, value, samples)} with scores above {threshold:.3g} as class 1, but {percent(share)} of the "
+        f"labels fit scores above {better:.3g}: set [evaluation] threshold to the one that the application uses."
+    ),
+    EvaluationCode.FLOAT_MODEL_USELESS: _useless,
+    EvaluationCode.LABELS_IN_OTHER_UNIT: lambda metric, value, samples, boxes, labels: (
+        f"{_own(metric, value, samples)}: its boxes reach to {boxes:.3g} (median of the larger of right and bottom), "
+        f"the labels' to {labels:.3g}. Give the labels in the unit of the model's boxes."
+    ),
+}

@@ -1,0 +1,174 @@
+"""The geometry of the page's pictures: where each bar, tick and point goes. The templates only draw.
+
+Lengths are in the units of the picture's viewBox.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from toolkit.report.schema.report import NONE, LayerInfo, RangeInfo, word
+
+WIDTH = 1000.0
+ERROR_HEIGHT = 180.0
+_MOST_DOTS = 600
+_MOST_BINS = 30
+_MOST_COLUMNS = 500
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_STEEPNESS = 1000.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a strip: neighbouring layers of one precision, or their share of a column (``y``, ``height``)."""
+
+    x: float
+    width: float
+    precision: str
+    y: float = 0.0
+    height: float = 1.0
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One layer's error: its place and what it stands for."""
+
+    x: float
+    y: float
+    precision: str
+    layer: LayerInfo
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class PrecisionMap:
+    """Strips of asked and actual precision over the layers in graph order, and the error below them."""
+
+    asked: list[Bar]
+    actual: list[Bar]
+    line: str
+    dots: list[Dot]
+    marked: list[Dot]
+    ticks: list[tuple[float, str]]
+    step: float
+    precisions: list[str] = field(default_factory=list)
+
+
+def precision_map(layers: Sequence[LayerInfo], marked: Sequence[LayerInfo]) -> PrecisionMap:
+    """The precision map of the computing layers, with ``marked`` numbered from 1."""
+    step = WIDTH / max(len(layers), 1)
+    asked = [word(layer.asked_precision) for layer in layers]
+    actual = [word(layer.actual.precision) for layer in layers]
+    levels = [_level(layer) for layer in layers]
+    finite = [level for level in levels if level is not None and math.isfinite(level)]
+    low, high, gap = _scale(finite)
+    ranks = {layer.node: number for number, layer in enumerate(marked, 1)}
+
+    def height(level: float) -> float:
+        inside = min(max(level, low), high)
+        return round(ERROR_HEIGHT * (1 - (inside - low) / (high - low)), 1)
+
+    dots = [
+        Dot(round((index + 0.5) * step, 2), height(level), actual[index], layer, ranks.get(layer.node, 0))
+        for index, (layer, level) in enumerate(zip(layers, levels))
+        if level is not None
+    ]
+    line = " ".join(f"{'M' if index == 0 else 'L'}{dot.x:g} {dot.y:g}" for index, dot in enumerate(_extremes(dots)))
+    ticks = [(height(low + gap * i), f"{low + gap * i:g}") for i in range(round((high - low) / gap) + 1)]
+    return PrecisionMap(
+        asked=_bars(asked, step), actual=_bars(actual, step), line=line,
+        dots=dots if len(dots) <= _MOST_DOTS else [],
+        marked=sorted((dot for dot in dots if dot.rank), key=lambda dot: dot.rank),
+        ticks=ticks if finite else [], step=step, precisions=sorted({*asked, *actual} - {NONE}),
+    )  # fmt: skip
+
+
+def _extremes(dots: Sequence[Dot]) -> list[Dot]:
+    """The dots or, where they are thinner than a pixel, the highest and the lowest of each column, in order."""
+    each = math.ceil(len(dots) / _MOST_COLUMNS)
+    if each <= 2:
+        return list(dots)
+    parts = [dots[start : start + each] for start in range(0, len(dots), each)]
+    ends = [(min(part, key=lambda dot: dot.y), max(part, key=lambda dot: dot.y)) for part in parts]
+    return [dot for pair in ends for dot in sorted(pair, key=lambda dot: dot.x)]
+
+
+def histogram_digits(info: RangeInfo) -> str:
+    """A range's histogram, one digit to the base 36 a bin, on a log scale: the tail beyond amax is thin and matters."""
+    counted = info.histogram or []
+    if not counted:
+        return ""
+    merge = math.ceil(len(counted) / _MOST_BINS)
+    bins = [sum(counted[i : i + merge]) for i in range(0, len(counted), merge)]
+    top = max(bins) or 1.0
+    scale = (len(_DIGITS) - 1) / math.log1p(_STEEPNESS)
+    return "".join(_DIGITS[round(scale * math.log1p(_STEEPNESS * max(one, 0.0) / top))] for one in bins)
+
+
+def histogram_path(info: RangeInfo, width: float = 120.0, height: float = 28.0) -> str:
+    """A range's histogram as an SVG path."""
+    digits = histogram_digits(info)
+    if not digits:
+        return ""
+    step = width / len(digits)
+    path = f"M0 {height:g}"
+    for index, digit in enumerate(digits):
+        y = round(height * (1 - _DIGITS.index(digit) / (len(_DIGITS) - 1)), 1)
+        path += f"L{index * step:.1f} {y:g}L{(index + 1) * step:.1f} {y:g}"
+    return path + f"L{width:g} {height:g}Z"
+
+
+def amax_mark(info: RangeInfo, width: float = 120.0) -> float | None:
+    """Where amax lies on the histogram's axis, or None where the axis is not known."""
+    largest = max(abs(info.observed[0]), abs(info.observed[1])) if info.observed else 0.0
+    return round(width * min(info.amax / largest, 1.0), 1) if largest > 0 else None
+
+
+def _bars(words: Sequence[str], step: float) -> list[Bar]:
+    """Bars over the layers: runs of one precision, or, where layers are thinner than a pixel, stacked columns."""
+    if len(words) > _MOST_COLUMNS:
+        return _columns(words, step)
+    bars: list[Bar] = []
+    start = 0
+    for index in range(1, len(words) + 1):
+        if index == len(words) or words[index] != words[start]:
+            bars.append(Bar(round(start * step, 2), round((index - start) * step, 2), words[start]))
+            start = index
+    return bars
+
+
+def _columns(words: Sequence[str], step: float) -> list[Bar]:
+    each = math.ceil(len(words) / _MOST_COLUMNS)
+    bars: list[Bar] = []
+    for start in range(0, len(words), each):
+        part = words[start : start + each]
+        tally = Counter(part)
+        y = 0.0
+        for name in sorted(tally):
+            height = tally[name] / len(part)
+            bars.append(Bar(round(start * step, 2), round(len(part) * step, 2), name, round(y, 3), round(height, 3)))
+            y += height
+    return bars
+
+
+def _level(layer: LayerInfo) -> float | None:
+    """The layer's SQNR for the picture: infinite where identical, minus infinite where NaN or infinity was met."""
+    if layer.error is None:
+        return None
+    if layer.error.identical:
+        return math.inf
+    return -math.inf if layer.error.incomparable else layer.error.sqnr_db
+
+
+def _scale(levels: Sequence[float]) -> tuple[float, float, float]:
+    """Lower end, upper end and step of an axis with round numbers that holds ``levels``."""
+    if not levels:
+        return 0.0, 60.0, 20.0
+    low, high = min(levels), max(levels)
+    gap = next((g for g in (2.0, 5.0, 10.0, 20.0, 50.0) if (high - low) / g <= 5), 100.0)
+    bottom = math.floor(low / gap) * gap
+    top = max(math.ceil(high / gap) * gap, bottom + gap)
+    return bottom, top, gap

@@ -1,0 +1,265 @@
+"""What the page's script reads: a report as columns, with every text once and every number to the digits shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from toolkit.base.text import plain
+from toolkit.report.explain import NodeFacts
+from toolkit.report.findings.commands.explanation import Chip, Fact, Filling, range_words
+from toolkit.report.page.charts import histogram_digits
+from toolkit.report.page.outline import Outline, outline, scope_of
+from toolkit.report.page.packing import first_seen, packed_texts, steps
+from toolkit.report.schema.report import LayerInfo, Measured, RangeInfo, Report, word
+from toolkit.report.sections.describe import unlike_profiles
+from toolkit.report.sections.wiring import Connection, Wiring, folded, on_data
+
+_NEXT = (0,)
+
+
+class _Texts:
+    """Texts by number, each held once."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        """The number of a text."""
+        if text not in self._numbers:
+            self._numbers[text] = len(self.all)
+            self.all.append(plain(text))
+        return self._numbers[text]
+
+    def column(self, texts: Iterable[str]) -> list[int]:
+        """The numbers of texts, as ``first_seen`` writes them."""
+        known = self._numbers
+        return first_seen([known[text] if text in known else self(text) for text in texts])
+
+
+def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> dict[str, Any]:
+    """The content of a page's data element; data.js says which column is what.
+
+    Args:
+        report: the run that is shown.
+        other: the layers of a run that it is compared with, by their names in this one.
+        label: what the other run is called.
+    """
+    texts, known = _Texts(), NodeFacts(report, other, label)
+    wires = known.wiring
+    nodes = {layer.node: index for index, layer in enumerate(report.layers)}
+    tensors = _tensors(report, wires)
+    numbers = {name: number for number, name in enumerate(tensors)}
+    built = any(layer.engine_layers for layer in report.layers)
+    return {
+        "layers": _layers(report.layers, on_data(report.layers, wires), texts),
+        "tensors": {
+            "name": packed_texts(map(plain, tensors)),
+            "words": texts.column(known.carries(name) for name in tensors),
+        },
+        "edges": [*_edges(wires.connections, numbers), texts.column(map(known.between, wires.connections))],
+        "weights": [*_edges(wires.weights, numbers), texts.column(map(known.between, wires.weights))],
+        "facts": _facts(report, known, texts),
+        "beside": [steps(column) for column in zip(*sorted(wires.readers.items()))] or [[], []],
+        "scopes": _outline([*_paths(report)], report, wires, texts),
+        "kernels": _outline([*_kernels(report)], report, wires, texts) if built else None,
+        "ranges": _ranges(report.ranges or [], numbers, texts),
+        "declined": [
+            steps(_node(nodes, texts, entry.node) for entry in report.declined),
+            *(texts.column(getattr(entry, key) for entry in report.declined) for key in ("op", "rule", "reason", "by")),
+        ],
+        "harms": _harms(report, nodes),
+        "reformats": _reformats(report, nodes),
+        "inputs": [plain(tensor.name) for tensor in report.model.inputs],
+        "other": _other(report, other, label, texts) if other is not None else None,
+        "outputs": [plain(name) for name in wires.outputs],
+        "texts": packed_texts(texts.all),
+    }  # fmt: skip
+
+
+def shape_words(shape: Sequence[int | str | None] | None) -> str:
+    """A shape as people write it: batch × 1 × 8 × 8."""
+    if shape is None:
+        return "?"
+    return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
+
+
+def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
+    """Sentences that layers share, the words that fill each in the layers' order, and how many and which a layer has.
+
+    A sentence is JSON of its term and its pieces: the number of a text, below 0 that of a precision, the figure of a
+    layer (see ``Filling``), or 0 in a list for the next words that fill it.
+    """
+    numbers: dict[tuple[Any, ...], int] = {}
+    words: list[list[str]] = []
+    shared: dict[int, list[int]] = {}
+    of = []
+
+    def numbered(fact: Fact) -> int:
+        sentence = (texts(fact.term), *(_piece(one, texts) for one in fact.pieces))
+        number = numbers.setdefault(sentence, len(numbers))
+        if number == len(words):
+            words.append([])
+        return number
+
+    for layer in report.layers:
+        decided, found = known.parted(layer)
+        if id(decided) not in shared:
+            shared[id(decided)] = [numbered(fact) for fact in decided]
+        own = shared[id(decided)]
+        for fact in found:
+            number = numbered(fact)
+            words[number] += (plain(one) for one in fact.pieces if isinstance(one, Filling) and not one.figure)
+            own = [*own, number]
+        of.append(own)
+    sentences = packed_texts(json.dumps(one, separators=(",", ":")) for one in numbers)
+    return [[*sentences], words, list(map(len, of)), first_seen(chain.from_iterable(of))]
+
+
+def _piece(piece: str, texts: _Texts) -> int | tuple[str | int, ...]:
+    if isinstance(piece, Filling):
+        return tuple(map(plain, piece.figure)) or _NEXT
+    return -1 - texts(piece) if isinstance(piece, Chip) else texts(piece)
+
+
+def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) -> dict[str, Any]:
+    asked = [layer.asked for layer in layers]
+    actual = [layer.actual for layer in layers]
+    profiles = list(dict.fromkeys(name for layer in layers for name in layer.time_ms))
+    return {
+        "node": packed_texts(plain(layer.node) for layer in layers),
+        "op": texts.column(layer.op for layer in layers),
+        # nodes that handle data are drawn, whatever else is not
+        "role": texts.column("data" if index in data else layer.role for index, layer in enumerate(layers)),
+        "asked": texts.column(word(one.precision if one else None) for one in asked),
+        "actual": texts.column(word(one.precision) for one in actual),
+        "status": texts.column(layer.status for layer in layers),
+        "why": texts.column(layer.why for layer in layers),
+        "sqnr": [_level(layer.error) for layer in layers],
+        "drop": [_places(layer.error.drop_db) if layer.error else None for layer in layers],
+        "macs": [layer.macs for layer in layers],
+        "profiles": [plain(name) for name in profiles],
+        "time": [[_digits(layer.time_ms.get(name), 4) for layer in layers] for name in profiles],
+    }
+
+
+def _other(report: Report, other: Mapping[str, LayerInfo], label: str, texts: _Texts) -> dict[str, Any]:
+    """The other run's figures of the layers of this one; null for a layer that it lacks."""
+    there = [other.get(layer.node) for layer in report.layers]
+    profile = next((name for layer in report.layers for name in layer.time_ms), "")
+    return {
+        "label": plain(label),
+        "asked": [None if one is None else texts(word(one.asked_precision)) for one in there],
+        "actual": [None if one is None else texts(word(one.actual.precision)) for one in there],
+        "sqnr": [None if one is None else _level(one.error) for one in there],
+        "time": [None if one is None else _digits(one.time_ms.get(profile), 4) for one in there],
+    }
+
+
+def _level(error: Measured | None) -> float | str | None:
+    """SQNR in dB; "=" where identical to float, "!" where NaN or infinity was met."""
+    if error is None or error.sqnr_db is not None:
+        return _places(error.sqnr_db) if error is not None else None
+    return "=" if error.identical else "!" if error.incomparable else None
+
+
+def _digits(value: float | None, count: int) -> float | None:
+    return None if value is None else float(f"{value:.{count}g}")
+
+
+def _places(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _tensors(report: Report, wires: Wiring) -> list[str]:
+    named = [name for wire in (*wires.connections, *wires.weights) for name in (wire.tensor, wire.carried)]
+    return list(dict.fromkeys([*named, *(info.tensor for info in report.ranges or ())]))
+
+
+def _edges(found: Sequence[Connection], numbers: dict[str, int]) -> list[list[int]]:
+    """Maker, reader, tensor, what is carried (counted from the tensor) and marks of every connection."""
+    return [
+        steps(wire.source for wire in found),
+        steps(wire.target for wire in found),
+        steps(numbers[wire.tensor] for wire in found),
+        [numbers[wire.carried] - numbers[wire.tensor] for wire in found],
+        [int(wire.marks) for wire in found],
+    ]
+
+
+def _paths(report: Report) -> Iterator[list[str] | None]:
+    for layer in report.layers:
+        yield None if folded(layer) else scope_of(layer.node)
+
+
+def _kernels(report: Report) -> Iterator[list[str] | None]:
+    for layer in report.layers:
+        yield None if folded(layer) else layer.engine_layers[:1]
+
+
+def _outline(paths: list[list[str] | None], report: Report, wires: Wiring, texts: _Texts) -> list[list[int]]:
+    """Titles, parents and members of the groups."""
+    inner = ((wire.source, wire.target) for wire in wires.connections if wire.source >= 0 and wire.target >= 0)
+    found: Outline = outline(paths, inner, [_short_name(layer) for layer in report.layers])
+    return [texts.column(found.titles), found.parents, steps(found.of)]
+
+
+def _short_name(layer: LayerInfo) -> str:
+    """The end of a name; where that is the operator only, what comes before it."""
+    parts = layer.node.split("/")[-2:]
+    return parts[0] if parts[-1] == layer.op and parts[0] else parts[-1]
+
+
+def _ranges(ranges: Sequence[RangeInfo], numbers: dict[str, int], texts: _Texts) -> dict[str, list[Any]]:
+    return {
+        "tensor": steps(numbers[info.tensor] for info in ranges),
+        "amax": [_digits(info.amax, 4) for info in ranges],
+        "method": texts.column(info.method for info in ranges),
+        "words": texts.column(map(range_words, ranges)),
+        "line": [_kept(info) for info in ranges],
+        "profiles": texts.column(profile_words(info) for info in ranges),
+        "clipped": [_digits(info.clipped, 3) for info in ranges],
+        "sqnr": [_places(info.sqnr_db) for info in ranges],
+        "outlier": [_places(info.outlier_ratio) for info in ranges],
+        "samples": [info.samples for info in ranges],
+        "bins": [histogram_digits(info) for info in ranges],
+        "used": [int(info.quantized) for info in ranges],
+    }
+
+
+def _kept(info: RangeInfo) -> float | None:
+    """Where amax lies between 0 and the largest magnitude seen."""
+    largest = max(map(abs, info.observed)) if info.observed else 0.0
+    return _digits(min(info.amax / largest, 1.0), 3) if largest > 0 else None
+
+
+def profile_words(info: RangeInfo) -> str:
+    """The amax of each profile, marked where they are unlike."""
+    words = ", ".join(f"{profile} {amax:.3g}" for profile, amax in info.per_profile.items())
+    return f"{words} (unlike)" if unlike_profiles(info) else words
+
+
+def _node(nodes: dict[str, int], texts: _Texts, name: str) -> int:
+    """A node's index, or below 0 a text: a pass may have declined a node that no longer exists."""
+    return nodes[name] if name in nodes else -1 - texts(name)
+
+
+def _harms(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
+    """Node, SQNR alone, SQNR without, share of the loss and whether it is kept, of every layer that was measured."""
+    return [
+        [nodes[harm.node], _places(harm.alone_db), _places(harm.without_db), _digits(harm.share, 3), int(harm.kept)]
+        for harm in report.harms
+        if harm.node in nodes
+    ]
+
+
+def _reformats(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
+    """By group of nodes that are timed together: the nodes, and whether data are reformatted for them."""
+    against = next(iter(report.payoff.against.values()), None) if report.payoff is not None else None
+    return [
+        [[nodes[node] for node in group.nodes if node in nodes], int(any(t.reformat_ms for t in group.times.values()))]
+        for group in (against.groups if against is not None else ())
+    ]

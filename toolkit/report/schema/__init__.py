@@ -1,0 +1,1 @@
+"""What report.json holds, part by part: pydantic models, checked whenever a report is made or read."""

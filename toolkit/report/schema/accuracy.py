@@ -1,0 +1,196 @@
+"""What every part of the report has in common, and what was measured of the model's outputs.
+
+A signal-to-noise ratio (SQNR) that is not finite is stored as null, and ``max_abs`` tells the cases apart. If it is 0,
+the tensors are identical (SQNR infinite); if it is null, NaN or infinity occurred and nothing can be compared;
+otherwise the float tensor is all zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.report.schema.part import Finite as Finite
+from toolkit.report.schema.part import Part as Part
+from toolkit.report.schema.part import SquashedBy as SquashedBy
+from toolkit.report.schema.task import FewAnswers, PartFigures, TaskInfo
+
+ROUNDING = 1e-12
+"""By how much a drop may exceed its budget, as a share of the metric: the rounding of a difference of two values."""
+
+
+class Measured(Part):
+    """A tensor against the float model's.
+
+    Attributes:
+        sqnr_db: SQNR in dB; None where the tensors are identical, not comparable, or the float one is zero throughout.
+        max_abs: largest absolute difference; None where NaN or infinity was met.
+    """
+
+    sqnr_db: Finite = None
+    max_abs: Finite = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether the tensor is the float model's, bit for bit."""
+        return self.sqnr_db is None and self.max_abs == 0
+
+    @property
+    def incomparable(self) -> bool:
+        """Whether NaN or infinity kept the tensors from being compared."""
+        return self.sqnr_db is None and self.max_abs is None
+
+
+class OutputError(Measured):
+    """One output of the model against the float model's."""
+
+    cosine: Finite = None
+    agreement: Finite = Field(
+        default=None,
+        description="top-1 agreement, the share of positions with the float model's argmax, of outputs with classes; "
+        "of integers and the like the share of equal elements",
+    )
+    variation_db: Finite = Field(
+        default=None, description="power of the variation between samples over the noise, in dB"
+    )
+    squashed_by: SquashedBy = ""
+    positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
+    masks_lost: int = Field(
+        default=0, description="how many values the float model masks, as padded positions, and the other does not"
+    )
+    ranked: bool = Field(
+        default=False,
+        description="rows are in the order of their scores, which moves with them: what is compared is the same "
+        "detections of both models, or nothing",
+    )
+
+    @property
+    def unknown(self) -> bool:
+        """Whether there is no figure."""
+        return super().incomparable
+
+    @property
+    def incomparable(self) -> bool:
+        """Whether NaN or infinity kept the tensors from being compared."""
+        return self.unknown and not self.ranked
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the output holds integers or the like, of which ``agreement`` alone is known."""
+        return self.sqnr_db is None and self.cosine is None and self.agreement is not None
+
+
+class Accuracy(Part):
+    """The quantized model against the float model; ``drop`` is positive where it is worse, in the metric's units."""
+
+    metric: str | None = None
+    before: Finite = Field(default=None, alias="float")
+    quantized: Finite = None
+    drop: Finite = None
+    higher_is_better: bool | None = Field(
+        default=None, description="of the metric; null without one, and in reports of older releases"
+    )
+    drop_low: Finite = Field(
+        default=None,
+        description="lower end of its 95 % interval, as samples differ (jackknife); null of a share of right answers",
+    )
+    drop_high: Finite = Field(default=None, description="its upper end")
+    budget: float | None = Field(default=None, description="the largest drop allowed")
+    met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
+    samples: int = 0
+    layer_samples: int = Field(default=0, description="how many of them, spread evenly, the layers' errors are from")
+    outputs: dict[str, OutputError] = Field(default_factory=dict)
+    source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
+    held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
+    misses: list[str] = Field(default_factory=list, description="each target that was missed, as a clause")
+    not_compared: list[str] = Field(
+        default_factory=list, description="outputs that were not compared, since onnxruntime cannot compute them"
+    )
+    in_place: list[str] = Field(
+        default_factory=list, description="the tensors among ``outputs`` that were compared in place of those"
+    )
+    refused: bool = Field(default=False, description="whether onnxruntime cannot run model.onnx as it is written")
+    notes: list[str] = Field(default_factory=list)
+    task: TaskInfo | None = Field(default=None, description="what the model was taken to be for")
+    parts: list[PartFigures] = Field(default_factory=list, description="its answers, the worst part first")
+    relative_budget: float | None = Field(default=None, description="the largest drop allowed, as a share of float")
+    standing: Literal["met", "unproven", "missed"] | None = Field(
+        default=None, description="whether the budget was kept, as far as the samples tell; null without a budget"
+    )
+    by_default: bool = Field(
+        default=False, description="whether the recipe has no budget, so that the task's own counts"
+    )
+    doubts: list[str] = Field(
+        default_factory=list, description="why it is not called usable although the budget was not missed, as clauses"
+    )
+
+    float_wrong: bool = Field(
+        default=False, description="whether the float model is plainly wrong by the labels: the first of ``doubts``"
+    )
+    few: FewAnswers | None = Field(
+        default=None, description="the limit that needs most answers, where there are too few to judge it"
+    )
+    quantized_source: bool = Field(
+        default=False, description="whether the source, which ``before`` and all else is compared with, has Q/DQ pairs"
+    )
+    shows_nothing: bool = Field(
+        default=False, description="whether no budget can be judged: one sample, or samples that all give the same"
+    )
+
+    drawing: list[str] = Field(
+        default_factory=list,
+        description="nodes that draw other random numbers in each of the two runs that are compared: nothing is judged",
+    )
+
+    unrounded: Finite = Field(
+        default=None,
+        description="``quantized``, or without a metric ``unchanged`` of the first part, as onnxruntime itself "
+        "computes model.onnx, without the rounding of 16-bit floats; an estimate where there are "
+        "``unrounded_samples``; null where it is the same, was not measured, or too few samples tell how far it moves",
+    )
+    unrounded_samples: int | None = Field(
+        default=None, description="how many samples ``unrounded`` is estimated from; null where it was measured on all"
+    )
+
+    @property
+    def output_compared(self) -> bool:
+        """Whether anything was compared at an output of the model, and not only before what cannot be run."""
+        return self.quantized is not None or bool(self.outputs.keys() - set(self.in_place))
+
+    @property
+    def on_fewer(self) -> bool:
+        """Whether the layers' errors are from fewer samples than the outputs'."""
+        return 0 < self.layer_samples < self.samples
+
+    @property
+    def most_drop(self) -> float | None:
+        """The largest drop that the tighter limit of the budget allows, in the metric's units; None without one."""
+        relative = self.relative_budget is not None and self.before is not None
+        limits = [self.budget, (self.relative_budget or 0.0) * abs(self.before or 0.0) if relative else None]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def drop_kept(self) -> bool | None:
+        """Whether the metric's drop is within its budget; None where there is no such budget or no drop."""
+        most = self.most_drop
+        if most is None or self.drop is None:
+            return None
+        # a limit finer than one answer is not missed by one
+        few = self.few is not None and self.few.limit in ("max_drop", "max_relative_drop")
+        unproven = self.standing == "unproven" or few
+        return self.drop <= most + ROUNDING * (1.0 if self.before is None else abs(self.before)) or unproven
+
+    @property
+    def rising(self) -> bool:
+        """Whether a larger metric is better; where the report does not say, as the drop's sign says."""
+        if self.higher_is_better is not None:
+            return self.higher_is_better
+        if self.before is None or self.quantized is None or self.drop is None:
+            return True
+        return self.drop * (self.before - self.quantized) >= 0
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the metric is a share, whose changes are stated in percentage points."""
+        return self.rising and all(value is not None and abs(value) <= 1 for value in (self.before, self.quantized))

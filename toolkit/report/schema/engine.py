@@ -1,0 +1,108 @@
+"""What was measured of the engine on the GPU: its accuracy, its latency, and where its time goes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.base.precision import Precision
+from toolkit.report.schema.accuracy import Accuracy, Part
+
+Paid = Literal["faster", "even", "slower"]
+
+
+class DeviceInfo(Part):
+    """The engine run on this machine's GPU against onnxruntime's float run of the source model.
+
+    ``accuracy`` is over all profiles, a sample counted once for each profile that it ran in; ``profiles`` has each
+    profile's own figures. Both are empty where nothing ran; ``why`` says why not, or what failed.
+    """
+
+    status: Literal["ran", "failed", "skipped"]
+    why: str = ""
+    gpu: str = ""
+    samples: int = Field(default=0, description="samples that ran, each counted once")
+    left_out: int = Field(default=0, description="runs of a sample in a profile whose shapes it does not fit")
+    accuracy: Accuracy | None = None
+    profiles: dict[str, Accuracy] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+
+
+class Overhead(Part):
+    """Where one profile's time goes, in milliseconds summed over its layers.
+
+    Q/DQ kernels are pairs that fused with no layer; reformats change layout or type between two layers.
+    """
+
+    layers_ms: float
+    reformat_ms: float = 0.0
+    qdq_ms: float = 0.0
+    reformats: int = 0
+    qdq_kernels: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share of the layers' time that reformats and Q/DQ kernels take."""
+        return (self.reformat_ms + self.qdq_ms) / self.layers_ms if self.layers_ms > 0 else 0.0
+
+
+class Latencies(Part):
+    """One inference at a profile's opt shapes: median milliseconds of this engine and of the other.
+
+    Where both could be measured in turn, that is the median of all turns.
+    """
+
+    ours_ms: float
+    other_ms: float
+    ratio: float = Field(description="this engine's latency over the other's: above 1 is slower")
+    noise: float = Field(0.02, description="share of the other's latency up to which a difference counts as none")
+    turns: int = Field(0, description="how often both were measured in turn; 0: each once, after its build")
+    paid: Paid
+
+
+class GroupTime(Part):
+    """One group's time in one profile in milliseconds, reformats and Q/DQ kernels around it included."""
+
+    ours_ms: float
+    other_ms: float
+    reformat_ms: float = 0.0
+    qdq_ms: float = 0.0
+
+    @property
+    def gain_ms(self) -> float:
+        """What the group saves; negative where it costs."""
+        return self.other_ms - self.ours_ms
+
+
+class PayoffGroup(Part):
+    """Nodes that cannot be told apart by time, since kernels of either engine run several of them at once."""
+
+    name: str = Field(description="its heaviest node")
+    nodes: list[str]
+    quantized: list[str] = Field(default_factory=list, description="nodes asked to run quantized")
+    precision: Precision | None = Field(default=None, description="what the heaviest node runs in")
+    times: dict[str, GroupTime] = Field(default_factory=dict, description="by profile")
+    paid: Paid | None = Field(default=None, description="null where it has no quantized node, so nothing to pay")
+    why: str = Field(default="", description="why it did not pay, in profile ``worst``")
+    worst: str = Field(default="", description="the profile in which it costs most, or gains least")
+
+
+class Payoff(Part):
+    """This engine against one of the unquantized model.
+
+    ``groups`` are those with a time in either engine, the greatest cost first. ``rest`` is the time of layers that
+    belong to no node; groups and rest add up to the time of all layers of each engine.
+    """
+
+    alike: bool = Field(False, description="both are builds of one network: nothing runs in another precision than it")
+    profiles: dict[str, Latencies] = Field(default_factory=dict)
+    groups: list[PayoffGroup] = Field(default_factory=list)
+    rest: dict[str, GroupTime] = Field(default_factory=dict)
+
+
+class PayoffInfo(Part):
+    """What the engine's time goes into, and whether quantizing paid."""
+
+    overhead: dict[str, Overhead] = Field(default_factory=dict, description="by profile")
+    against: dict[str, Payoff] = Field(default_factory=dict, description="by the other engine's precision")

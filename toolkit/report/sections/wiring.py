@@ -1,0 +1,142 @@
+"""How the nodes of a report are connected, with Q/DQ pairs and Casts folded into the connections."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import NamedTuple
+
+from toolkit.graph.layers.work import CONVERSIONS
+from toolkit.placement.ops import DEQUANTIZE
+from toolkit.report.schema.report import LayerInfo, Report
+
+
+class Mark(IntFlag):
+    """What lies on a connection."""
+
+    PAIR = 1
+    CAST = 2
+
+
+_BARE = Mark(0)
+_SIZES = frozenset({"Shape", "Size"})
+
+
+class Connection(NamedTuple):
+    """A tensor's way from the node that makes it to one that reads it.
+
+    Attributes:
+        source: index of the maker among the layers; -1 for an input of the model.
+        target: index of the reader; -1 for an output of the model.
+        tensor: the tensor as its maker calls it.
+        carried: the tensor that goes between them: the quantized one of a pair, else the one that the reader reads.
+        marks: what was folded.
+    """
+
+    source: int
+    target: int
+    tensor: str
+    carried: str
+    marks: Mark
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """All connections of a report's layers, by reader.
+
+    Attributes:
+        connections: between nodes that are no conversions, and to and from the model's inputs and outputs.
+        weights: constants, with the layers that read them; ``source`` is -1.
+        outputs: names of the model's outputs, in the order of the connections that lead to them.
+        readers: of each conversion, by its index, the first layer downstream that is none, or else upstream.
+    """
+
+    connections: list[Connection]
+    weights: list[Connection]
+    readers: dict[int, int]
+    outputs: list[str]
+
+
+def folded(layer: LayerInfo) -> bool:
+    """Whether a layer is drawn as a mark on a connection."""
+    return layer.op in CONVERSIONS and layer.role == "convert" and bool(layer.inputs)
+
+
+def wiring(report: Report) -> Wiring:
+    """The connections, in linear time; a report of an older version, whose layers name no tensors, has none."""
+    layers, is_folded = report.layers, [folded(layer) for layer in report.layers]
+    makers = {name: index for index, layer in enumerate(layers) for name in layer.outputs}
+    given = {tensor.name for tensor in report.model.inputs}
+    begins = {inner: outside for layer in layers for inner, outside in layer.begins.items()}
+
+    def began(name: str) -> str:
+        while name in begins and name not in makers:
+            name = begins[name]
+        return name
+
+    origins: dict[str, tuple[str, str, Mark]] = {}
+    for index, layer in enumerate(layers):
+        if is_folded[index]:
+            # in the graph's order, so that what comes before is known already
+            start = began(layer.inputs[0])
+            before, carried, marks = origins.get(start, (start, "", _BARE))
+            own = Mark.CAST if layer.op.startswith("Cast") else Mark.PAIR
+            made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried or before
+            both = (before, made, marks | own if marks and marks is not own else own)
+            for output in layer.outputs:
+                origins[output] = both
+    connections: list[Connection] = []
+    weights: list[Connection] = []
+    beside: dict[int, int] = {}
+
+    def reached(name: str) -> bool:
+        return name in makers or name in given
+
+    def connect(name: str, target: int) -> None:
+        origin, carried, marks = origins.get(name, (name, name, _BARE))
+        found = Connection(makers.get(origin, -1), target, origin, carried or name, marks)
+        if reached(origin):
+            connections.append(found)
+        elif target >= 0:
+            weights.append(found)
+        while name in makers and is_folded[makers[name]]:
+            beside.setdefault(makers[name], target if target >= 0 else makers.get(origin, -1))
+            name = began(layers[makers[name]].inputs[0])
+
+    for index, layer in enumerate(layers):
+        if not is_folded[index]:
+            for name in dict.fromkeys(map(began, (*layer.inputs, *layer.ends))):
+                connect(name, index)
+    outputs = [tensor.name for tensor in report.model.outputs if reached(tensor.name)]
+    for name in outputs:
+        connect(name, -1)
+    return Wiring(connections, weights, beside, outputs)
+
+
+def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
+    """Indices of the layers that compute in no float and still hand on data, not only sizes.
+
+    They lie on a way from an input, or a layer that computes in floats, to such a layer or an output: a Gather of
+    tokens, or one that picks classes out of what NonMaxSuppression has selected.
+    """
+    successors: dict[int, list[int]] = defaultdict(list)
+    predecessors: dict[int, list[int]] = defaultdict(list)
+    for one in found.connections:
+        successors[one.source].append(one.target)
+        predecessors[one.target].append(one.source)
+    passing = {index for index, layer in enumerate(layers) if layer.role == "other" and layer.op not in _SIZES}
+    floats = [index for index, layer in enumerate(layers) if layer.role == "compute"]
+    ends = [-1, *floats]
+    return _reached(successors, ends, passing) & _reached(predecessors, ends, passing)
+
+
+def _reached(along: Mapping[int, Sequence[int]], starts: Iterable[int], passing: Container[int]) -> set[int]:
+    reached, pending = set[int](), list(starts)
+    while pending:
+        for index in along.get(pending.pop(), ()):
+            if index in passing and index not in reached:
+                reached.add(index)
+                pending.append(index)
+    return reached

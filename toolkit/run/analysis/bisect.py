@@ -1,0 +1,371 @@
+"""Bisection of a recipe's layers: by limits on the simulation or on engines, or by a command of the user's."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from toolkit.backends.lowering.prepare import save_for
+from toolkit.backends.lowering.strong import lower
+from toolkit.backends.trials.bench import EngineBench
+from toolkit.base.errors import ModelError, QtoolError, did_you_mean
+from toolkit.base.files import sha256_json
+from toolkit.base.needs import Needs
+from toolkit.base.precision import Precision
+from toolkit.base.reads import needs_now
+from toolkit.base.schema import wanted_words
+from toolkit.base.settings import without_effect
+from toolkit.base.text import on_one_line
+from toolkit.contract.findings import Code, Finding
+from toolkit.report.fragments import keep_fragment
+from toolkit.run.analysis.bisect_engine import EngineCheck
+from toolkit.run.analysis.command_needs import command_needs
+from toolkit.run.analysis.quantizing import QuantizingRecipe, Samples, quantizing
+from toolkit.run.job import Job
+from toolkit.run.keys.pass_code import pass_code
+from toolkit.run.recipe.sections import SHARES, BudgetSection
+from toolkit.run.steps.analyses import join_analysis
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.budget import Budget
+    from toolkit.evaluation.comparison.outcome import Outcome
+    from toolkit.search.sensitivity.bisect import Bisection, Check
+
+PLACES, KEPT = ("simulation", "engine"), ("fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class BisectLimits:
+    """What an answer has to keep; the recipe's budget counts where none is given."""
+
+    max_drop: float | None = None
+    min_sqnr_db: float | None = None
+    min_agreement: float | None = None
+    min_value: float | None = None
+    max_relative_drop: float | None = None
+    min_unchanged: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether any limit is given."""
+        return any(limit is not None for limit in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Question:
+    """What ``qtool bisect`` is asked.
+
+    Attributes:
+        limits: an answer passes if it keeps these.
+        command: an answer passes if this command exits 0; ``{model}`` in it is the ONNX file's path.
+        reads: files and folders that the command reads. Where none are named, it is not known what its verdicts depend
+            on, and it is run again each time.
+        on: what is checked: ``simulation`` or ``engine``.
+        precision: what kept layers run in: fp16, bf16 or fp32; the recipe's ``rest`` where None.
+        repeats: how often the ends are checked, to notice flaky checks.
+    """
+
+    limits: BisectLimits = BisectLimits()
+    command: str | None = None
+    reads: tuple[Path, ...] = ()
+    on: str = "simulation"
+    precision: str | None = None
+    repeats: int = 2
+
+    def words(self) -> str:
+        """What is asked, in short: the command, the limits, or that it is the recipe's budget."""
+        if self.command is not None:
+            return self.command
+        given = {name: value for name, value in vars(self.limits).items() if value is not None}
+        return ", ".join(f"{name} = {value:g}" for name, value in given.items()) or "the recipe's budget"
+
+    def check(self, allow_code: bool) -> None:
+        """Refuse what cannot be asked, before anything is done.
+
+        Raises:
+            QtoolError: an unknown word, a limit that is no limit, a command that is not allowed or cannot be
+                read, or a command together with engines or limits.
+        """
+        self._check_limits()
+        if self.command is not None:
+            self._check_command(self.command, allow_code)
+        elif self.reads:
+            raise QtoolError("--reads says what --command reads, but there is no --command", remedy="leave out --reads")
+        if self.on not in PLACES:
+            raise QtoolError(f"--on is '{self.on}'", remedy=did_you_mean(self.on, PLACES))
+        if self.precision is not None and self.precision not in KEPT:
+            raise QtoolError(f"--precision is '{self.precision}'", remedy=did_you_mean(self.precision, KEPT))
+        if self.command is not None and self.on == "engine":
+            raise QtoolError("--command judges the ONNX model, and --on engine builds engines", remedy="leave out one")
+
+    def _check_limits(self) -> None:
+        for name, value in vars(self.limits).items():
+            try:
+                BudgetSection.model_validate({name: value})
+            except ValidationError as error:
+                raise QtoolError(
+                    f"--{name.replace('_', '-')} is {value}: {wanted_words(error.errors()[0])}",
+                    remedy=f"meaning: {BudgetSection.model_fields[name].description}",
+                ) from error
+
+    def _check_command(self, command: str, allow_code: bool) -> None:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise QtoolError(
+                f"--command cannot be read: {error}", where=command, remedy="close its quotation marks"
+            ) from error
+        if not words:
+            raise QtoolError("--command is empty", remedy="give the command that judges a model")
+        for name, value in vars(self.limits).items():
+            if value is not None:
+                option = f"--{name.replace('_', '-')}"
+                what, remedy = without_effect(f"{option} {value:g}", "--command decides which answer passes", option)
+                raise QtoolError(what, remedy=f"{remedy} or --command")
+        for path in self.reads:
+            if not path.exists():
+                raise QtoolError("--reads names a path that does not exist", where=str(path), remedy="check the path")
+        if not allow_code:
+            raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
+
+
+@dataclass(frozen=True)
+class Bisected:
+    """The result, in the types that it was checked in.
+
+    Attributes:
+        found: the layers to keep, and how they were found.
+        layers: how many layers there were to choose from.
+        precision: what the kept layers ran in.
+        rest: what ``[engine] rest`` has to be in place of the recipe's; None where that stays.
+        page: the run's page that shows it.
+    """
+
+    found: Bisection
+    layers: int
+    precision: Precision
+    rest: Precision | None = None
+    page: Path | None = None
+
+    def fragment(self) -> str:
+        """Lines to paste into a recipe before the pass that quantizes; empty where nothing has to be kept."""
+        kept = self.found.kept
+        return keep_fragment(kept, str(self.precision), "found by qtool bisect") if kept else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {
+            **self.found.to_json(),
+            "recipe": self.fragment(),
+            "rest": str(self.rest) if self.rest is not None else None,
+        }
+
+
+def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
+    """Find a smallest set of layers to keep float so that the check passes.
+
+    Raises:
+        QtoolError: the question or the recipe cannot be used, or the check fails with every layer float.
+    """
+    from toolkit.report.sections.analysis import bisection_info
+    from toolkit.search.sensitivity import bisect as bisecting
+    from toolkit.search.sensitivity.measure import fast
+
+    question.check(job.allow_code)
+    with quantizing(job, samples, question.on == "engine") as ready:
+        simulation, limits, rest = ready.simulation, question.limits, None
+        precision = Precision(question.precision) if question.precision is not None else ready.context.rest
+        if limits.max_drop is not None and limits.max_drop > 1 and job.recipe.evaluation.metric in SHARES:
+            raise QtoolError(f"--max-drop is {limits.max_drop:g}", remedy="it is a share: 0.02 is 2 points")
+        setup = _check_setup(question, samples.data, ready, precision)
+        found = bisecting.bisect(
+            simulation.names, setup.check, log=setup.log, repeats=question.repeats, progress=job.progress,
+            fingerprint=setup.fingerprint, content=setup.content, needs=setup.needs,
+            likely=[group.name for group in fast(simulation).ranked()],
+        )  # fmt: skip
+        found.notes += ready.notes
+        if isinstance(setup.check, _SimulationCheck):
+            found.notes += setup.check.doubts(frozenset(found.kept))
+            precision, rest = setup.check.settle(found, precision)
+        if isinstance(setup.check, EngineCheck):
+            found.notes += setup.check.notes()
+        bisected = Bisected(found, len(simulation.names), precision, rest)
+        asked_for = question.words(), question.on
+        info = bisection_info(found, bisected.layers, asked_for, precision, bisected.fragment())
+        return replace(bisected, page=join_analysis(ready.inputs, info))
+
+
+@dataclass(frozen=True)
+class _CheckSetup:
+    """What decides whether layers kept in float suffice, and where its verdicts are kept.
+
+    Attributes:
+        check: whether an answer passes.
+        log: the file of verdicts, by which an interrupted bisection resumes.
+        fingerprint: of all that the verdicts depend on.
+        content: of a candidate's engine; None where no engines are built.
+        needs: what a verdict read.
+    """
+
+    check: Check
+    log: Path
+    fingerprint: str
+    content: Callable[[frozenset[str]], str] | None = None
+    needs: Callable[[], Needs | None] = needs_now
+
+
+def _check_setup(question: Question, data: str, ready: QuantizingRecipe, precision: Precision) -> _CheckSetup:
+    """The check that a question asks for: by a command, on engines, or on the simulation.
+
+    Raises:
+        QtoolError: the limits cannot be judged on the samples.
+    """
+    log, simulated = ready.hidden / "bisect.jsonl", ready.simulation.fingerprint()
+    passes = [pass_code(step) for step in (ready.step, *ready.later)]
+    if question.command is not None:
+        types = [str(ready.context.rest), str(precision)]
+        return _CheckSetup(
+            _CommandCheck(question.command, ready, precision),
+            log,
+            sha256_json([simulated, question.command, "", passes, types]),
+            needs=partial(command_needs, question.command, question.reads),
+        )
+    budget = _budget(question.limits, data, ready) if question.limits.given else _recipes(ready, data)
+    if question.on == "engine":
+        check = EngineCheck(ready, budget, precision)
+        # a separate file: a bisection of the simulation would start it over, and engines take long
+        return _CheckSetup(check, ready.hidden / "bisect.engine.jsonl", check.fingerprint(), check.content)
+    return _CheckSetup(_SimulationCheck(budget, ready), log, sha256_json([simulated, None, repr(budget), passes, []]))
+
+
+def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
+    """The recipe's budget, as its search judges it: the same limits and, where it has a search, the same margin.
+
+    Raises:
+        QtoolError: a limit of the metric, and no labels to measure it with, nor a task to judge by.
+    """
+    from toolkit.search.budget.budget import OWN_LIMITS, Judged, budget_for
+
+    section, simulation = ready.job.recipe.evaluation, ready.simulation
+    budget = section.budget
+    limits = BisectLimits(
+        budget.max_drop, budget.min_sqnr_db, budget.min_agreement, budget.min_value, budget.max_relative_drop,
+        budget.min_unchanged,
+    )  # fmt: skip
+    if simulation.settings.answers is None or (limits.min_value is not None and simulation.settings.metric is None):
+        return _budget(limits, data, ready)
+    own = {name: getattr(ready.step, name, None) for name in OWN_LIMITS}
+    margin = float(getattr(ready.step, "margin", 0.0))
+    decided = simulation.settings
+    judged = Judged.of(
+        simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers, section.metric,
+        decided.options.output,
+    )  # fmt: skip
+    return budget_for(judged, own, limits, ready.context.journal, margin=margin)
+
+
+def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
+    """The budget that the limits make.
+
+    Raises:
+        QtoolError: a limit of the metric, and no labels to measure it with.
+    """
+    from toolkit.evaluation.budget import Budget
+    from toolkit.evaluation.metrics.by_name import make_metric
+
+    settings, better = ready.simulation.settings, True
+    of_metric = ("max_drop", "min_value", "max_relative_drop")
+    asked = next((name for name in of_metric if getattr(limits, name) is not None), None)
+    named = ready.job.recipe.evaluation.metric
+    if asked is not None and settings.metric is None and named is not None:
+        raise QtoolError(
+            f"{asked} is a limit of the metric {named}, and the {data} data has no labels to measure it with",
+            remedy="use --data evaluation, or give --min-agreement or --min-sqnr-db",
+        )
+    if settings.metric is not None:
+        better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better
+    return Budget(higher_is_better=better, **vars(limits))
+
+
+@dataclass(frozen=True)
+class _SimulationCheck:
+    """Whether the simulation with these layers float keeps the limits."""
+
+    budget: Budget
+    ready: QuantizingRecipe
+
+    def __call__(self, kept: frozenset[str]) -> bool:
+        simulation = self.ready.simulation
+        return not self.budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
+
+    def doubts(self, kept: frozenset[str]) -> list[Finding]:
+        """What makes the answer doubtful: too few samples."""
+        simulation = self.ready.simulation
+        few = self.budget.unproven(simulation.without(kept), simulation.runner.float_outcome)
+        return [Code.SEARCH_UNPROVEN(why=few)] if few is not None else []
+
+    def settle(self, found: Bisection, asked: Precision) -> tuple[Precision, Precision | None]:
+        """The types in which the answer passes: that of kept layers, and ``rest`` where the recipe's will not do.
+
+        The simulation computes in float32. ``asked`` and the recipe's own type are taken where the answer passes in
+        them, with the margin that a search's plan must have in its types, or where onnxruntime cannot run it in them;
+        else float32, for the kept layers first. The notes say why.
+        """
+        from toolkit.search.stages.real_types import lacks_in_types
+
+        kept, rest, fp32 = frozenset(found.kept), self.ready.context.rest, Precision.FP32
+        simulation = self.ready.simulation
+
+        def lowered(kept: frozenset[str], precision: Precision) -> Outcome:
+            model, context = self.ready.candidate(kept, precision)
+            observed = context.known_ranges.observed if context.known_ranges is not None else None
+            return simulation.outcome_of(lower(model, context.plan, rest=rest, observed=observed).model)
+
+        for precision in dict.fromkeys((asked, fp32) if kept else (rest,)):
+            if (precision, rest) == (fp32, fp32):
+                break
+            try:
+                lacks, _ = lacks_in_types(
+                    self.budget, lowered(kept, precision), simulation.runner.float_outcome,
+                    partial(lowered, frozenset(simulation.names), precision),
+                )  # fmt: skip
+            except ModelError as error:
+                found.notes.append(Code.SEARCH_TYPE_UNCHECKED(rest=rest, error=on_one_line(error.what, 200)))
+                return precision, None
+            if not lacks:
+                return precision, None
+            missed = {"limits": list(lacks), "by": list(lacks.values())}
+            found.notes.append(Code.BISECT_IN_TYPES(precision=precision, rest=rest, **missed))
+        return fp32, fp32 if rest is not fp32 else None
+
+
+@dataclass(frozen=True)
+class _CommandCheck:
+    """Whether a command exits 0 on the model.onnx that a run would write with these layers in ``precision``."""
+
+    command: str
+    ready: QuantizingRecipe
+    precision: Precision
+
+    def __call__(self, kept: frozenset[str]) -> bool:
+        model, context = self.ready.candidate(kept, self.precision)
+        bench = self.ready.context.bench
+        assert isinstance(bench, EngineBench)
+        lowered, _ = bench.lowered(model, context.plan, context.known_ranges)
+        path = save_for(bench.builder, bench.settings, lowered, self.ready.hidden / "bisect.onnx")
+        words = [word.replace("{model}", str(path)) for word in shlex.split(self.command)]
+        if "{model}" not in self.command:
+            words.append(str(path))
+        try:
+            return subprocess.run(words, capture_output=True, check=False).returncode == 0
+        except OSError as error:
+            raise QtoolError(
+                f"the command cannot be run: {error}", where=self.command, remedy="check its path"
+            ) from error

@@ -1,0 +1,158 @@
+"""Whose results a run folder holds, and how far the last run in it came: what is out of date is marked."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_json
+from toolkit.base.reading import own_json
+from toolkit.base.schema import FileSchema
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+
+_STATE, _STEPS = "state.json", "steps.json"
+
+
+class Unfinished(FileSchema):
+    """A run that began to make results and has not made its report yet.
+
+    Attributes:
+        step: the first step that it did again.
+        why: why that step was not reused.
+        current: the steps whose results are this run's; all others belong to the run before it.
+    """
+
+    step: str
+    why: str
+    current: list[str] = Field(default_factory=list)
+
+
+class RunState(FileSchema):
+    """What is known about a run folder besides the results of its steps.
+
+    Attributes:
+        recipe: the file of the recipe that ran here last; empty for one that was made in Python.
+        place: the same, from the folder: both may have been moved together.
+        model: the file of its model.
+        before: the recipe whose results were here when this one started; empty once its own report exists.
+        unfinished: the run under way, or the one that failed or was killed.
+        samples: SHA-256 of the samples from code for the results here, by their use and name in the recipe.
+    """
+
+    recipe: str = ""
+    place: str = ""
+    model: str = ""
+    before: str = ""
+    unfinished: Unfinished | None = None
+    samples: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> RunState:
+        """The state of a run folder; a missing or damaged one counts as empty."""
+        with suppress(ValidationError):
+            return cls.model_validate(own_json(folder / ".qtool" / _STATE))
+        return cls()
+
+    def recipe_file(self, folder: Path) -> Path | None:
+        """The file of the recipe that ran in ``folder``; None for one that was made in Python."""
+        near = folder / self.place
+        if self.place and near.is_file():
+            return near.resolve()
+        return Path(self.recipe) if self.recipe else None
+
+    def save(self, folder: Path) -> None:
+        """Write it atomically."""
+        write_json(folder / ".qtool" / _STATE, self.model_dump(mode="json"))
+
+
+def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> Finding | None:
+    """Note in a run folder whose it is from now on; returns a finding if it was another recipe's.
+
+    Args:
+        folder: the run folder, taken by this process.
+        by_name: whether it was chosen only from the recipe's name.
+        recipe: the recipe's file; None for one made in Python, which its model distinguishes from others.
+        model: the file of its model.
+
+    Raises:
+        QtoolError: it is another recipe's of the same name, and sharing was not asked for.
+    """
+    state, own = refuse_another(folder, by_name, recipe, model)
+    if own != state:
+        own.save(folder)
+    return ReportCode.FOLDER_OF_ANOTHER(recipe=own.before) if own.before else None
+
+
+def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> tuple[RunState, RunState]:
+    """What a run folder's state is, and what it is once this recipe has taken it over; see ``taken_over``."""
+    state = RunState.load(folder)
+    file = str(recipe.resolve()) if recipe is not None else ""
+    place = os.path.relpath(file, folder.resolve()) if file else ""
+    own = state.model_copy(update={"recipe": file, "place": place, "model": str(model)})
+    # a recipe that was moved with its results is not another one
+    gone = bool(state.recipe) and not Path(state.recipe).is_file()
+    same = state.recipe == own.recipe and (bool(own.recipe) or state.model == own.model)
+    another = bool(state.recipe or state.model) and not gone and not same
+    before = state.recipe or f"one made in Python for {state.model}"
+    if another and by_name:
+        raise QtoolError(
+            f"the folder holds the results of another recipe of this name, {before}",
+            where=str(folder),
+            remedy="give this run its own folder with --out (in Python, out=), or rename one of the recipes",
+        )
+    own.before = before if another else own.before
+    return state, own
+
+
+def mark_report(folder: Path, unfinished: Unfinished) -> None:
+    """Mark the report of a run folder, in both its forms, as out of date; a damaged one is removed."""
+    from toolkit.report.page.html import write_html
+    from toolkit.report.schema.report import Report
+
+    file, page = folder / "report.json", folder / "report.html"
+    try:
+        report = Report.load(file)
+    except QtoolError:
+        for path in (page, file):
+            path.unlink(missing_ok=True)
+        return
+    summary = report.summary
+    if summary.verdict == "outdated":
+        return
+    summary.headline = sentence(
+        ReportCode.OUT_OF_DATE(step=unfinished.step, why=unfinished.why, headline=summary.headline)
+    )
+    summary.verdict = "outdated"
+    if page.is_file():
+        write_html(report, page)
+    report.save(file)
+
+
+def unfinished_note(path: Path) -> Finding | None:
+    """The note on a file of a run folder whose last run did not finish; None where there is nothing to say."""
+    place = path if path.is_dir() else path.parent
+    folder = place.parent if place.name == ".qtool" else place
+    found = RunState.load(folder).unfinished
+    if found is None:
+        return None
+    if path.is_dir():
+        return ReportCode.RUN_UNFINISHED(step=found.step, why=found.why)
+    maker = _maker(folder, path)
+    if maker is None:
+        return None
+    return ReportCode.FILE_OF_UNFINISHED(step=found.step, why=found.why, maker=maker, new=maker in found.current)
+
+
+def _maker(folder: Path, path: Path) -> str | None:
+    """The step that wrote a file of a run folder."""
+    with suppress(ValueError, AttributeError, TypeError, KeyError):
+        steps = own_json(folder / ".qtool" / _STEPS)
+        name = path.relative_to(folder).as_posix()
+        return next((step for step, entry in steps.items() if name in entry["files"]), None)
+    return None

@@ -1,0 +1,158 @@
+"""Whether the model takes the batches that a recipe allows, tried on the first samples; the node that does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit.base.errors import ModelError, QtoolError, RecipeError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
+from toolkit.graph.interface.states import shapes_to_join
+from toolkit.graph.sessions.endless_loops import EndlessLoopError
+from toolkit.run.inputs.feeds import batch_limits
+from toolkit.run.recipe.new_profile import Seen, one_sample
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.data.sample import Sample
+    from toolkit.graph.interface.batch_probe import BatchFault
+    from toolkit.graph.model import Model
+    from toolkit.graph.sessions.session import Session
+    from toolkit.run.inputs.inputs import Inputs
+
+_MOST_VALUES = 1 << 26
+"""Bytes of random inputs: declared shapes may exceed the memory."""
+_LOOKED_AT = 32
+"""Samples among which others of the first one's shapes are looked for."""
+_PLAIN, _BRANCHING = 2, 8
+"""Samples of the batch that is tried. One of two seldom shows that a branch is chosen for a whole batch, by its mean
+say: both samples take the same one, half of the time."""
+
+
+def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
+    """Run a batch of the smallest telling size that the recipe's profiles allow.
+
+    Raises:
+        RecipeError: the model cannot compute it, or computes something other than for the samples one by one; the
+            message names the node.
+        ModelError: the model does not run on one sample, which the message names.
+    """
+    from toolkit.data.faults import run_of
+    from toolkit.graph.interface.batch_probe import batch_fault
+
+    first = _first(data)
+    if first is None:
+        return
+    recipe = inputs.job.recipe
+    homes = [(index, profile) for index, profile in enumerate(data.profiles) if profile.name in first.profiles]
+    model = inputs.source()
+    least = _telling(model)
+    sizes = [
+        (min(max(least, low), high), index) for index, profile in homes for low, high in [batch_limits(profile, data)]
+    ]
+    size, index = max(sizes, default=(min(least, recipe.calibration.batch), None), key=lambda one: one[0])
+    if size < 2:
+        return
+    try:
+        fault = batch_fault(model, data.axes, _alike(data, first.inputs, size), loaded)
+    except EndlessLoopError:
+        raise
+    except ModelError:
+        for sample in islice(data.samples(), _LOOKED_AT):
+            with run_of([sample.origin]):
+                loaded.run(sample.inputs)
+        raise
+    if fault is None:
+        return
+    where = recipe.locate("profile", index, "shapes") if index is not None else str(recipe.path or "the recipe")
+    names = ", ".join(f"dimension {axis} of '{name}'" for name, axis in data.axes.items())
+    raise RecipeError(
+        fault_words(fault),
+        where=where,
+        remedy=f"write 1 in min, opt and max of {names}"
+        + (" in a [[profile]]" if index is None else "")
+        + ", or export the model so that it takes batches",
+    )
+
+
+def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault | None:
+    """Why a model cannot take several samples at once, tried on the data's, or on random ones of the shapes to expect.
+
+    None where it can, where no axis along which samples are joined is known, where it does not run on one random
+    sample either, and where random inputs would be too large.
+
+    Args:
+        model: the model.
+        source: the data; None for random samples.
+        seen: by input the shapes of the data's samples.
+
+    Raises:
+        ModelError: the model does not run on one of the data's samples, or does not end.
+    """
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.data.images import holds_images
+    from toolkit.graph.interface.batch_probe import batch_fault, fault_by_shapes
+
+    if source is not None and not holds_images(source):
+        data = CalibrationData.open(str(source.resolve()), model)
+    else:
+        shapes = one_sample(shapes_to_join(model), seen)
+        if sum(math.prod(shape) for shape in shapes.values()) > _MOST_VALUES:
+            return None
+        fixed = ShapeProfile("one", {name: Extent(shape, shape, shape) for name, shape in shapes.items()})
+        data = CalibrationData.open(None, model, Profiles((fixed,)), random={"seed": 0, "samples": 2})
+    first = _first(data)
+    if first is None:
+        return None
+    try:
+        return batch_fault(model, data.axes, _alike(data, first.inputs, _telling(model)))
+    except QtoolError as error:
+        if source is not None and isinstance(error, ModelError):
+            # for random samples it says little; with real ones no recipe would run
+            raise
+        return fault_by_shapes(model, data.axes, first.inputs, 2)
+
+
+def fault_words(fault: BatchFault) -> str:
+    """What is wrong with a batch, with the node."""
+    if fault.runs:
+        return (
+            f"for a batch of {fault.samples} the model computes something else than for its samples one by one: "
+            f"{fault.words} does not keep them apart"
+        )
+    return f"the model cannot compute a batch of {fault.samples}: {fault.words} has the batch fixed"
+
+
+def _telling(model: Model) -> int:
+    """How many samples a batch needs to show whether the model computes each as it would alone."""
+    return _BRANCHING if any(node.op in ("If", "Loop") for node in model.nodes) else _PLAIN
+
+
+def _first(data: CalibrationData) -> Sample | None:
+    """The first sample, where samples are joined: each is a single row then."""
+    sample = next(iter(data.samples()), None)
+    if sample is None or not data.can_batch:
+        return None
+    return sample if all(sample.inputs[name].shape[axis] == 1 for name, axis in data.axes.items()) else None
+
+
+def _alike(data: CalibrationData, first: Mapping[str, Array], count: int) -> list[Mapping[str, Array]]:
+    """Samples of the first one's shapes: the data's own, and where they are too few the first with its values moved."""
+    from toolkit.data.rows import moved
+
+    found: list[Mapping[str, Array]] = []
+    for sample in islice(data.samples(), _LOOKED_AT):
+        shared = (np.array_equal(first[name], sample.inputs[name]) for name in first if name not in data.axes)
+        if sample.shapes == {name: value.shape for name, value in first.items()} and all(shared):
+            found.append(sample.inputs)
+        if len(found) == count:
+            return found
+    while len(found) < count:
+        found.append(moved(first, data.axes, len(found)))
+    return found

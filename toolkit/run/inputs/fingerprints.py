@@ -1,0 +1,268 @@
+"""Fingerprints of what a recipe reads, computed once a run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.code import load_object
+from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.given import is_given
+from toolkit.base.profiles import Shape
+from toolkit.base.progress import Activity, Progress, silent
+from toolkit.base.reads import aside
+from toolkit.base.types import Array
+from toolkit.base.versions import path_fingerprint
+from toolkit.contract.findings import Finding
+from toolkit.data.codes import DataCode
+from toolkit.data.loaders import arrays_of, feeds_once, length_of, most_held, too_large
+from toolkit.data.sources import HeldSamples, LoadedSamples, sample_digest
+from toolkit.run.folder.state import RunState
+from toolkit.run.job import Job
+
+_HELD_BYTES = 256 << 20
+_LOOKED = 16_384
+"""Samples after which a loader that does not say how many it has counts as one that goes on."""
+_TOLD = 64
+_COMPARED = 2
+"""Samples that are read a second time: a shuffled loader may happen to begin with the same one."""
+
+
+class Fingerprints:
+    """SHA-256 of what a job reads; for each file or loader it is computed once.
+
+    Data from code is known only by its samples: all of them are read for their fingerprint, and held in memory where
+    they are few, so that they need not be read again.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._known: dict[Path, str] = {}
+        self._seen: dict[Path, list[tuple[str, int, int, int]]] = {}
+        self._samples: dict[Any, SamplesRead] = {}
+
+    def of(self, path: Path) -> str:
+        """SHA-256 of a file or folder; empty where there is none."""
+        if path not in self._known:
+            self._seen[path] = _looks(path)
+            self._known[path] = path_fingerprint(path) if path.exists() else ""
+        return self._known[path]
+
+    def require_unchanged(self) -> None:
+        """Check that no file has changed since its fingerprint was taken, so that the key holds for what was read.
+
+        Raises:
+            DataError: one has; a result kept under its old fingerprint would belong to neither content.
+        """
+        for path, before in self._seen.items():
+            if _looks(path) != before:
+                raise DataError(
+                    "it was changed while it was being read", where=str(path), remedy="run again when it is complete"
+                )
+
+    def of_data(self, data: str | None) -> str:
+        """SHA-256 of a recipe's data: of its files, or of all samples where code supplies them.
+
+        Raises:
+            DataError: the code failed, or yields no dictionaries.
+        """
+        if data is None:
+            return ""
+        return self._read(data).print if self.job.names_code(data) else self.of_file(data)
+
+    def from_code(self) -> dict[str, str]:
+        """``of_data`` of data from code, by its use and its name in the recipe."""
+        recipe = self.job.recipe
+        named = {"calibration": recipe.calibration.data, "evaluation": recipe.evaluation.data}
+        return {
+            f"{use} {data}": self.of_data(data)
+            for use, data in named.items()
+            if data is not None and self.job.names_code(data)
+        }
+
+    def loader_notes(self) -> list[Finding]:
+        """Findings about code that yields samples: it does not end, yields others in a second reading of this run, or
+        others than those of the results in the run folder.
+        """
+        before = RunState.load(self.job.folder.path).samples
+        changed = [name.split(" ", 1) for name, found in self.from_code().items() if before.get(name, found) != found]
+        notes = dict.fromkeys(note for read in self._samples.values() for note in read.notes)
+        return [*notes, *(DataCode.OTHER_SAMPLES(use=use, data=_spoken(data)) for use, data in changed)]
+
+    def given(self, data: str) -> HeldSamples | LoadedSamples:
+        """The samples that code yields, where they are few enough to be held; else the code, which is asked again.
+
+        Raises:
+            DataError: see ``of_data``.
+        """
+        return self._read(data).samples
+
+    def _read(self, data: str) -> SamplesRead:
+        with aside():
+            loader = self._loader(data)
+            # two names may stand for one object, and one name for two
+            place = data if type(data) is str else id(loader)
+            if place not in self._samples:
+                self._samples[place] = samples_read(loader, _spoken(data), self._wanted(loader), self.job.progress)
+        return self._samples[place]
+
+    def _loader(self, data: str) -> Any:
+        try:
+            return load_object(data, self.job.allow_code, "data")
+        except QtoolError as error:
+            recipe = self.job.recipe
+            tables = [name for name in ("calibration", "evaluation") if getattr(recipe, name).data == data]
+            if tables:
+                error.at(recipe.locate(tables[0], "data"))
+            raise
+
+    def _wanted(self, loader: Any) -> int | None:
+        """How many samples of a loader the recipe uses at most; None where it sets no bound."""
+        calibration, evaluation = self.job.recipe.calibration, self.job.recipe.evaluation
+        counts: list[int | None] = []
+        if self._names(calibration.data, loader):
+            share = 1.0 if evaluation.data is not None else 1 - evaluation.hold_out
+            counts.append(None if calibration.samples is None else math.ceil(calibration.samples / share))
+        if self._names(evaluation.data, loader):
+            counts.append(evaluation.samples)
+        known = [number for number in counts if number is not None]
+        return max(known) if known and len(known) == len(counts) else None
+
+    def _names(self, data: str | None, loader: Any) -> bool:
+        if data is None or not self.job.names_code(data):
+            return False
+        return load_object(data, self.job.allow_code, "data") is loader
+
+    def of_file(self, path: str | None) -> str:
+        """SHA-256 of a file that the recipe names."""
+        return self.of(self.job.recipe.resolve(path)) if path is not None else ""
+
+    def of_weights(self) -> list[str]:
+        """SHA-256 of each file of weights that lies beside the float model."""
+        return [self.of(path) for path in (self.job.header.external if self.job.header is not None else ())]
+
+    def of_model(self) -> list[str]:
+        """The float model: its file and the files of its weights."""
+        return [self.of(self.job.model_path), *self.of_weights()]
+
+    def same_samples(self, data: str, other: str | None) -> bool:
+        """Whether both name the same samples."""
+        return self.of_data(data) == self.of_data(other)
+
+
+def _looks(path: Path) -> list[tuple[str, int, int, int]]:
+    """What the system reports about a file, or all files in a folder: enough to notice a change within one run."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        try:
+            said = file.stat()
+        except OSError:
+            continue
+        if not stat.S_ISDIR(said.st_mode):
+            found.append((str(file), said.st_ino, said.st_size, said.st_mtime_ns))
+    return found
+
+
+def _spoken(data: str) -> str:
+    """What messages call the data."""
+    return "the iterable" if is_given(data) else data
+
+
+@dataclass(frozen=True)
+class SamplesRead:
+    """What the first reading of a loader found.
+
+    Attributes:
+        print: SHA-256 over all samples.
+        samples: the samples themselves, or what yields them again.
+        notes: findings about the loader.
+    """
+
+    print: str
+    samples: HeldSamples | LoadedSamples
+    notes: tuple[Finding, ...] = ()
+
+
+def samples_read(loader: Any, name: str, wanted: int | None = None, progress: Progress = silent) -> SamplesRead:
+    """All samples of a loader, which is read once.
+
+    They are held where they are few, and in any case for an iterator, which can be read only once.
+
+    Args:
+        loader: see ``repeatable``.
+        name: what messages call it.
+        wanted: how many samples are used. With it, only as many of the first are taken of a loader that does not say
+            how many it has and has not ended after them and ``_LOOKED``.
+        progress: told how many have been read.
+
+    Raises:
+        DataError: the loader failed, yields no dictionaries, or does not end.
+    """
+    held: list[dict[str, Array]] | None = []
+    digests: list[bytes] = []
+    objects: list[bytes] = []
+    shapes: list[dict[str, Shape]] = []
+    size, once, most = 0, hasattr(loader, "__next__"), most_held()
+    feeds = feeds_once(loader, name)
+    unsized, limit = length_of(feeds, name) is None, None
+    looked = max(wanted or 0, _LOOKED)
+    for number, feed in enumerate(arrays_of(feeds, name)):
+        full = once and size > most
+        if wanted is not None and unsized and number >= wanted and (full or number == looked):
+            limit = wanted
+            break
+        if full:
+            raise too_large(number, size, name)
+        if not number % _TOLD:
+            progress(_reading(name, number), 0, 1)
+        digests.append(sample_digest(feed))
+        shapes.append({key: values.shape for key, values in feed.items()})
+        of_objects = [(key, values.tolist()) for key, values in feed.items() if values.dtype.hasobject]
+        objects.append(repr(of_objects).encode())
+        size += sum(values.nbytes for values in feed.values())
+        if held is not None:
+            # a loader may fill the same arrays again
+            held.append({key: values.copy() for key, values in feed.items()})
+        if size > _HELD_BYTES and not once:
+            held = None
+    progress(_reading(name, len(digests)), 1, 1)
+    notes = []
+    if limit is not None:
+        notes.append(DataCode.LOADER_CUT(data=name, read=len(digests), used=limit))
+        digests, shapes = digests[:limit], shapes[:limit]
+    if held is not None and not once and _differ(loader, name, digests):
+        notes.append(DataCode.UNSTEADY(data=name))
+    digest = hashlib.sha256()
+    for one, other in zip(digests, objects):
+        digest.update(one)
+        digest.update(other)
+    if held is None:
+        return SamplesRead(digest.hexdigest(), LoadedSamples(name, loader, digests, shapes, limit), tuple(notes))
+    return SamplesRead(digest.hexdigest(), HeldSamples(name, held[:limit]), tuple(notes))
+
+
+def _reading(name: str, number: int) -> Activity:
+    unending = ", no end so far" if number > _LOOKED else ""
+    return Activity(f"reading the samples of {name}", part=f"{number:,}{unending}")
+
+
+def _differ(loader: Any, name: str, digests: Sequence[bytes]) -> bool:
+    """Whether the first samples of a second reading differ from those of the first, in values or order.
+
+    Not where there is no second reading: what is held needs none.
+    """
+    if isinstance(loader, (list, tuple)):
+        return False
+    compared = min(_COMPARED, len(digests))
+    try:
+        again = [sample_digest(feed) for feed in islice(arrays_of(feeds_once(loader, name), name), compared)]
+    except DataError:
+        return False
+    return bool(again) and again != list(digests[: len(again)])

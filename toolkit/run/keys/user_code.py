@@ -1,0 +1,118 @@
+"""Code of the user's that a recipe names: its modules, what it declares to read, and following what it reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.code import load_object
+from toolkit.base.errors import QtoolError
+from toolkit.base.given import is_given, taken
+from toolkit.base.modules import OWN_PACKAGES, is_pythons_own, module_file
+from toolkit.base.reads import Reads, following
+from toolkit.contract.passes import Pass
+from toolkit.run.job import Job
+from toolkit.run.recipe.passes import passes_of, stripping_passes
+
+
+@contextmanager
+def followed(job: Job) -> Iterator[None]:
+    """Follow what the recipe's passes and its metric read in the block, where any of them is not qtool's own.
+
+    Data functions are not followed: all their samples are read for the fingerprint of the data.
+
+    Raises:
+        QtoolError: a pass or the metric cannot be created, so that what it reads could not be followed.
+    """
+    modules = _modules(job)
+    if not modules:
+        yield
+        return
+    reads = Reads(job.folder.path, modules, job.recipe.folder)
+    with following(reads):
+        reads.declared = _all_declare(job)
+        yield
+
+
+def passes_call_it(job: Job) -> bool:
+    """Whether code of the user's contributes to the passes' result."""
+    steps = passes_of(job.recipe, job.allow_code)
+    return any(_is_users(step) for step in steps) or (
+        _metric(job) is not None and any(step.reads_evaluation() for step in steps)
+    )
+
+
+def measuring_calls_it(job: Job) -> bool:
+    """Whether code of the user's contributes to what is measured: the metric, or what makes the reference model."""
+    return _metric(job) is not None or reference_calls_it(job)
+
+
+def reference_calls_it(job: Job) -> bool:
+    """Whether code of the user's makes the model that results are compared with."""
+    return any(_is_users(step) for step in stripping_passes(job.recipe, job.allow_code))
+
+
+def metric_inputs(job: Job) -> list[Path]:
+    """The files that the recipe's own metric declares to read, by its attribute ``inputs``."""
+    kind = _metric(job)
+    named = getattr(kind, "inputs", None)
+    if kind is None or not isinstance(named, (list, tuple)):
+        return []
+    file = module_file(inspect.getattr_static(kind, "__module__", ""))
+    return [(file.parent if file is not None else job.recipe.folder) / Path(path) for path in named]
+
+
+def _metric(job: Job) -> Any:
+    """The class or object of a metric of the user's; None where there is none.
+
+    Raises:
+        QtoolError: it cannot be created.
+    """
+    name = job.recipe.evaluation.metric
+    if name is None or ":" not in name:
+        return None
+    try:
+        return load_object(name, job.allow_code, "metric")
+    except QtoolError as error:
+        error.at(job.recipe.locate("evaluation", "metric"))
+        raise
+
+
+def _modules(job: Job) -> list[str]:
+    """Names of the modules that passes and metric of the user's come from."""
+    found = []
+    for step in passes_of(job.recipe, job.allow_code):
+        found += [kind.__module__ for kind in type(step).__mro__]
+        found += [name.partition(":")[0] for name in step.code_named()]
+    name = job.recipe.evaluation.metric
+    if name is not None and ":" in name:
+        thing = taken(name) if is_given(name) else None
+        found.append(_module_of(thing) if thing is not None else name.partition(":")[0])
+    known = (*OWN_PACKAGES, "pydantic")
+    return sorted({name for name in found if (top := name.partition(".")[0]) not in known and not is_pythons_own(top)})
+
+
+def _module_of(thing: Any) -> str:
+    kind = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
+    return str(kind.__module__)
+
+
+def _all_declare(job: Job) -> bool:
+    """Whether all code of the user's declares what it reads: passes by ``input_files``, a metric by ``inputs``."""
+    said = [_declares(step) for step in passes_of(job.recipe, job.allow_code) if _is_users(step)]
+    kind = _metric(job)
+    return all([*said, *([hasattr(kind, "inputs")] if kind is not None else [])])
+
+
+def _is_users(step: Pass) -> bool:
+    """Whether a pass is not qtool's own, or calls code that is not."""
+    return type(step).__module__.partition(".")[0] not in OWN_PACKAGES or bool(step.code_named())
+
+
+def _declares(step: Pass) -> bool:
+    """Whether a pass's own class declares what it reads, and not a class of qtool's that it derives from."""
+    owner = next(kind for kind in type(step).__mro__ if "input_files" in vars(kind))
+    return owner.__module__.partition(".")[0] not in OWN_PACKAGES

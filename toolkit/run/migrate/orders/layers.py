@@ -1,0 +1,92 @@
+"""Types asked for layers, layer by layer: the last request for a name counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from toolkit.base.text import literal_glob, matching
+from toolkit.contract.findings import Finding
+from toolkit.graph.model import Model
+from toolkit.placement.ops import TARGETS
+from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.migrate.orders.terms import Term
+
+_FLOATS = ("fp32", "fp16", "bf16")
+_NODE_OF = "node_of_"
+"""How TensorRT's parser names the layer of a node without a name: by its first output."""
+
+
+@dataclass
+class LayerTypes:
+    """What is asked of layers.
+
+    Attributes:
+        asked: precision by node, a later request replacing an earlier one.
+        outputs: output type by node.
+        ops: precision by operator.
+        patterns: the globs and names by precision, where no later request takes a node out of them.
+        quantized: nodes that were asked for a quantized type.
+    """
+
+    asked: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    ops: dict[str, str] = field(default_factory=dict)
+    patterns: dict[str, list[str]] = field(default_factory=dict)
+    quantized: list[str] = field(default_factory=list)
+    _said: list[tuple[str, str]] = field(default_factory=list)
+
+    def ask(self, model: Model, term: Term, value: Sequence[tuple[str, str]], rest: str) -> Finding | None:
+        """Write down what is asked for; returns what cannot be done.
+
+        Args:
+            model: the graph, whose nodes are layers by their names.
+            term: LAYERS, TYPES or OPS.
+            value: names, globs or operators, each with a type.
+            rest: the float type of all else.
+        """
+        nodes = {node.name: node for node, _ in model.walk()}
+        made = {f"{_NODE_OF}{node.outputs[0].name}": name for name, node in nodes.items() if node.outputs}
+        strange, unquantized, kept = [], [], []
+        for pattern, kind in value:
+            if term is Term.OPS:
+                present = any(node.op == pattern for node in nodes.values())
+                if present and kind in _FLOATS:
+                    self.ops[pattern] = kind
+                strange += [] if present else [pattern]
+                continue
+            found = matching(made.get(pattern, pattern), nodes)
+            if not found:
+                strange.append(pattern)
+            for name in found:
+                if kind in _FLOATS:
+                    (self.asked if term is Term.LAYERS else self.outputs)[name] = kind
+                elif term is Term.LAYERS:
+                    self.asked[name] = kind
+                    if kind in ("int8", "fp8") and nodes[name].op not in TARGETS:
+                        unquantized.append(name)
+            if term is Term.LAYERS and found:
+                self._said.append((made.get(pattern, pattern), kind))
+        if term is Term.TYPES:
+            kept = [n for n, kind in self.outputs.items() if self.asked.get(n, kind) != kind]
+        if strange:
+            return MigrateCode.NO_SUCH_LAYER(layers=strange)
+        if kept:
+            return MigrateCode.OUTPUT_TYPE_LOST(layers=kept)
+        return MigrateCode.NO_QUANTIZED_FORM(layers=unquantized) if unquantized else None
+
+    def settle(self, model: Model) -> None:
+        """Work out the patterns for the recipe: as they were written where that means the same, else as names."""
+        for name, kind in self.outputs.items():
+            self.asked.setdefault(name, kind)
+        self.quantized = [name for name, kind in self.asked.items() if kind in ("int8", "fp8")]
+        names = set(model.node_names())
+        for kind in _FLOATS:
+            wanted = {name for name, asked in self.asked.items() if asked == kind}
+            patterns = list(dict.fromkeys(pattern for pattern, asked in self._said if asked == kind))
+            covered = {name for pattern in patterns for name in matching(pattern, names)}
+            if not covered <= wanted:
+                patterns, covered = [], set()
+            patterns += [literal_glob(name) for name in self.asked if name in wanted - covered]
+            if patterns:
+                self.patterns[kind] = patterns

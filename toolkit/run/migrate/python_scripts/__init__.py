@@ -1,0 +1,1 @@
+"""Python scripts and notebooks that build an engine, read into orders by their syntax trees; nothing is run."""

@@ -1,0 +1,68 @@
+"""Under which conditions a script calls its own functions."""
+
+from __future__ import annotations
+
+import ast
+
+from toolkit.run.migrate.python_scripts.bindings import Function
+from toolkit.run.migrate.python_scripts.static import Static
+
+Test = tuple[ast.expr, bool]
+"""A condition, and whether it holds at that place."""
+
+
+class Reached(ast.NodeVisitor):
+    """The calls of a script's own functions, each with the conditions around it.
+
+    Args:
+        tree: the script.
+        static: tells which function is called.
+    """
+
+    def __init__(self, tree: ast.Module, static: Static) -> None:
+        self._static = static
+        self._inside: Function | None = None
+        self._tests: list[Test] = []
+        self._calls: dict[Function, list[tuple[Function | None, list[Test]]]] = {}
+        self.visit(tree)
+
+    def conditions(self, function: Function) -> list[Test]:
+        """What has to hold for a function to be called, outermost first; empty where it is called in several places."""
+        found: list[Test] = []
+        seen: set[Function] = set()
+        at: Function | None = function
+        while at is not None and at not in seen and len(self._calls.get(at, ())) == 1:
+            seen.add(at)
+            at, tests = self._calls[at][0]
+            found = [*tests, *found]
+        return found
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """A function's body, which runs where it is called."""
+        self._body(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """An async function's body, which runs where it is called."""
+        self._body(node)
+
+    def _body(self, node: Function) -> None:
+        outer = self._inside, self._tests
+        self._inside, self._tests = node, []
+        self.generic_visit(node)
+        self._inside, self._tests = outer
+
+    def visit_If(self, node: ast.If) -> None:
+        """Both branches, each under its condition."""
+        self.visit(node.test)
+        for branch, holds in ((node.body, True), (node.orelse, False)):
+            self._tests.append((node.test, holds))
+            for one in branch:
+                self.visit(one)
+            self._tests.pop()
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """A call, where it is one of the script's own functions."""
+        called = self._static.names.called(node)
+        if called is not None:
+            self._calls.setdefault(called, []).append((self._inside, list(self._tests)))
+        self.generic_visit(node)

@@ -1,0 +1,352 @@
+"""A recipe that fits a model: profiles from its inputs and its data, passes for what it holds."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from toolkit.base.errors import DataError, QtoolError, RecipeError
+from toolkit.base.given import names_code
+from toolkit.base.precision import Precision
+from toolkit.base.text import count, toml_string
+from toolkit.calibration.amax import DEFAULT
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Finding
+from toolkit.contract.registry import pass_name, passes_with_role
+from toolkit.contract.roles import Role
+from toolkit.evaluation.metrics.by_name import make_metric
+from toolkit.graph.files.header import model_files
+from toolkit.graph.interface.states import shapes_to_join
+from toolkit.graph.layers.forms import Forms, constant_affine
+from toolkit.graph.layers.layer_weights import bias_of
+from toolkit.graph.model import Model
+from toolkit.placement.ops import TARGETS
+from toolkit.placement.quantized import pair_count, refuse_integer_operators
+from toolkit.placement.spellings import load_source
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+from toolkit.run.inputs.batches import batches_refused, fault_words
+from toolkit.run.inputs.plugins import plugin_comment
+from toolkit.run.new.metric import NewEvaluation, new_evaluation
+from toolkit.run.new.ranges import EVALUATION, pass_lines
+from toolkit.run.new.samples import GivenSamples
+from toolkit.run.recipe.new_profile import fixed_by_samples, profile_lines
+from toolkit.search.causes.helpers import Helpers
+
+_BEST_WEIGHTS = "output"
+FRAGILE = (
+    "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
+)  # fmt: skip
+"""Operators that stay float, also where they are written out."""
+
+
+@dataclass
+class NewRecipe:
+    """A recipe that fits a model.
+
+    Attributes:
+        text: the recipe.
+        said: what was decided, and why.
+        warnings: what the user should look into before a run.
+    """
+
+    text: str
+    said: list[Finding]
+    warnings: list[Finding]
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form, without the text."""
+        findings = {"decisions": self.said, "warnings": self.warnings}
+        return {name: [{**one.to_json(), "text": sentence(one)} for one in found] for name, found in findings.items()}
+
+
+def recipe_for(
+    model_path: Path,
+    target: Path,
+    data: Path | None,
+    test: Path | None,
+    metric: str | None,
+    ranges: Path | None = None,
+    keep_pairs: bool = False,
+) -> NewRecipe:
+    """A recipe for a model; what cannot be known is marked by a comment.
+
+    Args:
+        model_path: the ONNX model.
+        target: where the recipe will be written; its paths are relative to there.
+        data: calibration data, whose shapes make the profiles together with those of ``test``.
+        test: test data, with labels where a metric is to judge.
+        metric: the metric to measure; None for the one that the labels fit.
+        ranges: ranges to take, such as a calibration cache; without ``data`` they are all that is taken.
+        keep_pairs: whether the Q/DQ pairs that the model has stay as they are, and nothing else is quantized.
+
+    Raises:
+        RecipeError: there is no such metric, there are no pairs to keep, or TensorRT refuses them.
+        ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
+        DataError: the data does not fit it, or the labels do not fit the metric.
+        RangesError: ``ranges`` holds none for a tensor of the model.
+    """
+    _refuse_unknown(metric)
+    sources = [source for source in (data, test) if source is not None]
+    for source in sources:
+        _refuse_code(source)
+    model = load_source(model_path)
+    refuse_integer_operators(Counter(node.op for node, _ in model.walk()), str(model_path))
+    by_ranges = ranges is not None and data is None
+    samples = GivenSamples.of(model, sources)
+    fault, declared, rest = batches_refused(model, data or test, samples.shapes), shapes_to_join(model), rest_of(model)
+    fixed = fixed_by_samples(declared, samples.shapes)
+    settled, decides = samples.fixed_inputs(model)
+    if keep_pairs:
+        _refuse_to_keep(model)
+        passes, decides = _pairs_kept(model, rest, observed=data is not None), []
+    else:
+        passes = _passes(model, ranges if by_ranges else None, rest, settled)
+    alone = f"Batch 1: {fault_words(fault)}." if fault is not None else ""
+    lines = [
+        "[model]",
+        f"path = {relative(model_path, target)}",
+        *plugin_comment(model),
+        "",
+        *profile_lines(declared, samples.shapes, alone, sentence(fixed) if fixed is not None else ""),
+        "[calibration]",
+        *_calibration(target, data, ranges, samples.image_lines),
+        *passes,
+        *("", "[engine]", 'backend = "auto"', f'rest = "{rest}"', "", "[evaluation]"),
+    ]
+    if by_ranges and test is None:
+        evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
+    else:
+        named = relative(test, target) if test is not None else ""
+        evaluation = new_evaluation(model, data, test, metric, named, "\n".join(lines), target)
+    decided = [
+        *([ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []),
+        *([ReportCode.NEW_METHOD(method=DEFAULT)] if not by_ranges else []),
+        *_decided_passes(model, passes, keep_pairs),
+        *decides,
+    ]
+    lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
+    doubts = [one for one in (fixed, samples.doubt) if one is not None]
+    return NewRecipe(
+        "\n".join([*lines, *evaluation.lines]) + "\n",
+        [*decided, *evaluation.said],
+        [*lacking, *doubts, *evaluation.warnings],
+    )
+
+
+def _refuse_unknown(metric: str | None) -> None:
+    """Refuse a built-in metric that does not exist.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    if metric is not None and ":" not in metric:
+        try:
+            make_metric(metric)
+        except RecipeError as error:
+            error.at("--metric")
+            raise
+
+
+def _refuse_code(data: Path) -> None:
+    """Refuse data that names code, which a recipe may."""
+    if names_code(str(data)) and not data.exists():
+        raise DataError(
+            "it names code, and no code is run to write a recipe",
+            where=str(data),
+            remedy=f"give some of its samples as a .npz; then set data = {toml_string(str(data))} in the recipe, and "
+            "run it with --allow-code",
+        )
+
+
+def _decided_passes(model: Model, passes: Sequence[str], keep_pairs: bool) -> list[Finding]:
+    """What becomes of the model's pairs, and which passes the lines of the recipe use."""
+    found = []
+    if pairs := pair_count(model):
+        found.append(ReportCode.NEW_PAIRS(pairs=pairs, kept=keep_pairs, usable=not paired_unusably(model)))
+    used = tuple(line.split('"')[1] for line in passes if line.startswith("use = "))
+    return [*found, *([ReportCode.NEW_PASSES(passes=used)] if used else [])]
+
+
+def _calibration(target: Path, data: Path | None, ranges: Path | None, images: Sequence[str]) -> list[str]:
+    """What stands under ``[calibration]``."""
+    lines = []
+    if data is not None:
+        lines.append(f"data = {relative(data, target)}")
+    elif ranges is None:
+        lines.append('# data = "..."                     # real inputs: a .npz, or a folder of .npy, .npz or images')
+    lines += images
+    if ranges is not None:
+        lines.append(f"ranges = {relative(ranges, target)}")
+    if data is not None or ranges is None:
+        lines.append(f'method = "{DEFAULT}"')
+    return lines
+
+
+def _passes(model: Model, ranges: Path | None, kept_in: Precision, settled: Sequence[str] = ()) -> list[str]:
+    """The passes of a model: a search, or those that quantize by ``ranges`` without samples."""
+    strip, forms = _strip(model), Forms(model)
+    # weights that come through a pair and a Transpose are constants once the pair is gone
+    lines, prepared = [*strip, "", "[[pass]]", _use(Role.FOLD), *settled], [*([Role.STRIP] if strip else []), Role.FOLD]
+    if any(node.op == "BatchNormalization" for node, _ in model.walk()) or _scaled(model, forms):
+        lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
+        prepared.append(Role.FOLD_NORMALIZATION)
+    present = {forms.op(node) for node in model.nodes}
+    fragile = [op for op in FRAGILE if op in present]
+    if fragile:
+        listed = ", ".join(map(toml_string, fragile))
+        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]"]
+        # float16 by name would bind the search, which asks for float32 where that breaks the result
+        lines += [f'precision = "{kept_in}"'] if kept_in is not Precision.FP16 else []
+    if ranges is not None:
+        return lines + pass_lines(model, ranges)
+    return lines + _search(model, _helpers(model, prepared), kept_in)
+
+
+def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
+    """The helper passes that find a layer to work on, once the passes of the recipe before them have been applied."""
+    prepared = model.copy()
+    try:
+        for role in before:
+            for _, kind in passes_with_role(role)[:1]:
+                kind()(prepared, Context(dry_run=True))
+    except QtoolError:
+        # the run will report what is wrong
+        prepared = model
+    return Helpers(prepared).able()
+
+
+def _takes(role: Role, setting: str, value: str) -> bool:
+    """Whether the installed pass that plays a part has a setting that takes a value."""
+    field = next((kind.model_fields.get(setting) for _, kind in passes_with_role(role)), None)
+    return field is not None and value in get_args(field.annotation)
+
+
+def rest_of(model: Model) -> Precision:
+    """The 16-bit type of what is not quantized: bfloat16 where most layers are in it, since values may need that."""
+    facts = model.facts()
+    layers = [node for node in model.nodes if node.op in TARGETS and facts.is_float(node.outputs[0].name)]
+    wide = sum(Precision.from_onnx(facts.types[node.outputs[0].name]) is Precision.BF16 for node in layers)
+    return Precision.BF16 if 2 * wide > len(layers) else Precision.FP16
+
+
+def _search(model: Model, helpers: Sequence[str], kept_in: Precision) -> list[str]:
+    word = "bfloat16" if kept_in is Precision.BF16 else "float16"
+    # bfloat16 holds what float16 cannot
+    guard = ["", "[[pass]]", _use(Role.GUARD)] if kept_in is Precision.FP16 else []
+    listed = ", ".join(map(toml_string, helpers))
+    return [
+        "",
+        f"# INT8 wherever the budget below allows it; layers that cost too much stay in {word}.",
+        "[[pass]]",
+        _use(Role.SEARCH),
+        *([f"helpers = [{listed}]"] if helpers else []),
+        *([f'weights = "{_BEST_WEIGHTS}"'] if _takes(Role.SEARCH, "weights", _BEST_WEIGHTS) else []),
+        *guard,
+    ]
+
+
+def inputs_of(model: Path, data: Path | None, test: Path | None, ranges: Path | None = None) -> dict[str, Path]:
+    """The files that a new recipe is made from, by what they are: it must not be written over any of them."""
+    found = {"the model": model, "--data": data, "--test": test, "--ranges": ranges}
+    weights = model_files(model)[1:] if model.is_file() else []
+    found.update({f"a file of the model's weights ({path})": path for path in weights})
+    return {what: path for what, path in found.items() if path is not None}
+
+
+def _use(role: Role) -> str:
+    return f'use = "{pass_name(role)}"'
+
+
+def _scaled(model: Model, forms: Forms) -> bool:
+    """Whether a layer's result is scaled or shifted by constants, as a BatchNormalization is written out."""
+    for node in model.nodes:
+        place = bias_of(model, node) if node.op in TARGETS else None
+        out = (place[0] if place is not None else node).outputs[:1] if node.op in TARGETS else []
+        readers = forms.readers(out[0]) if out else []
+        if len(readers) == 1 and forms.composite(readers[0]) is None and constant_affine(model, readers[0]):
+            return True
+    return False
+
+
+def _strip(model: Model) -> list[str]:
+    """The pass that takes out the pairs that a model has, so that results are compared with a float model."""
+    pairs = pair_count(model)
+    if not pairs:
+        return []
+    if paired_unusably(model):
+        why = (
+            "# The model has pairs that TensorRT refuses (their type, two types in one layer, or a zero point that is "
+            "not 0): they are removed and placed again."
+        )
+    else:
+        why = (
+            f"# The model has {count(pairs, 'Q/DQ pair')}. As it stands they are removed and placed again where the\n"
+            "# budget allows it, and results are compared with the float model. keep_ranges = true keeps the scales\n"
+            "# of activations, which quantization-aware training learned. To build the model with its pairs as they\n"
+            "# are, delete all [[pass]] tables, or write the recipe with `qtool new --keep-pairs`."
+        )
+    return ["", why, "[[pass]]", _use(Role.STRIP)]
+
+
+def _pairs_kept(model: Model, kept_in: Precision, observed: bool) -> list[str]:
+    """The passes of a model whose pairs stay: none quantizes; what float16 cannot hold is found only from samples."""
+    why = [
+        "",
+        f"# The model has {count(pair_count(model), 'Q/DQ pair')}, kept as training left them: no pass quantizes, and",
+        "# results are compared with the model without them. To choose again what runs in INT8, write it without",
+        "# --keep-pairs.",
+    ]
+    return [*why, *(["[[pass]]", _use(Role.GUARD)] if observed and kept_in is Precision.FP16 else [])]
+
+
+def _refuse_to_keep(model: Model) -> None:
+    """Refuse to keep pairs that are not there, or that no engine can be built with.
+
+    Raises:
+        RecipeError: there are none, or no engine can be built with them.
+    """
+    if not pair_count(model):
+        raise RecipeError("the model has no Q/DQ pairs to keep", where="--keep-pairs", remedy="leave it out")
+    if paired_unusably(model):
+        raise RecipeError(
+            "TensorRT refuses the model's pairs (their type, two types in one layer, or a zero point that is not 0)",
+            where="--keep-pairs", remedy="leave it out: the pairs are then placed again",
+        )  # fmt: skip
+
+
+def paired_unusably(model: Model) -> bool:
+    """Whether TensorRT refuses the model's pairs: their type, a zero point that is not 0, or two types in one layer."""
+    from onnx import TensorProto
+
+    from toolkit.placement.existing import pairs_of
+
+    def taken(kind: int) -> bool:
+        precision = Precision.from_onnx(kind)
+        return kind == TensorProto.INT32 or (precision is not None and precision.quantized)
+
+    grids = [pair.grid for pair in pairs_of(model)]
+    return bool(mixed_layers(model)) or any(
+        not taken(grid.kind) or grid.zero is None or bool(grid.zero.any()) or grid.limits is not None for grid in grids
+    )
+
+
+def mixed_layers(model: Model) -> list[str]:
+    """Layers whose two operands have pairs of different types, which TensorRT does not multiply (seen on RTX)."""
+    from toolkit.placement.dequantized import dequantizer, pair_type
+
+    found = []
+    for node in (node for node in model.nodes if node.op in TARGETS):
+        makers = [maker for tensor in node.inputs[:2] if (maker := dequantizer(tensor)) is not None]
+        if len({pair_type(maker) for maker in makers} - {None}) == 2:
+            found.append(node.name)
+    return found
+
+
+def relative(path: Path, target: Path) -> str:
+    """A path as a recipe at ``target`` names it, in quotation marks."""
+    return toml_string(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())

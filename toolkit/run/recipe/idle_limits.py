@@ -1,0 +1,50 @@
+"""Limits of a budget that nothing can miss, as a percentage where a share was meant, or that nothing measures."""
+
+from __future__ import annotations
+
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.run.recipe.passes import named_passes
+from toolkit.run.recipe.recipe import Recipe
+from toolkit.run.recipe.sections import SHARES
+
+_LOWEST = {"min_agreement": 0.0, "min_unchanged": 0.0, "min_iou": 0.0, "min_matched": 0.0, "min_cosine": -1.0}
+_OF_METRIC = ("max_drop", "max_relative_drop", "min_value")
+
+
+def idle_limits(recipe: Recipe, float_value: float | None, allow_code: bool = False) -> list[Finding]:
+    """The limits of the recipe's budget, and of its passes, that hold whatever is quantized, or limit no metric.
+
+    Args:
+        recipe: the recipe.
+        float_value: the float model's metric; None where it is not known.
+        allow_code: whether the recipe may name code.
+
+    Raises:
+        RecipeError: an unknown pass or setting.
+        NotAllowedError: a pass is code, which is not allowed.
+    """
+    section, found = recipe.evaluation, []
+    metric = section.metric if section.metric in SHARES else None
+    of_passes = [(name, one.accuracy_limits()) for name, one in named_passes(recipe, allow_code)]
+    for where, limits in (("", dict(section.budget)), *of_passes):
+        known = {name: float(one) for name, one in limits.items() if isinstance(one, (int, float))}
+        if section.metric is None:
+            found += [
+                EvaluationCode.LIMIT_WITHOUT_METRIC(limit=name, value=known[name], by=where)
+                for name in _OF_METRIC
+                if name in known
+            ]
+        lowest = [name for name, least in _LOWEST.items() if known.get(name, least + 1) <= least]
+        if metric is not None:
+            # a share cannot fall by more than it is
+            lost = {"max_drop": float_value or 1.0, "max_relative_drop": 1.0}
+            lowest += [name for name, most in lost.items() if known.get(name, 0.0) >= most]
+            lowest += ["min_value"] if known.get("min_value", 1.0) <= 0 else []
+        found += [
+            EvaluationCode.LIMIT_NEVER_MISSED(
+                limit=name, value=known[name], by=where, metric=metric or "", float_value=float_value
+            )
+            for name in lowest
+        ]
+    return found

@@ -1,0 +1,175 @@
+"""The profile of a new recipe: one extent for each dynamic dimension, from the samples where there are any."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from toolkit.base.text import toml_string
+from toolkit.contract.findings import Finding
+from toolkit.data.sample import EVERYTHING
+from toolkit.graph.shape_inference.derived_dimensions import derived_dimensions
+from toolkit.graph.shape_inference.dimensions import Dims, batch_axes
+from toolkit.report.codes import ReportCode
+
+Seen = Mapping[str, Sequence[tuple[int, ...]]]
+SizeKey = str | tuple[str, int]
+"""What identifies a dynamic dimension: its name, which inputs share, or its place."""
+Sizes = tuple[int, int, int]
+_GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
+
+
+def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed: str = "") -> list[str]:
+    """The ``[[profile]]`` table; nothing where no dimension is dynamic.
+
+    Args:
+        shapes: what the model declares of each input.
+        seen: by input the shapes of the samples.
+        alone: why samples cannot share a batch; empty where they can.
+        fixed: which dimensions have only one size, since no sample has another; empty where none has.
+    """
+    dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
+    if not dynamic:
+        return []
+    sizes = profile_sizes(shapes, seen, bool(alone))
+    lines = [
+        *wrapped(alone),
+        *wrapped(fixed),
+        "[[profile]]",
+        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guesses"),
+    ]
+    for name, dims in dynamic.items():
+        extents = [(dim, dim, dim) if isinstance(dim, int) else sizes[_key(name, axis, dim)]
+                   for axis, dim in enumerate(dims)]  # fmt: skip
+        low, mid, high = ([e[i] for e in extents] for i in range(3))
+        lines.append(f"shapes.{toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
+    return [*lines, ""]
+
+
+def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
+    """The dynamic dimensions that get only one size, since all samples have it; None where none does.
+
+    The batch is not among them: how many samples are stored together says nothing about it.
+    """
+    sizes, axes = profile_sizes(shapes, seen), batch_axes(shapes)
+    found: dict[str, int] = {}
+    inputs: dict[str, None] = {}
+    for name, dims in shapes.items():
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, int) or axes.get(name) == axis or not seen.get(name):
+                continue
+            low, _, high = sizes[_key(name, axis, dim)]
+            if low == high:
+                found[dim if dim is not None else f"{name}[{axis}]"] = low
+                inputs[name] = None
+    if not found:
+        return None
+    return ReportCode.NEW_SIZES_FIXED(dimensions=list(found), sizes=list(found.values()), inputs=list(inputs))
+
+
+def wrapped(text: str) -> list[str]:
+    """A text as comment lines of a recipe."""
+    return textwrap.wrap(text, 118, initial_indent="# ", subsequent_indent="# ")
+
+
+def one_sample(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, tuple[int, ...]]:
+    """By input the shape of one sample: the first that was seen, or the opt shape that would be written for it."""
+    sizes, axes = profile_sizes(shapes, seen), batch_axes(shapes)
+    return {
+        name: tuple(
+            1 if axes.get(name) == axis else dim if isinstance(dim, int) else sizes[_key(name, axis, dim)][1]
+            for axis, dim in enumerate(dims)
+        )
+        for name, dims in shapes.items()
+    }
+
+
+def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -> dict[SizeKey, Sizes]:
+    """Min, opt and max of every dynamic dimension: one for all that have the same name, and one for the batch.
+
+    The opt sizes are those of one sample, since dimensions may depend on each other: TensorRT refuses a mask whose opt
+    length is not that of the past and the new tokens together. Where names say so, min and max agree too.
+    """
+    stands: dict[SizeKey, list[tuple[str, int]]] = {}
+    for name, dims in shapes.items():
+        for axis, dim in enumerate(dims):
+            if not isinstance(dim, int):
+                stands.setdefault(_key(name, axis, dim), []).append((name, axis))
+    axes = batch_axes(shapes)
+    whole = len(axes) == sum(bool(len(dims)) for dims in shapes.values())
+    found: dict[SizeKey, Sizes] = {}
+    batch = [key for key, places in stands.items() if any(axes.get(name) == axis for name, axis in places)]
+    for key, places in stands.items():
+        # inputs whose first axes have their own names, or none, are still joined along them
+        members = [place for one in batch for place in stands[one]] if key in batch else places
+        known = sorted(s[axis] for name, axis in members for s in seen.get(name, ()) if len(s) == len(shapes[name]))
+        if key in batch and whole:
+            found[key] = (1, 1, 1) if alone else _batch(known)
+        elif known:
+            found[key] = known[0], known[len(known) // 2], known[-1]
+        elif key in batch:
+            # where an input has no axis of samples, nothing shows that two can run at once
+            found[key] = 1, 1, 1
+        else:
+            found[key] = _GUESS["image" if len(shapes[places[0][0]]) == 4 else "length"]
+    own = {key: places for key, places in stands.items() if key not in batch}
+    for key, size in _of_one_sample(found, own, shapes, seen).items():
+        found[key] = found[key][0], size, found[key][2]
+    return found | _derived(found, own, shapes, seen)
+
+
+def _of_one_sample(
+    found: Mapping[SizeKey, Sizes],
+    own: Mapping[SizeKey, Sequence[tuple[str, int]]],
+    shapes: Mapping[str, Dims],
+    seen: Seen,
+) -> dict[SizeKey, int]:
+    """The sizes of the sample that is nearest to the middle of each range; empty where none has all of them."""
+    known = {name for places in own.values() for name, _ in places}
+    counts = {len(seen.get(name, ())) for name in known}
+    if len(counts) != 1:
+        return {}
+    samples = [
+        {key: seen[name][index][axis] for key, places in own.items() for name, axis in places[:1]}
+        for index in range(counts.pop())
+        if all(len(seen[name][index]) == len(shapes[name]) for name in known)
+    ]
+    return min(samples, key=lambda sizes: _distance(sizes, found), default={})
+
+
+def _distance(sizes: Mapping[SizeKey, int], found: Mapping[SizeKey, Sizes]) -> float:
+    return sum(abs(math.log((size + 1) / (found[key][1] + 1))) for key, size in sizes.items())
+
+
+def _derived(
+    found: Mapping[SizeKey, Sizes],
+    own: Mapping[SizeKey, Sequence[tuple[str, int]]],
+    shapes: Mapping[str, Dims],
+    seen: Seen,
+) -> dict[SizeKey, Sizes]:
+    """The sizes derived from dimensions' names, where that keeps them in order and includes all that was seen."""
+    derived: dict[SizeKey, Sizes] = {}
+    for name, one in derived_dimensions(shapes).items():
+        if name not in own:
+            continue
+        sizes = [one.size({part: found[part][place] for part in one.parts}) for place in range(3)]
+        low, mid, high = (-1 if size is None else size for size in sizes)
+        least, _, most = found[name] if any(seen.get(where) for where, _ in own[name]) else (mid, mid, mid)
+        if 0 <= low <= min(mid, least) and max(mid, most) <= high:
+            derived[name] = low, mid, high
+    return derived
+
+
+def _batch(known: Sequence[int]) -> Sizes:
+    low, mid, high = _GUESS["batch"]
+    return low, mid, max([high, *known])
+
+
+def _key(name: str, axis: int, dim: str | None) -> SizeKey:
+    return dim if dim is not None else (name, axis)
+
+
+def toml_key(name: str) -> str:
+    """A name as a key of a table."""
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)

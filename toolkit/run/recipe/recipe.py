@@ -1,0 +1,372 @@
+"""The recipe: one TOML file with the model, profiles, data, passes, engine, evaluation and report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.reading import FileKind, fault_words, read_utf8, reading
+from toolkit.base.schema import no_number, validation_words, value_words
+from toolkit.base.settings import without_effect
+from toolkit.base.text import shell_word
+from toolkit.run.folder.state import RunState
+from toolkit.run.recipe.fields import remedy
+from toolkit.run.recipe.idle_settings import idle_settings
+from toolkit.run.recipe.lines import place_of, place_of_value
+from toolkit.run.recipe.objects import entries_of, named
+from toolkit.run.recipe.sections import (
+    SHARES,
+    CalibrationSection,
+    EngineSection,
+    EvaluationSection,
+    ModelSection,
+    ProfileSection,
+    ReportSection,
+    RunSection,
+    Section,
+)
+from toolkit.run.recipe.settings import Setting, apply_settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+_SEVERAL = {"profile", "pass"}
+LOCK_ENDING = ".lock.toml"
+_TOML = FileKind("not TOML", RecipeError, "fix the file", 1 << 22)
+
+
+class Recipe(Section):
+    """Everything a run needs to know. Read one with ``Recipe.load``, or build it in Python.
+
+    Example:
+        >>> recipe = Recipe.load("recipes/digits_int8.toml")     # doctest: +SKIP
+    """
+
+    model: ModelSection
+    profile: list[ProfileSection] = Field([])
+    calibration: CalibrationSection = Field(default_factory=CalibrationSection)
+    passes: Annotated[list[dict[str, Any]], BeforeValidator(entries_of)] = Field([], alias="pass")
+    engine: EngineSection = Field(default_factory=EngineSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    report: ReportSection = Field(default_factory=ReportSection)
+    # results do not depend on it: it is in no key and no lock file
+    run: RunSection = Field(default_factory=RunSection, exclude=True)
+    _path: Path | None = PrivateAttr(None)
+    _folder: Path | None = PrivateAttr(None)
+    _text: str = PrivateAttr("")
+    _place: str = PrivateAttr("the recipe")
+    _resolved: bool = PrivateAttr(False)
+    _locked: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _settings: list[Setting] = PrivateAttr(default_factory=list)
+    _name: str = PrivateAttr("recipe")
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    @field_validator("passes")
+    @classmethod
+    def _passes_say_use(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for entry in value:
+            if not isinstance(entry.get("use"), str):
+                raise ValueError('every [[pass]] needs use = "name"')
+        return value
+
+    @classmethod
+    def load(cls, path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+        """Read a recipe file, or the lock file of a run: its recipe with every setting resolved, to run it again.
+
+        Args:
+            path: the file. Relative paths start in its folder, those of a lock file where the recipe that ran lies,
+                also where both were moved together.
+            settings: lines that replace or complement the file's, each ``section.key=value``; see
+                ``recipe_settings``.
+
+        Raises:
+            RecipeError: no such file, no TOML, an unknown key, a wrong value, or a setting that has no effect; the
+                message names the line.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise RecipeError("this is a folder, not a recipe", where=str(path), remedy="name the .toml file in it")
+        if not path.is_file():
+            raise RecipeError("no such recipe", where=str(path), remedy="`qtool new MODEL` writes one")
+        if path.suffix.lower() == ".onnx":
+            raise RecipeError(
+                "this is an ONNX model, not a recipe",
+                where=str(path),
+                remedy=f"make a recipe: qtool new {shell_word(path)}",
+            )
+        text = read_utf8(path, _TOML)
+        if not path.name.endswith(LOCK_ENDING):
+            return cls.parse(text, path, settings)
+        with reading(path, _TOML):
+            content = tomllib.loads(text)
+        lock = content.pop("lock", None)
+        ran = RunState.load(path.parent).recipe_file(path.parent)
+        recipe = cls._made(content, text, ran, apply_settings(content, settings, cls), path)
+        recipe._resolved = True
+        recipe._locked = lock.get("fingerprints", {}) if isinstance(lock, dict) else {}
+        return recipe
+
+    @classmethod
+    def parse(cls, text: str, path: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
+        """Read a recipe's text; relative paths start at ``path``'s folder, ``settings`` are as in ``load``."""
+        place = str(path or "the recipe")
+        with reading(place, _TOML):
+            content = tomllib.loads(text)
+        for table in _SEVERAL & content.keys():
+            # one written with single brackets
+            content[table] = [content[table]] if isinstance(content[table], dict) else content[table]
+        recipe = cls._made(content, text, path, apply_settings(content, settings, cls))
+        recipe._refuse_idle()
+        return recipe
+
+    @classmethod
+    def resolved(cls, content: Mapping[str, Any], path: Path | None) -> Recipe:
+        """A recipe of the content of a lock file; ``path`` is the file of the recipe itself."""
+        recipe = cls._made(content, "", path)
+        recipe._resolved = True
+        return recipe
+
+    @classmethod
+    def build(cls, name: str = "recipe", **tables: Any) -> Recipe:
+        """A recipe made in Python: ``tables`` are those of the file, with ``passes`` for ``[[pass]]``.
+
+        Where a file names code, objects may stand: passes, data loaders (anything that yields dictionaries of arrays
+        again and again, a torch DataLoader among them) and metrics. Relative paths start in the working directory.
+
+        Example:
+            >>> Recipe.build("mine", model={"path": "m.onnx"}, calibration={"data": loader},  # doctest: +SKIP
+            ...              passes=[InsertQDQ(dtype="int8")])
+
+        Raises:
+            RecipeError: an unknown table or key, a wrong value, or a setting that has no effect given the others.
+        """
+        recipe = cls._made(tables, "", None)
+        recipe._name = name
+        recipe._refuse_idle()
+        return recipe
+
+    def with_objects(
+        self, *, passes: Any = None, calibration: Any = None, evaluation: Any = None, metric: Any = None
+    ) -> Recipe:
+        """This recipe with other passes, samples or metric; what is None stays as it is.
+
+        Args:
+            passes: a pass or several, in place of the recipe's.
+            calibration: the calibration samples: a path, or an object that yields dictionaries of arrays.
+            evaluation: the test samples, with their labels.
+            metric: its name, its class, or an object with ``update`` and ``value``.
+
+        Raises:
+            RecipeError: one of them is wrong, or does not go with the recipe.
+        """
+        twin = self.model_copy(deep=True)
+        if passes is not None:
+            try:
+                twin.passes = self._passes_say_use(entries_of(passes))
+            except ValueError as error:
+                raise RecipeError(str(error), where="passes") from error
+        if calibration is not None:
+            twin.calibration.data, twin.calibration.random = named(calibration), None
+            twin.calibration.collection = None
+        if evaluation is not None:
+            twin.evaluation.data = named(evaluation)
+        if metric is not None:
+            twin.evaluation.metric = named(metric)
+        twin._check_sense()
+        return twin
+
+    @classmethod
+    def _made(
+        cls,
+        content: Mapping[str, Any],
+        text: str,
+        path: Path | None,
+        settings: Sequence[Setting] = (),
+        file: Path | None = None,
+    ) -> Recipe:
+        """A recipe of this content; ``file`` holds ``text`` where that is not ``path``, in whose folder paths start."""
+        place = str(file or path or "the recipe")
+        try:
+            recipe = cls.model_validate(content, context={"file": bool(text)})
+            fault: Mapping[str, Any] | None = no_number(content, recipe)
+        except ValidationError as error:
+            # a table that is misspelt is missing too
+            recipe, fault = None, min(error.errors(), key=lambda one: one["type"] == "missing")
+        except (OverflowError, RecursionError) as error:
+            raise _TOML.fault(place, fault_words(error)) from error
+        if fault is not None or recipe is None:
+            assert fault is not None
+            raise RecipeError(
+                validation_words(fault),
+                where=_where(settings, fault["loc"]) or place_of(place, text, fault["loc"]),
+                remedy=remedy(cls, fault),
+            )
+        recipe._path, recipe._text, recipe._settings = path, text, list(settings)
+        recipe._place = place
+        recipe._folder = path.resolve().parent if path is not None else None
+        recipe.profiles()
+        recipe._check_sense()
+        return recipe
+
+    def _check_sense(self) -> None:
+        if self.calibration.data is not None and self.calibration.random is not None:
+            raise RecipeError(
+                "[calibration] has both data and random",
+                where=self.locate("calibration", "random"),
+                remedy="remove random: real data is better",
+            )
+        names = {p.name for p in self.profile}
+        if self.engine.compare and "compare" in names:
+            raise RecipeError(
+                "a profile is named 'compare', which is where [engine] compare puts its latencies",
+                where=self.locate("engine", "compare"),
+                remedy="give the profile another name",
+            )
+        for name in self.calibration.weights:
+            if name not in names:
+                raise RecipeError(
+                    f"[calibration] weights names the profile '{name}'",
+                    where=self.locate("calibration", "weights"),
+                    remedy=did_you_mean(name, names),
+                )
+        chosen = self.engine.calibration_profile
+        if chosen is not None and chosen not in names:
+            raise RecipeError(
+                f"[engine] calibration_profile names the profile '{chosen}'",
+                where=self.locate("engine", "calibration_profile"),
+                remedy=did_you_mean(chosen, names),
+            )
+        self._check_shares()
+
+    def _refuse_idle(self) -> None:
+        sections = self.calibration, self.evaluation, self.engine
+        for table, name, why in idle_settings(*sections, len(self.profile), self.passes):
+            value = getattr(getattr(self, table), name)
+            # for a table its name: it also holds what was not written
+            said = f"[{table}] {name}" + ("" if isinstance(value, Section) else f" = {value_words(value)}")
+            what, remedy = without_effect(said, why, name)
+            raise RecipeError(what, where=self.locate(table, name), remedy=remedy)
+
+    def _check_shares(self) -> None:
+        """Refuse percentages where the metric is a share: no result could miss them, or none meet them."""
+        metric, budget = self.evaluation.metric, self.evaluation.budget
+        if metric not in SHARES:
+            return
+        given: list[tuple[Any, tuple[str | int, ...]]] = [
+            (budget.max_drop, ("evaluation", "budget", "max_drop")),
+            (budget.min_value, ("evaluation", "budget", "min_value")),
+        ]
+        given += [(entry.get("max_drop"), ("pass", index, "max_drop")) for index, entry in enumerate(self.passes)]
+        for value, place in given:
+            if isinstance(value, (int, float)) and value > 1:
+                example = "0.02 is 2 points" if place[-1] == "max_drop" else "0.95 is 95%"
+                raise RecipeError(
+                    f"{place[-1]} is {value:g}, and {metric} lies between 0 and 1",
+                    where=self.locate(*place),
+                    remedy=f"write it as a share: {place[-1]} = {example}",
+                )
+
+    @property
+    def name(self) -> str:
+        """The recipe's name: its file name without the ending."""
+        return self._path.stem if self._path is not None else self._name
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings given besides the file."""
+        return tuple(self._settings)
+
+    def override(self, option: str, table: str, key: str, value: Any) -> None:
+        """Set what an option of the command line gives; messages about it name the option."""
+        section = getattr(self, table)
+        self._settings.append(Setting(f"{table}.{key}", (table, key), value, getattr(section, key), option))
+        setattr(section, key, value)
+
+    @property
+    def path(self) -> Path | None:
+        """The file it was read from."""
+        return self._path
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it is a lock file's: every setting is given, also those that have no effect."""
+        return self._resolved
+
+    @property
+    def locked(self) -> Mapping[str, Any]:
+        """The fingerprints in a lock file that was loaded; empty for any other recipe."""
+        return self._locked
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self._folder if self._folder is not None else Path.cwd()
+
+    def resolve(self, path: str) -> Path:
+        """A path of the recipe, absolute."""
+        return (self.folder / Path(path).expanduser()).resolve()
+
+    def locate(self, *loc: str | int) -> str:
+        """``file:line`` of a key, as near as it can be found, or the setting given besides the file."""
+        return _where(self._settings, loc) or place_of(self._place, self._text, loc)
+
+    def locate_value(self, value: str, *loc: str | int) -> str:
+        """``file:line`` of a value: in the table ``loc``, else where it occurs first, else of the table."""
+        given = [one for one in self._settings if one.place[: len(loc)] == loc and (value or "''") in repr(one.value)]
+        if given:
+            return given[-1].where
+        return place_of_value(self._place, self._text, loc, value)
+
+    def profiles(self) -> Profiles:
+        """The shape profiles.
+
+        Raises:
+            RecipeError: shapes of unlike rank, min above max, a missing min, opt or max, or a name used twice.
+        """
+        found: list[ShapeProfile] = []
+        for index, section in enumerate(self.profile):
+            where = self.locate("profile", index, "shapes")
+            if section.name in {p.name for p in found}:
+                raise RecipeError(
+                    f"two profiles are named '{section.name}'",
+                    where=self.locate("profile", index, "name"),
+                    remedy="give each its own name",
+                )
+            extents = {}
+            for tensor, shapes in section.shapes.items():
+                missing = [key for key in ("min", "opt", "max") if key not in shapes]
+                if missing:
+                    raise RecipeError(
+                        f"profile '{section.name}' gives no {missing[0]} shape for '{tensor}'",
+                        where=where,
+                        remedy="write { min = [..], opt = [..], max = [..] }",
+                    )
+                try:
+                    extents[tensor] = Extent(tuple(shapes["min"]), tuple(shapes["opt"]), tuple(shapes["max"]))
+                except QtoolError as error:
+                    raise RecipeError(
+                        f"profile '{section.name}', input '{tensor}': {error.what}", where=where, remedy=error.remedy
+                    ) from error
+            found.append(ShapeProfile(section.name, extents))
+        return Profiles(tuple(found))
+
+    @property
+    def rest(self) -> Precision:
+        """The precision of nodes without a request."""
+        return Precision(self.engine.rest)
+
+
+def _where(settings: Sequence[Setting], loc: Sequence[str | int]) -> str:
+    """The last of the settings that sets what is at a place; empty where none does."""
+    return next((one.where for one in reversed(settings) if one.covers(loc)), "")

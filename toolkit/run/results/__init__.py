@@ -1,0 +1,1 @@
+"""What a run left: opened again, shown, measured again, exported and viewed."""

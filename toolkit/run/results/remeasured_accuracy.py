@@ -1,0 +1,162 @@
+"""The accuracy of a run that has ended, measured again: of its engine or its model, on its data or other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from toolkit.base.errors import BackendError, DataError, QtoolError
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.metrics.table import task_of
+from toolkit.report.codes import ReportCode
+from toolkit.report.conclusions.verdict import verdict
+from toolkit.report.schema.accuracy import Accuracy
+from toolkit.report.schema.report import DeviceInfo, Verdict
+from toolkit.run.checks.device import refusal
+from toolkit.run.checks.preflight import preflight, reachable
+from toolkit.run.folder.guard import refuse_missing
+from toolkit.run.recipe.recipe import Recipe
+from toolkit.run.recipe.sections import BudgetSection
+from toolkit.run.result import status_of
+from toolkit.run.results.finished_run import FinishedRun
+from toolkit.run.steps.accuracy import accuracy_of, device_of
+from toolkit.run.steps.device import DeviceStep
+from toolkit.run.steps.evaluation import EvaluationStep
+from toolkit.run.steps.task import TaskStep
+
+On = Literal["auto", "engine", "onnxruntime"]
+
+
+@dataclass(frozen=True)
+class MeasuredAgain:
+    """What was measured.
+
+    Attributes:
+        run: the run folder.
+        data: what was measured on.
+        accuracy: of model.onnx in onnxruntime; None where the engine was run.
+        device: of the engine on the GPU; None where it was not run.
+        why: why it was not run, where the choice was left open.
+    """
+
+    run: Path
+    data: str
+    accuracy: Accuracy | None = None
+    device: DeviceInfo | None = None
+    why: Finding | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict, as for a run."""
+        return verdict(self.accuracy, self.device)
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status, as for a run."""
+        on_device = self.device.accuracy if self.device is not None else None
+        return status_of(self.verdict, self.accuracy or on_device, self.device)
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        accuracy, device = (part.model_dump(mode="json", by_alias=True) if part else None
+                            for part in (self.accuracy, self.device))  # fmt: skip
+        return {
+            "run": str(self.run), "data": self.data, "verdict": self.verdict, "accuracy": accuracy, "device": device,
+            "exit_status": self.exit_status,
+        }  # fmt: skip
+
+
+def remeasure_accuracy(
+    run: FinishedRun, data: str | None = None, metric: str | None = None, samples: int | None = None, on: On = "auto"
+) -> MeasuredAgain:
+    """Run a run's engine, or its model.onnx in onnxruntime, over samples, and judge it as a run is judged.
+
+    Args:
+        run: the run.
+        data: other samples than the recipe's: a file, a folder, or code as a recipe names it.
+        metric: another metric; the recipe's budget is not meant for it, so the metric's own holds.
+        samples: use at most this many.
+        on: what to run; ``auto`` takes the engine where there is one and it can run here.
+
+    Raises:
+        BackendError: the engine is asked for and there is none, or it cannot run here.
+        DataError: there is no sample, or the float model is not the one of the run.
+    """
+    section, job = run.recipe.evaluation, run.job
+    if data is not None:
+        if not job.names_code(data):
+            refuse_missing(Path(data).expanduser(), "--data names something that does not exist")
+            data = str(Path(data).expanduser().absolute())
+        run.recipe.override("--data", "evaluation", "data", data)
+    if metric is not None:
+        judge_by(run.recipe, metric, run.task.task)
+    if samples is not None:
+        run.recipe.override("--samples", "evaluation", "samples", samples)
+    # errors of single layers are not asked for
+    section.layer_samples = 1
+    with reachable(job):
+        preflight(job)
+        _same_model(run)
+        why = _not_on_engine(run, on)
+        task = run.task if data is None and metric is None else TaskStep(run.inputs).run()
+        source = str(section.data or run.recipe.calibration.data or "the recipe's samples")
+        if why is None:
+            record = DeviceStep(run.inputs, task, run.engine).run()
+            return MeasuredAgain(run.folder, source, device=device_of(record, section.budget, task))
+        found = EvaluationStep(run.inputs, task, run.passes, run.lowering).run()
+        if found.found is None:
+            raise DataError("there is no sample to measure on", where=str(run.folder), remedy="give --data")
+        judged = accuracy_of(found.found, section.budget, held_out=found.held_out, random=found.random, task=task)
+        return MeasuredAgain(run.folder, source, judged, why=why if on == "auto" else None)
+
+
+def judge_by(recipe: Recipe, metric: str, task: str) -> None:
+    """Have another metric judge, as ``--metric`` asks for.
+
+    Args:
+        recipe: the recipe, which is changed.
+        metric: the metric; one that is not built in belongs to no task, and the run's task stays.
+        task: the run's task.
+    """
+    section = recipe.evaluation
+    if task_of(metric) not in ("", task):
+        # they belong to the task of the recipe's metric
+        section.blank = section.space = section.threshold = None
+    recipe.override("--metric", "evaluation", "metric", metric)
+    section.budget = BudgetSection()
+
+
+def _same_model(run: FinishedRun) -> None:
+    """Refuse where the float model has changed since: everything is compared with its outputs."""
+    if run.inputs.prints.of(run.job.model_path) != run.lock.fingerprints.get("model"):
+        raise DataError(
+            "the float model was changed since the run",
+            where=str(run.job.model_path),
+            remedy="run the recipe again, or restore the model as it was",
+        )
+
+
+def _not_on_engine(run: FinishedRun, on: On) -> Finding | None:
+    """Why model.onnx is run in onnxruntime and not the engine; None where the engine is run.
+
+    Raises:
+        QtoolError: the engine is asked for and cannot be run.
+    """
+    if on == "onnxruntime":
+        return ReportCode.DEVICE_CHECK_OFF()
+    fault: QtoolError | None = BackendError(
+        "the run built no engine",
+        where=str(run.folder),
+        remedy="run its recipe where TensorRT is installed, or use --on onnxruntime",
+    )
+    if run.engine.engine_file is not None:
+        recipe = run.recipe.model_copy(deep=True)
+        recipe.engine.backend = run.engine.build.backend  # type: ignore[assignment]
+        try:
+            fault = refusal(recipe)
+        except BackendError as error:
+            fault = error
+    if fault is not None and on == "engine":
+        raise fault
+    return ReportCode.DEVICE_NOT_USABLE(error=fault.what) if fault is not None else None

@@ -1,0 +1,95 @@
+"""The context that a recipe's passes are given."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from toolkit.base.precision import Precision
+from toolkit.contract.context import Context
+from toolkit.contract.evaluation import Evaluation, Limits
+from toolkit.contract.journal import Journal
+from toolkit.run.inputs.calibrator import calibrator, gives_ranges
+from toolkit.run.inputs.engine_settings import engine_settings
+from toolkit.run.inputs.inputs import Inputs
+from toolkit.run.task.task import TaskRecord, metric_options
+
+if TYPE_CHECKING:
+    from toolkit.backends.trials.bench import EngineBench
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.graph.model import Model
+
+
+def context_for(
+    inputs: Inputs, model: Model, journal: Journal, dry_run: bool = False, task: TaskRecord | None = None
+) -> Context:
+    """A context for the recipe's passes on this model.
+
+    Args:
+        inputs: what the recipe starts from.
+        model: the graph under work.
+        journal: where notes go.
+        dry_run: nothing is calibrated, measured or built.
+        task: how the model is judged; None where that is not known.
+    """
+    job = inputs.job
+    data = inputs.calibration_data(model, journal)
+    context = Context(
+        journal=journal,
+        profiles=job.profiles,
+        rest=job.recipe.rest,
+        progress=job.progress,
+        provider=calibrator(inputs, data, journal)
+        if data is not None or job.recipe.calibration.collection is not None or gives_ranges(job.recipe)
+        else None,
+        dry_run=dry_run,
+    )
+    context.folder, context.logs, context.base = job.folder.path, job.folder.hidden, job.recipe.folder
+    context.source = inputs.source()
+    context.evaluation = _evaluation(inputs, task)
+    context.bench = engine_bench(inputs)
+    context.lacks_int8 = partial(_lacks_int8, job.backend)
+    return context
+
+
+def _lacks_int8(backend: str, op: str) -> str:
+    from toolkit.backends.choose import lacks_int8
+
+    return lacks_int8(backend, op)
+
+
+def _evaluation(inputs: Inputs, task: TaskRecord | None) -> Evaluation:
+    """What the recipe's ``[evaluation]`` judges by; its samples are opened when a pass asks for them."""
+    section = inputs.job.recipe.evaluation
+    budget = section.budget
+    limits = Limits(
+        budget.max_drop, budget.min_value, budget.min_sqnr_db, budget.min_agreement, budget.max_relative_drop,
+        budget.min_unchanged,
+    )  # fmt: skip
+
+    def samples(model: Model) -> CalibrationData | None:
+        return inputs.evaluation_data(model)[0]
+
+    answers = task.answers if task is not None else None
+    options = metric_options(section, task) if task is not None else None
+    return Evaluation(section.metric, section.output, limits, samples, inputs.job.allow_code, answers, options)
+
+
+def engine_bench(inputs: Inputs) -> EngineBench:
+    """Where engines are built to be measured: with the settings of the recipe's own engine."""
+    from toolkit.backends.trials.bench import EngineBench
+
+    job = inputs.job
+    section = job.recipe.engine
+    return EngineBench(
+        job.backend,
+        engine_settings(job.recipe, job.folder.hidden),
+        job.profiles,
+        job.recipe.rest,
+        {name: Precision(value) for name, value in section.io.items()},
+        section.calibration_profile or next(iter(job.profiles.names), ""),
+        inputs.calibrator_batches,
+        inputs.calibrator_print(),
+        job.folder.hidden,
+        job.progress,
+    )

@@ -1,0 +1,1 @@
+"""What the model is for, whether labels and samples fit that, and the verdict by the recipe's limits."""

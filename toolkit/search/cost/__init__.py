@@ -1,0 +1,1 @@
+"""The time of a plan without building it: a roofline per layer, GPUs' datasheets, layer times of earlier runs."""

@@ -1,0 +1,325 @@
+"""What quantizing each layer alone costs at the model's output, and what keeping it alone saves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_json
+from toolkit.base.log import Log
+from toolkit.base.places import in_order
+from toolkit.base.progress import Progress
+from toolkit.base.reading import FileKind, read_json, reading
+from toolkit.base.reads import needs_now
+from toolkit.contract.findings import Code, Finding
+from toolkit.contract.machines import machine_notes
+from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.search.sensitivity.stale_measurements import stale_measurements
+from toolkit.simulation.simulation import Simulation
+from toolkit.simulation.state_run import run_each
+
+SCHEMA = "qtool-sensitivity-1"
+TRUSTED = 0.9
+_KIND = FileKind("it cannot be read as a sensitivity.json", QtoolError, "measure again")
+_FAST_INFERENCES = 6.5
+_START_INFERENCES = 5.0
+_GROUP_INFERENCES = 0.7
+_FAST_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """One quantizable layer.
+
+    Attributes:
+        name: its node.
+        op: its operator.
+        alone: the model with only this layer quantized (leave one in).
+        without: the model with all but this layer quantized (leave one out).
+        share: its share of the model's arithmetic, 0 to 1; see ``Work``.
+    """
+
+    name: str
+    op: str
+    alone: Outcome | None = None
+    without: Outcome | None = None
+    share: float = 0.0
+
+    @property
+    def output(self) -> str:
+        """The output that the layer is judged at: among those that it feeds the one where it makes most noise.
+
+        Empty where the layer was not measured alone: then it is the worst output.
+        """
+        return self.alone.output if self.alone is not None else ""
+
+    def noise_in(self, outcome: Outcome) -> float:
+        """The noise of an outcome at the output that the layer is judged at."""
+        return outcome.at(self.output)
+
+    def level_in(self, outcome: Outcome) -> float:
+        """The SQNR of an outcome at that output, in dB; infinite where nothing differs."""
+        return replace(outcome, noise=self.noise_in(outcome)).sqnr_db
+
+    def harm(self, full: Outcome, of: Callable[[Outcome], float] | None = None) -> float:
+        """Noise over signal that this layer is to blame for: alone, or saved by leaving it out, whichever is larger.
+
+        It is that of the output that the layer is judged at: at another, which it does not feed, it can save nothing.
+        ``of`` is another measure of what differs, the larger the worse.
+
+        Alone shows a harm that another layer hides; leaving out shows a harm that takes two.
+        """
+        of = of if of is not None else self.noise_in
+        found = [of(self.alone)] if self.alone is not None else []
+        if self.without is not None:
+            saved = of(full) - of(self.without)
+            # infinite noise that stays infinite without the layer says nothing about it
+            found.append(0.0 if math.isnan(saved) else saved)
+        return max([0.0, *found])
+
+
+@dataclass
+class Sensitivity:
+    """The result for all layers.
+
+    Attributes:
+        method: exact or fast.
+        groups: one result a layer, in the graph's order.
+        full: all layers quantized.
+        metric: the metric's name, or None.
+        float_metric: its value for the float model.
+        samples: how many samples were run.
+        inferences: what it cost, in the time of a run of the float model over the samples of the data.
+        reliability: fast only: the correlation with the exact order to expect from two halves of the samples, 0 to 1.
+        fingerprint: what the numbers depend on.
+        notes: what the reader should know.
+        outdated: whether a later measurement to replace it has begun and not finished.
+        quantized_share: how much of the arithmetic is quantized with all layers, 0 to 1.
+        share_of: whether shares are of multiply-accumulates (``macs``) or of computing nodes (``nodes``).
+    """
+
+    method: str
+    groups: list[GroupResult]
+    full: Outcome
+    metric: str | None = None
+    float_metric: float | None = None
+    samples: int = 0
+    inferences: float = 0.0
+    reliability: float | None = None
+    fingerprint: str = ""
+    notes: list[Finding] = field(default_factory=list)
+    outdated: bool = False
+    quantized_share: float = 0.0
+    share_of: str = "macs"
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the order of the layers can be relied on."""
+        return self.reliability is None or self.reliability >= TRUSTED
+
+    def ranked(self) -> list[GroupResult]:
+        """The layers, the most harmful first."""
+        return sorted(self.groups, key=lambda group: -group.harm(self.full))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the result's file."""
+        return {
+            "schema": SCHEMA,
+            "outdated": self.outdated,
+            "method": self.method,
+            "trusted": self.trusted,
+            "reliability": self.reliability,
+            "metric": self.metric,
+            "float_metric": self.float_metric,
+            "samples": self.samples,
+            "inferences": self.inferences,
+            "fingerprint": self.fingerprint,
+            "notes": [note.to_json() for note in self.notes],
+            "quantized_share": self.quantized_share,
+            "share_of": self.share_of,
+            "full": self.full.to_json(),
+            "groups": [
+                {
+                    "name": g.name,
+                    "op": g.op,
+                    "share": g.share,
+                    "alone": g.alone.to_json() if g.alone is not None else None,
+                    "without": g.without.to_json() if g.without is not None else None,
+                }
+                for g in self.groups
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Sensitivity:
+        """Read what ``to_json`` returned.
+
+        Raises:
+            QtoolError: another schema.
+        """
+        if content.get("schema") != SCHEMA:
+            raise QtoolError(f"schema is {content.get('schema')!r}, not '{SCHEMA}'", remedy="measure again")
+        groups = [
+            GroupResult(g["name"], g["op"], _outcome(g["alone"]), _outcome(g["without"]), g["share"])
+            for g in content["groups"]
+        ]
+        keep = ("method", "metric", "float_metric", "samples", "inferences", "reliability", "fingerprint",
+                "quantized_share", "share_of")  # fmt: skip
+        notes = [Finding.from_json(note) for note in content["notes"]]
+        full = Outcome.from_json(content["full"])
+        outdated = content.get("outdated") is True
+        return cls(groups=groups, full=full, notes=notes, outdated=outdated, **{key: content[key] for key in keep})
+
+    def save(self, path: Path) -> None:
+        """Write the result atomically."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Sensitivity:
+        """Read a result.
+
+        Raises:
+            QtoolError: it is not such a file.
+        """
+        with reading(path, _KIND):
+            return cls.from_json(read_json(path, _KIND))
+
+
+def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
+    return Outcome.from_json(content) if content else None
+
+
+def exact(
+    simulation: Simulation,
+    *,
+    modes: Sequence[str] = ("alone", "without"),
+    log: Path | None = None,
+    progress: Progress | None = None,
+    batches: int | None = None,
+    names: Sequence[str] | None = None,
+) -> Sensitivity:
+    """Measure every layer. Each costs about half a float inference for each mode: only what comes after it is run.
+
+    Where work runs elsewhere (see ``toolkit.base.places``), the layers are shared out; the numbers stay the same.
+
+    Args:
+        simulation: the model and its samples.
+        modes: ``alone`` (leave one in), ``without`` (leave one out), or both.
+        log: a JSON-lines file; what it holds of the same simulation is not measured again.
+        progress: called with what is being done, how much is done, and of how much.
+        batches: how many of the batches to use, evenly spread; all where None.
+        names: measure only these layers.
+
+    Raises:
+        QtoolError: an unknown mode.
+    """
+    for mode in modes:
+        if mode not in ("alone", "without"):
+            raise QtoolError(f"sensitivity has no mode '{mode}'", remedy="use 'alone', 'without' or both")
+    fingerprint, runner, switches = simulation.fingerprint(), simulation.runner, simulation.switches
+    known = Log(log, fingerprint, needs_now)
+    wanted = [(mode, name) for mode in modes for name in (simulation.names if names is None else names)]
+    part = f":{batches}" if batches is not None else ""
+    lines = {key: known.get(":".join(key) + part) for key in wanted}
+    found = {key: Outcome.from_json(line["outcome"]) for key, line in lines.items() if line is not None}
+    before = runner.inferences
+    full = runner.full_outcome if batches is None else runner.base.run(batches)
+    missing = [key for key in wanted if key not in found]
+    with closing(_outcomes(simulation, missing, batches)) as outcomes:
+        for key, outcome in outcomes:
+            found[key] = outcome
+            known.add(":".join(key) + part, {"outcome": outcome.to_json()})
+            if progress is not None:
+                progress("sensitivity", len(found), len(wanted))
+    groups = [
+        GroupResult(
+            g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name)), simulation.work.share([g.name])
+        )
+        for g in switches.groups
+    ]  # fmt: skip
+    used = sum(runner.feeds[index].count for index in runner.order[:batches])
+    return Sensitivity(
+        "exact" if batches is None else "fast", groups, full, simulation.settings.metric, runner.float_outcome.metric,
+        used, runner.inferences - before, None, fingerprint, [*stale_measurements(known), *machine_notes()],
+        quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
+    )  # fmt: skip
+
+
+def _outcomes(
+    simulation: Simulation, keys: Sequence[tuple[str, str]], batches: int | None
+) -> Generator[tuple[tuple[str, str], Outcome], None, None]:
+    """The outcomes of single layers, by mode and name, in any order, here or by workers; see ``exact``."""
+    runner, switches = simulation.runner, simulation.switches
+    configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in keys]
+    with simulation.shared_out(len(keys)) as workers:
+        if workers is None:
+            yield from ((keys[place], outcome) for place, outcome in run_each(runner, configs, batches))
+            return
+        for key, (outcome, cost) in zip(keys, in_order(workers, ((config, batches) for config in configs))):
+            runner.spent += cost
+            yield key, outcome
+
+
+def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress | None = None) -> Sensitivity:
+    """Estimate every layer alone on as many samples as ten float inferences of all samples pay for.
+
+    Every layer's local error is carried to the output by running what comes after it, on a part of the samples: the
+    order of the layers needs far fewer samples than the values do. How far the order can be relied on is measured by
+    comparing the ranks of two halves of the samples (split-half reliability, corrected for length by the formula of
+    Spearman and Brown; its square root is the correlation to expect); below 0.9 the result is marked as not to be
+    trusted.
+    """
+    total = sum(feed.count for feed in simulation.feeds)
+    groups = len(simulation.names)
+    share = min(1.0, _FAST_INFERENCES / (_START_INFERENCES + _GROUP_INFERENCES * groups))
+    samples = min(total, max(_FAST_BATCHES, int(share * total)))
+    batch = max(1, min(simulation.settings.batch, -(-samples // _FAST_BATCHES)))
+    part = simulation.on(replace(simulation.settings, samples=samples, batch=batch))
+    found = exact(part, modes=("alone",), log=log, progress=progress)
+    used = sum(feed.count for feed in part.feeds)
+    found.method = "fast"
+    found.inferences = (found.inferences + _START_INFERENCES) * used / total
+    found.reliability = reliability([g.alone.parts for g in found.groups if g.alone is not None])
+    found.notes.append(Code.SENSITIVITY_ESTIMATED(used=used, total=total))
+    if not found.trusted:
+        found.notes.append(Code.SENSITIVITY_UNTRUSTED(reliability=found.reliability, least=TRUSTED))
+    return found
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; 1.0 where either has no order."""
+    a, b = _ranks(first), _ranks(second)
+    if a.std() == 0 or b.std() == 0:
+        return 1.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = np.asarray(values, np.float64)
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray(((ends - counts + ends - 1) / 2)[inverse], np.float64)
+
+
+def reliability(parts: Sequence[Sequence[float]]) -> float:
+    """The correlation with the exact order to expect from two halves of the batches, 0 to 1.
+
+    sqrt(2 r / (1 + r)), r being the rank correlation of the halves: the formula of Spearman and Brown (British Journal
+    of Psychology 3, 1910) for a test of twice the length, whose square root is the correlation with the true values.
+
+    Args:
+        parts: noise over signal of each layer, batch by batch.
+    """
+    if not parts or len(parts[0]) < 2:
+        return 0.0
+    table = np.asarray(parts, np.float64)
+    table = np.where(np.isfinite(table), table, np.finfo(np.float64).max / table.shape[1])
+    half = spearman(list(table[:, ::2].mean(axis=1)), list(table[:, 1::2].mean(axis=1)))
+    return math.sqrt(2 * half / (1 + half)) if half > 0 else 0.0
