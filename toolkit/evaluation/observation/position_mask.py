@@ -71,13 +71,28 @@ def within_lengths(settings: Mapping[str, Any], value: Array, known: Mapping[str
     return np.asarray(np.arange(value.shape[axis]) < lengths.reshape(-1, 1))
 
 
+def positions_with_answers(
+    settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> Array | None:
+    """Which positions of an output are neither turned off nor beyond its lengths, bool [batch, positions]; None: all.
+
+    Args:
+        settings: those of an ``OutputPart``, see ``counting`` and ``within_lengths``.
+        value: the output for one batch, its samples along the first axis.
+        inputs: the batch's inputs.
+        outputs: the model's outputs by name.
+    """
+    on = counting(settings, value, inputs)
+    on = within_lengths(settings, value, outputs) if on is None else on
+    return None if on is None or on.all() else on
+
+
 def entries_on(
     settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> Array | None:
-    """``counting``, or ``within_lengths``, as it is broadcast to the output: bool [batch, ...], 1 for other axes."""
-    on = counting(settings, value, inputs)
-    on = within_lengths(settings, value, outputs) if on is None else on
-    if on is None or on.all():
+    """``positions_with_answers`` as it is broadcast to the output: bool [batch, ...] with 1 for other axes."""
+    on = positions_with_answers(settings, value, inputs, outputs)
+    if on is None:
         return None
     shape = [1] * value.ndim
     shape[0], shape[int(settings["positions"])] = on.shape

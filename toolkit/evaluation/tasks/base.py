@@ -15,7 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.numerics.difference import is_float, same_argmax
 from toolkit.evaluation.numerics.intervals import LimitStanding, standing, wilson
 from toolkit.evaluation.numerics.masks import LEAST_MASK, masks
-from toolkit.evaluation.observation.position_mask import at_positions, counting, within_lengths
+from toolkit.evaluation.observation.position_mask import at_positions, positions_with_answers
 from toolkit.evaluation.tasks.chance import below_floor, expected_flips, weakest
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
@@ -184,9 +184,8 @@ class Task(ABC):
         if not unlike:
             pairs = [_judged(a, b, self.nothing) for a, b in pairs]
         both = [self._samples(a) for a, _ in pairs], [self._samples(b) for _, b in pairs]
-        on = counting(self.settings, both[0][0], inputs or {})
-        on = within_lengths(self.settings, both[0][0], wanted) if on is None else on
-        return self.compare(*both) if on is None or on.all() else self._compare_at(*both, on)
+        on = positions_with_answers(self.settings, both[0][0], inputs or {}, wanted)
+        return self.compare(*both) if on is None else self._compare_at(*both, on)
 
     def _compare_at(self, wanted: Sequence[Array], found: Sequence[Array], on: Array) -> Rows:
         """``compare`` of nothing but some positions, bool [batch, positions]; samples with as many go together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeGuard
 
 import onnx
@@ -268,11 +269,7 @@ def _tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
     """The tensors of a graph by name, in the order of its nodes; those that only its subgraphs read are not in it."""
     found: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in graph.inputs}
     for node in graph.nodes:
-        for tensor in node.inputs:
-            if found.setdefault(tensor.name, tensor) is not tensor:
-                _refuse_two(found[tensor.name], tensor)
-                found[tensor.name] = tensor
-        for tensor in node.outputs:
+        for tensor in chain(node.inputs, node.outputs):
             if found.setdefault(tensor.name, tensor) is not tensor:
                 _refuse_two(found[tensor.name], tensor)
                 found[tensor.name] = tensor
