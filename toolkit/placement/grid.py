@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -263,32 +263,39 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
         node: the node.
         kind: the element type, where the node itself does not give it.
     """
-    blocks = block_type(node)
     tensors = tuple(t for t in node.inputs[1:3] if not t.is_empty())
-    zero_known = constant_value(model, tensors[1]) if len(tensors) > 1 else None
     scale = constant_value(model, tensors[0])
-    float_kind = onnx_type(tensors[0].dtype if scale is None else scale.dtype)
-    zero: Array | None = np.zeros((), np.float64)
+    blocks = block_type(node)
     if blocks is not None:
         # where no range is needed, nothing is known of the scale either
         known = np.asarray(scale.astype(np.float64)).reshape(()) if scale is not None and blocks.ranged else None
-        return Grid(blocks.onnx_type, known, zero, None, blocks.block, tensors, TensorProto.FLOAT)
-    # without a zero point a QuantizeLinear returns the type that it names, or uint8
-    said = int(node.attrs.get("output_dtype", 0) or TensorProto.UINT8) if node.op == QUANTIZE else 0
-    if len(tensors) > 1:
-        zero = None if zero_known is None else np.asarray(zero_known.astype(np.float64))
-        said = onnx_type(tensors[1].dtype if zero_known is None else zero_known.dtype)
-    if scale is not None:
-        scale = np.asarray(scale.astype(np.float64))
-        # a scale of one element is for the whole tensor, whatever its rank
-        scale = scale.reshape(()) if scale.size == 1 else scale
-    if zero is not None and zero.size == 1:
-        zero = zero.reshape(())
-    axis = int(node.attrs.get("axis", 1)) if scale is None or scale.size > 1 else None
-    if scale is None and tensors[0].shape is not None and len(tensors[0].shape) == 0:
-        axis = None
+        none = np.zeros((), np.float64)
+        return Grid(blocks.onnx_type, known, none, None, blocks.block, tensors, TensorProto.FLOAT)
+    zero, said = _zero_point(model, node, tensors)
+    float_kind = onnx_type(tensors[0].dtype if scale is None else scale.dtype)
+    scale = None if scale is None else _scalar_if_one(scale)
+    scalar = scale.size <= 1 if scale is not None else tensors[0].shape is not None and len(tensors[0].shape) == 0
+    axis = None if scalar else int(node.attrs.get("axis", 1))
     limits, block = _own_limits(model, node, said or kind), int(node.attrs.get("block_size", 0) or 0)
     return Grid(said or kind, scale, zero, axis, block, tensors, float_kind, limits)
+
+
+def _zero_point(model: Model, node: gs.Node, tensors: Sequence[gs.Tensor]) -> tuple[Array | None, int]:
+    """The zero point in float64, None where it is computed, and the element type that the node gives, 0 for none."""
+    if len(tensors) < 2:
+        # without a zero point a QuantizeLinear returns the type that it names, or uint8
+        said = int(node.attrs.get("output_dtype", 0) or TensorProto.UINT8) if node.op == QUANTIZE else 0
+        return np.zeros((), np.float64), said
+    known = constant_value(model, tensors[1])
+    if known is None:
+        return None, onnx_type(tensors[1].dtype)
+    return _scalar_if_one(known), onnx_type(known.dtype)
+
+
+def _scalar_if_one(values: Array) -> Array:
+    """The values in float64; one alone is for the whole tensor, whatever its rank."""
+    values = np.asarray(values.astype(np.float64))
+    return values.reshape(()) if values.size == 1 else values
 
 
 def limiter(node: gs.Node) -> gs.Node | None:

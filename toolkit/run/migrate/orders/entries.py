@@ -188,7 +188,8 @@ class Entries:
         term, value = order.term, order.value
         assert term is not None
         constrained = Term.OBEY in self.terms
-        why = self.found.layers.ask(self.model, term, value, self.found.rest)
+        layers = self.found.layers
+        why = layers.ask_of_operators(self.model, value) if term is Term.OPS else layers.ask(self.model, term, value)
         if why is None and not constrained and term is not Term.OPS:
             why = MigrateCode.NO_EFFECT(without="constraints")
         lost = why is not None and why.code in (MigrateCode.NO_SUCH_LAYER, MigrateCode.OUTPUT_TYPE_LOST)
@@ -280,17 +281,24 @@ class Entries:
             self.found.turns.append(Outturn(order, "implied", why=MigrateCode.SHAPES_OF_ONES(inputs=sorted(set(ones)))))
         for number, shapes in profiles.items():
             for name, dims in dynamic.items():
-                given = shapes.setdefault(name, {})
-                opt = given.get("opt") or given.get("max") or given.get("min")
-                opt = opt or [dim if isinstance(dim, int) else 1 for dim in dims]
-                least, most = given.get("min", opt), given.get("max", opt)
-                shapes[name] = {"min": least, "opt": opt, "max": most}
-                fits = len({len(least), len(opt), len(most), len(dims)}) == 1
-                if not fits or any(not low <= mid <= high for low, mid, high in zip(least, opt, most)):
-                    raise QtoolError(
-                        f"input '{name}' has the shapes min {least}, opt {opt} and max {most}, and {list(dims)} in "
-                        "the model",
-                        where=f"profile {number}",
-                        remedy="give as many sizes as the model has, min at most opt and opt at most max",
-                    )
+                shapes[name] = _whole(shapes.get(name, {}), dims)
+                _refuse_unfit(shapes[name], name, dims, number)
         self.found.profiles = profiles
+
+
+def _whole(given: Mapping[str, list[int]], dims: Sequence[int | str | None]) -> dict[str, list[int]]:
+    """The three shapes of an input of which some were given."""
+    opt = given.get("opt") or given.get("max") or given.get("min")
+    opt = opt or [dim if isinstance(dim, int) else 1 for dim in dims]
+    return {"min": given.get("min", opt), "opt": opt, "max": given.get("max", opt)}
+
+
+def _refuse_unfit(shapes: Mapping[str, list[int]], name: str, dims: Sequence[int | str | None], number: Any) -> None:
+    least, opt, most = shapes["min"], shapes["opt"], shapes["max"]
+    fits = len({len(least), len(opt), len(most), len(dims)}) == 1
+    if not fits or any(not low <= mid <= high for low, mid, high in zip(least, opt, most)):
+        raise QtoolError(
+            f"input '{name}' has the shapes min {least}, opt {opt} and max {most}, and {list(dims)} in the model",
+            where=f"profile {number}",
+            remedy="give as many sizes as the model has, min at most opt and opt at most max",
+        )

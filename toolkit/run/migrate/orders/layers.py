@@ -13,6 +13,7 @@ from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.orders.terms import Term
 
 _FLOATS = ("fp32", "fp16", "bf16")
+_QUANTIZED = ("int8", "fp8")
 _NODE_OF = "node_of_"
 """How TensorRT's parser names the layer of a node without a name: by its first output."""
 
@@ -36,50 +37,52 @@ class LayerTypes:
     quantized: list[str] = field(default_factory=list)
     _said: list[tuple[str, str]] = field(default_factory=list)
 
-    def ask(self, model: Model, term: Term, value: Sequence[tuple[str, str]], rest: str) -> Finding | None:
+    def ask(self, model: Model, term: Term, value: Sequence[tuple[str, str]]) -> Finding | None:
         """Write down what is asked for; returns what cannot be done.
 
         Args:
             model: the graph, whose nodes are layers by their names.
-            term: LAYERS, TYPES or OPS.
-            value: names, globs or operators, each with a type.
-            rest: the float type of all else.
+            term: LAYERS or TYPES.
+            value: names or globs, each with a type.
         """
         nodes = {node.name: node for node, _ in model.walk()}
         made = {f"{_NODE_OF}{node.outputs[0].name}": name for name, node in nodes.items() if node.outputs}
-        strange, unquantized, kept = [], [], []
-        for pattern, kind in value:
-            if term is Term.OPS:
-                present = any(node.op == pattern for node in nodes.values())
-                if present and kind in _FLOATS:
-                    self.ops[pattern] = kind
-                strange += [] if present else [pattern]
-                continue
-            found = matching(made.get(pattern, pattern), nodes)
+        strange, unquantized = [], []
+        for said, kind in value:
+            pattern = made.get(said, said)
+            found = matching(pattern, nodes)
             if not found:
-                strange.append(pattern)
-            for name in found:
-                if kind in _FLOATS:
-                    (self.asked if term is Term.LAYERS else self.outputs)[name] = kind
-                elif term is Term.LAYERS:
-                    self.asked[name] = kind
-                    if kind in ("int8", "fp8") and nodes[name].op not in TARGETS:
-                        unquantized.append(name)
-            if term is Term.LAYERS and found:
-                self._said.append((made.get(pattern, pattern), kind))
-        if term is Term.TYPES:
-            kept = [n for n, kind in self.outputs.items() if self.asked.get(n, kind) != kind]
+                strange.append(said)
+            elif term is Term.LAYERS:
+                self.asked.update(dict.fromkeys(found, kind))
+                self._said.append((pattern, kind))
+                unquantized += [name for name in found if kind in _QUANTIZED and nodes[name].op not in TARGETS]
+            elif kind in _FLOATS:
+                self.outputs.update(dict.fromkeys(found, kind))
+        kept = [name for name, kind in self.outputs.items() if self.asked.get(name, kind) != kind]
         if strange:
             return MigrateCode.NO_SUCH_LAYER(layers=strange)
-        if kept:
+        if kept and term is Term.TYPES:
             return MigrateCode.OUTPUT_TYPE_LOST(layers=kept)
         return MigrateCode.NO_QUANTIZED_FORM(layers=unquantized) if unquantized else None
+
+    def ask_of_operators(self, model: Model, value: Sequence[tuple[str, str]]) -> Finding | None:
+        """Write down the types of all nodes of an operator; returns which operators the model lacks.
+
+        Args:
+            model: the graph.
+            value: operators, each with a type.
+        """
+        present = {node.op for node, _ in model.walk()}
+        self.ops.update({op: kind for op, kind in value if op in present and kind in _FLOATS})
+        strange = [op for op, _ in value if op not in present]
+        return MigrateCode.NO_SUCH_LAYER(layers=strange) if strange else None
 
     def settle(self, model: Model) -> None:
         """Work out the patterns for the recipe: as they were written where that means the same, else as names."""
         for name, kind in self.outputs.items():
             self.asked.setdefault(name, kind)
-        self.quantized = [name for name, kind in self.asked.items() if kind in ("int8", "fp8")]
+        self.quantized = [name for name, kind in self.asked.items() if kind in _QUANTIZED]
         names = set(model.node_names())
         for kind in _FLOATS:
             wanted = {name for name, asked in self.asked.items() if asked == kind}
