@@ -51,6 +51,8 @@ _ATTEMPTS = 3
 _OF_FORM = 10.0
 """In float inferences, what a search of another form of the model takes: its methods, its layers and some plans."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
+_CAUSES = "causes in the worst layers"
+"""What is shown as being done while they are looked for."""
 
 
 class PlanSearch(HelperTrials, TimedSearch):
@@ -375,7 +377,9 @@ class PlanSearch(HelperTrials, TimedSearch):
         spots = []
         if found.sensitivity is not None:
             self.spending.pay(SPOTS_PRICE)
+            context.progress(_CAUSES, 0, 1)
             spots = weak_spots(simulation, found.sensitivity, taken=found.methods)
+            context.progress(_CAUSES, 1, 1)
         samples = sum(feed.count for feed in simulation.feeds)
         few = self._too_few(found)
         found.first = self.spending.first if self.spending.first is not None else found.first

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from toolkit.base.progress import Activity
 from toolkit.calibration.provider import Calibrator
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
@@ -43,7 +44,7 @@ def with_helpers(
         return search
     trials = _HelpersInTurn(search, model, context)
     for place, (name, helper) in enumerate(helpers.items()):
-        context.progress(f"helper {name}", place, len(helpers))
+        context.progress(Activity("helpers", part=name), place, len(helpers))
         if trials.suffice():
             break
         trials.try_out(name, helper)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from toolkit.base.kept_results import fixed
+from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.data.faults import at_fault
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.comparison.outputs import widened
 from toolkit.evaluation.metric import Metric, metric_code
+from toolkit.evaluation.numerics.difference import is_float
 from toolkit.evaluation.numerics.resampling import MetricScore, score_of
 from toolkit.simulation.state_run import Tensors
 
 MetricMaker = Callable[[], Metric]
+_LOOKED_AT = 256
+"""Positions of a batch that tell how much its scores show."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,28 @@ class ComparedOutputs:
         self._varying = varying_shares(outputs, self._answers, [feed.inputs for feed in self._feeds])
         self._fixed = [{name: fixed(value) for name, value in one.items()} for one in outputs]
 
+    def tellings(self) -> list[float]:
+        """How much of an error upstream each batch shows at the outputs, 1 on average.
+
+        Of probabilities p it is the mean of (p (1 - p))^2, the square of the sigmoid's slope; of other classes' scores
+        see ``_scores_telling``. Where a class has nearly all of the probability it is hardly anything. Other outputs
+        show all errors alike.
+        """
+        found = [self._told_by(name) for name, value in self.floats[0].items() if is_float(value.dtype)]
+        return [math.fsum(one) / len(one) for one in zip(*found)] if found else [1.0] * len(self.floats)
+
+    def _told_by(self, name: str) -> list[float]:
+        """The same at one output."""
+        values = [np.asarray(one[name], np.float64) for one in self.floats]
+        if all(one.min(initial=0) >= 0 and one.max(initial=0) <= 1 for one in values):
+            told = [float(np.square(one * (1 - one)).mean()) if one.size else 1.0 for one in values]
+        elif name in self._classes:
+            told = [_scores_telling(one) if one.size else 1.0 for one in values]
+        else:
+            return [1.0] * len(values)
+        middle = math.fsum(told) / len(told)
+        return [one / middle for one in told] if 0 < middle < math.inf else [1.0] * len(told)
+
     def float_on(self, indices: Sequence[int]) -> Outcome:
         """The float model's outcome on some batches."""
         key = tuple(indices)
@@ -100,3 +129,17 @@ class ComparedOutputs:
                 given = feed.labels or {} if self._labels is None else self._labels(self.floats[index])
                 metric.update({n: widened(v) for n, v in values.items()}, given)
         return score_of(metric, type(metric).__name__)
+
+
+def _scores_telling(scores: Array) -> float:
+    """How much errors of scores count in Kullback and Leibler's divergence: the mean of p (1 - p), p their softmax.
+
+    Args:
+        scores: float64 [..., classes]; some of the positions are enough.
+    """
+    rows = scores.reshape(-1, scores.shape[-1])
+    rows = rows[:: max(len(rows) // _LOOKED_AT, 1)]
+    with np.errstate(invalid="ignore"):
+        shares = np.exp(rows - rows.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+    return float((shares * (1 - shares)).sum(axis=1).mean())

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.base.cpu import cores
 from toolkit.base.places import Pending, Workers
-from toolkit.base.spread import spread
+from toolkit.base.spread import representative, spread
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.evaluation.comparison.answers import Answers
@@ -65,7 +65,7 @@ class Runner:
     Attributes:
         threads: batches computed at once.
         joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
-        order: the batches' numbers such that the first few are spread evenly over all.
+        order: the batches' numbers such that the first few are spread evenly over all, and show as much as all do.
         workers: workers that run states instead of this process; None where it does.
     """
 
@@ -244,6 +244,7 @@ class Runner:
         if known is not None:
             self._compared.know(known.outputs)
             self.float_seconds = known.seconds
+        self.order = representative(self.order, self._compared.tellings())
 
     def _timed(self, apart: float) -> float:
         """Seconds of one float inference of all batches, where stage by stage it took ``apart``."""

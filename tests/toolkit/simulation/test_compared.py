@@ -52,3 +52,15 @@ def test_the_best_classes_of_the_float_model_are_found_once(monkeypatch):
     compared.of(0, {"y": floats[0]["y"] + np.float32(0.01)})
     # only of the few positions that are looked at side by side
     assert first > 3 * 3000 and sum(sizes) - first < 3000
+
+
+def test_a_batch_whose_class_has_all_of_the_probability_tells_less_than_others():
+    scores = np.float32([[[9.0, -9.0]], [[0.5, 0.0]], [[0.0, 0.5]], [[-9.0, 9.0]]])
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    for name, values in (("y", scores), ("y", shares), ("other", shares)):
+        compared = ComparedOutputs([FEED] * 4, ["y"])
+        compared.know([{name: one} for one in values])
+        told = compared.tellings()
+        assert told == pytest.approx([0, 2, 2, 0], abs=1e-5)
+    compared.know([{"other": one, "count": np.int64([3])} for one in scores])
+    assert compared.tellings() == [1.0] * 4

@@ -11,11 +11,14 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.comparison.answers import Answers
+from toolkit.evaluation.metric import are_shares
 from toolkit.evaluation.numerics.difference import Difference, is_float, positions_on, same_argmax
 from toolkit.evaluation.numerics.resampling import MetricScore
 from toolkit.evaluation.tasks import SET_TASKS, AnswerTally, Rows, chooses_class
 from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
 
+_LEAST_SHARE = 1e-12
+"""Smaller probabilities count as this one: the divergence is of what a float32 softmax tells apart."""
 _AT_ONCE = 1 << 16
 """Scores that are looked at at a time: what is made of them stays in a core's cache."""
 _MOST_EXPONENT = 60.0
@@ -30,8 +33,8 @@ class Outcome:
         noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Where no
             output holds floats, the share of elements that differ.
         cosine: cosine similarity of the worst output, or None.
-        kl: mean Kullback-Leibler divergence KL(float || quantized) of the outputs' softmax, in nats; None where no
-            output has classes.
+        kl: mean Kullback-Leibler divergence KL(float || quantized) of the outputs where they are probabilities, else
+            of their softmax, in nats; None where no output has classes.
         agreement: top-1 agreement with the float model of the worst output, or its share of equal elements if it holds
             no floats; None where no output has either.
         flips: expected share of positions whose argmax changes, see ``expected_flips``; None without classes.
@@ -214,10 +217,10 @@ def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Ar
         wanted, found = wanted[on], found[on]
     part.positions += wanted.size // wanted.shape[-1]
     rows, others = (values.reshape(-1, values.shape[-1]) for values in (wanted, found))
-    at_once, told = max(1, _AT_ONCE // rows.shape[1]), []
+    at_once, told, shares = max(1, _AT_ONCE // rows.shape[1]), [], are_shares(rows)
     for begin in range(0, len(rows), at_once):
         some, other = rows[begin : begin + at_once], others[begin : begin + at_once]
-        part.kl += _divergence(some, other)
+        part.kl += _divergence(*(_logs(some), _logs(other)) if shares else (some, other))
         told.append(gaps_and_errors(some, other))
     if told:
         part.gaps[name], part.errors[name] = (np.concatenate(one) for one in zip(*told))
@@ -233,6 +236,11 @@ def _share(part: BatchOutcome, name: str, same: Array, on: Array | None = None) 
     counted = np.broadcast_to(on, same.shape).reshape(kept.shape)
     many = counted.sum(axis=1)
     part.shares[name] = (kept & counted).sum(axis=1)[many > 0] / many[many > 0]
+
+
+def _logs(shares: Array) -> Array:
+    """The scores of which these are the softmax."""
+    return np.asarray(np.log(np.maximum(shares, _LEAST_SHARE)))
 
 
 def _divergence(wanted: Array, found: Array) -> float:

@@ -10,12 +10,18 @@ with a = ``_SCALE``, b = ``_SINGLE`` and c = ``_PAIR``: the covariance of a poly
 (C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006; prediction by equations 2.23 and
 2.24). Mean and variance of 1 + e give those of log n as for a log-normal variable. The limit on noise is known or
 has a posterior on a grid of its logarithm, whose likelihood is that of the plans that ran.
+
+The h_i get a common factor where plans show more than ``_ALIKE`` times the noise that their layers sum up to, or less
+than its inverse: layers may have been measured on few samples that show hardly any of it, such as those whose class
+has nearly all of the probability.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +29,8 @@ from toolkit.base.types import Array
 
 _SCALE, _SINGLE, _PAIR, _ROUGH = 0.5, 0.5, 0.35, 0.03
 """Standard deviations, as shares: of the error of all harms together, of each, of each pair, of the rest."""
+_ALIKE = 4.0
+"""Up to so many times, the noise of plans is what their layers' noise says; beyond, its unit is another."""
 _LEAST, _MOST = 1e-6, 1e3
 _FLOOR = 0.05
 _TIE = 0.35
@@ -31,6 +39,15 @@ _DEPTH, _STEPS, _FADES = 12.0, 121, 5.0
 _COUNTED, _POWERS = 100, (0.5, 1.0, 2.0)
 _EXPECTED, _FAR = 0.3, 10.0
 """How far the share of answers that a plan is expected to lose may be from what its noise says, in nepers."""
+
+
+class _Seen(NamedTuple):
+    """What a plan showed: its noise as a multiple of what its layers' harms sum up to, and how far that may be off."""
+
+    plan: Array
+    times: float
+    error: float
+    as_harm: bool
 
 
 class PlanNoise:
@@ -50,25 +67,35 @@ class PlanNoise:
         least = max(max(finite, default=0.0) * _LEAST, 1e-30)
         most = max(max(finite, default=1.0), least) * _MOST
         self.names = list(harm)
-        self.harm = np.asarray([min(max(value, least), most) for value in harm.values()], np.float64)
-        self._seen: dict[bytes, tuple[Array, float, float]] = {}
+        self._alone = np.asarray([min(max(value, least), most) for value in harm.values()], np.float64)
+        self._unit = 1.0
+        self._seen: dict[bytes, _Seen] = {}
 
     def quantized(self, kept: Collection[str]) -> Array:
         """A plan as the layers that it quantizes, bool [groups]."""
         inside = set(kept)
         return np.asarray([name not in inside for name in self.names], bool)
 
-    def observe(self, kept: Collection[str], noise: float, error: float = 0.0) -> None:
+    def observe(self, kept: Collection[str], noise: float, error: float = 0.0, as_harm: bool = False) -> None:
         """Take in the noise of a plan that ran, in place of what it showed before.
 
         Args:
             kept: what stays float in it.
             noise: what it showed.
             error: how far that may be off because it ran on a part of the samples, as a share.
+            as_harm: whether it ran on the samples that the layers' harms are from.
         """
         plan = self.quantized(kept)
         if plan.any() and 0 < noise < math.inf:
-            self._seen[plan.tobytes()] = plan, noise, error
+            self._seen[plan.tobytes()] = _Seen(plan, noise / float(plan @ self._alone), error, as_harm)
+            ran = [math.log(one.times) for one in self._seen.values() if not one.as_harm]
+            times = statistics.median(ran) if ran else 0.0
+            self._unit = math.exp(math.copysign(max(abs(times) - math.log(_ALIKE), 0.0), times))
+
+    @property
+    def harm(self) -> Array:
+        """The noise that each layer adds, in the unit of the plans' noise; float64 [groups]."""
+        return self._alone * self._unit
 
     def of(self, plans: Array) -> tuple[Array, Array]:
         """The logarithm of each plan's noise and its standard deviation in nepers; bool [plans, groups]."""
@@ -76,10 +103,11 @@ class PlanNoise:
         total = np.maximum(own @ self.harm, 1e-140)
         share, spread = np.ones(len(own)), np.full(len(own), self._prior(own, total))
         if self._seen:
-            seen = np.asarray([plan for plan, _, _ in self._seen.values()], np.float64)
+            ran = list(self._seen.values())
+            seen = np.asarray([one.plan for one in ran], np.float64)
             sums = seen @ self.harm
-            found = np.asarray([noise for _, noise, _ in self._seen.values()]) / sums
-            errors = found * np.asarray([math.hypot(_ROUGH, error) for *_, error in self._seen.values()])
+            found = np.asarray([one.times / (1.0 if one.as_harm else self._unit) for one in ran])
+            errors = found * np.asarray([math.hypot(_ROUGH, one.error) for one in ran])
             both = self._alike(seen, seen, sums, sums) + np.diag(errors**2)
             mine = self._alike(own, seen, total, sums)
             solved = np.linalg.solve(both, np.column_stack([found - 1, mine.T]))

@@ -137,7 +137,7 @@ class Proposing(Evaluations):
         noise = PlanNoise(harm, _DOUBT if self.amax != self._measured_with else 1.0)
         whole = [plan for plan in own if plan.whole and 0 < measure(plan.outcome) < math.inf]
         for name, outcome in known:
-            noise.observe([name], measure(outcome), self._error(outcome))
+            noise.observe([name], measure(outcome), self._error(outcome), as_harm=True)
         for plan in own:
             noise.observe(plan.kept, *self._estimated(plan, whole, measure))
         everything = next((measure(plan.outcome) for plan in own if not plan.kept), sum(noise.harm))

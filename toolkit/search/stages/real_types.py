@@ -80,11 +80,14 @@ class RealTypes:
         context = self.context
         if not found.best.meets or self.in_float32:
             return
+        doing = f"checking the plan in {context.rest}"
+        context.progress(doing, 0, 1)
         try:
             self._look_in_types(found)
         except ModelError as error:
             found.lacks_in_types = {}
             context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=on_one_line(error.what, 200)))
+        context.progress(doing, 1, 1)
         if lacks := found.rest_lacks:
             missed = Code.TYPE_MISSES(rest=context.rest, limits=list(lacks), by=list(lacks.values()))
             guarded, mends = bool(context.guards), self._guard_mends()

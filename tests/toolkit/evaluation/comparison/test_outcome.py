@@ -33,6 +33,19 @@ def test_what_scores_tell_does_not_depend_on_how_many_there_are():
     np.testing.assert_allclose(part.errors["y"], (found - wanted).var(axis=-1, ddof=1).reshape(-1), rtol=1e-5)
 
 
+def test_the_divergence_of_probabilities_is_that_of_their_scores():
+    wanted = scores(20, 3, 40, 3.0)
+    found = wanted + scores(20, 3, 40, 0.2)
+    wide = [x.astype(np.float64) for x in (wanted, found)]
+    shares = [(np.exp(x) / np.exp(x).sum(-1, keepdims=True)).astype(np.float32) for x in wide]
+    of_scores, of_shares = (summed([compare({"y": a}, {"y": b}, ["y"])]).kl for a, b in ((wanted, found), shares))
+    assert of_scores is not None and of_scores > 0.01
+    assert of_shares == pytest.approx(of_scores, rel=1e-3)
+    # a class that neither gives any probability does not count
+    none = [np.concatenate([x, np.zeros_like(x[..., :1])], axis=-1) for x in shares]
+    assert summed([compare({"y": none[0]}, {"y": none[1]}, ["y"])]).kl == pytest.approx(of_scores, rel=1e-3)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0, 100.0, 1e4])
 def test_a_divergence_has_its_digits_however_small_or_large_it_is(scale):

@@ -34,6 +34,28 @@ def test_a_plan_that_ran_tells_of_plans_like_it():
     assert 2.0 < level(rough)[0] < 3.6
 
 
+def test_plans_give_harms_that_were_measured_on_samples_showing_nothing_their_unit():
+    # a class has all of the probability in the sample that layers were measured on, and not in all others
+    noise = PlanNoise({"a": 4e-12, "b": 2e-12, "c": 1e-12, "d": 1e-12})
+    noise.observe(["d"], 5e-12, 0.3, as_harm=True)
+    assert 5e-12 < level(noise)[0] < 9e-12
+    noise.observe([], 8e-3)
+    assert level(noise)[0] == pytest.approx(8e-3, rel=0.2) and level(noise)[1] < 0.1
+    assert 2e-3 < level(noise, "a")[0] < 6e-3
+    # what ran where the layers did tells how they add up, and not of the unit
+    assert level(noise, "d")[0] < level(noise, "c")[0] < level(noise)[0]
+    limit = NoiseLimit(8e-3, 3e-3, False)
+    assert Proposals(noise, limit, dict.fromkeys("abcd", 1.0)).best("abcd", 4.0, [frozenset()])[0] == ["a", "b"]
+
+
+def test_a_harm_up_to_four_times_off_keeps_its_unit():
+    noise = PlanNoise({"a": 1.0, "b": 1.0})
+    noise.observe([], 7.9)
+    assert noise.harm.tolist() == [1.0, 1.0]
+    noise.observe([], 0.1)
+    assert noise.harm.tolist() == pytest.approx([0.2, 0.2])
+
+
 def test_two_layers_that_are_only_good_together_stay_together():
     noise = PlanNoise({"a": 1.0, "b": 1.0, "c": 0.1})
     noise.observe([], 0.15)
