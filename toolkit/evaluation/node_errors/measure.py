@@ -74,8 +74,8 @@ class MeasuredForm:
     optimise: bool = True
     _opened: list[Session] = field(default_factory=list)
 
-    def session(self, outputs: Sequence[str], boundaries: Boundaries | None = None) -> Session:
-        """A session that returns these tensors, and maybe others."""
+    def session(self, outputs: Sequence[str], boundaries: Boundaries | None = None, often: bool = False) -> Session:
+        """A session that returns these tensors, and maybe others; for ``often`` see ``session``."""
         for one in self._opened:
             if set(outputs) <= set(one.outputs):
                 return one
@@ -85,7 +85,7 @@ class MeasuredForm:
         apart = boundaries is None or (isinstance(source, LightModel) and not shared_weights(source))
         if isinstance(source, LightModel) and not self.extra and apart:
             fused_more(source, wanted)
-        found = session(source, outputs=wanted, optimise=self.optimise, boundaries=boundaries)
+        found = session(source, outputs=wanted, optimise=self.optimise, boundaries=boundaries, often=often)
         if self.extra:
             self._opened.append(found)
         return found

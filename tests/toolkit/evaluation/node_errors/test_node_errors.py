@@ -98,6 +98,30 @@ def test_of_very_many_nodes_one_session_gives_the_outputs_and_what_layers_make(m
     assert [count for count, *_ in found] == [3, 2, 5] and found[0][1:] == found[1][1:] == found[2][1:]
 
 
+def test_of_many_samples_the_session_that_runs_faster_gives_the_same_bits(monkeypatch):
+    wide = [node("Conv", ["x", "v0"], ["c0"]), node("Conv", ["c0", "v1"], ["c1"], pads=[1] * 4),
+            node("Conv", ["c1", "v2"], ["y"])]  # fmt: skip
+    weights = {"v0": normal(16, 3, 1, 1), "v1": normal(16, 16, 3, 3, seed=1), "v2": normal(16, 16, 1, 1, seed=2)}
+    shapes = ["n", 3, 8, 8], ["n", 16, 8, 8]
+    model, opened = Model.from_proto(build(wide, {"x": shapes[0]}, {"y": shapes[1]}, weights)), []
+    lowered = lower(paired(model), PrecisionPlan()).model
+
+    def watching(source, outputs=None, often=False, **settings):
+        opened.append((outputs, often))
+        return session(source, outputs, often=often, **settings)
+
+    monkeypatch.setattr(node_errors, "session", watching)
+    images, found = [{"x": normal(1, 3, 8, 8, seed=i)} for i in range(70)], []
+    for often in (70, 71):
+        monkeypatch.setattr(evaluating, "_OFTEN", often)
+        found.append(evaluate(model, lowered, CalibrationData.open(images, model)))
+        # the session of layers' errors, which few samples take, is the plain one
+        whole, *others = [kind for outputs, kind in opened if outputs is not None]
+        assert whole is (often == 70) and others and not any(others)
+        opened.clear()
+    assert found[0] == found[1] and found[0].samples == 70
+
+
 def test_what_is_computed_of_weights_alone_is_no_layer():
     nodes = [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Neg", ["t"], ["n"]), node("MatMul", ["x", "n"], ["m"]),
              node("Add", ["m", "n"], ["y"])]  # fmt: skip
