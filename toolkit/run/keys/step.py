@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from toolkit.base.files import write_json
+from toolkit.base.files import write_text
 from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Finding
 from toolkit.run.folder.run_folder import RunFolder
@@ -31,7 +31,8 @@ class Record(BaseModel):
         unfollowed: why it is not known what code of the user's read for it, so that it is made again the next time.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    # what is no number is read back as what it was, not as missing
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
     files: list[str] = []
     unfollowed: list[str] = []
     _folder: Path = PrivateAttr(default_factory=Path)
@@ -154,7 +155,8 @@ class Step(ABC, Generic[R]):
         own = [self._file, *(self.folder.path / name for name in record.files)]
         needs = needs_now() if self.calls_users_code() else None
         record.unfollowed = list(needs.unknown) if needs is not None else []
-        write_json(self._file, record.content())
+        # in a third of the time that it takes to make its content first
+        write_text(self._file, record.model_dump_json())
         self.folder.store(self.name, key, own, why, needs)
         return record.kept_in(self.folder.path, self._file)
 

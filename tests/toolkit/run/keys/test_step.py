@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -67,6 +68,27 @@ def test_a_record_is_found_again_as_it_was(inputs):
     again, ran, status = done(inputs, Count(inputs))
     assert (ran, status) == (0, "reused") and again == first
     assert again.path("counted.bin").read_bytes() == b"large" and again.path("other.bin") is None
+
+
+class Measured(Record):
+    worst: float
+    by_node: dict[str, float]
+
+
+def test_figures_that_are_no_numbers_are_found_again_as_they_were(inputs):
+    class Measure(Count):
+        name = "measure"
+        kind = Measured
+
+        def run(self):
+            self.ran += 1
+            return Measured(worst=math.inf, by_node={"/a \u202e": -math.inf, "b": math.nan, "c": 1e-5})
+
+    first, *_ = done(inputs, Measure(inputs))
+    again, ran, _ = done(inputs, Measure(inputs))
+    assert ran == 0 and again.worst == first.worst == math.inf
+    assert again.by_node.keys() == first.by_node.keys() and again.by_node["/a \u202e"] == -math.inf
+    assert math.isnan(again.by_node["b"]) and again.by_node["c"] == 1e-5
 
 
 @pytest.mark.parametrize("name", ["counted.bin", ".qtool/count.json"])
