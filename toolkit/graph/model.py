@@ -115,11 +115,11 @@ class Model:
         return model
 
     @collector_paused()
-    def to_light(self, ir_version: int | None = None) -> LightModel:
-        """The model as a message with node metadata, and separately the large weights: the model's own, not copies."""
+    def to_light(self, ir_version: int | None = None, metadata: bool = True) -> LightModel:
+        """The model as a message, with node metadata or without, and separately its own large weights, not copies."""
         light = self._exported()
         self.graph.ir_version = light.proto.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
-        for node in all_nodes(light.proto.graph.node) if self.metadata else ():
+        for node in all_nodes(light.proto.graph.node) if metadata and self.metadata else ():
             for key, value in self.metadata.get(node.name, {}).items():
                 node.metadata_props.add(key=key, value=value)
         for key, value in self.props.items():

@@ -161,6 +161,8 @@ def test_node_metadata_survives_what_graphsurgeon_drops(tmp_path):
     again = onnx.load(str(path))
     assert {p.key: p.value for p in again.graph.node[0].metadata_props} == {"origin": "stem"}
     assert {p.key: p.value for p in again.metadata_props} == {"author": "me"}
+    without = Model.from_proto(proto).to_light(metadata=False).proto
+    assert not any(node.metadata_props for node in without.graph.node) and without.metadata_props == again.metadata_props
 
 
 def test_the_fingerprint_sees_weights_and_graph_and_not_names_of_files(tmp_path):

@@ -34,7 +34,7 @@ def run_natively(subject: Model, named: Mapping[str, str], data: CalibrationData
         BackendError: it has not enough memory.
     """
     # the last bits that a fusion changes may flip as many answers as the rounding; weights are still dequantized once
-    light = widen_weights(quantized_in_float32(subject.to_light()), subject.facts().types)
+    light = widen_weights(quantized_in_float32(subject.to_light(metadata=False)), subject.facts().types)
     run = partial(run_on, session(light, outputs=list(named.values()), optimise="constants"), named=named)
     run(next(data.batches(1)).inputs)
     return run

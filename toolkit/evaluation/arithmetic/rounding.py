@@ -30,15 +30,16 @@ they are where all that is read was rounded before."""
 def with_rounding(lowered: Model, unknown: list[str] | None = None) -> LightModel:
     """The same model in float32, with a Cast to float16 or bfloat16 and back after every node with such a result.
 
-    The same inside the bodies of If, Loop and Scan. What only moves values or picks among rounded ones rounds nothing,
-    and the result of DequantizeLinear is exact in the layer that reads it.
+    Without its nodes' metadata, which no session reads. The same inside the bodies of If, Loop and Scan. What only
+    moves values or picks among rounded ones rounds nothing, and the result of DequantizeLinear is exact in the layer
+    that reads it.
 
     Args:
         lowered: the model.
         unknown: gets the names of nodes in bodies whose result types are not known: these are not rounded.
     """
     types = lowered.facts().types
-    light = lowered.to_light()
+    light = lowered.to_light(metadata=False)
     if any(_bodies(node) for node in light.proto.graph.node):
         # names in one body may mean something else in another: each holds what is known of their types
         light.proto.CopyFrom(onnx.shape_inference.infer_shapes(light.proto))

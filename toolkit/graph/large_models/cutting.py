@@ -19,6 +19,8 @@ from toolkit.graph.large_models.memory import least_limit
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import all_nodes, reads_of
 
+Operators = Collection[tuple[str, str]]
+"""Domains and names of operators."""
 SHARE = 2
 """A float model and its quantized form are run side by side: a partition may take this part of what weights may."""
 MOST_BLOCKED = 5_000
@@ -68,9 +70,12 @@ class Partition:
         return cls(range(len(model.proto.graph.node)), list(model.weights), [], [])
 
 
-def by_nodes(model: LightModel, most: int) -> list[Partition]:
-    """Partitions of a model that have about so many nodes at most; one where there are fewer, or no place to cut."""
-    if len(model.proto.graph.node) <= most or not _hands_on_tensors(model):
+def by_nodes(model: LightModel, most: int, operators: Operators | None = None) -> list[Partition]:
+    """Partitions of a model that have about so many nodes at most; one where there are fewer, or no place to cut.
+
+    ``operators`` are those of the model, and maybe others; None where they are not known.
+    """
+    if len(model.proto.graph.node) <= most or not _hands_on_tensors(model, operators):
         return [Partition.whole(model)]
     cut = Cut(model, most)
     return cut.partitions() if cut.makes_outputs() else [Partition.whole(model)]
@@ -95,12 +100,15 @@ def widened_bytes(values: Array) -> int:
     return values.size * max(values.itemsize, _WIDE)
 
 
-def _hands_on_tensors(model: LightModel) -> bool:
-    """Whether all that nodes hand on is surely tensors."""
+def _hands_on_tensors(model: LightModel, operators: Operators | None = None) -> bool:
+    """Whether all that nodes hand on is surely tensors; for ``operators`` see ``by_nodes``."""
     graph = model.proto.graph
+    if graph.sparse_initializer or not all(_kinds(model)):
+        return False
+    if operators is not None and not any(op.startswith(_NO_TENSOR) for _, op in operators):
+        return True
     # what else may be handed on is not known beforehand
-    tensors = all(_kinds(model)) and not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
-    return tensors and not graph.sparse_initializer
+    return not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
 
 
 def _kinds(model: LightModel) -> list[int]:

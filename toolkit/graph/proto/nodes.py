@@ -32,6 +32,9 @@ _FLOATS = frozenset({"Scaler", "Normalizer"})
 """Those that give float32 for any numbers (ONNX's Operators-ml.md)."""
 _INT, _STRING, _FLOAT = 2, 3, 1
 """AttributeProto.INT and STRING and TensorProto.FLOAT, by number since onnx is not loaded here."""
+_HOLD = frozenset({5, 10})
+_MAY_HOLD = _HOLD | {0}
+"""AttributeProto.GRAPH and GRAPHS, and what messages of an IR version before 3 may say: nothing."""
 _SUM = 3
 """Where SkipLayerNormalization and its like also give the sum that they normalize."""
 
@@ -56,7 +59,9 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         for attribute in node.attribute:
-            # asking for a message that is not there is slow
+            # of a large graph's many attributes few hold graphs, and asking for a message that is not there is slow
+            if attribute.type not in _MAY_HOLD:
+                continue
             if attribute.HasField("g"):
                 yield from all_nodes(attribute.g.node)
             for sub in attribute.graphs:
@@ -146,7 +151,8 @@ def operators_of(proto: onnx.ModelProto) -> frozenset[tuple[str, str]]:
 def held_by(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The subgraphs that a node holds itself."""
     for attribute in node.attribute:
-        yield from (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ()
+        if attribute.type in _HOLD:
+            yield from (attribute.g, *attribute.graphs)
 
 
 def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -16,7 +16,7 @@ import onnx
 from toolkit.base.cpu import session_threads
 from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean, no_value
 from toolkit.base.types import Array
-from toolkit.graph.large_models.cutting import by_nodes, by_widened
+from toolkit.graph.large_models.cutting import Operators, by_nodes, by_widened
 from toolkit.graph.large_models.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.large_models.partitions import Boundaries, PartitionedSession, partitions_of
 from toolkit.graph.model import Model
@@ -44,8 +44,8 @@ _AT_ONCE = 16
 """Inputs that go through the partitions of a model together: what they hand on is kept meanwhile."""
 MOST_NODES = 20_000
 """Nodes of a session; a model of more is run in partitions, cut where onnxruntime fuses nothing."""
-_PARTITION_NODES = 5_000
-"""Nodes of these partitions: one of 20,000 takes a quarter longer a node to load, and is no faster in a run."""
+_PARTITION_NODES = 2_500
+"""Nodes of these partitions: one of 5,000 takes a fifth longer a node to load, one of 20,000 half; none runs faster."""
 _WIDENED_BYTES = 256 << 20
 """What the weights of a partition of a model that is not packed may take in float32, where they are stored in less."""
 _KEPT_BYTES = 32 << 20
@@ -251,13 +251,18 @@ def session(
         quantize_weights(model)
     # a partition is rewritten as the whole would be, and that by the nodes of the model as it is written
     unwanted = unwanted_rewrites(model.proto, survey.operators, packed, as_written)
-    loading = _Loading(threads, optimise, packed, as_written, arena, any_order, often, unwanted)
+    loading = _Loading(threads, optimise, packed, as_written, arena, any_order, often, unwanted, survey.operators)
     return Session(_loaded(model, loading, boundaries), model.where, shared, model.weights, limits, left, threads)
 
 
 @dataclass(frozen=True)
 class _Loading:
-    """How parts of a model are loaded; see ``session`` for the settings, ``unwanted`` are rewrites to switch off."""
+    """How parts of a model are loaded; see ``session`` for the settings.
+
+    Attributes:
+        unwanted: rewrites to switch off.
+        operators: what was in the model before nodes that nobody reads were dropped.
+    """
 
     threads: int
     optimise: Optimise
@@ -267,6 +272,7 @@ class _Loading:
     any_order: bool
     often: bool
     unwanted: Sequence[str]
+    operators: Operators
 
     def whole(self, model: LightModel) -> Any:
         """Onnxruntime's session of a model that is run whole."""
@@ -304,7 +310,7 @@ def _loaded(model: LightModel, loading: _Loading, boundaries: Boundaries | None)
     if loading.as_written and (fits or boundaries is None) and move_pairs_after_concats(model.proto):
         partitions = partitions_of(model, loading.packed)
     if fits and len(model.proto.graph.node) > MOST_NODES:
-        partitions, boundaries = by_nodes(model, _PARTITION_NODES), None
+        partitions, boundaries = by_nodes(model, _PARTITION_NODES, loading.operators), None
     elif fits and not loading.packed:
         partitions, boundaries = by_widened(model, _WIDENED_BYTES), None
     load = loading.whole if len(partitions) == 1 else partial(loading.part, stays=fits)

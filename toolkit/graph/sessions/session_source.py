@@ -31,7 +31,7 @@ def light_source(source: Model | LightModel | onnx.ModelProto | bytes | str | Pa
     if isinstance(source, LightModel):
         return source
     if isinstance(source, Model):
-        return source.to_light()
+        return source.to_light(metadata=False)
     if isinstance(source, onnx.ModelProto):
         return LightModel(source).copy().lighten()
     if isinstance(source, bytes):

@@ -23,6 +23,7 @@ from toolkit.graph.large_models.partitions import (
 )
 from toolkit.graph.model import Model
 from toolkit.graph.proto import on_disk
+from toolkit.graph.proto.light import LightModel
 from toolkit.graph.sessions import ort_session
 from toolkit.graph.sessions import session as sessions
 from toolkit.graph.sessions.endless_loops import LoopLimits
@@ -226,6 +227,24 @@ def test_each_partition_takes_the_types_of_its_own_tensors(blocks):
     made = [{name for index in one.nodes for name in nodes[index].output} - set(one.gives) for one in partitions]
     assert len(parts) == 3 and parts == [[name for name in known if name in inner] for inner in made]
     assert opened.get_outputs()[0].name == "y"
+
+
+@pytest.mark.parametrize("told", [None, {("", "Conv")}, {("", "Conv"), ("", "SequenceConstruct")}])
+def test_a_graph_is_cut_alike_whether_its_operators_are_known_or_too_many_are(blocks, told):
+    light = blocks[0].to_light()
+    assert [list(one.nodes) for one in by_nodes(light, 9, told)] == [list(one.nodes) for one in by_nodes(light, 9)]
+    assert len(by_nodes(light, 9, told)) == 3
+
+
+@pytest.mark.parametrize("operators", [None, {("", "Relu"), ("", "SequenceConstruct"), ("", "SequenceAt")}])
+def test_a_graph_that_hands_on_sequences_is_not_cut_by_its_nodes(operators):
+    nodes = [helper.make_node("SequenceConstruct", ["x", "x"], ["s"]), helper.make_node("SequenceAt", ["s", "i"], ["r0"])]
+    nodes += [helper.make_node("Relu", [f"r{n}"], [f"r{n + 1}"]) for n in range(20)]
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]), helper.make_tensor_value_info("i", 7, [])]
+    made = [helper.make_tensor_value_info("r20", TensorProto.FLOAT, [2])]
+    light = LightModel(helper.make_model(helper.make_graph(nodes, "g", given, made), ir_version=8))
+    (whole,) = by_nodes(light, 9, operators)
+    assert list(whole.nodes) == list(range(22))
 
 
 @pytest.mark.parametrize(("refused", "pieces"), [("relu0", 1), ("y", 3)])
