@@ -98,7 +98,9 @@ class Work:
 
     def macs_share(self, node: str) -> float | None:
         """One node's share of the multiply-accumulates, 0 to 1; None where they are not known."""
-        return self.share([node]) if self.of == "macs" else None
+        if self.of != "macs":
+            return None
+        return self.weights.get(node, 0) / self.total if self.total else 0.0
 
 
 def work_of(model: Model, facts: Facts) -> Work:

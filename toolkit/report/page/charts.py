@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from toolkit.report.schema.report import NONE, LayerInfo, RangeInfo, word
 
@@ -71,29 +72,33 @@ def precision_map(layers: Sequence[LayerInfo], marked: Sequence[LayerInfo]) -> P
         inside = min(max(level, low), high)
         return round(ERROR_HEIGHT * (1 - (inside - low) / (high - low)), 1)
 
-    dots = [
-        Dot(round((index + 0.5) * step, 2), height(level), actual[index], layer, ranks.get(layer.node, 0))
-        for index, (layer, level) in enumerate(zip(layers, levels))
-        if level is not None
-    ]
-    line = " ".join(f"{'M' if index == 0 else 'L'}{dot.x:g} {dot.y:g}" for index, dot in enumerate(_extremes(dots)))
+    def dot(index: int) -> Dot:
+        x, y = places[index]
+        return Dot(x, y, actual[index], layers[index], ranks.get(layers[index].node, 0))
+
+    measured = [(index, level) for index, level in enumerate(levels) if level is not None]
+    places = {index: (round((index + 0.5) * step, 2), height(level)) for index, level in measured}
+    ends = _extremes(list(places.values()))
+    line = " ".join(f"{'M' if index == 0 else 'L'}{x:g} {y:g}" for index, (x, y) in enumerate(ends))
+    shown = map(dot, [index for index in places if layers[index].node in ranks]) if ranks else ()
     ticks = [(height(low + gap * i), f"{low + gap * i:g}") for i in range(round((high - low) / gap) + 1)]
     return PrecisionMap(
         asked=_bars(asked, step), actual=_bars(actual, step), line=line,
-        dots=dots if len(dots) <= _MOST_DOTS else [],
-        marked=sorted((dot for dot in dots if dot.rank), key=lambda dot: dot.rank),
+        dots=list(map(dot, places)) if len(places) <= _MOST_DOTS else [],
+        marked=sorted(shown, key=lambda dot: dot.rank),
         ticks=ticks if finite else [], step=step, precisions=sorted({*asked, *actual} - {NONE}),
     )  # fmt: skip
 
 
-def _extremes(dots: Sequence[Dot]) -> list[Dot]:
-    """The dots or, where they are thinner than a pixel, the highest and the lowest of each column, in order."""
+def _extremes(dots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points or, where they are thinner than a pixel, the highest and the lowest of each column, in order."""
     each = math.ceil(len(dots) / _MOST_COLUMNS)
     if each <= 2:
         return list(dots)
     parts = [dots[start : start + each] for start in range(0, len(dots), each)]
-    ends = [(min(part, key=lambda dot: dot.y), max(part, key=lambda dot: dot.y)) for part in parts]
-    return [dot for pair in ends for dot in sorted(pair, key=lambda dot: dot.x)]
+    height = itemgetter(1)
+    ends = [(min(part, key=height), max(part, key=height)) for part in parts]
+    return [dot for pair in ends for dot in sorted(pair, key=itemgetter(0))]
 
 
 def histogram_digits(info: RangeInfo) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 from operator import sub
 
 _NUMBER = re.compile("(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
@@ -38,11 +39,8 @@ def packed_texts(texts: Iterable[str]) -> tuple[list[tuple[str, ...]], list[int]
 
 def steps(numbers: Iterable[int]) -> list[int]:
     """Each number minus the previous one, which is short where they rise."""
-    found, before = [], 0
-    for number in numbers:
-        found.append(number - before)
-        before = number
-    return found
+    given = list(numbers)
+    return list(map(sub, given, chain((0,), given)))
 
 
 def first_seen(numbers: Iterable[int]) -> list[int]:

@@ -20,24 +20,20 @@ from toolkit.report.sections.wiring import Connection, Wiring, folded, on_data
 _NEXT = (0,)
 
 
-class _Texts:
+class _Texts(dict[str, int]):
     """Texts by number, each held once."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
-        self._numbers: dict[str, int] = {}
 
-    def __call__(self, text: str) -> int:
-        """The number of a text."""
-        if text not in self._numbers:
-            self._numbers[text] = len(self.all)
-            self.all.append(plain(text))
-        return self._numbers[text]
+    def __missing__(self, text: str) -> int:
+        self[text] = number = len(self.all)
+        self.all.append(plain(text))
+        return number
 
     def column(self, texts: Iterable[str]) -> list[int]:
         """The numbers of texts, as ``first_seen`` writes them."""
-        known = self._numbers
-        return first_seen([known[text] if text in known else self(text) for text in texts])
+        return first_seen(map(self.__getitem__, texts))
 
 
 def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> dict[str, Any]:
@@ -99,7 +95,7 @@ def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
     of = []
 
     def numbered(fact: Fact) -> int:
-        sentence = (texts(fact.term), *(_piece(one, texts) for one in fact.pieces))
+        sentence = (texts[fact.term], *(_piece(one, texts) for one in fact.pieces))
         number = numbers.setdefault(sentence, len(numbers))
         if number == len(words):
             words.append([])
@@ -122,25 +118,39 @@ def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
 def _piece(piece: str, texts: _Texts) -> int | tuple[str | int, ...]:
     if isinstance(piece, Filling):
         return tuple(map(plain, piece.figure)) or _NEXT
-    return -1 - texts(piece) if isinstance(piece, Chip) else texts(piece)
+    return -1 - texts[piece] if isinstance(piece, Chip) else texts[piece]
 
 
 def _layers(layers: Sequence[LayerInfo], data: Container[int], texts: _Texts) -> dict[str, Any]:
-    asked = [layer.asked for layer in layers]
-    actual = [layer.actual for layer in layers]
-    profiles = list(dict.fromkeys(name for layer in layers for name in layer.time_ms))
+    profiles = list(dict.fromkeys(name for layer in layers if layer.time_ms for name in layer.time_ms))
+    rows = [
+        (
+            layer.node,
+            layer.op,
+            # nodes that handle data are drawn, whatever else is not
+            "data" if index in data else layer.role,
+            word(layer.asked_precision),
+            word(layer.actual.precision),
+            layer.status,
+            layer.why,
+            _level(layer.error) if layer.error is not None else None,
+            _places(layer.error.drop_db) if layer.error is not None else None,
+            layer.macs,
+        )
+        for index, layer in enumerate(layers)
+    ]
+    node, op, role, asked, actual, status, why, level, drop, macs = zip(*rows) if rows else [()] * 10
     return {
-        "node": packed_texts(plain(layer.node) for layer in layers),
-        "op": texts.column(layer.op for layer in layers),
-        # nodes that handle data are drawn, whatever else is not
-        "role": texts.column("data" if index in data else layer.role for index, layer in enumerate(layers)),
-        "asked": texts.column(word(one.precision if one else None) for one in asked),
-        "actual": texts.column(word(one.precision) for one in actual),
-        "status": texts.column(layer.status for layer in layers),
-        "why": texts.column(layer.why for layer in layers),
-        "sqnr": [_level(layer.error) for layer in layers],
-        "drop": [_places(layer.error.drop_db) if layer.error else None for layer in layers],
-        "macs": [layer.macs for layer in layers],
+        "node": packed_texts(map(plain, node)),
+        "op": texts.column(op),
+        "role": texts.column(role),
+        "asked": texts.column(asked),
+        "actual": texts.column(actual),
+        "status": texts.column(status),
+        "why": texts.column(why),
+        "sqnr": level,
+        "drop": drop,
+        "macs": macs,
         "profiles": [plain(name) for name in profiles],
         "time": [[_digits(layer.time_ms.get(name), 4) for layer in layers] for name in profiles],
     }
@@ -152,8 +162,8 @@ def _other(report: Report, other: Mapping[str, LayerInfo], label: str, texts: _T
     profile = next((name for layer in report.layers for name in layer.time_ms), "")
     return {
         "label": plain(label),
-        "asked": [None if one is None else texts(word(one.asked_precision)) for one in there],
-        "actual": [None if one is None else texts(word(one.actual.precision)) for one in there],
+        "asked": [None if one is None else texts[word(one.asked_precision)] for one in there],
+        "actual": [None if one is None else texts[word(one.actual.precision)] for one in there],
         "sqnr": [None if one is None else _level(one.error) for one in there],
         "time": [None if one is None else _digits(one.time_ms.get(profile), 4) for one in there],
     }
@@ -244,7 +254,7 @@ def profile_words(info: RangeInfo) -> str:
 
 def _node(nodes: dict[str, int], texts: _Texts, name: str) -> int:
     """A node's index, or below 0 a text: a pass may have declined a node that no longer exists."""
-    return nodes[name] if name in nodes else -1 - texts(name)
+    return nodes[name] if name in nodes else -1 - texts[name]
 
 
 def _harms(report: Report, nodes: dict[str, int]) -> list[list[Any]]:

@@ -20,7 +20,7 @@ class Mark(IntFlag):
     CAST = 2
 
 
-_BARE = Mark(0)
+_BARE, _PAIR, _CAST = Mark(0), Mark.PAIR, Mark.CAST
 _SIZES = frozenset({"Shape", "Size"})
 
 
@@ -69,7 +69,7 @@ def wiring(report: Report) -> Wiring:
     layers, is_folded = report.layers, [folded(layer) for layer in report.layers]
     makers = {name: index for index, layer in enumerate(layers) for name in layer.outputs}
     given = {tensor.name for tensor in report.model.inputs}
-    begins = {inner: outside for layer in layers for inner, outside in layer.begins.items()}
+    begins = {inner: outside for layer in layers if layer.begins for inner, outside in layer.begins.items()}
 
     def began(name: str) -> str:
         while name in begins and name not in makers:
@@ -82,9 +82,9 @@ def wiring(report: Report) -> Wiring:
             # in the graph's order, so that what comes before is known already
             start = began(layer.inputs[0])
             before, carried, marks = origins.get(start, (start, "", _BARE))
-            own = Mark.CAST if layer.op.startswith("Cast") else Mark.PAIR
+            own = _CAST if layer.op.startswith("Cast") else _PAIR
             made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried or before
-            both = (before, made, marks | own if marks and marks is not own else own)
+            both = (before, made, marks | own if marks is not _BARE and marks is not own else own)
             for output in layer.outputs:
                 origins[output] = both
     connections: list[Connection] = []
@@ -95,19 +95,22 @@ def wiring(report: Report) -> Wiring:
         return name in makers or name in given
 
     def connect(name: str, target: int) -> None:
-        origin, carried, marks = origins.get(name, (name, name, _BARE))
-        found = Connection(makers.get(origin, -1), target, origin, carried or name, marks)
-        if reached(origin):
+        origin, carried, marks = origins.get(name) or (name, name, _BARE)
+        source = makers.get(origin, -1)
+        found = Connection(source, target, origin, carried or name, marks)
+        if source >= 0 or origin in given:
             connections.append(found)
         elif target >= 0:
             weights.append(found)
-        while name in makers and is_folded[makers[name]]:
-            beside.setdefault(makers[name], target if target >= 0 else makers.get(origin, -1))
-            name = began(layers[makers[name]].inputs[0])
+        maker = makers.get(name, -1)
+        while maker >= 0 and is_folded[maker]:
+            beside.setdefault(maker, target if target >= 0 else source)
+            maker = makers.get(began(layers[maker].inputs[0]), -1)
 
     for index, layer in enumerate(layers):
         if not is_folded[index]:
-            for name in dict.fromkeys(map(began, (*layer.inputs, *layer.ends))):
+            read = (*layer.inputs, *layer.ends)
+            for name in dict.fromkeys(map(began, read) if begins else read):
                 connect(name, index)
     outputs = [tensor.name for tensor in report.model.outputs if reached(tensor.name)]
     for name in outputs:
@@ -121,12 +124,14 @@ def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:
     They lie on a way from an input, or a layer that computes in floats, to such a layer or an output: a Gather of
     tokens, or one that picks classes out of what NonMaxSuppression has selected.
     """
+    passing = {index for index, layer in enumerate(layers) if layer.role == "other" and layer.op not in _SIZES}
+    if not passing:
+        return set()
     successors: dict[int, list[int]] = defaultdict(list)
     predecessors: dict[int, list[int]] = defaultdict(list)
     for one in found.connections:
         successors[one.source].append(one.target)
         predecessors[one.target].append(one.source)
-    passing = {index for index, layer in enumerate(layers) if layer.role == "other" and layer.op not in _SIZES}
     floats = [index for index, layer in enumerate(layers) if layer.role == "compute"]
     ends = [-1, *floats]
     return _reached(successors, ends, passing) & _reached(predecessors, ends, passing)

@@ -115,10 +115,22 @@ def decision(known: Known) -> tuple[object, ...]:
 
 def found(known: Known) -> Iterator[Fact]:
     """What else is known of a node: what its type costs, and what it is in the engine."""
+    if not _has_more(known):
+        return
     opened = known.layer.actual.opened
     yield from _made(
         chain(_opened(opened) if opened is not None else (), _errors(known), _costs(known), _in_engine(known.layer))
     )
+
+
+def _has_more(known: Known) -> bool:
+    """Whether ``found`` yields anything: of the pairs and Casts of a large graph it mostly does not."""
+    layer, actual = known.layer, known.layer.actual
+    return bool(
+        layer.error is not None or layer.macs or layer.time_ms or layer.engine_layers or actual.opened is not None
+        or actual.input_types or actual.output_types or known.harm is not None or known.kept or known.causes
+        or known.group is not None
+    )  # fmt: skip
 
 
 def _made(words: Iterable[tuple[str, ...]]) -> Iterator[Fact]:
