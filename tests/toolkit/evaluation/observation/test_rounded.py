@@ -15,7 +15,8 @@ from toolkit.graph.sessions.session import session
 
 NUMBERS = {"low": np.float32(0), "high": np.float32(255), "scale": np.float32(30), "middle": np.float32(120),
            "twice": np.float32([1, 1, 2, 2]), "first": np.array([0], np.int64), "one": np.int64(1), "ten": np.int64(10),
-           "digits": np.float32([1, 5, 25]).reshape(1, 3, 1, 1), "two": np.float32(2), "channels": np.array([1], np.int64)}  # fmt: skip
+           "digits": np.float32([1, 5, 25]).reshape(1, 3, 1, 1), "two": np.float32(2), "channels": np.array([1], np.int64),
+           "grey": np.float32([0.0722, 0.2126, 0.7152]).reshape(1, 3, 1, 1)}  # fmt: skip
 GREY = [node("Conv", ["x", "w"], ["c"], pads=[1] * 4), node("Mul", ["c", "scale"], ["m"]), node("Add", ["m", "middle"], ["a"]),
         node("Clip", ["a", "low", "high"], ["l"])]  # fmt: skip
 CLASSES = [node("Conv", ["x", "v"], ["c"], pads=[1] * 4), node("ArgMax", ["c"], ["i"], axis=1)]
@@ -85,6 +86,24 @@ LEVELS = [node("Conv", ["x", "z"], ["c"], pads=[1] * 4), node("Tanh", ["c"], ["t
 )  # fmt: skip
 def test_a_code_of_several_digits_is_no_amount(code: list[onnx.NodeProto]) -> None:
     assert tasks_of(code, TensorProto.INT32) == {"segmentation"}
+
+
+COLOURS = [node("Conv", ["x", "z"], ["c"], pads=[1] * 4), node("Mul", ["c", "scale"], ["m"]), node("Add", ["m", "middle"], ["a"]),
+           node("Clip", ["a", "low", "high"], ["l"]), node("Round", ["l"], ["r"])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        [node("Mul", ["r", "grey"], ["g"]), node("ReduceSum", ["g", "channels"], ["s"])],
+        [node("Conv", ["x", "w"], ["e"], pads=[1] * 4), node("Round", ["e"], ["f"]), node("ReduceSum", ["r", "channels"], ["g"]),
+         node("Add", ["g", "f"], ["s"])],
+    ],
+    ids=["a grey of rounded colours (BT.709)", "a rounded rest on top"],
+)  # fmt: skip
+def test_rounded_amounts_that_are_added_up_are_amounts(mix: list[onnx.NodeProto]) -> None:
+    ends = [node("Clip", ["s", "low", "high"], ["t"]), node("Cast", ["t"], ["y"], to=TensorProto.UINT8)]
+    assert tasks_of([*COLOURS, *mix, *ends], TensorProto.UINT8) == {"regression"}
 
 
 @pytest.mark.parametrize(
