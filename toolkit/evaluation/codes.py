@@ -25,6 +25,7 @@ class EvaluationCode(BaseCode):
     DEFAULTS_REFUSE = "evaluation-defaults-refuse"
     DEFAULTS_CHANGE = "evaluation-defaults-change"
     DEFAULTS_END = "evaluation-defaults-end"
+    DEFAULTS_UNTOLD = "evaluation-defaults-untold"
     FLOAT_FORM_NOT_RUN = "evaluation-float-form-not-run"
     RESCALED_TENSORS_LEFT_OUT = "evaluation-rescaled-tensors-left-out"
     LEAVES_RANGE = "evaluation-leaves-range"

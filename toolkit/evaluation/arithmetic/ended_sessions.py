@@ -17,24 +17,29 @@ from toolkit.graph.ort_forms.rewrites import TAKEN_OUT
 from toolkit.graph.surgery.tensors import onnx_type
 
 _MATRIX = 2
+_OWN_FAULTS = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
+"""Signals of what a process does itself; others come from outside, as SIGKILL does where memory runs out."""
 _LOAD = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
 _SECONDS = 120
-"""How long loading may take before the process counts as one that would have died."""
+"""How long loading may take; of a process that takes longer it is not known whether it would have died."""
 
 
 def ended_sessions(model: Model) -> list[Finding]:
-    """A finding that onnxruntime 1.32 dies of the model with its default optimizations, where it does.
+    """A finding that onnxruntime dies of the model with its default optimizations, where it does or that is not known.
 
-    It fuses a Transpose that moves the first of three axes or more into the float16 MatMul that multiplies it with a
-    weight; see ``wrong_rewrites``. It dies of some of these only, by what comes before them: the model is loaded in a
-    process of its own to tell.
+    Release 1.32 fuses a Transpose that moves the first of three axes or more into the float16 MatMul that multiplies it
+    with a weight; see ``wrong_rewrites``. It dies of some of these only, by what comes before them: the model is loaded
+    in a process of its own to tell.
     """
     nodes = [node.name for node in model.nodes if node.op == "MatMul" and _may_end(model, node)]
-    return [EvaluationCode.DEFAULTS_END(nodes=nodes)] if nodes and _dies(model) else []
+    return _loaded(model, nodes) if nodes else []
 
 
-def _dies(model: Model) -> bool:
-    """Whether a process dies of loading the model; True where that takes too long to tell."""
+def _loaded(model: Model, nodes: list[str]) -> list[Finding]:
+    """What a process shows that loads the model."""
+    import onnxruntime
+
+    release = onnxruntime.__version__
     with temporary_folder("session") as folder:
         file = folder / "model.onnx"
         model.copy().save(file)
@@ -44,8 +49,13 @@ def _dies(model: Model) -> bool:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return True
-    return done.returncode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT)
+            return [EvaluationCode.DEFAULTS_UNTOLD(nodes=nodes, release=release, seconds=_SECONDS)]
+    if done.returncode >= 0:
+        return []
+    ended_by = signal.Signals(-done.returncode).name
+    if ended_by not in _OWN_FAULTS:
+        return [EvaluationCode.DEFAULTS_UNTOLD(nodes=nodes, release=release, ended_by=ended_by)]
+    return [EvaluationCode.DEFAULTS_END(nodes=nodes, release=release, ended_by=ended_by)]
 
 
 def _may_end(model: Model, product: gs.Node) -> bool:

@@ -20,6 +20,7 @@ _AS_WRITTEN = (
     "To run it as it is written, use result.session(), or session_options.add_session_config_entry"
     "('session.disable_quant_qdq', '1'); TensorRT is not affected"
 )
+_WITHOUT_FUSION = "Use result.session(), or pass InferenceSession disabled_optimizers=['MatmulTransposeFusion']"
 
 
 def _leaves_range(
@@ -48,6 +49,15 @@ def _leaves_ranges(
         for name, ratio in zip(inputs, growth)
     )
     return f"Evaluation data leaves the calibrated ranges: {worst}{more}{grown}{hurts}. To fix it, {remedy}."
+
+
+def _defaults_untold(nodes: tuple[str, ...], release: str, seconds: int | None = None, ended_by: str = "") -> str:
+    what = f"did not end within {seconds} s" if seconds is not None else f"was ended from outside ({ended_by})"
+    return (
+        f"It is not known whether onnxruntime {release} can load model.onnx with its default optimizations: a process "
+        f"that tried {what}. Release 1.32 dies of some float16 products behind a Transpose of the batch, as at "
+        f"{quoted(nodes)}. {_WITHOUT_FUSION}; TensorRT is not affected."
+    )
 
 
 EVALUATION: Table = {
@@ -103,11 +113,11 @@ EVALUATION: Table = {
         f"onnxruntime computes something else from model.onnx with its default optimizations, which rewrite "
         f"{quoted(nodes)}: {db(sqnr_db)} SQNR instead of {db(written_db)}. {_AS_WRITTEN}."
     ),
-    EvaluationCode.DEFAULTS_END: lambda nodes: (
-        f"A process that loads model.onnx in onnxruntime 1.32 with its default optimizations ends (SIGSEGV) at "
-        f"{quoted(nodes)}: float16, behind a Transpose of the batch. Use result.session(), or pass InferenceSession "
-        "disabled_optimizers=['MatmulTransposeFusion']; TensorRT is not affected."
+    EvaluationCode.DEFAULTS_END: lambda nodes, release, ended_by: (
+        f"A process that loads model.onnx in onnxruntime {release} with its default optimizations ends ({ended_by}) at "
+        f"{quoted(nodes)}: float16, behind a Transpose of the batch. {_WITHOUT_FUSION}; TensorRT is not affected."
     ),
+    EvaluationCode.DEFAULTS_UNTOLD: _defaults_untold,
     EvaluationCode.FLOAT_FORM_NOT_RUN: (
         "Layer errors are against the source model, since the float form of the prepared model cannot be run: {why}."
     ),
