@@ -29,6 +29,9 @@ class ModelBefore:
         scales: what was wrong with scales of Q/DQ nodes, by tensor.
         foreign: the first node of each operator that is in none of the model's opsets, by domain and operator.
         asked: names of the nodes with a request in the plan.
+        batched: by input the dynamic axis along which samples are joined, if batches of them are run and the pass is
+            not one of qtool's own.
+        rows: likewise the tensors whose first dimension is not fixed.
     """
 
     signature: Signature
@@ -37,6 +40,8 @@ class ModelBefore:
     scales: Mapping[str, str] = field(default_factory=dict)
     foreign: Mapping[tuple[str, str], str] = field(default_factory=dict)
     asked: frozenset[str] = frozenset()
+    batched: Mapping[str, int] = field(default_factory=dict)
+    rows: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: Model, thorough: bool, context: Context) -> ModelBefore:
@@ -46,7 +51,12 @@ class ModelBefore:
         if not thorough:
             return cls(signature, thorough, asked=asked)
         typed = model.types_fault() is None
-        return cls(signature, thorough, typed, wrong_scales(model), foreign_operators(model), asked)
+        data = getattr(context.provider, "data", None) if context.source is not None else None
+        axes = data.axes if data is not None and data.can_batch else {}
+        batched = {name: axis for name, axis in axes.items() if not isinstance(model.input_shapes()[name][axis], int)}
+        shapes = model.facts().shapes if batched else {}
+        rows = frozenset(name for name in shapes if _first(shapes, name) < 0)
+        return cls(signature, thorough, typed, wrong_scales(model), foreign_operators(model), asked, batched, rows)
 
     def refuse_new_scales(self, model: Model) -> None:
         """Refuse scales that are wrong and were not before.
@@ -75,14 +85,23 @@ class ModelBefore:
                     remedy="a pass must keep the names, types and order of the model's inputs and outputs",
                 )
 
-    def refuse_new_shapes(self, title: str, model: Model, profiles: Profiles) -> None:
-        """Refuse inputs that no longer take every shape of the profiles.
+    def refuse_new_shapes(self, title: str, model: Model, context: Context) -> None:
+        """Refuse inputs that no longer take every shape of the profiles, or the batches of the samples.
 
         Raises:
-            PassError: a dimension is fixed that varies in a profile, or has another size there.
+            PassError: a dimension is fixed that varies in a profile, or has another size there; or the axis of samples
+                is, and they are run one by one and in batches.
         """
         declared = model.input_shapes() if self.thorough else {}
-        for profile in profiles:
+        fixed = self._fixed_batch(declared, model) if self.batched else None
+        if fixed is not None and not (fixed[1] == 1 and self._one_by_one(context.profiles)):
+            what, batch = fixed
+            raise PassError(
+                f"pass '{title}' left {what}, along which samples are run one by one and in batches",
+                remedy="keep the dimension dynamic: an engine of that batch alone comes from a [[profile]] with "
+                f"{batch} there as min, opt and max",
+            )
+        for profile in context.profiles:
             for name, extent in profile.shapes.items():
                 for axis, (size, least, most) in enumerate(zip(declared.get(name, ()), extent.min, extent.max)):
                     if isinstance(size, int) and not least == size == most:
@@ -91,6 +110,26 @@ class ModelBefore:
                             f"'{profile.name}' has {least} to {most}",
                             remedy="keep the dimension dynamic, or give profiles of that size alone",
                         )
+
+    def _one_by_one(self, profiles: Profiles) -> bool:
+        """Whether the profiles have batches of one sample alone."""
+        extents = [(profile.shapes.get(name), axis) for profile in profiles for name, axis in self.batched.items()]
+        return bool(extents) and all(one is not None and one.max[axis] == 1 for one, axis in extents)
+
+    def _fixed_batch(self, declared: Mapping[str, Sequence[int | str | None]], model: Model) -> tuple[str, int] | None:
+        """Where the pass fixed the axis of samples, in words, and at what; None where it did not."""
+        for name, axis in self.batched.items():
+            declares = declared[name][axis]
+            if isinstance(declares, int):
+                return f"input '{name}' with {declares} in dimension {axis}", declares
+        shapes = model.facts().shapes
+        if all(_first(shapes, output.name) < 0 for output in model.graph.outputs if output.name in self.rows):
+            return None
+        for node in model.nodes:
+            for name in (output.name for output in node.outputs):
+                if name in self.rows and (size := _first(shapes, name)) >= 0:
+                    return f"tensor '{name}' of node '{node.name}' with {size} in dimension 0", size
+        return None
 
     def note_unknown_operators(self, title: str, model: Model, context: Context) -> None:
         """Note the operators that are in none of the model's opsets and were not there before."""
@@ -111,6 +150,12 @@ class ModelBefore:
                 OrderCode.REQUESTS_LOST(by=title, node=node, asked_by=ask.by, precision=ask.precision, nodes=len(lost)),
                 node=node,
             )
+
+
+def _first(shapes: Mapping[str, Sequence[Sequence[int]]], tensor: str) -> int:
+    """The first dimension of a tensor, -1 where it is not known."""
+    (shape,) = shapes.get(tensor, [()])
+    return shape[0] if len(shape) else -1
 
 
 def _difference(kind: str, old: Sequence[tuple[str, int]], new: Sequence[tuple[str, int]]) -> str:

@@ -180,7 +180,7 @@ class Pass(BaseModel):
             elif self.role is Role.QUANTIZE:
                 note_all_paired(title, model, context, quantized, islice(context.journal, events_before, None))
         before.refuse_new_signature(title, model)
-        before.refuse_new_shapes(title, model, context.profiles)
+        before.refuse_new_shapes(title, model, context)
         try:
             self._check(model, before.typed)
             before.refuse_new_scales(model)

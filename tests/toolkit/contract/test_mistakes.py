@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 
 from passes.keep_precision import KeepPrecision
 from tests.conftest import build, node, normal
-from toolkit import Context, Model, Pass, keep_float, sentence, session
+from toolkit import Context, Model, Pass, Recipe, keep_float, run, sentence, session
 from toolkit.base.code import import_path, load_object
-from toolkit.base.errors import PassError, QtoolError, RangesError, RecipeError
+from toolkit.base.errors import ModelError, PassError, QtoolError, RangesError, RecipeError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.contract.order import OrderCode
@@ -228,6 +228,45 @@ class Fixes(Pass):
     def apply(self, model, context):
         """Fix it."""
         model.graph.inputs[0].shape[self.axis] = self.size
+
+
+class FixesInside(Pass):
+    """Fixes the batch that a node gives, and not that of the input."""
+
+    def apply(self, model, context):
+        """Reshape to one row."""
+        node = model.nodes[-1]
+        rows, made = gs.Constant("one_row", np.int64([1, 4])), node.outputs[0]
+        node.outputs[0] = gs.Variable("before", made.dtype)
+        model.graph.nodes.append(gs.Node("Reshape", "to_one", inputs=[node.outputs[0], rows], outputs=[made]))
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [(Fixes(), "input 'x' with 1 in dimension 0"), (Fixes(size=4), "input 'x' with 4 in dimension 0"),
+     (FixesInside(), "tensor 'y' of node 'to_one' with 1 in dimension 0")],
+)  # fmt: skip
+@pytest.mark.parametrize("most", [None, 1, 4])
+def test_a_batch_that_a_pass_fixes_is_an_error_where_samples_run_in_batches(tmp_path, step, said, most):
+    layer().save(tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=normal(12, 8, seed=1))
+    shapes = {"x": {"min": [most, 8], "opt": [most, 8], "max": [most, 8]}}
+    recipe = Recipe.build(
+        "fixed", model={"path": tmp_path / "model.onnx"}, passes=[step], calibration={"data": str(tmp_path / "data.npz")},
+        evaluation={"data": str(tmp_path / "data.npz"), "task": "regression"}, engine={"backend": "none"},
+        **({"profile": [{"name": "one", "shapes": shapes}]} if most else {}),
+    )  # fmt: skip
+    if most == 1 and getattr(step, "size", 1) == 1:
+        assert run(recipe, tmp_path / "out").report.accuracy.samples == 12
+        return
+    with pytest.raises(PassError, match=f"left {said}, along which samples are run one by one and in batches"):
+        run(recipe, tmp_path / "out")
+
+
+def test_an_array_of_another_size_than_a_fixed_one_is_an_error_in_words():
+    model = Fixes()(layer())
+    with pytest.raises(ModelError, match=r"input 'x' is \[3, 8\], and the model takes only 1 in dimension 0"):
+        session(model).run({"x": normal(3, 8)})
 
 
 def test_an_input_that_no_longer_takes_the_profiles_is_an_error():

@@ -85,6 +85,7 @@ class Session:
         self._passed_on = tuple(shared)
         # nothing is computed where a plugin comes first
         self._types: dict[str, str] = {i.name: i.type for i in inner.get_inputs()} if inner is not None else {}
+        self._dims = {i.name: getattr(i, "shape", ()) for i in inner.get_inputs()} if inner is not None else {}
         made = [(o.name, o.type) for o in inner.get_outputs()] if inner is not None else []
         self.inputs: tuple[str, ...] = tuple(self._types)
         self.dtypes = {name: np_dtype(ORT_TYPES[kind]) for name, kind in self._types.items() if kind in ORT_TYPES}
@@ -143,6 +144,7 @@ class Session:
                 for inputs in samples:
                     yield from self._run([inputs], outputs)
                 return
+            self._refuse_other_sizes(samples[0])
             shapes = ", ".join(f"{name} {list(np.shape(samples[0][name]))}" for name in self.inputs[:_SHOWN])
             more = f" and {len(self.inputs) - _SHOWN} more" if len(self.inputs) > _SHOWN else ""
             raise explained(error, f"onnxruntime cannot run the model on {shapes}{more}", self._where) from error
@@ -172,6 +174,19 @@ class Session:
                     where=self._where,
                     remedy=did_you_mean(name, self.outputs),
                 )
+
+    def _refuse_other_sizes(self, inputs: Mapping[str, Array]) -> None:
+        """Refuse inputs that have another size where the model has a fixed one, as where a pass fixed its batch."""
+        for name in self.inputs:
+            shape = np.shape(inputs[name])
+            for axis, (size, fixed) in enumerate(zip(shape, self._dims.get(name) or ())):
+                if isinstance(fixed, int) and size != fixed:
+                    raise ModelError(
+                        f"input '{name}' is {list(shape)}, and the model takes only {fixed} in dimension {axis}",
+                        where=self._where,
+                        remedy="give inputs of that size; where a pass fixed it, keep it dynamic there: an engine of "
+                        "one size alone comes from a [[profile]] with that size as min, opt and max",
+                    )
 
     def _computed(self, names: list[str], feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         """The outputs of onnxruntime, with the time that it took counted and loops limited."""

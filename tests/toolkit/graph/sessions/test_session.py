@@ -121,7 +121,7 @@ def test_what_a_session_refuses_is_named() -> None:
     inner = session(network)
     with pytest.raises(DataError, match=r"no input 'xx', and input 'x' has no value. Did you mean 'x'"):
         inner.run({"xx": X})
-    with pytest.raises(ModelError, match=r"cannot run the model on x \[1, 2, 4\]"):
+    with pytest.raises(ModelError, match=r"input 'x' is \[1, 2, 4\], and the model takes only 3 in dimension 1"):
         inner.run({"x": X[:, :2]})
     with pytest.raises(ModelError, match=r"'z' is not an output of this session"):
         inner.run({"x": X}, ["z"])
