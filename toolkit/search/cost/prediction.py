@@ -140,11 +140,27 @@ class _Predictor:
         return Prediction([] if uncounted else list(kernels.values()), uncounted)
 
     def _left_out(self, node: gs.Node) -> bool:
-        """Whether a graph without pairs lacks a node; it has the Casts of its inputs and outputs too."""
+        """Whether a graph without pairs lacks a node; it has the Casts of its inputs and outputs too.
+
+        Where a pair reads an input or gives an output of another float type than the rest, there is a Cast instead of
+        it, one for all that read the input.
+        """
         if self.pairs or node.op not in CONVERSIONS:
             return False
-        at_the_end = not node.inputs[0].inputs or self.model.is_output(node.outputs[0])
-        return not (node.op.startswith("Cast") and at_the_end)
+        read, given = node.inputs[0], node.outputs[0]
+        at_start, at_end = not read.inputs, self.model.is_output(given)
+        if node.op.startswith("Cast"):
+            return not (at_start or at_end)
+        if at_end and node.op in DEQUANTIZERS:
+            return not self._cast(given)
+        if not at_start or node.op in DEQUANTIZERS or not self._cast(read):
+            return True
+        readers = [one for one in read.outputs if one.op in CONVERSIONS]
+        return node is not next((one for one in readers if one.op.startswith("Cast")), readers[0])
+
+    def _cast(self, tensor: gs.Tensor) -> bool:
+        """Whether an input or output holds floats of another type than the rest."""
+        return self.facts.is_float(tensor.name) and self.facts.types[tensor.name] != self.rest.onnx_type
 
     def _of_integers(self, node: gs.Node) -> bool:
         """Whether a Cast is part of shape arithmetic."""

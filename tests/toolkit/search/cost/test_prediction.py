@@ -67,10 +67,30 @@ def test_without_pairs_the_casts_of_inputs_and_outputs_stay_and_a_pair_in_front_
     pair = [node("QuantizeLinear", ["h", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"])]
     in_front = [casts[0], *pair, node("Conv", ["d", "w"], ["a"], name="conv"), *casts[2:]]
     assert predicted(in_front, *shapes, numbers, pairs=False).seconds == predicted(casts, *shapes, numbers).seconds
-    alone = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
-             node("Conv", ["d", "w"], ["y"], name="conv")]  # fmt: skip
-    (kernel,) = predicted(alone, {"x": [1, 8, 16, 16]}, {"y": [1, 8, 16, 16]}, numbers, pairs=False).kernels
-    assert kernel.node == "conv" and kernel.launch == LAUNCH
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_without_pairs_an_input_that_a_pair_reads_has_one_cast_to_the_rest(kind, readers):
+    """Float32 is cast to float16 before the layers; float16 is what they read."""
+    dtype = np.float32 if kind == TensorProto.FLOAT else np.float16
+    numbers = {"s": np.array(0.1, dtype), "z": np.int8(0), "w": normal(8, 8, 1, 1).astype(dtype)}
+    each, shape = range(readers), [1, 8, 16, 16]
+    outputs = {f"y{i}": shape for i in each}
+
+    def kernels(front, read, **how):
+        layers = [node("Conv", [read.format(i), "w"], [f"y{i}"], name=f"conv{i}") for i in each]
+        given = numbers if any(one.op_type == "QuantizeLinear" for one in front) else {"w": numbers["w"]}
+        proto = build([*front, *layers], {"x": shape}, outputs, given, types=dict.fromkeys(["x", *outputs], kind))
+        model = Model.from_proto(proto)
+        return predict(model, model.facts(), L4, {}, HALF, **how)
+
+    pairs = [node("QuantizeLinear", ["x", "s", "z"], [f"q{i}"], name=f"q{i}") for i in each]
+    pairs += [node("DequantizeLinear", [f"q{i}", "s", "z"], [f"d{i}"]) for i in each]
+    cast = [node("Cast", ["x"], ["h"], name="cast", to=TensorProto.FLOAT16)] if kind == TensorProto.FLOAT else []
+    found, plain = kernels(pairs, "d{}", pairs=False), kernels(cast, "h" if cast else "x")
+    assert len(found.kernels) == len(plain.kernels) == readers + len(cast)
+    assert found.seconds == pytest.approx(plain.seconds)
 
 
 def test_a_long_chain_of_views_is_seen_through():
