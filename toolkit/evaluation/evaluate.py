@@ -34,6 +34,7 @@ from toolkit.evaluation.metrics.table import together
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.node_errors.float_form import node_reference
 from toolkit.evaluation.node_errors.float_outputs import FloatOutputs
+from toolkit.evaluation.node_errors.layer_positions import LayerPositions
 from toolkit.evaluation.node_errors.measure import MeasuredForm, comparable, extra_tensors, node_errors
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel, SerializedModel
@@ -141,8 +142,9 @@ def evaluate(
     pairs = [pair for pair in comparable(exact, form.model) if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(
-        exact, form, data, layer_samples, progress, pairs, result.clipping, kept
-    )
+        exact, form, data, layer_samples, progress, pairs, result.clipping, kept,
+        LayerPositions.of(answers.parts, reference) if answers is not None else None,
+    )  # fmt: skip
     if kept.refused is not None:
         result.notes.append(EvaluationCode.NOTHING_TO_GO_ON_WITH(why=on_one_line(str(kept.refused), 400)))
     kept.remove()

@@ -24,6 +24,7 @@ from toolkit.evaluation.arithmetic.rounding_order import fused_more
 from toolkit.evaluation.comparison.clipping import Clipping
 from toolkit.evaluation.comparison.counterparts import run_on
 from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
+from toolkit.evaluation.node_errors.layer_positions import LayerPositions
 from toolkit.evaluation.numerics.difference import Difference, TensorError
 from toolkit.graph.large_models.partitions import Boundaries, by_partition, shared_weights
 from toolkit.graph.layers.work import node_macs
@@ -117,12 +118,14 @@ class _GroupRun:
         pairs: what is compared of them.
         reference: the float model's session.
         subject: the other model's; None where nothing is compared.
+        positions: which values belong to padding, and do not count; None where none do.
     """
 
     group: list[str]
     pairs: Pairs
     reference: Session
     subject: Session | None
+    positions: LayerPositions | None
 
     def compare(
         self,
@@ -140,7 +143,8 @@ class _GroupRun:
         a = self.reference.run(inputs)
         b = run_on(self.subject, inputs, dict(zip(own, own))) if self.subject is not None else {}
         like = [(node, ref, sub) for node, ref, sub in self.pairs if a[ref].shape == b[sub].shape]
-        jobs = [partial(found[node].add, a[ref], b[sub]) for node, ref, sub in like]
+        on = {ref: self.positions.on(ref, a[ref], inputs) for _, ref, _ in like} if self.positions is not None else {}
+        jobs = [partial(found[node].add, a[ref], b[sub], on=on.get(ref)) for node, ref, sub in like]
         jobs += [partial(watched[name].add, a[name]) for name in self.group if name in watched]
         in_threads(pool, cores(), lambda job: job(), jobs)
         return [node for node, _, _ in like]
@@ -155,6 +159,7 @@ def node_errors(
     pairs: Pairs | None = None,
     watched: Mapping[str, Clipping] | None = None,
     kept: EvaluationCheckpoint | None = None,
+    positions: LayerPositions | None = None,
 ) -> tuple[dict[str, TensorError], int]:
     """SQNR (dB) and largest difference of every node's first output that both models have, by node of ``subject``.
 
@@ -171,6 +176,7 @@ def node_errors(
         pairs: what to compare, see ``comparable``.
         watched: by tensor of ``reference`` the object that takes in its values.
         kept: what an evaluation that was killed had summed, and where this one keeps it.
+        positions: which values belong to padding, and do not count; None where none do.
 
     Returns:
         Errors by node name, and how many samples they are from.
@@ -191,7 +197,7 @@ def node_errors(
             within = [pair for pair in looked_at if pair[1] in held]
             plain = taps.whole or session(reference, outputs=group, boundaries=handed)
             own = subject.session(sorted({sub for _, _, sub in within}), handed_on) if within else None
-            run = _GroupRun(group, within, plain, own)
+            run = _GroupRun(group, within, plain, own, positions)
             for part in islice(chosen.batches(taps.batch), state.batches, None):
                 state.took(part.count, run.compare(part.inputs, pool, found, watched))
                 kept.summed(state, found, watched)
