@@ -9,6 +9,8 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 SHARES = frozenset({"Softmax", "LogSoftmax"})
 """Operators whose results are shares of classes, or their logarithms."""
+LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
+"""Operators of a linear layer."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from toolkit.evaluation.guessing.class_axes import blank_of, class_axis
-from toolkit.evaluation.guessing.clue import ANY, SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
 from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, ordered
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
@@ -21,7 +21,6 @@ _WORDS = {
     "forecast quantile quantiles",
 }
 _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
-_LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
 _POOLED = frozenset(
     {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh",
      "ReduceSum", "GlobalAveragePool", "ReduceL2", "Mul"}
@@ -150,9 +149,9 @@ def _operators_of_vector(output: SeenOutput, seen: SeenModel, count: int, featur
     if output.ops & _POOLED and not output.ops & SHARES:
         # a head of few classes may be normalized too: such an output is judged as both
         return [_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0)]
-    if not output.ops & _LINEAR:
+    if not output.ops & LINEAR:
         return []
-    found = [Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0])]
+    found = [Clue("classification", "operator", 0.75, sorted(output.ops & LINEAR)[0])]
     if features:
         return found
     if computed_with(output, seen):
@@ -277,7 +276,7 @@ def _operators_of_rows(output: SeenOutput) -> list[Clue]:
         return [_pooled(output, plain)]
     if output.ops and output.ops <= _RECURRENT:
         return [_recurrent(output)]
-    linear = sorted(output.ops & _LINEAR)
+    linear = sorted(output.ops & LINEAR)
     return [Clue(task, "operator", 0.75, linear[0]) for task in ("sequence", "ctc", "generation")] if linear else []
 
 

@@ -174,7 +174,7 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
         return rows if len(wide) > 1 else (*rows, "classification")
     if len(wide) <= 1:
         return ("classification", "embedding", "regression", "segmentation")
-    return ("segmentation", "regression", "embedding")
+    return ("segmentation", "regression", "embedding", "generation")
 
 
 def _detection_clues(seen: SeenModel, part: OutputPart, metric_task: str) -> list[Finding]:

@@ -7,12 +7,14 @@ import re
 import numpy as np
 
 from toolkit.evaluation.guessing.class_axes import channel_axis, channel_axis_last
-from toolkit.evaluation.guessing.clue import SHARES, Clue, computed_with, of_values
+from toolkit.evaluation.guessing.clue import LINEAR, SHARES, Clue, computed_with, of_values
 from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, peak_height, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _ENLARGE = frozenset({"Resize", "Upsample", "ConvTranspose"})
 _LIMITED = SHARES | {"Sigmoid", "HardSigmoid", "Clip"}
+_SEQUENCE = 2
+"""Axes of a sequence of vectors."""
 _TWO_SIDED, _NO_PICTURE, _HALF = 0.9, 0.25, 0.5
 _TIMES = frozenset({"t", "time", "timestep", "timesteps", "sigma", "noise", "step"})
 _CENTRED, _NORMAL = 0.2, 2.0
@@ -27,7 +29,28 @@ def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         return [Clue("regression", "shape", 1.0, "map"), *of_values("levels", 1.0)]
     if output.discrete:
         return [Clue("segmentation", "values", 2.0, "integers"), Clue("segmentation", "shape", 1.0, "picture")]
+    if operators := _of_transducer(output, seen):
+        return [Clue("generation", "shape", 2.5, "transducer"), Clue("generation", "operator", 0.75, operators[0])]
     return map_clues(output, seen, channel_axis(output))
+
+
+def _of_transducer(output: SeenOutput, seen: SeenModel) -> list[str]:
+    """The operators that make scores of tokens [frames, tokens, vocabulary] of two sequences; none where it is no such.
+
+    One input is as long as the tokens, or one shorter, since a start precedes them; another one, of signals or of what
+    an encoder makes of them, as long as the frames, which an encoder in the model itself may have fewer of. No input
+    is a map of both.
+    """
+    frames, tokens, _ = output.shape
+    if seen.images or output.varies(-1):
+        return []
+    given = {name: one for name, one in seen.inputs.items() if name not in seen.pasts and name not in seen.states}
+    numbers = {name for name, one in given.items() if one.dtype.kind in "iu" and one.shape in ((tokens,), (tokens - 1,))}
+    signals = {name: one.shape for name, one in given.items() if one.dtype.kind == "f" and 1 <= one.ndim <= _SEQUENCE}
+    apart = any(frames in signals[a] and tokens in signals[b] for a in signals for b in signals if a != b)
+    if not (apart or (numbers and signals)) or any(set(one) == {frames, tokens} for one in signals.values()):
+        return []
+    return sorted(output.ops & SHARES) or sorted(output.ops & LINEAR)
 
 
 def is_picture(output: SeenOutput, seen: SeenModel) -> bool:

@@ -25,6 +25,7 @@ _FEW_VALUES = 16
 _HALF, _UNSHARP = 0.5, 0.25
 _SOME = 8
 """With fewer scores all may lie on one side by chance."""
+_ROWS = 2
 _STEADY = 1e-12
 """Values whose variance is less than this share of their power are the same to float32's last bits: 2^-23, some eight
 times over, squared."""
@@ -175,7 +176,15 @@ def _threshold(output: SeenOutput) -> dict[str, float]:
     return {"threshold": float(output.flat.mean())}
 
 
-_SETTINGS = {"classification": _classification, "embedding": _embedding, "ctc": _ctc, "segmentation": _segmentation}
+def _generation(output: SeenOutput, seen: SeenModel) -> dict[str, Any]:
+    # those of a transducer are [frames, tokens, vocabulary]
+    return {"axis": class_axis_of(output) if len(output.shape) <= _ROWS else -1}
+
+
+_SETTINGS = {
+    "classification": _classification, "embedding": _embedding, "ctc": _ctc, "segmentation": _segmentation,
+    "generation": _generation,
+}  # fmt: skip
 
 
 def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:

@@ -116,7 +116,8 @@ class _SeenBatches:
         self, model: Model, shapes: Mapping[str, Sequence[Any]], sources: Mapping[str, Collection[str]]
     ) -> None:
         self._model = model
-        self.each = 1 if batch_axes(shapes) else 0
+        self._joins = bool(batch_axes(shapes))
+        self.each = int(self._joins)
         self.inputs: dict[str, Array] = {}
         self.held: dict[str, list[_HeldBatch]] = {name: [] for name in sources}
         self.states = _possible_states(model, shapes, sources)
@@ -128,7 +129,9 @@ class _SeenBatches:
         self.each = self.each or rows_at_once(self._model, given)
         self._given.append(given)
         self._made.append(made)
-        firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
+        # of a model without an axis of samples, a first axis may be one of positions or channels
+        apart = self._joins or self.each > 1
+        firsts = {n: one[0] if one.ndim and len(one) and (apart or len(one) == 1) else one for n, one in given.items()}
         images = grids(firsts)
         self.inputs = self.inputs or firsts
         self.states = {(a, b) for a, b in self.states if b in made and _same_kind(given[a], made[b])}

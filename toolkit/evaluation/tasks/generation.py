@@ -16,6 +16,8 @@ from toolkit.evaluation.tasks.chance import expected_flips
 class Generation(Task):
     """An answer a position, given the tokens before it. Outputs are logits [batch, positions, vocabulary].
 
+    Those of a transducer are [batch, frames, tokens, vocabulary]: every frame after every token is a position.
+
     Every position is a choice by itself: how many are expected to change is told by all of their gaps.
     """
 
@@ -41,4 +43,5 @@ class Generation(Task):
 
 
 def _counted(same: Array) -> Rows:
-    return {RIGHT: same.sum(axis=1).astype(np.float64), COUNT: np.full(len(same), float(same.shape[1]))}
+    each = same.reshape(len(same), math.prod(same.shape[1:]))
+    return {RIGHT: each.sum(axis=1).astype(np.float64), COUNT: np.full(len(each), float(each.shape[1]))}

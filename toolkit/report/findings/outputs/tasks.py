@@ -48,6 +48,7 @@ _WHAT = {
     "levels": "it holds whole numbers of many levels, as colours are and classes are not",
     "peaks": "its maps have narrow peaks, as those of key points",
     "noise": "it is as large as an input that goes with a single number, as the noise that a diffusion model predicts",
+    "transducer": "its shape is that of every frame of one input after every token of another",
     "map": "its shape is that of a map",
     "picture": "its height and width are those of the input image",
     "fits": "its shape fits",
