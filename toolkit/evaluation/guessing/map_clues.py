@@ -45,7 +45,8 @@ def _of_transducer(output: SeenOutput, seen: SeenModel) -> list[str]:
     if seen.images or output.varies(-1):
         return []
     given = {name: one for name, one in seen.inputs.items() if name not in seen.pasts and name not in seen.states}
-    numbers = {name for name, one in given.items() if one.dtype.kind in "iu" and one.shape in ((tokens,), (tokens - 1,))}
+    lengths = (tokens,), (tokens - 1,)
+    numbers = {name for name, one in given.items() if one.dtype.kind in "iu" and one.shape in lengths}
     signals = {name: one.shape for name, one in given.items() if one.dtype.kind == "f" and 1 <= one.ndim <= _SEQUENCE}
     apart = any(frames in signals[a] and tokens in signals[b] for a in signals for b in signals if a != b)
     if not (apart or (numbers and signals)) or any(set(one) == {frames, tokens} for one in signals.values()):

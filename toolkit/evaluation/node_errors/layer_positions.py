@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.observation.position_mask import positions_on
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
 
 _LENGTH, _ROWS = 1, 2
-"""The axis of positions in a mask [batch, positions], and the rank of tensors whose rows are all positions."""
+"""The first axis of a mask that may be one of positions, and the rank of tensors whose rows are all positions."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class LayerPositions:
     """The mask that all outputs of a model share, for the tensors of its layers.
 
     Attributes:
-        mask: the input that turns positions off, [batch, positions].
-        off: its value where a position does not count.
+        mask: the input that turns positions off, see ``positions_on``.
+        off: its value where a position does not count, see ``PositionMask``.
         dynamic: whether the number of positions differs between samples.
         facts: the model's types and shapes, which tell dynamic dimensions from others of the same size.
     """
 
     mask: str
-    off: int
+    off: float
     dynamic: bool
     facts: Facts
 
@@ -38,9 +39,11 @@ class LayerPositions:
         masks = {(part.settings.get("mask"), part.settings.get("mask_off")) for part in parts}
         mask, off = masks.pop() if len(masks) == 1 else (None, None)
         dims = model.input_shapes().get(mask or "")
-        if mask is None or off is None or dims is None or len(dims) <= _LENGTH:
+        if mask is None or off is None or dims is None:
             return None
-        return cls(mask, int(off), not isinstance(dims[_LENGTH], int), model.facts())
+        # the axis of positions is the last, or the last but one beside an axis of length 1
+        dynamic = any(not isinstance(one, int) for one in dims[_LENGTH:])
+        return cls(mask, float(off), dynamic, model.facts())
 
     def on(self, tensor: str, value: Array, inputs: Mapping[str, Array]) -> Array | None:
         """Which entries of a tensor belong to positions that count; None where all do, or positions are not known.
@@ -58,10 +61,8 @@ class LayerPositions:
             Bool, broadcast to ``value``.
         """
         mask = inputs.get(self.mask)
-        if mask is None or mask.ndim != _LENGTH + 1 or value.ndim < 2:
-            return None
-        counts = np.asarray(mask != self.off)
-        if counts.all():
+        counts = positions_on(mask, self.off) if mask is not None else None
+        if counts is None or value.ndim < 2 or counts.all():
             return None
         if value.ndim == _ROWS and value.shape[0] == counts.size and self._varies(tensor, 0):
             return counts.reshape(-1, 1)

@@ -16,6 +16,11 @@ _TRIED = 2
 _MOST_TRIED, _MANY = 8, 8
 """Of whole numbers more samples, until so many of them have changed."""
 _SAME = 1e-5
+_ADDED, _LEAST = -1e3, float(np.finfo(np.float32).min)
+"""A number up to which what is added to attention scores turns positions off, and what stands for minus infinity."""
+_RANKS = (2, 3, 4)
+_FEATURES = 2
+"""The axis that positions have beside an axis of features in front."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,14 @@ class PositionMask:
     """Which positions of an output count.
 
     Attributes:
-        input: the input that says it, [batch, positions].
-        off: its value where a position does not count: 0 or 1.
+        input: the input that says it, see ``positions_on``.
+        off: its value where a position does not count: 0 or 1; a negative one and all below it where the mask is added.
         axis: where positions lie in the output, counted from the end.
         share: how many of the positions seen do not count, 0 to 1.
     """
 
     input: str
-    off: int
+    off: float
     axis: int
     share: float = 0.0
 
@@ -51,9 +56,36 @@ def counting(settings: Mapping[str, Any], value: Array, inputs: Mapping[str, Arr
     if "mask" not in settings:
         return None
     mask, axis = inputs.get(settings["mask"]), int(settings["positions"])
-    if mask is None or value.ndim <= -axis or mask.shape != (value.shape[0], value.shape[axis]):
+    on = positions_on(mask, settings["mask_off"]) if mask is not None else None
+    if on is None or value.ndim <= -axis or on.shape != (value.shape[0], value.shape[axis]):
         return None
-    return np.asarray(mask != settings["mask_off"])
+    return on
+
+
+def positions_on(mask: Array, off: float) -> Array | None:
+    """Which positions a mask leaves on, bool [batch, positions]; None where it has no axis of positions.
+
+    Args:
+        mask: [batch, positions], [batch, 1, positions] or [batch, positions, 1]; or of attention, [batch, 1 or heads, 1
+            or positions, positions], where a position is on that any other one sees.
+        off: see ``PositionMask``.
+    """
+    axis = _axis_of_positions(mask)
+    if axis is None:
+        return None
+    on = mask > off if off < 0 else mask != off
+    others = tuple(place for place in range(1, mask.ndim) if place != axis)
+    return np.asarray(on.any(axis=others) if others else on)
+
+
+def _axis_of_positions(mask: Array) -> int | None:
+    """The axis of positions of a mask, its last one that is longer than 1; None where others differ from it."""
+    wide = [axis for axis in range(1, mask.ndim) if mask.shape[axis] > 1]
+    if mask.ndim not in _RANKS or not wide:
+        return None
+    # of four axes the second is that of heads
+    others = [axis for axis in wide[:-1] if mask.ndim < _RANKS[-1] or axis > 1]
+    return wide[-1] if all(mask.shape[axis] == mask.shape[wide[-1]] for axis in others) else None
 
 
 def within_lengths(settings: Mapping[str, Any], value: Array, known: Mapping[str, Array]) -> Array | None:
@@ -121,9 +153,10 @@ def position_masks(
 ) -> dict[str, PositionMask]:
     """By output the input that turns its positions off; outputs that have none are missing.
 
-    An input of zeros and ones that is as long as the other inputs may be a mask, or tell two sentences apart. What it
-    does tells: half of the positions are given other values, which changes the outputs of the other half where all are
-    on, and changes nothing there where the half is off. Names and operators are not asked.
+    An input of zeros and ones that is as long as the other inputs may be a mask, or tell two sentences apart; so may
+    one of zeros and a number far below, which is added to attention scores. What it does tells: half of the positions
+    are given other values, which changes the outputs of the other half where all are on, and changes nothing there
+    where the half is off. Names and operators are not asked.
 
     A position that is off without being told by its own values, and with the others', is no padding: an output there is
     what a model fills in for a value that it was not given, or no output of that position. Unless all are tokens, and
@@ -137,14 +170,21 @@ def position_masks(
         outputs: those that have an axis of samples in front.
     """
     found: dict[str, PositionMask] = {}
-    binary = [name for name in (given[0] if given else ()) if all(_is_binary(one.get(name)) for one in given)]
+    offs = {name: _offs([one.get(name) for one in given]) for name in (given[0] if given else ())}
+    binary = [name for name in offs if offs[name]]
     for mask in binary:
-        for off in (0, 1):
+        for off in offs[mask]:
+            shown = [on for one in given if (on := positions_on(one[mask], off)) is not None]
+            share = 1 - float(np.mean(np.concatenate([on.reshape(-1) for on in shown])))
+            if share == 0 and given[0][mask].ndim > _RANKS[0]:
+                # who sees whom is no padding
+                continue
             padded = _pads(given, mask, off, binary)
             places: dict[tuple[str, int], _Evidence] = {}
             refuted: set[tuple[str, int]] = set()
             for number, (one, of) in enumerate(zip(given[:_MOST_TRIED], made)):
-                for name, axes in _axes(of, [name for name in outputs if name not in found], one[mask].shape).items():
+                lacking = [name for name in outputs if name not in found]
+                for name, axes in _axes(of, lacking, shown[number].shape).items():
                     if number < _TRIED or of[name].dtype.kind != "f":
                         for place in {(name, axis) for axis in axes} - refuted:
                             places.setdefault(place, _Evidence(1 if of[name].dtype.kind == "f" else _MANY, padded))
@@ -156,25 +196,34 @@ def position_masks(
                 except QtoolError:
                     # values that the model does not take, as positions beyond its table
                     continue
-            share = float(np.mean(np.concatenate([each[mask].reshape(-1) == off for each in given])))
             for (name, axis), each in sorted(places.items()):
                 if each.enough and (name, axis) not in refuted:
                     found.setdefault(name, PositionMask(mask, off, axis, share))
     return found
 
 
-def _is_binary(value: Array | None) -> bool:
-    return value is not None and value.ndim == 2 and value.shape[1] > 1 and bool(np.isin(value, (0, 1)).all())
+def _offs(values: Sequence[Array | None]) -> tuple[float, ...]:
+    """The values of an input that may turn positions off; none where it is no mask."""
+    known = [value for value in values if value is not None and _axis_of_positions(value) is not None]
+    if len(known) < len(values) or not known:
+        return ()
+    low, high = (float(of([of(value) for value in known])) for of in (np.min, np.max))
+    if low >= 0 and high <= 1:
+        return (0, 1) if all(np.isin(value, (0, 1)).all() for value in known) else ()
+    added = known[0].dtype.kind == "f" and low <= _ADDED and high == 0
+    return (max(low, _LEAST),) if added and all(((value == low) | (value == 0)).all() for value in known) else ()
 
 
-def _pads(given: Sequence[Mapping[str, Array]], mask: str, off: int, binary: Collection[str]) -> bool:
+def _pads(given: Sequence[Mapping[str, Array]], mask: str, off: float, binary: Collection[str]) -> bool:
     """Whether positions that are off can be nothing but the padding of tokens: at one end, and of varying number."""
+    shown = [(one, on) for one in given if (on := positions_on(one[mask], off)) is not None]
     long = [
-        value for one in given for name, value in one.items() if name not in binary and _has(value, one[mask].shape[1])
-    ]
+        value for one, on in shown for name, value in one.items()
+        if name not in binary and _axis_in(value, on.shape[1]) is not None
+    ]  # fmt: skip
     if not long or any(value.dtype.kind not in "iu" for value in long):
         return False
-    rows = [row == off for one in given for row in one[mask]]
+    rows = [~row for _, on in shown for row in on]
     at_end, at_start = (all((np.diff(row.astype(int)) * way >= 0).all() for row in rows) for way in (1, -1))
     return len({int(row.sum()) for row in rows}) > 1 and (at_end or at_start)
 
@@ -216,7 +265,7 @@ def _look(
     run: Callable[[dict[str, Array]], Mapping[str, Array]],
     given: Mapping[str, Array],
     mask: str,
-    off: int,
+    off: float,
     binary: Collection[str],
     places: Mapping[tuple[str, int], _Evidence],
 ) -> set[tuple[str, int]]:
@@ -224,14 +273,18 @@ def _look(
 
     What refutes most inputs takes two runs, and comes first.
     """
-    on = np.full_like(given[mask], 1 - off)
-    length, refuted = on.shape[1], set[tuple[str, int]]()
+    on = np.full_like(given[mask], 0 if off < 0 else 1 - off)
+    along = _axis_of_positions(on)
+    if along is None:
+        return set(places)
+    length, refuted = on.shape[along], set[tuple[str, int]]()
     before: Mapping[str, Array] | None = None
     for half in (np.arange(length) >= length // 2, np.arange(length) < length // 2):
         changed = _changed(given, half, binary)
         if not changed:
             return set(places)
-        hidden = np.where(half, on.dtype.type(off), on)
+        turned = half.reshape(-1, *[1] * (on.ndim - 1 - along))
+        hidden = np.where(turned, on.dtype.type(off), on)
         first, second = (run({**given, **values, mask: hidden}) for values in ({}, changed))
         refuted |= {(n, axis) for n, axis in places if not _same(first[n], second[n], axis, ~half)}
         left = [place for place in places if place not in refuted]
@@ -256,16 +309,20 @@ def _look(
 def _changed(given: Mapping[str, Array], half: Array, binary: Collection[str]) -> dict[str, Array]:
     """The inputs of as many positions, with the values of one half of these replaced by those of the other."""
     found = {}
-    others = np.flatnonzero(~half)
+    others = np.resize(np.flatnonzero(~half), int(half.sum()))
     for name, value in given.items():
-        if name not in binary and _has(value, len(half)):
+        axis = _axis_in(value, len(half)) if name not in binary else None
+        if axis is not None:
             found[name] = value.copy()
-            found[name][:, half] = value[:, np.resize(others, int(half.sum()))]
+            np.moveaxis(found[name], axis, 0)[half] = np.moveaxis(value, axis, 0)[others]
     return found
 
 
-def _has(value: Array, positions: int) -> bool:
-    return value.ndim >= 2 and value.shape[1] == positions
+def _axis_in(value: Array, positions: int) -> int | None:
+    """The axis of positions in an input: the first of a sample, or that after features; None where there is none."""
+    if value.ndim > 1 and value.shape[1] == positions:
+        return 1
+    return _FEATURES if value.ndim == _FEATURES + 1 and value.shape[_FEATURES] == positions else None
 
 
 def _same(first: Array, second: Array, axis: int, places: Array) -> bool:

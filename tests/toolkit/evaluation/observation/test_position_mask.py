@@ -117,6 +117,101 @@ def test_values_that_a_model_fills_in_where_a_mask_says_that_none_was_observed_a
     assert observed(proto, {"x": normal(8, 24), "seen": seen}).outputs[0].mask is None
 
 
+def formed(dims, kind=TensorProto.INT64, added=False):
+    """The tagger with a mask of other dimensions or of another type, or one that is added to the scores as it is."""
+    proto = tagger()
+    found = next(one for one in proto.graph.input if one.name == "mask")
+    found.CopyFrom(helper.make_tensor_value_info("mask", kind, dims))
+    far = [
+        node("Cast", ["mask"], ["m"], to=1),
+        node("Sub", ["one", "m"], ["off"]),
+        node("Mul", ["off", "far"], ["raw"]),
+    ]
+    source, singles = "mask" if added else "raw", [axis for axis, one in enumerate(dims) if one == 1]
+    # scores are [batch, positions, positions]
+    shaping = [node("Squeeze", [source, "singles"], ["flat"]) if singles else node("Identity", [source], ["flat"]),
+               node("Identity", ["flat"], ["wide"]) if dims.count("length") == 2 else node("Unsqueeze", ["flat", "axes"], ["wide"])]  # fmt: skip
+    own = [one for one in proto.graph.node if one.output[0] not in ("m", "minus", "padded", "away", "wide")]
+    at = next(place for place, one in enumerate(own) if one.output[0] == "hidden")
+    nodes = [*own[:at], *([] if added else far), *shaping, *own[at:]]
+    read = {name for one in nodes for name in one.input}
+    weights = [*proto.graph.initializer, numpy_helper.from_array(np.int64(singles), "singles")]
+    for field, values in (
+        (proto.graph.node, nodes),
+        (proto.graph.initializer, [one for one in weights if one.name in read]),
+    ):
+        copies = [type(one).FromString(one.SerializeToString()) for one in values]
+        del field[:]
+        field.extend(copies)
+    return proto
+
+
+NUMBERS, FAR = {TensorProto.INT64: np.int64, TensorProto.FLOAT: np.float32}, -1e4
+FORMS = [["batch", 1, "length"], ["batch", "length", 1], ["batch", 1, 1, "length"], ["batch", "length", "length"],
+         ["batch", 1, "length", "length"]]  # fmt: skip
+
+
+def as_form(given, dims, kind=TensorProto.INT64, added=False):
+    """The mask [batch, positions] in these dimensions; of two of positions the first are rows, all of which are on."""
+    mask = given["mask"].astype(NUMBERS[kind])
+    mask = (1 - mask) * FAR if added else mask
+    shape = [{"batch": len(mask), "length": 1}.get(one, 1) for one in dims]
+    shape[len(dims) - 1 - dims[::-1].index("length")] = LENGTH
+    rows = [{"batch": len(mask), "length": LENGTH}.get(one, 1) for one in dims]
+    return {**given, "mask": np.ascontiguousarray(np.broadcast_to(mask.reshape(shape), rows)).astype(NUMBERS[kind])}
+
+
+@pytest.mark.parametrize("dims", FORMS, ids=lambda dims: " x ".join(map(str, dims)))
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.FLOAT])
+def test_a_mask_may_have_more_axes_and_be_of_floats(dims, kind):
+    given, on = sentences(8)
+    found = observed(formed(dims, kind), as_form(given, dims, kind)).outputs[0]
+    assert found.mask == PositionMask("mask", 0, -2, pytest.approx(1 - on.mean()))
+    assert [len(one) for one in found.counted] == on.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("dims", [["batch", "length"], *FORMS], ids=lambda dims: " x ".join(map(str, dims)))
+@pytest.mark.parametrize("far", [-1e4, -np.inf, float(np.finfo(np.float32).min)])
+def test_a_mask_may_be_added_to_the_scores(dims, far):
+    given, on = sentences(8)
+    form = as_form(given, dims, TensorProto.FLOAT, added=True)
+    form["mask"] = np.where(form["mask"] < 0, np.float32(far), np.float32(0))
+    found = observed(formed(dims, TensorProto.FLOAT, added=True), form).outputs[0]
+    assert found.mask == PositionMask("mask", max(far, np.finfo(np.float32).min), -2, pytest.approx(1 - on.mean()))
+    assert [len(one) for one in found.counted] == on.sum(axis=1).tolist()
+    said = sentence(EvaluationCode.POSITIONS_OFF(input="mask", off=found.mask.off, outputs=["logits"], share=0.25))
+    assert f"is {found.mask.off:g} or less hold" in said
+
+
+def test_who_sees_whom_is_no_padding():
+    given, _ = sentences(8)
+    dims = ["batch", 1, "length", "length"]
+    past = np.broadcast_to(np.tril(np.ones((LENGTH, LENGTH), np.int64)), (8, 1, LENGTH, LENGTH)).copy()
+    assert observed(formed(dims), {**given, "mask": past}).outputs[0].mask is None
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["vectors", "channels first"])
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL])
+def test_a_mask_beside_features_is_found(first, kind):
+    proto, (given, on) = tagger(), sentences(8)
+    dims = ["batch", "length", WIDTH] if first else ["batch", WIDTH, "length"]
+    for name, value in (
+        ("ids", helper.make_tensor_value_info("ids", 1, dims)),
+        ("mask", helper.make_tensor_value_info("mask", kind, IDS["mask"])),
+    ):
+        next(one for one in proto.graph.input if one.name == name).CopyFrom(value)
+    look_up = next(one for one in proto.graph.node if one.output[0] == "word")
+    look_up.CopyFrom(
+        node("Identity", ["ids"], ["word"]) if first else node("Transpose", ["ids"], ["word"], perm=[0, 2, 1])
+    )
+    del proto.graph.initializer[[one.name for one in proto.graph.initializer].index("words")]
+    vectors = normal(8, LENGTH, WIDTH, seed=7) * on[..., None]
+    given |= {"ids": vectors if first else np.ascontiguousarray(vectors.transpose(0, 2, 1))}
+    given["mask"] = given["mask"].astype({**NUMBERS, TensorProto.BOOL: np.bool_}[kind])
+    found = observed(proto, given).outputs[0].mask
+    assert found == PositionMask("mask", 0, -2, pytest.approx(1 - on.mean()))
+
+
 def blanked():
     """The tagger with the embeddings of padding set to zero before its attention, as DeBERTa and ESM have it."""
     proto = tagger()

@@ -320,6 +320,10 @@ def _renamed(metric: str, value: float, samples: int, share: float, joined: bool
     return f"{_own(metric, value, samples)}, but {told}: {how}."
 
 
+def _off(value: float) -> str:
+    return f"{value:g}" if value >= 0 else f"{value:g} or less"
+
+
 TASKS: Table = {
     EvaluationCode.TASK_GUESSED: _guessed,
     EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {_once(outputs)}, as the recipe says.",
@@ -362,7 +366,7 @@ TASKS: Table = {
         "has none, by noise 30 dB below what varies in the labels."
     ),
     EvaluationCode.POSITIONS_OFF: lambda input, off, outputs, share: (
-        f"Positions of {_once(outputs)} where input '{input}' is {off} hold no answers and do not count"
+        f"Positions of {_once(outputs)} where input '{input}' is {_off(off)} hold no answers and do not count"
         f"{f' ({percent(share)} of those in the first samples)' if share else ''}."
     ),
     EvaluationCode.POSITIONS_BEYOND: lambda lengths, output: (
