@@ -9,24 +9,27 @@ _UNLIKE = 2.0
 
 
 def class_axis(output: SeenOutput) -> int:
-    """The axis of classes of positions, counted from the end: where shares add up, else the fixed one, else the last.
+    """The axis of classes of positions, counted from the end.
 
-    An axis is fixed if its extent never varies while the other's does, or if the model declares it so.
+    It is where shares add up, else the fixed one, else that of the channels of the layer that computes them, else the
+    last. An axis is fixed if its extent never varies while the other's does, or if the model declares it alone so.
     """
     for axis in (-1, -2):
         if output.sums_to_one(axis):
             return axis
     if output.varies(-1) != output.varies(-2):
         return -2 if output.varies(-1) else -1
-    return -2 if output.fixed(-2) and not output.fixed(-1) else -1
+    if output.fixed(-2) != output.fixed(-1):
+        return -2 if output.fixed(-2) else -1
+    return -2 if output.channels == -2 else -1
 
 
 def channel_axis(output: SeenOutput) -> int:
     """The axis of channels of a picture or a volume, counted from the end: the first or the last of a sample.
 
-    The axis where shares add up, else the one end that is fixed, or along which neighbours are unlike, else the
-    shorter. The last axis is it where it is short, as for colours, or where those before it form a larger square or
-    cube.
+    The axis where shares add up, else the one end that is fixed, that of the channels of the layer that computes them,
+    or along which neighbours are unlike, else the shorter. The last axis is it where it is short, as for colours, or
+    where those before it form a larger square or cube.
     """
     first = -len(output.shape)
     ends, between = (first, -1), range(first + 1, -1)
@@ -36,6 +39,8 @@ def channel_axis(output: SeenOutput) -> int:
     for differ in (output.varies, lambda axis: not output.fixed(axis)):
         if differ(-1) != differ(first) and all(map(differ, between)):
             return first if differ(-1) else -1
+    if output.channels in ends:
+        return -1 if output.channels == -1 else first
     steps = {axis: output.step(axis) for axis in range(first, 0)}
     for axis in ends:
         if steps[axis] > _UNLIKE * max(step for other, step in steps.items() if other != axis):

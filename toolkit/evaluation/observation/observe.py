@@ -14,6 +14,7 @@ from toolkit.evaluation.observation.chosen_columns import chosen_column
 from toolkit.evaluation.observation.chosen_rows import chosen_rows
 from toolkit.evaluation.observation.class_choices import chosen_by
 from toolkit.evaluation.observation.fixed_rows import rows_at_once
+from toolkit.evaluation.observation.layer_channels import layer_channels
 from toolkit.evaluation.observation.likeness import grids, likeness
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.observation.one_each import one_each
@@ -89,7 +90,7 @@ def _outputs(model: Model, sources: Mapping[str, Collection[str]]) -> list[SeenO
             SeenOutput(
                 tensor.name, shape, ops=_makers(tensor), feeds=feeds, chosen_by=chosen_by(model, tensor),
                 column=chosen_column(model, tensor), one_each=one_each(tensor), squashed=squashed(model, tensor),
-                rounded=rounded(model, tensor),
+                rounded=rounded(model, tensor), channels=layer_channels(model, tensor),
             )
         )  # fmt: skip
     # an output that is the same for every input holds no answer

@@ -55,6 +55,7 @@ class SeenOutput:
         mask: the input that turns positions of it off; None where none does.
         counted: ``samples`` without the positions that are off; empty without such an input.
         rounded: whether it is cast from computed amounts; see ``rounded``.
+        channels: the axis of the channels of its layer, counted from the end; see ``layer_channels``.
     """
 
     name: str
@@ -71,6 +72,7 @@ class SeenOutput:
     mask: PositionMask | None = None
     counted: list[Array] = field(default_factory=list)
     rounded: bool = False
+    channels: int | None = None
 
     @property
     def discrete(self) -> bool:
