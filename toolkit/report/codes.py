@@ -165,6 +165,7 @@ class ReportCode(BaseCode):
     NEW_PASSES = "new-passes"
     NEW_PAIRS = "new-pairs"
     NEW_SIZES_FIXED = "new-sizes-fixed"
+    NEW_SIZES_APART = "new-sizes-apart"
     NEW_BATCH_REFUSED = "new-batch-refused"
     NEW_METRIC = "new-metric"
     NEW_OUTPUT_UNSURE = "new-output-unsure"

@@ -34,7 +34,7 @@ from toolkit.run.inputs.plugins import plugin_comment
 from toolkit.run.new.metric import NewEvaluation, new_evaluation
 from toolkit.run.new.ranges import EVALUATION, pass_lines
 from toolkit.run.new.samples import GivenSamples
-from toolkit.run.recipe.new_profile import fixed_by_samples, profile_lines
+from toolkit.run.recipe.new_profile import fixed_by_samples, profile_lines, two_sizes
 from toolkit.search.causes.helpers import Helpers
 
 _BEST_WEIGHTS = "output"
@@ -99,7 +99,7 @@ def recipe_for(
     by_ranges = ranges is not None and data is None
     samples = GivenSamples.of(model, sources)
     fault, declared, rest = batches_refused(model, data or test, samples.shapes), shapes_to_join(model), rest_of(model)
-    fixed = fixed_by_samples(declared, samples.shapes)
+    fixed, apart = fixed_by_samples(declared, samples.shapes), two_sizes(declared, samples.shapes)
     settled, decides = samples.fixed_inputs(model)
     if keep_pairs:
         _refuse_to_keep(model)
@@ -112,7 +112,9 @@ def recipe_for(
         f"path = {relative(model_path, target)}",
         *plugin_comment(model),
         "",
-        *profile_lines(declared, samples.shapes, alone, sentence(fixed) if fixed is not None else ""),
+        *profile_lines(
+            declared, samples.shapes, alone, *(sentence(one) if one is not None else "" for one in (fixed, apart))
+        ),
         "[calibration]",
         *_calibration(target, data, ranges, samples.image_lines),
         *passes,
@@ -130,7 +132,7 @@ def recipe_for(
         *decides,
     ]
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
-    doubts = [one for one in (fixed, samples.doubt) if one is not None]
+    doubts = [one for one in (fixed, apart, samples.doubt) if one is not None]
     return NewRecipe(
         "\n".join([*lines, *evaluation.lines]) + "\n",
         [*decided, *evaluation.said],

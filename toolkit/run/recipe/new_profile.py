@@ -1,10 +1,11 @@
-"""The profile of a new recipe: one extent for each dynamic dimension, from the samples where there are any."""
+"""The profiles of a new recipe: an extent for each dynamic dimension, from the samples where there are any."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from toolkit.base.text import toml_string
 from toolkit.contract.findings import Finding
@@ -17,34 +18,96 @@ Seen = Mapping[str, Sequence[tuple[int, ...]]]
 SizeKey = str | tuple[str, int]
 """What identifies a dynamic dimension: its name, which inputs share, or its place."""
 Sizes = tuple[int, int, int]
+_APART, _LEAST, _SHARE = math.log(4), 2, 0.1
+"""How far apart sizes in two groups lie, as the logarithm of a sample's values; and the fewest samples of a group, and
+their least share of all."""
+_GROUPS = "small", "large"
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
 
-def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed: str = "") -> list[str]:
-    """The ``[[profile]]`` table; nothing where no dimension is dynamic.
+def profile_lines(
+    shapes: Mapping[str, Dims], seen: Seen, alone: str = "", fixed: str = "", apart: str = ""
+) -> list[str]:
+    """The ``[[profile]]`` tables: one, or two where sizes come in two groups; nothing where no dimension is dynamic.
 
     Args:
         shapes: what the model declares of each input.
         seen: by input the shapes of the samples.
         alone: why samples cannot share a batch; empty where they can.
         fixed: which dimensions have only one size, since no sample has another; empty where none has.
+        apart: that sizes come in two groups; empty where they do not.
     """
     dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
     if not dynamic:
         return []
-    sizes = profile_sizes(shapes, seen, bool(alone))
-    lines = [
-        *wrapped(alone),
-        *wrapped(fixed),
-        "[[profile]]",
-        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guesses"),
-    ]
-    for name, dims in dynamic.items():
-        extents = [(dim, dim, dim) if isinstance(dim, int) else sizes[_key(name, axis, dim)]
-                   for axis, dim in enumerate(dims)]  # fmt: skip
-        low, mid, high = ([e[i] for e in extents] for i in range(3))
-        lines.append(f"shapes.{toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
-    return [*lines, ""]
+    groups = size_groups(shapes, seen)
+    lines = [*wrapped(alone), *wrapped(fixed), *wrapped(apart)]
+    for called, group in zip(_GROUPS if len(groups) > 1 else (EVERYTHING,), groups):
+        sizes = profile_sizes(shapes, group, bool(alone))
+        guessed = "" if seen else "                      # check these shapes: they are guesses"
+        lines += ["[[profile]]", f'name = "{called}"{guessed}']
+        for name, dims in dynamic.items():
+            extents = [(dim, dim, dim) if isinstance(dim, int) else sizes[_key(name, axis, dim)]
+                       for axis, dim in enumerate(dims)]  # fmt: skip
+            low, mid, high = ([e[i] for e in extents] for i in range(3))
+            lines.append(f"shapes.{toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
+        lines.append("")
+    return lines
+
+
+def size_groups(shapes: Mapping[str, Dims], seen: Seen) -> list[Seen]:
+    """The shapes of the samples, in two groups where small and large ones have no sizes between them; else as one.
+
+    Groups lie further apart than the sizes of either, by at least a factor of 4 in a sample's values, and each has
+    several samples. The batch does not count.
+    """
+    volumes = _volumes(shapes, seen)
+    order = sorted(range(len(volumes)), key=volumes.__getitem__)
+    ranked = [volumes[index] for index in order]
+    steps = [high - low for low, high in pairwise(ranked)]
+    cut = max(range(len(steps)), key=steps.__getitem__) + 1 if steps else 0
+    spread = max(ranked[cut - 1] - ranked[0], ranked[-1] - ranked[cut]) if steps else 0.0
+    least = max(_LEAST, _SHARE * len(order))
+    if min(cut, len(order) - cut) < least or steps[cut - 1] <= spread or steps[cut - 1] < _APART - 1e-9:
+        return [seen]
+    parts = sorted(order[:cut]), sorted(order[cut:])
+    return [{name: [found[index] for index in part] for name, found in seen.items()} for part in parts]
+
+
+def _volumes(shapes: Mapping[str, Dims], seen: Seen) -> list[float]:
+    """By sample the logarithm of the product of its dynamic sizes but the batch; empty where samples lack an input."""
+    axes = batch_axes(shapes)
+    if len({len(found) for found in seen.values()}) != 1 or any(
+        len(one) != len(shapes.get(name, ())) for name, found in seen.items() for one in found
+    ):
+        return []
+    keys = {
+        _key(name, axis, dim): (name, axis)
+        for name in seen for axis, dim in enumerate(shapes[name])
+        if not isinstance(dim, int) and axes.get(name) != axis
+    }  # fmt: skip
+    count = len(next(iter(seen.values())))
+    # an empty dimension, as of a decoder's first past, is shorter than one of a single value
+    return [sum(math.log(max(seen[n][index][axis], 0.5)) for n, axis in keys.values()) for index in range(count)]
+
+
+def two_sizes(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
+    """A finding that sizes come in two groups, with the dimensions that differ; None where they do not."""
+    groups = size_groups(shapes, seen)
+    if len(groups) == 1:
+        return None
+    axes = batch_axes(shapes)
+    small, large = (profile_sizes(shapes, group) for group in groups)
+    own = {
+        _key(name, axis, dim): dim if dim is not None else f"{name}[{axis}]"
+        for name, dims in shapes.items() for axis, dim in enumerate(dims)
+        if not isinstance(dim, int) and axes.get(name) != axis
+    }  # fmt: skip
+    differ = [key for key in own if small[key] != large[key]]
+    return ReportCode.NEW_SIZES_APART(
+        dimensions=[own[key] for key in differ], small=[small[key][::2] for key in differ],
+        large=[large[key][::2] for key in differ], profiles=list(_GROUPS),
+    )  # fmt: skip
 
 
 def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:

@@ -13,7 +13,7 @@ from tests.toolkit.conftest import complain
 from toolkit.cli.main import invoke
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.recipe.new_profile import fixed_by_samples, profile_lines
+from toolkit.run.recipe.new_profile import fixed_by_samples, profile_lines, two_sizes
 from toolkit.run.recipe.recipe import Recipe
 
 LAYERS, HIDDEN = 2, 8
@@ -182,6 +182,78 @@ def test_samples_that_contradict_a_name_are_taken(tmp_path, monkeypatch, capsys)
     assert invoke(["new", "model.onnx", "--data", "data.npz", "--out", "made.toml"]) == 0
     assert invoke(["check", "made.toml"]) == 0
     assert "whose name 'past + new' gives" in capsys.readouterr().out
+
+
+TEXT, PICTURE = {"ids": ["N", "L"], "mask": ["N", "L"]}, {"image": ["N", 3, "H", "W"]}
+
+
+def texts(*lengths):
+    return {name: [(1, length) for length in lengths] for name in TEXT}
+
+
+def pictures(*sizes):
+    return {"image": [(1, 3, size, size) for size in sizes]}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "seen", "small", "large"),
+    [
+        (PICTURE, pictures(*[320] * 4, *[1280] * 4), (320, 320, 320), (1280, 1280, 1280)),
+        (PICTURE, pictures(640, 320, 640, 320), (320, 320, 320), (640, 640, 640)),
+        (TEXT, texts(5, 300, 12, 450, 30, 500, 9), (5, 12, 30), (300, 450, 500)),
+    ],
+    ids=["a detector's sizes", "twice the size", "short and long texts"],
+)
+def test_sizes_in_two_groups_have_a_profile_each(shapes, seen, small, large):
+    text = "[model]\npath = 'm.onnx'\n" + "\n".join(profile_lines(shapes, seen))
+    made = Recipe.parse(text).profile
+    assert [one.name for one in made] == ["small", "large"]
+    last = [
+        {name: tuple(extent[end][-1] for end in ("min", "opt", "max")) for name, extent in one.shapes.items()}
+        for one in made
+    ]
+    assert last == [dict.fromkeys(shapes, small), dict.fromkeys(shapes, large)]
+    assert all(extent["max"][0] == 32 for one in made for extent in one.shapes.values())
+    found = two_sizes(shapes, seen)
+    assert (found.values["small"][-1], found.values["large"][-1]) == (small[::2], large[::2])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "seen"),
+    [
+        (TEXT, texts(5, 7, 12, 20, 31, 45, 60, 110, 200, 480)),
+        (TEXT, texts(*range(5, 30), 500)),
+        (TEXT, texts(5, 500)),
+        (PICTURE, pictures(*[320] * 4, *[512] * 4)),
+        (TEXT, texts(16)),
+        (TEXT, {}),
+        ({"x": ["N", 8]}, {"x": [(1, 8)] * 4 + [(64, 8)] * 4}),
+    ],
+    ids=[
+        "all lengths",
+        "one alone",
+        "two samples",
+        "less than twice the size",
+        "one sample",
+        "no samples",
+        "the batch",
+    ],
+)
+def test_other_sizes_have_one_profile(shapes, seen):
+    assert two_sizes(shapes, seen) is None
+    assert sum(line == "[[profile]]" for line in profile_lines(shapes, seen)) == 1
+
+
+def test_a_new_recipe_has_two_profiles_and_says_what_lies_between(stream, capsys):
+    for name, lengths in (("data", (6, 60)), ("test", (7, 62))):
+        samples = [feeds(1, lengths[i % 2], seed=i) for i in range(12)]
+        np.savez(stream / f"{name}.npz", **{f"{n}/{i:05d}": v for i, one in enumerate(samples) for n, v in one.items()})
+    made = recipe(stream, "--data", stream / "data.npz", "--test", stream / "test.npz")
+    said = capsys.readouterr().out
+    assert [(one.name, one.shapes["x"]["min"][2], one.shapes["x"]["max"][2]) for one in made.profile] == [
+        ("small", 6, 7), ("large", 60, 62)]  # fmt: skip
+    assert "two groups of sizes along 'T' (6 to 7, or 60 to 62)" in said and "raise max of 'small'" in said
+    assert invoke(["check", str(stream / "made.toml")]) == 0
 
 
 def test_where_an_input_has_no_axis_of_samples_they_run_one_by_one():

@@ -28,6 +28,25 @@ def _sizes_fixed(dimensions: Sequence[str], sizes: Sequence[int], inputs: Sequen
     )
 
 
+def _sizes_apart(
+    dimensions: Sequence[str],
+    small: Sequence[tuple[int, int]],
+    large: Sequence[tuple[int, int]],
+    profiles: Sequence[str],
+) -> str:
+    def extent(sizes: tuple[int, int]) -> str:
+        return f"{sizes[0]} to {sizes[1]}" if sizes[0] != sizes[1] else str(sizes[0])
+
+    each = zip(dimensions[:_MOST], small, large)
+    told = joined([f"'{name}' ({extent(low)}, or {extent(high)})" for name, low, high in each])
+    more = f" and {len(dimensions) - _MOST} more" if len(dimensions) > _MOST else ""
+    return (
+        f"Samples come in two groups of sizes along {told}{more}: each has a profile, with an opt shape of its own. An "
+        f"engine takes no size between them. If such sizes occur, give samples of them too, or raise max of "
+        f"'{profiles[0]}' to min of '{profiles[1]}'."
+    )
+
+
 def _unsure(metric: str, outputs: tuple[str, ...], values: tuple[float, ...], samples: int) -> str:
     told = ", ".join(f"{value:.4g} at '{output}'" for output, value in zip(outputs, values))
     return (
@@ -55,6 +74,7 @@ NEW: Table = {
     ),
     ReportCode.NEW_BATCH_REFUSED: "Batch 1: {why}.",
     ReportCode.NEW_SIZES_FIXED: _sizes_fixed,
+    ReportCode.NEW_SIZES_APART: _sizes_apart,
     ReportCode.NEW_METRIC: lambda metric, output: (
         f"The labels fit {metric}" + (f" of output '{output}'." if output is not None else ".")
     ),
