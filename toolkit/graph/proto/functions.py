@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 import onnx.inliner
@@ -15,6 +15,20 @@ Key = tuple[str, str, str]
 _MOST_NODES = 300_000
 _MOST_BYTES = 1 << 30
 _DEEPEST = 100
+_POOLING = ("ceil_mode", "dilations")
+_KEEPS_MEANING = {
+    "ArgMax": ("select_last_index",), "ArgMin": ("select_last_index",), "AveragePool": (*_POOLING, "count_include_pad"),
+    "BatchNormalization": ("training_mode",), "Cast": ("saturate", "round_mode"), "CastLike": ("saturate", "round_mode"),
+    "Constant": ("sparse_value", "value_float", "value_floats", "value_int", "value_ints", "value_string", "value_strings"),
+    "DepthToSpace": ("mode",), "DequantizeLinear": ("axis", "block_size", "output_dtype"), "GatherND": ("batch_dims",),
+    "GRU": ("layout",), "LpPool": _POOLING, "LSTM": ("layout",), "MaxPool": (*_POOLING, "storage_order"),
+    "QuantizeLinear": ("axis", "saturate", "block_size", "output_dtype", "precision"), "Reshape": ("allowzero",),
+    "Resize": ("antialias", "axes", "keep_aspect_ratio_policy"), "RNN": ("layout",), "ScatterElements": ("reduction",),
+    "ScatterND": ("reduction",), "Shape": ("start", "end"), "TopK": ("largest", "sorted"),
+}  # fmt: skip
+"""By operator the attributes that a later version has and whose default means what earlier ones did (ONNX's
+Changelog.md). RoiAlign's coordinate_transformation_mode of opset 16 is no such, nor what came with another meaning,
+as GroupNormalization's stash_type of opset 21."""
 
 
 def check_functions(proto: onnx.ModelProto, where: str) -> None:
@@ -66,17 +80,21 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     copy.CopyFrom(proto)
     versions = {entry.domain: entry.version for entry in copy.opset_import}
     for function in copy.functions:
+        other = {
+            node.domain for node, written, wanted in _written(function, versions) if not _same(node, written, wanted)
+        }
         for entry in function.opset_import:
-            wanted = versions.get(entry.domain, entry.version)
-            ops = {node.op_type for node in all_nodes(function.node) if node.domain == entry.domain}
-            if wanted != entry.version and all(_same(op, entry.domain, entry.version, wanted) for op in ops):
-                entry.version = wanted
+            if entry.domain not in other:
+                entry.version = versions.get(entry.domain, entry.version)
     copy = _with_defaults(copy, where)
     called = _called(copy.graph.node, {(one.domain, one.name, one.overload): one for one in copy.functions})
     for left in (one for one in copy.functions if called[one.domain, one.name, one.overload]):
+        op = next(
+            (node.op_type for node, written, wanted in _written(left, versions) if not _same(node, written, wanted)), ""
+        )
         raise ModelError(
             f"function '{left.domain}::{left.name}' cannot be inlined: it is written in {_opsets(left)}, and the model "
-            f"in {_opsets(proto)}",
+            f"in {_opsets(proto)}{f', where {op} may mean something else' if op else ''}",
             where=where,
             remedy="export the model and its functions at one opset, or without functions",
         )
@@ -116,31 +134,59 @@ def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> str:
     return ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in owner.opset_import)
 
 
-def _same(op: str, domain: str, written: int, wanted: int) -> bool:
-    """Whether an operator means in the model's opset what it does in the function's, as far as ONNX knows it.
+def _written(function: onnx.FunctionProto, versions: Mapping[str, int]) -> Iterator[tuple[onnx.NodeProto, int, int]]:
+    """The nodes of a function whose opset is not the model's, with the function's and the model's version."""
+    own = {entry.domain: entry.version for entry in function.opset_import}
+    for node in all_nodes(function.node):
+        if node.domain in own and versions.get(node.domain, own[node.domain]) != own[node.domain]:
+            yield node, own[node.domain], versions[node.domain]
 
-    Another version of an operator often only takes more types, as Add does from opset 14 on. One with other attributes,
-    defaults, inputs or outputs, or without a type of the written one, counts as another operator.
+
+def _same(node: onnx.NodeProto, written: int, wanted: int) -> bool:
+    """Whether a node means in the model's opset what it does in the function's, as far as ONNX knows its operator.
+
+    Another version of an operator often only takes more types, as Add does from opset 14 on, or gains an attribute
+    whose default leaves all as it was. One with other defaults, or of which the node uses inputs, outputs or attributes
+    that differ, or without a type of the written one, counts as another operator.
     """
     try:
-        old, new = (onnx.defs.get_schema(op, version, domain) for version in (written, wanted))
+        old, new = (onnx.defs.get_schema(node.op_type, version, node.domain) for version in (written, wanted))
     except onnx.defs.SchemaError:
         return False
     if old.since_version == new.since_version:
         return True
-    types = {one.type_param_str: set(one.allowed_type_strs) for one in new.type_constraints}
-    wider = all(set(one.allowed_type_strs) <= types.get(one.type_param_str, set()) for one in old.type_constraints)
-    return wider and _signature(old) == _signature(new)
+    formals = (old.inputs, new.inputs, len(node.input)), (old.outputs, new.outputs, len(node.output))
+    return _same_attributes(node, old, new) and all(_same_formals(*one) for one in formals)
 
 
-def _signature(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
-    """What a version of an operator takes and gives, without the types."""
-    attributes = {
-        name: (one.type, one.required, one.default_value.SerializeToString())
-        for name, one in schema.attributes.items()
-    }
-    formals = [[(one.name, one.type_str, one.option) for one in side] for side in (schema.inputs, schema.outputs)]
-    return attributes, *formals
+def _same_attributes(node: onnx.NodeProto, old: onnx.defs.OpSchema, new: onnx.defs.OpSchema) -> bool:
+    given = {one.name for one in node.attribute}
+    if given - new.attributes.keys():
+        return False
+    for name in old.attributes.keys() & new.attributes.keys():
+        first, second = old.attributes[name], new.attributes[name]
+        if (first.type, first.default_value) != (second.type, second.default_value):
+            return False
+        if first.required != second.required and name not in given:
+            return False
+    gained = old.attributes.keys() ^ new.attributes.keys()
+    return gained <= {*given, *_KEEPS_MEANING.get(node.op_type, ())} and not gained & given
+
+
+def _same_formals(
+    old: Sequence[onnx.defs.OpSchema.FormalParameter], new: Sequence[onnx.defs.OpSchema.FormalParameter], used: int
+) -> bool:
+    """Whether what a node uses of an operator's inputs or outputs is the same, and nothing else is required of it."""
+    variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
+    if any(one.option is variadic for one in (*old, *new)):
+        return [(one.name, one.option) for one in old] == [(one.name, one.option) for one in new] and all(
+            set(one.types) <= set(other.types) for one, other in zip(old, new)
+        )
+    if any(one.option is onnx.defs.OpSchema.FormalParameterOption.Single for one in new[used:]):
+        return False
+    # a later version may say more in a name, as input_mean instead of mean
+    pairs = list(zip(old[:used], new[:used]))
+    return len(pairs) == used and all(b.name.endswith(a.name) and set(a.types) <= set(b.types) for a, b in pairs)
 
 
 def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[Key, onnx.FunctionProto]) -> Counter[Key]:
