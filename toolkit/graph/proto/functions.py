@@ -18,8 +18,9 @@ _DEEPEST = 100
 _POOLING = ("ceil_mode", "dilations")
 _KEEPS_MEANING = {
     "ArgMax": ("select_last_index",), "ArgMin": ("select_last_index",), "AveragePool": (*_POOLING, "count_include_pad"),
-    "BatchNormalization": ("training_mode",), "Cast": ("saturate", "round_mode"), "CastLike": ("saturate", "round_mode"),
-    "Constant": ("sparse_value", "value_float", "value_floats", "value_int", "value_ints", "value_string", "value_strings"),
+    "BatchNormalization": ("training_mode",), "Cast": ("saturate", "round_mode"),
+    "CastLike": ("saturate", "round_mode"),
+    "Constant": ("sparse_value", *(f"value_{kind}{many}" for kind in ("float", "int", "string") for many in ("", "s"))),
     "DepthToSpace": ("mode",), "DequantizeLinear": ("axis", "block_size", "output_dtype"), "GatherND": ("batch_dims",),
     "GRU": ("layout",), "LpPool": _POOLING, "LSTM": ("layout",), "MaxPool": (*_POOLING, "storage_order"),
     "QuantizeLinear": ("axis", "saturate", "block_size", "output_dtype", "precision"), "Reshape": ("allowzero",),
