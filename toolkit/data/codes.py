@@ -18,3 +18,4 @@ class DataCode(BaseCode):
     NORMALIZED_UNLIKE = "normalized-unlike"
     NOT_AS_LOCKED = "not-as-locked"
     OPT_UNLIKE_NAME = "opt-unlike-name"
+    CALIBRATOR_LEFT_OUT = "calibrator-left-out"

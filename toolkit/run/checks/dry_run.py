@@ -41,7 +41,7 @@ _LOUD = (
     EvaluationCode.SAMPLES_OF_ROWS, DataCode.ROWS_UNDECIDED, Code.UNVARIED_SAMPLES,
     EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE, ReportCode.NEW_OUTPUT_UNSURE,
     DataCode.OPT_UNLIKE_NAME, DataCode.PREPARED_UNLIKE, DataCode.NORMALIZED_UNLIKE, DataCode.NOT_AS_LOCKED,
-    Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
+    DataCode.CALIBRATOR_LEFT_OUT, Code.FOREIGN_OPERATOR, Code.FEW_SAMPLES, ReportCode.SAMPLES_SHOW_NOTHING,
     Code.SKIPPED, Code.PADDED, Code.CROPPED, Code.CUT,
     OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED, OrderCode.REQUESTS_LOST, Code.NO_QUANTIZED_WEIGHTS,
 )  # fmt: skip
@@ -163,6 +163,8 @@ def _samples_read(
             journal.noted(changed)
     evaluation = sample_counts(test)
     _note_single_row(source, test, evaluation, journal)
+    for left_out in inputs.calibrator_left_out():
+        journal.noted(left_out)
     task = task_of(inputs)
     for note in (*task.notes, task.suspicion):
         if note is not None:

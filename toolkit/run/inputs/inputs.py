@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from toolkit.base.errors import QtoolError, RecipeError
+from toolkit.base.errors import DataError, QtoolError, RecipeError
 from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.reading import reading
+from toolkit.base.text import count
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
+from toolkit.data.codes import DataCode
 from toolkit.graph.layers.constants import is_random
 from toolkit.graph.ort_forms.random_seeds import is_deterministic
 from toolkit.placement.quantized import quantized_nodes, quantized_source
@@ -236,11 +238,48 @@ class Inputs:
     def calibrator_batches(self) -> Iterator[dict[str, Any]]:
         """Batches for TensorRT's own calibrators: every sample made to fit the calibration profile's opt shape.
 
-        Nothing where the ranges are qtool's own. Samples that do not fill a last batch are left out.
+        Nothing where the ranges are qtool's own. Samples that do not fill a batch are left out, see
+        ``calibrator_left_out``.
+
+        Raises:
+            DataError: they do not fill a single one.
         """
+        batches = self._calibrator_data()
+        if batches is None:
+            return
+        data, size = batches
+        left, whole = 0, False
+        for batch in data.batches(size):
+            if batch.count == size or not data.can_batch:
+                whole = True
+                yield dict(batch.inputs)
+            else:
+                left += batch.count
+        if left and not whole:
+            raise DataError(
+                f"TensorRT's {self.job.recipe.engine.calibrator} calibrator takes whole batches of {size}, the opt "
+                f"batch of the calibration profile, and {count(left, 'calibration sample')} of one shape fill none",
+                where=self.job.recipe.locate("engine", "calibrator"),
+                remedy="give more samples, or a calibration_profile with a smaller opt batch",
+            )
+
+    def calibrator_left_out(self) -> list[Finding]:
+        """A finding that samples are left out of TensorRT's own calibration, since they do not fill a batch."""
+        batches = self._calibrator_data()
+        if batches is None or not batches[0].can_batch:
+            return []
+        data, size = batches
+        counts = [batch.count for batch in data.batches(size)]
+        left = sum(one for one in counts if one < size)
+        calibrator = self.job.recipe.engine.calibrator
+        found = DataCode.CALIBRATOR_LEFT_OUT(calibrator=calibrator, left_out=left, samples=sum(counts), batch=size)
+        return [found] if left else []
+
+    def _calibrator_data(self) -> tuple[CalibrationData, int] | None:
+        """What TensorRT's own calibrators read, at the calibration profile's opt shape, and the samples of a batch."""
         section = self.job.recipe.engine
         if section.quantization != "implicit" or section.calibrator == "ranges":
-            return
+            return None
         model = self.source()
         fixed = Profiles()
         if len(self.job.profiles):
@@ -249,9 +288,6 @@ class Inputs:
             fixed = Profiles((ShapeProfile(chosen.name, shapes),))
         data = self.calibration_data(model, profiles=fixed)
         if data is None:
-            return
+            return None
         opt = [e.opt[data.axes[name]] for p in fixed for name, e in p.shapes.items() if name in data.axes]
-        size = min(opt, default=1)
-        for batch in data.batches(size):
-            if batch.count == size or not data.can_batch:
-                yield dict(batch.inputs)
+        return data, min(opt, default=1)

@@ -247,7 +247,7 @@ class ReportStep(Step[ReportRecord]):
 
     def _warnings(self, journal: Journal) -> list[Finding]:
         found = [*self.found.engine.refused, *self.found.task.notes]
-        found += self.inputs.prints.loader_notes()
+        found += [*self.inputs.calibrator_left_out(), *self.inputs.prints.loader_notes()]
         evaluation = self.found.evaluation.found
         if self.recipe.calibration.random is not None:
             found.append(ReportCode.RANDOM_CALIBRATION())

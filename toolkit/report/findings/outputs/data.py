@@ -107,6 +107,11 @@ DATA: Table = {
         f"Calibration and evaluation samples are not prepared alike: input '{input}' is negative in part of each "
         f"{signed} sample and never in the others, so the ranges will not fit. Normalize both as in training."
     ),
+    DataCode.CALIBRATOR_LEFT_OUT: lambda calibrator, left_out, samples, batch: (
+        f"TensorRT's {calibrator} calibrator takes whole batches of {batch}, the opt batch of the calibration profile: "
+        f"{left_out} of {count(samples, 'calibration sample')} {'does' if left_out == 1 else 'do'} not fill one and "
+        f"{'is' if left_out == 1 else 'are'} left out. Give a multiple of {batch} samples of the same shape."
+    ),
     DataCode.NOT_AS_LOCKED: lambda files: (
         f"{capital(joined(files))} {'differs' if len(files) == 1 else 'differ'} from the run whose lock file this is, "
         "so the result may differ too. To repeat the run, give it the files that it read."
