@@ -81,7 +81,7 @@ def positions_on(mask: Array, off: float) -> Array | None:
 def _axis_of_positions(mask: Array) -> int | None:
     """The axis of positions of a mask, its last one that is longer than 1; None where others differ from it."""
     wide = [axis for axis in range(1, mask.ndim) if mask.shape[axis] > 1]
-    if mask.ndim not in _RANKS or not wide:
+    if mask.ndim not in _RANKS or not wide or not mask.size:
         return None
     # of four axes the second is that of heads
     others = [axis for axis in wide[:-1] if mask.ndim < _RANKS[-1] or axis > 1]

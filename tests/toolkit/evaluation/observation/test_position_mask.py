@@ -13,7 +13,7 @@ from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import compare, summed, varying_shares
 from toolkit.evaluation.comparison.outputs import OutputComparison
 from toolkit.evaluation.observation.observe import observe
-from toolkit.evaluation.observation.position_mask import PositionMask
+from toolkit.evaluation.observation.position_mask import PositionMask, positions_on
 from toolkit.evaluation.tasks import OutputPart
 from toolkit.graph.sessions.session import session
 from toolkit.report.findings import sentence
@@ -181,6 +181,13 @@ def test_a_mask_may_be_added_to_the_scores(dims, far):
     assert [len(one) for one in found.counted] == on.sum(axis=1).tolist()
     said = sentence(EvaluationCode.POSITIONS_OFF(input="mask", off=found.mask.off, outputs=["logits"], share=0.25))
     assert f"is {found.mask.off:g} or less hold" in said
+
+
+def test_an_empty_past_is_no_mask():
+    assert positions_on(np.zeros((1, 2, 0, 4), np.float32), 0) is None
+    proto, (given, _) = tagger(), sentences(8)
+    proto.graph.input.append(helper.make_tensor_value_info("past", 1, ["batch", "past", 4]))
+    assert observed(proto, {**given, "past": np.zeros((8, 0, 4), np.float32)}).outputs[0].mask.input == "mask"
 
 
 def test_who_sees_whom_is_no_padding():
