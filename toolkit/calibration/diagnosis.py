@@ -15,7 +15,7 @@ from toolkit.calibration.histogram import Histogram, SummedBins
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 from toolkit.data.sample import Sample
-from toolkit.data.unvaried import same_values
+from toolkit.data.unvaried import same_values, together
 
 _PICTURE = 32
 _FEW_SAMPLES = 8
@@ -108,7 +108,7 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
 def unvaried_inputs(
     collection: Collection, floats: Container[str] = (), first: Sample | None = None, used: Container[str] | None = None
 ) -> list[Finding]:
-    """What is wrong with samples that are all the same, or hold one value only, input by input.
+    """What is wrong with inputs that are the same in all samples, or hold one value only.
 
     Inputs that no range depends on, such as a mask of integers, may be the same in all samples as long as another input
     varies.
@@ -132,10 +132,10 @@ def unvaried_inputs(
         value = first.inputs[name] if first is not None else None
         ranged_too = name in floats or (seen is not None and bool(seen.count))
         if seen is not None and seen.count > 1 and seen.low == seen.high and (value is None or value.size > 1):
-            told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, value=seen.low))
+            told.append(Code.UNVARIED_SAMPLES(inputs=[name], samples=number, values=[seen.low]))
         elif digest and number > 1 and (everything or ranged_too):
             told.append(same_values(name, number, value, everything))
-    return told
+    return together(told)
 
 
 def sparse_profiles(samples: Mapping[str, int], least: int = _FEW_SAMPLES) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Findi
     """The inputs that are the same in all samples, where all inputs are, or where the input is a float one.
 
     Reading ends as soon as every input has differed once. A float input of one number, such as a scale, may well be a
-    setting: that is another finding.
+    setting: that is another finding. Each of the two names all of its inputs.
 
     Args:
         data: the samples.
@@ -44,7 +44,19 @@ def unvaried(data: CalibrationData, of: str, used: Container[str]) -> list[Findi
     for name, value in alike.items():
         if len(alike) == len(held) or value.dtype.kind == "f":
             found.append(same_values(name, number, value, len(alike) == len(held), of=of))
-    return found
+    return together(found)
+
+
+def together(found: Sequence[Finding]) -> list[Finding]:
+    """One finding for all inputs of which the same is to be said."""
+    groups: dict[tuple[Any, ...], tuple[list[Any], list[Any]]] = {}
+    for one in found:
+        known: dict[str, Any] = {**one.values}
+        inputs, values = known.pop("inputs"), known.pop("values")
+        group = groups.setdefault((one.code, *sorted(known.items())), ([], []))
+        group[0].extend(inputs)
+        group[1].extend(values)
+    return [code(inputs=inputs, values=values, **dict(known)) for (code, *known), (inputs, values) in groups.items()]
 
 
 def same_values(name: str, samples: int, value: Array | None, everything: bool, **known: Any) -> Finding:
@@ -58,10 +70,8 @@ def same_values(name: str, samples: int, value: Array | None, everything: bool, 
         known: further values of the finding.
     """
     if value is not None and value.size == 1 and value.dtype.kind == "f" and not everything:
-        return DataCode.FIXED_INPUT(input=name, samples=samples, value=float(value.reshape(-1)[0]), **known)
-    return Code.UNVARIED_SAMPLES(
-        input=name, samples=samples, **known, **({"value": only} if (only := _single(value)) is not None else {})
-    )
+        return DataCode.FIXED_INPUT(inputs=[name], samples=samples, values=[float(value.reshape(-1)[0])], **known)
+    return Code.UNVARIED_SAMPLES(inputs=[name], samples=samples, values=[_single(value)], **known)
 
 
 def _single(values: Array | None) -> float | None:

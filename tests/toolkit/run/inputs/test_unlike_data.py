@@ -64,9 +64,9 @@ def test_good_data_raise_no_alarm(digits):
 
 def test_images_that_are_all_zero_or_all_the_same_are_named(digits):
     (warning,) = about(digits(np.zeros_like), "throughout")
-    assert warning == sentence(Code.UNVARIED_SAMPLES(input="image", samples=100, value=0.0))
+    assert warning == sentence(Code.UNVARIED_SAMPLES(inputs=["image"], samples=100, values=[0.0]))
     (warning,) = about(digits(lambda images: np.repeat(images[:1], len(images), 0)), "identical in all")
-    assert warning == sentence(Code.UNVARIED_SAMPLES(input="image", samples=100))
+    assert warning == sentence(Code.UNVARIED_SAMPLES(inputs=["image"], samples=100, values=[None]))
 
 
 PROFILES = """\

@@ -86,15 +86,15 @@ def test_of_a_metric_in_other_units_no_limit_is_idle():
 @pytest.mark.parametrize(
     ("x", "found"),
     [
-        (normal(12, 6), []), (np.repeat(normal(1, 6), 12, 0), [{"input": "x", "samples": 12, "of": "calibration"}]),
-        (np.full((12, 6), 0.5, np.float32), [{"input": "x", "samples": 12, "of": "calibration", "value": 0.5}]),
+        (normal(12, 6), []), (np.repeat(normal(1, 6), 12, 0), [None]), (np.full((12, 6), 0.5, np.float32), [0.5]),
         (normal(1, 6), []),
     ],
 )  # fmt: skip
 def test_samples_that_are_all_alike(tmp_path, x, found):
     np.savez(tmp_path / "data.npz", x=x)
     data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(network()))
-    assert [one.values for one in unvaried(data, "calibration", {"x", "ids", "past"})] == found
+    wanted = [{"inputs": ("x",), "values": tuple(found), "samples": 12, "of": "calibration"}] if found else []
+    assert [one.values for one in unvaried(data, "calibration", {"x", "ids", "past"})] == wanted
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_past_that_is_empty_has_nothing_to_vary(tmp_path, ids, past, found):
     )  # fmt: skip
     np.savez(tmp_path / "data.npz", ids=ids.reshape(-1, 1).astype(np.int64), past=past.astype(np.float32))
     data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(proto))
-    assert [one.values["input"] for one in unvaried(data, "calibration", {"x", "ids", "past"})] == found
+    assert [name for one in unvaried(data, "calibration", {"x", "ids", "past"}) for name in one.values["inputs"]] == found
 
 
 def test_an_input_that_nothing_is_computed_with_may_be_the_same_throughout(tmp_path):
@@ -131,7 +131,8 @@ def test_a_run_warns_of_the_same_inputs_as_check(tmp_path, side):
         '[engine]\nbackend = "none"\n'
     )
     # the others are held out
-    wanted = sentence(Code.UNVARIED_SAMPLES(input="side", samples=16, of="calibration", value=abs(float(side.flat[0]))))
+    value = abs(float(side.flat[0]))
+    wanted = sentence(Code.UNVARIED_SAMPLES(inputs=["side"], samples=16, of="calibration", values=[value]))
     checked = dry_run(Recipe.load(tmp_path / "r.toml")).warnings
     warned = run(tmp_path / "r.toml", tmp_path / "run").report.summary.warnings
     for said in (checked, warned):
@@ -167,6 +168,27 @@ def test_a_float_input_of_one_number_that_is_the_same_throughout_is_a_setting(tm
     assert bool(noted) is (wanted == [DataCode.FIXED_INPUT])
 
 
+def test_many_constant_inputs_are_one_warning_and_settings_one_note(tmp_path):
+    """Ten vectors that never change, one of them 0 throughout, and two scales beside an input that varies."""
+    vectors, scales = [f"v{i}" for i in range(10)], ["s", "t"]
+    nodes = [node("Sum", ["x", *vectors], ["sum"]), node("Mul", ["sum", "s"], ["m"]), node("Mul", ["m", "t"], ["n"]),
+             node("MatMul", ["n", "w"], ["y"])]  # fmt: skip
+    inputs = {"x": ["N", 6], **{name: ["N", 6] for name in vectors}, **{name: ["N", 1] for name in scales}}
+    onnx.save(build(nodes, inputs, {"y": ["N", 5]}, {"w": normal(6, 5)}), str(tmp_path / "model.onnx"))
+    same = {name: np.repeat(normal(1, 6, seed=i), 20, 0) * (i > 0) for i, name in enumerate(vectors)}
+    settings = {name: np.full((20, 1), 2.0 + i, np.float32) for i, name in enumerate(scales)}
+    np.savez(tmp_path / "data.npz", x=normal(20, 6), **same, **settings)
+    recipe = Recipe.build("r", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")},
+                          passes=["insert_qdq"], engine={"backend": "none"})  # fmt: skip
+    checked, report = dry_run(recipe), run(recipe, tmp_path / "out").report
+    for warnings in (checked.warnings, report.summary.warnings):
+        (said,) = [line for line in warnings if "16 calibration samples" in line]
+        assert said.startswith("Inputs 'v0' (0 throughout), 'v1', 'v2'") and "'v7' and 2 more are identical in all" in said
+        assert said.endswith("provide varied samples and check how the data was made.")
+    (noted,) = [line for line in checked.notes if "calibration samples, as settings are" in line]
+    assert noted.startswith("Inputs 's' (2) and 't' (3) are the same in all 16")
+
+
 def test_check_says_both(tmp_path, capsys):
     onnx.save(network(), str(tmp_path / "model.onnx"))
     x = np.repeat(normal(1, 6), 20, 0)
@@ -178,5 +200,5 @@ def test_check_says_both(tmp_path, capsys):
     assert invoke(["check", str(tmp_path / "r.toml"), "--json"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     for of in ("calibration", "evaluation"):
-        assert sentence(Code.UNVARIED_SAMPLES(input="x", samples=20, of=of)) in warnings
+        assert sentence(Code.UNVARIED_SAMPLES(inputs=["x"], samples=20, of=of, values=[None])) in warnings
     assert [one for one in warnings if "max_drop = 1" in one]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.data.codes import DataCode
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import capital, joined, quoted
 
+_MOST = 8
+"""Inputs that are named."""
 _CHANGED = {
     "functions": ("model-local function", "inlined"),
     "sparse": ("sparse initializer", "made dense"),
@@ -29,14 +33,31 @@ def _loaded(what: str, number: int) -> str:
     return f"{count(number, noun)} {done}."
 
 
-def _unvaried(input: str, samples: int, value: float | None = None, of: str = "calibration") -> str:
-    if value is not None:
+def _unvaried(inputs: Sequence[str], samples: int, values: Sequence[float | None], of: str = "calibration") -> str:
+    if len(inputs) == 1 and values[0] is not None:
         shows = "its range says nothing about" if of == "calibration" else "they say nothing about"
         return (
-            f"Input '{input}' is {value:g} throughout {count(samples, f'{of} sample')}, so {shows} real inputs; check "
-            "how the data was made."
+            f"Input '{inputs[0]}' is {values[0]:g} throughout {count(samples, f'{of} sample')}, so {shows} real inputs; "
+            "check how the data was made."
         )
-    return f"Input '{input}' is identical in all {samples} {of} samples; provide varied samples."
+    throughout = (f" ({value:g} throughout)" if value is not None else "" for value in values)
+    told = [f"'{name}'{more}" for name, more in zip(inputs, throughout)]
+    made = " and check how the data was made" if any(value is not None for value in values) else ""
+    return f"{_inputs(told)} identical in all {samples} {of} samples; provide varied samples{made}."
+
+
+def _fixed(inputs: Sequence[str], samples: int, values: Sequence[float], of: str = "calibration") -> str:
+    if len(inputs) == 1:
+        said = f"Input '{inputs[0]}' is {values[0]:g} in all {samples} {of} samples, as a setting is; if it takes"
+    else:
+        told = [f"'{name}' ({value:g})" for name, value in zip(inputs, values)]
+        said = f"{_inputs(told)} the same in all {samples} {of} samples, as settings are; if they take"
+    return f"{said} other values in use, give samples with these too."
+
+
+def _inputs(told: Sequence[str]) -> str:
+    more = [f"{len(told) - _MOST} more"] if len(told) > _MOST else []
+    return f"Input{'s' if len(told) > 1 else ''} {joined([*told[:_MOST], *more])} {'are' if len(told) > 1 else 'is'}"
 
 
 def _not_run(
@@ -94,10 +115,7 @@ DATA: Table = {
         f"Profile '{profile}' has only {count(samples, 'calibration sample')}; provide more."
     ),
     Code.UNVARIED_SAMPLES: _unvaried,
-    DataCode.FIXED_INPUT: lambda input, samples, value, of="calibration": (
-        f"Input '{input}' is {value:g} in all {samples} {of} samples, as a setting is; if it takes other values in "
-        "use, give samples with these too."
-    ),
+    DataCode.FIXED_INPUT: _fixed,
     DataCode.PREPARED_UNLIKE: (
         "Calibration and evaluation samples are not prepared alike: a typical sample of input '{input}' has a root "
         "mean square of {calibration:.3g} for calibration and {evaluation:.3g} for evaluation, so the ranges will not "
