@@ -11,6 +11,7 @@ from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run
 from toolkit import Context, Model, half_pairs, keep_float, pairs_of, without_pairs
 from toolkit.placement.quantized import pair_count
+from toolkit.report.findings import sentence
 
 
 def ints(*values):
@@ -244,6 +245,48 @@ def test_an_integer_reader_keeps_its_quantizer_while_the_pair_goes():
     assert list(after[2]) == [4, 2] and model.node("size").inputs[0].name == "d"
     assert ops(model) == {"Tanh": 1, "QuantizeLinear": 1, "Transpose": 2, "Neg": 1, "ArgMax": 1, "Shape": 1}
     assert [(e.node, e.why.values["at"]) for e in context.journal.of("declined")] == [("q", "best")]
+
+
+def test_a_layer_that_reads_half_a_pair_is_told_what_computes_with_its_values():
+    proto = build(
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("TopK", ["q", "k"], ["m", "i"], "best"),
+            node("DequantizeLinear", ["m", "s", "z"], ["d"], "dq"), node("MatMul", ["d", "w"], ["y"], "mm"),
+        ],
+        {"x": [2, 4]}, {"y": [2, 4]},
+        {"s": np.float32(0.05), "z": np.int8(3), "k": ints(3), "w": normal(3, 4)},
+    )  # fmt: skip
+    context = Context()
+    InsertQDQ()(Model.from_proto(proto), context)
+    (said,) = [sentence(e.why) for e in context.journal.of("declined") if e.node == "mm"]
+    assert "strip_qdq cannot remove it: it is not half of a Q/DQ pair: 'best' (TopK) computes" in said
+    assert "before" not in said
+
+
+@pytest.mark.parametrize("axis", [-1, 3])
+@pytest.mark.parametrize("move", ["Unsqueeze", "Squeeze"])
+def test_channels_are_followed_where_no_shape_is_written(move, axis):
+    """Exporters write the shapes of inputs and outputs alone."""
+    table = np.random.default_rng(0).integers(-120, 120, (50, 8) if move == "Unsqueeze" else (1, 50, 8)).astype(np.int8)
+    scale, zero = np.linspace(0.01, 0.05, 8, dtype=np.float32), np.arange(8, dtype=np.int8)
+    stem = (
+        [node("Gather", ["table", "ids"], ["g"]), node("Unsqueeze", ["g", "a"], ["m"])]
+        if move == "Unsqueeze"
+        else [node("Squeeze", ["table", "a"], ["t"]), node("Gather", ["t", "ids3"], ["m"])]
+    )
+    proto = build(
+        [*([node("Unsqueeze", ["ids", "a"], ["ids3"])] if move == "Squeeze" else []), *stem,
+         node("DequantizeLinear", ["m", "s", "z"], ["e"], axis=axis), node("MatMul", ["e", "w"], ["y"], "mm")],
+        {"ids": ["n", "t"]}, {"y": None}, {"table": table, "s": scale, "z": zero, "w": normal(8, 4), "a": ints(0)},
+        types={"ids": TensorProto.INT64},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    ids = {"ids": ints(3, 7, 49, 0).reshape(2, 2)}
+    (before,) = run(model, ids)
+    assert pair_count(model) == 1
+    StripQDQ()(model)
+    assert "DequantizeLinear" not in ops(model)
+    assert np.allclose(run(model, ids)[0], before, atol=1e-6)
 
 
 @pytest.mark.parametrize("between", ["Transpose", "Unsqueeze", "MaxPool", "Split"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
@@ -11,8 +13,8 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.graph.layers.constants import is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.surgery.tensors import onnx_type
-from toolkit.placement.existing import ExistingPair, pair_at
-from toolkit.placement.grid import block_type, grid_of
+from toolkit.placement.existing import HalfPair, pair_at
+from toolkit.placement.grid import Grid, block_type, grid_of
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -70,20 +72,31 @@ def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
     node = dequantizer(tensor)
     if node is None:
         return None
-    pair = pair_at(model, node)
-    grid = pair.grid if isinstance(pair, ExistingPair) else grid_of(model, node, onnx_type(node.inputs[0].dtype))
+    found = pair_at(model, node)
+    grid = grid_of(model, node, onnx_type(node.inputs[0].dtype)) if isinstance(found, HalfPair) else found.grid
+    fault = _fault(model, node, grid)
+    if fault is None:
+        return None
+    if isinstance(found, HalfPair):
+        # removing pairs is no remedy then
+        fault["left"] = Code.NO_PAIR(why=found.why, at=found.at, op=found.op)
+    return Code.FOREIGN_PAIR(tensor=tensor.name, **fault)
+
+
+def _fault(model: Model, node: gs.Node, grid: Grid) -> dict[str, Any] | None:
+    """What TensorRT refuses about a DequantizeLinear, as values of FOREIGN_PAIR."""
     precision = grid.precision
     if grid.kind == TensorProto.UINT8:
-        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="uint8")
+        return {"fault": "uint8"}
     if grid.kind and (precision is None or not precision.quantized):
-        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="unsupported", has=grid.kind_name)
+        return {"fault": "unsupported", "has": grid.kind_name}
     scale = model.constant(grid.tensors[0]) if block_type(node) is None else None
     if precision is not None and precision.block and scale is not None and not can_store(scale, precision):
-        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="block-scales", has=str(precision))
+        return {"fault": "block-scales", "has": str(precision)}
     if grid.zero is None:
-        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="computed-zero-point")
+        return {"fault": "computed-zero-point"}
     if grid.zero.any():
-        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="zero-point")
+        return {"fault": "zero-point"}
     if len(grid.tensors) > 1 and not is_stored(grid.tensors[1]):
-        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="unfolded-zero-point")
+        return {"fault": "unfolded-zero-point"}
     return None

@@ -15,7 +15,7 @@ from toolkit.graph.layers.constants import constant_value, is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.surgery.tensors import onnx_type, values_of
 from toolkit.placement.grid import Grid, block_type, grid_of, limiter
-from toolkit.placement.moved import axis_before, data_inputs
+from toolkit.placement.moved import axis_before, data_inputs, rank_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 Obstacle = Literal["operator", "input", "scales", "channels"]
@@ -173,7 +173,7 @@ class _Tracer:
 
     def _quantizer(self, node: gs.Node, along: int | None) -> HalfPair | None:
         own = self.grid if self._same_grid(node) else grid_of(self.model, node)
-        rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
+        rank = rank_of(self.model, node.inputs[0])
         if not own.agrees(self.grid) or not _same_axis(own.axis, along, rank):
             return HalfPair(self.dequantize, "scales", node.name, node.op)
         self.quantizers[id(node)] = node
@@ -195,10 +195,10 @@ class _Tracer:
         if along is None or self.grid.block or (len(data) > 1 and node.op != "Concat"):
             return None
         if along < 0:
-            shape = node.outputs[0].shape
-            if shape is None:
+            rank = rank_of(self.model, node.outputs[0])
+            if rank is None:
                 return None
-            along += len(shape)
+            along += rank
         return axis_before(self.model, node, along)
 
     def _all_constant(self) -> bool:

@@ -14,7 +14,7 @@ from toolkit.graph.surgery import assemble
 from toolkit.graph.surgery.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, limiter
-from toolkit.placement.moved import axis_before, data_inputs
+from toolkit.placement.moved import axis_before, data_inputs, rank_of
 from toolkit.placement.ops import QUANTIZE
 
 FloatKey = tuple[int, Hashable, int | None]
@@ -61,8 +61,8 @@ class FloatPath:
         if clip is not None:
             # rounding's limits go with it
             stored = clip.inputs[0]
-        if axis is not None and axis < 0 and stored.shape is not None:
-            axis += len(stored.shape)
+        if axis is not None and axis < 0:
+            axis += rank_of(self.model, stored) or 0
         return self._float(stored, grid, axis)
 
     def given(self, pair: ExistingPair) -> gs.Tensor:

@@ -31,6 +31,13 @@ _DATA: dict[str, tuple[int, ...]] = {
     "ScatterND": (0, 2),
 }
 _ALL = frozenset({"Concat", "Max", "Min"})
+_SAME_RANK = frozenset(
+    {
+        "Clip", "Concat", "DepthToSpace", "DequantizeLinear", "Dropout", "GatherElements", "Identity", "MaxPool",
+        "Pad", "QuantizeLinear", "Relu", "Resize", "ReverseSequence", "ScatterElements", "ScatterND", "Slice",
+        "SpaceToDepth", "Split", "Tile", "Transpose", "Upsample",
+    }
+)  # fmt: skip
 _CHANNELS_STAY = frozenset({"Identity", "Dropout"})
 
 
@@ -111,32 +118,32 @@ def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
         return axis
     if node.op == "Transpose":
         perm = node.attrs.get("perm")
-        rank = _rank(node.inputs[0])
+        rank = rank_of(model, node.inputs[0])
         if perm is None:
             return None if rank is None else rank - 1 - axis
         return int(perm[axis])
     if node.op == "MaxPool":
         return axis if axis < 2 else None
     if node.op in ("Split", "Concat"):
-        along, rank = int(node.attrs.get("axis", 0)), _rank(node.outputs[0]) or _rank(node.inputs[0])
+        along, rank = int(node.attrs.get("axis", 0)), rank_of(model, node.outputs[0]) or rank_of(model, node.inputs[0])
         if along < 0 and rank is None:
             return None
         return axis if (along + (rank or 0) if along < 0 else along) != axis else None
     if node.op == "Slice":
         axes = _ints(model, node, "axes", 3)
-        rank = _rank(node.inputs[0])
+        rank = rank_of(model, node.inputs[0])
         if axes is None or (rank is None and any(one < 0 for one in axes)):
             return None
         return axis if axis not in {one % rank if rank else one for one in axes} else None
     if node.op == "Gather":
-        return _before_gather(node, axis)
+        return _before_gather(model, node, axis)
     if node.op in ("Unsqueeze", "Squeeze"):
         return _before_squeeze(model, node, axis)
     return None
 
 
-def _before_gather(node: gs.Node, axis: int) -> int | None:
-    rank, along, data = _rank(node.inputs[1]), int(node.attrs.get("axis", 0)), _rank(node.inputs[0])
+def _before_gather(model: Model, node: gs.Node, axis: int) -> int | None:
+    rank, along, data = rank_of(model, node.inputs[1]), int(node.attrs.get("axis", 0)), rank_of(model, node.inputs[0])
     if along < 0:
         if data is None:
             return None
@@ -150,9 +157,7 @@ def _before_gather(node: gs.Node, axis: int) -> int | None:
 
 def _before_squeeze(model: Model, node: gs.Node, axis: int) -> int | None:
     axes = _ints(model, node, "axes", 1)
-    wide = _rank(node.inputs[0] if node.op == "Squeeze" else node.outputs[0])
-    if node.op == "Unsqueeze" and wide is None and axes is not None and (narrow := _rank(node.inputs[0])) is not None:
-        wide = narrow + len(axes)
+    wide = rank_of(model, node.inputs[0] if node.op == "Squeeze" else node.outputs[0])
     if axes is None or (wide is None and any(one < 0 for one in axes)):
         return None
     gone = {one % wide if wide else one for one in axes}
@@ -173,8 +178,28 @@ def _ints(model: Model, node: gs.Node, name: str, index: int) -> Sequence[int] |
     return None if values is None else [int(one) for one in values.reshape(-1)]
 
 
-def _rank(tensor: gs.Tensor) -> int | None:
-    return None if tensor.shape is None else len(tensor.shape)
+def rank_of(model: Model, tensor: gs.Tensor) -> int | None:
+    """How many dimensions a tensor has, where its shape or the operators that move values into it tell."""
+    change, seen = 0, set[int]()
+    while tensor.shape is None and tensor.inputs and id(tensor) not in seen:
+        seen.add(id(tensor))
+        node = tensor.inputs[0]
+        if node.op in ("Unsqueeze", "Squeeze"):
+            axes = _ints(model, node, "axes", 1)
+            if axes is None:
+                return None
+            change += len(axes) if node.op == "Unsqueeze" else -len(axes)
+        elif node.op == "Gather":
+            indices = rank_of(model, node.inputs[1])
+            if indices is None:
+                return None
+            change += indices - 1
+        elif node.op == "Flatten":
+            return 2 + change
+        elif node.op not in _SAME_RANK:
+            return None
+        tensor = node.inputs[0]
+    return None if tensor.shape is None else len(tensor.shape) + change
 
 
 def _text(value: object) -> str:

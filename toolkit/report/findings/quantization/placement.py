@@ -13,20 +13,21 @@ from toolkit.report.findings.words import joined, pass_for, quoted
 
 _NAMED = 4
 _FAULTS = {
-    "uint8": "a uint8 pair, which TensorRT does not support",
-    "unsupported": "a pair of type {has}, which TensorRT does not support",
-    "computed-zero-point": "a pair whose zero point is computed",
-    "block-scales": "a pair whose block scales {has} cannot store without changing the weights",
-    "unfolded-zero-point": "a pair whose zero point is computed from constants",
-    "zero-point": "a pair whose zero point is not 0, which TensorRT does not support",
-    "type": "an {has} pair, and one layer cannot mix {has} and {inserted}",
+    "uint8": "a uint8 {pair}, which TensorRT does not support",
+    "unsupported": "a {pair} of type {has}, which TensorRT does not support",
+    "computed-zero-point": "a {pair} whose zero point is computed",
+    "block-scales": "a {pair} whose block scales {has} cannot store without changing the weights",
+    "unfolded-zero-point": "a {pair} whose zero point is computed from constants",
+    "zero-point": "a {pair} whose zero point is not 0, which TensorRT does not support",
+    "type": "an {has} {pair}, and one layer cannot mix {has} and {inserted}",
 }
 
 
 def _foreign_pair(tensor: str, fault: str, has: str = "", inserted: str = "", left: str = "") -> str:
-    said = f"its input '{tensor}' has {_FAULTS[fault].format(has=has, inserted=inserted)}"
+    pair = "DequantizeLinear" if left else "pair"
+    said = f"its input '{tensor}' has {_FAULTS[fault].format(has=has, inserted=inserted, pair=pair)}"
     if left:
-        return f"{said}; {pass_for(Role.STRIP)} could not remove it: {left}"
+        return f"{said}; {pass_for(Role.STRIP)} cannot remove it: {left}"
     return f"{said}; run {pass_for(Role.FOLD if fault == 'unfolded-zero-point' else Role.STRIP)} before"
 
 
