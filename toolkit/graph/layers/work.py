@@ -15,6 +15,7 @@ from onnx import TensorProto
 from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.graph.layers.macs import macs, shape_of
+from toolkit.graph.proto.nodes import MOST_TRIPS
 from toolkit.graph.surgery.assemble import bodies
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
     """Multiply-accumulates of every node in one inference, None where they are not known.
 
     A node in the body of a Scan or Loop counts as often as the body runs: a Scan as often as its inputs are long, a
-    Loop up to its trip count, which has to be a constant. Both branches of an If count, though one inference runs one.
+    Loop up to its trip count, a constant or what shapes tell; a count that only stands for no limit (torch.jit writes
+    the largest int64 for ``while``) tells nothing. Both branches of an If count, though one inference runs one.
     """
     found: dict[str, int | None] = {}
     _count(model, model.graph, 1, facts, found)
@@ -132,8 +134,9 @@ def _count(model: Model, graph: gs.Graph, times: int | None, facts: Facts, found
 def _trips(model: Model, node: gs.Node, facts: Facts) -> int | None:
     """How often a node runs its bodies; None where that is not known."""
     if node.op == "Loop":
-        most = None if node.inputs[0].is_empty() else model.constant(node.inputs[0])
-        return None if most is None else max(int(most.reshape(-1)[0]), 0)
+        given = None if node.inputs[0].is_empty() else model.constant(node.inputs[0])
+        most = facts.trips.get(node.inputs[0].name) if given is None else int(given.reshape(-1)[0])
+        return None if most is None or most > MOST_TRIPS else max(most, 0)
     if node.op == "Scan":
         axes = list(node.attrs.get("scan_input_axes", ())) or [0]
         shape = shape_of(facts, node.inputs[-int(node.attrs["num_scan_inputs"])].name)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 ONNX_DOMAINS = frozenset({None, "", "ai.onnx"})
 """How messages and onnx-graphsurgeon's nodes spell the domain of ONNX's own operators."""
+MOST_TRIPS = 1_000_000
+"""A Loop with a larger number of trips has no limit that anybody meant."""
 _LIKE_FIRST = frozenset({"GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization"})
 """The last is onnxruntime's, which keeps it in ONNX's domain. Of opset 6 and newer onnx 1.23 infers all others whose
 output has their input's shape."""

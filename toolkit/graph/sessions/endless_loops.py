@@ -14,9 +14,9 @@ from onnx import TensorProto
 
 from toolkit.base.collection import resident
 from toolkit.base.errors import ModelError
+from toolkit.graph.proto.nodes import MOST_TRIPS
 from toolkit.graph.proto.stored import constants_of
 
-_MOST_TRIPS = 1_000_000
 _SECONDS, _COMPUTED_SECONDS = 30.0, 300.0
 _BYTES, _TIMES_WEIGHTS = 512 << 20, 4
 _INTERVAL = 0.1
@@ -78,8 +78,8 @@ def _long_loops(graph: onnx.GraphProto, constants: Mapping[str, TensorProto], tr
         if node.op_type == "Loop":
             name = node.input[0] if node.input else ""
             count = _count(constants.get(name))
-            inside = trips * max(1, count) if count is not None else _MOST_TRIPS + 1
-            if inside > _MOST_TRIPS:
+            inside = trips * max(1, count) if count is not None else MOST_TRIPS + 1
+            if inside > MOST_TRIPS:
                 yield node.name, bool(name) and count is None
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs):

@@ -13,11 +13,12 @@ class Facts:
 
     ``shapes[tensor]`` lists one shape per corner (a single one without profiles); an unknown dimension is -1.
     A tensor whose rank is unknown at any corner is missing. Tensors of the same shapes share a list: put another in its
-    place to change one.
+    place to change one. ``trips[tensor]`` is a Loop's number of trips at the last corner, where shapes tell it.
     """
 
     types: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    trips: dict[str, int] = field(default_factory=dict)
 
     def rank(self, tensor: str) -> int | None:
         """The rank of a tensor where it is known and the same at every corner."""

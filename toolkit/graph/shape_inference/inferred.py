@@ -12,7 +12,7 @@ from toolkit.base.collection import return_free_blocks
 from toolkit.graph.proto.nodes import all_nodes, let_inference_through
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.graph.shape_inference.loop_states import with_kept_states
-from toolkit.graph.shape_inference.shape_values import with_known_values
+from toolkit.graph.shape_inference.shape_values import trip_counts, with_known_values
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
@@ -35,7 +35,7 @@ class Inferred:
     def facts(self, skeleton: bytes, profiles: Profiles | None) -> Facts:
         """Types and shapes of every tensor of a skeleton, serialized; see ``Model.facts``."""
         facts, _ = self._inferred(skeleton, profiles)
-        return Facts(dict(facts.types), dict(facts.shapes))
+        return Facts(dict(facts.types), dict(facts.shapes), dict(facts.trips))
 
     def fault(self, skeleton: bytes) -> Exception | None:
         """Why strict inference refuses a skeleton, serialized; None where its types agree with each other."""
@@ -90,6 +90,8 @@ def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> t
                 break
             at_corner, found = known, _inferred(known)
         _read(found.graph, facts, {}, nested)
+        if nested:
+            facts.trips |= trip_counts(at_corner, found.graph)
         for tensor in at_corner.graph.initializer:
             if tensor.name not in stored:
                 facts.types[tensor.name] = tensor.data_type

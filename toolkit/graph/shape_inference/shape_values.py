@@ -33,6 +33,38 @@ def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx
         model: input shapes are fixed.
         inferred: its graph after shape inference.
     """
+    values, found = _known_values(model, inferred)
+    if not found:
+        return None
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    del out.graph.node[:]
+    out.graph.node.extend(node for node in model.graph.node if not any(name in found for name in node.output))
+    held = {tensor.name for tensor in out.graph.initializer}
+    out.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(values[name]), name) for name in found if name not in held
+    )
+    return out
+
+
+def trip_counts(model: onnx.ModelProto, inferred: onnx.GraphProto) -> dict[str, int]:
+    """How often the main graph's Loops run at most, by the tensor holding the number, where ``inferred`` shapes tell.
+
+    Exporters compute the number from the length of an input.
+
+    Args:
+        model: input shapes are fixed.
+        inferred: its graph after shape inference.
+    """
+    counts = {node.input[0] for node in model.graph.node if node.op_type == "Loop" and node.input}
+    values, _ = _known_values(model, inferred) if counts else ({}, {})
+    return {name: int(values[name].reshape(-1)[0]) for name in counts if name in values and values[name].size == 1}
+
+
+def _known_values(
+    model: onnx.ModelProto, inferred: onnx.GraphProto
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, onnx.NodeProto]]:
+    """Values by tensor, and the nodes that compute some of them by output."""
     shapes = inferred_shapes(inferred)
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     values: dict[str, np.ndarray[Any, Any]] = {
@@ -47,17 +79,7 @@ def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx
         if made is not None:
             values |= made
             found |= dict.fromkeys(made, node)
-    if not found:
-        return None
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    del out.graph.node[:]
-    out.graph.node.extend(node for node in model.graph.node if not any(name in found for name in node.output))
-    held = {tensor.name for tensor in out.graph.initializer}
-    out.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(values[name]), name) for name in found if name not in held
-    )
-    return out
+    return values, found
 
 
 def _holds_values(tensor: TensorProto) -> bool:

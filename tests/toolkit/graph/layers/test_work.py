@@ -153,6 +153,22 @@ def test_a_body_that_runs_who_knows_how_often_makes_shares_of_nodes():
     assert work_of(model, facts_at_opt(model, [])).of == "nodes"
 
 
+def test_trips_that_are_an_inputs_length_are_known_at_opt():
+    nodes = [node("Shape", ["x"], ["sides"]), node("Gather", ["sides", "first"], ["trips"])]
+    model = carried([node("MatMul", ["s", "u"], ["t"])], before=nodes)
+    facts = at_three(model)
+    assert facts.trips == {"trips": 3}
+    found = node_macs(model, facts)
+    assert (found["t"], found["y"]) == (3 * 3 * 8 * 8, 3 * 8 * 5) and work_of(model, facts).of == "macs"
+
+
+@pytest.mark.parametrize("trips", [2**63 - 1, 2**31 - 1])
+def test_trips_that_stand_for_no_limit_make_shares_of_nodes(trips):
+    model = carried([node("MatMul", ["s", "u"], ["t"])], trips=trips)
+    assert node_macs(model, at_three(model))["t"] is None
+    assert work_of(model, at_three(model)).of == "nodes"
+
+
 def test_shares_are_of_what_is_known_of_all_nodes():
     work = Work.counted({"a": 30, "b": 70, "c": 0})
     assert work.of == "macs" and work.share(["a", "c", "a", "other"]) == 0.3 and work.macs_share("b") == 0.7
@@ -162,8 +178,11 @@ def test_shares_are_of_what_is_known_of_all_nodes():
     assert Work.counted({}).share(["a"]) == 0.0
 
 
-def carried(step, outer=False, between=False):
-    """A state that begins as x W, [n, 8], goes through ``step`` (from "s" to "t"), and is read by a product after."""
+def carried(step, outer=False, between=False, before=(), trips=6):
+    """A state that begins as x W, [n, 8], goes through ``step`` (from "s" to "t"), and is read by a product after.
+
+    ``before`` computes "trips", the number of iterations, which is a constant where nothing does.
+    """
 
     def value(name, kind=TensorProto.FLOAT, sides=None):
         return helper.make_tensor_value_info(name, kind, sides)
@@ -181,10 +200,10 @@ def carried(step, outer=False, between=False):
     if outer:
         first = [node("Relu", ["so"], ["r"])] if between else []
         body = ([*first, loop("inner", "r" if between else "so", "to", body)], "so", "to")
-    nodes = [node("MatMul", ["x", "w"], ["h0"]), loop("outer", "h0", "h", body), node("MatMul", ["h", "v"], ["y"])]
-    weights = {"w": normal(4, 8), "u": normal(8, 8), "v": normal(8, 5), "trips": np.int64(6), "ones": normal(1, 8)} | {
-        "free": np.array([-1, 8])
-    }
+    product, after = node("MatMul", ["x", "w"], ["h0"]), node("MatMul", ["h", "v"], ["y"])
+    nodes = [*before, product, loop("outer", "h0", "h", body), after]
+    weights = {"w": normal(4, 8), "u": normal(8, 8), "v": normal(8, 5), "ones": normal(1, 8)}
+    weights |= {"free": np.array([-1, 8]), **({"first": np.int64(0)} if before else {"trips": np.int64(trips)})}
     return Model.from_proto(build(nodes, {"x": ["n", 4]}, {"y": None}, weights))
 
 
