@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
@@ -16,7 +15,7 @@ from onnx import TensorProto
 from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
-from toolkit.graph.interface.batch_values import float_sources, one_row_each, same_integers, side_by_side
+from toolkit.graph.interface.batch_values import float_sources, join, one_row_each, same_integers, side_by_side
 from toolkit.graph.layers.constants import is_random
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel
@@ -153,6 +152,11 @@ def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) 
     return mixed or ([] if right else wrong)
 
 
+def node_that_fails(model: Model, inputs: Mapping[str, Array]) -> BatchFault:
+    """The first node that cannot compute these inputs; without a name where none was found."""
+    return _BlameSearch(model, [inputs], inputs).failing(alone=True)
+
+
 def fault_by_shapes(
     model: Model, axes: Mapping[str, int], sample: Mapping[str, Array], samples: int
 ) -> BatchFault | None:
@@ -215,14 +219,6 @@ def _reshapes(shape: Sequence[int], target: Sequence[int]) -> bool:
     return known <= 0 or (size % known == 0 if -1 in sizes else size == known)
 
 
-def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dict[str, Array]:
-    """The inputs of several samples as one batch."""
-    return {
-        name: np.concatenate([sample[name] for sample in samples], axes[name]) if name in axes else value
-        for name, value in samples[0].items()
-    }
-
-
 class _BlameSearch:
     """Looks for the node to blame, in the part of a model that runs, without Q/DQ pairs.
 
@@ -266,8 +262,8 @@ class _BlameSearch:
             wrong += [name for name in compared if not agrees.get(name, True)]
         return wrong
 
-    def failing(self) -> BatchFault:
-        """The node to blame for a batch that cannot be computed."""
+    def failing(self, alone: bool = False) -> BatchFault:
+        """The node to blame for a batch that cannot be computed; ``alone`` where nothing that can is known."""
         low, high = 0, len(self.nodes)
         # the first node that fails: all before run
         while low < high:
@@ -279,7 +275,7 @@ class _BlameSearch:
         if low == len(self.nodes):
             return BatchFault("", "", 0, False)
         failed = self.nodes[low]
-        if failed.op_type == "Reshape":
+        if alone or failed.op_type == "Reshape":
             return _fault(failed, False)
         before = self._before(low)
         return _fault(self._mixer(before) or self._swallower(before) or failed, False)

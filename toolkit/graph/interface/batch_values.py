@@ -13,6 +13,14 @@ from toolkit.graph.proto.nodes import reads_of
 _NEAR = 1e-3
 
 
+def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dict[str, Array]:
+    """The inputs of several samples as one batch."""
+    return {
+        name: np.concatenate([sample[name] for sample in samples], axes[name]) if name in axes else value
+        for name, value in samples[0].items()
+    }
+
+
 def side_by_side(apart: Sequence[Array], together: Array) -> bool:
     """Whether a batch's tensor holds what its samples yield: their values, in any order, or one value for all."""
     if together.size == sum(value.size for value in apart):

@@ -15,6 +15,7 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.graph.interface.states import shapes_to_join
 from toolkit.graph.sessions.endless_loops import EndlessLoopError
+from toolkit.graph.sessions.session import session
 from toolkit.run.inputs.feeds import batch_limits
 from toolkit.run.recipe.new_profile import Seen, one_sample
 
@@ -41,7 +42,7 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
     Raises:
         RecipeError: the model cannot compute it, or computes something other than for the samples one by one; the
             message names the node.
-        ModelError: the model does not run on one sample, which the message names.
+        ModelError: the model does not run on one sample, which the message names, or runs on several alone.
     """
     from toolkit.data.faults import run_of
     from toolkit.graph.interface.batch_probe import batch_fault
@@ -58,12 +59,14 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
     ]
     size, index = max(sizes, default=(min(least, recipe.calibration.batch), None), key=lambda one: one[0])
     if size < 2:
+        _refuse_fixed(model, data, first.inputs, loaded)
         return
     try:
         fault = batch_fault(model, data.axes, _alike(data, first.inputs, size), loaded)
     except EndlessLoopError:
         raise
     except ModelError:
+        _refuse_fixed(model, data, first.inputs, loaded)
         for sample in islice(data.samples(), _LOOKED_AT):
             with run_of([sample.origin]):
                 loaded.run(sample.inputs)
@@ -93,7 +96,7 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         seen: by input the shapes of the data's samples.
 
     Raises:
-        ModelError: the model does not run on one of the data's samples, or does not end.
+        ModelError: the model does not run on one of the data's samples, runs on several alone, or does not end.
     """
     from toolkit.data.dataset import CalibrationData
     from toolkit.data.images import holds_images
@@ -109,14 +112,64 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         data = CalibrationData.open(None, model, Profiles((fixed,)), random={"seed": 0, "samples": 2})
     first = _first(data)
     if first is None:
+        if source is not None:
+            _refuse_fixed_rows(model, data)
         return None
     try:
         return batch_fault(model, data.axes, _alike(data, first.inputs, _telling(model)))
     except QtoolError as error:
+        if isinstance(error, ModelError):
+            _refuse_fixed(model, data, first.inputs, session(model))
         if source is not None and isinstance(error, ModelError):
             # for random samples it says little; with real ones no recipe would run
             raise
         return fault_by_shapes(model, data.axes, first.inputs, 2)
+
+
+def _refuse_fixed(model: Model, data: CalibrationData, sample: Mapping[str, Array], loaded: Session) -> None:
+    """Refuse a model that computes a fixed number of samples alone, other than 1, which its inputs do not declare.
+
+    Raises:
+        ModelError: that is so; the message names the number and the node.
+    """
+    from toolkit.graph.interface.fixed_batch import fixed_batch
+
+    found = fixed_batch(model, data.axes, sample, loaded)
+    if found is None:
+        return
+    size, fault = found
+    names = ", ".join(f"dimension {axis} of '{name}'" for name, axis in data.axes.items())
+    raise ModelError(
+        f"the model computes {size} samples at once and no single one: {fault.words} has the batch fixed, which "
+        f"{names} {'does' if len(data.axes) == 1 else 'do'} not declare",
+        where=str(model.source or "the model"),
+        remedy=f"declare {size} there (onnx.tools.update_model_dims.update_inputs_outputs_dims does), or export the "
+        "model so that it takes batches",
+    )
+
+
+def _refuse_fixed_rows(model: Model, data: CalibrationData) -> None:
+    """The same where each sample has as many rows as the model computes at once, neither one nor twice as many.
+
+    Rows that refer to each other, as edges do to nodes, are not such samples: twice as many can be computed.
+
+    Raises:
+        ModelError: see ``_refuse_fixed``.
+    """
+    from toolkit.data.sample import rows_of
+    from toolkit.graph.interface.batch_values import join
+
+    sample = next(iter(data.samples()), None)
+    rows = {sample.inputs[name].shape[axis] for name, axis in data.axes.items()} if sample is not None else set()
+    if sample is None or len(rows) != 1 or not max(rows) > 1:
+        return
+    loaded = session(model)
+    try:
+        loaded.run(join([sample.inputs] * 2, data.axes))
+    except EndlessLoopError:
+        raise
+    except ModelError:
+        _refuse_fixed(model, data, rows_of(sample.inputs, data.axes, [0]), loaded)
 
 
 def fault_words(fault: BatchFault) -> str:

@@ -64,6 +64,53 @@ def test_new_writes_a_batch_of_one_and_names_the_node(tmp_path, data):
         assert invoke(["run", str(made), "--out", str(tmp_path / "out")]) in (0, 1)
 
 
+BESIDE = {
+    "Reshape": ([node("Reshape", ["a", "to"], ["y"])], {"to": np.array([4, 128])}, "'y' (Reshape)"),
+    "Expand": ([node("Expand", ["token", "to"], ["e"]), node("Concat", ["a", "e"], ["y"], axis=1)],
+               {"to": np.array([4, 2, 4, 4]), "token": normal(1, 2, 4, 4)}, "'y' (Concat)"),
+    "Tile": ([node("Tile", ["token", "to"], ["e"]), node("Concat", ["a", "e"], ["y"], axis=1)],
+             {"to": np.array([4, 1, 1, 1]), "token": normal(1, 2, 4, 4)}, "'y' (Concat)"),
+    "Concat": ([node("Concat", ["a", "token"], ["y"], axis=1)], {"token": normal(4, 2, 4, 4)}, "'y' (Concat)"),
+    "Split": ([node("Split", ["a", "to"], ["y", "z"])], {"to": np.array([1, 3])}, "'y' (Split)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("fixed", BESIDE)
+def test_a_fixed_batch_that_is_not_1_is_found_with_its_number(tmp_path, capsys, fixed, rows):
+    """The inputs declare any batch, a single sample cannot be computed, and a model that declares the number works."""
+    nodes, weights, named = BESIDE[fixed]
+
+    def built(batch):
+        return build(
+            [node("Conv", ["x", "w"], ["a"]), *nodes], {"x": [batch, 3, 4, 4]}, {"y": None},
+            {"w": normal(8, 3, 1, 1), **weights},
+        )  # fmt: skip
+
+    onnx.save(built("n"), str(tmp_path / "model.onnx"))
+    x = normal(40, 3, 4, 4)
+    stacked = {"x": x} if rows == 1 else {f"x/{i:05}": x[i : i + rows] for i in range(0, 40, rows)}
+    np.savez(tmp_path / "data.npz", **stacked)
+    made, new = str(tmp_path / "made.toml"), ["new", str(tmp_path / "model.onnx"), "--out", str(tmp_path / "made.toml")]
+
+    def refusal(words):
+        capsys.readouterr()
+        assert invoke(words) == 2
+        return capsys.readouterr().err
+
+    said = refusal([*new, "--data", str(tmp_path / "data.npz")])
+    assert f"computes 4 samples at once and no single one: node {named}" in said and "eclare 4 there" in said
+    if rows == 1:
+        recipe = tmp_path / "recipe.toml"
+        for most in ([1, 3, 4, 4], [8, 3, 4, 4]):
+            recipe.write_text(RECIPE.format(least=[1, 3, 4, 4], most=most))
+            assert "eclare 4 there" in refusal(["check", str(recipe)])
+        assert "eclare 4 there" in refusal(new)
+    onnx.save(built(4), str(tmp_path / "model.onnx"))
+    assert invoke([*new, "--data", str(tmp_path / "data.npz")]) == 0
+    assert invoke(["check", made]) == 0
+
+
 def test_check_run_sensitivity_and_calibrate_name_the_node(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shuffled(tmp_path)
