@@ -7,7 +7,7 @@ import numpy as np
 from toolkit.evaluation.guessing.class_axes import blank_of, class_axis
 from toolkit.evaluation.guessing.clue import ANY, LINEAR, SHARES, Clue, computed_with, of_values
 from toolkit.evaluation.guessing.map_clues import is_picture, map_clues, pictures
-from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, ordered
+from toolkit.evaluation.guessing.value_clues import are_boxes, no_classes, ordered, unlike_scales
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 
 _WORDS = {
@@ -298,6 +298,9 @@ def _readings(output: SeenOutput, seen: SeenModel, axis: int) -> list[Clue]:
     if _beside_shares(output, seen):
         # a detector's boxes next to its scores for the same places
         return of_values("beside shares", 2.5)
+    if not output.ops & SHARES and not output.in_unit and unlike_scales(output, axis):
+        # the largest of boxes beside scores is always a coordinate
+        return of_values("unlike scales", 2.5)
     found = [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
     found += _blanks(output, axis, seen)
     if seen.ops & _RECURRENT:

@@ -52,6 +52,11 @@ VALUES = {
     "quantiles of hours": out("out", np.sort(normal(8, 12, 3), axis=-1), "Add"),
     "quantiles in front": out("out", np.sort(normal(8, 3, 12), axis=1), "Add", declared=("n", 3, 12)),
     "quantiles of a sample": out("out", np.sort(normal(40, 5), axis=-1), "Gemm"),
+    "scores before boxes in pixels": out("out", np.concatenate([RNG.beta(0.1, 2, (8, 100, 6)), 40 + 20 * normal(8, 100, 4)], -1), "Concat"),
+    "boxes, scores and classes, in the order of the scores": out(
+        "out", np.concatenate([40 + 20 * normal(8, 20, 4), np.sort(RNG.uniform(0, 1, (8, 20, 1)), 1), RNG.integers(0, 6, (8, 20, 1))], -1),
+        "Concat",
+    ),
     "differences of times": out("out", RNG.integers(-900, 900, (8, 16))),
     "times": out("out", RNG.integers(2**30, 2**40, (8, 1))),
     "a picture in bytes": out("out", RNG.integers(0, 256, (4, 3, 64, 64)).astype(np.uint8)),
@@ -69,6 +74,7 @@ CLASSES = {
     "a class that is never met": (out("out", np.concatenate([heads(3, 3, 2, 2), np.full((4, 1, 64, 64), -9.0)], axis=1), "Resize"),
                                   "segmentation"),
     "labels of positions, mostly none": (out("out", RNG.beta(0.1, 2, (8, 100, 4)), "Sigmoid"), "segmentation"),
+    "scores of rare and of frequent labels": (out("out", normal(8, 16, 5) * np.float64([6, 5, 2, 1, 0.8]), "MatMul"), "sequence"),
     "one class mostly": (out("out", normal(8, 16, 3) + np.float64([0, 1, 4]), "Add"), "sequence"),
     "shares in order": (out("out", np.sort(softmax(normal(40, 5)), axis=-1), "Softmax"), "classification"),
     "labels": (out("out", RNG.integers(-1, 900, (8, 16))), "sequence"),
@@ -84,8 +90,18 @@ def test_classes_that_look_nearly_like_them_stay_classes(name):
     assert guess(seen(output, inputs=IMAGE if picture else TOKENS if task == "sequence" else AUDIO)).task == task
 
 
+def test_what_is_lost_of_scores_beside_boxes_is_judged_apart():
+    """The boxes' SQNR, and their place as the largest values, hide scores that are gone."""
+    scores, boxes = RNG.beta(0.5, 2, (24, 100, 6)), 40 + 20 * normal(24, 100, 4)
+    output = out("out", np.concatenate([scores, boxes], -1), "Concat")
+    found = guess(seen(output))
+    assert [part.channels for part in found.parts] == [(-1, 0, 5), (-1, 6, 9)]
+
+
 def test_few_positions_tell_no_order_and_no_box():
-    assert not ordered(out("y", np.sort(normal(2, 12, 3), axis=-1)), -1) and ordered(out("y", np.sort(normal(3, 12, 3), axis=-1)), -1)
+    assert not ordered(out("y", np.sort(normal(2, 12, 3), axis=-1)), -1) and ordered(
+        out("y", np.sort(normal(3, 12, 3), axis=-1)), -1
+    )
     assert not are_boxes(out("y", corners(7)), -1) and are_boxes(out("y", corners(8)), -1)
     assert not unlike_scales(out("y", heads(1, 15)), -3) and unlike_scales(out("y", heads(1, 18)), -3)
 
@@ -219,7 +235,11 @@ def test_peaks_of_noise_are_those_that_a_map_falls_between(shape, share):
     """64 peaks of 1,600 places, each against all higher ones; a share leaves out the lower ones, and nothing else."""
     one = np.float32(normal(*shape))
     places, heights = separate_peaks(one, 0.2, share)
-    assert len(places) > (5 if share < 0.9 else 0) and (np.diff(heights) <= 0).all() and heights.min() >= max(0.2, share * heights[0])
+    assert (
+        len(places) > (5 if share < 0.9 else 0)
+        and (np.diff(heights) <= 0).all()
+        and heights.min() >= max(0.2, share * heights[0])
+    )
     level = one - np.median(one)
     for place in range(len(places)):
         ways = [_falls_between(level, places[place], places[other]) for other in range(place)]
@@ -237,7 +257,9 @@ def test_peaks_are_separate_where_the_map_falls_between_them():
         return sum(np.exp(-((rows - 30) ** 2 + (columns - one) ** 2) / (2 * width**2)) for one in columns_of)
 
     places, heights = separate_peaks(100 * bells(20, 40) + 7, 50)
-    assert sorted(map(tuple, places.tolist())) == [(30, 20), (30, 40)] and heights == pytest.approx([100, 100], rel=1e-3)
+    assert sorted(map(tuple, places.tolist())) == [(30, 20), (30, 40)] and heights == pytest.approx(
+        [100, 100], rel=1e-3
+    )
     # a shoulder and noise on a broad top are one peak
     assert len(separate_peaks(bells(20, 27), 0.3)[0]) == 1
     assert len(separate_peaks(bells(30, width=8.0) + 0.02 * normal(64, 64), 0.3)[0]) == 1
@@ -272,7 +294,10 @@ def test_a_mask_beside_a_number_that_is_no_time_may_be_a_mask():
     logits = 6 * normal(4, 1, 32, 32) - 9
     found = guess(denoiser(logits, np.zeros(1, np.float32), "spacing"))
     assert "segmentation" in {part.task for part in found.parts}
-    assert guess(denoiser(1 / (1 + np.exp(-logits)), np.zeros(1, np.float32), "t", ops=("Sigmoid",))).task == "segmentation"
+    assert (
+        guess(denoiser(1 / (1 + np.exp(-logits)), np.zeros(1, np.float32), "t", ops=("Sigmoid",))).task
+        == "segmentation"
+    )
     # without a number, or of another shape, nothing says noise
     for model in (seen(out("out", normal(4, 1, 32, 32), "Conv"), inputs={"x": np.zeros((1, 32, 32), np.float32)}),
                   denoiser(normal(4, 1, 64, 64), np.zeros(1), "t")):  # fmt: skip
@@ -283,10 +308,16 @@ def test_a_mask_beside_a_number_that_is_no_time_may_be_a_mask():
 def test_a_metric_of_classes_says_nothing_of_the_model_s_other_outputs(task):
     """A digit, whether it is odd, and how much ink it has, which is never below 0 and so would always be class 1."""
     odd = 1 / (1 + np.exp(-normal(16, 1)))
-    both = seen(out("digit", normal(16, 10), "Gemm"), out("odd", odd, "Sigmoid"), out("ink", 3 + normal(16, 1) / 9, "Gemm"))
+    both = seen(
+        out("digit", normal(16, 10), "Gemm"), out("odd", odd, "Sigmoid"), out("ink", 3 + normal(16, 1) / 9, "Gemm")
+    )
     found, _ = judged_by(both, task, "top1", None, {}, {})
     read = {part.outputs[0]: part.task for part in found.parts}
-    assert found.task == "classification" and read == {"digit": "classification", "odd": "classification", "ink": "regression"}
+    assert found.task == "classification" and read == {
+        "digit": "classification",
+        "odd": "classification",
+        "ink": "regression",
+    }
     # that labels are values speaks for values elsewhere too
     found, _ = judged_by(seen(*both.outputs[::-1]), None, "mse", None, {}, {})
     assert {part.task for part in found.parts if part.outputs == ("ink",)} == {"regression"}
@@ -294,7 +325,10 @@ def test_a_metric_of_classes_says_nothing_of_the_model_s_other_outputs(task):
 
 def encoder(last):
     """An encoder whose 8 numbers are an output, and what ``last`` makes of them another."""
-    weights = {"w": RNG.standard_normal((6, 8)).astype(np.float32), "d": RNG.standard_normal((8, 12)).astype(np.float32)}
+    weights = {
+        "w": RNG.standard_normal((6, 8)).astype(np.float32),
+        "d": RNG.standard_normal((8, 12)).astype(np.float32),
+    }
     nodes = [node("MatMul", ["x", "w"], ["z"]), *last]
     types = {"y": TensorProto.INT64} if last[-1].op_type == "ArgMax" else {}
     return Model.from_proto(build(nodes, {"x": ["n", 6]}, {"z": None, "y": None}, weights, types=types))
