@@ -63,6 +63,19 @@ def test_the_damaged_layer_stays_float_with_its_reason(tmp_path):
     assert context.files == [tmp_path / "search.json"]
 
 
+def test_the_ranges_that_a_search_takes_have_their_own_diagnosis():
+    """What calibration says of the range it chose (values clipped, SQNR) holds for no other range of the tensor."""
+    rng = np.random.default_rng(0)
+    samples = [{"x": rng.standard_t(2.5, one["x"].shape).astype(np.float32)} for one in feeds()]
+    model = chain()
+    context = Context(provider=Calibrator(CalibrationData.open(samples, model), "entropy"))
+    SearchPrecision(min_sqnr_db=20)(model, context)
+    taken = {name: one for name, one in context.known_ranges.tensors.items() if one.method != "entropy"}
+    apart = Calibrator(context.provider.data, "minmax")(chain(), list(taken)).tensors
+    assert taken and taken == {name: apart[name] for name in taken} and not kept(context)
+    assert all(one.diagnosis["clipped"] == 0 for one in taken.values())
+
+
 def test_a_helper_that_cures_it_comes_first():
     model = trained("digits_uneven")
     reference = model.copy()

@@ -15,7 +15,7 @@ from toolkit.base.threads import in_threads
 from toolkit.calibration.amax import DEFAULT, NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
-from toolkit.calibration.histogram import SummedBins
+from toolkit.calibration.histogram import Histogram, SummedBins
 from toolkit.contract.ranges import Range, Ranges
 
 _WEIGHT_STEPS = 1000
@@ -56,22 +56,24 @@ def make_ranges(
         word = chosen[name]
         # a percentile may be one of its own
         amax = by_method[word] if word in by_method else amax_by(word, summed, precision, percentile)
-        per_profile = dict.fromkeys(profiles, amax)
-        if len(collection.samples) > 1:
-            per_profile = {
-                profile: amax_by(chosen[name], collection.total(name, profile), precision, percentile)
-                for profile in profiles
-            }
-        observed = (total.low, total.high) if total.low <= total.high else None
-        return Range(
-            amax,
-            chosen[name],
-            observed,
-            per_profile,
-            sum(collection.samples.values()),
-            diagnose(total, amax, precision, by_method, summed),
-            str(precision),
-        )
+
+        def rechosen(amax: float, word: str) -> Range:
+            again = collection.total(name, weights=weights)
+            return made(amax, word, again, diagnose(again, amax, precision, by_method))
+
+        def made(amax: float, word: str, total: Histogram, diagnosis: dict[str, Any]) -> Range:
+            observed = (total.low, total.high) if total.low <= total.high else None
+            seen, types = sum(collection.samples.values()), str(precision)
+            return Range(amax, word, observed, by_profile(name, amax, word), seen, diagnosis, types, rechosen)
+
+        return made(amax, word, total, diagnose(total, amax, precision, by_method, summed))
+
+    def by_profile(name: str, amax: float, word: str) -> dict[str, float]:
+        if len(collection.samples) <= 1:
+            return dict.fromkeys(profiles, amax)
+        # what a search found for a tensor's readers, it found on the samples of all
+        word = word if word.partition(":")[0] in NAMES else chosen[name]
+        return {profile: amax_by(word, collection.total(name, profile), precision, percentile) for profile in profiles}
 
     with ThreadPoolExecutor(cores()) as pool:
         tensors = dict(zip(names, in_threads(pool, cores(), one, names)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +81,8 @@ class Range:
         diagnosis: amax by method, fraction clipped, SQNR and the like, by name.
         dtype: the type whose grid the method weighed, or, for a given range, the type that it was made for: ``int8`` or
             ``fp8``.
+        rechosen: the range with another amax and the method that chose it, as the values that calibration saw have it;
+            None where they are not at hand. Not kept in files or copies.
     """
 
     amax: float
@@ -90,6 +92,22 @@ class Range:
     samples: int = 0
     diagnosis: dict[str, Any] = field(default_factory=dict)
     dtype: str = "int8"
+    rechosen: Callable[[float, str], Range] | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but ``rechosen``, which holds what calibration collected."""
+        return {name: value for name, value in vars(self).items() if name != "rechosen"}
+
+    def with_amax(self, amax: float, method: str) -> Range:
+        """The range with an amax that another method chose, and the diagnosis of that amax.
+
+        Where the values are not at hand, the diagnosis lacks ``clipped`` and ``sqnr_db``, and ``per_profile`` is empty:
+        those held for the former amax.
+        """
+        if self.rechosen is not None:
+            return self.rechosen(amax, method)
+        known = {key: value for key, value in self.diagnosis.items() if key not in ("clipped", "sqnr_db")}
+        return replace(self, amax=amax, method=method, per_profile={}, diagnosis=known)
 
     def holds_for(self, dtype: Precision) -> bool:
         """Whether it can serve as a scale's range in that type; see ``ANY_TYPE``."""
@@ -180,7 +198,7 @@ class Ranges:
 
 
 def _entry(value: Range) -> dict[str, Any]:
-    entry = dict(vars(value))
+    entry = value.__getstate__()
     if value.dtype == "int8":
         del entry["dtype"]
     return entry

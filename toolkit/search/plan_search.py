@@ -340,7 +340,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             assert ranges is not None
             before = ranges.tensors[tensor]
             method = found.methods.get(tensor, before.method)
-            ranges.tensors[tensor] = replace(before, amax=amax, method=method)
+            ranges.tensors[tensor] = before.with_amax(amax, method)
             by_method.setdefault(method, {})[tensor] = amax, before.amax
         for method, tensors in by_method.items():
             after, was = zip(*tensors.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
-from toolkit.calibration.amax import NAMES, amax_by
+from toolkit.calibration.amax import NAMES, amax_by, clipped, sqnr
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles, unvaried_inputs
 from toolkit.calibration.histogram import Histogram
@@ -47,6 +49,43 @@ def test_total_and_per_profile(method: str, precision: Precision) -> None:
     assert ranges.observed["conv/in"] == (made.total("conv/in").low, made.total("conv/in").high)
     assert ranges.made_from["model"] == "m"
     assert ranges.made_from["method"] == method
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8], ids=str)
+@pytest.mark.parametrize("method", NAMES)
+def test_another_amax_has_the_diagnosis_of_its_own(method: str, precision: Precision) -> None:
+    made = collection()
+    before, wanted = (make_ranges(made, one, precision=precision).tensors for one in ("minmax", method))
+    for name, one in before.items():
+        found = one.with_amax(one.diagnosis["amax"][method], method)
+        assert found == wanted[name]
+        assert found.with_amax(one.amax, "minmax") == one
+
+
+def test_an_amax_that_no_method_chose() -> None:
+    made = collection()
+    before = make_ranges(made, "minmax").tensors["conv/in"]
+    found = before.with_amax(1.0, "output")
+    values = made.total("conv/in")
+    assert found.amax == 1.0 and found.method == "output"
+    assert found.diagnosis["clipped"] == clipped(values, 1.0) > 0.3 > before.diagnosis["clipped"] == 0.0
+    assert found.diagnosis["sqnr_db"] == sqnr(values, 1.0, Precision.INT8) < before.diagnosis["sqnr_db"] - 20
+    assert found.per_profile == before.per_profile
+
+
+def test_without_the_values_nothing_is_said_of_another_amax() -> None:
+    ranges = make_ranges(collection(), "minmax")
+    one = ranges.tensors["conv/in"]
+    for copied in (
+        copy.deepcopy(one),
+        pickle.loads(pickle.dumps(one)),
+        Ranges.from_json(ranges.to_json()).tensors["conv/in"],
+    ):
+        assert copied == one
+        found = copied.with_amax(1.0, "entropy")
+        assert (found.amax, found.method, found.per_profile) == (1.0, "entropy", {})
+        assert found.diagnosis == {k: v for k, v in one.diagnosis.items() if k not in ("clipped", "sqnr_db")}
+        assert found.with_amax(one.amax, "minmax").diagnosis == found.diagnosis
 
 
 def test_methods_by_pattern() -> None:

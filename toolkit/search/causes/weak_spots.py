@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -161,9 +161,8 @@ class _Doctor:
                 continue
             own = self.switches.amax.get(tensor, known.amax)
             if own != known.amax:
-                # the search gave it another method's range: what calibration said of the original is no longer true
-                kept = {key: value for key, value in known.diagnosis.items() if key not in ("sqnr_db", "clipped")}
-                known = replace(known, amax=own, diagnosis=kept)
+                # the search gave it another method's range
+                known = known.with_amax(own, known.method)
             shared = self.scales.get(tensor, 0.0) * self.switches.precision.max / own if own else 1.0
             uneven = local.uneven.get(tensor, 1.0) if local is not None else 1.0
             passes = self.helpers.evening(name) if uneven >= UNEVEN else []
