@@ -69,20 +69,23 @@ def guess(
         seen: the model with what it gave on a few samples.
         metric_task: the task that the recipe's metric belongs to; empty without one.
         output: the output that the metric reads; the first that it can where None.
-        judged_already: parts whose outputs are left out; what they are still tells of the others.
+        judged_already: parts whose outputs are left out; what they are still tells of the others, and the metric reads
+            one of its task among them.
     """
     given = {name for part in judged_already for name in part.outputs}
     left = replace(seen, outputs=[one for one in seen.outputs if one.name not in given]) if given else seen
     detected = detection_part(left) if metric_task in ("", "detection") else None
     parts: list[OutputPart] = []
     guesses: list[tuple[str, bool, list[Finding], list[str]]] = []
+    of_read: tuple[str, bool, list[Finding], list[str]] | None = None
     if detected is not None:
         clues = _detection_clues(seen, detected, metric_task)
         parts.append(detected)
         guesses.append(("detection", len({one.values["kind"] for one in clues}) >= _SURE_KINDS, clues, []))
     taken = given | (set(detected.outputs) if detected is not None else set())
     boxes = [part for part in (*judged_already, detected) if part is not None and part.task == "detection"]
-    reads = output if output is not None else _first_read(seen, metric_task, taken)
+    read = [name for part in judged_already if part.task in tasks_judged(metric_task) for name in part.outputs]
+    reads = output or next(iter(read), None) or _first_read(seen, metric_task, taken)
     for one in seen.outputs:
         if one.name in taken or not one.samples:
             continue
@@ -95,11 +98,13 @@ def guess(
         for each in (task, *others):
             parts += parts_for(each, one, seen)
         guesses.append((task, sure, clues, others))
+        of_read = guesses[-1] if one.name == reads else of_read
     if not guesses:
         return Guess("regression", False, parts)
     # a metric's task is the model's; else the first output's, where exporters put what counts
     judged = tasks_judged(metric_task)
-    main = next((each for each in guesses if each[0] in judged), guesses[0])
+    first = [*([of_read] if of_read is not None else []), *guesses]
+    main = next((each for each in first if each[0] in judged), guesses[0])
     return Guess(main[0], main[1], parts, main[2], main[3])
 
 

@@ -116,11 +116,11 @@ def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> 
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
     chosen = [one for one in chosen if one.name not in seen.states] or chosen
     parts: list[OutputPart] = []
+    said = metric_task if task in tasks_judged(metric_task) else ""
     if task == "detection":
         found = detection_part(seen)
         parts = [found] if found is not None else []
     else:
-        said = metric_task if task in tasks_judged(metric_task) else ""
         alike = {name for part in guess(seen, said, output).parts if part.task == task for name in part.outputs}
         chosen = [one for one in chosen if one.name in alike] or chosen
         parts = [part for one in chosen if task in fitting(one) for part in parts_for(task, one, seen)]
@@ -130,7 +130,7 @@ def _named(seen: SeenModel, task: str, output: str | None, metric_task: str) -> 
             f"no output can be read for the task {task}: a sample has {shapes}",
             remedy="name another task, or leave task out to let it be guessed",
         )
-    return Guess(task, True, [*parts, *guess(seen, judged_already=parts).parts])
+    return Guess(task, True, [*parts, *guess(seen, said, output, judged_already=parts).parts])
 
 
 def _classes_exist(seen: SeenModel, parts: Sequence[OutputPart], named: Mapping[str, float | None]) -> None:

@@ -332,6 +332,26 @@ def test_the_output_that_a_metric_reads_is_the_same_whether_its_task_is_guessed_
         assert options_for("mse", None, parts).output == "rgb"
 
 
+@pytest.mark.parametrize("output", [None, "next6", "next12", "logits"])
+@pytest.mark.parametrize("metric", ["mse", "top1", "recall_at_1"])
+def test_a_task_that_is_written_out_changes_no_output_beside_the_one_that_the_metric_reads(metric, output):
+    """Two horizons of a forecast: by labels of the one, the other was taken for a sequence of tokens."""
+    model = seen(
+        out("next6", normal(8, 2, 6), "Gemm"), out("next12", normal(8, 2, 12), "Gemm"),
+        out("logits", normal(8, 10), "Gemm"), inputs=LINE,
+    )  # fmt: skip
+    guessed, _ = judged_by(model, None, metric, output, {}, {})
+    named, _ = judged_by(model, guessed.task, metric, output, {}, {})
+    # of an output that may be either, the task that is written out is the one that counts
+    settled = {part.outputs for part in guessed.parts if part.task == guessed.task}
+    before, after = ([part for part in one.parts if part.outputs not in settled] for one in (guessed, named))
+    assert sorted(map(str, after)) == sorted(map(str, before))
+    assert all(any(part.task == guessed.task for part in named.parts if part.outputs == one) for one in settled)
+    assert output is None or (output,) in settled
+    judged = {part.outputs: part.task for part in named.parts}
+    assert metric != "mse" or judged["next6",] == judged["next12",] == "regression"
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_the_snr_that_is_shown_is_defined_beside_it(few):
     rule = sentence(EvaluationCode.RULE_SNR(floor=20.0, few=few, quiet=0.01))
