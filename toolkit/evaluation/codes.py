@@ -66,5 +66,6 @@ class EvaluationCode(BaseCode):
     OTHER_THRESHOLD = "evaluation-other-threshold"
     LABELS_IN_OTHER_UNIT = "evaluation-labels-in-other-unit"
     FLOAT_MODEL_USELESS = "evaluation-float-model-useless"
+    SAYS_LITTLE = "evaluation-says-little"
     TASK_CLUE = "evaluation-task-clue"
     OUTPUT_SHAPE_UNLIKE_DECLARED = "evaluation-output-shape-unlike-declared"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
+from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
@@ -20,6 +22,9 @@ _FEWEST = 16
 _OTHER_UNIT = 3
 """Boxes of a useless detector that reach so many times farther than the labels', or as much less, have another unit."""
 _BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
+_MOST = 0.5
+RANKING = "auc"
+"""The metric of the order of scores alone: it tells a model that knows something where the best class hardly does."""
 
 
 class FloatCheck:
@@ -41,6 +46,7 @@ class FloatCheck:
         self._metric = make_metric(metric, output, False, options)
         self._baseline = baseline(metric)
         self._answers = ClassAnswers()
+        self._ranking = FloatCheck(RANKING, output, options) if metric in _BY_CLASS else None
         self.samples = 0
 
     @classmethod
@@ -66,6 +72,17 @@ class FloatCheck:
             self._answers.take(scores, label)
             self._take_single(*given)
         self._baseline.take(scores, label)
+        self._take_ranking(outputs, labels, label)
+
+    def _take_ranking(self, outputs: Mapping[str, Array], labels: Mapping[str, Array], label: Array) -> None:
+        if self._ranking is None:
+            return
+        try:
+            if label.size != len(label):
+                raise DataError("positions are no samples")
+            self._ranking.add(outputs, labels)
+        except DataError:
+            self._ranking = None
 
     def _take_single(self, scores: Array, label: Array) -> None:
         line = self.options.threshold
@@ -96,7 +113,42 @@ class FloatCheck:
         return answers_of(self._metric)
 
     def suspicion(self) -> Finding | None:
-        """What is plainly wrong, with what explains it where that can be seen; None where nothing is."""
+        """What is plainly wrong, with what explains it where that can be seen; None where nothing is.
+
+        Nothing is where the order of the scores shows that the model knows something; see ``says_little``.
+        """
+        found = self._suspicion()
+        return None if found is not None and self._ranks_of(found) is not None else found
+
+    def says_little(self) -> Finding | None:
+        """That the metric is no better than what needs no model, although the scores tell the classes apart.
+
+        So it is where one class is frequent, and the model is rarely sure of another; None otherwise.
+        """
+        found = self._suspicion()
+        area = self._ranks_of(found) if found is not None else None
+        return EvaluationCode.SAYS_LITTLE(**found.values, better=RANKING, area=area) if found and area else None
+
+    def _ranks_of(self, found: Finding) -> float | None:
+        """The area under the ROC curve where it is measurably above chance in spite of what was found.
+
+        None unless most labels are of one class, and the model is not measurably worse than that class as the answer to
+        all: a model that is given what it was trained for is not, however rarely it is sure of another.
+        """
+        if found.code is not EvaluationCode.FLOAT_MODEL_USELESS or self._ranking is None:
+            return None
+        often, value = (cast(float, found.values[name]) for name in ("useless", "value"))
+        if often <= _MOST or value < often - 2 * math.sqrt(often * (1 - often) / self.samples):
+            return None
+        area = self._ranking.value()
+        return area if area is not None and area > self._ranking.least else None
+
+    @property
+    def least(self) -> float:
+        """The value of a share or an area that the model must exceed to be measurably better than none."""
+        return self._baseline.least
+
+    def _suspicion(self) -> Finding | None:
         value = self.value()
         if value is None or self.samples < _FEWEST:
             return None

@@ -167,7 +167,7 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
         return _one_score(output, settings, labels)
     count = output.shape[int(settings.get("axis", class_axis_of(output)))] if output.shape else 1
     if shape is not None and not longer(shape) and count > 1 and _whole(labels, 0, count):
-        return ("top1",)
+        return ("top1", "auc")
     if shape != (count,) or count < 2 or len(output.shape) != 1:
         return ()
     if _whole(labels, 0, 2):
@@ -176,7 +176,7 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
         if "threshold" in settings:
             return ("f1",)
         # of classes that exclude each other each sample has one
-        return ("top1", "average_precision") if one_hot(np.stack(labels)) else ("average_precision",)
+        return ("top1", "average_precision", "auc") if one_hot(np.stack(labels)) else ("average_precision",)
     # a teacher's probabilities are no values that scores before their softmax should have
     return ("top1",) if are_shares(np.stack(labels)) and not output.sums_to_one(-1) else ()
 

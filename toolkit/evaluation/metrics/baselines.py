@@ -33,6 +33,11 @@ class Baseline:
         """What the metric would be for the best constant, in its unit; 0 where it is no distance."""
         return 0.0
 
+    @property
+    def least(self) -> float:
+        """The value that a model must exceed to be measurably better than what needs none."""
+        return _HOPELESS
+
     def take(self, scores: Array, label: Array) -> None:
         """Take in a batch: scores or values, and labels of any shape."""
 
@@ -42,7 +47,7 @@ class Baseline:
 
     def useless(self, value: float, samples: int) -> float | None:
         """The value reached without a model, where this value on so many samples is no better; None where it is."""
-        return 0.0 if value <= _HOPELESS else None
+        return 0.0 if value <= self.least else None
 
 
 class _Values(Baseline):
@@ -112,14 +117,35 @@ class _Edits(Baseline):
 
 
 class _Area(Baseline):
+    """The baseline of areas under the ROC curve: scores in any order."""
+
     def __init__(self) -> None:
         super().__init__("no class has both samples with it and samples without it")
+        self._labels: list[Array] = []
+
+    @property
+    def least(self) -> float:
+        """Two standard errors above chance, by Mann and Whitney's variance for n1 samples with a class and n0 without:
+        (n1 + n0 + 1) / (12 n1 n0).
+        """
+        if not self._labels:
+            return 1.0
+        labels = np.concatenate(self._labels)
+        have = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
+        both = have[(have > 0) & (have < len(labels))].astype(np.float64)
+        if not len(both):
+            return 1.0
+        return CHANCE + 2 * float(np.sqrt((len(labels) + 1) / (12 * both * (len(labels) - both))).mean())
+
+    def take(self, scores: Array, label: Array) -> None:
+        self._labels.append(label if label.ndim > 1 and label.shape[-1] > 1 else label.reshape(-1))
 
     def skill(self, value: float) -> float:
         return (value - CHANCE) / (1 - CHANCE)
 
     def useless(self, value: float, samples: int) -> float | None:
-        return CHANCE if value <= CHANCE else None
+        # with so few answers the best model would seem no better
+        return CHANCE if value <= (self.least if self.least < 1 else CHANCE) else None
 
 
 class _Neighbours(Baseline):

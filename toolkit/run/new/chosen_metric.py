@@ -13,6 +13,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.comparison.outputs import widened
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.judged import refuse_unread
+from toolkit.evaluation.labels.float_check import RANKING
 from toolkit.evaluation.labels.label_choice import MeasuredFit, labelled_output, measured_fits, read_alike
 from toolkit.evaluation.labels.label_fit import FittingMetric, classes_read, fitting_metrics
 from toolkit.evaluation.metrics.by_name import label_of
@@ -41,6 +42,7 @@ class FloatValue:
         spread: see ``FloatCheck.spread``.
         suspicion: what is plainly wrong with it; None where nothing is.
         answers: how many answers it is a share of, of a rate of errors characters or words; 0 where it is none.
+        says_little: see ``FloatCheck.says_little``.
     """
 
     value: float | None
@@ -48,6 +50,7 @@ class FloatValue:
     spread: float
     suspicion: Finding | None
     answers: int = 0
+    says_little: Finding | None = None
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,13 @@ def chosen_metric(
         # where hardly any whole sample is right, single positions say more
         single = FittingMetric("top1", taken.fit.output)
         taken = next((one for one in found if one.fit == single), taken)
+    if taken.check.says_little() is not None:
+        ranking = FittingMetric(RANKING, taken.fit.output)
+        taken = next((one for one in found if one.fit == ranking), taken)
     check = taken.check
-    value = FloatValue(check.value(), check.samples, check.spread, check.suspicion(), check.answers)
+    value = FloatValue(
+        check.value(), check.samples, check.spread, check.suspicion(), check.answers, check.says_little()
+    )
     return ChosenMetric(taken.fit, value, as_well)
 
 

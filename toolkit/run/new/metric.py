@@ -272,6 +272,8 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         made.said.append(own)
     else:
         made.warnings.append(measured.suspicion)
+    if measured.says_little is not None:
+        made.warnings.append(measured.says_little)
     comment = plain(sentence(measured.suspicion or own))
     made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), f"# {comment}", _drop(limit))
 

@@ -247,6 +247,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
                 remedy="give samples whose labels it can be judged by, or leave the metric out",
             )
         record.float_value, record.suspicion = check.value(), check.suspicion()
+        record.notes = [*record.notes, *([little] if (little := check.says_little()) is not None else [])]
         if choice is not None:
             try:
                 record.notes = [*record.notes, *choice.said()]

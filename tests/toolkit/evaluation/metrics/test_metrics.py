@@ -352,6 +352,59 @@ def test_a_threshold_that_gives_one_answer_alone_is_not_advised(often):
     assert told.code is EvaluationCode.OTHER_THRESHOLD and told.values["share"] == 1.0
 
 
+def clicks(samples=400, knows=1.0, rare=0.25, seed=0):
+    """Labels of which few are 1, and a model's probability of that: seldom above a half, as of clicks or frauds."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(samples) < rare).astype(int)
+    return labels, 1 / (1 + np.exp(-(knows * labels + rng.normal(0, 1, samples) - 3)))
+
+
+def of_two(scores, labels):
+    return checked_of("top1", np.stack([1 - scores, scores], axis=1), labels)
+
+
+def checked_of(name, scores, labels):
+    check = FloatCheck(name, None, MetricOptions(threshold=0.5))
+    check.add({"y": np.float32(scores)}, {"label": labels})
+    return check
+
+
+@pytest.mark.parametrize("read", [lambda scores, labels: single(scores, labels, 0.5), of_two], ids=["one", "two"])
+def test_a_model_that_seldom_answers_the_rare_class_is_judged_by_the_order_of_its_scores(read):
+    labels, scores = clicks()
+    check, often = read(scores, labels), 1 - labels.mean()
+    assert check.value() < often + 0.03 and check.suspicion() is None
+    found = check.says_little()
+    area = np.mean(scores[labels == 1][:, None] > scores[labels == 0][None])
+    assert found.values["useless"] == often and found.values["area"] == pytest.approx(area, abs=1e-6) and area > 0.7
+    assert 'metric = "auc" judges them, top1 says little here' in sentence(found)
+    # scores that know nothing, or a model that answers the rare class throughout, as with the wrong input
+    for wrong in (read(clicks(knows=0.0)[1], labels), read(scores + 0.5, labels)):
+        assert wrong.says_little() is None and wrong.suspicion() is not None
+    # a better model is right more often: its share of right answers says enough
+    labels, scores = clicks(knows=6.0)
+    assert read(scores, labels).says_little() is None and read(scores, labels).suspicion() is None
+
+
+def test_what_is_hardly_better_among_equally_many_labels_is_useless_whatever_its_order_says():
+    labels = np.arange(64) % 2
+    check = of_two(0.3 + 0.1 * labels + RNG.normal(0, 0.01, 64), labels)
+    assert check.value() == 0.5 and check.says_little() is None
+    assert check.suspicion().code is EvaluationCode.FLOAT_MODEL_USELESS
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_area_by_chance_is_called_useless_and_one_of_a_model_that_knows_is_not(seed):
+    labels, nothing = clicks(100, 0.0, seed=seed)
+    _, something = clicks(100, 1.5, seed=seed)
+    areas = [checked_of("auc", one[:, None], labels) for one in (nothing, something)]
+    have = labels.sum()
+    error = np.sqrt(101 / (12 * have * (100 - have)))
+    for area in areas:
+        assert (area.suspicion() is not None) == (area.value() <= 0.5 + 2 * error)
+    assert areas[1].suspicion() is None
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_threshold_is_not_doubted_where_another_is_better_by_chance(seed):
     rng = np.random.default_rng(seed)

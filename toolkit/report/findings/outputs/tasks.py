@@ -241,14 +241,23 @@ def _own(metric: str, value: float, samples: int) -> str:
     return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
 
 
-def _useless(metric: str, value: float, samples: int, useless: float) -> str:
+def _no_better(metric: str, value: float, samples: int, useless: float) -> str:
     info = METRICS.get(metric)
     ahead = info is not None and (value > useless if info.higher_is_better else value < useless)
     # by so little that it may be chance
     told = f"not measurably better than {useless:.4g}" if ahead else f"no better than {useless:.4g}"
+    return f"{_own(metric, value, samples)}, {told}, which needs no model"
+
+
+def _useless(metric: str, value: float, samples: int, useless: float) -> str:
+    told = _no_better(metric, value, samples, useless)
+    return f"{told}: check the labels and the preprocessing before anything is quantized."
+
+
+def _says_little(metric: str, value: float, samples: int, useless: float, better: str, area: float) -> str:
     return (
-        f"{_own(metric, value, samples)}, {told}, which needs no model: check the labels and the preprocessing before "
-        "anything is quantized."
+        f"{_no_better(metric, value, samples, useless)}, although its scores tell the classes apart "
+        f'({better} {area:.4g}): metric = "{better}" judges them, {metric} says little here.'
     )
 
 
@@ -387,6 +396,7 @@ TASKS: Table = {
         f"labels fit scores above {better:.3g}: set [evaluation] threshold to the one that the application uses."
     ),
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,
+    EvaluationCode.SAYS_LITTLE: _says_little,
     EvaluationCode.LABELS_IN_OTHER_UNIT: lambda metric, value, samples, boxes, labels: (
         f"{_own(metric, value, samples)}: its boxes reach to {boxes:.3g} (median of the larger of right and bottom), "
         f"the labels' to {labels:.3g}. Give the labels in the unit of the model's boxes."
