@@ -36,6 +36,7 @@ def headline(
     late: Finding | None = None,
     predicted: Finding | None = None,
     left: Finding | None = None,
+    refused: str = "",
 ) -> str:
     """The report's first line: whether the result is usable, in numbers, how much runs quantized, and whether it paid.
 
@@ -50,6 +51,7 @@ def headline(
         predicted: that it is predicted to be slow, see ``search_time.slow_plan``; said where no other engine was
             measured.
         left: that nothing, or no layer of a kind, was quantized, see ``left_out``.
+        refused: the backend that cannot build the model, where none can; empty where it was not tried.
     """
     found, slow = verdict(accuracy, device, late), slower(payoff)
     pace = speed(payoff) or (None if slow is not None else predicted)
@@ -57,7 +59,7 @@ def headline(
     counted = [] if converted else [quantized_words(quantized_count(layers))]
     reason = _short(left, _LONG if quantized_count(layers).quantized else _LONG_RESULT)
     running = "; ".join([*counted, *(sentence(one) for one in (reason, pace) if one is not None)])
-    told = _told(found, accuracy, device, running, late)
+    told = _told(found, accuracy, device, running, late, refused)
     if slow is None:
         return told
     return f"{told} {sentence(slow)}." if found in ("broken", "missed") else f"{sentence(slow)}. {told}"
@@ -70,8 +72,9 @@ def _short(left: Finding | None, most: int) -> Finding | None:
 
 
 def _told(
-    found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str, late: Finding | None
-) -> str:
+    found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str, late: Finding | None,
+    refused: str = "",
+) -> str:  # fmt: skip
     """The first line without the speed: ``running`` says what runs quantized."""
     failed = failure(device)
     if failed is not None:
@@ -95,7 +98,8 @@ def _told(
     if found == "doubtful":
         doubted = accuracy if accuracy.doubts or own is None else own
         return f"{_doubtful(doubted)}; {words}."
-    return f"Usable{_doubt(accuracy)}: {words}."
+    where = f" in onnxruntime only, since {refused} cannot build the model" if refused else ""
+    return f"Usable{_doubt(accuracy)}{where}: {words}."
 
 
 def _on_gpu(own: Accuracy | None) -> str:

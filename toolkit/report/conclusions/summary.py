@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backends.codes import EngineCode
 from toolkit.contract.findings import Code, Finding
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.advice import advice
@@ -103,8 +104,11 @@ def summary(
     elif beyond is not None:
         noted.append(beyond)
     tried = [*advised, *_advised(run, engine, result)]
+    why, slow = engine.reason, slow_plan(run.search)
+    tells = run.backend.name == "none" and why is not None and why.code is EngineCode.BACKEND_REFUSES_MODEL
+    refused = str(why.values["backend"]) if why is not None and tells else ""
     return Summary(
-        headline=headline(run.layers, run.accuracy, run.device, run.payoff, late, slow_plan(run.search), left),
+        headline=headline(run.layers, run.accuracy, run.device, run.payoff, late, slow, left, refused),
         verdict=result,
         nodes=len(run.layers),
         computing=sum(layer.role == "compute" for layer in run.layers),

@@ -89,6 +89,20 @@ def test_auto_falls_back_to_the_next_backend_and_says_so_each_time(tmp_path, ref
     assert alike(named, tmp_path / "named") == "its parser knows no MatMul"
 
 
+@pytest.mark.parametrize("refused", ["build", "parse", None])
+def test_the_first_line_says_that_no_engine_can_be_built(tmp_path, refusing, refused):
+    """Figures within the budget were called usable without a word on it, as those of trees of ai.onnx.ml."""
+    refusing(refused or "build", BackendError("its parser knows no TreeEnsembleRegressor"))
+    proto = build([node("Conv", ["x", "w"], ["y"])], {"x": ["n", 3, 8, 8]}, {"y": ["n", 2, 6, 6]}, {"w": normal(2, 3, 3, 3)})
+    evaluation = {"data": str(tmp_path / "test.npz"), "task": "regression"}
+    recipe = small(tmp_path, [INSERT], proto, engine={"backend": "auto" if refused else "none"}, evaluation=evaluation)
+    np.savez(tmp_path / "test.npz", x=normal(320, 3, 8, 8))
+    told = run(recipe, tmp_path / "run").report.summary
+    where = " in onnxruntime only, since tensorrt_rtx cannot build the model" if refused else ""
+    assert told.verdict == "usable", told.headline
+    assert told.headline.startswith(f"Usable{where}: ")
+
+
 @pytest.mark.parametrize("dies", [False, True])
 def test_what_the_builder_alone_refuses_ends_with_a_report_that_has_the_remedy(tmp_path, refusing, capsys, dies):
     kind = ProcessDiedError if dies else BackendError
