@@ -22,7 +22,7 @@ from toolkit.report.conclusions.verdict import (
     warnings_of,
 )
 from toolkit.report.findings import sentence
-from toolkit.report.findings.outputs.accuracy import number
+from toolkit.report.findings.outputs.accuracy import number, numbers
 from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema.report import (
     Accuracy,
@@ -329,3 +329,27 @@ def test_a_loop_is_named_only_where_there_is_one(loop):
     layers = [one.model_copy(update={"macs": None}) for one in sample().layers]
     layers = [one.model_copy(update={"op": "Loop"}) for one in layers[:1] if loop] + layers[1:]
     assert ("Loop" in sentence(work_not_known(layers))) is loop
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.986, 0.988), ("0.986", "0.988")),
+        ((0.99, 0.99), ("0.990", "0.990")),
+        # a small error rose by more than its limit, and both were shown as 0.015
+        ((0.01536, 0.01511), ("0.0154", "0.0151")),
+        ((0.0012013, 0.0011999), ("0.001201", "0.001200")),
+        ((3.596, 3.6), ("3.596", "3.600")),
+        ((14.03, 14.01), ("14.03", "14.01")),
+        ((0.9999998, 0.9999997), ("1.000", "1.000")),
+        ((0.0, 0.0), ("0.000", "0.000")),
+        ((0.0, 0.02), ("0.000", "0.020")),
+        ((1.0, 0.99999), ("1.000", "1.000")),
+        ((12345.0, 12346.0), ("1.234e+04", "1.235e+04")),
+        ((2e-7, 1e-7), ("2e-07", "1e-07")),
+        ((-0.01536, 0.01536), ("-0.015", "0.015")),
+    ],
+)
+def test_values_side_by_side_have_the_same_places_and_differ_where_four_digits_can(values, shown):
+    assert numbers(*values) == shown
+    assert numbers(*values[::-1]) == shown[::-1]

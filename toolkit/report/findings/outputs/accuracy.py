@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from toolkit.report.codes import ReportCode
@@ -12,6 +13,8 @@ from toolkit.report.schema.accuracy import Accuracy, OutputError
 
 IDENTICAL, NOT_FINITE, ZERO_SIGNAL, RANKED = "identical", "NaN/inf", "zero signal", "by rank"
 _MOST_OUTPUTS = 3
+_DIGITS = 4
+"""The significant digits up to which values that differ are shown to."""
 
 
 def number(value: float) -> str:
@@ -19,6 +22,19 @@ def number(value: float) -> str:
     if 0.01 <= abs(value) <= 1 or not value:
         return f"{value:.3f}"
     return f"{value:.4g}" if abs(value) > 1 else f"{value:.3g}"
+
+
+def numbers(*values: float) -> tuple[str, ...]:
+    """A metric's values side by side: with as many decimal places each, and enough to differ where four digits can."""
+    shown = tuple(map(number, values))
+    if any("e" in one for one in shown):
+        return shown
+    least = max(len(one.partition(".")[2]) for one in shown)
+    smallest = min((abs(value) for value in values if value), default=1.0)
+    most = max(least, _DIGITS - 1 - math.floor(math.log10(smallest)))
+    forms = (tuple(f"{value:.{places}f}" for value in values) for places in range(least, most + 1))
+    first = next(forms)
+    return next((form for form in (first, *forms) if len(set(form)) == len(set(values))), first)
 
 
 def level(error: OutputError) -> str:
@@ -49,7 +65,8 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     """
     before, after = accuracy.before, accuracy.quantized
     if after is not None and before is not None:
-        words = f"{accuracy.metric or 'metric'} {number(after)} against {number(before)} "
+        now, was = numbers(after, before)
+        words = f"{accuracy.metric or 'metric'} {now} against {was} "
         words += "of the source, which is quantized itself" if accuracy.quantized_source else "float"
         notes = []
         if accuracy.drop is not None:
@@ -156,7 +173,8 @@ def _agreement(output: str, agreement: float, discrete: bool) -> str:
 
 
 def _collapsed(metric: str, before: float, after: float) -> str:
-    return f"{metric or 'the metric'} fell from {number(before)} to {number(after)}"
+    was, now = numbers(before, after)
+    return f"{metric or 'the metric'} fell from {was} to {now}"
 
 
 def _answers(

@@ -7,7 +7,7 @@ import math
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
-from toolkit.report.findings.outputs.accuracy import number
+from toolkit.report.findings.outputs.accuracy import numbers
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
 from toolkit.search.codes import DemandCode, KeptCode, SearchEndCode
@@ -115,8 +115,9 @@ def _helper(
     text += f" ({db(before_db)} before)"
     if before_share is not None and after_share is not None:
         what = metric or "answers unchanged"
-        shown = [number(one) if metric else percent(one, 1) for one in (after_share, before_share)]
-        text += f", {what} {shown[0]} ({shown[1]} before)"
+        shares = (after_share, before_share)
+        after, before = numbers(*shares) if metric else (percent(one, 1) for one in shares)
+        text += f", {what} {after} ({before} before)"
     if layers:
         text += (
             f"; with only the {count(layers, 'layer')} that it changes {db(alone_db)} ({db(alone_before_db)} before)"
