@@ -45,6 +45,7 @@ class ReportCode(BaseCode):
     GIVE_LABELLED_SAMPLES = "report-give-labelled-samples"
     SET_A_BUDGET = "report-set-a-budget"
     BEGIN_WITH_DECLINED = "report-begin-with-declined"
+    WRITE_AS_MATMUL = "report-write-as-matmul"
     TAKE_OUT_OF_BODIES = "report-take-out-of-bodies"
     BUILD_AN_ENGINE = "report-build-an-engine"
     SEARCH_INSTEAD = "report-search-instead"

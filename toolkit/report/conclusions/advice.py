@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
@@ -16,10 +16,11 @@ from toolkit.placement.codes import PlacementCode
 from toolkit.placement.ops import PAIR_OPERATORS
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.device import failure
-from toolkit.report.conclusions.verdict import CLIPPED, culprits, verdict
+from toolkit.report.conclusions.verdict import CLIPPED, culprits, quantized_type, verdict
 from toolkit.report.fragments import Advice, keep_fragment
 from toolkit.report.schema.report import Accuracy, BackendInfo, Declined, DeviceInfo, LayerInfo, PassInfo, RangeInfo
 from toolkit.report.sections.describe import unlike_profiles
+from toolkit.report.sections.shares import work_in
 from toolkit.search.quantizer.quantizer import Quantizer
 
 _SETTLED = frozenset(
@@ -33,7 +34,10 @@ _SETTLED = frozenset(
 """Rules by which nothing is left to try: the user's own wish, what is quantized already or was measured, what cannot be
 calibrated, has no such form or no such kernel, and what would only cost time."""
 _FINE_DB = 40.0
+_MUCH_WORK = 0.05
+"""The share of the work from which on layers are worth to be written otherwise."""
 _KEPT_IN = "fp16"
+_T = TypeVar("_T")
 
 
 def advice(
@@ -78,15 +82,42 @@ def advice(
         found.append(Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment))
     elif accuracy is not None and accuracy.met is None and result == "usable":
         found.append(Advice(ReportCode.SET_A_BUDGET(), "[evaluation]\nbudget = { max_drop = 0.005 }\n"))
-    if result in ("usable", "doubtful") and blamed and not as_good_as_float(accuracy):
-        found.append(_keep(blamed, usable=True))
+    some = not_all(blamed, sum(layer.role == "compute" and quantized_type(layer) is not None for layer in layers))
+    if result in ("usable", "doubtful") and some and not as_good_as_float(accuracy):
+        found.append(_keep(some, usable=True))
     if not failing:
+        found += _as_products(layers) if any(one.role in (Role.QUANTIZE, Role.SEARCH) for one in passes) else []
         found += _more_quantized(declined, quantizing)
     if chosen is not None and chosen.code is EngineCode.BACKEND_REFUSES_MODEL and chosen.values.get("remedy"):
         found.append(_mend(chosen, layers, accuracy))
     elif backend.name == "none":
         found.append(Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n'))
     return found
+
+
+def _as_products(layers: Sequence[LayerInfo]) -> list[Advice]:
+    """To write the Einsums of an activation and weights as MatMul, which has a quantized form, where they are much."""
+    made = {tensor for layer in layers for tensor in layer.outputs}
+    einsums = [
+        layer.node
+        for layer in layers
+        if layer.op == "Einsum" and len(layer.inputs) == 2 and sum(name in made for name in layer.inputs) == 1
+    ]
+    work = work_in(layers)
+    share = work.share(einsums) if work.of == "macs" else 0.0
+    if share < _MUCH_WORK:
+        return []
+    return [Advice(ReportCode.WRITE_AS_MATMUL(count=len(einsums), node=einsums[0], share=share))]
+
+
+def not_all(costly: list[_T], quantized: int) -> list[_T]:
+    """What costs most, the worst first, without the least of it if nothing else is quantized: that is the float model.
+
+    Args:
+        costly: some of the quantized layers.
+        quantized: how many there are.
+    """
+    return costly[:-1] if len(costly) >= quantized else costly
 
 
 def _other_method(ranges: Sequence[RangeInfo]) -> list[Advice]:

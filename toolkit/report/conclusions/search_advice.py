@@ -10,7 +10,7 @@ from toolkit.contract.registry import pass_name, passes_with_role
 from toolkit.contract.roles import Role
 from toolkit.evaluation.metrics.table import METRICS
 from toolkit.report.codes import ReportCode
-from toolkit.report.conclusions.advice import as_good_as_float
+from toolkit.report.conclusions.advice import as_good_as_float, not_all
 from toolkit.report.fragments import Advice, keep_fragment
 from toolkit.report.schema.report import Accuracy, LayerInfo, PassInfo, Verdict
 from toolkit.report.schema.search import SearchInfo
@@ -71,7 +71,9 @@ def _keep_more(info: SearchInfo, blamed: Sequence[LayerInfo], usable: bool) -> l
         blamed: the layers with the largest error of their own: one that is not among those kept is named.
         usable: whether the result is usable as it is.
     """
-    left = [layer for layer in info.layers if not layer.kept and layer.share >= _LEAST_SHARE][:_MOST]
+    quantized = [layer for layer in info.layers if not layer.kept]
+    left = [layer for layer in quantized if layer.share >= _LEAST_SHARE][:_MOST]
+    left = not_all(left, len(quantized)) if usable else left
     if not left:
         return []
     nodes, shares = [layer.node for layer in left], {layer.node: layer.share for layer in info.layers}

@@ -68,6 +68,8 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
         exact = y[1]
     sheet = _Sheet(x, y)
     dots = [PlanDot(*sheet.place(cost, value), _style(plan), plan) for cost, (plan, value) in zip(costs, shown)]
+    # of those at one place, as of one plan with other ranges, the last is seen
+    dots.sort(key=lambda dot: (dot.plan.chosen, dot.plan.meets))
     reference = sheet.place(float_cost, exact)
     chosen = next(((dot.x, dot.y) for dot in dots if dot.plan.chosen), reference)
     return SearchChart(

@@ -229,6 +229,34 @@ def test_suggestions_follow_from_the_data():
 
 
 @pytest.mark.parametrize(
+    ("inputs", "macs", "passes", "told"),
+    [
+        (["r", "w"], 900, [SEARCHING], True),
+        (["w", "r"], 60, [QUANTIZING], True),
+        # little work, two activations, nothing that quantizes
+        (["r", "w"], 10, [SEARCHING], False),
+        (["r", "r2"], 900, [SEARCHING], False),
+        (["r", "w"], 900, [], False),
+    ],
+)
+def test_einsums_of_weights_are_to_be_written_as_matmul(inputs, macs, passes, told):
+    """Experts of a mixture held 83 % of the work as Einsum, and are quantized as MatMul."""
+    report = sample(kind="usable")
+    layers = [
+        LayerInfo(node="relu", op="Relu", outputs=["r", "r2"], macs=0), LayerInfo(node="conv", op="Conv", outputs=["c"], macs=940),
+        LayerInfo(node="experts", op="Einsum", inputs=inputs, outputs=["y"], macs=macs),
+    ]  # fmt: skip
+    found = advice(layers, accuracy("usable"), report.backend, [], report.ranges, passes=passes)
+    said = [sentence(one.finding) for one in found if one.finding.code is ReportCode.WRITE_AS_MATMUL]
+    assert bool(said) is told
+    assert not told or said == [
+        f"1 Einsum of activations and weights, such as 'experts', does {100 * macs / (macs + 940):.1f} % of the "
+        "multiply-accumulates. Einsum has no quantized kernel, and MatMul has: write it as MatMul (torch.matmul) and "
+        "export again."
+    ]
+
+
+@pytest.mark.parametrize(
     ("rule", "told"),
     [("one-sided", False), ("run-time-weights", False), ("patches", False), ("not-faster", False), ("no-range", True),
      ("activation-matmul", True), ("computed-weights", True)],

@@ -109,9 +109,10 @@ def test_the_chart_puts_every_plan_where_its_numbers_say():
     ]
     chart = search_chart(info(plans, budget={"min_sqnr_db": 30.0, "margin": 2.0, "max_ms": 2.5}))
     assert [dot.style for dot in chart.dots] == ["", "meets front", "meets front"]
-    xs, ys = [dot.x for dot in chart.dots], [dot.y for dot in chart.dots]
-    assert xs == sorted(xs) and ys == sorted(ys, reverse=True)
-    assert chart.chosen == (chart.dots[1].x, chart.dots[1].y)
+    places = [(dot.x, dot.y) for plan in plans for dot in chart.dots if dot.plan == plan]
+    xs, ys = zip(*places)
+    assert list(xs) == sorted(xs) and list(ys) == sorted(ys, reverse=True)
+    assert chart.chosen == places[1]
     assert chart.reference[1] == 0.0 and xs[1] < chart.reference[0] < xs[2]
     across, upright = chart.limits
     # a plan below the budget with its margin lies under the line, one above it over the line
@@ -202,6 +203,30 @@ def test_a_plan_that_loses_more_than_the_budget_allows_does_not_meet_it(searched
     assert found.unsure.startswith(said) and bool(found.unsure) is bool(said)
 
 
+def test_of_plans_at_one_place_of_the_chart_the_chosen_one_is_seen():
+    """A plan and the same with other ranges, as exact and as large: the one that misses the budget hid it."""
+    plans = [point(chosen=True), point(meets=False), point(kept=0, meets=False), point(2.0), point(2.0, meets=False)]
+    dots = search_chart(info(plans)).dots
+    seen = {(dot.x, dot.y): dot.plan for dot in dots}
+    assert len(dots) == len(plans) and len(seen) == 2
+    assert next(plan for plan in seen.values() if plan.predicted_ms == 1.0).chosen
+    assert all(plan.meets for plan in seen.values())
+
+
+def test_to_keep_all_layers_in_float_is_no_suggestion_where_the_result_is_usable():
+    def kept(shares, result):
+        layers = [LayerHarm(node=f"n{i}", op="MatMul", share=share, kept=False) for i, share in enumerate(shares)]
+        layers.append(LayerHarm(node="float", op="MatMul", share=0.5, kept=True))
+        found = search_advice(info([point(chosen=True)], layers=layers, budget={"margin": 1.0}), result, [])
+        return [one.fragment.count('"n') for one in found if one.finding.code is ReportCode.KEEP_MORE_LAYERS]
+
+    assert kept([0.2, 0.2, 0.1], "usable") == [2] and kept([0.2, 0.2, 0.1], "missed") == [3]
+    assert kept([0.2], "usable") == [] and kept([0.2], "missed") == [1]
+    # one that costs hardly anything stays quantized
+    assert kept([0.2, 0.2, 0.001], "usable") == [2]
+    assert kept([0.1] * 5, "usable") == [4] and kept([0.1] * 6, "usable") == [5]
+
+
 def test_suggestions_use_what_the_search_measured_and_name_who_differs():
     layers = [LayerHarm(node=n, op="Conv", share=s, kept=k) for n, s, k in (
         ("kept", 0.6, True), ("second", 0.3, False), ("third", 0.09, False), ("least", 0.005, False))]  # fmt: skip
@@ -264,7 +289,7 @@ def test_a_plan_predicted_slower_than_float_says_so_in_the_first_line():
 
 
 def test_nothing_is_to_be_kept_where_the_result_is_as_good_as_float():
-    layers = [LayerHarm(node="a", op="Conv", share=0.6, kept=False)]
+    layers = [LayerHarm(node=name, op="Conv", share=share, kept=False) for name, share in (("a", 0.6), ("b", 0.0))]
     found = info([point(chosen=True)], layers=layers)
     fine, worse = (
         accuracy("usable").model_copy(update={"drop": 0.0}),

@@ -92,6 +92,11 @@ ADVICE: Table = {
     ReportCode.GIVE_LABELLED_SAMPLES: "Give the recipe labelled samples that calibration does not see, and a budget.",
     ReportCode.SET_A_BUDGET: "Set a budget, so that the next run judges the result (exit status 1 where it is missed).",
     ReportCode.BEGIN_WITH_DECLINED: _declined,
+    ReportCode.WRITE_AS_MATMUL: lambda count, node, share: (
+        f"{counted(count, 'Einsum')} of activations and weights, such as '{node}', {'does' if count == 1 else 'do'} "
+        f"{percent(share)} of the multiply-accumulates. Einsum has no quantized kernel, and MatMul has: write "
+        f"{'it' if count == 1 else 'them'} as MatMul (torch.matmul) and export again."
+    ),
     ReportCode.TAKE_OUT_OF_BODIES: lambda count, node: (
         f"{counted(count, 'layer')}, such as '{node}', {'is' if count == 1 else 'are'} inside an If, Loop or Scan, "
         "where nothing is quantized and types stay: export the model without it, unrolled or for the one case that "
