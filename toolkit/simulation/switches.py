@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -129,7 +129,11 @@ class Switches:
 
     def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Config:
         """Only this group quantized."""
-        return self.config(self._known - {group}, amax)
+        return self.only([group], amax)
+
+    def only(self, groups: Collection[str], amax: Mapping[str, float] | None = None) -> Config:
+        """Only these groups quantized."""
+        return self.config(self._known.difference(groups), amax)
 
     @property
     def uses(self) -> dict[str, list[int]]:

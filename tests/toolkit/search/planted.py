@@ -77,6 +77,22 @@ def chain(layers: int = 6, width: int = 16) -> Model:
     return Model.from_proto(build(nodes, {"x": ["n", width]}, {"y": ["n", width]}, weights))
 
 
+def heads(count: int, layers: int = 3, width: int = 16) -> Model:
+    """So many chains of MatMul and Relu side by side on one input [n, width], each with an output of its own."""
+    nodes, weights, outputs = [], {}, {}
+    for head in range(count):
+        tensor = "x"
+        for i in range(layers):
+            name, out = f"head{head}_layer{i}", f"y{head}" if i == layers - 1 else f"m{head}_{i}"
+            weights[f"{name} w"] = normal(width, width, seed=100 * head + i, scale=1.4 / width**0.5)
+            nodes.append(node("MatMul", [tensor, f"{name} w"], [out], name=name))
+            if i < layers - 1:
+                nodes.append(node("Relu", [out], [f"r{head}_{i}"]))
+            tensor = f"r{head}_{i}"
+        outputs[f"y{head}"] = ["n", width]
+    return Model.from_proto(build(nodes, {"x": ["n", width]}, outputs, weights))
+
+
 def feeds(count: int = 24, width: int = 16) -> list[dict[str, Array]]:
     """Seeded samples of [1, width]."""
     values = normal(count, width, seed=99)

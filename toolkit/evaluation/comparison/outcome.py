@@ -73,7 +73,7 @@ class Outcome:
 
     def at(self, output: str) -> float:
         """``noise`` of one output; of the worst output where it is not known."""
-        return dict(self.noises).get(output, self.noise)
+        return next((noise for name, noise in self.noises if name == output), self.noise)
 
     @property
     def of_classes(self) -> bool:

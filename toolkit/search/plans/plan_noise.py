@@ -153,6 +153,14 @@ class NoiseLimit:
         # by the limit, and by the power of the noise with which lost answers grow
         self._weight = np.repeat(np.exp(-np.maximum(depth, 0) / _FADES)[:, None], len(_POWERS), axis=1)
 
+    @property
+    def middle(self) -> float:
+        """The logarithm of the noise that is as likely to be within the limit as over it, by what is known."""
+        if not self._learnt:
+            return self._exact
+        reached = np.cumsum(self._weight.sum(axis=1))
+        return min(self._exact, float(self._at[np.searchsorted(reached, reached[-1] / 2), 0]))
+
     def observe(self, noise: float, meets: bool) -> None:
         """Take in whether a plan of such noise met the limits that are learnt."""
         if 0 < noise < math.inf:

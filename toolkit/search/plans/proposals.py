@@ -15,11 +15,13 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.search.plans.plan_noise import NoiseLimit, PlanNoise
+from toolkit.search.plans.demands import Demands
 
 _EXPONENTS = (1.0, 0.5, 0.25, 0.0)
 """How much a layer's price counts in an order of layers."""
 _FLIPS, _ROUNDS, _STARTS, _SHOWN = 24, 4, 3, 40
+_EACH = 6
+"""Of so few layers every plan can be looked at."""
 _LEAST_GAIN, _LEAST_WORTH = 1e-3, 1e-2
 """As shares of the price of all layers."""
 LEAST_MORE = 0.04
@@ -30,15 +32,15 @@ class Proposals:
     """Plans worth running: those whose gain, times their chance to meet the budget, is largest.
 
     Args:
-        noise: what is known of plans' noise.
-        limit: what is known of the limit on it.
+        demands: what is known of plans' noise and of the limits on it.
         price: by layer what keeping it float costs.
         caution: the power of the chance in comparing plans; above 1, plans likely to meet the budget come first.
+        each: whether every plan is looked at where the layers are very few.
     """
 
-    def __init__(self, noise: PlanNoise, limit: NoiseLimit, price: Mapping[str, float], caution: float = 1.0) -> None:
-        self._noise, self._limit, self._caution = noise, limit, caution
-        self._price = np.asarray([price[name] for name in noise.names], np.float64)
+    def __init__(self, demands: Demands, price: Mapping[str, float], caution: float = 1.0, each: bool = False) -> None:
+        self._demands, self._caution, self._each = demands, caution, each
+        self._price = np.asarray([price[name] for name in demands.names], np.float64)
 
     def best(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> list[list[str]]:
         """Plans that give up less than ``spare``, the most worthwhile first; none where nothing is worth running.
@@ -49,7 +51,7 @@ class Proposals:
             done: plans about which everything is known.
         """
         worthy = heapq.nsmallest(_SHOWN, self._worthy(kept, spare, done))
-        return [[name for name, quantized in zip(self._noise.names, row) if not quantized] for *_, row in worthy]
+        return [[name for name, quantized in zip(self._demands.names, row) if not quantized] for *_, row in worthy]
 
     def promise(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> float:
         """What the most worthwhile plan is expected to gain, times its chance, as a share of all layers' price."""
@@ -59,8 +61,8 @@ class Proposals:
         self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]
     ) -> list[tuple[float, bytes, Array]]:
         """Plans worth running, each with its worth, less than 0, and a unique key."""
-        base = self._noise.quantized(kept)
-        ended = {self._noise.quantized(one).tobytes() for one in done}
+        base = self._demands.quantized(kept)
+        ended = {self._demands.quantized(one).tobytes() for one in done}
         found: set[bytes] = set()
         # no two are the same plan, so that rows are never compared
         worthy: list[tuple[float, bytes, Array]] = []
@@ -75,6 +77,10 @@ class Proposals:
         def leading(count: int) -> list[Array]:
             return [row for *_, row in heapq.nsmallest(count, worthy)]
 
+        if self._each and len(base) <= _EACH:
+            codes = np.arange(2 ** len(base))[:, None]
+            look((codes >> np.arange(len(base)) & 1).astype(bool))
+            return worthy
         look(self._nested(base))
         look(self._near(base))
         for _ in range(_ROUNDS):
@@ -87,30 +93,21 @@ class Proposals:
 
     def chance(self, kept: Collection[str]) -> float:
         """The probability that a plan meets the budget."""
-        return float(self._limit.chance(*self._noise.of(self._noise.quantized(kept)[None]))[0])
+        return float(self._demands.chance(self._demands.quantized(kept)[None])[0])
 
     def _worth(self, plans: Array, spare: float) -> Array:
         """The worth of plans [plans, layers] that give up less than ``spare``; 0 where one is not worth running."""
         total = self._price.sum()
         gain = spare - (~plans) @ self._price
-        chance = self._limit.chance(*self._noise.of(plans))
+        chance = self._demands.chance(plans)
         worth = np.where(gain > _LEAST_GAIN * total, gain, 0.0) * chance
         least = min(_LEAST_WORTH * total, max(LEAST_MORE * (total - spare), _LEAST_GAIN * total))
         return np.asarray(np.where(worth > least, worth * chance ** (self._caution - 1), 0.0))
 
-    def _harm(self, base: Array) -> Array:
-        """What each layer adds near a plan."""
-        count = len(base)
-        on, off = np.repeat(base[None], count, 0), np.repeat(base[None], count, 0)
-        on[np.arange(count), np.arange(count)], off[np.arange(count), np.arange(count)] = True, False
-        with_it, without = (np.exp(self._noise.of(plans)[0]) for plans in (on, off))
-        return np.maximum(with_it - np.where(off.any(axis=1), without, 0.0), 1e-3 * self._noise.harm)
-
     def _nested(self, base: Array) -> Array:
         """The first n layers float, for all n and several orders by harm over price."""
-        harm, plans = self._harm(base), []
-        for exponent in _EXPONENTS:
-            order = np.argsort(-(harm / self._price**exponent), kind="stable")
+        plans = []
+        for order in self._demands.orders(base, self._price, _EXPONENTS):
             rank = np.empty(len(order), int)
             rank[order] = np.arange(len(order))
             plans.append(rank[None] >= np.arange(len(order))[:, None])
@@ -118,8 +115,7 @@ class Proposals:
 
     def _near(self, base: Array) -> Array:
         """Plans that differ by one layer, or by two or three of those that are nearest to changing."""
-        harm = self._harm(base)
-        bargain = harm / self._price
+        bargain = self._demands.harm(base) / self._price
         inside = [int(i) for i in np.argsort(bargain, kind="stable") if not base[i]][:_FLIPS]
         outside = [int(i) for i in np.argsort(-bargain, kind="stable") if base[i]][:_FLIPS]
         dear = sorted(inside, key=lambda i: -self._price[i])[: _FLIPS // 4]

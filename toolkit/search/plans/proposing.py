@@ -6,12 +6,18 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from toolkit.evaluation.budget import ON_NOISE
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.budget import ON_NOISE, Budget
 from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.search.plans.demands import Demand, Demands
 from toolkit.search.plans.evaluations import Evaluations
+from toolkit.search.plans.judged_parts import JudgedPart, judged_parts
 from toolkit.search.plans.plan_noise import NoiseLimit, PlanNoise
 from toolkit.search.plans.proposals import LEAST_MORE, Proposals
 from toolkit.search.plans.searched_plan import SearchedPlan
+from toolkit.search.sensitivity.measure import Sensitivity
 
 _UNKNOWN = 0.3
 """How far the noise of one batch may be from that of all, as a share, where nothing more is known."""
@@ -33,6 +39,7 @@ class Proposing(Evaluations):
 
     _measured_with: Mapping[str, float] = {}
     _first_alone = False
+    _sensed: Sensitivity | None = None
     promise = math.inf
     """What further plans are expected to gain, as a share of the work; infinite where nothing says so."""
 
@@ -52,10 +59,12 @@ class Proposing(Evaluations):
             first: whether the first plan within the budget is enough.
         """
         price = {name: self._price(name) for name in harm}
+        if self._propose_apart(harm, measure, known, first):
+            return
         # what is too expensive to be run further
         left = set[frozenset[str]]()
         while self._left() > 0 and not (first and self.best is not None and self.best.passes):
-            proposals = Proposals(*self._learnt(harm, measure, known), price, _CAUTION if self._first_alone else 1.0)
+            proposals = Proposals(self._learnt(harm, measure, known), price, _CAUTION if self._first_alone else 1.0)
             assert self.best is not None
             own, done = self._ended()
             kept = self.best.kept if self.best.passes else self.simulation.names
@@ -77,8 +86,61 @@ class Proposing(Evaluations):
         if not self.best.passes:
             self._confirm(harm, measure, known)
         elif not first:
-            proposals = Proposals(*self._learnt(harm, measure, known), price)
+            proposals = Proposals(self._learnt(harm, measure, known), price)
             self.promise = proposals.promise(self.best.kept, self._given_up(self.best.kept), self._ended()[1] | left)
+
+    def _propose_apart(
+        self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]], first: bool
+    ) -> bool:
+        """``_propose`` where no layer ties some outputs to others; returns whether that is so.
+
+        Each plan that runs tries something at all of them, and shows of each by itself whether it is within its limit,
+        whatever the others miss. What was within it at each makes the plan that is wanted.
+        """
+        price = {name: self._price(name) for name in harm}
+        while True:
+            found = self._by_part(harm, measure, known)
+            groups = Demands(list(harm), [demand for _, demand in found]).apart()
+            if len(groups) < 2:
+                return False
+            assert self.best is not None
+            whole = [plan for plan in self.plans if plan.amax == self.amax and plan.whole]
+            tried, within, worth = set[str](), set[str](), 0.0
+            for places, own in groups:
+                layers = set(own.names)
+                held = [layers.intersection(plan.kept) for plan in whole
+                        if all(self._holds(found[place][0], plan, whole) for place in places)]  # fmt: skip
+                kept = min([layers, *held], key=lambda names: self._sum(price, names))
+                spare, done = self._sum(price, kept), [frozenset(layers.intersection(plan.kept)) for plan in whole]
+                proposals = Proposals(own, price, _CAUTION if self._first_alone else 1.0, each=True)
+                proposed = proposals.best(kept, spare, done)
+                within |= kept
+                tried |= set(proposed[0]) if proposed else kept
+                worth += proposals.promise(kept, spare, done) * self._sum(price, own.names)
+            spare = self._given_up(self.best.kept if self.best.passes else self.simulation.names)
+            better = self._given_up(sorted(within)) < spare and within not in [set(plan.kept) for plan in whole]
+            if self._left() <= 0 or (first and self.best.passes) or not (better or worth):
+                break
+            now = within if better and (first or not worth or self._left() <= 1) else tried
+            self._evaluate(sorted(now), sure=True, race=True)
+        if not self.best.passes:
+            self._confirm(harm, measure, known)
+        elif not first:
+            self.promise = worth / math.fsum(price.values())
+        return True
+
+    @staticmethod
+    def _sum(price: Mapping[str, float], names: Collection[str]) -> float:
+        return math.fsum(price[name] for name in names)
+
+    def _holds(self, part: JudgedPart, plan: SearchedPlan, others: Sequence[SearchedPlan]) -> bool:
+        """Whether a plan is within the limits on a part of the outputs, with what the most uneven of plans must spare
+        for other samples: it is known of the worst output of each.
+        """
+        allowed = [part.budget.most_noise(one.outcome) for one in (plan, *others)]
+        if part.noise(plan.outcome) > min((one for one in allowed if one is not None), default=math.inf):
+            return False
+        return not part.budget.lacks(part.of(plan.outcome), self.simulation.runner.float_on(plan.batches))
 
     def _under_way(
         self, own: Sequence[SearchedPlan], proposed: Sequence[str], spare: float, left: Collection[frozenset[str]]
@@ -120,7 +182,7 @@ class Proposing(Evaluations):
         """If nothing surely meets the budget, run the likeliest plan on all samples, then the one keeping all float."""
         open_ones = [plan for plan in self.plans if plan.amax == self.amax and not plan.whole and plan.clear is None]
         if open_ones and self.spending.left(self._whole_price):
-            proposals = Proposals(*self._learnt(harm, measure, known), {name: self._price(name) for name in harm})
+            proposals = Proposals(self._learnt(harm, measure, known), {name: self._price(name) for name in harm})
             whole = self._given_up(self.simulation.names)
             likely = max(open_ones, key=lambda plan: proposals.chance(plan.kept) * (whole - self._given_up(plan.kept)))
             self._evaluate(likely.kept, sure=True)
@@ -129,10 +191,36 @@ class Proposing(Evaluations):
             # it meets any budget that the float model meets
             self._evaluate(self.simulation.names)
 
-    def _learnt(
+    def _learnt(self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]) -> Demands:
+        """What is learnt from all plans with the ranges now in use, of each output that is judged by itself."""
+        return Demands(list(harm), [demand for _, demand in self._by_part(harm, measure, known)])
+
+    def _by_part(
         self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]
-    ) -> tuple[PlanNoise, NoiseLimit]:
-        """The proposals learnt from all plans with the ranges now in use."""
+    ) -> list[tuple[JudgedPart, Demand]]:
+        """The parts of the outputs that are judged apart, each with what is learnt of it."""
+        parts = judged_parts(self.budget, self._sensed.full if self._sensed is not None else Outcome(0.0))
+        found = [(part, self._demand(part, harm, measure, known)) for part in parts]
+        return [(part, demand) for part, demand in found if demand is not None]
+
+    @property
+    def _judges_apart(self) -> bool:
+        """Whether several outputs have limits of their own, and nothing else is limited."""
+        return all(part.outputs for part in judged_parts(self.budget, self.plans[0].outcome))
+
+    def _demand(
+        self, part: JudgedPart, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]
+    ) -> Demand | None:
+        """What is learnt of one part's noise and limit; None where no layer adds to its noise."""
+        columns = None
+        if part.outputs:
+            harm, columns = self._harm_at(part, harm, measure)
+            if not harm:
+                return None
+
+            def measure(outcome: Outcome) -> float:
+                return part.noise(outcome)
+
         own = [plan for plan in self.plans if plan.amax == self.amax]
         noise = PlanNoise(harm, _DOUBT if self.amax != self._measured_with else 1.0)
         whole = [plan for plan in own if plan.whole and 0 < measure(plan.outcome) < math.inf]
@@ -141,26 +229,42 @@ class Proposing(Evaluations):
         for plan in own:
             noise.observe(plan.kept, *self._estimated(plan, whole, measure))
         everything = next((measure(plan.outcome) for plan in own if not plan.kept), sum(noise.harm))
-        budget = self.budget
-        near = min(own, key=lambda plan: (not plan.whole, self._rank(plan)), default=None)
-        exact = budget.most_noise(near.outcome if near is not None else Outcome(0.0))
-        limit = NoiseLimit(everything, exact, self._on_answers)
-        for plan in own:
-            worst = budget.worst_share(plan.outcome, self.simulation.runner.float_on(plan.batches))
-            if worst is not None and worst.expected is not None and worst.expected >= worst.lost:
-                limit.observe_expected(measure(plan.outcome), worst.expected, budget.left_of(worst))
-            elif worst is not None:
-                limit.observe_lost(
-                    measure(plan.outcome), worst.likely, worst.answers, worst.limit / (1 + budget.margin / 2)
-                )
-            elif plan.whole or plan.clear is not None:
-                limit.observe(measure(plan.outcome), not set(plan.lacks) - set(ON_NOISE))
-        return noise, limit
+        limited = part.budget.min_sqnr_db is not None
+        near = min(own, key=lambda plan: (not plan.whole, self._rank(plan)), default=None) if limited else None
+        exact = part.budget.most_noise(near.outcome if near is not None else Outcome(0.0))
+        limit = NoiseLimit(everything, exact, on_answers(part.budget))
+        for plan in own if on_answers(part.budget) else ():
+            self._learn_limit(limit, part, plan, measure(plan.outcome))
+        return Demand(noise, limit, columns)
 
-    @property
-    def _on_answers(self) -> bool:
-        """Whether there are limits on answers too, or on what a metric makes of them."""
-        return self.budget.by_task or any(limit is not None for limit in self.budget.on_answers)
+    def _learn_limit(self, limit: NoiseLimit, part: JudgedPart, plan: SearchedPlan, noise: float) -> None:
+        """Take in what a plan of such noise shows of the limit on a part."""
+        budget, outcome, reference = part.budget, part.of(plan.outcome), self.simulation.runner.float_on(plan.batches)
+        worst = budget.worst_share(outcome, reference)
+        if worst is not None and worst.expected is not None and worst.expected >= worst.lost:
+            limit.observe_expected(noise, worst.expected, budget.left_of(worst))
+        elif worst is not None:
+            limit.observe_lost(noise, worst.likely, worst.answers, worst.limit / (1 + budget.margin / 2))
+        elif plan.whole or plan.clear is not None:
+            lacks = plan.lacks if budget is self.budget else budget.lacks(outcome, reference)
+            limit.observe(noise, not set(lacks) - set(ON_NOISE))
+
+    def _harm_at(self, part: JudgedPart, harm: Mapping[str, float], measure: OfNoise) -> tuple[dict[str, float], Array]:
+        """The noise that layers add at a part's outputs, and their places among all; those that add none are left out.
+
+        ``harm`` may have been measured again with other ranges: what a layer adds here has changed alike.
+        """
+        assert self._sensed is not None
+        alone = {group.name: group.alone for group in self._sensed.groups if group.alone is not None}
+        found, columns = dict[str, float](), list[int]()
+        for place, (name, value) in enumerate(harm.items()):
+            seen = part.noise(alone[name]) if name in alone else value
+            before = measure(alone[name]) if name in alone else 0.0
+            if seen > 0:
+                times = value / before if 0 < before < math.inf and 0 < value < math.inf else 1.0
+                found[name] = seen * times
+                columns.append(place)
+        return found, np.asarray(columns, np.intp)
 
     def _estimated(self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: OfNoise) -> tuple[float, float]:
         """A plan's noise on all samples, and how far it may be off as a share.
@@ -192,3 +296,8 @@ class Proposing(Evaluations):
             return _UNKNOWN
         known = statistics.stdev(parts) / statistics.fmean(parts) * (1 + 2 / (count - 1))
         return known * math.sqrt(max(1 / count - 1 / of, 0.0))
+
+
+def on_answers(budget: Budget) -> bool:
+    """Whether a budget limits answers, or what a metric makes of them."""
+    return budget.by_task or any(limit is not None for limit in budget.on_answers)

@@ -17,6 +17,7 @@ from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.plans.choosing_ranges import ChoosingRanges
 from toolkit.search.plans.range_methods import methods_of
 from toolkit.search.plans.searched_plan import SearchedPlan
+from toolkit.search.sensitivity.independent_layers import independent, outputs_reached
 from toolkit.search.sensitivity.measure import Sensitivity, exact, reliability
 from toolkit.simulation.simulation import Simulation
 
@@ -136,7 +137,7 @@ class Search(ChoosingRanges):
                 # the float model's states remain valid for the new one
                 before.runner.forget(float_too=False)
                 self._shared.enter_context(self.simulation.shared_out())
-            sensitivity = self._sense()
+            sensitivity = self._sensed = self._sense()
             measure = self._measure(sensitivity.full)
             harm = {group.name: group.harm(sensitivity.full, measure) for group in sensitivity.groups}
             if self.try_ranges and not self._first_alone:
@@ -178,7 +179,10 @@ class Search(ChoosingRanges):
         runner, switches = simulation.runner, simulation.switches
         taken = self._alone.of_same(simulation) if self._alone is not None else {}
         names = [name for name in simulation.names if name not in taken]
-        alone = [switches.alone(name) for name in names]
+        # where outputs are judged apart, so are the layers that reach no output in common
+        together = self._judges_apart
+        some = independent(names, outputs_reached(simulation)) if together else [[name] for name in names]
+        alone = [switches.only(one) for one in some]
 
         def price(batches: int) -> float:
             return sum(runner.price(config, batches) for config in alone)
@@ -192,7 +196,8 @@ class Search(ChoosingRanges):
         if not bought:
             self.spending.pay(price(self.batches) + runner.price(simulation.config(()), self.batches))
         self.spending.bought.add((simulated, self.batches))
-        found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self.batches, names=names)
+        found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self.batches, names=names,
+                      together=together)  # fmt: skip
         self._taken = taken.keys()
         found.groups = [replace(group, alone=taken.get(group.name, group.alone)) for group in found.groups]
         parts = [group.alone.parts for group in found.groups if group.alone is not None]
@@ -233,7 +238,12 @@ class Search(ChoosingRanges):
         For limits on answers it is the divergence of the classes' scores, where there are any, which weighs an error by
         what it can change; noise weighs all errors alike.
         """
-        if self.budget.min_sqnr_db is not None or full.kl is None or not math.isfinite(full.noise):
+        if (
+            self._judges_apart
+            or self.budget.min_sqnr_db is not None
+            or full.kl is None
+            or not math.isfinite(full.noise)
+        ):
             return lambda outcome: outcome.noise
         return lambda outcome: outcome.kl if outcome.kl is not None and math.isfinite(outcome.noise) else math.inf
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.machines import machine_notes
 from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.search.sensitivity.independent_layers import at_outputs, independent, outputs_reached
 from toolkit.search.sensitivity.stale_measurements import stale_measurements
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.state_run import run_each
@@ -28,6 +29,7 @@ from toolkit.simulation.state_run import run_each
 SCHEMA = "qtool-sensitivity-1"
 TRUSTED = 0.9
 _KIND = FileKind("it cannot be read as a sensitivity.json", QtoolError, "measure again")
+_Key = tuple[str, str]
 _FAST_INFERENCES = 6.5
 _START_INFERENCES = 5.0
 _GROUP_INFERENCES = 0.7
@@ -204,6 +206,7 @@ def exact(
     progress: Progress | None = None,
     batches: int | None = None,
     names: Sequence[str] | None = None,
+    together: bool = False,
 ) -> Sensitivity:
     """Measure every layer. Each costs about half a float inference for each mode: only what comes after it is run.
 
@@ -216,6 +219,8 @@ def exact(
         progress: called with what is being done, how much is done, and of how much.
         batches: how many of the batches to use, evenly spread; all where None.
         names: measure only these layers.
+        together: measure layers that reach no output in common in one run, see ``independent_layers``: of each its
+            noise and answers at its own outputs are known then, and nothing of all outputs together.
 
     Raises:
         QtoolError: an unknown mode.
@@ -226,16 +231,18 @@ def exact(
     fingerprint, runner, switches = simulation.fingerprint(), simulation.runner, simulation.switches
     known = Log(log, fingerprint, needs_now)
     wanted = [(mode, name) for mode in modes for name in (simulation.names if names is None else names)]
-    part = f":{batches}" if batches is not None else ""
+    part = (f":{batches}" if batches is not None else "") + (":together" if together else "")
     lines = {key: known.get(":".join(key) + part) for key in wanted}
     found = {key: Outcome.from_json(line["outcome"]) for key, line in lines.items() if line is not None}
     before = runner.inferences
     full = runner.full_outcome if batches is None else runner.base.run(batches)
     missing = [key for key in wanted if key not in found]
-    with closing(_outcomes(simulation, missing, batches)) as outcomes:
-        for key, outcome in outcomes:
-            found[key] = outcome
-            known.add(":".join(key) + part, {"outcome": outcome.to_json()})
+    reached = outputs_reached(simulation) if together else {}
+    with closing(_outcomes(simulation, _in_one_run(missing, reached), batches)) as outcomes:
+        for keys, outcome in outcomes:
+            for key in keys:
+                found[key] = one = at_outputs(outcome, reached[key[1]]) if len(keys) > 1 else outcome
+                known.add(":".join(key) + part, {"outcome": one.to_json()})
             if progress is not None:
                 progress("sensitivity", len(found), len(wanted))
     groups = [
@@ -252,19 +259,31 @@ def exact(
     )  # fmt: skip
 
 
+def _in_one_run(keys: Sequence[_Key], reached: Mapping[str, Collection[str]]) -> list[list[_Key]]:
+    """The layers to measure, in lists of those that are quantized in one run: each by itself where ``reached``, by
+    layer the outputs that depend on it, is empty.
+    """
+    alone = [name for mode, name in keys if mode == "alone"]
+    several = [[("alone", name) for name in some] for some in independent(alone, reached)]
+    return [*several, *([key] for key in keys if key[0] != "alone")]
+
+
 def _outcomes(
-    simulation: Simulation, keys: Sequence[tuple[str, str]], batches: int | None
-) -> Generator[tuple[tuple[str, str], Outcome], None, None]:
-    """The outcomes of single layers, by mode and name, in any order, here or by workers; see ``exact``."""
+    simulation: Simulation, keys: Sequence[Sequence[_Key]], batches: int | None
+) -> Generator[tuple[Sequence[_Key], Outcome], None, None]:
+    """The outcomes of lists of single layers, by mode and name, in any order, here or by workers; see ``exact``."""
     runner, switches = simulation.runner, simulation.switches
-    configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in keys]
+    configs = [
+        switches.only([name for _, name in some]) if some[0][0] == "alone" else switches.config([some[0][1]])
+        for some in keys
+    ]
     with simulation.shared_out(len(keys)) as workers:
         if workers is None:
             yield from ((keys[place], outcome) for place, outcome in run_each(runner, configs, batches))
             return
-        for key, (outcome, cost) in zip(keys, in_order(workers, ((config, batches) for config in configs))):
+        for some, (outcome, cost) in zip(keys, in_order(workers, ((config, batches) for config in configs))):
             runner.spent += cost
-            yield key, outcome
+            yield some, outcome
 
 
 def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress | None = None) -> Sensitivity:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from toolkit.search.plans.demands import Demand, Demands
 from toolkit.search.plans.plan_noise import NoiseLimit, PlanNoise
 from toolkit.search.plans.proposals import Proposals
 
@@ -13,6 +14,11 @@ def level(noise: PlanNoise, *kept: str) -> tuple[float, float]:
     """The noise that is expected of a plan, and its standard deviation in nepers."""
     middle, spread = noise.of(noise.quantized(kept)[None])
     return math.exp(middle[0]), float(spread[0])
+
+
+def proposals_of(noise: PlanNoise, limit: NoiseLimit, price: dict[str, float], caution: float = 1.0) -> Proposals:
+    """Proposals where one limit is on the noise of the whole model."""
+    return Proposals(Demands(noise.names, [Demand(noise, limit)]), price, caution)
 
 
 def test_before_anything_ran_noise_is_the_sum_of_harms():
@@ -61,14 +67,14 @@ def test_two_layers_that_are_only_good_together_stay_together():
     noise.observe([], 0.15)
     noise.observe(["a"], 1.1)
     noise.observe(["b"], 1.1)
-    proposals = Proposals(noise, NoiseLimit(1.0, 0.12, False), {"a": 1.0, "b": 1.0, "c": 1.0})
+    proposals = proposals_of(noise, NoiseLimit(1.0, 0.12, False), {"a": 1.0, "b": 1.0, "c": 1.0})
     assert proposals.best("abc", 3.0, [frozenset()])[0] == ["c"]
 
 
 def test_who_wants_a_plan_soon_is_offered_one_that_is_likely_to_do():
     harm = {f"layer{n}": 1.0 for n in range(12)}
     noise, limit, price = PlanNoise(harm), NoiseLimit(12.0, 5.0, False), dict.fromkeys(harm, 1.0)
-    bold, careful = (Proposals(noise, limit, price, caution) for caution in (1.0, 3.0))
+    bold, careful = (proposals_of(noise, limit, price, caution) for caution in (1.0, 3.0))
     first, sure = (one.best(list(harm), 12.0, [])[0] for one in (bold, careful))
     assert len(sure) > len(first) and bold.chance(sure) > max(bold.chance(first), 0.8)
 
@@ -88,7 +94,7 @@ def test_the_limit_lies_between_what_met_the_budget_and_what_did_not():
 
 
 def test_the_plan_that_gains_most_and_may_meet_the_budget_comes_first():
-    proposals = Proposals(
+    proposals = proposals_of(
         PlanNoise({"a": 1.0, "b": 0.01, "c": 0.02}), NoiseLimit(1.0, 0.5, False), {"a": 1.0, "b": 5.0, "c": 1.0}
     )
     assert proposals.best(["a", "b", "c"], 7.0, [])[0] == ["a"]
@@ -98,7 +104,7 @@ def test_the_plan_that_gains_most_and_may_meet_the_budget_comes_first():
 
 def test_what_is_promised_is_the_gain_of_the_best_plan_times_its_chance_as_a_share_of_the_work():
     noise, price = PlanNoise({"a": 1.0, "b": 0.01, "c": 0.02}), {"a": 1.0, "b": 5.0, "c": 4.0}
-    proposals = Proposals(noise, NoiseLimit(1.0, 0.5, False), price)
+    proposals = proposals_of(noise, NoiseLimit(1.0, 0.5, False), price)
     assert proposals.promise(["a", "b", "c"], 10.0, []) == pytest.approx(0.9, abs=0.03)
     # what is left is one layer that costs too much
     assert proposals.promise(["a"], 1.0, [frozenset("a")]) < 0.02
@@ -108,7 +114,7 @@ def test_what_is_promised_is_the_gain_of_the_best_plan_times_its_chance_as_a_sha
 def test_one_dear_layer_goes_back_for_two_cheap_ones():
     noise = PlanNoise({"dear": 0.5, "x": 0.3, "y": 0.3})
     noise.observe(["dear"], 0.6)
-    proposals = Proposals(noise, NoiseLimit(1.1, 0.7, False), {"dear": 10.0, "x": 1.0, "y": 1.0})
+    proposals = proposals_of(noise, NoiseLimit(1.1, 0.7, False), {"dear": 10.0, "x": 1.0, "y": 1.0})
     assert set(proposals.best(["dear"], 10.0, [frozenset(["dear"])])[0]) <= {"x", "y"}
 
 
@@ -117,7 +123,7 @@ def test_a_thousand_layers_take_no_table_of_their_cubes():
     harm = dict(zip(map(str, range(1000)), random.lognormal(0, 2, 1000)))
     noise = PlanNoise(harm)
     noise.observe([], sum(harm.values()))
-    proposals = Proposals(noise, NoiseLimit(1.0, sum(harm.values()) / 10, False), dict.fromkeys(harm, 1.0))
+    proposals = proposals_of(noise, NoiseLimit(1.0, sum(harm.values()) / 10, False), dict.fromkeys(harm, 1.0))
     best = proposals.best(list(harm), 1000.0, [])[0]
     assert 0 < len(best) < 500 and sum(harm[name] for name in best) > 0.5 * sum(harm.values())
 

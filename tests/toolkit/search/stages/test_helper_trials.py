@@ -193,8 +193,8 @@ def test_a_first_plan_is_there_before_weights_are_rounded_on_samples(all_of_them
 
 def test_what_single_layers_did_before_rounding_is_measured_again_only_where_that_is_told(monkeypatch):
     search = uneven(12.0, "output")
-    runs, alone = [], Switches.alone
-    monkeypatch.setattr(Switches, "alone", lambda own, name, *given: runs.append(name) or alone(own, name, *given))
+    runs, only = [], Switches.only
+    monkeypatch.setattr(Switches, "only", lambda own, names, *given: only(own, runs.extend(names) or names, *given))
     search.first_plan()
     assert set(runs) == set(search.plain.names) == set(search.alone.outcomes)
     runs.clear()
