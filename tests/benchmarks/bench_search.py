@@ -16,8 +16,8 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,6 +30,7 @@ from passes.search_precision import SearchPrecision
 from tests.benchmarks.hard_models import MODELS, hard_swish_cnn, outlier_reader
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
 from toolkit.data.dataset import Batch
 from toolkit.evaluation.budget import Budget
 from toolkit.graph.model import Model
@@ -40,8 +41,16 @@ from toolkit.search.cost.gpus import gpu_spec
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.plans.search import Search, SearchResult
 from toolkit.search.plans.searched_plan import SearchedPlan
+from toolkit.search.quantizer.quantizer import Quantizer
+from toolkit.simulation.runner import Runner
 from toolkit.simulation.simulation import Simulation
 
+_PARTS = {
+    "float": (Runner, "_start"), "other forms": (PlanSearch, "on"), "helpers": (Pass, "__call__"),
+    "rounding": (Quantizer, "rounder"), "plan's form": (PlanSearch, "take"), "types": (Simulation, "outcome_of"),
+    "worst layers": (PlanSearch, "_record"),
+}  # fmt: skip
+"""What is priced by itself, see ``toolkit.search.budget.spending``."""
 INFERENCES = 13.0
 """What search_precision lets plans cost by price, of its 20."""
 RECIPE = """
@@ -168,6 +177,19 @@ class _Clock:
         self.first: float | None = None
         self.feeds: list[Batch] = []
         self.found: SearchResult | None = None
+        self.parts: dict[str, list[float]] = {name: [] for name in _PARTS}
+
+    def _timed(self, name: str, part: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its seconds added to those of the part."""
+
+        def run(*given: Any, **named: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return part(*given, **named)
+            finally:
+                self.parts[name].append(time.perf_counter() - begin)
+
+        return run
 
     def measure(self, recipe: Path, out: Path) -> None:
         """Run a recipe up to the end of its search."""
@@ -191,8 +213,10 @@ class _Clock:
 
         with (
             patch.object(SearchPrecision, "apply", timed), patch.object(Search, "_take", taken),
-            patch.object(PlanSearch, "run", searched), suppress(_Searched),
+            patch.object(PlanSearch, "run", searched), suppress(_Searched), ExitStack() as parts,
         ):  # fmt: skip
+            for name, (owner, method) in _PARTS.items():
+                parts.enter_context(patch.object(owner, method, self._timed(name, getattr(owner, method))))
             run(recipe, out, allow_code=True)
 
 
@@ -224,6 +248,9 @@ def clock(recipes: Sequence[str]) -> None:
               f"{sum(feed.count for feed in seen.feeds)} samples in {inference:.2f} s ({seen.found.inferences:.1f} by price), "
               f"a first plan after {first:.1f}; {best.quantized:.1%} in INT8, {best.outcome.sqnr_db:.1f} dB, "
               f"{'within' if best.meets else 'not within'} the budget, {len(seen.found.plans)} plans", flush=True)  # fmt: skip
+        # a pass holds the search itself
+        parts = {name: [one for one in took if one < seen.end - seen.begin] for name, took in seen.parts.items()}
+        print("  " + ", ".join(f"{name} {sum(some) / inference:.1f} in {len(some)}" for name, some in parts.items()))
 
 
 def main(asked: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from toolkit.search.budget.budget import (
 )
 from toolkit.search.budget.samples import fewer_where_slow, in_parts, samples_to_decide_on
 from toolkit.search.budget.settings import SearchSettings
-from toolkit.search.budget.spending import CALIBRATION_PRICE, SPOTS_PRICE, Spending
+from toolkit.search.budget.spending import ROUNDING_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.causes.helpers import Helpers
 from toolkit.search.causes.weak_spots import weak_spots
 from toolkit.search.codes import SearchEndCode
@@ -119,9 +119,9 @@ class PlanSearch(HelperTrials, TimedSearch):
             layers = list(quantizer.placement(model, quiet).layers)
             earlier_times(settings.times, layers, quantizer.precision, quiet, gpu_for(settings.gpu, quiet).name)
 
-    def on(self, model: Model, context: Context, share: float = 1.0) -> PlanSearch:
-        """The same search and samples on another form of the model, that a helper pass made by such a share of them."""
-        self.spending.pay(CALIBRATION_PRICE * share)
+    def on(self, model: Model, context: Context, price: float) -> PlanSearch:
+        """The same search and samples on another form of the model, which has this price."""
+        self.spending.pay(price)
         same = self.lower, self.reference, self.name, self.by, self.spending, self.samples
         made = PlanSearch(self.quantizer, self.settings, model, context, *same)
         made.budget, made.decided_on = self.budget, self.decided_on
@@ -146,13 +146,15 @@ class PlanSearch(HelperTrials, TimedSearch):
         self.likely = before.first.kept if before.first is not None else None
         self.alone = before.alone.without(forms.changed) if before.alone is not None else None
         self.spending.bought.clear()
-        self.spending.again("helpers", _OF_FORM)
+        self.spending.again("helpers", _OF_FORM + (ROUNDING_PRICE if self.quantizer.weights == "output" else 0.0))
         return self
 
     @cached_property
     def simulation(self) -> Simulation:
         """The model on the samples, with weights rounded as the quantizer rounds them."""
-        return self.plain.rounded_by(self.quantizer.rounder(self.model, self.context))
+        rounded = self.plain.rounded_by(self.quantizer.rounder(self.model, self.context))
+        self.spending.pay(ROUNDING_PRICE if rounded is not self.plain else 0.0)
+        return rounded
 
     def _simulation(self) -> Simulation:
         """The same before samples have said how weights are rounded."""
@@ -312,8 +314,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             by=list(nearest.lacks.values()), rest=self.context.rest,
             helpers=Helpers(self.model).with_others(self.settings.helpers),
         )  # fmt: skip
-        told = (Code.SEARCH_NEAREST, Code.SEARCH_ALL_FLOAT)
-        plain.notes = [one for one in found.notes if one.code not in told]
+        plain.notes = [one for one in found.notes if one.code not in (Code.SEARCH_NEAREST, Code.SEARCH_ALL_FLOAT)]
         return plain
 
     def take(self, found: SearchResult, model: Model, context: Context) -> None:
@@ -323,7 +324,6 @@ class PlanSearch(HelperTrials, TimedSearch):
         amaxes = found.best.amax
         quantized = [group for group in self.simulation.switches.groups if group.name not in found.best.kept]
         if self.forms is not None and self.forms.take([group.name for group in quantized], model, context):
-            self.spending.pay(CALIBRATION_PRICE)
             context.ranges(model, self.quantizer.wanted(model, context), self.quantizer.precision)
             read = {tensor for group in quantized for tensor in group.tensors}
             # in this form others are not what the ranges were chosen for

@@ -13,13 +13,12 @@ from toolkit.contract.journal import Event
 from toolkit.contract.passes import Pass
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.session import session
+from toolkit.search.budget.spending import CALIBRATION_PRICE, TRIAL_PRICE
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.stages.helped_forms import HelpedForms, with_helper
 
 _SAME_DB = 40.0
 """A helper moves factors around: the SQNR of what float16 rounds differently stays above this."""
-_PART = 0.25
-"""What a trial calibrated on a part of the samples costs."""
 
 
 def with_helpers(
@@ -79,6 +78,11 @@ class _HelpersInTurn:
         self.stay: list[Pass] = []
         self._changes: list[Event] = []
 
+    @property
+    def _price(self) -> float:
+        """What a trial costs: its ranges come from a quarter of the samples, or from all where these are few."""
+        return TRIAL_PRICE if self._part is not self._context.provider else TRIAL_PRICE + CALIBRATION_PRICE
+
     def suffice(self) -> bool:
         """Whether no more are tried: no time is left, or with those that stay all layers may be quantized."""
         standing = self._standing
@@ -91,7 +95,7 @@ class _HelpersInTurn:
         context = with_helper(helper, form, self._form_context, self._part)
         if not context.journal.of("changed") or self._context.provider is None or self._changes_results(name, form):
             return
-        tried = self._plain_search.on(form, context, 1.0 if self._part is self._context.provider else _PART)
+        tried = self._plain_search.on(form, context, self._price)
         few = tried.on_few()
         if few is not tried.plain:
             few.compared_like(self._few)
@@ -140,10 +144,11 @@ class _HelpersInTurn:
         if self._part is not context.provider:
             self.search.plain.forget()
             self._form_context = replace(self._form_context, provider=context.provider, known_ranges=None)
-            self.search = plain.on(self._form, self._form_context)
+            self.search = plain.on(self._form, self._form_context, CALIBRATION_PRICE)
         named = frozenset(event.node for event in self._changes)
         forms = HelpedForms(
-            model.copy(), context.fork(), self._part, tuple(self.stay), named, plain.quantizer.dtype, self._changes
+            model.copy(), context.fork(), self._part, tuple(self.stay), named, plain.quantizer.dtype, self._changes,
+            plain.spending.pay,
         )
         model.become(self._form)
         context.known_ranges = self._form_context.known_ranges

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from toolkit.base.precision import Precision
@@ -11,6 +11,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Event
 from toolkit.contract.passes import Pass
 from toolkit.graph.model import Model
+from toolkit.search.budget.spending import FORM_PRICE
 
 _MADE = 2
 """How many forms are kept."""
@@ -32,6 +33,7 @@ class HelpedForms:
         changed: the nodes that they changed.
         dtype: the type that layers are quantized to.
         events: what they changed according to the journal, with all layers quantized.
+        pay: told what a form costs that was not made before.
     """
 
     before: Model
@@ -41,6 +43,7 @@ class HelpedForms:
     changed: frozenset[str]
     dtype: str
     events: list[Event]
+    pay: Callable[[float], None] = lambda price: None
     _made: dict[frozenset[str], tuple[Model, list[Event]]] = field(default_factory=dict)
 
     def take(self, quantized: Collection[str], model: Model, context: Context) -> bool:
@@ -59,6 +62,7 @@ class HelpedForms:
         if not idle:
             return False
         if idle not in self._made:
+            self.pay(FORM_PRICE)
             self._made[idle] = self._form(idle)
         # the last plan's form is wanted again after the form without pairs: first it is checked, then it is taken
         made = form, events = self._made.pop(idle)

@@ -14,7 +14,7 @@ from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.budget import Budget
 from toolkit.search.budget.settings import SearchSettings
-from toolkit.search.budget.spending import Spending
+from toolkit.search.budget.spending import CALIBRATION_PRICE, ROUNDING_PRICE, Spending
 from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.cost.gpus import gpu_spec
 from toolkit.search.plan_search import PlanSearch
@@ -79,7 +79,7 @@ def test_another_process_compares_a_helped_form_with_the_same_float_outputs():
     assert search.plain.runner.float_seconds
     form = search.model.copy()
     Equalize()(form, search.context.fork())
-    helped_form = search.on(form, replace(search.context.fork(), known_ranges=None))
+    helped_form = search.on(form, replace(search.context.fork(), known_ranges=None), CALIBRATION_PRICE)
     base = helped_form.plain.config(())
     here, there = helped_form.plain.runner.run(base), helped_form.plain.job().open()((base, None))[0]
     # of the form itself the float outputs differ in their last bits
@@ -179,8 +179,10 @@ def test_a_first_plan_is_there_before_weights_are_rounded_on_samples(all_of_them
     monkeypatch.setattr(InsertQDQ, "rounder", rounding)
     first = search.first_plan()
     assert first.meets and bool(first.kept) is not all_of_them
-    # it is what a search finds that never rounds otherwise, at the same price
-    assert first == nearest.first_plan() and search.spending.priced == pytest.approx(nearest.spending.priced)
+    # it is what a search finds that never rounds otherwise, at the same price but for the rounding: a plan of all
+    # layers is looked at in its types too
+    paid = ROUNDING_PRICE if all_of_them else 0.0
+    assert first == nearest.first_plan() and search.spending.priced == pytest.approx(nearest.spending.priced + paid)
     found = search.run()
     assert seen[0]["met"] and seen[0]["best"]["kept"] == list(first.kept)
     # and what is taken is measured with the weights that it will have
