@@ -51,7 +51,7 @@ def test_plans_give_harms_that_were_measured_on_samples_showing_nothing_their_un
     # what ran where the layers did tells how they add up, and not of the unit
     assert level(noise, "d")[0] < level(noise, "c")[0] < level(noise)[0]
     limit = NoiseLimit(8e-3, 3e-3, False)
-    assert Proposals(noise, limit, dict.fromkeys("abcd", 1.0)).best("abcd", 4.0, [frozenset()])[0] == ["a", "b"]
+    assert proposals_of(noise, limit, dict.fromkeys("abcd", 1.0)).best("abcd", 4.0, [frozenset()])[0] == ["a", "b"]
 
 
 def test_a_harm_up_to_four_times_off_keeps_its_unit():

@@ -37,8 +37,8 @@ def _unvaried(inputs: Sequence[str], samples: int, values: Sequence[float | None
     if len(inputs) == 1 and values[0] is not None:
         shows = "its range says nothing about" if of == "calibration" else "they say nothing about"
         return (
-            f"Input '{inputs[0]}' is {values[0]:g} throughout {count(samples, f'{of} sample')}, so {shows} real inputs; "
-            "check how the data was made."
+            f"Input '{inputs[0]}' is {values[0]:g} throughout {count(samples, f'{of} sample')}, so {shows} real "
+            "inputs; check how the data was made."
         )
     throughout = (f" ({value:g} throughout)" if value is not None else "" for value in values)
     told = [f"'{name}'{more}" for name, more in zip(inputs, throughout)]
