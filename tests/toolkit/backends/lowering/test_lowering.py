@@ -238,7 +238,9 @@ def test_a_subgraph_runs_in_fp32_and_reads_fp32():
     journal = Journal()
     result = lower(model, context.plan, journal=journal)
     assert type_of(result.model, "r") == TensorProto.FLOAT16
-    assert {e.node for e in journal.of("declined")} >= {"t", "e", "o"}
+    declined = {e.node: e for e in journal.of("declined")}
+    assert declined.keys() >= {"t", "e", "o"} and {declined[name].rule for name in "teo"} == {"stays-fp32"}
+    assert sentence(declined["e"].why) == "stays fp32: it is inside a subgraph, which keeps its types"
     feeds = {"x": np.float32([1, -2, 3, 0]), "c": np.array(True)}
     assert np.allclose(run(result.model, feeds)[0], run(model, feeds)[0], atol=1e-3)
 
