@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.spread import spread
 from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.probes import MEMORY, bytes_per_sample, split_by_memory
@@ -22,7 +23,8 @@ from toolkit.graph.sessions.side_by_side import BATCHES_HELD, run_side_by_side
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-_SAMPLES = 2
+_SAMPLES, _AMONG = 2, 8
+"""The smallest of so many samples are looked at: where two forms differ does not depend on the size."""
 _SAME = 1e-4
 """How far apart values may be, as a share of the tensor's largest or of its norm: 80 dB are lost in a histogram."""
 _LONG = 1 << 14
@@ -65,7 +67,7 @@ class SameValues:
             data: the samples, the same for all forms; a few of them are looked at.
             collection: not to be changed from here on.
         """
-        self._data = self._data if self._data is not None else data.spread(_SAMPLES)
+        self._data = self._data if self._data is not None else _smallest(data)
         if all(form.collection is not collection for form in self._forms):
             self._forms.append(_RunForm(collection, list(wanted), model.copy()))
 
@@ -129,6 +131,15 @@ def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iter
         if name in source.infinite or any(histogram.nonfinite for histogram in groups.values()):
             made.infinite.add(name)
     return made
+
+
+def _smallest(data: CalibrationData) -> CalibrationData:
+    """The smallest of some samples that are spread over all; those with an empty input last, which tell nothing of it."""
+    some = data.spread(_AMONG)
+    sizes = [([value.nbytes for value in one.inputs.values()], one.index) for one in some.all_samples()]
+    in_turn = sorted((sizes[place] for place in spread(len(sizes))), key=lambda one: (0 in one[0], sum(one[0])))
+    chosen = frozenset(index for _, index in in_turn[:_SAMPLES])
+    return some.part(chosen.__contains__, data.name)
 
 
 def _sketches_of(model: Model, names: Iterable[str], data: CalibrationData, limit: int) -> dict[str, Array]:

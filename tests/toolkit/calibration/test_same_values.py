@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.conftest import build, node
 from tests.toolkit.search.planted import chain, feeds
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.calibration import collect as collecting
 from toolkit.calibration import same_values
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.graph.model import Model
 from toolkit.graph.surgery.tensors import make_constant
 
 
@@ -67,6 +70,18 @@ def test_a_form_that_holds_all_values_is_not_run_over_the_samples(collected):
     again = own.collect(form)
     assert len(collected) == 1 and again.extremes() == first.extremes()
     assert again.made_from["model"] == form.fingerprint() != first.made_from["model"]
+
+
+def test_the_smallest_samples_tell_whether_two_forms_hold_the_same_values():
+    model = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": ["n", 1, "w"]}, {"y": ["n", 1, "w"]}))
+    widths = [9, 4, 9, 0, 9, 7, 9, 9]
+    stored = [{"x": np.ones((1, 1, width), np.float32)} for width in widths]
+    profile = ShapeProfile("wide", {"x": Extent((1, 1, 0), (1, 1, 4), (1, 1, 9))})
+    data = CalibrationData.open(stored, model, Profiles((profile,)))
+    few = same_values._smallest(data)
+    assert [sample.inputs["x"].shape[2] for sample in few.all_samples()] == [4, 7]
+    alike = CalibrationData.open(stored[2:5:2] * 4, model, Profiles((profile,)))
+    assert [sample.index for sample in same_values._smallest(alike).all_samples()] == [0, 4]
 
 
 def test_a_part_of_the_samples_has_what_it_showed_itself(collected):
