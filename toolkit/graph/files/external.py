@@ -24,6 +24,8 @@ from toolkit.graph.proto.light import LightModel, detach_values, is_large
 from toolkit.graph.proto.on_disk import spilled_as
 from toolkit.graph.proto.stored import byte_count, stored_tensors
 
+LOCATION = "location"
+"""The entry of a tensor's external data that names the file."""
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _COPY = "copy the data file beside the model, whole"
 
@@ -65,7 +67,7 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         # protobuf lets bytes through that are no text
-        if entry.key == "location" and isinstance(entry.value, str)
+        if entry.key == LOCATION and isinstance(entry.value, str)
     }
     own = path.resolve()
     folder, found = own.parent, []
@@ -122,7 +124,7 @@ class _Place:
     def __init__(self, tensor: TensorProto, path: Path) -> None:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         self.name, self.path = tensor.name, path
-        self.location = entries.get("location", "")
+        self.location = entries.get(LOCATION, "")
         self.needed = byte_count(tensor)
         self.offset = _number(entries, "offset", tensor, path) or 0
         length = _number(entries, "length", tensor, path)

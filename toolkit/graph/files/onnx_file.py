@@ -18,7 +18,7 @@ from toolkit.base.errors import ModelError
 from toolkit.base.files import atomic_path, write_parts
 from toolkit.base.mapped import map_file, release_pages, was_read
 from toolkit.base.reading import FileKind, open_regular, read_file, reading
-from toolkit.graph.files.external import read_external
+from toolkit.graph.files.external import LOCATION, read_external
 from toolkit.graph.files.proto_check import check_proto
 from toolkit.graph.files.scanned import without_values
 from toolkit.graph.files.streamed import streamed
@@ -67,6 +67,16 @@ def parse(path: Path) -> onnx.ModelProto:
         ModelError: it is missing, empty, no regular file, or not ONNX.
     """
     return _parsed(path)[0]
+
+
+def may_name_files(path: Path) -> bool:
+    """Whether an ONNX file may name files with external data; not where the word for it is nowhere in a small file.
+
+    Raises:
+        ModelError: it is missing or no regular file.
+    """
+    with reading(path, ONNX):
+        return path.stat().st_size >= _SCANNED or LOCATION.encode() in read_file(path, ONNX)
 
 
 def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[Path, mmap.mmap]]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.conftest import build, node, normal
 from toolkit.base.errors import ModelError
 from toolkit.base.mapped import place_of
 from toolkit.graph.files import onnx_file
@@ -92,6 +93,25 @@ def test_the_files_of_a_model_that_cannot_be_parsed_are_its_own(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"\xff" * 20)
     assert model_files(tmp_path / "m.onnx") == [tmp_path / "m.onnx"]
     assert model_files(tmp_path / "none.onnx") == [tmp_path / "none.onnx"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_small_model_that_names_no_file_is_not_parsed_for_its_files(tmp_path, monkeypatch, inside):
+    named = build([node("Relu", ["x"], ["location"]), node("Relu", ["location"], ["y"])], {"x": [2]}, {"y": [2]})
+    onnx.save(named, tmp_path / "named.onnx")
+    tensor = numpy_helper.from_array(normal(2), "w")
+    outside = onnx.TensorProto(name="w", data_type=tensor.data_type, dims=[2], data_location=1)
+    outside.external_data.add(key="location", value="w.bin")
+    (tmp_path / "w.bin").write_bytes(tensor.raw_data)
+    nodes = [node("Constant", [], ["w"], value=tensor), node("Add", ["x", "w"], ["y"])]
+    proto = build(nodes, {"x": [2]}, {"y": [2]})
+    proto.graph.node[0].attribute[0].t.CopyFrom(tensor if inside else outside)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    parsed = []
+    monkeypatch.setattr(onnx_file, "parse", lambda path: parsed.append(path.name) or parse(path))
+    assert model_files(tmp_path / "m.onnx") == [tmp_path / name for name in ("m.onnx", "w.bin")[: 2 - inside]]
+    assert model_files(tmp_path / "named.onnx") == [tmp_path / "named.onnx"]
+    assert parsed == (["named.onnx"] if inside else ["m.onnx", "named.onnx"])
 
 
 def test_a_file_that_protobuf_cannot_hold_is_told_what_helps(tmp_path):
