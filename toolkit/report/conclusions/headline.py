@@ -127,7 +127,8 @@ def _missed(accuracy: Accuracy, own: Accuracy | None, running: str, late: Findin
     said += [unrounded(guilty)] + ([accuracy.doubts[0]] if accuracy.float_wrong else [])
     other = f"simulated {brief(accuracy)}" if place else _on_gpu(own)
     said += ["" if late is None else sentence(late), other, running]
-    default = " (the task's own; the recipe has none)" if guilty.by_default else ""
+    whose = "the metric's default" if over else "the task's own"
+    default = f" ({whose}; the recipe has none)" if guilty.by_default else ""
     return f"MISSED ITS BUDGET{default}{place}: {'; '.join(filter(None, said))}."
 
 

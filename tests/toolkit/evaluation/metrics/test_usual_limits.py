@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import build, node, normal
 from toolkit import Model, Recipe, run
 from toolkit.contract.journal import Journal
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.comparison.outputs import EvaluationResult
 from toolkit.evaluation.metrics.by_name import make_metric
@@ -139,3 +140,12 @@ def test_a_search_without_a_budget_quantizes_a_model_whose_own_answers_are_the_l
     assert report.accuracy.standing == "met" and report.search.met
     assert report.search.budget["max_drop"] == pytest.approx(report.accuracy.budget, rel=0.2)
     assert sum(str(layer.asked_precision) == "int8" for layer in report.layers if layer.op == "MatMul") == 2
+
+
+@pytest.mark.parametrize(("samples", "edits"), [(50, 2), (199, 2), (200, 2), (400, 4)])
+def test_the_note_on_a_rate_of_errors_says_how_many_edits_may_be_more(samples, edits):
+    """Two on fewer than 200 readings, where an edit in every hundredth would be less."""
+    characters = 1000 * samples
+    assert usual_drop("cer", 0.0, samples=samples, answers=characters) == pytest.approx(edits / characters)
+    said = sentence(EvaluationCode.USUAL_RATE_LIMIT(metric="cer", value=0.01))
+    assert "an edit in every hundredth reading (two edits on fewer than 200 readings) if that is more" in said

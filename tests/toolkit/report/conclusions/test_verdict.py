@@ -178,6 +178,17 @@ def test_a_metric_where_less_is_better_is_not_stated_in_points():
     assert "mse 0.300 against 0.100 float (worse by 0.2, budget 0.05)" in line
 
 
+def test_a_default_limit_that_is_missed_is_said_to_be_the_metrics():
+    """The task's own is one on unchanged answers."""
+    missed = Accuracy(metric="mse", before=0.1, quantized=0.3, drop=0.2, budget=0.05, met=False, by_default=True)
+    assert headline([], missed).startswith("MISSED ITS BUDGET (the metric's default; the recipe has none): mse 0.300")
+    part = PartFigures(
+        task="sequence", outputs=["y"], unchanged=0.9, standing="missed", answers=240, least=0.99, low=0.85, high=0.93
+    )
+    changed = Accuracy(parts=[part], met=False, by_default=True, misses=["90.0 % of 240 samples keep every label"])
+    assert headline([], changed).startswith("MISSED ITS BUDGET (the task's own; the recipe has none)")
+
+
 def test_a_missed_target_other_than_the_drop_is_named():
     measured = accuracy()
     measured.met, measured.misses = False, ["output 'y' has 8.1 dB, below 20"]
@@ -278,7 +289,9 @@ def test_layers_in_bodies_are_to_be_taken_out_of_them():
     assert ReportCode.TAKE_OUT_OF_BODIES(count=2, node="/if/conv") in [one.finding for one in found]
 
 
-@pytest.mark.parametrize("settled", [Code.PATCHES, PlacementCode.LACKS_INT8, Code.EXCLUDED, Code.SUBGRAPH, Code.COMPLETE])
+@pytest.mark.parametrize(
+    "settled", [Code.PATCHES, PlacementCode.LACKS_INT8, Code.EXCLUDED, Code.SUBGRAPH, Code.COMPLETE]
+)
 def test_nobody_is_sent_to_what_would_not_pay(settled):
     report = sample(kind="usable")
     declined = [

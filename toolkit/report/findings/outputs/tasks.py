@@ -368,7 +368,7 @@ TASKS: Table = {
     ),
     EvaluationCode.USUAL_RATE_LIMIT: (
         "The recipe has no budget, so {metric} may grow by 5 % of the float model's own, or an edit in every hundredth "
-        "reading, and by no more than {value}."
+        "reading (two edits on fewer than 200 readings) if that is more, but by no more than {value}."
     ),
     EvaluationCode.USUAL_ERROR_LIMIT: lambda metric, value: (
         f"The recipe has no budget, so {metric} may grow by {percent(value)} of the float model's own, or, where that "
