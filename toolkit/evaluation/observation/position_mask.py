@@ -160,8 +160,8 @@ def position_masks(
 
     A position that is off without being told by its own values, and with the others', is no padding: an output there is
     what a model fills in for a value that it was not given, or no output of that position. Unless all are tokens, and
-    these are off from an end on, of some samples more than of others: models that blank the embeddings of padding first
-    (DeBERTa, ESM) do so.
+    these are off from an end on, of some samples more than of others, and the same ones: models that blank the
+    embeddings of padding first (DeBERTa, ESM) do so.
 
     Args:
         run: runs the float model on one batch.
@@ -215,13 +215,20 @@ def _offs(values: Sequence[Array | None]) -> tuple[float, ...]:
 
 
 def _pads(given: Sequence[Mapping[str, Array]], mask: str, off: float, binary: Collection[str]) -> bool:
-    """Whether positions that are off can be nothing but the padding of tokens: at one end, and of varying number."""
+    """Whether positions that are off can be nothing but the padding of tokens.
+
+    They are at one end, of varying number, and one of the inputs holds a single value there: other tokens are what a
+    model is to find, or the data would not have them.
+    """
     shown = [(one, on) for one in given if (on := positions_on(one[mask], off)) is not None]
-    long = [
-        value for one, on in shown for name, value in one.items()
-        if name not in binary and _axis_in(value, on.shape[1]) is not None
-    ]  # fmt: skip
-    if not long or any(value.dtype.kind not in "iu" for value in long):
+    long: dict[str, list[Array]] = {}
+    for one, on in shown:
+        for name, value in one.items():
+            if name not in binary and (axis := _axis_in(value, on.shape[1])) is not None:
+                long.setdefault(name, []).append(np.moveaxis(value, axis, 1)[~on])
+    if not long or any(value.dtype.kind not in "iu" for values in long.values() for value in values):
+        return False
+    if not any(len(np.unique(np.concatenate(values))) == 1 for values in long.values()):
         return False
     rows = [~row for _, on in shown for row in on]
     at_end, at_start = (all((np.diff(row.astype(int)) * way >= 0).all() for row in rows) for way in (1, -1))

@@ -252,6 +252,15 @@ def test_tokens_anywhere_and_an_end_of_fixed_length_may_be_what_a_blanked_model_
         assert observed(blanked(), one).outputs[0].mask is None
 
 
+def test_tokens_that_the_data_has_where_they_are_off_are_what_a_blanked_model_is_to_find():
+    """The end of each text is hidden from the model, and the data holds it all the same; padding has one token."""
+    given, on = sentences(8)
+    whole = {**given, "ids": np.where(on, given["ids"], np.random.default_rng(3).integers(1, WORDS, on.shape))}
+    assert observed(blanked(), whole).outputs[0].mask is None
+    padded = {**given, "ids": np.where(on, given["ids"], 7)}
+    assert observed(blanked(), padded).outputs[0].mask is not None
+
+
 def test_a_vector_as_long_as_its_sentence_has_no_positions():
     proto = tagger(head=("MatMul", LENGTH))
     proto.graph.node.append(node("Gather", ["logits", "start"], ["first"], axis=1))
