@@ -127,6 +127,7 @@ def bisect(
 ) -> int:  # fmt: skip
     """``qtool bisect``: find a minimal set of layers to keep in float. Returns the exit status."""
     from toolkit.base.progress import Terminal
+    from toolkit.base.text import count
     from toolkit.cli.commands import emit, say
     from toolkit.report.findings import sentence
     from toolkit.run.analysis.bisect import BisectLimits, Question, bisect_recipe
@@ -143,13 +144,15 @@ def bisect(
     notes = "".join(f"{sentence(note)}\n" for note in found.notes)
     if bisected.rest is not None:
         notes += f'Set [engine] rest = "{bisected.rest}".\n'
+    on_samples = f" on {count(bisected.samples, f'{bisected.data} sample')}" if bisected.samples else ""
+    passes = f"The check passes{on_samples}"
     if not found.kept:
-        say(f"The check passes with every layer quantized.\n{notes}".rstrip())
+        say(f"{passes} with every layer quantized.\n{notes}".rstrip())
     else:
         names = "".join(f"  {name}\n" for name in found.kept)
         needed = "every one of them is needed" if len(found.kept) > 1 else "it is needed"
         these = f"these {len(found.kept)}" if len(found.kept) > 1 else "this one"
-        said = f"The check passes with {these} of {bisected.layers} layers in float; {needed}."
+        said = f"{passes} with {these} of {bisected.layers} layers in float; {needed}."
         say(f"{said}\n{names}{notes}\nPut this before the pass that quantizes:\n\n{bisected.fragment()}")
     if bisected.page is not None:
         say(f"{bisected.page} shows it")

@@ -62,6 +62,10 @@ def test_bisect_on_the_simulation(app, tmp_path):
     found = json.loads(call(app, tmp_path, "bisect", "--min-sqnr-db", "10", "--json"))
     assert found["kept"] and 'use = "keep_precision"' in found["recipe"]
     assert json.loads(call(app, tmp_path, "bisect", "--min-sqnr-db", "10", "--json"))["checks"] == 0
+    # what holds on the samples that it decided on may not hold on others: it says which these were
+    for words, samples in (((), "100 calibration samples"), (("--data", "evaluation", "--samples", "20"), "20 evaluation")):
+        told = call(app, tmp_path, "bisect", "--min-sqnr-db", "10", *words)
+        assert told.startswith(f"The check passes on {samples}"), told
 
 
 def test_layers_that_a_later_pass_keeps_float_count_as_float(app, tmp_path):
@@ -105,6 +109,8 @@ def test_bisect_by_a_command_needs_leave_and_gets_the_model(app, tmp_path):
         call(app, tmp_path, "bisect", "--command", command)
     found = json.loads(call(app, tmp_path, "bisect", "--command", command, "--allow-code", "--json"))
     assert found["kept"] == ["/head/Gemm"]
+    told = call(app, tmp_path, "bisect", "--command", command, "--allow-code")
+    assert told.startswith("The check passes with this one of")
 
 
 def test_bisect_knows_which_way_a_metric_goes(app, tmp_path, monkeypatch):

@@ -146,6 +146,8 @@ class Bisected:
         precision: what the kept layers ran in.
         rest: what ``[engine] rest`` has to be in place of the recipe's; None where that stays.
         page: the run's page that shows it.
+        samples: how many samples the check looked at; 0 for a command, whose samples are its own.
+        data: the samples that these were taken from, calibration or evaluation.
     """
 
     found: Bisection
@@ -153,6 +155,8 @@ class Bisected:
     precision: Precision
     rest: Precision | None = None
     page: Path | None = None
+    samples: int = 0
+    data: str = ""
 
     def fragment(self) -> str:
         """Lines to paste into a recipe before the pass that quantizes; empty where nothing has to be kept."""
@@ -196,7 +200,8 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
             precision, rest = setup.check.settle(found, precision)
         if isinstance(setup.check, EngineCheck):
             found.notes += setup.check.notes()
-        bisected = Bisected(found, len(simulation.names), precision, rest)
+        judged = sum(feed.count for feed in simulation.feeds) if question.command is None else 0
+        bisected = Bisected(found, len(simulation.names), precision, rest, samples=judged, data=samples.data)
         asked_for = question.words(), question.on
         info = bisection_info(found, bisected.layers, asked_for, precision, bisected.fragment())
         return replace(bisected, page=join_analysis(ready.inputs, info))
