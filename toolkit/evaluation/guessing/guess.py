@@ -18,6 +18,8 @@ from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
 _SURE_KINDS, _LEAD = 2, 1.0
+_OF_READ, _OF_OTHERS = 3.0, 2.0
+"""What the metric says of the output that it reads, and of others, of which a mask beside boxes remains a mask."""
 _SAYS_OF_ONE = frozenset({"classification"})
 """Labels that are classes say nothing of other outputs; where one output holds values, others are likelier to."""
 _DETECTION_WORDS = frozenset({"box", "boxes", "bbox", "bboxes", "det", "dets", "detection", "detections", "nms"})
@@ -94,7 +96,8 @@ def guess(
             parts += parts_for("regression", one, seen)
             continue
         named = metric_task if one.name == reads or metric_task not in _SAYS_OF_ONE else ""
-        task, sure, clues, others = _of_output(one, seen, named, [*_beside_boxes(one, seen, boxes)])
+        said = _OF_READ if one.name == reads else _OF_OTHERS
+        task, sure, clues, others = _of_output(one, seen, named, [*_beside_boxes(one, seen, boxes)], said)
         for each in (task, *others):
             parts += parts_for(each, one, seen)
         guesses.append((task, sure, clues, others))
@@ -125,7 +128,7 @@ def _beside_boxes(output: SeenOutput, seen: SeenModel, parts: Sequence[OutputPar
 
 
 def _of_output(
-    output: SeenOutput, seen: SeenModel, metric_task: str, more: Sequence[Clue] = ()
+    output: SeenOutput, seen: SeenModel, metric_task: str, more: Sequence[Clue] = (), said: float = _OF_READ
 ) -> tuple[str, bool, list[Finding], list[str]]:
     """The task of one output, whether that is sure, what speaks for it, and what else fits equally well."""
     if output.empty:
@@ -137,7 +140,7 @@ def _of_output(
         # metrics over positions belong to this task too
         metric_task = "sequence"
     if metric_task in fitting(output):
-        found[metric_task] += [Clue(metric_task, "metric", 3.0), Clue(metric_task, "shape", 1.0, "fits")]
+        found[metric_task] += [Clue(metric_task, "metric", said), Clue(metric_task, "shape", 1.0, "fits")]
     found = {task: clues for task, clues in found.items() if task in fitting(output)}
     if not found:
         return "regression", False, [], []

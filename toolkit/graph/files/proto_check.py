@@ -197,7 +197,7 @@ class _ProtoCheck:
         if kind is None or (kind == "tensor_type" and not value.type.tensor_type.elem_type):
             raise self.fault(f"input '{value.name}' declares no type", "export the model again with typed inputs")
         if value.type.tensor_type.elem_type == _STRING:
-            raise self.fault(f"input '{value.name}' holds strings", "cut the text's preparation off the model")
+            raise self.fault(f"input '{value.name}' holds strings", "cut off what turns them into numbers")
 
     def output(self, value: onnx.ValueInfoProto) -> None:
         """An output of the model holds numbers."""

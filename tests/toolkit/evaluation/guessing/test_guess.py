@@ -352,6 +352,20 @@ def test_a_task_that_is_written_out_changes_no_output_beside_the_one_that_the_me
     assert metric != "mse" or judged["next6",] == judged["next12",] == "regression"
 
 
+@pytest.mark.parametrize("task", [None, "regression"])
+def test_a_mask_beside_the_values_that_a_metric_reads_stays_a_mask(task):
+    """Boxes with labels, and a mask and a class without: the metric of the boxes says little of a plain mask."""
+    model = seen(
+        out("box", RNG.random((8, 4)), "Sigmoid"),
+        out("mask", 1 / (1 + np.exp(-9 * np.sign(normal(8, 1, 64, 64)))), "Sigmoid"),
+        out("probability", softmax(normal(8, 5)), "Softmax"),
+    )
+    found, _ = judged_by(model, task, "mse", "box", {}, {})
+    judged = {name: {part.task for part in found.parts if part.outputs == (name,)} for name in ("box", "mask", "probability")}
+    assert judged["box"] == {"regression"} and judged["probability"] == {"classification"}
+    assert "segmentation" in judged["mask"]
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_the_snr_that_is_shown_is_defined_beside_it(few):
     rule = sentence(EvaluationCode.RULE_SNR(floor=20.0, few=few, quiet=0.01))
