@@ -98,7 +98,8 @@ def _told(
     if found == "doubtful":
         doubted = accuracy if accuracy.doubts or own is None else own
         return f"{_doubtful(doubted)}; {words}."
-    where = f" in onnxruntime only, since {refused} cannot build the model" if refused else ""
+    exported = " (as `qtool export` writes it)" if accuracy.refused else ""
+    where = f" in onnxruntime only{exported}, since {refused} cannot build the model" if refused else ""
     return f"Usable{_doubt(accuracy)}{where}: {words}."
 
 

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import build, node, normal
+from tests.toolkit.report.samples import accuracy
 from tests.toolkit.run.checks.test_check_says import INSERT, alike, small
 from toolkit import run
 from toolkit.backends import choose as choosing
@@ -18,6 +19,7 @@ from toolkit.backends.none import NoBackend
 from toolkit.backends.processes.process import ProcessDiedError
 from toolkit.base.errors import BackendError
 from toolkit.cli.main import invoke
+from toolkit.report.conclusions.headline import headline
 from toolkit.report.findings import sentence
 from toolkit.run.checks.dry_run import dry_run
 from toolkit.run.preview import preview
@@ -87,6 +89,13 @@ def test_auto_falls_back_to_the_next_backend_and_says_so_each_time(tmp_path, ref
         assert backend.asked["parse"] == parsed
     named = small(tmp_path, [INSERT], engine={"backend": "tensorrt_rtx"})
     assert alike(named, tmp_path / "named") == "its parser knows no MatMul"
+
+
+def test_what_onnxruntime_runs_in_float32_alone_is_said_to_be_exported():
+    told = {one: headline([], accuracy("usable").model_copy(update={"refused": one}), refused="tensorrt_rtx")
+            for one in (False, True)}  # fmt: skip
+    assert told[False].startswith("Usable in onnxruntime only, since tensorrt_rtx cannot build the model: top1 ")
+    assert told[True].startswith("Usable in onnxruntime only (as `qtool export` writes it), since tensorrt_rtx cannot")
 
 
 @pytest.mark.parametrize("refused", ["build", "parse", None])
