@@ -235,6 +235,22 @@ def test_no_command_puts_a_file_in_the_place_of_a_pipe_or_device(
     assert (home / "pipe").is_fifo() and (home / "null").is_symlink()
 
 
+@pytest.mark.parametrize("name", ["m.onnx", "c.npz", "r.toml", "a.json"])
+def test_a_pipe_that_a_recipe_names_is_called_one(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No command waits for it, and none says that it is not there."""
+    corpus.recipe_folder(tmp_path)
+    text = (tmp_path / "r.toml").read_text()
+    if name == "a.json":
+        (tmp_path / "r.toml").write_text(text.replace("[calibration]", '[calibration]\nranges = "a.json"', 1))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert invoke(["check", str(tmp_path / "r.toml")]) == 2
+    said = capsys.readouterr().err
+    assert "this is a pipe, not a file" in said and name in said
+
+
 def test_nothing_is_written_in_the_systems_own_folders(tmp_path: Path) -> None:
     from toolkit.base.errors import WriteError
     from toolkit.base.files import require_place

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from toolkit.base.errors import DataError, did_you_mean
+from toolkit.base.errors import DataError, did_you_mean, shortened
 from toolkit.base.profiles import Shapes
 from toolkit.base.types import Array
 from toolkit.data.arrays import native
@@ -172,7 +172,7 @@ def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str
     if strangers:
         inputs = ", ".join(f"'{name}'" for name in specs)
         raise DataError(
-            f"'{strangers[0]}' is neither an input of the model ({inputs}) nor a label",
+            f"'{shortened(strangers[0])}' is neither an input of the model ({inputs}) nor a label",
             where=where,
             remedy=_instead(strangers, missing, labelled=not set(LABELS).isdisjoint(found)),
         )

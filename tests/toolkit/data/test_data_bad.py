@@ -30,6 +30,7 @@ def one_bad(value: float) -> Array:
 
 
 ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
+    ("a long name", {"z" * 5000: GOOD}, r"'z+ \.\.\. z+' is neither an input of the model"),
     ("near miss", {"z": GOOD}, r"'z' is neither an input of the model \('x'\) nor a label"),
     ("stranger", {"x": GOOD, "extra": GOOD}, "Leave it out, or store it under 'label' if it holds the labels"),
     ("beside labels", {"x": GOOD, "label": np.zeros(4), "target": GOOD}, r"nor a label\. Leave it out$"),

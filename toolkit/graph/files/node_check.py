@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from toolkit.base.errors import ModelError
-from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes
+from toolkit.graph.proto.nodes import ONNX_DOMAINS, all_nodes, node_words
 
 _OWN_TWINS = ("QuantizeLinear", "DequantizeLinear")
 """Operators that com.microsoft has under the same name with the same inputs."""
@@ -35,10 +35,7 @@ def _check(nodes: Iterable[onnx.NodeProto], versions: dict[str, int], where: str
         schema = _schema(node.op_type, version) if own else None
         fault = _fault(node, schema, version) if schema is not None else ""
         if fault:
-            made = next(filter(None, node.output), "")
-            unnamed = f"the {node.op_type} node that makes '{made}'"
-            who = unnamed if made and not node.name else f"node '{node.name}' ({node.op_type})"
-            raise ModelError(f"{who} {fault}", where=where, remedy="export the model again")
+            raise ModelError(f"{node_words(node)} {fault}", where=where, remedy="export the model again")
 
 
 @lru_cache(maxsize=1024)

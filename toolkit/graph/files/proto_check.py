@@ -13,6 +13,7 @@ from toolkit.base.errors import ModelError, shortened
 from toolkit.graph.files.node_check import check_nodes
 from toolkit.graph.files.wiring_check import check_wiring
 from toolkit.graph.proto.functions import check_functions
+from toolkit.graph.proto.nodes import node_words
 from toolkit.graph.proto.stored import BITS, byte_count, value_count
 
 _STRING = 8
@@ -66,7 +67,7 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         check.opsets(function)
         check.nodes(function.node)
         for attribute in function.attribute_proto:
-            check.attribute(attribute, f"function '{function.name}'")
+            check.attribute(attribute, f"function '{function.name}'", "")
     check_nodes(proto, where)
     check_functions(proto, where)
     check_wiring(proto, where)
@@ -89,7 +90,7 @@ class _ProtoCheck:
                 self._one_text(one, place)
             return
         if isinstance(message, onnx.NodeProto):
-            place = f"node '{_shown(message.name)}'"
+            place = f"node '{_shown(message.name)}'" if message.name else f"a node ({_shown(message.op_type)})"
         for field, value in message.ListFields():
             if field.name == "doc_string":
                 # nobody reads it, and copying it fails
@@ -158,15 +159,15 @@ class _ProtoCheck:
 
     def nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
         for node in nodes:
-            place = f"node '{node.name}' ({node.op_type})"
+            place = node_words(node)
             if not node.op_type:
-                raise self.fault(f"node '{node.name}' has no operator")
+                raise self.fault(f"{place.replace(' ()', '')} has no operator")
             if node.domain == _ALIAS:
                 node.domain = ""
             for attribute in node.attribute:
-                self.attribute(attribute, place)
+                self.attribute(attribute, place, node.op_type)
 
-    def attribute(self, attribute: AttributeProto, place: str) -> None:
+    def attribute(self, attribute: AttributeProto, place: str, op: str) -> None:
         place = f"attribute '{attribute.name}' of {place}"
         if not attribute.name:
             raise self.fault(f"an {place.replace(chr(39) * 2, 'without a name')}")
@@ -175,7 +176,7 @@ class _ProtoCheck:
         if attribute.type in (AttributeProto.TYPE_PROTO, AttributeProto.TYPE_PROTOS):
             raise self.fault(f"{place} is a type, as optional values have it", _TENSORS_ONLY)
         single = {AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor"}
-        if attribute.type in _LOST and not (attribute.name == "sparse_value" and place.endswith("(Constant)")):
+        if attribute.type in _LOST and not (attribute.name == "sparse_value" and op == "Constant"):
             kind = AttributeProto.AttributeType.Name(attribute.type)
             raise self.fault(f"{place} is of the type {kind}, which qtool cannot keep", "give the node inputs instead")
         field = single.get(attribute.type)

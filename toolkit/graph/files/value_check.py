@@ -14,7 +14,7 @@ from toolkit.base.mapped import was_read
 from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.graph.proto.light import LightModel, is_detached
-from toolkit.graph.proto.nodes import all_nodes
+from toolkit.graph.proto.nodes import all_nodes, node_words
 from toolkit.graph.proto.stored import constants_of
 
 _FLOATS: Mapping[int, Any] = {
@@ -64,7 +64,7 @@ def check_values(model: LightModel) -> None:
                 ):
                     what = f"{nan:,} NaN" if nan else count(infinite, "infinite value")
                     raise ModelError(
-                        f"tensor '{name}' of node '{node.name}' ({node.op_type}) holds {what}",
+                        f"tensor '{name}' of {node_words(node)} holds {what}",
                         where=where,
                         remedy="repair the weights: whatever is computed with them is meaningless",
                     )
@@ -75,7 +75,7 @@ def _check_scale(node: onnx.NodeProto, tensor: TensorProto, beside: Array | None
         wrong = values[~((values > 0) & np.isfinite(values))]
         if wrong.size:
             raise ModelError(
-                f"node '{node.name}' ({node.op_type}) has the scale {wrong[0]:g} in tensor '{node.input[1]}'",
+                f"{node_words(node)} has the scale {wrong[0]:g} in tensor '{node.input[1]}'",
                 where=where,
                 remedy="a scale is a positive number: export the model again, or remove the pair",
             )

@@ -41,6 +41,14 @@ _SUM = 3
 """Where SkipLayerNormalization and its like also give the sum that they normalize."""
 
 
+def node_words(node: onnx.NodeProto) -> str:
+    """How messages name a node: by what it makes where it has no name."""
+    made = next(filter(None, node.output), "")
+    if made and not node.name:
+        return f"the {node.op_type} node that makes '{made}'"
+    return f"node '{node.name}' ({node.op_type})"
+
+
 def opset_of(proto: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a model says it uses; 0 where it names none."""
     return next((one.version for one in proto.opset_import if one.domain in ONNX_DOMAINS), 0)

@@ -12,6 +12,7 @@ from toolkit.base.collection import collector_seldom
 from toolkit.base.cpu import blas_threads
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.given import is_given, shown
+from toolkit.base.reading import require_regular
 from toolkit.base.temporary import clear_left_folders
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.folder.guard import refuse_anothers, refuse_no_run_folder, refuse_run_over, refuse_writing_over
@@ -197,7 +198,9 @@ def inputs_exist(job: Job) -> None:
         NotAllowedError: the recipe names code.
     """
     code_allowed(job)
-    if not job.model_path.is_file():
+    if job.model_path.exists() and not job.model_path.is_dir():
+        require_regular(job.model_path)
+    else:
         folder = job.model_path.is_dir()
         raise ModelError(
             f"the model is a folder: {job.model_path}" if folder else f"no such model: {job.model_path}",
@@ -235,5 +238,7 @@ def _files_exist(files: Iterable[tuple[str, Path, str]]) -> None:
 def _refuse_no_file(path: Path, where: str, what: str) -> None:
     if path.is_dir():
         raise DataError(f"{what} is a folder: {path}", where=where, remedy="name a file in it")
-    if not path.is_file():
+    if path.exists():
+        require_regular(path)
+    else:
         raise DataError(f"no such file: {path}, {what}", where=where, remedy="paths are relative to the recipe")

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, Validation
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.base.reading import FileKind, fault_words, read_utf8, reading
+from toolkit.base.reading import FileKind, fault_words, read_utf8, reading, require_regular
 from toolkit.base.schema import no_number, validation_words, value_words
 from toolkit.base.settings import without_effect
 from toolkit.base.text import shell_word
@@ -97,7 +97,9 @@ class Recipe(Section):
         path = Path(path)
         if path.is_dir():
             raise RecipeError("this is a folder, not a recipe", where=str(path), remedy="name the .toml file in it")
-        if not path.is_file():
+        if path.exists():
+            require_regular(path)
+        else:
             raise RecipeError("no such recipe", where=str(path), remedy="`qtool new MODEL` writes one")
         if path.suffix.lower() == ".onnx":
             raise RecipeError(

@@ -115,7 +115,31 @@ def test_nan_in_a_sparse_constant_or_in_a_function_is_refused(tmp_path) -> None:
             Model.load(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize(("values", "words"), [([np.inf], "1 infinite value"), ([np.inf, -np.inf], "2 infinite values")])
+SCALED = helper.make_node("QuantizeLinear", ["x", "s"], ["q"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "words"),
+    [
+        ([helper.make_node("Add", ["x", "s"], ["y"])], {"s": np.float32(np.nan)}, "tensor 's' of the Add node that makes 'y' holds 1 NaN"),
+        ([SCALED, helper.make_node("DequantizeLinear", ["q", "s"], ["y"])], {"s": np.float32(0)},
+         "the QuantizeLinear node that makes 'q' has the scale 0"),
+    ],
+)  # fmt: skip
+def test_nodes_without_a_name_are_named_by_what_they_make(nodes, weights, words, tmp_path) -> None:
+    (tmp_path / "m.onnx").write_bytes(build(nodes, {"x": [2, 4]}, {"y": None}, weights).SerializeToString())
+    with pytest.raises(ModelError, match=words):
+        Model.load(tmp_path / "m.onnx")
+
+
+def test_a_sparse_constant_needs_no_name() -> None:
+    proto = of([helper.make_node("Constant", [], ["c"], sparse_value=sparse(0, 4)), node("Add", ["x", "c"], ["y"])])
+    check_proto(proto, "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"), [([np.inf], "1 infinite value"), ([np.inf, -np.inf], "2 infinite values")]
+)
 def test_infinite_weights_are_counted(values, words, tmp_path) -> None:
     weight = normal(4, 4)
     weight[0, : len(values)] = values
@@ -179,7 +203,9 @@ def test_an_operator_that_another_of_onnx_s_domains_does_not_have_is_a_plugin():
     Model.from_proto(proto).check()
 
 
-@pytest.mark.parametrize(("twice", "remedy"), [("y", "with another name for output 'y'"), ("h", "export the model again")])
+@pytest.mark.parametrize(
+    ("twice", "remedy"), [("y", "with another name for output 'y'"), ("h", "export the model again")]
+)
 def test_a_name_that_two_nodes_make_is_refused_and_an_outputs_is_to_be_given_anew(twice, remedy):
     """An exporter may use the name that an output is given for a value inside: exporting alike again mends nothing."""
     made = of([helper.make_node("Relu", ["x"], [twice]), helper.make_node("Neg", ["x"], [twice])])
