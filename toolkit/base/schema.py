@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from toolkit.base.errors import did_you_mean, shortened
 from toolkit.base.reading import FileKind, reading
@@ -16,7 +16,15 @@ Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 """A finite number; neither text nor true and false pass for one."""
 Natural = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 """A whole number from 0 on that fits 64 bits."""
-Extremes = tuple[Number, Number]
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("expected the smallest value before the largest")
+    return ends
+
+
+Extremes = Annotated[tuple[Number, Number], AfterValidator(_ordered)]
 """The smallest and the largest value of a tensor."""
 _SHOWN = 80
 _EXPECTED = "expected "

@@ -302,6 +302,9 @@ app.command()(cli_runs.doctor)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Errors are printed as one paragraph, without a traceback unless --debug is given."""
+    from toolkit.base.streams import open_closed_streams
+
+    open_closed_streams()
     sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -105,6 +105,10 @@ def test_onnxruntime_reads_and_writes_the_same(tmp_path: Path, monkeypatch: pyte
         (b"{", "broken JSON"),
         (b"[]", "it holds no ranges"),
         (b'{"schema": "other"}', "schema is 'other'"),
+        (
+            b'{"schema": "qtool-ranges-1", "tensors": {"a": {"amax": 5, "method": "minmax", "observed": [5, -5]}}}',
+            "'tensors.a.observed' is .*: expected the smallest value before the largest",
+        ),
         (b'{"a": {"highest": 1}}', "tensor 'a' has no lowest and highest"),
         (b'{"a": 1.0, "b": 2.0, "a": 3.0}', "two entries are named 'a'"),
         (b'{"a": -1.0}', "tensor 'a' has the range -1"),

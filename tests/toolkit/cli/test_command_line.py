@@ -43,6 +43,21 @@ def test_what_only_calibration_and_the_report_need_is_not_imported_by_check():
     assert done.stdout.splitlines()[-1] == ""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
+def test_a_command_whose_streams_are_closed_does_its_work_and_writes_nothing_else(tmp_path):
+    """As a service is started: no file that is opened gets the number of a stream, into which others print."""
+    command = f"exec {sys.executable} -m toolkit.cli schema recipe"
+    done = subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+    code = (
+        "import os, sys; from toolkit.base.streams import open_closed_streams; open_closed_streams(); "
+        f"made = open({str(tmp_path / 'file')!r}, 'w'); os.write(1, b'a library prints'); print('so do we'); "
+        "print('and in error', file=sys.stderr); sys.exit(made.fileno() < 3)"
+    )
+    done = subprocess.run(["sh", "-c", f'exec {sys.executable} -c "{code}" <&- >&- 2>&-'], cwd=ROOT, check=False)
+    assert done.returncode == 0 and (tmp_path / "file").read_text() == ""
+
+
 def test_a_pass_tells_the_values_its_settings_take(capsys):
     assert invoke(["passes", "search_precision"]) == 0
     said = capsys.readouterr().out

@@ -56,6 +56,12 @@ def read_layers(content: Any, profile: int = 0, where: str = "layers.json") -> l
             remedy="give the file that the engine inspector or 'trtexec --exportLayerInfo' wrote",
         )
     layers = [layer for entry in found if (layer := _layer(entry)) is not None]
+    if found and not layers:
+        raise BackendError(
+            f"none of the file's {len(found)} entries is a layer: the first is {value_words(found[0])}",
+            where=where,
+            remedy="give the file that the engine inspector or 'trtexec --exportLayerInfo' wrote",
+        )
     marked = any(number is not None for _, number in layers)
     return [replace(layer, profile=profile) for layer, number in layers if not marked or (number or 0) == profile]
 

@@ -64,6 +64,13 @@ def test_layers_of_which_only_names_are_known():
     assert read_layers(load("names_only"), 1) == [Layer("conv1 + relu1", profile=1), Layer("softmax", profile=1)]
 
 
+@pytest.mark.parametrize("content", [[1, 2, 3], {"Layers": [None]}])
+def test_a_list_of_other_things_holds_no_layers(content):
+    with pytest.raises(BackendError, match=r"entr(y|ies) is a layer: the first is"):
+        read_layers(content)
+    assert read_layers([]) == []
+
+
 def test_a_bare_list():
     assert [layer.name for layer in read_layers(load("dialect_11")["Layers"])] == [
         "Reformatting CopyNode for Input Tensor 0 to conv",

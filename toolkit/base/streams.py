@@ -1,0 +1,32 @@
+"""Standard input, output and error of a process that was started without them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_STREAMS = ("stdin", "stdout", "stderr")
+
+
+def open_closed_streams() -> None:
+    """Let a process whose standard streams are closed, as ``>&-`` leaves them, read and write nothing there.
+
+    Python has None in the place of such a stream, and the next file that is opened would get its number: what a library
+    prints would be written into that file.
+    """
+    closed = [(number, name) for number, name in enumerate(_STREAMS) if getattr(sys, name) is None]
+    for number, _ in closed:
+        try:
+            os.fstat(number)
+        except OSError:
+            _take(number)
+    for number, name in closed:
+        setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def _take(number: int) -> None:
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.set_inheritable(number, True)
