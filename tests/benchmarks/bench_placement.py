@@ -60,8 +60,8 @@ from toolkit.backends.choose import choose
 from toolkit.backends.execution.measure import latencies_in_turn
 from toolkit.backends.layers.layer import Build
 from toolkit.backends.lowering.weak import lower_weak
+from toolkit.backends.processes.channel import Channel
 from toolkit.backends.processes.exchange import profiles_to_json
-from toolkit.backends.processes.talk import Talk
 from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
 from toolkit.contract.registry import pass_name
@@ -96,7 +96,7 @@ def turns(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> dic
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     loaded = {kind: runtime.deserialize_cuda_engine(made) for kind, made in engines.items()}
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        return latencies_in_turn(trt, loaded, profiles_to_json(profiles), rounds, Talk(nowhere))[0]
+        return latencies_in_turn(trt, loaded, profiles_to_json(profiles), rounds, Channel(nowhere))[0]
 
 
 def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> dict[str, dict[str, float]]:
@@ -133,7 +133,7 @@ def form(kind: str) -> Iterator[dict[str, Any]]:
         "nosums": ("toolkit.placement.sums.Sums._after_products", lambda self, node, branches: None),
         "unsettled": ("toolkit.backends.lowering.weak._settle_attention", lambda model, plan, rest, journal: None),
         "gemm": ("toolkit.backends.lowering.weak.convolve_pooled", lambda model, journal: 0),
-        "patches": ("toolkit.placement.trouble._FEW_CHANNELS", 0),
+        "patches": ("toolkit.placement.obstacles._FEW_CHANNELS", 0),
     }
     patches = [mock.patch(*changes[one]) for one in asked & set(changes)]
     for patch in patches:

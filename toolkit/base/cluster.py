@@ -28,7 +28,7 @@ from typing import Any
 from toolkit.base.cpu import cpu_kind
 from toolkit.base.errors import QtoolError
 from toolkit.base.gpu import gpu_uuid
-from toolkit.base.matching_versions import refuse_unlike, stamp, teller
+from toolkit.base.matching_versions import refuse_unlike, stamp, version_reporter
 from toolkit.base.modules import installed_at
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
 from toolkit.base.reads import Reads, aside, following
@@ -249,7 +249,7 @@ class Cluster:
             return
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         asked = {}
-        tell = ray.remote(teller())
+        tell = ray.remote(version_reporter())
         for node in nodes:
             there = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[node["NodeManagerAddress"]] = tell.options(num_cpus=0, scheduling_strategy=there).remote(_places())

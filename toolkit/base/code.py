@@ -13,7 +13,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from toolkit.base.errors import FAILURES, NotAllowedError, RecipeError, did_you_mean
-from toolkit.base.given import Given, code_print, is_given, taken
+from toolkit.base.given import CallerObject, code_print, is_given, taken
 from toolkit.base.modules import module_fingerprint
 from toolkit.base.reads import is_users
 
@@ -88,7 +88,7 @@ def failure_of(error: BaseException) -> str:
 
 def code_of(use: str) -> str:
     """What an object that a recipe names depends on, as far as its source tells; empty where it is qtool's own."""
-    if isinstance(use, Given):
+    if isinstance(use, CallerObject):
         return code_print(use.thing)
     return module_fingerprint(use.partition(":")[0]) if ":" in use and not is_given(use) else ""
 

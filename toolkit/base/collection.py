@@ -20,7 +20,7 @@ MOST_LIVING = 8_000_000
 
 
 @dataclass
-class LivingLimit:
+class CollectionThreshold:
     """How many objects may live before they are all looked through.
 
     Attributes:
@@ -45,7 +45,7 @@ class LivingLimit:
         self.blocks = sys.getallocatedblocks() * 9 // 8
 
 
-living_limit = LivingLimit()
+living_limit = CollectionThreshold()
 
 
 @contextmanager

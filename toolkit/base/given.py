@@ -1,8 +1,8 @@
 """Objects that a caller hands over in Python where a recipe would name code.
 
-Such an object stands in the recipe as a ``Given``: a text, ``@given:Class``, that holds the object. It goes wherever
-the text goes, into other processes too as far as the object can be pickled, and lives as long as something holds it.
-The objects are the caller's own, so that no permission is asked for; no module can be called so.
+Such an object stands in the recipe as a ``CallerObject``: a text, ``@given:Class``, that holds the object. It goes
+wherever the text goes, into other processes too as far as the object can be pickled, and lives as long as something
+holds it. The objects are the caller's own, so that no permission is asked for; no module can be called so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIX = "@given:"
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-class Given(str):
+class CallerObject(str):
     """The name of an object that the caller gave, with the object.
 
     Attributes:
@@ -30,17 +30,17 @@ class Given(str):
 
     thing: Any
 
-    def __new__(cls, thing: Any) -> Given:
+    def __new__(cls, thing: Any) -> CallerObject:
         """The name of ``thing``, of its class where it has none."""
         kind = getattr(thing, "__name__", None) or type(thing).__name__
         made = super().__new__(cls, PREFIX + "".join(c if c.isalnum() else "_" for c in kind))
         made.thing = thing
         return made
 
-    def __reduce__(self) -> tuple[type[Given], tuple[Any]]:
-        return Given, (self.thing,)
+    def __reduce__(self) -> tuple[type[CallerObject], tuple[Any]]:
+        return CallerObject, (self.thing,)
 
-    def __deepcopy__(self, memo: Any) -> Given:
+    def __deepcopy__(self, memo: Any) -> CallerObject:
         return self
 
 
@@ -65,7 +65,7 @@ def taken(name: str) -> Any:
     Raises:
         RecipeError: the name came without its object, as from a file.
     """
-    if not isinstance(name, Given):
+    if not isinstance(name, CallerObject):
         raise RecipeError(
             f"'{name}' stands for a Python object of another process",
             remedy="hand the object over again, by Recipe.build or run(...)",

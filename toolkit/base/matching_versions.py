@@ -43,7 +43,7 @@ def refuse_unlike(ours: Mapping[str, str], theirs: Mapping[str, str], machine: s
             )
 
 
-def teller() -> Callable[[list[str]], dict[str, str]]:
+def version_reporter() -> Callable[[list[str]], dict[str, str]]:
     """A function that returns a machine's versions; it is sent as code, since qtool may be missing there."""
 
     def tell(paths: list[str]) -> dict[str, str]:

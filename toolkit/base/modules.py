@@ -189,6 +189,6 @@ def imported_names(source: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_imported(tree, [])))
 
 
-def is_pythons_own(name: str) -> bool:
+def is_stdlib(name: str) -> bool:
     """Whether a top-level module comes with Python."""
     return name in sys.stdlib_module_names

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from toolkit.base.modules import OWN_PACKAGES, imported_names, is_pythons_own, sources_of
+from toolkit.base.modules import OWN_PACKAGES, imported_names, is_stdlib, sources_of
 from toolkit.base.needs import Needs, digest_of, variable_digest, version_of
 
 _NATIVE = frozenset({
@@ -45,7 +45,7 @@ def source_needs(modules: Iterable[str], loaded: Iterable[str], base: Path) -> N
             top = name.partition(".")[0]
             if top in _NATIVE:
                 found.unknown.append(f"{Path(file).name} imports {top}, which reads what Python does not see")
-            if not is_pythons_own(top) and top not in OWN_PACKAGES:
+            if not is_stdlib(top) and top not in OWN_PACKAGES:
                 for distribution in _distributions().get(top, ()):
                     found.libraries[distribution] = version_of(distribution)
     found.unknown = list(dict.fromkeys(found.unknown))

@@ -9,7 +9,7 @@ _UNLIKE = 4.0
 """The first few may have so many times the mean weight of all, or this part of it."""
 
 
-def spread(count: int) -> list[int]:
+def spread_indices(count: int) -> list[int]:
     """The numbers below ``count``, the first few spread evenly over all: van der Corput's sequence to the base 2."""
     bits = max(count - 1, 1).bit_length()
     turned = (int(format(number, f"0{bits}b")[::-1], 2) for number in range(2**bits))

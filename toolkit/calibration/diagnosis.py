@@ -83,7 +83,7 @@ def picture(histogram: Histogram | SummedBins) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Unlike:
+class ProfileRangeDifference:
     """A tensor whose range differs between profiles: one scale cannot serve both."""
 
     tensor: str
@@ -92,7 +92,7 @@ class Unlike:
     ratio: float
 
 
-def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
+def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[ProfileRangeDifference]:
     """The tensors whose amax differs between two profiles by ``ratio`` or more, the largest ratio first."""
     found = []
     for tensor, value in ranges.tensors.items():
@@ -101,7 +101,7 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
             continue
         low, high = min(seen, key=lambda n: seen[n]), max(seen, key=lambda n: seen[n])
         if seen[high] >= ratio * seen[low]:
-            found.append(Unlike(tensor, low, high, seen[high] / seen[low]))
+            found.append(ProfileRangeDifference(tensor, low, high, seen[high] / seen[low]))
     return sorted(found, key=lambda unlike: (-unlike.ratio, unlike.tensor))
 
 

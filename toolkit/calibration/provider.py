@@ -25,7 +25,7 @@ from toolkit.graph.layers.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.runnable import not_run
 from toolkit.placement.ops import ACTIVATIONS, DEQUANTIZE, FOLDED, MOVERS, QUANTIZE
-from toolkit.placement.pairs import close
+from toolkit.placement.pairs import release_placer
 from toolkit.placement.place import place
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class Calibrator:
         facts = model.facts(self.data.profiles if self.data is not None else self.profiles)
         left = not_run(model)
         placement = place(model, facts, activation_matmul=True)
-        close(placement)
+        release_placer(placement)
         wanted = set(placement.activations) | set(tensors or ())
         made = [t.name for t in model.graph.inputs]
         made += [t.name for node in model.nodes for t in node.outputs if t.name not in left.tensors]

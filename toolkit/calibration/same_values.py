@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.base.spread import spread
+from toolkit.base.spread import spread_indices
 from toolkit.base.types import Array
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.probes import MEMORY, bytes_per_sample, split_by_memory
@@ -134,10 +134,10 @@ def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iter
 
 
 def _smallest(data: CalibrationData) -> CalibrationData:
-    """The smallest of some samples that are spread over all; those with an empty input last, which tell nothing of it."""
+    """The smallest of some samples that are spread over all; those with an empty input, which tell nothing, last."""
     some = data.spread(_AMONG)
     sizes = [([value.nbytes for value in one.inputs.values()], one.index) for one in some.all_samples()]
-    in_turn = sorted((sizes[place] for place in spread(len(sizes))), key=lambda one: (0 in one[0], sum(one[0])))
+    in_turn = sorted((sizes[place] for place in spread_indices(len(sizes))), key=lambda one: (0 in one[0], sum(one[0])))
     chosen = frozenset(index for _, index in in_turn[:_SAMPLES])
     return some.part(chosen.__contains__, data.name)
 

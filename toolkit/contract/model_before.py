@@ -14,7 +14,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.order import OrderCode
 from toolkit.graph.layers.scale_check import wrong_scales
 from toolkit.graph.model import Model, Signature
-from toolkit.graph.sessions.foreign import foreign_operators, meant
+from toolkit.graph.sessions.foreign import foreign_operators, similar_ops
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class ModelBefore:
         for (domain, op), node in foreign_operators(model).items() if self.thorough else ():
             if (domain, op) not in self.foreign:
                 context.journal.noted(
-                    Code.FOREIGN_OPERATOR(by=title, node=node, op=op, domain=domain, meant=meant(domain, op)), node=node
+                    Code.FOREIGN_OPERATOR(by=title, node=node, op=op, domain=domain, meant=similar_ops(domain, op)),
+                    node=node,
                 )
 
     def note_lost_requests(self, title: str, model: Model, context: Context) -> None:

@@ -28,10 +28,10 @@ def each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
             has not ended after ``MOST_SAMPLES``.
     """
     number = 0
-    with theirs(where, "at sample 0"):
+    with as_supplier_failure(where, "at sample 0"):
         remaining = iter(feeds)
     while True:
-        with theirs(where, f"at sample {number}"):
+        with as_supplier_failure(where, f"at sample {number}"):
             feed = next(remaining, _END)
         if feed is _END:
             return
@@ -57,7 +57,7 @@ def length_of(feeds: Iterable[Any], where: str) -> int | None:
     A TypeError in ``len`` is Python's word for "it has none": torch's DataLoader of a stream raises it.
     """
     counted = getattr(feeds.loader, "dataset", None) if isinstance(feeds, BatchRows) else feeds
-    with theirs(where, "in len()"):
+    with as_supplier_failure(where, "in len()"):
         try:
             return len(counted) if isinstance(counted, Sized) else None
         except TypeError:
@@ -88,7 +88,7 @@ def as_array(value: Any, where: str) -> Array:
     Raises:
         DataError: it cannot become one.
     """
-    with theirs(where, "to become an array"):
+    with as_supplier_failure(where, "to become an array"):
         return np.asarray(_on_host(value))
 
 
@@ -107,7 +107,7 @@ def _on_host(value: Any) -> Any:
 
 
 @contextmanager
-def theirs(where: str, doing: str) -> Iterator[None]:
+def as_supplier_failure(where: str, doing: str) -> Iterator[None]:
     """The block runs code of whoever supplies the samples: a failure in it is reported as theirs.
 
     Raises:
@@ -245,7 +245,7 @@ class IndexedSet:
 
 
 def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
-    with theirs(where, "when called"):
+    with as_supplier_failure(where, "when called"):
         made = make()
     return BatchRows(made, where) if _collates(made) else _iterable(made, where)
 

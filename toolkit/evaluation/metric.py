@@ -263,7 +263,7 @@ def check_labels(label: Array, classes: int) -> None:
         raise error
 
 
-def longer(shape: Sequence[int]) -> tuple[int, ...]:
+def non_unit_dims(shape: Sequence[int]) -> tuple[int, ...]:
     """The extents of a shape other than 1."""
     return tuple(extent for extent in shape if extent != 1)
 

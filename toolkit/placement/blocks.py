@@ -11,9 +11,9 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.obstacles import Obstacles
 from toolkit.placement.ops import TARGETS
-from toolkit.placement.pairs import Placement, Use, refuse, want
-from toolkit.placement.trouble import Trouble
+from toolkit.placement.pairs import Placement, Use, request_pair, skip_candidate
 
 BLOCKS = (128, 64, 32, 16)
 """Sizes of blocks in which TensorRT keeps weights packed (seen on RTX; 256 builds and is not packed)."""
@@ -25,7 +25,7 @@ def place_blocks(
     model: Model,
     facts: Facts,
     judge: Callable[[gs.Node], Finding | str | None],
-    trouble: Trouble,
+    obstacles: Obstacles,
     precision: Precision,
     block: int,
 ) -> Placement:
@@ -38,7 +38,7 @@ def place_blocks(
         model: the graph; pairs that it already has are kept.
         facts: its types and shapes.
         judge: returns for a node why it stays as it is, or None.
-        trouble: what keeps a layer float in any case.
+        obstacles: what keeps a layer float in any case.
         precision: the type that weights are stored in.
         block: how many values share a scale.
     """
@@ -52,10 +52,10 @@ def place_blocks(
             or judge(node)
             or _misfit(model, node, precision, block)
             or (None if precision.weights_only else _unread(facts, node, precision))
-            or trouble.of(node)
+            or obstacles.of(node)
         )
         if kept is not None:
-            refuse(result, node, kept)
+            skip_candidate(result, node, kept)
             continue
         code = Code.WEIGHTS_STORED if precision.weights_only else Code.IN_BLOCKS
         result.layers[node.name] = code(precision=precision, block=block)
@@ -67,7 +67,7 @@ def place_blocks(
         for index in missing:
             reason = Code.OPERAND(weight=index == 1, op=node.op, node=node.name)
             axis, size = (summed_axis(node), block) if index == 1 else (None, 0)
-            want(result, node.inputs[index].name, Use(node.name, index), axis, index == 1, reason, size)
+            request_pair(result, node.inputs[index].name, Use(node.name, index), axis, index == 1, reason, size)
     return result
 
 

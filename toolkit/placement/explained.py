@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.placement.dequantized import dequantizer
-from toolkit.placement.pairs import Refusal
+from toolkit.placement.pairs import SkippedCandidate
 
 
 def earlier_findings(journal: Journal) -> dict[str, Finding]:
@@ -17,7 +17,7 @@ def earlier_findings(journal: Journal) -> dict[str, Finding]:
     return {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
 
 
-def explained(node: gs.Node, refusal: Refusal, said: Mapping[str, Finding]) -> Finding:
+def explained(node: gs.Node, refusal: SkippedCandidate, said: Mapping[str, Finding]) -> Finding:
     """The reason, with what was ``said`` of the node that stands in the way: advice is not repeated."""
     why = refusal.why
     if why.code not in (Code.FOREIGN_PAIR, Code.COMPUTED_WEIGHTS):

@@ -14,11 +14,11 @@ from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.codes import PlacementCode
 from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.obstacles import Obstacles
 from toolkit.placement.ops import TARGETS
-from toolkit.placement.pairs import Placement, Use, close
+from toolkit.placement.pairs import Placement, Use, release_placer
 from toolkit.placement.place import Placer
 from toolkit.placement.qdq import bypass, without_pairs
-from toolkit.placement.trouble import Trouble
 
 
 def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
@@ -75,13 +75,13 @@ def _lost(
         pairs = state() if state is not None else node.name in quantized
         return None if pairs else Code.NOT_INCLUDED()
 
-    placer = Placer(plain, facts, judge, Trouble(plain, facts, True, None))
+    placer = Placer(plain, facts, judge, Obstacles(plain, facts, True, None))
     before = _uses(placer.placement())
     for state in states.values():
         state.set(False)
     placer.network.settle()
     after = placer.placement()
-    close(after)
+    release_placer(after)
     return before - _uses(after), {refusal.node: refusal.why for refusal in after.refusals}
 
 

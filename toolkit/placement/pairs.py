@@ -60,7 +60,7 @@ Decision = Finding | str | Quantized | None
 
 
 @dataclass(frozen=True)
-class Refusal:
+class SkippedCandidate:
     """A skipped candidate, and why."""
 
     node: str
@@ -85,7 +85,7 @@ class Placement:
 
     pairs: dict[tuple[str, int | None], Pair] = field(default_factory=dict)
     layers: dict[str, Finding] = field(default_factory=dict)
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: list[SkippedCandidate] = field(default_factory=list)
     same_scale: list[set[str]] = field(default_factory=list)
     complete: list[str] = field(default_factory=list)
     groups: dict[str, list[str]] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Placement:
         return self.ranged and not pair.weight
 
 
-def want(
+def request_pair(
     placement: Placement, tensor: str, use: Use, axis: int | None, weight: bool, reason: Finding, block: int = 0
 ) -> None:
     """Ask for a pair on a tensor, or share its existing one."""
@@ -111,16 +111,16 @@ def want(
         pair.uses.append(use)
 
 
-def close(placement: Placement) -> None:
+def release_placer(placement: Placement) -> None:
     """Release what a placement's ``Placer`` holds of the model: it will not be asked again."""
     if placement.placer is not None:
         placement.placer.network.close()
         placement.placer = None
 
 
-def refuse(placement: Placement, node: gs.Node, why: Finding | str) -> None:
+def skip_candidate(placement: Placement, node: gs.Node, why: Finding | str) -> None:
     """Skip a candidate."""
-    placement.refusals.append(Refusal(node.name, node.op, finding(why)))
+    placement.refusals.append(SkippedCandidate(node.name, node.op, finding(why)))
 
 
 def joined(sets: Iterable[set[str]]) -> list[set[str]]:

@@ -21,12 +21,12 @@ from toolkit.graph.shape_inference.facts import Facts
 from toolkit.placement.blocks import place_blocks
 from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.moved import picks
+from toolkit.placement.obstacles import Obstacles
 from toolkit.placement.ops import MOVERS, POOLS, QUANTIZE, TARGETS
 from toolkit.placement.ops import weight_axis as axis_of
-from toolkit.placement.pairs import Decision, Placement, Quantized, Use, joined, refuse, want
+from toolkit.placement.pairs import Decision, Placement, Quantized, Use, joined, request_pair, skip_candidate
 from toolkit.placement.reach import Is, Reach
 from toolkit.placement.sums import Sums
-from toolkit.placement.trouble import Trouble
 
 Judge = Callable[[gs.Node], Finding | str | None]
 """Returns for a candidate why the user or the plan keeps it float, or None."""
@@ -52,10 +52,10 @@ def place(
         precision: the type being inserted; layers that have a pair of another type are left alone.
         block: how many weights share a scale, if the type is for weights only.
     """
-    trouble = Trouble(model, facts, activation_matmul, precision)
+    obstacles = Obstacles(model, facts, activation_matmul, precision)
     if precision is not None and (precision.weights_only or precision.block):
-        return place_blocks(model, facts, judge or (lambda node: None), trouble, precision, precision.block or block)
-    return Placer(model, facts, judge or (lambda node: None), trouble).placement()
+        return place_blocks(model, facts, judge or (lambda node: None), obstacles, precision, precision.block or block)
+    return Placer(model, facts, judge or (lambda node: None), obstacles).placement()
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class Placer:
         model: the graph.
         facts: its types and shapes.
         judge: what the user's patterns and the plan say.
-        trouble: returns what keeps a layer float in any case.
+        obstacles: returns what keeps a layer float in any case.
 
     Attributes:
         network: the decisions.
         activations: names of all activations that may get a pair, whatever the judge says.
     """
 
-    def __init__(self, model: Model, facts: Facts, judge: Judge, trouble: Trouble) -> None:
-        self.model, self.facts, self.judge, self.trouble = model, facts, judge, trouble
+    def __init__(self, model: Model, facts: Facts, judge: Judge, obstacles: Obstacles) -> None:
+        self.model, self.facts, self.judge, self.obstacles = model, facts, judge, obstacles
         self.network = Network()
         self.nodes = model.nodes
         self.outputs = {t.name for t in model.graph.outputs}
@@ -104,7 +104,7 @@ class Placer:
                 for index in (i for i in (0, 1) if i < len(node.inputs) and dequantizer(node.inputs[i]) is None):
                     self._claim(node, index, self._layers[node.name])
         self.reach = Reach(self.nodes, self.forms, self._layers, self.network)
-        products = trouble.activation_matmul and trouble.precision in (None, Precision.INT8)
+        products = obstacles.activation_matmul and obstacles.precision in (None, Precision.INT8)
         sums = Sums(self.forms, facts, self.reach, judge, self.layer, products)
         self._residuals = self._decided(sums.rule, self.nodes)
         self._concats = self._decided(self._concat, self.nodes)
@@ -143,7 +143,7 @@ class Placer:
 
     def _take_target(self, node: gs.Node, refusal: Finding | str | None, result: Placement) -> None:
         if refusal is not None:
-            refuse(result, node, refusal)
+            skip_candidate(result, node, refusal)
             return
         name = node.name
         result.layers[name] = Code.HAS_KERNELS(op=node.op)
@@ -155,7 +155,7 @@ class Placer:
             tensor = node.inputs[index]
             weight = self.model.constant(tensor) is not None
             reason = Code.OPERAND(weight=weight, op=node.op, node=name)
-            want(result, tensor.name, Use(name, index), self._axis(node, index), weight, reason)
+            request_pair(result, tensor.name, Use(name, index), self._axis(node, index), weight, reason)
             result.groups[name].append(tensor.name)
 
     def _take(self, node: gs.Node, decision: Decision, result: Placement) -> bool:
@@ -163,7 +163,7 @@ class Placer:
         if decision is None:
             return False
         if not isinstance(decision, Quantized):
-            refuse(result, node, decision)
+            skip_candidate(result, node, decision)
             return False
         shared = result.pairs.get((node.inputs[0].name, None)) if picks(node) else None
         reason = decision.reason if shared is None else Code.SHARED_POOL_INPUT(
@@ -174,7 +174,7 @@ class Placer:
             tensor = node.inputs[index]
             if dequantizer(tensor) is None or shared is not None:
                 weight = self.model.constant(tensor) is not None
-                want(result, tensor.name, Use(node.name, index), None, weight, reason)
+                request_pair(result, tensor.name, Use(node.name, index), None, weight, reason)
                 if decision.group:
                     result.groups.setdefault(decision.group, []).append(tensor.name)
         return True
@@ -186,7 +186,7 @@ class Placer:
         if not main:
             return Code.SUBGRAPH()
         kept = self.judge(node)
-        return kept if kept is not None else self.trouble.of(node)
+        return kept if kept is not None else self.obstacles.of(node)
 
     def _axis(self, node: gs.Node, index: int) -> int | None:
         values = self.model.constant(node.inputs[index])

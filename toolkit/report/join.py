@@ -14,7 +14,7 @@ from toolkit.base.version import __version__
 from toolkit.contract.findings import Finding
 from toolkit.graph.layers import work
 from toolkit.graph.sessions.measured import squashed_by
-from toolkit.graph.surgery.assemble import body_begins, body_ends, reads
+from toolkit.graph.surgery.assemble import body_initial_inputs, body_outputs, reads
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.advice import quantizers
 from toolkit.report.conclusions.summary import Joined, summary
@@ -234,8 +234,8 @@ def _layer(
         remedy=sentence(remedy) if remedy is not None else "",
         inputs=list(dict.fromkeys(name for name in reads(node) if name)),
         outputs=[tensor.name for tensor in node.outputs if tensor.name],
-        begins=body_begins(node),
-        ends=body_ends(node),
+        begins=body_initial_inputs(node),
+        ends=body_outputs(node),
         engine_layers=list(actual.engine_layers),
         error=error,
         macs=macs,

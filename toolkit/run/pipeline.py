@@ -19,7 +19,7 @@ from toolkit.contract.passes import Pass
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.schema.report import StepInfo
-from toolkit.run.checks.device import not_wanted
+from toolkit.run.checks.device import device_run_declined
 from toolkit.run.checks.fallback import decided, fall_back, recall, remember
 from toolkit.run.checks.preflight import opened, preflight
 from toolkit.run.checks.rehearsal import rehearsed
@@ -158,7 +158,7 @@ class Pipeline:
         """Look for faults before anything is computed; returns why the engine will not be run on a GPU, if it won't."""
         job = self.inputs.job
         preflight(job)
-        why = not_wanted(job.recipe, self.device_check)
+        why = device_run_declined(job.recipe, self.device_check)
         first_samples_fit(self.inputs)
         self.rehearse()
         return why

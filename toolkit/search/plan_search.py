@@ -24,7 +24,7 @@ from toolkit.search.budget.budget import (
     unlabelled,
     without_labels,
 )
-from toolkit.search.budget.samples import fewer_where_slow, in_parts, samples_to_decide_on
+from toolkit.search.budget.samples import in_parts, limited_where_slow, samples_to_decide_on
 from toolkit.search.budget.settings import SearchSettings
 from toolkit.search.budget.spending import ROUNDING_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.causes.helpers import Helpers
@@ -34,7 +34,7 @@ from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.plans.float_reason import float_reason
 from toolkit.search.plans.search import Search, SearchResult
 from toolkit.search.quantizer.quantizer import Quantizer
-from toolkit.search.stages.helped_forms import HelpedForms
+from toolkit.search.stages.helped_forms import HelperModels
 from toolkit.search.stages.helper_trials import HelperTrials
 from toolkit.search.stages.real_types import Lower
 from toolkit.search.stages.record import SearchRecord, record, slower_than_float
@@ -136,7 +136,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         return made
 
     def adopt(
-        self, model: Model, context: Context, budget: Budget, forms: HelpedForms, before: PlanSearch
+        self, model: Model, context: Context, budget: Budget, forms: HelperModels, before: PlanSearch
     ) -> PlanSearch:
         """This search, for a model of the same graph and its context, with limits that are known already.
 
@@ -184,7 +184,7 @@ class PlanSearch(HelperTrials, TimedSearch):
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place,
             self.quantizer.plain_rounder(),
         )  # fmt: skip
-        simulation = fewer_where_slow(simulation) if own.inferences is None else simulation
+        simulation = limited_where_slow(simulation) if own.inferences is None else simulation
         used = sum(feed.count for feed in simulation.feeds)
         context.journal.noted(Code.SEARCH_DATA(samples=used, data=data.name))
         return simulation

@@ -15,7 +15,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.sessions.session import session
 from toolkit.search.budget.spending import CALIBRATION_PRICE, TRIAL_PRICE
 from toolkit.search.plan_search import PlanSearch
-from toolkit.search.stages.helped_forms import HelpedForms, with_helper
+from toolkit.search.stages.helped_forms import HelperModels, with_helper
 
 _SAME_DB = 40.0
 """A helper moves factors around: the SQNR of what float16 rounds differently stays above this."""
@@ -146,7 +146,7 @@ class _HelpersInTurn:
             self._form_context = replace(self._form_context, provider=context.provider, known_ranges=None)
             self.search = plain.on(self._form, self._form_context, CALIBRATION_PRICE)
         named = frozenset(event.node for event in self._changes)
-        forms = HelpedForms(
+        forms = HelperModels(
             model.copy(), context.fork(), self._part, tuple(self.stay), named, plain.quantizer.dtype, self._changes,
             plain.spending.pay,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.base.cpu import cores
 from toolkit.base.places import Pending, Workers
-from toolkit.base.spread import representative, spread
+from toolkit.base.spread import representative, spread_indices
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.evaluation.comparison.answers import Answers
@@ -100,7 +100,7 @@ class Runner:
         self._later = needed_later(pieces, self.outputs)
         self._off, self._full = self.signatures(Config()), self.signatures(base)
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
-        self.order = spread(len(self.feeds))
+        self.order = spread_indices(len(self.feeds))
         self._compared = ComparedOutputs(self.feeds, list(classes), metric, answers, labels)
         self._start(known)
         self.float_outcome = self.float_on(len(self.feeds))

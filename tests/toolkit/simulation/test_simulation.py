@@ -13,7 +13,7 @@ from tests.conftest import MODELS, build, node, normal, residual_proto
 from tests.toolkit.search.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
 from toolkit.base.errors import PassError
-from toolkit.base.spread import spread
+from toolkit.base.spread import spread_indices
 from toolkit.calibration.weights import weight_amax
 from toolkit.graph.sessions.session import session
 from toolkit.simulation import switches
@@ -348,12 +348,12 @@ def test_of_the_cuts_those_are_kept_that_save_most_for_their_bytes():
 
 def test_a_few_batches_are_kept_at_finer_cuts_and_prices_know_it():
     sizes = {1: 320.0, 2: 320.0, 3: 320.0, 4: 32.0}
-    cuts = KeptCuts.affordable(sizes, 2000.0, spread(32), joins=False)
+    cuts = KeptCuts.affordable(sizes, 2000.0, spread_indices(32), joins=False)
     assert cuts.first == {0, 16} and cuts.fine == {1, 2, 3, 4} and cuts.rest == {2, 4} and cuts.size <= 2000
     assert cuts.of(16) == cuts.fine and cuts.of(1) == cuts.rest
     assert [cuts.before(stage, 0) for stage in (0, 3, 4)] == [0, 3, 4] and cuts.before(3, 5) == 2
     # of what is run in one piece fewer states are kept
-    assert len(KeptCuts.affordable(sizes, 2400.0, spread(32), joins=True).rest) == 3
+    assert len(KeptCuts.affordable(sizes, 2400.0, spread_indices(32), joins=True).rest) == 3
 
     sim = simulation(chain(12), feeds(64), batch=2, memory=100_000)
     runner = sim.runner

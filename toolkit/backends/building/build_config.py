@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError, did_you_mean
 from toolkit.base.text import literal_glob
 
@@ -62,7 +62,7 @@ def polygraphy_profiles(profiles: Sequence[Mapping[str, Any]]) -> list[Any]:
     return made
 
 
-def common_arguments(trt: Any, settings: Mapping[str, Any], talk: Talk) -> dict[str, Any]:
+def common_arguments(trt: Any, settings: Mapping[str, Any], talk: Channel) -> dict[str, Any]:
     """Keyword arguments of CreateConfig and CreateConfigRTX for the settings that both know.
 
     Raises:
@@ -126,7 +126,7 @@ def _need(trt: Any, there: bool, setting: str) -> None:
         )
 
 
-def _monitor(trt: Any, talk: Talk) -> Any:
+def _monitor(trt: Any, talk: Channel) -> Any:
     """A progress monitor that reports the outermost phases; None where this version has none."""
     if not hasattr(trt, "IProgressMonitor"):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.backends.building.messages import IN_THE_LOG
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError
 from toolkit.base.files import sha256_file, write_json
 from toolkit.base.reading import own_json
@@ -83,7 +83,7 @@ class Calibration:
             profile.add(literal_glob(name), min=shape, opt=shape, max=shape)
         config.set_calibration_profile(profile.fill_defaults(network).to_trt(builder, network))
 
-    def finish(self, talk: Talk) -> None:
+    def finish(self, talk: Channel) -> None:
         """Check that TensorRT took every batch, and write the fingerprint beside the cache.
 
         Raises:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError
 from toolkit.base.text import on_one_line
 
@@ -127,7 +127,7 @@ class Messages:
         logged: whether they end in a run folder's build.log.
     """
 
-    def __init__(self, talk: Talk, logged: bool = True) -> None:
+    def __init__(self, talk: Channel, logged: bool = True) -> None:
         self.kept: list[tuple[str, str]] = []
         self._logged = logged
         self._talk = talk

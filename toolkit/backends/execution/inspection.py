@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError, QtoolError
 
 _NOT_SHOWN = "N/A due to dynamic shapes"
@@ -21,7 +21,7 @@ def inspect_engine(
     engine: Any,
     profiles: Sequence[Mapping[str, Any]],
     folder: Path,
-    talk: Talk,
+    talk: Channel,
     warm: Warm | None = None,
 ) -> list[str]:
     """Write what the inspector says of each profile, at its opt shapes, as TensorRT wrote it.
@@ -52,7 +52,7 @@ def inspect_engine(
 
 
 def _shown(
-    trt: Any, engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], talk: Talk, warm: Warm | None
+    trt: Any, engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], talk: Channel, warm: Warm | None
 ) -> str:
     """The inspector's output for one profile, after as little work in a context as makes it show the formats.
 
@@ -74,7 +74,7 @@ def _shown(
     return said
 
 
-def _said(trt: Any, engine: Any, context: Any, index: int, talk: Talk) -> str:
+def _said(trt: Any, engine: Any, context: Any, index: int, talk: Channel) -> str:
     """The inspector's output for the engine in this context, as JSON."""
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
@@ -94,7 +94,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _layer_by_layer(trt: Any, engine: Any, inspector: Any, talk: Talk) -> str:
+def _layer_by_layer(trt: Any, engine: Any, inspector: Any, talk: Channel) -> str:
     """The content of ``_said``, put together from the inspector's output for single layers."""
     found, lost = [], 0
     for index in range(engine.num_layers):

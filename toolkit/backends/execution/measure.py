@@ -13,7 +13,7 @@ import numpy as np
 
 from toolkit.backends.execution.inspection import context_at, set_shapes, shapes_at
 from toolkit.backends.layers.inspector import plain_name
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.profiles import Shapes
 
@@ -43,7 +43,7 @@ class MeasuredEngine(NamedTuple):
     lacks: dict[str, str]
 
 
-def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Talk) -> MeasuredEngine:
+def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Channel) -> MeasuredEngine:
     """Measure every profile; one that cannot be measured is left out, with a warning."""
     runtime = cuda_runtime()
     names = [profile["name"] for profile in profiles] or ["default"]
@@ -82,7 +82,7 @@ def run_once(trt: Any, engine: Any, context: Any, shapes: Shapes) -> None:
 
 
 def _measure_profile(
-    trt: Any, runtime: Any, engine: Any, index: int, corners: Mapping[str, Shapes], name: str, talk: Talk
+    trt: Any, runtime: Any, engine: Any, index: int, corners: Mapping[str, Shapes], name: str, talk: Channel
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Latency at every corner and time per layer at opt, of one profile.
 
@@ -110,7 +110,7 @@ def _measure_profile(
 
 
 def latencies_in_turn(
-    trt: Any, engines: Mapping[str, Any], profiles: Sequence[Mapping[str, Any]], rounds: int, talk: Talk
+    trt: Any, engines: Mapping[str, Any], profiles: Sequence[Mapping[str, Any]], rounds: int, talk: Channel
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
     """Latency of several engines at every profile's opt shapes, all of them measured in every round.
 

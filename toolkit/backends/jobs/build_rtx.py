@@ -9,12 +9,12 @@ from typing import Any
 from toolkit.backends.building.build_config import check_profiles, common_arguments, polygraphy_profiles, with_timing
 from toolkit.backends.building.messages import Messages
 from toolkit.backends.building.record_network import walk_network
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.attention_layers import make_decomposable
 from toolkit.base.errors import BackendError, did_you_mean
 
 
-def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def parse(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Parse the model and check that profiles and settings fit it.
 
     Args:
@@ -28,7 +28,7 @@ def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     return {}
 
 
-def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def build(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Parse the model, record its typed network, build the engine.
 
     Args:

@@ -12,12 +12,12 @@ from toolkit.backends.building.calibrators import Calibration
 from toolkit.backends.building.mark_tensors import mark_tensors
 from toolkit.backends.building.messages import Messages
 from toolkit.backends.building.weak_network import allowed_types, set_precisions, set_ranges
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.attention_layers import make_decomposable
 from toolkit.base.errors import BackendError
 
 
-def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def parse(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Parse the model and check that the profiles fit it.
 
     Args:
@@ -40,7 +40,7 @@ def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     return {}
 
 
-def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def build(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Parse the model, apply plan and ranges where typing is weak, and build.
 
     Args:
@@ -96,7 +96,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     }
 
 
-def _network_loader(trt: Any, request: dict[str, Any], talk: Talk, unmarked: list[str]) -> Any:
+def _network_loader(trt: Any, request: dict[str, Any], talk: Channel, unmarked: list[str]) -> Any:
     """Polygraphy's loader of the network, with plan, ranges and opened tensors; adds to ``unmarked`` what it lacks."""
     from polygraphy.backend.trt import NetworkFromOnnxPath, PostprocessNetwork
 
@@ -137,7 +137,7 @@ def _input_shapes(network: Any) -> dict[str, list[int]]:
     return {tensor.name: list(tensor.shape) for tensor in inputs}
 
 
-def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Talk) -> None:
+def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Channel) -> None:
     """Write plan and ranges into a weakly typed network."""
     settings = request["settings"]
     implicit = settings["quantization"] == "implicit"
@@ -149,7 +149,7 @@ def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Talk) -> None:
             talk.log(f"WARNING: {len(missing)} tensors have no range, layers on them stay in float: {some}")
 
 
-def _config(trt: Any, network: Any, request: dict[str, Any], talk: Talk, calibration: Calibration | None) -> Any:
+def _config(trt: Any, network: Any, request: dict[str, Any], talk: Channel, calibration: Calibration | None) -> Any:
     """Polygraphy's loader of the builder configuration."""
     from polygraphy.backend.trt import CreateConfig, PostprocessConfig
 

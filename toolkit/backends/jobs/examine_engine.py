@@ -11,10 +11,10 @@ from toolkit.backends.building.messages import Messages
 from toolkit.backends.execution.inspection import inspect_engine
 from toolkit.backends.execution.measure import MeasuredEngine, measure_engine, run_once
 from toolkit.backends.execution.open_engine import open_engine
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 
 
-def examine(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def examine(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Ask the inspector about every profile, and measure every profile.
 
     Args:

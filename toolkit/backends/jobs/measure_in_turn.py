@@ -9,10 +9,10 @@ from typing import Any
 from toolkit.backends.building.messages import Messages
 from toolkit.backends.execution.measure import latencies_in_turn
 from toolkit.backends.execution.open_engine import open_engine
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 
 
-def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def measure_in_turn(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Measure each engine's latency at the opt shapes of every profile, all engines in every round.
 
     Args:

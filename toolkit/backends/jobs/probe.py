@@ -6,12 +6,12 @@ import importlib
 from typing import Any
 
 from toolkit.backends.execution.measure import call, cuda_runtime
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError
 from toolkit.base.text import on_one_line
 
 
-def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def probe(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Import ``request["module"]`` and list what decides how it is used.
 
     Returns:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.backends.execution.runner import EngineRunner
+from toolkit.backends.processes.channel import Channel
 from toolkit.backends.processes.exchange import load_arrays, profiles_from_json, store_arrays
-from toolkit.backends.processes.talk import Talk
 from toolkit.base.errors import BackendError
 
 
-def run_batches(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+def run_batches(request: dict[str, Any], talk: Channel) -> dict[str, Any]:
     """Run every batch in its profile and store the outputs.
 
     Args:

@@ -12,8 +12,8 @@ import sys
 import threading
 import traceback
 
+from toolkit.backends.processes.channel import Channel
 from toolkit.backends.processes.children import CAN_STOP
-from toolkit.backends.processes.talk import Talk
 from toolkit.base.errors import QtoolError
 from toolkit.base.text import on_one_line
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Run the job given on the first line of standard input."""
     # A crash in native code leaves the Python stack in the noise, for the parent's error message.
     faulthandler.enable(all_threads=False)
-    talk = Talk(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    talk = Channel(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     # Native code prints to descriptor 1: from here on that is the noise file, not the pipe to the parent.
     os.dup2(2, 1)
     _end_with_starter()

@@ -113,7 +113,7 @@ class Child:
                     stream.close()
 
 
-class Spares:
+class SpareChildren:
     """Children that have loaded their library and wait for a job. Only the thread that made this starts any: a child
     ends with the thread that started it.
     """
@@ -170,7 +170,7 @@ class Spares:
             self._found.clear()
 
 
-_SPARES: list[Spares] = []
+_SPARES: list[SpareChildren] = []
 
 
 @contextmanager
@@ -179,14 +179,14 @@ def spare_children() -> Iterator[None]:
     if _SPARES:
         yield
         return
-    _SPARES.append(Spares())
+    _SPARES.append(SpareChildren())
     try:
         yield
     finally:
         _SPARES.pop().end()
 
 
-def spares() -> Spares | None:
+def spares() -> SpareChildren | None:
     """The spares of the block under way; None outside of one."""
     return _SPARES[-1] if _SPARES else None
 

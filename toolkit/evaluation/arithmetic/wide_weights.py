@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from toolkit.base.types import Array
-from toolkit.graph.large_models.memory import weights_room
+from toolkit.graph.large_models.memory import weights_limit
 from toolkit.graph.proto.light import LARGE, LightModel, large_header
 from toolkit.graph.proto.names import Names
 from toolkit.graph.proto.nodes import reads_of, subgraphs_of
@@ -67,7 +67,7 @@ def widen_weights(model: LightModel, types: Mapping[str, int]) -> LightModel:
 
 def _have_room(model: LightModel) -> bool:
     """Whether all large weights have room in float32, and an initializer that is an input is one that may be fed."""
-    size, room = sum(value.size for value in model.weights.values()) * np.dtype(np.float32).itemsize, weights_room()
+    size, room = sum(value.size for value in model.weights.values()) * np.dtype(np.float32).itemsize, weights_limit()
     fits = size <= _MOST_BYTES and (room is None or _TIMES * size <= room)
     return fits and model.proto.ir_version >= _OVERRIDABLE
 

@@ -95,7 +95,7 @@ def kept_amax(model: Model) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Beyond:
+class ClippedTensor:
     """A quantized tensor whose values leave its range far more on the evaluation's samples than on calibration's.
 
     Attributes:
@@ -132,7 +132,7 @@ class Beyond:
         return EvaluationCode.LEAVES_RANGE(**asdict(self))
 
 
-def beyond(tensor: str, seen: Clipping, known: Range | None) -> Beyond | None:
+def clipped_tensor(tensor: str, seen: Clipping, known: Range | None) -> ClippedTensor | None:
     """Whether values leave a range as they did not on the calibration's samples; None where they do not.
 
     Methods clip a little by design, and new samples a little more. Clipping counts only if it leaves less than 28 dB,
@@ -147,17 +147,17 @@ def beyond(tensor: str, seen: Clipping, known: Range | None) -> Beyond | None:
         # the pair was there before, with its own range
         return None
     share, promised = known.diagnosis.get("clipped"), known.diagnosis.get("sqnr_db")
-    found = Beyond(tensor, seen.largest / seen.amax, seen.share, share, seen.level_db, promised)
+    found = ClippedTensor(tensor, seen.largest / seen.amax, seen.share, share, seen.level_db, promised)
     often = seen.share >= max(_LEAST_SHARE, _TIMES * (share or 0.0))
     if found.level_db >= _HARMLESS_DB:
         return None
     return found if found.excess_db >= (_WORSE_DB if often else _RUINED_DB) else None
 
 
-def unlike_data(clipping: Mapping[str, Clipping], ranges: Ranges | None) -> list[Beyond]:
+def unlike_data(clipping: Mapping[str, Clipping], ranges: Ranges | None) -> list[ClippedTensor]:
     """The tensors whose values leave their ranges on the evaluation's samples, the worst first."""
     known = ranges.tensors if ranges is not None else {}
-    found = [one for name, seen in clipping.items() if (one := beyond(name, seen, known.get(name))) is not None]
+    found = [one for name, seen in clipping.items() if (one := clipped_tensor(name, seen, known.get(name))) is not None]
     return sorted(found, key=lambda one: -one.excess_db)
 
 

@@ -12,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.guessing.guess import STRICTEST, Guess, fitting
 from toolkit.evaluation.guessing.parts import class_axis_of, one_sided, parts_for
 from toolkit.evaluation.guessing.value_clues import no_classes
-from toolkit.evaluation.metric import UNLABELLED, UNLABELLED_PIXEL, are_shares, longer, one_hot
+from toolkit.evaluation.metric import UNLABELLED, UNLABELLED_PIXEL, are_shares, non_unit_dims, one_hot
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
@@ -65,7 +65,7 @@ def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> l
 
 
 @dataclass(frozen=True)
-class StrayLabel:
+class OutOfRangeLabel:
     """The first label that is no class of an output, although the labels are laid out as numbers of its classes.
 
     Attributes:
@@ -90,7 +90,7 @@ class StrayLabel:
         return self.low > 0 and self.high - self.low < self.classes
 
 
-def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> StrayLabel | None:
+def out_of_range_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> OutOfRangeLabel | None:
     """A label out of range, of labels that would be an output's classes but for that; None where they are not.
 
     Labels are taken for classes where they would fit a metric if they were in range, and most are in range or all of
@@ -120,7 +120,7 @@ def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> Stray
             if inside.mean() >= _MOST or high - low < count:
                 wrong = [(label != free) & ((label < 0) | (label >= count)) for label in labels]
                 index = next(number for number, marks in enumerate(wrong) if marks.any())
-                return StrayLabel(index, int(labels[index][wrong[index]].flat[0]), one.name, count, low, high)
+                return OutOfRangeLabel(index, int(labels[index][wrong[index]].flat[0]), one.name, count, low, high)
     return None
 
 
@@ -161,12 +161,13 @@ def _whole(labels: Sequence[Array], low: int, high: float) -> bool:
 def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
     shape = _shape(labels)
     if output.discrete:
-        same = shape is not None and (shape == output.shape or longer(shape) == longer(output.shape) == ())
+        one_each = shape is not None and non_unit_dims(shape) == non_unit_dims(output.shape) == ()
+        same = one_each or (shape is not None and shape == output.shape)
         return ("top1",) if same and _whole(labels, 0, np.inf) else ()
     if settings.get("single"):
         return _one_score(output, settings, labels)
     count = output.shape[int(settings.get("axis", class_axis_of(output)))] if output.shape else 1
-    if shape is not None and not longer(shape) and count > 1 and _whole(labels, 0, count):
+    if shape is not None and not non_unit_dims(shape) and count > 1 and _whole(labels, 0, count):
         return ("top1", "auc")
     if shape != (count,) or count < 2 or len(output.shape) != 1:
         return ()
@@ -283,7 +284,7 @@ def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arra
 def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
     """Classes that several samples have, or scores of pairs."""
     shape = _shape(labels)
-    if shape is None or longer(shape) or output.discrete:
+    if shape is None or non_unit_dims(shape) or output.discrete:
         return ()
     values = np.asarray([one.reshape(()) for one in labels], np.float64)
     distinct = len(np.unique(values))
@@ -296,10 +297,10 @@ def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
     if (output.discrete and not no_classes(output)) or not all(one.dtype.kind in "biuf" for one in labels):
         return ()
     known = {one.shape for one in output.samples}
-    loose = {longer(shape) for shape in known}
+    loose = {non_unit_dims(shape) for shape in known}
     # axes of length 1 may lack; but whole numbers of a picture's places without its channel may be classes
     apart = [one for one in labels if one.shape not in known]
-    fits = all(longer(one.shape) in loose and (one.size == 1 or one.dtype.kind == "f") for one in apart)
+    fits = all(non_unit_dims(one.shape) in loose and (one.size == 1 or one.dtype.kind == "f") for one in apart)
     # what is there or not is no value, and a logit is no distance from it
     return ("mse",) if fits and not _there_or_not(labels) else ()
 

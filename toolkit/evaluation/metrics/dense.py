@@ -14,7 +14,7 @@ from toolkit.evaluation.metric import (
     Metric,
     MetricOptions,
     check_finite,
-    longer,
+    non_unit_dims,
     pick,
     threshold_of,
     unlike_shapes,
@@ -43,7 +43,7 @@ class _Alike(Summed):
             DataError: the label's shape is not the output's, or it holds NaN or infinities.
         """
         values, label = pick(outputs, self.options, labels)
-        if label.shape[:1] != values.shape[:1] or longer(label.shape[1:]) != longer(values.shape[1:]):
+        if label.shape[:1] != values.shape[:1] or non_unit_dims(label.shape[1:]) != non_unit_dims(values.shape[1:]):
             raise unlike_shapes(values, label, "give a label of the output's shape")
         wanted = np.asarray(label, np.float64).reshape(values.shape)
         check_finite(wanted)

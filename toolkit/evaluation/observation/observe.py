@@ -14,15 +14,15 @@ from toolkit.evaluation.observation.chosen_columns import chosen_column
 from toolkit.evaluation.observation.chosen_rows import chosen_rows
 from toolkit.evaluation.observation.class_choices import chosen_by
 from toolkit.evaluation.observation.fixed_rows import rows_at_once
+from toolkit.evaluation.observation.image_correlation import grids, image_correlation
 from toolkit.evaluation.observation.layer_channels import layer_channels
-from toolkit.evaluation.observation.likeness import grids, likeness
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.observation.one_each import one_each
 from toolkit.evaluation.observation.position_mask import at_positions, counting, position_masks
 from toolkit.evaluation.observation.rounded import rounded
 from toolkit.evaluation.observation.squashed import squashed
 from toolkit.evaluation.observation.vocabularies import vocabularies
-from toolkit.graph.interface.pasts import handed_on, reached, renewed
+from toolkit.graph.interface.pasts import continued_inputs, reached, renewed
 from toolkit.graph.interface.states import shapes_to_join
 from toolkit.graph.interface.used_inputs import varying_tensors
 from toolkit.graph.model import Model
@@ -60,7 +60,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         _take_all(one, seen.held[one.name], joined, one.name in chosen)
     seen.find_masks(outputs)
     ops = frozenset(node.op for node, _ in model.walk())
-    handed = handed_on(model)
+    handed = continued_inputs(model)
     answers = [one for one in outputs if one.name not in handed]
     if not answers:
         # a model's only output is no past
@@ -218,7 +218,7 @@ def _take_all(
     for value, _, images in batches:
         first = len(output.samples)
         _take(output, value)
-        output.likenesses += [likeness(images, sample) for sample in output.samples[first : first + 1]]
+        output.likenesses += [image_correlation(images, sample) for sample in output.samples[first : first + 1]]
 
 
 def _batch_axis(

@@ -20,7 +20,7 @@ _PARTS = _PASSING | {"Slice", "Split", "Gather"}
 """Operators that output parts of their first input, as the states of one layer."""
 
 
-def handed_on(model: Model) -> dict[str, str]:
+def continued_inputs(model: Model) -> dict[str, str]:
     """The outputs that continue an input, each with that input: ``present.0.key`` of ``past_key_values.0.key``."""
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     found = {}

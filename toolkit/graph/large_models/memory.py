@@ -17,7 +17,7 @@ from math import ceil
 from typing import Any
 
 from toolkit.base.mapped import hold_pages, release_pages, return_freed_memory
-from toolkit.graph.proto.on_disk import ROOM, limit_room
+from toolkit.graph.proto.on_disk import ROOM, set_array_memory
 
 _PROGRAM, _PROGRAM_PART = 224 << 20, 4
 """What Python, its libraries, graphs and arrays in work take; of a small limit no more than one in so many parts."""
@@ -49,7 +49,7 @@ def limit_memory(size: int | None) -> None:
 
 def _set(limit: int | None) -> None:
     loaded.limit = limit
-    limit_room(_room(limit))
+    set_array_memory(_room(limit))
     hold_pages(None if limit is None else _room(limit))
 
 
@@ -58,7 +58,7 @@ def memory_limited() -> int | None:
     return loaded.limit
 
 
-def weights_room() -> int | None:
+def weights_limit() -> int | None:
     """Bytes of the limit that weights in sessions may take; None where there is no limit."""
     return loaded.room
 
@@ -75,7 +75,7 @@ def _room(limit: int | None) -> int:
     return ROOM if limit is None else min(ROOM, limit // _ROOM_PART)
 
 
-class Loaded:
+class LoadedSessions:
     """What is loaded into onnxruntime of all models that are loaded part by part, the last used last.
 
     Attributes:
@@ -96,7 +96,7 @@ class Loaded:
 
     @property
     def room(self) -> int | None:
-        """See ``weights_room``."""
+        """See ``weights_limit``."""
         limit = self.limit
         return None if limit is None else limit - min(_PROGRAM, limit // _PROGRAM_PART) - _room(limit)
 
@@ -299,5 +299,5 @@ class Loaded:
             self._known.clear()
 
 
-loaded = Loaded()
+loaded = LoadedSessions()
 """The process's own."""

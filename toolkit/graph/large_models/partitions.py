@@ -25,7 +25,7 @@ from toolkit.base.collection import return_free_blocks
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.large_models.cutting import SHARE, Cut, Partition, widened_bytes
-from toolkit.graph.large_models.memory import loaded, weights_room
+from toolkit.graph.large_models.memory import loaded, weights_limit
 from toolkit.graph.large_models.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.large_models.partition_types import HALF, narrowed, rounded, widen_between_partitions, widened
 from toolkit.graph.proto.light import LightModel, bytes_of
@@ -74,7 +74,7 @@ def partitions_of(model: LightModel, packed: bool) -> list[Partition]:
     Raises:
         ModelError: the weights of one node alone do not fit; the message names the node with most.
     """
-    room = weights_room()
+    room = weights_limit()
     sizes = {name: widened_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
     if room is None or sum(sizes.values()) <= room // SHARE:
         return [Partition.whole(model)]

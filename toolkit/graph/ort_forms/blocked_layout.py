@@ -39,7 +39,7 @@ def reorders_to_plain(node: onnx.NodeProto) -> bool:
     return whole and not attribute_of(node, "channels_last")
 
 
-def stay_blocked(proto: onnx.ModelProto, any_order: bool = False) -> bool:
+def keep_blocked_layout(proto: onnx.ModelProto, any_order: bool = False) -> bool:
     """Compute what lies between convolutions in their layout, in place; returns whether anything has changed.
 
     Args:
@@ -60,7 +60,7 @@ class _Regions:
 
     Args:
         graph: the graph.
-        any_order: see ``stay_blocked``.
+        any_order: see ``keep_blocked_layout``.
 
     Attributes:
         root: by tensor the output of its root.

@@ -50,7 +50,7 @@ def spilled_as(values: Array, dtype: np.dtype[Any]) -> Array:
         return values.astype(dtype)
 
 
-def limit_room(size: int) -> None:
+def set_array_memory(size: int) -> None:
     """Set how much memory arrays may take from here on, ``ROOM`` at most; existing arrays stay."""
     _store.room = size
 

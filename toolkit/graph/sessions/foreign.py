@@ -17,6 +17,6 @@ def foreign_operators(model: Model) -> dict[tuple[str, str], str]:
     return found
 
 
-def meant(domain: str, op: str) -> list[str]:
+def similar_ops(domain: str, op: str) -> list[str]:
     """The operators that may have been meant by one; empty where none is near."""
     return list(nearest(op, sorted(known_operators(domain))))

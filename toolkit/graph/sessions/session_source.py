@@ -17,7 +17,7 @@ from toolkit.graph.ort_forms.named_outputs import name_outputs
 from toolkit.graph.ort_forms.random_seeds import fix_random_seeds
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.survey import Survey
-from toolkit.graph.sessions.foreign import meant
+from toolkit.graph.sessions.foreign import similar_ops
 from toolkit.graph.sessions.runnable import NotRun, cut, not_run_in
 from toolkit.graph.surgery.opset import is_foreign
 
@@ -115,7 +115,7 @@ def not_computed(name: str, left: NotRun, where: str) -> ModelError:
     """The error for a tensor that depends on a node without a kernel."""
     plugin = left.tensors[name]
     domain, _, op = left.plugins[plugin].rpartition("::")
-    near = meant(domain, op) if is_foreign(domain, op) else []
+    near = similar_ops(domain, op) if is_foreign(domain, op) else []
     return ModelError(
         f"tensor '{name}' comes from node '{plugin}' ({left.plugins[plugin]}), for which onnxruntime has no kernel",
         where=where,

@@ -18,7 +18,7 @@ import onnx
 from toolkit.base.errors import QtoolError
 from toolkit.base.temporary import temporary_folder
 from toolkit.graph.large_models.partitions import Value
-from toolkit.graph.ort_forms.blocked_layout import reorders_to_plain, stay_blocked
+from toolkit.graph.ort_forms.blocked_layout import keep_blocked_layout, reorders_to_plain
 from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.nodes import reads_of
 
@@ -71,7 +71,7 @@ def without_reordering(
         try:
             rewrite(path)
             proto = onnx.load_model(path, load_external_data=False)
-            changed = stay_blocked(proto, any_order)
+            changed = keep_blocked_layout(proto, any_order)
             names = _with_outputs_as_computed(proto) if any_order else {}
             if not names and not changed:
                 return None

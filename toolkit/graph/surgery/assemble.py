@@ -178,13 +178,13 @@ def reads(node: gs.Node) -> Iterator[str]:
         yield from (name for name in (*used, *(t.name for t in sub.outputs)) if name not in own)
 
 
-def body_begins(node: gs.Node) -> dict[str, str]:
+def body_initial_inputs(node: gs.Node) -> dict[str, str]:
     """What the inputs of a node's bodies are at first, by their names there: a Loop's and a Scan's own inputs."""
     pairs = [pair for sub in bodies(node) for pair in zip(sub.inputs, node.inputs)]
     return {inner.name: outside.name for inner, outside in pairs if outside.name}
 
 
-def body_ends(node: gs.Node) -> list[str]:
+def body_outputs(node: gs.Node) -> list[str]:
     """Names of the tensors that a node's bodies return to it, each once."""
     return list(dict.fromkeys(tensor.name for sub in bodies(node) for tensor in sub.outputs))
 

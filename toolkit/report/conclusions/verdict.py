@@ -118,7 +118,7 @@ def _lost_answers(accuracy: Accuracy) -> Finding | None:
     """The part of the outputs whose answers are lost by far; None without one."""
     for part in accuracy.parts:
         missed = part.standing == "missed" and not accuracy.met
-        lost = missed and (part.unchanged < BROKEN_SHARE or found_lost(part.figure, part.level))
+        lost = missed and (part.unchanged < BROKEN_SHARE or detections_lost(part.figure, part.level))
         if lost and _far(part) and not _else_kept(part, accuracy.parts):
             return ReportCode.ANSWERS_LOST(
                 outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
@@ -127,7 +127,7 @@ def _lost_answers(accuracy: Accuracy) -> Finding | None:
     return None
 
 
-def found_lost(figure: str, level: float | None) -> bool:
+def detections_lost(figure: str, level: float | None) -> bool:
     """Whether most of what is found in the samples is lost; answers are kept all the same where most hold nothing.
 
     Args:

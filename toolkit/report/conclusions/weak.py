@@ -10,7 +10,7 @@ from toolkit.base.precision import Precision
 from toolkit.calibration.diagnosis import unlike_profiles
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.contract.roles import Harm
-from toolkit.evaluation.comparison.clipping import Beyond
+from toolkit.evaluation.comparison.clipping import ClippedTensor
 from toolkit.graph.layers.layer_weights import LayerWeights
 from toolkit.graph.model import Model
 from toolkit.placement.existing import pairs_of
@@ -80,7 +80,7 @@ def weak_spots_from_ranges(
 def blame_data(
     spots: Sequence[WeakSpotInfo],
     model: Model,
-    unlike: Sequence[Beyond],
+    unlike: Sequence[ClippedTensor],
     float_form: Callable[[], Model] | None = None,
 ) -> list[WeakSpotInfo]:
     """The weak spots with clipping on unlike data as the first cause, where that explains them.
@@ -108,7 +108,7 @@ def blame_data(
     return told
 
 
-def data_advice(unlike: Sequence[Beyond]) -> list[Advice]:
+def data_advice(unlike: Sequence[ClippedTensor]) -> list[Advice]:
     """What to try before anything else where the evaluation's values leave the calibrated ranges."""
     if not unlike:
         return []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from toolkit.run.recipe.recipe import Recipe
 
 
-def not_wanted(recipe: Recipe, device_check: bool | None) -> Finding | None:
+def device_run_declined(recipe: Recipe, device_check: bool | None) -> Finding | None:
     """Why the engine will not be run on a GPU in this run; None where it will be, if one is built.
 
     Raises:

@@ -20,7 +20,7 @@ _FOR_USERS = ("rtx", "tensorrt", "images", "detection")
 
 
 @dataclass(frozen=True)
-class Ability:
+class Capability:
     """Something that qtool does, and whether it can be done here.
 
     Attributes:
@@ -57,7 +57,7 @@ class Health:
     missing: list[str]
     extras: dict[str, list[str]]
     gpu: dict[str, str]
-    abilities: list[Ability] = field(default_factory=list)
+    abilities: list[Capability] = field(default_factory=list)
     auto: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Health:
         for name, missing in self.extras.items():
             words = f"not installed ({', '.join(missing)}); run pip install 'qtool[{name}]'" if missing else "installed"
             lines.append(f"extra {name}: {words}")
-        alike: dict[Ability, list[str]] = {}
+        alike: dict[Capability, list[str]] = {}
         for one in self.abilities:
             alike.setdefault(replace(one, what=""), []).append(one.what)
         for one, whats in alike.items():
@@ -116,16 +116,16 @@ def _gpu() -> dict[str, str]:
     return {**known, "cuda": f"driver for CUDA up to {cuda}"} if (cuda := driver_cuda()) else known
 
 
-def _simulating() -> Ability:
+def _simulating() -> Capability:
     """Accuracy, without any engine."""
     try:
         import onnxruntime
     except ImportError as error:
-        return Ability("simulate", "onnxruntime", False, str(error), "run pip install onnxruntime")
-    return Ability("simulate", f"onnxruntime {onnxruntime.__version__}", True, "on the CPU")
+        return Capability("simulate", "onnxruntime", False, str(error), "run pip install onnxruntime")
+    return Capability("simulate", f"onnxruntime {onnxruntime.__version__}", True, "on the CPU")
 
 
-def _of_backend(name: str) -> list[Ability]:
+def _of_backend(name: str) -> list[Capability]:
     """What a backend can do here: what prevents building prevents the rest."""
     from toolkit.backends.backend import EngineSettings
     from toolkit.backends.choose import choose, usable
@@ -135,26 +135,26 @@ def _of_backend(name: str) -> list[Ability]:
 
     _, refusal = usable(name)
     if refusal is not None:
-        return [Ability(what, name, False, refusal.what, refusal.remedy) for what in ("build", "run", "measure")]
+        return [Capability(what, name, False, refusal.what, refusal.remedy) for what in ("build", "run", "measure")]
     try:
         backend = choose(name)[0]
     except QtoolError as error:
-        return [Ability("build", name, False, error.what, error.remedy)]
+        return [Capability("build", name, False, error.what, error.remedy)]
     gpu, by = find_gpu(), f"{name} {backend.version()}"
     built_for, target = "", ""
     if name == "tensorrt_rtx":
         capabilities, why = target_capabilities(EngineSettings())
         built_for = f"for compute capability {', '.join(capabilities)} ({sentence(why)})"
         target = "" if gpu is not None and gpu.compute_capability in capabilities else built_for
-    build = Ability("build", by, True, built_for)
+    build = Capability("build", by, True, built_for)
     elsewhere = "run on a machine that has the GPU"
     if gpu is None:
         no_gpu = "there is no GPU here"
-        return [build, *(Ability(what, by, False, no_gpu, elsewhere) for what in ("run", "measure"))]
-    run = Ability("run", by, not target, f"engines are {target}" if target else "", elsewhere if target else "")
+        return [build, *(Capability(what, by, False, no_gpu, elsewhere) for what in ("run", "measure"))]
+    run = Capability("run", by, not target, f"engines are {target}" if target else "", elsewhere if target else "")
     obstacle = backend.cannot_measure()
     remedy = "run pip install cuda-python" if "cuda-python" in obstacle else "use tensorrt" if obstacle else ""
-    return [build, run, Ability("measure", by, not obstacle, obstacle, remedy)]
+    return [build, run, Capability("measure", by, not obstacle, obstacle, remedy)]
 
 
 def _requirements() -> tuple[list[str], dict[str, list[str]]]:

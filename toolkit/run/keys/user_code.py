@@ -11,7 +11,7 @@ from typing import Any
 from toolkit.base.code import load_object
 from toolkit.base.errors import QtoolError
 from toolkit.base.given import is_given, taken
-from toolkit.base.modules import OWN_PACKAGES, is_pythons_own, module_file
+from toolkit.base.modules import OWN_PACKAGES, is_stdlib, module_file
 from toolkit.base.reads import Reads, following
 from toolkit.contract.passes import Pass
 from toolkit.run.job import Job
@@ -37,7 +37,7 @@ def followed(job: Job) -> Iterator[None]:
         yield
 
 
-def passes_call_it(job: Job) -> bool:
+def passes_use_own_code(job: Job) -> bool:
     """Whether code of the user's contributes to the passes' result."""
     steps = passes_of(job.recipe, job.allow_code)
     return any(_is_users(step) for step in steps) or (
@@ -45,12 +45,12 @@ def passes_call_it(job: Job) -> bool:
     )
 
 
-def measuring_calls_it(job: Job) -> bool:
+def measuring_uses_own_code(job: Job) -> bool:
     """Whether code of the user's contributes to what is measured: the metric, or what makes the reference model."""
-    return _metric(job) is not None or reference_calls_it(job)
+    return _metric(job) is not None or reference_uses_own_code(job)
 
 
-def reference_calls_it(job: Job) -> bool:
+def reference_uses_own_code(job: Job) -> bool:
     """Whether code of the user's makes the model that results are compared with."""
     return any(_is_users(step) for step in stripping_passes(job.recipe, job.allow_code))
 
@@ -92,7 +92,7 @@ def _modules(job: Job) -> list[str]:
         thing = taken(name) if is_given(name) else None
         found.append(_module_of(thing) if thing is not None else name.partition(":")[0])
     known = (*OWN_PACKAGES, "pydantic")
-    return sorted({name for name in found if (top := name.partition(".")[0]) not in known and not is_pythons_own(top)})
+    return sorted({name for name in found if (top := name.partition(".")[0]) not in known and not is_stdlib(top)})
 
 
 def _module_of(thing: Any) -> str:

@@ -26,7 +26,7 @@ from toolkit.placement.qdq import float_constants
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.keys.lock import read_lock
 from toolkit.run.migrate.pairs import activations, float_layers, ranges_of_pairs, symmetric
-from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_back
+from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, propagate_ranges_back
 from toolkit.run.migrate.write import profile_tables
 from toolkit.run.new.new_recipe import relative
 from toolkit.run.recipe.new_profile import profile_lines
@@ -126,7 +126,7 @@ class BackToImplicit:
             name: one for name, one in of_pairs.ranges.tensors.items()
             if name in tensors and name not in formless and one.dtype == "int8"
         }  # fmt: skip
-        hand_back(fit, self.model)
+        propagate_ranges_back(fit, self.model)
         return fit
 
     def _lacking(self) -> list[tuple[str, str]]:

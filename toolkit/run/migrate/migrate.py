@@ -40,7 +40,7 @@ from toolkit.run.migrate.implicit import (
     requested_types,
 )
 from toolkit.run.migrate.orders.entries import Settled
-from toolkit.run.migrate.orders.order import Order, Outturn
+from toolkit.run.migrate.orders.order import Order, OrderOutcome
 from toolkit.run.migrate.orders.settle import lost_orders, settle, value_named
 from toolkit.run.migrate.orders.terms import Term
 from toolkit.run.migrate.pairs import layer_findings, pair_turns, ranges_of_pairs
@@ -108,7 +108,7 @@ class Migration:
     recipe: Path
     model: Path | None
     kind: str
-    turns: list[Outturn]
+    turns: list[OrderOutcome]
     tensors: list[TensorTurn]
     said: list[Finding] = field(default_factory=list)
     forms: dict[str, Form] = field(default_factory=dict)
@@ -164,7 +164,7 @@ _PLAIN = (
 """What most tensors become: one of each represents all."""
 
 
-def _line(turn: Outturn) -> str:
+def _line(turn: OrderOutcome) -> str:
     place = f"line {turn.order.line}: " if turn.order.line else ""
     parts = [part for part in (turn.became, sentence(turn.why) if turn.why is not None else "") if part]
     return f"{place}{turn.order.said}: {'; '.join(parts)}"

@@ -18,7 +18,7 @@ from toolkit.placement.grid import block_type
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, TARGETS
 from toolkit.report.migrate_codes import MigrateCode
-from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_on, scales_of
+from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, propagate_ranges, scales_of
 from toolkit.run.new.new_recipe import mixed_layers
 
 _SIXTEEN = frozenset({TensorProto.INT16, TensorProto.UINT16})
@@ -42,7 +42,7 @@ def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
             found.ranges.tensors[result] = one
             added += [result] if not pair.between else []
     if stripped:
-        hand_on(found, model)
+        propagate_ranges(found, model)
         for name in added:
             found.ranges.tensors.pop(name, None)
     return found

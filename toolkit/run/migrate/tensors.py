@@ -88,11 +88,11 @@ def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
         found.said.append(MigrateCode.OTHER_NETWORK(
             known=len(mine), of=len(named), tensors=strange, near=near[0] if near else None
         ))  # fmt: skip
-    hand_on(found, model)
+    propagate_ranges(found, model)
     return found
 
 
-def hand_on(found: FittedRanges, model: Model) -> None:
+def propagate_ranges(found: FittedRanges, model: Model) -> None:
     """Hand ranges on through operators that make no new values, forwards, then back through those that keep all."""
     moving = [node for node in model.nodes if node.op in _SAME_VALUES | _CUTS and data_inputs(node)]
     for node in moving:
@@ -103,13 +103,13 @@ def hand_on(found: FittedRanges, model: Model) -> None:
             _take(found, node.inputs[0].name, node.outputs[0].name)
 
 
-def hand_back(found: FittedRanges, model: Model) -> None:
-    """``hand_on``, and also back within a kernel: what lies before a ReLU or a MaxPool has its result's range.
+def propagate_ranges_back(found: FittedRanges, model: Model) -> None:
+    """``propagate_ranges``, and also back within a kernel: what lies before a ReLU or a MaxPool has its result's range.
 
     TensorRT needs a range for every tensor that an INT8 layer touches; see
     ``backends.building.weak_network.set_ranges``.
     """
-    hand_on(found, model)
+    propagate_ranges(found, model)
     for node in reversed(model.nodes):
         if node.op in _SAME_VALUES | _ONE_KERNEL and model.constant(node.inputs[0]) is None:
             _take(found, node.inputs[0].name, node.outputs[0].name)

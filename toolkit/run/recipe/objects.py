@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
-from toolkit.base.given import Given
+from toolkit.base.given import CallerObject
 from toolkit.contract.passes import Pass
 
 
@@ -16,7 +16,7 @@ def named(value: Any) -> Any:
     """Text as it is, a path as text, and the name of any other object."""
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, Path) else Given(value)
+    return str(value) if isinstance(value, Path) else CallerObject(value)
 
 
 def entry_of(value: Any) -> Any:
@@ -28,7 +28,7 @@ def entry_of(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, Pass):
         value = value()
     if isinstance(value, Pass):
-        return {"use": Given(value)}
+        return {"use": CallerObject(value)}
     if isinstance(value, str):
         return {"use": value}
     if not isinstance(value, dict):
@@ -46,7 +46,7 @@ def _named_setting(value: Any, text: ValidatorFunctionWrapHandler, info: Validat
     # what a file holds is text, or wrong: a list there is no caller's object
     made = value if (info.context or {}).get("file") else named(value)
     # pydantic would turn it into plain text
-    return made if isinstance(made, Given) else text(made)
+    return made if isinstance(made, CallerObject) else text(made)
 
 
 Named = Annotated[str, WrapValidator(_named_setting)]

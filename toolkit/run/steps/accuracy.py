@@ -18,7 +18,7 @@ from toolkit.report.findings.words import clause
 from toolkit.report.schema.accuracy import Accuracy, OutputError
 from toolkit.report.schema.report import DeviceInfo
 from toolkit.report.schema.task import FewAnswers, PartFigures, TaskInfo
-from toolkit.run.task.doubts import do_not_differ, doubts_of, one_answer, shows_nothing
+from toolkit.run.task.doubts import doubts_of, one_answer, samples_identical, samples_show_nothing
 from toolkit.run.task.judgement import judge
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def accuracy_of(
         drawing=drawing,
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
-        shows_nothing=shows_nothing(found),
+        shows_nothing=samples_show_nothing(found),
         quantized_source=task is not None and task.quantized_source,
     )
     return _beside(accuracy, found.unrounded, budget, task) if found.unrounded is not None else accuracy
@@ -231,7 +231,7 @@ def _what_samples_lack(
         return "objects"
     if tally in one_answer(found) or (tally.judges_values and standing is LimitStanding.UNPROVEN):
         return "other answer"
-    if do_not_differ(found):
+    if samples_identical(found):
         return "varied samples"
     return "answers" if standing is LimitStanding.UNPROVEN else ""
 

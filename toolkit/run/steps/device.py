@@ -20,7 +20,7 @@ from toolkit.run.inputs.feeds import Feed, Tally, batch_limits, chunks, notes, o
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.keys import evaluation_key, gpu_here
 from toolkit.run.keys.step import Record, Step
-from toolkit.run.keys.user_code import measuring_calls_it
+from toolkit.run.keys.user_code import measuring_uses_own_code
 from toolkit.run.steps.engine import EngineRecord
 from toolkit.run.task.task import TaskRecord, metric_options
 
@@ -91,7 +91,7 @@ class DeviceStep(Step[DeviceRecord]):
 
     def calls_users_code(self) -> bool:
         """Where the metric is the user's, or a pass that strips the model compared with."""
-        return measuring_calls_it(self.job)
+        return measuring_uses_own_code(self.job)
 
     def run(self) -> DeviceRecord:
         """Run the engine.

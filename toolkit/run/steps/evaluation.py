@@ -13,7 +13,7 @@ from toolkit.evaluation.comparison.outputs import EvaluationResult
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.keys import evaluation_key
 from toolkit.run.keys.step import Record, Step
-from toolkit.run.keys.user_code import measuring_calls_it
+from toolkit.run.keys.user_code import measuring_uses_own_code
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
 from toolkit.run.task.task import TaskRecord, metric_options
@@ -58,7 +58,7 @@ class EvaluationStep(Step[EvaluationRecord]):
 
     def calls_users_code(self) -> bool:
         """Where the metric is the user's, or a pass that strips the model compared with."""
-        return measuring_calls_it(self.job)
+        return measuring_uses_own_code(self.job)
 
     def run(self) -> EvaluationRecord:
         """Run both models on the samples.

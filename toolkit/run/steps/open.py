@@ -21,7 +21,7 @@ from toolkit.run.inputs.engine_settings import engine_settings, extras_for
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.keys import evaluation_key
 from toolkit.run.keys.step import Record, Step
-from toolkit.run.keys.user_code import measuring_calls_it
+from toolkit.run.keys.user_code import measuring_uses_own_code
 from toolkit.run.steps.engine import EngineRecord, EngineStep
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.open_values import opened_values
@@ -84,7 +84,7 @@ class OpenStep(Step[OpenRecord]):
 
     def calls_users_code(self) -> bool:
         """Where the metric is the user's, or a pass that strips the model compared with."""
-        return measuring_calls_it(self.job)
+        return measuring_uses_own_code(self.job)
 
     def run(self) -> OpenRecord:
         """Mark, build, run, compare."""

@@ -22,7 +22,7 @@ from toolkit.run.inputs.graph_passes import AppliedPasses
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.keys.keys import hashes
 from toolkit.run.keys.step import GraphRecord, Step, relative
-from toolkit.run.keys.user_code import passes_call_it
+from toolkit.run.keys.user_code import passes_use_own_code
 from toolkit.run.recipe.passes import passes_of
 from toolkit.run.steps.context import context_for
 from toolkit.run.steps.pass_keys import passes_key
@@ -134,7 +134,7 @@ class PassesStep(Step[PassesRecord]):
 
     def calls_users_code(self) -> bool:
         """Where a pass, or the metric that a pass measures by, is the user's."""
-        return passes_call_it(self.job)
+        return passes_use_own_code(self.job)
 
     def run(self) -> PassesRecord:
         """Apply the passes; their graph goes to .qtool/prepared.onnx, the ranges to ranges.json.

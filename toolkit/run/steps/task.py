@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.base.versions import code_fingerprint
 from toolkit.run.keys.keys import evaluation_key
 from toolkit.run.keys.step import Step
-from toolkit.run.keys.user_code import reference_calls_it
+from toolkit.run.keys.user_code import reference_uses_own_code
 from toolkit.run.task.task import TaskRecord, task_of
 
 
@@ -30,7 +30,7 @@ class TaskStep(Step[TaskRecord]):
 
     def calls_users_code(self) -> bool:
         """Where a pass of the user's strips the model that is looked at; a metric of the user's is not called here."""
-        return reference_calls_it(self.job)
+        return reference_uses_own_code(self.job)
 
     def run(self) -> TaskRecord:
         """Run the float model on the first samples."""

@@ -12,7 +12,7 @@ from toolkit.evaluation.metrics.table import by_order
 from toolkit.evaluation.numerics.intervals import LimitStanding
 from toolkit.evaluation.tasks import ranked_outputs
 from toolkit.report.codes import ReportCode
-from toolkit.report.conclusions.verdict import LOST_DB, found_lost
+from toolkit.report.conclusions.verdict import LOST_DB, detections_lost
 
 if TYPE_CHECKING:
     from toolkit.evaluation.comparison.outputs import EvaluationResult
@@ -43,9 +43,9 @@ def doubts_of(
 
 def _not_shown(found: EvaluationResult, few: Finding | None, samples: int) -> list[Finding]:
     """What the samples do not show: they hold nothing, are alike, show one answer alone, or are too few for a limit."""
-    empty, nothing = [tally for tally in found.tallies if tally.empty], shows_nothing(found)
+    empty, nothing = [tally for tally in found.tallies if tally.empty], samples_show_nothing(found)
     # where all outputs are the same, the same answer is the least of it
-    one_sided = [] if do_not_differ(found) else [_shown(tally, found) for tally in one_answer(found)]
+    one_sided = [] if samples_identical(found) else [_shown(tally, found) for tally in one_answer(found)]
     doubts = [
         ReportCode.SAMPLES_HOLD_NOTHING(task=tally.part.task, outputs=tally.part.outputs, samples=samples)
         for tally in empty
@@ -64,7 +64,7 @@ def _lost_parts(found: EvaluationResult) -> list[Finding]:
             outputs=tally.part.outputs, channels=tally.part.first_and_last, figure=tally.figure, level=tally.level
         )
         for tally in found.tallies
-        if found_lost(tally.figure, tally.level)
+        if detections_lost(tally.figure, tally.level)
     ]
 
 
@@ -107,15 +107,15 @@ def one_answer(found: EvaluationResult) -> list[AnswerTally]:
     return [tally for tally in found.tallies if tally.only is not None]
 
 
-def shows_nothing(found: EvaluationResult) -> bool:
+def samples_show_nothing(found: EvaluationResult) -> bool:
     """Whether the samples can show nothing: there is one, or all give the same values or answer, or hold nothing."""
     answers, alike = [tally for tally in found.tallies if not tally.judges_values], one_answer(found)
     if answers and all(tally.empty or tally in alike for tally in answers):
         return True
-    return do_not_differ(found)
+    return samples_identical(found)
 
 
-def do_not_differ(found: EvaluationResult) -> bool:
+def samples_identical(found: EvaluationResult) -> bool:
     """Whether there is one sample, or all give the same values."""
     steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
     floats = found.outputs.keys() - set(found.discrete)

@@ -14,7 +14,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.labels.label_choice import labelled_output, measured_fits
-from toolkit.evaluation.labels.label_fit import FittingMetric, fitting_metrics, stray_label
+from toolkit.evaluation.labels.label_fit import FittingMetric, fitting_metrics, out_of_range_label
 from toolkit.evaluation.metric import UNLABELLED
 from toolkit.evaluation.observation.observed import SeenModel
 
@@ -83,7 +83,7 @@ def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenM
     Raises:
         DataError: one is not.
     """
-    found = stray_label(seen, guess(seen), labels)
+    found = out_of_range_label(seen, guess(seen), labels)
     if found is None:
         return
     cure = f"subtract {found.low} from every label" if found.from_another_start else "number the classes from 0"
@@ -130,7 +130,7 @@ def unused(
     fits = fitting_metrics(seen, guess(seen), labels)
     if fits:
         return _fitting(fits, seen, answers)
-    found = stray_label(seen, guess(seen), labels)
+    found = out_of_range_label(seen, guess(seen), labels)
     if found is None:
         return unfit(labels, seen)
     return EvaluationCode.LABEL_OUT_OF_RANGE(

@@ -15,7 +15,7 @@ from toolkit.base.types import Array
 from toolkit.base.versions import code_fingerprint
 from toolkit.run.inputs.batches import batches_run
 from toolkit.run.keys.keys import evaluation_key
-from toolkit.run.keys.user_code import measuring_calls_it
+from toolkit.run.keys.user_code import measuring_uses_own_code
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, CalibrationData
@@ -40,7 +40,7 @@ def first_samples_fit(inputs: Inputs) -> None:
     data, _ = inputs.evaluation_data(inputs.source())
     if data is not None:
         fit(inputs, data, inputs.job.recipe.evaluation.batch)
-    inputs.job.folder.store(_DONE, key, [], needs=needs_now() if measuring_calls_it(inputs.job) else None)
+    inputs.job.folder.store(_DONE, key, [], needs=needs_now() if measuring_uses_own_code(inputs.job) else None)
 
 
 def sample_counts(data: CalibrationData | None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class TaskRecord(Record):
 
 
 @dataclass
-class Looked:
+class ObservedTask:
     """How the model's outputs are read, and the samples that show it.
 
     Attributes:
@@ -103,7 +103,7 @@ class Looked:
     seen: SeenModel | None = None
 
 
-def look(inputs: Inputs) -> Looked:
+def look(inputs: Inputs) -> ObservedTask:
     """Run the float model on the first samples and determine its task; done once.
 
     Raises:
@@ -112,7 +112,7 @@ def look(inputs: Inputs) -> Looked:
     """
     if inputs.looked is None:
         inputs.looked = _look(inputs)
-    found: Looked = inputs.looked
+    found: ObservedTask = inputs.looked
     return found
 
 
@@ -178,14 +178,14 @@ def first_seen(inputs: Inputs) -> FirstSeen | None:
     return FirstSeen(watched, [batch for batch, _ in seen], chain(seen, given), data, loaded.outputs)
 
 
-def _look(inputs: Inputs) -> Looked:
+def _look(inputs: Inputs) -> ObservedTask:
     from toolkit.evaluation.guessing.judged import judged_by
     from toolkit.evaluation.guessing.parts import masked_positions, one_sided_among
 
     job, section = inputs.job, inputs.job.recipe.evaluation
     found = first_seen(inputs)
     if found is None:
-        return Looked(TaskRecord(), iter(()), [])
+        return ObservedTask(TaskRecord(), iter(()), [])
     watched = found.model
     try:
         judged, why = judged_by(
@@ -207,7 +207,7 @@ def _look(inputs: Inputs) -> Looked:
         unlike=unlike, at_once=watched.at_once,
     )  # fmt: skip
     lacking = [t.name for t in inputs.reference().graph.outputs if t.name not in found.outputs]
-    return Looked(record, found.batches, lacking, watched)
+    return ObservedTask(record, found.batches, lacking, watched)
 
 
 def task_of(inputs: Inputs) -> TaskRecord:
@@ -296,7 +296,7 @@ def samples_unlike(inputs: Inputs) -> list[Finding]:
     return prepared_unlike(calibration, evaluation, used_inputs(model))
 
 
-def _unused_labels(inputs: Inputs, looked: Looked) -> list[Finding]:
+def _unused_labels(inputs: Inputs, looked: ObservedTask) -> list[Finding]:
     """Findings about labels that the recipe's samples have and no metric reads."""
     from toolkit.evaluation.metric import label_of
     from toolkit.run.task.labels import all_finite, unused

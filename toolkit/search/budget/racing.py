@@ -69,7 +69,7 @@ def _loosened(budget: Budget | None, slack: float, least: float | None) -> Budge
         return None
 
 
-def surely_quieter(parts: Sequence[float], other: Sequence[float]) -> bool:
+def significantly_less_noisy(parts: Sequence[float], other: Sequence[float]) -> bool:
     """Whether one state has less noise than another by more than chance, both on the same batches.
 
     The ratio of the two means is held against its standard error by the jackknife (Miller, "The jackknife - a review",

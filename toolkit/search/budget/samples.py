@@ -31,7 +31,7 @@ def in_parts(settings: Settings, samples: int, layers: int) -> Settings:
     return replace(settings, samples=samples, batch=max(1, min(settings.batch, samples // parts)))
 
 
-def fewer_where_slow(simulation: Simulation) -> Simulation:
+def limited_where_slow(simulation: Simulation) -> Simulation:
     """The simulation on as many of its samples as a float inference may take, and on at least 32."""
     count = sum(feed.count for feed in simulation.feeds)
     few = max(int(count * _MOST_MACS / max(simulation.macs, 1.0)), _LEAST)

@@ -13,11 +13,11 @@ import numpy as np
 from toolkit.base.parts import along, parts_of
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.calibration.diagnosis import Unlike
+from toolkit.calibration.diagnosis import ProfileRangeDifference
 from toolkit.calibration.weights import weight_amax
 from toolkit.contract.findings import Finding
 from toolkit.contract.ranges import Range
-from toolkit.evaluation.comparison.clipping import Beyond
+from toolkit.evaluation.comparison.clipping import ClippedTensor
 from toolkit.graph.layers.layer_weights import LayerWeights
 from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.qdq import storable_scale
@@ -117,7 +117,7 @@ class MethodSetting:
         )
 
 
-def data_cause(beyond: Beyond, measured: bool = False) -> Cause:
+def data_cause(beyond: ClippedTensor, measured: bool = False) -> Cause:
     """The cause that a tensor's values leave its range, since they are unlike those that calibration saw.
 
     Args:
@@ -134,7 +134,7 @@ def range_causes(
     *,
     uneven: float = 1.0,
     shared: float = 1.0,
-    unlike: Unlike | None = None,
+    unlike: ProfileRangeDifference | None = None,
     passes: Collection[str] = (),
 ) -> list[Cause]:
     """What is wrong with one activation tensor.

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from toolkit.base.cpu import session_threads
-from toolkit.base.spread import spread
+from toolkit.base.spread import spread_indices
 from toolkit.base.types import Array
 from toolkit.evaluation.comparison.clipping import Clipping
 from toolkit.graph.layers.bias import response
@@ -79,7 +79,7 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
     parts = [part for number, part in enumerate(simulation.data.batches(_BATCH)) if not number % every]
     seen, read = 0, dict.fromkeys(wanted, 0)
     with ThreadPoolExecutor(min(session_threads(), len(layers)), "layers") as pool:
-        for number in spread(len(parts)):
+        for number in spread_indices(len(parts)):
             values = tapped.run(parts[number].inputs)
             # layers' noises are independent
             list(pool.map(lambda layer, values=values: layer.add(values), layers))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from toolkit.base.files import sha256_json
 from toolkit.evaluation.comparison.outcome import Outcome
-from toolkit.search.budget.racing import surely_quieter
+from toolkit.search.budget.racing import significantly_less_noisy
 from toolkit.search.plans.proposing import Proposing
 from toolkit.search.plans.range_methods import NEARER, alternatives, whole_model
 from toolkit.search.plans.searched_plan import SearchedPlan
@@ -197,7 +197,7 @@ class ChoosingRanges(Proposing):
             return plan.passes
         far, before = (self.budget.distance(dict(one.lacks)) for one in (plan, other))
         noises = self._parts([plan, other], min(plan.batches, other.batches))
-        return far <= before / NEARER and surely_quieter(*noises)
+        return far <= before / NEARER and significantly_less_noisy(*noises)
 
     def _misses_by_far(self, plan: SearchedPlan) -> bool:
         """Whether a plan clearly misses the budget, or by more than limits usually allow."""

@@ -61,7 +61,9 @@ def with_quiet(
     return replace(budget, min_sqnr_db=limit), note
 
 
-def quieter(found: SearchResult, simulation: Simulation, before: SearchedPlan, budget: Budget, worth: float) -> bool:
+def is_less_noisy(
+    found: SearchResult, simulation: Simulation, before: SearchedPlan, budget: Budget, worth: float
+) -> bool:
     """Whether a search with the limit on noise found a plan to take; one that misses it somewhat may become its best.
 
     Args:

@@ -26,7 +26,7 @@ from toolkit.placement.attention import scale_queries
 from toolkit.placement.codes import PlacementCode
 from toolkit.placement.dequantized import source
 from toolkit.placement.explained import earlier_findings, explained
-from toolkit.placement.pairs import Placement, close
+from toolkit.placement.pairs import Placement, release_placer
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import pairs_opset
 from toolkit.placement.scales import share_amax
@@ -123,7 +123,7 @@ class Quantizer(Pass):
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that get pairs; the model is prepared for them."""
         placement = self.prepare(model, context)
-        close(placement)
+        release_placer(placement)
         return placement.activations or None
 
     # ---------------------------------------------------------------- the pass
@@ -187,10 +187,10 @@ class Quantizer(Pass):
     def _not_faster(self, model: Model, context: Context, bench: Bench, builds: int | None) -> dict[str, Finding]:
         """The nodes whose pairs do not pay, each with the reason; see ``not_faster``."""
         placement = self.placement(model, context)
-        close(placement)
+        release_placer(placement)
         if not units_of(model, placement):
             return {}
-        close(placement := self.prepare(model, context))
+        release_placer(placement := self.prepare(model, context))
         # here, so that all trials and the run itself share them
         ranges = self.ranges(model, placement, context)
         return not_faster(
@@ -237,11 +237,11 @@ class Quantizer(Pass):
     ) -> tuple[Placement, dict[str, float]]:
         """Where the pairs go given the ranges that exist, and {activation: amax}; refusals are reported."""
         placement = self.prepare(model, context, slow)
-        close(placement)
+        release_placer(placement)
         ranges = self.ranges(model, placement, context)
         if context.unranged:
             placement = self.placement(model, context, slow)
-            close(placement)
+            release_placer(placement)
         nodes, said = {node.name: node for node, _ in model.walk()}, earlier_findings(context.journal)
         for refusal in placement.refusals:
             context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, said))

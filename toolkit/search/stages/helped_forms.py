@@ -18,7 +18,7 @@ _MADE = 2
 
 
 @dataclass
-class HelpedForms:
+class HelperModels:
     """The forms of a model that its helpers produce, by what stays float.
 
     A search looks at the model with all that its helpers do: in float32 that is the same function, whatever layers a

@@ -28,8 +28,8 @@ from toolkit.search.plans.range_methods import NEARER
 from toolkit.search.plans.search import SearchResult, all_float
 from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.search.quantizer.quantizer import Quantizer
-from toolkit.search.stages.helped_forms import HelpedForms
-from toolkit.search.stages.wide_layers import fewest_wide
+from toolkit.search.stages.helped_forms import HelperModels
+from toolkit.search.stages.wide_layers import shortest_wide_run
 from toolkit.simulation.simulation import Simulation
 
 _ASKED = 0.9
@@ -51,7 +51,7 @@ class RealTypes:
     by: str
     lower: Lower
     reference: Model | None
-    forms: HelpedForms | None = None
+    forms: HelperModels | None = None
     wide: Finding | None = None
     _wide: tuple[str, ...] = ()
     _real: tuple[Simulation, str, Outcome] | None = None
@@ -112,7 +112,7 @@ class RealTypes:
         self.wide = missed
         try:
             mended = meets(order)
-            kept = fewest_wide(order, meets) if mended else ()
+            kept = shortest_wide_run(order, meets) if mended else ()
             self._wide = tuple(kept)
             if asked and not mended:
                 by = ", ".join(sorted(set(asked.values())))

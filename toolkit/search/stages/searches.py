@@ -12,7 +12,7 @@ from toolkit.search.budget.racing import plan_key
 from toolkit.search.budget.spending import Spending
 from toolkit.search.codes import SearchEndCode
 from toolkit.search.cost.cost_model import CostModel
-from toolkit.search.plans.few_answers import quieter, with_quiet
+from toolkit.search.plans.few_answers import is_less_noisy, with_quiet
 from toolkit.search.plans.search import Search, SearchResult, all_float
 from toolkit.search.plans.searched_plan import SearchedPlan
 from toolkit.search.stages.real_types import best_known
@@ -110,7 +110,7 @@ class Searches:
         loud, judged = self.demand, self.judged
         self.demand = quiet
         found = self.run()
-        if quieter(found, self.judged, before.best, loud, _WORTH):
+        if is_less_noisy(found, self.judged, before.best, loud, _WORTH):
             return found
         self.demand, self.judged = loud, judged
         return before

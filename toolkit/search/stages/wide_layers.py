@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 
-def fewest_wide(order: Sequence[str], meets: Callable[[Sequence[str]], bool]) -> Sequence[str]:
+def shortest_wide_run(order: Sequence[str], meets: Callable[[Sequence[str]], bool]) -> Sequence[str]:
     """A run of layers, none of which may be left out at either end; about 2 log2 n trials for n layers.
 
     Some layers make values that a narrow type cannot hold, others need them: large ones whose difference matters, tiny

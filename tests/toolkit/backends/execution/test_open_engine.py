@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.backends.building.messages import Messages
 from toolkit.backends.execution.open_engine import open_engine
-from toolkit.backends.processes.talk import Talk
+from toolkit.backends.processes.channel import Channel
 from toolkit.base.errors import BackendError
 
 
@@ -34,7 +34,7 @@ def module(done, engine, plugins=True):
 @pytest.fixture
 def messages(monkeypatch, tmp_path):
     with (tmp_path / "said").open("w") as stream:
-        said = Messages(Talk(stream))
+        said = Messages(Channel(stream))
         monkeypatch.setattr(said, "logger", lambda trt: None)
         yield said
 

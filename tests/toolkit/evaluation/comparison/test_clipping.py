@@ -16,7 +16,7 @@ from toolkit.calibration.provider import Calibrator
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.comparison.clipping import Clipping, beyond, kept_amax, unlike_data, unlike_warnings
+from toolkit.evaluation.comparison.clipping import Clipping, clipped_tensor, kept_amax, unlike_data, unlike_warnings
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.evaluation.node_errors import measure as node_errors
@@ -80,7 +80,7 @@ def test_the_pairs_of_activations_say_what_is_kept():
     ],
 )
 def test_clipping_counts_where_it_is_far_worse_than_calibration_promised(values, of, told):
-    assert (beyond("t", seen(values), of) is not None) is told
+    assert (clipped_tensor("t", seen(values), of) is not None) is told
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])

@@ -10,7 +10,7 @@ from tests.control_flow import conv_in_loop
 from toolkit import Model
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.observation.observe import observe
-from toolkit.graph.interface.pasts import handed_on, reached, renewed
+from toolkit.graph.interface.pasts import continued_inputs, reached, renewed
 from toolkit.graph.interface.used_inputs import used_inputs, varying_tensors
 
 
@@ -36,12 +36,12 @@ def decoder(grows="Concat"):
     ("grows", "found"), [("Concat", {"present": "past"}), ("Attention", {"present": "past"}), ("features", {})]
 )
 def test_an_output_continues_the_input_that_it_grows_from(grows, found):
-    assert handed_on(decoder(grows)) == found
+    assert continued_inputs(decoder(grows)) == found
 
 
 def test_channels_that_an_input_is_joined_with_are_no_past():
     nodes = [node("Relu", ["x"], ["r"]), node("Concat", ["x", "r"], ["y"], axis=1)]
-    assert handed_on(Model.from_proto(build(nodes, {"x": ["n", 3, "h", "w"]}, {"y": ["n", 6, "h", "w"]}))) == {}
+    assert continued_inputs(Model.from_proto(build(nodes, {"x": ["n", 3, "h", "w"]}, {"y": ["n", 6, "h", "w"]}))) == {}
 
 
 def test_a_past_tells_a_decoder_and_is_neither_a_picture_nor_an_answer():

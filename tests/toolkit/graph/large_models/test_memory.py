@@ -6,13 +6,13 @@ from threading import Event, Thread
 
 import pytest
 
-from toolkit.graph.large_models.memory import Loaded, least_limit
+from toolkit.graph.large_models.memory import LoadedSessions, least_limit
 
 
 @pytest.fixture
 def own():
     """What is loaded of nobody else, under a limit of 100 bytes."""
-    made = Loaded()
+    made = LoadedSessions()
     made.limit = least_limit(100)
     return made
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import DataError, ModelError
 from toolkit.graph.large_models.cutting import by_nodes
-from toolkit.graph.large_models.memory import least_limit, loaded, memory_limit, weights_room
+from toolkit.graph.large_models.memory import least_limit, loaded, memory_limit, weights_limit
 from toolkit.graph.large_models.partitions import (
     Boundaries,
     PartitionedSession,
@@ -88,7 +88,7 @@ def test_what_is_loaded_stays_within_the_limit(blocks, monkeypatch):
         for _ in range(2):
             one.run({"x0": x})
             other.run({"x0": x})
-        assert 0 < most <= weights_room() < limit and loaded._known
+        assert 0 < most <= weights_limit() < limit and loaded._known
         del one, other
         assert not loaded._known
 
@@ -160,12 +160,12 @@ def test_a_session_that_is_run_in_partitions_holds_no_weights_by_itself(blocks):
 def test_a_limit_leaves_the_program_its_part():
     for size in (10**3, 10**6, 10**8, 10**9, 10**10):
         with memory_limit(least_limit(size)):
-            assert weights_room() >= size
+            assert weights_limit() >= size
         with memory_limit(least_limit(size) - 4):
-            assert weights_room() < size
+            assert weights_limit() < size
     with memory_limit(6 * 10**9):
-        assert weights_room() == 6 * 10**9 - (224 << 20) - (256 << 20)
-    assert weights_room() is None
+        assert weights_limit() == 6 * 10**9 - (224 << 20) - (256 << 20)
+    assert weights_limit() is None
 
 
 def test_a_node_that_does_not_fit_alone_is_named(blocks):

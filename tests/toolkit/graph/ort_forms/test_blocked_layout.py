@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.graph.ort_forms.blocked_layout import stay_blocked
+from toolkit.graph.ort_forms.blocked_layout import keep_blocked_layout
 from toolkit.graph.sessions import unordered_outputs
 from toolkit.graph.sessions.session import session
 
@@ -59,7 +59,7 @@ def reorders(monkeypatch):
 
     def watched(proto, any_order):
         before = Counter(node.op_type for node in proto.graph.node)
-        changed = stay_blocked(proto, any_order)
+        changed = keep_blocked_layout(proto, any_order)
         found.append((before, Counter(node.op_type for node in proto.graph.node)))
         return changed
 

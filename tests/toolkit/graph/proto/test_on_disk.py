@@ -132,7 +132,7 @@ def test_what_is_spilled_in_another_type_is_converted_part_by_part(no_room, monk
     copy = spilled_as(held, held.dtype)
     held += 1
     np.testing.assert_array_equal(copy, values)
-    on_disk.limit_room(10**6)
+    on_disk.set_array_memory(10**6)
     assert place_of(spilled_as(values, kind)) is None
 
 
@@ -149,7 +149,7 @@ def test_a_conversion_that_the_disk_has_no_room_for_stays_in_memory(no_room, mon
 
 
 def test_what_fits_stays_in_memory(no_room):
-    on_disk.limit_room(1000)
+    on_disk.set_array_memory(1000)
     first, second = np.zeros(600, np.uint8), np.zeros(600, np.uint8)
     assert spilled(first) is first and spilled(first[:10]).base is first
     assert place_of(spilled(second)) is not None

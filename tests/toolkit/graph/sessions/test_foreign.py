@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from toolkit.graph.sessions.foreign import meant
+from toolkit.graph.sessions.foreign import similar_ops
 from toolkit.graph.surgery.opset import is_foreign
 
 
@@ -26,11 +26,11 @@ def test_onnx_has_what_its_own_domains_have(domain, op, foreign):
 
 
 def test_an_operator_that_is_registered_later_is_known_and_forgotten_again():
-    assert is_foreign("", "MyOwnRelu") and "MyOwnRelu" not in meant("", "MyOwnRelus")
+    assert is_foreign("", "MyOwnRelu") and "MyOwnRelu" not in similar_ops("", "MyOwnRelus")
     schema = onnx.defs.OpSchema("MyOwnRelu", "", 1, inputs=[], outputs=[])
     onnx.defs.register_schema(schema)
     try:
-        assert not is_foreign("", "MyOwnRelu") and "MyOwnRelu" in meant("", "MyOwnRelus")
+        assert not is_foreign("", "MyOwnRelu") and "MyOwnRelu" in similar_ops("", "MyOwnRelus")
     finally:
         onnx.defs.deregister_schema("MyOwnRelu", 1, "")
     assert is_foreign("", "MyOwnRelu")

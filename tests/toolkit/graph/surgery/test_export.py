@@ -210,7 +210,7 @@ def test_what_a_paused_block_makes_is_old_and_is_looked_through_once_there_is_mu
     try:
         before = rings()
         assert all(ref() is not None for ref in before) and not gc.get_freeze_count()
-        monkeypatch.setattr(collection, "living_limit", collection.LivingLimit(0))
+        monkeypatch.setattr(collection, "living_limit", collection.CollectionThreshold(0))
         after = rings()
         assert all(ref() is None for ref in before)
         assert collection.living_limit.most >= collection.MOST_LIVING and all(ref() is not None for ref in after)
@@ -220,7 +220,7 @@ def test_what_a_paused_block_makes_is_old_and_is_looked_through_once_there_is_mu
 
 
 def test_what_lives_is_counted_only_where_blocks_of_memory_have_grown(monkeypatch: pytest.MonkeyPatch):
-    limit = collection.LivingLimit(1000)
+    limit = collection.CollectionThreshold(1000)
 
     def reached(blocks: int) -> bool:
         monkeypatch.setattr(sys, "getallocatedblocks", lambda: blocks)

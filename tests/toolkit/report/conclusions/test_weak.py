@@ -11,7 +11,7 @@ from toolkit import Context
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.comparison.clipping import Beyond
+from toolkit.evaluation.comparison.clipping import ClippedTensor
 from toolkit.graph.surgery.tensors import make_constant
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.weak import blame_data, data_advice, weak_spots_from_ranges
@@ -111,7 +111,7 @@ def test_a_range_that_no_pair_uses_says_nothing_of_a_layer(quantized):
 
 def test_clipping_on_unlike_data_comes_first_and_takes_the_place_of_a_guess_at_rounding(quantized):
     model, ranges = quantized
-    beyond = Beyond("r2", 2.1, 0.045, 0.00009, 19.3, 40.0)
+    beyond = ClippedTensor("r2", 2.1, 0.045, 0.00009, 19.3, 40.0)
     spots = weak_spots_from_ranges(infos("layer3", "layer2"), infos("layer3", "layer2"), model, ranges)
     first, second = blame_data(spots, model, [beyond])
     assert [cause.kind for cause in first.causes] == ["unlike-data"] and first.causes[0].tensor == "r2"
@@ -129,5 +129,5 @@ def test_clipping_on_unlike_data_comes_first_and_takes_the_place_of_a_guess_at_r
 
 
 def test_a_range_that_was_given_is_not_blamed_on_data():
-    given = Beyond("r2", 20.0, 0.8, None, 1.7, None)
+    given = ClippedTensor("r2", 20.0, 0.8, None, 1.7, None)
     assert given.remedy == EvaluationCode.CALIBRATE_THIS_RANGE() and given.finding.values["calibrated"] is None

@@ -5,7 +5,7 @@ import onnx
 from tests.toolkit.report import unpacked
 from tests.toolkit.report.samples import MODEL, build
 from toolkit.graph.model import Model
-from toolkit.graph.surgery.assemble import body_begins, body_ends
+from toolkit.graph.surgery.assemble import body_initial_inputs, body_outputs
 from toolkit.report.page.page_data import page_data
 from toolkit.report.schema.report import LayerInfo, TensorInfo
 from toolkit.report.sections.wiring import Mark, on_data, wiring
@@ -87,8 +87,8 @@ def test_a_nodes_bodies_name_what_they_begin_as_and_give():
             { again = Identity(more) next = Add(state, x) }>
     }"""
     (loop,) = [node for node in Model.from_proto(onnx.parser.parse_model(graph)).nodes if node.op == "Loop"]
-    assert body_begins(loop) == {"i": "n", "more": "go", "state": "x"}
-    assert body_ends(loop) == ["again", "next"]
+    assert body_initial_inputs(loop) == {"i": "n", "more": "go", "state": "x"}
+    assert body_outputs(loop) == ["again", "next"]
 
 
 def test_what_hands_tokens_on_is_drawn_and_the_arithmetic_of_sizes_is_not():

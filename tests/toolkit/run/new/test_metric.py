@@ -19,7 +19,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.parts import one_sided_among, parts_for
-from toolkit.evaluation.labels.label_fit import FittingMetric, fitting_metrics, stray_label
+from toolkit.evaluation.labels.label_fit import FittingMetric, fitting_metrics, out_of_range_label
 from toolkit.evaluation.observation.observed import SeenOutput
 from toolkit.graph.sessions.session import session
 from toolkit.report.codes import ReportCode
@@ -424,10 +424,10 @@ def test_values_out_of_a_guess_of_classes_are_no_labels_out_of_range():
     found = guess(model)
     assert {part.task for part in found.parts} >= {"regression"}
     ratings = np.arange(8) % 4
-    assert stray_label(model, found, list(ratings.astype(np.float32))) is None
-    assert stray_label(model, found, list(ratings)).value == 3
+    assert out_of_range_label(model, found, list(ratings.astype(np.float32))) is None
+    assert out_of_range_label(model, found, list(ratings)).value == 3
     classes = seen(out("y", normal(8, 3), "Gemm"))
-    assert stray_label(classes, guess(classes), list(ratings.astype(np.float32))).value == 3
+    assert out_of_range_label(classes, guess(classes), list(ratings.astype(np.float32))).value == 3
 
 
 @pytest.mark.parametrize("last", ["Sigmoid", "Identity"])

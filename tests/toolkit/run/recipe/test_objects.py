@@ -20,7 +20,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS
 from tests.small_digits import small_digits
 from toolkit import DataError, Model, NotAllowedError, Pass, Recipe, RecipeError, Sequence, run
-from toolkit.base.given import Given, taken
+from toolkit.base.given import CallerObject, taken
 
 with np.load(MODELS / "digits_test.npz") as _stored:
     STORED = dict(_stored)
@@ -137,7 +137,7 @@ def test_an_object_lives_as_long_as_its_recipe_and_goes_where_its_name_goes():
     made = recipe(calibration={"data": thing})
     name = made.with_objects().calibration.data
     assert taken(name) is thing and taken(copy.deepcopy(name)) is thing
-    other = pickle.loads(pickle.dumps(Given(ShareRight(bonus=2.0))))
+    other = pickle.loads(pickle.dumps(CallerObject(ShareRight(bonus=2.0))))
     assert taken(other).bonus == 2.0 and str(other) == "@given:ShareRight"
     del thing, made, name
     gc.collect()

@@ -24,7 +24,7 @@ from toolkit.report.schema.report import BackendInfo, DeviceInfo
 from toolkit.report.terminal.report import to_text
 from toolkit.run.recipe.sections import BudgetSection
 from toolkit.run.steps.accuracy import accuracy_of
-from toolkit.run.task.doubts import do_not_differ
+from toolkit.run.task.doubts import samples_identical
 from toolkit.run.task.task import TaskRecord
 
 
@@ -447,6 +447,6 @@ def test_samples_are_alike_where_all_that_is_judged_of_them_is(judged):
     figures = {name: OutputFigures(sqnr_db=60.0, max_abs=0.01) for name in ("logits", "version")}
     notes = [EvaluationCode.OUTPUT_STEADY(output=name) for name in judged]
     tally = AnswerTally(OutputPart("regression", judged), 400, 400, 0.99)
-    assert do_not_differ(measured(outputs=figures, notes=notes, tallies=(tally,), samples=400)) is True
+    assert samples_identical(measured(outputs=figures, notes=notes, tallies=(tally,), samples=400)) is True
     one = measured(outputs=figures, notes=notes[1:], tallies=(tally,), samples=400)
-    assert do_not_differ(one) is False
+    assert samples_identical(one) is False

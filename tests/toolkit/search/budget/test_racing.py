@@ -8,7 +8,7 @@ import pytest
 from toolkit.base.errors import DataError
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.outcome import Outcome
-from toolkit.search.budget.racing import clear, rounds, surely_quieter
+from toolkit.search.budget.racing import clear, rounds, significantly_less_noisy
 
 FLOAT = Outcome(0.0, metric=1.0)
 
@@ -100,21 +100,21 @@ def test_less_noise_on_the_same_batches_is_more_than_chance_where_most_of_them_s
     a_fifth_less = tuple(
         noise * factor for noise, factor in zip(loud_and_soft, (0.8, 0.78, 0.83, 0.8, 0.7, 0.81, 0.8, 0.9))
     )
-    assert surely_quieter(a_fifth_less, loud_and_soft) and not surely_quieter(loud_and_soft, a_fifth_less)
+    assert significantly_less_noisy(a_fifth_less, loud_and_soft) and not significantly_less_noisy(loud_and_soft, a_fifth_less)
     # the mean is as much less, but one batch alone makes it so
     one_batch = (*loud_and_soft[:6], 21.0, loud_and_soft[7])
-    assert sum(one_batch) < sum(a_fifth_less) * 1.02 and not surely_quieter(one_batch, loud_and_soft)
+    assert sum(one_batch) < sum(a_fifth_less) * 1.02 and not significantly_less_noisy(one_batch, loud_and_soft)
     # two batches need to agree, and one tells no error at all: it takes 1 dB
-    assert surely_quieter((0.5, 5.2), (1.0, 10.0)) and not surely_quieter((0.5, 9.0), (1.0, 10.0))
-    assert surely_quieter((0.79,), (1.0,)) and not surely_quieter((0.81,), (1.0,))
+    assert significantly_less_noisy((0.5, 5.2), (1.0, 10.0)) and not significantly_less_noisy((0.5, 9.0), (1.0, 10.0))
+    assert significantly_less_noisy((0.79,), (1.0,)) and not significantly_less_noisy((0.81,), (1.0,))
 
 
 def test_a_batch_that_is_infinite_in_one_state_alone_decides_and_one_in_both_does_not():
     some = (1.0, 2.0, 3.0, math.inf)
     less = tuple(noise / 2 for noise in some)
-    assert surely_quieter(less, some) and not surely_quieter(some, some) and not surely_quieter((), ())
-    assert surely_quieter(some, (1.0, 2.0, math.inf, math.inf))
-    assert not surely_quieter((*less[:2], math.inf, math.inf), some)
+    assert significantly_less_noisy(less, some) and not significantly_less_noisy(some, some) and not significantly_less_noisy((), ())
+    assert significantly_less_noisy(some, (1.0, 2.0, math.inf, math.inf))
+    assert not significantly_less_noisy((*less[:2], math.inf, math.inf), some)
     # what is silent in both says nothing
-    assert surely_quieter((0.0, 0.7), (0.0, 1.0)) and not surely_quieter((0.0, 0.9), (0.0, 1.0))
-    assert not surely_quieter((0.0, 0.0), (0.0, 0.0)) and not surely_quieter((math.inf,), (math.inf,))
+    assert significantly_less_noisy((0.0, 0.7), (0.0, 1.0)) and not significantly_less_noisy((0.0, 0.9), (0.0, 1.0))
+    assert not significantly_less_noisy((0.0, 0.0), (0.0, 0.0)) and not significantly_less_noisy((math.inf,), (math.inf,))

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import build, node
 from tests.toolkit.search.planted import chain
 from toolkit import Model, Precision
-from toolkit.calibration.diagnosis import Unlike
+from toolkit.calibration.diagnosis import ProfileRangeDifference
 from toolkit.contract.ranges import Range
 from toolkit.graph.layers.layer_weights import LayerWeights
 from toolkit.graph.surgery.tensors import make_constant
@@ -46,7 +46,7 @@ def test_the_method_with_less_error_is_named_only_where_its_range_differs():
         ({"uneven": 20.0, "passes": ["smooth"]}, "uneven-channels", CauseCode.APPLY_PASS(passes=["smooth"])),
         ({"uneven": 20.0}, "uneven-channels", KEEP),
         ({"shared": 5.0}, "shared-scale", CauseCode.EXCLUDE_CONCAT()),
-        ({"unlike": Unlike("t", "a", "b", 3.0)}, "profiles", CauseCode.WEIGH_PROFILES()),
+        ({"unlike": ProfileRangeDifference("t", "a", "b", 3.0)}, "profiles", CauseCode.WEIGH_PROFILES()),
     ],
 )
 def test_each_cause_of_a_range(settings, kind, remedy):

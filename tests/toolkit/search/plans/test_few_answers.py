@@ -14,7 +14,7 @@ from toolkit.contract.ranges import Ranges
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.evaluation.tasks.base import AnswerTally, OutputPart
-from toolkit.search.plans.few_answers import quieter, with_quiet
+from toolkit.search.plans.few_answers import is_less_noisy, with_quiet
 from toolkit.search.plans.search import SearchResult
 from toolkit.search.plans.searched_plan import SearchedPlan
 
@@ -83,11 +83,11 @@ def test_a_plan_that_lacks_little_of_the_noise_limit_is_better_than_the_one_befo
     nothing = replace(plan(96, 0.0), quantized=0.0, lacks={})
     found = SearchResult(nearly, [nearly], 1, None, Outcome(0.0, metric=0.8), notes=[Code.SEARCH_NEAREST()])
     simulation = SimpleNamespace(ranges=Ranges())
-    assert quieter(found, simulation, before, BUDGET, 0.5) is taken
+    assert is_less_noisy(found, simulation, before, BUDGET, 0.5) is taken
     assert (found.best.lacks, found.notes) == (({}, []) if taken else (nearly.lacks, [Code.SEARCH_NEAREST()]))
     # one within the limit that quantizes nothing is no better
     found = SearchResult(nothing, [nothing, nearly], 2, None, Outcome(0.0, metric=0.8))
-    assert quieter(found, simulation, before, BUDGET, 0.5) is taken and (found.best.quantized == share) is taken
+    assert is_less_noisy(found, simulation, before, BUDGET, 0.5) is taken and (found.best.quantized == share) is taken
     safe = replace(nearly, lacks={}, quantized=0.9)
     found = SearchResult(safe, [safe, nearly], 2, None, Outcome(0.0, metric=0.8))
-    assert quieter(found, simulation, before, BUDGET, 0.5) and found.best is safe
+    assert is_less_noisy(found, simulation, before, BUDGET, 0.5) and found.best is safe

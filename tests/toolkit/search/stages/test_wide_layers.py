@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.search.stages.wide_layers import fewest_wide
+from toolkit.search.stages.wide_layers import shortest_wide_run
 
 
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))))
@@ -19,9 +19,9 @@ def test_the_run_from_the_first_to_the_last_culprit_is_found_in_few_trials(case)
         tried.append(names)
         return {str(n) for n in culprits} <= set(names)
 
-    assert fewest_wide(order, meets) == order[min(culprits) : max(culprits) + 1]
+    assert shortest_wide_run(order, meets) == order[min(culprits) : max(culprits) + 1]
     assert len(tried) <= 2 * math.ceil(math.log2(count + 1)) + 2
 
 
 def test_none_stay_wide_where_the_budget_holds_without_them():
-    assert fewest_wide(["a", "b"], lambda names: True) == []
+    assert shortest_wide_run(["a", "b"], lambda names: True) == []

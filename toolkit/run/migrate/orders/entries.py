@@ -12,7 +12,7 @@ from toolkit.contract.findings import Finding
 from toolkit.graph.model import Model
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.orders.layers import LayerTypes
-from toolkit.run.migrate.orders.order import Order, Outturn
+from toolkit.run.migrate.orders.order import Order, OrderOutcome
 from toolkit.run.migrate.orders.terms import OUTCOMES, Term
 
 _ENGINE: dict[Term, str] = {
@@ -64,7 +64,7 @@ class Settled:
     cache: str = ""
     data: str = ""
     layers: LayerTypes = field(default_factory=LayerTypes)
-    turns: list[Outturn] = field(default_factory=list)
+    turns: list[OrderOutcome] = field(default_factory=list)
 
     def complete_engine(self, folders: Sequence[Path], capabilities: Sequence[str]) -> None:
         """Find the timing cache that the source names in its folders, and set the GPUs that the user gives."""
@@ -278,7 +278,8 @@ class Entries:
         if ones:
             # they are only named where another shape was given, or trtexec would have made up all of them
             order = Order(None, said="shapes")
-            self.found.turns.append(Outturn(order, "implied", why=MigrateCode.SHAPES_OF_ONES(inputs=sorted(set(ones)))))
+            why = MigrateCode.SHAPES_OF_ONES(inputs=sorted(set(ones)))
+            self.found.turns.append(OrderOutcome(order, "implied", why=why))
         for number, shapes in profiles.items():
             for name, dims in dynamic.items():
                 shapes[name] = _whole(shapes.get(name, {}), dims)

@@ -33,7 +33,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Outturn:
+class OrderOutcome:
     """What became of an order.
 
     Attributes:

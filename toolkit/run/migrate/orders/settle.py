@@ -10,7 +10,7 @@ from toolkit.graph.model import Model
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.checks.gpu_types import types_of_pairs
 from toolkit.run.migrate.orders.entries import METHODS, Entries, Settled
-from toolkit.run.migrate.orders.order import Fate, Order, Outturn
+from toolkit.run.migrate.orders.order import Fate, Order, OrderOutcome
 from toolkit.run.migrate.orders.terms import OUTCOMES, Term
 
 _FATES: Mapping[BaseCode, Fate] = {
@@ -78,27 +78,27 @@ class _Settler:
 
     # ---------------------------------------------------------------- one order
 
-    def _turn(self, order: Order) -> Outturn:
+    def _turn(self, order: Order) -> OrderOutcome:
         """What becomes of an order, which is written down where it has a place."""
         if order.why is not None and _lost(order):
             code = order.why.code
-            return Outturn(order, _FATES.get(code, "lost"), why=order.why)
+            return OrderOutcome(order, _FATES.get(code, "lost"), why=order.why)
         assert order.term is not None
         outcome = OUTCOMES[order.term]
         if order.term is Term.INT4 and self.own & {Precision.INT4, Precision.NVFP4}:
-            return Outturn(order, "implied", why=MigrateCode.INT4_IN_GRAPH())
+            return OrderOutcome(order, "implied", why=MigrateCode.INT4_IN_GRAPH())
         if outcome.why is not None:
             unrelated = (Term.MEASURING, Term.PRINTING, Term.OTHER_FRAMEWORK)
             fate = "lost" if outcome.lost else "unrelated" if order.term in unrelated else "implied"
-            return Outturn(order, fate, why=outcome.why())  # type: ignore[arg-type]
+            return OrderOutcome(order, fate, why=outcome.why())  # type: ignore[arg-type]
         overruled = self._overruled(order)
         if overruled is not None:
-            return Outturn(order, "overruled", why=overruled)
+            return OrderOutcome(order, "overruled", why=overruled)
         became, why = self.entries.write(order)
         if order.term is Term.OPS and not became:
             # a script for many models asks for layers that only some of them have
-            return Outturn(order, "implied", why=why)
-        return Outturn(order, "written" if became else "lost", became, why or order.why)
+            return OrderOutcome(order, "implied", why=why)
+        return OrderOutcome(order, "written" if became else "lost", became, why or order.why)
 
     def _overruled(self, order: Order) -> Finding | None:
         """What decides in place of an order."""
@@ -162,6 +162,6 @@ def _lost(order: Order) -> bool:
     return order.term is None or (order.why is not None and order.why.code is not MigrateCode.ONLY_WHERE)
 
 
-def lost_orders(turns: Sequence[Outturn]) -> Iterator[Outturn]:
+def lost_orders(turns: Sequence[OrderOutcome]) -> Iterator[OrderOutcome]:
     """Orders without an equivalent in the recipe although the engine differs without them."""
     yield from (turn for turn in turns if turn.fate in ("lost", "look"))

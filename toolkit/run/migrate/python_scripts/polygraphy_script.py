@@ -13,7 +13,7 @@ from toolkit.run.migrate.orders.order import Order
 from toolkit.run.migrate.orders.terms import Flag, Term
 from toolkit.run.migrate.orders.values import hardware_word, type_word, whole
 from toolkit.run.migrate.python_scripts.calls import CREATE_CONFIG
-from toolkit.run.migrate.python_scripts.static import UNKNOWN, Dotted, Static
+from toolkit.run.migrate.python_scripts.static_values import UNKNOWN, LibraryName, StaticValues
 
 _QUIET = frozenset({"calibrator", "profiles"})
 _SWITCHES = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.TF32, Term.SPARSE, Term.REFIT, Term.VERSIONS, Term.DLA)
@@ -33,14 +33,14 @@ class _PolygraphyCall:
     node: ast.Call
     name: str
     given: Mapping[str, ast.expr]
-    static: Static
+    static: StaticValues
 
     def first(self, keyword: str = "") -> Any:
         """The value of the first argument, which may also be given by its keyword."""
         return self.static.value(self.node.args[0] if self.node.args else self.given.get(keyword))
 
 
-def polygraphy_calls(node: ast.Call, static: Static) -> Iterator[Order]:
+def polygraphy_calls(node: ast.Call, static: StaticValues) -> Iterator[Order]:
     """The orders of one call of Polygraphy's; none for other calls. Lines and conditions are the caller's."""
     name = _snake(static.name(node.func).rpartition(".")[2])
     given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
@@ -73,7 +73,7 @@ def _network(call: _PolygraphyCall) -> Iterator[Order]:
         yield Order(Term.STRONG)
 
 
-def _setting(key: str, value: ast.expr, static: Static, node: ast.Call) -> Iterator[Order]:
+def _setting(key: str, value: ast.expr, static: StaticValues, node: ast.Call) -> Iterator[Order]:
     flag, worth = CREATE_CONFIG.get(key, Flag(Term.UNSET)), static.value(value)
     if key in _QUIET or worth is None or worth is False:
         return
@@ -82,7 +82,7 @@ def _setting(key: str, value: ast.expr, static: Static, node: ast.Call) -> Itera
     elif flag.term in _SWITCHES or flag.means:
         yield Order(flag.term, flag.means or None)
     elif flag.term is Term.HARDWARE:
-        member = worth.member if isinstance(worth, Dotted) else str(worth)
+        member = worth.member if isinstance(worth, LibraryName) else str(worth)
         yield Order(flag.term, hardware_word(member))
     elif flag.term is Term.WORKSPACE:
         try:
@@ -91,12 +91,12 @@ def _setting(key: str, value: ast.expr, static: Static, node: ast.Call) -> Itera
             yield _look(node)
     elif flag.term is Term.TACTICS:
         members = worth if isinstance(worth, list) else []
-        yield Order(flag.term, [Dotted(one).member.lower() for one in members])
+        yield Order(flag.term, [LibraryName(one).member.lower() for one in members])
     else:
         yield Order(flag.term, worth)
 
 
-def _pools(value: ast.expr, static: Static) -> Any:
+def _pools(value: ast.expr, static: StaticValues) -> Any:
     if not isinstance(value, ast.Dict):
         return UNKNOWN
     for key, size in zip(value.keys, value.values):
@@ -137,7 +137,7 @@ def _calibrator(call: _PolygraphyCall) -> Iterator[Order]:
         yield Order(Term.LOADER, loader)
     base = static.value(given.get("BaseClass"))
     if isinstance(base, str):
-        yield Order(Term.CALIBRATOR, Dotted(base).member)
+        yield Order(Term.CALIBRATOR, LibraryName(base).member)
     cache = static.value(given.get("cache"))
     if isinstance(cache, str):
         yield Order(Term.CACHE, cache)
@@ -153,7 +153,7 @@ def _types(call: _PolygraphyCall) -> Iterator[Order]:
         yield _look(call.node)
         return
     try:
-        found = [(str(name), type_word(Dotted(kind).member or str(kind))) for name, kind in worth.items()]
+        found = [(str(name), type_word(LibraryName(kind).member or str(kind))) for name, kind in worth.items()]
     except ValueError:
         yield _look(call.node)
         return

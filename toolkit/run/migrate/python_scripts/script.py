@@ -16,13 +16,13 @@ from toolkit.run.migrate.orders.order import Order
 from toolkit.run.migrate.orders.terms import Flag, Term
 from toolkit.run.migrate.orders.values import amax_of, hardware_word, type_word, whole
 from toolkit.run.migrate.python_scripts.bindings import bound
+from toolkit.run.migrate.python_scripts.call_sites import CallSites
 from toolkit.run.migrate.python_scripts.calls import ASSIGNED, BUILDER_FLAGS, CALLED
 from toolkit.run.migrate.python_scripts.notebook import OUTPUT, SYSTEM
 from toolkit.run.migrate.python_scripts.polygraphy_script import polygraphy_calls
-from toolkit.run.migrate.python_scripts.reached import Reached
+from toolkit.run.migrate.python_scripts.script_position import ScriptPosition
 from toolkit.run.migrate.python_scripts.selection import selection_of
-from toolkit.run.migrate.python_scripts.static import UNKNOWN, Dotted, Static
-from toolkit.run.migrate.python_scripts.whereabouts import Whereabouts
+from toolkit.run.migrate.python_scripts.static_values import UNKNOWN, LibraryName, StaticValues
 from toolkit.run.migrate.shell_scripts.command import TOOLS, Command, orders_of_commands, tool_of
 from toolkit.run.migrate.shell_scripts.shell import commands_in
 
@@ -62,7 +62,7 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = (), line:
             f"the script does not parse: {type(error).__name__}", where=where, remedy="give the script as plain text"
         ) from error
     try:
-        reader = _ScriptReader(Static(tree, arguments), tree)
+        reader = _ScriptReader(StaticValues(tree, arguments), tree)
         reader.visit(tree)
     except RecursionError as error:
         raise QtoolError(
@@ -90,9 +90,9 @@ def _made(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.Call]]:
 class _ScriptReader(ast.NodeVisitor):
     """Collects orders; tracks the conditions and loops that it is in."""
 
-    def __init__(self, static: Static, tree: ast.Module) -> None:
+    def __init__(self, static: StaticValues, tree: ast.Module) -> None:
         self.static, self.orders, self.commands = static, list[Order](), list[Command]()
-        self.where, self.reached = Whereabouts(static), Reached(tree, static)
+        self.where, self.reached = ScriptPosition(static), CallSites(tree, static)
         self.classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         self.profiles: dict[str, int] = {}
         for target, made in _made(tree):
@@ -206,7 +206,7 @@ class _ScriptReader(ast.NodeVisitor):
 
     def _builder_flag(self, member: ast.expr, node: ast.AST, cleared: bool = False) -> None:
         value = self.static.value(member)
-        name = value.member if isinstance(value, Dotted) else ""
+        name = value.member if isinstance(value, LibraryName) else ""
         if cleared:
             term = Term.NO_TF32 if name == "TF32" else None
             if term is None:
@@ -253,7 +253,7 @@ class _ScriptReader(ast.NodeVisitor):
 
     def _set_memory_pool(self, node: ast.Call, func: ast.Attribute, parts: Sequence[ast.expr]) -> None:
         pool = self.static.value(parts[0])
-        if isinstance(pool, Dotted) and pool.member == "WORKSPACE":
+        if isinstance(pool, LibraryName) and pool.member == "WORKSPACE":
             self._value(Flag(Term.WORKSPACE), parts[1], node, whole)
         else:
             self._say(Term.WORKSPACE, None, node)
@@ -304,7 +304,7 @@ class _ScriptReader(ast.NodeVisitor):
         given |= {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
         tensor = given.get("input", next(iter(given.values())))
         name: Any = self.static.value(tensor)
-        if not isinstance(name, str) or isinstance(name, Dotted):
+        if not isinstance(name, str) or isinstance(name, LibraryName):
             place = (
                 self.where.place(tensor.value) if isinstance(tensor, ast.Attribute) and tensor.attr == "name" else None
             )
@@ -355,7 +355,7 @@ class _ScriptReader(ast.NodeVisitor):
 
     def _layer(self, term: Term, layer: ast.expr, kind: ast.expr, node: ast.AST) -> None:
         value, chosen = self.static.value(kind), self.where.selected(layer)
-        word = value.member if isinstance(value, Dotted) else ""
+        word = value.member if isinstance(value, LibraryName) else ""
         try:
             type_of = type_word(word)
         except ValueError:

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 
 from toolkit.base.text import literal_glob
-from toolkit.run.migrate.python_scripts.static import UNKNOWN, Dotted, Static
+from toolkit.run.migrate.python_scripts.static_values import UNKNOWN, LibraryName, StaticValues
 
 _OPS = {
     "CONVOLUTION": ("Conv",), "DECONVOLUTION": ("ConvTranspose",), "MATRIX_MULTIPLY": ("MatMul", "Gemm"),
@@ -36,12 +36,12 @@ class Selection:
         return Selection(unclear=True)
 
 
-def selection_of(test: ast.expr, static: Static) -> Selection:
+def selection_of(test: ast.expr, static: StaticValues) -> Selection:
     """What a condition says about a layer's or tensor's ``name`` or ``type``; empty where it is about other things."""
     return _of(_spelled(test, static), static)
 
 
-def _of(test: ast.expr, static: Static) -> Selection:
+def _of(test: ast.expr, static: StaticValues) -> Selection:
     about = [node for node in ast.walk(test) if isinstance(node, ast.Attribute) and node.attr in ("name", "type")]
     if not about:
         return Selection()
@@ -58,7 +58,7 @@ def _texts(value: object) -> list[str]:
     return [str(one) for one in many] if many and all(isinstance(one, str) for one in many) else []
 
 
-def _compared(test: ast.expr, static: Static) -> Selection | None:
+def _compared(test: ast.expr, static: StaticValues) -> Selection | None:
     if not isinstance(test, ast.Compare) or len(test.ops) != 1:
         return None
     left, right, op = test.left, test.comparators[0], test.ops[0]
@@ -66,7 +66,7 @@ def _compared(test: ast.expr, static: Static) -> Selection | None:
         left, right = right, left
     wanted = _texts(static.value(right))
     if _attribute(left, "type") and isinstance(op, (ast.Eq, ast.In)) and wanted:
-        kinds = [_OPS.get(Dotted(one).member) for one in wanted]
+        kinds = [_OPS.get(LibraryName(one).member) for one in wanted]
         ops = tuple(op for kind in kinds if kind is not None for op in kind)
         return Selection(ops=ops) if all(kinds) else None
     if _attribute(left, "name") and isinstance(op, (ast.Eq, ast.In)) and wanted:
@@ -78,7 +78,7 @@ def _compared(test: ast.expr, static: Static) -> Selection | None:
     return None
 
 
-def _called(test: ast.expr, static: Static) -> Selection | None:
+def _called(test: ast.expr, static: StaticValues) -> Selection | None:
     """``layer.name.startswith("head")`` and ``any(part in layer.name for part in PARTS)``."""
     if not isinstance(test, ast.Call) or len(test.args) != 1:
         return None
@@ -119,7 +119,7 @@ def _part(text: str, holder: ast.expr) -> str:
     return "".join(f"[{one}{one.upper()}]" if one.isalpha() else literal_glob(one) for one in text)
 
 
-def _spelled(test: ast.expr, static: Static) -> ast.expr:
+def _spelled(test: ast.expr, static: StaticValues) -> ast.expr:
     """A condition with the variables that hold a layer's name or type written out."""
 
     class Spell(ast.NodeTransformer):

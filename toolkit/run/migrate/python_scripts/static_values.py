@@ -30,7 +30,7 @@ UNKNOWN: Final = _Unknown()
 """The value of what only a run would tell."""
 
 
-class Dotted(str):
+class LibraryName(str):
     """A name from a library, such as ``trt.BuilderFlag.FP16``."""
 
     @property
@@ -60,7 +60,7 @@ def _short(*parts: object) -> bool:
     return sum(len(part) for part in parts if isinstance(part, str)) <= _LONGEST >> 4
 
 
-class Static:
+class StaticValues:
     """The names of a script and their values; a name with several values counts as unknown.
 
     Args:
@@ -164,7 +164,7 @@ class Static:
 
     def _item(self, node: ast.Subscript) -> Any:
         holder, key = self._value(node.value), self._value(node.slice)
-        if isinstance(holder, Dotted):
+        if isinstance(holder, LibraryName):
             number = key if holder == "sys.argv" and isinstance(key, int) else 0
             return self._arguments[number - 1] if 0 < number <= len(self._arguments) else UNKNOWN
         return UNKNOWN if UNKNOWN in (holder, key) else holder[key]
@@ -179,7 +179,7 @@ class Static:
         called = CALLS.get(self.name(node.func))
         if called is None and isinstance(node.func, ast.Attribute):
             text = self._value(node.func.value)
-            if not isinstance(text, str) or isinstance(text, Dotted):
+            if not isinstance(text, str) or isinstance(text, LibraryName):
                 return UNKNOWN
             if node.func.attr in SAME_PATH:
                 return text
@@ -190,7 +190,7 @@ class Static:
         """The text that a value becomes in an f-string."""
         value = self._value(node.value)
         form = self._value(node.format_spec) if node.format_spec is not None else ""
-        if UNKNOWN in (value, form) or isinstance(value, Dotted) or _WIDE.search(form):
+        if UNKNOWN in (value, form) or isinstance(value, LibraryName) or _WIDE.search(form):
             return UNKNOWN
         return format(_CONVERSIONS.get(node.conversion, lambda one: one)(value), form)
 
@@ -201,7 +201,7 @@ class Static:
         if name in self._known:
             return self._known[name]
         if name in self._busy or len({ast.dump(value) for value in values}) != 1:
-            return Dotted(name) if name in self.names.imported else UNKNOWN
+            return LibraryName(name) if name in self.names.imported else UNKNOWN
         self._busy.add(name)
         try:
             self._known[name] = self.value(values[0])
@@ -220,7 +220,7 @@ class Static:
         first = written.split(".")[0]
         made = self.given(first)
         late = isinstance(made, ast.Call) and ast.unparse(made.func).endswith("lazy_import")
-        return Dotted(written) if first in self.names.imported or late or first in _LIBRARIES else UNKNOWN
+        return LibraryName(written) if first in self.names.imported or late or first in _LIBRARIES else UNKNOWN
 
     def _unary(self, node: ast.UnaryOp) -> Any:
         value = self._value(node.operand)

@@ -9,7 +9,7 @@ from tests.conftest import build, node
 from tests.toolkit.evaluation.guessing.test_guess import out, seen
 from toolkit import Model
 from toolkit.evaluation.guessing.guess import guess
-from toolkit.evaluation.observation.likeness import grids, likeness
+from toolkit.evaluation.observation.image_correlation import grids, image_correlation
 from toolkit.evaluation.observation.observe import observe
 from toolkit.evaluation.tasks import OutputPart, reader
 
@@ -40,15 +40,15 @@ NOISY = CLEAN + RNG.normal(0, 0.2, CLEAN.shape)
     ids=["denoised", "larger", "gray", "channels last", "negative", "another", "even"],
 )
 def test_what_an_input_shows_is_known_again(made, alike):
-    found = np.median([likeness(grids({"image": a}), b) for a, b in zip(NOISY, made)])
+    found = np.median([image_correlation(grids({"image": a}), b) for a, b in zip(NOISY, made)])
     assert bool(found > 0.9) is alike
 
 
 def test_what_is_no_image_is_like_none():
-    assert likeness(grids({"ids": np.arange(16)}), CLEAN[0]) == 0
-    assert likeness(grids({"image": CLEAN[0]}), np.zeros((7, 9, 9))) == 0
+    assert image_correlation(grids({"ids": np.arange(16)}), CLEAN[0]) == 0
+    assert image_correlation(grids({"image": CLEAN[0]}), np.zeros((7, 9, 9))) == 0
     assert not grids({"past": np.zeros((0, 8, 4)), "row": np.zeros(8), "one": np.zeros(())})
-    assert likeness(grids({"image": CLEAN[0]}), np.full((1, 64, 64), np.nan)) == 0
+    assert image_correlation(grids({"image": CLEAN[0]}), np.full((1, 64, 64), np.nan)) == 0
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 
 from toolkit.run.migrate.python_scripts.bindings import Function
-from toolkit.run.migrate.python_scripts.static import Static
+from toolkit.run.migrate.python_scripts.static_values import StaticValues
 
 Test = tuple[ast.expr, bool]
 """A condition, and whether it holds at that place."""
 
 
-class Reached(ast.NodeVisitor):
+class CallSites(ast.NodeVisitor):
     """The calls of a script's own functions, each with the conditions around it.
 
     Args:
@@ -19,7 +19,7 @@ class Reached(ast.NodeVisitor):
         static: tells which function is called.
     """
 
-    def __init__(self, tree: ast.Module, static: Static) -> None:
+    def __init__(self, tree: ast.Module, static: StaticValues) -> None:
         self._static = static
         self._inside: Function | None = None
         self._tests: list[Test] = []

@@ -24,7 +24,7 @@ def grids(inputs: Mapping[str, Array]) -> list[Array]:
     return [_averaged(one, min(_GRID, *one.shape)) for one in images if one is not None]
 
 
-def likeness(images: Sequence[Array], output: Array) -> float:
+def image_correlation(images: Sequence[Array], output: Array) -> float:
     """The correlation of an output's brightness with that of the input image that it is most like, -1 to 1.
 
     Args:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from toolkit.run.migrate.orders.values import amax_of
 from toolkit.run.migrate.python_scripts.selection import Selection, selection_of
-from toolkit.run.migrate.python_scripts.static import UNKNOWN, Static
+from toolkit.run.migrate.python_scripts.static_values import UNKNOWN, StaticValues
 
 _NO_FLOATS = frozenset({"SHAPE", "CONSTANT", "TOPK", "NON_ZERO", "ITERATOR", "TRIP_LIMIT", "RECURRENCE", "CONDITION"})
 """Kinds of layers for which a float type asks for nothing."""
 
 
 @dataclass
-class Whereabouts:
+class ScriptPosition:
     """The place that a reader is at.
 
     Attributes:
@@ -24,7 +24,7 @@ class Whereabouts:
         roles: what variables hold, by how they are written.
     """
 
-    static: Static
+    static: StaticValues
     tests: list[tuple[ast.expr, bool]] = field(default_factory=list)
     loops: list[tuple[ast.For, int]] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)

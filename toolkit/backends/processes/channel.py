@@ -7,7 +7,7 @@ import threading
 from typing import Any, TextIO
 
 
-class Talk:
+class Channel:
     """The child's way to speak to its parent: one JSON object a line."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -21,7 +21,7 @@ _FEW_CHANNELS, _PADDED_CHANNELS = 4, 32
 """Channels of a picture, and of the format that TensorRT's INT8 convolutions of large kernels read."""
 
 
-class Trouble:
+class Obstacles:
     """Tells for a layer why it cannot be quantized.
 
     Args:
@@ -57,7 +57,7 @@ class Trouble:
             kind = self.facts.types.get(tensor.name)
             if kind is not None and not self.facts.is_float(tensor.name):
                 return Code.NOT_FLOAT(tensor=tensor.name, has=onnx.TensorProto.DataType.Name(kind).lower())
-        return self._operand_trouble(node, operands) or self._patches(node)
+        return self._operand_obstacle(node, operands) or self._patches(node)
 
     def _other_type(self, tensor: gs.Tensor) -> Precision | None:
         """The type that the tensor is quantized to already, where it is another than the one being inserted."""
@@ -92,7 +92,7 @@ class Trouble:
                     pending.append(reader)
         return False
 
-    def _operand_trouble(self, node: gs.Node, operands: list[gs.Tensor]) -> Finding | None:
+    def _operand_obstacle(self, node: gs.Node, operands: list[gs.Tensor]) -> Finding | None:
         """Why the two operands of a layer keep it in float: neither or both are constant, or one is unsuitable."""
         values = [self.model.constant(t) for t in operands]
         constant = [v is not None or t.name in self._constant for v, t in zip(values, operands)]
