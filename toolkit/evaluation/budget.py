@@ -23,7 +23,9 @@ ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 """The limits on noise, as ``Budget.lacks`` names them."""
 _DROPS = ("max_drop", "max_relative_drop")
 _PRIOR = 500
-_LEAST_LACK, _SLACK = 1e-6, 1e-9
+_LEAST_LACK, _SLACK, _SLACK_OF_ANSWERS = 1e-6, 1e-9, 1e-7
+"""By how much more than 0 a miss counts: any, of a limit in units of its own, and of a share of answers, of which so
+small a one is only ever expected."""
 _BROKEN_SQNR_DB = 3.0
 """Below this, or with more noise than variation between samples, an output is useless whatever its top-1 agreement."""
 
@@ -102,7 +104,10 @@ class Budget:
         limits = self._by_name(outcome, reference)
         found = {name: self._share_lack(one, outcome) for name, one in limits.items()}
         # an error's unit may be as small as any
-        slack = {name: max(_SLACK * one.limit, one.rounding) for name, one in limits.items() if one.answers <= 0}
+        slack = {
+            name: _SLACK_OF_ANSWERS if one.answers > 0 else max(_SLACK * one.limit, one.rounding)
+            for name, one in limits.items()
+        }
         if self.min_value is not None:
             found["min_value"], slack["min_value"] = self._value_lack(outcome), _SLACK * abs(self.min_value)
         if self.min_sqnr_db is not None:

@@ -237,3 +237,10 @@ def test_what_is_beside_detections_is_still_held_by_its_noise():
 def test_a_divergence_beyond_float32s_range_is_measured_without_a_warning():
     wanted, found = np.float32([[3e38, -3e38, 0.0]]), np.float32([[-3e38, 3e38, 0.0]])
     assert summed([compare({"y": wanted}, {"y": found}, ["y"])]).kl == pytest.approx(6e38)
+
+
+@pytest.mark.parametrize(("flips", "lacks"), [(0.0, False), (1e-8, False), (1e-6, True)])
+def test_less_than_one_answer_of_ten_million_that_is_expected_to_change_is_none(flips, lacks):
+    reference = Outcome(0.0, agreement=1.0, flips=0.0, metric=0.605, positions=64, metric_answers=64)
+    outcome = replace(reference, noise=3e-7, flips=flips)
+    assert bool(Budget(max_drop=0.0, margin=1.0).lacks(outcome, reference)) is lacks
