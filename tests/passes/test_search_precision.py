@@ -80,8 +80,16 @@ def test_a_helper_that_cures_it_comes_first():
     model = trained("digits_uneven")
     reference = model.copy()
     context = context_for(model, str(MODELS / "digits_calibration.npz"))
+    at_work: dict[str, tuple[str, bool]] = {}
+
+    def follow(what, done, total):
+        at_work[str(what)] = getattr(what, "part", ""), done < total
+
+    context.progress = follow
     SearchPrecision(min_sqnr_db=20, helpers=["equalize", "smooth"])(model, context)
     assert not kept(context)
+    # nothing is shown as being done after it has ended
+    assert {"helpers", "search"} <= at_work.keys() and not any(still for _, still in at_work.values())
     applied = [one for one in said(context.journal, Code.SEARCH_HELPER) if one["applied"]]
     assert applied and all(one["after_db"] > one["before_db"] for one in applied)
     assert sqnr_against(reference, model, context.provider.data) > 20
