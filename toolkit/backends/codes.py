@@ -61,6 +61,7 @@ class EngineCode(BaseCode):
     QUANTIZES_FLOAT = "engine-quantizes-float"
     QUANTIZES_INPUT = "engine-quantizes-input"
     FEEDS_RECURRENT = "engine-feeds-recurrent"
+    IN_SUBGRAPH = "engine-in-subgraph"
     SUM_WITH_ZERO = "engine-sum-with-zero"
     SEQUENCE_LENGTHS = "engine-sequence-lengths"
     CONSTANT = "engine-constant"

@@ -196,7 +196,6 @@ class Code(BaseCode):
     FLOAT_RANGE = "float-range"
     HOLDS_SUBGRAPH = "holds-subgraph"
     FEEDS_SUBGRAPH = "feeds-subgraph"
-    IN_SUBGRAPH = "in-subgraph"
     NOT_ONNX = "not-onnx"
     TYPE_UNKNOWN = "type-unknown"
     BECOMES_INTEGER = "becomes-integer"

@@ -60,8 +60,7 @@ that this may be, and the part where that would be more of them.
 It costs two to four inferences of these samples, and explains a difference between runtimes: an estimate will do.
 """
 _OFTEN = 64
-"""From so many samples on a session that runs faster saves more than it takes longer to load: 3 ms a sample of a
-MobileNetV2, of 40."""
+"""From so many samples on a session that loads longer and runs faster pays: 3 of 40 ms a sample of a MobileNetV2."""
 _MOST_UNROUNDED = 20_000
 """Nodes of a model for which that pays: with more, its session alone takes more time and memory than all runs."""
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
@@ -251,12 +250,9 @@ class _EvaluationSteps:
                 rounded_too = whole.so_far()
         result = whole.result()
         result.unrounded = other.result(whole.samples, rounded_too)
+        left = [name for name in self.data.profiles.names if name not in fitted]
         result.notes += self.data.changed()
-        result.notes += [
-            EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=whole.samples)
-            for name in self.data.profiles.names
-            if name not in fitted
-        ]
+        result.notes += [EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=whole.samples) for name in left]
         return result
 
     def _computes_natively(self) -> bool:

@@ -30,7 +30,6 @@ from toolkit.search.budget.spending import ROUNDING_PRICE, SPOTS_PRICE, Spending
 from toolkit.search.causes.helpers import Helpers
 from toolkit.search.causes.weak_spots import weak_spots
 from toolkit.search.codes import SearchEndCode
-from toolkit.search.cost.cost_model import CostModel
 from toolkit.search.plans.float_reason import float_reason
 from toolkit.search.plans.search import Search, SearchResult
 from toolkit.search.quantizer.quantizer import Quantizer
@@ -51,8 +50,6 @@ _ATTEMPTS = 3
 _OF_FORM = 10.0
 """In float inferences, what a search of another form of the model takes: its methods, its layers and some plans."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
-_CAUSES = "causes in the worst layers"
-"""What is shown as being done while they are looked for."""
 
 
 class PlanSearch(HelperTrials, TimedSearch):
@@ -224,9 +221,9 @@ class PlanSearch(HelperTrials, TimedSearch):
         if self.spending.over:
             self.context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
         found.idle = searches.cost.idle(found.best.kept) if searches.prefer == "time" else ()
-        self._doubts(found)
+        doubts = self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with
-        self._record(found, searches.judged, searches.cost, searches.prefer)
+        self._record(found, searches, doubts)
         searches.forget()
         return found
 
@@ -356,35 +353,32 @@ class PlanSearch(HelperTrials, TimedSearch):
 
     # ---------------------------------------------------------------- its parts
 
-    def _doubts(self, found: SearchResult) -> None:
-        """Tell of too few samples, and of outputs whose comparison entry by entry is too strict."""
+    def _doubts(self, found: SearchResult) -> list[Finding]:
+        """Tell of samples too few to decide the budget, which is returned, and of a comparison that is too strict."""
         note = self.context.journal.noted
-        if (few := self._too_few(found)) is not None:
-            note(few)
+        few = None if found.lacks_in_types else self.budget.unproven(found.best.outcome, found.reference)
+        doubts: list[Finding] = [Code.SEARCH_UNPROVEN(why=few)] if few is not None else []
+        for one in doubts:
+            note(one)
         ordering = sorted({node.op for node in self.model.nodes} & _ORDERING)
         by_entry = self.simulation.settings.metric is None and found.best.outcome.by_entry
         if found.best.kept and by_entry and ordering:
             note(Code.SEARCH_ORDERING(ops=ordering))
+        return doubts
 
-    def _too_few(self, found: SearchResult) -> Finding | None:
-        """That the samples decide the budget only so far; None where they are enough, or the plan misses it."""
-        few = None if found.lacks_in_types else self.budget.unproven(found.best.outcome, found.reference)
-        return Code.SEARCH_UNPROVEN(why=few) if few is not None else None
-
-    def _record(self, found: SearchResult, simulation: Simulation, cost: CostModel, prefer: str) -> None:
+    def _record(self, found: SearchResult, searches: Searches, doubts: list[Finding]) -> None:
         """Write search.json and tell the journal."""
-        context, dtype = self.context, self.quantizer.dtype
+        context, simulation, cost, prefer = self.context, searches.judged, searches.cost, searches.prefer
         spots = []
         if found.sensitivity is not None:
             self.spending.pay(SPOTS_PRICE)
-            context.progress(_CAUSES, 0, 1)
+            context.progress(doing := "causes in the worst layers", 0, 1)
             spots = weak_spots(simulation, found.sensitivity, taken=found.methods)
-            context.progress(_CAUSES, 1, 1)
+            context.progress(doing, 1, 1)
         samples = sum(feed.count for feed in simulation.feeds)
-        few = self._too_few(found)
         found.first = self.spending.first if self.spending.first is not None else found.first
         found.inferences, found.computed = self.spending.priced, self.spending.counted(simulation.runner.float_seconds)
-        doubts, metric = [few] if few is not None else [], simulation.settings.metric
+        metric = simulation.settings.metric
         named = context.evaluation.metric if context.evaluation is not None else None
         lacking = named if metric is None or simulation.settings.against_float else None
         content = record(found, cost, self.budget, prefer, samples, spots, doubts, metric, lacking)
@@ -393,8 +387,10 @@ class PlanSearch(HelperTrials, TimedSearch):
             content.save(path)
             context.wrote(path)
         note, best = context.journal.noted, found.best
-        note(Code.SEARCH_SUMMARY(plans=len(found.plans), share=best.quantized, of=cost.work.of, dtype=dtype,
-                                 kept=len(best.kept), inferences=found.inferences))  # fmt: skip
+        note(Code.SEARCH_SUMMARY(
+            plans=len(found.plans), share=best.quantized, of=cost.work.of, dtype=self.quantizer.dtype,
+            kept=len(best.kept), inferences=found.inferences,
+        ))  # fmt: skip
         if not best.meets:
             note(Code.SEARCH_MISSED(limits=list(best.lacks), by=list(best.lacks.values())))
         if cost.times.seconds:

@@ -188,7 +188,7 @@ def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: 
     """Nodes inside subgraphs keep their types: where that is not what was asked, they are declined."""
     # one for all nodes of a type: the report makes one sentence of the same finding about many nodes
     why = {precision: Code.SUBGRAPH(precision=precision) for precision in Precision}
-    why[Precision.FP32] = Code.STAYS_FP32(why=Code.IN_SUBGRAPH())
+    why[Precision.FP32] = Code.STAYS_FP32(why=EngineCode.IN_SUBGRAPH())
     for node, graph in model.walk():
         if graph is model.graph:
             continue

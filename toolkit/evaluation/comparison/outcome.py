@@ -13,16 +13,13 @@ from toolkit.base.types import Array
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.metric import are_shares
 from toolkit.evaluation.numerics.difference import Difference, is_float, positions_on, same_argmax
+from toolkit.evaluation.numerics.divergence import divergence
 from toolkit.evaluation.numerics.resampling import MetricScore
 from toolkit.evaluation.tasks import SET_TASKS, AnswerTally, Rows, chooses_class
 from toolkit.evaluation.tasks.chance import expected_flips, gaps_and_errors, unmasked
 
-_LEAST_SHARE = 1e-12
-"""Smaller probabilities count as this one: the divergence is of what a float32 softmax tells apart."""
 _AT_ONCE = 1 << 16
 """Scores that are looked at at a time: what is made of them stays in a core's cache."""
-_MOST_EXPONENT = 60.0
-"""The largest exponent whose power of e, and sums of such, fit into float32."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +217,7 @@ def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array, same: Ar
     at_once, told, shares = max(1, _AT_ONCE // rows.shape[1]), [], are_shares(rows)
     for begin in range(0, len(rows), at_once):
         some, other = rows[begin : begin + at_once], others[begin : begin + at_once]
-        part.kl += _divergence(*(_logs(some), _logs(other)) if shares else (some, other))
+        part.kl += divergence(some, other, shares)
         told.append(gaps_and_errors(some, other))
     if told:
         part.gaps[name], part.errors[name] = (np.concatenate(one) for one in zip(*told))
@@ -236,46 +233,6 @@ def _share(part: BatchOutcome, name: str, same: Array, on: Array | None = None) 
     counted = np.broadcast_to(on, same.shape).reshape(kept.shape)
     many = counted.sum(axis=1)
     part.shares[name] = (kept & counted).sum(axis=1)[many > 0] / many[many > 0]
-
-
-def _logs(shares: Array) -> Array:
-    """The scores of which these are the softmax."""
-    return np.asarray(np.log(np.maximum(shares, _LEAST_SHARE)))
-
-
-def _divergence(wanted: Array, found: Array) -> float:
-    """Kullback and Leibler's, of softmax over the classes, in nats; summed over the rows of [positions, classes].
-
-    With weights w, the softmax of the float model's scores, d their differences and m the mean of these by w, it is
-    log(sum of w exp(m - d)): as log(1 + sum of w (exp(m - d) - 1 + d - m)), whose terms are all 0 or more, float32 has
-    digits enough.
-    """
-    # what leaves float32's range here is left to the float64 version
-    with np.errstate(over="ignore", invalid="ignore"):
-        weights = np.exp(wanted - wanted.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        apart = wanted - found
-        apart -= np.einsum("rc,rc->r", weights, apart)[:, None]
-    if not apart.min(initial=0.0) > -_MOST_EXPONENT:
-        return _wide_divergence(wanted, found)
-    grown = np.expm1(-apart)
-    grown += apart
-    return float(np.log1p(np.maximum(np.einsum("rc,rc->r", weights, grown), 0), dtype=np.float64).sum())
-
-
-def _wide_divergence(wanted: Array, found: Array) -> float:
-    """``_divergence`` in float64, for scores however far apart."""
-    a, b = _below_most(wanted), _below_most(found)
-    apart = a - b
-    weights, others = np.exp(a, out=a), np.exp(b, out=b)
-    sums = weights.sum(axis=1)
-    return float((np.einsum("rc,rc->r", weights, apart) / sums + np.log(others.sum(axis=1) / sums)).sum())
-
-
-def _below_most(scores: Array) -> Array:
-    wide = scores.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    return np.asarray(wide)
 
 
 def varying_shares(

@@ -23,6 +23,7 @@ from toolkit.report.findings.engine.overridden import OVERRIDDEN
 from toolkit.report.findings.outputs.accuracy import ACCURACY
 from toolkit.report.findings.outputs.data import DATA
 from toolkit.report.findings.outputs.evaluation import EVALUATION
+from toolkit.report.findings.outputs.labels import LABELS
 from toolkit.report.findings.outputs.rules import RULES
 from toolkit.report.findings.outputs.tasks import TASKS
 from toolkit.report.findings.outputs.warnings import WARNINGS
@@ -64,6 +65,7 @@ TABLES: tuple[Table, ...] = (
     OPENED,
     EVALUATION,
     RULES,
+    LABELS,
     TASKS,
     CAUSES,
     REMEDIES,

@@ -33,7 +33,7 @@ _REMEDIES: dict[BaseCode, ReportCode] = {
     Code.FLOAT_RANGE: ReportCode.DO_WIDER_TYPE,
     Code.NO_KERNEL: ReportCode.DO_ASK_FLOAT,
     Code.SUBGRAPH: ReportCode.DO_ASK_FLOAT,
-    Code.IN_SUBGRAPH: ReportCode.DO_ASK_FLOAT,
+    EngineCode.IN_SUBGRAPH: ReportCode.DO_ASK_FLOAT,
 }
 
 

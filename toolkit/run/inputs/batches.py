@@ -118,7 +118,7 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
     try:
         return batch_fault(model, data.axes, _alike(data, first.inputs, _telling(model)))
     except QtoolError as error:
-        if isinstance(error, ModelError):
+        if isinstance(error, ModelError) and not isinstance(error, EndlessLoopError):
             _refuse_fixed(model, data, first.inputs, session(model))
         if source is not None and isinstance(error, ModelError):
             # for random samples it says little; with real ones no recipe would run

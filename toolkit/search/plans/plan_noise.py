@@ -41,7 +41,7 @@ _EXPECTED, _FAR = 0.3, 10.0
 """How far the share of answers that a plan is expected to lose may be from what its noise says, in nepers."""
 
 
-class _Seen(NamedTuple):
+class _Ran(NamedTuple):
     """What a plan showed: its noise as a multiple of what its layers' harms sum up to, and how far that may be off."""
 
     plan: Array
@@ -69,7 +69,7 @@ class PlanNoise:
         self.names = list(harm)
         self._alone = np.asarray([min(max(value, least), most) for value in harm.values()], np.float64)
         self._unit = 1.0
-        self._seen: dict[bytes, _Seen] = {}
+        self._seen: dict[bytes, _Ran] = {}
 
     def quantized(self, kept: Collection[str]) -> Array:
         """A plan as the layers that it quantizes, bool [groups]."""
@@ -87,7 +87,7 @@ class PlanNoise:
         """
         plan = self.quantized(kept)
         if plan.any() and 0 < noise < math.inf:
-            self._seen[plan.tobytes()] = _Seen(plan, noise / float(plan @ self._alone), error, as_harm)
+            self._seen[plan.tobytes()] = _Ran(plan, noise / float(plan @ self._alone), error, as_harm)
             ran = [math.log(one.times) for one in self._seen.values() if not one.as_harm]
             times = statistics.median(ran) if ran else 0.0
             self._unit = math.exp(math.copysign(max(abs(times) - math.log(_ALIKE), 0.0), times))

@@ -63,7 +63,7 @@ def reorders(monkeypatch):
         found.append((before, Counter(node.op_type for node in proto.graph.node)))
         return changed
 
-    monkeypatch.setattr(unordered_outputs, "stay_blocked", watched)
+    monkeypatch.setattr(unordered_outputs, "keep_blocked_layout", watched)
     return found
 
 

@@ -68,6 +68,7 @@ FROM_PAIRS: Table = {
         "its result goes to '{node}', which runs in fp32, and TensorRT-RTX fails to build a Cast to fp32 directly "
         "before a recurrent layer"
     ),
+    EngineCode.IN_SUBGRAPH: "it is inside a subgraph, which keeps its types",
     EngineCode.SUM_WITH_ZERO: "it adds 0 to values widened to fp32",
     EngineCode.SEQUENCE_LENGTHS: (
         "TensorRT's parser fills what lies beyond the lengths of the {op} ('{lengths}') with float32 zeros, and "

@@ -27,7 +27,6 @@ LOWERING: Table = {
     Code.STAYS_FP32: "stays fp32: {why}",
     Code.FLOAT_RANGE: "stays fp32: {why}",
     Code.HOLDS_SUBGRAPH: "{op} contains a subgraph, which keeps its types",
-    Code.IN_SUBGRAPH: "it is inside a subgraph, which keeps its types",
     Code.FEEDS_SUBGRAPH: "a subgraph returns its result, and subgraphs run in fp32",
     Code.NOT_ONNX: lambda op, known=False: (
         f"{op} is an operator of ONNX's domain {op.rpartition('.')[0]}, none of which TensorRT supports"
