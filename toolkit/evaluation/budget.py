@@ -24,8 +24,8 @@ ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 _DROPS = ("max_drop", "max_relative_drop")
 _PRIOR = 500
 _LEAST_LACK, _SLACK, _SLACK_OF_ANSWERS = 1e-6, 1e-9, 1e-7
-"""By how much more than 0 a miss counts: any, of a limit in units of its own, and of a share of answers, of which so
-small a one is only ever expected."""
+"""By how much more than 0 a miss counts: any, of a limit in units of its own, and of a share of answers that is only
+expected to be lost."""
 _BROKEN_SQNR_DB = 3.0
 """Below this, or with more noise than variation between samples, an output is useless whatever its top-1 agreement."""
 
@@ -103,11 +103,7 @@ class Budget:
         outcome = outcome if self.types is None else self.types.added_to(outcome)
         limits = self._by_name(outcome, reference)
         found = {name: self._share_lack(one, outcome) for name, one in limits.items()}
-        # an error's unit may be as small as any
-        slack = {
-            name: _SLACK_OF_ANSWERS if one.answers > 0 else max(_SLACK * one.limit, one.rounding)
-            for name, one in limits.items()
-        }
+        slack = {name: _slack(one) for name, one in limits.items()}
         if self.min_value is not None:
             found["min_value"], slack["min_value"] = self._value_lack(outcome), _SLACK * abs(self.min_value)
         if self.min_sqnr_db is not None:
@@ -375,6 +371,15 @@ def changed_answers(outcome: Outcome) -> float | None:
     """The share of a metric's answers that change; None where the task reads other answers."""
     of_metric = [one for one in outcome.tallies if outcome.metric_answers and one.answers == outcome.metric_answers]
     return max((1 - one.share for one in of_metric), default=None)
+
+
+def _slack(one: ShareLimit) -> float:
+    """By how much a limit may be missed: an error's unit may be as small as any, and an answer that was lost is one of
+    however many.
+    """
+    if one.answers <= 0:
+        return max(_SLACK * one.limit, one.rounding)
+    return _SLACK if one.lost > one.limit + _SLACK else _SLACK_OF_ANSWERS
 
 
 def _standard_error(outcome: Outcome) -> float:

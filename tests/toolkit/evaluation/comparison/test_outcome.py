@@ -51,7 +51,9 @@ def test_the_divergence_of_probabilities_is_that_of_their_scores():
 def test_a_divergence_has_its_digits_however_small_or_large_it_is(scale):
     wanted = scores(20, 3, 400, 3.0)
     found = wanted + np.float32(scale) * scores(20, 3, 400)
-    logs = [x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64), -1, keepdims=True) for x in (wanted, found)]
+    logs = [
+        x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64), -1, keepdims=True) for x in (wanted, found)
+    ]
     kl = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean()
     assert summed([compare({"y": wanted}, {"y": found}, ["y"])]).kl == pytest.approx(kl, rel=1e-3)
 
@@ -244,3 +246,12 @@ def test_less_than_one_answer_of_ten_million_that_is_expected_to_change_is_none(
     reference = Outcome(0.0, agreement=1.0, flips=0.0, metric=0.605, positions=64, metric_answers=64)
     outcome = replace(reference, noise=3e-7, flips=flips)
     assert bool(Budget(max_drop=0.0, margin=1.0).lacks(outcome, reference)) is lacks
+
+
+@pytest.mark.parametrize("answers", [1000, 20_000_000])
+def test_one_answer_that_was_lost_counts_out_of_however_many(answers):
+    reference = Outcome(0.0, agreement=1.0, flips=0.0, metric=0.9, positions=answers, metric_answers=answers)
+    outcome = replace(reference, noise=1e-4, agreement=1 - 1 / answers, metric=0.9 - 1 / answers)
+    assert list(Budget(min_agreement=1.0).lacks(outcome, reference)) == ["min_agreement"]
+    assert list(Budget(max_drop=0.0).lacks(outcome, reference)) == ["max_drop"]
+    assert not Budget(max_drop=0.0, min_agreement=1.0).lacks(reference, reference)
