@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 _UNLIKE = 4.0
@@ -28,15 +29,24 @@ def representative(order: Sequence[int], weights: Sequence[float]) -> list[int]:
     middle = math.fsum(weights) / max(len(weights), 1)
     if not 0 < middle < math.inf:
         return list(order)
-    left, found, total = list(order), list[int](), 0.0
+    # by weight, then place in the order: what brings the mean nearest lies beside the weight that would do so exactly
+    left = sorted((weights[number], place) for place, number in enumerate(order))
+    taken, found, total = [False] * len(order), list[int](), 0.0
 
-    def off(index: int) -> float:
-        mean = (total + weights[index]) / (len(found) + 1)
+    def off(place: int) -> float:
+        mean = (total + weights[order[place]]) / (len(found) + 1)
         return abs(math.log(mean / middle)) if mean > 0 else math.inf
 
-    while left:
-        following = left[0] if off(left[0]) <= math.log(_UNLIKE) else min(left, key=off)
-        left.remove(following)
-        found.append(following)
-        total += weights[following]
+    for first in range(len(order)):
+        while not taken[first]:
+            place = first
+            if off(first) > math.log(_UNLIKE):
+                at = bisect_left(left, (middle * (len(found) + 1) - total, 0))
+                lighter = [left[bisect_left(left, (left[at - 1][0], 0))]] if at else []
+                place = min((place for _, place in [*lighter, *left[at : at + 1]]), key=lambda one: (off(one), one))
+            weight = weights[order[place]]
+            left.pop(bisect_left(left, (weight, place)))
+            taken[place] = True
+            found.append(order[place])
+            total += weight
     return found
