@@ -78,8 +78,8 @@ class ComparedOutputs:
         """How much of an error upstream each batch shows at the outputs, 1 on average.
 
         Of probabilities p it is the mean of (p (1 - p))^2, the square of the sigmoid's slope; of other classes' scores
-        see ``_scores_telling``. Where a class has nearly all of the probability it is hardly anything. Other outputs
-        show all errors alike.
+        see ``_scores_telling``. Where a class has nearly all of the probability it is hardly anything, and where an
+        output is empty nothing. Other outputs show all errors alike.
         """
         found = [self._told_by(name) for name, value in self.floats[0].items() if is_float(value.dtype)]
         return [math.fsum(one) / len(one) for one in zip(*found)] if found else [1.0] * len(self.floats)
@@ -88,9 +88,9 @@ class ComparedOutputs:
         """The same at one output."""
         values = [np.asarray(one[name], np.float64) for one in self.floats]
         if all(one.min(initial=0) >= 0 and one.max(initial=0) <= 1 for one in values):
-            told = [float(np.square(one * (1 - one)).mean()) if one.size else 1.0 for one in values]
+            told = [float(np.square(one * (1 - one)).mean()) if one.size else 0.0 for one in values]
         elif name in self._classes:
-            told = [_scores_telling(one) if one.size else 1.0 for one in values]
+            told = [_scores_telling(one) if one.size else 0.0 for one in values]
         else:
             return [1.0] * len(values)
         middle = math.fsum(told) / len(told)

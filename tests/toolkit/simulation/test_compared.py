@@ -64,3 +64,11 @@ def test_a_batch_whose_class_has_all_of_the_probability_tells_less_than_others()
         assert told == pytest.approx([0, 2, 2, 0], abs=1e-5)
     compared.know([{"other": one, "count": np.int64([3])} for one in scores])
     assert compared.tellings() == [1.0] * 4
+
+
+@pytest.mark.parametrize("high", [1.0, 9.0])
+def test_an_empty_output_of_a_batch_tells_nothing(high):
+    batches = [np.float32([[0.1, 0.2 * high]]), np.zeros((0, 2), np.float32), np.float32([[0.1, 0.2 * high]])]
+    compared = ComparedOutputs([FEED] * 3, ["y"])
+    compared.know([{"y": one} for one in batches])
+    assert compared.tellings() == pytest.approx([1.5, 0, 1.5])
