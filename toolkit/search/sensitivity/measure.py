@@ -236,9 +236,10 @@ def exact(
     found = {key: Outcome.from_json(line["outcome"]) for key, line in lines.items() if line is not None}
     before = runner.inferences
     full = runner.full_outcome if batches is None else runner.base.run(batches)
-    missing = [key for key in wanted if key not in found]
     reached = outputs_reached(simulation) if together else {}
-    with closing(_outcomes(simulation, _in_one_run(missing, reached), batches)) as outcomes:
+    # a run that was interrupted goes on with the same lists: what is measured does not depend on where it ended
+    missing = [some for some in _in_one_run(wanted, reached) if not found.keys() >= set(some)]
+    with closing(_outcomes(simulation, missing, batches)) as outcomes:
         for keys, outcome in outcomes:
             for key in keys:
                 found[key] = one = at_outputs(outcome, reached[key[1]]) if len(keys) > 1 else outcome

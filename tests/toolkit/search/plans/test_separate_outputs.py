@@ -65,6 +65,18 @@ def test_what_a_layer_does_alone_is_seen_while_layers_of_other_outputs_are_quant
         assert sum(noise > 0 for _, noise in other.alone.noises) == 1
 
 
+def test_what_layers_do_alone_does_not_depend_on_where_a_measurement_was_interrupted(tmp_path):
+    from toolkit.search.sensitivity.measure import exact
+
+    sim, log = simulation(heads(4, 2), feeds(16), batch=8), tmp_path / "groups.jsonl"
+    whole = exact(sim, modes=("alone",), batches=2, together=True, log=log)
+    lines = log.read_text().splitlines()
+    # the layers of the first head are left to measure
+    log.write_text("".join(line + "\n" for line in lines if "head0_" not in line))
+    again = exact(sim.on(sim.settings), modes=("alone",), batches=2, together=True, log=log)
+    assert log.read_text().count("head0_") > 0 and again.groups == whole.groups
+
+
 def two_outputs(first: float, second: float) -> Demands:
     """Four layers, two for each of two outputs; the noise of the outputs with all quantized, and a limit of 1."""
     parts = []
