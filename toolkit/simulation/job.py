@@ -45,6 +45,8 @@ class SimulationJob:
     limit: int | None = None
     against_float: bool = False
     known: KnownOutputs | None = None
+    order: list[int] | None = None
+    """That of the runner whose states are run elsewhere: another processor's float outputs differ in the last bits."""
 
     def open(self) -> Callable[[Any], Any]:
         """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
@@ -73,9 +75,11 @@ class SimulationJob:
         reference = None
         if self.reference is not None:
             reference = session(self.reference, threads=1).run
-        return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
+        made = Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
                       self.memory, reference, self.answers,
                       self._float_labels if self.against_float else None, self.known)  # fmt: skip
+        made.order = made.order if self.order is None else self.order
+        return made
 
     def _float_labels(self, outputs: Tensors) -> Tensors:
         """The float model's outputs as the labels of a metric of distances."""

@@ -217,7 +217,7 @@ class Simulation:
         return SimulationJob(
             self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads,
             own.memory if limit is None else min(own.memory, limit // 2), reference, own.answers, limit,
-            own.against_float, self._known,
+            own.against_float, self._known, self._runner.order if self._runner is not None else None,
         )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:

@@ -106,3 +106,12 @@ def test_a_state_is_loaded_to_be_run_often_once_it_is_run_on_many_batches(monkey
     # what was run before and after is one state
     alone = simulation(chain(8), feeds(64), batch=2)
     assert found == alone.runner.probe(alone.config(["layer0", "layer4"])).run()
+
+
+def test_another_process_runs_the_first_batches_of_the_same_order():
+    sim = simulation(chain(4), feeds(12), batch=1)
+    # as where another processor's float outputs differ in the last bits
+    sim.runner.order = sim.runner.order[::-1]
+    config = sim.config(sim.names[:1])
+    here, there = sim.runner.probe(config).run(2), sim.job().open()((config, 2))[0]
+    assert here == there and sim.on(sim.settings).runner.order == sim.runner.order[::-1]
