@@ -86,13 +86,12 @@ class ComparedOutputs:
 
     def _told_by(self, name: str) -> list[float]:
         """The same at one output."""
-        values = [np.asarray(one[name], np.float64) for one in self.floats]
-        if all(one.min(initial=0) >= 0 and one.max(initial=0) <= 1 for one in values):
-            told = [float(np.square(one * (1 - one)).mean()) if one.size else 0.0 for one in values]
-        elif name in self._classes:
-            told = [_scores_telling(one) if one.size else 0.0 for one in values]
-        else:
+        values = [one[name] for one in self.floats]
+        shares = all(one.min(initial=0) >= 0 and one.max(initial=0) <= 1 for one in values)
+        if not shares and name not in self._classes:
             return [1.0] * len(values)
+        telling = _shares_telling if shares else _scores_telling
+        told = [telling(one) if one.size else 0.0 for one in values]
         middle = math.fsum(told) / len(told)
         return [one / middle for one in told] if 0 < middle < math.inf else [1.0] * len(told)
 
@@ -131,14 +130,20 @@ class ComparedOutputs:
         return score_of(metric, type(metric).__name__)
 
 
+def _shares_telling(shares: Array) -> float:
+    """The mean of (p (1 - p))^2 of probabilities p, of any shape; in float64, one batch at a time."""
+    wide = np.asarray(shares, np.float64)
+    return float(np.square(wide * (1 - wide)).mean())
+
+
 def _scores_telling(scores: Array) -> float:
     """How much errors of scores count in Kullback and Leibler's divergence: the mean of p (1 - p), p their softmax.
 
     Args:
-        scores: float64 [..., classes]; some of the positions are enough.
+        scores: floats [..., classes]; some of the positions are enough.
     """
     rows = scores.reshape(-1, scores.shape[-1])
-    rows = rows[:: max(len(rows) // _LOOKED_AT, 1)]
+    rows = np.asarray(rows[:: max(len(rows) // _LOOKED_AT, 1)], np.float64)
     with np.errstate(invalid="ignore"):
         shares = np.exp(rows - rows.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)

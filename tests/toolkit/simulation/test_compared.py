@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -72,3 +75,15 @@ def test_an_empty_output_of_a_batch_tells_nothing(high):
     compared = ComparedOutputs([FEED] * 3, ["y"])
     compared.know([{"y": one} for one in batches])
     assert compared.tellings() == pytest.approx([1.5, 0, 1.5])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16])
+def test_how_much_batches_tell_is_found_in_the_memory_of_one(dtype):
+    floats = [{"y": np.full((1, 1 << 18), 0.25 * (number % 2), dtype)} for number in range(32)]
+    compared = ComparedOutputs([FEED] * 32, [])
+    compared.know(floats)
+    tracemalloc.start()
+    told = compared.tellings()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert told == pytest.approx([0, 2] * 16) and peak < 8 * 8 * (1 << 18)

@@ -151,8 +151,9 @@ class Demands:
         added, level = np.zeros((len(self._parts), len(self.names))), np.empty(len(self._parts))
         for row, (part, middle) in enumerate(zip(self._parts, self._middles)):
             own = base if part.columns is None else base[part.columns]
-            found = float(part.noise.of(own[None])[0][0]) if own.any() else -np.inf
-            level[row] = np.clip(found - middle, -_EXCESS, _EXCESS)
+            # no noise is within any limit, even one of none
+            excess = float(part.noise.of(own[None])[0][0]) - middle if own.any() else -np.inf
+            level[row] = np.clip(excess, -_EXCESS, _EXCESS)
             places = slice(None) if part.columns is None else part.columns
             added[row, places] = np.exp(np.clip(np.log(part.added(base)) - middle, -_EXCESS, _EXCESS))
         return added, level

@@ -88,6 +88,16 @@ def two_outputs(first: float, second: float) -> Demands:
     return Demands([f"layer{column}" for column in range(4)], parts)
 
 
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_an_output_all_of_whose_layers_are_float_asks_for_none_whatever_its_limit(limit):
+    parts = [
+        Demand(PlanNoise({f"layer{one}": 1.0 + one for one in own}), NoiseLimit(3.0, limit, False), np.asarray(own))
+        for own in ([0, 1], [2, 3])
+    ]
+    harm = Demands([f"layer{one}" for one in range(4)], parts).harm(np.asarray([False, False, True, True]))
+    assert np.isfinite(harm).all() and harm[2:].min() > 1e6 * harm[:2].max()
+
+
 def test_once_an_output_is_within_its_limit_the_layers_of_another_are_kept():
     whole, price = np.ones(4, bool), np.ones(4)
     assert two_outputs(8.0, 0.5).orders(whole, price, [1.0])[0].tolist()[:2] == [0, 1]
