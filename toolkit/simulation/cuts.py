@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit.simulation.loaded import Pieces
@@ -102,6 +102,15 @@ class KeptCuts:
         size = kept_bytes(few, fine, states)
         rest = affordable_cuts(others, memory - size, states)
         return cls(frozenset(first), frozenset(fine), frozenset(rest), size + kept_bytes(others, rest, states))
+
+    @property
+    def places(self) -> frozenset[int]:
+        """The cuts at which states of any batch are kept."""
+        return self.fine | self.rest
+
+    def for_order(self, order: Sequence[int]) -> KeptCuts:
+        """The same cuts, finer ones for the first batches of another order."""
+        return replace(self, first=frozenset(order[: len(self.first)]))
 
     def of(self, index: int) -> frozenset[int]:
         """The cuts at which states are kept of a batch."""

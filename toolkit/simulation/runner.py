@@ -232,9 +232,6 @@ class Runner:
             for index, (_, states, _) in zip(wanted, done):
                 for place, state in states.items():
                     off.states.setdefault(place, {})[index] = state
-            for index in set(range(len(self.feeds))).difference(wanted):
-                for place in self._cuts.of(index):
-                    off.states.setdefault(place, {})[index] = None
             self._kept.append(off)
             if known is None:
                 self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
@@ -245,6 +242,11 @@ class Runner:
             self._compared.know(known.outputs)
             self.float_seconds = known.seconds
         self.order = representative(self.order, self._compared.tellings())
+        self._cuts = self._cuts.for_order(self.order)
+        for one in self._kept:
+            # what was not run that far is computed once a state begins there
+            one.states = {place: {index: one.states.get(place, {}).get(index) for index in range(len(self.feeds))
+                                  if place in self._cuts.of(index)} for place in self._cuts.places}  # fmt: skip
 
     def _timed(self, apart: float) -> float:
         """Seconds of one float inference of all batches, where stage by stage it took ``apart``."""

@@ -115,3 +115,20 @@ def test_another_process_runs_the_first_batches_of_the_same_order():
     config = sim.config(sim.names[:1])
     here, there = sim.runner.probe(config).run(2), sim.job().open()((config, 2))[0]
     assert here == there and sim.on(sim.settings).runner.order == sim.runner.order[::-1]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_layers_are_measured_from_finer_cuts_whichever_batches_come_first(monkeypatch, known):
+    def measured():
+        sim = simulation(chain(24), feeds(64), batch=2, memory=30_000)
+        if known:
+            sim.compared_like(simulation(chain(24), feeds(64), batch=2), begins=True)
+        runner, alone = sim.runner, [sim.switches.alone(name) for name in sim.names]
+        assert len(runner._cuts.fine) > len(runner._cuts.rest)
+        price = sum(runner.price(config, 2) for config in alone)
+        return runner.order, price, [(runner.probe(config).run(2), runner.probe(config).run(32))[1] for config in alone]
+
+    order, price, outcomes = measured()
+    monkeypatch.setattr("toolkit.simulation.runner.representative", lambda order, weights: order[::-1])
+    other, as_much, same = measured()
+    assert other == order[::-1] and as_much == price and same == outcomes
