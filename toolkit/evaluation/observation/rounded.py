@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
@@ -96,6 +97,8 @@ def _digits(weights: Sequence[float]) -> bool:
     """Whether weights are those of digits: each a multiple of the one before, as 1, 10 and 100 are."""
     ordered = sorted(weights)
     times = [high / low for low, high in pairwise(ordered)]
+    if not all(map(math.isfinite, times)):
+        return False
     return bool(times) and all(round(one) >= _BASE and abs(one - round(one)) < _EXACT * one for one in times)
 
 

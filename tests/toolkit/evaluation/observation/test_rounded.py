@@ -11,6 +11,7 @@ from tests.conftest import build, node, normal
 from toolkit import Model
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.observation.observe import observe
+from toolkit.evaluation.observation.rounded import _digits
 from toolkit.graph.sessions.session import session
 
 NUMBERS = {"low": np.float32(0), "high": np.float32(255), "scale": np.float32(30), "middle": np.float32(120),
@@ -123,3 +124,12 @@ def test_amounts_stay_amounts_when_they_are_mixed(mix: list[onnx.NodeProto]) -> 
     ]
     nodes = [GREY[0], *mix, *grey, node("Cast", ["l"], ["y"], to=TensorProto.UINT8)]
     assert tasks_of(nodes, TensorProto.UINT8) == {"regression"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "digits"),
+    [([1, 10, 100], True), ([25, 1, 5], True), ([1, 1], False), ([0.0722, 0.2126, 0.7152], False), ([1, np.inf], False),
+     ([1, np.nan], False), ([1e-320, 1e308], False), ([], False)],
+)  # fmt: skip
+def test_weights_of_digits_are_multiples_and_numbers(weights: list[float], digits: bool) -> None:
+    assert _digits([float(one) for one in weights]) is digits
