@@ -48,7 +48,7 @@ def read_ranges(path: str | Path) -> Ranges:
 
 
 def _parsed(text: str, path: Path) -> Ranges:
-    if text.lstrip().startswith(("{", "[")):
+    if text.lstrip().startswith("{"):
         return ranges_of_json(parse_json(text, path, _JSON, unique=True), str(path))
     first = text.splitlines()[0].strip()
     if _HEADER.match(first) or _LEGACY.fullmatch(first):

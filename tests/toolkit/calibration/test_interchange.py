@@ -103,7 +103,9 @@ def test_onnxruntime_reads_and_writes_the_same(tmp_path: Path, monkeypatch: pyte
         (b"a: 1.0\nb = x\n", "line 2: 'b = x' is not 'tensor: range'"),
         (b"a: nan\n", "tensor 'a' has the range nan"),
         (b"{", "broken JSON"),
-        (b"[]", "it holds no ranges"),
+        (b"{}", "it holds no ranges"),
+        (b"[1.0]", "line 1: '.1.0.' is not 'tensor: range'. Give ranges.json"),
+        (b'[model]\npath = "m.onnx"\n', "line 1: '.model.' is not 'tensor: range'. Give ranges.json"),
         (b'{"schema": "other"}', "schema is 'other'"),
         (
             b'{"schema": "qtool-ranges-1", "tensors": {"a": {"amax": 5, "method": "minmax", "observed": [5, -5]}}}',
@@ -121,6 +123,12 @@ def test_broken_files_of_ranges_are_refused_with_their_path(content: bytes, mess
     with pytest.raises(RangesError, match=message) as caught:
         read_ranges(tmp_path / "r")
     assert str(tmp_path / "r") in str(caught.value)
+
+
+def test_the_name_of_the_first_tensor_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("[x]: 0.5\n(Unnamed Layer* 2): 1.5\n", encoding="utf-8")
+    read = read_ranges(tmp_path / "r")
+    assert {name: one.amax for name, one in read.tensors.items()} == {"[x]": 0.5, "(Unnamed Layer* 2)": 1.5}
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
