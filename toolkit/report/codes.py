@@ -169,6 +169,7 @@ class ReportCode(BaseCode):
     NEW_SIZES_APART = "new-sizes-apart"
     NEW_BATCH_REFUSED = "new-batch-refused"
     NEW_METRIC = "new-metric"
+    NEW_METRIC_ASKED = "new-metric-asked"
     NEW_OUTPUT_UNSURE = "new-output-unsure"
     NEW_BLANK = "new-blank"
     NEW_THRESHOLD = "new-threshold"

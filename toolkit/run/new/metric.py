@@ -89,7 +89,7 @@ def new_evaluation(
     made = NewEvaluation([f"data = {named}"] if test is not None else list(_NO_TEST_DATA))
     if own is None:
         if metric is not None:
-            _metric(made, metric)
+            _metric(made, metric, fits=False)
             _usual_limit(made, metric)
         else:
             made.decided(ReportCode.NEW_WITHOUT_SAMPLES(), _OWN_LIMIT)
@@ -101,7 +101,7 @@ def new_evaluation(
     if labelled is None:
         _without_labels(made, inputs, own, metric, watched)
     elif metric is not None and ":" in metric:
-        _metric(made, metric)
+        _metric(made, metric, fits=False)
         _usual_limit(made, metric)
     elif (found := _fitting(made, inputs, labelled, metric, watched)) is not None:
         name = found.fit.metric
@@ -167,7 +167,8 @@ def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: See
         made.warnings.append(found.as_well)
         made.lines.append(f"# {plain(sentence(found.as_well))}")
     output = fit.output if found.as_well is not None or fit.output != model.graph.outputs[0].name else None
-    _metric(made, fit.metric, output)
+    # without a value the model was not run, and no label was looked at
+    _metric(made, fit.metric, output, fits=found.value is not None)
     if watched is not None:
         judged = guess(watched, task_of(fit.metric), fit.output)
         _blank(made, judged, guess(replace(watched, read=frozenset()), task_of(fit.metric), fit.output))
@@ -175,8 +176,10 @@ def _chosen(made: NewEvaluation, model: Model, found: ChosenMetric, watched: See
         _threshold(made, fit, judged)
 
 
-def _metric(made: NewEvaluation, metric: str, output: str | None = None) -> None:
-    made.decided(ReportCode.NEW_METRIC(metric=metric, output=output), f"metric = {toml_string(metric)}")
+def _metric(made: NewEvaluation, metric: str, output: str | None = None, fits: bool = True) -> None:
+    """The metric: the one that labels were found to fit, or else that was asked for."""
+    said = ReportCode.NEW_METRIC(metric=metric, output=output) if fits else ReportCode.NEW_METRIC_ASKED(metric=metric)
+    made.decided(said, f"metric = {toml_string(metric)}")
     made.lines += [f"output = {toml_string(output)}"] if output is not None else []
 
 

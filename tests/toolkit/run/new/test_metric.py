@@ -244,6 +244,21 @@ def test_labels_that_fit_nothing_are_said_with_a_remedy(place, capsys):
     assert "Warning: The labels fit no built-in metric" in said and "qtool metrics" in said
 
 
+def test_labels_fit_a_metric_that_was_asked_for_only_where_they_were_looked_at(place, capsys):
+    x, found = answers(place)
+    save_test_data(place, x, found["scores"].argmax(axis=1))
+    decided, _ = told(place, capsys, "--metric", "top5")
+    assert decided["new-metric"] == {"metric": "top5", "output": None} and "new-metric-asked" not in decided
+    decided, _ = told(place, capsys, "--metric", "own:Metric")
+    assert decided["new-metric-asked"] == {"metric": "own:Metric"} and "new-metric" not in decided
+    for metric in ("top1", "own:Metric"):
+        command = ["new", str(place / "model.onnx"), "--out", str(place / "made.toml"), "--force", "--metric", metric]
+        assert invoke(command) == 0
+        said = capsys.readouterr().out
+        assert f"The metric is {metric}, as --metric says." in said and "labels fit" not in said
+        assert f'metric = "{metric}"' in (place / "made.toml").read_text()
+
+
 def test_what_was_decided_is_said_with_its_values(place, capsys):
     x, found = answers(place)
     save_test_data(place, x, found["scores"].argmax(axis=1))

@@ -78,6 +78,7 @@ NEW: Table = {
     ReportCode.NEW_METRIC: lambda metric, output: (
         f"The labels fit {metric}" + (f" of output '{output}'." if output is not None else ".")
     ),
+    ReportCode.NEW_METRIC_ASKED: "The metric is {metric}, as --metric says.",
     ReportCode.NEW_OUTPUT_UNSURE: _unsure,
     ReportCode.NEW_THRESHOLD: (
         "A score of '{output}' above {threshold:g} counts as class 1; [evaluation] threshold sets another."
