@@ -48,7 +48,8 @@ def read_ranges(path: str | Path) -> Ranges:
 
 
 def _parsed(text: str, path: Path) -> Ranges:
-    if text.lstrip().startswith("{"):
+    # a line of a table may begin with a bracket too
+    if text.lstrip().startswith("{" if path.suffix != ".json" else ("{", "[")):
         return ranges_of_json(parse_json(text, path, _JSON, unique=True), str(path))
     first = text.splitlines()[0].strip()
     if _HEADER.match(first) or _LEGACY.fullmatch(first):
