@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,6 @@ class PlanNoise:
         most = max(max(finite, default=1.0), least) * _MOST
         self.names = list(harm)
         self._alone = np.asarray([min(max(value, least), most) for value in harm.values()], np.float64)
-        self._unit = 1.0
         self._seen: dict[bytes, _Ran] = {}
 
     def quantized(self, kept: Collection[str]) -> Array:
@@ -88,9 +88,14 @@ class PlanNoise:
         plan = self.quantized(kept)
         if plan.any() and 0 < noise < math.inf:
             self._seen[plan.tobytes()] = _Ran(plan, noise / float(plan @ self._alone), error, as_harm)
-            ran = [math.log(one.times) for one in self._seen.values() if not one.as_harm]
-            times = statistics.median(ran) if ran else 0.0
-            self._unit = math.exp(math.copysign(max(abs(times) - math.log(_ALIKE), 0.0), times))
+            vars(self).pop("_unit", None)
+
+    @cached_property
+    def _unit(self) -> float:
+        """The harms' common factor, by the plans that ran; see this module."""
+        ran = [math.log(one.times) for one in self._seen.values() if not one.as_harm]
+        times = statistics.median(ran) if ran else 0.0
+        return math.exp(math.copysign(max(abs(times) - math.log(_ALIKE), 0.0), times))
 
     @property
     def harm(self) -> Array:

@@ -105,40 +105,48 @@ class Proposing(Evaluations):
                 return False
             assert self.best is not None
             whole = [plan for plan in self.plans if plan.amax == self.amax and plan.whole]
-            tried, within, worth = set[str](), set[str](), 0.0
+            most = [self._most_noise(part, whole) for part, _ in found]
+            tried, within, promising = set[str](), set[str](), []
             for places, own in groups:
                 layers = set(own.names)
                 held = [layers.intersection(plan.kept) for plan in whole
-                        if all(self._holds(found[place][0], plan, whole) for place in places)]  # fmt: skip
+                        if all(self._holds(found[place][0], plan, most[place]) for place in places)]  # fmt: skip
                 kept = min([layers, *held], key=lambda names: self._sum(price, names))
                 spare, done = self._sum(price, kept), [frozenset(layers.intersection(plan.kept)) for plan in whole]
                 proposals = Proposals(own, price, _CAUTION if self._first_alone else 1.0, each=True)
                 proposed = proposals.best(kept, spare, done)
                 within |= kept
                 tried |= set(proposed[0]) if proposed else kept
-                worth += proposals.promise(kept, spare, done) * self._sum(price, own.names)
+                if proposed:
+                    promising.append((proposals, (kept, spare, done), self._sum(price, own.names)))
             spare = self._given_up(self.best.kept if self.best.passes else self.simulation.names)
             better = self._given_up(sorted(within)) < spare and within not in [set(plan.kept) for plan in whole]
-            if self._left() <= 0 or (first and self.best.passes) or not (better or worth):
+            if self._left() <= 0 or (first and self.best.passes) or not (better or promising):
                 break
-            now = within if better and (first or not worth or self._left() <= 1) else tried
+            now = within if better and (first or not promising or self._left() <= 1) else tried
             self._evaluate(sorted(now), sure=True, race=True)
         if not self.best.passes:
             self._confirm(harm, measure, known)
         elif not first:
-            self.promise = worth / math.fsum(price.values())
+            gains = sum(proposals.promise(*asked) * of for proposals, asked, of in promising)
+            self.promise = gains / math.fsum(price.values())
         return True
 
     @staticmethod
     def _sum(price: Mapping[str, float], names: Collection[str]) -> float:
         return math.fsum(price[name] for name in names)
 
-    def _holds(self, part: JudgedPart, plan: SearchedPlan, others: Sequence[SearchedPlan]) -> bool:
-        """Whether a plan is within the limits on a part of the outputs, with what the most uneven of plans must spare
-        for other samples: it is known of the worst output of each.
+    @staticmethod
+    def _most_noise(part: JudgedPart, plans: Sequence[SearchedPlan]) -> float:
+        """The noise that a part's limits allow, with what the most uneven of the plans must spare for other samples: it
+        is known of the worst output of each.
         """
-        allowed = [part.budget.most_noise(one.outcome) for one in (plan, *others)]
-        if part.noise(plan.outcome) > min((one for one in allowed if one is not None), default=math.inf):
+        allowed = [part.budget.most_noise(one.outcome) for one in plans]
+        return min((one for one in allowed if one is not None), default=math.inf)
+
+    def _holds(self, part: JudgedPart, plan: SearchedPlan, most: float) -> bool:
+        """Whether a plan is within the limits on a part of the outputs, which allow it no more than ``most`` noise."""
+        if part.noise(plan.outcome) > most:
             return False
         return not part.budget.lacks(part.of(plan.outcome), self.simulation.runner.float_on(plan.batches))
 
