@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.benchmarks.bench_placement import turns
 from tests.conftest import MODELS, build, node, normal
 from toolkit import Finding, Recipe, run
+from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
@@ -118,27 +120,29 @@ def recipe(folder, kind, faster=False, opened=False):
     return Recipe.load(path)
 
 
-def float16_latency(asked, folder):
-    """The model as it comes, in float16, measured now: by profile."""
+def float16_engine(asked, folder):
+    """The engine of the model as it comes, in float16."""
     inputs = Inputs(Job(asked, RunFolder(folder / "fp16")))
     with opened(inputs.job):
         bench = context_for(inputs, inputs.source(), Journal()).bench
         model, plan = bench.lowered(inputs.source(), PrecisionPlan(), None)
-        made = bench.build(model, plan, None, folder / "fp16.onnx")
-    return {name: times["opt"] for name, times in made.latency.items()}
+        return bytes(bench.build(model, plan, None, folder / "fp16.onnx").engine)
 
 
 @pytest.mark.parametrize("kind", ["bert", "digits", "strip"])
 def test_never_above_float16(tmp_path, kind):
     asked = recipe(tmp_path, kind, faster=True)
     result = run(asked, tmp_path / "out", device_check=False)
-    plain = float16_latency(asked, tmp_path)
-    final = {name: times["opt"] for name, times in result.report.latency.items() if name in plain}
+    engines = {"final": (tmp_path / "out" / "model.engine").read_bytes(), "fp16": float16_engine(asked, tmp_path)}
+    # separate measurements of one engine of 40 microseconds differ by a quarter
+    ratios = {
+        name: ratio_in_turn(times["final"], times["fp16"]) for name, times in turns(engines, asked.profiles()).items()
+    }
     found = json.loads((tmp_path / "out" / "faster.json").read_text())
-    print(kind, "fp16", plain, "final", final, "builds", found["builds"], "pairs removed", len(found["pairs_removed"]), "of",
+    print(kind, "final over fp16", ratios, "builds", found["builds"], "pairs removed", len(found["pairs_removed"]), "of",
           len(found["units"]), [round(t["of_float"], 3) for t in found["trials"]])  # fmt: skip
-    assert set(final) == set(plain) == {"one", "many"}
-    assert sum(final[p] / plain[p] for p in plain) / len(plain) <= 1.03
+    assert set(ratios) == {"one", "many"}
+    assert np.mean([ratio for ratio, _ in ratios.values()]) <= 1.03 + np.mean([noise for _, noise in ratios.values()])
     # a close win is built and measured once more
     assert found["done"] and found["builds"] >= len(found["trials"]) >= 2
     # a pool after a layer that lost its pairs has nothing to decline, but its reason all the same

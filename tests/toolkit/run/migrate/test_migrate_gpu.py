@@ -2,7 +2,9 @@
 
 Both are made of the same samples: the calibrator's cache is what is migrated. Two builds of one network differ by 2 to
 10 %, so each form is built BUILDS times (two where not given), each time on a new timing cache that both forms share: on one
-that is kept the next build takes the same kernels. All engines are measured in turn, and the fastest of each form are compared. What is known is printed after every turn of builds. LEVEL is the builder's
+that is kept the next build takes the same kernels. All engines are measured in turn, and the fastest of each form are
+compared; of the trained models, whose engines take some ten microseconds, the explicit form may be slower by 5 % and by what
+the builds of one form differ in. What is known is printed after every turn of builds. LEVEL is the builder's
 optimization level, GPU_MODELS where tests/benchmarks/carry.py has filled the large models (/tmp/models), whose weights are
 random: they are held against their float model. What each engine's layers are is left in KEEP, where that is given.
 """
@@ -13,6 +15,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -184,6 +187,12 @@ def accuracy(result: Result, case: Case) -> dict[str, Any]:
     return kept
 
 
+def spread(latencies: Iterable[float]) -> float:
+    """How much slower the slowest of some engines of one network is than the fastest, as a share."""
+    found = list(latencies)
+    return max(found) / min(found) - 1
+
+
 def compared(results: dict[str, list[Result]], profiles: Any, case: Case) -> dict[str, Any]:
     """The engines of both forms, measured in turn, the fastest of each side by side."""
     from tests.benchmarks.bench_placement import turns
@@ -202,6 +211,7 @@ def compared(results: dict[str, list[Result]], profiles: Any, case: Case) -> dic
             unlike[f"{'/'.join(was[node])} -> {'/'.join(now[node])}"].append(node)
     return {
         "explicit over implicit": round(ratio, 4), "noise of the measurement": round(noise, 4),
+        "spread of builds": round(max(spread(median[one.folder.name] for one in of) for of in results.values()), 4),
         "ms": {name: round(value, 5) for name, value in median.items()}, "best": {k: v.folder.name for k, v in best.items()},
         "accuracy": {form: [accuracy(one, case) for one in found] for form, found in results.items()},
         "int8 nodes": {form: sum("int8" in kinds for kinds in of.values()) for form, of in (("implicit", was), ("explicit", now))},
@@ -242,7 +252,7 @@ def test_the_migrated_engine_does_what_the_calibrated_did(tmp_path, monkeypatch,
             results["explicit"] = [built(after, case, tmp_path / "free", tmp_path / "free.timing", "speed")]
             found = compared(results, after.profiles(), case)
             print(json.dumps({"model": name, "free to choose": found["explicit over implicit"]}), flush=True)
-        assert found["explicit over implicit"] <= SLOWER_SMALL
+        assert found["explicit over implicit"] <= SLOWER_SMALL + found["spread of builds"]
         return
     nodes = found["int8 nodes"]
     if nodes["explicit"] > nodes["implicit"]:
