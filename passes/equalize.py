@@ -91,9 +91,7 @@ class Equalize(Helper):
         return None
 
 
-def _next_layer(
-    model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node
-) -> gs.Node | Finding | None:
+def _next_layer(model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node) -> gs.Node | Finding | None:
     """The only layer that reads a layer's result; or why there is none, where that is worth a line in the journal."""
     holder = bias_of(model, first)
     tensor = (holder[0] if holder is not None and first.op == "MatMul" else first).outputs[0]

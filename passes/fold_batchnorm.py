@@ -59,9 +59,7 @@ class FoldBatchNorm(Pass):
             if node.op == "BatchNormalization" and node.name not in declined:
                 context.journal.declined(node.name, Code.NO_LAYER())
 
-    def _fold_next(
-        self, model: Model, layer: gs.Node, rank: int | None, names: _NamesInUse, context: Context
-    ) -> bool:
+    def _fold_next(self, model: Model, layer: gs.Node, rank: int | None, names: _NamesInUse, context: Context) -> bool:
         """Fold the node that follows a layer into it; returns whether it was folded."""
         readers = layer.outputs[0].outputs
         if len(readers) == 1 and readers[0].op not in _FOLDED:
@@ -105,9 +103,7 @@ class FoldBatchNorm(Pass):
         return True
 
 
-def _folded_bias(
-    model: Model, layer: gs.Node, place: tuple[gs.Node, int] | None, gain: Array, offset: Array
-) -> Array:
+def _folded_bias(model: Model, layer: gs.Node, place: tuple[gs.Node, int] | None, gain: Array, offset: Array) -> Array:
     """The layer's bias [channels] after the fold, as it is stored: Gemm multiplies its own by beta, never 0 here."""
     beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
     bias = model.constant(place[0].inputs[place[1]]) if place is not None else None

@@ -67,7 +67,9 @@ _DRAWN: list[tuple[np.random.Generator, Mapping[str, Any]]] = []
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find the generators that test modules share among their tests."""
     modules = {item.module for item in session.items if isinstance(item, pytest.Function)}
-    drawn = {id(one): one for module in modules for one in vars(module).values() if isinstance(one, np.random.Generator)}
+    drawn = {
+        id(one): one for module in modules for one in vars(module).values() if isinstance(one, np.random.Generator)
+    }
     _DRAWN[:] = [(one, one.bit_generator.state) for one in drawn.values()]
 
 

@@ -102,7 +102,9 @@ RANGES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", RANGES)
-def test_broken_ranges_are_refused_by_inspect_and_run_with_their_file(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_broken_ranges_are_refused_by_inspect_and_run_with_their_file(
+    here: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     make, word = RANGES[case]
     make(here)
     for command in (("inspect", "a.json"), RUN):
@@ -145,7 +147,9 @@ COLLECTIONS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("case", COLLECTIONS)
-def test_broken_collections_are_refused_and_nothing_is_merged(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_broken_collections_are_refused_and_nothing_is_merged(
+    here: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     COLLECTIONS[case](here)
     (here / "p.npz").write_bytes(corpus.run_files()["p.npz"])
     for command in (("inspect", "col.npz"), ("merge", "col.npz", "p.npz", "--out", "both.npz"), RUN):
@@ -180,7 +184,9 @@ JSON_FILES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", JSON_FILES)
-def test_broken_json_files_are_refused_with_their_name(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_broken_json_files_are_refused_with_their_name(
+    here: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     name, text = JSON_FILES[case]
     (here / name).write_text(text)
     assert name in complain(here, capsys, "inspect", name)
@@ -188,7 +194,9 @@ def test_broken_json_files_are_refused_with_their_name(here: Path, capsys: pytes
 
 @pytest.mark.parametrize("text", ["[]", "{}", "[3]", '[{"x": 3}]', '[{"x": {"array": "AAAA"}}]', '[{"x": {"values": {"values": {}}}}]', "[" * 9000,
                                   '[{"x": {"tensor": "AAAA", "polygraphy_class": "Tensor"}}]'])  # fmt: skip
-def test_broken_inputs_of_polygraphy_are_refused_with_their_file(here: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_broken_inputs_of_polygraphy_are_refused_with_their_file(
+    here: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     (here / "c.json").write_text(text)
     recipe("c.npz", "c.json")(here)
     assert "c.json" in complain(here, capsys, *CHECK)
@@ -495,7 +503,9 @@ PROTOS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", PROTOS)
-def test_broken_models_are_refused_in_words_and_within_memory(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_broken_models_are_refused_in_words_and_within_memory(
+    here: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     make, word = PROTOS[case]
     make(here)
     before = peak_megabytes()
@@ -700,7 +710,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", COMMANDS)
-def test_wrong_command_lines_are_refused_and_write_nothing(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_wrong_command_lines_are_refused_and_write_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     command, word = COMMANDS[case]
     assert word in complain(here, capsys, *command)
     assert not (here / "n.toml").exists()
@@ -733,7 +745,9 @@ def test_a_recipe_that_names_a_pipe(here: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/stdin"])
-def test_devices_are_refused_where_a_file_is_wanted(here: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:
+def test_devices_are_refused_where_a_file_is_wanted(
+    here: Path, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
     complain(here, capsys, "inspect", device)
     (here / "m.onnx").unlink()
     (here / "m.onnx").symlink_to(device)

@@ -163,7 +163,12 @@ def rotary(largest: float) -> tuple[onnx.ModelProto, dict[str, tuple[float, floa
         {"scale": np.float32(1.0), "freq": np.float32([[0.97, 0.83, 0.61, 0.53]]), "w": normal(8, 8)},
     )  # fmt: skip
     ends = (0.0, largest)
-    return proto, {**dict.fromkeys(("p", "q", "a", "c"), ends), **dict.fromkeys("sk", (-1.0, 1.0)), "m": (-3, 3), "y": (-3, 3)}
+    return proto, {
+        **dict.fromkeys(("p", "q", "a", "c"), ends),
+        **dict.fromkeys("sk", (-1.0, 1.0)),
+        "m": (-3, 3),
+        "y": (-3, 3),
+    }
 
 
 @pytest.mark.parametrize(("largest", "precision"), [(40.0, "fp32"), (1500.0, "fp32"), (1500.0, "bf16")])
@@ -177,7 +182,9 @@ def test_sines_of_long_positions_and_what_makes_their_arguments_stay_in_float32(
         assert why.code is PhaseCode.COARSE and (why.values["step"], why.values["tensor"]) == (2.0, "c")
         assert context.plan.get("scaled").reason.values["reader"] in ("sin", "cos")
         model = Model.from_proto(proto)
-        samples = CalibrationData.open([{"p": np.float32([[largest * part]])} for part in np.linspace(0.31, 0.99, 16)], model)
+        samples = CalibrationData.open(
+            [{"p": np.float32([[largest * part]])} for part in np.linspace(0.31, 0.99, 16)], model
+        )
         levels = [
             sqnr_against(model, with_rounding(lower(model, plan, observed=observed).model), samples)
             for plan in (PrecisionPlan(), context.plan)

@@ -446,7 +446,9 @@ def test_the_input_file_is_not_changed(tmp_path):
 
 
 def test_a_model_in_double_is_declined_with_the_remedy():
-    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": [2, 4]}, {"y": None}, {"w": normal(4, 4).astype(np.float64)})
+    proto = build(
+        [node("MatMul", ["x", "w"], ["y"])], {"x": [2, 4]}, {"y": None}, {"w": normal(4, 4).astype(np.float64)}
+    )
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.elem_type = 11
     model, context = Model.from_proto(proto), placeholder_context()

@@ -45,7 +45,9 @@ def test_what_is_kept_float_after_pairs_is_as_if_it_had_been_excluded(layer):
     quantized = {name for name, ask in context.plan.items() if ask.precision.quantized}
     assert not quantized & {layer} and all(context.plan.get(name) is not None for name in (layer,))
     feeds = {"image": np.load(MODELS / "digits_test.npz")["image"][:8]}
-    for found, wanted in zip(run(without_pairs(kept), feeds), run(Model.load(MODELS / "digits_cnn.onnx"), feeds), strict=True):
+    for found, wanted in zip(
+        run(without_pairs(kept), feeds), run(Model.load(MODELS / "digits_cnn.onnx"), feeds), strict=True
+    ):
         assert np.array_equal(found, wanted)
 
 

@@ -140,7 +140,9 @@ def test_trials_are_built_beside_it_where_it_takes_long(attention, tmp_path, mon
 
 
 @pytest.mark.parametrize(("room", "engine"), [(8 << 30, {}), (ROOM, {"side_by_side": False})])
-def test_one_engine_at_a_time_where_memory_is_short_or_the_recipe_says_so(attention, tmp_path, monkeypatch, room, engine):
+def test_one_engine_at_a_time_where_memory_is_short_or_the_recipe_says_so(
+    attention, tmp_path, monkeypatch, room, engine
+):
     monkeypatch.setattr(prebuilds, "LONG", 0.0)
     backend = Levels(1.3, room=room)
     context, _ = searched(attention, backend, tmp_path, engine=EngineSettings(**engine))
@@ -191,7 +193,9 @@ def test_a_search_that_fails_gives_it_up(attention, tmp_path, monkeypatch):
     backend = Gated(1.3)
     monkeypatch.setattr(prebuilds, "LONG", 0.0)
     given_up = []
-    monkeypatch.setattr(prebuilds.BackgroundBuild, "give_up", lambda beside: (given_up.append(beside), backend.enough.set()))
+    monkeypatch.setattr(
+        prebuilds.BackgroundBuild, "give_up", lambda beside: (given_up.append(beside), backend.enough.set())
+    )
     monkeypatch.setattr(SearchPrecision, "decides", lambda *arguments, **settings: 1 / 0)
     with pytest.raises(Exception, match="division"):
         searched(attention, backend, tmp_path)

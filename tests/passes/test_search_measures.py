@@ -38,7 +38,9 @@ def searched(folder, backend, damaged="layer3", profiles=None, following=(), eng
     data = CalibrationData.open(feeds(), model)
     context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles or Profiles())
     if backend is not None:
-        context.bench = EngineBench(backend, engine or EngineSettings(trial_level=3), shapes=context.profiles, folder=folder)
+        context.bench = EngineBench(
+            backend, engine or EngineSettings(trial_level=3), shapes=context.profiles, folder=folder
+        )
     Sequence(passes=[SearchPrecision(**{"min_sqnr_db": 28, **settings}), *following])(model, context)
     return context, json.loads((folder / "search.json").read_text())
 

@@ -165,7 +165,9 @@ def test_where_all_float_misses_too_the_nearest_plan_stays():
 
 def test_a_journal_of_an_earlier_release_says_that_there_is_no_plan():
     """Its values have whether helpers were tried in place of those to try."""
-    words = sentence(SearchEndCode.NO_PLAN(dtype="int8", plans=3, limits=["sqnr_db"], by=[1.0], rest="fp16", helped=False))
+    words = sentence(
+        SearchEndCode.NO_PLAN(dtype="int8", plans=3, limits=["sqnr_db"], by=[1.0], rest="fp16", helped=False)
+    )
     assert words.startswith("No plan with INT8 is within the budget (3 plans tried") and "helpers" not in words
 
 
@@ -267,7 +269,9 @@ def test_the_layers_that_float16_breaks_stay_in_float32(tmp_path):
     (told,) = said(context.journal, KeptCode.WIDE)
     assert list(told["nodes"]) == ["there", "back"] and told["of"] == len(plain.nodes)
     words = sentence(KeptCode.WIDE(**told))
-    assert "With 2 of" in words and "'there' to 'back'" in words and "FP16 alone, with nothing quantized, misses" in words
+    assert (
+        "With 2 of" in words and "'there' to 'back'" in words and "FP16 alone, with nothing quantized, misses" in words
+    )
 
 
 def test_a_layer_that_stays_float_is_declined_in_the_type_that_it_gets(tmp_path):

@@ -360,7 +360,9 @@ def two_layers() -> Model:
 
 def test_the_input_of_a_layer_that_the_plan_keeps_float_is_left_alone():
     model = two_layers()
-    context = Context(provider=Calibrator(CalibrationData.open(inputs(4), model), method="minmax"), judges_helpers=False)
+    context = Context(
+        provider=Calibrator(CalibrationData.open(inputs(4), model), method="minmax"), judges_helpers=False
+    )
     context.plan.ask("y", Precision.FP16, "asked for")
     twin = model.copy()
     Shift()(twin, context)

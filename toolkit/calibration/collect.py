@@ -131,9 +131,7 @@ def collect(
     return collection
 
 
-def _made_from(
-    model: Model, data: CalibrationData, tensors: str, bins: int, shard: tuple[int, int]
-) -> dict[str, Any]:
+def _made_from(model: Model, data: CalibrationData, tensors: str, bins: int, shard: tuple[int, int]) -> dict[str, Any]:
     """What a collection depends on besides the samples themselves."""
     return {
         "model": model.fingerprint(),

@@ -259,7 +259,7 @@ class PlanSearch(HelperTrials, TimedSearch):
         return Searches(
             self.simulation, cost, prefer, demand, make, confirm, self.spending, timing.nothing_pays,
             None if rounded else self.first,
-        )
+        )  # fmt: skip
 
     def _found(self, searches: Searches) -> SearchResult:
         """What meets the budget in the types that it runs in too, by as many searches as that takes."""

@@ -21,9 +21,7 @@ _SAME_DB = 40.0
 """A helper moves factors around: the SQNR of what float16 rounds differently stays above this."""
 
 
-def with_helpers(
-    search: PlanSearch, helpers: Mapping[str, Pass], model: Model, context: Context
-) -> PlanSearch:
+def with_helpers(search: PlanSearch, helpers: Mapping[str, Pass], model: Model, context: Context) -> PlanSearch:
     """Apply the helper passes that make plain quantization clearly better, where that does not meet the budget safely.
 
     Args:
@@ -147,7 +145,13 @@ class _HelpersInTurn:
             self.search = plain.on(self._form, self._form_context, CALIBRATION_PRICE)
         named = frozenset(event.node for event in self._changes)
         forms = HelperModels(
-            model.copy(), context.fork(), self._part, tuple(self.stay), named, plain.quantizer.dtype, self._changes,
+            model.copy(),
+            context.fork(),
+            self._part,
+            tuple(self.stay),
+            named,
+            plain.quantizer.dtype,
+            self._changes,
             plain.spending.pay,
         )
         model.become(self._form)

@@ -120,10 +120,7 @@ class Rounder:
 
     def fingerprint(self) -> list[list[str]]:
         """The size of blocks, and what was chosen, by content: of each weight name, axis, and SHA-256 of its values."""
-        found = sorted(
-            [tensor, str(axis), content_digest(one.values)]
-            for (tensor, axis), one in self.chosen.items()
-        )
+        found = sorted([tensor, str(axis), content_digest(one.values)] for (tensor, axis), one in self.chosen.items())
         return [[str(self.block)], *found]
 
 

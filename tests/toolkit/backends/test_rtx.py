@@ -251,7 +251,9 @@ def test_a_transposed_convolution_that_bfloat16_is_asked_of_is_built_in_fp32(tmp
     assert lower(model, context.plan, rest=Precision.BF16).types.node["up"] is Precision.BF16
 
 
-@pytest.mark.parametrize("op", ["MeanVarianceNormalization", "GlobalLpPool", "RandomNormalLike", "RandomUniformLike", "Mish"])
+@pytest.mark.parametrize(
+    "op", ["MeanVarianceNormalization", "GlobalLpPool", "RandomNormalLike", "RandomUniformLike", "Mish"]
+)
 @pytest.mark.parametrize("asked", ["fp16", "bf16"])
 def test_an_operator_that_the_parser_lacks_in_a_type_is_built_in_fp32(tmp_path, op, asked):
     attrs = {"axes": [2, 3]} if op == "MeanVarianceNormalization" else {}

@@ -298,7 +298,9 @@ def test_a_loop_that_leaves_out_its_condition_computes_what_onnxruntime_computes
 
     def made(*sizes):
         lowered = lower_weak(model, PrecisionPlan(), settings(), backend, Journal()).model
-        return build(backend, lowered, tmp_path, profiles(profile("one", x=tuple((size, 4, 8) for size in sizes))), rest="fp32")
+        return build(
+            backend, lowered, tmp_path, profiles(profile("one", x=tuple((size, 4, 8) for size in sizes))), rest="fp32"
+        )
 
     built, sizes = made(2, 2, 2), profiles(profile("one", x=((2, 4, 8),) * 3))
     with EngineRunner(built.engine, built.backend, sizes) as runner:

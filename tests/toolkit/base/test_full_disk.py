@@ -37,7 +37,14 @@ def most(size):
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1000, "1.0 kB"), (6_812_345, "6.8 MB"), (25 * 10**8, "2.5 GB")],
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (6_812_345, "6.8 MB"),
+        (25 * 10**8, "2.5 GB"),
+    ],
 )
 def test_bytes_are_told_as_disks_count_them(size, words):
     assert bytes_words(size) == words

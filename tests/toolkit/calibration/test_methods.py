@@ -151,17 +151,23 @@ def test_inputs_that_do_not_vary() -> None:
     assert unvaried_inputs(sampled([0.0] * 3, x="digest", mask="")) == [unvaried(inputs=["x"], samples=3, values=[0.0])]
     # one value throughout, though the shapes differ
     assert unvaried_inputs(sampled([0.5] * 3, x="", mask="")) == [unvaried(inputs=["x"], samples=3, values=[0.5])]
-    assert unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="")) == [unvaried(inputs=["x"], samples=3, values=[None])]
+    assert unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="")) == [
+        unvaried(inputs=["x"], samples=3, values=[None])
+    ]
     # a mask may be the same throughout, but not along with everything else
     assert unvaried_inputs(sampled([0.0, 1.0, 2.0], x="", mask="digest")) == []
     both = unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="digest"))
     assert both == [unvaried(inputs=["x", "mask"], samples=3, values=[None, None])]
     # ranges hang on a float input though no histogram is its own
-    assert unvaried_inputs(sampled([0.0, 1.0], x="", side="digest"), {"x", "side"}) == [unvaried(inputs=["side"], samples=3, values=[None])]
+    assert unvaried_inputs(sampled([0.0, 1.0], x="", side="digest"), {"x", "side"}) == [
+        unvaried(inputs=["side"], samples=3, values=[None])
+    ]
     # an input that the model does not use says nothing, whether it is the same or not
     ids = sampled([], ids="digest", unused="")
     ids.tensors.clear()
-    assert unvaried_inputs(ids) == [] and unvaried_inputs(ids, used={"ids"}) == [unvaried(inputs=["ids"], samples=3, values=[None])]
+    assert unvaried_inputs(ids) == [] and unvaried_inputs(ids, used={"ids"}) == [
+        unvaried(inputs=["ids"], samples=3, values=[None])
+    ]
     ids.same.update(ids="", unused="digest")
     assert unvaried_inputs(ids, used={"ids"}) == []
     one = sampled([0.0, 1.0], x="digest")

@@ -63,7 +63,10 @@ def test_bisect_on_the_simulation(app, tmp_path):
     assert found["kept"] and 'use = "keep_precision"' in found["recipe"]
     assert json.loads(call(app, tmp_path, "bisect", "--min-sqnr-db", "10", "--json"))["checks"] == 0
     # what holds on the samples that it decided on may not hold on others: it says which these were
-    for words, samples in (((), "100 calibration samples"), (("--data", "evaluation", "--samples", "20"), "20 evaluation")):
+    for words, samples in (
+        ((), "100 calibration samples"),
+        (("--data", "evaluation", "--samples", "20"), "20 evaluation"),
+    ):
         told = call(app, tmp_path, "bisect", "--min-sqnr-db", "10", *words)
         assert told.startswith(f"The check passes on {samples}"), told
 

@@ -65,7 +65,9 @@ class Wrong(Pass):
 """
     namespace = {"__name__": "mine"}
     exec(compile(source, str(tmp_path / "mine.py"), "exec"), namespace)
-    with pytest.raises(PassError, match=r"pass 'wrong' failed: AttributeError: .* \(mine\.py, line 10\)\. Run with --debug"):
+    with pytest.raises(
+        PassError, match=r"pass 'wrong' failed: AttributeError: .* \(mine\.py, line 10\)\. Run with --debug"
+    ):
         namespace["Wrong"]()(residual)
 
 
@@ -132,7 +134,9 @@ class Cuts(Pass):
 
     def apply(self, model, context):
         """Cut all."""
-        for tensor in [t for one in model.nodes for t in one.inputs if isinstance(t, gs.Constant) and t.values.ndim > 1]:
+        for tensor in [
+            t for one in model.nodes for t in one.inputs if isinstance(t, gs.Constant) and t.values.ndim > 1
+        ]:
             tensor.values = tensor.values[:3].copy()
 
 

@@ -38,10 +38,18 @@ ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
     ("nothing", {"label": np.zeros(4)}, "no values for input 'x'"),
     ("nan", {"x": one_bad(np.nan)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is nan \(1 value is not finite\)"),
     ("inf", {"x": one_bad(np.inf)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is inf .*remove this one$"),
-    ("mask", {"x": one_bad(-np.inf)}, r"the value at \[0, 1, 3\] is -inf .*for a mask .* give -65504, .* in place of -inf"),
+    (
+        "mask",
+        {"x": one_bad(-np.inf)},
+        r"the value at \[0, 1, 3\] is -inf .*for a mask .* give -65504, .* in place of -inf",
+    ),
     ("dtype", {"x": GOOD.astype(np.int32)}, "dtype is int32, the model expects float32. Save it as float32"),
     ("pixels", {"x": GOOD.astype(np.uint8)}, "Save it as float32, scaled as in training, such as by 1 / 255"),
-    ("channels last", {"x": np.zeros((4, 5, 3), np.float32)}, r"samples have dimensions 1 and 2 swapped: transpose them, as array\.transpose\(0, 2, 1\) does"),
+    (
+        "channels last",
+        {"x": np.zeros((4, 5, 3), np.float32)},
+        r"samples have dimensions 1 and 2 swapped: transpose them, as array\.transpose\(0, 2, 1\) does",
+    ),
     ("overflow", {"x": one_bad(1).astype(np.float64) * 1e300}, "float64, the model expects float32, which cannot hold"),
     ("rank", {"x": np.zeros((4, 3), np.float32)}, r"shape \[4, 3\] has rank 2, the model declares \['batch', 3"),
     ("dimension", {"x": np.zeros((4, 2, 5), np.float32)}, r"shape \[1, 2, 5\] has 2 in dimension 1"),
@@ -148,7 +156,11 @@ def refused() -> Any:
 
 
 OF_OTHERS: list[tuple[str, Any, str]] = [
-    ("iterable", Loader(), r"the iterable failed at sample 2: RuntimeError: disk gone \(test_data_bad\.py, line \d+\)\. Fix the code"),
+    (
+        "iterable",
+        Loader(),
+        r"the iterable failed at sample 2: RuntimeError: disk gone \(test_data_bad\.py, line \d+\)\. Fix the code",
+    ),
     ("class", Loader, "the iterable failed at sample 2: RuntimeError: disk gone"),
     ("iterator", lambda: iter(Loader()), "the iterable failed at sample 2: RuntimeError: disk gone"),
     ("function", refused, "the iterable failed when called: FileNotFoundError: samples.bin"),
@@ -263,7 +275,9 @@ def test_a_bad_file_is_named(tmp_path: Path, make: Callable[[Path], Path], name:
         ({"source": [{"x": np.zeros((1, 3, 4), np.float32)}], "labels": True}, DataError, "there are no labels"),
     ],
 )
-def test_sources_and_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], kind: type[QtoolError] | None, message: str) -> None:
+def test_sources_and_settings_that_do_not_go_together_are_refused(
+    settings: dict[str, Any], kind: type[QtoolError] | None, message: str
+) -> None:
     if kind is None:
         assert list(CalibrationData.open(model=chain(), **settings).samples()) == []
         return

@@ -82,7 +82,11 @@ def test_a_class_that_hides_what_it_is_from_does_not_show_that_nan_is_replaced()
 
 
 def test_a_score_that_is_compared_with_a_threshold_does_not_show_that_nan_is_replaced():
-    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Greater", ["h", "t"], ["above"]), node("Cast", ["above"], ["y"], to=1)]
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Greater", ["h", "t"], ["above"]),
+        node("Cast", ["above"], ["y"], to=1),
+    ]
     proto = build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, {"w": normal(8, 4), "t": np.float32(0.5)})
     with pytest.raises(DataError):
         list(data_of(proto, measurements(9)).samples())

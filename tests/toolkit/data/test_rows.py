@@ -107,9 +107,9 @@ def test_rows_of_one_value_first_are_taken_apart_with_the_others() -> None:
 def test_a_batch_after_many_single_rows_is_refused_where_its_rows_may_be_samples() -> None:
     sizes = (*[1] * 16, 4)
     mean = "m = ReduceMean<axes = [0], keepdims = 1>(x) y = Add(x, m)"
-    assert [len(one.inputs["x"]) for one in CalibrationData.open(lambda: batches(*sizes), network(body=mean)).samples()] == [
-        *sizes
-    ]
+    assert [
+        len(one.inputs["x"]) for one in CalibrationData.open(lambda: batches(*sizes), network(body=mean)).samples()
+    ] == [*sizes]
     with pytest.raises(DataError, match="sample 16: it holds 4 rows, and each of the first 16 items one"):
         list(CalibrationData.open(lambda: batches(*sizes), network()).samples())
 
@@ -141,15 +141,15 @@ def test_where_rows_of_one_value_are_all_there_is_it_is_said_that_nothing_shows_
 
 
 FLIPS = "h = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
-CENTRED = "m = ReduceMean<axes = [0], keepdims = 1>(x) d = Sub(x, m) h = MatMul(d, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
+CENTRED = (
+    "m = ReduceMean<axes = [0], keepdims = 1>(x) d = Sub(x, m) h = MatMul(d, w) y = ArgMax<axis = 1, keepdims = 0>(h)"
+)
 
 
 def classes(body: str, dimension: str = "batch") -> Model:
     # every row is of class 0 by itself and beside others, so that the classes show nothing
     weights = "{" + ", ".join(["9", "0"] * 4) + "}"
-    return model(
-        f"g (float[{dimension}, 4] x) => (int64[{dimension}] y) <float[4, 2] w = {weights}> {{ {body} }}"
-    )
+    return model(f"g (float[{dimension}, 4] x) => (int64[{dimension}] y) <float[4, 2] w = {weights}> {{ {body} }}")
 
 
 @pytest.mark.parametrize(("body", "rows"), [(FLIPS, [1] * 20), (CENTRED, [8, 8, 4])])
@@ -264,12 +264,12 @@ def graphs(tmp_path: Path, kind: str, sizes: Sequence[int]) -> Any:
 
 @pytest.mark.parametrize("kind", ["archive", "memory", "code"])
 @pytest.mark.parametrize("dimension", ["N", "?", "nodes"])
-def test_graphs_of_one_node_are_no_rows_where_later_ones_have_several(tmp_path: Path, kind: str, dimension: str) -> None:
+def test_graphs_of_one_node_are_no_rows_where_later_ones_have_several(
+    tmp_path: Path, kind: str, dimension: str
+) -> None:
     """The first 16 say nothing: what is after them tells that the rows of an item are one sample."""
     sizes = [1] * 20 + [5, 3, 1, 1, 2]
-    net = model(
-        f"g (float[{dimension}, 4] x) => (float[{dimension}, 4] y) <int64[1] zero = {{0}}> {{ {SUM} }}"
-    )
+    net = model(f"g (float[{dimension}, 4] x) => (float[{dimension}, 4] y) <int64[1] zero = {{0}}> {{ {SUM} }}")
     data = CalibrationData.open(graphs(tmp_path, kind, sizes), net)
     assert not data.can_batch
     assert [one.count for one in data.batches(8)] == [1] * len(sizes)

@@ -170,7 +170,9 @@ def test_samples_that_come_in_another_order_are_not_mixed() -> None:
         stacked(longer)
     augmented = CalibrationData.open(Augmented(), chain())
     stacked(augmented)
-    with pytest.raises(DataError, match=r"its values were not among them; a run reads .* seed random augmentation again"):
+    with pytest.raises(
+        DataError, match=r"its values were not among them; a run reads .* seed random augmentation again"
+    ):
         stacked(augmented)
     # somebody may look at the first ones only
     data = CalibrationData.open(Shuffled(straight, straight, straight), chain())
@@ -239,7 +241,9 @@ def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"size": 4}, r"images.size is 4, not \[height, width\]"),
     ],
 )
-def test_wrong_image_settings_are_named_with_what_is_wanted(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_wrong_image_settings_are_named_with_what_is_wanted(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=message):
         CalibrationData.open(tmp_path, model(IMAGE_MODEL), images=settings)

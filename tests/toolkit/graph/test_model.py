@@ -83,7 +83,9 @@ def test_a_weight_that_is_an_output_is_behind_an_identity():
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_large_weight_that_is_an_output_keeps_its_values(tmp_path, apart):
     weight = normal(80, 100, seed=3)
-    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 80]}, {"y": ["n", 100], "w": [80, 100]}, {"w": weight})
+    proto = build(
+        [node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 80]}, {"y": ["n", 100], "w": [80, 100]}, {"w": weight}
+    )
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=apart, location="m.data", size_threshold=0)
     fed = {"x": normal(2, 80)}
     for model in (Model.load(tmp_path / "m.onnx"), Model.load(tmp_path / "m.onnx").copy()):
@@ -163,7 +165,9 @@ def test_node_metadata_survives_what_graphsurgeon_drops(tmp_path):
     assert {p.key: p.value for p in again.graph.node[0].metadata_props} == {"origin": "stem"}
     assert {p.key: p.value for p in again.metadata_props} == {"author": "me"}
     without = Model.from_proto(proto).to_light(metadata=False).proto
-    assert not any(node.metadata_props for node in without.graph.node) and without.metadata_props == again.metadata_props
+    assert (
+        not any(node.metadata_props for node in without.graph.node) and without.metadata_props == again.metadata_props
+    )
 
 
 def test_the_fingerprint_sees_weights_and_graph_and_not_names_of_files(tmp_path):
@@ -299,9 +303,27 @@ SAME = {
     "GRU": (7, 17, [node("GRU", ["a", "w", "r"], ["", "b"], hidden_size=2)], GRU),
     "Shape": (13, 17, [node("Shape", ["a"], ["l"]), node("Cast", ["l"], ["b"], to=1)], ()),
     "Cast": (13, 21, [node("Cast", ["a"], ["i"], to=7), node("Cast", ["i"], ["b"], to=1)], ()),
-    "Constant": (9, 17, [node("Constant", [], ["c"], value=numpy_helper.from_array(np.float32(2))), node("Mul", ["a", "c"], ["b"])], ()),
-    "TopK": (10, 17, [node("Constant", [], ["k"], value=numpy_helper.from_array(np.int64([2]))), node("TopK", ["a", "k"], ["b", "i"])], ()),
-    "Resize": (13, 21, [node("Resize", ["a", "", "z"], ["b"], mode="linear")], [numpy_helper.from_array(np.float32([1, 1, 2]), "z")]),
+    "Constant": (
+        9,
+        17,
+        [node("Constant", [], ["c"], value=numpy_helper.from_array(np.float32(2))), node("Mul", ["a", "c"], ["b"])],
+        (),
+    ),
+    "TopK": (
+        10,
+        17,
+        [
+            node("Constant", [], ["k"], value=numpy_helper.from_array(np.int64([2]))),
+            node("TopK", ["a", "k"], ["b", "i"]),
+        ],
+        (),
+    ),
+    "Resize": (
+        13,
+        21,
+        [node("Resize", ["a", "", "z"], ["b"], mode="linear")],
+        [numpy_helper.from_array(np.float32([1, 1, 2]), "z")],
+    ),
     "Shape of a later opset": (15, 13, [node("Shape", ["a"], ["l"]), node("Cast", ["l"], ["b"], to=1)], ()),
 }
 
@@ -314,7 +336,9 @@ def test_a_function_of_another_opset_is_inlined_where_its_operators_mean_the_sam
     x = normal(2, 3, 4, seed=1)
     model = Model.from_proto(proto)
     assert model.opset == wanted and not any(one.domain for one in model.nodes)
-    (expected,) = onnxruntime.InferenceSession(plain.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"a": x})
+    (expected,) = onnxruntime.InferenceSession(plain.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        None, {"a": x}
+    )
     assert np.array_equal(run(model, {"a": x})[0], expected)
 
 
@@ -396,7 +420,9 @@ def test_shapes_written_as_constants_are_followed(kind):
     assert facts.shapes["mask"] == [(1, 8, 32), (4, 8, 32)] and facts.shapes["y"] == [(n, 16, 4, 16) for n in (2, 8)]
 
 
-@pytest.mark.parametrize(("op", "opset"), [("GroupNormalization", 18), ("GroupNormalization", 21), ("MeanVarianceNormalization", 13)])
+@pytest.mark.parametrize(
+    ("op", "opset"), [("GroupNormalization", 18), ("GroupNormalization", 21), ("MeanVarianceNormalization", 13)]
+)
 def test_shapes_go_on_after_operators_of_which_onnx_infers_nothing(op, opset):
     """A block of a diffusion model, whose output declares no type either; what is computed stays."""
     grouped = op == "GroupNormalization"
@@ -425,21 +451,33 @@ def test_shapes_go_on_behind_operators_of_other_domains_that_keep_them(rank):
         "SkipLayerNormalization", ["m", "m", "s", "b"], ["l", "", "", "sum"], "fused", domain="com.microsoft"
     )
     gelu = helper.make_node("BiasGelu", ["l", "b"], ["g"], "gelu", domain="com.microsoft")
-    nodes = [ml, node("MatMul", ["scaled", "w"], ["m"]), fused, gelu, node("MatMul", ["g", "v"], ["y"]), node("Abs", ["sum"], ["z"])]
+    nodes = [
+        ml,
+        node("MatMul", ["scaled", "w"], ["m"]),
+        fused,
+        gelu,
+        node("MatMul", ["g", "v"], ["y"]),
+        node("Abs", ["sum"], ["z"]),
+    ]
     weights = {"w": normal(6, 8), "v": normal(8, 3), "s": np.ones(8, np.float32), "b": np.zeros(8, np.float32)}
-    proto = build(nodes, {"x": ["n", 5, 6][3 - rank :]}, {"y": None, "z": None}, weights, types={"x": TensorProto.INT64})
+    proto = build(
+        nodes, {"x": ["n", 5, 6][3 - rank :]}, {"y": None, "z": None}, weights, types={"x": TensorProto.INT64}
+    )
     proto.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 1), helper.make_opsetid("com.microsoft", 1)])
     model = Model.from_proto(proto)
     given = (2, 5, 6)[3 - rank :]
     facts = model.facts(Profiles((ShapeProfile("p", {"x": Extent(given, given, given)}),)))
     assert facts.types["scaled"] == TensorProto.FLOAT == facts.types["m"]
     assert facts.shapes["scaled"] == [given]
-    assert [facts.shapes[name] for name in ("l", "sum", "g", "z", "y")] == [[(*given[:-1], 8)]] * 4 + [[(*given[:-1], 3)]]
+    assert [facts.shapes[name] for name in ("l", "sum", "g", "z", "y")] == [[(*given[:-1], 8)]] * 4 + [
+        [(*given[:-1], 3)]
+    ]
     assert {"SkipLayerNormalization", "BiasGelu", "Scaler"} <= set(ops(model))
 
 
 def test_shapes_go_on_behind_what_onnxruntime_fuses():
     """A patch convolution, products and attention as its optimizers write them: the work behind them is known."""
+
     def fused(op, inputs, outputs, **settings):
         return helper.make_node(op, inputs, outputs, outputs[0], domain="com.microsoft", **settings)
 

@@ -20,7 +20,9 @@ from toolkit.report.findings import sentence
 def siamese(turned=False):
     """Two branches of one weight, and a layer with one of its own; the second may read it turned twice."""
     weights = {"w": normal(8, 8, seed=1), "v": normal(8, 8, seed=2)}
-    turns = [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Transpose", ["t"], ["tt"], perm=[1, 0])] if turned else []
+    turns = (
+        [node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Transpose", ["t"], ["tt"], perm=[1, 0])] if turned else []
+    )
     return build(
         [*turns, node("MatMul", ["a", "w"], ["u"]), node("MatMul", ["b", "tt" if turned else "w"], ["z"]),
          node("Mul", ["u", "z"], ["m"]), node("MatMul", ["m", "v"], ["y"])],

@@ -239,7 +239,13 @@ def test_a_scale_of_16_bits_takes_the_output_no_further_from_the_float_one(kind)
         wide = normal(width, width, seed=10 + i) * np.float32(0.18)
         scale, scales = np.float32(np.abs(seen).max() / 127), np.abs(wide).max(axis=0) / 127
         stored = np.rint(wide / scales).astype(np.int8)
-        weights |= {f"s{i}": scale, "z": np.array(0, np.int8), f"t{i}": scales, f"w{i}": stored, "c": np.zeros(width, np.int8)}
+        weights |= {
+            f"s{i}": scale,
+            "z": np.array(0, np.int8),
+            f"t{i}": scales,
+            f"w{i}": stored,
+            "c": np.zeros(width, np.int8),
+        }
         nodes += [
             node("Cast", [name], [f"f{i}"], to=1), node("QuantizeLinear", [f"f{i}", f"s{i}", "z"], [f"q{i}"]),
             node("DequantizeLinear", [f"q{i}", f"s{i}", "z"], [f"d{i}"]), node("Cast", [f"d{i}"], [f"h{i}"], to=kind),
@@ -248,7 +254,9 @@ def test_a_scale_of_16_bits_takes_the_output_no_further_from_the_float_one(kind)
         ]  # fmt: skip
         name, seen = f"r{i}", np.maximum(seen @ wide, 0)
     nodes.append(node("Cast", [name], ["y"], to=1))
-    found = Model.from_proto(build(nodes, {"x": ["n", width]}, {"y": ["n", width]}, weights, opset=19, types={"x": kind}))
+    found = Model.from_proto(
+        build(nodes, {"x": ["n", width]}, {"y": ["n", width]}, weights, opset=19, types={"x": kind})
+    )
     feed = {"x": rows.astype(helper.tensor_dtype_to_np_dtype(kind))}
     file = session(found, optimise=False).run(feed)["y"]
     assert write_as_onnx(found) == 6

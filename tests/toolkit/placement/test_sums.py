@@ -82,7 +82,11 @@ def test_a_convolution_takes_no_sum_behind_a_normalization_of_the_sample_itself(
 @pytest.mark.parametrize(("norm", "seen"), [("BatchNormalization", False), ("InstanceNormalization", True)])
 def test_what_a_convolution_writes_for_another_kernel_is_looked_at_for_float16_s_limits(norm, seen):
     statistics = [] if seen else ["zeros", "ones"]
-    nodes = [node("Conv", ["x", "w"], ["c"]), node(norm, ["c", "ones", "zeros", *statistics], ["n"]), node("Exp", ["n"], ["y"])]
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node(norm, ["c", "ones", "zeros", *statistics], ["n"]),
+        node("Exp", ["n"], ["y"]),
+    ]
     weights = {"w": normal(4, 4, 1, 1), "ones": np.ones(4, np.float32), "zeros": np.zeros(4, np.float32)}
     model = Model.from_proto(build(nodes, {"x": [1, 4, 6, 6]}, {"y": None}, weights))
     data = CalibrationData.open([{"x": normal(1, 4, 6, 6)}], model)

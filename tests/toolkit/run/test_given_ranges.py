@@ -161,7 +161,9 @@ def test_no_range_at_all_is_an_error_that_names_what_is_asked_for(tmp_path):
 def test_ranges_of_other_tensors_alone_are_an_error_that_names_the_line_one_of_them_and_the_nearest(tmp_path):
     path = recipe(tmp_path, files(tmp_path, {"P0_": 1.0, "strange": 2.0}, "json"))
     for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
-        with pytest.raises(RangesError, match="of 2 given ranges, such as that of 'P0_', none belongs to a tensor") as caught:
+        with pytest.raises(
+            RangesError, match="of 2 given ranges, such as that of 'P0_', none belongs to a tensor"
+        ) as caught:
             go()
         assert "'p0'" in caught.value.remedy and ":" in str(caught.value.where)
 
@@ -348,7 +350,12 @@ def test_a_range_of_zero_is_a_warning_that_says_what_is_clipped(tmp_path, kind):
 def test_no_samples_are_asked_for_that_could_not_fill_a_tensor_that_is_zero_by_construction(tmp_path, made):
     begin = [node("Shape", ["x"], ["e"]), node("ConstantOfShape", ["e"], ["h"])]
     begin = begin if made else [node("Mul", ["x", "none"], ["h"])]
-    nodes = [*begin, node("MatMul", ["h", "v"], ["a"]), node("MatMul", ["x", "w"], ["b"]), node("Add", ["a", "b"], ["y"])]
+    nodes = [
+        *begin,
+        node("MatMul", ["h", "v"], ["a"]),
+        node("MatMul", ["x", "w"], ["b"]),
+        node("Add", ["a", "b"], ["y"]),
+    ]
     weights = {"v": normal(6, 5), "w": normal(6, 5), "none": np.zeros(1, np.float32)}
     onnx.save(build(nodes, {"x": ["n", 6]}, {"y": ["n", 5]}, weights), str(tmp_path / "model.onnx"))
     np.savez(tmp_path / "data.npz", x=normal(32, 6))

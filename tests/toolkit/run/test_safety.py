@@ -607,7 +607,9 @@ def test_a_page_of_an_earlier_release_may_be_written_over(place):
     assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out")]) == 0
     page, ranges = place / "c.html", str(place / "out" / "ranges.json")
     page.write_text('<!doctype html><html lang="en"><meta charset="utf-8"><title>Ranges compared</title><p>old')
-    assert invoke(["compare", ranges, ranges, "--html", str(page)]) == 0 and "Ranges compared · qtool" in page.read_text()
+    assert (
+        invoke(["compare", ranges, ranges, "--html", str(page)]) == 0 and "Ranges compared · qtool" in page.read_text()
+    )
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "other.npz", "random.bin", "other.engine"])
@@ -620,7 +622,9 @@ def test_a_timing_cache_is_not_a_file_of_another_kind(place, capsys, name):
     before = files(place)
     for command in ("run", "check"):
         said = complain(place, capsys, command, str(place / "recipe.toml"))
-        assert f"{name}: qtool did not write this file" in said and "Give [engine] timing_cache a file of its own" in said
+        assert (
+            f"{name}: qtool did not write this file" in said and "Give [engine] timing_cache a file of its own" in said
+        )
     assert files(place) == before
     (place / name).write_bytes(b"ptrtd" + bytes(200))
     assert invoke(["check", str(place / "recipe.toml")]) == 0

@@ -130,7 +130,9 @@ def test_rows_of_one_sample_do_not_decide_on_its_others(count):
     # of each sample the rows lie in directions of its own, which say nothing of the next one's
     weight, free = normal(32, 8, seed=1), np.random.default_rng(3)
     samples = [normal(400, 4, seed=10 + i) @ free.standard_normal((4, 32)).astype("f4") for i in range(count + 40)]
-    model = Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 400, 32]}, {"y": None}, {"w": weight}))
+    model = Model.from_proto(
+        build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 400, 32]}, {"y": None}, {"w": weight})
+    )
     data = CalibrationData.open([{"x": rows[None]} for rows in samples[:count]], model)
     plain = Rounder("mse", Precision.INT8)
     found, _ = output_rounding.round_on_samples(model, list(model.nodes), data, plain)

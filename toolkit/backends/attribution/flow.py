@@ -179,9 +179,7 @@ class Flow:
             return ComputeType(None, EngineCode.TYPE_WITHOUT_KERNELS(type=types[0]))
         return ComputeType(precision, EngineCode.INPUTS_QUANTIZED(by=tuple(dict.fromkeys(pair.name for pair in pairs))))
 
-    def _in_part(
-        self, node: gs.Node, tensors: Sequence[gs.Tensor], sources: Sequence[gs.Node | None]
-    ) -> ComputeType:
+    def _in_part(self, node: gs.Node, tensors: Sequence[gs.Tensor], sources: Sequence[gs.Node | None]) -> ComputeType:
         """What a node computes in whose inputs are not all quantized; ``sources`` are their DequantizeLinears."""
         missing = [i for i, source in enumerate(sources) if source is None]
         if len(missing) == len(sources):

@@ -99,7 +99,7 @@ class Calibration:
             raise BackendError(
                 f"TensorRT took {self._batches.served} of {total} calibration batches",
                 where=self._where,
-                remedy=f"{IN_THE_LOG}; calibrator = \"ranges\" needs no batches",
+                remedy=f'{IN_THE_LOG}; calibrator = "ranges" needs no batches',
             )
         if self._cache is not None:
             content = sha256_file(self._cache) if self._cache.is_file() else ""

@@ -163,9 +163,7 @@ class Messages:
 
         return Collector()
 
-    def error(
-        self, stage: str, where: str, cause: str = "", layers: Sequence[Mapping[str, Any]] = ()
-    ) -> BackendError:
+    def error(self, stage: str, where: str, cause: str = "", layers: Sequence[Mapping[str, Any]] = ()) -> BackendError:
         """The error that the messages so far explain.
 
         Args:

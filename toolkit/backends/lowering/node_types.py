@@ -67,7 +67,11 @@ class Types:
 
 
 def decide(
-    model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, observed: Mapping[str, tuple[float, float]],
+    model: Model,
+    facts: Facts,
+    plan: PrecisionPlan,
+    rest: Precision,
+    observed: Mapping[str, tuple[float, float]],
     unbuilt: Mapping[Precision, Collection[str]],
 ) -> Types:
     """Choose a float type for every node of the main graph that computes floats.

@@ -69,9 +69,7 @@ def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progres
     return result
 
 
-def _outcome(
-    child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress
-) -> dict[str, Any]:
+def _outcome(child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress) -> dict[str, Any]:
     """The child's last word, empty where it died; it has ended when this returns."""
     try:
         if (own := jobs_here.get()) is not None:
@@ -90,9 +88,7 @@ def _library(job: str, request: Mapping[str, Any]) -> str:
     return str(request.get("module") or request.get("backend") or named)
 
 
-def _converse(
-    child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress
-) -> dict[str, Any]:
+def _converse(child: Child, job: str, request: Mapping[str, Any], log: LogLine, progress: Progress) -> dict[str, Any]:
     """Send the request, pass on log and progress, and return the child's last word (empty where it died)."""
     # The pipe to the child stays open: its end tells the child that this process is gone.
     for event in child.events() if child.send({"job": job, "request": request}) else ():

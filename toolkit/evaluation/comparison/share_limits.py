@@ -141,8 +141,15 @@ def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = Fal
 
 
 def of_drop(
-    limits: Mapping[str, float | None], drop: float, before: float, *, answers: int, single: bool,
-    error: float | None, samples: int, alone: bool,
+    limits: Mapping[str, float | None],
+    drop: float,
+    before: float,
+    *,
+    answers: int,
+    single: bool,
+    error: float | None,
+    samples: int,
+    alone: bool,
 ) -> list[ShareLimit]:
     """The limits on the drop of a metric, each in the metric's own unit.
 

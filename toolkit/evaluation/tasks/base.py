@@ -285,9 +285,7 @@ def one_each(right: Any, level: Any = None) -> Rows:
     return rows if level is None else {**rows, LEVEL: np.asarray(level, np.float64)}
 
 
-def chosen_each(
-    right: Any, wanted: Array, found: Array, level: Any = None, decides: Array | None = None
-) -> Rows:
+def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None, decides: Array | None = None) -> Rows:
     """Rows of samples that have one answer each, made of the best class at each position.
 
     Args:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
-
 @dataclass(frozen=True)
 class NotRun:
     """What onnxruntime cannot run of a model.

@@ -28,9 +28,7 @@ def bounded(info: SearchInfo) -> bool:
     Not where the chosen plan quantizes every layer that can be, with other ranges: the rest takes no pairs.
     """
     best, chosen = _everything(info), info.chosen
-    return (
-        chosen.kept > 0 and chosen.quantized_share < MUCH and best is not None and bool(set(best.lacks) - {_LATE})
-    )
+    return chosen.kept > 0 and chosen.quantized_share < MUCH and best is not None and bool(set(best.lacks) - {_LATE})
 
 
 def bound(info: SearchInfo, journal: Journal, layers: Sequence[LayerInfo]) -> list[Finding]:

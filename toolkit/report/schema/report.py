@@ -349,9 +349,7 @@ class Report(Part):
             except ValidationError as error:
                 fault = error.errors()[0]
                 place = shortened(".".join(str(part) for part in fault["loc"])) or "the report"
-                raise QtoolError(
-                    f"{place}: {wanted_words(fault)}", where=where, remedy=_KIND.remedy
-                ) from error
+                raise QtoolError(f"{place}: {wanted_words(fault)}", where=where, remedy=_KIND.remedy) from error
 
     @classmethod
     @collector_paused()

@@ -141,9 +141,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False, progress: Progress = silen
     )
 
 
-def _samples_read(
-    inputs: Inputs, source: Model, journal: Journal
-) -> tuple[dict[str, Any], dict[str, Any], TaskRecord]:
+def _samples_read(inputs: Inputs, source: Model, journal: Journal) -> tuple[dict[str, Any], dict[str, Any], TaskRecord]:
     """Read all samples and guess the task: counts of calibration's and evaluation's samples, and the task.
 
     Raises:
@@ -197,9 +195,7 @@ def _note_scarce(calibration: Mapping[str, Any], inputs: Inputs, journal: Journa
         journal.noted(scarce)
 
 
-def _note_single_row(
-    source: Model, test: CalibrationData | None, counts: Mapping[str, Any], journal: Journal
-) -> None:
+def _note_single_row(source: Model, test: CalibrationData | None, counts: Mapping[str, Any], journal: Journal) -> None:
     """Note that one evaluation sample of a single row shows nothing of accuracy."""
     from toolkit.evaluation.observation.fixed_rows import rows_at_once
 

@@ -24,9 +24,7 @@ def remedy(root: type[BaseModel], fault: Mapping[str, Any]) -> str:
 def expected(root: type[BaseModel], loc: Sequence[str]) -> str:
     """What a key means, as far as it is described."""
     meant = next((f.description for f in reversed(fields_at(root, loc)) if f.description), "")
-    return (
-        f"meaning: {meant} (see `qtool schema recipe`)" if meant else "see `qtool schema recipe` for what is allowed"
-    )
+    return f"meaning: {meant} (see `qtool schema recipe`)" if meant else "see `qtool schema recipe` for what is allowed"
 
 
 def keys_at(root: type[BaseModel], loc: Sequence[str]) -> list[str]:

@@ -179,9 +179,7 @@ def _asked(own: Mapping[str, float | None], section: Any, named_here: bool) -> d
     return {key: getattr(section, key, None) for key in names}
 
 
-def _judgeable(
-    judged: Judged, limits: dict[str, float | None], classes: bool
-) -> tuple[dict[str, float | None], bool]:
+def _judgeable(judged: Judged, limits: dict[str, float | None], classes: bool) -> tuple[dict[str, float | None], bool]:
     """The limits that the samples can judge.
 
     Args:

@@ -242,9 +242,7 @@ class RealTypes:
         """Whether the simulation computes in the types that plans run in, or outputs are compared with another's."""
         return self.context.rest is Precision.FP32 or self.reference is not None
 
-    def _in_types(
-        self, found: SearchResult | None, guards: Sequence[Callable[[Model, Context], object]] = ()
-    ) -> Model:
+    def _in_types(self, found: SearchResult | None, guards: Sequence[Callable[[Model, Context], object]] = ()) -> Model:
         """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``; guarded by more."""
         apart, trial = self.context.fork(), self.model.copy()
         apart.guards = (*apart.guards, *guards)

@@ -96,7 +96,9 @@ def test_what_trtexec_cannot_build_is_refused(order, remedy):
 
 def test_attention_may_take_several_kernels_as_in_a_run():
     order = replace(STRONG, attention=True)
-    assert "--decomposableAttentions=*" in trtexec(order).words and "--decomposable-attentions" in polygraphy(order).words
+    assert (
+        "--decomposableAttentions=*" in trtexec(order).words and "--decomposable-attentions" in polygraphy(order).words
+    )
     assert not [word for made in (trtexec(STRONG), polygraphy(STRONG)) for word in made.words if "ecomposable" in word]
 
 

@@ -181,8 +181,12 @@ def test_a_fault_that_names_no_node_is_that_of_the_node_being_read():
         ),
     ],
     ids=[
-        "more values to scatter than places", "an operator whose plugin a release lacks", "a plugin without a GPU",
-        "a driver that is too old", "statistics of the batch", "attention that keeps keys and values",
+        "more values to scatter than places",
+        "an operator whose plugin a release lacks",
+        "a plugin without a GPU",
+        "a driver that is too old",
+        "statistics of the batch",
+        "attention that keeps keys and values",
     ],
 )
 def test_what_can_be_done_about_an_operator_is_told(said, remedy):
@@ -223,7 +227,10 @@ def test_a_layer_that_has_no_kernel_is_told_by_its_node():
         "[tacticSupply.cpp::getSupportedFormats::48] Error Code 2: Internal Error (Assertion !layerImpls.empty() failed. "
         "nms_113 has no runners that implement it In getSupportedFormats at /_src/optimizer/builder/tacticSupply.cpp:48)"
     )
-    layers = [{"name": "nms", "type": "SHUFFLE", "metadata": ""}, {"name": "nms_113", "type": "NMS", "metadata": "[ONNX Layer: nms]"}]
+    layers = [
+        {"name": "nms", "type": "SHUFFLE", "metadata": ""},
+        {"name": "nms_113", "type": "NMS", "metadata": "[ONNX Layer: nms]"},
+    ]
     error = heard(said).error("TensorRT-RTX 1.7 could not build", "m.onnx", layers=layers)
     assert error.what.startswith("TensorRT-RTX 1.7 could not build at node 'nms' (layer NMS): ")
     assert "has no kernel for it: cut it off the model" in error.remedy

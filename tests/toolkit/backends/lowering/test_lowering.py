@@ -156,7 +156,9 @@ def test_what_feeds_a_recurrent_layer_that_is_asked_for_fp32_runs_in_the_type_of
     assert [one for one, kind in result.types.node.items() if kind is Precision.FP32] == ["h"]
     (layer,) = [one for one in result.model.nodes if one.op == "LSTM"]
     assert layer.inputs[0].inputs[0].op == "Add"
-    assert [event.node for event in journal.of("changed") if event.what == EngineCode.SUM_WITH_ZERO()] == ["h_input_sum"]
+    assert [event.node for event in journal.of("changed") if event.what == EngineCode.SUM_WITH_ZERO()] == [
+        "h_input_sum"
+    ]
 
 
 def test_weights_beyond_float16_stay_fp32():
@@ -247,7 +249,10 @@ def test_a_subgraph_runs_in_fp32_and_reads_fp32():
 
 @pytest.mark.parametrize(
     ("domain", "op", "words"),
-    [("ai.onnx.ml", "Scaler", "an operator of ONNX's domain ai.onnx.ml"), ("my.own", "Scaler", "is not an ONNX operator")],
+    [
+        ("ai.onnx.ml", "Scaler", "an operator of ONNX's domain ai.onnx.ml"),
+        ("my.own", "Scaler", "is not an ONNX operator"),
+    ],
 )
 def test_an_operator_of_onnx_s_other_domains_is_not_called_unknown_to_onnx(domain, op, words):
     proto = build([node("Relu", ["x"], ["s"], "scaler"), node("Relu", ["s"], ["y"])], {"x": ["n", 4]}, {"y": ["n", 4]})

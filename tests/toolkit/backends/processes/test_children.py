@@ -244,7 +244,10 @@ def test_nothing_is_measured_while_a_spare_that_was_taken_still_loads(jobs, tmp_
     with spare_children():
         found = children.spares()
         found.fill("stand_in", 1)
-        threads = [threading.Thread(target=lambda: taken.append(found.take("stand_in"))), threading.Thread(target=measure)]
+        threads = [
+            threading.Thread(target=lambda: taken.append(found.take("stand_in"))),
+            threading.Thread(target=measure),
+        ]
         threads[0].start()
         until(lambda: not found._found)
         threads[1].start()

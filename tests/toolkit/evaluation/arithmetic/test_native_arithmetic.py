@@ -17,7 +17,10 @@ def quantized(scale, ops, opset=19):
     nodes, last = [node("Add", ["x", "c"], ["s"])], "s"
     for op in ops:
         nodes.append(node(op, [last, "low", "high"] if op == "Clip" else [last], [last := f"{last}_{op}"]))
-    nodes += [node("QuantizeLinear", [last, "scale", "zero"], ["q"]), node("DequantizeLinear", ["q", "scale", "zero"], ["y"])]
+    nodes += [
+        node("QuantizeLinear", [last, "scale", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
     stored = {"c": np.float16([0.1]), "low": np.float16(0), "high": np.float16(6), "scale": np.float16(scale)}
     types = {"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16}
     return build(nodes, {"x": ["n"]}, {"y": ["n"]}, {**stored, "zero": np.int8(0)}, opset, 10, types)
@@ -53,7 +56,10 @@ def test_only_clips_that_are_quantized_alone_are_widened():
 
 def test_what_is_quantized_in_a_body_is_too():
     half = {"types": {"y": TensorProto.FLOAT16}}
-    pair = [node("QuantizeLinear", ["s", "scale", "zero"], ["q"]), node("DequantizeLinear", ["q", "scale", "zero"], ["y"])]
+    pair = [
+        node("QuantizeLinear", ["s", "scale", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
     other = subgraph([node("Identity", ["s"], ["z"])], {"z": ["n"]}, types={"z": TensorProto.FLOAT16})
     nodes = [node("Add", ["x", "c"], ["s"]), switch("if", "yes", ["out"], subgraph(pair, {"y": ["n"]}, **half), other)]
     stored = {"c": np.float16([0.1]), "scale": np.float16(0.05), "zero": np.int8(0)}

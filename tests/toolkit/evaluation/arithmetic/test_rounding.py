@@ -54,7 +54,9 @@ def test_of_many_samples_a_quarter_is_run_without_the_rounding():
     assert other.rounded.outputs["y"].max_abs > 0.5 > 0.01 > other.found.outputs["y"].max_abs
 
 
-@pytest.mark.parametrize(("count", "some"), [(16, None), (17, 4), (100, 25), (128, 32), (240, 32), (256, 32), (480, 60)])
+@pytest.mark.parametrize(
+    ("count", "some"), [(16, None), (17, 4), (100, 25), (128, 32), (240, 32), (256, 32), (480, 60)]
+)
 def test_of_very_many_samples_an_eighth_is_run_without_the_rounding(count, some):
     model = there_and_back()
     lowered = lower(model.copy(), PrecisionPlan(), rest=Precision.FP16).model

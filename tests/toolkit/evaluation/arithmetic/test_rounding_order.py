@@ -13,7 +13,9 @@ from toolkit.evaluation.arithmetic.rounding_order import fused_more
 PADS = {"pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1])}
 
 
-def padded(before=(), scale=0.05, rest=Precision.FP16, pad=("pads",), stored=None, back=("scale", "zero"), **attributes):
+def padded(
+    before=(), scale=0.05, rest=Precision.FP16, pad=("pads",), stored=None, back=("scale", "zero"), **attributes
+):
     """A convolution, ``before``, a Pad, a pair and a convolution, with its rounding written out."""
     nodes, last = [node("Conv", ["x", "w"], ["c"])], "c"
     for number, op in enumerate(before):
@@ -23,7 +25,14 @@ def padded(before=(), scale=0.05, rest=Precision.FP16, pad=("pads",), stored=Non
         node("QuantizeLinear", ["p", "scale", "zero"], ["q"], axis=1), node("DequantizeLinear", ["q", *back], ["d"], axis=1),
         node("Conv", ["d", "v"], ["y"]),
     ]  # fmt: skip
-    stored = {"w": normal(4, 4, 1, 1), "v": normal(4, 4, 3, 3), "low": np.float32(-0.1), "high": np.float32(1.7), **PADS, **(stored or {})}
+    stored = {
+        "w": normal(4, 4, 1, 1),
+        "v": normal(4, 4, 3, 3),
+        "low": np.float32(-0.1),
+        "high": np.float32(1.7),
+        **PADS,
+        **(stored or {}),
+    }
     stored |= {"scale": np.float32(scale), "zero": np.zeros(np.shape(scale), np.int8)}
     proto = build(nodes, {"x": [2, 4, 5, 5]}, {"y": None}, stored, opset=19, ir_version=9)
     return with_rounding(lower(Model.from_proto(proto), PrecisionPlan(), rest=rest).model)
@@ -71,7 +80,13 @@ def test_a_tensor_that_is_wanted_keeps_its_values(wanted):
         ({"scale": [0.05] * 4}, False),
         ({"back": ["scale", "again"], "stored": {"again": np.int8(0)}}, True),
         ({"back": ["scale", "again"], "stored": {"again": np.int8(3)}}, False),
-        ({"back": ["scales", "zeros"], "stored": {"scales": np.full(4, 0.05, np.float32), "zeros": np.zeros(4, np.int8)}}, False),
+        (
+            {
+                "back": ["scales", "zeros"],
+                "stored": {"scales": np.full(4, 0.05, np.float32), "zeros": np.zeros(4, np.int8)},
+            },
+            False,
+        ),
     ],
 )
 def test_only_what_a_pair_leaves_as_it_is_is_padded_after_it(given, moves):

@@ -220,7 +220,14 @@ def test_the_classes_of_a_square_map_may_lie_on_its_last_axis(shape, axis):
 
 @pytest.mark.parametrize(
     ("shape", "axis"),
-    [((33, 65, 21), -1), ((48, 20, 9), -1), ((20, 48, 9), -1), ((9, 20, 48), -3), ((30, 40, 12), -1), ((64, 20, 12), -3)],
+    [
+        ((33, 65, 21), -1),
+        ((48, 20, 9), -1),
+        ((20, 48, 9), -1),
+        ((9, 20, 48), -3),
+        ((30, 40, 12), -1),
+        ((64, 20, 12), -3),
+    ],
 )
 def test_the_classes_of_a_smooth_map_lie_where_neighbours_are_unlike(shape, axis):
     """Logits as a network gives them, without a Softmax: places beside each other are alike, classes are not."""
@@ -361,7 +368,9 @@ def test_a_mask_beside_the_values_that_a_metric_reads_stays_a_mask(task):
         out("probability", softmax(normal(8, 5)), "Softmax"),
     )
     found, _ = judged_by(model, task, "mse", "box", {}, {})
-    judged = {name: {part.task for part in found.parts if part.outputs == (name,)} for name in ("box", "mask", "probability")}
+    judged = {
+        name: {part.task for part in found.parts if part.outputs == (name,)} for name in ("box", "mask", "probability")
+    }
     assert judged["box"] == {"regression"} and judged["probability"] == {"classification"}
     assert "segmentation" in judged["mask"]
 
@@ -438,7 +447,9 @@ def test_logits_and_their_shares_are_no_boxes_and_scores():
 
 def test_four_shares_a_position_are_no_boxes():
     """Labels of letters: three outputs of shares, one of them of four classes, as many as a box has numbers."""
-    heads = [out(name, softmax(4 * normal(8, 60, classes)), "Softmax") for name, classes in (("N", 16), ("D", 3), ("S", 4))]
+    heads = [
+        out(name, softmax(4 * normal(8, 60, classes)), "Softmax") for name, classes in (("N", 16), ("D", 3), ("S", 4))
+    ]
     found = guess(seen(*heads, inputs=TOKENS))
     assert {part.task for part in found.parts} == {"sequence"} and found.task == "sequence"
 
@@ -475,7 +486,9 @@ def test_bands_of_a_spectrum_are_no_classes():
     steps[:, 0, ::2] += 20
     found = guess(seen(out("mel", steps.astype(np.float32), "Transpose", declared=("n", 80, "t")), inputs=AUDIO))
     assert (found.task, found.sure) == ("regression", True)
-    found = guess(seen(out("y", np.moveaxis(blanks(8, 100, 80), 1, 2), "Transpose", declared=("n", 80, "t")), inputs=AUDIO))
+    found = guess(
+        seen(out("y", np.moveaxis(blanks(8, 100, 80), 1, 2), "Transpose", declared=("n", 80, "t")), inputs=AUDIO)
+    )
     assert found.task == "ctc"
 
 
@@ -525,7 +538,9 @@ def test_caches_of_a_stream_that_are_as_wide_as_boxes_hold_no_detections():
 
 @pytest.mark.parametrize("levels", [256, 4])
 def test_a_picture_of_8_bits_holds_values_and_a_map_of_few_levels_classes(levels):
-    found = guess(seen(out("hires", np.random.default_rng(1).integers(0, levels, (8, 16, 16, 3)).astype(np.uint8), "Cast")))
+    found = guess(
+        seen(out("hires", np.random.default_rng(1).integers(0, levels, (8, 16, 16, 3)).astype(np.uint8), "Cast"))
+    )
     assert (found.task, found.sure) == ("regression" if levels == 256 else "segmentation", True)
     assert ("whole numbers of many levels, as colours are" in sentence(found.finding())) is (levels == 256)
 

@@ -53,14 +53,18 @@ def test_of_few_queries_the_class_of_no_object_is_told_from_the_others(classes, 
     assert f"class {empty} as «no object»" in told and ("by softmax" in told) is not shares
     values = [np.asarray(one.samples, np.float32) for one in (out("b", centred()), given)]
     real = [sorted(row[row != empty].tolist()) for row in holds]
-    assert [sorted(one.classes.tolist()) for one in detections(values, {**part.settings, "format": "xyxy"}, 0.5)] == real
+    assert [
+        sorted(one.classes.tolist()) for one in detections(values, {**part.settings, "format": "xyxy"}, 0.5)
+    ] == real
 
 
 @pytest.mark.parametrize("count", [5, 100])
 def test_independent_classes_have_none_of_no_object(count):
     """Where nothing is, every logit is below 0 (focal loss)."""
     holds = DRAW.random((12, count)) < 0.4
-    logits = DRAW.standard_normal((12, count, 4)) - 5 + 9 * np.eye(4)[DRAW.integers(0, 4, (12, count))] * holds[..., None]
+    logits = (
+        DRAW.standard_normal((12, count, 4)) - 5 + 9 * np.eye(4)[DRAW.integers(0, 4, (12, count))] * holds[..., None]
+    )
     (part,) = guess(seen(out("pred_boxes", centred(12, count), "Sigmoid"), out("logits", logits, "Add"))).parts
     assert part.settings["activation"] == "sigmoid" and "background" not in part.settings
     assert "by sigmoid" in sentence(reader(part).rule())

@@ -80,7 +80,10 @@ def test_balanced_accuracy_of_sets_counts_what_is_answered_too_often():
     # a class that all samples have has none to reject
     assert value("balanced_accuracy", scores[:, :1], np.ones((4, 1), int), threshold=0.5)[0] == 3 / 4
     every = np.array([[1, 0], [1, 1]])
-    assert value("balanced_accuracy", np.array([[1, 1], [0, 1]], np.float32), every, threshold=0.5)[0] == (1 / 2 + 1 / 2) / 2
+    assert (
+        value("balanced_accuracy", np.array([[1, 1], [0, 1]], np.float32), every, threshold=0.5)[0]
+        == (1 / 2 + 1 / 2) / 2
+    )
 
 
 @pytest.mark.parametrize("first", [1, 0])
@@ -313,7 +316,9 @@ def test_labels_of_one_score_that_are_swapped_are_called_that():
     check = FloatCheck("top1", None, MetricOptions(threshold=0.5))
     check.add({"y": scores}, {"label": 1 - labels})
     assert check.suspicion().code is EvaluationCode.LABELS_SHIFTED
-    assert sentence(check.suspicion()).endswith("100.0 % with the labels 0 and 1 swapped: the labels call the other class 1.")
+    assert sentence(check.suspicion()).endswith(
+        "100.0 % with the labels 0 and 1 swapped: the labels call the other class 1."
+    )
     right = FloatCheck("top1", None, MetricOptions(threshold=0.5))
     right.add({"y": scores}, {"label": labels})
     assert right.value() == 1.0 and right.suspicion() is None
@@ -332,7 +337,9 @@ def test_scores_whose_classes_part_elsewhere_are_said_to_need_another_threshold(
     found = single(scores, labels, 0.0).suspicion()
     assert found.code is EvaluationCode.OTHER_THRESHOLD
     assert found.values["share"] == 1.0 and 0.38 < found.values["better"] < 0.8 and found.values["threshold"] == 0
-    assert sentence(found).startswith("The float model's own top1 is 0.75 on 64 samples with scores above 0 as class 1,")
+    assert sentence(found).startswith(
+        "The float model's own top1 is 0.75 on 64 samples with scores above 0 as class 1,"
+    )
     assert "100.0 % of the labels fit scores above 0.594: set [evaluation] threshold" in sentence(found)
     # who has set it knows it
     assert single(scores, labels, 0.0, settled=True).suspicion() is None

@@ -131,7 +131,8 @@ def test_what_is_computed_of_weights_alone_is_no_layer():
 
 def test_what_a_loop_makes_of_an_outer_tensor_is_no_constant_though_its_inputs_are():
     """A loop of a fixed number of steps from zeros: nothing after it was measured."""
-    model = Model.from_proto(onnx.parser.parse_model(f"""
+    model = Model.from_proto(
+        onnx.parser.parse_model(f"""
         <ir_version: 8, opset_import: ["": 17]>
         steps (float[4,4] x) => (float[4,4] y)
         <int64 count = {{3}}, bool go = {{1}}, float[4,4] zeros = {{{", ".join("0" * 16)}}}> {{
@@ -141,7 +142,8 @@ def test_what_a_loop_makes_of_an_outer_tensor_is_no_constant_though_its_inputs_a
           }}>
           r = Relu(last)
           y = Sigmoid(r)
-        }}"""))
+        }}""")
+    )
     assert [tensor for _, tensor, _ in node_errors.comparable(model, model.copy())] == ["last", "r", "y"]
 
 

@@ -140,7 +140,10 @@ def test_a_class_that_is_left_out_does_not_win(mask):
 def test_a_mask_beside_another_is_one_too(mask, beside):
     """Padding by -1e4 beside what comes later by -inf or -1e9: neither is a score."""
     scores, places = 4 * normal((32, 24)), np.arange(24)
-    padded, later = np.broadcast_to((places > 12) & (places < 18), scores.shape), np.broadcast_to(places >= 18, scores.shape)
+    padded, later = (
+        np.broadcast_to((places > 12) & (places < 18), scores.shape),
+        np.broadcast_to(places >= 18, scores.shape),
+    )
     a = np.where(padded, np.float32(mask) + scores, np.where(later, np.float32(beside), scores)).astype(np.float32)
     found = masks(a)
     assert found is not None and np.array_equal(found, padded | (later & np.isfinite(a)))
@@ -173,7 +176,9 @@ def test_clipping_of_large_quantities():
     lost = np.maximum(np.abs(values.astype(np.float64)) - 1e10, 0)
     assert (found.values, found.clipped) == (1000, (lost > 0).sum())
     assert found.largest == np.abs(values).max()
-    assert found.level_db == pytest.approx(10 * math.log10(np.square(values.astype(np.float64)).sum() / (lost**2).sum()))
+    assert found.level_db == pytest.approx(
+        10 * math.log10(np.square(values.astype(np.float64)).sum() / (lost**2).sum())
+    )
 
 
 def test_masks_are_not_what_noise_is_held_against():

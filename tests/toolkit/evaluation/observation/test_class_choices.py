@@ -21,7 +21,9 @@ def test_maps_that_other_outputs_are_computed_from_are_features_unless_these_cho
     nodes = [node("Conv", ["x", "w"], ["maps"], pads=[1, 1, 1, 1])]
     nodes += [node(after, ["maps"], ["y"], **({} if after == "GlobalAveragePool" else {"axis": 1}))]
     weights = {"w": RNG.standard_normal((7, 1, 3, 3)).astype(np.float32)}
-    proto = build(nodes, {"x": ["n", 1, 16, 16]}, {"maps": None, "y": None}, weights, types={"y": 7 if after == "ArgMax" else 1})
+    proto = build(
+        nodes, {"x": ["n", 1, 16, 16]}, {"maps": None, "y": None}, weights, types={"y": 7 if after == "ArgMax" else 1}
+    )
     given = RNG.standard_normal((20, 1, 16, 16)).astype(np.float32)
     values = dict(zip(("maps", "y"), run(Model.from_proto(proto), {"x": given}), strict=True))
     found = guess(observe(Model.from_proto(proto), [({"x": given}, values, 20)]))
@@ -71,7 +73,10 @@ BESIDE_SCORES = {
     "confidence of the best": [node("Softmax", ["scores"], ["p"], axis=1), node("ReduceMax", ["p"], ["y"], axes=[1])],
     "the best itself": [node("ReduceMax", ["scores"], ["y"], axes=[1])],
     "energy": [node("ReduceLogSumExp", ["scores"], ["y"], axes=[1])],
-    "mean of classes that are numbers": [node("Softmax", ["scores"], ["p"], axis=1), node("MatMul", ["p", "ages"], ["y"])],
+    "mean of classes that are numbers": [
+        node("Softmax", ["scores"], ["p"], axis=1),
+        node("MatMul", ["p", "ages"], ["y"]),
+    ],
 }
 
 

@@ -91,4 +91,6 @@ def test_errors_beyond_the_lengths_count_in_no_figure_of_the_output():
     outcome = compare(wanted, found, ["log_probs"], answers)
     assert outcome.differences["log_probs"].error.max_abs == 0
     found["log_probs"] = wanted["log_probs"] + np.float32(3)
-    assert compare(wanted, found, ["log_probs"], answers).differences["log_probs"].error.max_abs == pytest.approx(3, rel=1e-5)
+    assert compare(wanted, found, ["log_probs"], answers).differences["log_probs"].error.max_abs == pytest.approx(
+        3, rel=1e-5
+    )

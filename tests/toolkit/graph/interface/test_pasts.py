@@ -77,7 +77,10 @@ def test_the_state_of_a_layer_is_found_after_what_gives_it_another_shape(read):
     taken = {
         "Gather": [node("Gather", ["state", "one"], ["h"], axis=0)],
         "Squeeze": [node("Slice", ["state", "one", "two", "zero"], ["part"]), node("Squeeze", ["part", "zero"], ["h"])],
-        "Reshape": [node("Slice", ["state", "one", "two", "zero"], ["part"]), node("Reshape", ["part", "layer"], ["h"])],
+        "Reshape": [
+            node("Slice", ["state", "one", "two", "zero"], ["part"]),
+            node("Reshape", ["part", "layer"], ["h"]),
+        ],
     }[read]
     begin = [node("Unsqueeze", ["h", "zero"], ["b"])] if read == "Squeeze" else [node("Identity", ["h"], ["b"])]
     shape = [2, 2, 8] if read != "Reshape" else [2, 1, 2, 8]
@@ -96,7 +99,13 @@ def policy():
              node("Identity", ["kept"], ["state_out"]), node("Shape", ["obs"], ["dims"]),
              node("Slice", ["dims", "zero", "one"], ["rows"]), node("Concat", ["rows", "three"], ["grid"], axis=0),
              node("Expand", ["spread", "grid"], ["spreads"])]  # fmt: skip
-    weights = {"w": normal(6, 3), "spread": normal(3), "zero": np.array([0]), "one": np.array([1]), "three": np.array([3])}
+    weights = {
+        "w": normal(6, 3),
+        "spread": normal(3),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "three": np.array([3]),
+    }
     inputs = {"obs": ["n", 6], "state": ["n", 4], "idle": ["n", 1]}
     return Model.from_proto(build(nodes, inputs, {"scores": None, "state_out": None, "spreads": None}, weights))
 

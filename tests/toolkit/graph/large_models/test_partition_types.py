@@ -26,7 +26,10 @@ def _model(typed: bool, blocks: int = 5, gain: float = 1.0, norm: str = "LayerNo
     """Blocks of ``x + tanh(norm(x) W1) W2`` in float16; the first makes ``gain`` times as much, the last undoes it."""
     random = np.random.default_rng(2)
     stored = {"one": np.ones(WIDTH, np.float16), "gain": np.float16(gain), "less": np.float16(1 / gain)}
-    nodes = [helper.make_node("Mul", ["x", "gain"], ["loud"], "loud"), helper.make_node("Mul", ["loud", "gain"], ["b0"])]
+    nodes = [
+        helper.make_node("Mul", ["x", "gain"], ["loud"], "loud"),
+        helper.make_node("Mul", ["loud", "gain"], ["b0"]),
+    ]
     for block in range(blocks):
         before, after = f"b{block}", f"b{block + 1}"
         for name in ("u", "v"):
@@ -38,7 +41,10 @@ def _model(typed: bool, blocks: int = 5, gain: float = 1.0, norm: str = "LayerNo
             helper.make_node("MatMul", [f"tanh{block}", f"v{block}"], [f"down{block}"], f"down{block}"),
             helper.make_node("Add", [before, f"down{block}"], [after], after),
         ]
-    nodes += [helper.make_node("Mul", [f"b{blocks}", "less"], ["near"]), helper.make_node("Mul", ["near", "less"], ["y"])]
+    nodes += [
+        helper.make_node("Mul", [f"b{blocks}", "less"], ["near"]),
+        helper.make_node("Mul", ["near", "less"], ["y"]),
+    ]
     for index, node in enumerate(nodes):
         node.name = f"node{index}"
     graph = helper.make_graph(
@@ -124,7 +130,9 @@ def test_a_rounding_that_the_model_asks_for_stays(monkeypatch):
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     x = {"x": X.astype(np.float32)}
-    whole = session(LightModel.of(onnx.ModelProto.FromString(proto.SerializeToString())), threads=1, packed=False).run(x)
+    whole = session(LightModel.of(onnx.ModelProto.FromString(proto.SerializeToString())), threads=1, packed=False).run(
+        x
+    )
     _cut(monkeypatch, 1)
     # what is handed on is float32 by what makes it: no shapes are inferred to find that out
     monkeypatch.setattr("toolkit.graph.large_models.partition_types.Inferred", None)

@@ -238,7 +238,10 @@ def test_a_graph_is_cut_alike_whether_its_operators_are_known_or_too_many_are(bl
 
 @pytest.mark.parametrize("operators", [None, {("", "Relu"), ("", "SequenceConstruct"), ("", "SequenceAt")}])
 def test_a_graph_that_hands_on_sequences_is_not_cut_by_its_nodes(operators):
-    nodes = [helper.make_node("SequenceConstruct", ["x", "x"], ["s"]), helper.make_node("SequenceAt", ["s", "i"], ["r0"])]
+    nodes = [
+        helper.make_node("SequenceConstruct", ["x", "x"], ["s"]),
+        helper.make_node("SequenceAt", ["s", "i"], ["r0"]),
+    ]
     nodes += [helper.make_node("Relu", [f"r{n}"], [f"r{n + 1}"]) for n in range(20)]
     given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]), helper.make_tensor_value_info("i", 7, [])]
     made = [helper.make_tensor_value_info("r20", TensorProto.FLOAT, [2])]

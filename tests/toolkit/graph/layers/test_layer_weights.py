@@ -24,7 +24,9 @@ def test_channels_are_counted_as_the_layer_computes_them(name):
     given, result, weight, call = LAYERS[name]
     sizes = re.findall(r"\d+", weight.partition("[")[2])
     ones = ", ".join(["1"] * math.prod(map(int, sizes)))
-    text = f'<ir_version: 8, opset_import: ["" : 17]> g ({given}) => ({result}) <{weight} = {{{ones}}}> {{ y = {call} }}'
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({given}) => ({result}) <{weight} = {{{ones}}}> {{ y = {call} }}'
+    )
     proto = onnx.parser.parse_model(text)
     onnx.checker.check_model(proto, full_check=True)
     model = Model.from_proto(proto)

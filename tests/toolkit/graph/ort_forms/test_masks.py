@@ -32,7 +32,11 @@ def wanted(q, k, v, mask):
 )
 @pytest.mark.parametrize("split", [True, False])
 def test_a_mask_counts_for_every_query(shape, kind, opset, split):
-    q, k, v = normal(3, HEADS, QUERIES, WIDTH), normal(3, HEADS, KEYS, WIDTH, seed=1), normal(3, HEADS, KEYS, WIDTH, seed=2)
+    q, k, v = (
+        normal(3, HEADS, QUERIES, WIDTH),
+        normal(3, HEADS, KEYS, WIDTH, seed=1),
+        normal(3, HEADS, KEYS, WIDTH, seed=2),
+    )
     mask = np.random.default_rng(3).random(shape) > 0.4
     mask[..., 0] = True
     if kind is not bool:

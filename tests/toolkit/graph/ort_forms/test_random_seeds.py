@@ -142,7 +142,11 @@ def test_what_is_drawn_at_any_depth_is_replaced():
     inner = branch([draw("a")], "a")
     nodes = [draw("b"), node("If", ["c"], ["d"], "inner", then_branch=inner, else_branch=inner)]
     outer = branch([*nodes, node("Add", ["b", "d"], ["e"])], "e")
-    nodes = [draw("f"), node("If", ["c"], ["g"], "outer", then_branch=outer, else_branch=outer), node("Add", ["f", "g"], ["y"])]
+    nodes = [
+        draw("f"),
+        node("If", ["c"], ["g"], "outer", then_branch=outer, else_branch=outer),
+        node("Add", ["f", "g"], ["y"]),
+    ]
     proto = build(nodes, {"x": [1]}, {"y": None}, {"c": np.array(True)})
     feed = {"x": np.zeros(1, np.float32)}
     assert np.array_equal(session(proto).run(feed)["y"], session(proto).run(feed)["y"])

@@ -159,7 +159,9 @@ def test_a_normalization_after_float64_is_computed(wide):
     x = normal(3, 4, 8)
     c = x - x.mean(axis=-1, keepdims=True)
     found = session(proto).run({"x": x})["y"]
-    np.testing.assert_allclose(found, c / np.sqrt(np.square(c).mean(axis=-1, keepdims=True) + 1e-5), atol=1e-5 if wide else 1e-2)
+    np.testing.assert_allclose(
+        found, c / np.sqrt(np.square(c).mean(axis=-1, keepdims=True) + 1e-5), atol=1e-5 if wide else 1e-2
+    )
     assert ("LayerNormFusionL1" in wrong_rewrites(proto)) is wide
 
 

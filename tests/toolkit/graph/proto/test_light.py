@@ -99,7 +99,11 @@ def test_a_light_model_is_whole_again():
 
 def test_weights_of_bodies_and_constant_nodes_are_counted_once():
     stored = numpy_helper.from_array(normal(4, 4), "value")
-    inner = [node("Constant", [], ["k"], value=stored), node("MatMul", ["x", "k"], ["a"]), node("MatMul", ["a", "w"], ["b"])]
+    inner = [
+        node("Constant", [], ["k"], value=stored),
+        node("MatMul", ["x", "k"], ["a"]),
+        node("MatMul", ["a", "w"], ["b"]),
+    ]
     other = [node("MatMul", ["x", "own"], ["c"]), node("MatMul", ["c", "w"], ["d"])]
     proto = build(
         [switch("if", "flag", ["y"], subgraph(inner, {"b": None}), subgraph(other, {"d": None}, weights={"own": normal(4, 4)})),

@@ -11,15 +11,28 @@ from toolkit.graph.shape_inference.dimensions import batch_axes, dim_of, is_batc
 @pytest.mark.parametrize(
     "name",
     [
-        "batch", "Batch", "batch_size", "N", "n", "bs", "B", "dynamic_batch", "unk_batch_0", "batch_1", "batch size",
-        "Batch-Size", "batch:0",
+        "batch",
+        "Batch",
+        "batch_size",
+        "N",
+        "n",
+        "bs",
+        "B",
+        "dynamic_batch",
+        "unk_batch_0",
+        "batch_1",
+        "batch size",
+        "Batch-Size",
+        "batch:0",
     ],
 )
 def test_what_exporters_call_the_number_of_samples(name):
     assert is_batch_name(name)
 
 
-@pytest.mark.parametrize("name", ["T", "seq", "length", "batch*heads", "batch - 1", "batch/2", "channels", "nodes", None, 4])
+@pytest.mark.parametrize(
+    "name", ["T", "seq", "length", "batch*heads", "batch - 1", "batch/2", "channels", "nodes", None, 4]
+)
 def test_other_names_count_none(name):
     assert not is_batch_name(name)
 

@@ -56,7 +56,14 @@ def test_the_share_of_operators_without_a_quantized_kernel_is_said(own, little, 
 
 def test_where_all_work_is_out_of_reach_no_share_of_nothing_is_left():
     """As in a network whose weights are inputs: both operands of its products are activations."""
-    given = {"of": "macs", "ops": ("Gemm",), "counts": (2,), "shares": (1.0,), "reasons": ("both are activations",), "more": 0}
+    given = {
+        "of": "macs",
+        "ops": ("Gemm",),
+        "counts": (2,),
+        "shares": (1.0,),
+        "reasons": ("both are activations",),
+        "more": 0,
+    }
     said = sentence(BoundCode.OUT_OF_REACH(share=1.0, **given))
     assert said.endswith("2 Gemm, 100.0 % (both are activations). Nothing is left to quantize.")
     assert sentence(BoundCode.OUT_OF_REACH(share=0.9999, **given)).count("At most 0.01 % can be quantized") == 1

@@ -92,7 +92,20 @@ def test_numbers_are_rounded_as_python_rounds_them(browser):
 def test_packed_columns_are_read_as_they_were(browser):
     source = (Path(html.__file__).parent / "assets" / "data.js").read_text(encoding="utf-8")
     code = source[source.index("const sums = ") : source.index("const networkOf = ")]
-    texts = ["a1b20", "a2b10", "", "a2b10", "07", "7", "x1.05", "x1.15", "1234567890", "123456789", "٣ 1 \u2028", *HOSTILE]
+    texts = [
+        "a1b20",
+        "a2b10",
+        "",
+        "a2b10",
+        "07",
+        "7",
+        "x1.05",
+        "x1.15",
+        "1234567890",
+        "123456789",
+        "٣ 1 \u2028",
+        *HOSTILE,
+    ]
     numbers = [0, 1, 0, 2, 2, 5, 3, 6]
     page = browser.new_page()
     found = page.evaluate(

@@ -194,7 +194,9 @@ def test_one_line_in_the_terminal():
     assert "Search:" not in to_text(sample())
 
 
-@pytest.mark.parametrize(("lost", "said"), [(0.0385, "not decided on 26 samples, of which 3.9 % were lost; 300"), (0.0, "")])
+@pytest.mark.parametrize(
+    ("lost", "said"), [(0.0385, "not decided on 26 samples, of which 3.9 % were lost; 300"), (0.0, "")]
+)
 def test_a_plan_that_loses_more_than_the_budget_allows_does_not_meet_it(searched, lost, said):
     few = EvaluationCode.WITHIN_ON_FEW(
         limit="min_unchanged", answers=26, samples=True, share=0.01, enough=300, lost=lost, low=0.0, high=0.2

@@ -20,7 +20,9 @@ def image_model(last, free=False):
         *([node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])] if last else []),
         node("Conv", ["t" if last else "x", "w"], ["c"]), node("GlobalAveragePool", ["c"], ["g"]), node("Flatten", ["g"], ["y"]),
     ]  # fmt: skip
-    return build(nodes, {"x": ["n", *sides, 3] if last else ["n", 3, *sides]}, {"y": ["n", 5]}, {"w": normal(5, 3, 3, 3)})
+    return build(
+        nodes, {"x": ["n", *sides, 3] if last else ["n", 3, *sides]}, {"y": ["n", 5]}, {"w": normal(5, 3, 3, 3)}
+    )
 
 
 def recipe(folder, model, samples):
@@ -48,7 +50,9 @@ def test_too_few_samples_are_said_before_a_run(count, used, nothing, tmp_path):
 
 
 @pytest.mark.parametrize("free", [False, True])
-@pytest.mark.parametrize(("last", "shape", "order"), [(True, (4, 3, 8, 8), "0, 2, 3, 1"), (False, (4, 8, 8, 3), "0, 3, 1, 2")])
+@pytest.mark.parametrize(
+    ("last", "shape", "order"), [(True, (4, 3, 8, 8), "0, 2, 3, 1"), (False, (4, 8, 8, 3), "0, 3, 1, 2")]
+)
 def test_channels_at_the_other_end_are_named_with_the_transposition(last, shape, order, free, tmp_path):
     with pytest.raises(DataError) as refused:
         dry_run(recipe(tmp_path, image_model(last, free), normal(*shape)), False)

@@ -102,7 +102,9 @@ def test_what_onnxruntime_runs_in_float32_alone_is_said_to_be_exported():
 def test_the_first_line_says_that_no_engine_can_be_built(tmp_path, refusing, refused):
     """Figures within the budget were called usable without a word on it, as those of trees of ai.onnx.ml."""
     refusing(refused or "build", BackendError("its parser knows no TreeEnsembleRegressor"))
-    proto = build([node("Conv", ["x", "w"], ["y"])], {"x": ["n", 3, 8, 8]}, {"y": ["n", 2, 6, 6]}, {"w": normal(2, 3, 3, 3)})
+    proto = build(
+        [node("Conv", ["x", "w"], ["y"])], {"x": ["n", 3, 8, 8]}, {"y": ["n", 2, 6, 6]}, {"w": normal(2, 3, 3, 3)}
+    )
     evaluation = {"data": str(tmp_path / "test.npz"), "task": "regression"}
     recipe = small(tmp_path, [INSERT], proto, engine={"backend": "auto" if refused else "none"}, evaluation=evaluation)
     np.savez(tmp_path / "test.npz", x=normal(320, 3, 8, 8))

@@ -155,9 +155,13 @@ DATA = {
     "outside the profile": (lambda: {"x": normal(12, 3, 9, 9)}, ["profile", "9"]),
     "empty": (lambda: {"x": normal(0, 3, 4, 4)}, ["no samples"]),
     "needs unpickling": (lambda: {"x": np.full((4, 3, 4, 4), None, dtype=object)}, ["pickle"]),
-    "no number": (lambda: {"x": np.full((4, 3, 4, 4), "2020-01-01", "datetime64[D]")}, ["datetime64[D]", "save it as float32"]),
+    "no number": (
+        lambda: {"x": np.full((4, 3, 4, 4), "2020-01-01", "datetime64[D]")},
+        ["datetime64[D]", "save it as float32"],
+    ),
     "beyond the type": (
-        lambda: {"x": np.full((4, 3, 4, 4), -1e300)}, ["float32, which cannot hold -1e+300. Give values that float32 can hold"],
+        lambda: {"x": np.full((4, 3, 4, 4), -1e300)},
+        ["float32, which cannot hold -1e+300. Give values that float32 can hold"],
     ),
     "extra input": (lambda: {"x": normal(4, 3, 4, 4), "z": normal(4, 2)}, ["'z'"]),
 }
@@ -323,7 +327,12 @@ def test_a_thing_of_another_kind_is_called_what_it_is(place, capsys):
     report, recipe, data = (str(place / name) for name in ("out/report.json", "recipe.toml", "data.npz"))
     assert invoke(["run", recipe, "--out", str(place / "out")]) == 0
     capsys.readouterr()
-    for words in (["explain", report], ["accuracy", report], ["time", recipe], ["export", recipe, "--to", "polygraphy"]):
+    for words in (
+        ["explain", report],
+        ["accuracy", report],
+        ["time", recipe],
+        ["export", recipe, "--to", "polygraphy"],
+    ):
         said = complain(place, capsys, *words)
         assert "this is a file, not a run folder. Name the folder of a run" in said
     said = complain(place, capsys, "compare", data, data)

@@ -101,9 +101,7 @@ def test_files_that_are_not_those_of_the_run_are_named(ran, tmp_path, monkeypatc
         return [line for line in json.loads(capsys.readouterr().out)["warnings"] if "lock file" in line]
 
     monkeypatch.chdir(place)
-    assert warnings() == [
-        f"[calibration] data differs {rest}"
-    ]
+    assert warnings() == [f"[calibration] data differs {rest}"]
     shutil.copy(MODELS / "digits_calibration.npz", "c.npz")
     assert warnings() == []
     shutil.copy("t.npz", "c.npz")

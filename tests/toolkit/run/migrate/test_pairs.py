@@ -205,7 +205,13 @@ def test_pairs_of_16_bits_are_made_anew_for_that(here):
     nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
              node("QuantizeLinear", ["w", "t", "v"], ["wq"]), node("DequantizeLinear", ["wq", "t", "v"], ["wd"]),
              node("MatMul", ["d", "wd"], ["y"], name="fc")]  # fmt: skip
-    weights = {"s": np.float32(4 / 32767), "z": np.int16(0), "t": np.float32(0.02), "v": np.int8(0), "w": normal(64, 8, scale=0.5)}
+    weights = {
+        "s": np.float32(4 / 32767),
+        "z": np.int16(0),
+        "t": np.float32(0.02),
+        "v": np.int8(0),
+        "w": normal(64, 8, scale=0.5),
+    }
     onnx.save(build(nodes, {"x": ["n", 64]}, {"y": ["n", 8]}, weights, opset=21), "net.onnx")
     found, _, model = migrated("net.onnx")
     (one,) = (turn for turn in found["tensors"] if turn["tensor"] == "x")

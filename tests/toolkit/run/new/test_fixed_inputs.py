@@ -21,10 +21,15 @@ def by_rate(rate_shape=(), kind=TensorProto.INT64, also="rate"):
 
     def branch(name, weight):
         made = helper.make_node("Conv", ["x", weight], [f"{name}_y"], name=f"{name}_conv")
-        return helper.make_graph([made], name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)])
+        return helper.make_graph(
+            [made], name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)]
+        )
 
     limit = np.asarray(12000, helper.tensor_dtype_to_np_dtype(kind)).reshape(rate_shape)
-    nodes = [node("Greater", ["rate", "limit" if also == "rate" else also], ["high"]), node("If", ["high"], ["y"], "which")]
+    nodes = [
+        node("Greater", ["rate", "limit" if also == "rate" else also], ["high"]),
+        node("If", ["high"], ["y"], "which"),
+    ]
     nodes[1].attribute.extend([helper.make_attribute("then_branch", branch("then", "w")),
                                helper.make_attribute("else_branch", branch("else", "v"))])  # fmt: skip
     inputs = {"x": ["n", 3, 16], "rate": list(rate_shape)} | ({also: list(rate_shape)} if also != "rate" else {})

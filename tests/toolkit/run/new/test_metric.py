@@ -524,7 +524,14 @@ def test_new_and_a_run_give_one_answer(tmp_path, capsys):
                   shape, {"vector": ["N", 64], "probs": ["N", 12]}, {"w": normal(12, 64)})  # fmt: skip
     onnx.save(proto, str(tmp_path / "model.onnx"))
     np.savez(tmp_path / "data.npz", x=normal(100, 12, seed=3))
-    words = ["new", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "r.toml")]
+    words = [
+        "new",
+        str(tmp_path / "model.onnx"),
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--out",
+        str(tmp_path / "r.toml"),
+    ]
     assert invoke([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["decisions"]
     (guessed,) = [one for one in told if one["code"] == EvaluationCode.TASK_GUESSED.value]
@@ -576,7 +583,9 @@ def test_offsets_of_channels_are_no_spread_of_values(tmp_path):
         onnx.save(proto, str(tmp_path / "model.onnx"))
         label = x @ normal(6, 2, seed=1) + np.float32([0, offset]) + 0.3 * normal(COUNT, 2, seed=3)
         np.savez(tmp_path / "test.npz", x=x, label=label)
-        made = recipe_for(tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz", "mse")
+        made = recipe_for(
+            tmp_path / "model.onnx", tmp_path / "r.toml", tmp_path / "test.npz", tmp_path / "test.npz", "mse"
+        )
         (limit,) = [one.values["value"] for one in made.said if one.code is ReportCode.NEW_LIMIT]
         limits.append(limit)
     assert limits[0] == limits[1] < 0.2

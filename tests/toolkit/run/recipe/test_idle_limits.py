@@ -110,7 +110,9 @@ def test_a_past_that_is_empty_has_nothing_to_vary(tmp_path, ids, past, found):
     )  # fmt: skip
     np.savez(tmp_path / "data.npz", ids=ids.reshape(-1, 1).astype(np.int64), past=past.astype(np.float32))
     data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(proto))
-    assert [name for one in unvaried(data, "calibration", {"x", "ids", "past"}) for name in one.values["inputs"]] == found
+    assert [
+        name for one in unvaried(data, "calibration", {"x", "ids", "past"}) for name in one.values["inputs"]
+    ] == found
 
 
 def test_an_input_that_nothing_is_computed_with_may_be_the_same_throughout(tmp_path):
@@ -183,7 +185,9 @@ def test_many_constant_inputs_are_one_warning_and_settings_one_note(tmp_path):
     checked, report = dry_run(recipe), run(recipe, tmp_path / "out").report
     for warnings in (checked.warnings, report.summary.warnings):
         (said,) = [line for line in warnings if "16 calibration samples" in line]
-        assert said.startswith("Inputs 'v0' (0 throughout), 'v1', 'v2'") and "'v7' and 2 more are identical in all" in said
+        assert (
+            said.startswith("Inputs 'v0' (0 throughout), 'v1', 'v2'") and "'v7' and 2 more are identical in all" in said
+        )
         assert said.endswith("provide varied samples and check how the data was made.")
     (noted,) = [line for line in checked.notes if "calibration samples, as settings are" in line]
     assert noted.startswith("Inputs 's' (2) and 't' (3) are the same in all 16")

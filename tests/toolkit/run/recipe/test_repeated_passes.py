@@ -113,7 +113,9 @@ def test_inserting_the_rest_is_none(tmp_path):
     assert not any("inserted nothing" in one for one in found.warnings)
 
 
-@pytest.mark.parametrize("second", [use("insert_qdq", exclude_ops='["Conv", "Gemm"]'), use("insert_qdq", include_ops='["Relu"]')])
+@pytest.mark.parametrize(
+    "second", [use("insert_qdq", exclude_ops='["Conv", "Gemm"]'), use("insert_qdq", include_ops='["Relu"]')]
+)
 def test_what_its_own_settings_leave_out_is_not_for_pairs_of_another(second, tmp_path):
     found = dry_run(Recipe.load(written(tmp_path, INT8, second)))
     assert not any("inserted nothing" in one for one in found.warnings)

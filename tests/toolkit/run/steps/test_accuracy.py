@@ -263,9 +263,12 @@ def test_the_first_line_names_the_noisiest_output_beside_the_answers_that_stay()
     ],
 )
 @pytest.mark.parametrize(
-    ("kept", "level", "standing"), [(396, 0.0, "doubtful"), (380, 0.0, "broken"), (380, 0.9, "missed"), (396, 0.6, "usable")]
+    ("kept", "level", "standing"),
+    [(396, 0.0, "doubtful"), (380, 0.0, "broken"), (380, 0.9, "missed"), (396, 0.6, "usable")],
 )
-def test_what_is_found_in_few_samples_is_not_kept_by_those_that_hold_nothing(task, figure, words, kept, level, standing):
+def test_what_is_found_in_few_samples_is_not_kept_by_those_that_hold_nothing(
+    task, figure, words, kept, level, standing
+):
     """All that there was in 4 of 400 samples is lost, and 99 % of them kept their detections: there were none."""
     part = OutputPart(task, ("found",), {"threshold": 0.5})
     tally = AnswerTally(part, kept, 400, 0.99, level=level, figure=figure)
@@ -282,7 +285,9 @@ def test_samples_are_not_said_to_hold_nothing_where_they_may_hold_much():
     part = OutputPart("detection", ("found",), {"threshold": 0.5})
     tally = AnswerTally(part, 6, 10, 0.5, level=6 / 86, figure="detections")
     found = measured(tallies=(tally,), samples=10, outputs={}, metric=None, value=None, float_value=None, drop=None)
-    accuracy = accuracy_of(found, BudgetSection(min_unchanged=0.5), task=TaskRecord(task=part.task, parts=[part.to_json()]))
+    accuracy = accuracy_of(
+        found, BudgetSection(min_unchanged=0.5), task=TaskRecord(task=part.task, parts=[part.to_json()])
+    )
     (doubt,) = [one for one in accuracy.doubts if "is lost" in one]
     assert doubt.startswith("most of what there is at 'found' is lost") and "most samples" not in doubt
 
@@ -325,7 +330,9 @@ def test_rows_that_are_ranked_by_score_are_not_compared_row_by_row(ranked):
     moved = OutputFigures(sqnr_db=3.0, max_abs=60.3, cosine=0.75, variation_db=-1.0)
     tally = AnswerTally(part, 400, 400, 0.99, level=1.0, figure="detections")
     outputs = {"boxes": moved, "scores": OutputFigures(sqnr_db=70.7, max_abs=1e-4, cosine=1.0)}
-    found = measured(tallies=(tally,), samples=400, outputs=outputs, metric=None, value=None, float_value=None, drop=None)
+    found = measured(
+        tallies=(tally,), samples=400, outputs=outputs, metric=None, value=None, float_value=None, drop=None
+    )
     accuracy = accuracy_of(found, BudgetSection(), task=TaskRecord(task="detection", parts=[part.to_json()]))
     first, text = headline([], accuracy), to_text(build([], accuracy))
     assert first.startswith("Usable: 100.0 % of 400 samples keep their detections") is ranked
@@ -346,7 +353,9 @@ def test_random_numbers_that_differ_between_the_runs_are_neither_usable_nor_brok
     found = accuracy_of(lost, budget, source=source, task=unlike)
     assert found.drawing == ["r"] and found.met is None and not found.misses and not found.doubts
     assert verdict(found) == "unmeasured"
-    assert headline([], found).startswith("Not measured: 'r' draws different random numbers in every run, so outputs differ")
+    assert headline([], found).startswith(
+        "Not measured: 'r' draws different random numbers in every run, so outputs differ"
+    )
     # what onnxruntime draws alike is judged there, and what an engine draws by itself is not
     steady = accuracy_of(lost, budget, source=source, task=TaskRecord(task="classification", drawing=["r"]))
     assert verdict(steady) == ("broken" if source == "onnxruntime" else "unmeasured")
@@ -355,7 +364,10 @@ def test_random_numbers_that_differ_between_the_runs_are_neither_usable_nor_brok
 def test_an_engine_that_draws_its_own_numbers_leaves_the_verdict_to_the_simulation():
     good = accuracy_of(measured(), BudgetSection(max_drop=0.01), task=TaskRecord(drawing=["r"]))
     own = accuracy_of(
-        measured(value=0.1, drop=0.886), BudgetSection(max_drop=0.01), source="the engine", task=TaskRecord(drawing=["r"])
+        measured(value=0.1, drop=0.886),
+        BudgetSection(max_drop=0.01),
+        source="the engine",
+        task=TaskRecord(drawing=["r"]),
     )
     device = DeviceInfo(status="ran", gpu="GPU", accuracy=own, profiles={"default": own})
     assert verdict(good, device) == verdict(good) == "usable"
@@ -390,11 +402,16 @@ def test_the_table_of_parts_says_what_an_unproven_part_lacks():
 def test_too_few_samples_come_before_the_single_answer_of_one_of_two_tasks():
     """Where another guess sees the samples differ, something is shown; the sentence begins with the verdict."""
     classes = OutputPart("classification", ("logits",), {"single": True, "threshold": 0.5})
-    one, values = AnswerTally(classes, 40, 40, 0.99, only=0), AnswerTally(OutputPart("regression", ("logits",)), 40, 40, 0.99)
+    one, values = (
+        AnswerTally(classes, 40, 40, 0.99, only=0),
+        AnswerTally(OutputPart("regression", ("logits",)), 40, 40, 0.99),
+    )
     found = measured(tallies=(one, values), samples=40, metric=None, value=None, float_value=None, drop=None)
     task = TaskRecord(task="classification", parts=[one.part.to_json(), values.part.to_json()])
     said = headline([], accuracy_of(found, BudgetSection(), task=task))
-    assert said.startswith("Within the budget on 40 samples; 300 needed to judge 1 point, but all 40 samples score below 0.5")
+    assert said.startswith(
+        "Within the budget on 40 samples; 300 needed to judge 1 point, but all 40 samples score below 0.5"
+    )
     alone = accuracy_of(replace(found, tallies=(one,)), BudgetSection(), task=task)
     assert headline([], alone).startswith("NOT PROVEN: all 40 samples score below 0.5")
 

@@ -162,7 +162,9 @@ def test_a_new_recipe_has_no_metric_that_says_nothing_of_its_samples(metric, tmp
     """A run would refuse it; the one label that decides may be the last."""
     label = np.full((70, 5), -100)
     given = tagger(tmp_path, label)
-    with pytest.raises(DataError, match=f"{metric} says nothing about the 70 samples: none of them has a label at any pos"):
+    with pytest.raises(
+        DataError, match=f"{metric} says nothing about the 70 samples: none of them has a label at any pos"
+    ):
         recipe_for(*given, metric)
     assert [note.code for note in recipe_for(*given, None).warnings] == [EvaluationCode.LABELS_FIT_NOTHING]
     label[69, 2] = 1

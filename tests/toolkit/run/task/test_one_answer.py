@@ -177,7 +177,9 @@ def test_labels_that_hold_by_themselves_have_no_best_class(last, tmp_path):
     """Of sigmoids any number may be true: the largest of them, and how far it leads, says nothing."""
     nodes = [node("Gemm", ["x", "w", "b"], ["z"]), node(last, ["z"], ["tags"])]
     weights = {"w": 4 * normal(12, 6, seed=1), "b": normal(6)}
-    (tmp_path / "model.onnx").write_bytes(build(nodes, {"x": ["n", 12]}, {"tags": ["n", 6]}, weights).SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(
+        build(nodes, {"x": ["n", 12]}, {"tags": ["n", 6]}, weights).SerializeToString()
+    )
     np.savez(tmp_path / "data.npz", x=normal(SAMPLES, 12, seed=5))
     accuracy = judged(tmp_path).report.accuracy
     assert [part.task for part in accuracy.parts] == ["classification"]

@@ -98,7 +98,9 @@ def test_a_search_without_labels_says_what_it_met_and_what_would_let_it_measure(
     assert kept and all("misses the accuracy budget (min_unchanged by " in one.reason for one in kept)
 
 
-@pytest.mark.parametrize(("metric", "stands"), [("psnr", "unchanged answers count"), ("mse", "the float model's outputs stand")])
+@pytest.mark.parametrize(
+    ("metric", "stands"), [("psnr", "unchanged answers count"), ("mse", "the float model's outputs stand")]
+)
 def test_check_says_that_labels_in_the_calibration_data_would_let_the_search_measure(tmp_path, metric, stands):
     recipe = predicting(tmp_path, metric, {"max_drop": 0.1})
     (said,) = [note for note in dry_run(recipe).notes if "With labels under 'label'" in note]

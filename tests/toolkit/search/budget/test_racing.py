@@ -100,7 +100,9 @@ def test_less_noise_on_the_same_batches_is_more_than_chance_where_most_of_them_s
     a_fifth_less = tuple(
         noise * factor for noise, factor in zip(loud_and_soft, (0.8, 0.78, 0.83, 0.8, 0.7, 0.81, 0.8, 0.9))
     )
-    assert significantly_less_noisy(a_fifth_less, loud_and_soft) and not significantly_less_noisy(loud_and_soft, a_fifth_less)
+    assert significantly_less_noisy(a_fifth_less, loud_and_soft) and not significantly_less_noisy(
+        loud_and_soft, a_fifth_less
+    )
     # the mean is as much less, but one batch alone makes it so
     one_batch = (*loud_and_soft[:6], 21.0, loud_and_soft[7])
     assert sum(one_batch) < sum(a_fifth_less) * 1.02 and not significantly_less_noisy(one_batch, loud_and_soft)
@@ -112,9 +114,15 @@ def test_less_noise_on_the_same_batches_is_more_than_chance_where_most_of_them_s
 def test_a_batch_that_is_infinite_in_one_state_alone_decides_and_one_in_both_does_not():
     some = (1.0, 2.0, 3.0, math.inf)
     less = tuple(noise / 2 for noise in some)
-    assert significantly_less_noisy(less, some) and not significantly_less_noisy(some, some) and not significantly_less_noisy((), ())
+    assert (
+        significantly_less_noisy(less, some)
+        and not significantly_less_noisy(some, some)
+        and not significantly_less_noisy((), ())
+    )
     assert significantly_less_noisy(some, (1.0, 2.0, math.inf, math.inf))
     assert not significantly_less_noisy((*less[:2], math.inf, math.inf), some)
     # what is silent in both says nothing
     assert significantly_less_noisy((0.0, 0.7), (0.0, 1.0)) and not significantly_less_noisy((0.0, 0.9), (0.0, 1.0))
-    assert not significantly_less_noisy((0.0, 0.0), (0.0, 0.0)) and not significantly_less_noisy((math.inf,), (math.inf,))
+    assert not significantly_less_noisy((0.0, 0.0), (0.0, 0.0)) and not significantly_less_noisy(
+        (math.inf,), (math.inf,)
+    )

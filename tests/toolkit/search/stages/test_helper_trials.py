@@ -216,7 +216,9 @@ def test_a_layer_with_another_range_or_that_a_helper_changed_is_not_taken_to_do_
     # a first plan may have found other ranges for the whole model
     base = search.plain.rebased({tensor: amax for own in known.ranges.values() for tensor, amax in own.items()})
     assert set(known.of_same(base)) == set(base.names)
-    (tensors,) = ([t for t in one.tensors if t in base.switches.amax] for one in base.switches.groups if one.name == other)
+    (tensors,) = (
+        [t for t in one.tensors if t in base.switches.amax] for one in base.switches.groups if one.name == other
+    )
     ranged = base.rebased({tensor: 2 * base.switches.amax[tensor] for tensor in tensors})
     readers = {one.name for one in base.switches.groups if set(one.tensors) & set(tensors)}
     assert readers and set(known.of_same(ranged)) == set(base.names) - readers

@@ -68,7 +68,7 @@ def _float_type(
         parts.append(f"The chosen plan quantizes nothing{f', and {rest.upper()} itself has {level}' if level else ''}")
     if alone:
         parts.append(alone.rstrip("."))
-    cure = "Loosen the budget." if rest == "fp32" else "Set [engine] rest = \"fp32\", or loosen the budget."
+    cure = "Loosen the budget." if rest == "fp32" else 'Set [engine] rest = "fp32", or loosen the budget.'
     return f"{'; '.join(parts)}. No choice of layers fixes that. {cure}"
 
 

@@ -59,9 +59,13 @@ def _unfit(
     return (
         f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
         f"its outputs are {known}. "
-        + ("All labels are the same, which shows nothing: add samples with other labels." if alike else
-           f"Store them {' and '.join(forms)}: then {metric} fits them." if forms else
-           "Store labels as `qtool metrics` lists them, or name a metric that reads them.")
+        + (
+            "All labels are the same, which shows nothing: add samples with other labels."
+            if alike
+            else f"Store them {' and '.join(forms)}: then {metric} fits them."
+            if forms
+            else "Store labels as `qtool metrics` lists them, or name a metric that reads them."
+        )
     )
 
 

@@ -92,8 +92,13 @@ def _none_faster(precision: str, met: bool = True) -> str:
 
 
 def _no_plan(
-    dtype: str, plans: int, limits: tuple[str, ...], by: tuple[float | str, ...], rest: str,
-    helpers: tuple[str, ...] = (), **_earlier: bool,
+    dtype: str,
+    plans: int,
+    limits: tuple[str, ...],
+    by: tuple[float | str, ...],
+    rest: str,
+    helpers: tuple[str, ...] = (),
+    **_earlier: bool,
 ) -> str:
     # journals of earlier releases say whether any helpers were tried
     listed = ", ".join(f'"{name}"' for name in helpers)
@@ -145,7 +150,12 @@ def _type_alone(why: str, guarded: bool = True, mends: bool | None = None) -> st
 
 
 def _without_labels(
-    data: str, metric: str, how: str, limits: tuple[str, ...], values: tuple[float, ...], reads: str = "",
+    data: str,
+    metric: str,
+    how: str,
+    limits: tuple[str, ...],
+    values: tuple[float, ...],
+    reads: str = "",
     others: float = 0.0,
 ) -> str:
     apart = f" of '{reads}', which it reads, and {others:g} of other outputs" if reads else ""
