@@ -15,10 +15,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from toolkit.base.files import sha256_file
 from toolkit.base.schema import FileSchema
 
 ABSENT = ""
-_CHUNK = 1 << 22
+_LEAST_KEPT = 1 << 22
 _LARGE: dict[tuple[str, int, int, int, int, int], str] = {}
 """Files that take longer to read than a clock's tick, by all that the system says of them."""
 
@@ -81,26 +82,23 @@ class Needs(FileSchema):
 
 def digest_of(path: str) -> str:
     """SHA-256 of a file's content or a folder's names, in hex; ``ABSENT`` where it cannot be read."""
-    digest = hashlib.sha256()
     try:
         found = Path(path).stat()
         if stat.S_ISDIR(found.st_mode):
             names = sorted(entry.name for entry in Path(path).iterdir())
-            digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
-            return f"folder {digest.hexdigest()}"
+            listed = "\0".join(names)
+            return f"folder {_digest(listed)}"
         if not stat.S_ISREG(found.st_mode):
             return ABSENT
         seen = (path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if seen in _LARGE:
             return _LARGE[seen]
-        with open(path, "rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+        digest = sha256_file(Path(path))
     except (OSError, ValueError):
         return ABSENT
-    if found.st_size > _CHUNK:
-        _LARGE[seen] = digest.hexdigest()
-    return digest.hexdigest()
+    if found.st_size > _LEAST_KEPT:
+        _LARGE[seen] = digest
+    return digest
 
 
 def kind_of(path: str) -> str:
@@ -117,7 +115,11 @@ def kind_of(path: str) -> str:
 def variable_digest(name: str) -> str:
     """SHA-256 of an environment variable's value: the value itself may be a secret."""
     value = os.environ.get(name)
-    return hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest() if value is not None else ABSENT
+    return _digest(value) if value is not None else ABSENT
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def version_of(distribution: str) -> str:

@@ -121,6 +121,11 @@ class Profiles:
         return [shapes for profile in self.profiles for shapes in profile.corners().values()]
 
 
+def fixed_profile(shapes: Shapes) -> Profiles:
+    """One profile whose min, opt and max shapes are the given ones."""
+    return Profiles((ShapeProfile("fixed", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))
+
+
 def _without(profile: ShapeProfile, axes: Mapping[str, int]) -> dict[str, list[tuple[int, int]]]:
     return {
         name: [(low, high) for i, (low, high) in enumerate(zip(e.min, e.max)) if i != axes.get(name)]

@@ -38,6 +38,12 @@ def versions() -> dict[str, str]:
     return dict(_installed())
 
 
+def major(version: str) -> int:
+    """The first number of a version such as "10.7.0"; 0 where there is none."""
+    first = version.partition(".")[0]
+    return int(first) if first.isdecimal() else 0
+
+
 @functools.cache
 def source_fingerprint() -> str:
     """SHA-256 over qtool's own source files."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.decibels import decibels
 from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
@@ -191,7 +192,7 @@ def _measured(reference: Model, models: Sequence[Model], data: Any, context: Con
         seen += batch.count
         if seen >= SAMPLES:
             break
-    known = [{name: _db(*one) for name, one in own.items()} for own in sums]
+    known = [{name: decibels(signal, noise) for name, (noise, signal) in own.items()} for own in sums]
     levels = [min(own.values(), default=math.nan) for own in known]
     worst = min(known[1], key=known[1].__getitem__, default="")
     shares: list[float | None] = [None, None]
@@ -212,12 +213,6 @@ def _difference(wanted: Array, found: Array) -> tuple[float, float]:
     finite = np.isfinite(a)
     noise = float(((a[finite] - b[finite]) ** 2).sum()) if np.isfinite(b[finite]).all() else math.inf
     return noise, float((a[finite] ** 2).sum())
-
-
-def _db(noise: float, signal: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
 
 
 def _copied(ranges: Ranges | None) -> Ranges | None:

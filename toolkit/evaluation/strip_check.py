@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import tee
 from typing import TYPE_CHECKING
 
+from toolkit.base.decibels import decibels
 from toolkit.base.types import Array
 from toolkit.evaluation.comparison.counterparts import counterparts
 from toolkit.evaluation.evaluate import first_samples
@@ -114,14 +115,8 @@ def _outputs(
 def _drift(name: str, change: Difference, noise: Difference, samples: int, floats: bool) -> Drift:
     if not floats:
         moved, own = (1 - (one.agreement if one.agreement is not None else 1.0) for one in (change, noise))
-        return Drift(name, _db(1, moved), _db(1, own), samples, moved > _TIMES * own + _FLOOR_SHARE)
+        return Drift(name, decibels(1, moved), decibels(1, own), samples, moved > _TIMES * own + _FLOOR_SHARE)
     most = _TIMES * noise.noise + _FLOOR * change.signal
     excessive = bool(change.broken) or (change.noise > most and not noise.broken)
-    level = -math.inf if change.broken else _db(change.signal, change.noise)
-    return Drift(name, level, _db(noise.signal, noise.noise), samples, excessive)
-
-
-def _db(signal: float, noise: float) -> float:
-    if noise <= 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    level = -math.inf if change.broken else decibels(change.signal, change.noise)
+    return Drift(name, level, decibels(noise.signal, noise.noise), samples, excessive)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.context import Context
+from toolkit.evaluation.evaluate import first_samples
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.measured import measured_outputs
 from toolkit.graph.sessions.runnable import not_run
@@ -17,7 +18,7 @@ from toolkit.graph.sessions.session import session
 from toolkit.graph.sessions.side_by_side import run_side_by_side
 
 if TYPE_CHECKING:
-    from toolkit.data.dataset import Batch, CalibrationData
+    from toolkit.data.dataset import CalibrationData
 
 
 @dataclass
@@ -65,7 +66,7 @@ def collect_channels(
     left = not_run(model)
     tensors = sorted(axes.keys() - left.tensors.keys())
     found: dict[str, Channels] = {}
-    for _, values in run_side_by_side(model, tensors, _first(data.batches(batch), samples), lambda one: one.inputs):
+    for _, values in run_side_by_side(model, tensors, first_samples(data, batch, samples), lambda one: one.inputs):
         for name, value in values.items():
             if name not in axes:
                 # a graph from which only inputs are wanted returns its own outputs too
@@ -82,23 +83,13 @@ def collect_channels(
     return found
 
 
-def _first(batches: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
-    """Batches until these have so many samples; all where None."""
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += batch.count
-        if samples is not None and seen >= samples:
-            return
-
-
 def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples: int = 64) -> float:
     """SQNR in dB of a model's worst output against another model of the same function."""
     from toolkit.evaluation.comparison.outcome import compare, summed
 
     sessions = session(reference), session(model, measured_outputs(reference))
     parts = []
-    for batch in _first(data.batches(8), samples):
+    for batch in first_samples(data, 8, samples):
         wanted, found = (one.run(batch.inputs) for one in sessions)
         parts.append(compare(wanted, found, ()))
     return summed(parts).sqnr_db

@@ -18,6 +18,7 @@ from toolkit.evaluation.comparison.outputs import widened
 from toolkit.evaluation.metric import Metric, metric_code
 from toolkit.evaluation.numerics.difference import is_float
 from toolkit.evaluation.numerics.resampling import MetricScore, score_of
+from toolkit.evaluation.numerics.softmax import softmax
 from toolkit.simulation.state_run import Tensors
 
 MetricMaker = Callable[[], Metric]
@@ -145,6 +146,5 @@ def _scores_telling(scores: Array) -> float:
     rows = scores.reshape(-1, scores.shape[-1])
     rows = np.asarray(rows[:: max(len(rows) // _LOOKED_AT, 1)], np.float64)
     with np.errstate(invalid="ignore"):
-        shares = np.exp(rows - rows.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
+        shares = softmax(rows)
     return float((shares * (1 - shares)).sum(axis=1).mean())

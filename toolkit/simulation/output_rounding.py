@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.cpu import blas_threads, session_threads
+from toolkit.base.decibels import decibels
 from toolkit.base.progress import Progress, silent
 from toolkit.base.types import Array
 from toolkit.calibration.related_inputs import RelatedInputs
@@ -284,4 +285,4 @@ def _surely_less(noise: Array, other: Array) -> bool:
 
 
 def _db(signal: float, noise: float) -> float:
-    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else float("inf")
+    return decibels(signal, noise) if signal > 0 else math.inf

@@ -15,7 +15,7 @@ from toolkit.base.errors import DataError, PassError
 from toolkit.base.files import sha256_json
 from toolkit.base.places import Workers, elsewhere
 from toolkit.base.precision import Precision
-from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.profiles import Profiles, fixed_profile
 from toolkit.base.versions import code_fingerprint
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.comparison.outcome import Outcome
@@ -341,5 +341,4 @@ def chosen(data: CalibrationData, settings: Settings) -> CalibrationData:
 
 
 def _profile_of(feed: Batch) -> Profiles:
-    shapes = {name: tuple(value.shape) for name, value in feed.inputs.items()}
-    return Profiles((ShapeProfile("data", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))
+    return fixed_profile({name: value.shape for name, value in feed.inputs.items()})

@@ -18,6 +18,7 @@ from toolkit.backends.layers import network
 from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Profiles
 from toolkit.base.text import literal_glob
+from toolkit.base.versions import major
 
 MODEL, ENGINE, CACHE, TIMING = "model.onnx", "model.engine", "calibration.cache", "engines.timing"
 _PRECISIONS, _CONFIG = "precisions.py", "config.py"
@@ -72,8 +73,7 @@ class BuildOrder:
     @property
     def major(self) -> int:
         """The first number of the version; 0 where there is none."""
-        first = self.version.partition(".")[0]
-        return int(first) if first.isdecimal() else 0
+        return major(self.version)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from toolkit.graph.model import Model
 from toolkit.graph.proto.names import Names
 from toolkit.graph.surgery import assemble
-from toolkit.graph.surgery.tensors import SHORT_FLOATS, make_constant, make_node, onnx_type
+from toolkit.graph.surgery.tensors import SHORT_FLOATS, make_constant, make_node, onnx_type, upstream
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 _VIEWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
@@ -44,8 +44,7 @@ def computed_before_loops(model: Model) -> list[tuple[str, str]]:
 
 def _widened(tensor: gs.Tensor) -> bool:
     """Whether a tensor is a view of the result of a Cast to float32 from a 16-bit type."""
-    while tensor.inputs and tensor.inputs[0].op in _VIEWS:
-        tensor = tensor.inputs[0].inputs[0]
+    tensor = upstream(tensor, _VIEWS)
     cast = tensor.inputs[0] if tensor.inputs else None
     if cast is None or cast.op != "Cast" or int(cast.attrs["to"]) != TensorProto.FLOAT:
         return False

@@ -15,6 +15,7 @@ from toolkit.backends.lowering.parser_forms import (
 from toolkit.backends.lowering.rewrite import pair_precision, pair_reason
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
+from toolkit.base.versions import major
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
@@ -152,12 +153,6 @@ def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal
         if freed or (ask is not None and ask.precision.quantized):
             journal.declined(node.name, Code.NO_KERNEL(op=node.op, version=version))
     model.tidy()
-
-
-def major(version: str) -> int:
-    """The first number of a version; 0 where there is none."""
-    first = version.split(".", 1)[0]
-    return int(first) if first.isdecimal() else 0
 
 
 def _take_out(model: Model) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.base.decibels import decibels
 from toolkit.base.sums import sum_of_products
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
@@ -74,7 +74,7 @@ class Clipping:
     @property
     def level_db(self) -> float:
         """The tensor's SQNR in dB if clipping were the only noise."""
-        return 10 * math.log10(self.signal / self.noise) if self.noise > 0 and self.signal > 0 else math.inf
+        return decibels(self.signal, self.noise)
 
 
 def kept_amax(model: Model) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.decibels import decibels
 from toolkit.base.types import Array
 from toolkit.evaluation.comparison.answers import Answers
 from toolkit.evaluation.metric import are_shares
@@ -97,9 +98,7 @@ class Outcome:
     @property
     def sqnr_db(self) -> float:
         """10 log10(signal / noise) of the worst output; infinite where nothing differs."""
-        if self.noise == 0:
-            return math.inf
-        return -10 * math.log10(self.noise) if math.isfinite(self.noise) else -math.inf
+        return decibels(1.0, self.noise)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary; infinities are written as text."""

@@ -6,7 +6,6 @@ compared again, in the same order, so that the result is that of an uninterrupte
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive
 from toolkit.evaluation.comparison.clipping import Clipping
 from toolkit.evaluation.numerics.difference import Difference
-from toolkit.graph.proto.light import bytes_of
+from toolkit.graph.surgery.tensors import arrays_digest
 
 Outputs = Mapping[str, Array]
 _SAVE_EVERY = 20.0
@@ -120,7 +119,7 @@ class EvaluationCheckpoint:
         """All models' outputs for the next batch: those kept for exactly the same inputs, or else from ``compute``."""
         if self._folder is None:
             return compute(inputs)
-        digest = inputs_digest(inputs)
+        digest = arrays_digest(inputs)
         known = next(self._known, None)
         if known is not None and known.inputs == digest and len(known.outputs) == models:
             return known.outputs
@@ -223,16 +222,6 @@ class EvaluationCheckpoint:
             self._number += 1
             self._room -= sum(batch.bytes for batch in batches)
             yield from batches
-
-
-def inputs_digest(inputs: Outputs) -> str:
-    """SHA-256 of arrays with their names, types and shapes, in hex."""
-    digest = hashlib.sha256()
-    for name, value in sorted(inputs.items()):
-        digest.update(f"{name} {value.dtype} {value.shape};".encode())
-        # strings are objects, whose bytes lie elsewhere
-        digest.update(repr(value.tolist()).encode() if value.dtype.kind == "O" else bytes_of(value))
-    return digest.hexdigest()
 
 
 def _described(batch: _JudgedBatch) -> KeptBatch:

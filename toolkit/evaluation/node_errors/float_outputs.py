@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from toolkit.base.types import Array
-from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint, inputs_digest
+from toolkit.evaluation.node_errors.checkpoint import EvaluationCheckpoint
 from toolkit.graph.model import Model
 from toolkit.graph.proto.on_disk import spilled
 from toolkit.graph.sessions.session import Session, drop_large_session, own_session
+from toolkit.graph.surgery.tensors import arrays_digest
 
 
 class FloatOutputs:
@@ -32,7 +33,7 @@ class FloatOutputs:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs for these inputs."""
-        known = self._known.get(inputs_digest(inputs)) if self._known else None
+        known = self._known.get(arrays_digest(inputs)) if self._known else None
         return dict(known) if known is not None else self.session().run(inputs)
 
     def precompute(self, samples: Iterable[Mapping[str, Array]], kept: EvaluationCheckpoint | None = None) -> None:
@@ -47,7 +48,7 @@ class FloatOutputs:
         kept = kept or EvaluationCheckpoint()
         for inputs in samples:
             (made,) = kept.outputs(inputs, lambda given: [self.session().run(given)], 1)
-            self._known[inputs_digest(inputs)] = {name: spilled(value) for name, value in made.items()}
+            self._known[arrays_digest(inputs)] = {name: spilled(value) for name, value in made.items()}
         kept.close()
         self.give_back()
 

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.cpu import cores
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
-from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.profiles import fixed_profile
 from toolkit.base.progress import Progress
 from toolkit.base.threads import in_threads
 from toolkit.base.types import Array
@@ -301,8 +301,7 @@ def _macs(model: Model, inputs: Mapping[str, Array]) -> int:
 
 def _facts_for(model: Model, inputs: Mapping[str, Array]) -> Facts:
     """Types and shapes with inputs of these shapes."""
-    extents = {name: Extent(shape, shape, shape) for name, shape in ((n, np.shape(v)) for n, v in inputs.items())}
-    return model.facts(Profiles((ShapeProfile("sample", extents),)))
+    return model.facts(fixed_profile({name: np.shape(value) for name, value in inputs.items()}))
 
 
 def _groups(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.numerics.softmax import softmax
 
 OVERLAP = 0.5
 _MOST = 300
@@ -206,8 +207,7 @@ def _activated(scores: Array, settings: Mapping[str, Any]) -> Array:
     if how == "sigmoid":
         return np.asarray(1 / (1 + np.exp(-np.clip(scores, -60, 60))))
     if how == "softmax":
-        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+        return softmax(scores)
     return scores
 
 

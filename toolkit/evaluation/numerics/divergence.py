@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.numerics.softmax import softmax
 
 _MOST_EXPONENT = 60.0
 """The largest exponent whose power of e, and sums of such, fit into float32."""
@@ -28,8 +29,7 @@ def divergence(wanted: Array, found: Array, shares: bool = False) -> float:
         wanted, found = _logs(wanted), _logs(found)
     # what leaves float32's range here is left to the float64 version
     with np.errstate(over="ignore", invalid="ignore"):
-        weights = np.exp(wanted - wanted.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
+        weights = softmax(wanted)
         apart = wanted - found
         apart -= np.einsum("rc,rc->r", weights, apart)[:, None]
     if not apart.min(initial=0.0) > -_MOST_EXPONENT:

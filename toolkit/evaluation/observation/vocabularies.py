@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import onnx_graphsurgeon as gs
-
 from toolkit.graph.model import Model
+from toolkit.graph.surgery.tensors import upstream
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Clip"})
 
@@ -17,12 +16,6 @@ def vocabularies(model: Model) -> frozenset[int]:
         if node.op != "Gather" or node.attrs.get("axis", 0) != 0:
             continue
         table = model.constant(node.inputs[0])
-        if table is not None and table.ndim == 2 and id(_origin(node.inputs[1])) in inputs:
+        if table is not None and table.ndim == 2 and id(upstream(node.inputs[1], _PASSING)) in inputs:
             found.add(int(table.shape[0]))
     return frozenset(found)
-
-
-def _origin(tensor: gs.Tensor) -> gs.Tensor:
-    while tensor.inputs and tensor.inputs[0].op in _PASSING:
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor

@@ -13,13 +13,13 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, QtoolError
-from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.profiles import fixed_profile
 from toolkit.base.types import Array
 from toolkit.graph.interface.batch_values import float_sources, join, one_row_each, same_integers, side_by_side
 from toolkit.graph.layers.constants import is_random
 from toolkit.graph.model import Model
 from toolkit.graph.proto.light import LightModel
-from toolkit.graph.proto.nodes import reads_of
+from toolkit.graph.proto.nodes import keep_first_nodes, reads_of
 from toolkit.graph.sessions.endless_loops import EndlessLoopError
 from toolkit.graph.sessions.runnable import cut, not_run_in
 from toolkit.graph.sessions.session import Session, own_session, session
@@ -165,8 +165,7 @@ def fault_by_shapes(
         name: tuple(samples if axis == axes.get(name) else size for axis, size in enumerate(value.shape))
         for name, value in sample.items()
     }
-    extents = {name: Extent(shape, shape, shape) for name, shape in shapes.items()}
-    facts = model.facts(Profiles((ShapeProfile("batch", extents),)))
+    facts = model.facts(fixed_profile(shapes))
     for node in model.nodes:
         known = [_shape(model, facts, tensor) for tensor in node.inputs]
         target = model.constant(node.inputs[1]) if node.op in ("Reshape", "Expand") and len(node.inputs) > 1 else None
@@ -308,11 +307,7 @@ class _BlameSearch:
         """Whether the first nodes compute the batch."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.prepared.proto)
-        del proto.graph.node[count:]
-        read = {name for node in proto.graph.node for name in reads_of(node)}
-        ends = [name for node in proto.graph.node for name in node.output if name and name not in read]
-        del proto.graph.output[:]
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
+        keep_first_nodes(proto.graph, count)
         try:
             self._loaded(proto, None).run(self.joined)
         except ModelError:

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.graph.model import Model
 from toolkit.graph.surgery.assemble import reads
+from toolkit.graph.surgery.tensors import upstream
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand"})
 _GROWS = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
@@ -25,7 +26,7 @@ def continued_inputs(model: Model) -> dict[str, str]:
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     found = {}
     for output in model.graph.outputs:
-        maker = _source(output)
+        maker = upstream(output, _PASSING)
         past = next((inputs[id(one)] for one in _held(maker, output) if id(one) in inputs), None)
         if past is not None:
             found[output.name] = past
@@ -95,13 +96,6 @@ def _alike(one: gs.Tensor, other: gs.Tensor) -> bool:
     return len(one.shape) == len(other.shape) and all(a == b for a, b in fixed)
 
 
-def _source(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor found upstream past nodes that only move or retype values."""
-    while tensor.inputs and tensor.inputs[0].op in _PASSING:
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor
-
-
 def _held(tensor: gs.Tensor, output: gs.Tensor) -> list[gs.Tensor]:
     """The tensors that may be the past which the maker of ``tensor`` adds to; empty where it adds to none."""
     if not tensor.inputs:
@@ -112,12 +106,12 @@ def _held(tensor: gs.Tensor, output: gs.Tensor) -> list[gs.Tensor]:
         held = _input(node, _HANDS_ON[node.op].get(places[id(tensor)]))
     elif node.op == "Concat":
         axis = int(node.attrs.get("axis", 0))
-        held = [one for one in node.inputs if _may_grow(_source(one), axis)]
+        held = [one for one in node.inputs if _may_grow(upstream(one, _PASSING), axis)]
     elif node.op in _GROWS:
         held = _input(node, 0)
     else:
         return []
-    pasts = [_source(one) for one in held]
+    pasts = [upstream(one, _PASSING) for one in held]
     # a Concat of features with an input that is none of the past gives another shape
     return [one for one in pasts if one.shape is None or output.shape is None or len(one.shape) == len(output.shape)]
 

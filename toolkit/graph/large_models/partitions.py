@@ -11,7 +11,6 @@ convolutions that hand on their results in blocked layout, the last bits may dif
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from toolkit.graph.large_models.cutting import SHARE, Cut, Partition, widened_by
 from toolkit.graph.large_models.memory import loaded, weights_limit
 from toolkit.graph.large_models.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.large_models.partition_types import HALF, narrowed, rounded, widen_between_partitions, widened
-from toolkit.graph.proto.light import LightModel, bytes_of
+from toolkit.graph.proto.light import LightModel
 from toolkit.graph.proto.on_disk import spilled
+from toolkit.graph.surgery.tensors import arrays_digest
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -202,7 +202,7 @@ class PartitionedSession:
         """A sample before the first partition that it has to be run in; ``first`` is the first that gives an output."""
         if self._boundaries is None:
             return _PassingSample(feed, dict(feed))
-        key = _digest(feed)
+        key = arrays_digest({name: as_array(value) for name, value in feed.items()})
         start, values = self._boundaries.last(key, first)
         return _PassingSample(feed, {**feed, **values}, key, start)
 
@@ -356,12 +356,3 @@ class Boundaries:
         }
         for old in [one for one in known if one < number - 1]:
             del known[old]
-
-
-def _digest(feed: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(feed.items()):
-        array = as_array(value)
-        digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(array.tobytes() if array.dtype.hasobject else bytes_of(array))
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
+from toolkit.graph.surgery.tensors import upstream
 
 _POOL = "GlobalAveragePool"
 _THROUGH = ("Cast", "Identity")
@@ -147,7 +148,7 @@ class Forms:
         if divided is None:
             return None
         last, over = divided
-        if self._root(over) is not self._root(difference):
+        if upstream(over, _THROUGH) is not upstream(difference, _THROUGH):
             # exporters that do not look for common terms compute the difference twice
             other = self._maker(over, nodes)
             if not centred or other is None or not self._centred(other, axes, nodes) or other.inputs[0] is not source:
@@ -270,12 +271,6 @@ class Forms:
             nodes.append(tensor.outputs[0])
             tensor = tensor.outputs[0].outputs[0]
         return tensor.outputs[0] if len(tensor.outputs) == 1 else None, tensor
-
-    def _root(self, tensor: gs.Tensor) -> gs.Tensor:
-        """The tensor that casts made this one of."""
-        while tensor.inputs and tensor.inputs[0].op in _THROUGH:
-            tensor = tensor.inputs[0].inputs[0]
-        return tensor
 
     def _other(self, node: gs.Node, tensor: gs.Tensor) -> gs.Tensor | None:
         """The constant that a node joins with a tensor; None where there is none."""

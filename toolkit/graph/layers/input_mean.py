@@ -6,7 +6,6 @@ They go with the model from the pass that changes an activation to the one that 
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
@@ -14,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
+from toolkit.graph.surgery.tensors import content_digest
 
 _MEAN, _CORRECTED, _SETTLED = "qtool.input_mean", "qtool.corrected_mean", "qtool.bias_settled_for"
 
@@ -68,7 +68,7 @@ def is_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> bool:
 
 
 def _digest(values: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values, np.float32).tobytes()).hexdigest()[:16]
+    return content_digest(np.asarray(values, np.float32))[:16]
 
 
 def _read(model: Model, node: gs.Node, key: str) -> Array | None:

@@ -18,7 +18,7 @@ from toolkit.graph.proto.light import LightModel, is_detached
 from toolkit.graph.proto.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto.on_disk import spilled_as
 from toolkit.graph.proto.stored import stored_tensors
-from toolkit.graph.proto.survey import TYPE_ATTRIBUTES, Survey
+from toolkit.graph.proto.survey import TYPE_ATTRIBUTES, Survey, tensor_type
 from toolkit.graph.shape_inference.block_functions import declare, is_written_out, round_by_function
 from toolkit.graph.surgery.tensors import np_dtype
 
@@ -115,20 +115,11 @@ def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 def is_bfloat16(kind: onnx.TypeProto) -> bool:
     """Whether a type is that of a bfloat16 tensor, or of a sequence or an optional of such."""
-    inner = _element(kind)
+    inner = tensor_type(kind)
     return inner is not None and inner.elem_type == TensorProto.BFLOAT16
 
 
 def _retype_value(kind: onnx.TypeProto, types: Mapping[int, int]) -> None:
-    inner = _element(kind)
+    inner = tensor_type(kind)
     if inner is not None:
         inner.elem_type = types.get(inner.elem_type, inner.elem_type)
-
-
-def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor | None:
-    """The tensor type within a type: of a sequence or an optional the one that it holds."""
-    word = kind.WhichOneof("value")
-    while word in ("sequence_type", "optional_type"):
-        kind = getattr(kind, word).elem_type
-        word = kind.WhichOneof("value")
-    return kind.tensor_type if word == "tensor_type" else None

@@ -49,6 +49,21 @@ def node_words(node: onnx.NodeProto) -> str:
     return f"node '{node.name}' ({node.op_type})"
 
 
+def keep_first_nodes(graph: onnx.GraphProto, count: int) -> bool:
+    """Leave the first nodes of a graph, with all results that none of them reads as outputs, in place.
+
+    Returns:
+        Whether there are any outputs.
+    """
+    del graph.node[count:]
+    read = {name for node in graph.node for name in reads_of(node)}
+    ends = [name for node in graph.node for name in node.output if name and name not in read]
+    del graph.output[:]
+    for name in ends:
+        graph.output.add(name=name)
+    return bool(ends)
+
+
 def opset_of(proto: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a model says it uses; 0 where it names none."""
     return next((one.version for one in proto.opset_import if one.domain in ONNX_DOMAINS), 0)

@@ -50,7 +50,8 @@ class Survey:
             types.update(one.values.data_type for one in proto.graph.sparse_initializer)
         for graph in (proto.graph, *(subgraphs_of(proto.graph) if attributes else ())):
             for value in (*graph.input, *graph.output):
-                types.update(_elements(value.type))
+                if (held := tensor_type(value.type)) is not None:
+                    types.add(held.elem_type)
         return cls(frozenset(operators), frozenset(types))
 
 
@@ -67,10 +68,10 @@ def _look(node: onnx.NodeProto, types: set[int]) -> bool:
     return holds
 
 
-def _elements(kind: onnx.TypeProto) -> set[int]:
-    """The element type within a type: for a sequence or an optional that of what it holds."""
+def tensor_type(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor | None:
+    """The tensor type within a type: of a sequence or an optional the one that it holds; None where it is another."""
     word = kind.WhichOneof("value")
     while word in ("sequence_type", "optional_type"):
         kind = getattr(kind, word).elem_type
         word = kind.WhichOneof("value")
-    return {kind.tensor_type.elem_type} if word == "tensor_type" else set()
+    return kind.tensor_type if word == "tensor_type" else None

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import onnx
-
 from toolkit.base.errors import ModelError
 from toolkit.graph.proto.light import LightModel
-from toolkit.graph.proto.nodes import all_nodes, reads_of
+from toolkit.graph.proto.nodes import all_nodes, keep_first_nodes
 
 _MOST_NODES, _MOST_BYTES = 5_000, 256 << 20
 """A model with more nodes, or bytes of weights, is not loaded in parts to find one."""
@@ -44,14 +42,9 @@ def with_node(error: ModelError, model: LightModel, load: Callable[[LightModel],
 def _refused(model: LightModel, count: int, load: Callable[[LightModel], Any]) -> bool:
     """Whether the first nodes alone are refused."""
     part = model.copy()
-    graph = part.proto.graph
-    del graph.node[count:]
-    read = {name for node in graph.node for name in reads_of(node)}
-    ends = [name for node in graph.node for name in node.output if name and name not in read]
-    del graph.output[:]
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
+    has_outputs = keep_first_nodes(part.proto.graph, count)
     try:
         load(part.drop_unread())
     except ModelError:
-        return bool(ends)
+        return has_outputs
     return False

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import PassError
-from toolkit.graph.surgery.assemble import detach, subgraphs
+from toolkit.graph.surgery.assemble import bodies, detach
 
 
 def sort(graph: gs.Graph, recurse: bool = True) -> None:
@@ -18,7 +18,7 @@ def sort(graph: gs.Graph, recurse: bool = True) -> None:
     Raises:
         PassError: the graph has a cycle.
     """
-    for sub in list(_directly_in(graph)) if recurse else ():
+    for sub in _directly_in(graph) if recurse else ():
         sort(sub)
     levels: dict[int, int] = {}
     ordered: list[gs.Node] = []
@@ -84,9 +84,13 @@ def _level(first: gs.Node, inside: set[int], levels: dict[int, int], ordered: li
                 highest[-1] = max(highest[-1], level)
 
 
+def _directly_in(graph: gs.Graph) -> list[gs.Graph]:
+    return [sub for node in graph.nodes for sub in bodies(node)]
+
+
 def drop_unused(graph: gs.Graph) -> None:
     """Drop the nodes that no output of their graph needs, in subgraphs first; inputs and outputs stay."""
-    for sub in list(_directly_in(graph)):
+    for sub in _directly_in(graph):
         drop_unused(sub)
     for tensor in graph.inputs:
         tensor.inputs.clear()
@@ -132,16 +136,7 @@ def _makers(node: gs.Node, inside: set[int]) -> list[gs.Node]:
 
 def _read_inside(node: gs.Node) -> Iterator[gs.Tensor]:
     """What the subgraphs of a node read and return."""
-    for value in node.attrs.values():
-        if isinstance(value, gs.Graph):
-            for sub in (value, *subgraphs(value)):
-                yield from sub.outputs
-                for inner in sub.nodes:
-                    yield from inner.inputs
-
-
-def _directly_in(graph: gs.Graph) -> Iterator[gs.Graph]:
-    for node in graph.nodes:
-        for value in node.attrs.values() if node.attrs else ():
-            if isinstance(value, gs.Graph):
-                yield value
+    for sub in bodies(node, recursive=True):
+        yield from sub.outputs
+        for inner in sub.nodes:
+            yield from inner.inputs

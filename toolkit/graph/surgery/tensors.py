@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -126,9 +126,26 @@ def _finite(values: np.ndarray[Any, Any]) -> bool:
     return values.dtype.kind != "f" or all(bool(np.isfinite(values[part]).all()) for part in parts_of(values))
 
 
+def upstream(tensor: gs.Tensor, ops: Container[str]) -> gs.Tensor:
+    """The first tensor upstream that no node of these operators makes, each followed to its first input."""
+    while tensor.inputs and tensor.inputs[0].op in ops:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
 def content_digest(values: np.ndarray[Any, Any]) -> str:
     """SHA-256 of an array's bytes, in hex."""
     return hashlib.sha256(bytes_of(values)).hexdigest()
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """SHA-256 of arrays with their names, types and shapes, in hex."""
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype} {values.shape};".encode())
+        # strings are objects: the array's own bytes are pointers to them
+        digest.update(repr(values.tolist()).encode() if values.dtype.hasobject else bytes_of(values))
+    return digest.hexdigest()
 
 
 def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:

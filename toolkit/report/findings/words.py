@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from toolkit.base.text import count
 from toolkit.contract.registry import pass_name
 from toolkit.contract.roles import Role
 
@@ -52,6 +53,11 @@ def db(level: float | str | None) -> str:
 def output_words(output: str, squashed_by: str | None = None) -> str:
     """An output's name, and the operator before it that maps it to a fixed range, if any."""
     return f"'{output}'{f' (after {squashed_by})' if squashed_by else ''}" if output else "the outputs"
+
+
+def float_metric(metric: str, value: float, samples: int) -> str:
+    """The float model's own value of a metric, as a sentence begins."""
+    return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
 
 
 def percent(share: float | str, digits: int = 1) -> str:

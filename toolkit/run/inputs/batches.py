@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.base.errors import ModelError, QtoolError, RecipeError
-from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.profiles import fixed_profile
 from toolkit.base.types import Array
 from toolkit.graph.interface.states import shapes_to_join
 from toolkit.graph.sessions.endless_loops import EndlessLoopError
@@ -108,8 +108,7 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         shapes = one_sample(shapes_to_join(model), seen)
         if sum(math.prod(shape) for shape in shapes.values()) > _MOST_VALUES:
             return None
-        fixed = ShapeProfile("one", {name: Extent(shape, shape, shape) for name, shape in shapes.items()})
-        data = CalibrationData.open(None, model, Profiles((fixed,)), random={"seed": 0, "samples": 2})
+        data = CalibrationData.open(None, model, fixed_profile(shapes), random={"seed": 0, "samples": 2})
     first = _first(data)
     if first is None:
         if source is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.decibels import decibels
 from toolkit.base.parts import along, parts_of
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
@@ -230,7 +231,7 @@ def rounding(
         one_sided: the activations are never negative.
     """
     noise = sum(10 ** (-value / 10) for value in sides.values())
-    level = both if both is not None else -10 * math.log10(noise) if noise else math.inf
+    level = both if both is not None else decibels(1.0, noise)
     first, *others = sorted(sides, key=lambda side: sides[side])
     why = CauseCode.ROUNDING(
         sqnr_db=level,
@@ -275,4 +276,4 @@ def weight_sqnr_db(values: Array, axis: int | None, precision: Precision) -> flo
         error = wide - on_grid(wide / own, precision) * own
         noise += float(np.sum(np.square(error, dtype=np.float64)))
         signal += float(np.sum(np.square(wide, dtype=np.float64)))
-    return 10 * math.log10(signal / noise) if noise and signal else math.inf
+    return decibels(signal, noise)

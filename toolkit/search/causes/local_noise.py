@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from toolkit.base.cpu import session_threads
+from toolkit.base.decibels import decibels
 from toolkit.base.spread import spread_indices
 from toolkit.base.types import Array
 from toolkit.evaluation.comparison.clipping import Clipping
@@ -162,7 +163,7 @@ class _SingleLayer:
         )  # fmt: skip
 
     def _db(self, noise: float) -> float:
-        return 10 * math.log10(self.signal / noise) if noise > 0 and self.signal > 0 else math.inf
+        return decibels(self.signal, noise) if self.signal > 0 else math.inf
 
     def _differ(self, key: _Way | None, wanted: Array, operands: Mapping[int, Array]) -> None:
         found = self._run(operands)

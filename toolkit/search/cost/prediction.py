@@ -20,7 +20,7 @@ from toolkit.graph.layers.macs import macs, shape_of
 from toolkit.graph.layers.work import CONVERSIONS, role
 from toolkit.graph.model import Model
 from toolkit.graph.shape_inference.facts import Facts
-from toolkit.graph.surgery.tensors import onnx_type
+from toolkit.graph.surgery.tensors import onnx_type, upstream
 from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZERS, FOLDED, PAIR_OPERATORS
 from toolkit.search.cost.cost_model import LAUNCH
 from toolkit.search.cost.gpus import GpuSpec
@@ -248,10 +248,7 @@ class _Predictor:
 
     def _bytes(self, tensor: gs.Tensor) -> float:
         """Bytes of a tensor in memory; a weight read through a pair is stored in the pair's type."""
-        stored = tensor
-        if self.pairs:
-            while stored.inputs and stored.inputs[0].op in DEQUANTIZERS:
-                stored = stored.inputs[0].inputs[0]
+        stored = upstream(tensor, DEQUANTIZERS) if self.pairs else tensor
         shape = shape_of(self.facts, tensor.name) or self._declared(tensor)
         if shape is None:
             makes_floats = self.facts.is_float(tensor.name)

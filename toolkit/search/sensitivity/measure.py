@@ -21,6 +21,7 @@ from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.machines import machine_notes
 from toolkit.evaluation.comparison.outcome import Outcome
+from toolkit.evaluation.numerics.ranks import ranks
 from toolkit.search.sensitivity.independent_layers import at_outputs, independent, outputs_reached
 from toolkit.search.sensitivity.stale_measurements import stale_measurements
 from toolkit.simulation.simulation import Simulation
@@ -315,17 +316,10 @@ def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's rank correlation, ties at their mean rank; 1.0 where either has no order."""
-    a, b = _ranks(first), _ranks(second)
+    a, b = (ranks(np.asarray(values, np.float64)) for values in (first, second))
     if a.std() == 0 or b.std() == 0:
         return 1.0
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    array = np.asarray(values, np.float64)
-    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray(((ends - counts + ends - 1) / 2)[inverse], np.float64)
 
 
 def reliability(parts: Sequence[Sequence[float]]) -> float:

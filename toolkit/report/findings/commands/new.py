@@ -8,14 +8,10 @@ from toolkit.base.text import count
 from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import joined, pass_for, quoted
+from toolkit.report.findings.words import float_metric, joined, pass_for, quoted
 
 _MOST = 4
 """Dimensions and settings that are named."""
-
-
-def _own(metric: str, value: float, samples: int) -> str:
-    return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
 
 
 def _sizes_fixed(dimensions: Sequence[str], sizes: Sequence[int], inputs: Sequence[str]) -> str:
@@ -85,7 +81,7 @@ NEW: Table = {
     ),
     ReportCode.NEW_BLANK: "CTC's blank is class {blank}: labels name class {named}.",
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",
-    ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{_own(metric, value, samples)}.",
+    ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{float_metric(metric, value, samples)}.",
     ReportCode.ARRAY_NOT_FINITE: (
         "'{array}' holds {nan} NaN and {infinite} infinite values, with which nothing can be calibrated or compared."
     ),

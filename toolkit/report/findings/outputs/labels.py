@@ -9,11 +9,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metrics.table import METRICS
 from toolkit.report.findings.outputs.tasks import counted_points
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import percent
-
-
-def _own(metric: str, value: float, samples: int) -> str:
-    return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
+from toolkit.report.findings.words import float_metric, percent
 
 
 def _no_better(metric: str, value: float, samples: int, useless: float) -> str:
@@ -21,7 +17,7 @@ def _no_better(metric: str, value: float, samples: int, useless: float) -> str:
     ahead = info is not None and (value > useless if info.higher_is_better else value < useless)
     # by so little that it may be chance
     told = f"not measurably better than {useless:.4g}" if ahead else f"no better than {useless:.4g}"
-    return f"{_own(metric, value, samples)}, {told}, which needs no model"
+    return f"{float_metric(metric, value, samples)}, {told}, which needs no model"
 
 
 def _useless(metric: str, value: float, samples: int, useless: float) -> str:
@@ -38,11 +34,11 @@ def _says_little(metric: str, value: float, samples: int, useless: float, better
 
 def _shifted(metric: str, value: float, samples: int, offset: int, share: float, modulo: int) -> str:
     if modulo == 2:
-        told = f"{_own(metric, value, samples)}, and {percent(share)} with the labels 0 and 1 swapped"
+        told = f"{float_metric(metric, value, samples)}, and {percent(share)} with the labels 0 and 1 swapped"
         return f"{told}: the labels call the other class 1."
     counted = f" (counted modulo {modulo})" if modulo else ""
     return (
-        f"{_own(metric, value, samples)}, but {percent(share)} of the labels are its answer "
+        f"{float_metric(metric, value, samples)}, but {percent(share)} of the labels are its answer "
         f"{'+' if offset > 0 else '-'} {abs(offset)}{counted}: the labels start at another number."
     )
 
@@ -105,7 +101,7 @@ def _renamed(metric: str, value: float, samples: int, share: float, joined: bool
         else "the labels are in another order than the model's classes"
     )
     told = f"its answers predict {percent(share)} of the labels under another numbering"
-    return f"{_own(metric, value, samples)}, but {told}: {how}."
+    return f"{float_metric(metric, value, samples)}, but {told}: {how}."
 
 
 LABELS: Table = {
@@ -120,13 +116,13 @@ LABELS: Table = {
     EvaluationCode.LABELS_SHIFTED: _shifted,
     EvaluationCode.LABELS_RENAMED: _renamed,
     EvaluationCode.OTHER_THRESHOLD: lambda metric, value, samples, threshold, better, share: (
-        f"{_own(metric, value, samples)} with scores above {threshold:.3g} as class 1, but {percent(share)} of the "
-        f"labels fit scores above {better:.3g}: set [evaluation] threshold to the one that the application uses."
+        f"{float_metric(metric, value, samples)} with scores above {threshold:.3g} as class 1, but {percent(share)} of "
+        f"the labels fit scores above {better:.3g}: set [evaluation] threshold to the one that the application uses."
     ),
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,
     EvaluationCode.SAYS_LITTLE: _says_little,
     EvaluationCode.LABELS_IN_OTHER_UNIT: lambda metric, value, samples, boxes, labels: (
-        f"{_own(metric, value, samples)}: its boxes reach to {boxes:.3g} (median of the larger of right and bottom), "
-        f"the labels' to {labels:.3g}. Give the labels in the unit of the model's boxes."
+        f"{float_metric(metric, value, samples)}: its boxes reach to {boxes:.3g} (median of the larger of right and "
+        f"bottom), the labels' to {labels:.3g}. Give the labels in the unit of the model's boxes."
     ),
 }
