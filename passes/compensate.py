@@ -24,15 +24,15 @@ from toolkit import (
 )
 
 _MOST = 1.5
-"""The largest factor that is applied to a channel's scale; the smallest is its inverse."""
+"""The largest factor for a channel's scale; the smallest is its inverse."""
 
 
 class Compensate(CorrectBias):
-    """Give each output channel of a quantized layer the factor and the offset that bring it closest to the float one.
+    """Scale and offset each output channel of a quantized layer so that it is closest to the float output.
 
-    Both are least squares on calibration samples (channel-wise affine compensation: Tao et al., "QwT-v2", 2025, arXiv
-    2505.20932). The factor goes into the scales of the weights, whose integers stay, and the offset into the bias, so
-    that nothing is added to the engine. Use it after insert_qdq, instead of correct_bias.
+    Both are fitted by least squares on calibration samples (channel-wise affine compensation: Tao et al., "QwT-v2",
+    2025, arXiv 2505.20932). The factor is folded into the weight scales (the quantized weights stay the same) and the
+    offset into the bias, so the engine gets no extra operations. Use it after insert_qdq, instead of correct_bias.
     """
 
     name = "compensate"
@@ -52,31 +52,31 @@ class Compensate(CorrectBias):
     def _compensate(
         self, model: Model, layer: RoundedLayer, error: ChannelErrors, names: Names, context: Context
     ) -> None:
-        """Write the factor and the offset of each output channel into the layer's scales and bias."""
+        """Fold the factor and offset of each output channel into the layer's weight scales and bias."""
         place = bias_place(model, layer.node, len(error.error))
         if place is None:
             context.journal.declined(layer.node.name, Code.NO_BIAS())
             return
         factor = self._scaled(model, layer, error.factor(), names) if self.scale else np.ones(len(error.error))
         rounding = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
-        number = error.number(factor) - rounding_correction(model, layer.node, rounding)
-        context.note_float_values(*place.add(model, number, "compensated", names, layer.weight.dtype))
-        why = Code.OUTPUT_ERROR(factor=np.abs(factor - 1).max(), number=np.abs(number).max())
+        offset = error.number(factor) - rounding_correction(model, layer.node, rounding)
+        context.note_float_values(*place.add(model, offset, "compensated", names, layer.weight.dtype))
+        why = Code.OUTPUT_ERROR(factor=np.abs(factor - 1).max(), number=np.abs(offset).max())
         context.journal.changed(layer.node.name, Code.COMPENSATED(holder=place.holder.name), why)
 
     def _scaled(self, model: Model, layer: RoundedLayer, factor: Array, names: Names) -> Array:
-        """Multiply the scales of a layer's weights; returns by how much, since scales are rounded to float16.
+        """Multiply a layer's weight scales; returns the factors applied, whose scales are rounded to float16.
 
         Args:
             model: the graph; it is changed.
             layer: the layer.
-            factor: by output channel, float64 [channels]; limited to 1.5 and its inverse.
+            factor: of each output channel, float64 [channels]; clipped to 1.5 and its inverse.
             names: the tensors' names.
         """
         back, quantize = layer.dequantize, layer.quantize
         readers = len(back.outputs[0].outputs), len(quantize.outputs[0].outputs)
         old = model.constant(quantize.inputs[1])
-        # scales that other layers use too stay, and so does one that serves all channels
+        # scales that are shared with other layers, or by all channels, stay as they are
         if layer.axis is None or readers != (1, 1) or old is None:
             return np.ones(len(factor))
         wanted = np.asarray(old, np.float64) * np.clip(factor, 1 / _MOST, _MOST)

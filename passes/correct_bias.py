@@ -32,18 +32,18 @@ class CorrectBias(Helper):
     """
 
     name = "correct_bias"
-    # it works on pairs, so it is not tried on a float model
+    # it needs Q/DQ pairs, so it cannot be tried on a float model
     role = None
     supports_dry_run = True
     mends = Harm.SHIFTED_MEAN
-    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
+    samples: int = Field(64, gt=0, le=1_000_000, description="how many calibration samples to use")
 
     def measures_engines(self) -> bool:
-        """No engines are built."""
+        """Builds no engines."""
         return False
 
     def apply(self, model: Model, context: Context) -> None:
-        """Correct every quantized layer that has a bias, or can have one.
+        """Correct every quantized layer that has a bias or can be given one.
 
         Raises:
             RangesError: there is no calibration data.
@@ -68,7 +68,7 @@ class CorrectBias(Helper):
         model.tidy()
 
     def _correct_all(self, model: Model, layers: list[RoundedLayer], data: CalibrationData, context: Context) -> None:
-        """Correct these layers by the mean of their inputs on samples; each gets a line in the journal."""
+        """Correct these layers by their mean inputs on the samples; each gets a journal entry."""
         from toolkit import collect_channels
 
         axes = {one.node.inputs[0].name: 1 if one.node.op in ("Conv", "ConvTranspose") else -1 for one in layers}
@@ -85,7 +85,7 @@ class CorrectBias(Helper):
             self._correct(model, layer, means[node.inputs[0].name], names, context)
 
     def _correct(self, model: Model, layer: RoundedLayer, mean: Array, names: Names, context: Context) -> None:
-        """Correct one layer's bias; ``mean`` is that of each input channel, float64 [channels]."""
+        """Correct one layer's bias; ``mean`` is the mean of each input channel, float64 [channels]."""
         node = layer.node
         error = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
         shift = response(node, error, mean) + rounding_correction(model, node, error)

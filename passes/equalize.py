@@ -1,4 +1,4 @@
-"""Cross-layer equalization: even out the channels between two layers without changing the function."""
+"""Cross-layer equalization: even out channel ranges between two layers without changing the function."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _CHANGE = 1e-3
 class Equalize(Helper):
     """Cross-layer equalization: scale channels between Conv and Gemm layers so that one INT8 scale serves them all.
 
-    For W1 -> ReLU -> W2, channel c of W1 is divided by s and that of W2 multiplied, s = sqrt(r1 / r2) with r the
-    largest weights of the channel: Nagel et al., "Data-free quantization through weight equalization and bias
+    For W1 -> ReLU -> W2, channel c of W1 is divided by s = sqrt(r1 / r2) and that of W2 multiplied by it, where r is
+    the channel's largest weight magnitude: Nagel et al., "Data-free quantization through weight equalization and bias
     correction", ICCV 2019, equation 11. Depthwise chains are traversed until nothing changes.
     """
 
     name = "equalize"
     supports_dry_run = True
     mends = Harm.UNEVEN_WEIGHTS
-    rounds: int = Field(20, gt=0, le=1_000_000, description="go over all pairs at most this many times")
+    rounds: int = Field(20, gt=0, le=1_000_000, description="largest number of passes over all pairs")
 
     def measures_engines(self) -> bool:
-        """No engines are built."""
+        """Builds no engines."""
         return False
 
     def applicable_layers(self, model: Model) -> set[str]:
-        """Layers whose input channels are scaled: those that come second in a pair that is not even yet."""
+        """Layers whose input channels would be scaled: the second of each pair that is not equalized yet."""
         layers, pairs = self._pairs(model, Context())
         weights = {name: LayerWeights(model, layers[name]) for pair in pairs for name in pair}
         pairs = [pair for pair in pairs if _change(_factor(*(weights[name] for name in pair))) >= _CHANGE]
@@ -40,7 +40,7 @@ class Equalize(Helper):
         return {name for pair in pairs for name in pair if name not in first or _is_downstream(layers[name], first)}
 
     def apply(self, model: Model, context: Context) -> None:
-        """Equalize every pair; each gets a line in the journal, refusals with their reason."""
+        """Equalize every pair; each gets a journal entry, those declined with the reason."""
         from toolkit import forget_ranges
 
         layers, pairs = self._pairs(model, context)
@@ -62,7 +62,7 @@ class Equalize(Helper):
         forget_ranges(context)
 
     def _pairs(self, model: Model, context: Context) -> tuple[dict[str, gs.Node], list[tuple[str, str]]]:
-        """The layers by name, and the pairs of them that can be equalized; refusals get a line in the journal."""
+        """The layers by name, and the pairs that can be equalized; the journal notes why others cannot."""
         forms, facts, inner = Forms(model), model.facts(context.profiles), model.subgraph_tensors()
         layers = {node.name: node for node in model.nodes if _is_layer(model, node)}
         found = (self._pair(model, forms, facts, inner, node, context) for node in layers.values())
@@ -71,7 +71,7 @@ class Equalize(Helper):
     def _pair(
         self, model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node, context: Context
     ) -> tuple[str, str] | None:
-        """The layer and the only layer that reads its result, or None; a refusal gets a line in the journal.
+        """The layer and the only layer that reads its output; None, with a journal entry, if there is no such pair.
 
         ``inner`` names the tensors that subgraphs read.
         """
@@ -92,10 +92,10 @@ class Equalize(Helper):
 
 
 def _next_layer(model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node) -> gs.Node | Finding | None:
-    """The only layer that reads a layer's result; or why there is none, where that is worth a line in the journal."""
+    """The only layer that reads a layer's output; else why there is none, or None if that is not worth reporting."""
     holder = bias_of(model, first)
     tensor = (holder[0] if holder is not None and first.op == "MatMul" else first).outputs[0]
-    # a convolution's channels lie along axis 1 until a pool and a Flatten have left no axes after them
+    # a convolution's channels are on axis 1 until a global pool and a Flatten leave only that axis
     spatial, pooled = first.op == "Conv", False
     while True:
         if model.is_output(tensor) or tensor.name in inner:
@@ -115,7 +115,7 @@ def _next_layer(model: Model, forms: Forms, facts: Facts, inner: set[str], first
 
 
 def _not_constant(model: Model, first: gs.Node, second: gs.Node) -> Finding | None:
-    """Which of the operands that are scaled is computed, or a weight that other nodes read; None where none is."""
+    """Why the operands to be scaled cannot be changed: one is computed, or a weight is shared. None if they can."""
     operands = [layer.inputs[1] for layer in (first, second)]
     if any(model.constant(t) is None or len(t.outputs) > 1 for t in operands):
         return Code.WEIGHTS(part="weight")
@@ -130,14 +130,14 @@ def _transposed(layer: gs.Node) -> bool:
 
 
 def _is_layer(model: Model, node: gs.Node) -> bool:
-    """Whether a node is a Conv or a Gemm, also one that is written as a MatMul and the Add of its bias."""
+    """Whether a node is a Conv or a Gemm, including a Gemm exported as MatMul and bias Add."""
     if node.op == "MatMul":
         return model.constant(node.inputs[1]) is not None and bias_of(model, node) is not None
     return node.op in ("Conv", "Gemm")
 
 
 def _is_downstream(layer: gs.Node, first: set[str]) -> bool:
-    """Whether the way up from a layer's input meets the first layer of a pair before anything branches."""
+    """Whether the path upstream of a layer's input reaches the first layer of a pair before it branches."""
     tensor = layer.inputs[0]
     while tensor.inputs:
         node = tensor.inputs[0]
@@ -150,7 +150,7 @@ def _is_downstream(layer: gs.Node, first: set[str]) -> bool:
 
 
 def _step(first: LayerWeights, second: LayerWeights) -> float:
-    """Equalize one pair; how far the largest factor was from 1."""
+    """Equalize one pair; returns how far the largest factor was from 1."""
     factor = _factor(first, second)
     first.scale_out(1.0 / factor)
     second.scale_in(factor)
@@ -158,9 +158,9 @@ def _step(first: LayerWeights, second: LayerWeights) -> float:
 
 
 def _factor(first: LayerWeights, second: LayerWeights) -> Array:
-    """What each channel of the first layer is divided by, so that both have the same range there."""
+    """By what each channel of the first layer is divided, so that the channel has the same range in both layers."""
     r1, r2 = first.out_range(), second.in_range()
-    # a dead channel has nothing to be equalized with
+    # a dead channel has no range to equalize
     live = (r1 > 0) & (r2 > 0)
     return np.asarray(np.where(live, np.sqrt(np.where(live, r1, 1.0) / np.where(live, r2, 1.0)), 1.0))
 
@@ -171,6 +171,6 @@ def _change(factor: Array) -> float:
 
 
 def _unevenness(ranges: Array) -> float:
-    """The largest range of a channel over the median of all channels."""
+    """The largest channel range relative to the median over all channels."""
     median = float(np.median(ranges))
     return float(ranges.max()) / median if median > 0 else float("inf")

@@ -1,4 +1,4 @@
-"""Fold BatchNormalization into the convolution or Gemm before it, whichever way either is written."""
+"""Fold BatchNormalization into the preceding convolution or Gemm, however either is exported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WHY = Code.SCALES_CHANNELS()
 
 
 class FoldBatchNorm(Pass):
-    """Fold BatchNormalization, or the constant Mul, Add, Sub and Div that spell it out, into the layer before it."""
+    """Fold BatchNormalization, or an equivalent constant Mul, Add, Sub or Div, into the preceding layer."""
 
     name = "fold_batchnorm"
     role = Role.FOLD_NORMALIZATION
@@ -40,7 +40,7 @@ class FoldBatchNorm(Pass):
 
     def apply(self, model: Model, context: Context) -> None:
         """Scale the weights and shift the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
-        # most graphs need no ranks, and inferring them costs more than all the folding
+        # most graphs need no ranks, and inferring them takes longer than all the folding
         nodes = model.nodes
         by_rank = any(node.op in _BY_RANK for node in nodes) and any(_needs_rank(model, node) for node in nodes)
         facts = model.facts(context.profiles) if by_rank else Facts()
@@ -60,7 +60,7 @@ class FoldBatchNorm(Pass):
                 context.journal.declined(node.name, Code.NO_LAYER())
 
     def _fold_next(self, model: Model, layer: gs.Node, rank: int | None, names: _NamesInUse, context: Context) -> bool:
-        """Fold the node that follows a layer into it; returns whether it was folded."""
+        """Fold the next node into a layer; returns whether it was folded."""
         readers = layer.outputs[0].outputs
         if len(readers) == 1 and readers[0].op not in _FOLDED:
             return False
@@ -95,7 +95,7 @@ class FoldBatchNorm(Pass):
         _rewire(layer, place, after, bias_tensor)
         context.journal.changed(layer.name, folded, _WHY)
         if not after.outputs:
-            # the node is gone: what was asked of it is asked of the layer, unless the layer has a request of its own
+            # the folded node's precision request moves to the layer, unless the layer has its own
             if layer.name in context.plan:
                 context.plan.withdraw(after.name)
             else:
@@ -104,7 +104,7 @@ class FoldBatchNorm(Pass):
 
 
 def _folded_bias(model: Model, layer: gs.Node, place: tuple[gs.Node, int] | None, gain: Array, offset: Array) -> Array:
-    """The layer's bias [channels] after the fold, as it is stored: Gemm multiplies its own by beta, never 0 here."""
+    """The layer's bias [channels] after folding, as stored: Gemm multiplies it by beta, which is never 0 here."""
     beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
     bias = model.constant(place[0].inputs[place[1]]) if place is not None else None
     if bias is None:
@@ -113,9 +113,9 @@ def _folded_bias(model: Model, layer: gs.Node, place: tuple[gs.Node, int] | None
 
 
 def _rewire(layer: gs.Node, place: tuple[gs.Node, int] | None, after: gs.Node, bias: gs.Constant) -> None:
-    """Give the layer its bias, and its output to the readers of what is folded into it.
+    """Give the layer its new bias, and connect its output to the readers of the folded node.
 
-    A MatMul has no bias of its own: what is left of the normalization, an Add, is one.
+    A MatMul has no bias: the remaining Add of the normalization serves as one.
     """
     holder = place[0] if place is not None else layer
     if place is None and layer.op == "MatMul":
@@ -130,30 +130,30 @@ def _rewire(layer: gs.Node, place: tuple[gs.Node, int] | None, after: gs.Node, b
     else:
         layer.inputs.append(bias)
     result = after.outputs[0]
-    # its inputs go with it, when nothing reads it any more: constants may have thousands of readers
+    # also disconnect its inputs: a constant may have thousands of readers
     after.outputs.clear()
     holder.outputs[0] = result
 
 
 class _NamesInUse:
-    """The names of a model's tensors, read once something is folded: most graphs have nothing to fold."""
+    """The names of a model's tensors, collected only when something is folded: most graphs have nothing to fold."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
 
     @cached_property
     def all(self) -> Names:
-        """Those of all tensors."""
+        """The names of all tensors."""
         return self._model.tensor_names()
 
     @cached_property
     def in_subgraphs(self) -> set[str]:
-        """Those of the main graph's tensors that subgraphs read."""
+        """The names of main-graph tensors that subgraphs read."""
         return self._model.subgraph_tensors()
 
 
 def _needs_rank(model: Model, node: gs.Node) -> bool:
-    """Whether it depends on the rank of a layer's output if what follows can be folded into it."""
+    """Whether the rank of a layer's output decides if the next node can be folded into it."""
     if node.op not in _LAYERS or model.constant(node.inputs[1]) is None:
         return False
     place = bias_of(model, node)
@@ -164,7 +164,7 @@ def _needs_rank(model: Model, node: gs.Node) -> bool:
         after = following[0] if len(following) == 1 else None
     normalizes = after is not None and after.op == "BatchNormalization"
     if node.op == "MatMul":
-        # what is reported for one that may not be folded depends on it too
+        # the reason given for not folding depends on the rank too
         normalizes = any(reader.op == "BatchNormalization" for reader in readers)
     return normalizes or (
         after is not None and after.op in _SCALINGS and any(model.constant(t) is not None for t in after.inputs)
@@ -172,13 +172,13 @@ def _needs_rank(model: Model, node: gs.Node) -> bool:
 
 
 def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:
-    """Whether a MatMul is what a Gemm is: with more dimensions the second is not that of its channels."""
+    """Whether a MatMul is equivalent to a Gemm: with more dimensions, axis 1 is not its channels."""
     weight = model.constant(node.inputs[1]) if rank == 2 else None
     return weight is not None and weight.ndim == 2
 
 
 def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) -> tuple[Array, Array] | None:
-    """Gain and offset by channel of a node that scales and shifts ``source``, or None where it does not."""
+    """Per-channel gain and offset of a node that scales and shifts ``source``; None if it does not."""
     if node.op == "BatchNormalization":
         return _normalization(model, node)
     if node.op not in _SCALINGS or rank is None or (node.op == "Div" and node.inputs[0] is not source):
@@ -196,7 +196,7 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
 
 
 def _normalization(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
-    """Gain and offset by channel of a BatchNormalization with constants; None where it is trained, or they are not."""
+    """Per-channel gain and offset of a BatchNormalization; None in training mode or with computed parameters."""
     several = len(node.outputs) > 1 and len([t for t in node.outputs if not t.is_empty()]) > 1
     if several or node.attrs.get("training_mode", 0):
         return None
@@ -209,7 +209,7 @@ def _normalization(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
 
 
 def _by_channel(model: Model, tensor: gs.Tensor, rank: int) -> Array | None:
-    """A float constant with at most one value per channel of a tensor of this rank, flat in float64; else None."""
+    """A float constant with at most one value per channel of a tensor of this rank, as flat float64; None otherwise."""
     value = model.constant(tensor)
     if value is None or not isinstance(value.dtype, np.dtype) or value.dtype.kind != "f":
         return None
@@ -220,7 +220,7 @@ def _by_channel(model: Model, tensor: gs.Tensor, rank: int) -> Array | None:
 
 
 def _refusal(model: Model, layer: gs.Node, weight: Array | None, out: gs.Tensor, inner: set[str]) -> Finding | None:
-    """Why nothing can be folded into a layer; None where it can."""
+    """Why nothing can be folded into a layer; None if it can."""
     if model.is_output(out) or out.name in inner:
         return Code.OUTPUT(layer=layer.name)
     if weight is None:
@@ -238,12 +238,12 @@ def _refusal(model: Model, layer: gs.Node, weight: Array | None, out: gs.Tensor,
 
 
 def _each(values: Array, channels: int) -> Array:
-    """One value for each channel, where there may be one for all."""
+    """One value per channel, where there may be a single value for all."""
     return values if values.size == channels else np.broadcast_to(values, channels)
 
 
 def _scaled(layer: gs.Node, weight: Array, gain: Array) -> Array:
-    """The weight with each output channel multiplied by its gain, in float64."""
+    """The weight with each output channel multiplied by its gain, float64."""
     wide = weight.astype(np.float64)
     if layer.op == "Conv":
         return wide * gain.reshape(-1, *(1,) * (wide.ndim - 1))

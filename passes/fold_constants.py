@@ -1,4 +1,4 @@
-"""Compute what depends only on constants."""
+"""Constant folding."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ from toolkit import (
 class FoldConstants(Pass):
     """Replace nodes whose inputs are all constants by their result; Q and DQ nodes stay.
 
-    An If whose condition is a constant, or decided by dimensions that all profiles fix or by ``fixed_inputs``, is
-    replaced by the branch taken. The bodies of If, Loop and Scan are folded too.
+    An If is replaced by the branch taken if its condition is constant, or determined by dimensions that every profile
+    fixes or by ``fixed_inputs``. The bodies of If, Loop and Scan are folded too.
     """
 
     name = "fold_constants"
     role = Role.FOLD
     supports_dry_run = graph_only = True
-    limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
+    limit_mb: float = Field(
+        64.0, gt=0, le=1e6, description="largest folded result in megabytes; larger ones stay computed"
+    )
     fixed_inputs: dict[str, bool | int | float] = Field(
         {},
-        description="by input the value that it always has: what depends on it alone is computed, and an If that it "
-        "decides becomes the branch taken; the input stays, and any value is taken for this one",
+        description="inputs that always have the same value, each with that value: everything that depends on them "
+        "alone is folded, including the If nodes they decide; the inputs stay, but their values are ignored",
     )
 
     def apply(self, model: Model, context: Context) -> None:
-        """Fold; what cannot be computed stays as it is, and the journal says why.
+        """Fold constants; nodes that cannot be computed stay, and the journal says why.
 
-        Where all profiles fix a dimension that the model leaves open, and that decides an If, the model accepts only
-        that size from then on.
+        If every profile fixes a dynamic dimension, and it determines an If, the folded model accepts only that size.
         """
         self._fix_inputs(model, context)
         before = {node.name: node.op for node, _ in model.walk()}
@@ -80,10 +81,10 @@ class FoldConstants(Pass):
             context.journal.declined(name, Code.NOT_COMPUTED(error=error))
 
     def _fix_inputs(self, model: Model, context: Context) -> None:
-        """Let the readers of an input that ``fixed_inputs`` names read its value instead.
+        """Let the readers of each input in ``fixed_inputs`` read its constant value instead.
 
         Raises:
-            RecipeError: the model has no such input, its size is not fixed, or its type does not hold the value.
+            RecipeError: the model has no such input, its shape is dynamic, or its type cannot represent the value.
         """
         inputs = {tensor.name: tensor for tensor in model.graph.inputs}
         for name, value in self.fixed_inputs.items():
@@ -92,13 +93,16 @@ class FoldConstants(Pass):
                                   remedy=did_you_mean(name, inputs), value="fixed_inputs")  # fmt: skip
             tensor = inputs[name]
             if tensor.shape is None or not all(isinstance(extent, int) for extent in tensor.shape):
-                raise RecipeError(f"the shape of input '{name}' is not fixed: {list(tensor.shape or ['?'])}",
-                                  remedy="fix only inputs whose shape is fixed", value="fixed_inputs")  # fmt: skip
+                raise RecipeError(
+                    f"the shape of input '{name}' is not fixed: {list(tensor.shape or ['?'])}",
+                    remedy="remove it from fixed_inputs, or export the model with a fixed shape for it",
+                    value="fixed_inputs",
+                )
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
             stored = _as_stored(value, dtype)
             if stored is None:
                 raise RecipeError(f"input '{name}' holds {dtype.name}, not {value!r}",
-                                  remedy="give a value of its type", value="fixed_inputs")  # fmt: skip
+                                  remedy="give a value that its type can represent", value="fixed_inputs")  # fmt: skip
             values = np.full(tensor.shape, stored, dtype)
             constant = make_constant(model.tensor_names().take(f"{name}_fixed"), values, onnx_type(tensor.dtype))
             readers = reroute(tensor, constant)
@@ -111,9 +115,9 @@ class FoldConstants(Pass):
         return fold(model, keep, int(self.limit_mb * 1e6))
 
     def _fold_for_profiles(self, model: Model, context: Context) -> Folded | None:
-        """Fold with the dimensions that all profiles fix; None, with nothing changed, where these decide no If.
+        """Fold with the dimensions that every profile fixes; None, with nothing changed, if they determine no If.
 
-        Nor is anything changed where sizes decide what cannot be computed: in a branch for inputs of another size.
+        Nothing is changed either if onnxruntime then refuses the model: the branch taken may be for other sizes.
         """
         decides = fixed_dimensions(model, context.profiles) and any(node.op == "If" for node, _ in model.walk())
         if not decides:

@@ -1,4 +1,4 @@
-"""Keep the nodes that float16 cannot carry in FP32 or BF16."""
+"""Keep nodes whose values float16 cannot represent in FP32 or BF16."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from toolkit import Code, Context, Model, Pass, Precision, Role
 
 
 class GuardFP16(Pass):
-    """Request FP32 where the observed values or the weights overflow float16, or vanish in it.
+    """Request FP32 for nodes whose observed values or weights overflow or underflow float16.
 
-    For sines and cosines of arguments that float16 is too coarse for, FP32 is requested too, with the nodes that
-    compute these. Any other node is included only where its own inputs, outputs or inner sums require it. Put it after
-    insert_qdq or search_precision: a node kept in float before them is not quantized.
+    FP32 is also requested for sines and cosines of arguments for which float16 is too coarse, and for the nodes that
+    compute those arguments. Any other node is included only if its own inputs, outputs or accumulated sums require it.
+    Put this pass after insert_qdq or search_precision: a node that is kept in float before them is not quantized.
     """
 
     name = "guard_fp16"
     role = Role.GUARD
     supports_dry_run = True
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="what they compute in; fp32 where digits are lost")
-    margin: float = Field(2.0, ge=1, description="values may become this many times those observed")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="precision of these nodes; always fp32 where float16 is too coarse"
+    )
+    margin: float = Field(2.0, ge=1, description="safety factor on the observed values")
 
     def reads_evaluation(self) -> bool:
-        """Only values observed in calibration are looked at."""
+        """Uses only values observed in calibration."""
         return False
 
     def measures_engines(self) -> bool:
-        """No engines are built."""
+        """Builds no engines."""
         return False
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
@@ -38,7 +40,7 @@ class GuardFP16(Pass):
         return None if known is not None and known.observed else []
 
     def apply(self, model: Model, context: Context) -> None:
-        """Write the requests into the plan, each with the value and the margin.
+        """Add the requests to the plan, each with the value and the margin.
 
         Raises:
             RangesError: there is no calibration data.

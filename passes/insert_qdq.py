@@ -11,12 +11,12 @@ from toolkit import TARGETS, Code, Facts, Finding, Judge, Model, Placement, Quan
 class InsertQDQ(Quantizer):
     """Quantize Conv, ConvTranspose, Gemm and MatMul with Q/DQ pairs placed where TensorRT fuses them.
 
-    Activations get one scale per tensor from calibration, weights one per channel. Residual branches, pools and Concats
-    get the pairs that keep their blocks in the quantized type. Pairs that the model has keep their scales.
+    Activations get one scale per tensor, from calibration; weights get one per channel. Residual branches, pools and
+    Concats get the pairs that keep their block in the quantized type. Existing pairs keep their scales.
 
-    With ``only_if_faster`` engines with more and fewer pairs are built and measured, and the pairs that do not pay off
-    are removed: all of them, if no engine with pairs is faster. It should then be the last pass, since the measurements
-    do not include what later passes do.
+    With ``only_if_faster``, engines with more and with fewer pairs are built and timed, and pairs that do not pay off
+    are removed: all of them if no engine with pairs is faster. It should then be the last pass, since the timings do
+    not include changes made by later passes.
     """
 
     name = "insert_qdq"
@@ -30,11 +30,11 @@ class InsertQDQ(Quantizer):
     activation_matmul: bool | None = Field(
         None,
         description="also quantize MatMuls of two activations (attention); default: in FP8, where TensorRT fuses it, "
-        "and in a search that measures engines, if it is faster",
+        "and if it is faster in a search that measures engines",
     )
 
     def unused_settings(self) -> dict[str, str]:
-        """As of Quantizer; MatMuls of two activations stay float where only weights or blocks are quantized."""
+        """As in Quantizer; also ``activation_matmul``, for types that quantize only weights or use block scales."""
         found = super().unused_settings()
         if self.activation_matmul and (self.precision.weights_only or self.precision.block):
             found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes only layers with constant weights"
@@ -46,7 +46,7 @@ class InsertQDQ(Quantizer):
         return place(model, facts, judge, both, self.precision, self.block)
 
     def settings_judge(self, model: Model) -> Judge:
-        """Returns why a node stays float by the settings, or None.
+        """A function that returns why the settings keep a node in float, or None.
 
         Raises:
             RecipeError: a pattern matches nothing.

@@ -10,11 +10,10 @@ from toolkit import Code, Context, Model, Pass, Precision, Role, choose, free_ne
 
 
 class KeepPrecision(Pass):
-    """Request FP16, BF16 or FP32 for the nodes that match; pairs on their inputs are removed.
+    """Request FP16, BF16 or FP32 for matching nodes, and remove the Q/DQ pairs on their inputs.
 
-    So are pairs beside them that are of use between quantized layers only, as those of a pool.
-
-    Nodes without float computation (shape arithmetic) are left as they are.
+    Neighbouring pairs that help only between quantized layers, such as those of a pool, are removed too. Nodes without
+    float computation (shape arithmetic) stay as they are.
     """
 
     name = "keep_precision"
@@ -22,11 +21,12 @@ class KeepPrecision(Pass):
     supports_dry_run = graph_only = True
     nodes: list[str] = Field([], description="names or globs of nodes")
     ops: list[str] = Field([], description="operators")
-    between: list[tuple[str, str]] = Field([], description="the nodes on any path from one tensor to another")
+    between: list[tuple[str, str]] = Field([], description="all nodes on any path from one tensor to another")
     precision: Literal["fp16", "bf16", "fp32"] | None = Field(
-        None, description="the precision to compute in; default: fp16, or fp32 where a search finds that fp16 breaks it"
+        None,
+        description="the precision to compute in; default: fp16, or fp32 if a search finds that fp16 breaks the node",
     )
-    reason: str = Field("", description="why, for the report")
+    reason: str = Field("", description="the reason, shown in the report")
 
     @model_validator(mode="after")
     def _chooses_something(self) -> KeepPrecision:
@@ -35,7 +35,7 @@ class KeepPrecision(Pass):
         return self
 
     def apply(self, model: Model, context: Context) -> None:
-        """Write the requests into the plan.
+        """Add the requests to the plan.
 
         Raises:
             RecipeError: a pattern matches nothing.

@@ -49,7 +49,7 @@ _PLACING = (
     "include", "include_ops", "include_between", "exclude", "exclude_ops", "exclude_between", "activation_matmul",
     "block", "also",
 )  # fmt: skip
-"""Settings that say where insert_qdq puts pairs."""
+"""Settings that decide where insert_qdq places pairs."""
 
 
 class _HelperName:
@@ -60,14 +60,14 @@ class _HelperName:
 
 
 class SearchPrecision(InsertQDQ):
-    """Quantize like insert_qdq, but keep in float the layers that the accuracy budget does not allow to quantize.
+    """Quantize like insert_qdq, but keep layers in float where the accuracy budget requires it.
 
-    Use it instead of insert_qdq; it takes the same settings. The budget is the recipe's [evaluation] budget unless
-    one is given here. It decides on calibration samples, so that the test data stay unseen. To search with another
-    quantizing pass, name it as ``quantizer``.
+    Use it instead of insert_qdq; it takes the same settings. The budget is [evaluation] budget of the recipe unless
+    limits are given here. Decisions are made on calibration samples, so the test data stay unseen. To search with
+    another quantizing pass, name it as ``quantizer``.
 
-    If a run has a GPU and TensorRT, an engine with every layer quantized and one with none are built first: their layer
-    times show which plan is fast, and the chosen plan's engine is measured along with theirs.
+    On a machine with a GPU and TensorRT, an engine with every layer quantized and one with none are built first: their
+    layer times show which plans are fast. The engine of the chosen plan is then measured against both.
     """
 
     name = "search_precision"
@@ -85,51 +85,55 @@ class SearchPrecision(InsertQDQ):
     )
     margin: float = Field(
         1.0, ge=0, le=1000,
-        description="safety against other samples: dB of SQNR, and as far as batches differ; standard errors of "
-        "shares and of a metric's drop; with one, answers that nearly change count too",
+        description="safety margin for unseen samples: in dB of SQNR, increased where batches differ, and in standard "
+        "errors of shares and of the metric's drop; if above 0, answers that nearly change count too",
     )  # fmt: skip
     max_ms: float | None = Field(None, gt=0, le=1e9, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")
     prefer: Literal["auto", "int8", "time"] = Field(
-        "auto", description="what makes a plan good: much in INT8, or a short time; auto: time where it was measured"
+        "auto", description="what to optimize: the share of work in INT8, or latency; auto: latency if it was measured"
     )
     times: str | list[str] = Field(
-        [], description="report.json or run folder of earlier runs: their measured layer times replace predictions"
+        [], description="report.json or run folder of earlier runs, whose measured layer times replace predictions"
     )
     measure: bool = Field(
-        True, description="build engines for layer times where a recipe's run can, and where times decide or limit"
+        True, description="build engines to measure layer times, if the run can and times matter to the search"
     )
     gpu: str = Field(
-        "", description="the GPU that times are predicted for, from datasheet figures; default: the one here, or A10"
+        "", description="the GPU to predict times for, from its datasheet; default: the one in this machine, else A10"
     )
     data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
     samples: int | None = Field(
         256, gt=0, le=1_000_000,
-        description="decide on at most this many samples; without inferences on fewer where they take long",
+        description="decide on at most this many samples; on fewer if they take long and inferences is not set",
     )  # fmt: skip
     batch: int = Field(32, gt=0, le=1_000_000, description="samples to run at once")
     evaluations: int | None = Field(
-        None, gt=0, le=1_000_000, description="plans to evaluate at most; default 8 log2(groups) + 16"
+        None, gt=0, le=1_000_000, description="largest number of plans to evaluate; default 8 log2(groups) + 16"
     )
     inferences: float | None = Field(
         None, gt=0, le=1e9,
-        description="what the search may cost, in float inferences of its samples; default 20, three times as "
-        "much where these find little, and more where it takes a few seconds alone",
+        description="largest cost of the search, in float inferences of its samples; default 20, three times as "
+        "many if those find little, and more if the search takes only a few seconds",
     )  # fmt: skip
     minutes: float | None = Field(
         None, gt=0, le=1e9,
-        description="how long the search may take; default without inferences 3, and 6 where 3 find little",
+        description="time limit of the search; default, unless inferences is set: 3, or 6 if 3 find little",
     )  # fmt: skip
     memory: ByteSize = Field("1GB", description="for cached activations and loaded weights, half each")
-    try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
+    try_ranges: bool = Field(
+        True, description="try ranges of other calibration methods before keeping a layer in float"
+    )
     helpers: list[Annotated[str, _HelperName()]] = Field(
-        [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
+        [], description="helper passes to try if quantizing every layer misses the budget; kept if they help"
     )
-    threads: int | None = Field(None, gt=0, le=1024, description="batches computed at once; default one per core")
+    threads: int | None = Field(
+        None, gt=0, le=1024, description="batches to compute in parallel; default: one per core"
+    )
     also: Literal["fp8", "int8", "mxfp8"] | None = Field(
-        None, description="a type to try for layers that dtype damages, before they stay in float"
+        None, description="a second type to try for layers that lose too much in dtype, before they stay in float"
     )
-    quantizer: str = Field("", description="another pass that quantizes, to search with instead of insert_qdq")
+    quantizer: str = Field("", description="another quantizing pass to search with instead of insert_qdq")
     quantizer_settings: dict[str, Any] = Field({}, description="the settings of that pass")
     _reference: Model | None = PrivateAttr(None)
     _quantizer: Quantizer | None = PrivateAttr(None)
@@ -145,47 +149,47 @@ class SearchPrecision(InsertQDQ):
                 raise ValueError(f"there is no helper pass '{name}': {did_you_mean(name, known)}")
         return names
 
-    # ---------------------------------------------------------------- what a run asks
+    # ---------------------------------------------------------------- what a run must know
 
     def unused_settings(self) -> dict[str, str]:
-        """As of insert_qdq; and those without effect alongside another quantizer, earlier runs or the type."""
+        """As in insert_qdq, and settings without effect because of the quantizer, earlier runs or the type."""
         found = super().unused_settings()
         if self.quantizer:
-            own = f"it is a setting of insert_qdq: give {self.quantizer} its own in quantizer_settings"
+            own = f"it is a setting of insert_qdq: set those of {self.quantizer} in quantizer_settings"
             found |= dict.fromkeys(_PLACING, own)
             if "weights" in self.quantizer_settings:
-                found["weights"] = "quantizer_settings set it too, and override it"
+                found["weights"] = "quantizer_settings sets it too, and takes precedence"
         elif self.quantizer_settings:
-            found["quantizer_settings"] = "they belong to another pass, to be named by quantizer"
+            found["quantizer_settings"] = "no other pass is named as quantizer"
         if self.measure and self.times:
-            found["measure"] = "layer times come from the runs that times names"
+            found["measure"] = "layer times come from the runs given in times"
         if self.try_ranges and not any(one.ranged for one in self.types()):
             found["try_ranges"] = f"dtype is '{self.dtype}', which has no ranges"
         if self.also is not None and not self.quantizer and not Precision(self.also).block:
-            # the second search places its pairs by it
+            # it still applies to the second search
             found.pop("activation_matmul", None)
         if self.also == self.dtype:
-            found["also"] = "it is dtype itself"
+            found["also"] = "it is the same as dtype"
         return found
 
     def types(self) -> set[Precision]:
-        """The type of the first search and that of the second."""
+        """The types of the first and of the second search."""
         return {self.precision, *([Precision(self.also)] if self.also is not None else [])}
 
     def reads_evaluation(self) -> bool:
-        """The budget is read, and the metric where the samples have labels."""
+        """Reads the budget, and the metric if the samples have labels."""
         return True
 
     def measures_engines(self) -> bool:
-        """Engines are built for layer times, unless these come from earlier runs."""
+        """Builds engines to measure layer times, unless those come from earlier runs."""
         return self.only_if_faster or (self.measure and not self.times)
 
     def guards_speed(self, context: Context) -> bool:
-        """As of Quantizer, but not if the search prefers plans with much in INT8."""
+        """As in Quantizer, unless the search optimizes the share of work in INT8."""
         return self.prefer != "int8" and super().guards_speed(context)
 
     def predicts_times(self) -> bool:
-        """Times are predicted for this machine's GPU, unless the recipe names one."""
+        """Predicts times for this machine's GPU, unless the recipe names one."""
         return not self.gpu
 
     def input_files(self, base: Path) -> list[Path]:
@@ -199,7 +203,7 @@ class SearchPrecision(InsertQDQ):
         return [name for name in (self.quantizer, *self.helpers) if ":" in name]
 
     def plain(self) -> Quantizer:
-        """The pass that inserts pairs on every layer that the search may decide on.
+        """The pass that inserts pairs on every layer that the search decides about.
 
         Raises:
             RecipeError: ``quantizer`` names no pass that quantizes, or its settings are wrong.
@@ -227,36 +231,36 @@ class SearchPrecision(InsertQDQ):
             )
         if made.dtype != self.dtype:
             raise RecipeError(
-                f"quantizer_settings say dtype = {made.dtype!r}, and the search dtype = {self.dtype!r}",
+                f"quantizer_settings has dtype = {made.dtype!r}, but the search has dtype = {self.dtype!r}",
                 remedy="set dtype in search_precision itself",
                 value="quantizer_settings",
             )
         return made
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
-        """Where the quantizer puts pairs."""
+        """Places pairs as the quantizer does."""
         return self.plain().place(model, facts, judge)
 
     def settings_judge(self, model: Model) -> Judge:
-        """What the quantizer's settings keep in float."""
+        """A function that returns why the quantizer's settings keep a node in float, or None."""
         return self.plain().settings_judge(model)
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
-        """Insert pairs as the quantizer does; what float16 breaks then runs in FP32, in timed engines too."""
+        """Insert pairs as the quantizer does; nodes that float16 breaks run in FP32, in timed engines too."""
         widened = self._searched.widen_kept(context) if self._searched is not None else ()
         self.plain().insert(model, context, slow)
         if self._searched is not None:
             self._searched.keep_wide(model, context, widened)
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
-        """The activations that any plan could quantize; of the first helper pass, where there are helpers."""
+        """The activations that any plan could quantize."""
         self.without_dead_nodes(model, context)
         return self.wanted(model, context) if self.prepare(model, context).activations else None
 
     # ---------------------------------------------------------------- the pass
 
     def apply(self, model: Model, context: Context) -> None:
-        """Search, write the layers that stay in float into the plan, then insert the pairs of the rest.
+        """Search, request float for the layers that stay in float, then insert the pairs of all others.
 
         Raises:
             RangesError: there is no calibration data.
@@ -266,7 +270,7 @@ class SearchPrecision(InsertQDQ):
         """
         self.without_dead_nodes(model, context)
         self.require_profiles(context)
-        # what cannot be measured or predicted is refused before the search, not after it
+        # settings that cannot be satisfied are refused before the search, not after it
         if self.only_if_faster:
             require_bench(context)
         if self.gpu:
@@ -275,7 +279,7 @@ class SearchPrecision(InsertQDQ):
             self._search_and_insert(model, context)
 
     def _times_engines(self, context: Context) -> bool:
-        """Whether the engine without pairs is surely asked for."""
+        """Whether the engine without pairs will certainly be needed."""
         decides = self.prefer == "time" or self.max_ms is not None or self.guards_speed(context)
         return self._reference is None and self.measures_engines() and decides
 
@@ -284,7 +288,7 @@ class SearchPrecision(InsertQDQ):
         search: PlanSearch | None = None
         self._searched = None
         self._measure_attention(model, context)
-        # a second type finds the first one's pairs
+        # the second search runs on a graph with the first one's pairs
         quantizes = self.decides(model, context, paired=self._reference is not None)
         if context.dry_run:
             refuse_without_samples(self.data, context)
@@ -293,10 +297,10 @@ class SearchPrecision(InsertQDQ):
                 PlanSearch.preflight(self, self._settings(), model, context)
         elif quantizes:
             if self.helpers and isinstance(context.provider, Calibrator):
-                # what helpers leave as it is holds for their forms too
+                # statistics of tensors that helpers leave unchanged are reused
                 context.provider.watches = True
             self.prepare(model, context)
-            # what has no range stays in float from here on
+            # from here on, layers whose inputs have no range stay in float
             context.ranges(model, self.wanted(model, context), self.precision)
         if not context.dry_run and self.placement(model, context).pairs:
             search = with_helpers(self._search(model, context), self._helpers(), model, context)
@@ -310,7 +314,7 @@ class SearchPrecision(InsertQDQ):
             search.tell(self._try_second_type(model, plain, kept, context))
 
     def _measure_attention(self, model: Model, context: Context) -> None:
-        """Have engines say whether products of attention are searched too, where they are measured and time counts."""
+        """Decide by measured engines, if latency counts, whether MatMuls of two activations are searched too."""
         self._measured, self._quantizer = {}, None
         asked = self.quantizer or self.activation_matmul is not None or self._reference is not None
         if not asked and not context.dry_run and self.measures_engines() and self.guards_speed(context):
@@ -319,7 +323,7 @@ class SearchPrecision(InsertQDQ):
                 self._measured, self._quantizer = {"activation_matmul": True}, None
 
     def accuracy_limits(self) -> dict[str, float | None]:
-        """The limits that its settings give, in place of those of the recipe's budget."""
+        """The limits in the settings, which replace those of the recipe's budget."""
         return {key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")}
 
     def _settings(self) -> SearchSettings:
@@ -347,11 +351,11 @@ class SearchPrecision(InsertQDQ):
         return made
 
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:
-        """Quantize to ``also`` as many layers kept in float as the budget allows, in place; what came of it.
+        """Quantize to ``also``, in place, as many of the float layers as the budget allows; returns a note on it.
 
         Args:
             model: the graph with the first type's pairs.
-            plain: the float graph before them: outputs are still compared with its.
+            plain: the float graph without pairs, whose outputs remain the reference.
             kept: names of the layers that the first search kept in float.
             context: for the plan, the journal and the data.
         """
@@ -378,7 +382,7 @@ class SearchPrecision(InsertQDQ):
 
 
 def _in_types(context: Context) -> Lower:
-    """Lowers a trial to the float type of the layers that are not quantized."""
+    """A function that lowers a trial to the float types of the layers that are not quantized."""
 
     def lowered(trial: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Model:
         observed = ranges.observed if ranges is not None else None

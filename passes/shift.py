@@ -1,4 +1,4 @@
-"""Shift one-sided and skewed activations to the middle of a symmetric type's range, at no cost in the engine."""
+"""Center one-sided and skewed activations in a symmetric type's range, at no cost in the engine."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from toolkit import (
 )
 
 _MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "MaxPool"})
-"""Operators that pass on a number added to all their inputs; a MaxPool pads with what is smaller than all."""
+"""Operators through which a constant added to their input passes unchanged; a MaxPool pads with -inf."""
 _SIZES = frozenset({"Shape", "Size"})
 _KERNELS = frozenset({"Gelu", "HardSwish", "Mish", "Swish"})
-"""Activations whose kernel absorbs the addition of a number. Seen on an H100 with TensorRT 8.6.0
-(tests/benchmarks/bench_shift.py): as many engine layers with it as without, ms without and with it before a convolution
-and a MatMul: SiLU 0.0219/0.0209, 0.0259/0.0252; HardSwish 0.0207/0.0198, 0.0250/0.0239; GELU 0.0236/0.0242,
-0.0287/0.0280. Mish was not measured.
+"""Activations whose kernel absorbs the addition of a constant. Seen on an H100 with TensorRT 8.6.0
+(tests/benchmarks/bench_shift.py): the number of engine layers is the same; milliseconds without/with it, before a
+convolution and before a MatMul: SiLU 0.0219/0.0209, 0.0259/0.0252; HardSwish 0.0207/0.0198, 0.0250/0.0239; GELU
+0.0236/0.0242, 0.0287/0.0280. Mish was not measured.
 """
 _TRIED = 32
 
@@ -49,14 +49,14 @@ class _Site:
     """An activation that can be shifted.
 
     Attributes:
-        tensor: what the layers read.
+        tensor: the activation that the layers read.
         layers: its readers, each with the place of its bias.
-        made: the tensor that takes the shift: ``tensor``, or one upstream whose values it only moves.
-        maker: the node that makes it.
-        axis: the channel axis, where each channel can have its own shift; None where one number shifts all.
-        bias: the place of the maker's bias, if that takes the shift.
-        index: the maker's input that takes the shift, if it is not a bias; None: an Add after the maker.
-        clamps: each Clip between the maker and the layers: its limits are shifted too.
+        made: the tensor that is shifted: ``tensor``, or one upstream of it with only data movement between.
+        maker: the node that produces ``made``.
+        axis: the channel axis if each channel can have its own shift; None if all channels share one.
+        bias: the place of the maker's bias, if the shift goes there.
+        index: the maker's input that takes the shift, if it is not a bias; None for an Add after the maker.
+        clamps: the Clips between the maker and the layers, whose limits are shifted too.
     """
 
     tensor: gs.Tensor
@@ -69,7 +69,7 @@ class _Site:
     clamps: tuple[gs.Node, ...] = ()
 
     def cuts(self, model: Model, high: float) -> bool:
-        """Whether the largest value ``high`` is a Clip's upper limit, so that calibration need not clip it."""
+        """Whether the largest value ``high`` is a Clip's upper limit, so calibration must not clip it further."""
         given = (node.inputs[2] for node in self.clamps if len(node.inputs) > 2 and not node.inputs[2].is_empty())
         limits = [limit.max() for tensor in given if (limit := model.constant(tensor)) is not None]
         return bool(limits) and high >= min(limits)
@@ -77,13 +77,13 @@ class _Site:
 
 @dataclass(frozen=True)
 class _Offset:
-    """What is subtracted from a tensor.
+    """The shift of a tensor.
 
     Attributes:
         values: what is subtracted, float64 [channels].
         low: the tensor's smallest value.
         high: its largest value.
-        gain_db: by how much its largest magnitude falls, in dB: so much finer is the quantization step.
+        gain_db: by how many dB its largest magnitude falls, and the quantization step with it.
     """
 
     values: Array
@@ -93,35 +93,36 @@ class _Offset:
 
 
 class Shift(Helper):
-    """Subtract the middle of its range from a layer's input, and compensate in its bias: a zero point for free.
+    """Subtract the middle of its range from a layer's input and compensate in the layer's bias: a free zero point.
 
-    With x = x' + c the layer computes W x' + (b + W c), exactly where it does not pad its input. The producer outputs
-    x': a bias or the shift of a normalization takes c per channel, as in Outlier Suppression+ (Wei et al., EMNLP
-    2023, equation 3); after a SiLU, GELU, HardSwish or Mish one number is subtracted, which TensorRT fuses into the
-    activation's pointwise kernel. The limits of a ReLU6 or another Clip are shifted with its input: it is a Clip as
-    before. A ReLU would become one; whether TensorRT fuses that into the preceding convolution was not measured, so it
-    stays as it is.
+    With x = x' + c the layer computes W x' + (b + W c), which is exact unless it pads its input. The producer outputs
+    x': a bias or the shift of a normalization absorbs c per channel, as in Outlier Suppression+ (Wei et al., EMNLP
+    2023, equation 3); after a SiLU, GELU, HardSwish or Mish one constant is subtracted, which TensorRT fuses into the
+    activation's pointwise kernel. The limits of a ReLU6 or another Clip are shifted with its input. A ReLU would become
+    a Clip; whether TensorRT fuses that into the preceding convolution was not measured, so a ReLU is left as it is.
 
-    The mean of x' is noted; with it the quantizer corrects the bias for the rounding of the weights.
+    The mean of x' is recorded; the quantizer uses it to correct the bias for the rounding of the weights.
     """
 
     name = "shift"
     supports_dry_run = True
     mends = Harm.ONE_SIDED
-    least: float = Field(1.0, ge=0, le=100, description="shift only inputs whose steps become this many dB finer")
+    least: float = Field(
+        1.0, ge=0, le=100, description="shift only inputs whose quantization step becomes finer by this many dB"
+    )
     insert: bool = Field(True, description="also subtract after a SiLU, GELU, HardSwish or Mish")
-    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
+    samples: int = Field(64, gt=0, le=1_000_000, description="how many calibration samples to use")
 
     def measures_engines(self) -> bool:
-        """No engines are built."""
+        """Builds no engines."""
         return False
 
     def applicable_layers(self, model: Model) -> set[str]:
-        """Layers whose input can be shifted, whatever its values."""
+        """Layers whose input can be shifted, regardless of its values."""
         return {node.name for site in self._sites(model, Context(), None) for node, _ in site.layers}
 
     def apply(self, model: Model, context: Context) -> None:
-        """Shift the inputs that gain from it; each layer that reads one gets a line in the journal.
+        """Shift the inputs that gain from it; each layer that reads one gets a journal entry.
 
         Raises:
             RangesError: there is no calibration data.
@@ -129,7 +130,7 @@ class Shift(Helper):
         from toolkit import collect_channels, forget_ranges
 
         sites = self._sites(model, context, model.facts(context.profiles))
-        # float16 is finest around 0, where activations lie that were not shifted
+        # float16 is finest around 0, where activations are before the shift
         sites = [one for one in sites if not self.decline_float(context, (node.name for node, _ in one.layers))]
         if not sites:
             context.journal.noted(Code.NOTHING_TO_SHIFT())
@@ -171,9 +172,9 @@ class Shift(Helper):
     # ---------------------------------------------------------------- where
 
     def _sites(self, model: Model, context: Context, facts: Facts | None) -> list[_Site]:
-        """The activations that can be shifted; of layers that read another the journal gets the reason.
+        """The activations that can be shifted; for the others, the journal gets the reason.
 
-        Without ``facts`` some are shifted by one number that could be shifted per channel.
+        Without ``facts``, some that could be shifted per channel are shifted as a whole.
         """
         kept = model.subgraph_tensors() | {tensor.name for tensor in model.graph.outputs}
         forms, found = Forms(model, facts), list[_Site]()
@@ -197,7 +198,7 @@ class Shift(Helper):
     def _site(
         self, model: Model, forms: Forms, facts: Facts | None, kept: set[str], layers: list[tuple[gs.Node, BiasPlace]]
     ) -> _Site | Finding:
-        """What takes the shift of the tensor that layers read, or why nothing does.
+        """Where the shift of the tensor that these layers read can be applied, or why nowhere.
 
         ``kept`` names the model's outputs, and the tensors that subgraphs read.
         """
@@ -228,7 +229,7 @@ class Shift(Helper):
         made: gs.Tensor,
         maker: gs.Node,
     ) -> _Site | Finding:
-        """Where the maker of a tensor takes the shift, or why it does not."""
+        """How the node that produces a tensor can absorb the shift, or why it cannot."""
         tensor, op = layers[0][0].inputs[0], forms.op(maker)
         if op in _KERNELS and self.insert:
             return _Site(tensor, layers, made, maker)
@@ -255,7 +256,7 @@ class Shift(Helper):
 
 
 def _readers(model: Model) -> dict[str, list[gs.Node]]:
-    """By activation the layers with constant weights that read it."""
+    """For each activation the layers with constant weights that read it."""
     found: dict[str, list[gs.Node]] = {}
     for node in model.nodes:
         weight = model.constant(node.inputs[1]) if node.op in ("Conv", "Gemm", "MatMul") else None
@@ -267,21 +268,21 @@ def _readers(model: Model) -> dict[str, list[gs.Node]]:
 
 
 def _refusals(places: list[tuple[gs.Node, BiasPlace | None]]) -> dict[str, Finding | None]:
-    """By reader of one tensor, with the place of its bias, why its input cannot be shifted; None where it can."""
+    """For each reader of one tensor, why its input cannot be shifted, or None; ``places`` gives the readers' biases."""
     first = places[0][0]
     refused = {node.name: _refusal(node) if place is not None else Code.NO_BIAS() for node, place in places}
-    # what is subtracted goes by the channels of one axis, and so does the noted mean
+    # the shift, and the recorded mean, are per channel of one axis
     other_axis = [node.name for node, _ in places if _axis(node) != _axis(first)]
     return refused | dict.fromkeys(other_axis, Code.OTHER_READER(tensor=first.inputs[0].name, reader=first.name))
 
 
 def _axis(node: gs.Node) -> int:
-    """The channel axis of what a layer reads."""
+    """The channel axis of a layer's input."""
     return 1 if node.op == "Conv" else -1
 
 
 def _optional(model: Model, node: gs.Node, index: int) -> Array | bool | None:
-    """The values of an optional input; None where the node has none, False where it is not a constant."""
+    """The values of an optional input; None if it is absent, False if it is not a constant."""
     if index >= len(node.inputs) or node.inputs[index].is_empty():
         return None
     values = model.constant(node.inputs[index])
@@ -298,14 +299,14 @@ def _refusal(node: gs.Node) -> Finding | None:
 
 
 def _clamps(model: Model, forms: Forms, node: gs.Node) -> bool:
-    """Whether a node is a Clip whose limits are constants, and no piece of another operator."""
+    """Whether a node is a Clip with constant limits that is not part of another operator."""
     if node.op != "Clip" or forms.composite(node) is not None or node.attrs.keys() & {"min", "max"}:
         return False
     return all(model.constant(t) is not None for t in node.inputs[1:] if not t.is_empty())
 
 
 def _decline(context: Context, layers: list[tuple[gs.Node, BiasPlace]], why: Finding) -> None:
-    """Write one reason into the journal for all layers."""
+    """Journal the same reason for all layers."""
     for node, _ in layers:
         context.journal.declined(node.name, why)
 
@@ -314,10 +315,11 @@ def _decline(context: Context, layers: list[tuple[gs.Node, BiasPlace]], why: Fin
 
 
 def _on_step(low: float, high: float) -> float:
-    """The number just below the middle of a range that puts its lower end on a step of INT8's scale.
+    """The shift just below the middle of a range that puts the range's lower end exactly on a quantization step.
 
-    A clamp makes many values one. Off a step by even a tenth, all of them would be rounded alike, and a layer adds that
-    up where other rounding cancels. The scale is known beforehand: float16's, of what the shift leaves above zero.
+    A clamp gives many values its limit. If that is off a step by even a tenth, they all get the same rounding error,
+    which a layer's sum accumulates where other rounding errors cancel. The scale is known beforehand: what the shift
+    leaves above zero, rounded to float16.
     """
     with np.errstate(over="ignore"):
         half = np.float16((high - low) / 2)
@@ -329,16 +331,16 @@ def _on_step(low: float, high: float) -> float:
 
 
 def _middle(low: Array, high: Array, amax: float, channels: bool, clamped: bool) -> _Offset | None:
-    """The shift that puts the middle of the range at zero, and by how much the largest magnitude falls.
+    """The shift that centers the range at zero, and by how much the largest magnitude falls.
 
-    What the calibration's method cuts off is no part of the range.
+    Values that the calibration method clips do not count.
 
     Args:
-        low: smallest value by channel.
-        high: largest value by channel.
+        low: smallest value of each channel.
+        high: largest value of each channel.
         amax: the largest magnitude that calibration keeps.
-        channels: whether each channel has its own.
-        clamped: whether the ends are a clamp's.
+        channels: whether each channel has its own shift.
+        clamped: whether the ends are the limits of a clamp.
     """
     low, high = np.clip(low, -amax, amax), np.clip(high, -amax, amax)
     ends = float(low.min()), float(high.max())
@@ -346,12 +348,12 @@ def _middle(low: Array, high: Array, amax: float, channels: bool, clamped: bool)
         return None
     middle = (low + high) / 2 if channels else np.full(len(low), _on_step(*ends) if clamped else sum(ends) / 2)
     reach, after = max(-ends[0], ends[1]), float(np.maximum(high - middle, middle - low).max())
-    # a tensor that is constant has no range to be halved
+    # a constant tensor has no range to halve
     return _Offset(middle, *ends, 20 * math.log10(reach / after)) if reach > 0 and after > 0 else None
 
 
 def _take(model: Model, site: _Site, shift: Array, tensors: Names, nodes: Names) -> str:
-    """Let the producer of the layers' input subtract the shift; the name of the node that does."""
+    """Have the producer of the layers' input subtract the shift; returns the name of the node that does."""
     maker = site.maker
     for node in site.clamps:
         for index, tensor in enumerate(node.inputs[1:], start=1):
@@ -386,7 +388,7 @@ def _take(model: Model, site: _Site, shift: Array, tensors: Names, nodes: Names)
 
 
 def _insert(model: Model, site: _Site, shift: float, tensors: Names, nodes: Names) -> str:
-    """Put an Add of a number after an activation; its name."""
+    """Insert an Add of a constant after an activation; returns its name."""
     weight = model.constant(site.layers[0][0].inputs[1])
     assert weight is not None
     out = gs.Variable(tensors.take(f"{site.made.name}_shifted"), dtype=site.made.dtype, shape=site.made.shape)

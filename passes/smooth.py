@@ -35,13 +35,13 @@ _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _WEAK = (0.1, 0.2)
 _LAYERS = ("MatMul", "Gemm", "Conv")
 _EVEN = 4.0
-"""Medians of the largest channel below which an input has no outliers worth moving."""
+"""An input whose largest channel is below this many medians has no outliers worth moving."""
 _SAME = 1e-4
-"""How far apart values that agree in float may be in two forms of a model, as a share of the largest."""
+"""Largest difference, relative to the largest value, of values that are equal in two float forms of a model."""
 
 
 class _Editing:
-    """A model and what is read from it once, before its nodes are changed one by one: names, outputs, subgraphs."""
+    """A model with lookups made once before its nodes are changed: names, outputs, tensors that subgraphs read."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.inner = model, model.subgraph_tensors()
@@ -49,19 +49,19 @@ class _Editing:
         self.outputs = {tensor.name for tensor in model.graph.outputs}
 
     def read_by(self, tensor: gs.Tensor, nodes: set[int]) -> bool:
-        """Whether these nodes, by their ``id``, are all that read a tensor."""
+        """Whether only these nodes, given by their ``id``, read a tensor."""
         kept = tensor.name in self.outputs or tensor.name in self.inner
         return not kept and all(id(reader) in nodes for reader in tensor.outputs)
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """The factor chosen for a tensor, and the statistics that it was chosen by.
+    """The factor chosen for a tensor, and the statistics it was chosen from.
 
     Attributes:
-        amax: by channel of the tensor, float [channels].
-        weights: those of the readers.
-        factor: float32 [channels]; None where they stay as they are.
+        amax: of each channel of the tensor, float [channels].
+        weights: of the readers.
+        factor: float32 [channels]; None if the tensor stays as it is.
     """
 
     amax: Array
@@ -69,7 +69,7 @@ class _Choice:
     factor: Array | None
 
     def matches(self, amax: Array, weights: list[Array]) -> bool:
-        """Whether these are the same but for last bits, as in another form of the model."""
+        """Whether these are the same except for rounding, as in another form of the model."""
         pairs = [(self.amax, amax), *zip(self.weights, weights)]
         return len(self.weights) == len(weights) and all(
             one.shape == other.shape and np.abs(one - other).max(initial=0) <= _SAME * np.abs(one).max(initial=0)
@@ -80,12 +80,13 @@ class _Choice:
 class Smooth(Helper):
     """Divide each channel of a layer's input by s and multiply its weights by it, so that outliers fit one scale.
 
-    s = amax(x)^strength / amax(w)^(1 - strength) by channel: Xiao et al., "SmoothQuant: accurate and efficient
-    post-training quantization for large language models", ICML 2023, equation 4. The strength is the one with the least
-    error at the layers' outputs on samples, unless it is given. The division goes into the preceding node where these
-    layers are its only readers: a normalization, or another layer, also through a ReLU or a MaxPool; else into a Mul.
+    s = amax(x)^strength / amax(w)^(1 - strength) per channel: Xiao et al., "SmoothQuant: accurate and efficient
+    post-training quantization for large language models", ICML 2023, equation 4. Unless it is given, the
+    strength is the one with the smallest error at the layers' outputs on samples. The division is folded into the
+    preceding node if these layers are its only readers: a normalization, or a layer, also through a ReLU or MaxPool.
+    Otherwise a Mul is inserted.
 
-    In INT4 the activations stay in float, and s = amax(x)^strength: the weights that large channels meet get finer
+    In INT4 the activations stay in float, and s = amax(x)^strength: the weights multiplied by large channels get finer
     steps (Lin et al., "AWQ: activation-aware weight quantization for LLM compression and acceleration", MLSys 2024,
     equation 4).
     """
@@ -101,18 +102,18 @@ class Smooth(Helper):
     )
     least: float | None = Field(
         None, ge=1, le=1e6,
-        description="skip inputs whose largest channel is below this many medians; default 4, in int4 1",
+        description="skip inputs whose largest channel is below this many channel medians; default 4, in int4 1",
     )  # fmt: skip
     dtype: Literal["int8", "fp8", "int4", "mxfp8", "nvfp4"] = Field(
         "int8", description="the type that the layers are quantized to"
     )
     block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
-    insert: bool = Field(True, description="insert a Mul where no normalization can absorb the factors")
-    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
+    insert: bool = Field(True, description="insert a Mul where no preceding node can absorb the factors")
+    samples: int = Field(64, gt=0, le=1_000_000, description="how many calibration samples to use")
     _chosen: dict[tuple[str, str], list[_Choice]] = PrivateAttr(default_factory=dict)
 
     def unused_settings(self) -> dict[str, str]:
-        """As of Helper; and ``block`` for a type without blocks."""
+        """As in Helper, and ``block`` for a type without blocks."""
         found = super().unused_settings()
         if not self._weights_only:
             found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
@@ -123,7 +124,7 @@ class Smooth(Helper):
         return {"dtype": self.dtype, **({"block": self.block} if self._weights_only else {})}
 
     def measures_engines(self) -> bool:
-        """No engines are built."""
+        """Builds no engines."""
         return False
 
     def applicable_layers(self, model: Model) -> set[str]:
@@ -152,12 +153,12 @@ class Smooth(Helper):
             return
         axes = {name: 1 if nodes[0].op == "Conv" else -1 for name, nodes in readers.items()}
         found = collect_channels(model, axes, data, self.samples)
-        # what onnxruntime cannot compute has no statistics
+        # tensors that onnxruntime cannot compute have no statistics
         amax = {name: found[name].amax for name in readers if name in found}
         uneven = self._uneven_inputs({name: readers[name] for name in amax}, amax, context)
         if not uneven:
             return
-        # asked again for another form of the model, it does what it did before
+        # for another form of the same model the earlier choice is reused
         begun = {name: _weights(model, nodes) for name, nodes in uneven.items()}
         known = {name: self._known(name, amax[name], weights) for name, weights in begun.items()}
         asked = {name: nodes for name, nodes in uneven.items() if known[name] is None}
@@ -176,7 +177,7 @@ class Smooth(Helper):
     def _uneven_inputs(
         self, readers: Mapping[str, list[gs.Node]], amax: Mapping[str, Array], context: Context
     ) -> dict[str, list[gs.Node]]:
-        """The readers of tensors with outlier channels, by ``amax`` of each channel; the others are declined."""
+        """The readers of tensors with outlier channels, given the channels' ``amax``; the others are declined."""
         least = self.least if self.least is not None else 1.0 if self._weights_only else _EVEN
         found: dict[str, list[gs.Node]] = {}
         for name, nodes in readers.items():
@@ -195,19 +196,19 @@ class Smooth(Helper):
 
     @property
     def _block(self) -> int:
-        """How many values share a scale; 0 where a channel or tensor has one."""
+        """How many values share a scale; 0 for one per channel or tensor."""
         return self.block if self._weights_only else Precision(self.dtype).block
 
     def _known(self, name: str, amax: Array, weights: list[Array]) -> _Choice | None:
-        """What these settings chose for a tensor of such values and readers of such weights."""
+        """The earlier choice of these settings for a tensor with such values and readers with such weights."""
         return next((one for one in self._chosen.get(self._key(name), []) if one.matches(amax, weights)), None)
 
     def _key(self, name: str) -> tuple[str, str]:
-        # a copy of a pass with other settings shares what it holds
+        # copies of a pass with other settings share the dictionary
         return name, self.model_dump_json()
 
     def _rows(self, model: Model, worth: Mapping[str, list[gs.Node]], data: CalibrationData) -> dict[str, Array]:
-        """Samples of what the first reader of each tensor reads, where the strength is to be chosen by them."""
+        """Input rows of the first reader of each tensor, if they are needed to choose the strength."""
         if self.strength is not None:
             return {}
         first = [nodes[0] for nodes in worth.values() if has_input_rows(nodes[0])]
@@ -215,7 +216,7 @@ class Smooth(Helper):
         return collect_rows(model, first, shapes, data, self.samples, _ROWS)
 
     def _readers(self, model: Model) -> dict[str, list[gs.Node]]:
-        """Layers with constant weights that read an activation, by its name; of unlike operators the first kind."""
+        """For each activation the layers with constant weights that read it; either Convs or others, not both."""
         found: dict[str, list[gs.Node]] = {}
         for node in model.nodes:
             if node.op not in _LAYERS[: 2 if self._block else 3] or node.attrs.get("transA", 0):
@@ -233,7 +234,7 @@ class Smooth(Helper):
         return found
 
     def _uneven(self, amax: Array) -> float:
-        """How many medians the largest channel has, of the channels that are not 0."""
+        """The largest channel relative to the median of the channels that are not 0."""
         median = float(np.median(amax[amax > 0])) if (amax > 0).any() else 0.0
         return float(amax.max()) / median if median else 1.0
 
@@ -246,7 +247,7 @@ class Smooth(Helper):
         factor: Array | None,
         context: Context,
     ) -> None:
-        """Divide a tensor's channels by ``factor`` and multiply the weights of its readers by it; None for neither."""
+        """Divide a tensor's channels by ``factor`` and multiply its readers' weights by it; None changes nothing."""
         layers = [LayerWeights(editing.model, node) for node in nodes]
         if factor is None:
             for node in nodes:
@@ -268,13 +269,13 @@ class Smooth(Helper):
             context.journal.changed(node.name, Code.SMOOTHED(divider=where), why)
 
     def _factor(self, amax: Array, layers: list[LayerWeights], rows: Array | None) -> Array | None:
-        """What each channel is divided by, float32 [channels]; None where the layers' output error is least without."""
+        """The divisor of each channel, float32 [channels]; None if the layers' output error is smallest without."""
         largest = np.maximum(np.max([layer.in_range() for layer in layers], axis=0), _SMALL)
         others, strengths = (0.0, (*_WEAK, *_STRENGTHS)) if self._weights_only else (1.0, _STRENGTHS)
 
         def at(strength: float) -> Array:
             factor = np.maximum(amax, _SMALL) ** strength / largest ** (others * (1 - strength))
-            # a channel that never fires has no outlier to move
+            # a dead channel has no outlier to move
             factor = np.where(amax > _SMALL, factor, 1.0)
             return np.asarray(factor / np.exp(np.mean(np.log(factor))))
 
@@ -290,7 +291,7 @@ class Smooth(Helper):
         return tried[best].astype(np.float32) if best else None
 
     def _insert(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:
-        """Put a Mul by channel before the layers; its name."""
+        """Insert a per-channel Mul before the layers; returns its name."""
         rank = np.asarray(editing.model.constant(nodes[0].inputs[1])).ndim
         spread = inverse.reshape(-1, *(1,) * (rank - 2)) if nodes[0].op == "Conv" else inverse
         out = gs.Variable(editing.tensors.take(f"{tensor.name}_smooth"), dtype=tensor.dtype, shape=tensor.shape)
@@ -302,7 +303,7 @@ class Smooth(Helper):
         return name
 
     def _fold(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], factor: Array) -> str | None:
-        """Divide the tensor where it is made; the name of the node that does, or None where none can."""
+        """Fold the division into the node that produces the tensor; returns that node's name, or None if it cannot."""
         model = editing.model
         mine = {id(node) for node in nodes}
         if not editing.read_by(tensor, mine):
@@ -326,9 +327,9 @@ class Smooth(Helper):
         return str(maker.name)
 
     def _gain_and_offset(self, editing: _Editing, maker: gs.Node, op: str) -> list[tuple[gs.Node, int]]:
-        """The inputs that give a normalization's gain and offset by channel, as layers of the operator ``op`` read it.
+        """The inputs with a normalization's per-channel gain and offset, for readers of the operator ``op``.
 
-        Empty where the node is no such normalization.
+        Empty if the node is no such normalization.
         """
         if op == "Conv":
             return [(maker, 1), (maker, 2)] if maker.op == "BatchNormalization" else []
@@ -339,7 +340,7 @@ class Smooth(Helper):
         return self._affine(editing, maker) if maker.op in ("Add", "Mul") else []
 
     def _affine(self, editing: _Editing, node: gs.Node) -> list[tuple[gs.Node, int]]:
-        """The constants of a normalization's last Mul and Add, as exporters write it out."""
+        """The constants of the last Mul and Add of a normalization that is exported as several nodes."""
         model = editing.model
         constant = [i for i, t in enumerate(node.inputs) if model.constant(t) is not None]
         if len(constant) != 1:
@@ -355,14 +356,14 @@ class Smooth(Helper):
 
 
 def _weights(model: Model, nodes: list[gs.Node]) -> list[Array]:
-    """The weights of layers that have constant ones."""
+    """The constant weights of layers."""
     return [np.asarray(model.constant(node.inputs[1])) for node in nodes]
 
 
 def _layer_before(editing: _Editing, tensor: gs.Tensor, op: str) -> LayerWeights | None:
-    """The layer that makes a tensor, also through what commutes with positive factors; None where another node does.
+    """The layer that produces a tensor, also through operators that commute with positive factors; None otherwise.
 
-    Its channels lie where a layer of the operator ``op`` reads them.
+    Its output channels are on the axis where a layer of the operator ``op`` has its input channels.
     """
     model = editing.model
     while (maker := model.producer(tensor)) is not None and maker.op in _THROUGH:
@@ -384,7 +385,7 @@ def _layer_before(editing: _Editing, tensor: gs.Tensor, op: str) -> LayerWeights
 
 
 def _matmul_with_bias(model: Model, add: gs.Node) -> gs.Node | None:
-    """The MatMul whose bias an Add adds; None where it adds something else."""
+    """The MatMul to which an Add adds the bias; None if it adds something else."""
     found = next((m for t in add.inputs if (m := model.producer(t)) is not None and m.op == "MatMul"), None)
     held = bias_of(model, found) if found is not None else None
     return found if held is not None and held[0].outputs[0] is add.outputs[0] else None

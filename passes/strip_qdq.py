@@ -1,4 +1,4 @@
-"""Remove Q/DQ nodes, whoever made them."""
+"""Remove Q/DQ pairs, whatever tool inserted them."""
 
 from __future__ import annotations
 
@@ -44,33 +44,33 @@ _SAMPLES, _FAR_DB = 16, 20.0
 
 
 class StripQDQ(Pass):
-    """Remove Q/DQ pairs of QAT or PTQ, of every type and zero point; weights stored quantized become float again.
+    """Remove Q/DQ pairs from QAT or PTQ, of any type and zero point; quantized weights become float again.
 
-    Activations that a quantizer removed because a pair clamped as they did are restored. If there are calibration
-    samples, the model is compared with itself before stripping: a difference that the pairs' rounding does not account
-    for is an error.
+    Activations that a quantizer removed because a pair clamps the same way are restored. If there are calibration
+    samples, the result is compared with the model before stripping: a difference that the pairs' rounding does not
+    explain is an error.
     """
 
     name = "strip_qdq"
     role = Role.STRIP
     supports_dry_run = True
     nodes: list[str] = Field([], description="strip only the pairs these nodes read (names or globs); empty: all")
-    keep_ranges: bool = Field(False, description="keep the scales of activations as ranges for insert_qdq")
+    keep_ranges: bool = Field(False, description="keep the activation scales as ranges for insert_qdq")
 
     def reads_evaluation(self) -> bool:
-        """Only the graph and calibration samples are looked at."""
+        """Uses only the graph and calibration samples."""
         return False
 
     def measures_engines(self) -> bool:
-        """No engines are built."""
+        """Builds no engines."""
         return False
 
     def apply(self, model: Model, context: Context) -> None:
-        """Rewire every reader of a pair to the float tensor before it.
+        """Rewire all readers of each pair to its float input.
 
         Raises:
             RecipeError: a pattern matches nothing.
-            PassError: the model without its pairs differs from the one with them by more than their rounding.
+            PassError: removing the pairs changes an output by more than their rounding explains.
         """
         pairs = self._chosen(model)
         data = _samples(context) if pairs else None
@@ -113,7 +113,7 @@ class StripQDQ(Pass):
 
 
 def _take_back_corrections(model: Model, pairs: Sequence[ExistingPair]) -> None:
-    """Remove from the biases what compensated for the rounding of weights that is removed."""
+    """Undo bias corrections that compensated for the removed rounding of weights."""
     weights, names = {id(pair.dequantize) for pair in pairs}, model.tensor_names()
     for layer in rounded_layers(model):
         if id(layer.dequantize) in weights:
@@ -135,7 +135,7 @@ def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData,
     """Compare the stripped model with the one with its pairs.
 
     Raises:
-        PassError: an output differs by more than rounding.
+        PassError: an output differs by more than the pairs' rounding explains.
     """
     try:
         found = compare_stripped(paired, model, rounded, data, _SAMPLES)
@@ -148,8 +148,9 @@ def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData,
     worst = found[0]
     if worst.excessive:
         raise PassError(
-            f"without its Q/DQ pairs the model differs: output '{worst.output}' keeps {worst.sqnr_db:.1f} dB of "
-            f"what it was with them on {worst.samples} samples, where their rounding leaves {worst.rounding_db:.1f} dB",
+            f"removing the Q/DQ pairs changes the model: output '{worst.output}' has {worst.sqnr_db:.1f} dB SQNR "
+            f"relative to the model with pairs on {worst.samples} samples; their rounding explains only "
+            f"{worst.rounding_db:.1f} dB",
             remedy="start from the float model that was quantized, or name the pairs to strip by nodes = [...]",
         )
     code = Code.STRIP_FAR if worst.sqnr_db < _FAR_DB else Code.STRIP_MEASURED
@@ -165,8 +166,8 @@ class _Stripper:
         model: the graph.
         lost: the clamps that are restored.
         context: its journal and plan.
-        beyond: where pairs are rounded instead of removed, the names of the QuantizeLinears whose tensors leave their
-            range, which are rounded without a limit; None where pairs are removed.
+        beyond: to replace pairs by rounding instead of removing them: the names of the QuantizeLinears whose tensors
+            exceed their range, which are rounded without clipping. None removes pairs.
     """
 
     def __init__(self, model: Model, lost: LostClamps, context: Context, beyond: set[str] | None = None) -> None:
@@ -178,7 +179,7 @@ class _Stripper:
         self._inner = model.subgraph_tensors()
 
     def strip(self, pairs: Sequence[ExistingPair]) -> dict[str, Range]:
-        """Remove the pairs; the ranges of their activations by tensor."""
+        """Remove the pairs; returns the ranges of their activations by tensor."""
         ranges: dict[str, Range] = {}
         for pair in pairs:
             source = self._strip(pair)
@@ -186,7 +187,7 @@ class _Stripper:
             if amax is None or reach is None or self.model.constant(source) is not None:
                 continue
             if any(quantize.name in self.lost.clamps for quantize in pair.quantizers):
-                # values do reach both ends
+                # the values reach both ends
                 amax = float(max(np.abs(end).max() for end in reach))
             read = [self._entered[id(q)] for q in pair.quantizers if self.model.constant(q.inputs[0]) is None]
             for tensor in [*read, source]:
@@ -198,7 +199,7 @@ class _Stripper:
         return ranges
 
     def _strip(self, pair: ExistingPair) -> gs.Tensor:
-        """Let all that reads a pair read the float tensor, which is returned."""
+        """Rewire the readers of a pair to its float tensor, which is returned."""
         node, result = pair.dequantize, pair.dequantize.outputs[0]
         graph = self.path.graphs[id(node)]
         before = len(self.path.casts)
@@ -208,7 +209,7 @@ class _Stripper:
         readers = list({id(reader): reader for reader in result.outputs}.values())
         node.outputs.clear()
         if self.path.take_over(result, source):
-            # readers and ranges know it by this name
+            # readers and ranges refer to it by this name
             source = result
         else:
             reroute(result, source)
@@ -226,7 +227,7 @@ class _Stripper:
     # ---------------------------------------------------------------- where values were quantized
 
     def _entry(self, quantize: gs.Node) -> gs.Tensor:
-        """What is read instead of a QuantizeLinear's result."""
+        """The tensor that replaces a QuantizeLinear's output."""
         if id(quantize) not in self._entered:
             tensor = quantize.inputs[0]
             clamp = self.lost.clamps.get(quantize.name)
@@ -238,7 +239,7 @@ class _Stripper:
         return self._entered[id(quantize)]
 
     def _clamp(self, quantize: gs.Node, tensor: gs.Tensor, clamp: Clamp) -> gs.Tensor:
-        """Restore the activation that a pair stood in for; its output takes the tensor's name where it may."""
+        """Restore the activation that a pair replaced; its output takes the tensor's name if possible."""
         ends = tuple(None if end is None else end.tobytes() for end in (clamp.low, clamp.high))
         if (id(tensor), ends) in self._clamped:
             return self._clamped[id(tensor), ends]
@@ -282,7 +283,7 @@ class _Stripper:
         return [make_node("Clip", name, [tensor, *limits], [result])]
 
     def _by_channel(self, tensor: gs.Tensor, result: gs.Tensor, clamp: Clamp, name: str, kind: int) -> list[gs.Node]:
-        """A Clip takes one limit for all channels; Max and Min take one for each."""
+        """Clamp by Max and Min: a Clip has one limit for all channels, these have one per channel."""
         assert clamp.axis is not None
         shape = [1] * len(tensor.shape)
         shape[clamp.axis] = -1
@@ -299,7 +300,7 @@ class _Stripper:
         return made
 
     def _rounded(self, quantize: gs.Node, tensor: gs.Tensor) -> gs.Tensor:
-        """The tensor rounded as its pair rounded it, without a limit where it leaves the pair's range."""
+        """The tensor rounded as its pair rounds it, but not clipped if it exceeds the pair's range."""
         assert self.beyond is not None
         graph = self.path.graphs[id(quantize)]
         base, scale = quantize.name, quantize.inputs[1]
