@@ -1,4 +1,4 @@
-"""The commands that find out which layers cost the accuracy: registered in cli.py, thin like those there."""
+"""Commands that find the layers that cost accuracy; registered in main.py and as thin as the commands there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def sensitivity(
 ) -> None:
     """Measure which layers cost accuracy.
 
-    What quantizing each layer alone costs, what keeping it alone saves, why the worst are bad, and what helps.
+    For each layer: the loss from quantizing it alone, and the gain from keeping it alone in float. For the worst: the
+    cause, and what helps.
     """
     from toolkit.cli.commands_analysis import sensitivity as measure
 
@@ -49,12 +50,14 @@ def bisect(
     ] = None,
     reads: Annotated[
         list[Path] | None,
-        typer.Option(help="A file or folder that --command reads; where all are named, its verdicts are kept."),
+        typer.Option(help="A file or folder that --command reads; if all are given, its verdicts are cached."),
     ] = None,
     samples: MostSamples = None,
     batch: BatchOption = 64,
     data: Data = "calibration",
-    repeats: Annotated[int, typer.Option(min=1, help="How often both ends are checked, to detect flaky checks.")] = 2,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often to run the check on both extremes, to detect flaky checks.")
+    ] = 2,
     precision: Annotated[
         str | None, typer.Option(help="What kept layers run in: fp16, bf16, fp32; default: [engine] rest.")
     ] = None,
@@ -66,7 +69,7 @@ def bisect(
 ) -> None:
     """Find a minimal set of layers that must stay in float.
 
-    With these in float a check passes: an SQNR, a metric's drop, or a command of yours.
+    With these layers in float a check passes: an SQNR, a metric's drop, or your own command.
     """
     from toolkit.cli.commands_analysis import bisect as find
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def emit(content: Any) -> None:
-    """Print JSON; whatever is not ASCII is escaped, control characters of names among it."""
+    """Print JSON; everything that is not ASCII is escaped, including control characters in names."""
     sys.stdout.write(json_module.dumps(content, indent=1, default=str) + "\n")
 
 
 def say(text: str) -> None:
-    """Print text with a line end, control characters of names made visible."""
+    """Print a line of text, with control characters in names made visible."""
     sys.stdout.write(plain_lines(text.removesuffix("\n")) + "\n")
 
 
@@ -106,7 +106,7 @@ def new_recipe(
         raise QtoolError(
             "the recipe already exists", where=str(target), remedy="give another --out, or --force to overwrite it"
         )
-    # the model was read: what fails from here on need not be its fault
+    # the model could be read, so later failures need not be its fault
     kind = FileKind("no recipe can be made for the model", ModelError, "write one by hand, and report it with --debug")
     with reading(model, kind):
         made = recipe_for(model, target, data, test, metric, ranges, keep_pairs)
@@ -143,7 +143,7 @@ def list_passes(name: str | None, json: bool) -> int:
     from toolkit.contract.registry import find_pass
 
     names = [name] if name else sorted(installed_passes())
-    # who names a pass of his own here has chosen to run its module
+    # naming module:Name here is consent to run that module
     with import_path(Path.cwd() if name and ":" in name else None):
         kinds = {n: find_pass(n, allow_code=True) for n in names}
     if json:
@@ -184,7 +184,7 @@ def list_metrics(json: bool) -> int:
 
 
 def _allowed(schema: dict[str, Any]) -> list[str]:
-    """The values that a setting, or each entry of it, may have, where they are few."""
+    """The values that a setting, or each of its entries, may have, if they are enumerated."""
     if "const" in schema:
         return [_plain(schema["const"])]
     if "enum" in schema:
@@ -224,7 +224,7 @@ def compare_runs(runs: Sequence[Path], html: Path | None, json: bool) -> int:
 
 
 def _show(found: Rendered, json: bool) -> int:
-    """Print what is in a file; warnings come first, beside the machine form on standard error."""
+    """Print what is in a file, warnings first; with ``json`` they go to standard error."""
     for warning in found.warnings:
         (sys.stderr if json else sys.stdout).write(plain_lines(f"Warning: {warning}") + "\n")
     if json:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def calibrate(
     recipe: Path, shard: str | None, out: Path | None, settings: Sequence[str], allow_code: bool, json: bool
 ) -> int:
-    """``qtool calibrate``: run the model over the samples, or a share of them, and keep the statistics."""
+    """``qtool calibrate``: run the model on the samples, save the statistics. Returns the exit status."""
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit, say
     from toolkit.run.calibrate import collect_shard
@@ -40,7 +40,7 @@ def calibrate(
 
 
 def merge(parts: Sequence[Path], out: Path, json: bool) -> int:
-    """``qtool merge``: join what the shards of one calibration collected."""
+    """``qtool merge``: merge the statistics of a calibration's shards. Returns the exit status."""
     from toolkit.calibration.collection import Collection, is_collection, merge_all
     from toolkit.cli.commands import emit, say
     from toolkit.run.folder.guard import refuse_anothers, refuse_writing_over

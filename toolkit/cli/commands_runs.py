@@ -1,4 +1,4 @@
-"""What the commands about this machine and about runs that have ended do, without typer."""
+"""What the commands about this machine and about finished runs do, without typer."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _root(
 
 
 _KEEPING = frozenset({"run", "calibrate", "sensitivity", "bisect"})
-"""Commands that find again what they had done when they were stopped."""
+"""Commands that resume when they are run again after an interruption."""
 
 
 class _State:
@@ -75,7 +75,7 @@ def run(
     ] = None,
     open_blocks: Annotated[
         bool,
-        typer.Option("--open", help="Build opaque blocks again with inner tensors marked, to see what they run in."),
+        typer.Option("--open", help="Rebuild opaque blocks with inner tensors marked, to see their precision."),
     ] = False,
     gpu: Annotated[
         str | None,
@@ -100,9 +100,9 @@ def run(
 
 @app.command()
 def check(recipe: RecipePath, settings: Set = None, allow_code: AllowCode = False, json: Json = False) -> None:
-    """Read a recipe and say what a run of it would do.
+    """Read a recipe and show what a run would do.
 
-    Its model and all its samples are read; nothing is calibrated and nothing is built.
+    Reads the model and all samples; calibrates and builds nothing.
     """
     from toolkit.cli.commands import check_recipe
 
@@ -169,7 +169,7 @@ def migrate(
     from toolkit.cli.commands import migrate_source
 
     if to == "implicit":
-        back = "with --to implicit the model's pairs decide all that is written"
+        back = "with --to implicit, everything written comes from the model's pairs"
         refuse_idle(context, ("model", "cache", "data", "test", "rest", "capability"), back)
     else:
         refuse_idle(context, ("release",), "it is the release that --to implicit writes a cache for")
@@ -204,9 +204,9 @@ def inspect(
     ],
     json: Json = False,
 ) -> None:
-    """Show what is in a file, or in a run folder.
+    """Show what is in a file or a run folder.
 
-    Models, recipes, lock files, samples, engines, logs, journals, ranges, calibration and timing caches.
+    Reads models, recipes, lock files, samples, engines, logs, journals, ranges, calibration and timing caches.
     """
     from toolkit.cli.commands import inspect_file
 
@@ -329,7 +329,7 @@ def invoke(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _refuse(StoppedError(_stopped(words)), json)
     except SystemExit as end:
-        # what shows and installs shell completion ends so
+        # showing and installing shell completion ends this way
         return int(end.code or 0)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "format_message"):
@@ -349,7 +349,7 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _stopped(words: list[str]) -> str:
-    """What a stopped command leaves: only those that work in a run folder keep anything."""
+    """What remains of a stopped command: only commands that work in a run folder keep anything."""
     if _KEEPING.isdisjoint(words[:1]):
         return "stopped"
     return "stopped; finished steps are kept, and the same command resumes from there"
@@ -357,13 +357,13 @@ def _stopped(words: list[str]) -> str:
 
 @cache
 def _command() -> Callable[..., Any]:
-    """The command line read off all functions, once a process: it takes longer than many a command."""
+    """The parser built from all functions, once per process: building it takes longer than many commands."""
     return typer.main.get_command(app)
 
 
 @contextmanager
 def _ended_as_by_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: temporary files go, and what is done is kept."""
+    """SIGTERM ends the block like Ctrl-C: temporary files are removed, finished steps are kept."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -382,7 +382,7 @@ def _ended_as_by_interrupt() -> Iterator[None]:
 
 
 def _refuse(error: QtoolError, json: bool) -> int:
-    """Print an error, in its machine form where that was asked for, and return its exit status."""
+    """Print an error, as JSON if requested, and return its exit status."""
     from toolkit.base.text import plain
 
     if json:

@@ -31,17 +31,17 @@ AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe ru
 
 
 def with_place(settings: list[str] | None, on: str | None) -> list[str]:
-    """The settings with that of ``--on``."""
+    """The settings with ``--on`` added as run.on."""
     return [*(settings or ()), *([f"run.on={on}"] if on is not None else ())]
 
 
 def refuse_idle(context: typer.Context, names: Iterable[str], why: str) -> None:
-    """Refuse the options that are given on the command line and change nothing.
+    """Refuse options that are given on the command line but have no effect.
 
     Args:
         context: the command as it was called.
         names: the parameters of its function.
-        why: what takes their effect away.
+        why: the reason that they have no effect.
 
     Raises:
         QtoolError: one of them is given.
@@ -51,7 +51,7 @@ def refuse_idle(context: typer.Context, names: Iterable[str], why: str) -> None:
 
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        # by its name: typer has a click of its own in newer releases
+        # compared by name: newer releases of typer have their own copy of click
         if parameter.name in names and source is not None and source.name == "COMMANDLINE":
             value, option = context.params[parameter.name], parameter.opts[0]
             said = f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}"

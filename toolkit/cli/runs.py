@@ -1,4 +1,4 @@
-"""The commands about this machine and about runs that have ended: registered in main.py, thin like those there."""
+"""Commands about this machine and about finished runs; registered in main.py and as thin as the commands there."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def view(
 
 
 def doctor(json: Json = False) -> None:
-    """Say what this machine can build, run and measure.
+    """Show what this machine can build, run and measure.
 
-    What is installed, what qtool can do with it, and how to fix the rest.
+    Lists what is installed, what qtool can do with it, and how to fix the rest.
     """
     from toolkit.cli.commands_runs import examine_machine
 
@@ -55,7 +55,7 @@ def time(
 ) -> None:
     """Measure the engines of runs again, or predict their time.
 
-    Engines are measured on this machine's GPU, all in turn; with --gpu nothing is measured, and the time on another is
+    Engines are measured in turn on this machine's GPU; with --gpu nothing is measured, and the time on that GPU is
     predicted from its datasheet.
     """
     from toolkit.cli.commands_runs import predict_runs, time_runs
@@ -96,7 +96,7 @@ def export(
 ) -> None:
     """Write files that build or open a run's result elsewhere.
 
-    The command line and files that build its engine with trtexec or Polygraphy, or a model that any runtime opens.
+    Either the command line and files to build its engine with trtexec or Polygraphy, or a model for any runtime.
     """
     from toolkit.cli.commands_runs import export_run
 

@@ -1,4 +1,4 @@
-"""Arguments of a command line that are empty by mistake, as an unset shell variable leaves them."""
+"""Empty command-line arguments, such as an unset shell variable leaves."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from toolkit.base.errors import QtoolError
 
 _OTHERS = "migrate"
-"""The command that takes another tool's words as they are."""
+"""The command whose arguments may be another tool's command line."""
 
 
 def empty_word(words: Sequence[str]) -> QtoolError | None:
-    """That a word is empty, as where a variable of the shell is not set; None where none is.
+    """The error for an empty argument, as an unset shell variable leaves; None if there is none.
 
-    As a path it would name the folder that the command runs in, and what lies there would be written over.
+    As a path it would mean the current folder, whose files might be overwritten.
     """
     if words[:1] == [_OTHERS]:
         return None

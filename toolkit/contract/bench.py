@@ -17,7 +17,7 @@ Candidate = Callable[[Mapping[str, Finding]], tuple[Model, PrecisionPlan]]
 """The model and the plan with all pairs except those of the nodes named, each with the reason why it stays in float."""
 
 NOISE = 0.01
-"""Engines with the same kernels, measured in turn, differ by this much."""
+"""Engines with the same kernels, measured in turn, differ by up to this ratio."""
 LONG = 60.0
 """Seconds above which a build counts as long. A recogniser of 10 MB with a dynamic width (TensorRT 8.6.0, H200) takes
 273 to build in float16 at level 3 and 111 at level 2, its engine of level 2 runs 3.6 % slower."""
@@ -85,7 +85,7 @@ class Measurement:
         reused: whether an earlier, interrupted run measured it.
         engine: the name that its engine is kept under; empty if it is not kept.
         rebuilt: why an engine to be built by another GPU or in parallel with others was built again; empty if none was.
-        prebuild_s: seconds that building it took, if that was started early.
+        prebuild_s: seconds that building it took, if the build was started early.
         parallel: how many engines were built in parallel with it.
     """
 
@@ -133,26 +133,26 @@ class Bench(Protocol):
     def prebuild_float(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None = None
     ) -> AbstractContextManager[None]:
-        """Within the block the engine of a model without pairs, as a run would build it, is built in parallel, if
-        possible: ``measure`` then uses it, also for a trial.
+        """Within the block, if possible, build the engine of a model without pairs in parallel, as a run would build
+        it; ``measure`` then uses it, also for a trial.
         """
         ...
 
     def make_room(self) -> bool:
-        """Wait until another engine may be built here: for one started early, unless that takes long and both fit.
+        """Wait until another engine may be built here: for a build started early, unless it takes long and both fit.
 
         Returns:
-            Whether it takes long, and is still being built.
+            Whether that build takes long and is still running.
         """
         ...
 
     def remote_builds(self) -> AbstractContextManager[None]:
-        """Within the block other GPUs build what ``prebuild`` names, if work runs elsewhere and there are any."""
+        """Within the block, other GPUs build what ``prebuild`` names, if work is distributed and there are any."""
         ...
 
     @property
     def free_gpus(self) -> int:
-        """How many engines other GPUs would start at once."""
+        """How many engines other GPUs could start building right now."""
         ...
 
     def prebuild(
@@ -164,7 +164,7 @@ class Bench(Protocol):
         float_only: bool = False,
         trial: bool = False,
     ) -> str:
-        """Have a candidate's engine built by another GPU that is free: ``measure`` may be asked for it next.
+        """Have a candidate's engine built on another free GPU, for a later ``measure``.
 
         Returns:
             The key that ``forget`` takes.
@@ -172,7 +172,7 @@ class Bench(Protocol):
         ...
 
     def forget(self, engine: str) -> None:
-        """Abandon an engine that ``prebuild`` was given: its GPU is free for others."""
+        """Abandon a build that ``prebuild`` started, which frees its GPU."""
         ...
 
     def cannot_measure(self) -> str:
@@ -180,7 +180,7 @@ class Bench(Protocol):
         ...
 
     def in_turn(self, *engines: str) -> TurnsFound | None:
-        """Latencies of kept engines, measured in turn or found among what was measured before.
+        """Latencies of kept engines, measured in turn or taken from earlier measurements.
 
         Args:
             engines: the names that they are kept under.
@@ -205,16 +205,16 @@ class Bench(Protocol):
         rebuild: bool = False,
         trial: bool = False,
     ) -> Measurement:
-        """Lower, build and time one candidate, or find it among what was measured before.
+        """Lower, build and time one candidate, or return an earlier measurement of it.
 
         Args:
             model: the graph with the candidate's Q/DQ pairs; not changed.
             plan: its plan.
             nodes: the nodes whose times are reported.
             ranges: amax by tensor, for implicit quantization, and the values seen, for float16's limits.
-            float_only: nothing is to be quantized, implicitly either.
+            float_only: quantize nothing, not even implicitly.
             repeat: 0; 1 to build and measure the same candidate again, and so on.
-            rebuild: build it although it was measured before.
+            rebuild: build it even if it was measured before.
             trial: build it in less time, as a trial that is only compared with others, unless its engine as a run would
                 build it exists, or is needed to tell whether it is slower than the float engine.
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class RangesProvider(Protocol):
-    """Gives the ranges of a model's tensors; calibrates where they are not known yet."""
+    """Provides the ranges of a model's tensors; calibrates if they are not known yet."""
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
-        """Ranges on the grid of ``dtype``, of ``tensors`` and of all that placement could need."""
+        """Ranges for quantization to ``dtype`` of ``tensors`` and of everything that placement could need."""
         ...
 
 
@@ -43,15 +43,15 @@ class Context:
         rest: the precision of nodes without a request.
         progress: called with the current task, the amount done, and the total.
         provider: calibrates when ``ranges`` is first called; its ``data`` are the calibration samples.
-        known_ranges: what is known of ranges so far: given by hand, kept by a pass, or calibrated.
+        known_ranges: the ranges known so far: set by hand, kept by a pass, or calibrated.
         evaluation: what the run is judged by; None if unspecified.
-        bench: builds and times engines; None where none may be built.
+        bench: builds and times engines; None if none may be built.
         folder: where a pass may write files for people; see ``wrote``. None: it writes nothing.
         logs: where interrupted work is kept, to be resumed; ``folder`` if None.
         base: the folder that relative paths in settings are relative to.
         source: the model as it was loaded, before any pass.
         dry_run: nothing may be calibrated, measured or built: a pass says what it would do.
-        unread: the graph that the last pass leaves is not read, in a dry run that builds no engine: the pass may leave
+        unread: nothing reads the graph after the last pass, as in a dry run that builds no engine: the pass may leave
             it unchanged.
         judges_helpers: whether a helper pass is undone if it does not help; not if the caller that tries it decides.
         following: titles of the passes after the current one, without guards.
@@ -59,7 +59,7 @@ class Context:
             engines too.
         model: the model being worked on.
         files: the files that passes wrote into ``folder``.
-        roundings: what samples showed about weights and inputs, by what it depends on: trials of one model share it.
+        roundings: cached statistics of weights and inputs, keyed by what they depend on; trials of one model share it.
         exact: by constant that a pass rounded or corrected for the quantized layers, the values that it would have in
             float: what nodes are measured against.
         unranged: why a requested tensor has no range: its readers cannot be quantized.
@@ -97,20 +97,20 @@ class Context:
         tensors: Sequence[str | gs.Tensor] | None = None,
         dtype: Precision | str = Precision.INT8,
     ) -> Ranges:
-        """Ranges of ``tensors`` (default: all that placement could need) of the current model.
+        """Ranges of ``tensors`` (default: everything that placement could need) of the current model.
 
         Calibrates once, on the first call. Ranges given by hand in ``known_ranges`` need no calibration. If nothing can
-        be calibrated (``can_calibrate``), only given ranges are there: check each with ``fits``.
+        be calibrated (see ``can_calibrate``), only given ranges are returned: check each with ``fits``.
 
         Args:
             model: the current model if None.
             tensors: float tensors, or their names; nothing is calibrated for an empty list.
-            dtype: the type that the tensors are to be quantized to, or its name: a method weighs clipping against the
-                rounding of that type's grid.
+            dtype: the type that the tensors will be quantized to, or its name: methods trade clipping off against the
+                rounding error of that type.
 
         Raises:
-            RangesError: there is no calibration data, and no tensor has a known range of that type; or the model has no
-                tensor of a name.
+            RangesError: there is no calibration data and no known range for that type; or the model has no tensor with
+                one of the names.
         """
         if tensors is not None and not tensors:
             return Ranges()
@@ -140,7 +140,7 @@ class Context:
         """Record why ``wanted`` tensors got no range.
 
         Raises:
-            RangesError: none of them has a range of that type, and not all could be calibrated.
+            RangesError: none of them has a range for that type, and not all could be calibrated.
         """
         lacking = [name for name in wanted if name not in found.tensors] if self.can_calibrate else []
         if len(lacking) < len(wanted) and not _any_fits(found, wanted, dtype):
@@ -156,7 +156,7 @@ class Context:
 
     @property
     def can_calibrate(self) -> bool:
-        """Whether every tensor can get a range; otherwise only those have one that were given one."""
+        """Whether every tensor can get a range; otherwise only tensors with a given range have one."""
         return self.provider is not None and getattr(self.provider, "calibrates", True)
 
     def calibration_samples(self) -> Any:
@@ -174,7 +174,7 @@ class Context:
         return data
 
     def fork(self, *, ranges: bool = True) -> Context:
-        """A context for a trial: a journal and a plan of its own, the rest shared.
+        """A context for a trial, with its own journal and plan; everything else is shared.
 
         Args:
             ranges: whether the trial starts with the ranges known so far (a copy); otherwise it calibrates again.
@@ -192,12 +192,12 @@ class Context:
         )
 
     def note_float_values(self, new: str, old: str, exact: Array) -> None:
-        """Record that a constant was derived from another only for the quantized layers: rounded, or corrected.
+        """Record that a constant was derived from another only for quantization: rounded or corrected.
 
         Args:
             new: its name.
             old: the name of the original; empty if there was none.
-            exact: the values that the graph would have there in float, of the same shape.
+            exact: the values that the float graph would have there, of the same shape.
         """
         self.exact[new] = self.exact.get(old, exact)
 
@@ -221,12 +221,12 @@ class Context:
 
     @property
     def log_folder(self) -> Path | None:
-        """Where interrupted work is kept; None keeps it in memory."""
+        """The folder for interrupted work; None keeps it in memory."""
         return self.logs if self.logs is not None else self.folder
 
 
 def _names(tensors: Sequence[str | gs.Tensor] | None) -> list[str] | None:
-    """The names of tensors that are given as themselves or by name; one name alone is a list of one."""
+    """Names of tensors given as objects or by name; a single name is a list of one."""
     if tensors is None:
         return None
     given = [tensors] if isinstance(tensors, str) else tensors
@@ -234,10 +234,10 @@ def _names(tensors: Sequence[str | gs.Tensor] | None) -> list[str] | None:
 
 
 def _refuse_unknown(wanted: Collection[str], model: Model) -> None:
-    """Refuse names that no tensor has, in a dry run as in a run: nothing else would say so of a name that is misspelt.
+    """Refuse names that no tensor has, in a dry run too: nothing else would report a misspelt name.
 
     Raises:
-        RangesError: there is one; the message names the closest.
+        RangesError: there is one; the message suggests the closest.
     """
     have = model.tensor_names()
     unknown = sorted(name for name in wanted if name not in have)
@@ -253,19 +253,19 @@ def _any_fits(ranges: Ranges, tensors: Collection[str], dtype: Precision) -> boo
 
 
 def _put_given(known: Ranges, found: Ranges, dtype: Precision) -> None:
-    """Put the ranges given by hand in place of calibrated ones; those for another type only where there is none."""
+    """Replace calibrated ranges by given ones; those for another type only fill gaps."""
     given = {name: one for name, one in known.tensors.items() if one.method in GIVEN}
     found.tensors.update({n: one for n, one in given.items() if one.holds_for(dtype) or n not in found.tensors})
 
 
 def _with_other_types(found: Ranges, known: Ranges, wanted: Collection[str], dtype: Precision) -> Ranges:
-    """The ranges found; tensors that were not asked for keep the ranges that they have for other types."""
+    """The ranges found; tensors that were not requested keep their ranges for other types."""
     others = {n: one for n, one in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
     return replace(found, tensors={**found.tensors, **others})
 
 
 def no_ranges(known: Ranges | None, wanted: Collection[str], dtype: Precision) -> RangesError:
-    """The error that none of the ``wanted`` tensors has a range of that type; tells what ranges are known instead."""
+    """The error for ``wanted`` tensors without a range for that type; it says which ranges are known instead."""
     tensors = known.tensors if known is not None else {}
     other = sorted(name for name in wanted if name in tensors)
     shown = ", ".join(f"'{name}'" for name in (other or sorted(wanted))[:3])

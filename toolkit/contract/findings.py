@@ -46,7 +46,7 @@ class Code(BaseCode):
     """
 
     OWN_WORDS = "own-words"
-    """The words of a pass that is not one of qtool's own: ``text``, and ``rule`` where it has a short name for it."""
+    """The text of a third-party pass: ``text``, and ``rule`` if it has a short name for it."""
 
     # ---- pairs and layers: why a node is quantized, or is not
     EXCLUDED = "excluded"

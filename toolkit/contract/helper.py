@@ -16,7 +16,7 @@ from toolkit.graph.model import Model
 
 
 class HelperCode(BaseCode):
-    """Why a helper leaves a layer as it is, whatever the layer's values."""
+    """Why a helper leaves a layer as it is, regardless of the layer's values."""
 
     READS_TRANSPOSED = "reads-transposed"
 
@@ -24,28 +24,28 @@ class HelperCode(BaseCode):
 class Helper(Pass):
     """A pass that changes a model so that it loses less when quantized.
 
-    It is kept only where it raises the SQNR that the journal shows: with all layers quantized, or of the model with its
-    pairs where it has some. This holds for every pass of role ``HELP``, or that states what it ``mends``; this class
-    adds the settings that override it.
+    Its changes are kept only if they raise the SQNR that the journal shows: with all layers quantized, or with the
+    model's own pairs if it has some. This holds for every pass of role ``HELP`` or with ``mends`` set; this class adds
+    settings that override it.
 
-    A search calls its helpers again once it has a plan, with a float type requested for the layers that stay in float:
-    what only serves these should be left as it is, see ``kept_float``.
+    A search calls its helpers again once it has a plan, with float types requested for the layers that stay in float.
+    Helpers should not change what serves only those; see ``kept_float``.
     """
 
     role: ClassVar[Role | None] = Role.HELP
     only_if_better: bool = Field(
-        True, description="keep it only where it raises the measured SQNR; false: keep it in any case"
+        True, description="keep the changes only if they raise the measured SQNR; false: keep them in any case"
     )
-    measure: bool = Field(True, description="measure what it does to the SQNR; false: keep it, unmeasured")
+    measure: bool = Field(True, description="measure the effect on SQNR; false: keep the changes unmeasured")
 
     def unused_settings(self) -> dict[str, str]:
-        """Nothing is kept for what it does where that is not measured."""
+        """``only_if_better`` has no effect without ``measure``."""
         alone = self.only_if_better and not self.measure
         return {"only_if_better": "measure = false keeps the pass in any case"} if alone else {}
 
     @staticmethod
     def kept_float(context: Context, layers: Iterable[str]) -> dict[str, Finding] | None:
-        """Why the plan so far keeps these layers in float, by name; None if one of them is to be quantized."""
+        """Why the plan so far keeps these layers in float, by name; None if any of them will be quantized."""
         found = {}
         for name in layers:
             ask = context.plan.get(name)
@@ -55,7 +55,7 @@ class Helper(Pass):
         return found
 
     def decline_float(self, context: Context, layers: Iterable[str]) -> bool:
-        """Whether the plan so far keeps all of these layers in float; they are declined then, with ``kept_float``."""
+        """Whether the plan so far keeps all of these layers in float; if so, they are declined with ``kept_float``."""
         kept = self.kept_float(context, layers)
         for name, why in (kept or {}).items():
             context.journal.declined(name, why)
@@ -63,9 +63,9 @@ class Helper(Pass):
 
     @staticmethod
     def decline_transposed(model: Model, context: Context) -> None:
-        """Decline the Gemms with a constant weight that read an activation transposed (transA).
+        """Decline Gemms with a constant weight that transpose their activation (transA).
 
-        What such a layer takes for channels lies along the axis of samples.
+        The axis of their input channels is the activation's axis of samples.
         """
         for node in model.nodes:
             reads = node.op == "Gemm" and node.attrs.get("transA", 0) and model.constant(node.inputs[0]) is None

@@ -1,4 +1,4 @@
-"""Whether a helper pass is kept: only if it helps by the figure shown."""
+"""Whether a helper pass is kept: only if it improves the reported figure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from toolkit.graph.sessions.measured import squashed_by
 from toolkit.graph.sessions.session import session
 
 LEAST_DB = 0.1
-"""What a helper has to gain: the figure shown has one decimal, and must visibly rise."""
+"""The smallest gain: the reported figure has one decimal and must visibly rise."""
 SAMPLES = 64
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a helper pass does to the SQNR of the worst output relative to the float model, in dB.
+    """The effect of a helper pass on the SQNR of the worst output relative to the float model, in dB.
 
     Attributes:
         before_db: without the pass.
@@ -66,7 +66,7 @@ class HelperTrial:
     Args:
         model: the current model, before the pass.
         context: its context.
-        insist: keep the pass whatever it does.
+        insist: keep the pass in any case.
         settings: those of the quantizing pass with which the effect is measured.
     """
 
@@ -78,13 +78,13 @@ class HelperTrial:
         self.events = len(context.journal.events)
 
     def settle(self, by: str, model: Model, context: Context) -> None:
-        """Keep what the pass did, or undo it; the journal gives the figure with and without it, and the decision."""
+        """Keep or undo the pass's changes; the journal gets the figures with and without it, and the decision."""
         if model.fingerprint() == self.before.fingerprint():
             return
         journal = context.journal
         effect = effect_of(self.before, model, context, self.ranges, self.settings)
         if effect is None:
-            # what ranges were given hold for the model as it was
+            # given ranges are for the original model
             known = context.provider is not None or (self.ranges is not None and bool(self.ranges.tensors))
             if known and not self.insist:
                 self._undo(model, context, Code.GAIN_UNKNOWN(by=by))
@@ -114,7 +114,7 @@ def effect_of(
     known: Ranges | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> Effect | None:
-    """How two forms of a model differ, on at most 64 calibration samples.
+    """The effect of a change to a model, on at most 64 calibration samples.
 
     A float model is measured with the pairs that the installed pass of role ``QUANTIZE`` inserts by default. Both are
     compared with the float outputs of ``before``, so that a pass that changes the function is detected.
@@ -149,7 +149,7 @@ def effect_of(
         wanted = quantize.ranges_wanted(model.copy(), apart)
         if not wanted and quantize.precision.ranged:
             return None
-        # of the model as it is, since its statistics may have been collected before
+        # pairs of the original model: its statistics may have been collected already
         apart.ranges(model, wanted or [], quantize.precision)
         trial = model.copy()
         quantize(trial, apart)
@@ -158,7 +158,7 @@ def effect_of(
 
 
 def _stripped(model: Model) -> Model | None:
-    """The model without its pairs, by the installed pass of role ``STRIP``; None where there is none."""
+    """The model without its pairs, by the installed pass of role ``STRIP``; None if there is none."""
     for _, strip in installed_for(Role.STRIP)[:1]:
         plain = model.copy()
         try:
@@ -204,7 +204,7 @@ def _measured(reference: Model, models: Sequence[Model], data: Any, context: Con
 
 
 def _difference(wanted: Array, found: Array) -> tuple[float, float]:
-    """Noise and signal power of an output; for integers and the like the number of elements that differ, and of all."""
+    """Noise and signal power of an output; for non-floats the number of elements that differ, and of all elements."""
     if wanted.shape != found.shape:
         return math.inf, 1.0
     if wanted.dtype.kind not in "fV":

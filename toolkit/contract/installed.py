@@ -16,19 +16,19 @@ GROUP = "qtool.passes"
 
 
 def installed_passes() -> dict[str, importlib.metadata.EntryPoint]:
-    """The passes installed here, by name: qtool's own and those of others, through the same entry-point group."""
+    """The installed passes by name, qtool's and third-party ones, from the same entry-point group."""
     with aside():
         return dict(_entries(tuple((place, _changed(place)) for place in sys.path)))
 
 
 @functools.lru_cache(maxsize=4)
 def _entries(places: tuple[tuple[str, int], ...]) -> dict[str, importlib.metadata.EntryPoint]:
-    """What ``installed_passes`` returned, while nothing is installed or removed: reading it takes milliseconds."""
+    """Cached by the folders' change times, so that newly installed passes are seen: reading takes milliseconds."""
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
 
 
 def _changed(place: str) -> int:
-    """When something was last added to a folder of ``sys.path`` or removed, in nanoseconds."""
+    """When an entry was last added to or removed from a folder of ``sys.path``, in nanoseconds."""
     try:
         return os.stat(place or ".").st_mtime_ns  # noqa: PTH116
     except OSError:
@@ -36,7 +36,7 @@ def _changed(place: str) -> int:
 
 
 def installed_for(role: Role) -> list[tuple[str, type[Any]]]:
-    """The classes of installed passes that play a part, qtool's own first; what cannot be imported is left out."""
+    """The classes of installed passes with a role, qtool's own first; those that cannot be imported are left out."""
     found = []
     for name, entry in installed_passes().items():
         try:
@@ -45,5 +45,5 @@ def installed_for(role: Role) -> list[tuple[str, type[Any]]]:
             continue
         if isinstance(kind, type) and getattr(kind, "role", None) is role:
             found.append((name, kind))
-    # qtool's own first, so that what else is installed does not change what is advised
+    # qtool's own first, so that advice does not depend on what else is installed
     return sorted(found, key=lambda one: (one[1].__module__.partition(".")[0] not in OWN_PACKAGES, one[0]))

@@ -37,16 +37,16 @@ class Event:
 
     @property
     def rule(self) -> str:
-        """The reason's short name: its code, or what a pass that is not qtool's own calls it."""
+        """The reason's short name: its code, or the name a third-party pass gives it."""
         return str(self.why.values.get("rule") or self.why.code.value)
 
     def to_json(self, sentence: Callable[[Finding], str] | None = None) -> dict[str, Any]:
-        """``{kind, by, node, rule, values, change}`` without what is empty; ``from_json`` reads it.
+        """``{kind, by, node, rule, values, change}`` without empty entries; ``from_json`` reads it.
 
-        ``code`` is there too where the rule is not the reason's code.
+        ``code`` is included if the rule is not the reason's code.
 
         Args:
-            sentence: makes a sentence of a finding; with it the keys ``what`` and ``reason`` are there for people.
+            sentence: writes a finding as a sentence; if given, the keys ``what`` and ``reason`` hold text for people.
         """
         why, change = self.why.to_json(), self.what.to_json() if self.what is not None else None
         rule = self.rule
@@ -75,7 +75,7 @@ class Event:
 
 
 class Journal:
-    """A list of events; ``by`` names whoever is writing (the pass under way).
+    """A list of events; ``by`` names the current writer (the running pass).
 
     Writers pass findings, or plain text, which becomes a finding with code ``OWN_WORDS``, and a node or its name.
 
@@ -92,34 +92,34 @@ class Journal:
         self.by = "qtool"
 
     def changed(self, node: str | gs.Node, what: Finding | str, why: Finding | str) -> None:
-        """A node was changed: ``what`` was done to it and ``why``."""
+        """Record that a node was changed: ``what`` was done to it, and ``why``."""
         self.events.append(Event(CHANGED, self.by, node_name(node), finding(why), finding(what)))
 
     def declined(self, node: str | gs.Node, why: Finding | str) -> None:
-        """A node was skipped although the pass concerns its kind."""
+        """Record that a node was skipped although the pass applies to nodes like it."""
         self.events.append(Event(DECLINED, self.by, node_name(node), finding(why)))
 
     def noted(self, why: Finding | str, node: str | gs.Node = "") -> None:
-        """Something the user should be able to find later: a fallback, data that was cut, a choice made."""
+        """Record something the user may want to find later: a fallback, truncated data, a choice made."""
         self.events.append(Event(NOTED, self.by, node_name(node), finding(why)))
 
     def noted_once(self, why: Finding) -> None:
-        """Something the user should be able to find later, unless the journal has it already."""
+        """As ``noted``, unless the journal has this note already."""
         if not any(event.why == why for event in self.of(NOTED)):
             self.noted(why)
 
     def of(self, kind: str, by: str | None = None, node: str | None = None) -> list[Event]:
-        """Events of a kind, optionally of one writer or one node, in the order they happened."""
+        """Events of a kind, optionally only those by one writer or about one node, in order."""
         return [
             e for e in self.events if e.kind == kind and (by is None or e.by == by) and (node is None or e.node == node)
         ]
 
     def counts(self) -> Counter[tuple[str, str]]:
-        """How many events of each (writer, kind)."""
+        """The number of events by (writer, kind)."""
         return Counter((e.by, e.kind) for e in self.events)
 
     def to_jsonl(self, sentence: Callable[[Finding], str] | None = None) -> str:
-        """One JSON object a line; with ``sentence`` each has its sentences too, for people."""
+        """One JSON object per line; see ``Event.to_json`` for ``sentence``."""
         encode = json_encoder()
         return "".join([encode(e.to_json(sentence)) + "\n" for e in self.events])
 
@@ -140,5 +140,5 @@ class Journal:
 
 
 def node_name(node: str | gs.Node) -> str:
-    """The name of a node that is given as itself or by its name."""
+    """The name of a node given as an object or by name."""
     return node if isinstance(node, str) else str(node.name)

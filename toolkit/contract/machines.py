@@ -1,4 +1,4 @@
-"""What to report about the machines that work was done on."""
+"""Findings about the machines that work was done on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from toolkit.contract.findings import Code, Finding
 
 
 def machine_notes() -> list[Finding]:
-    """That workers have CPUs of another kind, whose kernels round differently; nothing if they have not."""
+    """A note if workers have CPUs of another kind, whose kernels round differently; otherwise nothing."""
     place = elsewhere()
     if place is None or not place.unlike:
         return []

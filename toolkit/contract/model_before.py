@@ -1,4 +1,4 @@
-"""What a model was before a pass changed it: what must stay, and what the pass is not blamed for."""
+"""The state of a model before a pass: what the pass must keep, and existing faults that it is not blamed for."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class ModelBefore:
 
     Attributes:
         signature: its inputs and outputs, by names and types.
-        thorough: whether types, scales and operators are checked. qtool's own passes are tested to keep them; for a
-            large graph that costs as much as all other checks together.
-        typed: whether its types agreed, if that was checked.
-        scales: what was wrong with scales of Q/DQ nodes, by tensor.
+        thorough: whether types, scales and operators are checked. qtool's own passes are tested to keep them, and on a
+            large graph this takes as long as all other checks together.
+        typed: whether its types were consistent, if that was checked.
+        scales: faults of scales of Q/DQ nodes, by tensor.
         foreign: the first node of each operator that is in none of the model's opsets, by domain and operator.
         asked: names of the nodes with a request in the plan.
-        batched: by input the dynamic axis along which samples are joined, if batches of them are run and the pass is
-            not one of qtool's own.
-        rows: likewise the tensors whose first dimension is not fixed.
+        batched: by input, the dynamic axis along which samples are batched, if they are and the pass is not one of
+            qtool's own.
+        rows: likewise, the tensors whose first dimension is dynamic.
     """
 
     signature: Signature
@@ -45,7 +45,7 @@ class ModelBefore:
 
     @classmethod
     def of(cls, model: Model, thorough: bool, context: Context) -> ModelBefore:
-        """Record a model that is about to be changed."""
+        """The state of a model that is about to be changed."""
         signature = model.changing().signature()
         asked = frozenset(context.plan) & frozenset(model.node_names() if len(context.plan) else ())
         if not thorough:
@@ -59,7 +59,7 @@ class ModelBefore:
         return cls(signature, thorough, typed, wrong_scales(model), foreign_operators(model), asked, batched, rows)
 
     def refuse_new_scales(self, model: Model) -> None:
-        """Refuse scales that are wrong and were not before.
+        """Refuse scales that the pass made invalid.
 
         Raises:
             PassError: there is one; the message says which and why.
@@ -69,10 +69,10 @@ class ModelBefore:
                 raise PassError(what)
 
     def refuse_new_signature(self, title: str, model: Model) -> None:
-        """Refuse other inputs or outputs.
+        """Refuse changed inputs or outputs.
 
         Raises:
-            PassError: they differ by name or type.
+            PassError: their names or types changed.
         """
         now = model.signature()
         for kind, old, new in (
@@ -86,11 +86,11 @@ class ModelBefore:
                 )
 
     def refuse_new_shapes(self, title: str, model: Model, context: Context) -> None:
-        """Refuse inputs that no longer take every shape of the profiles, or the batches of the samples.
+        """Refuse inputs that no longer accept every shape of the profiles, or batches of samples.
 
         Raises:
-            PassError: a dimension is fixed that varies in a profile, or has another size there; or the axis of samples
-                is, and they are run one by one and in batches.
+            PassError: a dimension was fixed that varies or has another size in a profile, or that is the batch axis of
+                samples that are run one by one and in batches.
         """
         declared = model.input_shapes() if self.thorough else {}
         fixed = self._fixed_batch(declared, model) if self.batched else None
@@ -112,12 +112,12 @@ class ModelBefore:
                         )
 
     def _one_by_one(self, profiles: Profiles) -> bool:
-        """Whether the profiles have batches of one sample alone."""
+        """Whether the profiles allow only batches of one sample."""
         extents = [(profile.shapes.get(name), axis) for profile in profiles for name, axis in self.batched.items()]
         return bool(extents) and all(one is not None and one.max[axis] == 1 for one, axis in extents)
 
     def _fixed_batch(self, declared: Mapping[str, Sequence[int | str | None]], model: Model) -> tuple[str, int] | None:
-        """Where the pass fixed the axis of samples, in words, and at what; None where it did not."""
+        """Where the pass fixed the batch axis, in words, and the size; None if it did not."""
         for name, axis in self.batched.items():
             declares = declared[name][axis]
             if isinstance(declares, int):
@@ -132,7 +132,7 @@ class ModelBefore:
         return None
 
     def note_unknown_operators(self, title: str, model: Model, context: Context) -> None:
-        """Note the operators that are in none of the model's opsets and were not there before."""
+        """Note new operators that are in none of the model's opsets."""
         for (domain, op), node in foreign_operators(model).items() if self.thorough else ():
             if (domain, op) not in self.foreign:
                 context.journal.noted(
@@ -141,7 +141,7 @@ class ModelBefore:
                 )
 
     def note_lost_requests(self, title: str, model: Model, context: Context) -> None:
-        """Note the requests of passes before this one that have no effect, since it left no node of that name."""
+        """Note requests of earlier passes that lost their effect because this pass removed the node."""
         names = set(model.node_names()) if self.asked else set()
         gone = self.asked - names
         lost = [(name, ask) for name, ask in context.plan.items() if name in gone and not ask.free]
@@ -154,13 +154,13 @@ class ModelBefore:
 
 
 def _first(shapes: Mapping[str, Sequence[Sequence[int]]], tensor: str) -> int:
-    """The first dimension of a tensor, -1 where it is not known."""
+    """The first dimension of a tensor; -1 if it is not known."""
     (shape,) = shapes.get(tensor, [()])
     return shape[0] if len(shape) else -1
 
 
 def _difference(kind: str, old: Sequence[tuple[str, int]], new: Sequence[tuple[str, int]]) -> str:
-    """What became of the model's inputs or outputs, which are pairs of name and ONNX type, in words."""
+    """In words, how inputs or outputs changed; they are pairs of name and ONNX type."""
     before, now = dict(old), dict(new)
     lost, more = [name for name in before if name not in now], [name for name in now if name not in before]
     if lost and more:

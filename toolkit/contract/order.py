@@ -1,4 +1,4 @@
-"""Passes that come too late: layers have their Q/DQ pairs or requests already, which they need or take away."""
+"""Passes in the wrong order: layers already have the Q/DQ pairs or requests that the pass needs or removes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 
 BEFORE_PAIRS = frozenset({Role.HELP, Role.FOLD_NORMALIZATION})
-"""The roles of passes that change layers without pairs only."""
+"""The roles of passes that only change layers without pairs."""
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _LEFT_OUT = (Code.EXCLUDED, Code.NOT_INCLUDED)
 
@@ -27,9 +27,9 @@ class OrderCode(BaseCode):
 def note_after_pairs(
     title: str, model: Model, context: Context, quantized: Collection[str], events: Iterable[Event]
 ) -> None:
-    """Note that a pass changed nothing where a pass before it gave layers their pairs, and leaves these as they are.
+    """Note that a pass changed nothing because an earlier pass had already given the layers their pairs.
 
-    Not where only a run can tell whether it does. Pairs that a model came with are another finding.
+    Not if only a run can tell whether it changes anything. Pairs of the source model are a different finding.
 
     Args:
         title: the pass.
@@ -44,9 +44,9 @@ def note_after_pairs(
 def note_all_paired(
     title: str, model: Model, context: Context, quantized: Collection[str], events: Iterable[Event]
 ) -> None:
-    """Note that a pass that inserts pairs inserted none, since the passes before it gave the layers theirs.
+    """Note that a quantizing pass inserted no pairs because earlier passes had already given the layers theirs.
 
-    Layers that its own settings leave out do not count. For the arguments see ``note_after_pairs``.
+    Layers that its own settings exclude do not count. For the arguments see ``note_after_pairs``.
     """
     if quantized_by_now(context) <= set(quantized):
         told = list(events)

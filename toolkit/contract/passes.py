@@ -30,7 +30,7 @@ from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
 _OF_APPLY = ("supports_dry_run", "graph_only", "reads_evaluation", "measures_engines")
-"""What a pass states about its ``apply``."""
+"""What a pass declares about its ``apply``."""
 
 
 class Pass(BaseModel):
@@ -39,23 +39,23 @@ class Pass(BaseModel):
     Numbers among the fields are finite, unless a field sets ``allow_inf_nan=True``. Subclasses write ``apply``; users
     call the object: ``MyPass(setting=1)(model, context)``.
 
-    What else a run must know about a pass, the pass states in class attributes, and in methods that report what
-    ``apply`` reads. The defaults are conservative: a pass that states nothing runs again whenever the evaluation, the
-    engine's settings or the GPU changed.
+    A pass declares what else a run must know in class attributes, and in methods that say what ``apply`` reads. The
+    defaults are conservative: a pass that declares nothing runs again whenever the evaluation, the engine's settings or
+    the GPU changed.
 
     Attributes:
         name: its name in recipes; if empty, the class name in snake_case.
         role: its role, by which advice and analyses find it.
-        mends: what a pass of role ``HELP`` helps against.
-        supports_dry_run: whether ``apply`` respects ``context.dry_run``: it then measures and builds nothing, refuses
-            what it would refuse in a run, and says what it would do. If all passes do, a run is rehearsed before it
-            calibrates.
+        mends: the problem that a pass of role ``HELP`` reduces.
+        supports_dry_run: whether ``apply`` respects ``context.dry_run``: it then measures and builds nothing, raises
+            the errors that it would raise in a run, and says what it would do. If all passes do, they are tried before
+            a run calibrates.
         graph_only: whether ``apply`` depends only on graph, settings, profiles and plan. A run then continues from the
-            rehearsal's result.
+            trial's result.
 
     ``supports_dry_run``, ``graph_only``, ``reads_evaluation`` and ``measures_engines`` hold for the ``apply`` of the
-    class that sets them: a class that defines another ``apply``, or inherits one from a mixin, sets them again or gets
-    the defaults.
+    class that sets them: a subclass with another ``apply``, or one from a mixin, must set them again to override the
+    defaults.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
@@ -71,7 +71,7 @@ class Pass(BaseModel):
         super().__pydantic_init_subclass__(**settings)
         for member in _OF_APPLY:
             said_by = next(kind for kind in cls.__mro__ if member in vars(kind))
-            # another apply may ask for ranges, which are placeholders in a rehearsal, or read the evaluation
+            # another apply may request ranges, which are placeholders in a dry run, or read the evaluation
             if said_by is not cls and getattr(said_by, "apply", cls.apply) not in (Pass.apply, cls.apply):
                 setattr(cls, member, vars(Pass)[member])
 
@@ -79,8 +79,8 @@ class Pass(BaseModel):
         """Take the settings.
 
         Raises:
-            RecipeError: an unknown setting (the message names the closest known one), a wrong value, or a setting that
-                has no effect given the others, which is the error's value.
+            RecipeError: an unknown setting (the message names the closest known one), a wrong value, or a setting
+                that has no effect given the others. The error's ``value`` is that setting.
         """
         try:
             super().__init__(**settings)
@@ -93,17 +93,17 @@ class Pass(BaseModel):
 
     @classmethod
     def _fault(cls, what: str) -> RecipeError:
-        """The error for wrong settings: what is wrong, in which pass, and where to look."""
+        """The error for invalid settings: what is wrong, in which pass, and where to look."""
         title = cls.title()
         use = title if title in installed_passes() else f"{cls.__module__}:{cls.__qualname__}"
         return RecipeError(what, where=f"pass '{title}'", remedy=f"`qtool passes {use}` lists its settings")
 
     def unused_settings(self) -> dict[str, str]:
-        """The settings that have no effect given the others, each with the reason: none of them may be set."""
+        """Settings that have no effect given the others, each with the reason; setting one is an error."""
         return {}
 
     def comes_from(self, place: Callable[[str], str]) -> None:
-        """Set where a recipe uses this pass: ``place`` returns the file and line of one of its settings' values."""
+        """Record where a recipe uses this pass: ``place`` returns file and line of a setting."""
         self._place = place
 
     @classmethod
@@ -120,7 +120,7 @@ class Pass(BaseModel):
         return not self.graph_only
 
     def runs_models(self) -> bool:
-        """Whether models or engines are run for ``apply``, or to tell whether it helps, as far as the pass states."""
+        """Whether ``apply``, or measuring its effect, runs models or engines, as far as the pass declares."""
         return self.reads_evaluation() or self.measures_engines() or self.helps()
 
     def predicts_times(self) -> bool:
@@ -128,23 +128,23 @@ class Pass(BaseModel):
         return False
 
     def accuracy_limits(self) -> Mapping[str, float | None]:
-        """The limits of an accuracy budget that the settings give, by their names in ``[evaluation] budget``."""
+        """The accuracy limits in the settings, by their names in ``[evaluation] budget``."""
         return {}
 
     def input_files(self, base: Path) -> list[Path]:
-        """The files that the settings name, relative to ``base``: its result is stale if they change."""
+        """Files that the settings name, relative to ``base``: the pass's result is stale if they change."""
         return []
 
     def code_named(self) -> list[str]:
-        """The code that the settings name, as ``module:Name``: it runs only where the user allows code."""
+        """Code that the settings name as ``module:Name``: it runs only if the user allows code."""
         return []
 
     def ranges_wanted(self, model: Model, context: Context) -> SequenceOf[str] | None:
         """The tensors whose ranges ``apply`` needs; None for none, empty for all that placement could need.
 
-        ``qtool calibrate`` collects statistics for the first pass that asks. The model may be changed as ``apply`` does
-        before it asks (raising the opset, say); it is not used for anything else afterwards. Those of a helper pass are
-        needed where its effect is measured.
+        ``qtool calibrate`` collects statistics for the first pass that needs some. The method may change the model as
+        ``apply`` does before it requests ranges (raising the opset, say): the model is not used afterwards. A helper
+        pass needs ranges if its effect is measured.
         """
         return [] if self.helps() and getattr(self, "measure", True) else None
 
@@ -153,7 +153,7 @@ class Pass(BaseModel):
         return {}
 
     def applicable_layers(self, model: Model) -> set[str]:
-        """For a pass of role ``HELP``: names of the layers whose input or weights it can work on."""
+        """For a pass of role ``HELP``: names of the layers whose input or weights it can change."""
         return set()
 
     def apply(self, model: Model, context: Context) -> None:
@@ -161,10 +161,10 @@ class Pass(BaseModel):
         raise NotImplementedError("its class defines no apply(self, model, context)")
 
     def __call__(self, model: Model, context: Context | None = None) -> Model:
-        """Apply the pass, then check the invariants.
+        """Apply the pass, then check the graph's invariants.
 
         Raises:
-            PassError: the pass failed or broke the graph; it names the pass and the node.
+            PassError: the pass failed or broke the graph; the message names the pass and the node.
         """
         context = context if context is not None else Context()
         title = self.title()
@@ -207,12 +207,12 @@ class Pass(BaseModel):
             context.journal.by, context.plan.by, context.model = previous
 
     def _apply(self, model: Model, context: Context) -> None:
-        """Call ``apply``, whose failures become errors that name the pass, and which may return nothing."""
+        """Call ``apply``; failures become errors that name the pass, and returning anything is an error."""
         title = self.title()
         try:
-            # what a pass that only looks at the graph makes stays in the graph
+            # what a pass that only reads the graph creates stays in it
             with nullcontext() if self.runs_models() else collector_paused():
-                # a type checker does not see what code of others returns
+                # a type checker does not see third-party code
                 returned: object = self.apply(model, context)  # type: ignore[func-returns-value]
         except QtoolError as error:
             if error.value is not None:
@@ -224,7 +224,7 @@ class Pass(BaseModel):
             ) from error
         if returned is not None and returned is not model:
             if inspect.iscoroutine(returned):
-                # else Python warns that nobody waited for it
+                # otherwise Python warns that the coroutine was never awaited
                 returned.close()
             raise PassError(
                 f"pass '{title}' returned an object of the type {type(returned).__name__}, which nothing would read",
@@ -232,7 +232,7 @@ class Pass(BaseModel):
             )
 
     def _refuse_lost_names(self, model: Model, context: Context, asked: int) -> None:
-        """Refuse this pass's requests for missing nodes; in a sequence, a later pass may have folded them."""
+        """Refuse requests of this pass for nodes that do not exist; in a sequence a later pass may have folded them."""
         own = [name for name, ask in context.plan.history[asked:] if ask.by == self.title()]
         names = set(model.node_names()) if own else set()
         lost = [name for name in own if name not in names]
@@ -244,11 +244,11 @@ class Pass(BaseModel):
 
     @classmethod
     def helps(cls) -> bool:
-        """Whether it is a helper, kept only if it helps: of role ``HELP``, or with something it mends."""
+        """Whether it is a helper, which is kept only if it helps: of role ``HELP``, or with ``mends`` set."""
         return cls.role is Role.HELP or cls.mends is not None
 
     def _trial(self, model: Model, context: Context) -> HelperTrial | None:
-        """What undoes a helper pass; None if it is not judged here."""
+        """What can undo a helper pass; None if its effect is not judged here."""
         if not self.helps() or not getattr(self, "measure", True) or not context.judges_helpers:
             return None
         if context.dry_run:
@@ -264,7 +264,7 @@ class Pass(BaseModel):
         before.note_lost_requests(self.title(), model, context)
 
     def _note_pairs(self, model: Model, context: Context, asked: int) -> None:
-        """Note the nodes with a float request that still read Q/DQ pairs: an engine runs them quantized."""
+        """Note nodes with a float request that still read Q/DQ pairs: an engine would run them quantized."""
         wanted = {name for name, ask in context.plan.history[asked:] if not ask.precision.quantized and not ask.free}
         for node, _ in model.walk() if wanted else ():
             pairs = [t.name for t in node.inputs if t.inputs and t.inputs[0].op == "DequantizeLinear"]
@@ -280,8 +280,8 @@ class Sequence(Pass):
 
     Attributes:
         passes: all of them, named in messages.
-        begin: how many of them were already applied to the model.
-        end: how many of them are applied in all; None for all.
+        begin: index of the first pass to apply; those before it were applied already.
+        end: index after the last pass to apply; None for all.
     """
 
     name: ClassVar[str] = "sequence"
@@ -313,10 +313,10 @@ class Sequence(Pass):
             context.following, context.guards = following, guards
 
     def _check(self, model: Model, types: bool) -> None:
-        """Its members have been checked."""
+        """Nothing: each pass has been checked."""
 
     def _note_lost_requests(self, before: ModelBefore, model: Model, context: Context) -> None:
-        """Its members have told."""
+        """Nothing: each pass has done so."""
 
     def _note_pairs(self, model: Model, context: Context, asked: int) -> None:
-        """Its members have told."""
+        """Nothing: each pass has done so."""

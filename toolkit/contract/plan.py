@@ -19,7 +19,7 @@ class Ask:
     """One node's request: the precision, the reason, and the pass that made it.
 
     ``free`` marks an expectation rather than an order: weak typing sets no constraint for it. ``wider`` marks a
-    precision that nobody named: a search may ask for float32 where it breaks the result.
+    default precision: a search may request float32 instead if it breaks the result.
     """
 
     precision: Precision
@@ -45,7 +45,7 @@ class PrecisionPlan:
         free: bool = False,
         wider: bool = False,
     ) -> None:
-        """Request that ``node``, or the node so named, computes in ``precision``; ``free``, ``wider``: see ``Ask``."""
+        """Request that ``node`` (or the node of that name) computes in ``precision``; for the flags see ``Ask``."""
         name, ask = node_name(node), Ask(Precision.named(precision), finding(why), self.by, free, wider)
         self._asks[name] = ask
         self.history.append((name, ask))
@@ -74,7 +74,7 @@ class PrecisionPlan:
         return twin
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """``{node: {precision, reason, by}}``, with ``free`` and ``wider`` where it is so."""
+        """``{node: {precision, reason, by}}``, with ``free`` and ``wider`` where they are true."""
         return {
             n: {
                 "precision": str(a.precision),

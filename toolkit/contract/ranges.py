@@ -1,4 +1,4 @@
-"""What calibration learned about the tensors: amax by tensor, how it was found, and where it came from."""
+"""Calibration results: amax by tensor, how it was found, and where it came from."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SCHEMA = "qtool-ranges-1"
 GIVEN = frozenset({"manual", "table", "stripped", "cache"})
 """Methods of ranges that were given rather than calibrated: they override calibration."""
 ANY_TYPE = frozenset({"minmax", "manual", "table"})
-"""Methods that return the largest magnitude itself, whatever type it is quantized to; others weigh one type's grid."""
+"""Methods that return the largest magnitude itself, for any type; others minimize the error for one type."""
 LARGEST = 3.4028234663852886e38
-"""The largest amax there can be: scales are float32."""
+"""The largest possible amax: scales are float32."""
 SMALLEST = 1e-30
 """The smallest amax above 0 that is accepted: smaller ones come from damaged files. Its scale is 0 in float16 by
 far."""
@@ -32,7 +32,7 @@ Shares = Annotated[list[Number], Field(max_length=4096)]
 
 
 class Diagnosis(FileSchema):
-    """What a range's ``diagnosis`` holds if qtool wrote it; see ``toolkit.calibration.diagnosis.diagnose``."""
+    """A range's ``diagnosis`` as qtool writes it; see ``toolkit.calibration.diagnosis.diagnose``."""
 
     model_config = ConfigDict(extra="allow")
     amax: dict[str, Amax] = Field(default_factory=dict)
@@ -75,14 +75,14 @@ class Range:
         amax: the largest magnitude kept; the scale is amax / 127 for INT8, amax / 448 for FP8.
         method: minmax, entropy, percentile, mse, output (by a search, for the tensor's readers), or the source of the
             value: manual, table, stripped, cache.
-        observed: the smallest and largest value seen, if values were seen.
+        observed: the smallest and largest value seen; None if no values were seen.
         per_profile: the amax that each profile's samples alone would give.
         samples: how many samples were seen.
         diagnosis: amax by method, fraction clipped, SQNR and the like, by name.
-        dtype: the type whose grid the method weighed, or, for a given range, the type that it was made for: ``int8`` or
+        dtype: the type for which the method minimized the error, or for which a given range was made: ``int8`` or
             ``fp8``.
-        rechosen: the range with another amax and the method that chose it, as the values that calibration saw have it;
-            None where they are not at hand. Not kept in files or copies.
+        rechosen: makes the range for another amax and method from the calibration statistics; None if they are not
+            available. Not kept in files or copies.
     """
 
     amax: float
@@ -95,14 +95,14 @@ class Range:
     rechosen: Callable[[float, str], Range] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but ``rechosen``, which holds what calibration collected."""
+        """All but ``rechosen``, which holds the calibration statistics."""
         return {name: value for name, value in vars(self).items() if name != "rechosen"}
 
     def with_amax(self, amax: float, method: str) -> Range:
-        """The range with an amax that another method chose, and the diagnosis of that amax.
+        """The range with an amax chosen by another method, and the diagnosis of that amax.
 
-        Where the values are not at hand, the diagnosis lacks ``clipped`` and ``sqnr_db``, and ``per_profile`` is empty:
-        those held for the former amax.
+        Without calibration statistics the diagnosis lacks ``clipped`` and ``sqnr_db``, and ``per_profile`` is empty:
+        they applied to the former amax.
         """
         if self.rechosen is not None:
             return self.rechosen(amax, method)
@@ -110,7 +110,7 @@ class Range:
         return replace(self, amax=amax, method=method, per_profile={}, diagnosis=known)
 
     def holds_for(self, dtype: Precision) -> bool:
-        """Whether it can serve as a scale's range in that type; see ``ANY_TYPE``."""
+        """Whether it is valid for that type; see ``ANY_TYPE``."""
         return self.dtype == str(dtype) or self.method.partition(":")[0] in ANY_TYPE
 
 
@@ -120,7 +120,7 @@ class Ranges:
 
     Attributes:
         tensors: a Range for every tensor that placement needs.
-        observed: smallest and largest value of every float tensor seen, for float16's limits.
+        observed: smallest and largest value of every float tensor seen, to check them against float16's limits.
         samples: how many samples each profile had.
         made_from: fingerprints and settings: model, data, method, tool version.
         missing: why there is no range, by requested tensor; not kept in files.
@@ -143,7 +143,7 @@ class Ranges:
         return self.tensors[tensor].amax
 
     def fits(self, tensor: str, dtype: Precision) -> bool:
-        """Whether the tensor's range is known and holds for a type; see ``ANY_TYPE``."""
+        """Whether the tensor has a range that is valid for a type; see ``ANY_TYPE``."""
         known = self.tensors.get(tensor)
         return known is not None and known.holds_for(dtype)
 
@@ -175,7 +175,7 @@ class Ranges:
                 entry.observed,
                 entry.per_profile,
                 entry.samples,
-                # as it was written: others may have added what they know
+                # as written: other tools may have added entries
                 content["tensors"][name].get("diagnosis", {}),
                 entry.dtype,
             )

@@ -19,7 +19,7 @@ _OWN_PASS = "a pass of your own is named module:Name"
 
 
 def find_pass(use: str, allow_code: bool = False) -> type[Pass]:
-    """The pass class of a recipe's ``use``: an installed name, or ``module:Name`` where code is allowed.
+    """The pass class for a recipe's ``use``: an installed name, or ``module:Name`` if code is allowed.
 
     Raises:
         RecipeError: there is no such pass.
@@ -61,7 +61,7 @@ def configure_pass(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
 
 
 def _meant(use: str, known: Iterable[str]) -> str:
-    """What else the name of a pass may mean: an installed one, or a class in a file of that name here."""
+    """A suggestion for an unknown pass name: an installed pass, or a class in a file of that name here."""
     with suppress(SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         file = Path(f"{use}.py")
         tree = ast.parse(file.read_text(encoding="utf-8") if use.isidentifier() and file.is_file() else "")
@@ -71,7 +71,7 @@ def _meant(use: str, known: Iterable[str]) -> str:
             return f"{_OWN_PASS}: {meant}"
     known = list(known)
     if not known:
-        # a package without its metadata has no entry points
+        # a package installed without metadata has no entry points
         return "no pass is registered: install qtool itself again; " + _OWN_PASS
     meant = did_you_mean(use, known)
     if meant.endswith("?"):

@@ -9,9 +9,9 @@ class Role(str, Enum):
     """What a pass is for. Several passes may have the same role."""
 
     FOLD = "fold"
-    """Computes what is constant."""
+    """Folds constants."""
     FOLD_NORMALIZATION = "fold-normalization"
-    """Folds normalizations into the layers before them, which have no Q/DQ pairs yet."""
+    """Folds normalizations into the preceding layers, before these get Q/DQ pairs."""
     STRIP = "strip"
     """Removes Q/DQ pairs: the resulting model is float."""
     QUANTIZE = "quantize"
@@ -27,7 +27,7 @@ class Role(str, Enum):
 
 
 class Harm(str, Enum):
-    """Why a layer loses accuracy in a quantized type, as far as a pass can do something about it."""
+    """Why a layer loses accuracy when quantized, for causes that a pass can reduce."""
 
     OUTLIER_CHANNELS = "outlier-channels"
     """A few channels of an activation are much larger than the others."""

@@ -101,7 +101,7 @@ class Model:
     @classmethod
     @collector_paused()
     def from_light(cls, light: LightModel, source: Path | None = None) -> Model:
-        """Take a model in memory with the arrays of its large weights, which must not be changed. It is not changed."""
+        """Wrap a message and the arrays of its large weights, which must not be changed; neither is changed here."""
         weights = dict(light.weights)
         proto, changed = normalise(light.proto, light.where, weights)
         light = replace(light, proto=proto, weights=weights).lighten()
@@ -116,7 +116,7 @@ class Model:
 
     @collector_paused()
     def to_light(self, ir_version: int | None = None, metadata: bool = True) -> LightModel:
-        """The model as a message, with node metadata or without, and separately its own large weights, not copies."""
+        """The model as a message, with or without node metadata, and its large weights beside it, not copied."""
         light = self._exported()
         self.graph.ir_version = light.proto.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
         for node in all_nodes(light.proto.graph.node) if metadata and self.metadata else ():
@@ -131,14 +131,14 @@ class Model:
         return self.to_light(ir_version).whole()
 
     def save(self, path: str | os.PathLike[str], ir_version: int | None = None) -> Path:
-        """Write it atomically, with ``<name>.<hash>.data`` above 1.9 GB; over its source it raises a ModelError."""
+        """Write the model atomically, with ``<name>.<hash>.data`` above 1.9 GB; a ModelError over its own source."""
         path = Path(path)
         if self.source is not None and path.exists() and path.resolve() == self.source.resolve():
             raise ModelError("refusing to overwrite the input model", where=str(path), remedy="give another file name")
         return write(self.to_light(ir_version), path)
 
     def to_bytes(self) -> bytes:
-        """The serialized model, the same bytes for the same graph.
+        """The serialized model; the same graph always gives the same bytes.
 
         Raises:
             ModelError: it exceeds the size limit of a protobuf message; save it to a file instead.
@@ -149,7 +149,7 @@ class Model:
         return bytes(light.whole().SerializeToString(deterministic=True))
 
     def fingerprint(self) -> str:
-        """SHA-256 over graph and weights, in hex. Node metadata and file names do not count."""
+        """SHA-256 of graph and weights, in hex; node metadata and file names are not included."""
         found = self._skeleton_now()
         if not found.fingerprint:
             constants = (t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant))
@@ -170,26 +170,26 @@ class Model:
         return made
 
     def become(self, other: Model) -> None:
-        """Take the other's graph with all that is noted about its nodes; the other is not to be used afterwards."""
+        """Take over another model's graph and node metadata; the other must not be used afterwards."""
         self.graph, self.metadata, self.props = other.graph, other.metadata, other.props
         self._forget()
 
     def settle(self, checked: bool = False) -> Model:
-        """Declare that the graph is not changed any more, nor has been since it was ``checked``; returns the model.
+        """Declare that the graph will not change from now on; returns the model.
 
-        From then on what is found out about it is cached.
+        Results derived from the graph are then cached. ``checked`` says that it has not changed since ``check`` either.
         """
         self._found = self._found if self._found is not None else ((checked and self._as_checked) or {})
         return self.changing()
 
     def changing(self) -> Model:
-        """Drop what was found out about the graph, since it will be changed; returns the model."""
+        """Drop cached results before the graph is changed; returns the model."""
         self._as_checked = None
         return self
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """In the block the graph is changed only by the model's own methods; see ``settle``."""
+        """Within the block the graph is changed only through the model's own methods; see ``settle``."""
         before = self._found
         self.settle()
         try:
@@ -198,7 +198,7 @@ class Model:
             self._found = before
 
     def once(self, what: str, found: Callable[[], T]) -> T:
-        """What ``found`` returns for the graph; called once per name if the graph is settled."""
+        """The result of ``found``, which is called once per name while the graph is settled."""
         if self._found is None:
             return found()
         if what not in self._found:
@@ -206,7 +206,7 @@ class Model:
         return cast("T", self._found[what])
 
     def drop(self, what: str) -> None:
-        """Forget what ``once`` keeps under a name."""
+        """Drop the result that ``once`` cached under a name."""
         (self._found or {}).pop(what, None)
 
     def _forget(self) -> None:
@@ -216,12 +216,12 @@ class Model:
 
     @property
     def nodes(self) -> list[gs.Node]:
-        """The nodes of the main graph, in the order they are stored."""
+        """The nodes of the main graph, in stored order."""
         return list(self.graph.nodes)
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's own operator set."""
+        """The version of the default ONNX operator set."""
         return int(self.graph.opset)
 
     def walk(self) -> Iterator[tuple[gs.Node, gs.Graph]]:
@@ -244,7 +244,7 @@ class Model:
         return [node.name for node, _ in self.walk()]
 
     def tensor_names(self) -> Names:
-        """The names of all tensors, subgraphs included: ``take`` returns free ones and keeps track of them itself."""
+        """The names of all tensors, subgraphs included; its ``take`` returns unused names and records them."""
         found = Names(t.name for n, _ in self.walk() for t in (*n.inputs, *n.outputs))
         found.update(t.name for t in (*self.graph.inputs, *self.graph.outputs))
         return found
@@ -258,7 +258,7 @@ class Model:
         return any(out is tensor for out in self.graph.outputs)
 
     def constant(self, tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
-        """The values of an initializer or of a Constant node's output; None if they are computed or not numeric."""
+        """The values of an initializer or a Constant node's output; None if the tensor is computed or not numeric."""
         if isinstance(tensor, gs.Constant):
             return values_of(tensor)
         producer = self.producer(tensor)
@@ -278,11 +278,11 @@ class Model:
         )
 
     def input_shapes(self) -> dict[str, list[int | str | None]]:
-        """The declared shape of every input: numbers, names of dynamic dimensions, or None."""
+        """The declared shape of every input: sizes, names of dynamic dimensions, or None."""
         return {t.name: [dim_of(d) for d in t.shape] if t.shape is not None else [] for t in self.graph.inputs}
 
     def weight_bytes(self) -> int:
-        """Bytes of all constants, including those of bodies, as stored in a file, with sub-byte types packed."""
+        """Bytes of all constants, subgraphs included, as stored in a file: sub-byte types are packed."""
         held = (t for node, _ in self.walk() for t in (*node.inputs, node.attrs.get("value")))
         return stored_bytes((*self.graph.outputs, *held))
 
@@ -290,7 +290,7 @@ class Model:
     def facts(self, profiles: Profiles | None = None) -> Facts:
         """Element types and shapes by ONNX's shape inference, at every corner of every profile.
 
-        They are inferred again where the graph has changed since; the result is the caller's own.
+        They are inferred again if the graph has changed; the caller owns the result.
         """
         return self._inferred.facts(self._skeleton_now().content, profiles)
 
@@ -302,7 +302,7 @@ class Model:
     # ---------------------------------------------------------------- changing
 
     def unique_tensor(self, base: str) -> str:
-        """``base``, or ``base_2`` and so on if a tensor of that name exists; for many see ``tensor_names``."""
+        """``base``, or ``base_2`` and so on if a tensor of that name exists; for several names use ``tensor_names``."""
         return self.tensor_names().take(base)
 
     def unique_node(self, base: str) -> str:
@@ -324,8 +324,8 @@ class Model:
     def raise_opset(self, minimum: int) -> list[str]:
         """Raise the operator set to ``minimum``; nodes that remain keep their names.
 
-        Where both sets mean the same by all operators it is the number alone, else ONNX's version converter makes all
-        the nodes and tensors again: earlier ones are not to be used any more.
+        If all operators mean the same in both sets, only the number changes. Otherwise ONNX's version converter
+        recreates all nodes and tensors, and references to the old ones become invalid.
 
         Returns:
             Names of nodes that the conversion created.
@@ -342,7 +342,7 @@ class Model:
         assemble.dismantle(old)
         kept = set(self.node_names())
         for node in self.nodes:
-            # what the converter replaced goes on under its old name, so that requests and patterns still find it
+            # replaced nodes keep their names, so that requests and patterns still match them
             name = makers.get(node.outputs[0].name) if node.outputs else None
             if node.name not in before and name is not None and name not in kept:
                 node.name = name
@@ -353,7 +353,7 @@ class Model:
 
     @collector_paused()
     def check(self, types: bool = False) -> None:
-        """Check that names are unique, the graph has no cycle and ONNX's checker accepts it; ``types``: inference too.
+        """Check that names are unique, it has no cycle and ONNX's checker accepts it; ``types``: infer types too.
 
         Raises:
             PassError: one of these does not hold; the message names the node.
@@ -377,7 +377,7 @@ class Model:
             raise PassError(f"shape inference refuses the graph: {on_one_line(str(fault))}") from fault
 
     def _exported(self) -> LightModel:
-        """The graph as a message of the caller's own, without its large weights; kept serialized where settled."""
+        """The graph as a message that the caller owns, without large weights; cached serialized while settled."""
         if self._found is None or "exported" not in self._found:
             made = export(self.graph, str(self.source or "the model"), self._known)
             if self._found is not None:
@@ -386,13 +386,13 @@ class Model:
         return cast("SerializedModel", self._found["exported"]).light()
 
     def _skeleton_now(self) -> Skeleton:
-        """The graph with each large constant as a graph input: enough for the checker and for shape inference."""
+        """The graph with large constants as graph inputs: enough for the checker and for shape inference."""
         return self.once("skeleton", self._made_skeleton)
 
     @collector_paused()
     def _made_skeleton(self) -> Skeleton:
         light = self._exported()
-        for maker in ("producer_name", "producer_version"):  # who made a file is not part of the graph
+        for maker in ("producer_name", "producer_version"):  # the producer is not part of the graph
             light.proto.ClearField(maker)
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
         declare(light.proto, imports_all=True)

@@ -1,4 +1,4 @@
-"""Where pairs with block scales go: on weights only (INT4), or on both operands (MXFP8, NVFP4)."""
+"""Placing pairs with block scales: on weights only (INT4), or on both operands (MXFP8, NVFP4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.placement.ops import TARGETS
 from toolkit.placement.pairs import Placement, Use, request_pair, skip_candidate
 
 BLOCKS = (128, 64, 32, 16)
-"""Sizes of blocks in which TensorRT keeps weights packed (seen on RTX; 256 builds and is not packed)."""
+"""Block sizes for which TensorRT keeps weights packed (seen on RTX; with 256 it builds but does not pack)."""
 RANKS = (2, 3)
 """Ranks of the activations that TensorRT quantizes in blocks."""
 
@@ -31,14 +31,14 @@ def place_blocks(
 ) -> Placement:
     """A pair on the constant weights of every MatMul and Gemm, with a scale for each block along the summed axis.
 
-    Where the type is not for weights alone, the layer's input gets a pair too, which finds the scales of its
-    blocks at run time.
+    If the type is not for weights only, the layer's input gets a pair too, whose block scales are computed at run
+    time.
 
     Args:
         model: the graph; pairs that it already has are kept.
         facts: its types and shapes.
-        judge: returns for a node why it stays as it is, or None.
-        obstacles: what keeps a layer float in any case.
+        judge: returns why a node stays as it is, or None.
+        obstacles: finds what keeps a layer in float in any case.
         precision: the type that weights are stored in.
         block: how many values share a scale.
     """
@@ -72,7 +72,7 @@ def place_blocks(
 
 
 def summed_axis(node: gs.Node) -> int:
-    """The axis of a MatMul's or Gemm's weight along which products are summed: that of the blocks."""
+    """The axis of a MatMul's or Gemm's weight along which products are summed, and blocks lie."""
     return 1 if node.op == "Gemm" and node.attrs.get("transB", 0) else 0
 
 
@@ -99,8 +99,8 @@ def _misfit(model: Model, node: gs.Node, precision: Precision, block: int) -> Fi
 def _unread(facts: Facts, node: gs.Node, precision: Precision) -> Finding | None:
     """Why a layer's input cannot be quantized in blocks at run time.
 
-    TensorRT's DynamicQuantize takes tensors of rank 2 and 3 and blocks of the last axis or the one before; the extent
-    of that axis has to be known when the engine is built (documentation of the operator).
+    TensorRT's DynamicQuantize accepts tensors of rank 2 and 3 with blocks along one of the last two axes, whose size
+    must be known when the engine is built (documentation of the operator).
     """
     rank = facts.rank(node.inputs[0].name)
     if rank not in RANKS:

@@ -1,4 +1,4 @@
-"""Between which values a tensor lies, as far as the operators that make it tell."""
+"""Bounds on the values of tensors, derived from the operators that produce them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.placement.ops import DEQUANTIZE, POOLS
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
 TRUSTED: Interval = (math.inf, -math.inf)
-"""Of the model's own inputs: no activation can have been lost there, so they lie within whatever a pair holds."""
+"""For model inputs: no activation can be missing before them, so they are taken to lie within any pair's range."""
 _FIXED: dict[str, Interval] = {
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), (0.0, 1.0)),
     **dict.fromkeys(("Tanh", "Erf", "Softsign"), (-1.0, 1.0)),
@@ -33,7 +33,7 @@ class Bounds:
 
     Args:
         model: the graph.
-        clamps: what the float model keeps of a pair's clamping, by the QuantizeLinear's name.
+        clamps: by the QuantizeLinear's name, the part of a pair's clamping that the float model keeps.
     """
 
     def __init__(self, model: Model, clamps: Mapping[str, Interval]) -> None:
@@ -41,7 +41,7 @@ class Bounds:
         self._known: dict[int, Interval] = {}
 
     def of(self, tensor: gs.Tensor) -> Interval:
-        """The smallest and the largest value that the tensor can have; infinite where nothing is known."""
+        """The smallest and largest value that the tensor can have; infinite if unknown."""
         if id(tensor) not in self._known:
             self._known[id(tensor)] = ANY  # for a loop that a broken graph may have
             self._known[id(tensor)] = self._made(tensor)
@@ -67,7 +67,7 @@ class Bounds:
         if node.op in ("Add", "Sum"):
             return self._sum(node)
         moved = [self.of(node.inputs[index]) for index in data_inputs(node)]
-        # an operator that moves values may fill with zeros
+        # an operator that moves values may pad with zeros
         return _hull([*moved, (0.0, 0.0)]) if moved else ANY
 
     def _pair(self, node: gs.Node) -> Interval:
@@ -80,7 +80,7 @@ class Bounds:
         return _hull([*sides, *([own] if pair.constants else []), *([(0.0, 0.0)] if pair.between else [])])
 
     def limits(self, node: gs.Node) -> Interval:
-        """What a Relu or Clip keeps by itself; any value for other operators."""
+        """The interval to which a Relu or Clip clamps; unbounded for other operators."""
         if node.op != "Clip":
             return (0.0, math.inf) if node.op == "Relu" else ANY
         found = []

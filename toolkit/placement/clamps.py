@@ -1,7 +1,7 @@
-"""The activations that Q/DQ pairs stood in for: quantizers remove a clamp before a pair that clamps likewise.
+"""Activations that Q/DQ pairs replaced: quantizers remove a clamp before a pair that clamps the same way.
 
 onnxruntime's quantizer drops Relu and Clip before a pair, unless told to quantize symmetrically
-(QDQRemovableActivation in its operators/activation.py). Without them the float model is a different one.
+(QDQRemovableActivation in its operators/activation.py). Without them the float model computes something else.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from toolkit.placement.ops import ACTIVATIONS
 
 _CLAMPS = re.compile(r"relu_?6|clip|clamp|hard_?tanh", re.IGNORECASE)
 _ROUND_WIDTH, _EXACT = 0.05, 2e-7
-"""Limits that were chosen by hand are short numbers, and so does a scale made of them, to float32's last digit."""
+"""Limits chosen by hand are multiples of the first, up to the relative error of a float32 scale derived from them."""
 
 
 @dataclass(frozen=True)
 class Clamp:
-    """What is to be put back before a pair.
+    """A clamp to be restored before a pair.
 
     Attributes:
-        low: the smallest value, float64, shape [] or [channels]; None where nothing was cut off below.
+        low: the smallest value, float64, shape [] or [channels]; None if there is no lower limit.
         high: the largest value, likewise.
         axis: the channel axis, if there is one value per channel.
     """
@@ -57,12 +57,12 @@ class Clamp:
 
 @dataclass(frozen=True)
 class LostClamps:
-    """What pairs stood in for.
+    """The clamps that are missing because pairs replaced them.
 
     Attributes:
-        clamps: what is missing, by the QuantizeLinear's name.
+        clamps: the missing clamps, by the QuantizeLinear's name.
         unsure: tensors for which only samples could tell.
-        trusted: names of the QuantizeLinears whose tensors are the model's own inputs: nothing can be missing there.
+        trusted: names of QuantizeLinears that read model inputs: nothing can be missing there.
     """
 
     clamps: dict[str, Clamp]
@@ -70,7 +70,7 @@ class LostClamps:
     trusted: set[str]
 
     def exceeds_range(self, quantize: str, sides: tuple[bool, bool]) -> bool:
-        """Whether a tensor goes beyond its range, below or above by ``sides``, where no clamp was put back."""
+        """Whether a tensor exceeds its range, below or above as ``sides`` says, and no clamp is restored there."""
         clamp = self.clamps.get(quantize)
         ends = (None, None) if clamp is None else (clamp.low, clamp.high)
         return quantize not in self.trusted and any(side and end is None for side, end in zip(sides, ends))
@@ -83,21 +83,21 @@ def lost_clamps(
 
     A clamp is missing if one of these holds:
 
-    - the pair's range ends at 0, and the tensor may go beyond;
+    - the pair's range ends at 0, and the tensor may exceed it;
     - the tensor is named after an activation that does not produce it;
     - the range is as wide as a clamp with limits chosen by hand;
-    - on samples the tensor goes beyond the range more than calibration would have let it.
+    - on samples the tensor exceeds the range by more than calibration would allow.
 
     Args:
         model: the graph with its pairs.
         pairs: the pairs to be removed, in the graph's order.
-        seen: by the QuantizeLinear's name, whether samples go beyond the range below, and above; None without samples.
+        seen: by the QuantizeLinear's name, whether samples exceed the range below, and above; None without samples.
     """
     lost = LostClamps({}, [], set())
     kept: dict[str, Interval] = {}
     bounds = Bounds(model, kept)
     chosen = {id(quantize) for pair in pairs for quantize in pair.quantizers}
-    # in the graph's order, so that what precedes a node is known when its turn comes
+    # in graph order, so that all predecessors of a node are decided before it
     for node, _ in model.walk():
         if id(node) in chosen:
             clamp = _lost(bounds, node, seen, lost)
@@ -111,7 +111,7 @@ def lost_clamps(
 def _lost(
     bounds: Bounds, quantize: gs.Node, seen: Mapping[str, tuple[bool, bool]] | None, lost: LostClamps
 ) -> Clamp | None:
-    """The clamp that is missing before one QuantizeLinear."""
+    """The missing clamp before one QuantizeLinear, if any."""
     tensor, grid = quantize.inputs[0], grid_of(bounds.model, quantize)
     reach, known = grid.reach, bounds.of(tensor)
     if known == TRUSTED or not tensor.inputs:
@@ -125,7 +125,7 @@ def _lost(
         low, high = low or below, high or above
     elif known == ANY and not grid.centred and not (low and high):
         lost.unsure.append(tensor.name)
-    # an activation that is still there, after the pair
+    # the activation still follows the pair
     limits, step = _readers_limits(bounds, quantize), float(grid.scale.max())
     low = low and limits[0] < float(reach[0].max()) - step
     high = high and limits[1] > float(reach[1].min()) + step
@@ -134,14 +134,14 @@ def _lost(
 
 
 def _readers_limits(bounds: Bounds, quantize: gs.Node) -> Interval:
-    """The interval within which every reader of a pair clamps what it reads."""
+    """The interval to which all readers of a pair clamp their input."""
     readers = [r for t in quantize.outputs for back in t.outputs for out in back.outputs for r in out.outputs]
     limits = [bounds.limits(reader) for reader in readers]
     return (min(low for low, _ in limits), max(high for _, high in limits)) if limits else ANY
 
 
 def _missing(tensor: gs.Tensor, grid: Grid, reach: tuple[Array, Array], known: Interval) -> tuple[bool, bool]:
-    """Whether something cut the tensor off below, and above, as far as the graph tells."""
+    """Whether the tensor was clamped below, and above, according to the graph."""
     assert grid.scale is not None
     slack = float(grid.scale.max()) / 2
     inside = known[0] >= float(reach[0].max()) - slack, known[1] <= float(reach[1].min()) + slack
@@ -152,17 +152,17 @@ def _missing(tensor: gs.Tensor, grid: Grid, reach: tuple[Array, Array], known: I
 
 
 def _called_after_clamp(name: str) -> bool:
-    """Whether the last part of a tensor's name is that of an activation with two limits: ``/block/Clip_output_0``."""
+    """Whether the last part of a tensor's name is an activation with two limits: ``/block/Clip_output_0``."""
     return _CLAMPS.search(re.split(r"[/.]", name)[-1]) is not None
 
 
 def _chosen_width(grid: Grid, reach: tuple[Array, Array]) -> float | None:
-    """The width of a pair's range where it is a short number that the scale was made of, as 6 is of 6 / 255."""
+    """The width of a pair's range if it is a short number from which the scale was derived, as 6 for 6 / 255."""
     if grid.scale is None or grid.scale.size != 1 or grid.float_kind != TensorProto.FLOAT:
         return None
     scale, width = float(grid.scale), float(reach[1] - reach[0])
     if _short(scale, 1e-4) or math.frexp(scale)[0] == 0.5:
-        # the scale itself was written down
+        # the scale itself was chosen
         return None
     return round(width / _ROUND_WIDTH) * _ROUND_WIDTH if _short(width, _ROUND_WIDTH) else None
 
@@ -173,7 +173,7 @@ def _short(value: float, unit: float) -> bool:
 
 
 def _snapped(grid: Grid, reach: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The range, its other end a short number where one end is 0 and the width was chosen: 6, not 6.0000004."""
+    """The range; if one end is 0 and the width was chosen, the other end is that width exactly: 6, not 6.0000004."""
     width, (low, high) = _chosen_width(grid, reach), reach
     if width is not None and not low.any():
         return low, np.asarray(width)

@@ -1,13 +1,13 @@
 """Where onnxruntime's default optimizations change what Q/DQ pairs compute.
 
-They are for integer kernels that compute in float32, and are applied to float16 too (seen with 1.32):
+These are meant for integer kernels with float32 scales, but are applied to float16 too (seen with 1.32):
 
 - ``WeightBiasQuantization`` (onnxruntime's weight_bias_quantization.cc): a float bias of one dimension, of a Conv,
-  ConvTranspose or Gemm (MatMul and Add are made one) that reads pairs and whose result is quantized, also after Relu
-  or Clip, becomes ``round(bias / (input scale * weight scale))`` in the scales' type, then an int32. In float16 that is
-  infinite beyond 65504.
-- Operators with an integer form between pairs get it whatever the scales' type; onnxruntime then refuses its own node,
-  whose scales must be float32 (seen on Concat).
+  ConvTranspose or Gemm (MatMul and Add are merged into one) that reads pairs and whose result is quantized, also
+  after Relu or Clip, becomes ``round(bias / (input scale * weight scale))`` in the scales' type, then an int32. In
+  float16 that overflows beyond 65504.
+- Operators with an integer form between pairs are replaced by it for any type of scale; onnxruntime then refuses its
+  own node, whose scales must be float32 (seen on Concat).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LARGEST = {TensorProto.FLOAT16: 65504.0, TensorProto.FLOAT: 2.0**31 - 1}
 
 
 def rewritten(model: Model) -> list[str]:
-    """Nodes that onnxruntime's default optimizations would compute differently, or refuse, as far as is known."""
+    """Nodes that are known to be computed differently, or refused, after onnxruntime's default optimizations."""
     found = [node.name for node, bias in _biases(model) if not _fits(model, node, bias)]
     for node in model.nodes:
         if node.op not in _INTEGER_FORMS:
@@ -47,10 +47,10 @@ def rewritten(model: Model) -> list[str]:
 
 
 def biases_as_rows(model: Model, facts: Facts) -> list[str]:
-    """Write float16 biases of one dimension as [1, channels], which are left alone, where that means the same.
+    """Reshape float16 biases to [1, channels], which the optimizations skip, where that is equivalent.
 
-    It does in a Gemm, and in an Add after a MatMul whose result has two dimensions and more: TensorRT-RTX's
-    parser gives a flat bias that shape by itself (seen). A convolution's bias has one dimension.
+    It is in a Gemm, and in an Add after a MatMul whose result has at least two dimensions: TensorRT-RTX's parser
+    reshapes a flat bias this way itself (seen). A convolution's bias must have one dimension.
 
     Returns:
         The nodes whose bias was rewritten.
@@ -70,18 +70,18 @@ def biases_as_rows(model: Model, facts: Facts) -> list[str]:
 
 
 def split_large_biases(model: Model) -> list[str]:
-    """Move biases that are too large for steps of the layer's scales into Adds after their convolutions.
+    """Move biases that are too large for the layer's bias scale into Adds after their convolutions.
 
-    ``WeightBiasQuantization`` looks for a convolution's own bias alone, so that a bias in an Add stays float.
+    ``WeightBiasQuantization`` only considers a convolution's own bias, so a bias in an Add stays float.
 
     Returns:
-        The nodes whose bias was taken out.
+        The nodes whose bias was moved.
     """
     nodes, names, found = Names(model.node_names()), model.tensor_names(), []
     large = [pair for pair in _biases(model) if not _fits(model, *pair)]
     if not large:
         return []
-    # no result of a convolution changes its rank here
+    # the ranks of the convolutions' results do not change here
     facts = model.facts()
     for node, (reader, tensor) in large:
         result, rank = node.outputs[0], facts.rank(node.outputs[0].name)
@@ -102,7 +102,7 @@ Bias = tuple[gs.Node, gs.Tensor]
 
 
 def _biases(model: Model) -> Iterator[tuple[gs.Node, Bias]]:
-    """Layers that read pairs and whose result is quantized, each with the node that adds its bias, and the bias."""
+    """Layers whose inputs and result are quantized, each with the node that adds its bias, and the bias."""
     for node in model.nodes:
         if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             continue
@@ -123,7 +123,7 @@ def _biases(model: Model) -> Iterator[tuple[gs.Node, Bias]]:
 
 
 def _quantized(model: Model, tensor: gs.Tensor) -> bool:
-    """Whether the tensor's one reader quantizes it, perhaps after Relu or Clip."""
+    """Whether the tensor's only reader quantizes it, possibly after Relu or Clip."""
     while len(tensor.outputs) == 1 and not model.is_output(tensor):
         reader = tensor.outputs[0]
         if reader.op == QUANTIZE:
@@ -135,7 +135,7 @@ def _quantized(model: Model, tensor: gs.Tensor) -> bool:
 
 
 def _fits(model: Model, node: gs.Node, bias: Bias) -> bool:
-    """Whether the bias in steps of input scale times weight scale is a number of the scales' type, and the step too."""
+    """Whether the scales' type can represent the bias divided by input scale times weight scale, and that product."""
     scales = [model.constant(t.inputs[0].inputs[1]) for t in node.inputs[:2]]
     values = model.constant(bias[1])
     largest = _LARGEST.get(onnx_type(node.inputs[1].inputs[0].inputs[1].dtype))

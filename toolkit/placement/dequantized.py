@@ -1,4 +1,4 @@
-"""The Q/DQ pair that a tensor comes from: its DequantizeLinear, its type, the float tensor it reads, what is wrong."""
+"""The Q/DQ pair that a tensor comes from: its DequantizeLinear, its type, its float input, and its faults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
 
 
 def pair_type(node: gs.Node) -> Precision | None:
-    """The quantized type of a QuantizeLinear or DequantizeLinear, or None where it is not given or not one of ours."""
+    """The quantized type of a QuantizeLinear or DequantizeLinear; None if it is not given or not supported."""
     blocks = block_type(node)
     if blocks is not None:
         return blocks
@@ -40,7 +40,7 @@ def pair_type(node: gs.Node) -> Precision | None:
 
 
 def stored_type(node: gs.Node) -> int:
-    """ONNX's element type of the values between a pair's halves; 0 where it is not given."""
+    """The ONNX element type of the quantized values of a pair; 0 if it is not given."""
     stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         stored = node.inputs[2]
@@ -48,9 +48,9 @@ def stored_type(node: gs.Node) -> int:
 
 
 def source(tensor: gs.Tensor) -> gs.Tensor:
-    """The float tensor that was quantized to make this one, even if operators lie between the pair's halves.
+    """The float tensor that a pair quantized to give this one, even with operators between the pair's halves.
 
-    The tensor itself if it comes from no pair, or from one fed by several tensors.
+    The tensor itself if it comes from no pair, or from a pair with several float inputs.
     """
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op != DEQUANTIZE:
@@ -78,13 +78,13 @@ def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
     if fault is None:
         return None
     if isinstance(found, HalfPair):
-        # removing pairs is no remedy then
+        # then removing pairs would not help
         fault["left"] = Code.NO_PAIR(why=found.why, at=found.at, op=found.op)
     return Code.FOREIGN_PAIR(tensor=tensor.name, **fault)
 
 
 def _fault(model: Model, node: gs.Node, grid: Grid) -> dict[str, Any] | None:
-    """What TensorRT refuses about a DequantizeLinear, as values of FOREIGN_PAIR."""
+    """What TensorRT refuses about a DequantizeLinear, as values for FOREIGN_PAIR."""
     precision = grid.precision
     if grid.kind == TensorProto.UINT8:
         return {"fault": "uint8"}

@@ -1,4 +1,4 @@
-"""The Q/DQ pairs that a model has, whatever made them, also where operators lie between their halves."""
+"""The Q/DQ pairs in a model, whatever tool inserted them, also with operators between their halves."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from toolkit.placement.moved import axis_before, data_inputs, rank_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 Obstacle = Literal["operator", "input", "scales", "channels"]
-"""Why a DequantizeLinear has no other half: an operator that computes with the quantized values, values that come from
-outside, halves of different scales or zero points, or channels that cannot be followed through an operator."""
+"""Why a DequantizeLinear has no matching half: an operator computes with the quantized values, the values come from
+outside, scales or zero points differ, or channels cannot be followed through an operator."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class HalfPair:
     Attributes:
         node: the node.
         why: what keeps it from being half of a pair.
-        at: the name of the node where its other half was lost, or of the tensor that comes from outside.
+        at: the name of the node that breaks the pair, or of the tensor that comes from outside.
         op: that node's operator; empty for a tensor.
     """
 
@@ -42,15 +42,15 @@ class HalfPair:
 
 @dataclass
 class ExistingPair:
-    """A Q/DQ pair that a graph has. ``quantize`` is None for a constant that is stored quantized.
+    """A Q/DQ pair in a graph. ``quantize`` is None for a constant that is stored quantized.
 
     Attributes:
-        quantize: the QuantizeLinear node; the first where several go into the same DequantizeLinear.
+        quantize: the QuantizeLinear node; the first if several feed the same DequantizeLinear.
         dequantize: the DequantizeLinear node.
-        scale: its scale, float32, shape [] or [channels]; None where it is computed.
+        scale: its scale, float32, shape [] or [channels]; None if it is computed.
         zero: its zero point, or None.
         axis: the channel axis, if there is one scale per channel.
-        grid: the values that it can hold.
+        grid: the values that it can represent.
         quantizers: all QuantizeLinear nodes that feed it.
         constants: the constants stored quantized that feed it.
         between: the operators between the halves, which move quantized values.
@@ -73,7 +73,7 @@ class ExistingPair:
 
 
 def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
-    """Every Q/DQ pair of the model, or of its main graph alone, whatever made it, in graph order."""
+    """Every Q/DQ pair of the model, or of its main graph only, in graph order."""
     every = model.once("pairs", lambda: list(_pairs(model)))
     main = None if subgraphs else {id(node) for node in model.graph.nodes}
     yield from (pair for pair in every if main is None or id(pair.dequantize) in main)
@@ -93,7 +93,7 @@ def quantized_tensors(model: Model) -> set[str]:
 
 
 def half_pairs(model: Model) -> Iterator[HalfPair]:
-    """Every DequantizeLinear without its other half, and every QuantizeLinear that no DequantizeLinear follows."""
+    """Every DequantizeLinear without a matching QuantizeLinear, and every QuantizeLinear without a DequantizeLinear."""
     for node, _ in model.walk():
         if node.op == DEQUANTIZE:
             found = pair_at(model, node)
@@ -106,7 +106,7 @@ def half_pairs(model: Model) -> Iterator[HalfPair]:
 
 
 def pair_at(model: Model, dequantize: gs.Node) -> ExistingPair | HalfPair:
-    """The pair that a DequantizeLinear ends, or why it ends none."""
+    """The pair that ends with a DequantizeLinear, or why there is none."""
     grid = grid_of(model, dequantize, onnx_type(dequantize.inputs[0].dtype))
     axis = grid.axis
     found = _Tracer(model, dequantize, grid)
@@ -142,7 +142,7 @@ class _Tracer:
         self.kinds: list[int] = []
 
     def follow(self, tensor: gs.Tensor, axis: int | None) -> HalfPair | None:
-        """Go back from a tensor whose channels lie along ``axis``; what stops it, or None."""
+        """Follow a tensor upstream, with its channels on ``axis``; returns what breaks the pair, or None."""
         pending = [(tensor, axis)]
         while pending:
             current, along = pending.pop()
@@ -191,7 +191,7 @@ class _Tracer:
         )
 
     def _before(self, node: gs.Node, along: int | None, data: list[int]) -> int | None:
-        """Where the channels lie before an operator; None where there are none, or it is not known."""
+        """The channel axis before an operator; None if there is none, or it is not known."""
         if along is None or self.grid.block or (len(data) > 1 and node.op != "Concat"):
             return None
         if along < 0:
@@ -202,7 +202,7 @@ class _Tracer:
         return axis_before(self.model, node, along)
 
     def _all_constant(self) -> bool:
-        """Whether no activation goes in: the values can be dequantized where they have arrived."""
+        """Whether all inputs are constant: the values can then be dequantized here."""
         return constant_value(self.model, self.dequantize.inputs[0]) is not None
 
 
@@ -213,7 +213,7 @@ def _same_axis(own: int | None, along: int | None, rank: int | None) -> bool:
 
 
 def _lost(quantize: gs.Node) -> HalfPair | None:
-    """What other node a QuantizeLinear goes into, where it goes into no DequantizeLinear at all."""
+    """The other node that reads a QuantizeLinear, if no DequantizeLinear does at all."""
     pending, seen = [quantize], {id(quantize)}
     other: gs.Node | None = None
     while pending:
@@ -233,9 +233,9 @@ def _lost(quantize: gs.Node) -> HalfPair | None:
 
 
 def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node | None:
-    """The QuantizeLinear of a symmetric one-scale pair that a float tensor already has, or None.
+    """The QuantizeLinear of a symmetric per-tensor pair that a float tensor already has, or None.
 
-    With ``precision`` only a pair of that type counts.
+    With ``precision``, only a pair of that type counts.
     """
     for quantize in tensor.outputs:
         if quantize.op != QUANTIZE or quantize.inputs[0] is not tensor:

@@ -1,4 +1,4 @@
-"""Why a candidate was skipped, with what was reported before about the node that blocks it."""
+"""Why a candidate was skipped, including what was reported earlier about the node that blocks it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from toolkit.placement.pairs import SkippedCandidate
 
 
 def earlier_findings(journal: Journal) -> dict[str, Finding]:
-    """By node, why an earlier pass left its pair, or its constant, in place."""
+    """For each node, why an earlier pass left its pair or constant in place."""
     return {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
 
 
 def explained(node: gs.Node, refusal: SkippedCandidate, said: Mapping[str, Finding]) -> Finding:
-    """The reason, with what was ``said`` of the node that stands in the way: advice is not repeated."""
+    """The reason, with what was ``said`` about the blocking node, so that advice is not repeated."""
     why = refusal.why
     if why.code not in (Code.FOREIGN_PAIR, Code.COMPUTED_WEIGHTS):
         return why

@@ -1,4 +1,4 @@
-"""Placement under groups that stay float or are quantized one at a time: only what a flip changes is decided again."""
+"""Placement while groups switch between float and quantized: only decisions that a switch affects are made again."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Flips:
 
     Args:
         placer: the rule that decides for all groups quantized.
-        kept: for every group whether it stays float.
-        refusal: returns for a tensor why it cannot have a pair, or None.
+        kept: for every group, whether it stays in float.
+        refusal: returns why a tensor cannot have a pair, or None.
 
     Attributes:
         tensors: all activations that may get a pair.
@@ -41,15 +41,15 @@ class Flips:
         groups: Collection[str],
         refusal: Callable[[str], Finding | None],
     ) -> Flips | None:
-        """Flips under a rule; None where the rule is not ``place`` alone, so that only it knows what it decides.
+        """Flips for a rule; None if the rule is not ``place`` itself, whose dependencies are not known.
 
         Args:
             rule: says where pairs go.
             model: the graph.
             facts: its types and shapes.
-            judge: returns for a node why it stays float in any case, or None.
+            judge: returns why a node stays in float in any case, or None.
             groups: the layers that may be flipped.
-            refusal: returns for a tensor why it cannot have a pair, or None.
+            refusal: returns why a tensor cannot have a pair, or None.
         """
         kept = {name: Input(False) for name in groups}
 
@@ -72,11 +72,11 @@ class Flips:
 
     @property
     def network(self) -> Network:
-        """The network of decisions; takes further values computed from them."""
+        """The network of decisions, to which values computed from them can be added."""
         return self._placer.network
 
     def keep(self, kept: Iterable[str]) -> bool:
-        """Let exactly these groups stay in float; whether every tensor that gets a pair then can have one."""
+        """Keep exactly these groups in float; returns whether every tensor that then needs a pair can have one."""
         now = frozenset(kept)
         for name in now ^ self._now:
             self._kept[name].set(name in now)
@@ -89,5 +89,5 @@ class Flips:
         return self._placer.layer(name)
 
     def uses(self, tensor: str) -> set[Use]:
-        """The node inputs that read the pair of an activation; empty where it has none."""
+        """The node inputs that read the pair of an activation; empty if it has none."""
         return self._placer.uses(tensor)

@@ -1,4 +1,4 @@
-"""The float tensors that Q/DQ pairs quantize; operators between the halves get twins that move floats."""
+"""The float tensors of Q/DQ pairs; operators between a pair's halves are duplicated for float values."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SHAPES = ("Shape", "Size")
 
 
 class FloatPath:
-    """Makes the float tensors of pairs; the nodes of the pairs stay until ``finish``.
+    """Creates the float tensors of pairs; the nodes of the pairs stay until ``finish``.
 
     Args:
-        model: the graph; twins and float constants are added to it.
-        entry: the tensor that is read instead of a QuantizeLinear's result; its own input if None.
+        model: the graph, to which float duplicates (twins) and constants are added.
+        entry: returns the tensor that replaces a QuantizeLinear's output; its input if None.
     """
 
     def __init__(self, model: Model, entry: Entry | None = None) -> None:
@@ -38,10 +38,10 @@ class FloatPath:
         self.names = Names(node.name for node, _ in model.walk())
         self.names.update(t.name for node, _ in model.walk() for t in (*node.inputs, *node.outputs))
         self.casts: dict[str, str] = {}
-        """The Casts that were made, each with the tensor that it reads."""
+        """The inserted Casts, each with the tensor that it reads."""
         self._made: dict[FloatKey, gs.Tensor] = {}
         self._twins: list[tuple[gs.Node, str]] = []
-        # what twins make, held so that no other tensor gets its number, each with the keys under which it is known
+        # outputs of twins, kept alive so that their id is not reused, each with its cache keys
         self._fresh: dict[int, tuple[gs.Tensor, set[FloatKey]]] = {}
 
     def of(self, pair: ExistingPair) -> gs.Tensor:
@@ -59,28 +59,28 @@ class FloatPath:
                 return self._made[key]
         axis, clip = pair.axis, limiter(pair.dequantize) if grid.limits is not None else None
         if clip is not None:
-            # rounding's limits go with it
+            # the clamp of rounding goes with it
             stored = clip.inputs[0]
         if axis is not None and axis < 0:
             axis += rank_of(self.model, stored) or 0
         return self._float(stored, grid, axis)
 
     def given(self, pair: ExistingPair) -> gs.Tensor:
-        """``of`` in the type of the pair's output: from opset 19 on a pair may read float32 and return float16.
+        """``of`` in the type of the pair's output: from opset 19 a pair may read float32 and return float16.
 
         Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
         """
         return self.in_type(self.of(pair), pair.quantize, pair.dequantize)
 
     def in_type(self, source: gs.Tensor, quantize: gs.Node | None, dequantize: gs.Node) -> gs.Tensor:
-        """What is read in place of a pair, through a Cast where the pair changed the float type; see ``given``."""
+        """The tensor that replaces a pair's output, with a Cast if the pair changes the float type; see ``given``."""
         if quantize is None:
             return source
         read, made = (onnx_type(node.inputs[1].dtype) for node in (quantize, dequantize))
         if read == made or not {read, made} <= FLOAT_TYPES:
             return source
         graph = self.graphs[id(dequantize)]
-        # what one branch of an If makes does not exist in the other
+        # a tensor of one branch of an If does not exist in the other
         key = (id(source), ("cast", made, id(graph)), None)
         if key not in self._made:
             dtype = dequantize.inputs[1].dtype
@@ -92,10 +92,10 @@ class FloatPath:
         return self._made[key]
 
     def take_over(self, new: gs.Tensor, old: gs.Tensor) -> bool:
-        """Let the twin that makes ``old`` make ``new`` instead, so that its name stays; once for each.
+        """Let the twin that outputs ``old`` output ``new`` instead, to preserve that name; at most once for each.
 
         Returns:
-            Whether a twin made it, and nothing had taken it over before.
+            Whether a twin outputs it and was not redirected before.
         """
         if id(old) not in self._fresh:
             return False
@@ -108,7 +108,7 @@ class FloatPath:
         return True
 
     def finish(self) -> None:
-        """Drop what is no longer read; twins take the names of the nodes that they replace."""
+        """Drop unread nodes; twins take the names of the nodes that they replace."""
         self.model.tidy()
         left = set(self.model.node_names())
         for twin, name in self._twins:
@@ -147,7 +147,7 @@ class FloatPath:
         inputs = [self._float(t, grid, before) if i in data else t for i, t in enumerate(node.inputs)]
         op, dtype = node.op, inputs[data[0]].dtype
         if grid.zero is not None and grid.zero.any():
-            # what an operator takes for zero is (0 - zero point) * scale
+            # a quantized 0 that the operator fills in means (0 - zero point) * scale
             if op == "Relu":
                 op, inputs = "Clip", [inputs[0], self._zero(node, grid)]
             elif op == "Pad" and _fills(node):

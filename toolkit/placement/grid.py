@@ -1,4 +1,4 @@
-"""The values that a Q/DQ pair can hold: (q - zero point) * scale for every q of its type, and rounding to them."""
+"""The values that a Q/DQ pair can represent: (q - zero point) * scale for every q of its type; and rounding to them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _FLOATS = frozenset(
     }
 )
 _SAME = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
-"""How far two scales may lie apart that were the same before one was rounded to a narrow type."""
+"""Relative difference of two scales that are equal except that one was rounded to a narrow type."""
 
 
 _BLOCK_TYPES = {domain_of(precision): precision for precision in Precision if precision.block}
@@ -59,15 +59,15 @@ class Grid:
     """The parameters of a QuantizeLinear or DequantizeLinear.
 
     Attributes:
-        kind: ONNX's element type of the quantized values; 0 where it is not given.
-        scale: float64, shape [], [channels] or [.., blocks, ..]; None where it is computed from activations.
-        zero: float64, of the scale's shape or []; 0 where the node has none; None where it is computed.
-        axis: the channel axis as the node gives it, where there is more than one scale.
-        block: how many values along ``axis`` share a scale; 0 where these are not blocked. Of blocks that get their
-            scales when the model runs the scale is that of the largest.
-        tensors: the node's scale and, where it has one, its zero point.
-        float_kind: ONNX's element type of the scale, which is that of the float values; 0 where it is not known.
-        limits: the smallest and largest q, where a Clip in the pair sets them; None where the pair has none.
+        kind: the ONNX element type of the quantized values; 0 if it is not given.
+        scale: float64, shape [], [channels] or [.., blocks, ..]; None if it is computed from activations.
+        zero: float64, of the scale's shape or []; 0 if the node has none; None if it is computed.
+        axis: the channel axis as given by the node, if there is more than one scale.
+        block: how many values along ``axis`` share a scale; 0 without blocks. If block scales are computed at run time,
+            ``scale`` is the largest.
+        tensors: the node's scale and, if it has one, zero point.
+        float_kind: the ONNX element type of the scale and of the float values; 0 if it is not known.
+        limits: the smallest and largest q, if a Clip in the pair restricts them; else None.
     """
 
     kind: int
@@ -85,23 +85,23 @@ class Grid:
 
     @property
     def precision(self) -> Precision | None:
-        """The type as one of ours; None where it is not one, or not known."""
+        """The supported quantized type; None if the type is another or not known."""
         return Precision.from_onnx(self.kind, self.block)
 
     @property
     def range_type(self) -> str:
-        """The type that a range read off the pair is for: a float type by its name, ``int8`` for all integers."""
+        """The type that a range taken from the pair is for: the name of a float type, ``int8`` for all integers."""
         found = self.precision
         return "int8" if found is None or not found.quantized or found.integer else str(found)
 
     @property
     def kind_name(self) -> str:
-        """ONNX's name of the element type: ``uint8``; empty where it is not known."""
+        """ONNX's name of the element type, such as ``uint8``; empty if it is not known."""
         return TensorProto.DataType.Name(self.kind).lower() if self.kind in TensorProto.DataType.values() else ""
 
     @property
     def reach(self) -> tuple[Array, Array] | None:
-        """The smallest and the largest value, (qmin - zero) * scale and (qmax - zero) * scale, of the scale's shape."""
+        """The smallest and largest value, (qmin - zero) * scale and (qmax - zero) * scale, in the scale's shape."""
         if self.scale is None or self.zero is None or self.kind not in _LIMITS:
             return None
         low, high = self._ends
@@ -109,10 +109,10 @@ class Grid:
 
     @property
     def amax(self) -> float | None:
-        """The magnitude that is kept, over all channels.
+        """The largest magnitude that is represented, over all channels.
 
-        For a signed type whose zero point is 0 that of the largest value, as in symmetric quantization: the
-        smallest one (-128) lies one step beyond.
+        For a signed type with zero point 0 that of the largest value, as in symmetric quantization: the smallest
+        (-128) is one step further out.
         """
         reach = self.reach
         if reach is None or self.zero is None:
@@ -122,21 +122,21 @@ class Grid:
 
     @property
     def centred(self) -> bool:
-        """Whether 0 lies in the middle: no clamp to one side can have gone into such a pair."""
+        """Whether 0 is in the middle: such a pair cannot have replaced a one-sided clamp."""
         if self.zero is None or self.kind not in _LIMITS:
             return True
         low, high = self._ends
-        # the middle q, of an even number the upper of the middle two: 0 for -128 to 127, and for -127 to 127
+        # the middle q, the upper of the two middle ones if even: 0 for -128 to 127, and for -127 to 127
         return bool(np.all(self.zero == (0 if self.kind in _FLOATS else (low + high + 1) // 2)))
 
     @property
     def steps(self) -> bool:
-        """Whether the values lie at equal distances: integers do, the narrow float types do not."""
+        """Whether the values are evenly spaced: integers are, the narrow float types are not."""
         return self.kind in _LIMITS and self.kind not in _FLOATS
 
     @property
     def key(self) -> Hashable:
-        """Equal for grids of equal values."""
+        """A key that is equal for grids with equal values."""
         return (
             self.kind, self.axis, self.block, self.limits,
             id(self.tensors[0]) if self.scale is None else (self.scale.shape, self.scale.tobytes()),
@@ -148,13 +148,13 @@ class Grid:
 
         Args:
             stored: the quantized values.
-            axis: where the channels lie in ``stored``, if not where the node has them.
+            axis: the channel axis of ``stored``, if it differs from the node's.
 
         Raises:
-            ValueError: scale or zero point are computed.
+            ValueError: scale or zero point is computed.
         """
         if self.scale is None or self.zero is None:
-            raise ValueError("scale or zero point are computed")
+            raise ValueError("scale or zero point is computed")
         own = self.axis if axis is None else axis
         zero, scale = (spread(part, stored, own, self.block) for part in (self.zero, self.scale))
         made = np.empty(stored.shape, np.float32)
@@ -164,7 +164,7 @@ class Grid:
         return made
 
     def agrees(self, other: Grid) -> bool:
-        """Whether both have the same values, wherever their channels lie; rounding to a narrower float type aside."""
+        """Whether both have the same values up to rounding to a narrower float type; the channel axes may differ."""
         if self is other:
             return True
         if self.scale is None or other.scale is None:
@@ -182,13 +182,13 @@ class Grid:
 
 
 def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
-    """Scales or zero points in a shape that broadcasts over the values they belong to.
+    """Scales or zero points in a shape that broadcasts to the values that they apply to.
 
     Args:
-        part: of one element, of shape [channels], or with ``block`` of the values' rank.
+        part: one element, shape [channels], or, with ``block``, the rank of the values.
         like: the values.
-        axis: the axis of the channels or of the blocks; None where there is one element.
-        block: how many values along ``axis`` share an element; the last block may have fewer. 0: one per channel.
+        axis: the axis of the channels or blocks; None for one element.
+        block: how many values along ``axis`` share an element; the last block may be smaller. 0: one per channel.
     """
     if part.size == 1 or axis is None:
         return part.reshape(-1)[:1].reshape(())
@@ -202,15 +202,15 @@ def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
 def quantized(
     values: Array, scale: Array, zero: Array, precision: Precision, axis: int | None, block: int = 0
 ) -> Array:
-    """What QuantizeLinear makes of constant values: in the quantized type, of the values' shape.
+    """Constant values as QuantizeLinear quantizes them: in the quantized type, in the same shape.
 
     Args:
         values: of any float type.
-        scale: of one element, of shape [channels], or with ``block`` of the values' rank.
+        scale: one element, shape [channels], or, with ``block``, the rank of the values.
         zero: the zero points, likewise.
         precision: the quantized type; see ``on_grid``.
-        axis: the axis of the channels or of the blocks.
-        block: how many values along ``axis`` share a scale; 0: a channel does.
+        axis: the axis of the channels or blocks.
+        block: how many values along ``axis`` share a scale; 0: one scale per channel.
     """
     steps, offset = (spread(part.astype(np.float32), values, axis, block) for part in (scale, zero))
     made = np.empty(values.shape, np_dtype(precision.onnx_type))
@@ -221,12 +221,12 @@ def quantized(
 
 
 def limits_of(precision: Precision) -> tuple[float, float]:
-    """The smallest and the largest value of a quantized type, without its scale."""
+    """The smallest and largest value of a quantized type, before scaling."""
     return _LIMITS[precision.onnx_type]
 
 
 def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Array:
-    """The nearest values that a quantized type can hold, ties to even and saturated, in the type of ``ratio``.
+    """The nearest values that a quantized type can represent, ties to even, saturating, in the type of ``ratio``.
 
     As QuantizeLinear and TensorRT round: INT8 at -128 and 127, INT4 at -8 and 7, E4M3 (FP8, MXFP8) at -448 and 448,
     E2M1 (NVFP4) at -6 and 6.
@@ -234,11 +234,11 @@ def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Ar
     Args:
         ratio: float values divided by their scale; NaN stays NaN in the float types.
         precision: the quantized type.
-        zero: the zero points of an integer type, in a shape that broadcasts over ``ratio``; 0 where None.
+        zero: the zero points of an integer type, in a shape that broadcasts to ``ratio``; None for 0.
     """
     low, high = limits_of(precision)
     if precision.integer:
-        # calling numpy's clip takes longer than rounding a small layer
+        # the overhead of np.clip is larger than rounding a small layer
         steps = np.asarray(np.rint(ratio)) if zero is None else np.asarray(np.rint(ratio) + zero)
         np.maximum(steps, low, out=steps)
         return np.minimum(steps, high, out=steps)
@@ -251,7 +251,7 @@ def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Ar
 
 
 def block_type(node: gs.Node) -> Precision | None:
-    """The type of a pair that finds the scales of its blocks when the model runs; None for any other node."""
+    """The type of a pair whose block scales are computed at run time; None for any other node."""
     return _BLOCK_TYPES.get(node.domain or "")
 
 
@@ -261,13 +261,13 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
     Args:
         model: its graph.
         node: the node.
-        kind: the element type, where the node itself does not give it.
+        kind: the element type, if the node itself does not give it.
     """
     tensors = tuple(t for t in node.inputs[1:3] if not t.is_empty())
     scale = constant_value(model, tensors[0])
     blocks = block_type(node)
     if blocks is not None:
-        # where no range is needed, nothing is known of the scale either
+        # without a range the scale is not known either
         known = np.asarray(scale.astype(np.float64)).reshape(()) if scale is not None and blocks.ranged else None
         none = np.zeros((), np.float64)
         return Grid(blocks.onnx_type, known, none, None, blocks.block, tensors, TensorProto.FLOAT)
@@ -281,9 +281,9 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
 
 
 def _zero_point(model: Model, node: gs.Node, tensors: Sequence[gs.Tensor]) -> tuple[Array | None, int]:
-    """The zero point in float64, None where it is computed, and the element type that the node gives, 0 for none."""
+    """The zero point in float64, None if it is computed; and the element type given by the node, 0 for none."""
     if len(tensors) < 2:
-        # without a zero point a QuantizeLinear returns the type that it names, or uint8
+        # without a zero point a QuantizeLinear returns its output_dtype, or uint8
         said = int(node.attrs.get("output_dtype", 0) or TensorProto.UINT8) if node.op == QUANTIZE else 0
         return np.zeros((), np.float64), said
     known = constant_value(model, tensors[1])
@@ -293,29 +293,29 @@ def _zero_point(model: Model, node: gs.Node, tensors: Sequence[gs.Tensor]) -> tu
 
 
 def _scalar_if_one(values: Array) -> Array:
-    """The values in float64; one alone is for the whole tensor, whatever its rank."""
+    """The values in float64; a single one, of any rank, becomes a scalar for the whole tensor."""
     values = np.asarray(values.astype(np.float64))
     return values.reshape(()) if values.size == 1 else values
 
 
 def limiter(node: gs.Node) -> gs.Node | None:
-    """The Clip between the halves of a pair, beside one of them; None where there is none."""
+    """The Clip next to one half of a pair, between both halves; None if there is none."""
     beside = node.outputs[0].outputs if node.op == QUANTIZE else node.inputs[0].inputs
     return beside[0] if len(beside) == 1 and beside[0].op == "Clip" and len(beside[0].inputs) > 2 else None
 
 
 def _own_limits(model: Model, node: gs.Node, kind: int) -> tuple[float, float] | None:
-    """The limits of a quantizer that uses fewer bits than its type has, which exporters write as a Clip.
+    """The limits of a quantizer that uses only part of its type's range, which exporters write as a Clip.
 
-    PyTorch's fake quantization of 0 to 127 in uint8 (torch/onnx/symbolic_opset13.py, fake_quantize_per_tensor_affine),
-    which x86's reduce_range asks for. A Clip at other limits is an activation.
+    As in PyTorch's fake quantization to 0..127 in uint8 (torch/onnx/symbolic_opset13.py,
+    fake_quantize_per_tensor_affine), which reduce_range on x86 requires. A Clip with other limits is an activation.
     """
     clip = limiter(node)
     if clip is None or kind not in _LIMITS or kind in _FLOATS:
         return None
     found = []
     for tensor, most in zip(clip.inputs[1:3], _LIMITS[kind]):
-        # an end that is not given is the type's
+        # a limit that is not given is the type's
         value = np.array(most) if tensor.is_empty() else constant_value(model, tensor)
         if value is None or value.size != 1:
             return None

@@ -14,23 +14,23 @@ from toolkit.placement.qdq import bypass
 def keep_float(
     context: Context, node: gs.Node, precision: Precision | str, why: Finding | str, wider: bool = False
 ) -> list[str]:
-    """Ask for a float precision, and let the node read the float tensors that its Q/DQ pairs quantize.
+    """Request a float precision, and connect the node to the float inputs of its Q/DQ pairs.
 
     ``context.plan.ask`` alone leaves the pairs in place, and a TensorRT engine then runs the node quantized. Call
-    ``model.tidy()`` when all is asked for: it drops the pairs that are no longer read.
+    ``model.tidy()`` after all requests: it drops the pairs that are no longer read.
 
     Args:
-        context: its plan gets the request, its journal a line.
+        context: its plan gets the request, its journal an entry.
         node: the node.
         precision: fp16, bf16 or fp32.
         why: the reason, for the report.
-        wider: whether a search may ask for fp32 where ``precision`` breaks the result.
+        wider: whether a search may request fp32 instead if ``precision`` breaks the result.
 
     Returns:
         Names of the float tensors that the node reads instead of its pairs.
 
     Raises:
-        RecipeError: ``precision`` is no float type.
+        RecipeError: ``precision`` is not a float type.
     """
     asked = Precision.named(precision)
     if asked not in FLOATS:

@@ -1,4 +1,4 @@
-"""Layers with weights, whatever their operator and layout, and constants, also through a Q/DQ pair."""
+"""Layers with weights, for any operator and layout; and the values of constants, also behind a Q/DQ pair."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WeightedLayer:
         node: the node.
         index: the input that is the weight.
         weight: its float values, in the node's own layout.
-        axis: the axis of its output channels; None where one scale serves the whole weight.
+        axis: the axis of its output channels; None if the whole weight has one scale.
         quantized: whether the weight comes from a Q/DQ pair or is stored quantized.
         bias: its bias, or None if it has none or a computed one.
     """
@@ -46,11 +46,11 @@ class WeightedLayer:
 
 
 def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
-    """The layers with weights, in the graph's order; products of two activations are left out.
+    """The layers with weights, in graph order; MatMuls of two activations are left out.
 
     Args:
         model: the graph.
-        subgraphs: whether those inside If, Loop and Scan count too.
+        subgraphs: whether to include those inside If, Loop and Scan.
     """
     for node, graph in model.walk():
         if node.op not in TARGETS or len(node.inputs) < 2 or (graph is not model.graph and not subgraphs):
@@ -70,10 +70,10 @@ def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
 
 
 def constant_through_pair(model: Model, tensor: gs.Tensor) -> Array | None:
-    """The float values of a constant, also through a Q/DQ pair, or stored quantized; None where it is computed.
+    """The float values of a constant, also behind a Q/DQ pair or stored quantized; None if the tensor is computed.
 
-    Values stored quantized are returned as (stored - zero point) * scale, float32, as ONNX's DequantizeLinear
-    computes them; so do those of a pair whose halves are apart.
+    Values stored quantized are returned as (stored - zero point) * scale in float32, as ONNX's DequantizeLinear
+    computes them, also if operators lie between the pair's halves.
     """
     node = tensor.inputs[0] if tensor.inputs else None
     if node is None or node.op != DEQUANTIZE:

@@ -1,6 +1,6 @@
-"""Operators that move quantized values, or choose among them: with Q and DQ around them they are a pair.
+"""Operators that move quantized values or choose among them, and so may lie between the halves of a pair.
 
-With the pair's grid they do the same to float values as to quantized ones, since a grid's values keep their order.
+They do the same to float values as to quantized ones, since quantization preserves order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CHANNELS_STAY = frozenset({"Identity", "Dropout"})
 
 
 def data_inputs(node: gs.Node) -> list[int]:
-    """The inputs whose quantized values a node moves into its outputs; none where it computes something else."""
+    """The inputs whose quantized values a node moves to its outputs; empty if it computes something else."""
     if node.domain not in ONNX_DOMAINS or not _moves(node):
         return []
     wanted = range(len(node.inputs)) if node.op in _ALL else _DATA.get(node.op, ())
@@ -50,7 +50,7 @@ def data_inputs(node: gs.Node) -> list[int]:
 
 
 def _moves(node: gs.Node) -> bool:
-    """Whether its settings keep it from making values that are not among its inputs."""
+    """Whether all of its output values are input values, according to its attributes."""
     if node.op == "Resize":
         mode, how = node.attrs.get("mode", "nearest"), node.attrs.get("coordinate_transformation_mode", "")
         return _text(mode) in ("nearest", "linear") and _text(how) != "tf_crop_and_resize"
@@ -58,16 +58,16 @@ def _moves(node: gs.Node) -> bool:
         return _text(node.attrs.get("mode", "nearest")) in ("nearest", "linear")
     if node.op in ("ScatterElements", "ScatterND"):
         return _text(node.attrs.get("reduction", "none")) in ("none", "max", "min")
-    # before opset 11 the filling is an attribute, and no integers were allowed
+    # before opset 11 the padding value is an attribute, and integers were not allowed
     return not (node.op == "Pad" and "pads" in node.attrs)
 
 
 def with_moved(model: Model, observed: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """``observed`` with the extremes of tensors that nodes only move, which calibration does not look at again.
+    """``observed`` with the extremes of tensors that are only moved from others, which calibration does not observe.
 
     Args:
-        model: the graph, its nodes in order.
-        observed: smallest and largest value by tensor; what is there stays.
+        model: the graph, with its nodes in order.
+        observed: smallest and largest value by tensor; existing entries stay.
     """
     found = dict(observed)
     for node in model.nodes:
@@ -86,7 +86,7 @@ def with_moved(model: Model, observed: Mapping[str, tuple[float, float]]) -> dic
 
 
 def _filled(model: Model, node: gs.Node) -> float:
-    """What a Pad puts around its input; 0 where it is not known."""
+    """The value that a Pad fills in; 0 if it is not known."""
     given = model.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
     return float(given.reshape(-1)[0]) if given is not None and given.size else float(node.attrs.get("value", 0.0))
 
@@ -101,17 +101,17 @@ def _ends(model: Model, tensor: gs.Tensor, observed: Mapping[str, tuple[float, f
 
 
 def picks(node: gs.Node) -> bool:
-    """Whether a node returns values of its first input as they are, from all of its regions: one scale fits both."""
+    """Whether a node returns unchanged values from all regions of its first input, so that one scale fits both."""
     nearest = node.op in ("Resize", "Upsample") and _text(node.attrs.get("mode", "nearest")) == "nearest"
     return (nearest or node.op == "MaxPool") and len(node.outputs) == 1 and data_inputs(node) == [0]
 
 
 def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
-    """Where the channels lie in a node's input that lie along ``axis`` of its output; None where that is not known.
+    """The axis of a node's input with the channels that are on ``axis`` of its output; None if it is not known.
 
     Args:
         model: the graph.
-        node: a node that ``data_inputs`` knows.
+        node: a node for which ``data_inputs`` is not empty.
         axis: 0 or more.
     """
     if node.op in _CHANNELS_STAY:
@@ -169,7 +169,7 @@ def _before_squeeze(model: Model, node: gs.Node, axis: int) -> int | None:
 
 
 def _ints(model: Model, node: gs.Node, name: str, index: int) -> Sequence[int] | None:
-    """A setting that is an attribute in old operator sets and an input in newer ones."""
+    """A parameter that is an attribute in old operator sets and an input in newer ones."""
     if name in node.attrs:
         return [int(one) for one in node.attrs[name]]
     if index >= len(node.inputs) or node.inputs[index].is_empty():
@@ -179,7 +179,7 @@ def _ints(model: Model, node: gs.Node, name: str, index: int) -> Sequence[int] |
 
 
 def rank_of(model: Model, tensor: gs.Tensor) -> int | None:
-    """How many dimensions a tensor has, where its shape or the operators that move values into it tell."""
+    """The rank of a tensor, from its shape or the operators that produce it; None if unknown."""
     change, seen = 0, set[int]()
     while tensor.shape is None and tensor.inputs and id(tensor) not in seen:
         seen.add(id(tensor))

@@ -1,4 +1,4 @@
-"""Pairs that serve nothing once a layer beside them is float: those of pools, Adds and Concats between layers."""
+"""Pairs that are useless once a neighbouring layer is float: those of pools, Adds and Concats between layers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from toolkit.placement.qdq import bypass, without_pairs
 
 
 def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
-    """Let nodes read floats whose pairs were of use only beside layers that were quantized until now.
+    """Remove pairs that were useful only next to layers that are now in float.
 
-    A pool between two quantized layers, or the Add after them, has pairs that keep it in their type; where one of the
-    layers is float, these quantize a tensor for nobody. Pairs that the rules of placement never asked for, as those
-    of a model that came quantized, stay. Call it after ``keep_float``, and ``model.tidy()`` after it.
+    A pool between two quantized layers, or the Add after them, has pairs that keep it in the quantized type; once one
+    of the layers is float, these only cost time. Pairs that the placement rules never request, such as those of a
+    source model, stay. Call it after ``keep_float``, and ``model.tidy()`` after it.
 
     Args:
-        context: its model is changed; its plan loses the requests for these nodes, its journal gets a line for each.
+        context: its model is changed; its plan loses the requests for these nodes, its journal gets an entry for each.
         kept: names of the nodes whose pairs ``keep_float`` removed.
 
     Returns:
@@ -37,7 +37,7 @@ def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
     """
     model = context.model
     if model is None:
-        raise ModelError("a pass gives the context its model: free_neighbours works within one")
+        raise ModelError("free_neighbours was called outside a pass: the context has no model")
     facts = model.facts(context.profiles)
     freed = []
     for node, inputs, why in _left_alone(model, facts, kept):
@@ -50,7 +50,7 @@ def free_neighbours(context: Context, kept: Collection[str]) -> list[str]:
 
 
 def _left_alone(model: Model, facts: Facts, kept: Collection[str]) -> Iterator[tuple[gs.Node, list[int], Finding]]:
-    """The nodes that read pairs which belong there only with the kept nodes quantized too: at which inputs, and why."""
+    """Nodes with pairs that are needed only if the kept nodes are quantized too: at which inputs, and why."""
     paired = {node.name for node in model.nodes if any(dequantizer(tensor) is not None for tensor in node.inputs)}
     others = paired - set(kept)
     lost, why = _lost(without_pairs(model), facts, others, kept)
@@ -64,9 +64,9 @@ def _left_alone(model: Model, facts: Facts, kept: Collection[str]) -> Iterator[t
 def _lost(
     plain: Model, facts: Facts, quantized: Collection[str], kept: Collection[str]
 ) -> tuple[set[Use], dict[str, Finding]]:
-    """The pairs that belong in a model with the kept nodes quantized too, and not without them; and why, by node.
+    """The pairs that are needed with the kept nodes quantized too, but not without them; and why, by node.
 
-    The model is looked through once: keeping nodes decides again only what depends on them.
+    Placement runs once: keeping nodes in float repeats only the decisions that depend on them.
     """
     states = {name: Input(True) for name in kept}
 

@@ -18,17 +18,17 @@ from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type
 from toolkit.placement.ops import REGION, TARGETS
 
 _FEW_CHANNELS, _PADDED_CHANNELS = 4, 32
-"""Channels of a picture, and of the format that TensorRT's INT8 convolutions of large kernels read."""
+"""Channels of an image, and of the format that TensorRT's INT8 convolutions with large kernels read."""
 
 
 class Obstacles:
-    """Tells for a layer why it cannot be quantized.
+    """Determines why a layer cannot be quantized.
 
     Args:
         model: the graph; pairs that it already has are kept and completed.
         facts: types and shapes at every corner of every profile.
-        activation_matmul: whether MatMuls both of whose operands are activations may be quantized.
-        precision: the type being inserted; layers that have a pair of another type are left alone.
+        activation_matmul: whether MatMuls of two activations may be quantized.
+        precision: the type being inserted; layers with pairs of another type are left as they are.
     """
 
     def __init__(self, model: Model, facts: Facts, activation_matmul: bool, precision: Precision | None) -> None:
@@ -60,7 +60,7 @@ class Obstacles:
         return self._operand_obstacle(node, operands) or self._patches(node)
 
     def _other_type(self, tensor: gs.Tensor) -> Precision | None:
-        """The type that the tensor is quantized to already, where it is another than the one being inserted."""
+        """The type that the tensor is already quantized to, if it differs from the one being inserted."""
         node = dequantizer(tensor)
         kind = pair_type(node) if node is not None else None
         return None if self.precision is None or kind is self.precision else kind
@@ -68,9 +68,9 @@ class Obstacles:
     def _patches(self, node: gs.Node) -> Finding | None:
         """Why a convolution that cuts an image into patches for a transformer stays in float.
 
-        On an H100 with 8.6.0 a ViT-S's, 16 x 16 of 3 channels, took 0.099 ms at batch 8 and 0.281 ms at batch 32, of
-        which 0.059 and 0.175 ms in an INT8 kernel for 32 channels and the rest in kernels that quantize, reformat and
-        dequantize; in float16 0.054 and 0.113 ms with the reformat.
+        On an H100 with 8.6.0 that of a ViT-S, 16 x 16 with 3 channels, took 0.099 ms at batch 8 and 0.281 ms at batch
+        32: 0.059 and 0.175 ms in an INT8 kernel for 32 channels, the rest in kernels that quantize, reformat and
+        dequantize. In float16 it took 0.054 and 0.113 ms including the reformat.
         """
         if node.op != "Conv" or self.precision is not Precision.INT8:
             return None
@@ -81,7 +81,7 @@ class Obstacles:
         return None if self._leads_to_layers(node) else Code.PATCHES(channels=weight.shape[1], padded=_PADDED_CHANNELS)
 
     def _leads_to_layers(self, node: gs.Node) -> bool:
-        """Whether a layer that may be quantized reads what a node makes, or what stays quantized after it."""
+        """Whether a quantizable layer reads a node's output, directly or through nodes that stay quantized."""
         seen, pending = {id(node)}, [node]
         while pending:
             for reader in (reader for tensor in pending.pop().outputs for reader in tensor.outputs):
@@ -114,7 +114,7 @@ class Obstacles:
         return None
 
     def _unsuitable(self, tensor: gs.Tensor, value: Array | None) -> Finding | None:
-        """Why an operand cannot be quantized: by its rank, or by its values where it is constant (else None)."""
+        """Why an operand cannot be quantized: its rank or, for a constant, its values. None if it can."""
         rank = value.ndim if value is not None else self.facts.rank(tensor.name)
         if rank is not None and rank < 2:
             return Code.VECTOR(tensor=tensor.name, rank=rank)
@@ -126,7 +126,7 @@ class Obstacles:
 
 
 def _constant_tensors(model: Model) -> set[str]:
-    """Names of tensors that are computed from constants alone (a Transpose of a weight, a pre-quantized weight)."""
+    """Names of tensors that are computed only from constants (a Transpose of a weight, a pre-quantized weight)."""
     found: set[str] = set()
     for node in model.nodes:
         if bodies(node) or is_random(node):

@@ -1,4 +1,4 @@
-"""Whether a graph is another graph with Q/DQ pairs put on its tensors, found without taking them out again."""
+"""Whether a graph is another graph with Q/DQ pairs added, determined without removing them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _PAIR = (QUANTIZE, DEQUANTIZE)
 _PLAIN = (int, float, str, bytes, list)
-"""Types of attributes whose values tell whether they are equal."""
+"""Types of attributes that can be compared by value."""
 
 
 def differs_only_in_pairs(paired: Model, plain: Model) -> bool:
-    """Whether ``paired`` without its pairs is ``plain``, node by node by their names, in whatever order they stand.
+    """Whether ``paired`` without its pairs equals ``plain``; nodes are matched by name, in any order.
 
-    For a large graph this takes a tenth of the time of a copy without pairs. What is not obvious counts as no: halves
-    that do not share their scale, operators between them, weights that are equal and not the same.
+    For a large graph this takes a tenth of the time of making a copy without pairs. Whatever is not obvious counts as
+    different: halves that do not share their scale, operators between them, equal weights that are not shared.
 
     Args:
-        paired: a graph, pairs and all.
-        plain: a graph without any.
+        paired: a graph with pairs.
+        plain: a graph without pairs.
     """
     a, b = paired.graph, plain.graph
     if a.opset != b.opset or a.functions or b.functions or list(a.import_domains or ()) != list(b.import_domains or ()):
@@ -65,13 +65,13 @@ def _same_tensor(paired: gs.Tensor, plain: gs.Tensor) -> bool:
     if paired.name != plain.name or type(paired) is not type(plain):
         return False
     if isinstance(paired, gs.Constant):
-        # copies of a graph share what their constants hold
+        # copies of a graph share the values of constants
         return paired._values is plain._values
     return paired.dtype == plain.dtype and paired.shape == plain.shape
 
 
 def _without_pair(tensor: gs.Tensor) -> gs.Tensor:
-    """The float tensor that a pair whose halves share scale and zero point quantizes; any other tensor is itself."""
+    """The float input of a pair whose halves share scale and zero point; any other tensor itself."""
     dequantize = tensor.inputs[0] if len(tensor.inputs) == 1 else None
     if dequantize is None or dequantize.op != DEQUANTIZE or not dequantize.inputs[0].inputs:
         return tensor

@@ -1,4 +1,4 @@
-"""What TensorRT does with operators as far as placement is concerned."""
+"""Properties of operators in TensorRT that placement depends on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOVERS = frozenset(
         "MaxPool",
     ]
 )
-"""Operators that commute with Q and DQ: they move values or choose among them, and compute nothing new."""
+"""Operators that commute with Q and DQ: they only move values or choose among them."""
 
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 """Pools that do not commute: INT8 in needs INT8 out."""
@@ -62,18 +62,18 @@ ACTIVATIONS = frozenset(
 )
 
 FOLDED = frozenset({"BatchNormalization"})
-"""Operators that a convolution before them takes in: a factor and a shift for each channel, known beforehand."""
+"""Operators that fuse into a preceding convolution: a constant factor and offset per channel."""
 AFFINE = FOLDED | {"InstanceNormalization"}
 
 REGION = MOVERS | POOLS | ADDS | ACTIVATIONS | AFFINE | {"Mul", "Concat", "Resize", "Upsample", "QuantizeLinear",
                                                          "DequantizeLinear"}  # fmt: skip
-"""Operators through which a tensor still counts as coming from the quantized layers before them."""
+"""Operators whose output still counts as coming from the preceding quantized layers."""
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 BLOCK_OPERATORS = {
     FP4_QUANTIZE: Precision.NVFP4, MXFP8_QUANTIZE: Precision.MXFP8, MXFP8_DEQUANTIZE: Precision.MXFP8,
 }  # fmt: skip
-"""TensorRT's own operators, as which lowering writes pairs of blocks."""
+"""TensorRT's own operators, which lowering uses for pairs with block scales."""
 QUANTIZERS = frozenset({QUANTIZE, FP4_QUANTIZE, MXFP8_QUANTIZE})
 DEQUANTIZERS = frozenset({DEQUANTIZE, MXFP8_DEQUANTIZE})
 PAIR_OPERATORS = QUANTIZERS | DEQUANTIZERS
@@ -83,8 +83,8 @@ PAIR_OPERATORS = QUANTIZERS | DEQUANTIZERS
 def weight_axis(op: str, weight_index: int, rank: int, attrs: dict[str, object]) -> int | None:
     """The output-channel axis of a weight, or None for one scale for the whole tensor.
 
-    Conv 0; ConvTranspose 1, but one scale where it has groups, since its axis 1 counts channels within a group;
-    Gemm by transB; MatMul's right operand last; a constant left operand has no output channel.
+    Conv: 0. ConvTranspose: 1, or one scale with groups, since axis 1 then counts channels within a group. Gemm: by
+    transB. MatMul: the last axis of the right operand; a constant left operand has no output channels.
     """
     if op == "Conv":
         return 0

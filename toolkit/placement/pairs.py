@@ -1,4 +1,4 @@
-"""What placement decides: where a Q/DQ pair goes, which layers it serves, and what is skipped and why."""
+"""Decisions of placement: where Q/DQ pairs go, which layers they serve, which candidates are skipped and why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pair:
         reason: why the pair is needed.
         uses: the node inputs that will read the dequantized tensor.
         axis: the channel axis of a weight's scales, or that of its blocks; None for one scale.
-        block: how many values along ``axis`` share a scale; 0 where a channel does.
+        block: how many values along ``axis`` share a scale; 0 for one scale per channel.
         weight: whether the tensor is a constant.
     """
 
@@ -47,7 +47,7 @@ class Quantized:
     Attributes:
         reads: indices of its inputs that need a pair.
         reason: why.
-        group: the layer that it is quantized for.
+        group: the layer for whose sake it is quantized.
     """
 
     reads: tuple[int, ...]
@@ -56,7 +56,7 @@ class Quantized:
 
 
 Decision = Finding | str | Quantized | None
-"""That a node is quantized, or why not, or None where nothing is decided."""
+"""That a node is quantized, or why not; None if nothing is decided."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Placement:
     Attributes:
         pairs: pairs to insert, activations and weights, keyed by (tensor, axis).
         layers: nodes that will compute in the quantized type, each with the reason.
-        refusals: candidates that stay as they are.
-        same_scale: sets of tensors that must share one scale (the inputs and the output of a Concat).
+        refusals: skipped candidates.
+        same_scale: sets of tensors that must share one scale (the inputs and output of a Concat).
         complete: nodes that already had all their pairs.
-        groups: for every target, the tensors whose pairs exist because of it.
-        ranged: whether activations need ranges for their pairs.
-        placer: the ``Placer`` that decided it; None where it will not be asked again.
+        groups: for every target, the tensors that have pairs because of it.
+        ranged: whether the pairs of activations need ranges.
+        placer: the ``Placer`` that made the decisions; None if it will not be used again.
     """
 
     pairs: dict[tuple[str, int | None], Pair] = field(default_factory=dict)
@@ -105,14 +105,14 @@ class Placement:
 def request_pair(
     placement: Placement, tensor: str, use: Use, axis: int | None, weight: bool, reason: Finding, block: int = 0
 ) -> None:
-    """Ask for a pair on a tensor, or share its existing one."""
+    """Request a pair on a tensor, or share the existing one."""
     pair = placement.pairs.setdefault((tensor, axis), Pair(tensor, reason, axis=axis, weight=weight, block=block))
     if use not in pair.uses:
         pair.uses.append(use)
 
 
 def release_placer(placement: Placement) -> None:
-    """Release what a placement's ``Placer`` holds of the model: it will not be asked again."""
+    """Release a placement's ``Placer`` and the parts of the model it refers to; it will not be used again."""
     if placement.placer is not None:
         placement.placer.network.close()
         placement.placer = None
@@ -124,14 +124,14 @@ def skip_candidate(placement: Placement, node: gs.Node, why: Finding | str) -> N
 
 
 def joined(sets: Iterable[set[str]]) -> list[set[str]]:
-    """Sets that share a member, merged; each where its last part came, in time by their members."""
+    """Merge sets that share a member, each at the position of its last part; linear in the number of members."""
     found: dict[int, set[str]] = {}
     owner: dict[str, set[str]] = {}
     for new in sets:
         met = {id(owner[name]): owner[name] for name in new if name in owner}
         for key in met:
             del found[key]
-        # the largest takes in the others: in a chain each would else be copied again and again
+        # merge into the largest: in a chain, sets would otherwise be copied again and again
         whole, *others = sorted([*met.values(), set(new)], key=len, reverse=True)
         for other in others:
             whole |= other

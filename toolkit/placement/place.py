@@ -1,7 +1,7 @@
 """Where Q/DQ pairs go so that TensorRT fuses them, and which candidates are skipped.
 
-The rules follow TensorRT's documentation on explicit quantization and what was measured on an H200 with 8.6 (residual
-branches: ResNet-50, batch 32, 0.786 ms with their pairs and 1.313 ms without).
+The rules follow TensorRT's documentation on explicit quantization, and measurements on an H200 with 8.6 (ResNet-50,
+batch 32: 0.786 ms with pairs on residual branches, 1.313 ms without).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from toolkit.placement.reach import Is, Reach
 from toolkit.placement.sums import Sums
 
 Judge = Callable[[gs.Node], Finding | str | None]
-"""Returns for a candidate why the user or the plan keeps it float, or None."""
+"""Returns why the user or the plan keeps a candidate in float, or None."""
 PlacementRule = Callable[[Model, Facts, Judge], Placement]
-"""Decides where pairs go; what the judge keeps stays float."""
+"""Decides where pairs go; nodes that the judge keeps stay in float."""
 
 
 def place(
@@ -42,15 +42,15 @@ def place(
     precision: Precision | None = None,
     block: int = 0,
 ) -> Placement:
-    """Decide every pair for the model's Conv, ConvTranspose, Gemm and MatMul nodes and what belongs to them.
+    """Decide all pairs for the model's Conv, ConvTranspose, Gemm and MatMul nodes and the operators between them.
 
     Args:
         model: the graph; pairs that it already has are kept and completed.
         facts: types and shapes at every corner of every profile.
-        judge: what the user's patterns and the plan say.
-        activation_matmul: also quantize MatMuls both of whose operands are activations.
-        precision: the type being inserted; layers that have a pair of another type are left alone.
-        block: how many weights share a scale, if the type is for weights only.
+        judge: returns why the user's patterns or the plan keep a node in float, or None.
+        activation_matmul: also quantize MatMuls of two activations.
+        precision: the type being inserted; layers with pairs of another type are left as they are.
+        block: how many weights share a scale, for types with block scales.
     """
     obstacles = Obstacles(model, facts, activation_matmul, precision)
     if precision is not None and (precision.weights_only or precision.block):
@@ -60,27 +60,27 @@ def place(
 
 @dataclass(frozen=True)
 class _Claim:
-    """A node input that reads a tensor's pair where a condition holds."""
+    """A node input that reads a tensor's pair if a condition holds."""
 
     use: Use
     holds: Is
 
 
 class Placer:
-    """The decisions about one model, each kept with what it depends on.
+    """The decisions about one model, each stored with its dependencies.
 
-    A judge that reads ``cells.Input`` may change its mind: ``network.settle()`` recomputes what depends on that, and no
-    more. Every walk goes with the graph's order, which passes keep topological.
+    A judge may depend on a ``cells.Input``: when that changes, ``network.settle()`` recomputes only what depends on it.
+    All loops follow the graph's order, which passes keep topological.
 
     Args:
         model: the graph.
         facts: its types and shapes.
-        judge: what the user's patterns and the plan say.
-        obstacles: returns what keeps a layer float in any case.
+        judge: returns why the user's patterns or the plan keep a node in float, or None.
+        obstacles: finds what keeps a layer in float in any case.
 
     Attributes:
         network: the decisions.
-        activations: names of all activations that may get a pair, whatever the judge says.
+        activations: names of all activations that may get a pair, regardless of the judge.
     """
 
     def __init__(self, model: Model, facts: Facts, judge: Judge, obstacles: Obstacles) -> None:
@@ -108,23 +108,23 @@ class Placer:
         sums = Sums(self.forms, facts, self.reach, judge, self.layer, products)
         self._residuals = self._decided(sums.rule, self.nodes)
         self._concats = self._decided(self._concat, self.nodes)
-        # backwards: a pool before a pool is quantized where the latter is, as in means over one axis after the other
+        # backwards: a pool followed by a pool depends on the latter, as in means over one axis after another
         self._pools = self._decided(self._pool, reversed(self.nodes))
         self._picked = self._decided(self._picking, self.nodes)
 
-    # ---------------------------------------------------------------- what was decided
+    # ---------------------------------------------------------------- results
 
     def layer(self, name: str) -> bool:
         """Whether a node computes in the quantized type."""
         return name in self._layers and self._layers[name]()
 
     def uses(self, tensor: str) -> set[Use]:
-        """The node inputs that read the pair of an activation; empty where it has none."""
+        """The node inputs that read the pair of an activation; empty if it has none."""
         claims = [*self._claims.get((tensor, None), ()), *self._late.get((tensor, None), ())]
         return {claim.use for claim in claims if claim.holds()}
 
     def placement(self) -> Placement:
-        """All that is decided."""
+        """All decisions."""
         result = Placement(placer=self)
         for node, refused in self._targets:
             self._take_target(node, refused(), result)
@@ -195,7 +195,7 @@ class Placer:
     def _decided(
         self, rule: Callable[[gs.Node], Callable[[], Decision] | None], nodes: Iterable[gs.Node]
     ) -> list[tuple[gs.Node, Callable[[], Decision]]]:
-        """What a rule decides about each node that it can say something about."""
+        """The decisions of a rule, for each node that it applies to."""
         found: list[tuple[gs.Node, Callable[[], Decision]]] = []
         for node in nodes:
             decide = rule(node)
@@ -210,7 +210,7 @@ class Placer:
         return found
 
     def _claim(self, node: gs.Node, index: int, holds: Is) -> None:
-        """Note that a node's input may read a pair."""
+        """Record that a node's input may read a pair."""
         tensor = node.inputs[index]
         if self.model.constant(tensor) is None:
             self.activations.setdefault(tensor.name)
@@ -259,12 +259,12 @@ class Placer:
         return decide
 
     def _picking(self, node: gs.Node) -> Callable[[], Decision] | None:
-        """A MaxPool or nearest Resize next to another reader with a pair reads that pair, at the scale of its output.
+        """A MaxPool or nearest Resize whose input also has another reader with a pair reads that pair too.
 
-        Q moves through it on its own only if nothing else reads the input. Where a Concat reads it too (a U-Net's
-        skip), the convolution before wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these took
-        0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32). For a Resize next to a convolution (the detector's way down
-        from the coarse scales) both scales happened to be one in what was measured, and its producer wrote INT8.
+        TensorRT moves Q through it only if nothing else reads the input. If a Concat reads it too (the skip connection
+        of a U-Net), the preceding convolution wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these
+        took 0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32). For a Resize next to a convolution (the top-down path of a
+        detector) both scales happened to be equal where it was measured, and the producer wrote INT8.
         """
         if not picks(node):
             return None
@@ -280,7 +280,7 @@ class Placer:
         return decide
 
     def _held(self, tensor: gs.Tensor) -> set[Use]:
-        """The node inputs that read the tensor's pair, except those of nodes that pick."""
+        """The node inputs that read the tensor's pair, except MaxPools and nearest Resizes."""
         return {claim.use for claim in self._claims.get((tensor.name, None), ()) if claim.holds()}
 
     def _all_quantized(self, tensor: gs.Tensor) -> bool:
@@ -313,6 +313,6 @@ def _is_none(refusal: Callable[[], Finding | str | None]) -> bool:
 
 
 def _reads(decision: Callable[[], Decision], index: int | None = None) -> bool:
-    """Whether a node is quantized, and with a pair at this input where one is named."""
+    """Whether a node is quantized and, if ``index`` is given, has a pair at that input."""
     found = decision()
     return isinstance(found, Quantized) and (index is None or index in found.reads)

@@ -26,24 +26,24 @@ from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
 
 _SUBNORMAL_STEPS = 8
-"""From so many of float16's smallest steps on, rounding a scale up to float16 costs less than 1 dB."""
+"""From this multiple of float16's smallest subnormal on, rounding a scale up to float16 costs less than 1 dB."""
 _SMALLEST_HALF, _SMALLEST = 2.0**-24, 2.0**-126
 
 
 def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scales for symmetric quantization: amax / 127 (INT8) or amax / 448 (FP8), as float32.
 
-    MXFP8 and NVFP4 have scales of blocks, see ``scales_of_blocks``. Each other scale is rounded up to a float16
-    value where it lies in float16's range, so that a strongly typed float16 engine and a float32 simulation use the
-    very same scale and nothing is clipped by the rounding. A tensor that is as small as float16's smallest steps, all
-    its channels, keeps its scales, which lowering then leaves in float32; a channel of a larger tensor loses no more
-    than float16 weights would. A tensor or channel that is all zero (amax 0) gets the scale of amax 1.
+    MXFP8 and NVFP4 have block scales, see ``scales_of_blocks``. Any other scale within float16's range is rounded up to
+    a float16 value, so that a strongly typed float16 engine and a float32 simulation use exactly the same scale, and
+    the rounding clips nothing. If all scales of a tensor are near float16's smallest subnormals, they stay as they are
+    and lowering leaves them in float32; a small channel of a larger tensor loses no more than with float16 weights. An
+    all-zero tensor or channel (amax 0) gets the scale of amax 1.
     """
     amax = np.atleast_1d(np.asarray(amax, np.float64))
     if precision.block:
         return scales_of_blocks(amax, precision)
     if amax.min() > 0 and _SUBNORMAL_STEPS * _SMALLEST_HALF <= amax.max() / precision.max <= 65504.0:
-        # nearly all are such, and asking numpy of a few channels what follows takes twice as long
+        # the usual case; for few channels the numpy calls below take twice as long
         exact = amax / precision.max
         half = exact.astype(np.float16)
         np.nextafter(half, np.float16(np.inf), out=half, where=half < exact)
@@ -53,14 +53,14 @@ def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any,
         return np.maximum(exact, _SMALLEST).astype(np.float32)
     half = np.minimum(exact, 65504.0).astype(np.float16)
     with np.errstate(over="ignore"):
-        # beyond the largest the exact scale is taken
+        # scales beyond float16's largest value stay exact
         up = np.where(half.astype(np.float64) < exact, np.nextafter(half, np.float16(np.inf)), half)
     stored = np.where(exact <= 65504.0, up.astype(np.float64), exact)
     return np.maximum(stored, _SMALLEST_HALF).astype(np.float32)
 
 
 def pairs_opset(precision: Precision, half: bool) -> int:
-    """The operator set that a type's pairs need; ``half``: also between float16 or bfloat16 tensors (19 and later)."""
+    """The operator set that a type's pairs need; ``half``: between float16 or bfloat16 tensors too (19 and later)."""
     return max(precision.opset, 19 if half else 0)
 
 
@@ -77,11 +77,11 @@ class Inserter:
         self.zeros: dict[tuple[int, ...], gs.Constant] = {}
 
     def insert(self, pair: Pair, scale: Array) -> gs.Node:
-        """Put a pair on ``pair.tensor`` and let its uses read it; an existing pair of the tensor is shared.
+        """Insert a pair on ``pair.tensor`` and connect its uses to it; an existing pair of the tensor is shared.
 
         Args:
             pair: the tensor, its uses, and for a weight the channel axis, or the axis and size of its blocks.
-            scale: float32, shape [1] for one scale, [channels], or with blocks of the weight's rank.
+            scale: float32, shape [1], [channels] or, with blocks, the rank of the weight.
 
         Returns:
             The DequantizeLinear node.
@@ -103,7 +103,7 @@ class Inserter:
         if self.precision.block:
             return self._in_blocks(tensor, values, pair, kind)
         if kind == TensorProto.FLOAT16:
-            # its own values have no smaller steps
+            # its values have no finer steps anyway
             values = np.maximum(values, np.float32(_SMALLEST_HALF))
         scale_tensor = make_constant(self.names.take(f"{tensor.name}_scale"), values, kind)
         zero = self._zero(values.shape)
@@ -115,9 +115,9 @@ class Inserter:
         return self._dequantize(tensor, stored, grid, attrs)
 
     def _in_blocks(self, tensor: gs.Tensor, values: Array, pair: Pair, kind: int) -> gs.Node:
-        """A pair of blocks: float32 scales whatever type the tensor has, and qtool's own operator on activations.
+        """A pair with block scales: always in float32, and with qtool's own operator on activations.
 
-        A block's scale is the product of two numbers or far from 1, and float16 would not hold it.
+        A block's scale is the product of two numbers or far from 1, which float16 could not represent.
         """
         grid = [make_constant(self.names.take(f"{tensor.name}_scale"), values, TensorProto.FLOAT)]
         attrs: dict[str, int] = {}
@@ -154,7 +154,7 @@ class Inserter:
         attrs: Mapping[str, int],
         domain: str | None = None,
     ) -> gs.Node:
-        """A node of a tensor's pair, in the graph."""
+        """One half of a tensor's pair, added to the graph."""
         made = assemble.node(op, self.names.take(f"{tensor.name}_{op}"), dict(attrs), reads, [result], domain)
         self.model.graph.nodes.append(made)
         return made
@@ -167,18 +167,18 @@ class Inserter:
 
 
 def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | None = None) -> list[str]:
-    """Let a node read the float tensors that its Q/DQ pairs quantize; ``model.tidy()`` then drops unread pairs.
+    """Connect a node to the float inputs of its Q/DQ pairs; ``model.tidy()`` then drops unread pairs.
 
-    Constants stored quantized stay so, since a float kernel reads them too.
+    Constants stored quantized stay so: float kernels can read them too.
 
     Args:
         node: the node.
-        model: its graph, where operators between the halves of a pair get twins that move floats; without it such
+        model: its graph, in which operators between the halves of a pair are duplicated for floats; if None, such
             pairs stay.
-        only: the inputs that are looked at; all where None.
+        only: the inputs to consider; None for all.
 
     Returns:
-        Names of the float tensors it reads now.
+        Names of the float tensors that it now reads.
     """
     freed: list[str] = []
     path: FloatPath | None = None
@@ -202,12 +202,12 @@ def bypass(node: gs.Node, model: Model | None = None, only: Collection[int] | No
 
 
 def _casts(quantize: gs.Node, dequantize: gs.Node) -> bool:
-    """Whether a pair returns another float type than it reads."""
+    """Whether a pair's output has another float type than its input."""
     return onnx_type(quantize.inputs[1].dtype) != onnx_type(dequantize.inputs[1].dtype)
 
 
 def without_pairs(model: Model) -> Model:
-    """The same model in float; weights stored quantized stay so, since a float kernel reads them too."""
+    """A copy of the model in float; weights stored quantized stay so: float kernels can read them too."""
     twin = model.copy()
     path = FloatPath(twin)
     for pair in list(pairs_of(twin)):
@@ -218,7 +218,7 @@ def without_pairs(model: Model) -> Model:
 
 
 def _is_number(model: Model, dequantize: gs.Node) -> bool:
-    """Whether a constant without dimensions is quantized here, or was before it was stored."""
+    """Whether a pair quantizes a scalar constant, or the scalar is stored quantized."""
     tensor = dequantize.inputs[0]
     if tensor.inputs and tensor.inputs[0].op == QUANTIZE:
         tensor = tensor.inputs[0].inputs[0]
@@ -227,13 +227,13 @@ def _is_number(model: Model, dequantize: gs.Node) -> bool:
 
 
 def float_constants(model: Model, journal: Journal) -> int:
-    """Make constants that TensorRT refuses as inputs of a DequantizeLinear float: int32 biases (8.6 and RTX), scalars.
+    """Convert constants that TensorRT refuses before a DequantizeLinear to float: int32 biases (8.6 and RTX), scalars.
 
-    Its parser turns a scalar into a tensor of one element, by a layer before the DequantizeLinear
-    that may not stand there («Quantized constant is only allowed before DQ», seen on RTX 1.7.1).
+    Its parser turns a scalar into a tensor of one element by a layer that must not precede the DequantizeLinear
+    ("Quantized constant is only allowed before DQ", seen on RTX 1.7.1).
 
     Returns:
-        How many there were.
+        The number of converted constants.
     """
     count = 0
     names: Names | None = None

@@ -1,4 +1,4 @@
-"""Models that come quantized: with operators that TensorRT does not support, or with Q/DQ pairs of their own."""
+"""Source models that are already quantized: with operators that TensorRT does not support, or with Q/DQ pairs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ _INTEGER = frozenset(
     }
 )
 _NARROW = frozenset({"GatherBlockQuantized", "MatMulBnb4", "MatMulNBits", "QMoE"})
-"""onnxruntime's operators with weights of a few bits, whose activations are float."""
+"""onnxruntime's operators with weights of few bits and float activations."""
 
 
 def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
-    """Refuse a model that is quantized by operators of ONNX (QLinearConv) or onnxruntime (QGemm), or has onnxruntime's
-    operators with narrow weights (MatMulNBits).
+    """Refuse a model with quantized operators of ONNX (QLinearConv) or onnxruntime (QGemm), or with onnxruntime's
+    operators for narrow weights (MatMulNBits).
 
-    TensorRT's parser has none of them (onnx-tensorrt's docs/operators.md), and they leave no float model to start from.
+    TensorRT's parser supports none of them (onnx-tensorrt's docs/operators.md), and there is no float model to start
+    from.
 
     Args:
-        ops: how many nodes there are of each operator.
+        ops: the number of nodes by operator.
         where: the model, for the message.
 
     Raises:
@@ -70,18 +71,18 @@ def quantized_nodes(model: Model) -> bool:
 
 
 def pair_count(model: Model) -> int:
-    """How many Q/DQ pairs a model has, constants that are stored quantized among them."""
+    """The number of Q/DQ pairs in a model, including constants that are stored quantized."""
     from toolkit.placement.existing import pairs_of
 
     return sum(1 for _ in pairs_of(model))
 
 
 def quantized_source(model: Model, stripping: bool) -> Finding | None:
-    """A note that results are compared with a model that has quantized values itself; None where it has none.
+    """A note if results are compared with a model that has quantized values itself; else None.
 
     Args:
         model: the model that results are compared with.
-        stripping: whether the recipe removes pairs, so that those left could not or were not to be removed.
+        stripping: whether the recipe removes pairs; those left then could not or should not be removed.
     """
     from toolkit.placement.existing import half_pairs
 

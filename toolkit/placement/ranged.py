@@ -1,4 +1,4 @@
-"""Placement where not every activation has a range: what reads one without a range stays float."""
+"""Placement when some activations have no range: nodes that would need one stay in float."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def place_ranged(
     """Place pairs so that every activation that gets one has a range.
 
     Args:
-        placer: decides where pairs go.
+        placer: the rule that decides where pairs go.
         model: the graph; not changed.
         facts: its types and shapes.
-        judge: returns for a node why it stays float in any case, or None.
-        refusal: returns for a tensor why it cannot have a pair, or None.
+        judge: returns why a node stays in float in any case, or None.
+        refusal: returns why a tensor cannot have a pair, or None.
 
     Returns:
         The placement, and the nodes that stay in float for lack of a range, each with the reason.

@@ -1,4 +1,4 @@
-"""Which tensors come from quantized layers and which lead to them, through what stays in the quantized region."""
+"""Which tensors come from quantized layers, and which lead to them, through operators that stay quantized."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from toolkit.graph.layers.forms import Forms, constant_affine
 from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, REGION, TARGETS
 
 Is = Callable[[], bool]
-"""Whether something holds."""
+"""A condition to be evaluated when needed."""
 _THROUGH = MOVERS | ACTIVATIONS | AFFINE | POOLS | ADDS | {"Concat", QUANTIZE, DEQUANTIZE, "Resize"}
-"""Operators through which a tensor leads to a quantized layer."""
+"""Operators through which a tensor may lead to a quantized layer."""
 
 
 class Reach:
     """The reach of a model's quantized layers.
 
     Args:
-        nodes: of the main graph, in its order.
+        nodes: of the main graph, in order.
         forms: their operators.
-        layers: for every Conv, ConvTranspose, Gemm and MatMul whether it is quantized.
-        network: gets what is computed from these.
+        layers: for every Conv, ConvTranspose, Gemm and MatMul, whether it is quantized.
+        network: the network to which the conditions are added.
 
     Attributes:
-        depth: for each node the number of such layers on the longest path that leads to it.
+        depth: for each node, the number of such layers on the longest path to it.
     """
 
     def __init__(self, nodes: Sequence[gs.Node], forms: Forms, layers: Mapping[str, Is], network: Network) -> None:
@@ -38,17 +38,17 @@ class Reach:
             self.depth[node.name] = max(before, default=0) + (node.op in TARGETS)
 
     def leads(self, tensor: gs.Tensor) -> bool:
-        """Whether a quantized layer reads the tensor, directly or through what keeps it in the quantized region."""
+        """Whether a quantized layer reads the tensor, directly or through operators that stay quantized."""
         leads = self._leading.get(tensor.name)
         return leads is not None and leads()
 
     def in_region(self, tensor: gs.Tensor) -> bool:
-        """Whether the tensor comes from a quantized layer, directly or through what keeps it in the region."""
+        """Whether the tensor comes from a quantized layer, directly or through operators that stay quantized."""
         inside = self._region.get(tensor.name)
         return inside is not None and inside()
 
     def constant_affine(self, node: gs.Node) -> bool:
-        """Whether a node is a written-out BatchNormalization, and no piece of something else."""
+        """Whether a node is part of a BatchNormalization exported as Mul and Add, and of no other composite."""
         return self._forms.composite(node) is None and constant_affine(self._forms.model, node)
 
     def _find_leading(self) -> dict[str, Is]:

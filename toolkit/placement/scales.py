@@ -1,4 +1,4 @@
-"""Scales that do not come from samples alone: tied scales, and that of probabilities in FP8."""
+"""Scales that are not determined by samples alone: shared scales, and that of probabilities in FP8."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from toolkit.placement.qdq import storable_scale
 
 
 def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[Finding]:
-    """Give tensors that must share one scale the largest amax among them, in place; an existing pair decides.
+    """Give tensors that must share one scale the largest amax among them, in place; an existing pair's scale wins.
 
-    In FP8 the output of a Softmax has the amax 1 whatever the samples hold: TensorRT's fused attention takes it by this
-    scale alone, 1/448 (as ModelOpt writes it), and E4M3 loses nothing by it, since its steps are relative.
+    In FP8 the output of a Softmax always has amax 1: TensorRT's fused attention requires the scale 1/448 (as ModelOpt
+    writes it), and E4M3 loses nothing by it, since its steps are relative.
 
     Args:
-        model: the graph, with the pairs it has already.
-        placement: whose ``same_scale`` says which tensors belong together.
+        model: the graph, with its existing pairs.
+        placement: its ``same_scale`` says which tensors share a scale.
         amax: by activation tensor; changed.
         precision: the quantized type.
 
     Returns:
-        What the user should know.
+        Findings for the user.
     """
     tensors = model.graph.tensors()
     notes = []
@@ -52,11 +52,11 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
 
 
 def _cancelling(amax: float, precision: Precision) -> float:
-    """The next amax at whose scale a Q after a DQ cancels: 1 / (1 / scale) is the scale, within float32's epsilon.
+    """The next amax whose scale equals 1 / (1 / scale) in float32, so that a DQ and Q with it cancel.
 
-    TensorRT 8.6.0 left kernels in place that requantized from a scale to the very same one. On an H100 they took
-    0.019 ms of the detector's 0.719 ms (batch 8), all in one of its nine Concats, the only one of the nine whose scale
-    is 1 or larger and does not come back; in ModelOpt's engine of it likewise. That this is the cause was not tested.
+    TensorRT 8.6.0 kept kernels that requantized from a scale to the same scale. On an H100 they took 0.019 ms of a
+    detector's 0.719 ms (batch 8), all at one of its nine Concats, the only one whose scale is at least 1 and differs
+    from 1 / (1 / scale); ModelOpt's engine had the same. That this is the cause was not tested.
     """
     if not 0 < amax < np.inf:
         return amax

@@ -1,4 +1,4 @@
-"""Layers that share one weight, as the branches of a siamese network do, and are asked to run in unlike precisions."""
+"""Layers that share a weight, such as the branches of a siamese network, but are to run in different precisions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _PASSING = frozenset({"Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Un
 
 
 def shared_unlike(source: Model, final: Model, plan: PrecisionPlan, rest: Precision) -> Finding | None:
-    """A finding that layers which share a weight are asked to run in unlike precisions; None where none are.
+    """A finding if layers that share a weight are to run in different precisions; else None.
 
-    It is legal: the engine keeps such a weight in each of them. The branches do not compute alike then, so that the
-    errors of one do not cancel against those of the other.
+    This is legal: the engine stores the weight in each precision. But the branches then round differently, so that
+    their errors do not cancel.
 
     Args:
-        source: the model before its passes, which may have made copies of weights.
+        source: the model before the passes, which may have copied weights.
         final: the graph after them.
-        plan: what they ask for.
+        plan: the requested precisions.
         rest: the type of all layers without a request.
     """
     there = {node.name for node, _ in final.walk()}
@@ -51,7 +51,7 @@ def shared_unlike(source: Model, final: Model, plan: PrecisionPlan, rest: Precis
 
 
 def _weights(model: Model, node: gs.Node) -> Iterator[str]:
-    """Names of the constants of two dimensions and more that a layer reads, whatever transposes them first."""
+    """Names of the constants with at least two dimensions that a layer reads, also through a Transpose."""
     for tensor in node.inputs:
         while model.constant(tensor) is None and (maker := model.producer(tensor)) is not None:
             if maker.op not in _PASSING:

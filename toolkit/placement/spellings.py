@@ -1,7 +1,7 @@
-"""Pairs that others spell in their own way, written as a graph under work has them: by ONNX's operators.
+"""Converting Q/DQ pairs of other dialects to ONNX's operators.
 
-TensorRT's parser has its own operators for FP8, INT4 and for blocks (onnx-tensorrt, onnxOpImporters.cpp), which
-ModelOpt and Transformer Engine export; onnxruntime has ONNX's in its own domain, for types that came later.
+TensorRT's parser has its own operators for FP8, INT4 and blocks (onnx-tensorrt, onnxOpImporters.cpp), which ModelOpt
+and Transformer Engine export; onnxruntime has ONNX's operators in its own domain, for types that ONNX added later.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ _PLAIN = frozenset({0, TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, T
 _DOMAINS = frozenset({TENSORRT, "com.microsoft"})
 _EXPONENTS = 127
 _SAME = 2.0**-8
-"""How far off a scale in a type of 16 bits may be: bfloat16's rounding. The small ones of float16's subnormals fail."""
+"""Relative error allowed for a scale in a 16-bit type: bfloat16's rounding. Float16 subnormals may exceed it."""
 
 
 def write_as_onnx(model: Model) -> int:
-    """Write pairs of other spellings as ONNX's, in place, at an operator set that has them.
+    """Convert pairs of other dialects to ONNX's, in place, at an operator set that has them.
 
-    Blocks whose scales are found when the model runs become the pairs of ``base.block_operators.domain_of``, which
-    lowering writes as TensorRT's operators again. What is in none of the known forms stays as it is.
+    Pairs with block scales computed at run time become the operators of ``base.block_operators.domain_of``, which
+    lowering converts to TensorRT's. Unknown forms stay as they are.
 
     Returns:
         How many nodes were rewritten.
 
     Raises:
-        ModelError: it has operators of TensorRT's, and others that have no conversion to that set.
+        ModelError: it has operators of TensorRT's, and others that cannot be converted to that operator set.
     """
     outputs = _all_outputs(model)
     found = [node for node, _ in model.walk() if _foreign(model, node, outputs)]
@@ -69,7 +69,7 @@ def write_as_onnx(model: Model) -> int:
     wanted = {node.name: _opset(model, node, outputs) for node in found}
     model.raise_opset(max((wanted[node.name] for node in found if _tensorrts(node)), default=0))
     with suppress(ModelError):
-        # the others are understood as they are, if less well
+        # other dialects are supported unconverted, if less well
         model.raise_opset(max(wanted.values()))
     nodes = {node.name: node for node, _ in model.walk()}
     writer = _PairWriter(model)
@@ -81,7 +81,7 @@ def write_as_onnx(model: Model) -> int:
 
 
 def load_source(path: str | os.PathLike[str]) -> Model:
-    """A model as a run starts from it: with its pairs written as ONNX's, and without nodes that no output needs.
+    """A model as a run starts from it: with its pairs converted to ONNX's, and without unused nodes.
 
     Raises:
         ModelError: see ``Model.load`` and ``write_as_onnx``.
@@ -93,13 +93,13 @@ def load_source(path: str | os.PathLike[str]) -> Model:
     before = len(model.node_names())
     model.drop_unused()
     if unused := before - len(model.node_names()):
-        # a pass that is asked for such a node would not find it, since the first pass that tidies the graph drops it
+        # a pass could not rely on such a node: the first pass that tidies the graph drops it
         model.changed["unused"] = unused
     return model
 
 
 def _all_outputs(model: Model) -> dict[int, gs.Tensor]:
-    """The outputs of the graph and of all bodies, by identity: a node that makes one stays, whoever else reads it."""
+    """The outputs of the graph and all subgraphs, by id: their nodes must stay, whatever else reads them."""
     graphs = (model.graph, *assemble.subgraphs(model.graph))
     return {id(tensor): tensor for graph in graphs for tensor in graph.outputs}
 
@@ -114,7 +114,7 @@ def _tensorrts(node: gs.Node) -> bool:
 
 
 def _cast_after(model: Model, node: gs.Node, outputs: Container[int]) -> bool:
-    """Whether nothing but Casts to one type of 16 bits, which holds the scale, reads a DequantizeLinear.
+    """Whether only Casts to one 16-bit type, which can represent the scale, read a DequantizeLinear.
 
     Transformer Engine and ModelOpt's PyTorch export keep pairs in float32 between tensors of float16.
     """
@@ -123,7 +123,7 @@ def _cast_after(model: Model, node: gs.Node, outputs: Container[int]) -> bool:
 
 
 def _scale_in(model: Model, node: gs.Node, kind: int) -> Array | None:
-    """The scale of a half in another float type; None where that does not hold it, or the scale is not known."""
+    """The scale of a half in another float type; None if that cannot represent it, or it is not known."""
     scale = constant_value(model, node.inputs[1])
     if scale is None:
         return None
@@ -133,7 +133,7 @@ def _scale_in(model: Model, node: gs.Node, kind: int) -> Array | None:
 
 
 def _cast_to(node: gs.Node, outputs: Container[int]) -> int:
-    """The type to which all that read a result cast it; 0 where there is none, or the result or a Cast is an output."""
+    """The type to which all readers cast a result; 0 if there is none, or the result or a Cast is an output."""
     readers = list(node.outputs[0].outputs)
     kinds = {int(one.attrs.get("to", 0)) if one.op == "Cast" else 0 for one in readers}
     if len(kinds) != 1 or 0 in kinds or any(id(one.outputs[0]) in outputs for one in (node, *readers)):
@@ -142,12 +142,12 @@ def _cast_to(node: gs.Node, outputs: Container[int]) -> int:
 
 
 def _unfolded(node: gs.Node) -> bool:
-    """Whether a scale or zero point is computed, perhaps from constants: exporters cast and shape them by nodes."""
+    """Whether a scale or zero point is computed, possibly from constants: exporters cast and reshape them by nodes."""
     return node.op in (QUANTIZE, DEQUANTIZE) and any(tensor.inputs for tensor in node.inputs[1:3])
 
 
 def _idle_cast(node: gs.Node, outputs: Container[int]) -> bool:
-    """Whether it casts quantized values to the type that they have, as PyTorch's export of converted models does."""
+    """Whether it casts quantized values to the type they already have, as PyTorch exports converted models."""
     maker = node.inputs[0].inputs[0] if node.op == "Cast" and node.inputs[0].inputs else None
     if maker is None or maker.op != QUANTIZE or id(node.outputs[0]) in outputs:
         return False
@@ -155,14 +155,14 @@ def _idle_cast(node: gs.Node, outputs: Container[int]) -> bool:
 
 
 def _two_scales(node: gs.Node) -> bool:
-    """Whether it is the DequantizeLinear of NVFP4's weights, whose scales another one makes."""
+    """Whether it is the DequantizeLinear of NVFP4 weights, whose scales another DequantizeLinear computes."""
     made = node.inputs[1].inputs if node.op == DEQUANTIZE and len(node.inputs) > 1 else []
     stored = isinstance(node.inputs[0], gs.Constant) if made else False
     return stored and made[0].op == DEQUANTIZE and onnx_type(node.inputs[0].dtype) == Precision.NVFP4.onnx_type
 
 
 def _opset(model: Model, node: gs.Node, outputs: Container[int]) -> int:
-    """The operator set that has what a node becomes."""
+    """The operator set that a node's conversion needs."""
     return max(_own_opset(node), 19 if _cast_after(model, node, outputs) else 0)
 
 
@@ -191,7 +191,7 @@ class _PairWriter:
         self.outputs, self.written = _all_outputs(model), set[str]()
 
     def write(self, node: gs.Node) -> None:
-        """Rewrite one node, and what belongs to it."""
+        """Convert one node and those that belong to it."""
         if node.op in _HALVES:
             self._half(node, *_HALVES[node.op])
         elif node.op == FP4_QUANTIZE:
@@ -216,7 +216,7 @@ class _PairWriter:
             self._without_casts(node)
 
     def _fold(self, node: gs.Node) -> None:
-        """Store the scale and the zero point, where they depend on constants alone."""
+        """Store the scale and the zero point as constants, if they depend only on constants."""
         for index, tensor in enumerate(list(node.inputs[1:3]), start=1):
             value = constant_value(self.model, tensor) if tensor.inputs else None
             if value is not None:
@@ -229,7 +229,7 @@ class _PairWriter:
         self.written.add(node.name)
 
     def _with_type(self, node: gs.Node, kind: int) -> None:
-        """Set the type by a zero point, as ONNX does, and the blocks' size, which TensorRT takes from the shapes."""
+        """Set the type by a zero point, as in ONNX, and the block size, which TensorRT derives from the shapes."""
         scale = node.inputs[1]
         shape = tuple(scale.shape or ())
         if node.op == QUANTIZE:
@@ -249,7 +249,7 @@ class _PairWriter:
             node.attrs |= {"axis": unlike[0], "block_size": -(-given[unlike[0]] // shape[unlike[0]])}
 
     def _store(self, node: gs.Node, kind: int) -> None:
-        """Keep weights of four bits in four bits: exporters of operator sets before 21 hold them in eight."""
+        """Store 4-bit weights in 4 bits: before operator set 21, exporters store them in 8."""
         stored = node.inputs[0]
         if kind == TensorProto.INT4 and onnx_type(stored.dtype) == TensorProto.INT8:
             values = self.model.constant(stored)
@@ -259,7 +259,7 @@ class _PairWriter:
     # ---------------------------------------------------------------- blocks
 
     def _dynamic_fp4(self, node: gs.Node) -> None:
-        """Quantize -> (values, scales); scales times the tensor's scale; values times those."""
+        """Convert Quantize -> (values, scales), scales times the tensor's scale, values times those."""
         block = Precision.NVFP4.block
         whole = constant_value(self.model, node.inputs[1]) if len(node.inputs) > 1 else None
         if whole is None or whole.size != 1 or not self._last(node, block):
@@ -286,7 +286,7 @@ class _PairWriter:
         self.written.add(node.name)
 
     def _mxfp8(self, node: gs.Node) -> None:
-        """The pair of an activation, or weights with their exponents."""
+        """Convert the pair of an activation, or weights with their exponents."""
         block = Precision.MXFP8.block
         maker = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
         if maker is not None and maker.op == MXFP8_QUANTIZE:
@@ -307,7 +307,7 @@ class _PairWriter:
         self.written.add(node.name)
 
     def _as_pair(self, quantize: gs.Node, readers: Sequence[gs.Node], scale: gs.Tensor, precision: Precision) -> None:
-        """An activation's pair of blocks; see ``domain_of``."""
+        """Insert an activation's pair with block scales; see ``domain_of``."""
         values = quantize.outputs[0]
         values.dtype = np.dtype(np.float32)
         quantize.op, quantize.domain, quantize.attrs = QUANTIZE, domain_of(precision), {}
@@ -320,7 +320,7 @@ class _PairWriter:
         self.written.update(one.name for one in (quantize, *readers))
 
     def _fp4_pair(self, node: gs.Node) -> None:
-        """Weights that are still to be stored: ModelOpt's mark in an export that was not finished."""
+        """Convert weights that are not quantized yet: ModelOpt's marker in an unfinished export."""
         weight, block = self.model.constant(node.inputs[0]), int(node.attrs.get("block_size", Precision.NVFP4.block))
         if weight is None or block != Precision.NVFP4.block or weight.ndim < 1 or weight.shape[-1] % block:
             return
@@ -343,7 +343,7 @@ class _PairWriter:
 
     @staticmethod
     def _last(node: gs.Node, block: int) -> bool:
-        """Whether a node's blocks are of the size given and lie along the last axis."""
+        """Whether a node has blocks of this size along the last axis."""
         shape = node.inputs[0].shape
         axis = int(node.attrs.get("axis", -1))
         return (
@@ -357,7 +357,7 @@ class _PairWriter:
     # ---------------------------------------------------------------- casts
 
     def _without_casts(self, node: gs.Node) -> None:
-        """Let a DequantizeLinear return the float type that its readers cast it to, where all cast to the same type."""
+        """Have a DequantizeLinear return the float type that its readers cast to, if all cast to the same type."""
         kind, result = _cast_to(node, self.outputs), node.outputs[0]
         if kind not in FLOAT_TYPES:
             return
@@ -375,7 +375,7 @@ class _PairWriter:
             one.outputs.clear()
 
     def _rescale(self, node: gs.Node, scale: Array, kind: int) -> None:
-        """Give a DequantizeLinear a scale of another type, and the other halves of its pair the same number."""
+        """Give a DequantizeLinear, and the other halves of its pair, a scale of another type."""
         old = node.inputs[1]
         before, wide = constant_value(self.model, old), onnx_type(old.dtype) or int(TensorProto.FLOAT)
         node.inputs[1] = make_constant(self.tensors.take(f"{old.name}_cast"), scale, kind)
@@ -389,5 +389,5 @@ class _PairWriter:
 
 
 def _given(node: gs.Node) -> dict[str, Any]:
-    """The float type that a dequantizer returns: float32 where it names none."""
+    """The float type that a dequantizer returns: float32 by default."""
     return {"output_dtype": int(node.attrs.get("output_dtype", 0)) or int(TensorProto.FLOAT)}

@@ -1,4 +1,4 @@
-"""Which branches of a sum get Q/DQ pairs, by what TensorRT fuses the Add into."""
+"""Which branches of a sum get Q/DQ pairs, depending on what TensorRT fuses the Add into."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Sums:
     Args:
         forms: the operators of the model's nodes.
         facts: its types and shapes.
-        reach: of its quantized layers.
-        judge: what the user's patterns and the plan say.
+        reach: the reach of its quantized layers.
+        judge: returns why the user's patterns or the plan keep a node in float, or None.
         layer: whether a node computes in the quantized type.
-        products: whether sums of what products write get pairs, as attention between pairs needs.
+        products: whether sums of MatMul results get pairs, as quantized attention needs.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Sums:
         self.outputs = {t.name for t in self.model.graph.outputs}
 
     def rule(self, node: gs.Node) -> Callable[[], Decision] | None:
-        """Ask for a pair on the branch that is not the fused convolution's, where a quantized layer reads the sum.
+        """Request a pair on the branch that is not the fused convolution's, if a quantized layer reads the sum.
 
-        Of two convolutions, the one with fewer weights takes the Add, since it has less work: on an H200, TensorRT
-        8.6.0 had sm90 kernels for convolutions alone but only sm80 kernels for those with an Add. Three such pairs of
+        Of two convolutions, the Add is fused into the one with fewer weights, which has less work: on an H200, TensorRT
+        8.6.0 had sm90 kernels for plain convolutions, but only sm80 kernels for those with an Add. Three such pairs of
         ResNet-18 at batch 32 took 0.081 ms with the Add in the 1x1 shortcut, and 0.088 ms with it in the 3x3
         convolution.
 
-        Where only float layers read the sum, the pair costs time. Latencies with and without it on an H200 with 8.6.0
+        If only float layers read the sum, the pair costs time. Latencies with and without it on an H200 with 8.6.0
         (tests/benchmarks/bench_residual.py): 0.033 and 0.045 ms if a quantized convolution reads the sum; 0.054 and
         0.048 ms if a float one does; 0.054 and 0.051 ms if the branch is another convolution's.
 
@@ -68,7 +68,7 @@ class Sums:
         apart = not convs
         if apart:
             convs = self._convs_before(node, branches, self._conv_before_activation)
-        # a tensor added to itself has no branch besides the convolution's
+        # a tensor added to itself has no other branch
         if len({node.inputs[i].name for i in branches}) < 2:
             return None
         if not convs:
@@ -96,9 +96,9 @@ class Sums:
         return decide
 
     def _after_products(self, node: gs.Node, branches: list[int]) -> Callable[[], Decision] | None:
-        """Ask for a pair on what a MatMul or Gemm adds to a transformer's stream, and share the other branch's pair.
+        """Request a pair on what a MatMul or Gemm adds to a transformer's residual stream; share the other branch's.
 
-        The product then writes INT8, and the kernel that adds and normalizes reads that.
+        The MatMul then writes INT8, which the kernel that adds and normalizes reads.
         """
         products = {i: one for i in branches if (one := self._product_before(node.inputs[i])) is not None}
         if not products or len(branches) > 2:
@@ -120,7 +120,7 @@ class Sums:
         return decide
 
     def _product_before(self, tensor: gs.Tensor) -> gs.Node | None:
-        """The MatMul or Gemm with weights that makes a tensor for one reader alone, then moved or added to a bias."""
+        """The MatMul or Gemm with weights that produces a tensor with one reader, possibly via movers and a bias."""
         while True:
             node = self.model.producer(tensor)
             readers = [reader for reader in tensor.outputs if reader.op != "Shape"]
@@ -151,7 +151,7 @@ class Sums:
         return {i: conv for i in branches if (conv := find(node.inputs[i])) is not None}
 
     def _conv_before_activation(self, tensor: gs.Tensor) -> gs.Node | None:
-        """The convolution whose epilogue ends with the activation that makes a tensor for one reader alone."""
+        """The convolution whose epilogue ends with the activation that produces a tensor with one reader."""
         node = self.model.producer(tensor)
         alone = len(self.forms.readers(tensor)) == 1 and tensor.name not in self.outputs
         if node is None or not alone or self.forms.op(node) not in ACTIVATIONS:
@@ -159,7 +159,7 @@ class Sums:
         return self._conv_before(self.forms.inputs(node)[0])
 
     def _weights(self, conv: gs.Node) -> int:
-        """How many weights a quantized convolution has; their shape is known, since they are constants."""
+        """The number of weights of a quantized convolution; their shape is known, since they are constants."""
         return math.prod(shape_of(self.facts, conv.inputs[1].name) or ())
 
     def _conv_before(self, tensor: gs.Tensor) -> gs.Node | None:

@@ -1,8 +1,8 @@
 """The recipe, the run folder, the steps, the pipeline.
 
-``toolkit.run`` is this package and, called, the function that runs a recipe: see ``toolkit.run.pipeline.run``. Python
-makes a package's module an attribute of its parent, so that a plain function of this name would not survive the first
-import from the package.
+``toolkit.run`` is both this package and, when called, the function that runs a recipe: ``toolkit.run.pipeline.run``.
+Python sets a subpackage as an attribute of its parent, so a plain function of this name would be overwritten by the
+first import from the package.
 """
 
 from __future__ import annotations

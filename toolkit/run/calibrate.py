@@ -1,4 +1,4 @@
-"""The statistics of a recipe's calibration, all or a share, collected apart from a run."""
+"""Collecting the calibration statistics of a recipe, all or one shard, outside a run."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 
 def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
-    """Collect the statistics and keep them in ``target``.
+    """Collect the statistics and save them as ``target``.
 
-    The run folder is not taken: the shards of one recipe may be collected side by side.
+    The run folder is not locked: shards of one recipe may be collected in parallel.
 
     Args:
-        job: the recipe at work.
-        shard: (i, n): every n-th sample, starting with the i-th, counted from 1.
-        target: where the result is kept; an unfinished collection is kept beside it, and resumed.
+        job: the recipe and its run folder.
+        shard: (i, n): use every n-th sample, starting with the i-th, counted from 1.
+        target: the file to write; an unfinished collection is kept beside it and resumed.
 
     Raises:
-        QtoolError: an input is missing, or ``target`` is one of them, or it lies in a folder that has the recipe's name
-            and holds the results of another recipe.
+        QtoolError: an input is missing, ``target`` is an input, or it is in a folder with the results of another recipe
+            of the same name.
         RecipeError: the recipe has no calibration data.
         DataError: there are no samples.
     """
@@ -62,22 +62,22 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
 
 
 class _Unasked:
-    """Stands in for calibration while passes run that declare that they ask for no ranges."""
+    """Takes the place of calibration while passes run that declare that they need no ranges."""
 
     def __init__(self, data: CalibrationData) -> None:
         self.data = data
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         raise RangesError(
-            "a pass asks for ranges that its ranges_wanted does not name",
-            remedy="let ranges_wanted return the tensors that apply asks for",
+            "a pass requests ranges that its ranges_wanted does not return",
+            remedy="let ranges_wanted return the tensors whose ranges apply requests",
         )
 
 
 def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collection:
-    """The statistics that a run of the recipe would collect when a pass first asks for ranges.
+    """The statistics that a run of the recipe would collect when a pass first requests ranges.
 
-    The passes before that one are applied, since calibration sees the graph that they leave.
+    The passes before that one are applied, since calibration runs on their result.
     """
     from toolkit.calibration.collect import collect
     from toolkit.graph.sessions.session import session
@@ -98,7 +98,7 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
     settings = calibrator(inputs, data, journal)
     context = context_for(inputs, model, journal)
     context.provider = _Unasked(data)
-    # a run looks at the float model where no pass asks for ranges
+    # if no pass requests ranges, a run calibrates the float model
     subject, tensors = source, None
     for step in passes_of(job.recipe, job.allow_code):
         trial = model.copy()

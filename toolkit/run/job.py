@@ -1,4 +1,4 @@
-"""A recipe at work: with its run folder, and what the user allows and wants to see."""
+"""A recipe being run: with its run folder, the user's permissions and the progress display."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Job:
         recipe: the recipe.
         folder: the run folder.
         allow_code: whether the recipe may name code (``module:Name``).
-        progress: called with what is being done, how much is done, and of how much.
-        found: findings about what the run folder held before.
-        fallback: the finding that a backend which ``auto`` took refuses the model, and which is taken instead.
-        refusal_logged: whether build.log holds what that backend said.
+        progress: called with the current task, the amount done, and the total.
+        found: findings about earlier contents of the run folder.
+        fallback: the finding that the backend chosen by ``auto`` refuses the model, and which one is used instead.
+        refusal_logged: whether build.log has that backend's messages.
     """
 
     recipe: Recipe
@@ -63,7 +63,7 @@ class Job:
 
     @cached_property
     def header(self) -> Header | None:
-        """Names of inputs and outputs and files of weights; None where the model file cannot be parsed."""
+        """Names of inputs, outputs and weight files; None if the model file cannot be parsed."""
         from toolkit.graph.files.header import read_header
 
         return read_header(self.model_path)
@@ -74,7 +74,7 @@ class Job:
         return str(self.fallback.values["taken"]) if self.fallback is not None else self.recipe.engine.backend
 
     def place(self, path: str) -> Path:
-        """A path of the recipe; links are not followed."""
+        """A path given in the recipe, made absolute; links are not followed."""
         return self.recipe.folder / Path(path).expanduser()
 
     def names_code(self, data: str) -> bool:

@@ -1,4 +1,4 @@
-"""A recipe run step by step; each step's result is kept and reused."""
+"""Running a recipe step by step; each step's result is kept and reused."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def run(
         recipe: a recipe or the path of one.
         out: the run folder; ``runs/<recipe name>`` by default.
         allow_code: whether the recipe may name code (``module:Name``).
-        progress: called with what is being done, how much is done, and of how much.
+        progress: called with the current task, the amount done, and the total.
         on_step: called when a step is done or reused.
-        device_check: whether the engine is run on this machine's GPU: True demands it, None does it where it can.
-        passes: a pass or several, in place of the recipe's.
-        calibration: calibration samples in place of the recipe's: a path, or an object that yields dictionaries of
-            arrays again and again, such as a torch DataLoader; every array has its batch axis.
-        evaluation: test samples with their labels, likewise.
-        metric: a metric in place of the recipe's: its name, its class, or an object with ``update`` and ``value``.
+        device_check: whether to run the engine on this machine's GPU: True requires it, None does it if possible.
+        passes: one or more passes that replace the recipe's.
+        calibration: calibration samples that replace the recipe's: a path, or an object that can be iterated repeatedly
+            and yields dictionaries of arrays with a batch axis, such as a torch DataLoader.
+        evaluation: labelled test samples, likewise.
+        metric: a metric that replaces the recipe's: its name, its class, or an object with ``update`` and ``value``.
 
     Raises:
-        QtoolError: bad input, a failing pass, or a backend that refuses; the message says what to do.
+        QtoolError: invalid input, a failing pass, or a backend that refuses the model; the message says what to do.
     """
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
@@ -90,7 +90,7 @@ def run(
 
 
 class Pipeline:
-    """The steps of one run, in order. The run folder is the caller's to open."""
+    """The steps of one run, in order. The caller opens the run folder."""
 
     def __init__(self, inputs: Inputs, on_step: StepListener | None = None, device_check: bool | None = None) -> None:
         self.inputs, self.folder, self.device_check = inputs, inputs.job.folder, device_check
@@ -99,18 +99,18 @@ class Pipeline:
         self._unfinished: Unfinished | None = None
 
     def run(self) -> Result:
-        """Do every step whose key changed, reuse the others, and join the report."""
+        """Run every step whose key changed, reuse the results of the others, and write the report."""
         joined = self.follow(self.checked())
         self.folder.update(unfinished=None, before="", samples=self.inputs.prints.from_code())
         return Result(self.folder.path, joined.report(), self.steps)
 
     def follow(self, not_on_device: Finding | None) -> ReportRecord:
-        """Do the steps in order; ``not_on_device`` says why the engine will not be run on a GPU, if it won't."""
+        """Run the steps in order; ``not_on_device`` is the reason if the engine will not be run on a GPU."""
         inputs, engine = self.inputs, self.inputs.job.recipe.engine
         task = self.do(TaskStep(inputs))
         passes = self.do(PassesStep(inputs, task))
         lowering, built = self.build(passes)
-        # the run has taken its own engine from those that passes measured
+        # the run has its engine by now, which may be one that a pass built and measured
         EngineCache(self.folder.hidden).drop()
         blocks = self.do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
         plain = self.do_if(bool(engine.compare), CompareStep(inputs, passes))
@@ -121,12 +121,12 @@ class Pipeline:
         return self.do(ReportStep(inputs, found, list(self.steps)))
 
     def build(self, passes: PassesRecord) -> tuple[LoweringRecord, EngineRecord]:
-        """The lowered model and its engine, by the next backend where the one that ``auto`` took cannot build it.
+        """The lowered model and its engine, from the next backend if the one chosen by ``auto`` cannot build it.
 
-        What it cannot build is remembered, unless it crashed: the cause may be gone by the next run.
+        A refusal is remembered, but not a crash: its cause may be gone by the next run.
 
         Raises:
-            BackendError: the engine cannot be built, and there is no other backend to take.
+            BackendError: the engine cannot be built, and there is no other backend.
         """
         inputs, job = self.inputs, self.inputs.job
         key, crashed = self.recall_refusal(passes), False
@@ -142,20 +142,20 @@ class Pipeline:
                 crashed = crashed or isinstance(error, ProcessDiedError)
                 if not crashed:
                     remember(job, _REFUSAL, key)
-                # it is done again for that backend
+                # lower again for that backend
                 self.steps = [info for info in self.steps if info.name != LoweringStep.name]
             else:
                 return lowering, built
 
     def recall_refusal(self, passes: PassesRecord) -> dict[str, Any]:
-        """Fall back as far as an earlier run had to with the same content; returns that as a part of keys."""
+        """Fall back as an earlier run with the same content had to; returns what step keys must contain of that."""
         inputs, job = self.inputs, self.inputs.job
         key = {**LoweringStep(inputs, passes).key(), "profiles": repr(job.profiles), "gpu": gpu_here()}
         recall(job, _REFUSAL, key)
         return key
 
     def checked(self) -> Finding | None:
-        """Look for faults before anything is computed; returns why the engine will not be run on a GPU, if it won't."""
+        """Check the inputs before anything is computed; returns why the engine will not be run on a GPU, or None."""
         job = self.inputs.job
         preflight(job)
         why = device_run_declined(job.recipe, self.device_check)
@@ -164,11 +164,11 @@ class Pipeline:
         return why
 
     def rehearse(self) -> None:
-        """Try the passes and the backend's parser, without calibrating and building."""
+        """Try the passes and the backend's parser, without calibrating or building."""
         rehearsed(self.inputs)
 
     def do(self, step: Step[R]) -> R:
-        """The step's record: reused where its key is the same and it is final, else made."""
+        """The step's record: reused if it is final and has the same key, otherwise computed."""
         start, key, first = time.perf_counter(), step.key(), not self.folder.knows(step.name)
         found, why = self.folder.find(step.name, key)
         record = step.load() if found else None
@@ -178,7 +178,7 @@ class Pipeline:
         if record is None:
             self._begin(step.name, why)
             self.inputs.job.progress(step.name, 0, 1)
-            # for a large graph a third of the process's memory lies in gaps between what earlier steps left
+            # with a large graph a third of the process's memory is free blocks that earlier steps left
             return_free_blocks()
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
@@ -192,14 +192,14 @@ class Pipeline:
         return record
 
     def _begin(self, step: str, why: str) -> None:
-        """Mark what an earlier run left as out of date before anything of this run is written."""
+        """Mark earlier results as out of date before anything of this run is written."""
         if self._unfinished is None:
             self._unfinished = Unfinished(step=step, why=why, current=[info.name for info in self.steps])
             self.folder.update(unfinished=self._unfinished)
             mark_report(self.folder.path, self._unfinished)
 
     def do_if(self, wanted: bool, step: Step[R]) -> R | None:
-        """The step's record; None where the recipe does not ask for it; then what an earlier run found is dropped."""
+        """The step's record; None, with any earlier result dropped, if the recipe does not ask for it."""
         if wanted:
             return self.do(step)
         if self.folder.knows(step.name):
@@ -207,15 +207,15 @@ class Pipeline:
         return None
 
     def drop(self, step: str) -> None:
-        """Forget what an earlier run found."""
+        """Drop the result of an earlier run."""
         self._begin(step, NOT_ASKED)
         self.folder.forget(step)
 
     def on_device(self, task: TaskRecord, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
-        """The engine's run on the GPU, where that is wanted and one was built.
+        """Run the engine on the GPU, if that is wanted and one was built.
 
         Raises:
-            BackendError: ``--device-check`` demands it, and no engine was built, or no sample could be run.
+            BackendError: ``--device-check`` requires it, but no engine was built or no sample could be run.
         """
         why = not_wanted or (ReportCode.BACKEND_BUILT_NOTHING() if engine.engine_file is None else None)
         done = self.do_if(why is None, DeviceStep(self.inputs, task, engine))

@@ -1,4 +1,4 @@
-"""What a run would do again and what it would reuse, and why; nothing is computed, built or written."""
+"""Which steps a run would do again and which it would reuse, and why; nothing is computed, built or written."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _WORDS = {"anew": "will run", "kept": "from the cache", "depends": "it depends",
 
 @dataclass(frozen=True)
 class StepPreview:
-    """What would become of one step.
+    """What a run would do with one step.
 
     Attributes:
         step: its name.
-        fate: ``anew``; ``kept``: its result is reused; ``depends``: it is reused if the steps before it, which
-            are done again, yield the same as before; ``dropped``: the recipe does not ask for it any more.
+        fate: ``anew``; ``kept``: its result is reused; ``depends``: it is reused if the earlier steps that are done
+            again give the same results; ``dropped``: the recipe no longer asks for it.
         why: the reason, in words.
-        parts: what of its own work would be reused, though it is done again.
+        parts: the parts of its work that would be reused although the step is done again.
     """
 
     step: str
@@ -78,7 +78,7 @@ class RunPreview:
 def preview(
     recipe: Recipe, out: str | Path | None = None, *, allow_code: bool = False, device_check: bool | None = None
 ) -> RunPreview:
-    """What a run of this recipe would do.
+    """Preview a run of this recipe.
 
     Args:
         recipe: the recipe.
@@ -87,7 +87,7 @@ def preview(
         device_check: as for a run.
 
     Raises:
-        QtoolError: whatever would keep the run from beginning.
+        QtoolError: whatever would keep the run from starting.
     """
     job = Job(recipe, replace(RunFolder.of(recipe.name, out), read_only=True), allow_code)
     with reachable(job):
@@ -95,18 +95,18 @@ def preview(
 
 
 class _Unmade:
-    """Stands for a record that only a run makes: looking into it raises an error."""
+    """Takes the place of a record that only a run can make; reading it raises an error."""
 
     def __getattr__(self, name: str) -> Any:
         raise _UnmadeError(name)
 
 
 class _UnmadeError(Exception):
-    """A key cannot be known before a step is done."""
+    """A key depends on the result of a step that is not done yet."""
 
 
 class _Preview(Pipeline):
-    """The steps of a run, each only looked up: where one would be done again, what an earlier run left is taken."""
+    """The steps of a run, each only looked up; for a step that would be done again, the earlier result is used."""
 
     def __init__(self, inputs: Inputs, device_check: bool | None = None) -> None:
         super().__init__(inputs, device_check=device_check)
@@ -135,7 +135,7 @@ class _Preview(Pipeline):
         try:
             return super().recall_refusal(passes)
         except _UnmadeError:
-            # what is built again may be refused again
+            # a new build may be refused again
             return {}
 
     def do(self, step: Step[R]) -> R:
@@ -144,7 +144,7 @@ class _Preview(Pipeline):
         try:
             kept, why = self.folder.find(step.name, step.key()) if known else (False, "not done before")
         except _UnmadeError:
-            kept, why = False, f"it needs what '{before[0] if before else 'an earlier step'}' makes"
+            kept, why = False, f"it needs the result of '{before[0] if before else 'an earlier step'}'"
         if kept and (record is None or not record.final):
             kept, why = False, "it failed before"
         fate: StepFate = "anew" if not kept else "depends" if before else "kept"
@@ -170,13 +170,13 @@ class _Preview(Pipeline):
         return skipped(not_wanted)
 
     def _left(self, step: Step[R]) -> R | None:
-        """What an earlier run left of the step, whether it is still right or not; None where that cannot be read."""
+        """The step's earlier result, even if it is out of date; None if it cannot be read."""
         with suppress(OSError, ValueError, QtoolError):
             return step.load()
         return None
 
     def _before(self, step: Step[Any]) -> list[str]:
-        """The steps whose results are in this one's key, and not sure to be the same."""
+        """The steps whose results are part of this step's key and may change."""
         if isinstance(step, ReportStep):
             return [self._unsure[id(value)] for value in vars(step.found).values() if id(value) in self._unsure]
         found = []
@@ -191,6 +191,6 @@ class _Preview(Pipeline):
         return found
 
     def _parts(self) -> tuple[str, ...]:
-        """What calibration reuses."""
+        """What calibration would reuse."""
         kept = [name for name in dict.fromkeys(self._statistics) if (self.folder.hidden / name).is_file()]
         return tuple(f"calibration statistics are reused: .qtool/{name}" for name in kept)

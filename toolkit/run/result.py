@@ -1,4 +1,4 @@
-"""What a run leaves."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Result:
-    """What a run left.
+    """The result of a run.
 
     Attributes:
         folder: the run folder.
         report: the joined report.
-        steps: what was done and what was reused.
-        exit_status: 0; 1 where a target of the recipe was missed or the result is broken; 3 where the engine failed on
-            its own GPU.
+        steps: which steps were done and which reused.
+        exit_status: 0; 1 if a target of the recipe was missed or the result is broken; 3 if the engine failed on its
+            own GPU.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Result:
         """model.onnx in onnxruntime, on the CPU: ``session().run({input: array})`` gives ``{output: array}``.
 
         Raises:
-            ModelError: onnxruntime cannot run it, as with types that it has no CPU kernels for.
+            ModelError: onnxruntime cannot run it, for instance for lack of CPU kernels for a type.
         """
         from toolkit.graph.sessions.session import session
 
@@ -48,7 +48,7 @@ class Result:
     def engine(self) -> EngineRunner:
         """The engine on this machine's GPU: ``engine().run({input: array})`` gives ``{output: array}``.
 
-        It is opened when first run, and closed by ``with`` or ``close``.
+        It is loaded on the first run, and released by ``with`` or ``close``.
 
         Raises:
             BackendError: the run built no engine.
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def files(self) -> list[Path]:
-        """The files of the run folder that are for people and other tools."""
+        """The files in the run folder that are meant for people and other tools."""
         weights = sorted(self.folder.glob("model.onnx.*.data"))
         return [*(p for name in FILES if (p := self.folder / name).exists()), *weights]
 

@@ -1,4 +1,4 @@
-"""Where a recipe's work is done."""
+"""Where a recipe's work is done: on this machine, or by Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.base.places import working_at
 
 @contextmanager
 def working(on: str) -> Iterator[None]:
-    """In the block, work that can be cut into parts is done there.
+    """Within the block, work that can be split is done there.
 
     Args:
         on: ``here``, ``ray``, or ``ray://host:port``; see ``[run] on``.
