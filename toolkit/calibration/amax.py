@@ -1,6 +1,6 @@
 """The methods that choose amax, the largest magnitude kept, from a histogram.
 
-Whoever asks several of them about one histogram gives each the same ``SummedBins``.
+To apply several of them to one histogram, pass each the same ``SummedBins``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def minmax(histogram: Histogram | SummedBins, precision: Precision = Precision.I
 
 
 def percentile(histogram: Histogram | SummedBins, percent: float = 99.99, zeros: bool = True) -> float:
-    """The upper edge of the first bin up to which ``percent`` of all values lie; ``zeros``: whether zeros count.
+    """The upper edge of the first bin up to which ``percent`` of all values lie; ``zeros``: whether to count zeros.
 
     The result is exact to one bin (less than 1/2048 of the largest magnitude at 4,096 bins).
 
@@ -46,21 +46,22 @@ def percentile(histogram: Histogram | SummedBins, percent: float = 99.99, zeros:
 
 
 def entropy(histogram: Histogram | SummedBins, precision: Precision = Precision.INT8) -> float:
-    """The amax whose quantized distribution differs least from the original, by Kullback-Leibler divergence.
+    """The amax whose quantized distribution has the smallest Kullback-Leibler divergence from the original.
 
     S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the bins kept, with
     everything beyond added to the last one, are compared with themselves quantized to 128 levels. Differences from that
     method:
 
-    - No candidate clips more than 1% of the nonzero values: with a single value left the divergence would be zero, as
+    - No candidate clips more than 1% of the nonzero values: with a single value left the divergence would be zero,
+    which
       can happen with images of few grey levels.
     - Exact zeros are left out: every scale represents them, and a ReLU's zeros would outweigh everything else.
-    - Levels cover equal parts of the range, so that no level takes a remainder.
+    - Levels cover equal parts of the range, without a remainder for the last.
     - The histogram has 2,048 to 4,095 bins up to the largest magnitude, as in TensorRT, since the divergence depends on
       their width.
 
-    For FP8 the levels are those of E4M3. Where every block has its own scale (NVFP4) nothing is clipped: the tensor's
-    scale only bounds those of the blocks.
+    For FP8 the levels are those of E4M3. With block scales (NVFP4) nothing is clipped: the tensor's scale
+    only bounds those of the blocks.
     """
     from toolkit.calibration.kernels_amax import best_divergence
 
@@ -74,8 +75,8 @@ def entropy(histogram: Histogram | SummedBins, precision: Precision = Precision.
 def mse(histogram: Histogram | SummedBins, precision: Precision = Precision.INT8) -> float:
     """The amax with the smallest expected squared error of rounding and clipping, values spread evenly in each bin.
 
-    Candidates lie 2.2% apart, from the largest magnitude six octaves down; of equals the largest is taken. Where every
-    block has its own scale (NVFP4) nothing is clipped.
+    Candidates are 2.2% apart, from the largest magnitude down over six octaves; of equals the largest is taken. With
+    block scales (NVFP4) nothing is clipped.
     """
     if not histogram.absmax or precision.block:
         return histogram.absmax
@@ -94,15 +95,15 @@ METHODS: dict[str, Callable[[Histogram | SummedBins, Precision], float]] = {
 }
 NAMES = ("minmax", "entropy", "percentile", "mse")
 DEFAULT: Final = "mse"
-"""The method where none is named. All layers in INT8, on trained models, by entropy and by mse: a detector keeps 61 and
-98 % of its answers; a text reader has 18.4 and 24.4 dB, a classifier of page orientation 25.9 and 27.3, the digits 33.9
-and 34.0, the strip reader 37.0 and 37.5."""
+"""The default method. Trained models with all layers in INT8, by entropy and by mse: a detector keeps 61 and 98 % of
+its answers; a text recogniser has 18.4 and 24.4 dB SQNR, a classifier of page orientation 25.9 and 27.3, the digits
+33.9 and 34.0, the strip reader 37.0 and 37.5."""
 
 
 def amax_by(
     method: str, histogram: Histogram | SummedBins, precision: Precision = Precision.INT8, percent: float = 99.99
 ) -> float:
-    """The amax that a method, given by name, chooses. ``percentile:99.9`` carries its own percentage.
+    """The amax that a method, given by name, chooses. ``percentile:99.9`` sets the percentage.
 
     Raises:
         RangesError: there is no such method.
@@ -130,11 +131,11 @@ def errors(histogram: Histogram | SummedBins, amaxes: Array, precision: Precisio
 
 
 def sqnr(histogram: Histogram | SummedBins, amax: float, precision: Precision) -> float | None:
-    """The expected signal to quantization noise ratio in dB; None where there is no signal or noise, or in blocks."""
+    """The expected SQNR in dB; None without signal or noise, or for block scales."""
     seen = SummedBins.of(histogram)
     if not seen.absmax or not amax or precision.block:
         return None
-    # the width is a power of two, so that the result is the same with and without it
+    # the width is a power of two, so factoring it out is exact
     squares = float(np.sum(seen.counts[: seen.used] * _cubes_apart(seen.bins)[: seen.used])) / 3
     signal = squares * seen.width * seen.width
     noise = float(errors(seen, np.array([amax]), precision)[0])
@@ -151,7 +152,7 @@ def clipped(histogram: Histogram | SummedBins, amax: float) -> float:
 
 @functools.cache
 def _parts_kept() -> Array:
-    """The candidates of ``mse`` as parts of the largest magnitude: float64, falling from 1."""
+    """The candidates of ``mse`` as fractions of the largest magnitude: float64, descending from 1."""
     return np.exp2(-np.arange(_STEPS_PER_OCTAVE * _OCTAVES + 1) / _STEPS_PER_OCTAVE)
 
 
@@ -163,7 +164,7 @@ def _cubes_apart(bins: int) -> Array:
 
 @functools.cache
 def _borders(precision: Precision) -> Array:
-    """Where the levels begin, as parts of the range: float64 [levels + 1] from 0 to 1."""
+    """The boundaries of the levels as fractions of the range: float64 [levels + 1] from 0 to 1."""
     if precision is not Precision.FP8:
         return np.arange(LEVELS + 1) / LEVELS
     codes = np.arange(LEVELS - 1)

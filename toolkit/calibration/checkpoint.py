@@ -1,4 +1,4 @@
-"""The state of a collection run on disk, so that a killed run goes on from its last saved batch."""
+"""The state of a collection run on disk, so that a killed run resumes from its last saved batch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from toolkit.data.dataset import Batch, Keep
 GROUPS = "groups"
 """The key's entry for the groups of taps collected one after the other, which depend on the memory allowed."""
 _SAVE_EVERY = 20.0
-_KIND = FileKind(
-    "it cannot be read as the state of a calibration", RangesError, "remove the file to start from nothing"
-)
+_KIND = FileKind("it cannot be read as the state of a calibration", RangesError, "remove the file to start over")
 
 
 class CheckpointState(FileSchema):
-    """What a checkpoint's collection was made from: the run's key, and how far it came."""
+    """What a checkpoint's collection was made from: the run's key and its progress."""
 
     key: dict[str, Any]
     group: Natural
@@ -34,14 +32,14 @@ class CheckpointState(FileSchema):
 
 
 class Checkpoint:
-    """Which samples are done for which group of taps, and what was collected from them.
+    """Which samples are done for which group of taps, and their statistics.
 
     Args:
-        path: the file; with None nothing is kept.
+        path: the file; None saves nothing.
         key: fingerprints and settings of the run.
 
     Raises:
-        RangesError: the file belongs to another run; the message names the difference.
+        RangesError: the file is of another run; the message names the difference.
     """
 
     def __init__(self, path: Path | None, key: Mapping[str, Any]) -> None:
@@ -59,16 +57,16 @@ class Checkpoint:
             held = Collection.load(path)
             state = validated(CheckpointState, held.made_from, path, _KIND)
         except QtoolError:
-            # half a state is no state: the run starts over
+            # without a complete state the run starts over
             return
         for key, difference in differences(state.key, self._key, ignore=(GROUPS,)):
             raise RangesError(
-                f"the checkpoint is of another run, they differ in {key}: {difference}",
+                f"the checkpoint is of another run, which differs in {key}: {difference}",
                 where=str(path),
-                remedy="remove the file to start from nothing",
+                remedy="remove the file to start over",
             )
         if state.key.get(GROUPS) != self._key.get(GROUPS):
-            # the same is collected in another way: its groups are not the ones done
+            # the same tensors in other groups: those that are done do not apply
             return
         self.collection, self.group, self.total = held, state.group, state.total
         bits = int(state.done, 16)
@@ -76,21 +74,21 @@ class Checkpoint:
         held.made_from = {}
 
     def left(self, keep: Keep | None) -> Keep | None:
-        """Which samples are still to be done of those that ``keep`` accepts."""
+        """Which of the samples that ``keep`` accepts are still to be done."""
         done = frozenset(self._indices)
         if not done:
             return keep
         return lambda index: index not in done and (keep is None or keep(index))
 
     def done(self, group: int, batch: Batch) -> None:
-        """A batch's statistics are in the collection."""
+        """Record that a batch's statistics are in the collection."""
         self.total += batch.count
         self._indices.update(batch.indices)
         if self._path is not None and time.monotonic() - self._saved > _SAVE_EVERY:
             self._save(group)
 
     def finish(self, group: int) -> None:
-        """All samples are done for a group of taps."""
+        """Record that all samples are done for a group of taps."""
         self._indices.clear()
         if self._path is not None:
             self._save(group + 1)

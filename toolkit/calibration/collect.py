@@ -1,4 +1,4 @@
-"""Run the model over the samples once and keep, of every tensor wanted, a histogram: never the values."""
+"""Run the model on all samples and keep a histogram of every requested tensor, but no values."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.large_models.partitions import Boundaries, by_partition
 from toolkit.graph.model import Model
 
-# larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
+# larger batches are no faster: their tensors exceed the caches, and allocating memory takes time
 _COMFORT = 128 << 20
 _MOST_SIDE_BY_SIDE = 4
-"""Batches that are computed at a time, on however many cores: each holds inner tensors that no limit knows of."""
+"""Batches to compute in parallel at most: each holds inner tensors that the memory limit does not cover."""
 _LIKE = math.log(1.25)
-"""Samples whose sizes differ by less than this are taken to be alike."""
+"""Samples whose sizes differ by less than this factor count as equally large."""
 
 
 def collect(
@@ -62,7 +62,7 @@ def collect(
     """Collect histograms of ``taps`` and extremes of ``scalars`` over all samples.
 
     The result depends only on the samples: not on their order, the batch size, the shards or ``memory``, provided
-    onnxruntime computes a sample in the same way in any batch. Where work runs elsewhere (see ``toolkit.base.places``),
+    onnxruntime computes a sample the same way in any batch. Where work runs elsewhere (see ``toolkit.base.places``),
     the same batches are distributed.
 
     Args:
@@ -70,14 +70,14 @@ def collect(
         taps: float tensors of the main graph, or inputs, that need a histogram.
         data: the samples.
         profiles: must equal ``data.profiles``; None means these.
-        scalars: float tensors that need only their smallest and largest value, which are computed inside the graph.
+        scalars: float tensors of which only the smallest and largest value are needed, computed inside the graph.
         batch: the most samples, of equal shape, to run at once.
         bins: bins of a histogram, a power of two; with 4,096 there are at least 2,048 up to any largest value.
-        memory: bytes of tapped tensors that may be held at a time (default 192 MiB). To stay below it, batches get
-            smaller, and then the taps are split into groups with a pass over the data each.
+        memory: most bytes of tapped tensors in memory (default 192 MiB). To stay below it, batches get smaller, and
+            then the taps are split into groups with one pass over the data each.
         threads: threads of onnxruntime within one operator, and of counting.
         progress: called with the current task, the samples done, and their total.
-        checkpoint: a file that gets the state every 20 seconds, so that a killed run resumes; removed at the end.
+        checkpoint: a file to save the state to every 20 seconds, so that a killed run resumes; removed at the end.
         shard: (i, n): take only every n-th sample, starting with the i-th, counted from 1.
 
     Raises:
@@ -98,19 +98,19 @@ def collect(
     made_from = _made_from(model, data, tensors_digest(counted, scalars), bins, shard)
     limit = memory or MEMORY
     sizes = bytes_per_sample(facts, counted)
-    # workers elsewhere do not see what other workers hand from partition to partition
+    # remote workers do not share what is passed from partition to partition
     parts = by_partition(model, [*counted, *scalars]) if elsewhere() is None else [[*counted, *scalars]]
     groups = [group for part in parts for group in _groups(part, sizes, limit)]
     boundaries = Boundaries()
     tally = SampleFingerprint()
     state = Checkpoint(None, {})
     if checkpoint is not None:
-        # going on needs to know beforehand that the samples are the same and in the same places
+        # to resume, the samples must be known to be the same, in the same order
         for sample in data.all_samples(keep):
             tally.add(sample)
         state = Checkpoint(checkpoint, {**made_from, GROUPS: sha256_json(groups), "data": tally.in_order()})
     collection = state.collection
-    # counting may mean going through the source
+    # counting may require reading the whole source
     total = data.count(keep) * len(groups) if progress is not None else 0
     small = small_tensors(model, facts, data, scalars)
     for number in range(state.group, len(groups)):
@@ -132,7 +132,7 @@ def collect(
 
 
 def _made_from(model: Model, data: CalibrationData, tensors: str, bins: int, shard: tuple[int, int]) -> dict[str, Any]:
-    """What a collection depends on besides the samples themselves."""
+    """What a collection depends on besides the samples."""
     return {
         "model": model.fingerprint(),
         "tensors": tensors,
@@ -147,12 +147,12 @@ def _made_from(model: Model, data: CalibrationData, tensors: str, bins: int, sha
 
 
 def tensors_digest(taps: Iterable[str], scalars: Iterable[str]) -> str:
-    """What a collection's ``made_from`` says of its tensors: those with histograms, and those with extremes alone."""
+    """A digest, for ``made_from``, of a collection's tensors: those with histograms, and those with extremes only."""
     return sha256_json([sorted(taps), sorted(scalars)])
 
 
 def _groups(names: Sequence[str], sizes: Mapping[str, int], limit: int) -> Iterator[tuple[list[str], list[str]]]:
-    """Taps and scalars for one pass over the data each; ``sizes`` are the taps'."""
+    """Taps and scalars for each pass over the data; ``sizes`` are the bytes of the taps."""
     scalars = [name for name in names if name not in sizes]
     for taps in split_by_memory({name: sizes[name] for name in names if name in sizes}, limit):
         yield taps, scalars
@@ -160,7 +160,7 @@ def _groups(names: Sequence[str], sizes: Mapping[str, int], limit: int) -> Itera
 
 
 def _bytes_of_others(model: Model, taps: Iterable[str]) -> Callable[[Batch], int]:
-    """What taps of other passes take for a batch, as far as their shapes can be inferred."""
+    """The bytes that taps of other passes take for a batch, as far as shapes can be inferred."""
 
     def taken(batch: Batch) -> int:
         shapes = {name: Extent(value.shape, value.shape, value.shape) for name, value in batch.inputs.items()}
@@ -174,11 +174,11 @@ class CollectionRun:
 
     Args:
         tapped: the model and these taps.
-        limit: bytes of taps that may be held.
+        limit: most bytes of taps in memory.
         sizes: bytes of all taps for the largest sample.
-        collection: takes in the statistics.
-        partition: where the pass is for one partition of the model, what the passes hand on, known by its batch,
-            and what the taps of the others take: all passes have the same batches, those of the whole model.
+        collection: receives the statistics.
+        partition: for a pass over one partition of the model: the tensors passed between partitions, stored per batch,
+            and the bytes of the other passes' taps, since all passes use the batches of the whole model.
     """
 
     def __init__(
@@ -194,16 +194,16 @@ class CollectionRun:
         self._largest = sum(sized) if all(sized) else 0
         self._seen: dict[int, int] = {}
         self._threads = tapped.threads or cores()
-        # of taps in several groups the last are small, and what is computed for them is not
+        # with several groups the last taps are small, but computing them is not
         whole = sum(sizes.values()) if self._largest and all(sizes.values()) else 0
-        # what partitions hand on is known by its batch, one after the other
+        # tensors passed between partitions are stored per batch, so batches run one at a time
         fits = limit // whole if whole and partition is None and elsewhere() is None else 1
         self._side_by_side = max(1, min(self._threads, fits, _MOST_SIDE_BY_SIDE))
         more = self._side_by_side > 1
         self._tapped = replace(tapped, threads=self._threads // self._side_by_side) if more else tapped
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
-        """Run every batch; yield each once its statistics are in, in order."""
+        """Run every batch; yield each, in order, when its statistics are in the collection."""
         place = elsewhere()
         if place is None:
             under_way = self._here(batches)
@@ -217,8 +217,8 @@ class CollectionRun:
             yield batch
 
     def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """A few batches are computed side by side, as far as the memory allows: threads within one operator of a small
-        batch wait for each other. Then all threads count: next to the computing they would take its cores and caches.
+        """Compute a few batches in parallel, as memory allows: within one operator of a small batch, threads mostly
+        wait. Then all threads count values: counting during computation would compete for cores and caches.
         """
         run = TappedSession(self._tapped, self._partition[0] if self._partition is not None else None)
 
@@ -242,7 +242,7 @@ class CollectionRun:
                     yield batch
 
     def _shared_out(self, place: Workplace, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches are those that are run here, and so is what is learnt of their sizes."""
+        """Run the batches elsewhere; they, and what is learnt about their sizes, are the same as when run here."""
         under_way: deque[tuple[Batch, Pending[BatchStatistics]]] = deque()
         with place.workers(replace(self._tapped, threads=1)) as remote:
             for batch in batches:
@@ -261,8 +261,8 @@ class CollectionRun:
         return size_of(values) + (self._partition[1](batch) if self._partition is not None else 0)
 
     def size(self, batch: int) -> Callable[[Mapping[str, Shape]], int]:
-        """How many samples of a shape may share a batch: ``batch``, or fewer where they would take much memory."""
-        # the same batches on any number of cores, and where work runs elsewhere
+        """Returns how many samples of a shape may share a batch: ``batch``, or fewer to limit memory."""
+        # batches do not depend on the number of cores, nor on where work runs
         room = min(self._limit // _MOST_SIDE_BY_SIDE, _COMFORT)
 
         def allowed(shapes: Mapping[str, Shape]) -> int:
@@ -272,11 +272,11 @@ class CollectionRun:
         return allowed
 
     def _learn(self, batch: Batch, size: Callable[[], int]) -> None:
-        """Note what a batch takes, where none was seen of about its samples' size.
+        """Record the bytes that a batch takes, if none with samples of about its size was seen.
 
         Args:
             batch: the batch.
-            size: returns the bytes of its taps; waits for them where they are computed elsewhere.
+            size: returns the bytes of its taps; waits for them if they are computed elsewhere.
         """
         volume = _volume({name: value.shape for name, value in batch.inputs.items()}) // batch.count
         near = self._nearest(volume)
@@ -287,7 +287,7 @@ class CollectionRun:
         return min(self._seen, key=lambda seen: abs(math.log(seen / volume)), default=None)
 
     def _expected(self, volume: int) -> int:
-        """Bytes that the taps of one sample take, judged from samples seen; 0 where nothing is known."""
+        """Expected bytes of the taps of one sample, from samples seen; 0 if nothing is known."""
         near = self._nearest(volume)
         if near is None:
             return self._largest

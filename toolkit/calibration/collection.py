@@ -1,4 +1,4 @@
-"""What a collection run saw: histograms by tensor and group of profiles; merging, saving, loading."""
+"""The statistics of a collection run: histograms by tensor and group of profiles; merging, saving, loading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from toolkit.data.dataset import Batch
 
 SCHEMA = "qtool-collection-1"
 MOST_SHARDS = 1 << 16
-"""Into how many parts a calibration may be cut."""
+"""The largest number of shards of a calibration."""
 ProfileNames = tuple[str, ...]
 Shard = Annotated[int, Strict(), Field(ge=1, le=MOST_SHARDS)]
 _SHOWN = 4
@@ -40,7 +40,7 @@ class DataSum(FileSchema):
 
 
 class MadeFrom(FileSchema):
-    """What a collection was made from; settings beside these are compared and not read."""
+    """What a collection was made from; other settings are compared but not interpreted."""
 
     model_config = ConfigDict(extra="allow")
     data: DataSum | None = None
@@ -55,7 +55,7 @@ class GroupHead(FileSchema):
 
 
 class Head(FileSchema):
-    """What a collection's file says besides its arrays; see ``Collection``."""
+    """The content of a collection's file besides its arrays; see ``Collection``."""
 
     schema_id: str = Field(alias="schema")
     groups: list[GroupHead]
@@ -72,10 +72,10 @@ class Collection:
 
     Attributes:
         histograms: for every group of profiles (the profiles that a sample counts for together), a Histogram a tensor.
-        observed: smallest and largest finite value of the tensors of which only extremes were wanted, over all samples.
-        infinite: the tensors among ``observed`` that also held NaN or infinities.
+        observed: smallest and largest finite value, over all samples, of tensors without a histogram.
+        infinite: tensors in ``observed`` that also had NaN or infinities.
         samples: how many samples each group had.
-        same: by input the SHA-256 of its value, where all samples have the same; empty where they differ.
+        same: by input the SHA-256 of its value, if it is the same in all samples; empty if it differs.
         made_from: fingerprints and settings: ``model``, ``data`` (count and sum of digests), ``bins``, ``outside``,
             ``mask``, ``tool``, ``shards`` (the parts joined here, each [i, n]).
     """
@@ -94,7 +94,7 @@ class Collection:
 
     @property
     def profiles(self) -> list[str]:
-        """The profiles that had samples, in the order they were first seen."""
+        """The profiles that had samples, in the order of their first sample."""
         return list(dict.fromkeys(name for group in self.samples for name in group))
 
     def samples_of(self, profile: str) -> int:
@@ -102,7 +102,7 @@ class Collection:
         return sum(count for group, count in self.samples.items() if profile in group)
 
     def total(self, tensor: str, profile: str | None = None, weights: Mapping[str, int] | None = None) -> Histogram:
-        """The histogram of a tensor over all samples, or over those of one profile; it is not to be changed.
+        """The histogram of a tensor over all samples or those of one profile; it must not be changed.
 
         Args:
             tensor: its name.
@@ -128,7 +128,7 @@ class Collection:
         return result
 
     def has_values(self, tensor: str) -> bool:
-        """Whether the tensor held anything in any sample, if only NaN: the past of a decoder may always be empty."""
+        """Whether the tensor had any value, if only NaN, in any sample: the past of a decoder may always be empty."""
         total = self.total(tensor)
         return total.count > 0 or total.nonfinite > 0
 
@@ -142,24 +142,24 @@ class Collection:
         return result
 
     def histogram(self, group: ProfileNames, tensor: str, bins: int) -> Histogram:
-        """The histogram of a tensor within a group, made where there is none yet."""
+        """The histogram of a tensor within a group, created if there is none yet."""
         by_name = self.histograms.setdefault(group, {})
         if tensor not in by_name:
             by_name[tensor] = Histogram(bins)
         return by_name[tensor]
 
     def observe(self, tensor: str, low: float, high: float) -> None:
-        """Take in extremes of a tensor; nothing where ``low`` is above ``high``."""
+        """Add extremes of a tensor; ignored if ``low`` is above ``high``."""
         if low <= high:
             before = self.observed.get(tensor, (low, high))
             self.observed[tensor] = min(before[0], low) + 0.0, max(before[1], high) + 0.0
 
     def compare(self, batch: Batch) -> None:
-        """Take in whether the samples of a batch are those seen before; cheap once two differ."""
+        """Record whether the samples of a batch are equal to all earlier ones; cheap once two differ."""
         for name in batch.inputs:
             rows = batch.each(name)
             while self.same.get(name) != "" and (row := next(rows, None)) is not None:
-                # 0 and -0 count as equal: products with 0 have either sign
+                # 0 and -0 count as equal: products with 0 may have either sign
                 content = (row + 0.0 if row.dtype.kind == "f" else row).tobytes()
                 self._compare(name, sha256(f"{row.dtype}{row.shape}".encode() + content).hexdigest())
 
@@ -169,7 +169,7 @@ class Collection:
     # ---------------------------------------------------------------- joining
 
     def absorb(self, other: Collection) -> None:
-        """Add another collection's statistics to these, whatever it was made from."""
+        """Add another collection's statistics to these, without checking what it was made from."""
         for group, by_name in other.histograms.items():
             for name, histogram in by_name.items():
                 self.histogram(group, name, histogram.bins).merge(histogram)
@@ -182,7 +182,7 @@ class Collection:
             self._compare(name, digest)
 
     def merge(self, other: Collection) -> Collection:
-        """Two parts of one run joined: exactly what one run over both would have collected.
+        """The two parts of one run merged: exactly what one run over both would have collected.
 
         Raises:
             RangesError: they come from different models, settings or tensors, or share samples; the message names what.
@@ -204,7 +204,7 @@ class Collection:
         counts = {of for _, of in (*parts, *others)}
         if len(counts) > 1:
             raise RangesError(
-                f"the parts are cut differently: {', '.join(_spell(p) for p in (*parts, *others))}",
+                f"the parts are of different numbers of shards: {', '.join(_spell(p) for p in (*parts, *others))}",
                 remedy="collect all parts with the same number of shards",
             )
         result = Collection()
@@ -255,7 +255,7 @@ class Collection:
             "made_from": self.made_from,
             "same": self.same,
         }
-        # histograms are zeros for the most part: packing them harder takes six times as long and saves a tenth
+        # histograms are mostly zeros: a higher compression level takes six times as long and saves a tenth
         with atomic_path(path) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED, compresslevel=1) as archive:
             for name, values in {"head": np.array(json.dumps(head)), **arrays}.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
@@ -292,7 +292,7 @@ class Collection:
 
 
 def _rows(held: Sequence[Histogram]) -> Array:
-    """The counts of histograms, [histograms, bins], in the smallest type that holds them: most count few values."""
+    """The counts of histograms, [histograms, bins], in the smallest sufficient type: most counts are small."""
     most = max((int(one.counts.max()) for one in held), default=0)
     kind = next(kind for kind in (np.int16, np.int32, np.int64) if most <= np.iinfo(kind).max)
     rows = np.empty((len(held), held[0].bins if held else 0), kind)
@@ -302,17 +302,17 @@ def _rows(held: Sequence[Histogram]) -> Array:
 
 
 def holds_collection(path: Path) -> bool:
-    """Whether an archive is marked as a collection, and is no file of samples.
+    """Whether an archive is marked as a collection, rather than being a file of samples.
 
     Raises:
-        DataError: it is no archive of arrays, or broken.
+        DataError: it is not an archive of arrays, or damaged.
     """
     head = open_archive(path).get("head")
     return head is not None and head.dtype.kind in "US"
 
 
 def is_collection(path: Path) -> bool:
-    """Whether a file is a collection; nothing that is no archive of arrays is one."""
+    """Whether a file is a collection; False for anything that is not an archive of arrays."""
     with suppress(QtoolError):
         return holds_collection(path)
     return False
@@ -350,7 +350,7 @@ def _histograms(tensors: Sequence[str], arrays: Mapping[str, Stored], number: in
 
 
 def merge_all(parts: Iterable[Collection]) -> Collection:
-    """All parts joined, see ``Collection.merge``.
+    """All parts merged, see ``Collection.merge``.
 
     Raises:
         RangesError: there are none, or they do not belong together.

@@ -1,4 +1,4 @@
-"""What a tensor's histogram says about how well one scale serves it, and which tensors profiles disagree on."""
+"""How well one scale fits a tensor, according to its histogram; and tensors whose range differs between profiles."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def diagnose(
     by_method: Mapping[str, float],
     summed: SummedBins | None = None,
 ) -> dict[str, Any]:
-    """How well ``amax`` serves the values of a histogram.
+    """How well ``amax`` fits the values of a histogram.
 
     Args:
-        histogram: it.
+        histogram: the tensor's histogram.
         amax: the largest magnitude kept.
         precision: the type that is quantized to.
         by_method: the amax that each method chooses.
-        summed: the histogram's ``SummedBins``, where it was made before.
+        summed: the histogram's ``SummedBins``, if it exists already.
 
     Returns:
         ``amax``: what each method chooses. ``clipped``: the fraction of values beyond amax. ``sqnr_db``: expected
@@ -64,7 +64,7 @@ def diagnose(
 
 
 def outlier_ratio(histogram: Histogram | SummedBins) -> float | None:
-    """The largest magnitude over the 99.9th percentile of the values that are not zero; None where all are zero."""
+    """The largest magnitude over the 99.9th percentile of the nonzero values; None if all are zero."""
     seen = SummedBins.of(histogram)
     if not seen.absmax:
         return None
@@ -108,17 +108,16 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[ProfileRangeDiff
 def unvaried_inputs(
     collection: Collection, floats: Container[str] = (), first: Sample | None = None, used: Container[str] | None = None
 ) -> list[Finding]:
-    """What is wrong with inputs that are the same in all samples, or hold one value only.
+    """Findings about inputs that are identical in all samples, or have only one value.
 
-    Inputs that no range depends on, such as a mask of integers, may be the same in all samples as long as another input
-    varies.
+    Inputs that no range depends on, such as an integer mask, may be identical in all samples if another input varies.
 
     Args:
-        collection: what was seen of the samples.
+        collection: the statistics of the samples.
         floats: the float inputs: ranges depend on them, if only through a Concat or another operator that moves values.
-        first: one of the samples: it shows the value of inputs that hold only one.
-        used: the inputs whose values the model computes with: others may be the same, and say nothing where they are
-            not; None for all.
+        first: one of the samples, which gives the value of inputs that have only one.
+        used: the inputs whose values the model uses: others may be identical, and do not count as varying either; None
+            for all.
     """
     number = sum(collection.samples.values())
     same = {name: digest for name, digest in collection.same.items() if used is None or name in used}
@@ -126,7 +125,7 @@ def unvaried_inputs(
     ranged, told = set(collection.tensors), []
     for name, digest in same.items():
         if first is not None and not first.inputs[name].size:
-            # an empty past holds nothing that could differ
+            # an empty past has no values that could differ
             continue
         seen = collection.total(name) if name in ranged else None
         value = first.inputs[name] if first is not None else None
@@ -139,5 +138,5 @@ def unvaried_inputs(
 
 
 def sparse_profiles(samples: Mapping[str, int], least: int = _FEW_SAMPLES) -> dict[str, int]:
-    """The profiles with fewer than ``least`` samples, with their number."""
+    """The profiles with fewer than ``least`` samples, with the number of samples."""
     return {name: count for name, count in samples.items() if count < least}

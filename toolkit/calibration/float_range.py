@@ -1,4 +1,4 @@
-"""Which nodes a short float type cannot carry, judged by the values that were observed and by the weights."""
+"""Which nodes a 16-bit float type is too narrow or too coarse for, by observed values and weights."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1", "ReduceSumSquare"
                         "GlobalAveragePool", "AveragePool", "CumSum"})  # fmt: skip
 SQUARES = frozenset({"ReduceSumSquare", "ReduceL2"})
 _NEAR_ZERO = frozenset({"Log", "Pow", "Reciprocal", "Sqrt"})
-"""Operators whose result depends on how close to zero their input is, as that of Div does on its divisor."""
+"""Operators whose result depends on how close to zero their input is, such as Div's divisor."""
 _RESOLUTION = 0.5
 Observed = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Risk:
-    """A node that loses its values in a short float type.
+    """A node whose values overflow, underflow or lose too many digits in a 16-bit float type.
 
     Attributes:
         node: its name.
@@ -47,7 +47,7 @@ class Risk:
 
     @property
     def fine(self) -> bool:
-        """Whether the type has too few digits there, so that none of as few or fewer will do, whatever its range."""
+        """Whether the type has too few digits for the node, so that no type with as few will do, whatever its range."""
         return self.why.code is Code.RESOLUTION or isinstance(self.why.code, PhaseCode)
 
 
@@ -70,7 +70,7 @@ def precision_risks(
             continue
         risk = next(_of(node, model, facts, observed, precision, margin), None)
         if node.name in phases and (risk is None or not risk.fine):
-            # a type of more range and fewer digits would not do
+            # a type with more range but fewer digits would not help
             risk = Risk(node.name, phases[node.name])
         if risk is not None:
             found.append(risk)
@@ -107,16 +107,16 @@ def _of(
 
 
 def _harmless(node: gs.Node, index: int, largest: float, observed: Observed, precision: Precision) -> bool:
-    """Whether a small addend, ``largest`` at most, may vanish: an epsilon or a bias.
+    """Whether an addend of magnitude ``largest`` at most, such as an epsilon or a bias, may underflow.
 
-    It may where what it is added to stays clear of zero; and where it is less than half a step of the largest sum, if
-    no reader of the sum depends on how close to zero it is.
+    It may if what it is added to stays clear of zero; or if it is less than half a step of the largest sum, and no
+    reader of the sum depends on how close to zero that is.
     """
     bias = index == 2 and node.op in ("Conv", "ConvTranspose", "Gemm")
     if not bias and node.op not in ("Add", "Sub", "Max", "Clip"):
         return False
     out = node.outputs[0]
-    # what a Relu or Clip lets through was in the sum, which itself is not observed then
+    # values after a Relu or Clip were in the sum, which itself is not observed
     seen = [out.name, *(reader.outputs[0].name for reader in out.outputs if reader.op in ("Relu", "Clip"))]
     most = max((abs(value) for name in seen for value in observed.get(name, ())), default=0.0)
     close = any(one.op in _NEAR_ZERO or (one.op == "Div" and one.inputs[1] is out) for one in out.outputs)
@@ -130,12 +130,12 @@ def _harmless(node: gs.Node, index: int, largest: float, observed: Observed, pre
 
 
 def _half_step(precision: Precision) -> float:
-    """Half the distance of two neighbours over their magnitude, at most."""
+    """Half the largest relative distance of neighbouring values."""
     return spacing(1.0, precision) / 2
 
 
 def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precision, margin: float) -> Iterator[Risk]:
-    """What never leaves the node: squares of a normalization, sums of a reduction, exponents of a softmax."""
+    """Risks of values inside a node: squares of a normalization, sums of a reduction, exponentials of a softmax."""
     if not node.inputs or node.inputs[0].name not in observed:
         return
     tensor = node.inputs[0].name
@@ -152,14 +152,14 @@ def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precisio
         if total * margin > limit:
             yield _risk(Code.INNER_OVERFLOW, node, out, total, limit, precision, op=node.op, summed=count)
     if node.op in ("Softmax", "LogSoftmax") and high > 0:
-        # only the largest scores matter: a mask of -10000 is far below them and may round as it likes
+        # only the largest scores matter: a mask of -10000 is far below them, and its rounding has no effect
         step = spacing(high, precision)
         if step > _RESOLUTION:
             yield _risk(Code.RESOLUTION, node, tensor, high, _RESOLUTION, precision, step=step)
 
 
 def _reduced(node: gs.Node, facts: Facts) -> int:
-    """How many values a reduction joins to one; 1 where the shapes are not known."""
+    """How many values a reduction combines into one; 1 if the shapes are not known."""
     before, after = shape_of(facts, node.inputs[0].name), shape_of(facts, node.outputs[0].name)
     if before is None or after is None:
         return 1

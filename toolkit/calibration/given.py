@@ -1,4 +1,4 @@
-"""Ranges read from a file, fitted to a model and to the type that they are asked for."""
+"""Selecting ranges read from a file for a model and a type."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from toolkit.contract.ranges import LARGEST, SMALLEST, Range, Ranges
 def given_ranges(
     given: Ranges, tensors: Collection[str], dtype: Precision | None = None
 ) -> tuple[dict[str, Range], list[Finding]]:
-    """The ranges that belong to the model's tensors, each with the method and the type that it was given with.
+    """The ranges of the model's tensors, each with the method and type in the file.
 
     Args:
-        given: what a file holds.
+        given: the content of a file.
         tensors: names of the model's tensors.
-        dtype: leave out ranges that do not hold for this type, as calibration has some that do; None: keep all.
+        dtype: leave out ranges that are not for this type, if calibration provides others; None keeps all.
 
     Returns:
-        The ranges, and findings about those that are not taken.
+        The ranges, and findings about those that are not used.
 
     Raises:
         RangesError: one is above 0 and below ``SMALLEST``.

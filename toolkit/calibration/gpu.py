@@ -1,8 +1,8 @@
 """Calibration on a GPU: a float32 TensorRT engine with tapped outputs, statistics computed where the values are.
 
-Activations never leave the device: per batch, extremes, the bins' range and the bins are computed there by four kernels
-for all tensors at once; only the bins come back, once, at the end. The histograms are the CPU collector's own: the same
-power-of-two ranges, the same lossless widening.
+Activations never leave the device: for each batch, four kernels compute extremes, the bins' range and the counts for
+all tensors at once; only the counts are copied back, once, at the end. The histograms are those of the CPU collector,
+with the same power-of-two ranges and the same lossless widening.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ def collect_on_gpu(
     progress: Progress | None = None,
     timing: Timing | None = None,
 ) -> Collection:
-    """Collect histograms of ``taps`` over all samples on the first CUDA device; an engine is measured between batches.
+    """Collect histograms of ``taps`` over all samples on the first CUDA device.
 
     Args:
         model: the float model; not changed.
         taps: float tensors of the main graph, or inputs.
         data: the samples.
-        batch: samples of equal shape run together, at most.
-        statistics: False runs the tapped engine only, to measure what statistics cost.
-        tactic_sources: TensorRT's default where None.
+        batch: the most samples, of equal shape, to run at once.
+        statistics: False only runs the tapped engine, to measure the cost of statistics.
+        tactic_sources: the kernel libraries that the engine may use; None for TensorRT's default.
         timing_cache: file of kernel timings, kept between builds.
-        progress: called with what is being done, samples done, and of how many.
-        timing: is filled where given.
+        progress: called with the current task, the samples done, and their total.
+        timing: filled in if given.
 
     Returns:
-        What the CPU collector would return, but for the rounding of the engine's own arithmetic.
+        What the CPU collector would return, apart from rounding in the engine's arithmetic.
 
     Raises:
         BackendError: no TensorRT, no GPU, no cuda-python, or the engine cannot be built.
@@ -132,7 +132,7 @@ class _Statistics:
         kernels.upload(self.exponent, np.full(count, LOWEST, np.int32))
 
     def add(self, pointers: Sequence[tuple[int, int]]) -> None:
-        """Take in one batch: the address and number of elements of every tensor, float32."""
+        """Add one batch: the address and number of elements of every tensor, float32."""
         kernels, count, bins = self.kernels, self.count, self.bins
         sizes = np.array([size for _, size in pointers], np.int64)
         if not np.array_equal(sizes, self.layout):
@@ -149,7 +149,7 @@ class _Statistics:
                                                   (self.all_high, POINTER), (count, INTEGER)])  # fmt: skip
 
     def _plan(self, sizes: np.ndarray[Any, Any]) -> None:
-        """Cut the tensors into spans, one block each."""
+        """Split the tensors into spans, one per block."""
         spans = -(-sizes // SPAN)
         work = np.stack([np.repeat(np.arange(len(sizes)), spans), np.concatenate([np.arange(n) for n in spans])], 1)
         if self.work:
@@ -251,7 +251,7 @@ class _TappedEngine:
         self.runner.deactivate()
 
     def run(self, part: Batch, taps: Sequence[str]) -> list[tuple[int, int]]:
-        """Run a batch; the device address and number of elements of every tap."""
+        """Run a batch; returns the device address and number of elements of every tap."""
         held = {name: _on_device(value) for name, value in part.inputs.items()}
         self._held = held
         found = self.runner.infer(held, copy_outputs_to_host=False, check_inputs=False)

@@ -126,7 +126,7 @@ LOWEST = -100
 
 
 def check(answer: Any, what: str) -> Any:
-    """What a call of cuda-python returned besides its status.
+    """The result of a cuda-python call without its status.
 
     Raises:
         BackendError: the status is not success.

@@ -1,4 +1,4 @@
-"""A histogram of magnitudes that widens without loss, so that no order of the values can change it."""
+"""A histogram of magnitudes that widens losslessly, so that it does not depend on the order of values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from toolkit.base.types import Array
 
 BINS = 4096
 WANTED_BINS = 2048
-"""Bins up to the largest magnitude that methods look at, at least: of a finer histogram neighbours are added up."""
+"""Smallest number of bins up to the largest magnitude that methods use; finer histograms are coarsened to it."""
 _LOWEST, _HIGHEST = -100, 128
 _FEW = 8192
-"""Values in all up to which counts take two bytes: of a large graph's small tensors histograms are most of a run."""
+"""Most values for which counts take two bytes: with many small tensors, histograms take most of the memory."""
 _MOST = 2.0**62
 _PIECE = 4 * 65535
-"""Values that are looked at for their extremes and then counted while they are in the second cache."""
+"""Values per piece: their extremes are found, then they are counted while they are in the L2 cache."""
 _MOST_SLOTS = 1 << 15
-"""Bins up to which a place among them takes two bytes."""
+"""Most bins for which an index takes two bytes."""
 _MAGNITUDE, _INFINITE = 0x7FFFFFFF, 0x7F800000
 """The bits of a float32's magnitude, and of an infinity, above those of every finite magnitude."""
 _SLOTS = 256
@@ -35,16 +35,16 @@ class Histogram:
     """Counts of |value| in equal bins over [0, 2^exponent), and exact extremes.
 
     The exponent is the smallest that holds the largest magnitude seen (never below -100), so the bins in use number
-    more than half of all. A larger value makes the exponent grow, and neighbouring bins are added up by whole
-    factors: the result is the same as if the exponent had been known before. Zeros are counted apart: they are
-    exactly representable whatever the scale, and a ReLU makes half of the values zero.
+    more than half of all. A larger value raises the exponent and merges neighbouring bins: the result is the same as if
+    the exponent had been known before. Zeros are counted separately: they are exactly representable at any scale, and
+    a ReLU makes half of the values zero.
 
     Attributes:
         counts: int64 [bins], int16 while there are few; values that are not zero.
         exponent: log2 of the upper edge of the last bin.
         zeros: how many values are zero.
-        nonfinite: how many values were NaN or infinite; they are in no bin.
-        low, high: the smallest and largest finite value; inf and -inf where there was none.
+        nonfinite: how many values were NaN or infinite; they are not in the bins.
+        low, high: the smallest and largest finite value; inf and -inf if there was none.
     """
 
     __slots__ = ("counts", "exponent", "high", "low", "nonfinite", "zeros")
@@ -69,7 +69,7 @@ class Histogram:
             extremes: low, high.
 
         Raises:
-            ValueError: no histogram has these numbers.
+            ValueError: these numbers are inconsistent.
         """
         made = cls(len(counts))
         made.counts = np.array(counts, np.int64)
@@ -94,7 +94,7 @@ class Histogram:
 
     @property
     def absmax(self) -> float:
-        """The largest magnitude seen, 0 where nothing was."""
+        """The largest magnitude seen; 0 if there was none."""
         return max(abs(self.low), abs(self.high)) if self.low <= self.high else 0.0
 
     @property
@@ -104,12 +104,12 @@ class Histogram:
 
     @property
     def used(self) -> int:
-        """How many bins reach up to the largest magnitude."""
+        """The number of bins up to the largest magnitude."""
         absmax = self.absmax
         return min(self.bins, int(absmax / self.width) + 1) if absmax else 0
 
     def _sound(self) -> bool:
-        """Whether these numbers can come of counting values."""
+        """Whether these numbers can result from counting values."""
         if self.low > self.high:
             ordered = (self.low, self.high) == (math.inf, -math.inf)
         else:
@@ -133,7 +133,7 @@ class Histogram:
         done = 0
         while done < flat.size:
             rest = flat[done:]
-            # most often the bins reach far enough, which counting finds out
+            # usually the range suffices, which counting checks
             if self.exponent > _LOWEST and self._is_long(rest):
                 done += self._count(rest, weight)
             piece = flat[done : done + _PIECE]
@@ -157,7 +157,7 @@ class Histogram:
         self._count(flat, weight)
 
     def _count(self, flat: Array, weight: int) -> int:
-        """Count values up to one that is beyond the bins, of many the extremes too; returns how many were counted."""
+        """Count values up to the first that exceeds the bins, for long arrays with extremes; returns how many."""
         self._make_room(flat.size * weight)
         counts = self.counts if weight == 1 else np.zeros_like(self.counts)
         if self._is_long(flat):
@@ -172,7 +172,7 @@ class Histogram:
         return done
 
     def _observe(self, low: float, high: float) -> None:
-        # adding 0.0 makes -0.0 the same as 0.0, so that the order of the two does not show
+        # adding 0.0 turns -0.0 into 0.0, so that their order does not matter
         self.low, self.high = min(self.low, low + 0.0), max(self.high, high + 0.0)
 
     def _widen(self, exponent: int) -> None:
@@ -182,15 +182,15 @@ class Histogram:
             self.exponent = exponent
 
     def _make_room(self, more: int) -> None:
-        """Let the counts hold so many more values."""
+        """Use a type for counts that can hold ``more`` additional values."""
         if self.counts.dtype == np.int16 and int(self.counts.sum()) + more >= _FEW:
             self.counts = self.counts.astype(np.int64)
 
     def merge(self, other: Histogram) -> None:
-        """Take in another histogram: the same as if its values had been added here.
+        """Add another histogram, as if its values had been added here.
 
         Raises:
-            RangesError: it has another number of bins.
+            RangesError: it has a different number of bins.
         """
         if other.bins != self.bins:
             raise RangesError(
@@ -223,7 +223,7 @@ class Histogram:
 
 
 class SummedBins:
-    """A histogram with what every method asks of it, found once: nothing is to be added to the histogram any more.
+    """A histogram with derived values that all methods need; nothing may be added to the histogram afterwards.
 
     Attributes:
         counts, bins, width, absmax, used, zeros: as of the histogram.
@@ -242,11 +242,11 @@ class SummedBins:
 
     @classmethod
     def of(cls, histogram: Histogram | SummedBins) -> SummedBins:
-        """That of a histogram; itself where it is one."""
+        """The ``SummedBins`` of a histogram; the argument itself if it is one."""
         return histogram if isinstance(histogram, SummedBins) else cls(histogram)
 
     def _wanted(self) -> tuple[Array, float]:
-        """Counts up to the largest magnitude, int64 in 2,048 to 4,095 bins where there are as many, and their width."""
+        """Counts up to the largest magnitude, int64, in 2,048 to 4,095 bins if there are that many; and their width."""
         octaves, used = 0, self.used
         while used >> (octaves + 1) >= WANTED_BINS:
             octaves += 1
@@ -276,7 +276,7 @@ def _count_few(flat: Array, scale: Any, counts: Array) -> int:
 
 
 def _count_long(flat: Array, exponent: int, counts: Array) -> tuple[int, int, float, float]:
-    """How many values were counted, all or those before a piece with one beyond the bins; zeros and extremes."""
+    """How many values were counted (all, or those before a piece with one that exceeds the bins), zeros, extremes."""
     scratch = getattr(_thread, "scratch", None)
     if scratch is None or scratch.bins != len(counts):
         scratch = _thread.scratch = _Scratch(len(counts))
@@ -290,7 +290,7 @@ def _count_long(flat: Array, exponent: int, counts: Array) -> tuple[int, int, fl
 
 
 class _Scratch:
-    """What a thread counts with, see ``count_into``."""
+    """A thread's scratch memory, see ``count_into``."""
 
     def __init__(self, bins: int) -> None:
         from toolkit.calibration.kernels import ZERO_SLOTS, count_into
@@ -303,6 +303,6 @@ class _Scratch:
 
 @lru_cache(maxsize=512)
 def _limits(bins: int, exponent: int) -> tuple[Any, int]:
-    """What values are multiplied by to get their bin, and the bits of the smallest magnitude beyond the bins."""
+    """The factor from values to bins, and the bits of the smallest magnitude beyond the bins."""
     scale = np.float32(math.ldexp(float(bins), -exponent))
     return scale, _INFINITE if exponent >= _HIGHEST else int(np.float32(math.ldexp(1.0, exponent)).view(np.int32))

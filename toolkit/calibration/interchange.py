@@ -27,15 +27,15 @@ KINDS = ("ranges", "tensorrt", "text", "onnxruntime")
 
 
 def read_ranges(path: str | Path) -> Ranges:
-    """Ranges from any file that holds some: its content says which kind it is.
+    """Ranges from a file of any supported kind, which its content determines.
 
     ranges.json, a TensorRT calibration cache, onnxruntime's calibration table (calibration.json or its text form
-    ``tensor value``), JSON with an amax or a lowest and a highest value by tensor, or text with a line
-    ``tensor: range`` each. ``made_from["kind"]`` says which it was. A cache's ranges are INT8's, ranges.json says for
-    each which type it is for, and those of other files hold for every type.
+    ``tensor value``), JSON with an amax, or a lowest and highest value, by tensor, or text with lines ``tensor:
+    range``. ``made_from["kind"]`` says which it was. A cache's ranges are for INT8, ranges.json gives the type of each,
+    and those of other files are for any type.
 
     Raises:
-        RangesError: it cannot be read or is none of these kinds; the message names the line.
+        RangesError: it cannot be read, or is of no such kind; the message names the line.
     """
     path = Path(path)
     text = read_utf8(path, _KIND)
@@ -48,7 +48,7 @@ def read_ranges(path: str | Path) -> Ranges:
 
 
 def _parsed(text: str, path: Path) -> Ranges:
-    # a line of a table may begin with a bracket too
+    # a line of a text table may begin with a bracket too
     if text.lstrip().startswith("{" if path.suffix != ".json" else ("{", "[")):
         return ranges_of_json(parse_json(text, path, _JSON, unique=True), str(path))
     first = text.splitlines()[0].strip()
@@ -63,11 +63,11 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
     A line is ``tensor name: hex``: the float32 scale (amax / 127), big-endian, leading zeros possibly stripped. Names
     may hold colons and spaces, so a line is split at its last colon. The first line is
     ``TRT-<version>-<algorithm>``, or ``0 <float64> <float64>`` (regression cutoff and quantile) from the legacy
-    calibrator. The scales are INT8's. TensorRT writes NaN for tensors of which it has no range:
+    calibrator. The scales are for INT8. TensorRT writes NaN for tensors without a range:
     ``made_from["without"]`` lists them.
 
     Raises:
-        RangesError: another first line, or a line that is no scale; the message names it.
+        RangesError: an invalid first line, or a line without a scale; the message names it.
     """
     first = text.splitlines()[0].strip() if text else ""
     made_from: dict[str, Any] = {"kind": "tensorrt"}
@@ -182,7 +182,7 @@ def _one_line(name: str) -> str:
 
 
 def _tensor_data(value: Range) -> dict[str, Any]:
-    # onnxruntime takes the range as it stands, so the range after clipping goes in, not what was observed
+    # onnxruntime uses the range as given, so write the clipped range, not the observed one
     def number(x: float) -> dict[str, Any]:
         return {"data": x, "dtype": "float32", "CLS": "numpy.array"}
 
@@ -193,7 +193,7 @@ def ranges_of_json(content: Any, where: str) -> Ranges:
     """The ranges of a parsed JSON file: ranges.json, onnxruntime's calibration.json, or a table of amax by tensor.
 
     Raises:
-        RangesError: it holds none, or a wrong one; the message names the tensor.
+        RangesError: it has none, or an invalid one; the message names the tensor.
     """
     if isinstance(content, Mapping) and "schema" in content:
         ranges = Ranges.from_json(content, where)
@@ -229,7 +229,7 @@ def ranges_of_json(content: Any, where: str) -> Ranges:
                 remedy="write it with onnxruntime's write_calibration_table",
             )
         amax = _checked(max(abs(low), abs(high)), name, where)
-        # a number alone is the largest magnitude, and says nothing of what was observed
+        # a single number is the largest magnitude; observed values are unknown
         seen = None if isinstance(entry, (int, float)) else (low, high)
         tensors[str(name)] = Range(amax, "table", seen)
     return Ranges(tensors, made_from={"kind": "onnxruntime"})
@@ -246,7 +246,7 @@ def _number(value: Any) -> float | None:
 
 
 def _from_lines(text: str, where: str) -> Ranges:
-    """``tensor: range`` a line, or onnxruntime's ``tensor range``: whichever kind every line can be read as."""
+    """Lines ``tensor: range``, or onnxruntime's ``tensor range``: the format that fits every line."""
     kinds: dict[str, Callable[[str], tuple[str, str, str]]] = {
         "text": lambda line: line.rpartition(":"),
         "onnxruntime": lambda line: line.rpartition(" "),

@@ -10,18 +10,18 @@ import numpy as np
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 PIECE = 4 * 65535
-"""Values that are counted before the lanes, of which there are four, could overflow."""
+"""Values that can be counted before one of the four lanes could overflow."""
 ZERO_SLOTS = 4
 """A power of two."""
 
 
 def compiled(function: _F) -> _F:
-    """Compile with numba, kept on disk for the next process where a folder for that can be written."""
+    """Compile with numba, cached on disk if a folder for that is writable."""
     options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     try:
         made: _F = numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        # numba found no folder that it may write its cache to
+        # numba found no writable folder for its cache
         made = numba.njit(**options)(function)
     return made
 
@@ -48,33 +48,33 @@ def count_few(values: Any, scale: Any, counts: Any) -> int:
 def count_into(
     values: Any, bits: Any, scale: Any, most: int, lanes: Any, slots: Any, words: Any, counts: Any
 ) -> tuple[int, int, int, int]:
-    """Find the smallest and largest value, and count like ``count_few`` as long as the bins reach so far.
+    """Find the smallest and largest value, and count like ``count_few`` until a value exceeds the bins.
 
-    One pass over memory does all, since reading it takes as long as the rest. As an integer, with all other bits
-    inverted where the sign is set, a float32 orders as the float does, NaN outside the infinities, and compilers make
-    vector instructions of the smallest and largest integer.
+    All in one pass, since reading memory takes as long as the rest. As integers, with all other bits inverted if the
+    sign is set, float32 values have the order of the floats, with NaN outside the infinities; and compilers vectorize
+    the smallest and largest of integers.
 
     Args:
         values: float32 [N].
         bits: the same memory as int32.
         scale: float32, a power of two.
         most: the bits of the smallest magnitude that is beyond the last bin.
-        lanes: uint16 [4 * (bins + ``ZERO_SLOTS`` + 1)], scratch. Neighbouring values go to different lanes, since
-            adding twice to one address makes the second wait for the first. Sixteen bits keep them in the first cache.
-        slots: uint16 [a multiple of 4], scratch: where values go is found for so many at once, in vector registers,
-            which adding to the lanes in the same loop would prevent. With more than some hundreds memory is waited for.
-        words: the same memory as uint64: reading four slots at a time takes a third off the time.
+        lanes: uint16 [4 * (bins + ``ZERO_SLOTS`` + 1)], scratch. Neighbouring values go to different lanes, since a
+            second addition to the same address waits for the first. With 16 bits they fit the L1 cache.
+        slots: uint16 [a multiple of 4], scratch: bins are computed for this many values at once in vector registers,
+            which adding to the lanes in the same loop would prevent. More than a few hundred exceed the cache.
+        words: the same memory as uint64: reading four slots at a time saves a third of the time.
         counts: int64 [bins], added to.
 
     Returns:
-        How many values were counted: all, or those before a piece of ``PIECE`` that holds one beyond the bins; how
+        How many values were counted (all, or those before a piece of ``PIECE`` with a value that exceeds the bins); how
         many of them are zero; the smallest and largest integer among them.
     """
     zero, one, low_bits = np.float32(0), np.uint16(1), np.int32(0x7FFFFFFF)
     lowest, highest = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
     bins, block, width = len(counts), len(slots), len(lanes) // 4
-    # first come slots for zeros, which so need no pass of their own: several, since a ReLU makes half of the
-    # values zero; the last one is for what is beyond the bins
+    # the first slots are for zeros, so that these need no separate pass: several, since a ReLU makes half of the
+    # values zero; the last slot is for values beyond the bins
     end, first, turn = np.float32(bins), np.int32(ZERO_SLOTS), np.int32(ZERO_SLOTS - 1)
     second, third, fourth = np.uint64(width), np.uint64(2 * width), np.uint64(3 * width)
     low_word = np.uint64(0xFFFF)
@@ -93,7 +93,7 @@ def count_into(
                 slots[i] = np.uint16(slot if part[i] != zero else np.int32(i >> 2) & turn)
             used = (len(part) + 3) // 4
             slots[len(part) : 4 * used] = np.uint16(width - 1)
-            # unsigned, since numba would otherwise look whether an index counts from the end
+            # unsigned, since numba would otherwise check for negative indices
             for i in range(used):
                 word = words[i]
                 lanes[word & low_word] += one

@@ -15,14 +15,14 @@ _ROUNDED = 1e-13
 _SPARSE = 64
 _SURELY = 1 + 1e-6
 _FIRST = 8
-"""One amax in so many is looked at to know which others clip too much."""
+"""Every so many candidates, one is evaluated first, to rule out others that clip too much."""
 
 
 @compiled
 def _divergence(i: int, mass: Any, entropy: Any, filled: Any, bounds: Any, last: float, most: float) -> float:
     """The divergence of ``i`` kept bins, see ``best_divergence``; infinite where it is above ``most`` for certain.
 
-    By the log sum inequality no level's part is negative, so that a sum over some of them is a lower bound.
+    By the log sum inequality no level's term is negative, so a partial sum is a lower bound.
 
     Args:
         i: the candidate.
@@ -36,7 +36,7 @@ def _divergence(i: int, mass: Any, entropy: Any, filled: Any, bounds: Any, last:
     beyond = mass[-1] - mass[i]
     if mass[i] == 0 or (last == 0 and beyond > 0):
         return np.inf
-    # the last level first: it holds what a small candidate loses
+    # the last level first: it contains what a small candidate clips
     end, levels = i, len(bounds) - 1
     left = (last + beyond) * math.log(last + beyond) - last * math.log(last) if last > 0 else 0.0
     whole = math.log(mass[-1]) - math.log(mass[i])
@@ -57,12 +57,12 @@ def _divergence(i: int, mass: Any, entropy: Any, filled: Any, bounds: Any, last:
 
 @compiled
 def best_divergence(counts: Any, bounds: Any, first: int, keep: float) -> int:
-    """The number of bins to keep that loses the least information.
+    """The number of bins to keep for the smallest divergence.
 
     For ``i`` kept bins the reference P is their counts with everything beyond added to the last one; Q is the counts
-    without what is beyond, each of the levels' mass spread evenly over its bins that are not empty. A candidate whose
-    last bin is empty while something lies beyond gives P mass where Q has none: an infinite divergence. Of equal
-    candidates the largest is taken, which clips least.
+    without what is beyond, with each level's mass spread evenly over its nonempty bins. If a candidate's last bin is
+    empty but there are values beyond, P has mass where Q has none: an infinite divergence. Of equal candidates the
+    largest is taken, which clips least.
 
     Args:
         counts: int64 [N].
@@ -82,7 +82,7 @@ def best_divergence(counts: Any, bounds: Any, first: int, keep: float) -> int:
     total = mass[size]
     while first < size and mass[first] < keep * total:
         first += 1
-    # a divergence that one candidate in so many reaches ends the sums of all that cannot come below it
+    # the best of a few candidates ends the sums of all others that cannot be smaller
     known = np.inf
     for i in range(size, min(first, size) - 1, -_SPARSE):
         known = min(known, _divergence(i, mass, entropy, filled, bounds, float(counts[i - 1]), known))
@@ -152,7 +152,7 @@ def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, float
     scales = amaxes / levels
     before = np.zeros(len(amaxes))
     known = 0
-    # few samples leave most bins empty; the candidates are the inner loop, which vector registers take
+    # with few samples most bins are empty; the inner loop over candidates is vectorized
     for found in np.nonzero(counts)[0]:
         j = int(found)
         if known < j:
@@ -173,8 +173,8 @@ def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, float
 def least_error(counts: Any, width: float, amaxes: Any, levels: float, floating: bool) -> int:
     """The candidate with the smallest of ``expected_errors``, of equals the first.
 
-    What lies beyond a candidate errs by at least its distance: where that alone is more than an error that is known, by
-    more than rounding, it and all smaller ones are left out.
+    Values beyond a candidate have at least their distance from it as error: if that alone exceeds a known error by more
+    than rounding, the candidate and all smaller ones are skipped.
 
     Args:
         counts: int64 [N].

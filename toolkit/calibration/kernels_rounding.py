@@ -15,15 +15,15 @@ def round_in_turn(
 ) -> None:
     """Round the weights of each input in turn to integers, and carry its errors to the inputs that follow it.
 
-    Numpy is called some ten times for each input, which takes longer than what there is to compute, and holds the lock.
+    In numpy this takes some ten calls per input, whose overhead exceeds the computation and holds the GIL.
 
     Args:
         whole: the weights, float32 [groups, inputs, out].
         steps: their scales, likewise.
         upper: the factor of the inputs' moments, float32 [groups, inputs, inputs].
-        carried: what the errors so far ask of each input, float32 [groups, inputs, out]; added to.
-        found: takes the integers, as float32 [groups, inputs, out].
-        errors: takes the errors of the weights, likewise.
+        carried: the corrections that earlier errors require, float32 [groups, inputs, out]; added to.
+        found: receives the integers, as float32 [groups, inputs, out].
+        errors: receives the errors of the weights, likewise.
         low: the smallest integer, float32.
         high: the largest.
     """
@@ -44,16 +44,16 @@ def round_in_turn(
 
 @compiled
 def rounding_errors(values: Any, scale: Any, low: Any, high: Any, errors: Any) -> None:
-    """What values are off by once they are rounded to integers by one scale and back.
+    """The errors of values that are rounded to integers by one scale and back.
 
-    Numpy goes through the values five times.
+    In numpy this would take five passes over the values.
 
     Args:
         values: float32 [values].
         scale: float32.
         low: the smallest integer, float32.
         high: the largest.
-        errors: takes the rounded values less the values, float32 [values].
+        errors: receives the rounded values minus the values, float32 [values].
     """
     for at in range(len(values)):
         value = values[at]
@@ -62,14 +62,14 @@ def rounding_errors(values: Any, scale: Any, low: Any, high: Any, errors: Any) -
 
 @compiled
 def squared_rounding_errors(values: Any, inverse: Any, low: Any, high: Any, errors: Any) -> None:
-    """The squares of what rows of values are off by once they are rounded to integers, in steps.
+    """The squared errors, in steps, of rows of values that are rounded to integers.
 
     Args:
         values: float32 [rows, values].
         inverse: one over the step of each row, float32 [rows].
         low: the smallest integer, float32.
         high: the largest.
-        errors: takes the squares, float32 [rows, values].
+        errors: receives the squares, float32 [rows, values].
     """
     for row in range(len(values)):
         for at in range(values.shape[1]):

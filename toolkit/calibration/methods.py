@@ -1,4 +1,4 @@
-"""From what a collection saw to ranges: the method of each tensor, its amax, and the diagnosis."""
+"""Making ranges from a collection: the method of each tensor, its amax, and the diagnosis."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def make_ranges(
     by_pattern: Mapping[str, str] | None = None,
     profile_weights: Mapping[str, float] | None = None,
 ) -> Ranges:
-    """The range of every tensor collected that held a value in some sample.
+    """The range of every collected tensor that had a value in any sample.
 
-    The model is not run again, whatever is changed here.
+    No choice made here requires running the model again.
 
     Args:
         collection: what ``collect`` returned.
         method: minmax, entropy, percentile (or ``percentile:99.9``) or mse.
         percentile: for method percentile, in percent.
-        precision: the type that the tensors are to be quantized to: INT8 or FP8.
-        by_pattern: a method by tensor name or glob; a later pattern wins over an earlier one.
-        profile_weights: how much a sample of each profile counts; 1 where a profile is not named.
+        precision: the type that the tensors will be quantized to: INT8 or FP8.
+        by_pattern: methods by tensor name or glob; later patterns take precedence.
+        profile_weights: the weight of a sample by profile; 1 by default.
 
     Raises:
         RangesError: an unknown method, pattern or profile.
@@ -54,7 +54,7 @@ def make_ranges(
         summed = SummedBins(total)
         by_method = {word: amax_by(word, summed, precision, percentile) for word in NAMES}
         word = chosen[name]
-        # a percentile may be one of its own
+        # a pattern may set its own percentile
         amax = by_method[word] if word in by_method else amax_by(word, summed, precision, percentile)
 
         def rechosen(amax: float, word: str) -> Range:
@@ -71,7 +71,7 @@ def make_ranges(
     def by_profile(name: str, amax: float, word: str) -> dict[str, float]:
         if len(collection.samples) <= 1:
             return dict.fromkeys(profiles, amax)
-        # what a search found for a tensor's readers, it found on the samples of all
+        # a search finds a tensor's amax on the samples of all profiles
         word = word if word.partition(":")[0] in NAMES else chosen[name]
         return {profile: amax_by(word, collection.total(name, profile), precision, percentile) for profile in profiles}
 
@@ -110,7 +110,7 @@ def check_methods(names: Sequence[str], method: str, by_pattern: Mapping[str, st
 
 
 def _whole_weights(weights: Mapping[str, float], profiles: Sequence[str]) -> dict[str, int]:
-    """The weights as whole numbers in the same ratio, exact to 1/1000 of the largest of them or better."""
+    """The weights as integers in the same ratio, exact to 1/1000 of the largest or better."""
     for name, weight in weights.items():
         if name not in profiles:
             raise RangesError(

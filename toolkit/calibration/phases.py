@@ -1,7 +1,7 @@
-"""Arguments of sines and the like that a short float type cannot hold finely enough: of long positions, of times.
+"""Arguments of periodic functions for which a 16-bit float type is too coarse: large positions or times.
 
-A type's neighbours lie the further apart the larger a value is, and a periodic function turns that distance into an
-error of its own size: at 2000 those of float16 are 1 apart, a sixth of a sine's period.
+The spacing of float values grows with their magnitude, and a periodic function turns it into an error of the same size:
+at 2000, float16 values are 1 apart, a sixth of a sine's period.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from toolkit.placement.ops import MOVERS
 
 _PERIODS = {"Sin": 2 * math.pi, "Cos": 2 * math.pi, "Tan": math.pi}
 _STEPS = 64
-"""A period of fewer steps than this is too coarse: with as many, rounding the argument leaves a sine 28 dB SQNR, by an
-error of a step over the square root of 12 against a sine's mean square of a half."""
+"""A period of fewer steps than this is too coarse. With this many, rounding the argument leaves a sine 28 dB SQNR: an
+error of a step over the square root of 12, against a sine's mean square of a half."""
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
 _CARRIES = MOVERS | _PRODUCTS | {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Cast", "Concat", "Einsum", "Where", "Range",
                                  "CumSum", "Clip", "ScatterND", "Mod"}  # fmt: skip
-"""Operators whose result has the relative error of what they read."""
+"""Operators whose result has the relative error of their input."""
 _LAYER = 4
-"""A product that adds up more terms is a layer of a network: what it reads is off already, and no position."""
+"""A MatMul that sums more terms is a layer of the network, whose inputs are activations and not positions."""
 
 
 def coarse_phases(
     model: Model, facts: Facts, observed: Mapping[str, tuple[float, float]], precision: Precision, margin: float
 ) -> dict[str, Finding]:
-    """Why nodes need a finer type than ``precision``, by name: periodic functions of large arguments, and what makes
-    these arguments.
+    """Why nodes need a finer type than ``precision``, by name: periodic functions of large arguments, and the nodes
+    that compute these arguments.
 
     Args:
         model: the graph.
         facts: types and shapes.
         observed: smallest and largest value seen, by tensor.
         precision: FP16 or BF16.
-        margin: how many times as large arguments may come to be.
+        margin: safety factor on the observed arguments.
     """
     found: dict[str, Finding] = {}
     for node in model.nodes:
@@ -67,12 +67,12 @@ def coarse_phases(
 
 
 def spacing(value: float, precision: Precision) -> float:
-    """How far the neighbours of a normal positive value lie apart in a short float type."""
+    """The spacing of a 16-bit float type's values around a normal positive value."""
     return float(2.0 ** (math.floor(math.log2(value)) - (10 if precision is Precision.FP16 else 7)))
 
 
 def _period(node: gs.Node, model: Model) -> float | None:
-    """The period of a node's function in its argument; None where it is not periodic."""
+    """The period of a node's function; None if it is not periodic."""
     if node.op != "Mod" or len(node.inputs) < 2:
         return _PERIODS.get(node.op)
     divisor = model.constant(node.inputs[1])
@@ -81,7 +81,7 @@ def _period(node: gs.Node, model: Model) -> float | None:
 
 
 def _makers(node: gs.Node, facts: Facts) -> Iterator[gs.Node]:
-    """The nodes whose rounding comes to a node's first input as it is, nearest first."""
+    """The nodes whose rounding error reaches a node's first input unchanged, nearest first."""
     seen, pending = {node.name}, [node.inputs[0]]
     while pending:
         for maker in pending.pop().inputs:
@@ -94,7 +94,7 @@ def _makers(node: gs.Node, facts: Facts) -> Iterator[gs.Node]:
 
 
 def _terms(node: gs.Node, facts: Facts) -> int:
-    """How many products a product of matrices adds up to one value; many where that is not known."""
+    """How many terms a MatMul sums for one value; a large number if that is not known."""
     first, second = (facts.shapes.get(tensor.name) for tensor in node.inputs[:2])
     turned = [bool(node.op == "Gemm" and node.attrs.get(name, 0)) for name in ("transA", "transB")]
     known = [

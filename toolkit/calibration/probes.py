@@ -1,4 +1,4 @@
-"""What is added to the graph, and what must be known of it, to collect statistics of inner tensors."""
+"""Nodes added to a graph to collect statistics of inner tensors, and facts about those tensors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from toolkit.graph.surgery.tensors import FLOAT_TYPES
 _FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
 _LARGEST = float(np.finfo(np.float32).max)
 MEMORY = 192 << 20
-"""Bytes of tensors that may be held at a time by default."""
+"""Default for the most bytes of tapped tensors in memory."""
 SMALL_BYTES = 1024
-"""Bytes of a sample up to which a tensor's own values leave the graph, not its extremes: a batch of eight takes less
-memory than the three nodes that find these, 8 kB each, and less time than loading and running them."""
+"""Most bytes of a sample for which a tensor's values are returned, not its extremes: for a batch of eight they take
+less memory than the three nodes that compute these, 8 kB each, and less time than loading and running them."""
 
 
 @dataclass(frozen=True)
 class Probe:
     """The names of the graph outputs that hold a tensor's smallest and largest value, and whether all are finite.
 
-    ``check`` is not finite, or above zero for a careful probe, where a value is NaN or infinite: a sum passes them on,
-    while a smallest or largest value may lose sight of a NaN.
+    ``check`` is not finite (for a careful probe: above zero) if a value is NaN or infinite: a sum propagates them,
+    while minimum and maximum may ignore a NaN.
     """
 
     low: str
@@ -43,16 +43,16 @@ class Probe:
 def add_probes(
     proto: onnx.ModelProto, tensors: Iterable[str], careful: Iterable[str] = (), other_types: Collection[str] = ()
 ) -> dict[str, Probe]:
-    """Append ReduceMin, ReduceMax and ReduceSum, so that three numbers a tensor leave the graph, not its values.
+    """Append ReduceMin, ReduceMax and ReduceSum, so that the graph returns three numbers per tensor, not its values.
 
-    Without axes they reduce over everything in every opset. onnxruntime's CPU kernels take no float16: a Cast is put
-    before ``other_types``.
+    Without axes they reduce over everything in every opset. onnxruntime's CPU kernels do not support float16: a Cast is
+    inserted for ``other_types``.
 
     Args:
         proto: the model; changed.
         tensors: the float tensors to watch.
-        careful: those of them that hold NaN or infinities, which are to be left out, at the cost of more nodes.
-        other_types: those of them whose type may be other than float32.
+        careful: those with NaN or infinities, which are to be excluded, at the cost of more nodes.
+        other_types: those whose type may differ from float32.
     """
     careful = set(careful)
     nodes: list[onnx.NodeProto] = []
@@ -88,7 +88,7 @@ def check_tensors(model: Model, tensors: Sequence[str], facts: Facts) -> None:
     """Check that every tensor is a float tensor computed in the main graph, or one of its inputs.
 
     Raises:
-        RangesError: it does not exist, is a constant, or holds integers.
+        RangesError: one does not exist, is a constant, or is not float.
     """
     made = {t.name for node in model.graph.nodes for t in node.outputs if t.name}
     inputs = {t.name for t in model.graph.inputs}
@@ -110,10 +110,11 @@ def check_tensors(model: Model, tensors: Sequence[str], facts: Facts) -> None:
 
 
 def repeated_tensors(model: Model, tensors: Iterable[str]) -> set[str]:
-    """Those of ``tensors`` that no sample's values reach, only their shapes: a slice of a position table, say.
+    """Those of ``tensors`` that depend only on the samples' shapes, not their values, such as a slice of a position
+    table.
 
-    Such a tensor may be computed once a batch instead of once a sample, and then has to count as often as the batch
-    has samples, or else the ranges would depend on the batch size.
+    Such a tensor may be computed once per batch instead of once per sample, and then must be counted once for each
+    sample of the batch: otherwise the ranges would depend on the batch size.
     """
     reached = {t.name for t in model.graph.inputs}
     for node in model.graph.nodes:
@@ -128,10 +129,10 @@ def repeated_tensors(model: Model, tensors: Iterable[str]) -> set[str]:
 
 
 def bytes_per_sample(facts: Facts, tensors: Iterable[str]) -> dict[str, int]:
-    """Bytes of each tensor for the largest sample of any profile; 0 where shape inference cannot tell.
+    """Bytes of each tensor for the largest sample of any profile; 0 if shape inference cannot tell.
 
     Args:
-        facts: at the profiles that ``largest_samples`` returns.
+        facts: for the profiles that ``largest_samples`` returns.
         tensors: their names.
     """
     sizes = {}
@@ -143,13 +144,13 @@ def bytes_per_sample(facts: Facts, tensors: Iterable[str]) -> dict[str, int]:
 
 
 def small_tensors(model: Model, facts: Facts, data: CalibrationData, tensors: Iterable[str]) -> frozenset[str]:
-    """Those of ``tensors`` of which a sample takes ``SMALL_BYTES`` at most, in whatever shape it comes.
+    """Those of ``tensors`` that take at most ``SMALL_BYTES`` per sample, for samples of any shape.
 
     Args:
         model: the model.
-        facts: at the profiles that ``largest_samples`` returns.
-        data: says along which axis of an input its samples lie: where no profile tells how many share a batch, and all
-            else is known of the inputs, a first axis of unknown size is that of the samples.
+        facts: for the profiles that ``largest_samples`` returns.
+        data: gives the batch axis of each input: if no profile fixes the batch size, and all other dimensions of the
+            inputs are known, a first axis of unknown size is the batch axis.
         tensors: names of float32 tensors.
     """
     batched = all(
@@ -166,7 +167,7 @@ def small_tensors(model: Model, facts: Facts, data: CalibrationData, tensors: It
 
 
 def largest_samples(data: CalibrationData) -> Profiles:
-    """The largest shapes of each profile with one sample a batch."""
+    """The largest shapes of each profile with one sample per batch."""
     made = []
     for profile in data.profiles:
         shapes: dict[str, Extent] = {}
@@ -179,7 +180,7 @@ def largest_samples(data: CalibrationData) -> Profiles:
 
 
 def split_by_memory(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """The tensors in groups whose bytes for one sample stay under ``limit`` (a larger one is alone)."""
+    """The tensors in groups whose bytes for one sample stay below ``limit``; a larger tensor is a group of its own."""
     groups: list[list[str]] = [[]]
     room = limit
     for name, size in sizes.items():

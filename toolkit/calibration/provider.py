@@ -33,44 +33,45 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
 _PARTS, _LEAST_PART = 4, 16
-"""The ranges of 13 of 52 samples clipped the others so much that a helper seemed to cost 11 dB, where it wins 6."""
+"""Fewer are not enough: ranges from 13 of 52 samples clipped the others so much that a helper seemed to lose 11 dB,
+where it gains 6."""
 
 _OF_PART = "-part"
 KEPT_OF_PART = f"*{_OF_PART}.npz"
-"""The names of files in which collections of a part of the samples are kept."""
+"""The pattern of file names for collections from a part of the samples."""
 
 
 @dataclass
 class Calibrator:
-    """Collects statistics once and returns ranges by any method; use it as a Context's ``provider``.
+    """Collects statistics once and makes ranges from them by any method; use it as a Context's ``provider``.
 
     Example:
         >>> context = Context(provider=Calibrator(CalibrationData.open("digits.npz", model)))  # doctest: +SKIP
         >>> InsertQDQ()(model, context)                                                        # doctest: +SKIP
 
     Attributes:
-        data: the samples; None where ``collected`` replaces them, or ranges are given and nothing is calibrated.
+        data: the samples; None if ``collected`` replaces them, or if all ranges are given.
         method: minmax, entropy, percentile or mse.
         percentile: the percentile of that method, in percent.
         methods: another method for some tensors, by glob over their names.
-        weights: what each profile counts for in the histograms; 1 where not named.
+        weights: the weight of each profile in the histograms; 1 by default.
         batch: the most samples to run at once.
-        memory: bytes of tapped tensors that may be held at a time.
+        memory: most bytes of tapped tensors in memory.
         manual: amax set by hand, which overrides everything.
         given: ranges from a file.
         given_use: whether these ``override`` calibration or ``fill`` its gaps.
-        journal: where notes go; None for nowhere.
-        progress: told how many batches are done; None for nobody.
-        keep: where finished collections are looked up and stored, by the model's fingerprint; None keeps them in
-            memory. An unfinished one is stored beside them, so that a killed calibration resumes.
+        journal: receives notes; None for none.
+        progress: called with the number of batches done; None for no call.
+        keep: returns the file of a model's finished collection; None keeps collections in memory. An unfinished one is
+            stored beside it, so that a killed calibration resumes.
         device: cpu, or gpu: a float32 TensorRT engine, with statistics computed on the GPU.
-        tactic_sources: the kernel libraries that this engine may use; TensorRT's default where None.
+        tactic_sources: the kernel libraries that this engine may use; None for TensorRT's default.
         collected: statistics collected earlier, used instead of running the model.
-        profiles: the shape profiles, if there is no data that knows them.
-        extremes: whether to collect the extremes of tensors that need no histogram too, for float16's limits.
-        reuses: whether to skip a tensor that holds the same values as in another form of the model, which was
+        profiles: the shape profiles, if there is no ``data`` to give them.
+        extremes: whether to collect the extremes of tensors without a histogram too, to check float16's limits.
+        reuses: whether to skip a tensor with the same values as in another form of the model whose statistics were
             collected. Ranges may then differ in the last bits.
-        watches: whether to keep the forms of which statistics are collected, so that ``reuses`` can be set later.
+        watches: whether to keep the forms whose statistics are collected, so that ``reuses`` can be set later.
     """
 
     data: CalibrationData | None
@@ -100,18 +101,18 @@ class Calibrator:
 
     @property
     def calibrates(self) -> bool:
-        """Whether every tensor can get a range: there are samples, or statistics that were collected before."""
+        """Whether every tensor can get a range: there are samples, or statistics collected earlier."""
         return self.data is not None or self.collected is not None
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
-        """Ranges of every tensor that placement could want, and of ``tensors``, on the grid of ``dtype``.
+        """Ranges for ``dtype`` of every tensor that placement could need, and of ``tensors``.
 
-        Where there is nothing to calibrate with, the given ranges, whatever type they are for. What onnxruntime
-        cannot run, and what held no value in any sample, has none unless it is given.
+        Without calibration data, the given ranges, for any type. Tensors that onnxruntime cannot compute, or that had
+        no value in any sample, have no range unless it is given.
 
         Raises:
             DataError: a sample does not fit.
-            RangesError: a tensor set by hand does not exist, or no tensor that ranges are given for does.
+            RangesError: a tensor with a manual range does not exist, or none of the given ranges' tensors does.
         """
         with model.settled():
             return self._ranges(model, tensors, dtype)
@@ -153,10 +154,10 @@ class Calibrator:
         )
 
     def on_subset(self) -> Calibrator:
-        """The same calibration on a quarter of the samples, evenly spread: ranges, for a trial.
+        """The same calibration on a quarter of the samples, evenly spread, for trials.
 
-        What it collects is kept beside the rest, in files that ``KEPT_OF_PART`` matches: of use only to a
-        run that was interrupted. Returns itself where samples are few, or where a profile might be left without any.
+        Its collections are stored beside the others, in files that match ``KEPT_OF_PART``, and are useful only to
+        resume an interrupted run. Returns itself if there are few samples, or a profile might be left without any.
         """
         data, profiles = self.data, self.profiles
         several = profiles is not None and len(profiles) > 1
@@ -173,10 +174,10 @@ class Calibrator:
         )  # fmt: skip
 
     def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:
-        """Refuse what the model shows before it is run.
+        """Refuse settings that do not fit the model, before it is run.
 
         Raises:
-            RangesError: a tensor set by hand, or one that a method is given for, does not exist.
+            RangesError: a tensor with a manual range, or with its own method, does not exist.
         """
         from toolkit.calibration.methods import check_methods
 
@@ -199,7 +200,7 @@ class Calibrator:
         facts = model.facts()
         floats = {tensor.name for tensor in model.graph.inputs if facts.is_float(tensor.name)}
         first = next(self.data.samples(), None) if self.data is not None and any(collection.same.values()) else None
-        # most often nothing is wrong, and a walk over the graph is saved
+        # avoids a walk over the graph in the usual case
         used = used_inputs(model) if first is not None or unvaried_inputs(collection, floats) else None
         for unvaried in unvaried_inputs(collection, floats, first, used):
             self._note(unvaried)
@@ -213,7 +214,7 @@ class Calibrator:
         )
 
     def collect(self, model: Model, tensors: Sequence[str] | None = None) -> Collection:
-        """The statistics of this model's tensors, collected now or found again.
+        """The statistics of this model's tensors, collected now or loaded.
 
         Raises:
             DataError: a sample does not fit.
@@ -222,7 +223,7 @@ class Calibrator:
         taps, scalars = self.taps(model, tensors)
         own = self.collected is not None and self.collected.made_from.get("model") == model.fingerprint()
         if self.collected is not None and not own and self._served:
-            # a pass that tries another form of the model (equalize) needs statistics that were not collected
+            # a pass that changed the model needs statistics that were not collected
             self._note(Code.OTHER_COLLECTION())
         elif self.collected is not None:
             self.collected.require(model=model.fingerprint())
@@ -251,7 +252,7 @@ class Calibrator:
 
     @staticmethod
     def _kept(path: Path | None) -> Collection | None:
-        """A collection that an earlier run finished; a damaged one is no loss: it is collected again."""
+        """A collection that an earlier run finished; None if it is missing or damaged, to be collected again."""
         from toolkit.calibration.collection import Collection
 
         if path is not None and path.exists():
@@ -262,12 +263,12 @@ class Calibrator:
     def _collected(
         self, model: Model, taps: list[str], scalars: list[str], data: CalibrationData, path: Path | None
     ) -> Collection:
-        """Statistics of those tensors that held other values in the forms that were run before, with the known ones."""
+        """Statistics of tensors whose values differ from all earlier forms of the model, joined with the known ones."""
         from toolkit.calibration.collect import collect, tensors_digest
 
         known = self._same.known(model, taps, scalars, self.memory) if self.reuses else {}
         if known and path is not None:
-            # without reuse nothing joined from other forms, with their last bits, may be found
+            # without reuse, a collection joined from other forms must not be loaded: its last bits differ
             sources = sha256_json(sorted((name, one.made_from["model"]) for name, one in known.items()))
             path = path.with_name(f"{path.stem}-{sources[:20]}{path.suffix}")
             kept = self._kept(path)
@@ -288,7 +289,7 @@ class Calibrator:
                     batch=self.batch,
                     memory=self.memory,
                     progress=self.progress,
-                    # what is collected does not depend on the memory allowed, but how it is collected does
+                    # the memory limit affects how statistics are collected, not the result
                     checkpoint=path.with_name(f"{path.stem}-{self.memory or 0}.part") if path is not None else None,
                 )
             )
@@ -303,7 +304,7 @@ class Calibrator:
         return made
 
     def _on_gpu(self, model: Model, tensors: list[str], data: CalibrationData) -> Collection:
-        """Histograms of all tensors; their extremes are among what histograms hold."""
+        """Histograms of all tensors; these include the extremes."""
         from toolkit.calibration.gpu import collect_on_gpu
 
         return collect_on_gpu(
@@ -316,7 +317,7 @@ class Calibrator:
             self.journal.noted(what)
 
     def taps(self, model: Model, tensors: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
-        """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""
+        """Tensors that need a histogram, and tensors that need only extremes (to check float16's limits)."""
         facts = model.facts(self.data.profiles if self.data is not None else self.profiles)
         left = not_run(model)
         placement = place(model, facts, activation_matmul=True)
@@ -340,5 +341,5 @@ class Calibrator:
 
 
 def _linear(op: str) -> bool:
-    """Whether TensorRT keeps the result of this operator in registers until the activation after it is done."""
+    """Whether TensorRT fuses this operator with the following activation, so that its result is not stored."""
     return op in ("Conv", "ConvTranspose") or op in FOLDED

@@ -1,4 +1,4 @@
-"""How the inputs that a layer sums are correlated: a triangular factor of the mean of their products."""
+"""Correlations of a layer's inputs: a triangular factor of their second moments."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from toolkit.base.types import Array
 
 BLOCK = 128
-"""Inputs that are dealt with at a time."""
+"""Inputs per block."""
 _MORE_INPUTS = 3
-"""From so many times as many inputs as rows on, products of rows cost less than products of inputs."""
+"""With more than this many inputs per row, products of rows are cheaper than products of inputs."""
 
 
 class Factor(Protocol):
-    """The upper triangular U of moments = U U^T, and what errors of some inputs ask of those that follow."""
+    """The upper triangular U with moments = U U^T, and the corrections that errors require of later inputs."""
 
     def diagonal(self, begin: int, end: int) -> Array:
-        """The part of U for these inputs alone, float32 [groups, end - begin, end - begin]."""
+        """The block of U for these inputs, float32 [groups, end - begin, end - begin]."""
         ...
 
     def carried(self, begin: int, end: int) -> Array:
@@ -27,18 +27,18 @@ class Factor(Protocol):
         ...
 
     def take(self, begin: int, end: int, errors: Array) -> None:
-        """Take in the errors of these inputs' weights, float32 [groups, end - begin, out]."""
+        """Add the errors of these inputs' weights, float32 [groups, end - begin, out]."""
         ...
 
 
 class RelatedInputs:
-    """Samples of what a layer reads, its inputs in the order of their mean squares.
+    """Samples of a layer's input, with its channels in descending order of mean square.
 
     Args:
         rows: float32 [groups, rows, in].
 
     Attributes:
-        order: numbers of the inputs, the loudest first, [groups, in].
+        order: indices of the inputs, the largest mean square first, [groups, in].
         power: mean square of each input, in their original order, float64 [groups, in].
     """
 
@@ -51,8 +51,8 @@ class RelatedInputs:
         """The factor of the damped moments, for ``outs`` outputs.
 
         Args:
-            damping: how much of the inputs' mean power is added to that of each.
-            outs: how many outputs have errors.
+            damping: fraction of the inputs' mean power to add to the power of each.
+            outs: the number of outputs.
         """
         added = damping * np.maximum(self.power.mean(axis=1), 1e-12)
         count, width = self._rows.shape[1:]
@@ -65,13 +65,13 @@ class RelatedInputs:
     @cached_property
     def _ordered(self) -> Array:
         """The rows with their inputs in order, float32 [groups, rows, in]."""
-        # whole columns are moved: of many groups of few inputs that takes a tenth of the time
+        # moving whole columns takes a tenth of the time for many groups with few inputs
         columns = np.swapaxes(self._rows, 1, 2)[np.arange(len(self._rows))[:, None], self.order]
         return np.ascontiguousarray(np.swapaxes(columns, 1, 2))
 
     @cached_property
     def _reversed_moments(self) -> Array:
-        """The moments with the quietest input first, float32 [groups, in, in]."""
+        """The moments with the input of smallest mean square first, float32 [groups, in, in]."""
         found = np.swapaxes(self._rows, 1, 2) @ self._rows
         found /= max(self._rows.shape[1], 1)
         reverse, groups = self.order[:, ::-1], np.arange(len(self._rows))

@@ -1,7 +1,7 @@
-"""Tensors that hold the same values in several forms of a model: what one form's run collected holds for all.
+"""Tensors with the same values in several forms of a model, which can share statistics.
 
-A helper pass that is exact in float changes the values of a few tensors, and of the others the last bits. That is
-looked at, on a few samples, and not concluded from names: a tensor that was divided by channels keeps its name.
+A helper pass that is exact in float changes the values of a few tensors, and only the last bits of the others. This is
+checked on a few samples, not inferred from names: a tensor whose channels were divided keeps its name.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
 _SAMPLES, _AMONG = 2, 8
-"""The smallest of so many samples are looked at: where two forms differ does not depend on the size."""
+"""The smallest of this many samples are compared: where two forms differ does not depend on the size."""
 _SAME = 1e-4
-"""How far apart values may be, as a share of the tensor's largest or of its norm: 80 dB are lost in a histogram."""
+"""Largest relative difference of equal values, by the tensor's maximum or norm: 80 dB do not show in a histogram."""
 _LONG = 1 << 14
-"""A tensor's values are summed with random factors in pieces of this length, and their sums with others."""
+"""Length of the pieces in which values are summed with random factors, before the sums are summed with others."""
 
 
 @dataclass
@@ -49,9 +49,9 @@ class _RunForm:
 
 
 class SameValues:
-    """The forms of one model that statistics were collected from, and which of their tensors hold the same values.
+    """The forms of one model from which statistics were collected, and which of their tensors have the same values.
 
-    A model of which no other form is asked for is not looked at.
+    Values are compared only once a second form is requested.
     """
 
     def __init__(self) -> None:
@@ -59,13 +59,13 @@ class SameValues:
         self._data: CalibrationData | None = None
 
     def learn(self, model: Model, wanted: Sequence[str], data: CalibrationData, collection: Collection) -> None:
-        """Take in what was collected from a form of the model.
+        """Add the statistics of a form of the model.
 
         Args:
             model: the form; copied.
             wanted: the tensors in the collection.
-            data: the samples, the same for all forms; a few of them are looked at.
-            collection: not to be changed from here on.
+            data: the samples, the same for all forms; a few of them are compared.
+            collection: must not be changed afterwards.
         """
         self._data = self._data if self._data is not None else _smallest(data)
         if all(form.collection is not collection for form in self._forms):
@@ -74,13 +74,13 @@ class SameValues:
     def known(
         self, model: Model, taps: Sequence[str], scalars: Sequence[str], memory: int | None = None
     ) -> dict[str, Collection]:
-        """By tensor what was collected from another form where it holds the same values, the latest form first.
+        """By tensor, the collection of another form in which it has the same values; later forms take precedence.
 
         Args:
             model: a form of the model.
             taps: its tensors whose histograms are wanted.
-            scalars: the tensors of which the extremes are enough.
-            memory: bytes of tensors that may be held at a time; 192 MiB where None.
+            scalars: tensors that need only extremes.
+            memory: most bytes of tensors in memory; None for 192 MiB.
 
         Raises:
             DataError: a sample does not fit.
@@ -103,12 +103,12 @@ class SameValues:
 
 
 def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iterable[str]) -> Collection:
-    """What was collected from a form of a model, and what is known of its other tensors, as one collection.
+    """The statistics of a form of a model and known ones of its other tensors, as one collection.
 
     Args:
-        fresh: what was collected now, with its fingerprints; None where nothing had to be.
-        known: by tensor the collection of another form where it has the same values.
-        taps: the tensors whose histograms are wanted; of the others the extremes.
+        fresh: the statistics collected now, with fingerprints; None if none were needed.
+        known: by tensor, the collection of another form in which it has the same values.
+        taps: tensors that need histograms; the others need extremes.
     """
     first = fresh if fresh is not None else next(iter(known.values()))
     histograms = {group: dict(by_name) for group, by_name in fresh.histograms.items()} if fresh is not None else {}
@@ -134,7 +134,7 @@ def joined(fresh: Collection | None, known: Mapping[str, Collection], taps: Iter
 
 
 def _smallest(data: CalibrationData) -> CalibrationData:
-    """The smallest of some samples that are spread over all; those with an empty input, which tell nothing, last."""
+    """The smallest of some evenly spread samples; those with an empty input, which show nothing, last."""
     some = data.spread(_AMONG)
     sizes = [([value.nbytes for value in one.inputs.values()], one.index) for one in some.all_samples()]
     in_turn = sorted((sizes[place] for place in spread_indices(len(sizes))), key=lambda one: (0 in one[0], sum(one[0])))
@@ -174,7 +174,7 @@ def _sketch_of(values: Array, inner: Array, outer: Array) -> Array:
 
 
 def _alike(one: Array, other: Array) -> bool:
-    """Whether a tensor holds the same values, as far as its sketches tell; not where they are zeros or not finite."""
+    """Whether a tensor has the same values, according to sketches; False if these are zero or not finite."""
     if one.shape != other.shape or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return False
     largest, norm = np.abs(one[:, :2]).max(axis=1), one[:, 2]

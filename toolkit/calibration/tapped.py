@@ -1,4 +1,4 @@
-"""A model run batch by batch for the statistics of its inner tensors."""
+"""Running a model batch by batch to collect statistics of its inner tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from toolkit.graph.sessions.session import Session, session
 from toolkit.graph.shape_inference.facts import Facts
 
 ToCount = deque[tuple[Histogram, Array, int]]
-"""Histograms with values to add, and how often each counts."""
+"""Histograms, the values to add to each, and the values' weight."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class BatchStatistics:
 
 @dataclass(frozen=True)
 class Tapped:
-    """A model and the tensors that statistics are wanted of; can be sent to another process, see ``SharedWork``.
+    """A model and the tensors to collect statistics of; can be sent to another process, see ``SharedWork``.
 
     Attributes:
         model: the model.
-        taps: tensors that want a histogram.
-        scalars: tensors of which smallest and largest value are enough; these are found inside the graph.
-        small: scalars so small that their extremes are found here.
-        other_types: the scalars whose type may be other than float32.
-        repeated: the taps that may be computed once a batch, see ``repeated_tensors``.
+        taps: tensors that need a histogram.
+        scalars: tensors that need only extremes, which the graph computes.
+        small: scalars so small that their extremes are computed outside the graph.
+        other_types: scalars whose type may differ from float32.
+        repeated: taps that may be computed once per batch, see ``repeated_tensors``.
         bins: bins of a histogram.
-        threads: threads of onnxruntime within one operator; one a core where None.
-        memory: see ``memory_limit``; it holds for each process by itself.
+        threads: threads of onnxruntime within one operator; None for one per core.
+        memory: see ``memory_limit``; applies to each process separately.
     """
 
     model: LightModel
@@ -73,7 +73,7 @@ class Tapped:
         threads: int | None,
         small: frozenset[str] = frozenset(),
     ) -> Tapped:
-        """See the attributes; which of the ``scalars`` are ``small`` is found here; ``facts`` are those of the model.
+        """For the arguments see the attributes; ``facts`` are the model's, and determine which scalars are small.
 
         The model is not changed.
         """
@@ -101,7 +101,7 @@ class Tapped:
     def to_count(
         self, batch: Batch, values: Mapping[str, Array], weights: Mapping[str, int], into: Collection
     ) -> ToCount:
-        """What is to be added to the histograms of a collection for one batch."""
+        """The values of one batch to add to the histograms of a collection."""
         return deque(
             (into.histogram(batch.profiles, name, self.bins), values[name], weights.get(name, 1)) for name in self.taps
         )
@@ -113,8 +113,8 @@ class _Opened:
 
     Attributes:
         loaded: the session.
-        probes: by tensor what tells its extremes.
-        careful: the tensors of which only finite values are watched.
+        probes: by tensor, the outputs with its extremes.
+        careful: tensors of which only finite values count.
     """
 
     loaded: Session
@@ -122,7 +122,7 @@ class _Opened:
     careful: frozenset[str]
 
     def odd(self, values: Mapping[str, Array]) -> set[str]:
-        """The tensors that turn out to hold values that are not finite, or to overflow when summed."""
+        """The tensors that have values that are not finite, or that overflow when summed."""
         return {
             name
             for name, probe in self.probes.items()
@@ -147,7 +147,7 @@ class TappedSession:
 
     def _open(self) -> _Opened:
         own = self._tapped
-        # nobody else holds its message: a session of many nodes drops it
+        # nothing else refers to the message, so a large session can drop it
         prepared = own.model.copy()
         probes = add_probes(prepared.proto, own.scalars, self._careful, own.other_types) if own.scalars else {}
         outputs = [name for probe in probes.values() for name in (probe.low, probe.high, probe.check)]
@@ -156,7 +156,7 @@ class TappedSession:
         return _Opened(loaded, probes, frozenset(self._careful))
 
     def compute(self, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
-        """Run a batch: the values of its taps, and how often each tap computed once for all samples counts.
+        """Run a batch; returns the values of its taps, and the weight of taps that are computed once for all samples.
 
         The extremes of the other tensors go into the collection. Several threads may compute a batch each.
         """
@@ -164,7 +164,7 @@ class TappedSession:
         values = run_samples(batch, opened.loaded.run)
         odd = opened.odd(values)
         if odd:
-            # these hold infinities or NaN, or overflow when summed: watch their finite values from here on
+            # these have infinities or NaN, or overflow when summed: from now on count only their finite values
             with self._opening:
                 if not odd <= self._careful:
                     self._careful |= odd
@@ -193,10 +193,10 @@ class TappedSession:
 
 
 def _observe(name: str, values: Array, into: Collection) -> None:
-    """Take in the extremes of a tensor's finite values."""
+    """Add the extremes of a tensor's finite values."""
     if not values.size:
         return
-    # NaN and infinities come out of one or the other
+    # NaN and infinities show in one or the other
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         into.infinite.add(name)
@@ -208,12 +208,12 @@ def _observe(name: str, values: Array, into: Collection) -> None:
 
 
 def size_of(values: Mapping[str, Array]) -> int:
-    """Bytes of some tensors."""
+    """The bytes of tensors."""
     return sum(value.nbytes for value in values.values())
 
 
 def count(todo: ToCount) -> None:
-    """Take tensors from the list, which several threads may share, until it is empty."""
+    """Count tensors from a list, which several threads may share, until it is empty."""
     while True:
         try:
             histogram, values, weight = todo.popleft()

@@ -1,4 +1,4 @@
-"""Rounding the weights of a layer for the least error of its output rather than of each weight."""
+"""Rounding a layer's weights to minimize the error of its output rather than of each weight."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from toolkit.calibration.related_inputs import BLOCK, RelatedInputs
 from toolkit.placement.grid import limits_of, on_grid
 
 _TURN = 16
-"""Inputs whose errors are carried one by one; to those that follow by one product of matrices."""
+"""Inputs per block: within a block, errors are carried one input at a time; to later blocks, by one matrix product."""
 _LEAST_SCALE = 1e-38
-"""float32 does not hold the inverse of a smaller scale."""
+"""The smallest scale whose inverse float32 can represent."""
 _FACTORS = 20
-"""How many factors are tried, from 1 to a half."""
+"""The number of factors tried, from 1 to a half."""
 
 
 def round_for_output(
     weights: Array, scales: Array, inputs: RelatedInputs, precision: Precision, damping: float = 0.01
 ) -> Array:
-    """Round weights for the least error of a layer's output: one by one, the remaining ones making up for each error.
+    """Round weights to minimize the error of a layer's output: one by one, with the rest compensating for each error.
 
     Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023,
     algorithm 1, with the columns ordered by the mean squares of their inputs («act-order»). The moments of the inputs
@@ -33,15 +33,15 @@ def round_for_output(
         scales: float64 [groups, out, in], or [groups, out, 1].
         inputs: samples of the input, [groups, rows, in].
         precision: the quantized type.
-        damping: the share of the inputs' mean power that is added to the power of each. Few samples show correlations
-            between inputs that do not hold: the more damping, the less they count, and the nearer a weight stays to its
-            nearest level.
+        damping: the fraction of the inputs' mean power that is added to the power of each. With few samples, some
+            correlations between inputs are spurious: more damping reduces their effect, and weights stay closer to
+            their nearest level.
 
     Returns:
         float64 [groups, out, in]: values of the type, to be multiplied by the scales.
     """
     rows, factor = np.arange(len(weights))[:, None], inputs.factor(damping, weights.shape[1])
-    # [groups, in, out]: what is done with one input lies together
+    # [groups, in, out]: the weights of one input are contiguous
     whole = np.swapaxes(weights, 1, 2).astype(np.float32)[rows, inputs.order]
     found = np.empty_like(whole)
     steps = np.swapaxes(np.broadcast_to(scales, weights.shape), 1, 2).astype(np.float32)[rows, inputs.order]
@@ -69,7 +69,7 @@ def round_for_output(
 def _round_in_turn(
     whole: Array, steps: Array, upper: Array, carried: Array, found: Array, errors: Array, precision: Precision
 ) -> None:
-    """``round_in_turn`` for types whose values lie at unequal distances."""
+    """``round_in_turn`` for types whose values are not evenly spaced."""
     for at in range(whole.shape[1]):
         wanted = (whole[:, at] + carried[:, at] / upper[:, at, at, None]) / steps[:, at]
         found[:, at] = on_grid(wanted, precision)
@@ -78,7 +78,7 @@ def _round_in_turn(
 
 
 def scales_for_output(weights: Array, amax: Array, power: Array, precision: Precision) -> Array:
-    """The factor on each row's amax at which rounding it costs the output least, inputs taken as unrelated.
+    """The factor on each row's amax that minimizes the output error of rounding it, if inputs are uncorrelated.
 
     Args:
         weights: float64 [groups, out, in].
@@ -103,7 +103,7 @@ def scales_for_output(weights: Array, amax: Array, power: Array, precision: Prec
 
 
 def _squared_errors(weights: Array, inverse: Array, precision: Precision, squares: Array) -> None:
-    """The squares of what weights are off by once they are rounded, in steps, into ``squares``.
+    """Store the squared rounding errors of weights, in steps, in ``squares``.
 
     Args:
         weights: float32 [groups, out, in], contiguous.

@@ -12,28 +12,29 @@ from toolkit.placement.grid import on_grid
 METHODS = ("minmax", "mse", "output")
 _STEPS_PER_OCTAVE, _STEPS = 32, 64
 _AT_ONCE = 8 << 20
-"""Bytes of a weight whose channels are looked at at a time."""
+"""Most bytes of a weight's channels to process at once."""
 
 
 def weight_amax(
     values: Array, axis: int | None, method: str = "minmax", precision: Precision = Precision.INT8,
     block: int = 0,
 ) -> Array:  # fmt: skip
-    """The largest magnitude kept of every slice along ``axis``, by ``reach``.
+    """The largest magnitude kept of every slice along ``axis``; see ``reach``.
 
-    With ``mse``, and with ``output`` where no samples say better (see ``round_on_samples``), the amax is the one, of 65
-    from the largest magnitude two octaves down, at which quantizing the slice itself has the smallest squared error.
+    With ``mse``, and with ``output`` unless samples determine it (see ``round_on_samples``), it is the one of 65
+    candidates, from the largest magnitude down over two octaves, that quantizes the slice with the smallest squared
+    error.
 
     Args:
         values: weights of any float type.
         axis: the axis of the channels (Conv 0, ConvTranspose 1, MatMul the last); None for one amax in all.
         method: minmax, mse or output.
-        precision: what they are quantized to. A block of MXFP8 keeps its largest magnitude by any method, since its
-            scale is a power of two.
-        block: how many values along ``axis``, which it divides, share an amax; 0: a slice has one.
+        precision: the quantized type. A block of MXFP8 keeps its largest magnitude with any method, since its scale is
+            a power of two.
+        block: how many values along ``axis`` share an amax, a divisor of its size; 0: one per slice.
 
     Returns:
-        float32 [channels] ([1] without an axis), with ``block`` of the weights' rank; 0 where a slice is all zero.
+        float32 [channels], [1] without an axis or, with ``block``, the rank of the weights; 0 for an all-zero slice.
 
     Raises:
         RangesError: an unknown method, an axis that does not exist, or weights that are not finite.
@@ -46,7 +47,7 @@ def weight_amax(
             f"weights of shape {list(given.shape)} have no axis {axis}", remedy="give the axis of the output channels"
         )
     if axis is not None and not block and (parts := min(-(-given.nbytes // _AT_ONCE), given.shape[axis])) > 1:
-        # channels are independent of each other, and in rows or in float32 they are a copy
+        # channels are independent; as rows or in float32 they are a copy
         found = [weight_amax(part, axis, method, precision) for part in np.array_split(given, parts, axis)]
         return np.concatenate(found)
     wide = given.astype(np.float32, copy=False)
@@ -76,7 +77,7 @@ def weight_amax(
 def reach(values: Array, precision: Precision) -> Array:
     """The amax at which nothing along the last axis is clipped: max(largest, -smallest * max / -min of the type).
 
-    INT4 stores -8 to 7: where the largest magnitude is below 0 its steps are an eighth finer.
+    INT4 stores -8 to 7: if the largest magnitude is negative, its steps are an eighth finer.
     """
     return np.asarray(
         np.maximum(values.max(axis=-1), values.min(axis=-1) * values.dtype.type(precision.max / precision.min))
@@ -84,7 +85,7 @@ def reach(values: Array, precision: Precision) -> Array:
 
 
 def _least_error(rows: Array, amax: Array, precision: Precision) -> Array:
-    """Of nine parts of each row's largest magnitude, down to a half, the one at which rounding the row errs least."""
+    """Of nine fractions of each row's largest magnitude, from 1 to a half, the one with the smallest rounding error."""
     best, least = amax.copy(), np.full(len(rows), np.inf)
     for factor in np.linspace(1, 0.5, 9):
         scale = np.where(amax > 0, amax, 1.0)[:, None] * np.float32(factor / precision.max)
@@ -94,6 +95,6 @@ def _least_error(rows: Array, amax: Array, precision: Precision) -> Array:
 
 
 def in_blocks(values: Array, axis: int, block: int) -> Array:
-    """Values as [..., blocks, block]: what shares a scale lies together, the axis of the blocks after all others."""
+    """Values as [..., blocks, block], with values that share a scale contiguous."""
     moved = np.moveaxis(values, axis, -1)
     return moved.reshape(*moved.shape[:-1], -1, block)
