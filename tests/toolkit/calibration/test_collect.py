@@ -374,7 +374,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pyt
 
     with pytest.raises(KilledError):
         collect(CHAIN, TAPS, data_of(feeds([2, 3, 4])), checkpoint=path, progress=stop)
-    with pytest.raises(RangesError, match=r"another run, they differ in data"):
+    with pytest.raises(RangesError, match=r"another run, which differs in data"):
         collect(CHAIN, TAPS, data_of(feeds([2, 3, 5])), checkpoint=path)
     with pytest.raises(RangesError, match=r"they differ in tensors"):
         collect(CHAIN, TAPS[:2], data_of(feeds([2, 3, 4])), checkpoint=path)
@@ -431,7 +431,7 @@ def test_merging_what_does_not_belong_together() -> None:
     assert first.merge(part(3, 3)).missing_parts == ["2/3"]
     with pytest.raises(RangesError, match=r"part 1/3 is in both"):
         first.merge(part(1, 3))
-    with pytest.raises(RangesError, match=r"cut differently: 1/3, 2/2"):
+    with pytest.raises(RangesError, match=r"cut into different numbers of shards: 1/3, 2/2"):
         first.merge(part(2, 2))
     with pytest.raises(RangesError, match=r"differ in tensors"):
         first.merge(part(2, 3, taps=TAPS[:3]))
