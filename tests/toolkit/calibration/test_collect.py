@@ -376,7 +376,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pyt
         collect(CHAIN, TAPS, data_of(feeds([2, 3, 4])), checkpoint=path, progress=stop)
     with pytest.raises(RangesError, match=r"another run, which differs in data"):
         collect(CHAIN, TAPS, data_of(feeds([2, 3, 5])), checkpoint=path)
-    with pytest.raises(RangesError, match=r"they differ in tensors"):
+    with pytest.raises(RangesError, match=r"which differs in tensors"):
         collect(CHAIN, TAPS[:2], data_of(feeds([2, 3, 4])), checkpoint=path)
 
 
