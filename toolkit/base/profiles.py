@@ -35,9 +35,12 @@ class Extent:
                 )
 
     def holds(self, shape: Sequence[int], skip_axis: int | None = None) -> bool:
-        """Whether ``shape`` lies between min and max in every dimension but ``skip_axis``."""
+        """Whether ``shape`` lies between min and max in every dimension but ``skip_axis``, which may hold any number.
+
+        An empty one has to be allowed there too: no choice of a batch makes values of none.
+        """
         return len(shape) == len(self.min) and all(
-            axis == skip_axis or low <= size <= high
+            low <= size <= high or (axis == skip_axis and size > 0)
             for axis, (low, size, high) in enumerate(zip(self.min, shape, self.max))
         )
 

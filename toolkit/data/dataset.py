@@ -31,7 +31,7 @@ from toolkit.data.sample import (
     SampleFingerprint,
     axes_of,
     check_shared_dims,
-    fit_to_spec,
+    fit_to_specs,
     input_specs,
 )
 from toolkit.data.sources import Source, open_source
@@ -240,7 +240,7 @@ class CalibrationData:
     def _checked(self, index: int, origin: str, inputs: Mapping[str, Any], labels: dict[str, Array]) -> Sample:
         if self.labels and not labels:
             raise DataError("there are no labels", where=origin, remedy="add a 'label' array with a row per sample")
-        fitted = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self.specs.items()}
+        fitted = fit_to_specs(inputs, self.specs, origin)
         self._finite.check(fitted, origin)
         sample = Sample(fitted, index, origin, (), labels if self.labels else {})
         check_shared_dims(sample, self.specs)

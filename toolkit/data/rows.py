@@ -12,7 +12,7 @@ from toolkit.base.profiles import Shape
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.codes import DataCode
-from toolkit.data.sample import InputsAndLabels, Keep, Specs, axes_of, fit_to_spec, rows_of
+from toolkit.data.sample import InputsAndLabels, Keep, Specs, axes_of, fit_to_specs, rows_of
 from toolkit.data.sources import Feeds, Source
 from toolkit.graph.shape_inference.dimensions import may_be_batch
 
@@ -79,9 +79,10 @@ class RowsAsSamples:
     @property
     def together(self) -> bool:
         """Whether the rows of an item are one sample, as the nodes of a graph: an item of one row is one too then, and
-        nothing that it could be joined with others to. A few items are read to tell it, where they have not been, and
-        where these have one row each, the shapes of all, as far as they are known without reading once more; else
-        whether the model computes two of them together as it computes each.
+        nothing that it could be joined with others to. So is one whose inputs have unequal extents along the axis, as
+        of a past of several steps beside one token: the axis counts no samples. A few items are read to tell it, where
+        they have not been, and where these have one row each, the shapes of all, as far as they are known without
+        reading once more; else whether the model computes two of them together as it computes each.
         """
         self._settle()
         if self._undecided is not None and not self._joint and not self._searched:
@@ -96,6 +97,8 @@ class RowsAsSamples:
         It is found by the shapes of all. An item whose rows may be samples is refused when it is read.
         """
         for index, shapes in enumerate(self._source.shapes()):
+            if index >= _LOOKED and self._differ(shapes):
+                return True
             if index < _LOOKED or self._rows_in(shapes, []) == 1:
                 continue
             _, origin, (inputs, labels) = next(self._source.read(index.__eq__))
@@ -169,8 +172,8 @@ class RowsAsSamples:
             _, origin, (inputs, labels) = one
             single = self._count(inputs, labels) == 1
             singles += single
-            # a label says that they are one sample
-            self._joint |= single and self._rows(inputs) > 1
+            # a label says that they are one sample, or an axis counts something else
+            self._joint |= single and (self._rows(inputs) > 1 or self._differ(self._shapes_of(inputs)))
             if single and self._asks and len(self._unlike) < 2:
                 self._remember(inputs, origin)
             if single and not held:
@@ -187,7 +190,7 @@ class RowsAsSamples:
 
     def _remember(self, inputs: Mapping[str, Array], origin: str) -> None:
         """Keep an item of one row that is unlike the one that is kept, if any."""
-        whole = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self._specs.items()}
+        whole = fit_to_specs(inputs, self._specs, origin)
         if not self._unlike:
             self._unlike.append(whole)
             return
@@ -221,7 +224,19 @@ class RowsAsSamples:
 
     def _count(self, inputs: Mapping[str, Array], labels: Mapping[str, Array]) -> int:
         """How many samples an item may hold: its rows, where all that has an axis of samples has as many; else 1."""
-        return self._rows_in({name: inputs[name].shape for name in self._axes}, map(len, labels.values()))
+        return self._rows_in(self._shapes_of(inputs), map(len, labels.values()))
+
+    def _shapes_of(self, inputs: Mapping[str, Array]) -> dict[str, Shape]:
+        return {name: inputs[name].shape for name in self._axes}
+
+    def _differ(self, shapes: Mapping[str, Shape]) -> bool:
+        """Whether an item's inputs have unequal extents along what was taken for the axis of samples."""
+        extents = {
+            shape[axis]
+            for name, axis in self._axes.items()
+            if len(shape := shapes.get(name, ())) == len(self._specs[name].dims or ())
+        }
+        return len(extents) > 1
 
     def _rows_in(self, shapes: Mapping[str, Shape], labels: Iterable[int]) -> int:
         """``_count`` by the shapes of an item's inputs and the lengths of its labels."""
@@ -240,7 +255,7 @@ class RowsAsSamples:
 
         Empty where they are still equal then: a single repeated value does not show how the model mixes rows.
         """
-        whole = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self._specs.items()}
+        whole = fit_to_specs(inputs, self._specs, origin)
         first, *others = (rows_of(whole, self._axes, slice(i, i + 1)) for i in range(self._count(whole, {})))
         for other in (*others, moved(first, self._axes, 1)):
             if any(not np.array_equal(first[name], other[name]) for name in self._axes):

@@ -17,7 +17,7 @@ from toolkit.data.arrays import native
 from toolkit.graph.interface.channels import channels_read
 from toolkit.graph.interface.states import shapes_to_join
 from toolkit.graph.model import Model
-from toolkit.graph.shape_inference.dimensions import batch_axes, dim_of
+from toolkit.graph.shape_inference.dimensions import batch_axes, dim_of, is_batch_name, may_be_batch
 from toolkit.graph.surgery.tensors import onnx_type
 
 EVERYTHING = "default"
@@ -195,6 +195,35 @@ def _instead(strangers: Sequence[str], missing: Sequence[str], labelled: bool) -
     return "leave it out" if labelled else f"leave it out, or store it under '{LABELS[0]}' if it holds the labels"
 
 
+def fit_to_specs(values: Mapping[str, Any], specs: Specs, where: str) -> dict[str, Array]:
+    """The inputs of one sample, or of several together, each as an array of exactly its input's type.
+
+    An axis that is not named after samples may count something else, such as steps of a past or boxes, of which there
+    may be none: that it is empty means no sample only where the axes of all other inputs are empty too.
+
+    Args:
+        values: by input what the data holds of it.
+        specs: what the model declares of its inputs.
+        where: the place of the sample, for messages.
+
+    Raises:
+        DataError: an input does not fit, see ``fit_to_spec``; or an axis of samples is empty.
+    """
+    fitted = {name: fit_to_spec(values[name], spec, where) for name, spec in specs.items()}
+    joined = axes_of(specs)
+    none = bool(joined) and not any(fitted[name].shape[axis] for name, axis in joined.items())
+    for name, spec in specs.items():
+        axis, shape = spec.batch_axis, fitted[name].shape
+        if axis is None or shape[axis]:
+            continue
+        dim = spec.dims[axis] if spec.dims is not None else None
+        if is_batch_name(dim) or (none and may_be_batch(dim)):
+            raise DataError(
+                f"shape {list(shape)} holds no values", where=f"{where}, input '{name}'", remedy="remove the sample"
+            )
+    return fitted
+
+
 def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     """The value as an array of exactly the input's type, checked.
 
@@ -204,7 +233,7 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     too, as stacked samples are cut up.
 
     Raises:
-        DataError: wrong dtype, rank or fixed dimension, or an empty batch.
+        DataError: wrong dtype, rank or fixed dimension.
     """
     array = native(np.asarray(value))
     place = f"{where}, input '{spec.name}'"
@@ -233,8 +262,6 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
                     remedy=_channels_moved(array.shape, spec.dims) or _stacked(array.shape, axis, wanted) or remedy,
                 )
         _check_channels(array.shape, spec, place)
-    if spec.batch_axis is not None and not array.shape[spec.batch_axis]:
-        raise DataError(f"shape {list(array.shape)} holds no values", where=place, remedy="remove the sample")
     return _fit_dtype(array, spec, place)
 
 

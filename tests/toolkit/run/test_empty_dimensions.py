@@ -122,3 +122,92 @@ def test_empty_samples_share_batches_and_a_sample_without_rows_is_none(place):
         list(CalibrationData.open(nothing, model).samples())
     with pytest.raises(DataError, match="holds no values"):
         list(CalibrationData.open([{k: v[:0] for k, v in nothing[0].items()}], model).samples())
+
+
+STEPS = [0, 1, 2, 3] * 4
+
+
+def without_batch(inputs, axis=0):
+    """y = (past W joined to x U) V, along an axis that counts steps and no samples."""
+    proto = build(
+        [
+            node("MatMul", ["past", "w"], ["p"]),
+            node("MatMul", ["x", "u"], ["q"]),
+            node("Concat", ["p", "q"], ["k"], axis=axis),
+            node("Relu", ["k"], ["r"]),
+            node("MatMul", ["r", "v"], ["y"]),
+        ],
+        inputs, {"y": [*(None for _ in inputs["x"][:-1]), 8]},
+        {"w": normal(4, 8), "u": normal(4, 8, seed=1), "v": normal(8, 8, seed=2)},
+    )  # fmt: skip
+    return Model.from_proto(proto)
+
+
+def steps(*middle):
+    """Samples of one step, and of three where the past is empty; ``middle`` is their extent beside the steps."""
+    return [
+        {"x": normal(1 if length else 3, *middle, 4, seed=i), "past": normal(length, *middle, 4, seed=100 + i)}
+        for i, length in enumerate(STEPS)
+    ]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": ["t", 4], "past": ["s", 4]},
+        {"x": [None, 4], "past": [None, 4]},
+        {"x": ["s3", 4], "past": ["s77", 4]},
+        {"x": ["batch", 4], "past": [None, 4]},
+    ],
+    ids=["named", "unnamed", "made up", "batch elsewhere"],
+)
+def test_an_axis_that_counts_no_samples_may_be_empty(inputs):
+    samples = [one | {"x": one["x"][:1]} for one in steps()]
+    data = CalibrationData.open(samples, without_batch(inputs))
+    # samples of as many steps are not joined either: their steps would be taken for one sequence
+    assert [batch.inputs["past"].shape for batch in data.batches(8)] == [(length, 4) for length in STEPS]
+    assert not data.can_batch
+
+
+def test_an_empty_past_with_the_steps_first_shares_batches():
+    model = without_batch({"x": ["t", "n", 4], "past": ["s", "n", 4]})
+    shapes = [batch.inputs["past"].shape for batch in CalibrationData.open(steps(1), model).batches(8)]
+    assert shapes == [(0, 4, 4), (1, 4, 4), (2, 4, 4), (3, 4, 4)]
+
+
+def test_pasts_that_share_a_name_and_no_batch_may_be_empty():
+    proto = build(
+        [node("MatMul", ["k", "w"], ["a"]), node("MatMul", ["v", "w"], ["b"]), node("MatMul", ["x", "w"], ["c"]),
+         node("Add", ["a", "b"], ["ab"]), node("Concat", ["ab", "c"], ["y"], axis=0)],
+        {"x": ["s3", 4], "k": ["s77", 4], "v": ["s77", 4]}, {"y": [None, 8]}, {"w": normal(4, 8)},
+    )  # fmt: skip
+    samples = [{"x": normal(1, 4), "k": normal(length, 4), "v": normal(length, 4)} for length in STEPS]
+    assert len(list(CalibrationData.open(samples, Model.from_proto(proto)).samples())) == len(STEPS)
+
+
+@pytest.mark.parametrize("dim", ["batch", None])
+def test_no_samples_are_still_none(dim):
+    model = without_batch({"x": [dim, 4], "past": [dim, 4]})
+    with pytest.raises(DataError, match=r"'x': shape \[0, 4\] holds no values"):
+        list(CalibrationData.open([{"x": normal(0, 4), "past": normal(0, 4)}], model).samples())
+    named = without_batch({"x": ["batch", 4], "past": [None, 4]})
+    with pytest.raises(DataError, match=r"'x': shape \[0, 4\] holds no values"):
+        list(CalibrationData.open([{"x": normal(0, 4), "past": normal(2, 4)}], named).samples())
+
+
+def test_a_profile_has_to_allow_the_empty_axis(tmp_path):
+    model, samples = without_batch({"x": ["t", 4], "past": ["s", 4]}), steps()
+    model.save(tmp_path / "model.onnx")
+    extents = {"x": Extent((1, 4), (1, 4), (3, 4)), "past": Extent((1, 4), (2, 4), (3, 4))}
+    data = CalibrationData.open(samples, model, Profiles((ShapeProfile("all", extents),)))
+    with pytest.raises(DataError, match=r"'past' \[0, 4\] fits no profile"):
+        list(data.samples())
+    arrays = {f"{name}/{i:05d}": value for i, one in enumerate(samples) for name, value in one.items()}
+    np.savez(tmp_path / "data.npz", **arrays)
+    made = tmp_path / "made.toml"
+    assert invoke(["new", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "data.npz"), "--out", str(made)]) == 0
+    assert "shapes.past = { min = [0, 4], opt = [2, 4], max = [3, 4] }" in made.read_text()
+    made.write_text(made.read_text().replace('"auto"', '"none"'))
+    assert invoke(["run", str(made), "--out", str(tmp_path / "out")]) in (0, 1)
+    tensors = Ranges.load(tmp_path / "out" / "ranges.json").tensors
+    assert tensors["past"].samples == tensors["x"].samples > 0

@@ -76,7 +76,7 @@ def size_groups(shapes: Mapping[str, Dims], seen: Seen) -> list[Seen]:
 
 def _volumes(shapes: Mapping[str, Dims], seen: Seen) -> list[float]:
     """By sample the logarithm of the product of its dynamic sizes but the batch; empty where samples lack an input."""
-    axes = batch_axes(shapes)
+    axes = _joined(shapes, seen)
     if len({len(found) for found in seen.values()}) != 1 or any(
         len(one) != len(shapes.get(name, ())) for name, found in seen.items() for one in found
     ):
@@ -96,7 +96,7 @@ def two_sizes(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
     groups = size_groups(shapes, seen)
     if len(groups) == 1:
         return None
-    axes = batch_axes(shapes)
+    axes = _joined(shapes, seen)
     small, large = (profile_sizes(shapes, group) for group in groups)
     own = {
         _key(name, axis, dim): dim if dim is not None else f"{name}[{axis}]"
@@ -115,7 +115,7 @@ def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
 
     The batch is not among them: how many samples are stored together says nothing about it.
     """
-    sizes, axes = profile_sizes(shapes, seen), batch_axes(shapes)
+    sizes, axes = profile_sizes(shapes, seen), _joined(shapes, seen)
     found: dict[str, int] = {}
     inputs: dict[str, None] = {}
     for name, dims in shapes.items():
@@ -131,6 +131,14 @@ def fixed_by_samples(shapes: Mapping[str, Dims], seen: Seen) -> Finding | None:
     return ReportCode.NEW_SIZES_FIXED(dimensions=list(found), sizes=list(found.values()), inputs=list(inputs))
 
 
+def _joined(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, int]:
+    """The axes along which samples are joined; empty where one has unequal extents there: they count something else."""
+    axes = batch_axes(shapes)
+    columns = [[one[axis] for one in seen.get(name, ()) if len(one) > axis] for name, axis in axes.items()]
+    apart = any(len(set(row)) > 1 for row in zip(*columns)) and len(set(map(len, columns))) == 1
+    return {} if apart else axes
+
+
 def wrapped(text: str) -> list[str]:
     """A text as comment lines of a recipe."""
     return textwrap.wrap(text, 118, initial_indent="# ", subsequent_indent="# ")
@@ -138,7 +146,7 @@ def wrapped(text: str) -> list[str]:
 
 def one_sample(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, tuple[int, ...]]:
     """By input the shape of one sample: the first that was seen, or the opt shape that would be written for it."""
-    sizes, axes = profile_sizes(shapes, seen), batch_axes(shapes)
+    sizes, axes = profile_sizes(shapes, seen), _joined(shapes, seen)
     return {
         name: tuple(
             1 if axes.get(name) == axis else dim if isinstance(dim, int) else sizes[_key(name, axis, dim)][1]
@@ -159,7 +167,7 @@ def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -
         for axis, dim in enumerate(dims):
             if not isinstance(dim, int):
                 stands.setdefault(_key(name, axis, dim), []).append((name, axis))
-    axes = batch_axes(shapes)
+    axes = _joined(shapes, seen)
     whole = len(axes) == sum(bool(len(dims)) for dims in shapes.values())
     found: dict[SizeKey, Sizes] = {}
     batch = [key for key, places in stands.items() if any(axes.get(name) == axis for name, axis in places)]
