@@ -251,3 +251,79 @@ def test_pairs_and_random_numbers_inside_subgraphs_stay(place):
     model, journal = folded(proto)
     assert {"QuantizeLinear", "DequantizeLinear", "RandomNormal"} <= set(ops(model))
     assert not journal.of("changed") and not said(journal, Code.FOLDED)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_a_weight_that_takes_the_type_of_an_activation_is_a_constant(kind):
+    """Of the activation only the type is read, and that is known."""
+    wide = np.float64 if kind == TensorProto.FLOAT else np.float32
+    proto = build(
+        [node("Relu", ["x"], ["r"]), node("CastLike", ["w", "r"], ["c"]), node("Transpose", ["c"], ["t"]),
+         node("MatMul", ["r", "t"], ["y"])],
+        {"x": ["n", 4]}, {"y": ["n", 6]}, {"w": normal(6, 4).astype(wide)}, types={"x": kind, "y": kind},
+    )  # fmt: skip
+    x = normal(3, 4).astype(helper.tensor_dtype_to_np_dtype(kind))
+    model, journal = folded(proto)
+    assert ops(model) == {"Relu": 1, "MatMul": 1}
+    assert np.array_equal(run(proto, {"x": x})[0], run(model, {"x": x})[0])
+    assert {event.node for event in journal.of("changed") if event.what.code is Code.FOLDED} == {"c", "t"}
+    onnx.checker.check_model(model.to_proto(), full_check=True)
+
+
+def test_an_activation_that_takes_the_type_of_another_stays():
+    proto = build(
+        [node("Relu", ["x"], ["r"]), node("CastLike", ["x", "r"], ["c"]), node("Add", ["c", "w"], ["y"])],
+        {"x": ["n", 4]}, {"y": ["n", 4]}, {"w": normal(4)},
+    )  # fmt: skip
+    assert ops(folded(proto)[0]) == {"Relu": 1, "CastLike": 1, "Add": 1}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_weight_takes_a_type_inside_a_branch_as_well(inside):
+    cast = [node("CastLike", ["w", "x"], ["c"]), node("MatMul", ["x", "c"], ["t"])]
+    if inside:
+        then, other = (
+            models.subgraph(part, {out: None}) for part, out in ((cast, "t"), ([node("Neg", ["x"], ["e"])], "e"))
+        )
+        nodes, types = [models.switch("if", "yes", ["y"], then, other)], {"yes": TensorProto.BOOL}
+        inputs = {"x": [2, 4], "yes": []}
+    else:
+        nodes, types, inputs = [*cast, node("Neg", ["t"], ["y"])], {}, {"x": [2, 4]}
+    proto = build(nodes, inputs, {"y": None}, {"w": normal(4, 4).astype(np.float64)}, types=types)
+    model, journal = folded(proto)
+    assert "CastLike" not in {one.op for one, _ in model.walk()}
+    feeds = {"x": normal(2, 4), **({"yes": np.array(True)} if inside else {})}
+    assert np.array_equal(run(proto, feeds)[0], run(model, feeds)[0])
+    assert {event.node for event in journal.of("changed")} == {"c"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "k", "dtype"), [((3, 4), 0, None), ((3, 4), 1, TensorProto.INT64), ((4, 2), -1, None)]
+)
+def test_the_diagonal_of_a_known_shape_is_a_constant(shape, k, dtype):
+    attrs = {"k": k} | ({"dtype": dtype} if dtype is not None else {})
+    nodes = [node("Relu", ["x"], ["r"]), node("EyeLike", ["r"], ["e"], **attrs), node("Cast", ["e"], ["f"], to=1),
+             node("Mul", ["r", "f"], ["y"])]  # fmt: skip
+    proto = build(nodes, {"x": list(shape)}, {"y": list(shape)})
+    model, _ = folded(proto)
+    assert ops(model) == {"Relu": 1, "Mul": 1}
+    assert np.array_equal(run(proto, {"x": normal(*shape)})[0], run(model, {"x": normal(*shape)})[0])
+    open_shape = build(nodes, {"x": ["n", shape[1]]}, {"y": ["n", shape[1]]})
+    assert ops(folded(open_shape)[0])["EyeLike"] == 1
+    large, context = Model.from_proto(proto).copy(), Context()
+    FoldConstants(limit_mb=1e-6)(large, context)
+    assert ops(large)["EyeLike"] == 1
+    assert {event.node for event in context.journal.of("declined") if event.why.code is Code.LARGE} == {"e"}
+
+
+def test_what_fills_a_known_shape_is_a_constant_unless_it_is_drawn():
+    proto = build(
+        [node("Shape", ["x"], ["s"]), node("ConstantOfShape", ["s"], ["zeros"]), node("Size", ["x"], ["n"]),
+         node("CastLike", ["n", "x"], ["f"]), node("Add", ["zeros", "f"], ["all"]),
+         node("RandomUniformLike", ["x"], ["u"]), node("Mul", ["u", "none"], ["silent"]),
+         node("Add", ["x", "all"], ["sum"]), node("Add", ["sum", "silent"], ["y"])],
+        {"x": [2, 3]}, {"y": [2, 3]}, {"none": np.zeros(1, np.float32)},
+    )  # fmt: skip
+    model, _ = folded(proto)
+    assert ops(model) == {"RandomUniformLike": 1, "Mul": 1, "Add": 2}
+    assert np.array_equal(run(model, {"x": normal(2, 3)})[0], normal(2, 3) + 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ KeepNode = Callable[[gs.Node], bool]
 
 _NUMBERS = ("value", "value_float", "value_floats", "value_int", "value_ints")
 _NOT_TENSORS = ("Sequence", "SplitToSequence", "Optional")
+_OF_SHAPES = ("Shape", "Size", "EyeLike")
+"""Operators whose result is known from the shape and the type of what they read."""
 _SMALL = 1024
 
 
@@ -53,8 +56,9 @@ class Folded:
 def fold(model: Model, keep: KeepNode, limit: int) -> Folded:
     """Compute what depends on constants and known shapes alone, and put branches in the place of decided Ifs.
 
-    Constants are computed by onnxruntime. Nodes that hold a subgraph are not computed themselves, only what is in
-    them. Nodes that make an output of their graph stay; their inputs become constants.
+    Constants are computed by onnxruntime. Of a tensor that only lends its type (CastLike) or its shape (Shape, Size,
+    EyeLike) no values are needed, where that is known. Nodes that hold a subgraph are not computed themselves, only
+    what is in them. Nodes that make an output of their graph stay; their inputs become constants.
 
     Args:
         model: changed in place; it is topologically sorted. Nodes that are not needed any more stay in it, unread.
@@ -97,6 +101,7 @@ class _Folder:
         self.model, self.keep, self.limit = model, keep, limit
         self.folded = Folded()
         self.facts: Facts | None = None
+        self.makers: Counter[str] | None = None
         self.inliner: Inliner | None = None
         others = [one for one in model.graph.import_domains or () if one.domain not in ONNX_DOMAINS]
         self.opsets = [helper.make_opsetid("", model.opset), *others]
@@ -131,13 +136,15 @@ class _Folder:
     def _store_shapes(self, graph: gs.Graph) -> None:
         """Store shapes that are known, and the known part of others where only that is read, by Gather or Slice."""
         outputs = {id(tensor) for tensor in graph.outputs}
-        shapes = [node for node in graph.nodes if node.op in ("Shape", "Size") and node.outputs and not self.keep(node)]
-        if not shapes:
-            return
-        self.facts = self.facts if self.facts is not None else self.model.facts()
+        shapes = [node for node in graph.nodes if node.op in _OF_SHAPES and node.outputs and not self.keep(node)]
         for node in shapes:
-            whole = _shape(node.inputs[0], self.facts)
+            whole = _shape(node.inputs[0], self._known())
             if whole is None:
+                continue
+            if node.op == "EyeLike":
+                kind = node.attrs.get("dtype") or self._type(node.inputs[0])
+                if kind and min(whole) >= 0 and id(node.outputs[0]) not in outputs:
+                    self._store_eye(node, whole, np_dtype(int(kind)))
                 continue
             sizes = np.array(whole[int(node.attrs.get("start", 0)) : node.attrs.get("end")], np.int64)
             if (sizes >= 0).all():
@@ -150,6 +157,41 @@ class _Folder:
                 tensor = reader.outputs[0] if reader.outputs else None
                 if part is not None and tensor is not None and id(tensor) not in outputs and (part >= 0).all():
                     self._store(reader, tensor, part)
+
+    def _store_eye(self, node: gs.Node, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
+        if size > self.limit:
+            self.folded.large[node.name] = size
+            return
+        self._store(node, node.outputs[0], np.eye(shape[0], shape[1], int(node.attrs.get("k", 0))).astype(dtype))
+
+    def _known(self) -> Facts:
+        if self.facts is None:
+            self.facts = self.model.facts()
+        return self.facts
+
+    def _type(self, tensor: gs.Tensor) -> int | None:
+        """A tensor's type; None where it is not known, or two subgraphs have a tensor of its name."""
+        if isinstance(tensor, gs.Constant):
+            return onnx_type(tensor.dtype)
+        if self.makers is None:
+            self.makers = Counter(made.name for node, _ in self.model.walk() for made in node.outputs)
+        return self._known().types.get(tensor.name) if self.makers[tensor.name] <= 1 else None
+
+    def _operands(self, node: gs.Node) -> list[gs.Tensor]:
+        """The inputs whose values decide a node's result: not one that only lends its type."""
+        lends = node.op == "CastLike" and self._type(node.inputs[1]) is not None
+        return list(node.inputs[:1] if lends else node.inputs)
+
+    def _exported(self, node: gs.Node) -> onnx.NodeProto:
+        """A node that computes the same of its operands alone."""
+        proto = OnnxExporter.export_node(node)
+        kind = self._type(node.inputs[1]) if node.op == "CastLike" else None
+        if kind is not None:
+            proto.op_type = "Cast"
+            del proto.input[1:]
+            proto.attribute.append(helper.make_attribute("to", kind))
+        return proto
 
     def _store(self, node: gs.Node, tensor: gs.Tensor, value: Array) -> None:
         """Make a node's output a constant; the node stays, without that output."""
@@ -215,7 +257,7 @@ class _Folder:
         for node in graph.nodes:
             if node.op == "Constant" or node.name in self.folded.failed or not node.outputs:
                 continue
-            fixed = all(t.is_empty() or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs)
+            fixed = all(t.is_empty() or isinstance(t, gs.Constant) or id(t) in known for t in self._operands(node))
             tensors = not node.op.startswith(_NOT_TENSORS) and not bodies(node)
             if fixed and tensors and not any(id(t) in outputs for t in node.outputs) and not self.keep(node):
                 known.update(id(tensor) for tensor in node.outputs)
@@ -237,7 +279,8 @@ class _Folder:
         found: dict[str, Array] = {}
         for node in nodes:
             names = [tensor.name for tensor in node.outputs if not tensor.is_empty()]
-            if any(not isinstance(t, gs.Constant) and t.name not in found for t in node.inputs if not t.is_empty()):
+            read = [t for t in self._operands(node) if not t.is_empty()]
+            if any(not isinstance(t, gs.Constant) and t.name not in found for t in read):
                 continue
             try:
                 found.update(self._run([node], names, found))
@@ -252,11 +295,11 @@ class _Folder:
             QtoolError: it cannot compute one of them.
         """
         made = {tensor.name for node in nodes for tensor in node.outputs}
-        read = {tensor.name: tensor for node in nodes for tensor in node.inputs if not tensor.is_empty()}
+        read = {tensor.name: tensor for node in nodes for tensor in self._operands(node) if not tensor.is_empty()}
         given = {n: known[n] if n in known else values_of(tensor) for n, tensor in read.items() if n not in made}
         feeds = {name: value for name, value in given.items() if value.size > _SMALL}
         graph = helper.make_graph(
-            [OnnxExporter.export_node(node) for node in nodes],
+            [self._exported(node) for node in nodes],
             "constants",
             [helper.make_tensor_value_info(name, onnx_type(v.dtype), v.shape) for name, v in feeds.items()],
             [onnx.ValueInfoProto(name=name) for name in wanted],
