@@ -10,6 +10,7 @@ class DataCode(BaseCode):
 
     ROWS_APART = "rows-apart"
     ROWS_UNDECIDED = "rows-undecided"
+    LABELS_OF_SOME = "labels-of-some"
     OTHER_SAMPLES = "other-samples"
     UNSTEADY = "unsteady-samples"
     LOADER_CUT = "loader-cut"

@@ -17,6 +17,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.data.batch import Batch, Labels
+from toolkit.data.codes import DataCode
 from toolkit.data.counts import Counts
 from toolkit.data.faults import no_samples, refuse_none
 from toolkit.data.finite import FiniteValues
@@ -285,6 +286,18 @@ class CalibrationData:
         if keep is None and not self._keep:
             return len(self._source)
         return sum(map(self._accepts(keep), range(len(self._source))))
+
+    def labels_of_some(self, most: int | None = None) -> Finding | None:
+        """The finding that some samples have labels and others none; all or the first ``most`` are read, unchecked."""
+        having: dict[bool, list[str]] = {True: [], False: []}
+        for _, origin, (_, labels) in islice(self._source.read(self._accepts(None)), most):
+            having[bool(labels)].append(origin)
+        if not all(having.values()):
+            return None
+        labelled, samples = len(having[True]), sum(map(len, having.values()))
+        return DataCode.LABELS_OF_SOME(
+            labelled=labelled, samples=samples, labelled_at=having[True][0], without_at=having[False][0]
+        )
 
     def all_samples(self, keep: Keep | None = None) -> Iterator[Sample]:
         """Every sample as the source yields it, checked, those that fit no profile included."""

@@ -98,14 +98,25 @@ def new_evaluation(
     inputs = Inputs(Job(recipe, RunFolder.of(recipe.name, None)), model)
     watched = _watched(made, inputs)
     labelled = _labelled(model, own)
-    if labelled is None:
+    if isinstance(labelled, Finding):
+        if metric is not None:
+            raise DataError(
+                f"--metric {metric} needs labels of all samples, and {labelled.values['without_at']} has none",
+                where=str(own),
+                remedy="keep the labelled samples by themselves, and name them with --test",
+            )
+        made.warnings.append(labelled)
+        part = f"{labelled.values['labelled']} of {labelled.values['samples']} samples"
+        made.lines.append(f"# Only {part} have labels: the answers are compared with the float model's.")
+        _compared(made, inputs, watched)
+    elif labelled is None:
         _without_labels(made, inputs, own, metric, watched)
     elif metric is not None and ":" in metric:
         _metric(made, metric, fits=False)
         _usual_limit(made, metric)
     elif (found := _fitting(made, inputs, labelled, metric, watched)) is not None:
         name = found.fit.metric
-        if test is not None and data is not None and not holds_images(data) and _labelled(model, data) is None:
+        if test is not None and data is not None and not holds_images(data) and not _all_labelled(model, data):
             made.said.append(unlabelled(data.name, name, by_float=name in DISTANCES))
         _chosen(made, model, found, watched)
         _limit(made, name, found.value, len(labelled) if test is not None else max(1, len(labelled) // 5))
@@ -140,6 +151,11 @@ def _without_labels(
         )
     lacking = "Images have no labels" if holds_images(own) else "There are no labels"
     made.lines.append(f"# {lacking}: the answers are compared with the float model's.")
+    _compared(made, inputs, watched)
+
+
+def _compared(made: NewEvaluation, inputs: Inputs, watched: SeenModel | None) -> None:
+    """Compare with the float model, by the task."""
     if _of_images(inputs.job.recipe):
         made.decided(ReportCode.NEW_TASK_IN_RUN(), _OWN_LIMIT)
     else:
@@ -234,11 +250,17 @@ def _of_images(recipe: Recipe) -> bool:
     return any(map(holds_images, sources))
 
 
-def _labelled(model: Model, source: Path) -> CalibrationData | None:
-    """The samples with their labels; None where they have none."""
+def _all_labelled(model: Model, source: Path) -> bool:
+    return isinstance(_labelled(model, source), CalibrationData)
+
+
+def _labelled(model: Model, source: Path) -> CalibrationData | Finding | None:
+    """The samples with their labels; None where they have none, a finding where only some have."""
     if holds_images(source):
         return None
     found = CalibrationData.open(str(source.resolve()), model, labels=True)
+    if (some := found.labels_of_some()) is not None:
+        return some
     try:
         next(iter(found.samples()), None)
     except DataError:

@@ -297,7 +297,7 @@ def samples_unlike(inputs: Inputs) -> list[Finding]:
 
 
 def _unused_labels(inputs: Inputs, looked: ObservedTask) -> list[Finding]:
-    """Findings about labels that the recipe's samples have and no metric reads."""
+    """Findings about labels that the recipe's samples have, or some of them, and no metric reads."""
     from toolkit.evaluation.metric import label_of
     from toolkit.run.task.labels import all_finite, unused
     from toolkit.simulation.samples import with_labels
@@ -305,19 +305,35 @@ def _unused_labels(inputs: Inputs, looked: ObservedTask) -> list[Finding]:
     data, _ = inputs.evaluation_data(inputs.reference())
     labelled = with_labels(data) if data is not None else None
     if labelled is None or looked.seen is None:
-        return []
+        return [some] if (some := _labels_of_some(inputs, data)) is not None else []
     beside = zip(islice(looked.batches, _CHECKED), labelled.batches(1))
     answers = ((outputs, batch.labels or {}) for (_, outputs), batch in beside)
     samples: list[Sample] = []
     # a label that is no number may come late, and one of them is enough
-    for number, sample in enumerate(islice(labelled.samples(), _LABELS)):
-        finite = all_finite(label_of(sample.labels))
-        if number < _CHECKED or not finite:
-            samples.append(replace(sample, inputs={}))
-        if number >= _CHECKED and not finite:
-            break
+    try:
+        for number, sample in enumerate(islice(labelled.samples(), _LABELS)):
+            finite = all_finite(label_of(sample.labels))
+            if number < _CHECKED or not finite:
+                samples.append(replace(sample, inputs={}))
+            if number >= _CHECKED and not finite:
+                break
+    except DataError:
+        if (some := _labels_of_some(inputs, data)) is None:
+            raise
+        return [some]
     labels = looked.seen.labels_of([label_of(sample.labels) for sample in samples])
     return [unused(labels, samples, looked.seen, answers)]
+
+
+def _labels_of_some(inputs: Inputs, data: CalibrationData | None) -> Finding | None:
+    """``CalibrationData.labels_of_some``; pictures have no labels, and take long to read."""
+    from toolkit.data.images import holds_images
+
+    recipe = inputs.job.recipe
+    source = recipe.evaluation.data or recipe.calibration.data
+    if data is None or (source is not None and holds_images(recipe.resolve(source))):
+        return None
+    return data.labels_of_some(_LABELS)
 
 
 def metric_options(section: EvaluationSection, record: TaskRecord) -> MetricOptions:

@@ -208,6 +208,42 @@ def test_a_wrong_metric_is_refused_before_anything_is_written(place, capsys, met
     assert not (place / "made.toml").exists()
 
 
+@pytest.mark.parametrize("first", ["labelled", "unlabelled"])
+@pytest.mark.parametrize("option", ["--data", "--test"])
+def test_a_folder_of_which_a_part_is_labelled_is_said_to_be_so(place, capsys, monkeypatch, first, option):
+    """Nothing was said where the first file had no labels, and where it had some, new ended on the second."""
+    x, found = answers(place)
+    folder = place / "samples"
+    folder.mkdir()
+    labelled, bare = ("a.npz", "b.npz") if first == "labelled" else ("b.npz", "a.npz")
+    np.savez(folder / labelled, x=x, label=found["scores"].argmax(axis=1))
+    np.savez(folder / bare, x=normal(COUNT, 6))
+    for source in (folder, "."):
+        monkeypatch.chdir(folder)
+        section = made(place, *(() if option == "--data" else ("--data", place / "data.npz")), option, source)
+        printed = capsys.readouterr()
+        said = printed.out + printed.err
+        assert (section.metric, section.budget.min_unchanged) == (None, 0.99)
+        # check says it too, of the samples to measure on: all, or those held out
+        assert f"Only {COUNT} of {2 * COUNT} samples have labels" in said
+        assert said.count("samples have labels, as") == 2
+        assert f"{labelled}, sample 0, and others none" in said and "--test" in said
+        assert f"# Only {COUNT} of {2 * COUNT} samples have labels" in (place / "made.toml").read_text()
+    asked = ("new", str(place / "model.onnx"), option, str(folder), "--metric", "top1")
+    assert f"needs labels of all samples, and {folder / bare}, sample 0 has none" in complain(place, capsys, *asked)
+
+
+def test_a_folder_whose_files_are_all_labelled_has_a_metric(place, capsys, monkeypatch):
+    x, found = answers(place)
+    folder = place / "samples"
+    folder.mkdir()
+    for name in ("a.npz", "b.npz"):
+        np.savez(folder / name, x=x, label=found["scores"].argmax(axis=1))
+    monkeypatch.chdir(folder)
+    for source in (folder, "."):
+        assert made(place, "--data", source).metric == "top1"
+
+
 @pytest.mark.parametrize("data", ["--data", "--test"])
 def test_a_metric_without_labels_is_refused(place, capsys, data):
     said = complain(place, capsys, "new", str(place / "model.onnx"), data, str(place / "data.npz"), "--metric", "top1")

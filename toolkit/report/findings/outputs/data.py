@@ -101,6 +101,11 @@ DATA: Table = {
     DataCode.ROWS_APART: lambda items, rows, data: (
         f"{data} returns {count(rows, 'row')} in {items} batch{'es' if items > 1 else ''}: each row counts as a sample."
     ),
+    DataCode.LABELS_OF_SOME: (
+        "Only {labelled} of {samples} samples have labels, as {labelled_at}, and others none, as {without_at}: the "
+        "answers are compared with the float model's. To measure a metric, keep the labelled samples by themselves, "
+        "and name them as [evaluation] data (`qtool new --test`)."
+    ),
     DataCode.ROWS_UNDECIDED: lambda items, data: (
         f"Samples of {data} have several rows, all with the same values, which does not show whether each row is a "
         f"sample: each of its {count(items, 'item')} counts as one. Give samples with 1 row, or rows that differ."
