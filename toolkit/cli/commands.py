@@ -96,10 +96,12 @@ def new_recipe(
     from toolkit.base.errors import ModelError
     from toolkit.base.files import write_text
     from toolkit.base.reading import FileKind, reading
+    from toolkit.graph.files.onnx_file import refuse_recipe
     from toolkit.report.findings import sentence
     from toolkit.run.folder.guard import refuse_writing_over
     from toolkit.run.new.new_recipe import inputs_of, recipe_for
 
+    refuse_recipe(model)
     target = out if out is not None else Path(f"{model.stem}.toml")
     refuse_writing_over(inputs_of(model, data, test, ranges), target)
     if target.exists() and not force:

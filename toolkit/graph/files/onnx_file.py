@@ -14,10 +14,11 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from toolkit.base.errors import ModelError
+from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.files import atomic_path, write_parts
 from toolkit.base.mapped import map_file, release_pages, was_read
 from toolkit.base.reading import FileKind, open_regular, read_file, reading
+from toolkit.base.text import shell_word
 from toolkit.graph.files.external import LOCATION, read_external
 from toolkit.graph.files.proto_check import check_proto
 from toolkit.graph.files.scanned import without_values
@@ -35,6 +36,11 @@ ONNX = FileKind(
     limit=(1 << 31) - 1,
     smaller="export it again with its weights as external data, as onnx.save does with save_as_external_data=True",
 )
+_RECIPE = re.compile(rb"^[ \t]*(\[[ \t]*model[ \t]*\]|model[ \t]*[.=])", re.MULTILINE)
+"""How a recipe names its model: as a table, or in a line of its own."""
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+"""Bytes that no TOML has, and every message of ONNX."""
+_HEAD = 1 << 16
 _SCANNED = 32 << 20
 """Bytes of a file from which on it is not read whole."""
 _APART, _PAGE = 1024, 4096
@@ -69,6 +75,25 @@ def parse(path: Path) -> onnx.ModelProto:
     return _parsed(path)[0]
 
 
+def refuse_recipe(path: Path) -> None:
+    """Refuse a recipe where a model is wanted.
+
+    Raises:
+        ModelError: it is one; the message says what to run.
+    """
+    head = b""
+    with suppress(OSError, ValueError, QtoolError), open_regular(path) as stream:
+        head = stream.read(_HEAD)
+    if _RECIPE.search(head) and not _NO_TEXT.search(head):
+        misnamed = path.suffix.lower() == ".onnx"
+        run = "give it a name that ends in .toml to run it" if misnamed else f"run it: qtool run {shell_word(path)}"
+        raise ModelError(
+            "this is a recipe, not an ONNX model",
+            where=str(path),
+            remedy=f"{run}; where a model is wanted, name the one that it has under [model] path",
+        )
+
+
 def may_name_files(path: Path) -> bool:
     """Whether an ONNX file may name files with external data; not where the word for it is nowhere in a small file.
 
@@ -91,6 +116,7 @@ def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[Path, mmap.mmap]]:
     try:
         proto = onnx.load_model_from_string(content)
     except Exception as error:
+        refuse_recipe(path)
         raise ONNX.fault(path, "it cannot be parsed", "export the model again as ONNX") from error
     if not proto.graph.node:
         raise ModelError("the model has no nodes", where=str(path), remedy="export the model again")

@@ -259,3 +259,29 @@ def test_code_is_not_taken_for_a_file_that_is_missing(tmp_path, capsys, option):
     said = complain(tmp_path, capsys, "new", str(tmp_path / "model.onnx"), option, "own_data:samples")
     assert "own_data:samples: it names code, and no code is run to write a recipe" in said
     assert 'set data = "own_data:samples" in the recipe' in said
+
+
+@pytest.mark.parametrize(
+    "text", ['[model]\npath = "model.onnx"\n', '# mine\nmodel.path = "model.onnx"\n', "[ model ]\npath ="]
+)
+def test_a_recipe_in_place_of_a_model_is_called_one(place, capsys, monkeypatch, text):
+    """It was said to be no valid model, to be exported again; and without --out, to be about to be written over."""
+    monkeypatch.chdir(place)
+    (place / "mine.toml").write_text(text)
+    (place / "mine.onnx").write_text(text)
+    for words in ([], ["--out", "other.toml"]):
+        said = complain(place, capsys, "new", "mine.toml", *words)
+        assert said.startswith("qtool: mine.toml: this is a recipe, not an ONNX model. Run it: qtool run mine.toml; ")
+        # run would take it for a model, by its name
+        said = complain(place, capsys, "new", "mine.onnx", *words)
+        assert "this is a recipe, not an ONNX model. Give it a name that ends in .toml to run it" in said
+    (place / "nested.toml").write_text('[model]\npath = "mine.toml"\n[engine]\nbackend = "none"\n')
+    assert "mine.toml: this is a recipe, not an ONNX model" in complain(place, capsys, "check", "nested.toml")
+    assert (place / "mine.toml").read_text() == text and not (place / "other.toml").exists()
+
+
+@pytest.mark.parametrize("content", [b"model of mine", b"\n\x09model.abc\x12\x01[model]\n", b"weights = 1\n"])
+def test_what_is_no_recipe_either_is_no_valid_model(place, capsys, content):
+    (place / "broken.onnx").write_bytes(content)
+    said = complain(place, capsys, "new", str(place / "broken.onnx"), "--out", str(place / "other.toml"))
+    assert "this is not a valid ONNX model" in said or "the model has no nodes" in said
