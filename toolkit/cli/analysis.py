@@ -46,7 +46,8 @@ def bisect(
     min_sqnr_db: Annotated[float | None, typer.Option(help="Passes if every output has this SQNR.")] = None,
     min_agreement: Annotated[float | None, typer.Option(help="Passes if top-1 agreement is at least this.")] = None,
     command: Annotated[
-        str | None, typer.Option(help="Passes if this command exits 0; {model} is the model.onnx that a run writes.")
+        str | None,
+        typer.Option(help="Passes if this command exits 0; {model} is the model.onnx that a run writes, {{x}} is {x}."),
     ] = None,
     reads: Annotated[
         list[Path] | None,

@@ -27,6 +27,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.report.fragments import keep_fragment
 from toolkit.run.analysis.bisect_engine import EngineCheck
 from toolkit.run.analysis.command_needs import command_needs
+from toolkit.run.analysis.command_words import command_words, refuse_unknown_names
 from toolkit.run.analysis.quantizing import QuantizingRecipe, Samples, quantizing
 from toolkit.run.job import Job
 from toolkit.run.keys.pass_code import pass_code
@@ -64,7 +65,8 @@ class Question:
 
     Attributes:
         limits: an answer passes if it keeps these.
-        command: an answer passes if this command exits 0; ``{model}`` in it is the ONNX file's path.
+        command: an answer passes if this command exits 0; ``{model}`` in it is the ONNX file's path, which else
+            follows it.
         reads: files and folders that the command reads. Where none are named, it is not known what its verdicts depend
             on, and it is run again each time.
         on: what is checked: ``simulation`` or ``engine``.
@@ -124,6 +126,7 @@ class Question:
             ) from error
         if not words:
             raise QtoolError("--command is empty", remedy="give the command that judges a model")
+        refuse_unknown_names(command)
         for name, value in vars(self.limits).items():
             if value is not None:
                 option = f"--{name.replace('_', '-')}"
@@ -365,9 +368,7 @@ class _CommandCheck:
         assert isinstance(bench, EngineBench)
         lowered, _ = bench.lowered(model, context.plan, context.known_ranges)
         path = save_for(bench.builder, bench.settings, lowered, self.ready.hidden / "bisect.onnx")
-        words = [word.replace("{model}", str(path)) for word in shlex.split(self.command)]
-        if "{model}" not in self.command:
-            words.append(str(path))
+        words = command_words(self.command, path)
         try:
             return subprocess.run(words, capture_output=True, check=False).returncode == 0
         except OSError as error:
