@@ -98,7 +98,7 @@ def measure_accuracy(
     if json:
         emit(found.to_json())
     else:
-        print_accuracy_again(run.report, found.accuracy, found.device, found.why, make_console())
+        print_accuracy_again(run.report, found.accuracy, found.device, found.why, make_console(), found.changed)
     return found.exit_status
 
 

@@ -89,6 +89,7 @@ class ReportCode(BaseCode):
     EXPORT_WIDENED = "report-export-widened"
     EXPORT_REFUSED = "report-export-refused"
     SETTING_GIVEN = "report-setting-given"
+    OTHER_SAMPLES_BY_NOW = "report-other-samples-by-now"
     FOLDER_OF_ANOTHER = "report-folder-of-another"
     RUNS_ALIKE = "report-runs-alike"
     RUNS_DIFFER = "report-runs-differ"

@@ -22,7 +22,12 @@ _SLOWEST = 20
 
 
 def print_accuracy_again(
-    report: Report, accuracy: Accuracy | None, device: DeviceInfo | None, why: Finding | None, console: Console
+    report: Report,
+    accuracy: Accuracy | None,
+    device: DeviceInfo | None,
+    why: Finding | None,
+    console: Console,
+    changed: Finding | None = None,
 ) -> None:
     """The verdict and the figures.
 
@@ -32,12 +37,15 @@ def print_accuracy_again(
         device: the engine's results.
         why: why the engine was not run.
         console: where to.
+        changed: that the samples are not the run's own any more.
     """
     found = verdict(accuracy, device)
     said = headline(report.layers, accuracy, device)
     console.print(plain_text(said, STYLES[found]))
     if why is not None:
         console.print(plain_text(f"The engine was not run: {sentence(why)}"))
+    if changed is not None:
+        console.print(plain_text(f"Warning: {sentence(changed)}"))
     if accuracy is not None:
         print_accuracy(console, accuracy, found == "doubtful")
     if device is not None:

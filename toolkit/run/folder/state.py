@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import write_json
+from toolkit.base.files import sha256_file, write_json
 from toolkit.base.reading import own_json
 from toolkit.base.schema import FileSchema
 from toolkit.contract.findings import Finding
@@ -39,6 +39,7 @@ class RunState(FileSchema):
     Attributes:
         recipe: the file of the recipe that ran here last; empty for one that was made in Python.
         place: the same, from the folder: both may have been moved together.
+        digest: SHA-256 of its text then; empty for one that was made in Python.
         model: the file of its model.
         before: the recipe whose results were here when this one started; empty once its own report exists.
         unfinished: the run under way, or the one that failed or was killed.
@@ -47,6 +48,7 @@ class RunState(FileSchema):
 
     recipe: str = ""
     place: str = ""
+    digest: str = ""
     model: str = ""
     before: str = ""
     unfinished: Unfinished | None = None
@@ -60,11 +62,16 @@ class RunState(FileSchema):
         return cls()
 
     def recipe_file(self, folder: Path) -> Path | None:
-        """The file of the recipe that ran in ``folder``; None for one that was made in Python."""
-        near = folder / self.place
-        if self.place and near.is_file():
-            return near.resolve()
-        return Path(self.recipe) if self.recipe else None
+        """The file of the recipe that ran in ``folder``; None for one that was made in Python.
+
+        A folder that was moved alone may lie beside another recipe, which is taken for it only if its own is gone, as
+        where both were moved and it was edited since.
+        """
+        near, own = folder / self.place, Path(self.recipe) if self.recipe else None
+        if not self.place or not near.is_file():
+            return own
+        moved_alone = own is not None and own.is_file() and bool(self.digest) and _digest(near) != self.digest
+        return own if moved_alone else near.resolve()
 
     def save(self, folder: Path) -> None:
         """Write it atomically."""
@@ -94,7 +101,8 @@ def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path
     state = RunState.load(folder)
     file = str(recipe.resolve()) if recipe is not None else ""
     place = os.path.relpath(file, folder.resolve()) if file else ""
-    own = state.model_copy(update={"recipe": file, "place": place, "model": str(model)})
+    digest = _digest(recipe) if recipe is not None else ""
+    own = state.model_copy(update={"recipe": file, "place": place, "digest": digest, "model": str(model)})
     # a recipe that was moved with its results is not another one
     gone = bool(state.recipe) and not Path(state.recipe).is_file()
     same = state.recipe == own.recipe and (bool(own.recipe) or state.model == own.model)
@@ -108,6 +116,13 @@ def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path
         )
     own.before = before if another else own.before
     return state, own
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a recipe's file; empty where it cannot be read."""
+    with suppress(OSError):
+        return sha256_file(file)
+    return ""
 
 
 def mark_report(folder: Path, unfinished: Unfinished) -> None:

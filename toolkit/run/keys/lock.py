@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -102,9 +103,19 @@ class LockInfo(FileSchema):
 
 def not_as_locked(inputs: Inputs) -> list[Finding]:
     """A finding that what a lock file's recipe reads is not what the run read that left the lock file."""
-    known = inputs.job.recipe.locked
-    files = [what for name, what in _FILES.items() if name in known and known[name] != _FINGERPRINTS[name](inputs)]
+    files = [_FILES[name] for name in changed_since(inputs, inputs.job.recipe.locked, tuple(_FILES))]
     return [DataCode.NOT_AS_LOCKED(files=files)] if files else []
+
+
+def changed_since(inputs: Inputs, known: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Of what a run read, by the names of fingerprints, what is different by now; an unknown fingerprint says nothing.
+
+    Args:
+        inputs: what the recipe reads now.
+        known: the run's fingerprints, by name.
+        names: those to compare.
+    """
+    return [name for name in names if name in known and known[name] != _FINGERPRINTS[name](inputs)]
 
 
 def read_lock(path: Path, base: Path | None = None) -> tuple[Recipe, LockInfo]:

@@ -281,13 +281,14 @@ def _checked(run: FinishedRun, model: Model) -> dict[str, Any]:
     """Figures of what onnxruntime computes with its default optimizations, compared with what the pairs say.
 
     Raises:
-        QtoolError: it refuses the model, or computes something else.
+        QtoolError: it refuses the model, or computes something else; or the float model is not the run's any more.
     """
     from toolkit.evaluation.comparison.counterparts import counterparts, run_on
     from toolkit.evaluation.evaluate import defaults_fault, outputs_of
     from toolkit.graph.sessions.session import session
 
     with reachable(run.job):
+        run.require_same_model()
         reference, (data, made_up) = run.inputs.reference(), _samples(run)
         floats = session(reference)
         named = counterparts(reference, model, floats.outputs)

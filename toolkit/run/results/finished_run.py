@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.schema.report import Report
 from toolkit.run.folder.guard import require_run_folder
@@ -16,7 +18,7 @@ from toolkit.run.folder.run_folder import RunFolder
 from toolkit.run.folder.state import RunState, unfinished_note
 from toolkit.run.inputs.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.keys.lock import LockInfo, read_lock
+from toolkit.run.keys.lock import LockInfo, changed_since, read_lock
 from toolkit.run.keys.step import Record, Step
 from toolkit.run.recipe.recipe import Recipe
 from toolkit.run.steps.compare import CompareRecord, CompareStep
@@ -100,6 +102,27 @@ class FinishedRun:
     def compare(self) -> CompareRecord | None:
         """The unquantized model's engines; None where the recipe asks for none."""
         return self._left(CompareStep(self.inputs, self.passes)) if self.recipe.engine.compare else None
+
+    def require_same_model(self) -> None:
+        """Refuse where the float model, or its weights, have changed since: everything is compared with its outputs.
+
+        Raises:
+            DataError: they have, or the folder lies beside another recipe by now, which has another model.
+        """
+        changed = changed_since(self.inputs, self.lock.fingerprints, ("model", "external_data"))
+        if changed:
+            raise DataError(
+                f"the float model {'was' if 'model' in changed else 'has weights that were'} changed since the run",
+                where=str(self.job.model_path),
+                remedy="run the recipe again, or restore the model as it was",
+            )
+
+    def other_samples(self) -> Finding | None:
+        """A finding that the samples to measure on are not the run's own any more; None where they are."""
+        name = "evaluation_data" if self.recipe.evaluation.data is not None else "calibration_data"
+        if not changed_since(self.inputs, self.lock.fingerprints, (name,)):
+            return None
+        return ReportCode.OTHER_SAMPLES_BY_NOW(data=self.recipe.evaluation.data or str(self.recipe.calibration.data))
 
     def _left(self, step: Step[R]) -> R:
         """The record of a step.

@@ -11,6 +11,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.metrics.table import task_of
 from toolkit.report.codes import ReportCode
 from toolkit.report.conclusions.verdict import verdict
+from toolkit.report.findings import sentence
 from toolkit.report.schema.accuracy import Accuracy
 from toolkit.report.schema.report import DeviceInfo, Verdict
 from toolkit.run.checks.device import refusal
@@ -38,6 +39,7 @@ class MeasuredAgain:
         accuracy: of model.onnx in onnxruntime; None where the engine was run.
         device: of the engine on the GPU; None where it was not run.
         why: why it was not run, where the choice was left open.
+        changed: that the samples are not the run's own any more; None where they are, or others were named.
     """
 
     run: Path
@@ -45,6 +47,7 @@ class MeasuredAgain:
     accuracy: Accuracy | None = None
     device: DeviceInfo | None = None
     why: Finding | None = None
+    changed: Finding | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -64,6 +67,7 @@ class MeasuredAgain:
         return {
             "run": str(self.run), "data": self.data, "verdict": self.verdict, "accuracy": accuracy, "device": device,
             "exit_status": self.exit_status,
+            "warnings": [sentence(self.changed)] if self.changed is not None else [],
         }  # fmt: skip
 
 
@@ -97,18 +101,19 @@ def remeasure_accuracy(
     section.layer_samples = 1
     with reachable(job):
         preflight(job)
-        _same_model(run)
+        run.require_same_model()
+        changed = run.other_samples() if data is None else None
         why = _not_on_engine(run, on)
         task = run.task if data is None and metric is None else TaskStep(run.inputs).run()
         source = str(section.data or run.recipe.calibration.data or "the recipe's samples")
         if why is None:
             record = DeviceStep(run.inputs, task, run.engine).run()
-            return MeasuredAgain(run.folder, source, device=device_of(record, section.budget, task))
+            return MeasuredAgain(run.folder, source, device=device_of(record, section.budget, task), changed=changed)
         found = EvaluationStep(run.inputs, task, run.passes, run.lowering).run()
         if found.found is None:
             raise DataError("there is no sample to measure on", where=str(run.folder), remedy="give --data")
         judged = accuracy_of(found.found, section.budget, held_out=found.held_out, random=found.random, task=task)
-        return MeasuredAgain(run.folder, source, judged, why=why if on == "auto" else None)
+        return MeasuredAgain(run.folder, source, judged, why=why if on == "auto" else None, changed=changed)
 
 
 def judge_by(recipe: Recipe, metric: str, task: str) -> None:
@@ -125,16 +130,6 @@ def judge_by(recipe: Recipe, metric: str, task: str) -> None:
         section.blank = section.space = section.threshold = None
     recipe.override("--metric", "evaluation", "metric", metric)
     section.budget = BudgetSection()
-
-
-def _same_model(run: FinishedRun) -> None:
-    """Refuse where the float model has changed since: everything is compared with its outputs."""
-    if run.inputs.prints.of(run.job.model_path) != run.lock.fingerprints.get("model"):
-        raise DataError(
-            "the float model was changed since the run",
-            where=str(run.job.model_path),
-            remedy="run the recipe again, or restore the model as it was",
-        )
 
 
 def _not_on_engine(run: FinishedRun, on: On) -> Finding | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
+import onnx
 import pytest
 
 from tests.conftest import normal, said
-from tests.toolkit.conftest import complain, rewrite
+from tests.toolkit.conftest import complain, model, rewrite
 from toolkit import Journal, Recipe, run
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
@@ -202,3 +204,76 @@ def test_recipes_made_in_python_are_told_apart_by_their_models(two):
     run(made("a"))
     with pytest.raises(QtoolError, match="--out"):
         run(made("b"))
+
+
+# ---------------------------------------------------------------- a run folder that was moved beside another recipe
+
+
+@pytest.fixture
+def beside(two):
+    """The run folder of a/recipe.toml in b/, where another recipe, model and data have the same names."""
+    assert invoke(["run", "a/recipe.toml", "--out", "a/run"]) == 0
+    proto = model()
+    proto.doc_string = "another"
+    onnx.save(proto, "b/model.onnx")
+    np.savez("b/data.npz", x=normal(12, 3, 4, 4, seed=5) * 100)
+    recipe = two / "b" / "recipe.toml"
+    recipe.write_text(
+        recipe.read_text().replace('use = "insert_qdq"', 'use = "keep_precision"\nprecision = "fp16"\nops = ["Conv"]')
+    )
+    (two / "a" / "run").rename(two / "b" / "run")
+    return two
+
+
+def test_a_folder_that_was_moved_alone_reads_what_its_own_run_read(beside, capsys):
+    folder = beside / "b" / "run"
+    before = Report.load(folder / "report.json")
+    capsys.readouterr()
+    assert invoke(["accuracy", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"]["outputs"] == before.accuracy.model_dump(mode="json")["outputs"]
+    assert found["warnings"] == []
+    assert Recipe.load(folder / "recipe.lock.toml").folder == beside / "a"
+    assert invoke(["compare", str(folder), str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["verdict"] == before.summary.verdict
+
+
+def test_the_recipe_beside_it_does_all_anew_and_says_whose_folder_it_was(beside):
+    old = Report.load(beside / "b" / "run" / "report.json")
+    shared = run(beside / "b" / "recipe.toml", beside / "b" / "run")
+    alone = run(beside / "b" / "recipe.toml", beside / "alone")
+    journal = Journal.from_jsonl((shared.folder / "journal.jsonl").read_text())
+    (values,) = said(journal, ReportCode.FOLDER_OF_ANOTHER)
+    assert values["recipe"] == str(beside / "a" / "recipe.toml")
+    assert {layer.asked_precision for layer in old.layers} != {layer.asked_precision for layer in alone.report.layers}
+    assert shared.report.layers == alone.report.layers
+    assert shared.report.accuracy.outputs == alone.report.accuracy.outputs
+    assert (shared.folder / "model.onnx").read_bytes() == (alone.folder / "model.onnx").read_bytes()
+
+
+def test_where_its_own_recipe_is_gone_nothing_of_the_other_is_measured_in_silence(beside, capsys):
+    """The recipe beside it may be its own, moved and edited since: then its files decide."""
+    folder = beside / "b" / "run"
+    shutil.rmtree(beside / "a")
+    assert "the float model was changed since the run" in complain(beside, capsys, "accuracy", str(folder))
+    onnx.save(model(), "b/model.onnx")
+    capsys.readouterr()
+    assert invoke(["accuracy", str(folder), "--json"]) in (0, 1)
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert warning.startswith("data.npz does not hold the samples of the run any more")
+    assert invoke(["accuracy", str(folder)]) in (0, 1)
+    assert f"Warning: {warning}" in " ".join(capsys.readouterr().out.split())
+    assert invoke(["accuracy", str(folder), "--data", "b/data.npz", "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+
+
+def test_results_that_resume_are_not_another_recipes(beside, monkeypatch):
+    """A run that is stopped in a folder of another recipe's goes on where it was, with its own results."""
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineStep, "run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(beside / "b" / "recipe.toml", beside / "b" / "run")
+    shared = run(beside / "b" / "recipe.toml", beside / "b" / "run")
+    alone = run(beside / "b" / "recipe.toml", beside / "alone")
+    assert shared.report.layers == alone.report.layers
+    assert shared.report.accuracy.outputs == alone.report.accuracy.outputs

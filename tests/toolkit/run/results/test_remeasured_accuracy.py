@@ -107,3 +107,12 @@ def test_a_lock_file_is_the_recipe_as_it_ran(ran):
     own = FinishedRun.of(ran).recipe
     assert recipe.as_key() == own.as_key() and own.folder == ran.parent
     assert lock.backend == "none" and len(lock.fingerprints["model"]) == 64
+
+
+def test_what_is_exported_is_not_held_against_another_float_model(ran, capsys):
+    assert invoke(["export", str(ran), "--to", "onnxruntime", "--out", str(ran.parent / "first")]) == 0
+    model = ran.parent / "model.onnx"
+    model.write_bytes(model.read_bytes() + b"\x72\x00")
+    capsys.readouterr()
+    assert invoke(["export", str(ran), "--to", "onnxruntime", "--out", str(ran.parent / "second")]) == 2
+    assert "the float model was changed since the run" in capsys.readouterr().err

@@ -39,6 +39,9 @@ FOLDER: Table = {
         "Out of date: a later measurement of this recipe began and has not finished. Measure again."
     ),
     ReportCode.FILE_OF_UNFINISHED: _of_unfinished,
+    ReportCode.OTHER_SAMPLES_BY_NOW: (
+        "{data} does not hold the samples of the run any more, so its figures and these are of different samples."
+    ),
     ReportCode.FOLDER_OF_ANOTHER: (
         "This folder held the results of another recipe, {recipe}. "
         "Its results are reused only where all that they depend on is the same."
