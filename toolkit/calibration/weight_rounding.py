@@ -6,7 +6,6 @@ import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.calibration.kernels_rounding import round_in_turn, squared_rounding_errors
 from toolkit.calibration.related_inputs import BLOCK, RelatedInputs
 from toolkit.placement.grid import limits_of, on_grid
 
@@ -40,6 +39,8 @@ def round_for_output(
     Returns:
         float64 [groups, out, in]: values of the type, to be multiplied by the scales.
     """
+    from toolkit.calibration.kernels_rounding import round_in_turn
+
     rows, factor = np.arange(len(weights))[:, None], inputs.factor(damping, weights.shape[1])
     # [groups, in, out]: the weights of one input are contiguous
     whole = np.swapaxes(weights, 1, 2).astype(np.float32)[rows, inputs.order]
@@ -112,6 +113,8 @@ def _squared_errors(weights: Array, inverse: Array, precision: Precision, square
         squares: float32 [groups, out, in], contiguous.
     """
     if precision.integer:
+        from toolkit.calibration.kernels_rounding import squared_rounding_errors
+
         rows = weights.shape[0] * weights.shape[1], weights.shape[2]
         low, high = map(np.float32, limits_of(precision))
         squared_rounding_errors(weights.reshape(rows), inverse.reshape(-1), low, high, squares.reshape(rows))

@@ -13,7 +13,6 @@ from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.runnable import not_run
 from toolkit.graph.sessions.side_by_side import run_side_by_side
-from toolkit.simulation.window_kernel import take_windows
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -90,6 +89,8 @@ def _vectors(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
 
 def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, random: np.random.Generator) -> Array:
     """What a convolution multiplies with its weights at some places of its output."""
+    from toolkit.simulation.window_kernel import take_windows
+
     attrs: dict[str, Any] = node.attrs
     spatial = len(shape) - 2
     steps, gaps = (attrs.get(word, [1] * spatial) for word in ("strides", "dilations"))
