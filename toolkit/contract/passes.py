@@ -180,12 +180,13 @@ class Pass(BaseModel):
             elif self.role is Role.QUANTIZE:
                 note_all_paired(title, model, context, quantized, islice(context.journal, events_before, None))
         before.refuse_new_signature(title, model)
-        before.refuse_new_shapes(title, model, context)
         try:
             self._check(model, before.typed)
             before.refuse_new_scales(model)
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
+        # shapes can be inferred of a sound graph alone
+        before.refuse_new_shapes(title, model, context)
         self._refuse_lost_names(model, context, requests_before)
         self._note_pairs(model, context, requests_before)
         before.note_unknown_operators(title, model, context)

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto, helper
 
+from passes.fold_constants import FoldConstants
 from passes.keep_precision import KeepPrecision
 from tests.conftest import build, node, normal
 from toolkit import Context, Model, Pass, Recipe, keep_float, run, sentence, session
@@ -260,6 +261,29 @@ def test_a_batch_that_a_pass_fixes_is_an_error_where_samples_run_in_batches(tmp_
         assert run(recipe, tmp_path / "out").report.accuracy.samples == 12
         return
     with pytest.raises(PassError, match=f"left {said}, along which samples are run one by one and in batches"):
+        run(recipe, tmp_path / "out")
+
+
+class Bypasses(Pass):
+    """Bypasses the last node and leaves it in the graph, with an output gone."""
+
+    def apply(self, model, context):
+        """Let the node before it make the output."""
+        last = model.nodes[-1]
+        made = last.outputs[0]
+        last.outputs.clear()
+        model.graph.nodes.append(gs.Node("Identity", "instead", inputs=[model.graph.inputs[0]], outputs=[made]))
+
+
+def test_a_broken_graph_of_a_batched_model_is_blamed_on_the_pass_that_broke_it(tmp_path):
+    layer().save(tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=normal(12, 8, seed=1))
+    recipe = Recipe.build(
+        "broken", model={"path": tmp_path / "model.onnx"}, passes=[FoldConstants(), Bypasses()],
+        calibration={"data": str(tmp_path / "data.npz")}, engine={"backend": "none"},
+    )  # fmt: skip
+    # its shapes, which are compared for the batch, cannot be inferred either
+    with pytest.raises(PassError, match=r"pass 'bypasses' broke the graph: .*after fold_constants"):
         run(recipe, tmp_path / "out")
 
 
