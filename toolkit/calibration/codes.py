@@ -1,4 +1,4 @@
-"""Codes of findings about nodes that calibration makes."""
+"""Codes of findings about nodes and given ranges that calibration makes."""
 
 from __future__ import annotations
 
@@ -10,3 +10,9 @@ class PhaseCode(BaseCode):
 
     COARSE = "phase-coarse"
     MAKES_IT = "phase-maker"
+
+
+class RangeCode(BaseCode):
+    """What becomes of ranges that are given."""
+
+    BY_HAND_UNUSED = "range-by-hand-unused"

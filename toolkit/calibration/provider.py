@@ -15,6 +15,8 @@ from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
 from toolkit.base.text import count
 from toolkit.calibration.amax import DEFAULT
+from toolkit.calibration.codes import RangeCode
+from toolkit.calibration.reshaped import with_reshaped
 from toolkit.calibration.same_values import SameValues, joined
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -57,8 +59,8 @@ class Calibrator:
         weights: the weight of each profile in the histograms; 1 by default.
         batch: the most samples to run at once.
         memory: most bytes of tapped tensors in memory.
-        manual: amax set by hand, which overrides everything.
-        given: ranges from a file.
+        manual: amax set by hand; overrides everything, including calibrated ranges of the same values in another shape.
+        given: ranges from a file; where they override calibrated ones, they do so in other shapes too.
         given_use: whether these ``override`` calibration or ``fill`` its gaps.
         journal: receives notes; None for none.
         progress: called with the number of batches done; None for no call.
@@ -130,9 +132,10 @@ class Calibrator:
             for one in said:
                 self._note(one)
             override = self.given_use == "override"
-            ranges.tensors |= {name: one for name, one in found.items() if override or name not in ranges.tensors}
+            told = with_reshaped(model, found) if override and self.calibrates else found
+            ranges.tensors |= {name: one for name, one in told.items() if override or name not in ranges.tensors}
             ranges.observed = ranges.observed or dict(self.given.observed)
-        for name, amax in self.manual.items():
+        for name, amax in self._by_hand(model).items():
             ranges.tensors[name] = Range(float(amax), "manual")
         left = not_run(model)
         for name in tensors or ():
@@ -191,6 +194,21 @@ class Calibrator:
                 )
         if self.methods and self.calibrates and self.collected is None:
             check_methods(self.taps(model, tensors)[0], self.method, self.methods)
+        if self.manual and self.calibrates and tensors is not None:
+            self._note_unused(model, tensors)
+
+    def _by_hand(self, model: Model) -> Mapping[str, float]:
+        """The ranges set by hand; where others would be calibrated, of the same values in other shapes too."""
+        return with_reshaped(model, self.manual) if self.calibrates else self.manual
+
+    def _note_unused(self, model: Model, tensors: Sequence[str]) -> None:
+        """Note the ranges set by hand that no Q/DQ pair of the model could use."""
+        used = {*self.taps(model, tensors)[0], *tensors}
+        used |= {node.inputs[0].name for node in model.nodes if node.op == QUANTIZE}
+        told = with_reshaped(model, dict.fromkeys(used, True))
+        unused = [name for name in self.manual if name not in told]
+        if unused:
+            self._note(RangeCode.BY_HAND_UNUSED(tensors=unused))
 
     def _calibrated(self, model: Model, tensors: Sequence[str] | None, dtype: Precision) -> Ranges:
         from toolkit.calibration.diagnosis import unvaried_inputs

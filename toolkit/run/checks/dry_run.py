@@ -11,6 +11,7 @@ from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
 from toolkit.base.progress import Progress, silent
 from toolkit.base.text import count, samples_by_profile
+from toolkit.calibration.codes import RangeCode
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.order import OrderCode
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 _QUIET = (Code.COMPLETE, Code.DEAD)
 """What is noted of single nodes, or of ranges that are placeholders here."""
 _LOUD = (
-    Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED,
+    Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, RangeCode.BY_HAND_UNUSED, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
+    Code.DRY_RUN_ENDED,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
     EvaluationCode.OTHER_THRESHOLD, EvaluationCode.LABELS_IN_OTHER_UNIT,
     EvaluationCode.FLOAT_MODEL_USELESS, EvaluationCode.SAYS_LITTLE,

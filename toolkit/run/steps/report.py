@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from toolkit.base.files import write_text
 from toolkit.base.profiles import Profiles
 from toolkit.base.versions import code_fingerprint, versions
+from toolkit.calibration.codes import RangeCode
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.order import OrderCode
@@ -47,8 +48,9 @@ from toolkit.run.task.task import TaskRecord
 
 _WARNING = {
     Code.UNLIKE_SCALES, Code.EMPTY_PROFILE, Code.FEW_SAMPLES, Code.UNVARIED_SAMPLES, Code.QUANTIZED_SOURCE,
-    Code.CLAMPS_UNSURE, Code.STRIP_NOT_MEASURED, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN,
-    Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE, Code.NO_QUANTIZED_WEIGHTS,
+    Code.CLAMPS_UNSURE, Code.STRIP_NOT_MEASURED, Code.RANGES_MISSING, RangeCode.BY_HAND_UNUSED,
+    Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.RANDOM_SOURCE, Code.STRIP_FAR, PlacementCode.SHARED_UNLIKE,
+    Code.NO_QUANTIZED_WEIGHTS,
     OrderCode.AFTER_PAIRS, OrderCode.ALL_PAIRED, OrderCode.REQUESTS_LOST,
     DataCode.OPT_UNLIKE_NAME, Code.FOREIGN_OPERATOR,
     Code.SKIPPED, Code.PADDED, Code.CROPPED, Code.CUT,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
+from toolkit.contract.ranges import GIVEN
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.comparison.outcome import Outcome
 from toolkit.search.budget.racing import plan_key
@@ -51,9 +52,12 @@ def methods_of(simulation: Simulation, amax: Mapping[str, float]) -> dict[str, s
 
 
 def _proposed(simulation: Simulation, tensor: str) -> dict[str, float]:
-    """By method the amax that calibration noted for a tensor, and the one that costs its readers' outputs least."""
+    """By method the amax that calibration noted for a tensor, and the one that costs its readers' outputs least.
+
+    A range that was given is not put to question.
+    """
     entry = simulation.ranges.tensors.get(tensor)
-    if entry is None:
+    if entry is None or entry.method in GIVEN:
         return {}
     given = {method: float(amax) for method, amax in entry.diagnosis.get("amax", {}).items()}
     readers = {node.name for node in simulation.switches.tensors[tensor].outputs if node.inputs[0].name == tensor}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.base.text import count
+from toolkit.calibration.codes import RangeCode
 from toolkit.contract.findings import Code
 from toolkit.data.codes import DataCode
 from toolkit.report.findings.table import Table
@@ -142,6 +143,12 @@ DATA: Table = {
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
     Code.RANGES_OF_NO_TENSOR: lambda tensors, of: (
         f"{len(tensors)} of the {count(of, 'range')} given belong to no tensor of the model: {quoted(tensors)}."
+    ),
+    RangeCode.BY_HAND_UNUSED: lambda tensors: (
+        f"The {'range' if len(tensors) == 1 else 'ranges'} that [calibration] manual sets for {quoted(tensors)} "
+        f"{'has' if len(tensors) == 1 else 'have'} no effect: no layer that can be quantized reads "
+        f"{'that tensor' if len(tensors) == 1 else 'these tensors'}. Set those of the tensors that such layers read: "
+        "report.json lists each layer's inputs."
     ),
     Code.CACHE_WITHOUT_RANGE: lambda tensors: (
         f"The calibration cache has NaN instead of a range for {quoted(tensors)}: TensorRT found none."

@@ -1,0 +1,43 @@
+"""Tensors that hold the same values in another shape, order or float type: what is known of one holds for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import onnx_graphsurgeon as gs
+
+from toolkit.graph.model import Model
+from toolkit.graph.proto.nodes import ONNX_DOMAINS
+from toolkit.graph.surgery.tensors import FLOAT_TYPES
+
+_RESHAPERS = frozenset({"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
+
+_Known = TypeVar("_Known")
+
+
+def with_reshaped(model: Model, known: Mapping[str, _Known]) -> dict[str, _Known]:
+    """What is known of tensors, and of those that nodes make of them, or they of those, without a change of values.
+
+    Args:
+        model: the graph; tensors of its main graph are looked at.
+        known: by tensor; one that is in it keeps what is known of itself.
+    """
+    found = dict(known)
+    if not found:
+        return found
+    links = [(node.inputs[0].name, node.outputs[0].name) for node in model.nodes if _keeps_values(node)]
+    # back to the first of each chain, and from there to all of its branches
+    for source, made in reversed(links):
+        if made in found:
+            found.setdefault(source, found[made])
+    for source, made in links:
+        if source in found:
+            found.setdefault(made, found[source])
+    return found
+
+
+def _keeps_values(node: gs.Node) -> bool:
+    if (node.domain or "") not in ONNX_DOMAINS or not node.inputs or not node.outputs:
+        return False
+    return node.op in _RESHAPERS or (node.op == "Cast" and node.attrs.get("to") in FLOAT_TYPES)
