@@ -139,27 +139,22 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON atomically, a line for each entry, as it is made; see ``json_lines``."""
-    parts = chain(_parts(content), ["\n"])
+    """Write JSON atomically, one line per entry, while it is produced; see ``json_parts``."""
+    parts = chain(json_parts(content), ["\n"])
     write_parts(Path(path), (some.encode("utf-8") for some in iter(lambda: "".join(islice(parts, _AT_ONCE)), "")))
 
 
-def json_lines(content: Any) -> str:
-    """JSON in which every entry of the outer two levels has a line: whole layers, ranges and requests.
+def json_parts(content: Any) -> Iterator[str]:
+    """The text of JSON with one line per entry of the outer two levels, such as a layer, a range or a request.
 
     Python writes deeper indentation thirty times slower, and a large model has a million lines of it.
 
     Args:
-        content: what is to be written. An iterator in the outer two levels is written as a list, each entry made in
-            its turn.
+        content: the value. Iterators in the outer two levels are written as lists, entry by entry.
 
     Raises:
-        ValueError: NaN or an infinity is in it.
+        ValueError: it contains NaN or an infinity.
     """
-    return "".join(_parts(content))
-
-
-def _parts(content: Any) -> Iterator[str]:
     return _indented(content, json_encoder(), "\n", 2)
 
 

@@ -204,7 +204,7 @@ class Collection:
         counts = {of for _, of in (*parts, *others)}
         if len(counts) > 1:
             raise RangesError(
-                f"the parts are cut into different numbers of shards: {', '.join(_spell(p) for p in (*parts, *others))}",
+                f"the parts are cut into unequal numbers of shards: {', '.join(_spell(p) for p in (*parts, *others))}",
                 remedy="collect all parts with the same number of shards",
             )
         result = Collection()

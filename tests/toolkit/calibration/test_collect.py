@@ -431,7 +431,7 @@ def test_merging_what_does_not_belong_together() -> None:
     assert first.merge(part(3, 3)).missing_parts == ["2/3"]
     with pytest.raises(RangesError, match=r"part 1/3 is in both"):
         first.merge(part(1, 3))
-    with pytest.raises(RangesError, match=r"cut into different numbers of shards: 1/3, 2/2"):
+    with pytest.raises(RangesError, match=r"cut into unequal numbers of shards: 1/3, 2/2"):
         first.merge(part(2, 2))
     with pytest.raises(RangesError, match=r"differ in tensors"):
         first.merge(part(2, 3, taps=TAPS[:3]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,13 +109,7 @@ def trtexec(order: BuildOrder) -> CommandLine:
             f"trtexec of TensorRT {order.version} builds one profile, and this run has {len(order.profiles)}",
             remedy="use --to polygraphy, which takes several",
         )
-    settings = order.settings
-    words = ["trtexec", f"--onnx={MODEL}", f"--saveEngine={ENGINE}", "--skipInference"]
-    for number, profile in enumerate(order.profiles):
-        words += [f"--profile={number}"] if len(order.profiles) > 1 else []
-        for which in ("min", "opt", "max"):
-            shapes = (f"{_quoted(name)}:{_by_x(getattr(e, which))}" for name, e in profile.shapes.items())
-            words.append(f"--{which}Shapes={','.join(shapes)}")
+    words = ["trtexec", f"--onnx={MODEL}", f"--saveEngine={ENGINE}", "--skipInference", *_trtexec_shapes(order)]
     unsaid: list[str] = []
     if order.weak:
         words += [f"--{word}" for word in order.flags]
@@ -124,7 +118,24 @@ def trtexec(order: BuildOrder) -> CommandLine:
         words += [f"--calib={CACHE}"] if order.calibrated else []
     elif order.major < 11:
         words.append("--stronglyTyped")
-    words += [] if settings.get("tf32", True) else ["--noTF32"]
+    words += _trtexec_settings(order.settings)
+    words += [f"--timingCacheFile={TIMING}"] if order.timed else []
+    words += ["--decomposableAttentions=*"] if order.attention else []
+    return CommandLine(words, unsaid=unsaid)
+
+
+def _trtexec_shapes(order: BuildOrder) -> Iterator[str]:
+    for number, profile in enumerate(order.profiles):
+        if len(order.profiles) > 1:
+            yield f"--profile={number}"
+        for which in ("min", "opt", "max"):
+            shapes = (f"{_quoted(name)}:{_by_x(getattr(e, which))}" for name, e in profile.shapes.items())
+            yield f"--{which}Shapes={','.join(shapes)}"
+
+
+def _trtexec_settings(settings: Mapping[str, Any]) -> list[str]:
+    """The options for the settings of ``[engine]`` that differ from TensorRT's defaults."""
+    words = [] if settings.get("tf32", True) else ["--noTF32"]
     if settings.get("workspace"):
         words.append(f"--memPoolSize=workspace:{settings['workspace'] / (1 << 20):g}M")
     for key, option in (("optimization_level", "builderOptimizationLevel"), ("avg_timing_iterations", "avgTiming")):
@@ -137,9 +148,7 @@ def trtexec(order: BuildOrder) -> CommandLine:
     words += ["--sparsity=enable"] if settings.get("sparse_weights") else []
     words += ["--versionCompatible"] if settings.get("version_compatible") else []
     words += ["--hardwareCompatibilityLevel=ampere+"] if settings.get("hardware_compatible") else []
-    words += [f"--timingCacheFile={TIMING}"] if order.timed else []
-    words += ["--decomposableAttentions=*"] if order.attention else []
-    return CommandLine(words, unsaid=unsaid)
+    return words
 
 
 def polygraphy(order: BuildOrder) -> CommandLine:

@@ -98,30 +98,38 @@ def out_of_range_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -
     """
     if not labels or not _whole(labels, -(1 << 31), 1 << 31):
         return None
-    flat = np.concatenate([one.reshape(-1) for one in labels])
     for one in (one for one in seen.outputs if one.samples and not one.discrete):
         guessed = [part.task for part in found.parts if one.name in part.outputs]
         if labels[0].dtype.kind == "f" and not _OF_CLASSES.issuperset(guessed):
-            # what may be a value is no number of a class that is out of range
+            # floats may be values: then they are not classes out of range
             continue
         for task in (task for task in dict.fromkeys((*guessed, *fitting(one))) if task in _OF_CLASSES):
-            settings = _settings(task, one, seen)
-            count = 2 if "threshold" in settings else one.shape[int(settings.get("axis", class_axis_of(one)))]
-            # what fills up, or stands for no class
-            free = {"ctc": -1, "segmentation": UNLABELLED_PIXEL, "sequence": UNLABELLED}.get(task, np.nan)
-            known = flat[flat != free]
-            inside = (known >= 0) & (known < count)
-            if inside.all() or len(np.unique(known)) < 2:
-                continue
-            ranged = [np.where(label == free, label, np.clip(label, 0, count - 1)) for label in labels]
-            if not _FITS[task](one, settings, ranged):
-                continue
-            low, high = int(known.min()), int(known.max())
-            if inside.mean() >= _MOST or high - low < count:
-                wrong = [(label != free) & ((label < 0) | (label >= count)) for label in labels]
-                index = next(number for number, marks in enumerate(wrong) if marks.any())
-                return OutOfRangeLabel(index, int(labels[index][wrong[index]].flat[0]), one.name, count, low, high)
+            stray = _out_of_range(one, task, _settings(task, one, seen), labels)
+            if stray is not None:
+                return stray
     return None
+
+
+def _out_of_range(
+    output: SeenOutput, task: str, settings: Mapping[str, Any], labels: Sequence[Array]
+) -> OutOfRangeLabel | None:
+    """``out_of_range_label`` for one output that is read as a task's."""
+    count = 2 if "threshold" in settings else output.shape[int(settings.get("axis", class_axis_of(output)))]
+    ignored = {"ctc": -1, "segmentation": UNLABELLED_PIXEL, "sequence": UNLABELLED}.get(task, np.nan)
+    flat = np.concatenate([one.reshape(-1) for one in labels])
+    known = flat[flat != ignored]
+    inside = (known >= 0) & (known < count)
+    if inside.all() or len(np.unique(known)) < 2:
+        return None
+    in_range = [np.where(label == ignored, label, np.clip(label, 0, count - 1)) for label in labels]
+    if not _FITS[task](output, settings, in_range):
+        return None
+    low, high = int(known.min()), int(known.max())
+    if inside.mean() < _MOST and high - low >= count:
+        return None
+    wrong = [(label != ignored) & ((label < 0) | (label >= count)) for label in labels]
+    index = next(number for number, marks in enumerate(wrong) if marks.any())
+    return OutOfRangeLabel(index, int(labels[index][wrong[index]].flat[0]), output.name, count, low, high)
 
 
 def classes_read(labels: Iterable[Array]) -> frozenset[int]:
@@ -172,14 +180,19 @@ def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[A
     if shape != (count,) or count < 2 or len(output.shape) != 1:
         return ()
     if _whole(labels, 0, 2):
-        if not any(one.any() for one in labels):
-            return ()
-        if "threshold" in settings:
-            return ("f1",)
-        # of classes that exclude each other each sample has one
-        return ("top1", "average_precision", "auc") if one_hot(np.stack(labels)) else ("average_precision",)
-    # a teacher's probabilities are no values that scores before their softmax should have
+        return _indicators(settings, labels)
+    # scores before a softmax need not have the values of a teacher's probabilities, only their order
     return ("top1",) if are_shares(np.stack(labels)) and not output.sums_to_one(-1) else ()
+
+
+def _indicators(settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    """The metrics of labels that say 0 or 1 for each class; none where no sample has a class."""
+    if not any(one.any() for one in labels):
+        return ()
+    if "threshold" in settings:
+        return ("f1",)
+    # of classes that exclude each other each sample has one
+    return ("top1", "average_precision", "auc") if one_hot(np.stack(labels)) else ("average_precision",)
 
 
 def _one_score(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:

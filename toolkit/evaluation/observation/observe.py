@@ -16,9 +16,10 @@ from toolkit.evaluation.observation.class_choices import chosen_by
 from toolkit.evaluation.observation.fixed_rows import rows_at_once
 from toolkit.evaluation.observation.image_correlation import grids, image_correlation
 from toolkit.evaluation.observation.layer_channels import layer_channels
+from toolkit.evaluation.observation.mask_search import position_masks
 from toolkit.evaluation.observation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.observation.one_each import one_each
-from toolkit.evaluation.observation.position_mask import at_positions, counting, position_masks
+from toolkit.evaluation.observation.position_mask import at_positions, counting
 from toolkit.evaluation.observation.rounded import rounded
 from toolkit.evaluation.observation.squashed import squashed
 from toolkit.evaluation.observation.vocabularies import vocabularies

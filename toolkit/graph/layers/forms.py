@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -35,6 +36,9 @@ _SCALED = ("Gelu", "HardSwish")
 _FUNCTIONS = frozenset().union(*_GATES)
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Neg", *_THROUGH})
 _MOST_NODES = 12
+
+_Path: TypeAlias = "tuple[gs.Tensor, tuple[gs.Node, ...]]"
+"""Where a path begins, and its nodes."""
 
 
 @dataclass(frozen=True)
@@ -183,20 +187,11 @@ class Forms:
 
     def _divided(self, variance: gs.Node, nodes: list[gs.Node]) -> tuple[gs.Node, gs.Tensor] | None:
         """The node that divides by the root of the variance, and what it divides; nodes on the way go to ``nodes``."""
-        node, tensor = self._reader(variance, nodes)
-        if node is not None and node.op == "Add" and self._number(self._other(node, tensor)) is not None:
-            nodes.append(node)
-            node, tensor = self._reader(node, nodes)
-        if node is None or not (node.op == "Sqrt" or (node.op == "Pow" and self._number(node.inputs[1]) == -0.5)):
+        root = self._root(variance, nodes)
+        if root is None:
             return None
-        inverse = node.op == "Pow"
-        nodes.append(node)
-        node, tensor = self._reader(node, nodes)
-        one = node is not None and node.op == "Div" and self._number(node.inputs[0]) == 1
-        if node is not None and not inverse and (one or node.op == "Reciprocal"):
-            nodes.append(node)
-            node, tensor = self._reader(node, nodes)
-            inverse = True
+        inverse = root.op != "Sqrt"
+        node, tensor = self._reader(root, nodes)
         if node is None or node.op != ("Mul" if inverse else "Div"):
             return None
         others = [t for t in node.inputs if t is not tensor]
@@ -205,11 +200,33 @@ class Forms:
         nodes.append(node)
         return node, others[0]
 
+    def _root(self, variance: gs.Node, nodes: list[gs.Node]) -> gs.Node | None:
+        """The Sqrt of a variance with its epsilon, or its inverse: a Pow, or the Div or Reciprocal after the Sqrt.
+
+        It and the nodes on the way go to ``nodes``.
+        """
+        node, tensor = self._reader(variance, nodes)
+        if node is not None and node.op == "Add" and self._number(self._other(node, tensor)) is not None:
+            nodes.append(node)
+            node, _ = self._reader(node, nodes)
+        if node is None or not (node.op == "Sqrt" or (node.op == "Pow" and self._number(node.inputs[1]) == -0.5)):
+            return None
+        nodes.append(node)
+        if node.op == "Pow":
+            return node
+        casts: list[gs.Node] = []
+        after, _ = self._reader(node, casts)
+        one = after is not None and after.op == "Div" and self._number(after.inputs[0]) == 1
+        if after is None or not (one or after.op == "Reciprocal"):
+            return node
+        nodes += [*casts, after]
+        return after
+
     # ---------------------------------------------------------------- activations
 
     def _activations(self) -> list[Composite]:
         """Gates of one tensor: every path from it to a Mul or Div goes through arithmetic with single numbers."""
-        paths_to: dict[int, list[tuple[gs.Tensor, tuple[gs.Node, ...]]]] = {}
+        paths_to: dict[int, list[_Path]] = {}
         found: list[Composite] = []
         # in a graph in which no path can end, none is followed
         if not any(node.op in ("Mul", "Div") for node, _ in self.model.walk()):
@@ -217,11 +234,10 @@ class Forms:
         for node, _ in self.model.walk():
             if node.op not in _ARITHMETIC | _FUNCTIONS or len(node.outputs) != 1 or not node.inputs:
                 continue
-            limits = node.inputs[:1] if node.op == "Clip" else node.inputs
-            read = list({id(t): t for t in limits if self._number(t) is None}.values())
-            paths = [[(t, ()), *paths_to.get(id(t), [])] for t in read]
-            if not 1 <= len(paths) <= 2 or any(isinstance(t, gs.Constant) for t in read):
+            read = self._activations_read(node)
+            if not 1 <= len(read) <= 2:
                 continue
+            paths = [[(t, ()), *paths_to.get(id(t), [])] for t in read]
             joined = paths[0] if len(paths) == 1 else _joined(*paths)
             near = [(tensor, (*nodes, node)) for tensor, nodes in joined if len(nodes) < _MOST_NODES]
             paths_to[id(node.outputs[0])] = near
@@ -231,6 +247,12 @@ class Forms:
                     inner = {id(one) for one in whole.nodes}
                     found = [one for one in found if not inner >= {id(node) for node in one.nodes}] + [whole]
         return found
+
+    def _activations_read(self, node: gs.Node) -> list[gs.Tensor]:
+        """The tensors that a node reads besides single numbers, each once; none where one is a constant."""
+        values = node.inputs[:1] if node.op == "Clip" else node.inputs
+        read = list({id(t): t for t in values if self._number(t) is None}.values())
+        return [] if any(isinstance(t, gs.Constant) for t in read) else read
 
     def _gate(self, source: gs.Tensor, nodes: tuple[gs.Node, ...], last: gs.Node) -> Composite | None:
         op = _GATES.get(frozenset(node.op for node in nodes) & _FUNCTIONS)
@@ -288,9 +310,7 @@ class Forms:
         return float(np.asarray(values, np.float64).reshape(-1)[0])
 
 
-def _joined(
-    first: list[tuple[gs.Tensor, tuple[gs.Node, ...]]], second: list[tuple[gs.Tensor, tuple[gs.Node, ...]]]
-) -> list[tuple[gs.Tensor, tuple[gs.Node, ...]]]:
+def _joined(first: list[_Path], second: list[_Path]) -> list[_Path]:
     """The tensors that two paths both come from, nearest first, with the nodes of both paths."""
     other = {id(tensor): nodes for tensor, nodes in second}
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeGuard
 
@@ -198,6 +198,33 @@ class _Writer:
         constants = [t for t in tensors.values() if isinstance(t, gs.Constant)]
         if around:
             constants = [t for t in constants if id(t) not in self.moved and not _defined(t, around)]
+        self._nodes(proto, graph, around, constants)
+        proto.name = graph.name
+        if graph.doc_string:
+            proto.doc_string = graph.doc_string
+        _append(proto, "input", map(self.known.typed, graph.inputs))
+        _append(proto, "output", map(self.known.typed, graph.outputs))
+        for tensor in constants:
+            self._constant(proto, tensor)
+        ends = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+        inner = (
+            tensor
+            for name, tensor in tensors.items()
+            if name not in ends
+            and isinstance(tensor, gs.Variable)
+            and (tensor.dtype is not None or tensor.shape is not None)
+            and not any(tensor.name in one for one in around)
+        )
+        _append(proto, "value_info", map(self.known.typed, inner))
+
+    def _nodes(
+        self,
+        proto: onnx.GraphProto,
+        graph: gs.Graph,
+        around: tuple[Mapping[str, gs.Tensor], ...],
+        constants: Sequence[gs.Constant],
+    ) -> None:
+        """Write the nodes of a graph; those without subgraphs are appended in serialized form, many at a time."""
         own: dict[str, gs.Tensor] | None = None
         pending: list[bytes] = []
         for node in graph.nodes:
@@ -212,26 +239,6 @@ class _Writer:
             pending = []
             self._holder(proto.node.add(), node, (own, *around))
         _append(proto, "node", pending)
-        proto.name = graph.name
-        if graph.doc_string:
-            proto.doc_string = graph.doc_string
-        _append(proto, "input", map(self.known.typed, graph.inputs))
-        _append(proto, "output", map(self.known.typed, graph.outputs))
-        for tensor in constants:
-            if isinstance(tensor._values, SparseValues):
-                proto.sparse_initializer.append(tensor._values.tensor)
-            else:
-                self._constant(proto, tensor)
-        ends = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
-        inner = (
-            tensor
-            for name, tensor in tensors.items()
-            if name not in ends
-            and isinstance(tensor, gs.Variable)
-            and (tensor.dtype is not None or tensor.shape is not None)
-            and not any(tensor.name in one for one in around)
-        )
-        _append(proto, "value_info", map(self.known.typed, inner))
 
     def _holder(self, proto: onnx.NodeProto, node: gs.Node, around: tuple[Mapping[str, gs.Tensor], ...]) -> None:
         """Write a node that has subgraphs."""
@@ -248,6 +255,9 @@ class _Writer:
                 proto.attribute.extend(OnnxExporter.export_attributes({name: value}))
 
     def _constant(self, proto: onnx.GraphProto, tensor: gs.Constant) -> None:
+        if isinstance(tensor._values, SparseValues):
+            proto.sparse_initializer.append(tensor._values.tensor)
+            return
         values = self.away.get(id(tensor))
         if values is not None:
             proto.initializer.append(_header(tensor.name, values))

@@ -297,13 +297,19 @@ def _said(made: Comparison, run: int, accuracy: list[Figure]) -> Finding:
     if not (any(differences) or unlike or a.verdict != b.verdict or only_a or only_b):
         return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=b.matched, renamed=b.renamed,
                                       unbuilt=unbuilt)  # fmt: skip
-    figure = next((one for one in accuracy if one.change(run)), None)
     deltas = [delta for _, other in both if (delta := other.error_delta_db) is not None and abs(delta) >= ERROR_DB]
     lower = sum(delta < 0 for delta in deltas)
     return ReportCode.RUNS_DIFFER(
-        a=a.label, b=b.label, verdict_a=a.verdict, verdict_b=b.verdict, figure=figure.name if figure else "",
-        value_a=figure.values[0] if figure else None, value_b=figure.values[run] if figure else None,
-        unit=figure.unit if figure else "", precision=sum(bool({"asked", "actual"} & one) for one in differences),
+        a=a.label, b=b.label, verdict_a=a.verdict, verdict_b=b.verdict, **_first_change(accuracy, run),
+        precision=sum(bool({"asked", "actual"} & one) for one in differences),
         nodes=b.matched, lower=lower, higher=len(deltas) - lower, only_a=only_a, only_b=only_b,
         same_model=a.fingerprint == b.fingerprint, renamed=b.renamed, unbuilt=unbuilt,
     )  # fmt: skip
+
+
+def _first_change(accuracy: Sequence[Figure], run: int) -> dict[str, Any]:
+    """The first accuracy figure that differs from the first run's, as values of RUNS_DIFFER."""
+    figure = next((one for one in accuracy if one.change(run)), None)
+    if figure is None:
+        return {"figure": "", "value_a": None, "value_b": None, "unit": ""}
+    return {"figure": figure.name, "value_a": figure.values[0], "value_b": figure.values[run], "unit": figure.unit}

@@ -78,8 +78,7 @@ def advice(
         found += [_keep(blamed)] if blamed else []
     found += _unlike_profiles(ranges or ())
     if result == "unmeasured" or not measured:
-        fragment = '[evaluation]\ndata = "..."\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n'
-        found.append(Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment))
+        found.append(_labelled_samples())
     elif accuracy is not None and accuracy.met is None and result == "usable":
         found.append(Advice(ReportCode.SET_A_BUDGET(), "[evaluation]\nbudget = { max_drop = 0.005 }\n"))
     some = not_all(blamed, sum(layer.role == "compute" and quantized_type(layer) is not None for layer in layers))
@@ -88,11 +87,23 @@ def advice(
     if not failing:
         found += _as_products(layers) if any(one.role in (Role.QUANTIZE, Role.SEARCH) for one in passes) else []
         found += _more_quantized(declined, quantizing)
+    return found + _engine_advice(backend, chosen, layers, accuracy)
+
+
+def _labelled_samples() -> Advice:
+    fragment = '[evaluation]\ndata = "..."\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n'
+    return Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment)
+
+
+def _engine_advice(
+    backend: BackendInfo, chosen: Finding | None, layers: Sequence[LayerInfo], accuracy: Accuracy | None
+) -> list[Advice]:
+    """To change the model where a backend refuses it, or to build an engine where none was built."""
     if chosen is not None and chosen.code is EngineCode.BACKEND_REFUSES_MODEL and chosen.values.get("remedy"):
-        found.append(_mend(chosen, layers, accuracy))
-    elif backend.name == "none":
-        found.append(Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n'))
-    return found
+        return [_mend(chosen, layers, accuracy)]
+    if backend.name == "none":
+        return [Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n')]
+    return []
 
 
 def _as_products(layers: Sequence[LayerInfo]) -> list[Advice]:

@@ -66,56 +66,73 @@ def folded(layer: LayerInfo) -> bool:
 
 def wiring(report: Report) -> Wiring:
     """The connections, in linear time; a report of an older version, whose layers name no tensors, has none."""
-    layers, is_folded = report.layers, [folded(layer) for layer in report.layers]
-    makers = {name: index for index, layer in enumerate(layers) for name in layer.outputs}
-    given = {tensor.name for tensor in report.model.inputs}
-    begins = {inner: outside for layer in layers if layer.begins for inner, outside in layer.begins.items()}
+    found = _Connector(report)
+    for index, layer in enumerate(report.layers):
+        if not found.is_folded[index]:
+            for name in dict.fromkeys(map(found.outside, (*layer.inputs, *layer.ends))):
+                found.connect(name, index)
+    outputs = [tensor.name for tensor in report.model.outputs if found.reaches(tensor.name)]
+    for name in outputs:
+        found.connect(name, -1)
+    return Wiring(found.connections, found.weights, found.beside, outputs)
 
-    def began(name: str) -> str:
-        while name in begins and name not in makers:
-            name = begins[name]
-        return name
 
-    origins: dict[str, tuple[str, str, Mark]] = {}
-    for index, layer in enumerate(layers):
-        if is_folded[index]:
-            # in the graph's order, so that what comes before is known already
-            start = began(layer.inputs[0])
+class _Connector:
+    """The connections of a report's layers so far.
+
+    Attributes:
+        is_folded: by layer whether it is drawn as a mark on a connection.
+        connections, weights, beside: see ``Wiring``.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self.connections: list[Connection] = []
+        self.weights: list[Connection] = []
+        self.beside: dict[int, int] = {}
+        self._layers, self.is_folded = report.layers, [folded(layer) for layer in report.layers]
+        self._makers = {name: index for index, layer in enumerate(self._layers) for name in layer.outputs}
+        self._given = {tensor.name for tensor in report.model.inputs}
+        self._begins = {
+            inner: outside for layer in self._layers if layer.begins for inner, outside in layer.begins.items()
+        }
+        self._origins = self._followed()
+
+    def _followed(self) -> dict[str, tuple[str, str, Mark]]:
+        """For each tensor that folded layers make: the tensor they begin with, the one carried, and the mark."""
+        origins: dict[str, tuple[str, str, Mark]] = {}
+        # in the graph's order, so that what comes before is known already
+        for layer in (layer for index, layer in enumerate(self._layers) if self.is_folded[index]):
+            start = self.outside(layer.inputs[0])
             before, carried, marks = origins.get(start, (start, "", _BARE))
             own = _CAST if layer.op.startswith("Cast") else _PAIR
             made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried or before
             both = (before, made, marks | own if marks is not _BARE and marks is not own else own)
-            for output in layer.outputs:
-                origins[output] = both
-    connections: list[Connection] = []
-    weights: list[Connection] = []
-    beside: dict[int, int] = {}
+            origins.update(dict.fromkeys(layer.outputs, both))
+        return origins
 
-    def reached(name: str) -> bool:
-        return name in makers or name in given
+    def outside(self, name: str) -> str:
+        """The tensor outside a body that an input of the body begins with; any other tensor itself."""
+        while name in self._begins and name not in self._makers:
+            name = self._begins[name]
+        return name
 
-    def connect(name: str, target: int) -> None:
-        origin, carried, marks = origins.get(name) or (name, name, _BARE)
-        source = makers.get(origin, -1)
+    def reaches(self, name: str) -> bool:
+        """Whether a layer makes a tensor, or it is an input."""
+        return name in self._makers or name in self._given
+
+    def connect(self, name: str, target: int) -> None:
+        """Connect a tensor to a layer, or to an output where ``target`` is -1."""
+        origin, carried, marks = self._origins.get(name) or (name, name, _BARE)
+        source = self._makers.get(origin, -1)
         found = Connection(source, target, origin, carried or name, marks)
-        if source >= 0 or origin in given:
-            connections.append(found)
+        if source >= 0 or origin in self._given:
+            self.connections.append(found)
         elif target >= 0:
-            weights.append(found)
-        maker = makers.get(name, -1)
-        while maker >= 0 and is_folded[maker]:
-            beside.setdefault(maker, target if target >= 0 else source)
-            maker = makers.get(began(layers[maker].inputs[0]), -1)
-
-    for index, layer in enumerate(layers):
-        if not is_folded[index]:
-            read = (*layer.inputs, *layer.ends)
-            for name in dict.fromkeys(map(began, read) if begins else read):
-                connect(name, index)
-    outputs = [tensor.name for tensor in report.model.outputs if reached(tensor.name)]
-    for name in outputs:
-        connect(name, -1)
-    return Wiring(connections, weights, beside, outputs)
+            self.weights.append(found)
+        maker = self._makers.get(name, -1)
+        while maker >= 0 and self.is_folded[maker]:
+            self.beside.setdefault(maker, target if target >= 0 else source)
+            maker = self._makers.get(self.outside(self._layers[maker].inputs[0]), -1)
 
 
 def on_data(layers: Sequence[LayerInfo], found: Wiring) -> set[int]:

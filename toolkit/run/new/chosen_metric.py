@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -13,7 +13,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.comparison.outputs import widened
 from toolkit.evaluation.guessing.guess import guess
 from toolkit.evaluation.guessing.judged import refuse_unread
-from toolkit.evaluation.labels.float_check import RANKING
+from toolkit.evaluation.labels.float_check import RANKING, FloatCheck
 from toolkit.evaluation.labels.label_choice import MeasuredFit, labelled_output, measured_fits, read_alike
 from toolkit.evaluation.labels.label_fit import FittingMetric, classes_read, fitting_metrics
 from toolkit.evaluation.metrics.by_name import label_of
@@ -51,6 +51,11 @@ class FloatValue:
     suspicion: Finding | None
     answers: int = 0
     says_little: Finding | None = None
+
+    @classmethod
+    def of(cls, check: FloatCheck) -> FloatValue:
+        """What a check found."""
+        return cls(check.value(), check.samples, check.spread, check.suspicion(), check.answers, check.says_little())
 
 
 @dataclass(frozen=True)
@@ -102,22 +107,44 @@ def chosen_metric(
     elif not fits:
         refuse_stray(labels, samples, seen)
         return unfit(labels, seen)
-    extra = METRICS[fits[0].metric].extra
-    try:
-        found = measured_fits(fits, seen, _answers(model, data, seen))
-    except RecipeError:
-        if asked is not None or not extra:
-            raise
-        return ReportCode.NEW_METRIC_NEEDS_EXTRA(metric=fits[0].metric, extra=extra)
-    except DataError as error:
-        if asked is None:
-            return unfit(labels, seen)
-        raise DataError(
-            f"--metric {asked} does not fit the labels: {error.what}", where=data.name, remedy=error.remedy
-        ) from error
+    found = _measured(fits, model, data, seen, required=asked is not None)
+    if found is None:
+        return unfit(labels, seen)
+    if isinstance(found, Finding):
+        return found
     taken, others = labelled_output(found)
     _refuse_silent(taken, _answers(model, data, seen, _MEASURED), data.name)
     as_well = output_unsure(taken, others) if others else None
+    taken = _more_telling(taken, found)
+    return ChosenMetric(taken.fit, FloatValue.of(taken.check), as_well)
+
+
+def _measured(
+    fits: Sequence[FittingMetric], model: Model, data: CalibrationData, seen: SeenModel, required: bool
+) -> list[MeasuredFit] | Finding | None:
+    """The float model's values of metrics; without ``required`` the finding that one needs an extra, or None.
+
+    Raises:
+        DataError: the labels do not fit the ``required`` metric.
+        RecipeError: the ``required`` metric needs an extra that is not installed.
+    """
+    extra = METRICS[fits[0].metric].extra
+    try:
+        return measured_fits(fits, seen, _answers(model, data, seen))
+    except RecipeError:
+        if required or not extra:
+            raise
+        return ReportCode.NEW_METRIC_NEEDS_EXTRA(metric=fits[0].metric, extra=extra)
+    except DataError as error:
+        if not required:
+            return None
+        raise DataError(
+            f"--metric {fits[0].metric} does not fit the labels: {error.what}", where=data.name, remedy=error.remedy
+        ) from error
+
+
+def _more_telling(taken: MeasuredFit, found: Sequence[MeasuredFit]) -> MeasuredFit:
+    """A metric of the same output in place of one that says little: of positions, or of how scores rank samples."""
     if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
         # where hardly any whole sample is right, single positions say more
         single = FittingMetric("top1", taken.fit.output)
@@ -125,11 +152,7 @@ def chosen_metric(
     if taken.check.says_little() is not None:
         ranking = FittingMetric(RANKING, taken.fit.output)
         taken = next((one for one in found if one.fit == ranking), taken)
-    check = taken.check
-    value = FloatValue(
-        check.value(), check.samples, check.spread, check.suspicion(), check.answers, check.says_little()
-    )
-    return ChosenMetric(taken.fit, value, as_well)
+    return taken
 
 
 def _without_outputs(model: Model, data: CalibrationData, asked: FittingMetric) -> ChosenMetric:
