@@ -30,15 +30,17 @@ class EngineChoices(pydantic.BaseModel):
     """Settings that a recipe's ``[engine]`` and a backend share. Every default is TensorRT's own.
 
     Attributes:
-        refit: weights can be replaced in the built engine.
-        sparse_weights: use 2:4 sparsity where weights have it.
-        version_compatible: the engine runs on later releases of TensorRT.
-        hardware_compatible: the engine runs on any GPU from Ampere on.
+        refit: whether weights can be replaced in the built engine.
+        sparse_weights: whether to use 2:4 sparsity of weights that have it.
+        version_compatible: whether the engine runs on later releases of TensorRT.
+        hardware_compatible: whether the engine runs on any GPU from Ampere on.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
-    typing: Literal["auto", "strong", "weak"] = pydantic.Field("auto", description="how TensorRT learns the precisions")
+    typing: Literal["auto", "strong", "weak"] = pydantic.Field(
+        "auto", description="how TensorRT is told the precisions"
+    )
     quantization: Literal["explicit", "implicit"] = pydantic.Field(
         "explicit", description="Q/DQ pairs, or ranges (8.6 and 10)"
     )
@@ -47,8 +49,8 @@ class EngineChoices(pydantic.BaseModel):
     )
     prefer: Literal["speed", "int8"] = pydantic.Field(
         "speed",
-        description="speed: where a GPU measures that quantizing makes the engine slower than the float one in a "
-        "profile, the layers that do not pay off stay in float; int8: they are quantized anyway, and a search looks "
+        description="speed: if the engine measures slower than the float one in any profile, the layers that do not "
+        "pay off stay in float; int8: they are quantized anyway, and a search looks "
         "for much in int8",
     )
     measure: bool = pydantic.Field(True, description="measure latency and layer times where a GPU is present")
@@ -57,17 +59,17 @@ class EngineChoices(pydantic.BaseModel):
     optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder optimization level")
     trial_level: int = pydantic.Field(
         2, ge=0, le=5,
-        description="builder optimization level of trial engines where many are compared, or building takes long; at "
-        "most optimization_level, at which what is taken is built and measured",
+        description="builder optimization level of trial engines, used if many are compared or builds take long; at "
+        "most optimization_level, at which the chosen engine is built and measured",
     )  # fmt: skip
     side_by_side: bool = pydantic.Field(
-        True, description="where building takes long and the GPU has the memory, build trial engines alongside the "
-        "engine without pairs, each measured alone; false: one engine at a time",
+        True, description="if builds take long and GPU memory suffices, build trial engines in parallel with the "
+        "engine without pairs; each is measured alone. false: one engine at a time",
     )  # fmt: skip
     avg_timing_iterations: int | None = pydantic.Field(
         None, ge=1, le=1000,
-        description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "
-        "engines that differ less from build to build; take a new timing_cache with it",
+        description="runs over which TensorRT averages a kernel's time when it selects tactics; its default is 1. More "
+        "make builds more reproducible; use a new timing_cache with it",
     )  # fmt: skip
     constraints: Literal["auto", "obey", "prefer"] = pydantic.Field(
         "auto",
@@ -81,12 +83,12 @@ class EngineChoices(pydantic.BaseModel):
 
 
 class EngineSettings(EngineChoices):
-    """Settings of the engine, as backends take them."""
+    """The engine's settings, as passed to backends."""
 
     model_config = pydantic.ConfigDict(frozen=True)
 
-    workspace: int | None = pydantic.Field(None, gt=0, description="limit of the scratch memory, in bytes")
-    timing_cache: Path | None = pydantic.Field(None, description="file of measured kernel times, kept between builds")
+    workspace: int | None = pydantic.Field(None, gt=0, description="workspace limit in bytes")
+    timing_cache: Path | None = pydantic.Field(None, description="file of kernel timings, reused between builds")
     tf32: bool = pydantic.Field(True, description="FP32 layers may multiply in TF32")
 
     @pydantic.field_validator("compute_capabilities")
@@ -100,16 +102,16 @@ class EngineSettings(EngineChoices):
 
 @dataclass(frozen=True)
 class Extras:
-    """What a build needs besides the model; all but ``opened`` is for weak typing, strong typing ignores it.
+    """What a build needs besides the model; strong typing ignores everything but ``opened``.
 
     Attributes:
-        plan: layer precisions to ask for.
+        plan: layer precisions to request.
         rest: the precision allowed to layers without a request.
         ranges: amax by tensor, for implicit quantization.
         batches: calibration batches for TensorRT's calibrators, each input name to array, all of one shape.
         calibration_profile: the name of the profile whose opt shape the batches have.
-        calibration_cache: where TensorRT's calibration cache is read and written.
-        opened: inner tensors to mark, so that the inspector shows more of opaque blocks; for ``tensorrt`` alone, since
+        calibration_cache: the file for TensorRT's calibration cache.
+        opened: inner tensors to mark, so that the inspector shows more of opaque blocks; only for ``tensorrt``, since
             no other backend has opaque blocks.
     """
 
@@ -133,27 +135,27 @@ class Backend(Protocol):
 
     @property
     def typing(self) -> Typing:
-        """How the network is typed where the settings leave it open."""
+        """The default typing of networks."""
         ...
 
     def typing_for(self, settings: EngineSettings) -> Typing:
-        """How the network is typed with these settings.
+        """The typing of networks with these settings.
 
         Raises:
-            BackendError: this version cannot do what the settings ask.
+            BackendError: this version does not support the settings.
         """
         ...
 
     def version(self) -> str:
-        """The version of the TensorRT module, empty where there is none."""
+        """The version of the TensorRT module; empty if there is none."""
         ...
 
     def cannot_measure(self) -> str:
-        """Why ``build`` measures no latencies here, empty where it does."""
+        """Why ``build`` measures no latencies here; empty if it does."""
         ...
 
     def parallel_build_memory(self) -> int:
-        """Bytes of GPU memory for engines that are built side by side; 0 where none can be built alongside others."""
+        """Bytes of GPU memory for building engines in parallel; 0 if that is not possible."""
         ...
 
     def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
@@ -162,7 +164,7 @@ class Backend(Protocol):
         Args:
             engines: files of engines that it built, by name.
             profiles: the profiles that they were built with.
-            progress: called with what is being done, how much is done, and of how much.
+            progress: called with the current task, the amount done, and the total.
 
         Raises:
             BackendError: an engine cannot be opened, or nothing can be measured here.
@@ -170,15 +172,15 @@ class Backend(Protocol):
         ...
 
     def max_opset(self) -> int:
-        """The newest ONNX operator set it takes."""
+        """The newest ONNX operator set that it supports."""
         ...
 
     def unbuilt(self) -> Mapping[Precision, frozenset[str]]:
-        """The operators that it fails to build in a float type, although its parser takes them: they stay FP32."""
+        """Operators that its parser accepts but that it cannot build in a 16-bit float type: they stay in FP32."""
         ...
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
-        """Let the backend's parser read an ONNX file; nothing is built.
+        """Have the backend's parser read an ONNX file; nothing is built.
 
         Args:
             model_path: the ONNX file, lowered for ``typing_for(settings)``.
@@ -186,7 +188,7 @@ class Backend(Protocol):
             settings: the engine's settings.
 
         Raises:
-            BackendError: it refuses the model, the profiles or the settings, or is known to fail on a node.
+            BackendError: it refuses the model, the profiles or the settings, or is known to fail at a node.
         """
         ...
 
@@ -199,15 +201,15 @@ class Backend(Protocol):
         progress: Progress = silent,
         extras: Extras | None = None,
     ) -> Build:
-        """Build an engine and learn what can be known of its layers.
+        """Build an engine, and determine what can be known about its layers.
 
         Args:
             model_path: the ONNX file, lowered for ``typing_for(settings)``.
             profiles: all shape profiles; each must cover every dynamic input.
             settings: the engine's settings.
             log: called with each of TensorRT's messages.
-            progress: called with what is being done, how much is done, and of how much.
-            extras: what weak typing needs besides.
+            progress: called with the current task, the amount done, and the total.
+            extras: further inputs, mainly for weak typing.
 
         Raises:
             BackendError: TensorRT is missing, refused the model, or crashed.

@@ -15,21 +15,21 @@ from typing import TypeVar
 
 Q = TypeVar("Q", bound="QtoolError")
 FAILURES = (Exception, SystemExit)
-"""What code that is not qtool's may end in: ``sys.exit`` in it would end qtool without a word."""
+"""What third-party code may raise: its ``sys.exit`` would otherwise end qtool silently."""
 _SYSTEM = {
-    errno.ENOSPC: "free some space on that disk, or name a place on another",
-    errno.EDQUOT: "free some of your share of that disk, or name a place on another",
-    errno.EROFS: "name a place that can be written to",
-    errno.EACCES: "name a place that you may read and write",
-    errno.EPERM: "name a place that you may read and write",
+    errno.ENOSPC: "free some space on that disk, or choose a place on another",
+    errno.EDQUOT: "free some of your quota on that disk, or choose a place on another",
+    errno.EROFS: "choose a place that is writable",
+    errno.EACCES: "choose a place that you may read and write",
+    errno.EPERM: "choose a place that you may read and write",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs",
     errno.EIO: "check that disk",
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.ELOOP: "fix the links, which form a loop",
-    errno.ENOTDIR: "check the path: a part of it is a file, not a folder",
+    errno.ELOOP: "fix the symbolic links, which form a loop",
+    errno.ENOTDIR: "check the path: part of it is a file, not a folder",
     errno.EISDIR: "name a file, not a folder",
-    errno.EFBIG: "write to a file system that takes files of this size",
+    errno.EFBIG: "write to a file system that supports files of this size",
     errno.ENOMEM: "close other programs",
     errno.ENXIO: "name a regular file",
 }
@@ -40,7 +40,7 @@ _PROPOSED = 3
 _ANY_LETTER = 1e-9
 _UNSURE = 0.4
 _FAR = 0.75
-"""Words whose similarity is below this share of the best word's are not named beside it."""
+"""Words less similar than this fraction of the best match are not suggested with it."""
 
 
 class QtoolError(Exception):
@@ -50,8 +50,8 @@ class QtoolError(Exception):
         what: the fault and the value that shows it.
         where: the place: a file and line, a node, a sample of a data file.
         remedy: what the user can do.
-        value: what the recipe says that is at fault, as text or as what it was read into, where the raising code knows
-            no line; it may be empty text; None where nothing is.
+        value: the faulty value in the recipe, as text or parsed, if the raising code does not know the line; it may be
+            an empty string; None if there is none.
     """
 
     exit_status = 2
@@ -62,24 +62,24 @@ class QtoolError(Exception):
         super().__init__(self.paragraph())
 
     def at(self, where: str) -> None:
-        """Say where the fault is, unless that is said already."""
+        """Set the place of the fault, unless it is set already."""
         if not self.where:
             self.where = where
             self.args = (self.paragraph(),)
 
     def apart(self: Q) -> Q:
-        """The same error, for keeping: without the frames it came through, which hold all that was computed in them."""
+        """The same error without its traceback, to be kept: frames would keep all their local variables alive."""
         found = type(self)(self.what, where=self.where, remedy=self.remedy, value=self.value)
         vars(found).update(vars(self))
         return found
 
     def caused_by(self: Q, cause: BaseException) -> Q:
-        """This error with its cause, for returning: a frame of the cause that had a name for it would be a cycle."""
+        """This error with its cause, to be returned: a frame of the cause with a reference to it would be a cycle."""
         self.__cause__ = cause
         return self
 
     def paragraph(self) -> str:
-        """The whole message on one paragraph; a path or value of absurd length is cut in its middle."""
+        """The whole message in one paragraph; extremely long paths and values are shortened in the middle."""
         what = shortened(self.what, 3 * _SHOWN)
         text = f"{shortened(self.where, 2 * _SHOWN)}: {what}" if self.where else what
         remedy = shortened(self.remedy, 2 * _SHOWN)
@@ -90,7 +90,7 @@ class QtoolError(Exception):
 
 
 class RecipeError(QtoolError):
-    """A recipe that cannot be read, or asks for what does not exist."""
+    """A recipe that cannot be read, or names something that does not exist."""
 
 
 class ModelError(QtoolError):
@@ -101,7 +101,8 @@ class DataError(QtoolError):
     """Samples that do not fit the model or cannot be read.
 
     Attributes:
-        row: which of the samples at hand is at fault, where the raising code knows no place; None if not a single one.
+        row: the index of the faulty sample in its batch, if the raising code does not know the place; None if there is
+            no single one.
     """
 
     row: int | None = None
@@ -116,11 +117,11 @@ class WriteError(QtoolError):
 
 
 def system_fault(error: BaseException) -> QtoolError | None:
-    """A refusal of the machine, not a fault of the program, as an error of ours; None for anything else."""
+    """The ``QtoolError`` for a failure of the machine (memory, disk), not of the program; None for anything else."""
     if isinstance(error, MemoryError):
         return QtoolError("out of memory", remedy="use smaller batches, fewer samples or smaller profiles")
     if isinstance(error, RuntimeError) and str(error).startswith(_LOOP):
-        # what pathlib says before Python 3.13
+        # the message of pathlib before Python 3.13
         where = str(error).removeprefix(_LOOP).strip("'")
         return QtoolError(os.strerror(errno.ELOOP), where=where, remedy=_SYSTEM[errno.ELOOP])
     if not isinstance(error, OSError) or error.errno not in _SYSTEM:
@@ -129,13 +130,13 @@ def system_fault(error: BaseException) -> QtoolError | None:
     return QtoolError(what, where=str(error.filename or ""), remedy=system_remedy(error))
 
 
-def system_remedy(error: OSError, otherwise: str = "name another place") -> str:
-    """What helps against a refusal of the operating system."""
+def system_remedy(error: OSError, otherwise: str = "choose another place") -> str:
+    """The remedy for an error of the operating system."""
     return _SYSTEM.get(error.errno or 0, otherwise)
 
 
 def shortened(text: str, most: int = _SHOWN) -> str:
-    """Text with its middle left out where it is longer than ``most``: a value of 5,000 digits is no help in full."""
+    """Text whose middle is left out if it is longer than ``most``, such as a value of 5,000 digits."""
     if len(text) <= most:
         return text
     half = (most - 5) // 2
@@ -147,7 +148,7 @@ class PassError(QtoolError):
 
 
 class NotAllowedError(QtoolError):
-    """Something that the user has not allowed: running a recipe's code, leaving the model's folder."""
+    """Something the user has not allowed: running a recipe's code, or leaving the model's folder."""
 
 
 class StoppedError(QtoolError):
@@ -163,13 +164,14 @@ class BackendError(QtoolError):
 
 
 def nearest(word: str, known: Iterable[str], count: int = 5, cutoff: float = 0.5) -> list[str]:
-    """The known words most like ``word``, best first: those that share most letters in order, and begin alike.
+    """The known words most similar to ``word``, best first: those with most letters in common order, and the same
+    beginning.
 
     Args:
-        word: what was said.
-        known: what could have been meant.
-        count: how many at most.
-        cutoff: the smallest share of letters in common (difflib's ratio), 0 to 1.
+        word: the unknown word.
+        known: the known words.
+        count: the most words to return.
+        cutoff: the smallest similarity (difflib's ratio), 0 to 1.
     """
     wanted = word.lower()
     letters, bounds = Counter(wanted).items(), []
@@ -182,7 +184,7 @@ def nearest(word: str, known: Iterable[str], count: int = 5, cutoff: float = 0.5
             begin = 2 * alike / max(length, 1)
             bounds.append((most + begin, begin, name))
     found: list[tuple[float, str]] = []
-    # from the likeliest on: of a hundred thousand names few can be among the nearest
+    # the likeliest first: of a hundred thousand names few can be among the nearest
     for bound, begin, name in sorted(bounds, reverse=True):
         if len(found) >= count and bound < -found[count - 1][0]:
             break
@@ -193,7 +195,7 @@ def nearest(word: str, known: Iterable[str], count: int = 5, cutoff: float = 0.5
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A remedy that names the nearest known words; where none is near all of them, or the least far of many."""
+    """A remedy that suggests the most similar known words; if none is similar, all of them, or the closest of many."""
     names = sorted(set(known))
     close = nearest(word, names)
     if not close and len(names) > _FEW:
@@ -205,7 +207,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def no_value(name: str, known: Iterable[str], given: Iterable[str]) -> tuple[str, str]:
-    """What is wrong, and the remedy, where an input has no value: a given but unknown name may be meant.
+    """The fault and remedy for an input without a value: an unknown given name may be a misspelling.
 
     Args:
         name: the input.
@@ -221,8 +223,8 @@ def no_value(name: str, known: Iterable[str], given: Iterable[str]) -> tuple[str
 
 
 def did_you_mean_pattern(pattern: str, names: Iterable[str]) -> str:
-    """A remedy for a glob that matches none of the names: the nearest names and globs over how names begin, or what
-    names are like where none is near.
+    """A remedy for a glob that matches no name: the most similar names and globs over prefixes of names; if none is
+    similar, examples of names.
     """
     names = list(names)
     separator = "/" if any("/" in name for name in names) else "."

@@ -59,7 +59,7 @@ def _with_room(remedy: str, path: Path, size: int | None, written: int) -> str:
         free = shutil.disk_usage(folder).free + written
         needs += f", and {bytes_words(free)} are free in {folder}"
     if folder.is_relative_to(Path(tempfile.gettempdir()).absolute()):
-        remedy += ", as TMPDIR"
+        remedy += " (set TMPDIR)"
     return f"{remedy}: {needs}"
 
 

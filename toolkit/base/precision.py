@@ -1,4 +1,4 @@
-"""The numeric types a layer can run in: their names in ONNX and TensorRT, their width and their limits."""
+"""The numeric types that a layer can run in: their names in ONNX and TensorRT, widths and limits."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Precision(str, Enum):
 
     @property
     def max(self) -> float:
-        """Largest magnitude that can be stored, without its scale. 127 of INT8, 7 of INT4."""
+        """Largest magnitude that can be stored, before scaling: 127 for INT8, 7 for INT4."""
         return _TYPES[self].max
 
     @property
     def min(self) -> float:
-        """Smallest number stored for weights, without the scale: -8 for INT4, whose levels are few; else -max."""
+        """Smallest number used for weights, before scaling: -8 for INT4, which has few levels; else -max."""
         return -8.0 if self is Precision.INT4 else -self.max
 
     @property
@@ -47,12 +47,12 @@ class Precision(str, Enum):
 
     @property
     def since(self) -> tuple[int, int]:
-        """The compute capability from which on TensorRT takes the type; (0, 0) where every GPU does."""
+        """The lowest compute capability for which TensorRT supports the type; (0, 0) for all GPUs."""
         return _TYPES[self].since
 
     @property
     def opset(self) -> int:
-        """The operator set from which on QuantizeLinear and DequantizeLinear have it; 0 for what needs no pair."""
+        """The first operator set whose QuantizeLinear and DequantizeLinear support it; 0 for types without pairs."""
         return _TYPES[self].opset
 
     @property
@@ -62,40 +62,39 @@ class Precision(str, Enum):
 
     @property
     def integer(self) -> bool:
-        """Whether its values lie at equal distances."""
+        """Whether its values are evenly spaced."""
         return _TYPES[self].integer
 
     @property
     def block(self) -> int:
-        """How many neighbours along the summed axis share a scale, where the type itself says it; 0 elsewhere.
+        """How many neighbours along the summed axis share a scale, for types that define it; else 0.
 
-        Activations of such a type get the scales of their blocks when the model runs.
+        For activations of such a type, block scales are computed at run time.
         """
         return _TYPES[self].block
 
     @property
     def ranged(self) -> bool:
-        """Whether activations need a range to be stored in it: with MXFP8 a block says all, and INT4 stores weights."""
+        """Whether activations need a range: not in MXFP8 (block scales suffice), nor in INT4 (weights only)."""
         return self.quantized and not self.weights_only and self is not Precision.MXFP8
 
     @property
     def weights_only(self) -> bool:
-        """Whether only constant weights are stored in it, in blocks that share a scale, and computed with as floats."""
+        """Whether it only stores constant weights, with block scales, and layers compute in float."""
         return _TYPES[self].weights_only
 
     @property
     def in_attention(self) -> bool:
-        """Whether TensorRT's fused attention takes it for the products of two activations."""
+        """Whether TensorRT's fused attention supports it for MatMuls of two activations."""
         return _TYPES[self].in_attention
 
     @classmethod
     def from_onnx(cls, onnx_type: int, block: int = 0) -> Precision | None:
-        """The precision of an ONNX element type, or None where it is not one of ours (int64, bool, double).
+        """The precision of an ONNX element type; None if it is not supported (int64, bool, double).
 
         Args:
             onnx_type: the type's number.
-            block: how many values share a scale, where the values are a pair's and in blocks: of E2M1 no others than
-                NVFP4's are one of ours.
+            block: the block size of a pair's values; 0 without blocks. E2M1 is supported only with NVFP4's block size.
         """
         found = _FROM_ONNX.get(onnx_type)
         if found is cls.NVFP4 and block not in (0, found.block):
@@ -104,10 +103,10 @@ class Precision(str, Enum):
 
     @classmethod
     def named(cls, name: Precision | str) -> Precision:
-        """The precision of that name, as a pass's setting may say it.
+        """The precision of that name, as given in a pass's settings.
 
         Raises:
-            RecipeError: there is no such precision; the message names the nearest.
+            RecipeError: there is no such precision; the message suggests the closest.
         """
         if isinstance(name, cls):
             return name
@@ -116,13 +115,13 @@ class Precision(str, Enum):
             raise RecipeError(f"'{name}' is not a precision", remedy=did_you_mean(str(name), names), value=str(name))
         return cls(str(name))
 
-    # str's own methods: Enum's look a name up each time, and a large report asks a million times
+    # str's own methods: Enum's do a lookup each time, and a large report calls them a million times
     __str__ = str.__str__
     __hash__ = str.__hash__
 
 
 class _Type(NamedTuple):
-    """What TensorRT and ONNX have of a type; see the properties of ``Precision``."""
+    """Properties of a type in TensorRT and ONNX; see those of ``Precision``."""
 
     bits: int
     onnx: int
@@ -146,8 +145,8 @@ _TYPES = {
     Precision.MXFP8: _Type(8, 17, 448.0, 2.0**-6, (10, 0), opset=23, block=32),
     Precision.NVFP4: _Type(4, 23, 6.0, 1.0, (10, 0), opset=23, block=16),
 }
-"""Compute capabilities are those of TensorRT's support matrix, «Hardware and Precision»; that of INT4 is where
-TensorRT-RTX 1.7 was seen to build it (8.0, not 7.5). The blocks of MXFP8 (OCP Microscaling Formats MX v1.0) and NVFP4
-are those of TensorRT's DynamicQuantize; from operator set 23 on scales may be float32 where values are float16."""
+"""Compute capabilities are from TensorRT's support matrix, "Hardware and Precision"; for INT4, TensorRT-RTX 1.7 was
+seen to build on 8.0, not on 7.5. The block sizes of MXFP8 (OCP Microscaling Formats MX v1.0) and NVFP4 are those of
+TensorRT's DynamicQuantize; from operator set 23 on, scales may be float32 if values are float16."""
 _FROM_ONNX = {precision.onnx_type: precision for precision in reversed(Precision)}
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

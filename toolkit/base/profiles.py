@@ -105,8 +105,7 @@ class Profiles:
     ) -> list[ShapeProfile]:
         """The profiles that hold ``shapes``, tightest first.
 
-        An input's axis in ``batch_axes`` is left out of account: how many samples make a batch is ours
-        to choose.
+        The axes in ``batch_axes`` are ignored: qtool chooses how many samples make a batch.
         """
         found = [profile for profile in self.profiles if profile.fits(shapes, batch_axes)]
         return sorted(found, key=lambda profile: profile.volume(batch_axes))
@@ -114,7 +113,7 @@ class Profiles:
     def assigned(
         self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None
     ) -> list[ShapeProfile]:
-        """The profiles a sample counts for: the tightest that fits, and those equal to it but for the batch axes."""
+        """The profiles that a sample counts for: the tightest that fits, and those equal to it but for batch axes."""
         found = self.fits(shapes, batch_axes)
         axes = batch_axes or {}
         return [p for p in found if _without(p, axes) == _without(found[0], axes)]

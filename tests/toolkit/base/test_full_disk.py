@@ -94,9 +94,9 @@ def test_a_model_says_how_much_it_takes(tmp_path):
 def test_temporary_files_are_said_to_go_where_tmpdir_says(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     work = {"values": np.zeros(100_000, np.float32)}
-    with most(4096), pytest.raises(WriteError, match=r"of this size, as TMPDIR: it takes \d+\.\d kB"):
+    with most(4096), pytest.raises(WriteError, match=r"of this size \(set TMPDIR\): it takes \d+\.\d kB"):
         _store(work, tmp_path / "work.pickle")
-    with pytest.raises(WriteError, match="name a place on another, as TMPDIR: it takes more than 0 bytes"):  # noqa: SIM117
+    with pytest.raises(WriteError, match=r"choose a place on another \(set TMPDIR\): it takes more than 0 bytes"):  # noqa: SIM117
         with writing(tmp_path / "a"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,4 +1,4 @@
-"""What every part of the report has in common, and what was measured of the model's outputs.
+"""The accuracy of the model's outputs.
 
 A signal-to-noise ratio (SQNR) that is not finite is stored as null, and ``max_abs`` tells the cases apart. If it is 0,
 the tensors are identical (SQNR infinite); if it is null, NaN or infinity occurred and nothing can be compared;
@@ -17,15 +17,15 @@ from toolkit.report.schema.part import SquashedBy as SquashedBy
 from toolkit.report.schema.task import FewAnswers, PartFigures, TaskInfo
 
 ROUNDING = 1e-12
-"""By how much a drop may exceed its budget, as a share of the metric: the rounding of a difference of two values."""
+"""Relative tolerance of a drop against its budget: the rounding of a difference of two values."""
 
 
 class Measured(Part):
-    """A tensor against the float model's.
+    """A tensor compared with the float model's.
 
     Attributes:
-        sqnr_db: SQNR in dB; None where the tensors are identical, not comparable, or the float one is zero throughout.
-        max_abs: largest absolute difference; None where NaN or infinity was met.
+        sqnr_db: SQNR in dB; None if the tensors are identical or not comparable, or the float one is all zeros.
+        max_abs: largest absolute difference; None if NaN or infinity occurred.
     """
 
     sqnr_db: Finite = None
@@ -33,17 +33,17 @@ class Measured(Part):
 
     @property
     def identical(self) -> bool:
-        """Whether the tensor is the float model's, bit for bit."""
+        """Whether the tensor equals the float model's bit for bit."""
         return self.sqnr_db is None and self.max_abs == 0
 
     @property
     def incomparable(self) -> bool:
-        """Whether NaN or infinity kept the tensors from being compared."""
+        """Whether the tensors could not be compared because of NaN or infinity."""
         return self.sqnr_db is None and self.max_abs is None
 
 
 class OutputError(Measured):
-    """One output of the model against the float model's."""
+    """One output of the model compared with the float model's."""
 
     cosine: Finite = None
     agreement: Finite = Field(
@@ -72,17 +72,17 @@ class OutputError(Measured):
 
     @property
     def incomparable(self) -> bool:
-        """Whether NaN or infinity kept the tensors from being compared."""
+        """Whether the tensors could not be compared because of NaN or infinity."""
         return self.unknown and not self.ranked
 
     @property
     def discrete(self) -> bool:
-        """Whether the output holds integers or the like, of which ``agreement`` alone is known."""
+        """Whether the output is not float, so that only ``agreement`` is known."""
         return self.sqnr_db is None and self.cosine is None and self.agreement is not None
 
 
 class Accuracy(Part):
-    """The quantized model against the float model; ``drop`` is positive where it is worse, in the metric's units."""
+    """The quantized model compared with the float model; ``drop`` is positive if it is worse, in the metric's unit."""
 
     metric: str | None = None
     before: Finite = Field(default=None, alias="float")
@@ -99,7 +99,9 @@ class Accuracy(Part):
     budget: float | None = Field(default=None, description="the largest drop allowed")
     met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
     samples: int = 0
-    layer_samples: int = Field(default=0, description="how many of them, spread evenly, the layers' errors are from")
+    layer_samples: int = Field(
+        default=0, description="how many of them, evenly spread, were used for the layers' errors"
+    )
     outputs: dict[str, OutputError] = Field(default_factory=dict)
     source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
     held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
@@ -155,35 +157,35 @@ class Accuracy(Part):
 
     @property
     def output_compared(self) -> bool:
-        """Whether anything was compared at an output of the model, and not only before what cannot be run."""
+        """Whether any output of the model was compared, and not only tensors before nodes that cannot be run."""
         return self.quantized is not None or bool(self.outputs.keys() - set(self.in_place))
 
     @property
     def on_fewer(self) -> bool:
-        """Whether the layers' errors are from fewer samples than the outputs'."""
+        """Whether fewer samples were used for the layers' errors than for the outputs'."""
         return 0 < self.layer_samples < self.samples
 
     @property
     def most_drop(self) -> float | None:
-        """The largest drop that the tighter limit of the budget allows, in the metric's units; None without one."""
+        """The largest drop allowed by the tighter limit of the budget, in the metric's unit; None without one."""
         relative = self.relative_budget is not None and self.before is not None
         limits = [self.budget, (self.relative_budget or 0.0) * abs(self.before or 0.0) if relative else None]
         return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def drop_kept(self) -> bool | None:
-        """Whether the metric's drop is within its budget; None where there is no such budget or no drop."""
+        """Whether the metric's drop is within its budget; None if there is no such budget or no drop."""
         most = self.most_drop
         if most is None or self.drop is None:
             return None
-        # a limit finer than one answer is not missed by one
+        # losing one answer does not miss a limit smaller than one answer
         few = self.few is not None and self.few.limit in ("max_drop", "max_relative_drop")
         unproven = self.standing == "unproven" or few
         return self.drop <= most + ROUNDING * (1.0 if self.before is None else abs(self.before)) or unproven
 
     @property
     def rising(self) -> bool:
-        """Whether a larger metric is better; where the report does not say, as the drop's sign says."""
+        """Whether a larger value of the metric is better; if the report does not say, according to the drop's sign."""
         if self.higher_is_better is not None:
             return self.higher_is_better
         if self.before is None or self.quantized is None or self.drop is None:

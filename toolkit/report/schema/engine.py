@@ -13,17 +13,17 @@ Paid = Literal["faster", "even", "slower"]
 
 
 class DeviceInfo(Part):
-    """The engine run on this machine's GPU against onnxruntime's float run of the source model.
+    """The engine, run on this machine's GPU, compared with the source model in float in onnxruntime.
 
-    ``accuracy`` is over all profiles, a sample counted once for each profile that it ran in; ``profiles`` has each
-    profile's own figures. Both are empty where nothing ran; ``why`` says why not, or what failed.
+    ``accuracy`` is over all profiles, with a sample counted once per profile that it ran in; ``profiles`` has the
+    figures of each profile. Both are empty if nothing ran; ``why`` is the reason, or what failed.
     """
 
     status: Literal["ran", "failed", "skipped"]
     why: str = ""
     gpu: str = ""
     samples: int = Field(default=0, description="samples that ran, each counted once")
-    left_out: int = Field(default=0, description="runs of a sample in a profile whose shapes it does not fit")
+    left_out: int = Field(default=0, description="how often a sample did not fit the shapes of a profile")
     accuracy: Accuracy | None = None
     profiles: dict[str, Accuracy] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
@@ -32,7 +32,7 @@ class DeviceInfo(Part):
 class Overhead(Part):
     """Where one profile's time goes, in milliseconds summed over its layers.
 
-    Q/DQ kernels are pairs that fused with no layer; reformats change layout or type between two layers.
+    Q/DQ kernels are pairs that did not fuse; reformats change layout or type between two layers.
     """
 
     layers_ms: float
@@ -50,7 +50,7 @@ class Overhead(Part):
 class Latencies(Part):
     """One inference at a profile's opt shapes: median milliseconds of this engine and of the other.
 
-    Where both could be measured in turn, that is the median of all turns.
+    If both were measured in turn, the median of all turns.
     """
 
     ours_ms: float
@@ -71,12 +71,12 @@ class GroupTime(Part):
 
     @property
     def gain_ms(self) -> float:
-        """What the group saves; negative where it costs."""
+        """What the group saves; negative if it costs time."""
         return self.other_ms - self.ours_ms
 
 
 class PayoffGroup(Part):
-    """Nodes that cannot be told apart by time, since kernels of either engine run several of them at once."""
+    """Nodes whose times cannot be separated, since kernels of either engine run several of them at once."""
 
     name: str = Field(description="its heaviest node")
     nodes: list[str]
@@ -89,9 +89,9 @@ class PayoffGroup(Part):
 
 
 class Payoff(Part):
-    """This engine against one of the unquantized model.
+    """This engine compared with one of the unquantized model.
 
-    ``groups`` are those with a time in either engine, the greatest cost first. ``rest`` is the time of layers that
+    ``groups`` are those with a time in either engine, the largest cost first. ``rest`` is the time of layers that
     belong to no node; groups and rest add up to the time of all layers of each engine.
     """
 
@@ -102,7 +102,7 @@ class Payoff(Part):
 
 
 class PayoffInfo(Part):
-    """What the engine's time goes into, and whether quantizing paid."""
+    """How the engine spends its time, and whether quantizing paid off."""
 
     overhead: dict[str, Overhead] = Field(default_factory=dict, description="by profile")
     against: dict[str, Payoff] = Field(default_factory=dict, description="by the other engine's precision")

@@ -8,7 +8,7 @@ from toolkit.report.schema.part import Part
 
 
 class TensorInfo(Part):
-    """A tensor; a dynamic dimension is its name or null."""
+    """A tensor; dynamic dimensions are given as their name or null."""
 
     name: str
     dtype: str = ""
@@ -39,7 +39,7 @@ class ShapeRange(Part):
 
 
 class ProfileInfo(Part):
-    """A shape profile and how many calibration samples fell into it (null where nothing was calibrated)."""
+    """A shape profile and its number of calibration samples (null if nothing was calibrated)."""
 
     name: str
     shapes: dict[str, ShapeRange] = Field(default_factory=dict)

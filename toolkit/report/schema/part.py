@@ -14,7 +14,7 @@ def _finite_or_none(value: Any) -> Any:
 
 
 AT_ONCE = 1000
-"""Entries of a list that are built at a time when it is written."""
+"""How many entries of a list are built at a time when it is written."""
 Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A float, or null where it would be NaN or infinite."""
 SquashedBy = Annotated[
@@ -34,9 +34,9 @@ class Part(BaseModel):
 
 
 def streamed(whole: Part) -> dict[str, Any]:
-    """A part as JSON like ``model_dump``, but for its long lists, whose entries an iterator makes a few at a time.
+    """A part as JSON like ``model_dump``, except that long lists become iterators that build a few entries at a time.
 
-    Of a report on a graph of 50,000 nodes the lists take as much as the report itself in that form.
+    For a graph of 50,000 nodes, complete lists would take as much memory as the report itself.
     """
     long = {name for name, value in whole if isinstance(value, list) and len(value) > AT_ONCE}
     rest = whole.model_dump(mode="json", by_alias=True, exclude=long)

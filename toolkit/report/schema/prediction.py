@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LayerPrediction(Part):
-    """What one kernel takes at least, in milliseconds."""
+    """The predicted minimum time of one kernel, in milliseconds."""
 
     node: str
     fused: list[str] = Field(default_factory=list, description="nodes that are taken to run in its kernel")
@@ -34,7 +34,7 @@ class LayerPrediction(Part):
 class PredictionInfo(Part):
     """Predicted, not measured: from the GPU's datasheet at its peak rates, at the first profile's opt shapes.
 
-    Where a node cannot be counted nothing is predicted, and ``uncounted`` names it.
+    If a node's work cannot be counted, nothing is predicted, and ``uncounted`` names it.
     """
 
     gpu: str
@@ -60,7 +60,7 @@ def predicted_time(
         gpu: the GPU's name.
         model: the final graph.
         facts: its types and shapes at the profile's opt shapes.
-        computes: what its nodes run in, or were asked to run in.
+        computes: the precision that its nodes run in, or that was requested.
         rest: the type of all nodes without a request.
         profile: the profile's name.
 

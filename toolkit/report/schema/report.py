@@ -55,12 +55,12 @@ class Tool(Part):
 class PassInfo(Part):
     """One pass of the recipe with its settings.
 
-    What is not in report.json is known only while a run is joined: by it advice finds a pass that it does not know.
+    Excluded fields are known only while the report is made: advice uses them to find passes by role.
     """
 
     use: str
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-    title: str = Field(default="", exclude=True, description="what the journal calls it")
+    title: str = Field(default="", exclude=True, description="its name in the journal")
     role: Role | None = Field(default=None, exclude=True, description="the part it plays")
     options: frozenset[str] = Field(default=frozenset(), exclude=True, description="names of all its settings")
 
@@ -71,8 +71,10 @@ class RecipeInfo(Part):
     name: str
     path: str = ""
     passes: list[PassInfo] = Field(default_factory=list)
-    rest: Precision = Field(default=Precision.FP16, description="precision of everything not requested")
-    given: dict[str, JsonValue] = Field(default_factory=dict, description="settings by --set, beside the file's")
+    rest: Precision = Field(default=Precision.FP16, description="precision of nodes without a request")
+    given: dict[str, JsonValue] = Field(
+        default_factory=dict, description="settings by --set, which override the file's"
+    )
     calibration: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -90,7 +92,7 @@ class BackendInfo(Part):
 
 
 class Suggestion(Part):
-    """What to try next, with a piece of recipe to paste where there is one."""
+    """What to try next, with a piece of recipe to paste if there is one."""
 
     text: str
     fragment: str = ""
@@ -100,10 +102,10 @@ class Summary(Part):
     """The counts and the verdict.
 
     ``nodes`` counts the nodes of the final graph, ``computing`` those that compute with floats or quantized values (no
-    Q/DQ, no Cast, no shape arithmetic). Shares are of multiply-accumulates, or of computing nodes where those of some
-    node are not known; ``share_of`` says which. ``quantized_share`` counts what runs quantized if the engine's
-    precisions are known, else what was requested; ``share_by`` says which. ``asked_share`` always counts requests, and
-    ``hidden_share`` the layers whose precision the engine does not show.
+    Q/DQ, no Cast, no shape arithmetic). Shares are of multiply-accumulates, or of computing nodes if some node's
+    multiply-accumulates are not known; ``share_of`` says which. ``quantized_share`` counts what runs quantized if the
+    engine's precisions are known, else what was requested; ``share_by`` says which. ``asked_share`` always counts
+    requests, and ``hidden_share`` counts layers whose precision the engine does not show.
     """
 
     headline: str
@@ -131,7 +133,7 @@ class Summary(Part):
 
 
 class Asked(Part):
-    """The precision asked for; null where the node computes no floats."""
+    """The requested precision; null if the node computes no floats."""
 
     precision: Precision | None
     reason: str = ""
@@ -139,15 +141,15 @@ class Asked(Part):
 
 
 class OpenedValues(Part):
-    """The values of a tensor inside an opaque block, from the engine in which it was marked: quantized, or in float.
+    """Whether the values of a marked tensor inside an opaque block are those of a quantized or a float computation.
 
-    Both forms, with the Q/DQ pairs and in float, are computed from the engine's own values at the tensors before it.
+    Both references are computed from the engine's own values at the preceding tensors.
     """
 
     tensor: str
     samples: int
     verdict: Literal["as quantized", "as float", "cannot be told apart"]
-    why: str = Field(default="", description="why it cannot be told")
+    why: str = Field(default="", description="why this cannot be determined")
     engine: Measured | None = Field(default=None, description="the engine's values against the float model's")
     simulated: Measured | None = Field(default=None, description="the quantized simulation's against the float model's")
     to_quantized_db: Finite = Field(default=None, description="SQNR of the engine's values against the quantized form")
@@ -155,9 +157,9 @@ class OpenedValues(Part):
 
 
 class OpenedInfo(Part):
-    """What an opaque node ran in where its block's inner tensors were marked: what it can run in, not necessarily
-    what it runs in, since marked tensors break fusions. By source ``values`` it is weaker still: the values show the
-    rounding of that precision, which a float kernel between separate Q and DQ kernels would give too.
+    """The precision of an opaque node in an engine whose inner tensors were marked: one that it can run in, but not
+    necessarily does, since marked tensors break fusions. Source ``values`` is weaker still: the values show the
+    rounding of that precision, but a float kernel between separate Q and DQ kernels would show it too.
     """
 
     precision: Precision | None = None
@@ -172,7 +174,7 @@ class OpenedInfo(Part):
 
 
 class ActualInfo(Part):
-    """What the node runs in, as far as the source can tell."""
+    """The precision that the node runs in, as far as the source can tell."""
 
     precision: Precision | None = None
     input_types: list[str] = Field(default_factory=list)
@@ -182,10 +184,10 @@ class ActualInfo(Part):
 
 
 class LayerError(Measured):
-    """The node's output against the same tensor of the float model.
+    """The node's output compared with the same tensor of the float model.
 
-    ``drop_db`` is how many dB the output lies below the worst of the node's inputs: what this node itself costs.
-    It is null where no input has an error of its own.
+    ``drop_db`` is by how many dB the output is below the worst of the node's inputs: the loss in this node itself. It
+    is null if no input has an error.
     """
 
     drop_db: Finite = None
@@ -200,8 +202,8 @@ class LayerInfo(Part):
     asked: Asked | None = None
     actual: ActualInfo = Field(default_factory=ActualInfo)
     status: Status = "unknown"
-    reason: str = Field(default="", description="why asked and actual differ, or where the node went")
-    remedy: str = Field(default="", description="what to do where they differ, as far as something is known to help")
+    reason: str = Field(default="", description="why asked and actual differ, or what became of the node")
+    remedy: str = Field(default="", description="what to do if they differ, if anything is known to help")
     inputs: list[str] = Field(
         default_factory=list, description="the tensors it reads, those that its subgraphs take from outside included"
     )
@@ -224,7 +226,7 @@ class LayerInfo(Part):
 
     @property
     def why(self) -> str:
-        """Why the node runs in what it runs in: what is known of the engine, else why it was asked for."""
+        """Why the node runs in its precision: by the engine if known, else the reason of the request."""
         known = self.reason if self.status != "unknown" else ""
         return known or (self.asked.reason if self.asked else self.reason)
 
@@ -270,7 +272,7 @@ class StepInfo(Part):
 
 
 class Report(Part):
-    """The joined result: for every ONNX node the requested and the actual precision, status, reason, error and time."""
+    """The result of a run: for every ONNX node the requested and actual precision, status, reason, error and time."""
 
     schema_id: Literal["qtool-report-1"] = Field(default="qtool-report-1", alias="schema")
     tool: Tool
@@ -314,7 +316,7 @@ class Report(Part):
 
     @property
     def harms(self) -> list[LayerHarm]:
-        """What each layer costs at the output, the costliest first: as last measured by itself, else by the search."""
+        """The cost of each layer at the output, highest first: from ``qtool sensitivity``, else from the search."""
         if self.sensitivity is not None:
             return self.sensitivity.layers
         return self.search.layers if self.search is not None else []
@@ -329,7 +331,7 @@ class Report(Part):
         return self.model_dump(mode="json", by_alias=True)
 
     def save(self, path: Path) -> None:
-        """Write report.json atomically; of long lists a part at a time is held in that form."""
+        """Write report.json atomically; long lists are converted to JSON in parts."""
         write_json(path, streamed(self))
 
     @classmethod
@@ -337,7 +339,7 @@ class Report(Part):
         """Read what ``to_json`` returned.
 
         Raises:
-            QtoolError: another schema, unknown keys, or counts that do not add up.
+            QtoolError: a different schema, unknown keys, or inconsistent counts.
         """
         if content.get("schema") != SCHEMA:
             raise QtoolError(
@@ -357,7 +359,7 @@ class Report(Part):
         """Read report.json.
 
         Raises:
-            QtoolError: no such file, no strict JSON, or no report.
+            QtoolError: the file is missing, not strict JSON, or not a report.
         """
         content = read_json(path, _KIND)
         if not isinstance(content, dict):
@@ -382,7 +384,7 @@ def counts(layers: Iterable[LayerInfo]) -> dict[str, dict[str, int]]:
 
 
 def word(precision: Precision | None) -> str:
-    """The word that counts and pages use: the precision's own, or 'none'."""
+    """The precision as a word in counts and pages; 'none' without one."""
     return str(precision) if precision is not None else NONE
 
 

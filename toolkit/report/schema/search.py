@@ -1,4 +1,4 @@
-"""The precision search in the report: its plans, what each layer costs at the output, and the weak spots explained."""
+"""The precision search in the report: its plans, the cost of each layer at the output, and explained weak spots."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PlanPoint(Part):
 
 
 class LayerHarm(Part):
-    """What quantizing one layer costs at the model's output, as the search measured it."""
+    """The loss at the model's output from quantizing one layer, as the search measured it."""
 
     node: str
     op: str
@@ -50,7 +50,7 @@ class LayerHarm(Part):
 
 
 class SearchInfo(Part):
-    """The search for the cheapest plan within the budget; times are predicted but for ``measured_share`` of them."""
+    """The search for the cheapest plan within the budget; times are predicted, except ``measured_share`` of them."""
 
     precision: Precision
     rest: Precision
@@ -97,7 +97,7 @@ class SearchInfo(Part):
 
     @property
     def chosen(self) -> PlanPoint:
-        """The plan that was taken."""
+        """The chosen plan."""
         return next(plan for plan in self.plans if plan.chosen)
 
     @property
@@ -107,7 +107,7 @@ class SearchInfo(Part):
 
 
 class CauseInfo(Part):
-    """One reason why a layer loses accuracy, with the number that shows it and what would help."""
+    """One cause of a layer's loss, with the figure that shows it and what would help."""
 
     kind: str
     tensor: str = ""

@@ -1,4 +1,4 @@
-"""What a model is for and how many of its answers stay, as the report holds it."""
+"""The task in the report, and how many answers are unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolkit.report.schema.part import Finite, Part
 
 
 class PartFigures(Part):
-    """The answers of one part of the outputs against the float model's."""
+    """The answers of one part of the outputs compared with the float model's."""
 
     task: str
     outputs: list[str]
@@ -35,7 +35,7 @@ class PartFigures(Part):
 
 
 class FewAnswers(Part):
-    """A limit that is not missed, on too few answers, or too unlike samples, or one alone, to say that it is met."""
+    """A limit that is not missed, but on too few answers, too varied samples, or a single sample to be proven."""
 
     limit: str = Field(description="the budget's name for it")
     answers: int = Field(description="how many there are; samples, of a metric that is no share of answers")
@@ -51,7 +51,7 @@ class FewAnswers(Part):
 
 
 class TaskInfo(Part):
-    """What the model was taken to be for."""
+    """The task that the model was judged by."""
 
     name: str
     sure: bool = Field(description="whether the recipe says it, or several kinds of clue do")

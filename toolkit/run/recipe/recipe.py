@@ -59,7 +59,7 @@ class Recipe(Section):
     engine: EngineSection = Field(default_factory=EngineSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     report: ReportSection = Field(default_factory=ReportSection)
-    # results do not depend on it: it is in no key and no lock file
+    # results do not depend on it, so it is not part of keys and lock files
     run: RunSection = Field(default_factory=RunSection, exclude=True)
     _path: Path | None = PrivateAttr(None)
     _folder: Path | None = PrivateAttr(None)
@@ -82,17 +82,16 @@ class Recipe(Section):
 
     @classmethod
     def load(cls, path: str | Path, settings: Sequence[str] = ()) -> Recipe:
-        """Read a recipe file, or the lock file of a run: its recipe with every setting resolved, to run it again.
+        """Read a recipe file, or a run's lock file: the recipe with every setting resolved, to repeat the run.
 
         Args:
-            path: the file. Relative paths start in its folder, those of a lock file where the recipe that ran lies,
-                also where both were moved together.
-            settings: lines that replace or complement the file's, each ``section.key=value``; see
-                ``recipe_settings``.
+            path: the file. Relative paths are relative to its folder; in a lock file, to that of the recipe that ran,
+                even if both were moved together.
+            settings: settings that override the file's, each ``section.key=value``; see ``recipe_settings``.
 
         Raises:
-            RecipeError: no such file, no TOML, an unknown key, a wrong value, or a setting that has no effect; the
-                message names the line.
+            RecipeError: the file is missing or not TOML, a key is unknown, a value invalid, or a setting without
+                effect; the message names the line.
         """
         path = Path(path)
         if path.is_dir():
@@ -121,7 +120,7 @@ class Recipe(Section):
 
     @classmethod
     def parse(cls, text: str, path: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
-        """Read a recipe's text; relative paths start at ``path``'s folder, ``settings`` are as in ``load``."""
+        """Read a recipe's text; relative paths are relative to ``path``'s folder, ``settings`` are as in ``load``."""
         place = str(path or "the recipe")
         with reading(place, _TOML):
             content = tomllib.loads(text)
@@ -134,24 +133,25 @@ class Recipe(Section):
 
     @classmethod
     def resolved(cls, content: Mapping[str, Any], path: Path | None) -> Recipe:
-        """A recipe of the content of a lock file; ``path`` is the file of the recipe itself."""
+        """The recipe in a lock file's content; ``path`` is the file of the recipe itself."""
         recipe = cls._made(content, "", path)
         recipe._resolved = True
         return recipe
 
     @classmethod
     def build(cls, name: str = "recipe", **tables: Any) -> Recipe:
-        """A recipe made in Python: ``tables`` are those of the file, with ``passes`` for ``[[pass]]``.
+        """Build a recipe in Python: ``tables`` are those of the file, with ``passes`` for ``[[pass]]``.
 
-        Where a file names code, objects may stand: passes, data loaders (anything that yields dictionaries of arrays
-        again and again, a torch DataLoader among them) and metrics. Relative paths start in the working directory.
+        Where a file names code, objects may be given: passes, data loaders (anything that can be iterated repeatedly
+        and yields dictionaries of arrays, such as a torch DataLoader) and metrics. Relative paths are relative to the
+        working directory.
 
         Example:
             >>> Recipe.build("mine", model={"path": "m.onnx"}, calibration={"data": loader},  # doctest: +SKIP
             ...              passes=[InsertQDQ(dtype="int8")])
 
         Raises:
-            RecipeError: an unknown table or key, a wrong value, or a setting that has no effect given the others.
+            RecipeError: an unknown table or key, an invalid value, or a setting without effect given the others.
         """
         recipe = cls._made(tables, "", None)
         recipe._name = name
@@ -161,16 +161,16 @@ class Recipe(Section):
     def with_objects(
         self, *, passes: Any = None, calibration: Any = None, evaluation: Any = None, metric: Any = None
     ) -> Recipe:
-        """This recipe with other passes, samples or metric; what is None stays as it is.
+        """This recipe with other passes, samples or metric; None keeps what it has.
 
         Args:
-            passes: a pass or several, in place of the recipe's.
+            passes: one or more passes that replace the recipe's.
             calibration: the calibration samples: a path, or an object that yields dictionaries of arrays.
             evaluation: the test samples, with their labels.
             metric: its name, its class, or an object with ``update`` and ``value``.
 
         Raises:
-            RecipeError: one of them is wrong, or does not go with the recipe.
+            RecipeError: one of them is invalid, or does not fit the recipe.
         """
         twin = self.model_copy(deep=True)
         if passes is not None:
@@ -197,13 +197,13 @@ class Recipe(Section):
         settings: Sequence[Setting] = (),
         file: Path | None = None,
     ) -> Recipe:
-        """A recipe of this content; ``file`` holds ``text`` where that is not ``path``, in whose folder paths start."""
+        """A recipe with this content; paths are relative to the folder of ``path``; ``file`` is where ``text`` is."""
         place = str(file or path or "the recipe")
         try:
             recipe = cls.model_validate(content, context={"file": bool(text)})
             fault: Mapping[str, Any] | None = no_number(content, recipe)
         except ValidationError as error:
-            # a table that is misspelt is missing too
+            # a misspelt table is also missing
             recipe, fault = None, min(error.errors(), key=lambda one: one["type"] == "missing")
         except (OverflowError, RecursionError) as error:
             raise _TOML.fault(place, fault_words(error)) from error
@@ -255,13 +255,13 @@ class Recipe(Section):
         sections = self.calibration, self.evaluation, self.engine
         for table, name, why in idle_settings(*sections, len(self.profile), self.passes):
             value = getattr(getattr(self, table), name)
-            # for a table its name: it also holds what was not written
+            # only the name of a table: its value also contains defaults
             said = f"[{table}] {name}" + ("" if isinstance(value, Section) else f" = {value_words(value)}")
             what, remedy = without_effect(said, why, name)
             raise RecipeError(what, where=self.locate(table, name), remedy=remedy)
 
     def _check_shares(self) -> None:
-        """Refuse percentages where the metric is a share: no result could miss them, or none meet them."""
+        """Refuse percentages for metrics between 0 and 1: either every result would meet them, or none."""
         metric, budget = self.evaluation.metric, self.evaluation.budget
         if metric not in SHARES:
             return
@@ -286,11 +286,11 @@ class Recipe(Section):
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """The settings given besides the file."""
+        """The settings that override the file's."""
         return tuple(self._settings)
 
     def override(self, option: str, table: str, key: str, value: Any) -> None:
-        """Set what an option of the command line gives; messages about it name the option."""
+        """Set a key from a command-line option, which messages about it then name."""
         section = getattr(self, table)
         self._settings.append(Setting(f"{table}.{key}", (table, key), value, getattr(section, key), option))
         setattr(section, key, value)
@@ -302,7 +302,7 @@ class Recipe(Section):
 
     @property
     def is_resolved(self) -> bool:
-        """Whether it is a lock file's: every setting is given, also those that have no effect."""
+        """Whether it is from a lock file, which has every setting, including those without effect."""
         return self._resolved
 
     @property
@@ -312,7 +312,7 @@ class Recipe(Section):
 
     @property
     def folder(self) -> Path:
-        """Where relative paths start."""
+        """The folder that relative paths are relative to."""
         return self._folder if self._folder is not None else Path.cwd()
 
     def resolve(self, path: str) -> Path:
@@ -320,11 +320,11 @@ class Recipe(Section):
         return (self.folder / Path(path).expanduser()).resolve()
 
     def locate(self, *loc: str | int) -> str:
-        """``file:line`` of a key, as near as it can be found, or the setting given besides the file."""
+        """``file:line`` of a key, or of the nearest place found; or the overriding setting."""
         return _where(self._settings, loc) or place_of(self._place, self._text, loc)
 
     def locate_value(self, value: str, *loc: str | int) -> str:
-        """``file:line`` of a value: in the table ``loc``, else where it occurs first, else of the table."""
+        """``file:line`` of a value: within the table ``loc``, else of its first occurrence, else of the table."""
         given = [one for one in self._settings if one.place[: len(loc)] == loc and (value or "''") in repr(one.value)]
         if given:
             return given[-1].where
@@ -334,7 +334,7 @@ class Recipe(Section):
         """The shape profiles.
 
         Raises:
-            RecipeError: shapes of unlike rank, min above max, a missing min, opt or max, or a name used twice.
+            RecipeError: shapes of different rank, min above max, a missing min, opt or max, or a duplicate name.
         """
         found: list[ShapeProfile] = []
         for index, section in enumerate(self.profile):
@@ -370,5 +370,5 @@ class Recipe(Section):
 
 
 def _where(settings: Sequence[Setting], loc: Sequence[str | int]) -> str:
-    """The last of the settings that sets what is at a place; empty where none does."""
+    """The last setting for a place; empty if there is none."""
     return next((one.where for one in reversed(settings) if one.covers(loc)), "")

@@ -46,7 +46,7 @@ _Source = Annotated[Named, AfterValidator(path_text)]
 
 
 class Section(BaseModel):
-    """A table of the recipe; unknown keys are refused, and numbers that are not finite."""
+    """A table of the recipe; unknown keys and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -66,12 +66,12 @@ class ProfileSection(Section):
 
     name: str = Field(min_length=1, description="the profile's name")
     shapes: dict[str, dict[Literal["min", "opt", "max"], list[_Size]]] = Field(
-        description="for each dynamic input its min, opt and max shape"
+        description="min, opt and max shape of each dynamic input"
     )
 
 
 class RandomSection(Section):
-    """``[calibration] random``: made-up data, which the report marks in red."""
+    """``[calibration] random``: random samples, which the report marks in red."""
 
     seed: int = Field(ge=0, le=2**63 - 1)
     samples: int = Field(32, gt=0, le=1_000_000)
@@ -83,7 +83,7 @@ class ImagesSection(Section):
     size: list[_Side] | None = Field(None, description="height and width")
     resize: _Side | None = Field(None, description="scale the shorter side to this before a center crop")
     crop: Literal["center", "none", "pad"] = Field(
-        "center", description="center: cut to size; none: stretch to size; pad: fit inside and fill up"
+        "center", description="center: crop to size; none: stretch to size; pad: scale to fit, and pad"
     )
     layout: Literal["nchw", "nhwc"] = "nchw"
     mean: list[_Pixel] = []
@@ -93,7 +93,7 @@ class ImagesSection(Section):
         None,
         gt=0,
         le=1e6,
-        description="multiplies pixel values (0 to 255) before mean and std; default 1/255, 1 for integer inputs",
+        description="factor for pixel values (0 to 255) before mean and std; default 1/255, for integer inputs 1",
     )
 
 
@@ -102,38 +102,38 @@ class CalibrationSection(Section):
 
     data: _Source | None = Field(None, description="a .npz, a folder, a Polygraphy JSON, or module:Name")
     method: Literal["minmax", "entropy", "percentile", "mse"] = Field(DEFAULT, description="how amax is chosen")
-    percentile: float = Field(99.99, gt=50, le=100, description="of method percentile, whose ranges a search tries too")
+    percentile: float = Field(99.99, gt=50, le=100, description="for method percentile, which a search tries too")
     methods: dict[str, Literal["minmax", "entropy", "percentile", "mse"]] = Field(
-        {}, description="method by glob over tensor names"
+        {}, description="methods for single tensors, by glob over their names"
     )
     outside: Literal["error", "skip", "pad", "crop"] = Field(
         "error", description="what to do with a sample that fits no profile"
     )
     batch: Count = Field(8, description="samples to run at once")
-    samples: Count | None = Field(None, description="use at most this many samples, spread over the data")
+    samples: Count | None = Field(None, description="use at most this many samples, evenly spread over the data")
     device: Literal["cpu", "gpu"] = Field(
-        "cpu", description="where statistics are made: onnxruntime on the CPU, or a TensorRT engine on the first GPU"
+        "cpu", description="what computes the statistics: onnxruntime on the CPU, or a TensorRT engine on the first GPU"
     )
-    memory: ByteSize | None = Field(None, description="bound for tapped tensors, such as 2GB")
-    mask: str | None = Field(None, description="the mask input, where different lengths are padded together")
+    memory: ByteSize | None = Field(None, description="memory limit for observed tensors, such as 2GB")
+    mask: str | None = Field(None, description="the mask input, to batch samples of different lengths by padding")
     random: RandomSection | None = Field(None, description="random data instead of real data")
     images: ImagesSection | None = Field(None, description="how images become samples")
     collection: PathText | None = Field(
-        None, description="statistics that `qtool calibrate` and `qtool merge` wrote, instead of running the model"
+        None, description="statistics written by `qtool calibrate` or `qtool merge`, used instead of running the model"
     )
     ranges: PathText | None = Field(None, description="a file of ranges to use: ranges.json, a TensorRT cache, a table")
-    ranges_use: Literal["override", "fill"] = Field("override", description="whether given ranges override calibration")
-    manual: dict[str, _Amax] = Field({}, description="amax by tensor name, set by hand; overrides everything")
+    ranges_use: Literal["override", "fill"] = Field("override", description="override calibration, or fill its gaps")
+    manual: dict[str, _Amax] = Field({}, description="amax by tensor name; overrides everything")
     weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         {}, description="weight of each profile's samples"
     )
     unlike: float = Field(
-        2.0, gt=1, le=1e6, description="ratio of ranges between profiles from which a tensor is named"
+        2.0, gt=1, le=1e6, description="report tensors whose range differs between profiles by this factor or more"
     )
 
 
 class BudgetSection(Section):
-    """``[evaluation] budget``: what must hold, else the exit status is 1."""
+    """``[evaluation] budget``: limits on the result; if one is missed, the exit status is 1."""
 
     max_drop: float | None = Field(
         None, ge=0, le=1e12, description="largest drop of the metric; of top1, 0.02 is 2 points"
@@ -166,7 +166,7 @@ class BudgetSection(Section):
 
     @property
     def floors(self) -> dict[str, float]:
-        """The given levels from which on an answer counts as unchanged."""
+        """The given thresholds above which an answer counts as unchanged."""
         names = ("min_cosine", "min_iou", "min_matched", "min_psnr_db", "min_snr_db")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -175,21 +175,21 @@ class EvaluationSection(Section):
     """``[evaluation]``."""
 
     data: _Source | None = Field(None, description="test data with labels; without it calibration samples are held out")
-    task: TaskName | None = Field(None, description="what the model is for; guessed and said where not given")
-    metric: Named | None = Field(None, description="a metric that `qtool metrics` lists, or module:Name")
-    output: str | None = Field(None, description="the output the metric looks at; the first by default")
+    task: TaskName | None = Field(None, description="what the model is for; if not given it is guessed, and reported")
+    metric: Named | None = Field(None, description="a metric listed by `qtool metrics`, or module:Name")
+    output: str | None = Field(None, description="the output that the metric reads; default: the first")
     blank: int | None = Field(None, ge=0, le=10_000_000, description="CTC's blank class; guessed if not given")
     space: int | None = Field(None, ge=0, le=10_000_000, description="the class that separates words, for metric wer")
     threshold: float | None = Field(
         None, ge=-1e9, le=1e9, description="smallest score at which a label, mask or detection counts; default: guessed"
     )
     budget: BudgetSection = Field(default_factory=BudgetSection)
-    hold_out: float = Field(0.2, gt=0, lt=1, description="share of calibration samples held out where there is no data")
+    hold_out: float = Field(0.2, gt=0, lt=1, description="share of calibration samples held out if there is no data")
     batch: Count = Field(8, description="samples to run at once")
     samples: Count | None = Field(None, description="use at most this many samples")
     layer_samples: Count | None = Field(
         None,
-        description="samples for the error of every layer; by default up to 64, as time allows",
+        description="samples for measuring each layer's error; default: up to 64, as time allows",
     )
 
 
@@ -199,18 +199,18 @@ class EngineSection(EngineChoices, Section):
     backend: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
     rest: FloatName = Field(
         "fp16",
-        description="precision of everything else; in models with 16-bit layers nodes keep their types",
+        description="precision of all other nodes; in models with 16-bit layers, nodes keep their types",
     )
-    io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type changes")
+    io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type is to change")
     calibration_profile: str | None = Field(
-        None, description="the profile that TensorRT's own calibrators run at; the first where not given"
+        None, description="the profile for TensorRT's own calibrators; default: the first"
     )
     workspace_mb: int | None = Field(None, gt=0, le=1 << 24, description="workspace limit in megabytes")
     timing_cache: PathText | None = Field(None, description="file kept between builds")
     open: bool = Field(
-        False, description="build opaque blocks again with their inner tensors marked, to see what they can run in"
+        False, description="rebuild opaque blocks with inner tensors marked, to see in which precisions they can run"
     )
-    compare: list[FloatName] = Field([], description="also build the model in these precisions, to compare")
+    compare: list[FloatName] = Field([], description="also build the model in these precisions, for comparison")
 
 
 class ReportSection(Section):
@@ -223,18 +223,18 @@ class ReportSection(Section):
 
 
 class RunSection(Section):
-    """``[run]``: where the work is done, which changes no result except last bits of models that run in parts."""
+    """``[run]``: where the work is done; this changes no results, except last bits of models that run in parts."""
 
     on: Annotated[str, AfterValidator(_where_work_is_done)] = Field(
         "here",
         json_schema_extra={"pattern": f"^({_PLACES})$"},
-        description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port",
+        description="here; ray: the Ray cluster at RAY_ADDRESS, or one on this machine; or ray://host:port",
     )
     memory: ByteSize | None = Field(
-        None, description="bound for the memory of a process that computes, such as 4GB; larger models run in parts"
+        None, description="memory limit of each computing process, such as 4GB; larger models run in parts"
     )
 
     @property
     def memory_bytes(self) -> int | None:
-        """The bound in bytes, for each process that computes."""
+        """The memory limit of each computing process, in bytes."""
         return byte_size(self.memory) if self.memory is not None else None
