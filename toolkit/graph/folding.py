@@ -1,4 +1,4 @@
-"""What depends on constants alone, computed: in the main graph and in every If, Loop and Scan."""
+"""Constant folding, in the main graph and in every If, Loop and Scan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from toolkit.graph.surgery.inlining import Inliner
 from toolkit.graph.surgery.tensors import make_constant, np_dtype, onnx_type, reroute, stored_bytes, values_of
 
 KeepNode = Callable[[gs.Node], bool]
-"""Says of a node whose inputs are constants that it must stay."""
+"""Returns whether a node with constant inputs must stay."""
 
 _NUMBERS = ("value", "value_float", "value_floats", "value_int", "value_ints")
 _NOT_TENSORS = ("Sequence", "SplitToSequence", "Optional")
@@ -38,13 +38,13 @@ _SMALL = 1024
 
 @dataclass
 class Folded:
-    """What folding did.
+    """The result of folding.
 
     Attributes:
         values: names of the nodes that became constants.
-        branches: for each If that was replaced by its branch, ``then`` or ``else``.
-        large: for each node that stays since its result is too large, the bytes of that.
-        failed: for each node that stays since it could not be computed, the error.
+        branches: for each If that was replaced by a branch, ``then`` or ``else``.
+        large: for each node that stays because its result is too large, the result's bytes.
+        failed: for each node that stays because it could not be computed, the error.
     """
 
     values: set[str] = field(default_factory=set)
@@ -54,26 +54,26 @@ class Folded:
 
 
 def fold(model: Model, keep: KeepNode, limit: int) -> Folded:
-    """Compute what depends on constants and known shapes alone, and put branches in the place of decided Ifs.
+    """Fold what depends only on constants and known shapes, and replace Ifs with constant conditions by their branch.
 
-    Constants are computed by onnxruntime. Of a tensor that only lends its type (CastLike) or its shape (Shape, Size,
-    EyeLike) no values are needed, where that is known. Nodes that hold a subgraph are not computed themselves, only
-    what is in them. Nodes that make an output of their graph stay; their inputs become constants.
+    Constants are computed by onnxruntime. A tensor that only lends its type (CastLike) or its shape (Shape, Size,
+    EyeLike) needs no values if that is known. Of nodes with subgraphs only the subgraphs are folded. Nodes that produce
+    an output of their graph stay; their inputs become constants.
 
     Args:
-        model: changed in place; it is topologically sorted. Nodes that are not needed any more stay in it, unread.
-        keep: nodes that stay as they are.
-        limit: bytes of the largest result to store.
+        model: topologically sorted; changed in place. Nodes that are no longer needed remain, unread.
+        keep: returns whether a node must stay as it is.
+        limit: most bytes of a stored result.
     """
     folder = _Folder(model, keep, limit)
     while folder.run(model.graph):
-        # what was inlined has shapes that may be known now
+        # inlined nodes may now have known shapes
         folder.facts = None
     return folder.folded
 
 
 def fixed_dimensions(model: Model, profiles: Profiles) -> dict[str, list[Any]]:
-    """By name the shapes of inputs with an open dimension that every profile fixes at one size, with these sizes."""
+    """By name, the shapes of inputs with a dynamic dimension to which every profile gives the same size."""
     found = {}
     for tensor in model.graph.inputs:
         extents = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
@@ -89,7 +89,7 @@ def fixed_dimensions(model: Model, profiles: Profiles) -> dict[str, list[Any]]:
 
 
 def fix_dimensions(model: Model, profiles: Profiles) -> list[str]:
-    """Declare the dimensions of inputs that every profile fixes at one size; the names of inputs that were changed."""
+    """Declare the sizes of dimensions for which all profiles agree; returns the names of changed inputs."""
     fixed = fixed_dimensions(model, profiles)
     for tensor in model.graph.inputs:
         tensor.shape = fixed.get(tensor.name, tensor.shape)
@@ -107,7 +107,7 @@ class _Folder:
         self.opsets = [helper.make_opsetid("", model.opset), *others]
 
     def run(self, graph: gs.Graph) -> bool:
-        """Fold a graph and then its subgraphs; whether an If was replaced by its branch."""
+        """Fold a graph and then its subgraphs; returns whether an If was replaced by its branch."""
         inlined = False
         while True:
             for step in (self._store_constants, self._store_shapes, self._compute):
@@ -134,7 +134,7 @@ class _Folder:
                 self._store(node, node.outputs[0], plain)
 
     def _store_shapes(self, graph: gs.Graph) -> None:
-        """Store shapes that are known, and the known part of others where only that is read, by Gather or Slice."""
+        """Store known shapes, and the known parts of others if a Gather or Slice reads only those."""
         outputs = {id(tensor) for tensor in graph.outputs}
         shapes = [node for node in graph.nodes if node.op in _OF_SHAPES and node.outputs and not self.keep(node)]
         for node in shapes:
@@ -207,7 +207,7 @@ class _Folder:
     # ---------------------------------------------------------------- values that are computed
 
     def _compute(self, graph: gs.Graph) -> None:
-        """Fold what constants alone determine in one graph; where it cannot be run as a whole, node by node."""
+        """Fold everything in one graph that depends only on constants; node by node if it cannot be run as a whole."""
         nodes, wanted = self._wanted(graph)
         if not wanted:
             return
@@ -217,7 +217,7 @@ class _Folder:
             self.folded.failed[error.node] = error.what
             return
         except QtoolError:
-            # a node that onnxruntime cannot run spoils the whole: running each by itself shows which
+            # a node that onnxruntime cannot run makes the whole fail: running each separately shows which
             values = self._one_by_one(nodes)
             nodes, wanted = self._wanted(graph)
         for name, node in wanted.items():
@@ -228,7 +228,7 @@ class _Folder:
                 self.folded.large[node.name] = value.nbytes
                 continue
             self._store(node, next(tensor for tensor in node.outputs if tensor.name == name), value)
-        # those in between have no readers left
+        # intermediate nodes have no readers left
         for node in reversed(nodes):
             if node.outputs and not any(tensor.outputs for tensor in node.outputs):
                 node.inputs.clear()
@@ -236,10 +236,10 @@ class _Folder:
                 self.folded.values.add(node.name)
 
     def _wanted(self, graph: gs.Graph) -> tuple[list[gs.Node], dict[str, gs.Node]]:
-        """The nodes of a graph that can be computed, and the makers of those of their outputs that others read."""
+        """The nodes of a graph that can be computed, and those of them whose outputs other nodes read."""
         nodes = list(self._computable(graph))
         if self.facts is None and any(stored_bytes([tensor]) > self.limit for node in nodes for tensor in node.inputs):
-            # what is made of it is too large as well, most likely: it is not computed to find that out
+            # results derived from it are most likely too large as well, so they are not computed
             self.facts = self.model.facts()
         inner = {id(node) for node in nodes}
         return nodes, {
@@ -275,7 +275,7 @@ class _Folder:
         return size > self.limit
 
     def _one_by_one(self, nodes: list[gs.Node]) -> dict[str, Array]:
-        """The values of all that these nodes make; nodes that cannot be computed are noted."""
+        """The values of these nodes' outputs; nodes that cannot be computed are recorded."""
         found: dict[str, Array] = {}
         for node in nodes:
             names = [tensor.name for tensor in node.outputs if not tensor.is_empty()]
@@ -289,7 +289,7 @@ class _Folder:
         return found
 
     def _run(self, nodes: list[gs.Node], wanted: list[str], known: Mapping[str, Array]) -> Mapping[str, Array]:
-        """What onnxruntime makes of some nodes. Large constants are its inputs, so that no message grows too large.
+        """The results of nodes, computed by onnxruntime. Large constants are inputs, to limit the size of the message.
 
         Raises:
             QtoolError: it cannot compute one of them.
@@ -318,7 +318,7 @@ class _Folder:
     # ---------------------------------------------------------------- branches
 
     def _inline(self, graph: gs.Graph) -> bool:
-        """Replace the Ifs of a graph whose condition is a constant; whether there was one."""
+        """Replace the Ifs of a graph whose condition is a constant; returns whether there was one."""
         found = False
         index = 0
         while index < len(graph.nodes):
@@ -338,7 +338,7 @@ def _number(name: str, value: object) -> Array:
 
 
 def _shape(tensor: gs.Tensor, facts: Facts) -> tuple[int, ...] | None:
-    """A tensor's shape, -1 for what is not known; None where its rank is not."""
+    """A tensor's shape, -1 for unknown sizes; None if its rank is not known."""
     if isinstance(tensor, gs.Constant):
         return tuple(tensor.shape)
     # tensors of two subgraphs may share a name
@@ -347,7 +347,7 @@ def _shape(tensor: gs.Tensor, facts: Facts) -> tuple[int, ...] | None:
 
 
 def _part(model: Model, reader: gs.Node, shape: gs.Tensor, sizes: Array) -> Array | None:
-    """What a Gather or Slice takes of a shape along its one axis; None for other readers."""
+    """The part of a shape that a Gather or Slice selects; None for other readers."""
     if not reader.inputs or reader.inputs[0] is not shape:
         return None
     settings = [model.constant(tensor) if not tensor.is_empty() else None for tensor in reader.inputs[1:]]

@@ -1,6 +1,6 @@
 """Choosing nodes by exact name, glob, operator, or the paths between two tensors.
 
-Nodes in the bodies of If, Loop and Scan are never quantized and keep their types: a choice of nothing else is refused.
+Nodes in the bodies of If, Loop and Scan are never quantized and keep their types: choosing only such nodes is an error.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from toolkit.graph.model import Model
 def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, str]:
     """Nodes whose name equals or matches one of the glob patterns: ``{node name: pattern}``.
 
-    A pattern that is itself a node's name stands for that node alone, whatever brackets it holds.
+    A pattern that equals a node's name matches only that node, even if it contains brackets.
 
     Raises:
-        RecipeError: a pattern matches nothing, or only nodes in bodies; the message names the nearest node names.
+        RecipeError: a pattern matches nothing, or only nodes in bodies; the message suggests similar names.
     """
     names = dict.fromkeys(model.node_names())
     main = _main(model)
@@ -40,7 +40,7 @@ def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, st
 
 
 def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
-    """Nodes of the given operators, and pieces of those that are written out: ``{node name: operator}``.
+    """Nodes of the given operators, including those that are part of a decomposed operator: ``{node name: operator}``.
 
     Raises:
         RecipeError: the model has no such operator, or only in bodies.
@@ -134,20 +134,20 @@ def choose(
     between: Iterable[Sequence[str]] = (),
     setting: str = "nodes",
 ) -> dict[str, str]:
-    """Nodes that any of the three ways chooses: ``{node name: what chose it}``.
+    """Nodes that any of the three criteria select: ``{node name: criterion}``.
 
     Args:
-        model: the graph, with the pieces of operators that are written out.
+        model: the graph.
         names: names of nodes or globs over them; see ``by_name``.
         ops: operators; see ``by_op``.
         between: pairs of tensors; the nodes on any path from the first to the second are chosen.
-        setting: what the user calls the choice, for errors.
+        setting: the name of the setting, for errors.
 
     Raises:
         RecipeError: one of them matches nothing, or only nodes in the bodies of If, Loop and Scan.
     """
     found: dict[str, str] = {}
-    # each walks the whole graph before it looks for anything
+    # each walks the whole graph first
     for way, given, word in (
         (by_path, between, f"{setting} between"), (by_op, ops, f"{setting} op"), (by_name, names, setting),
     ):  # fmt: skip

@@ -1,8 +1,8 @@
-"""A layer's bias: where it lies, what a constant input adds to the output, and what rounding the weights asks of it.
+"""A layer's bias: where it is, a layer's response to a constant input, and correcting the bias for rounded weights.
 
-Rounding the weights W to Wq moves the mean of a layer's output by (Wq - W) E[x]. Where a pass notes E[x], the pass that
-rounds the weights takes that off the bias: Nagel et al., "Data-free quantization through weight equalization and bias
-correction", ICCV 2019, section 4.2.
+Rounding the weights W to Wq shifts the mean of a layer's output by (Wq - W) E[x]. If a pass records E[x], the pass that
+rounds the weights subtracts the shift from the bias: Nagel et al., "Data-free quantization through weight equalization
+and bias correction", ICCV 2019, section 4.2.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from toolkit.graph.surgery.tensors import make_constant
 
 @dataclass(frozen=True)
 class BiasPlace:
-    """Where the bias of a layer lies, or could.
+    """Where the bias of a layer is, or could be.
 
     Attributes:
         layer: the layer.
-        holder: the node whose input it is: the layer, or the Add after a MatMul.
-        index: which input; one after the last where the layer has no bias yet.
-        beta: what the holder multiplies it by.
+        holder: the node that reads it: the layer, or the Add after a MatMul.
+        index: the index of that input; one after the last if the layer has no bias yet.
+        beta: the factor that the holder applies to it.
     """
 
     layer: gs.Node
@@ -44,7 +44,7 @@ class BiasPlace:
         return self.index < len(self.holder.inputs) and not self.holder.inputs[self.index].is_empty()
 
     def plus(self, model: Model, values: Array, dtype: Any = np.float32) -> Array:
-        """The bias that adds ``values``, float64 [out], to the layer's output; one that is new has ``dtype``."""
+        """The bias that adds ``values``, float64 [out], to the layer's output; of type ``dtype`` if there was none."""
         old = model.constant(self.holder.inputs[self.index]) if self.given else None
         if old is None:
             return np.asarray(values / self.beta).astype(dtype)
@@ -54,10 +54,10 @@ class BiasPlace:
     def add(
         self, model: Model, values: Array, word: str, names: Names, dtype: Any = np.float32
     ) -> tuple[str, str, Array]:
-        """Add ``values``, float64 [out], to the layer's output: by a bias of a new name, which ends in ``word``.
+        """Add ``values``, float64 [out], to the layer's output, by a new bias whose name ends in ``word``.
 
         Returns:
-            That name, that of the bias before (empty where there was none), and what it holds (zeros then).
+            Its name, the name of the old bias (empty if there was none), and the old bias's values (zeros if none).
         """
         new = self.plus(model, values, dtype)
         before = self.plus(model, np.zeros_like(values), dtype)
@@ -75,7 +75,7 @@ class BiasPlace:
 
 
 def bias_place(model: Model, node: gs.Node, size: int) -> BiasPlace | None:
-    """Where a Conv, ConvTranspose, Gemm or MatMul has a bias of ``size`` values, or can have one; else None."""
+    """The place of the bias of ``size`` values of a Conv, ConvTranspose, Gemm or MatMul; None if it can have none."""
     beta = float(node.attrs.get("beta", 1.0)) if node.op == "Gemm" else 1.0
     if beta == 0:
         return None
@@ -108,7 +108,8 @@ def response(node: gs.Node, weight: Array, constant: Array) -> Array:
 
 
 def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, Array] | None:
-    """What makes up for the rounding of a layer's weights at its noted mean: the bias, and what it has to add.
+    """The bias correction for the rounding of a layer's weights at its recorded mean input: the bias, and the values to
+    add.
 
     Args:
         model: the graph.
@@ -116,7 +117,7 @@ def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, 
         rounded: its weight, quantized and back.
 
     Returns:
-        None where no mean is noted, or there is no bias to correct.
+        None if no mean is recorded, or there is no bias to correct.
     """
     mean = input_mean(model, node)
     weight = model.constant(node.inputs[1]) if mean is not None else None
@@ -128,7 +129,7 @@ def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, 
 
 
 def rounding_correction(model: Model, node: gs.Node, error: Array) -> Array:
-    """What the bias of a quantized layer has been given already to make up for the rounding of its weights.
+    """The correction for the rounding of its weights that a quantized layer's bias already contains.
 
     Args:
         model: the graph.
@@ -136,7 +137,7 @@ def rounding_correction(model: Model, node: gs.Node, error: Array) -> Array:
         error: its rounded weight less the float one, in the node's own layout.
 
     Returns:
-        float64 [out], or [1] where no mean was noted.
+        float64 [out], or [1] if no mean was recorded.
     """
     mean = _corrected(model, node, error)
     return -response(node, error, mean) if mean is not None else np.zeros(1)
@@ -148,18 +149,18 @@ def _corrected(model: Model, node: gs.Node, error: Array) -> Array | None:
 
 
 def _is_of(mean: Array, node: gs.Node, weight: Array) -> bool:
-    """Whether a noted mean is that of a layer's input channels: a file may hold anything under its name."""
+    """Whether a recorded mean has one value per input channel: a file may contain anything under its key."""
     return node.op != "ConvTranspose" and mean.size == LayerWeights.channels_of(node, weight)[1]
 
 
 def restore_bias(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], Array], names: Names) -> None:
-    """Give a layer the bias that it had before it made up for the rounding of its weights, where it does.
+    """Undo a layer's bias correction for the rounding of its weights, if there is one.
 
     Args:
         model: the graph.
         node: the layer.
-        weight: the weight that it is to have, in the node's own layout.
-        rounded: returns its rounded weight; not called where nothing was made up for.
+        weight: its new weight, in the node's own layout.
+        rounded: returns its rounded weight; not called if the bias is not corrected.
         names: the names of the model's tensors.
     """
     mean = _corrected(model, node, weight)

@@ -1,4 +1,4 @@
-"""Values of tensors that depend on constants alone."""
+"""Values of tensors that depend only on constants."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from toolkit.graph.surgery.tensors import make_constant, np_dtype, onnx_type, va
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-"""Operators whose result differs from run to run: never a constant."""
+"""Operators whose result differs between runs, and so is never constant."""
 _TRAINS = 2
-"""The input of a Dropout that says whether it drops anything."""
+"""The input of a Dropout that enables training mode."""
 
 
 def is_random(node: gs.Node) -> bool:
-    """Whether a node draws new numbers in every run; a Dropout that was left in training mode does."""
+    """Whether a node draws random numbers in every run, as a Dropout in training mode does."""
     if node.op == "Dropout" and len(node.inputs) > _TRAINS and node.inputs[_TRAINS].name:
         trains = node.inputs[_TRAINS]
         return not isinstance(trains, gs.Constant) or bool(values_of(trains).any())
@@ -32,7 +32,7 @@ def is_random(node: gs.Node) -> bool:
 
 
 def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
-    """The values of a tensor that depends on constants alone; None where it does not, or nothing here computes it."""
+    """The values of a tensor that depends only on constants; None if it does not, or cannot be computed here."""
     known = model.constant(tensor)
     if known is not None:
         return known
@@ -44,7 +44,7 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
         inputs = {t.name: values[t.name] if t.name in values else model.constant(t) for t in node.inputs if t.name}
         if any(value is None for value in inputs.values()):
             return None
-        # the reference implementation has Q and DQ from opset 19 on only, where older ones mean the same
+        # the reference implementation has Q and DQ only from opset 19 on; older ones mean the same
         opset = max(model.opset, 19) if node.op in ("QuantizeLinear", "DequantizeLinear") else model.opset
         try:
             made = run_node(OnnxExporter.export_node(node), inputs, [helper.make_opsetid("", opset)])  # type: ignore[arg-type]
@@ -55,10 +55,10 @@ def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
 
 
 def with_values(model: Model, values: Mapping[str, Array]) -> None:
-    """Let the constants of these names hold other values, in place.
+    """Replace the values of the constants with these names, in place.
 
-    A constant of another shape is a different one that took the name, and stays. A type that numpy's files cannot name,
-    bfloat16, is taken from the constant.
+    A constant of another shape is a different one with the same name, and stays. The type bfloat16, which numpy's files
+    cannot express, is taken from the constant.
     """
     made: dict[str, gs.Constant] = {}
     for node, _ in model.walk() if values else ():
@@ -79,7 +79,7 @@ def is_stored(tensor: gs.Tensor) -> bool:
 
 
 def _makers(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
-    """The nodes that make a tensor of constants alone, in their order; None where something else contributes."""
+    """The nodes that compute a tensor from constants only, in order; None if anything else contributes."""
     order: list[gs.Node] = []
     seen: set[int] = set()
     pending: list[tuple[gs.Tensor, gs.Node | None]] = [(tensor, None)]
@@ -88,7 +88,7 @@ def _makers(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
         if done is not None:
             order.append(done)
             continue
-        # what is constant is not decoded here: a walk may pass by all weights of the model
+        # do not decode constants here: a walk may pass all weights of the model
         if current.is_empty() or is_stored(current):
             continue
         if not current.inputs:

@@ -1,8 +1,9 @@
-"""One operator for one computation, whichever exporter wrote it: pools as reductions, operators written out in pieces.
+"""Recognizing operators however they are exported: pools written as reductions, operators decomposed into several
+nodes.
 
-PyTorch writes LayerNorm as LayerNormalization from opset 17 on and in nine nodes before, GELU as Gelu from opset 20 on
-and in five before, adaptive pooling as GlobalAveragePool or as ReduceMean over the spatial axes. TensorRT makes the
-same layers of both forms, so code that decides by operator asks here.
+PyTorch exports LayerNorm as LayerNormalization from opset 17 on and as nine nodes before, GELU as Gelu from opset 20 on
+and as five nodes before, adaptive pooling as GlobalAveragePool or as ReduceMean over the spatial axes. TensorRT builds
+the same layers for all forms, so code that depends on operators uses this module.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ _GATES = {
     frozenset({"Softplus", "Tanh"}): "Mish",
     frozenset({"Abs"}): "Softsign",
 }
-"""Activations of one tensor that multiply or divide what they make of it, by the functions in them."""
+"""Activations that multiply or divide a tensor by a function of it, by the functions in them."""
 _SCALED = ("Gelu", "HardSwish")
-"""Those that exporters multiply by a number at the end: 0.5, 1 / 6."""
+"""Those that exporters multiply by a constant at the end: 0.5, 1 / 6."""
 _FUNCTIONS = frozenset().union(*_GATES)
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Neg", *_THROUGH})
 _MOST_NODES = 12
 
 _Path: TypeAlias = "tuple[gs.Tensor, tuple[gs.Node, ...]]"
-"""Where a path begins, and its nodes."""
+"""The tensor where a path begins, and its nodes."""
 
 
 @dataclass(frozen=True)
 class Composite:
-    """An operator written out in pieces.
+    """An operator that is decomposed into several nodes.
 
     Attributes:
         op: ONNX's operator for it: LayerNormalization, InstanceNormalization, RMSNormalization, Gelu, Swish, HardSwish,
@@ -60,11 +61,11 @@ class Composite:
 
 
 class Forms:
-    """The operators of a model's nodes, the pieces of one operator taken together.
+    """The operators of a model's nodes, with decomposed operators recognized.
 
     Args:
         model: the graph.
-        facts: its types and shapes, where they are known already; ranks that the graph does not say are inferred.
+        facts: its types and shapes, if known already; otherwise ranks that the graph does not declare are inferred.
     """
 
     def __init__(self, model: Model, facts: Facts | None = None) -> None:
@@ -76,14 +77,14 @@ class Forms:
         self._of = {id(node): one for one in self.composites for node in one.nodes}
 
     def op(self, node: gs.Node) -> str:
-        """The operator that a node is, or is a piece of; a reduction that is a pool is one."""
+        """The operator that a node is, or is part of; a reduction that acts as a pool counts as the pool."""
         whole = self._of.get(id(node))
         if whole is not None:
             return whole.op
         return _POOL if node.op == "ReduceMean" and self._spatial(node) else str(node.op)
 
     def composite(self, node: gs.Node) -> Composite | None:
-        """The composite that a node is a piece of."""
+        """The composite that a node is part of."""
         return self._of.get(id(node))
 
     def readers(self, tensor: gs.Tensor) -> list[gs.Node]:
@@ -92,19 +93,19 @@ class Forms:
         return list(found.values())
 
     def outputs(self, node: gs.Node) -> list[gs.Tensor]:
-        """The outputs of a node, or of the composite that it is a piece of."""
+        """The outputs of a node, or of the composite that it is part of."""
         whole = self._of.get(id(node))
         return list(node.outputs) if whole is None else [whole.output]
 
     def inputs(self, node: gs.Node) -> list[gs.Tensor]:
-        """The inputs of a node, or of the composite that it is a piece of."""
+        """The inputs of a node, or of the composite that it is part of."""
         whole = self._of.get(id(node))
         return list(node.inputs) if whole is None else [whole.input]
 
     # ---------------------------------------------------------------- reductions
 
     def _axes(self, node: gs.Node) -> tuple[int, ...] | None:
-        """The axes of a reduction, from 0 where the rank is known; None where it has none, or they are computed."""
+        """The axes of a reduction, not negative if the rank is known; None if it has none, or they are computed."""
         axes = node.attrs.get("axes")
         if axes is None and len(node.inputs) > 1 and not node.inputs[1].is_empty():
             values = self.model.constant(node.inputs[1])
@@ -115,7 +116,7 @@ class Forms:
         return tuple(sorted(int(axis) + rank if axis < 0 and rank is not None else int(axis) for axis in axes))
 
     def _spatial(self, node: gs.Node) -> bool:
-        """Whether a reduction goes over axes after batch and channels only, as a pool does."""
+        """Whether a reduction is only over axes after batch and channels, as a pool's is."""
         axes = self._axes(node)
         return axes is not None and axes[0] >= 2
 
@@ -136,7 +137,7 @@ class Forms:
                     yield found
 
     def _normalization(self, variance: gs.Node) -> Composite | None:
-        """The normalization whose variance, or mean square, a node computes."""
+        """The normalization whose variance or mean square a node computes, if any."""
         nodes = [variance]
         square = self._maker(variance.inputs[0], nodes)
         if square is None or not self._squares(square):
@@ -153,7 +154,7 @@ class Forms:
             return None
         last, over = divided
         if upstream(over, _THROUGH) is not upstream(difference, _THROUGH):
-            # exporters that do not look for common terms compute the difference twice
+            # exporters without common subexpression elimination compute the difference twice
             other = self._maker(over, nodes)
             if not centred or other is None or not self._centred(other, axes, nodes) or other.inputs[0] is not source:
                 return None
@@ -178,7 +179,7 @@ class Forms:
         return node.op == "Pow" and self._number(node.inputs[1]) == 2
 
     def _centred(self, node: gs.Node, axes: Sequence[int] | None, nodes: list[gs.Node]) -> bool:
-        """Whether a node takes off a tensor its mean; it and the mean are added to ``nodes`` then."""
+        """Whether a node subtracts from a tensor its mean; if so, it and the mean's node are added to ``nodes``."""
         mean = self._maker(node.inputs[1], nodes) if node.op == "Sub" else None
         if mean is None or mean.op != "ReduceMean" or mean.inputs[0] is not node.inputs[0] or self._axes(mean) != axes:
             return False
@@ -186,7 +187,7 @@ class Forms:
         return True
 
     def _divided(self, variance: gs.Node, nodes: list[gs.Node]) -> tuple[gs.Node, gs.Tensor] | None:
-        """The node that divides by the root of the variance, and what it divides; nodes on the way go to ``nodes``."""
+        """The node that divides by the root of the variance, and its dividend; nodes between are added to ``nodes``."""
         root = self._root(variance, nodes)
         if root is None:
             return None
@@ -203,7 +204,7 @@ class Forms:
     def _root(self, variance: gs.Node, nodes: list[gs.Node]) -> gs.Node | None:
         """The Sqrt of a variance with its epsilon, or its inverse: a Pow, or the Div or Reciprocal after the Sqrt.
 
-        It and the nodes on the way go to ``nodes``.
+        It and the nodes on the way are added to ``nodes``.
         """
         node, tensor = self._reader(variance, nodes)
         if node is not None and node.op == "Add" and self._number(self._other(node, tensor)) is not None:
@@ -225,10 +226,10 @@ class Forms:
     # ---------------------------------------------------------------- activations
 
     def _activations(self) -> list[Composite]:
-        """Gates of one tensor: every path from it to a Mul or Div goes through arithmetic with single numbers."""
+        """Gates of one tensor: all paths from it to a Mul or Div go through arithmetic with scalars."""
         paths_to: dict[int, list[_Path]] = {}
         found: list[Composite] = []
-        # in a graph in which no path can end, none is followed
+        # without a node at which a path can end, none is followed
         if not any(node.op in ("Mul", "Div") for node, _ in self.model.walk()):
             return found
         for node, _ in self.model.walk():
@@ -249,7 +250,7 @@ class Forms:
         return found
 
     def _activations_read(self, node: gs.Node) -> list[gs.Tensor]:
-        """The tensors that a node reads besides single numbers, each once; none where one is a constant."""
+        """The tensors that a node reads besides scalars, each once; empty if one is a constant."""
         values = node.inputs[:1] if node.op == "Clip" else node.inputs
         read = list({id(t): t for t in values if self._number(t) is None}.values())
         return [] if any(isinstance(t, gs.Constant) for t in read) else read
@@ -270,7 +271,7 @@ class Forms:
     # ---------------------------------------------------------------- helpers
 
     def _closed(self, op: str, nodes: list[gs.Node], source: gs.Tensor, last: gs.Node) -> Composite | None:
-        """The composite, where nothing but its own nodes reads what lies inside it."""
+        """The composite, if only its own nodes read its inner tensors."""
         own = {id(node) for node in nodes}
         inner = [t for node in nodes if node is not last for t in node.outputs]
         if any(id(t) in self._outputs or any(id(r) not in own for r in t.outputs) for t in inner):
@@ -279,7 +280,7 @@ class Forms:
         return Composite(op, tuple(ordered), source, last.outputs[0])
 
     def _maker(self, tensor: gs.Tensor, nodes: list[gs.Node]) -> gs.Node | None:
-        """The node that makes a tensor, seen through casts, which are added to ``nodes``."""
+        """The node that produces a tensor; casts on the way are added to ``nodes``."""
         node = self.model.producer(tensor)
         while node is not None and node.op in _THROUGH:
             nodes.append(node)
@@ -287,7 +288,7 @@ class Forms:
         return node
 
     def _reader(self, node: gs.Node, nodes: list[gs.Node]) -> tuple[gs.Node | None, gs.Tensor]:
-        """The only node that reads a result, and what it reads: seen through casts, which are added to ``nodes``."""
+        """The only node that reads a result, and the tensor it reads; casts on the way are added to ``nodes``."""
         tensor = node.outputs[0]
         while len(tensor.outputs) == 1 and tensor.outputs[0].op in _THROUGH:
             nodes.append(tensor.outputs[0])
@@ -295,7 +296,7 @@ class Forms:
         return tensor.outputs[0] if len(tensor.outputs) == 1 else None, tensor
 
     def _other(self, node: gs.Node, tensor: gs.Tensor) -> gs.Tensor | None:
-        """The constant that a node joins with a tensor; None where there is none."""
+        """The constant that a node combines with a tensor; None if there is none."""
         others = [t for t in node.inputs if t is not tensor]
         constant = len(others) == 1 and self.model.constant(others[0]) is not None
         return others[0] if constant else None
@@ -311,7 +312,7 @@ class Forms:
 
 
 def _joined(first: list[_Path], second: list[_Path]) -> list[_Path]:
-    """The tensors that two paths both come from, nearest first, with the nodes of both paths."""
+    """The tensors from which both paths come, nearest first, with the nodes of both paths."""
     other = {id(tensor): nodes for tensor, nodes in second}
     return [
         (tensor, tuple({id(node): node for node in (*nodes, *other[id(tensor)])}.values()))
@@ -321,5 +322,5 @@ def _joined(first: list[_Path], second: list[_Path]) -> list[_Path]:
 
 
 def constant_affine(model: Model, node: gs.Node) -> bool:
-    """Whether a node scales or shifts by constants: the written-out form of a BatchNormalization."""
+    """Whether a node scales or shifts by constants, as in a decomposed BatchNormalization."""
     return node.op in ("Mul", "Add", "Sub", "Div") and any(model.constant(t) is not None for t in node.inputs)

@@ -1,7 +1,7 @@
-"""Notes in a model's metadata: the mean of what a layer reads, by which the pass that rounds its weights corrects its
-bias, and the rounded weights whose error a bias was measured against.
+"""Records in a model's metadata: the mean input of a layer, by which the pass that rounds its weights corrects its
+bias, and the rounded weights for which a bias was corrected.
 
-They go with the model from the pass that changes an activation to the one that rounds the weights of its readers.
+They travel with the model from the pass that changes an activation to the pass that rounds its readers' weights.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ _MEAN, _CORRECTED, _SETTLED = "qtool.input_mean", "qtool.corrected_mean", "qtool
 
 
 def note_input_mean(model: Model, node: gs.Node, mean: Array) -> None:
-    """Note the mean of what a layer reads: the pass that rounds its weights corrects its bias by it.
+    """Record a layer's mean input, by which the pass that rounds its weights corrects its bias.
 
     Args:
-        model: gets the note in the node's metadata.
+        model: gets the record in the node's metadata.
         node: a layer with weights.
-        mean: [channels in], kept to four digits.
+        mean: [channels in], stored with four digits.
     """
     model.metadata.setdefault(node.name, {})[_MEAN] = json.dumps([float(f"{value:.4g}") for value in mean])
 
 
 def input_mean(model: Model, node: gs.Node) -> Array | None:
-    """The mean that was noted of what a layer reads, float64 [channels in]."""
+    """The recorded mean input of a layer, float64 [channels in]; None if there is none."""
     return _read(model, node, _MEAN)
 
 
 def corrected_mean(model: Model, node: gs.Node) -> Array | None:
-    """The mean input that the bias of a quantized layer is corrected by already, float64 [channels in]."""
+    """The mean input by which a quantized layer's bias was corrected, float64 [channels in]; None if it was not."""
     return _read(model, node, _CORRECTED)
 
 
 def mark_corrected(model: Model, node: gs.Node) -> None:
-    """Note that the mean has been made up for, so that it is not again."""
+    """Record that the bias was corrected by the mean, so that it is not corrected again."""
     own = model.metadata[node.name]
     own[_CORRECTED] = own.pop(_MEAN)
 
 
 def mark_open(model: Model, node: gs.Node) -> None:
-    """Note that the mean is no longer made up for: the weights are as they were before their rounding."""
+    """Record that the correction was undone: the weights are no longer rounded."""
     own = model.metadata[node.name]
     own[_MEAN] = own.pop(_CORRECTED)
 
 
 def note_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> None:
-    """Note that the bias of a quantized layer makes up for all that these rounded weights do on samples.
+    """Record that a quantized layer's bias was corrected for these rounded weights, as measured on samples.
 
     Args:
-        model: gets the note in the node's metadata.
+        model: gets the record in the node's metadata.
         node: the layer.
         rounded: its rounded weight, float, in the node's own layout.
     """
@@ -63,7 +63,7 @@ def note_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> None:
 
 
 def is_bias_corrected(model: Model, node: gs.Node, rounded: Array) -> bool:
-    """Whether the bias makes up for these rounded weights already: measured again, it would be corrected twice."""
+    """Whether the bias was already corrected for these rounded weights; correcting it again would be wrong."""
     return model.metadata.get(node.name, {}).get(_SETTLED) == _digest(rounded)
 
 
@@ -78,6 +78,6 @@ def _read(model: Model, node: gs.Node, key: str) -> Array | None:
     try:
         found = np.asarray(json.loads(text), np.float64).reshape(-1)
     except (ValueError, TypeError):
-        # a file may hold anything under that name
+        # a file may contain anything under that key
         return None
     return found if np.isfinite(found).all() else None

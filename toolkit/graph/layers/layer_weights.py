@@ -1,4 +1,4 @@
-"""A layer's weights by channel, whatever its operator and layout."""
+"""A layer's weights by channel, for any operator and layout."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from toolkit.graph.surgery.tensors import make_constant
 
 
 def bias_of(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
-    """The node and the input that hold a layer's constant bias, one value an output channel; None where none does.
+    """The node and input index of a layer's constant bias with one value per output channel; None if there is none.
 
-    Of a MatMul it is the Add that alone reads its result, as exporters write a Gemm whose input has more than two
-    dimensions.
+    For a MatMul it is the Add that is the only reader of its result: exporters write a Gemm whose input has more than
+    two dimensions like this.
     """
     if node.op != "MatMul":
         given = len(node.inputs) > 2 and not node.inputs[2].is_empty() and model.constant(node.inputs[2]) is not None
@@ -35,7 +35,7 @@ def bias_of(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
 class LayerWeights:
     """Weight and bias of a Conv, Gemm or MatMul, float64, as [out, in / group, ...]; ``write`` puts them back.
 
-    The ranges of a weight that is not asked for are those of the model's own values: no copy is made for them.
+    Ranges are computed from the model's own values: weights are copied only when accessed.
 
     Args:
         model: the graph.
@@ -81,19 +81,19 @@ class LayerWeights:
 
     @property
     def channels_in(self) -> int:
-        """How many input channels it reads."""
+        """How many input channels it has."""
         return int(self.shape[1]) * self.group
 
     @staticmethod
     def channels(model: Model, node: gs.Node) -> tuple[int, int]:
-        """How many output and input channels a layer with a constant weight has."""
+        """The numbers of output and input channels of a layer with a constant weight."""
         weight = model.constant(node.inputs[1])
         assert weight is not None
         return LayerWeights.channels_of(node, weight)
 
     @staticmethod
     def channels_of(node: gs.Node, weight: Array) -> tuple[int, int]:
-        """How many output and input channels a weight in the node's own layout has, a ConvTranspose's too."""
+        """The numbers of output and input channels of a weight in the node's own layout, also for ConvTranspose."""
         if node.op == "ConvTranspose":
             return int(weight.shape[1]) * int(node.attrs.get("group", 1)), int(weight.shape[0])
         out, into = (weight.shape[-1], weight.shape[0]) if is_stored_in_out(node) else weight.shape[:2]
@@ -104,11 +104,11 @@ class LayerWeights:
         return self._own if self._wide is None else self._wide
 
     def out_range(self) -> Array:
-        """Largest weight of every output channel."""
+        """Largest magnitude of every output channel's weights."""
         return _largest(self._held, tuple(range(1, len(self.shape))))
 
     def in_range(self) -> Array:
-        """Largest weight that reads every input channel."""
+        """Largest magnitude of every input channel's weights."""
         return np.concatenate([
             _largest(part, (0, *range(2, part.ndim))) for part in np.split(self._held, self.group)
         ])  # fmt: skip
@@ -120,7 +120,7 @@ class LayerWeights:
             self.bias = self.bias * factor
 
     def scale_in(self, factor: Array) -> None:
-        """Multiply the weights that read an input channel by its factor, by which that channel is divided."""
+        """Multiply the weights of every input channel by its factor; the caller divides the channel by it."""
         per_group = factor.reshape(self.group, 1, self.weight.shape[1], *(1,) * (self.weight.ndim - 2))
         shape = self.weight.shape
         self.weight = (self.weight.reshape(self.group, -1, *shape[1:]) * per_group).reshape(shape)
@@ -130,8 +130,8 @@ class LayerWeights:
         """Give the node its weights as new constants whose names end in ``word``.
 
         Args:
-            word: what was done to them.
-            names: the names of the model's tensors, for callers that write many.
+            word: the suffix of the constants' names.
+            names: the names of the model's tensors, for callers that write many weights.
         """
         names = names if names is not None else self.model.tensor_names()
         weight = (self.weight.T if self._in_out else self.weight).astype(self.dtype)
@@ -148,12 +148,12 @@ class LayerWeights:
 
 
 def _largest(values: Array, axes: tuple[int, ...]) -> Array:
-    """The largest magnitudes along some axes, float64, without an array of all of them."""
+    """The largest magnitudes along some axes, float64, without a temporary array of all magnitudes."""
     return np.maximum(values.max(axis=axes).astype(np.float64), -values.min(axis=axes).astype(np.float64))
 
 
 def is_stored_in_out(node: gs.Node) -> bool:
-    """Whether a layer's weight is stored as [in, out]: of a MatMul, and of a Gemm without transB."""
+    """Whether a layer's weight is stored as [in, out], as in a MatMul, or a Gemm without transB."""
     return node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
 
 

@@ -1,6 +1,6 @@
 """Multiply-accumulates of single operators, counted from their shapes.
 
-A multiply-accumulate is one product that is added to a sum; element-wise products, interpolation and softmax are none.
+A multiply-accumulate is one product that is added to a sum; element-wise products, interpolation and softmax have none.
 Operators are those of ONNX (https://onnx.ai/onnx/operators) and of onnxruntime's domain com.microsoft
 (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
 """
@@ -20,13 +20,13 @@ _MIXTURES = ("MoE", "QMoE")
 
 
 def macs(node: Any, facts: Facts) -> int | None:
-    """Multiply-accumulates of one execution of a node; 0 for operators that make none.
+    """Multiply-accumulates of one execution of a node; 0 for operators without any.
 
     Convolutions, products of matrices, LSTM, GRU, RNN, Einsum, ONNX's Attention, and com.microsoft's Attention,
     MultiHeadAttention and GroupQueryAttention are counted.
 
     Returns:
-        None where the shapes are not known, or for an attention whose formula is not known here.
+        None if the shapes are not known, or for an attention variant that is not supported here.
     """
     formula = _FORMULAS.get(node.op)
     if formula is None:
@@ -35,7 +35,7 @@ def macs(node: Any, facts: Facts) -> int | None:
 
 
 def shape_of(facts: Facts, tensor: str) -> Sequence[int] | None:
-    """The shape of a tensor at the last corner, or None where a dimension is not known."""
+    """The shape of a tensor at the last corner; None if a dimension is not known."""
     shapes = facts.shapes.get(tensor)
     if not shapes or any(size < 0 for size in shapes[-1]):
         return None
@@ -43,7 +43,7 @@ def shape_of(facts: Facts, tensor: str) -> Sequence[int] | None:
 
 
 def _shape(node: Any, facts: Facts, index: int) -> Sequence[int] | None:
-    """The shape of an input; None where it is not known or not given."""
+    """The shape of an input; None if it is not known or not given."""
     return shape_of(facts, node.inputs[index].name) if _given(node, index) else None
 
 
@@ -52,7 +52,7 @@ def _given(node: Any, index: int) -> bool:
 
 
 def _convolution(node: Any, facts: Facts) -> int | None:
-    """For each element of the output as many as the output channel's filter has weights.
+    """For each output element, the number of weights of its channel's filter.
 
     Weights are [M, C / group, kernel], in com.microsoft's channels-last forms [M, kernel, C / group].
     """
@@ -61,7 +61,7 @@ def _convolution(node: Any, facts: Facts) -> int | None:
 
 
 def _transposed_convolution(node: Any, facts: Facts) -> int | None:
-    """For each element of the input as many as that input channel has weights, [C, M / group, kernel]."""
+    """For each input element, the number of weights of its channel, [C, M / group, kernel]."""
     data, weight = _shape(node, facts, 0), _shape(node, facts, 1)
     return None if weight is None or data is None else math.prod(data) * math.prod(weight[1:])
 
@@ -73,7 +73,7 @@ def _gemm(node: Any, facts: Facts) -> int | None:
 
 
 def _product(node: Any, facts: Facts) -> int | None:
-    """For each element of the output K, the number of elements summed, as in numpy.matmul.
+    """For each output element, the number K of elements summed, as in numpy.matmul.
 
     com.microsoft's FusedMatMul takes A as [..., K, M] with ``transA``, and the batch axes after the first axis with
     ``transBatchA``: [M, ..., K], or with both [K, ..., M].
@@ -94,7 +94,7 @@ def _narrow_product(node: Any, facts: Facts) -> int | None:
 
 
 def _recurrent(node: Any, facts: Facts) -> int | None:
-    """For each element of a sequence as many as there are weights of input and state, in every direction.
+    """For each element of a sequence, the number of weights of input and state, in every direction.
 
     The gates are W x + R h: ONNX's LSTM, with W [directions, 4 hidden, input] and R [directions, 4 hidden, hidden];
     GRU has 3 gates, RNN one. Biases, peepholes and activations work by element. Sequences count at their full length.
@@ -109,8 +109,8 @@ def _attention(node: Any, facts: Facts) -> int | None:
     """For softmax(Q K^T) V: with ``keys`` the length of past and present, B Hq Lq keys (dk + dv).
 
     ONNX's Attention (opset 23) has Q [B, heads, Lq, dk], or [B, Lq, heads * dk] with the numbers of heads as
-    attributes; keys and values may have fewer heads, each of which serves several of Q. Masks leave no work out: a
-    causal product counts in full. com.microsoft's Attention makes Q, K and V from one input and one weight first.
+    attributes; keys and values may have fewer heads, each of which serves several of Q. Masks do not reduce the count:
+    a causal product counts in full. com.microsoft's Attention makes Q, K and V from one input and one weight first.
     """
     if node.domain == "com.microsoft":
         return _attention_with_projection(node, facts)
@@ -186,7 +186,7 @@ def _group_query_attention(node: Any, facts: Facts) -> int | None:
 
 
 def _past(node: Any, facts: Facts, index: int) -> int | None:
-    """How many keys an input holds of earlier steps, on its last axis but one; 0 where it is not given."""
+    """The number of keys of earlier steps in an input, on its second to last axis; 0 if it is not given."""
     if not _given(node, index):
         return 0
     shape = _shape(node, facts, index)
@@ -194,10 +194,10 @@ def _past(node: Any, facts: Facts, index: int) -> int | None:
 
 
 def _einsum(node: Any, facts: Facts) -> int | None:
-    """The product of all extents of each contraction, operands taken from left to right; of one operand none.
+    """The product of all extents of each contraction, with operands from left to right; none for a single operand.
 
-    Labels as in numpy.einsum, which ONNX's Einsum follows. Between two contractions the labels stay that the output or
-    a later operand still has.
+    Labels as in numpy.einsum, which ONNX's Einsum follows. Between two contractions, labels stay that the output or
+    a later operand has.
     """
     shapes = [_shape(node, facts, index) for index in range(len(node.inputs))]
     if any(shape is None for shape in shapes):

@@ -1,4 +1,4 @@
-"""Whether the scales of a graph's Q/DQ nodes are scales."""
+"""Checking the scales of Q/DQ nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolkit.graph.model import Model
 
 
 def wrong_scales(model: Model) -> dict[str, str]:
-    """By tensor what is wrong with every known scale that is not a positive number; the text names the node too."""
+    """For every known scale that is not positive, by tensor, the fault; the text also names the node."""
     found: dict[str, str] = {}
     seen = set[str]()
     for node, _ in model.walk():

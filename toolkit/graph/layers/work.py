@@ -1,6 +1,6 @@
 """What a node computes, and its share of a model's arithmetic.
 
-All shares of the arithmetic come from here: the report, search, sensitivity, the cost model.
+Used for all shares of the arithmetic: in the report, search, sensitivity and cost model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_COMPUTATION = frozenset({"Constant", "Shape", "Size"})
 
 
 def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
-    """Types and shapes at the first profile's opt shapes, or with the dimensions the model declares."""
+    """Types and shapes at the first profile's opt shapes; without profiles, with the model's declared dimensions."""
     first = next(iter(profiles), None)
     if first is None:
         return model.facts()
@@ -40,9 +40,9 @@ def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
 
 
 def role(node: Any, facts: Facts) -> NodeRole:
-    """What a node is: a computation, a conversion between types, or other (constants, shape arithmetic).
+    """The role of a node: a computation, a conversion between types, or other (constants, shape arithmetic).
 
-    A node of unknown types (a plugin's) counts as a computation.
+    A node with unknown types (a plugin) counts as a computation.
     """
     if node.op in CONVERSIONS:
         return "convert"
@@ -56,7 +56,7 @@ def role(node: Any, facts: Facts) -> NodeRole:
 
 
 def in_float64(node: Any, facts: Facts) -> bool:
-    """Whether a node computes in float64, and in no other float type: no type can be asked for it.
+    """Whether a node computes in float64 and no other float type, so that no precision can be requested for it.
 
     TensorRT's parser casts float64 down to float32 (onnx-tensorrt, "Supported ONNX Operators").
     """
@@ -70,10 +70,10 @@ def _is_float64(tensor: str, facts: Facts) -> bool:
 
 @dataclass(frozen=True)
 class Work:
-    """What the nodes of a model count for in shares of its arithmetic.
+    """The weights of a model's nodes in shares of its arithmetic.
 
     Attributes:
-        weights: by computing node its multiply-accumulates, or 1 each where those of some node are not known.
+        weights: by computing node, its multiply-accumulates, or 1 for each if some node's are not known.
         of: what is counted, ``macs`` or ``nodes``.
     """
 
@@ -82,7 +82,7 @@ class Work:
 
     @classmethod
     def counted(cls, counts: Mapping[str, int | None]) -> Work:
-        """From the multiply-accumulates of all computing nodes; None where they are not known."""
+        """From the multiply-accumulates of all computing nodes, None for unknown ones."""
         known = {name: count for name, count in counts.items() if count is not None}
         if len(known) == len(counts) and any(known.values()):
             return cls(known, "macs")
@@ -90,32 +90,32 @@ class Work:
 
     @cached_property
     def total(self) -> int:
-        """What all nodes count for together."""
+        """The total weight of all nodes."""
         return sum(self.weights.values())
 
     def share(self, nodes: Iterable[str]) -> float:
-        """What these nodes do of the whole, 0 to 1; names that are not computing nodes count nothing."""
+        """The share of these nodes, 0 to 1; names that are not computing nodes count nothing."""
         return sum(self.weights.get(name, 0) for name in set(nodes)) / self.total if self.total else 0.0
 
     def macs_share(self, node: str) -> float | None:
-        """One node's share of the multiply-accumulates, 0 to 1; None where they are not known."""
+        """One node's share of the multiply-accumulates, 0 to 1; None if they are not known."""
         if self.of != "macs":
             return None
         return self.weights.get(node, 0) / self.total if self.total else 0.0
 
 
 def work_of(model: Model, facts: Facts) -> Work:
-    """What the model's nodes count for; ``facts`` are those of ``facts_at_opt``, so that all callers count the same."""
+    """The weights of a model's nodes; ``facts`` must be from ``facts_at_opt``, so that all callers count the same."""
     counts = node_macs(model, facts)
     return Work.counted({node.name: counts[node.name] for node, _ in model.walk() if role(node, facts) == "compute"})
 
 
 def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
-    """Multiply-accumulates of every node in one inference, None where they are not known.
+    """Multiply-accumulates of every node in one inference; None if they are not known.
 
-    A node in the body of a Scan or Loop counts as often as the body runs: a Scan as often as its inputs are long, a
-    Loop up to its trip count, a constant or what shapes tell; a count that only stands for no limit (torch.jit writes
-    the largest int64 for ``while``) tells nothing. Both branches of an If count, though one inference runs one.
+    A node in the body of a Scan or Loop counts once per iteration: of a Scan, the length of its inputs; of a Loop, its
+    trip count, if constant or known from shapes, unless it only means no limit (torch.jit writes the largest int64 for
+    ``while``). Both branches of an If count, though one inference runs only one.
     """
     found: dict[str, int | None] = {}
     _count(model, model.graph, 1, facts, found)
@@ -132,7 +132,7 @@ def _count(model: Model, graph: gs.Graph, times: int | None, facts: Facts, found
 
 
 def _trips(model: Model, node: gs.Node, facts: Facts) -> int | None:
-    """How often a node runs its bodies; None where that is not known."""
+    """How often a node runs its bodies; None if it is not known."""
     if node.op == "Loop":
         given = None if node.inputs[0].is_empty() else model.constant(node.inputs[0])
         most = facts.trips.get(node.inputs[0].name) if given is None else int(given.reshape(-1)[0])
