@@ -20,6 +20,7 @@ from toolkit.report.schema.report import Accuracy, DeviceInfo, LayerInfo, Payoff
 _WRONG = "CHECK LABELS AND PREPROCESSING"
 _LONG, _LONG_RESULT = 12, 60
 """Words of a reason that the first line has no room for; where nothing is quantized the reason is the result."""
+_SIMULATED = "accuracy is simulated, not measured on an engine"
 _SOURCES = {
     "inspector": "from the engine's inspector",
     "tactic": "from the engine's kernels",
@@ -58,11 +59,17 @@ def headline(
     converted = left is not None and left.code is ReportCode.FLOAT_CONVERTED
     counted = [] if converted else [quantized_words(quantized_count(layers))]
     reason = _short(left, _LONG if quantized_count(layers).quantized else _LONG_RESULT)
-    running = "; ".join([*counted, *(sentence(one) for one in (reason, pace) if one is not None)])
+    simulated = [_SIMULATED] if found != "unmeasured" and not refused and _is_simulated(accuracy, device) else []
+    running = "; ".join([*counted, *(sentence(one) for one in (reason, pace) if one is not None), *simulated])
     told = _told(found, accuracy, device, running, late, refused)
     if slow is None:
         return told
     return f"{told} {sentence(slow)}." if found in ("broken", "missed") else f"{sentence(slow)}. {told}"
+
+
+def _is_simulated(accuracy: Accuracy | None, device: DeviceInfo | None) -> bool:
+    """Whether the figures are those of the simulation alone: no engine ran on the samples, nor failed to."""
+    return accuracy is not None and on_device(device) is None and failure(device) is None
 
 
 def _short(left: Finding | None, most: int) -> Finding | None:

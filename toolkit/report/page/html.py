@@ -19,7 +19,7 @@ from toolkit.report.conclusions.verdict import culprits
 from toolkit.report.findings.commands.explanation import decibels
 from toolkit.report.findings.engine.latency import overhead_words, pair_words
 from toolkit.report.findings.engine.prediction import prediction_words, uncounted_words
-from toolkit.report.findings.outputs.accuracy import amount, change, level
+from toolkit.report.findings.outputs.accuracy import amount, change, level, source_words
 from toolkit.report.findings.outputs.tasks import few_details, limit_words, part_name, part_words, standing_words
 from toolkit.report.findings.quantization.search import bound_words, budget_words, plan_standing, standing
 from toolkit.report.findings.words import capital, percent, share_percent
@@ -164,6 +164,7 @@ def environment() -> Environment:
         overhead_words=overhead_words,
         part_name=part_name,
         limit_words=limit_words,
+        source_words=source_words,
         part_words=part_words,
         standing_words=standing_words,
         few_details=few_details,

@@ -21,6 +21,7 @@ from toolkit.report.findings.outputs.accuracy import (
     amount,
     change,
     drop_interval,
+    source_words,
     with_points,
 )
 from toolkit.report.findings.outputs.tasks import limit_words, part_words
@@ -177,7 +178,7 @@ def _matrix(report: Report) -> Table:
 def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
     """The figures and remarks on them; where the first line states a doubt already, the other doubts."""
     held = "held out" if accuracy.held_out else "seen by calibration"
-    by = f", measured by {accuracy.source}" if accuracy.source else ""
+    by = f", {words}" if (words := source_words(accuracy)) else ""
     section(console, f"Accuracy on {count(accuracy.samples, 'sample')} ({held}){by}")
     if accuracy.quantized is not None and accuracy.before is not None:
         console.print(plain_text(f"  {_metric_words(accuracy, accuracy.before, accuracy.quantized)}"))

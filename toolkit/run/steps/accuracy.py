@@ -13,7 +13,7 @@ from toolkit.evaluation.numerics.resampling import drop_error
 from toolkit.evaluation.tasks import chooses_class, ranked_outputs, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.report.findings.outputs.accuracy import differ_as_shown
+from toolkit.report.findings.outputs.accuracy import SIMULATION, differ_as_shown
 from toolkit.report.findings.words import clause
 from toolkit.report.schema.accuracy import Accuracy, OutputError
 from toolkit.report.schema.report import DeviceInfo
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from toolkit.run.steps.device import DeviceRecord
     from toolkit.run.task.task import TaskRecord
 
-_HERE = "onnxruntime"
-
 
 def accuracy_of(
     found: EvaluationResult | None,
@@ -37,7 +35,7 @@ def accuracy_of(
     *,
     held_out: bool = True,
     random: bool = False,
-    source: str = _HERE,
+    source: str = SIMULATION,
     task: TaskRecord | None = None,
 ) -> Accuracy | None:
     """The evaluation as the report holds it, with the budget's verdict; None where nothing was asked or measured.
@@ -59,7 +57,7 @@ def accuracy_of(
             return None
         return Accuracy(budget=budget.max_drop, met=False, misses=[sentence(ReportCode.BUDGET_WITHOUT_DATA())])
     each = task.at_once if task is not None else 1
-    drawing = list(task.unlike if source == _HERE else task.drawing) if task is not None else []
+    drawing = list(task.unlike if source == SIMULATION else task.drawing) if task is not None else []
     judged, interval = judge(found, budget, task, drawing=bool(drawing)), _interval(found)
     limits, few, misses = judged.limits, judged.few, judged.misses
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]

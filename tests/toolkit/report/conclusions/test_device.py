@@ -12,6 +12,7 @@ from toolkit.report.conclusions.advice import advice
 from toolkit.report.conclusions.device import device_warnings, failure
 from toolkit.report.conclusions.headline import headline
 from toolkit.report.conclusions.verdict import verdict
+from toolkit.report.findings.outputs.accuracy import source_words
 from toolkit.report.page.html import render_html
 from toolkit.report.schema.report import DeviceInfo, LayerError, Report
 from toolkit.report.terminal.report import to_text
@@ -41,6 +42,30 @@ def test_an_engine_that_misses_what_the_simulation_kept_has_missed():
 def test_a_simulation_that_missed_stays_missed_whatever_the_engine_does():
     assert verdict(measured(0.9, False), device()) == "missed"
     assert first_line(measured(0.9, False), device()).startswith("MISSED ITS BUDGET: top1 0.900")
+
+
+SIMULATED = "accuracy is simulated, not measured on an engine"
+
+
+@pytest.mark.parametrize("simulated", [measured(), measured(0.9, False), measured(0.3, False)])
+def test_the_first_line_says_where_no_engine_was_measured(simulated):
+    """Nobody shall take what onnxruntime simulates for the engine's own accuracy."""
+    for without in (None, NO_GPU):
+        assert first_line(simulated, without).endswith(f"; {SIMULATED}.")
+    for ran in (device(measured(0.979)), device(measured(0.3, False)), FAILED):
+        assert SIMULATED not in first_line(simulated, ran)
+    # that the result is one in onnxruntime is said already
+    assert SIMULATED not in headline(network()[0], simulated, None, refused="tensorrt_rtx")
+    assert SIMULATED not in first_line(None, None)
+
+
+def test_figures_say_whether_they_were_simulated():
+    said = {"onnxruntime": "simulated in onnxruntime", "the engine on NVIDIA H200": "measured by the engine on NVIDIA H200"}
+    for source, words in said.items():
+        assert source_words(measured().model_copy(update={"source": source})) == words
+        report = sample().model_copy(update={"accuracy": measured().model_copy(update={"source": source})})
+        assert words in " ".join(to_text(report).split()) and words in " ".join(render_html(report).split())
+    assert source_words(measured().model_copy(update={"source": ""})) == ""
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ def test_helpers_that_the_recipe_tries_already_are_not_suggested():
 def test_a_plan_predicted_slower_than_float_says_so_in_the_first_line():
     slow = slow_plan(info([point(2.5, chosen=True, quantized_share=0.5)]))
     assert slow == ReportCode.PREDICTED_SLOWER(precision="fp16", ms=2.5, float_ms=2.0, gpu="A10")
-    assert f"; {sentence(slow)}." in headline([], accuracy("usable"), predicted=slow)
+    assert f"; {sentence(slow)}; " in headline([], accuracy("usable"), predicted=slow)
     assert slow_plan(info([point(2.5, chosen=True, quantized_share=0.0)])) is None is slow_plan(None)
     assert slow_plan(info([point(1.5, chosen=True, quantized_share=0.5)])) is None
     assert slow_plan(info([point(2.5, chosen=True, quantized_share=0.5)], gpu="")) is None

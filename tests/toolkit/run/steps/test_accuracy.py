@@ -135,7 +135,7 @@ def test_what_some_of_the_samples_show_of_it_is_an_estimate():
     said = ReportCode.UNROUNDED_DIFFERS(**told, estimate=found.unrounded)
     assert found.notes[0] == sentence(said) and "3.0%" in found.notes[0].replace(" %", "%")
     assert "instead of top1 0.960 on 120 of the 497 samples (an estimated top1 0.976 on all)" in found.notes[0]
-    assert "; about top1 0.976 in onnxruntime" in headline([], found)
+    assert "; about top1 0.976 in onnxruntime (estimated from 120 of 497 samples)" in headline([], found)
 
 
 @pytest.mark.parametrize(("turned", "told"), [(1, False), (2, False), (6, True)])

@@ -11,6 +11,8 @@ from toolkit.report.findings.table import Table, names
 from toolkit.report.findings.words import percent, quoted
 from toolkit.report.schema.accuracy import Accuracy, OutputError
 
+SIMULATION = "onnxruntime"
+"""What ``Accuracy.source`` calls the simulation of an engine."""
 IDENTICAL, NOT_FINITE, ZERO_SIGNAL, RANKED = "identical", "NaN/inf", "zero signal", "by rank"
 _MOST_OUTPUTS = 3
 _DIGITS = 4
@@ -85,14 +87,22 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     return "; ".join([*said, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
 
 
+def source_words(accuracy: Accuracy) -> str:
+    """What ran the quantized model: onnxruntime simulates it, an engine is measured; empty where that is not known."""
+    if not accuracy.source:
+        return ""
+    return f"{'simulated in' if accuracy.source == SIMULATION else 'measured by'} {accuracy.source}"
+
+
 def unrounded(accuracy: Accuracy) -> str:
     """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same as shown."""
     own = accuracy.quantized if accuracy.metric else accuracy.parts[0].unchanged if accuracy.parts else None
     figure = accuracy.unrounded
     if figure is None or (own is not None and not differ_as_shown(accuracy.metric, own, figure)):
         return ""
-    about = "about " if accuracy.unrounded_samples is not None else ""
-    return f"{about}{_headline_figure(accuracy.metric, figure)} in onnxruntime"
+    said = f"{_headline_figure(accuracy.metric, figure)} in onnxruntime"
+    some = accuracy.unrounded_samples
+    return said if some is None else f"about {said} (estimated from {some} of {accuracy.samples} samples)"
 
 
 def _headline_figure(metric: str | None, value: float) -> str:
