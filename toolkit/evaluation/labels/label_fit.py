@@ -19,6 +19,8 @@ from toolkit.evaluation.tasks import OutputPart
 _BOX = 5
 _RARE = 0.2
 """Below this share of either label, always giving the other one is right so often that accuracy tells little."""
+_PICTURE, _BRIGHT, _COLOURS = 3, 60, 256
+"""Axes of a picture, and what the brightest of its 8 bits is above and below."""
 _MOST = 0.5
 """The share of labels in range from which on the others are mistakes, not labels of another kind."""
 
@@ -315,7 +317,16 @@ def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Arr
     apart = [one for one in labels if one.shape not in known]
     fits = all(non_unit_dims(one.shape) in loose and (one.size == 1 or one.dtype.kind == "f") for one in apart)
     # what is there or not is no value, and a logit is no distance from it
-    return ("mse",) if fits and not _there_or_not(labels) else ()
+    if not fits or _there_or_not(labels):
+        return ()
+    return ("psnr", "mse") if _shows_picture(output, settings) else ("mse",)
+
+
+def _shows_picture(output: SeenOutput, settings: Mapping[str, Any]) -> bool:
+    """Whether an output is a picture, of floats or of 8 bits, of what an input image shows: an enlarged one, say."""
+    low, high = output.bounds
+    of_8_bits = output.discrete and low >= 0 and _BRIGHT < high < _COLOURS and bool({1, 3} & set(output.shape[::2]))
+    return output.shows_input and ("peak" in settings or (of_8_bits and len(output.shape) == _PICTURE))
 
 
 _FITS: dict[str, Callable[[SeenOutput, Mapping[str, Any], Sequence[Array]], tuple[str, ...]]] = {

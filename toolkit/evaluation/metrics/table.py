@@ -146,6 +146,17 @@ def usual_drop(
     return max(info.drop * abs(own), beside)
 
 
+def has_error(metric: str, own: float, spread: float) -> bool:
+    """Whether the default limit on a built-in error is a share of the float model's own; else that is next to none.
+
+    Args:
+        metric: ``mse`` or ``mae``.
+        own: the float model's value.
+        spread: what it would be for the best constant.
+    """
+    return usual_drop(metric, own, spread=spread) <= METRICS[metric].drop * abs(own)
+
+
 def is_share(metric: str | None) -> bool:
     """Whether a metric is a built-in one whose value is a share of which more is better."""
     info = METRICS.get(metric or "")

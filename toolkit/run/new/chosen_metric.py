@@ -17,7 +17,7 @@ from toolkit.evaluation.labels.float_check import RANKING, FloatCheck
 from toolkit.evaluation.labels.label_choice import MeasuredFit, labelled_output, measured_fits, read_alike
 from toolkit.evaluation.labels.label_fit import FittingMetric, classes_read, fitting_metrics
 from toolkit.evaluation.metrics.by_name import label_of
-from toolkit.evaluation.metrics.table import METRICS
+from toolkit.evaluation.metrics.table import METRICS, has_error
 from toolkit.evaluation.observation.observed import SeenModel
 from toolkit.graph.model import Model
 from toolkit.graph.sessions.runnable import not_run
@@ -144,7 +144,7 @@ def _measured(
 
 
 def _more_telling(taken: MeasuredFit, found: Sequence[MeasuredFit]) -> MeasuredFit:
-    """A metric of the same output in place of one that says little: of positions, or of how scores rank samples."""
+    """A metric of the same output instead of one that says little: of positions, of how scores rank samples, of errors."""
     if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
         # where hardly any whole sample is right, single positions say more
         single = FittingMetric("top1", taken.fit.output)
@@ -152,7 +152,18 @@ def _more_telling(taken: MeasuredFit, found: Sequence[MeasuredFit]) -> MeasuredF
     if taken.check.says_little() is not None:
         ranking = FittingMetric(RANKING, taken.fit.output)
         taken = next((one for one in found if one.fit == ranking), taken)
-    return taken
+    return _by_error(taken, found) if taken.fit.metric == "psnr" else taken
+
+
+def _by_error(taken: MeasuredFit, found: Sequence[MeasuredFit]) -> MeasuredFit:
+    """The squared error in place of a PSNR that hardly any error bounds, as where labels are a float model's own
+    pictures: however little is added, it falls by many decibels.
+    """
+    error = next((one for one in found if one.fit == FittingMetric("mse", taken.fit.output)), None)
+    own = error.check.value() if error is not None else None
+    if error is None or own is None or has_error("mse", own, error.check.spread):
+        return taken
+    return error
 
 
 def _without_outputs(model: Model, data: CalibrationData, asked: FittingMetric) -> ChosenMetric:
