@@ -283,9 +283,10 @@ def _operators_of_rows(output: SeenOutput) -> list[Clue]:
 def _tokens(count: int, seen: SeenModel) -> list[Clue]:
     """Clues from the width of rows where the model reads tokens: a vocabulary, or a few labels.
 
-    As many scores as the model knows tokens are those of tokens, however few there are, as of a model of characters.
+    As many scores as the model knows tokens are those of tokens, however few there are, as of a model of characters;
+    see ``SeenModel.is_vocabulary``.
     """
-    if count >= 4096 or (count >= _FEWEST_TOKENS and count in seen.known):
+    if count >= 4096 or (count >= _FEWEST_TOKENS and seen.is_vocabulary(count)):
         return [Clue("generation", "shape", 1.5, "vocabulary", count), Clue("generation", "values", 0.5, "tokens")]
     return [Clue("sequence", "shape", 1.0, "classes", count)] if count < 512 else []
 

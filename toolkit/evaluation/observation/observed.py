@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,8 @@ _LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
 """What exporters call an extent that they lost: it may be fixed."""
 _INDEPENDENT = frozenset({"Sigmoid", "HardSigmoid"})
 """Operators that make each value a probability by itself."""
+_COUNTING = 0.5
+"""Of positions the rest may be padded; tokens seldom follow each other by their numbers."""
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -216,7 +218,7 @@ class SeenModel:
         pasts: the inputs that outputs hand on longer, as a decoder's keys: they are no answers, and no images.
         read: the classes that labels of readings name, as far as they were seen: none of them is CTC's blank.
         at_once: how many samples it always takes at once, see ``rows_at_once``.
-        known: how many tokens it knows, by each table of them; see ``vocabularies``.
+        known: by input how many tokens it knows, by each table of them; see ``vocabularies``.
     """
 
     outputs: list[SeenOutput]
@@ -226,12 +228,26 @@ class SeenModel:
     pasts: frozenset[str] = frozenset()
     read: frozenset[int] = frozenset()
     at_once: int = 1
-    known: frozenset[int] = frozenset()
+    known: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def reads_tokens(self) -> bool:
         """Whether an input holds numbers of tokens: integers along an axis."""
         return any(one.dtype.kind in "iu" and one.ndim >= 1 for one in self.inputs.values())
+
+    def is_vocabulary(self, count: int) -> bool:
+        """Whether there are so many tokens of an input, and these are what the model is likely to tell the next of.
+
+        Where another input of the same positions knows more tokens, as words beside their parts of speech, the fewer
+        are features of those, and as many scores are tags; unless an output has scores of the others, as where several
+        streams are told together. What only counts the positions knows no tokens.
+        """
+        tokens = {name: rows for name, rows in self.known.items() if not _counts_up(self.inputs.get(name))}
+        scored = {one.shape[-1] for one in self.outputs if one.samples and len(one.shape) > 1}
+        more = {name for name, rows in tokens.items() if max(rows) > count and not rows & scored}
+        own = [name for name, rows in tokens.items() if count in rows]
+        shapes = {self.inputs[name].shape for name in more if name in self.inputs}
+        return any(name not in self.inputs or self.inputs[name].shape not in shapes for name in own)
 
     def labels_of(self, samples: Sequence[Array]) -> list[Array]:
         """Each sample's label without an axis of samples, which a label that is stored by itself may lack.
@@ -254,6 +270,11 @@ class SeenModel:
                 elif one.shape[2] <= 4:
                     found.append((one.shape[0], one.shape[1]))
         return found
+
+
+def _counts_up(value: Array | None) -> bool:
+    """Whether an input holds one number after the other, but for padding, as those of positions."""
+    return value is not None and value.size > 1 and bool((np.diff(value.reshape(-1)) == 1).mean() >= _COUNTING)
 
 
 def _contradicts(declared: Sequence[Any], shape: Sequence[int]) -> bool:
