@@ -28,25 +28,30 @@ _known: dict[tuple[int, bytes], Array] = {}
 def quantize_weights(model: LightModel) -> None:
     """Put the values that QuantizeLinear makes of large float32 weights in its place; the model is changed.
 
+    A QuantizeLinear that nobody reads is dropped.
+
     https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html: x / scale in float32, rounded to the nearest, ties to
     even, the zero point added, saturated.
     """
     graph = model.proto.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
+    read = outputs.union(*map(reads_of, graph.node))
     made: dict[str, Array] = {}
+    unread = set[str]()
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and not node.domain and node.output[0] not in outputs:
+            if node.output[0] not in read:
+                # onnxruntime refuses to be given values that nothing reads, and would compute them in every run
+                unread.add(node.output[0])
+                continue
             found = _quantized(node, model.weights, constants)
             if found is not None:
                 made[node.output[0]] = found
-    if not made:
+    if not made and not unread:
         return
-    nodes = [
-        onnx.NodeProto.FromString(node.SerializeToString())
-        for node in graph.node
-        if made.keys().isdisjoint(node.output)
-    ]
+    gone = made.keys() | unread
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node if gone.isdisjoint(node.output)]
     del graph.node[:]
     graph.node.extend(nodes)
     read = outputs.union(*map(reads_of, nodes))

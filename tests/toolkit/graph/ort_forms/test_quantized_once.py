@@ -69,6 +69,22 @@ def test_scales_may_be_so_many_that_they_are_beside_the_message():
     assert np.array_equal(light.weights["q"], wanted["q"])
 
 
+def test_a_weight_whose_pair_is_bypassed_is_not_quantized_for_nobody():
+    """As a batch is looked at without pairs: onnxruntime refuses values that nothing reads."""
+    bypassed = _model(axis=1)
+    bypassed.graph.node[1].CopyFrom(helper.make_node("Identity", ["w"], ["dq"], "dq"))
+    weight = numpy_helper.to_array(bypassed.graph.initializer[0]).copy()
+    light = LightModel.of(bypassed)
+    quantize_weights(light)
+    assert [one.op_type for one in light.proto.graph.node] == ["Identity", "MatMul"]
+    assert light.weights.keys() == {"w"}
+    # the same through a session, which does so itself
+    bypassed = _model(axis=1)
+    bypassed.graph.node[1].CopyFrom(helper.make_node("Identity", ["w"], ["dq"], "dq"))
+    loaded = session(LightModel.of(bypassed), optimise=False, packed=False)
+    assert np.array_equal(loaded.run({"x": np.eye(ROWS, dtype=np.float32)})["y"], weight)
+
+
 def test_what_it_does_not_know_stays():
     wide = _model()
     wide.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.zeros((), np.int16), "zero"))
