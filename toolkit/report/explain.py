@@ -93,6 +93,7 @@ class NodeFacts:
         self._work = work_in(report.layers)
         self._decided: dict[tuple[object, ...], list[Fact]] = {}
         self._folded: dict[tuple[int, str], str] = {}
+        self._worded: dict[tuple[str, tuple[int | str | None, ...] | None], str] = {}
 
     def known(self, layer: LayerInfo) -> Known:
         """What is known of a node."""
@@ -134,7 +135,11 @@ class NodeFacts:
 
     def carries(self, tensor: str) -> str:
         """A tensor's type and shape in words; empty where neither is known."""
-        return tensor_words(*self._tensors.get(tensor, ("", None)))
+        dtype, shape = self._tensors.get(tensor, ("", None))
+        key = dtype, None if shape is None else tuple(shape)
+        if key not in self._worded:
+            self._worded[key] = tensor_words(dtype, shape)
+        return self._worded[key]
 
     def between(self, one: Connection) -> str:
         """What lies on a connection in words."""

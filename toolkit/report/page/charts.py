@@ -20,6 +20,7 @@ _MOST_BINS = 30
 _MOST_COLUMNS = 500
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _STEEPNESS = 1000.0
+_SCALE = (len(_DIGITS) - 1) / math.log1p(_STEEPNESS)
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,9 @@ def histogram_digits(info: RangeInfo) -> str:
     if not counted:
         return ""
     merge = math.ceil(len(counted) / _MOST_BINS)
-    bins = [sum(counted[i : i + merge]) for i in range(0, len(counted), merge)]
+    bins = counted if merge == 1 else [sum(counted[i : i + merge]) for i in range(0, len(counted), merge)]
     top = max(bins) or 1.0
-    scale = (len(_DIGITS) - 1) / math.log1p(_STEEPNESS)
-    return "".join(_DIGITS[round(scale * math.log1p(_STEEPNESS * max(one, 0.0) / top))] for one in bins)
+    return "".join([_DIGITS[round(_SCALE * math.log1p(_STEEPNESS * (one if one > 0 else 0.0) / top))] for one in bins])
 
 
 def histogram_path(info: RangeInfo, width: float = 120.0, height: float = 28.0) -> str:

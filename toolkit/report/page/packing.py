@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from itertools import chain
 from operator import sub
 
+import numpy as np
+
 _NUMBER = re.compile("(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 """A number that both languages write as it was: no leading zero, and exact in a float64."""
 
@@ -45,11 +47,7 @@ def steps(numbers: Iterable[int]) -> list[int]:
 
 def first_seen(numbers: Iterable[int]) -> list[int]:
     """Numbers given in the order of first use, at least 0: 0 for the one after the largest so far, others plus 1."""
-    found, largest = [], -1
-    for number in numbers:
-        if number <= largest:
-            found.append(number + 1)
-        else:
-            found.append(0 if number == largest + 1 else number + 1)
-            largest = number
+    given = np.fromiter(numbers, np.int64)
+    largest = np.maximum.accumulate(np.concatenate(([-1], given)))[:-1]
+    found: list[int] = np.where(given == largest + 1, 0, given + 1).tolist()
     return found
