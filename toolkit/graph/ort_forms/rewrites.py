@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from toolkit.graph.ort_forms.kernels import has_kernel
-from toolkit.graph.proto.nodes import all_nodes
+from toolkit.graph.proto.nodes import all_nodes, subgraphs_of
 
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm"})
 _NORMS = frozenset({
@@ -122,6 +122,29 @@ def _wrong_products(proto: onnx.ModelProto) -> list[str]:
         elif node.op_type == "MatMul" and half and node.input[0] in batched:
             return ["MatmulTransposeFusion"]
     return []
+
+
+def output_rounding_rewrites(proto: onnx.ModelProto) -> list[str]:
+    """The rewrites that would round an output of the model, or of a body in it, by a pair behind a Transpose.
+
+    Where a QuantizeLinear reads a Transpose, onnxruntime 1.32 puts another pair before the Transpose, and takes the
+    pair's result for what the Transpose has read: an output too, if no other node reads that.
+    """
+    return list(_TURNING) if any(map(_rounds_output, (proto.graph, *subgraphs_of(proto.graph)))) else []
+
+
+def _rounds_output(graph: onnx.GraphProto) -> bool:
+    # an operator that may be taken out stands for what it reads, and for what reads it
+    same, turned = {value.name for value in graph.output}, set[str]()
+    for node in graph.node:
+        if node.op_type == "Transpose":
+            turned.update(node.output if not (same | turned).isdisjoint(node.input) else ())
+        elif node.op_type in TAKEN_OUT:
+            same.update(node.output if not same.isdisjoint(node.input) else ())
+            turned.update(node.output if not turned.isdisjoint(node.input) else ())
+        elif node.op_type == "QuantizeLinear" and node.input[0] in turned:
+            return True
+    return False
 
 
 def copying_rewrites(proto: onnx.ModelProto) -> list[str]:

@@ -14,8 +14,14 @@ from onnx import TensorProto, helper, parser
 from tests.benchmarks.bench_graph import SHAPES
 from tests.conftest import build, node, normal
 from toolkit.graph.model import Model
-from toolkit.graph.ort_forms.rewrites import copying_rewrites, idle_rewrites, wrong_rewrites
+from toolkit.graph.ort_forms.rewrites import (
+    copying_rewrites,
+    idle_rewrites,
+    output_rounding_rewrites,
+    wrong_rewrites,
+)
 from toolkit.graph.proto.nodes import operators_of
+from toolkit.graph.sessions import session as sessions
 from toolkit.graph.sessions.session import session
 
 _BETWEEN = {
@@ -85,6 +91,71 @@ def test_a_product_of_batches_in_float32_keeps_the_rewrite() -> None:
     nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("MatMul", ["t", "w"], ["y"])]
     proto = build(nodes, {"x": [4, 5, 6]}, {"y": [5, 4, 9]}, {"w": normal(6, 9)})
     assert wrong_rewrites(proto) == []
+
+
+_BEFORE_PAIR = {
+    "transpose": [node("Transpose", ["h"], ["t"], perm=[0, 2, 1])],
+    "two transposes": [node("Transpose", ["h"], ["m"], perm=[2, 0, 1]), node("Transpose", ["m"], ["t"], perm=[1, 0, 2])],
+    "identity": [node("Identity", ["h"], ["m"]), node("Transpose", ["m"], ["t"], perm=[0, 2, 1])],
+    "factor": [node("Mul", ["h", "one"], ["m"]), node("Transpose", ["m"], ["t"], perm=[0, 2, 1])],
+    "reshape": [node("Transpose", ["h"], ["m"], perm=[0, 2, 1]), node("Reshape", ["m", "shape"], ["t"])],
+    "none": [node("Identity", ["h"], ["t"])],
+}
+
+
+def _paired(between: list[onnx.NodeProto], reads: str = "x") -> list[onnx.NodeProto]:
+    return [
+        node("Tanh", [reads], ["h"]), *between, node("QuantizeLinear", ["t", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]), node("Mul", ["d", "two"], ["y"]),
+    ]  # fmt: skip
+
+
+_NUMBERS = {"s": np.float32(0.1), "z": np.int8(0), "two": np.float32(2), "one": np.float32(1), "shape": np.int64([2, 4, 8])}
+
+
+@pytest.mark.parametrize("between", _BEFORE_PAIR)
+def test_an_output_is_not_rounded_by_a_pair_behind_a_transpose(between: str) -> None:
+    proto = build(_paired(_BEFORE_PAIR[between]), {"x": [2, 8, 4]}, {"h": [2, 8, 4], "y": None}, _NUMBERS)
+    x = normal(2, 8, 4)
+    made = session(proto).run({"x": x})
+    np.testing.assert_allclose(made["h"], np.tanh(x), atol=1e-6)
+    rows = x if between == "none" else x.transpose(0, 2, 1)
+    np.testing.assert_allclose(made["y"], np.rint(np.tanh(rows) / np.float32(0.1)) * 0.2, atol=1e-6)
+    # the same of an inner tensor that is asked for
+    del proto.graph.output[0]
+    assert output_rounding_rewrites(proto) == []
+    np.testing.assert_allclose(session(proto, ["h"]).run({"x": x})["h"], np.tanh(x), atol=1e-6)
+
+
+def test_an_output_of_a_body_is_not_rounded_either() -> None:
+    made = [helper.make_tensor_value_info(name, 1, None) for name in ("h", "y")]
+    same = [node("Identity", ["x"], ["a"]), node("Identity", ["x"], ["b"])]
+    others = [helper.make_tensor_value_info(name, 1, None) for name in ("a", "b")]
+    branches = {
+        "then_branch": helper.make_graph(_paired(_BEFORE_PAIR["transpose"]), "then", [], made),
+        "else_branch": helper.make_graph(same, "else", [], others),
+    }
+    proto = build([node("If", ["yes"], ["u", "v"], **branches)], {"x": [2, 8, 4]}, {"u": None, "v": None},
+                  {**_NUMBERS, "yes": np.bool_(True)})  # fmt: skip
+    x = normal(2, 8, 4)
+    np.testing.assert_allclose(session(proto).run({"x": x})["u"], np.tanh(x), atol=1e-6)
+
+
+def test_what_a_partition_hands_on_is_not_rounded_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later partitions read it; in the first one a Transpose alone does."""
+    nodes = [*_paired(_BEFORE_PAIR["transpose"])[:-1], node("Conv", ["d", "w"], ["y"], pads=[1, 1])]
+    for name in ("h", "hc", "hcc", "hccc"):
+        nodes += [node("Conv", [name, "v"], [f"{name}r"], pads=[1, 1]), node("Relu", [f"{name}r"], [f"{name}c"])]
+    weights = {**_NUMBERS, "w": normal(4, 4, 3), "v": normal(8, 8, 3)}
+    proto = build(nodes, {"x": [2, 8, 4]}, {"y": None, "hcccc": None}, weights)
+    inputs = {"x": normal(2, 8, 4)}
+    whole = session(proto, optimise=False).run(inputs)
+    monkeypatch.setattr(sessions, "MOST_NODES", 4)
+    monkeypatch.setattr(sessions, "_PARTITION_NODES", 4)
+    loaded = session(proto)
+    assert loaded.is_partitioned
+    for name, values in loaded.run(inputs).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=1e-5)
 
 
 def test_transpose_of_a_scalar() -> None:
