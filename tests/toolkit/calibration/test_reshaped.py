@@ -62,7 +62,9 @@ def amax_of(folder, tensor):
     return 127 * float(numpy_helper.to_array(scale))
 
 
-@pytest.mark.parametrize("passes", [["insert_qdq"], [{"use": "search_precision", "min_sqnr_db": 1, "weights": "output"}]])
+@pytest.mark.parametrize(
+    "passes", [["insert_qdq"], [{"use": "search_precision", "min_sqnr_db": 1, "weights": "output"}]]
+)
 @pytest.mark.parametrize("tensor", ["x", "u", "t"])
 def test_a_range_set_by_hand_counts_for_the_tensor_that_gets_the_pair(tmp_path, tensor, passes):
     report = run(recipe(tmp_path, passes, manual={tensor: 1.5}), tmp_path / "out").report

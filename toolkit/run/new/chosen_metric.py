@@ -144,7 +144,7 @@ def _measured(
 
 
 def _more_telling(taken: MeasuredFit, found: Sequence[MeasuredFit]) -> MeasuredFit:
-    """A metric of the same output instead of one that says little: of positions, of how scores rank samples, of errors."""
+    """A metric of the same output instead of one that says little: by position, by ranking or by error."""
     if taken.fit.metric == "exact" and (taken.check.value() or 0.0) < _WHOLE:
         # where hardly any whole sample is right, single positions say more
         single = FittingMetric("top1", taken.fit.output)

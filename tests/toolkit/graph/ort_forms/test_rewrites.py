@@ -95,7 +95,10 @@ def test_a_product_of_batches_in_float32_keeps_the_rewrite() -> None:
 
 _BEFORE_PAIR = {
     "transpose": [node("Transpose", ["h"], ["t"], perm=[0, 2, 1])],
-    "two transposes": [node("Transpose", ["h"], ["m"], perm=[2, 0, 1]), node("Transpose", ["m"], ["t"], perm=[1, 0, 2])],
+    "two transposes": [
+        node("Transpose", ["h"], ["m"], perm=[2, 0, 1]),
+        node("Transpose", ["m"], ["t"], perm=[1, 0, 2]),
+    ],
     "identity": [node("Identity", ["h"], ["m"]), node("Transpose", ["m"], ["t"], perm=[0, 2, 1])],
     "factor": [node("Mul", ["h", "one"], ["m"]), node("Transpose", ["m"], ["t"], perm=[0, 2, 1])],
     "reshape": [node("Transpose", ["h"], ["m"], perm=[0, 2, 1]), node("Reshape", ["m", "shape"], ["t"])],
@@ -110,7 +113,13 @@ def _paired(between: list[onnx.NodeProto], reads: str = "x") -> list[onnx.NodePr
     ]  # fmt: skip
 
 
-_NUMBERS = {"s": np.float32(0.1), "z": np.int8(0), "two": np.float32(2), "one": np.float32(1), "shape": np.int64([2, 4, 8])}
+_NUMBERS = {
+    "s": np.float32(0.1),
+    "z": np.int8(0),
+    "two": np.float32(2),
+    "one": np.float32(1),
+    "shape": np.int64([2, 4, 8]),
+}
 
 
 @pytest.mark.parametrize("between", _BEFORE_PAIR)

@@ -60,7 +60,10 @@ def test_the_first_line_says_where_no_engine_was_measured(simulated):
 
 
 def test_figures_say_whether_they_were_simulated():
-    said = {"onnxruntime": "simulated in onnxruntime", "the engine on NVIDIA H200": "measured by the engine on NVIDIA H200"}
+    said = {
+        "onnxruntime": "simulated in onnxruntime",
+        "the engine on NVIDIA H200": "measured by the engine on NVIDIA H200",
+    }
     for source, words in said.items():
         assert source_words(measured().model_copy(update={"source": source})) == words
         report = sample().model_copy(update={"accuracy": measured().model_copy(update={"source": source})})

@@ -50,7 +50,10 @@ else:
     [
         ("usable", "Usable: top1 0.986 against 0.988 float (drop 0.2 points, budget 0.5); 23 of 40 layers run"),
         ("missed", "MISSED ITS BUDGET: top1 0.941 against 0.988 float (drop 4.7 points, budget 0.5); 23 of 40"),
-        ("broken", "BROKEN: top1 fell from 0.988 to 0.040; do not deploy. 23 of 40 layers run in INT8; accuracy is simulated"),
+        (
+            "broken",
+            "BROKEN: top1 fell from 0.988 to 0.040; do not deploy. 23 of 40 layers run in INT8; accuracy is simulated",
+        ),
         ("unmeasured", "Not measured: no data shows whether the result is usable; 23 of 40 layers run in INT8."),
     ],
 )
