@@ -55,18 +55,24 @@ def find_gpu() -> Gpu | None:
 
 def gpu_uuid() -> str:
     """The UUID of the first CUDA device, in hex; empty where there is none."""
-    driver, device, found = _driver(), ctypes.c_int(), ctypes.create_string_buffer(16)
-    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
-        return ""
-    return found.raw.hex() if driver.cuDeviceGetUuid_v2(found, device) == 0 else ""
+    driver, device = _first_device()
+    found = ctypes.create_string_buffer(16)
+    return found.raw.hex() if driver is not None and driver.cuDeviceGetUuid_v2(found, device) == 0 else ""
 
 
 def gpu_memory() -> int:
     """The first CUDA device's memory in bytes; 0 where there is none. Makes no CUDA context."""
-    driver, device, found = _driver(), ctypes.c_int(), ctypes.c_size_t()
+    driver, device = _first_device()
+    found = ctypes.c_size_t()
+    return found.value if driver is not None and driver.cuDeviceTotalMem_v2(ctypes.byref(found), device) == 0 else 0
+
+
+def _first_device() -> tuple[Any, ctypes.c_int]:
+    """The driver and the first CUDA device; the driver is None where there is no such device."""
+    driver, device = _driver(), ctypes.c_int()
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
-        return 0
-    return found.value if driver.cuDeviceTotalMem_v2(ctypes.byref(found), device) == 0 else 0
+        return None, device
+    return driver, device
 
 
 def driver_cuda() -> str:

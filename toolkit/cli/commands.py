@@ -129,7 +129,19 @@ def migrate_source(
     from toolkit.run.migrate.migrate import MigrationRequest, migrate
 
     found = migrate(
-        MigrationRequest(tuple(words), model, cache, data, test, rest, to, release, tuple(capabilities), out, force)
+        MigrationRequest(
+            words=tuple(words),
+            model=model,
+            cache=cache,
+            data=data,
+            test=test,
+            rest=rest,
+            to=to,
+            release=release,
+            capabilities=tuple(capabilities),
+            out=out,
+            force=force,
+        )
     )
     if json:
         emit(found.to_json())

@@ -100,9 +100,17 @@ class NodeFacts:
         name = layer.node
         # by position, which takes two thirds of the time: a page asks of every node
         return Known(
-            layer, self._declined.get(name, ()), self._harms.get(name), name in self._kept, self._causes.get(name, ()),
-            self._groups.get(name), self._against, self._work.macs_share(name), self._other.get(name), self._label,
-        )  # fmt: skip
+            layer=layer,
+            declined=self._declined.get(name, ()),
+            harm=self._harms.get(name),
+            kept=name in self._kept,
+            causes=self._causes.get(name, ()),
+            group=self._groups.get(name),
+            against=self._against,
+            work_share=self._work.macs_share(name),
+            other=self._other.get(name),
+            label=self._label,
+        )
 
     def facts(self, layer: LayerInfo) -> list[Fact]:
         """What is known of a node in words, what people ask first at the beginning."""

@@ -166,14 +166,22 @@ def _layers(
     """A layer for every node of the final graph, in its order."""
     nodes = [node for node, _ in graphs.final.walk()]
     errors, macs, shared = _layer_errors(nodes, measured.errors), work.node_macs(graphs.final, facts), _SharedParts()
-    rest, backend = asked.recipe.rest, engine.build.backend
     return [
         _layer(
-            node, asked.plan, engine.actuals.get(node.name), errors.get(node.name), reasons, rest, facts,
-            macs[node.name], backend, said, shared,
+            node=node,
+            plan=asked.plan,
+            actual=engine.actuals.get(node.name),
+            error=errors.get(node.name),
+            reasons=reasons,
+            rest=asked.recipe.rest,
+            facts=facts,
+            macs=macs[node.name],
+            backend=engine.build.backend,
+            said=said,
+            shared=shared,
         )
         for node in nodes
-    ]  # fmt: skip
+    ]
 
 
 class _SharedParts:

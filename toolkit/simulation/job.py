@@ -75,9 +75,20 @@ class SimulationJob:
         reference = None
         if self.reference is not None:
             reference = session(self.reference, threads=1).run
-        made = Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
-                      self.memory, reference, self.answers,
-                      self._float_labels if self.against_float else None, self.known)  # fmt: skip
+        made = Runner(
+            pieces=self.cutter,
+            base=self.base,
+            feeds=self.feeds,
+            outputs=self.outputs,
+            classes=self.classes,
+            metric=maker,
+            threads=threads or self.threads,
+            memory=self.memory,
+            reference=reference,
+            answers=self.answers,
+            labels=self._float_labels if self.against_float else None,
+            known=self.known,
+        )
         made.order = made.order if self.order is None else self.order
         return made
 

@@ -215,10 +215,21 @@ class Simulation:
         reference = self._reference.to_light() if self._reference is not None else None
         limit = memory_limited()
         return SimulationJob(
-            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads,
-            own.memory if limit is None else min(own.memory, limit // 2), reference, own.answers, limit,
-            own.against_float, self._known, self._runner.order if self._runner is not None else None,
-        )  # fmt: skip
+            cutter=self.cutter,
+            base=self.config(()),
+            feeds=self.feeds,
+            outputs=self.outputs,
+            classes=self.classes,
+            metric=metric,
+            threads=own.threads,
+            memory=own.memory if limit is None else min(own.memory, limit // 2),
+            reference=reference,
+            answers=own.answers,
+            limit=limit,
+            against_float=own.against_float,
+            known=self._known,
+            order=self._runner.order if self._runner is not None else None,
+        )
 
     def on(self, settings: Settings) -> Simulation:
         """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""

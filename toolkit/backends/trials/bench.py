@@ -203,9 +203,18 @@ class EngineBench:
         elif trial and self._prebuilds.undecided(latency):
             return self.measure(model, plan, nodes, ranges, repeat=repeat, rebuild=rebuild)
         return Measurement(
-            key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused, entry["engine"],
-            "" if reused else entry["anew"], entry["ahead"], entry["beside"],
-        )  # fmt: skip
+            key=key,
+            latency=latency,
+            ms=entry["ms"],
+            rest=entry["rest"],
+            ties=entry["ties"],
+            lacks=entry["lacks"],
+            reused=reused,
+            engine=entry["engine"],
+            rebuilt="" if reused else entry["anew"],
+            prebuild_s=entry["ahead"],
+            parallel=entry["beside"],
+        )
 
     def apart(self) -> EngineBench:
         """The same bench without what belongs to this process and thread."""

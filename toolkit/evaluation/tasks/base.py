@@ -225,10 +225,17 @@ class Task(ABC):
         right, count = joined.get(RIGHT, np.zeros(0)), joined.get(COUNT, np.zeros(0))
         level = self.level_of(joined[LEVEL]) if LEVEL in joined and len(joined[LEVEL]) else None
         return AnswerTally(
-            self.part, float(right.sum()), int(count.sum()), self.least, level, self.figure, _independent(right, count),
-            self._lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None, self._expected(joined),
-            _only(joined.get(SIDE, np.zeros(0))),
-        )  # fmt: skip
+            part=self.part,
+            kept=float(right.sum()),
+            answers=int(count.sum()),
+            least=self.least,
+            level=level,
+            figure=self.figure,
+            independent=_independent(right, count),
+            lost=self._lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None,
+            expected=self._expected(joined),
+            only=_only(joined.get(SIDE, np.zeros(0))),
+        )
 
     def _expected(self, joined: Rows) -> float | None:
         """See ``AnswerTally``."""

@@ -73,11 +73,17 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
     reference = sheet.place(float_cost, exact)
     chosen = next(((dot.x, dot.y) for dot in dots if dot.plan.chosen), reference)
     return SearchChart(
-        title, "predicted time, ms" if timed else f"{_COUNTED[info.share_of]} in float, %", dots, _front_path(dots),
-        reference, chosen, _labels(info, dots, reference, chosen),
-        [(sheet.place(ms, y[0])[0], f"{ms:.6g}") for ms in _ticks(*x)],
-        [(sheet.place(x[0], value)[1], f"{value:.6g}") for value in _ticks(*y)], _limits(info, limit, sheet),
-    )  # fmt: skip
+        title=title,
+        x_title="predicted time, ms" if timed else f"{_COUNTED[info.share_of]} in float, %",
+        dots=dots,
+        front=_front_path(dots),
+        reference=reference,
+        chosen=chosen,
+        labels=_labels(info, dots, reference, chosen),
+        x_ticks=[(sheet.place(ms, y[0])[0], f"{ms:.6g}") for ms in _ticks(*x)],
+        y_ticks=[(sheet.place(x[0], value)[1], f"{value:.6g}") for value in _ticks(*y)],
+        limits=_limits(info, limit, sheet),
+    )
 
 
 def _front_path(dots: Sequence[PlanDot]) -> str:

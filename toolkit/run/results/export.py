@@ -179,18 +179,18 @@ def _order(run: FinishedRun) -> tuple[BuildOrder, Path]:
     own = implicit and resolved["calibrator"] != "ranges"
     amax = {name: one.amax for name, one in ranges.tensors.items()} if ranges is not None and not own else {}
     order = BuildOrder(
-        backend,
-        build.version,
-        {**resolved, "typing": run.engine.typing},
-        run.job.profiles,
-        asked if weak else {},
-        float_types(model, asked, str(resolved["rest"]), implicit) if weak else {},
-        frozenset(t.inputs[0].name for t in model.graph.outputs if t.inputs),
-        weak_flags(model, asked, str(resolved["rest"]), implicit) if weak else (),
-        amax,
-        weak and implicit and (bool(amax) or (run.folder / "calibration.cache").is_file()),
-        timing.is_file(),
-        any(node.op == "Attention" and node.domain in ONNX_DOMAINS for node, _ in model.walk()),
+        backend=backend,
+        version=build.version,
+        settings={**resolved, "typing": run.engine.typing},
+        profiles=run.job.profiles,
+        plan=asked if weak else {},
+        types=float_types(model, asked, str(resolved["rest"]), implicit) if weak else {},
+        kept=frozenset(t.inputs[0].name for t in model.graph.outputs if t.inputs),
+        flags=weak_flags(model, asked, str(resolved["rest"]), implicit) if weak else (),
+        amax=amax,
+        calibrated=weak and implicit and (bool(amax) or (run.folder / "calibration.cache").is_file()),
+        timed=timing.is_file(),
+        attention=any(node.op == "Attention" and node.domain in ONNX_DOMAINS for node, _ in model.walk()),
     )
     return order, timing
 

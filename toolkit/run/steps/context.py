@@ -82,14 +82,14 @@ def engine_bench(inputs: Inputs) -> EngineBench:
     job = inputs.job
     section = job.recipe.engine
     return EngineBench(
-        job.backend,
-        engine_settings(job.recipe, job.folder.hidden),
-        job.profiles,
-        job.recipe.rest,
-        {name: Precision(value) for name, value in section.io.items()},
-        section.calibration_profile or next(iter(job.profiles.names), ""),
-        inputs.calibrator_batches,
-        inputs.calibrator_print(),
-        job.folder.hidden,
-        job.progress,
+        backend=job.backend,
+        settings=engine_settings(job.recipe, job.folder.hidden),
+        shapes=job.profiles,
+        rest=job.recipe.rest,
+        io={name: Precision(value) for name, value in section.io.items()},
+        calibration_profile=section.calibration_profile or next(iter(job.profiles.names), ""),
+        batches=inputs.calibrator_batches,
+        batches_print=inputs.calibrator_print(),
+        folder=job.folder.hidden,
+        progress=job.progress,
     )

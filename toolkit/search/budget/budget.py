@@ -75,7 +75,18 @@ class Judged:
         outputs = model.graph.outputs
         names, classes = [t.name for t in outputs], [t.name for t in outputs if class_like(t.shape)]
         discrete = discrete_outputs(model)
-        return cls(names, classes, discrete, metric, output, allow_code, answers, named, reads, against_float)
+        return cls(
+            outputs=names,
+            classes=classes,
+            discrete=discrete,
+            metric=metric,
+            output=output,
+            allow_code=allow_code,
+            answers=answers,
+            named=named,
+            reads=reads,
+            against_float=against_float,
+        )
 
 
 def needs_no_labels(metric: str | None, own: Mapping[str, float | None], section: Any) -> bool:
@@ -155,9 +166,21 @@ def budget_for(
     limit = limits.get
     known = judged.answers is not None and any(judged.reads in part.outputs for part in judged.answers.parts)
     reads = judged.reads if replaces_drop and known else None
-    return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
-                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task, replaces_drop,
-                  reads, usual=judged.metric if usual and follows_float(judged.metric) else None)  # fmt: skip
+    return Budget(
+        max_drop=limit("max_drop"),
+        min_value=limit("min_value"),
+        min_sqnr_db=limit("min_sqnr_db"),
+        min_agreement=limit("min_agreement"),
+        max_ms=max_ms,
+        margin=margin,
+        higher_is_better=better,
+        max_relative_drop=limit("max_relative_drop"),
+        min_unchanged=limit("min_unchanged"),
+        by_task=by_task,
+        replaces_drop=replaces_drop,
+        reads=reads,
+        usual=judged.metric if usual and follows_float(judged.metric) else None,
+    )
 
 
 def _usual_note(metric: str | None, kind: str, value: float) -> Finding:

@@ -160,11 +160,19 @@ class Search(ChoosingRanges):
             faster = [plan for plan in self.plans if plan.seconds < self.cost.time(names)]
             self.notes.append(Code.SEARCH_ALL_FLOAT(by_time=self.prefer == "time", faster=len(faster)))
         return SearchResult(
-            self.best, self.plans, len(self.plans), sensitivity, self.simulation.runner.float_outcome,
-            methods_of(self.simulation, self.best.amax), self.notes,
-            self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
-            squashed_by=self.simulation.squashed_by(self.best.outcome.output), promise=self.promise,
-        )  # fmt: skip
+            best=self.best,
+            plans=self.plans,
+            evaluations=len(self.plans),
+            sensitivity=sensitivity,
+            reference=self.simulation.runner.float_outcome,
+            methods=methods_of(self.simulation, self.best.amax),
+            notes=self.notes,
+            inferences=self.spending.priced,
+            computed=self.spending.counted(self.simulation.runner.float_seconds),
+            first=self.first,
+            squashed_by=self.simulation.squashed_by(self.best.outcome.output),
+            promise=self.promise,
+        )
 
     # ---------------------------------------------------------------- what each group costs
 

@@ -255,10 +255,19 @@ def exact(
     ]  # fmt: skip
     used = sum(runner.feeds[index].count for index in runner.order[:batches])
     return Sensitivity(
-        "exact" if batches is None else "fast", groups, full, simulation.settings.metric, runner.float_outcome.metric,
-        used, runner.inferences - before, None, fingerprint, [*stale_measurements(known), *machine_notes()],
-        quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
-    )  # fmt: skip
+        method="exact" if batches is None else "fast",
+        groups=groups,
+        full=full,
+        metric=simulation.settings.metric,
+        float_metric=runner.float_outcome.metric,
+        samples=used,
+        inferences=runner.inferences - before,
+        reliability=None,
+        fingerprint=fingerprint,
+        notes=[*stale_measurements(known), *machine_notes()],
+        quantized_share=simulation.quantized_share(),
+        share_of=simulation.work.of,
+    )
 
 
 def _in_one_run(keys: Sequence[_Key], reached: Mapping[str, Collection[str]]) -> list[list[_Key]]:

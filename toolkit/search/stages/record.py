@@ -203,14 +203,35 @@ def record(
     worst = budget.worst_share(found.best.outcome, found.reference)
     allowed = budget.allowed(worst) if worst is not None and worst.expected is not None else None
     return SearchRecord(
-        found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
-        found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
-        budget.higher_is_better, samples, metric,
-        cost.measured_share(found.best.kept), cost.work.of, list(filter(None, (found.no_plan, slower))),
-        [*doubts, *found.notes], list(spots), found.inferences, found.first,
-        found.lacks_in_types, found.rest_lacks, found.squashed_by, allowed, found.real,
-        unlabelled,
-    )  # fmt: skip
+        best=found.best,
+        plans=found.plans,
+        front=found.front(),
+        reference=found.reference,
+        float_ms=cost.time(cost.switches.names) * 1e3,
+        sensitivity=found.sensitivity,
+        methods=found.methods,
+        precision=cost.switches.precision,
+        rest=cost.rest,
+        gpu=cost.place,
+        prefer=prefer,
+        budget=limits,
+        higher_is_better=budget.higher_is_better,
+        samples=samples,
+        metric=metric,
+        measured_share=cost.measured_share(found.best.kept),
+        share_of=cost.work.of,
+        warnings=list(filter(None, (found.no_plan, slower))),
+        notes=[*doubts, *found.notes],
+        weak_spots=list(spots),
+        inferences=found.inferences,
+        first=found.first,
+        lacks_in_types=found.lacks_in_types,
+        rest_lacks=found.rest_lacks,
+        squashed_by=found.squashed_by,
+        allowed=allowed,
+        real=found.real,
+        unlabelled=unlabelled,
+    )
 
 
 def _counted(word: Any) -> Literal["macs", "nodes"]:
